@@ -1,0 +1,1 @@
+"""The Preread worker: watches a share, assesses each new radiograph, commits the result."""

@@ -1,0 +1,262 @@
+"""Every failure has one name: class = stable ``code`` = column value = log field = text on the page.
+
+::
+
+    PrereadError
+    ├── UnreadableError          the bytes are at fault; the same bytes fail the same way for ever
+    │   ├── EmptyFile            TooManyBytes         UnknownFormat
+    │   ├── BrokenHeader         NoPixels             TooManyPixels
+    │   ├── TruncatedPixels      DecodeFailed         UnsupportedTransferSyntax
+    │   ├── UnsupportedPixels    (bits, samples or photometric interpretation that no rule covers)
+    │   └── ColourNotGrey        MultiFrame
+    ├── SlotError                the slot (child process) is at fault or died; retried, then quarantined
+    │   └── SlotCrashed          SlotDeadline         SlotMemory
+    ├── EnvironmentFault         the machine or share is at fault; never counts as an attempt
+    │   └── FileLocked           FileVanished         FileChanged         ShareDown       DatabaseAway
+    ├── BundleError              the bundle may not be used
+    │   └── BundleMissing        BundleDamaged        BundleMismatch
+    ├── SettingsError            the operator wrote something that cannot be meant
+    │   └── SchemaTooNew         SchemaOutdated       DatabaseUnsuitable
+    └── UsageError               a command was called with something that does not exist
+
+A refusal is not an error: see ``domain.RefusalCode``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class PrereadError(Exception):
+    """Preread could not go on."""
+
+    code: ClassVar[str] = "preread_error"
+    retryable: ClassVar[bool] = False
+    exit_code: ClassVar[int] = 1
+    hint: ClassVar[str] = ""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+
+
+class UnreadableError(PrereadError):
+    """The file cannot be read as a radiograph."""
+
+    code = "unreadable"
+    hint = "Look at the file in a DICOM or picture viewer; if it is whole there, report the code and the file's maker."
+
+
+class EmptyFile(UnreadableError):
+    """The file has no bytes."""
+
+    code = "empty"
+    hint = "Ask the sender to write it again; new bytes under the same name are picked up by themselves."
+
+
+class TooManyBytes(UnreadableError):
+    """The file is larger than the limit on bytes."""
+
+    code = "too_many_bytes"
+    hint = "Films are some tens of megabytes; a larger file is seldom one."
+
+
+class UnknownFormat(UnreadableError):
+    """The content is neither DICOM, JPEG nor PNG."""
+
+    code = "unknown_format"
+    hint = "The name does not count, the content does: export the film as DICOM, JPEG or PNG."
+
+
+class BrokenHeader(UnreadableError):
+    """The header contradicts itself or lacks what decoding needs."""
+
+    code = "broken_header"
+    hint = "Export the film again from the modality or PACS."
+
+
+class NoPixels(UnreadableError):
+    """The header describes a picture, but the file holds no pixel data."""
+
+    code = "no_pixels"
+    hint = "The transfer probably broke off: send the film again."
+
+
+class TooManyPixels(UnreadableError):
+    """The picture is larger than the limit on pixels."""
+
+    code = "too_many_pixels"
+    hint = "No radiograph has so many rows and columns; the header is probably damaged."
+
+
+class TruncatedPixels(UnreadableError):
+    """The pixel data ends too early."""
+
+    code = "truncated"
+    hint = "The transfer probably broke off: send the film again."
+
+
+class DecodeFailed(UnreadableError):
+    """The decoder could not read the pixel data."""
+
+    code = "decode_failed"
+    hint = "The pixel data is damaged: send the film again, if possible uncompressed."
+
+
+class UnsupportedTransferSyntax(UnreadableError):
+    """No decoder is installed for this transfer syntax."""
+
+    code = "unsupported_transfer_syntax"
+    hint = "Configure the sender to use a supported transfer syntax (see the README's list)."
+
+
+class UnsupportedPixels(UnreadableError):
+    """Bits, samples or photometric interpretation are not those of a radiograph."""
+
+    code = "unsupported_pixels"
+    hint = "Export the film as an 8 to 16 bit grey picture."
+
+
+class ColourNotGrey(UnreadableError):
+    """The picture is in colour, and its channels differ."""
+
+    code = "colour_not_grey"
+    hint = "This is probably a screen capture or a photograph: send the original film."
+
+
+class MultiFrame(UnreadableError):
+    """The file holds several frames; a radiograph is one."""
+
+    code = "multi_frame"
+    hint = "Send the film as a single-frame instance."
+
+
+class SlotError(PrereadError):
+    """The process that read this file failed."""
+
+    code = "slot_error"
+    retryable = True
+
+
+class SlotCrashed(SlotError):
+    """The process that read this file died."""
+
+    code = "slot_crashed"
+    hint = "The file probably crashes a decoder; it was set aside so that the others go on."
+
+
+class SlotDeadline(SlotError):
+    """Reading this file took longer than the deadline."""
+
+    code = "slot_deadline"
+    hint = "The share may be slow, or the file makes a decoder hang."
+
+
+class SlotMemory(SlotError):
+    """Reading this file needed more memory than a slot may use."""
+
+    code = "slot_memory"
+    hint = "The file unpacks to far more than a film; it was set aside."
+
+
+class EnvironmentFault(PrereadError):
+    """The machine, the share or the database is at fault, not the file."""
+
+    code = "environment"
+    retryable = True
+    exit_code = 3
+
+
+class FileLocked(EnvironmentFault):
+    """The file is locked or may not be read."""
+
+    code = "locked"
+    hint = "Check the file's rights and whether another program (a virus scanner, the sender) holds it open."
+
+
+class FileVanished(EnvironmentFault):
+    """The file went away."""
+
+    code = "vanished"
+
+
+class FileChanged(EnvironmentFault):
+    """The file changed while it was read."""
+
+    code = "changed"
+
+
+class ShareDown(EnvironmentFault):
+    """The share cannot be listed."""
+
+    code = "share_down"
+    hint = "Check the mount and the server behind it; Preread goes on by itself when it is back."
+
+
+class DatabaseAway(EnvironmentFault):
+    """The database does not answer."""
+
+    code = "database_away"
+    hint = "Check the database server and PREREAD_DATABASE_URL; Preread goes on by itself when it is back."
+
+
+class BundleError(PrereadError):
+    """The bundle may not be used."""
+
+    code = "bundle_error"
+    exit_code = 4
+
+
+class BundleMissing(BundleError):
+    """There is no such bundle."""
+
+    code = "bundle_missing"
+    hint = "`preread bundle list` shows the bundles that are installed."
+
+
+class BundleDamaged(BundleError):
+    """A file of the bundle is missing or does not have the hash in its manifest."""
+
+    code = "bundle_damaged"
+    hint = "Install the bundle again; `preread bundle verify` names the files."
+
+
+class BundleMismatch(BundleError):
+    """The bundle does not give its own golden results on this machine."""
+
+    code = "bundle_mismatch"
+    hint = "Do not use it here; report the machine's processor and the versions from `preread check`."
+
+
+class SettingsError(PrereadError):
+    """A setting cannot be meant."""
+
+    code = "settings"
+    exit_code = 2
+
+
+class SchemaTooNew(SettingsError):
+    """The database was upgraded by a newer version of Preread."""
+
+    code = "schema_too_new"
+    hint = "Install the newer version, or point PREREAD_DATABASE_URL at another database."
+
+
+class SchemaOutdated(SettingsError):
+    """The database was made by an older version of Preread, or is empty."""
+
+    code = "schema_outdated"
+    hint = "Run `preread db upgrade`."
+
+
+class DatabaseUnsuitable(SettingsError):
+    """This database cannot keep its promises where it lies."""
+
+    code = "database_unsuitable"
+    hint = "Put the SQLite file on a local disk, or use Postgres."
+
+
+class UsageError(PrereadError):
+    """The command names something that does not exist."""
+
+    code = "usage"
+    exit_code = 2
