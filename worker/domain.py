@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -199,6 +200,23 @@ class Declared:
 
     population: Population = Population.UNDECLARED
     assume_age: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RootSpec:
+    """One watched folder, as the settings name it.
+
+    Attributes:
+        path: the folder.
+        population: what it declares of its films.
+        path_pattern: names patient or accession in the path of tagless films; see ``identity.py``.
+        poll: ``True`` polls, ``False`` trusts the kernel's events, ``None`` decides from the mount table.
+    """
+
+    path: Path
+    population: Population = Population.UNDECLARED
+    path_pattern: str | None = None
+    poll: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)
