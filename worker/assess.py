@@ -1,0 +1,47 @@
+"""The one pure function that decides; daemon, commands, evaluation and tests all call it."""
+
+from __future__ import annotations
+
+import hashlib
+
+from worker.classifier import Classifier
+from worker.domain import Assessment, Caveat, Declared, Refusal
+from worker.gate import screen
+from worker.preprocessing import apply
+from worker.radiograph import DEFAULT_LIMITS, Header, Limits, decode, read_header
+
+
+def assess(
+    data: bytes, classifier: Classifier, declared: Declared = Declared(), limits: Limits = DEFAULT_LIMITS
+) -> Assessment | Refusal:
+    """Say what the classifier's bundle says of one file's bytes.
+
+    Args:
+        data: the whole file.
+        declared: what its root says of its films.
+        limits: on bytes and pixels, applied before any decoding.
+
+    Raises:
+        UnreadableError: a subclass names why the bytes are no radiograph.
+    """
+    sha256 = hashlib.sha256(data).hexdigest()
+    bundle = classifier.bundle
+    header = read_header(data, limits)
+    verdict = screen(header, bundle.manifest.intended_use, declared)
+    if verdict.refusal is not None:
+        code, reason = verdict.refusal
+        return Refusal(sha256, bundle.label, code, reason, header.identity, header.format)
+    radiograph = decode(header, limits)
+    output = classifier.classify(apply(bundle.manifest.preprocessing, radiograph.pixels))
+    caveats: dict[Caveat, None] = dict.fromkeys((*verdict.caveats, *radiograph.caveats))
+    return Assessment(
+        sha256=sha256,
+        bundle=bundle.label,
+        findings=tuple(
+            spec.of(float(logit)) for spec, logit in zip(bundle.manifest.findings, output.logit, strict=True)
+        ),
+        caveats=tuple(caveats),
+        radiograph=radiograph,
+        activation_map=output.activation_map,
+        embedding=output.embedding,
+    )

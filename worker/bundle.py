@@ -1,0 +1,185 @@
+"""What training delivers: a folder with a manifest that dictates everything, and the files that it vouches for."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from worker.calibration import FindingSpec
+from worker.domain import IntendedUse, JSONObject
+from worker.errors import BundleDamaged, BundleMissing, UsageError
+from worker.preprocessing import PreprocessingSpec
+
+MANIFEST_FILE = "manifest.json"
+WEIGHTS_FILE = "weights.tflite"
+GOLDEN_FILE = "golden/vectors.npz"
+CARD_FILE = "card.md"
+MANIFEST_SCHEMA = 1
+_FOLDER = Path(__file__).parent / "bundles"
+_DEFAULT_NAME = "pneumonia-children"
+_SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """The fields that are used at run time, and the record of how the bundle came about.
+
+    Attributes:
+        manifest_schema: version of this structure.
+        findings: one for each column of the network's ``logit`` output, in order.
+        preprocessing_digest: must equal ``preprocessing.digest``.
+        golden_tolerance: largest |difference in logit| allowed against the golden vectors.
+        training: data, counts, hashes, sources, licence, recipe, seeds, environment.
+        metrics: measured figures with intervals, and on which films.
+        files: path relative to the folder -> SHA-256 (hex) of the file's bytes.
+    """
+
+    manifest_schema: int
+    name: str
+    version: str
+    licence: str
+    intended_use: IntendedUse
+    preprocessing: PreprocessingSpec
+    preprocessing_digest: str
+    findings: tuple[FindingSpec, ...]
+    golden_tolerance: float
+    training: JSONObject
+    metrics: JSONObject
+    files: dict[str, str]
+
+    def __post_init__(self) -> None:
+        if self.manifest_schema != MANIFEST_SCHEMA:
+            raise ValueError(f"manifest_schema is {self.manifest_schema}; this version reads {MANIFEST_SCHEMA}")
+        if not (_SAFE_NAME.fullmatch(self.name) and _SAFE_NAME.fullmatch(self.version)):
+            raise ValueError("name and version are lower-case letters, digits, dots and dashes")
+        if self.preprocessing_digest != self.preprocessing.digest:
+            raise ValueError("preprocessing_digest is not that of preprocessing")
+        if not self.findings:
+            raise ValueError("findings is empty")
+        for file in self.files:
+            if os.path.isabs(file) or ".." in Path(file).parts:
+                raise ValueError(f"files names {file}, outside the bundle")
+        if missing := {WEIGHTS_FILE, GOLDEN_FILE, CARD_FILE} - self.files.keys():
+            raise ValueError(f"files lacks {', '.join(sorted(missing))}")
+
+
+_MANIFEST = TypeAdapter(Manifest)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle on disk.
+
+    Attributes:
+        digest: SHA-256 (hex) of the manifest's bytes, which hold the hashes of all other files.
+    """
+
+    path: Path
+    manifest: Manifest
+    digest: str
+
+    @property
+    def label(self) -> str:
+        """``name/version``, shown with every answer."""
+        return f"{self.manifest.name}/{self.manifest.version}"
+
+    @cached_property
+    def manifest_json(self) -> str:
+        """The manifest as text."""
+        return (self.path / MANIFEST_FILE).read_text(encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def load(path: Path) -> Bundle:
+    """Read a bundle's manifest and verify the hash of every file in it.
+
+    Raises:
+        BundleMissing: there is no manifest.
+        BundleDamaged: the manifest is invalid, or a file is missing or differs.
+    """
+    file = path / MANIFEST_FILE
+    try:
+        data = file.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        raise BundleMissing(f"no bundle at {path}: {MANIFEST_FILE} is missing") from None
+    except OSError as error:
+        raise BundleDamaged(f"{file} cannot be read: {error.strerror}") from error
+    try:
+        manifest = _MANIFEST.validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise BundleDamaged(f"{file}: {where}: {first['msg']}") from None
+    for name, expected in manifest.files.items():
+        try:
+            found = _sha256(path / name)
+        except OSError as error:
+            raise BundleDamaged(f"{path / name} cannot be read: {error.strerror}") from error
+        if found != expected:
+            raise BundleDamaged(f"{path / name} is not the file that its manifest names (SHA-256 differs)")
+    return Bundle(path, manifest, hashlib.sha256(data).hexdigest())
+
+
+def _order(path: Path) -> tuple[str, list[tuple[int, str]]]:
+    parts = re.split(r"[.-]", path.name)
+    return path.parent.name, [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+
+
+def installed(folder: Path | None = None) -> list[Path]:
+    """Folders of the installed bundles, by name and rising version."""
+    return sorted((file.parent for file in (folder or _FOLDER).glob(f"*/*/{MANIFEST_FILE}")), key=_order)
+
+
+def resolve(name: str | None = None) -> Path:
+    """Find a bundle by folder, by ``name/version``, by ``name`` (newest version), or the default one.
+
+    Raises:
+        BundleMissing: there is none.
+    """
+    if name is not None and (Path(name) / MANIFEST_FILE).is_file():
+        return Path(name)
+    wanted = (name or _DEFAULT_NAME).split("/")
+    found = [path for path in installed() if [path.parent.name, path.name][: len(wanted)] == wanted]
+    if not found:
+        raise BundleMissing(f"no bundle {name or _DEFAULT_NAME} is installed, and no folder of that name holds one")
+    return found[-1]
+
+
+def publish(folder: Path, manifest: JSONObject, write: Callable[[Path], None]) -> Bundle:
+    """Make a new bundle at ``folder/name/version`` that is there whole or not at all.
+
+    Args:
+        manifest: every field but ``files``, which is filled in here.
+        write: writes the files into the folder that it is given.
+
+    Raises:
+        UsageError: this version is there already; a version never changes.
+        BundleDamaged: what was written does not verify.
+    """
+    parent = folder / manifest["name"]
+    target = parent / manifest["version"]
+    if target.exists():
+        raise UsageError(f"{target} exists: a published version never changes, choose a new one")
+    parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=".part-", dir=parent))
+    part.chmod(0o755)
+    write(part)
+    files = {str(file.relative_to(part)): _sha256(file) for file in sorted(part.rglob("*")) if file.is_file()}
+    text = json.dumps({**manifest, "files": files}, indent=2, sort_keys=True, ensure_ascii=False)
+    (part / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+    load(part)
+    part.rename(target)
+    return load(target)

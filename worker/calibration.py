@@ -1,0 +1,83 @@
+"""Logit to probability to answer; every number comes from the bundle's manifest."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from worker.domain import Answer, Finding
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """Platt scaling (Platt 1999): probability = 1 / (1 + exp(-(slope * logit + intercept))).
+
+    Attributes:
+        prevalence: the share of films with the finding, in (0, 1), for which the probability holds.
+    """
+
+    slope: float
+    intercept: float
+    prevalence: float
+
+    def __post_init__(self) -> None:
+        if not (self.slope > 0 and math.isfinite(self.intercept) and 0 < self.prevalence < 1):
+            raise ValueError("slope must be above 0, intercept finite and prevalence in (0, 1)")
+
+    def probability(self, logit: float) -> float:
+        """Map any finite logit into [0, 1], rising."""
+        z = self.slope * logit + self.intercept
+        return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
+
+
+@dataclass(frozen=True, slots=True)
+class OperatingPoint:
+    """A threshold on the probability, the band around it, and why they are there.
+
+    Attributes:
+        threshold: at or above it a yes-or-no question is answered with yes; in [uncertain_low, uncertain_high].
+        uncertain_low: below it the answer is ``not_flagged``.
+        uncertain_high: at or above it the answer is ``flagged``; in between it is ``uncertain``.
+        reason: how the three were chosen, in words.
+    """
+
+    threshold: float
+    uncertain_low: float
+    uncertain_high: float
+    reason: str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.uncertain_low <= self.threshold <= self.uncertain_high <= 1:
+            raise ValueError("0 <= uncertain_low <= threshold <= uncertain_high <= 1 must hold")
+
+    def answer(self, probability: float) -> Answer:
+        """Place a probability against the band."""
+        if probability >= self.uncertain_high:
+            return Answer.FLAGGED
+        return Answer.UNCERTAIN if probability >= self.uncertain_low else Answer.NOT_FLAGGED
+
+
+@dataclass(frozen=True, slots=True)
+class FindingSpec:
+    """One finding of a bundle.
+
+    Attributes:
+        finding: its name, e.g. ``pneumonia``.
+        code: the same coded, ``scheme:value`` (PS3.16), e.g. ``SCT:233604007``.
+    """
+
+    finding: str
+    code: str
+    calibration: Calibration
+    operating_point: OperatingPoint
+
+    def of(self, logit: float) -> Finding:
+        """Turn the network's logit into a finding."""
+        probability = self.calibration.probability(logit)
+        return Finding(
+            finding=self.finding,
+            logit=logit,
+            probability=probability,
+            prevalence=self.calibration.prevalence,
+            answer=self.operating_point.answer(probability),
+        )
