@@ -31,18 +31,25 @@ def border(thumbs: Features) -> Features:
     return thumbs[:, ~inside]
 
 
-def fit_logistic(features: Features, labels: npt.NDArray[np.int64], *, ridge: float = 1.0) -> Features:
-    """Fit a ridge-penalised logistic regression, both labels weighing the same, by Newton's method.
+def balanced_weights(labels: npt.NDArray[np.int64]) -> Features:
+    """float64 [n], mean 1, the two labels weighing the same."""
+    return np.where(labels == 1, 0.5 / labels.mean(), 0.5 / (1 - labels.mean()))
+
+
+def fit_logistic(
+    features: Features, labels: npt.NDArray[np.int64], weight: Features, *, ridge: float = 1.0
+) -> Features:
+    """Fit a ridge-penalised logistic regression by Newton's method.
 
     Args:
         features: float64 [n, d], standardised by the caller.
+        weight: float64 [n], how much each row counts.
         ridge: penalty on the weights, not on the intercept.
 
     Returns:
         float64 [d + 1], the intercept last.
     """
     x = np.hstack([features, np.ones((len(features), 1))])
-    weight = np.where(labels == 1, 0.5 / labels.mean(), 0.5 / (1 - labels.mean()))
     penalty = np.full(x.shape[1], ridge)
     penalty[-1] = 1e-6
     beta = np.zeros(x.shape[1])
@@ -65,7 +72,7 @@ def cross_fitted_logits(
     for fold in np.unique(folds):
         fit, held = folds != fold, folds == fold
         mean, deviation = features[fit].mean(axis=0), features[fit].std(axis=0) + 1e-6
-        beta = fit_logistic((features[fit] - mean) / deviation, labels[fit])
+        beta = fit_logistic((features[fit] - mean) / deviation, labels[fit], balanced_weights(labels[fit]))
         logits[held] = np.hstack([(features[held] - mean) / deviation, np.ones((held.sum(), 1))]) @ beta
     return logits
 

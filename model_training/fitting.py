@@ -18,7 +18,7 @@ import tensorflow as tf
 from model_training.architectures import ARCHITECTURES, load_imagenet
 from model_training.augmentation import Augmentation, augment
 from model_training.pretrained import imagenet_state_dict
-from worker.domain import PixelArray
+from worker.domain import JSONObject, PixelArray
 from worker.errors import PrereadError
 from worker.preprocessing import PreprocessingSpec, normalise
 
@@ -56,6 +56,12 @@ class Recipe:
     conflict_weight: float = 2.0
     label_smoothing: float = 0.05
     augmentation: Augmentation = field(default_factory=Augmentation)
+
+    @classmethod
+    def from_record(cls, record: JSONObject) -> Recipe:
+        """Rebuild a recipe from a run's record."""
+        sizes = tuple((size, epochs) for size, epochs in record["sizes"])
+        return cls(**{**record, "sizes": sizes, "augmentation": Augmentation(**record["augmentation"])})
 
 
 RECIPES = {

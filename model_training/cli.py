@@ -1,0 +1,161 @@
+"""``preread-train``: index films, fit networks, measure a bundle, publish one."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from worker.errors import PrereadError
+
+app = typer.Typer(
+    help="Train, measure and publish the model of Preread. Data go to stdout, talk to stderr.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+talk = Console(stderr=True)
+
+DataOption = Annotated[
+    Path,
+    typer.Option("--data", help="Folder with NORMAL/ and PNEUMONIA/ in it, or a CSV of path, label, patient."),
+]
+FoldsOption = Annotated[int, typer.Option(help="Parts into which patients are dealt.", min=2, max=20)]
+SeedOption = Annotated[int, typer.Option(help="Decides folds, draws and augmentation.")]
+
+
+def _progress() -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+        console=talk, disable=not talk.is_terminal,
+    )
+
+
+def _read(data: Path, folds: int, seed: int) -> Any:
+    from model_training.running import read
+
+    with _progress() as progress:
+        task = progress.add_task("reading films", total=None)
+        return read(data, folds, seed, lambda: progress.advance(task))
+
+
+@app.command()
+def index(
+    data: DataOption,
+    out: Annotated[Path | None, typer.Option(help="Write a CSV of path, label, patient, fold, SHA-256 here.")] = None,
+    folds: FoldsOption = 5,
+    seed: SeedOption = 0,
+) -> None:
+    """Count films, patients and twins of a data set, and check that it can be trained on."""
+    from model_training.running import summary
+
+    read = _read(data, folds, seed)
+    if out is not None:
+        with out.open("w", newline="", encoding="utf-8") as stream:
+            writer = csv.writer(stream)
+            writer.writerow(["path", "label", "patient", "fold", "sha256", "conflict"])
+            for film, fold, sha256, conflict in zip(read.films, read.folds, read.hashes, read.conflict, strict=True):
+                label = "PNEUMONIA" if film.label else "NORMAL"
+                writer.writerow([film.path.resolve(), label, film.patient, fold, sha256, int(conflict)])
+        talk.print(f"wrote {out}", markup=False)
+    typer.echo(json.dumps(summary(read), indent=2))
+
+
+@app.command()
+def fit(
+    data: DataOption,
+    run: Annotated[Path, typer.Option(help="Folder of this run; the same command goes on after an interruption.")],
+    recipe: Annotated[str, typer.Option(help="Name of a recipe.")] = "default",
+    folds: FoldsOption = 5,
+    seed: SeedOption = 0,
+    only_fold: Annotated[int | None, typer.Option(help="Fit this fold alone, and not the network on all films.")] = None,
+    steps_per_epoch: Annotated[int | None, typer.Option(help="Shorten each epoch, for a trial.", min=1)] = None,
+) -> None:
+    """Fit a network to each fold's other films, keep the logits out of fold, then fit one to all films."""
+    from model_training.fitting import RECIPES
+    from model_training.running import run as run_recipe
+    from worker.errors import UsageError
+
+    if recipe not in RECIPES:
+        raise UsageError(f"there is no recipe {recipe!r}: choose one of {', '.join(RECIPES)}")
+    run_recipe(
+        RECIPES[recipe], _read(data, folds, seed), run, seed=seed, only_fold=only_fold,
+        steps_per_epoch=steps_per_epoch, say=lambda text: talk.print(text, markup=False),
+    )
+    talk.print(f"the run is at {run}; publish it with `preread-train publish`", markup=False)
+
+
+@app.command()
+def publish(
+    data: DataOption,
+    run: Annotated[Path, typer.Option(help="Folder of a finished run.")],
+    version: Annotated[str, typer.Option(help="New version, e.g. 1.0.0; a published version never changes.")],
+    into: Annotated[Path, typer.Option(help="Folder of bundles.")] = Path("bundles"),
+    name: Annotated[str, typer.Option(help="Name of the bundle.")] = "pneumonia-children",
+    prevalence: Annotated[float, typer.Option(help="Prevalence to calibrate to.", min=0.001, max=0.999)] = 0.5,
+    folds: FoldsOption = 5,
+    seed: SeedOption = 0,
+) -> None:
+    """Calibrate a run's network, choose its operating point and write it as a bundle for the worker."""
+    from model_training.publishing import publish as publish_run
+
+    bundle = publish_run(run, _read(data, folds, seed), into, name=name, version=version, prevalence=prevalence)
+    talk.print(f"published {bundle.label} at {bundle.path}", markup=False)
+    typer.echo(json.dumps(bundle.manifest.metrics, indent=2))
+
+
+@app.command()
+def evaluate(
+    data: DataOption,
+    bundle: Annotated[str | None, typer.Option(help="Bundle: folder, name/version or name; default: the shipped one.")] = None,
+    predictions: Annotated[Path | None, typer.Option(help="Write a CSV with a row per film here.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+) -> None:
+    """Measure a bundle on labelled films, through the same function that the worker calls. Needs no TensorFlow."""
+    from model_training.judging import judge, write_predictions
+    from worker import bundle as bundles
+    from worker.classifier import Classifier
+
+    from model_training.dataset import index as index_films
+
+    films = index_films(data)
+    classifier = Classifier(bundles.load(bundles.resolve(bundle)))
+    with _progress() as progress:
+        task = progress.add_task("assessing", total=len(films))
+        judged = judge(films, classifier, lambda: progress.advance(task))
+    if predictions is not None:
+        write_predictions(predictions, judged)
+    if as_json:
+        typer.echo(json.dumps(judged.report, indent=2))
+        return
+    report = judged.report
+    table = Table("figure", "value", "95 % interval", title=f"{report['bundle']} on {report['counts']['films']} films")
+    for name in ("auc", "accuracy", "sensitivity", "specificity"):
+        figure = report[name]
+        table.add_row(name, _figure(figure["value"]), f"{_figure(figure['low'])} to {_figure(figure['high'])}")
+    for name, count in {**report["confusion"], **report["counts"]}.items():
+        table.add_row(name.replace("_", " "), str(count), "")
+    Console().print(table)
+    talk.print(f"intervals: bootstrap by {report['bootstrap_by']}; {report['assumed']}", markup=False)
+
+
+def _figure(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
+
+
+def main() -> None:
+    """Run the command; a known error becomes one message and its exit code."""
+    try:
+        app()
+    except PrereadError as error:
+        talk.print(f"{error.code}: {error}", markup=False, soft_wrap=True)
+        if error.hint:
+            talk.print(error.hint, markup=False, soft_wrap=True)
+        sys.exit(error.exit_code)

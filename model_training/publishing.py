@@ -1,0 +1,192 @@
+"""Turn a finished run into a bundle: export, calibrate, choose the operating point, write the card, verify."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from model_training.evaluation import auc, measure
+from model_training.fitting import WEIGHTS_FILE as FITTED_FILE
+from model_training.fitting import Recipe, build
+from model_training.phantoms import draw_chest
+from model_training.pretrained import SOURCE
+from model_training.running import ALL_FILMS, RECORD_FILE, Data, out_of_fold
+from model_training.thresholds import OutOfFold, calibrate, choose
+from worker import bundle as bundles
+from worker.bundle import CARD_FILE, GOLDEN_FILE, MANIFEST_SCHEMA, WEIGHTS_FILE, Bundle
+from worker.calibration import FindingSpec
+from worker.classifier import Classifier
+from worker.domain import IntendedUse, JSONObject
+from worker.errors import BundleMismatch, UsageError
+from worker.preprocessing import TRAINING_SPEC, PreprocessingSpec, apply
+
+GOLDEN_TOLERANCE = 0.02
+_GOLDEN_PHANTOMS = 4
+
+INTENDED_USE = IntendedUse(
+    modalities=("CR", "DX"),
+    view_positions=("AP", "PA"),
+    age_min_years=1.0,
+    age_max_years=6.0,
+    body_parts=("CHEST",),
+    statement=(
+        "First read of frontal chest radiographs of children of 1 to 5 years for signs of pneumonia, for research and "
+        "for ordering a worklist under a doctor's eyes. No medical device. A film that is not flagged excludes no disease."
+    ),
+)
+DATA_SOURCE = (
+    "D. Kermany, K. Zhang, M. Goldbaum, 'Labeled Optical Coherence Tomography (OCT) and Chest X-Ray Images for "
+    "Classification', Mendeley Data, doi 10.17632/rscbjbr9sj.2, CC BY 4.0"
+)
+
+
+def export(model: keras.Model, spec: PreprocessingSpec, path: Path) -> None:
+    """Write a LiteRT file with a fixed float32 [1, rows, columns, 1] input and the three named outputs."""
+    inputs = keras.Input(batch_shape=(1, spec.rows, spec.columns, 1), name="radiograph")
+    keras.Model(inputs, model(inputs)).export(str(path), format="litert", verbose=False)
+
+
+def _golden(model: keras.Model, spec: PreprocessingSpec) -> dict[str, np.ndarray]:
+    """Phantoms larger than the network's input, so that the whole preprocessing is repeated too."""
+    pictures = np.stack([draw_chest(seed, rows=420, columns=512) for seed in range(_GOLDEN_PHANTOMS)])
+    outputs = [model(apply(spec, picture), training=False)["logit"].numpy()[0] for picture in pictures]
+    return {"pictures": pictures, "logit": np.stack(outputs)}
+
+
+def metrics(films: OutOfFold, data: Data, finding: FindingSpec, rows: np.ndarray) -> JSONObject:
+    """Figures out of fold, with intervals bootstrapped by patient, on all films and on the conflict normals."""
+    probability = np.array([finding.calibration.probability(logit) for logit in films.logits])
+    called = probability >= finding.operating_point.threshold
+    patients = data.patients[rows]
+    kept = films.conflict_normals | (films.labels == 1)
+    answers = np.array([str(finding.operating_point.answer(p)) for p in probability])
+
+    def table(select: np.ndarray) -> JSONObject:
+        measured = measure(films.logits[select], called[select], films.labels[select], patients[select])
+        return {name: asdict(value) for name, value in measured.items()}
+
+    return {
+        "films": "out of fold: every film measured by a network fitted without its patient",
+        "count": len(films.labels),
+        "out_of_fold": table(np.ones(len(kept), bool)),
+        "conflict_normals": {"count": int(films.conflict_normals.sum()), **table(kept)},
+        "uncertain_rate": float((answers == "uncertain").mean()),
+        "missed_among_not_flagged": int(((answers == "not_flagged") & (films.labels == 1)).sum()),
+        "held_out_test_split": "not yet measured",
+    }
+
+
+def publish(run: Path, data: Data, folder: Path, *, name: str, version: str, prevalence: float) -> Bundle:
+    """Publish the network that a run fitted on all films as a bundle under ``folder``.
+
+    Raises:
+        UsageError: the run is unfinished or of another data set, or the version is there already.
+        BundleMismatch: LiteRT and Keras differ by more than the golden tolerance.
+    """
+    fitted = run / ALL_FILMS / FITTED_FILE
+    if not fitted.exists():
+        raise UsageError(f"{run} has no network fitted on all films yet: run `preread-train fit` to its end")
+    record = json.loads((run / RECORD_FILE).read_text(encoding="utf-8"))
+    films, rows = out_of_fold(run, data)
+    calibration = calibrate(films, prevalence)
+    finding = FindingSpec("pneumonia", "SCT:233604007", calibration, choose(films, calibration))
+    model = build(Recipe.from_record(record["recipe"]))
+    model.load_weights(fitted)
+    manifest: JSONObject = {
+        "manifest_schema": MANIFEST_SCHEMA,
+        "name": name,
+        "version": version,
+        "licence": "Apache-2.0",
+        "intended_use": asdict(INTENDED_USE),
+        "preprocessing": asdict(TRAINING_SPEC),
+        "preprocessing_digest": TRAINING_SPEC.digest,
+        "findings": [asdict(finding)],
+        "golden_tolerance": GOLDEN_TOLERANCE,
+        "training": {**record, "source": DATA_SOURCE, "initial_weights": SOURCE, "parameters": model.count_params()},
+        "metrics": metrics(films, data, finding, rows),
+    }
+
+    def write(part: Path) -> None:
+        export(model, TRAINING_SPEC, part / WEIGHTS_FILE)
+        (part / GOLDEN_FILE).parent.mkdir()
+        np.savez_compressed(part / GOLDEN_FILE, **_golden(model, TRAINING_SPEC))
+        (part / CARD_FILE).write_text(card(manifest), encoding="utf-8")
+
+    # Rehearsed aside first: a bundle whose network LiteRT runs differently never appears under its name.
+    with tempfile.TemporaryDirectory() as aside:
+        Classifier(bundles.publish(Path(aside), manifest, write)).self_check()
+    return bundles.publish(folder, manifest, write)
+
+
+def _line(label: str, value: JSONObject) -> str:
+    return f"| {label} | {value['value']:.4f} | {value['low']:.4f} to {value['high']:.4f} |"
+
+
+def card(manifest: JSONObject) -> str:
+    """The model card, in Markdown."""
+    finding, measured, training = manifest["findings"][0], manifest["metrics"], manifest["training"]
+    data, calibration = training["data"], finding["calibration"]
+    point = finding["operating_point"]
+    rows = "\n".join(
+        _line(f"{part}: {name}", measured[part][name])
+        for part in ("out_of_fold", "conflict_normals")
+        for name in ("auc", "accuracy", "sensitivity", "specificity")
+    )
+    return f"""# {manifest["name"]} {manifest["version"]}
+
+**No medical device.** {manifest["intended_use"]["statement"]}
+
+## What it answers
+
+One finding, {finding["finding"]} ({finding["code"]}): `flagged`, `uncertain` or `not_flagged`, with a probability
+calibrated to a prevalence of {calibration["prevalence"]:.0%}. Where pneumonia is rarer, the same film's probability is
+lower. Operating point {point["threshold"]:.4f}, uncertain from {point["uncertain_low"]:.4f} to
+{point["uncertain_high"]:.4f}. {point["reason"][0].upper()}{point["reason"][1:]}.
+
+## For whom, and not for whom
+
+Frontal (AP, PA) chest films, CR or DX, of children of 1 to 5 years. Not for adults, infants under one year, lateral
+films, CT, photographs of films or following a course. The films it learned from show pneumonia or a healthy chest:
+how it answers to other diseases is unknown.
+
+## Data
+
+{training["source"]}. {data["films"]} films of {data["patients"]} patients (one hospital), {data["films_with_finding"]}
+with pneumonia; labels by two graders and, for part of the set, a third. Age, sex, dates and devices of the films were
+not published. Digest of films, labels, patients and folds: `{data["digest"]}`.
+
+Known shortcut: normals and pneumonia films are framed differently in these data (chin in view, size of the lungs in
+the picture), and normals elsewhere are framed otherwise. A linear model on 14x14 thumbnails alone reaches an AUC of
+{data["linear_14x14_auc"]:.4f} out of fold, {data["linear_14x14_auc_conflict_normals"]:.4f} on the
+{data["conflict_normals"]} conflict normals (normals that a border-only linear model calls pneumonia). This was known before the recipe was
+chosen, partly from how the published test films are framed; strong random crops and the conflict slice answer it.
+
+## Network
+
+EfficientNet-Lite0, {training["parameters"]} parameters, one grey channel. Initial weights: {training["initial_weights"]}.
+Fitted on all films with the recipe in the manifest; LiteRT repeats its golden vectors within {manifest["golden_tolerance"]} in logit.
+
+## Figures
+
+{measured["films"][0].upper()}{measured["films"][1:]}, with the same recipe as the network that ships, which has seen all
+of them. 95 % intervals from a bootstrap over patients, {measured["count"]} films; the conflict rows hold
+{measured["conflict_normals"]["count"]} normals against all pneumonia films.
+
+| figure | value | 95 % interval |
+| --- | --- | --- |
+{rows}
+
+Uncertain: {measured["uncertain_rate"]:.1%} of these films. Pneumonia among the films not flagged:
+{measured["missed_among_not_flagged"]}. Held-out test split of the data set: {measured["held_out_test_split"]}.
+
+## Limits
+
+The activation map shows what moved the answer, not where a disease is. Probabilities hold for films like these; a site
+should compare with its own readings first. Over-calling healthy children is the known weakness of models trained on
+these data.
+"""

@@ -1,0 +1,173 @@
+"""One run: a recipe on a data set, fold by fold, then on all films; every fold's logits are kept as soon as they exist."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from model_training.baselines import conflict_slice, cross_fitted_logits, thumbnails
+from model_training.dataset import Film, index, labels_of, load_pixels, patients_of, split_folds
+from model_training.evaluation import auc
+from model_training.fitting import WEIGHTS_FILE, Recipe, describe, fit, logits_of, sampling_weights
+from model_training.thresholds import OutOfFold
+from worker.domain import JSONObject, PixelArray
+from worker.errors import UsageError
+from worker.preprocessing import TRAINING_SPEC
+
+RECORD_FILE = "record.json"
+ALL_FILMS = "all"
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set in memory.
+
+    Attributes:
+        pictures: uint8 [n, rows, columns] after ``preprocessing.shrink``.
+        hashes: SHA-256 (hex) of each file's bytes.
+        folds: int64 [n], the fold in which each film is held out.
+        conflict: bool [n], see ``baselines.conflict_slice``.
+    """
+
+    films: list[Film]
+    pictures: PixelArray
+    hashes: list[str]
+    labels: npt.NDArray[np.int64]
+    patients: npt.NDArray[np.str_]
+    folds: npt.NDArray[np.int64]
+    conflict: npt.NDArray[np.bool_]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over every film's hash, label, patient and fold."""
+        rows = zip(self.hashes, self.labels.tolist(), self.patients.tolist(), self.folds.tolist(), strict=True)
+        return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
+
+
+def read(source: Path, folds: int, seed: int, progress: Callable[[], None] = lambda: None) -> Data:
+    """Index and decode a data set and deal its patients into folds.
+
+    Raises:
+        UsageError: see ``dataset``.
+    """
+    films = index(source)
+    labels = labels_of(films)
+    pictures, hashes = load_pixels(films, TRAINING_SPEC, progress)
+    assigned = split_folds(films, folds, seed)
+    conflict = conflict_slice(pictures, labels, assigned)
+    return Data(films, pictures, hashes, labels, patients_of(films), assigned, conflict)
+
+
+def summary(data: Data) -> JSONObject:
+    """Counts and hashes of a data set, and what a linear model on 14x14 thumbnails reaches on it."""
+    repeated = {digest for digest, count in Counter(data.hashes).items() if count > 1}
+    linear = cross_fitted_logits(
+        thumbnails(data.pictures).reshape(len(data.labels), -1), data.labels, data.folds
+    )
+    films = OutOfFold(linear, data.labels, data.conflict)
+    return {
+        "films": len(data.films),
+        "films_with_finding": int(data.labels.sum()),
+        "patients": len(set(data.patients.tolist())),
+        "patients_unknown": sum(not film.patient_known for film in data.films),
+        "films_with_a_twin": sum(digest in repeated for digest in data.hashes),
+        "conflict_normals": int(films.conflict_normals.sum()),
+        "folds": np.bincount(data.folds).tolist(),
+        "digest": data.digest,
+        "linear_14x14_auc": auc(linear, data.labels),
+        "linear_14x14_auc_conflict_normals": auc(*films.on_conflict_normals()),
+    }
+
+
+def environment() -> JSONObject:
+    """Versions that decide the weights."""
+    packages = ("tensorflow", "keras", "numpy", "pillow", "preread")
+    return {
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        **{name: importlib.metadata.version(name) for name in packages},
+    }
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def run(
+    recipe: Recipe, data: Data, folder: Path, *, seed: int, only_fold: int | None = None,
+    steps_per_epoch: int | None = None, say: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Fit every fold that has no logits yet, then the network on all films; call again after an interruption.
+
+    Raises:
+        UsageError: the folder holds a run of another recipe, seed or data set, or there is no such fold.
+        FittingFailed: see ``fitting.fit``.
+    """
+    record = {
+        "recipe": json.loads(describe(recipe)), "seed": seed, "data": summary(data), "environment": environment()
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / RECORD_FILE
+    if file.exists():
+        earlier = json.loads(file.read_text(encoding="utf-8"))
+        for key in ("recipe", "seed", "data"):
+            if earlier[key] != record[key]:
+                raise UsageError(f"{folder} holds a run with another {key}: choose another folder")
+    else:
+        _write(file, json.dumps(record, indent=2, sort_keys=True) + "\n")
+    count = int(data.folds.max()) + 1
+    if only_fold is not None and only_fold not in range(count):
+        raise UsageError(f"there is no fold {only_fold}: folds are 0 to {count - 1}")
+    for fold in range(count) if only_fold is None else [only_fold]:
+        logits_file = folder / f"fold-{fold}" / "logits.npz"
+        if logits_file.exists():
+            continue
+        say(f"fold {fold} of {count}")
+        held = data.folds == fold
+        model = _fit(recipe, data, ~held, folder / f"fold-{fold}", seed + fold, steps_per_epoch)
+        part = logits_file.with_name("part.npz")
+        np.savez(part, index=np.flatnonzero(held), logits=logits_of(model, TRAINING_SPEC, data.pictures[held]))
+        os.replace(part, logits_file)
+    if only_fold is None and not (folder / ALL_FILMS / WEIGHTS_FILE).exists():
+        say("all films")
+        _fit(recipe, data, np.ones(len(data.labels), bool), folder / ALL_FILMS, seed + count, steps_per_epoch)
+
+
+def _fit(
+    recipe: Recipe, data: Data, rows: npt.NDArray[np.bool_], folder: Path, seed: int, steps_per_epoch: int | None
+) -> object:
+    weights = sampling_weights(data.labels[rows], data.patients[rows], data.conflict[rows], recipe)
+    return fit(
+        recipe, TRAINING_SPEC, data.pictures[rows], data.labels[rows], weights, folder,
+        seed=seed, steps_per_epoch=steps_per_epoch,
+    )
+
+
+def out_of_fold(folder: Path, data: Data) -> tuple[OutOfFold, npt.NDArray[np.int64]]:
+    """Gather the logits of all folds of a run, and the rows of the data set to which they belong.
+
+    Raises:
+        UsageError: the run has no logits, or is of another data set.
+    """
+    record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
+    if record["data"]["digest"] != data.digest:
+        raise UsageError(f"{folder} was fitted on another data set, or other folds, than the one given")
+    files = sorted(folder.glob("fold-*/logits.npz"))
+    if not files:
+        raise UsageError(f"{folder} has no finished fold")
+    parts = [np.load(file) for file in files]
+    rows = np.concatenate([part["index"] for part in parts])
+    logits = np.concatenate([part["logits"] for part in parts])
+    return OutOfFold(logits, data.labels[rows], data.conflict[rows]), rows

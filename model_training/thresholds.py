@@ -1,0 +1,94 @@
+"""Calibration and operating point from out-of-fold logits, with the normals weighed as if framed otherwise.
+
+A random hold-out looks like the training data, so a threshold chosen on it alone lands where normals that are framed
+like pneumonia films get flagged. Here half of the normals' weight lies on the conflict slice (see ``baselines``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import beta
+
+from model_training.baselines import fit_logistic
+from worker.calibration import Calibration, OperatingPoint
+
+_CONFLICT_SHARE = 0.5
+_BAND_MISSED = 0.01
+_BAND_CALLED = 0.02
+
+Logits = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfFold:
+    """What networks said of films of patients that they had not seen.
+
+    Attributes:
+        logits: float64 [n].
+        labels: int64 [n] in {0, 1}.
+        conflict: bool [n], see ``baselines.conflict_slice``.
+    """
+
+    logits: Logits
+    labels: npt.NDArray[np.int64]
+    conflict: npt.NDArray[np.bool_]
+
+    @property
+    def conflict_normals(self) -> npt.NDArray[np.bool_]:
+        """Films without the finding that are framed like films with it."""
+        return self.conflict & (self.labels == 0)
+
+    def on_conflict_normals(self) -> tuple[Logits, npt.NDArray[np.int64]]:
+        """Logits and labels of the conflict normals against all films with the finding."""
+        kept = self.conflict_normals | (self.labels == 1)
+        return self.logits[kept], self.labels[kept]
+
+
+def calibrate(films: OutOfFold, prevalence: float) -> Calibration:
+    """Fit Platt scaling for a prevalence in (0, 1)."""
+    weight = np.zeros(len(films.labels))
+    for rows, share in (
+        (films.labels == 1, prevalence),
+        (films.conflict_normals, (1 - prevalence) * _CONFLICT_SHARE),
+        ((films.labels == 0) & ~films.conflict, (1 - prevalence) * (1 - _CONFLICT_SHARE)),
+    ):
+        weight[rows] = share / max(1, rows.sum())
+    weight *= len(weight)
+    slope, intercept = fit_logistic(films.logits[:, None], films.labels, weight, ridge=1e-3)
+    return Calibration(float(slope), float(intercept), prevalence)
+
+
+def sensitivity_lower_bound(found: int, of: int, confidence: float = 0.95) -> float:
+    """One-sided exact lower bound of a share (Clopper and Pearson 1934)."""
+    return float(beta.ppf(1 - confidence, found, of - found + 1)) if found else 0.0
+
+
+def choose(films: OutOfFold, calibration: Calibration) -> OperatingPoint:
+    """Maximise the smaller of sensitivity and specificity on the conflict normals; set the band around it."""
+    present, absent = films.logits[films.labels == 1], films.logits[films.conflict_normals]
+    candidates = np.unique(films.logits)
+    cuts = (candidates[1:] + candidates[:-1]) / 2
+    sensitivity = (present[None, :] >= cuts[:, None]).mean(axis=1)
+    specificity = (absent[None, :] < cuts[:, None]).mean(axis=1)
+    smaller = np.minimum(sensitivity, specificity)
+    best = np.flatnonzero(smaller >= smaller.max() - 1e-12)
+    chosen = best[len(best) // 2]
+    cut = float(cuts[chosen])
+    low = min(cut, float(np.quantile(present, _BAND_MISSED)))
+    high = max(cut, float(np.quantile(absent, 1 - _BAND_CALLED)))
+    found = int((present >= cut).sum())
+    in_band = ((films.logits >= low) & (films.logits < high)).mean()
+    return OperatingPoint(
+        threshold=calibration.probability(cut),
+        uncertain_low=calibration.probability(low),
+        uncertain_high=calibration.probability(high),
+        reason=(
+            f"threshold: the smaller of out-of-fold sensitivity ({sensitivity[chosen]:.4f}, one-sided 95 % lower bound "
+            f"{sensitivity_lower_bound(found, len(present)):.4f}) and specificity on the {len(absent)} conflict normals "
+            f"({specificity[chosen]:.4f}) is largest there; band: from the lowest {_BAND_MISSED:.0%} of pneumonia films "
+            f"to the highest {_BAND_CALLED:.0%} of conflict normals, {in_band:.1%} of out-of-fold films"
+        ),
+    )
