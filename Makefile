@@ -1,0 +1,75 @@
+# Preread: every command a person needs, each of which prepares what it needs itself.
+
+SHELL := /bin/sh
+PYTHON ?= python3
+UV ?= uv
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+LOCK := --universal --generate-hashes --no-emit-index-url --no-header --quiet --python-version 3.11
+LOCK += --constraint requirements/constraints.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test run lint type wheel check-wheel lock clean
+
+help: ## say what can be made
+	@echo "Preread: a first read of every chest X-ray, where it is taken."
+	@echo
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "  PYTHON=python3.12 chooses the interpreter for .venv (3.11, 3.12 or 3.13)."
+
+demo: $(VENV)/.runtime ## install the worker, drop real and drawn films into it, show what it answers
+	@$(PY) deploy/demo.py
+
+test: $(VENV)/.dev ## install the development tools and run the whole suite
+	@$(PY) -m pytest
+
+run: $(VENV)/.runtime ## run the worker in the foreground on ./inbox (Ctrl-C stops it)
+	@mkdir -p inbox
+	@$(VENV)/bin/preread db upgrade
+	@$(VENV)/bin/preread run --root inbox
+
+lint: $(VENV)/.dev ## ruff (rules and format) and the import contracts
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(VENV)/bin/lint-imports --no-logo
+
+type: $(VENV)/.dev ## mypy, strict
+	@$(PY) -m mypy
+
+wheel: $(VENV)/.runtime ## build the wheel into dist/
+	@$(PY) -m hatchling build -t wheel
+
+check-wheel: wheel ## install the wheel into a new environment outside the tree and use it there
+	@sh deploy/check_wheel.sh $(PY) dist/preread-*.whl
+
+lock: ## write requirements/*.txt anew from pyproject.toml (needs uv)
+	$(UV) pip compile pyproject.toml $(LOCK) --upgrade --extra demo --extra train --group dev -o requirements/dev.txt
+	$(UV) pip compile pyproject.toml $(LOCK) -c requirements/dev.txt --extra demo --extra train --group build -o requirements/train.txt
+	$(UV) pip compile pyproject.toml $(LOCK) -c requirements/dev.txt --extra demo --group build -o requirements/demo.txt
+	$(UV) pip compile pyproject.toml $(LOCK) -c requirements/dev.txt -o requirements/runtime.txt
+
+clean: ## remove what was built and cached (never .venv, a database, an inbox or a demo's folder)
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find worker model_training migrations tests deploy -type d -name __pycache__ -prune -exec rm -rf {} +
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' || \
+		{ echo "Preread needs Python 3.11, 3.12 or 3.13; name one: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "making $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+
+# The stamps are newer than what they were made from, so a second `make` installs nothing.
+$(VENV)/.runtime: $(PY) requirements/demo.txt pyproject.toml
+	@echo "installing what the worker needs (locked, with hashes) ..."
+	@$(PIP) install --quiet --require-hashes --only-binary :all: -r requirements/demo.txt
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(PY) requirements/dev.txt pyproject.toml
+	@echo "installing what development needs (locked, with hashes; TensorFlow is large) ..."
+	@$(PIP) install --quiet --require-hashes --only-binary :all: -r requirements/dev.txt
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@ $(VENV)/.runtime

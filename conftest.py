@@ -1,0 +1,92 @@
+"""Which tests a machine can run, and that a run says which ones it left out.
+
+Some tests need what pip cannot bring. Where a piece is missing, a local run deselects its tests and ends with one line
+for each piece, naming what to install; with ``CI=true`` or ``PREREAD_REQUIRE_ALL=1`` a missing piece fails the run.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+KEPT_SETTINGS = frozenset({"PREREAD_FILMS", "PREREAD_REQUIRE_ALL"})
+FILM_FOLDERS = ("chest_xray_224", "chest_xray_full")
+
+# Nothing of the developer's own installation reaches the tests.
+for name in [name for name in os.environ if name.startswith("PREREAD_") and name not in KEPT_SETTINGS]:
+    del os.environ[name]
+
+# A busy machine is slow, not wrong: time limits are pytest-timeout's. In CI the same examples run every time.
+hypothesis.settings.register_profile("local", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
+
+
+@dataclass(frozen=True)
+class Piece:
+    """Something that tests need and pip cannot bring.
+
+    Attributes:
+        present: whether this machine has it.
+        remedy: what a person does to have it.
+    """
+
+    present: Callable[[], bool]
+    remedy: str
+
+
+def _programs(*names: str) -> Callable[[], bool]:
+    return lambda: all(shutil.which(name) for name in names)
+
+
+def _films() -> bool:
+    folder = os.environ.get("PREREAD_FILMS")
+    return bool(folder) and all((Path(str(folder)) / name).is_dir() for name in FILM_FOLDERS)
+
+
+PIECES = {
+    "dcmtk": Piece(_programs("dcmj2pnm", "dcmdump"), "install DCMTK (Debian: apt-get install dcmtk)"),
+    "browser": Piece(
+        _programs("chromium", "chromedriver"), "install a browser (Debian: apt-get install chromium chromium-driver)"
+    ),
+    "films": Piece(_films, f"set PREREAD_FILMS to the folder that holds {' and '.join(FILM_FOLDERS)}"),
+}
+DESELECTED = pytest.StashKey[dict[str, int]]()
+
+
+def missing_pieces(items: Iterable[pytest.Item]) -> dict[str, int]:
+    """Names of the pieces that these tests need and the machine lacks, with the number of tests of each."""
+    items = list(items)
+    wanted = {name: sum(1 for item in items if item.get_closest_marker(name)) for name in PIECES}
+    return {name: count for name, count in wanted.items() if count and not PIECES[name].present()}
+
+
+@pytest.hookimpl(trylast=True)  # after -k and -m: what nobody asked for is not missed
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    missing = missing_pieces(items)
+    config.stash[DESELECTED] = missing
+    if not missing:
+        return
+    if os.environ.get("CI") == "true" or os.environ.get("PREREAD_REQUIRE_ALL") == "1":
+        lines = [f"{count} tests need '{name}': {PIECES[name].remedy}" for name, count in missing.items()]
+        raise pytest.UsageError("; ".join(lines))
+    left_out = [item for item in items if any(item.get_closest_marker(name) for name in missing)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    for name, count in config.stash.get(DESELECTED, {}).items():
+        terminalreporter.write_line(f"NOT RUN: {count} tests marked '{name}': {PIECES[name].remedy}", yellow=True)
+
+
+@pytest.fixture(scope="session")
+def films() -> Path:
+    """The folder with the training films; a test that asks for it is marked ``films``."""
+    return Path(os.environ["PREREAD_FILMS"])
