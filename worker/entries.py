@@ -1,0 +1,120 @@
+"""What the ledger is told and what it tells: frozen records, without a database behind them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from worker.domain import Caveat, FileState, Finding, FloatArray, Identity, Population
+
+_INT64_MAX = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One look at one directory entry.
+
+    Attributes:
+        path: relative to its root, as ``os.fsencode`` gives it; never normalised or case-folded.
+        size_bytes: ``st_size``.
+        mtime_ns: ``st_mtime_ns``; only ever compared for equality. Held within 64 bits (a hostile time stamp beyond the
+            year 2262 is clamped, so compare two observations with each other and not with a raw ``stat``).
+        inode: ``st_ino``, held within 63 bits.
+    """
+
+    path: bytes
+    size_bytes: int
+    mtime_ns: int
+    inode: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mtime_ns", max(-_INT64_MAX - 1, min(_INT64_MAX, self.mtime_ns)))
+        object.__setattr__(self, "inode", self.inode & _INT64_MAX)
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """One version of one path, as the ledger has it. Times are aware, UTC, by the database's clock.
+
+    Attributes:
+        settled_at: when it was READY for the first time; ``None`` while it never was.
+        code: why it is QUARANTINED or refused, or the rule for which it is IGNORED.
+    """
+
+    file_id: int
+    root_id: int
+    path: bytes
+    size_bytes: int
+    mtime_ns: int
+    inode: int
+    state: FileState
+    code: str | None
+    first_seen_at: datetime
+    settled_at: datetime | None
+
+    def matches(self, observation: Observation) -> bool:
+        """Tell whether the observation shows this very version (equal size and modification time)."""
+        return (self.size_bytes, self.mtime_ns) == (observation.size_bytes, observation.mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The right to read one file version and to commit what it holds, until its lease runs out.
+
+    Attributes:
+        epoch: grows with every claim of this version; a commit with an older epoch is fenced.
+        attempts: slot deaths that still count, this attempt included (1 for the first).
+        interruptions: deaths of a whole worker while this version was claimed.
+        alone: it took part in three deaths of a worker: run it with nothing else in flight. The ledger hands it out only
+            while this worker holds no other claim, and hands out nothing beside it.
+    """
+
+    file_id: int
+    root_id: int
+    path: bytes
+    size_bytes: int
+    mtime_ns: int
+    epoch: int
+    attempts: int
+    interruptions: int
+    alone: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """What reading a file told of the version and of its bytes, whatever its outcome.
+
+    Attributes:
+        sha256: lower-case hex digest of exactly the bytes that were read.
+        identity: from the tags or the root's path pattern; belongs to the file version.
+        format: ``DICOM``, ``JPEG``, ``PNG``, or ``""`` where it was not recognised.
+        population: what the root declared when the file was read.
+        gate_caveats: of the intended-use gate, for this version under this declaration.
+        ms: milliseconds from opening the file to its outcome.
+    """
+
+    sha256: str
+    identity: Identity = Identity()
+    format: str = ""
+    transfer_syntax_uid: str | None = None
+    rows: int | None = None
+    columns: int | None = None
+    population: Population = Population.UNDECLARED
+    gate_caveats: tuple[Caveat, ...] = ()
+    ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ContentAssessment:
+    """What a bundle says of some bytes; kept once per content and bundle.
+
+    Attributes:
+        pixel_caveats: what the pixel path had to assume.
+        decoder: name and version of what decoded the pixel data.
+        activation_map: float32, 2 or 3 axes, e.g. [7, 7, 1].
+    """
+
+    findings: tuple[Finding, ...]
+    pixel_caveats: tuple[Caveat, ...]
+    decoder: str
+    activation_map: FloatArray

@@ -1,0 +1,70 @@
+"""Text that is safe to store and to print: from path bytes and from tags that anyone may have written."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+
+MAX_IDENTIFIER_CHARS = 256
+MAX_TEXT_CHARS = 1024
+
+# Directional embeddings, overrides and isolates reorder what a person reads. The joiners U+200C and U+200D stay: Persian
+# and Hindi names need them.
+_BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+_UNPRINTABLE_CATEGORIES = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+def escape(text: str) -> str:
+    r"""Return the text with control, surrogate and reordering characters written as ``\x1b``, ``\u202e``.
+
+    Postgres TEXT cannot hold U+0000, neither database can hold a lone surrogate, and a terminal obeys escapes.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    return "".join(
+        _escaped(character)
+        if character in _BIDIRECTIONAL
+        or character == "\ufeff"
+        or unicodedata.category(character) in _UNPRINTABLE_CATEGORIES
+        else character
+        for character in text
+    )
+
+
+def _escaped(character: str) -> str:
+    number = ord(character)
+    if 0xDC80 <= number <= 0xDCFF:  # surrogateescape: the byte itself (PEP 383)
+        return f"\\x{number - 0xDC00:02x}"
+    if number <= 0xFF:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number <= 0xFFFF else f"\\U{number:08x}"
+
+
+def display_path(path: bytes) -> str:
+    r"""Return a path as text: bytes that are not UTF-8 and control characters as ``\xff``, a backslash doubled."""
+    return escape(path.decode("utf-8", "surrogateescape").replace("\\", "\\\\"))
+
+
+def path_bytes(path: str | os.PathLike[str]) -> bytes:
+    """Return a path of the operating system as the bytes that it has there."""
+    return os.fsencode(path)
+
+
+def clean_text(value: str | None) -> str | None:
+    """Return a tag's text safe to store and show, shortened to 1024 characters; ``None`` when nothing is left."""
+    if value is None:
+        return None
+    text = escape(value.strip(" \x00"))
+    if len(text) > MAX_TEXT_CHARS:
+        text = text[: MAX_TEXT_CHARS - 1] + "…"
+    return text or None
+
+
+def clean_identifier(value: str | None) -> str | None:
+    """Return an identifier safe to store and compare; one beyond 256 characters is broken, hence missing.
+
+    DICOM allows 64 (PS3.5 section 6.2: LO and UI). Shortening it could make two patients one.
+    """
+    if value is None or len(value) > MAX_IDENTIFIER_CHARS:
+        return None
+    return escape(value.strip(" \x00")) or None

@@ -1,0 +1,252 @@
+"""The ledger: what exists, what is owed, who has it, how it ended. Every change of a file version's state is a verb here.
+
+::
+
+    observe ──► SETTLING ── settle ──► READY ── claim ──► CLAIMED ── commit_assessed, commit_refused ──► DONE
+                  ▲  │                  ▲ ▲                 │ │ └─── commit_unreadable, third fail ────► QUARANTINED(code)
+                  │  └ quarantine_empty │ └── give_back ────┤ └───── fail, give_back(retry_in_s) ──► RETRY(retry_at) ─► READY
+                  └── give_back(FileChanged)                └ recover_interrupted ──► READY (attempt refunded)
+
+    absent:  SETTLING, READY, RETRY ──► MISSED;  DONE, QUARANTINED ──► VANISHED (its result is kept)
+    ignore:  nothing, SETTLING, READY ──► IGNORED(rule)
+    observe with a new size or mtime: a new version; the older becomes SUPERSEDED when the newer settles
+
+Each verb is one transaction, guarded by the expected state (and epoch), that appends a row to ``transition`` for each
+move. A verb may be repeated safely: when the answer to a commit was lost, it looks by id and epoch at what became of it
+before it tries again. Leases run on the database's clock. Every verb raises ``DatabaseAway`` when the database does not
+answer within its bounded retries; then nothing, or everything, of that verb was committed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from datetime import datetime
+from typing import TypeVar
+
+from sqlalchemy import Connection, Engine
+
+from worker import claims, commits, discovery, store
+from worker.domain import FileState, Population, RefusalCode
+from worker.entries import Claim, ContentAssessment, FileFacts, Observation, Version
+from worker.errors import EnvironmentFault, PrereadError, SlotError, UnreadableError
+
+__all__ = ["Claim", "ContentAssessment", "FileFacts", "Ledger", "Observation", "Version"]
+
+T = TypeVar("T")
+
+
+class Ledger:
+    """The verbs of one worker on one database. Safe to share between threads; not across a fork.
+
+    Args:
+        engine: from ``store.open_engine``, its schema up to date.
+        worker_id: unique to this run of this process (e.g. host, process id and start time).
+        lease_s: how long a claim holds without ``renew``; longer than the deadline of one file.
+        clock: the database's clock as an aware UTC datetime; tests give another.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        worker_id: str,
+        lease_s: float,
+        clock: Callable[[Connection], datetime] = store.database_now,
+    ) -> None:
+        self.engine = engine
+        self.worker_id = worker_id
+        self.lease_s = lease_s
+        self._clock = clock
+
+    # ------------------------------------------------------------------ roots, bundles, workers
+
+    def register_root(
+        self, path: bytes, *, population: Population = Population.UNDECLARED, path_pattern: str | None = None
+    ) -> int:
+        """Make the root known (or renew what it declares) and return its id. ``path`` is absolute, ``os.fsencode``d."""
+        return self._write(lambda c, _: discovery.register_root(c, self._clock(c), path, population, path_pattern))
+
+    def register_bundle(self, *, name: str, version: str, digest: str, manifest: str = "{}") -> int:
+        """Make the bundle known and return its id. ``digest``: sha256 hex of its manifest; ``manifest``: its JSON text."""
+        return self._write(lambda c, _: commits.register_bundle(c, self._clock(c), name, version, digest, manifest))
+
+    def heartbeat(self) -> None:
+        """Say that this worker lives: its host and process are noted, so that its claims are recovered when it dies."""
+        self._write(lambda c, _: claims.heartbeat(c, self._clock(c), self.worker_id))
+
+    def stop(self) -> None:
+        """Say that this worker ends in good order. Claims that it still holds become recoverable at once."""
+        self._write(lambda c, _: claims.stop(c, self._clock(c), self.worker_id))
+
+    def scan_started(self, root_id: int) -> None:
+        """Note that a full scan of the root began."""
+        self._write(lambda c, _: discovery.scan_started(c, self._clock(c), root_id))
+
+    def scan_completed(self, root_id: int, *, files_seen: int = 0) -> None:
+        """Note that a full scan of the root listed every directory."""
+        self._write(lambda c, _: discovery.scan_completed(c, self._clock(c), root_id, files_seen))
+
+    # ------------------------------------------------------------------ discovery
+
+    def known(self, root_id: int, paths: Iterable[bytes]) -> dict[bytes, Version]:
+        """Return the newest version of each path that the ledger knows; unknown paths are left out."""
+        return store.read(self.engine, lambda c: discovery.known(c, root_id, list(paths)))
+
+    def live_paths(self, root_id: int, *, after_file_id: int = 0, limit: int = 1000) -> list[tuple[int, bytes]]:
+        """Return one page of ``(file_id, path)`` that a complete scan should have met, by rising id.
+
+        Those are newest versions that are not IGNORED, MISSED or VANISHED. Go on with the last id until a page is empty.
+        """
+        return store.read(self.engine, lambda c: discovery.live_paths(c, root_id, after_file_id, limit))
+
+    def observe(self, root_id: int, observations: Iterable[Observation]) -> dict[bytes, Version]:
+        """Tell what was seen; return the newest version of each path afterwards.
+
+        A path with a new size or mtime gets a new version, SETTLING (a version that was itself still SETTLING is changed
+        in place, so that a growing file is one row). MISSED and IGNORED versions seen again settle again; a VANISHED one
+        gets back the state of its outcome. Everything else is left as it is, so telling the same again changes nothing.
+        """
+        batch = list(observations)
+        return self._write(lambda c, _: discovery.observe(c, self._clock(c), root_id, batch))
+
+    def settle(self, versions: Iterable[Version]) -> int:
+        """SETTLING to READY for the versions that still have this size and mtime; return how many.
+
+        Every other version of those paths becomes SUPERSEDED; a slot that still reads one is fenced.
+        """
+        batch = list(versions)
+        return self._write(lambda c, _: discovery.settle(c, self._clock(c), batch))
+
+    def quarantine_empty(self, versions: Iterable[Version]) -> int:
+        """SETTLING to QUARANTINED('empty') for the versions without bytes; return how many.
+
+        When it is time for that is the inbox's to say: after 24 h, or at once where a run ends (``--once``).
+        """
+        batch = list(versions)
+        return self._write(lambda c, _: discovery.quarantine_empty(c, self._clock(c), batch))
+
+    def ignore(self, root_id: int, observations: Iterable[Observation], rule: str) -> int:
+        """Note entries that a rule leaves out (``rule`` is its code, e.g. ``not_regular``); return how many are new."""
+        batch = list(observations)
+        return self._write(lambda c, _: discovery.ignore(c, self._clock(c), root_id, batch, rule))
+
+    def absent(self, root_id: int, paths: Iterable[bytes]) -> int:
+        """Note paths that complete scans no longer met; return how many versions moved. Nothing is deleted.
+
+        SETTLING, READY and RETRY become MISSED, DONE and QUARANTINED become VANISHED. A claimed version is left to its slot.
+        """
+        batch = list(paths)
+        return self._write(lambda c, _: discovery.absent(c, self._clock(c), root_id, batch))
+
+    def reopen(self, file_ids: Collection[int], why: str) -> int:
+        """QUARANTINED to READY with a clean slate (no attempts, no interruptions); return how many."""
+        batch = list(file_ids)
+        return self._write(lambda c, _: claims.reopen(c, self._clock(c), batch, why))
+
+    def reopen_code(self, root_ids: Sequence[int], code: str, why: str) -> int:
+        """Like ``reopen``, for the newest versions that are QUARANTINED with this code, e.g. ``locked`` at a start."""
+        return self._write(lambda c, _: claims.reopen_code(c, self._clock(c), list(root_ids), code, why))
+
+    # ------------------------------------------------------------------ claims
+
+    def claim(self, root_ids: Sequence[int], limit: int) -> list[Claim]:
+        """Take up to ``limit`` READY versions of these roots, newest first; committed before it returns.
+
+        Each gets attempts + 1, epoch + 1 and a lease. RETRY versions whose time has come are READY first. No two claims
+        of one version are ever live at once, in whatever process or on whatever machine. See ``Claim.alone``.
+        """
+        token = store.new_token()
+        return self._write(
+            lambda c, _: claims.claim(c, self._clock(c), self.worker_id, self.lease_s, list(root_ids), limit, token)
+        )
+
+    def renew(self, batch: Collection[Claim]) -> set[int]:
+        """Extend the leases; return the file ids that are still this claim's. The others were fenced: drop their work."""
+        held = list(batch)
+        return self._write(lambda c, _: claims.renew(c, self._clock(c), self.lease_s, held))
+
+    def give_back(self, claim: Claim, why: EnvironmentFault | str, *, retry_in_s: float = 0.0) -> FileState | None:
+        """Give up a claim for which the file is not to blame; its attempt is refunded.
+
+        The new state: READY, or RETRY when ``retry_in_s`` is above 0. By the error: ``FileChanged`` SETTLING (SUPERSEDED
+        when a newer version is known), ``FileVanished`` MISSED, ``FileLocked`` like the others until it has been locked
+        for 24 h, then QUARANTINED('locked'). A plain ``str`` is the reason, e.g. ``"the worker stops"``.
+
+        Returns:
+            The new state; ``None`` when the claim was fenced.
+        """
+        return self._write(lambda c, again: claims.give_back(c, self._clock(c), claim, why, retry_in_s, again))
+
+    def fail(self, claim: Claim, error: SlotError, *, retry_in_s: float = 1.0) -> FileState | None:
+        """Note that the slot died while this worker lived: the attempt stays counted.
+
+        Returns:
+            RETRY (due in ``retry_in_s``), at the third attempt QUARANTINED(code), ``None`` when the claim was fenced.
+        """
+        return self._write(lambda c, again: claims.fail(c, self._clock(c), claim, error, retry_in_s, again))
+
+    def quarantine(self, claim: Claim, error: PrereadError) -> bool:
+        """Set a claimed version aside for a person to look at, at once, with the error's code; ``False`` when fenced.
+
+        For what would else be tried again, where no later try will come: a locked file when ``--once`` ends.
+        """
+        return self._write(lambda c, again: claims.quarantine(c, self._clock(c), claim, error, again))
+
+    def recover_interrupted(self) -> int:
+        """Give back the claims of workers that died on this host, that stopped, or whose lease ran out; return how many.
+
+        READY, interruptions + 1, attempt refunded. After three interruptions a version runs alone, and then its attempts
+        stay counted: the third such death quarantines it as ``slot_crashed``. Call it at start and every few seconds.
+        """
+        return self._write(lambda c, _: claims.recover_interrupted(c, self._clock(c)))
+
+    # ------------------------------------------------------------------ commits
+
+    def assessment_exists(self, sha256: str, bundle_digest: str) -> bool:
+        """Tell whether this content was already assessed with this bundle (then header and gate suffice)."""
+        return store.read(self.engine, lambda c: commits.assessment_exists(c, sha256, bundle_digest))
+
+    def commit_assessed(
+        self, claim: Claim, facts: FileFacts, bundle_id: int, content: ContentAssessment | None = None
+    ) -> bool:
+        """DONE, assessed. One transaction: instance, assessment and findings (once per content and bundle), state.
+
+        Args:
+            content: ``None`` where ``assessment_exists`` said so; the version is then linked to what is there. When
+                another worker committed the same content meanwhile, theirs is kept and this one is linked to it.
+
+        Returns:
+            ``False`` when the claim was fenced; then nothing was written.
+
+        Raises:
+            LookupError: ``content`` is ``None`` and there is no such assessment.
+        """
+        return self._write(
+            lambda c, again: commits.commit_assessed(c, self._clock(c), claim, facts, bundle_id, content, again)
+        )
+
+    def commit_refused(self, claim: Claim, facts: FileFacts, bundle_id: int, code: RefusalCode, reason: str) -> bool:
+        """DONE, refused, with its code and reason; ``False`` when the claim was fenced."""
+        return self._write(
+            lambda c, again: commits.commit_refused(c, self._clock(c), claim, facts, bundle_id, code, reason, again)
+        )
+
+    def commit_unreadable(self, claim: Claim, error: UnreadableError, facts: FileFacts | None = None) -> bool:
+        """QUARANTINED(error.code), unreadable; ``False`` when the claim was fenced.
+
+        ``facts`` as far as they are known: a file whose header was read still belongs to its patient.
+        """
+        return self._write(lambda c, again: commits.commit_unreadable(c, self._clock(c), claim, error, facts, again))
+
+    # ------------------------------------------------------------------ counts
+
+    def counts(self, root_ids: Sequence[int] | None = None) -> dict[FileState, int]:
+        """Return how many versions are in each state (every state is a key), of these roots or of all."""
+        return store.read(self.engine, lambda c: discovery.counts(c, None if root_ids is None else list(root_ids)))
+
+    def owed(self, root_ids: Sequence[int] | None = None) -> int:
+        """Return how many versions are SETTLING, READY, CLAIMED or RETRY: ``--once`` ends at 0."""
+        return store.read(self.engine, lambda c: discovery.owed(c, None if root_ids is None else list(root_ids)))
+
+    def _write(self, body: Callable[[Connection, bool], T]) -> T:
+        return store.write(self.engine, body)
