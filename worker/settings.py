@@ -1,0 +1,262 @@
+"""What an operator may set: environment variables ``PREREAD_*`` and an optional ``preread.toml``.
+
+Read once at the door (``cli``, ``daemon``) and passed on as arguments; nothing further in looks here. What decides an
+answer (input size, calibration, operating point, intended use) is no setting: it stands in the bundle's manifest.
+An unknown name is an error, because a setting that is silently not applied is found out too late.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import json
+import os
+import re
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
+
+from worker.domain import RootSpec
+from worker.errors import SettingsError
+
+PREFIX = "PREREAD_"
+CONFIG_FILE = "preread.toml"
+# Names that other parts of the project own: where the file of settings lies, and where the tests find training films.
+OTHER_NAMES = frozenset({"PREREAD_CONFIG", "PREREAD_FILMS"})
+# Kubernetes hands every container such names for a service called "preread"; they are nobody's mistake.
+_SERVICE_LINK = re.compile(r"PREREAD_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)\w*)?)")
+_ROOT_KEYS = tuple(field.name for field in fields(RootSpec))
+_MIB = 1024 * 1024
+
+
+class LogLevel(StrEnum):
+    """From this level on a log line is written."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Settings(BaseSettings):
+    """All settings. An environment variable wins over ``preread.toml``, which wins over the default."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", hide_input_in_errors=True
+    )
+
+    database_url: str = Field(
+        default="sqlite:///preread.db",
+        min_length=1,
+        repr=False,
+        description="SQLAlchemy URL of the database: a SQLite file on a local disk, or `postgresql://user@host/name`",
+    )
+    bundle: str | None = Field(
+        default=None, description="bundle to use: a name, `name/version` or a folder; unset: the newest default bundle"
+    )
+    roots: Annotated[tuple[RootSpec, ...], NoDecode] = Field(
+        default=(),
+        description="watched folders: `[[roots]]` tables in preread.toml with `path`, `population`, `path_pattern` and "
+        "`poll`; in the environment the same as a JSON list, or plain paths with `:` between them",
+    )
+    slots: int = Field(default=2, ge=1, le=64, description="child processes that read films, one film each at a time")
+    scan_interval_s: float = Field(
+        default=30.0, ge=0.1, le=86_400, allow_inf_nan=False, description="seconds between full scans of a root"
+    )
+    settle_s: float = Field(
+        default=2.0,
+        ge=0.0,
+        le=3_600,
+        allow_inf_nan=False,
+        description="seconds for which size and mtime must stand still before a file on a local disk is read",
+    )
+    network_settle_s: float = Field(
+        default=10.0, ge=0.0, le=3_600, allow_inf_nan=False, description="the same on a network share"
+    )
+    deadline_s: float = Field(
+        default=60.0,
+        ge=1.0,
+        le=3_600,
+        allow_inf_nan=False,
+        description="seconds after which the process that reads one film is killed",
+    )
+    slot_memory_bytes: int = Field(
+        default=2048 * _MIB,
+        ge=512 * _MIB,
+        description="address space that one slot may use; more than this ends the film as `slot_memory`",
+    )
+    lease_s: float = Field(
+        default=120.0,
+        ge=5.0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="seconds after which another worker may take over the films of one that fell silent",
+    )
+    max_file_bytes: int = Field(default=200 * _MIB, ge=1024, description="larger files are not read (`too_many_bytes`)")
+    max_pixels: int = Field(
+        default=64_000_000,
+        ge=1024,
+        description="films with more rows x columns x samples are not decoded (`too_many_pixels`)",
+    )
+    min_free_bytes: int = Field(
+        default=500 * _MIB, ge=0, description="free space on the database's disk below which `preread check` objects"
+    )
+    log_level: LogLevel = Field(
+        default=LogLevel.INFO, description="`debug`, `info`, `warning` or `error`; only `debug` names full paths"
+    )
+    log_json: bool | None = Field(
+        default=None, description="log as JSON Lines; unset: yes unless standard error is a terminal"
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over what ``load`` read from the file; no ``.env``, no secrets folder."""
+        return (env_settings, init_settings)
+
+    @field_validator("roots", mode="before")
+    @classmethod
+    def _read_roots(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            text = value.strip()
+            if not text.startswith("["):
+                return [{"path": path} for path in text.split(os.pathsep) if path]
+            try:
+                value = json.loads(text)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"is no JSON list: {error}") from None
+        if not isinstance(value, list | tuple):
+            raise ValueError("must be a list of tables, each with a path")  # noqa: TRY004  pydantic wants ValueError
+        for root in value:
+            if isinstance(root, Mapping):
+                for key in root:
+                    if key not in _ROOT_KEYS:
+                        raise ValueError(f"a root has no key {key!r}{_did_you_mean(str(key), _ROOT_KEYS)}")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class SettingDoc:
+    """One row of the settings table.
+
+    Attributes:
+        env: name of the environment variable.
+        default: as an operator would write it; empty when unset.
+        help: one line.
+    """
+
+    env: str
+    default: str
+    help: str
+
+
+def describe() -> list[SettingDoc]:
+    """Every setting in order; the README's table and ``preread check`` come from here."""
+    rows = []
+    for name, field in Settings.model_fields.items():
+        default = "" if field.default in (None, ()) else str(field.default)
+        rows.append(SettingDoc(PREFIX + name.upper(), default, field.description or ""))
+    return rows
+
+
+def markdown_table() -> str:
+    """The settings as the table that stands in the README."""
+    lines = ["| variable | default | meaning |", "| --- | --- | --- |"]
+    for row in describe():
+        default = f"`{row.default}`" if row.default else "unset"
+        lines.append(f"| `{row.env}` | {default} | {row.help} |")
+    return "\n".join(lines)
+
+
+def load(config: Path | None = None) -> Settings:
+    """Read the settings from the environment and the TOML file.
+
+    Args:
+        config: the file; ``None`` takes ``PREREAD_CONFIG``, else ``preread.toml`` in the working folder if it is there.
+
+    Raises:
+        SettingsError: a name is unknown (the message gives the nearest one) or a value cannot be meant.
+    """
+    _refuse_unknown_names(os.environ)
+    path = config or (Path(named) if (named := os.environ.get("PREREAD_CONFIG")) else None)
+    if path is None and os.path.lexists(CONFIG_FILE):
+        path = Path(CONFIG_FILE)
+    from_file = _read_toml(path) if path is not None else {}
+    try:
+        settings = Settings(**from_file)
+    except ValidationError as error:
+        raise SettingsError(_explain(error, path)) from None
+    base = path.parent if path is not None and "PREREAD_ROOTS" not in {name.upper() for name in os.environ} else Path()
+    roots = tuple(replace(root, path=base / root.path.expanduser()) for root in settings.roots)
+    refuse_overlapping(roots)
+    return settings.model_copy(update={"roots": roots})
+
+
+def refuse_overlapping(roots: Iterable[RootSpec]) -> None:
+    """Refuse a folder that is named twice or lies in another root: two declarations would hold for one file.
+
+    Raises:
+        SettingsError: names both.
+    """
+    # compared as written: resolving links would wait for a share that does not answer
+    ordered = sorted(os.path.join(os.path.abspath(root.path), "") for root in roots)
+    for first, second in itertools.pairwise(ordered):
+        if second.startswith(first):
+            raise SettingsError(
+                f"the root {second!r} is named twice" if first == second else f"the root {second!r} lies in {first!r}"
+            )
+
+
+def _known_names() -> list[str]:
+    return [PREFIX + name.upper() for name in Settings.model_fields] + sorted(OTHER_NAMES)
+
+
+def _refuse_unknown_names(environ: Mapping[str, str]) -> None:
+    known = _known_names()
+    for name in sorted(environ):
+        upper = name.upper()
+        if upper.startswith(PREFIX) and upper not in known and not _SERVICE_LINK.fullmatch(upper):
+            raise SettingsError(f"there is no setting {name}{_did_you_mean(upper, known)}")
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"the file of settings {str(path)!r} cannot be read: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"the file of settings {str(path)!r} is not TOML: {error}") from None
+    for key in content:
+        if key not in Settings.model_fields:
+            raise SettingsError(f"{path}: there is no setting {key!r}{_did_you_mean(key, Settings.model_fields)}")
+    return content
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"; did you mean {nearest[0]}?" if nearest else f"; there are {', '.join(names)}"
+
+
+def _explain(error: ValidationError, path: Path | None) -> str:
+    in_environment = {name.upper() for name, value in os.environ.items() if value}
+    parts = []
+    for item in error.errors(include_url=False, include_input=False, include_context=False):
+        setting, *rest = (str(part) for part in item["loc"])
+        env = PREFIX + setting.upper()
+        place = "".join(f" [{part}]" for part in rest)
+        where = env if env in in_environment or path is None else f"{setting} in {path}"
+        parts.append(f"{where}{place}: {item['msg'].removeprefix('Value error, ')}")
+    return "; ".join(parts)
