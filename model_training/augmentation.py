@@ -65,9 +65,7 @@ def _transforms(how: Augmentation, n: Any, side: float, size: float) -> Any:
     c, d = scale_x * tf.sin(angle), scale_y * tf.cos(angle)
     centre_x, centre_y = (left + width / 2) * side, (top + height / 2) * side
     zero = tf.zeros_like(a)
-    return tf.stack(
-        [a, b, centre_x - (a + b) * size / 2, c, d, centre_y - (c + d) * size / 2, zero, zero], axis=1
-    )
+    return tf.stack([a, b, centre_x - (a + b) * size / 2, c, d, centre_y - (c + d) * size / 2, zero, zero], axis=1)
 
 
 def augment(how: Augmentation, pictures: Any, size: int) -> Any:

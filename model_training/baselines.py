@@ -21,7 +21,7 @@ def thumbnails(pictures: PixelArray) -> Features:
     """Average uint8 [n, rows, columns] (sides divisible by 14) over 14x14 cells: float64 [n, 14, 14] in 0..255."""
     n, rows, columns = pictures.shape
     cells = pictures.reshape(n, _CELLS, rows // _CELLS, _CELLS, columns // _CELLS)
-    return cells.mean(axis=(2, 4), dtype=np.float64)
+    return np.asarray(cells.mean(axis=(2, 4), dtype=np.float64))
 
 
 def border(thumbs: Features) -> Features:
@@ -33,7 +33,8 @@ def border(thumbs: Features) -> Features:
 
 def balanced_weights(labels: npt.NDArray[np.int64]) -> Features:
     """float64 [n], mean 1, the two labels weighing the same."""
-    return np.where(labels == 1, 0.5 / labels.mean(), 0.5 / (1 - labels.mean()))
+    share = float(labels.mean())
+    return np.where(labels == 1, 0.5 / share, 0.5 / (1 - share))
 
 
 def fit_logistic(
@@ -80,5 +81,6 @@ def cross_fitted_logits(
 def conflict_slice(
     pictures: PixelArray, labels: npt.NDArray[np.int64], folds: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.bool_]:
-    """bool [n]: films whose border alone says the opposite of their label."""
-    return (cross_fitted_logits(border(thumbnails(pictures)), labels, folds) > 0) != (labels == 1)
+    """Bool [n]: films whose border alone says the opposite of their label."""
+    called = cross_fitted_logits(border(thumbnails(pictures)), labels, folds) > 0
+    return np.asarray(called != (labels == 1))

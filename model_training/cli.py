@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,8 +32,12 @@ SeedOption = Annotated[int, typer.Option(help="Decides folds, draws and augmenta
 
 def _progress() -> Progress:
     return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-        console=talk, disable=not talk.is_terminal,
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=talk,
+        disable=not talk.is_terminal,
     )
 
 
@@ -75,7 +78,9 @@ def fit(
     recipe: Annotated[str, typer.Option(help="Name of a recipe.")] = "default",
     folds: FoldsOption = 5,
     seed: SeedOption = 0,
-    only_fold: Annotated[int | None, typer.Option(help="Fit this fold alone, and not the network on all films.")] = None,
+    only_fold: Annotated[
+        int | None, typer.Option(help="Fit this fold alone, and not the network on all films.")
+    ] = None,
     steps_per_epoch: Annotated[int | None, typer.Option(help="Shorten each epoch, for a trial.", min=1)] = None,
 ) -> None:
     """Fit a network to each fold's other films, keep the logits out of fold, then fit one to all films."""
@@ -86,8 +91,13 @@ def fit(
     if recipe not in RECIPES:
         raise UsageError(f"there is no recipe {recipe!r}: choose one of {', '.join(RECIPES)}")
     run_recipe(
-        RECIPES[recipe], _read(data, folds, seed), run, seed=seed, only_fold=only_fold,
-        steps_per_epoch=steps_per_epoch, say=lambda text: talk.print(text, markup=False),
+        RECIPES[recipe],
+        _read(data, folds, seed),
+        run,
+        seed=seed,
+        only_fold=only_fold,
+        steps_per_epoch=steps_per_epoch,
+        say=lambda text: talk.print(text, markup=False),
     )
     talk.print(f"the run is at {run}; publish it with `preread-train publish`", markup=False)
 
@@ -114,16 +124,17 @@ def publish(
 @app.command()
 def evaluate(
     data: DataOption,
-    bundle: Annotated[str | None, typer.Option(help="Bundle: folder, name/version or name; default: the shipped one.")] = None,
+    bundle: Annotated[
+        str | None, typer.Option(help="Bundle: folder, name/version or name; default: the shipped one.")
+    ] = None,
     predictions: Annotated[Path | None, typer.Option(help="Write a CSV with a row per film here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
 ) -> None:
     """Measure a bundle on labelled films, through the same function that the worker calls. Needs no TensorFlow."""
+    from model_training.dataset import index as index_films
     from model_training.judging import judge, write_predictions
     from worker import bundle as bundles
     from worker.classifier import Classifier
-
-    from model_training.dataset import index as index_films
 
     films = index_films(data)
     classifier = Classifier(bundles.load(bundles.resolve(bundle)))

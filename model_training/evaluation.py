@@ -46,8 +46,13 @@ def _share(hit: npt.NDArray[np.bool_], weight: Scores) -> float:
 
 
 def measure(
-    scores: Scores, called: npt.NDArray[np.bool_], labels: Labels, groups: npt.NDArray[np.str_], *,
-    draws: int = 2000, seed: int = 0,
+    scores: Scores,
+    called: npt.NDArray[np.bool_],
+    labels: Labels,
+    groups: npt.NDArray[np.str_],
+    *,
+    draws: int = 2000,
+    seed: int = 0,
 ) -> dict[str, Measure]:
     """AUC, accuracy, sensitivity and specificity with 95 % intervals (percentiles of a cluster bootstrap).
 

@@ -22,7 +22,6 @@ from worker.domain import JSONObject, PixelArray
 from worker.errors import PrereadError
 from worker.preprocessing import PreprocessingSpec, normalise
 
-
 WEIGHTS_FILE = "fitted.weights.h5"
 
 
@@ -101,8 +100,13 @@ class _Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignor
 
 
 def _batches(
-    recipe: Recipe, spec: PreprocessingSpec, pictures: PixelArray, labels: npt.NDArray[np.int64],
-    weights: npt.NDArray[np.float64], size: int, seed: int,
+    recipe: Recipe,
+    spec: PreprocessingSpec,
+    pictures: PixelArray,
+    labels: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.float64],
+    size: int,
+    seed: int,
 ) -> tf.data.Dataset:
     """An endless stream of (float32 [batch, size, size, 1], float32 [batch, 1]); each epoch draws anew."""
     held = tf.constant(pictures)
@@ -128,8 +132,15 @@ def build(recipe: Recipe) -> keras.Model:
 
 
 def fit(
-    recipe: Recipe, spec: PreprocessingSpec, pictures: PixelArray, labels: npt.NDArray[np.int64],
-    weights: npt.NDArray[np.float64], folder: Path, *, seed: int = 0, steps_per_epoch: int | None = None,
+    recipe: Recipe,
+    spec: PreprocessingSpec,
+    pictures: PixelArray,
+    labels: npt.NDArray[np.int64],
+    weights: npt.NDArray[np.float64],
+    folder: Path,
+    *,
+    seed: int = 0,
+    steps_per_epoch: int | None = None,
 ) -> keras.Model:
     """Fit a network and return it with its averaged weights; called again after an interruption it goes on.
 
@@ -151,7 +162,10 @@ def fit(
     model.compile(
         optimizer=keras.optimizers.AdamW(
             _Schedule(recipe.learning_rate, steps, steps * epochs),
-            weight_decay=recipe.weight_decay, use_ema=True, ema_momentum=recipe.average, ema_overwrite_frequency=None,
+            weight_decay=recipe.weight_decay,
+            use_ema=True,
+            ema_momentum=recipe.average,
+            ema_overwrite_frequency=None,
             global_clipnorm=1.0,
         ),
         loss={"logit": keras.losses.BinaryCrossentropy(from_logits=True), "activation_map": None, "embedding": None},
@@ -161,7 +175,10 @@ def fit(
     for size, count in recipe.sizes:
         model.fit(
             _batches(recipe, spec, pictures, labels, weights, size, seed + done),
-            steps_per_epoch=steps, initial_epoch=done, epochs=done + count, verbose=2,
+            steps_per_epoch=steps,
+            initial_epoch=done,
+            epochs=done + count,
+            verbose=2,
             callbacks=[
                 _NotANumber(),
                 keras.callbacks.CSVLogger(str(folder / "history.csv"), append=done > 0),

@@ -61,10 +61,7 @@ def judge(films: Sequence[Film], classifier: Classifier, progress: Callable[[], 
     worst = np.where(labels == 1, -np.inf, np.inf)
     scores = np.array([r.finding.logit if r.finding else w for r, w in zip(results, worst, strict=True)])
     called = np.array(
-        [
-            r.finding.probability >= spec.operating_point.threshold if r.finding else not r.film.label
-            for r in results
-        ]
+        [r.finding.probability >= spec.operating_point.threshold if r.finding else not r.film.label for r in results]
     )
     by_patient = all(film.patient_known for film in films)
     groups = patients_of(films) if by_patient else np.array([str(row) for row in range(len(films))])

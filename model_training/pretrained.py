@@ -42,17 +42,18 @@ def _rebuild(storage: tuple[Any, ...], offset: int, shape: tuple[int, ...], stri
     return _Lazy(key, np.dtype(dtype), offset, tuple(shape), tuple(strides))
 
 
-class _RestrictedUnpickler(pickle.Unpickler):
-    _allowed: dict[tuple[str, str], Any] = {
-        ("collections", "OrderedDict"): OrderedDict,
-        ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
-        ("torch", "FloatStorage"): "<f4",
-        ("torch", "LongStorage"): "<i8",
-    }
+_ALLOWED: dict[tuple[str, str], Any] = {
+    ("collections", "OrderedDict"): OrderedDict,
+    ("torch._utils", "_rebuild_tensor_v2"): _rebuild,
+    ("torch", "FloatStorage"): "<f4",
+    ("torch", "LongStorage"): "<i8",
+}
 
+
+class _RestrictedUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         try:
-            return self._allowed[module, name]
+            return _ALLOWED[module, name]
         except KeyError:
             raise pickle.UnpicklingError(f"the weights file asks for {module}.{name}, which is not allowed") from None
 

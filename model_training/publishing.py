@@ -10,7 +10,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from model_training.evaluation import auc, measure
+from model_training.evaluation import measure
 from model_training.fitting import WEIGHTS_FILE as FITTED_FILE
 from model_training.fitting import Recipe, build
 from model_training.phantoms import draw_chest
@@ -22,7 +22,7 @@ from worker.bundle import CARD_FILE, GOLDEN_FILE, MANIFEST_SCHEMA, WEIGHTS_FILE,
 from worker.calibration import FindingSpec
 from worker.classifier import Classifier
 from worker.domain import IntendedUse, JSONObject
-from worker.errors import BundleMismatch, UsageError
+from worker.errors import UsageError
 from worker.preprocessing import TRAINING_SPEC, PreprocessingSpec, apply
 
 GOLDEN_TOLERANCE = 0.02
@@ -36,7 +36,7 @@ INTENDED_USE = IntendedUse(
     body_parts=("CHEST",),
     statement=(
         "First read of frontal chest radiographs of children of 1 to 5 years for signs of pneumonia, for research and "
-        "for ordering a worklist under a doctor's eyes. No medical device. A film that is not flagged excludes no disease."
+        "for ordering a worklist under a doctor's eyes. No medical device: a film that is not flagged excludes nothing."
     ),
 )
 DATA_SOURCE = (
@@ -114,7 +114,7 @@ def publish(run: Path, data: Data, folder: Path, *, name: str, version: str, pre
     def write(part: Path) -> None:
         export(model, TRAINING_SPEC, part / WEIGHTS_FILE)
         (part / GOLDEN_FILE).parent.mkdir()
-        np.savez_compressed(part / GOLDEN_FILE, **_golden(model, TRAINING_SPEC))
+        np.savez_compressed(part / GOLDEN_FILE, **_golden(model, TRAINING_SPEC))  # type: ignore[arg-type]
         (part / CARD_FILE).write_text(card(manifest), encoding="utf-8")
 
     # Rehearsed aside first: a bundle whose network LiteRT runs differently never appears under its name.
@@ -163,19 +163,21 @@ not published. Digest of films, labels, patients and folds: `{data["digest"]}`.
 Known shortcut: normals and pneumonia films are framed differently in these data (chin in view, size of the lungs in
 the picture), and normals elsewhere are framed otherwise. A linear model on 14x14 thumbnails alone reaches an AUC of
 {data["linear_14x14_auc"]:.4f} out of fold, {data["linear_14x14_auc_conflict_normals"]:.4f} on the
-{data["conflict_normals"]} conflict normals (normals that a border-only linear model calls pneumonia). This was known before the recipe was
-chosen, partly from how the published test films are framed; strong random crops and the conflict slice answer it.
+{data["conflict_normals"]} conflict normals (normals that a border-only linear model calls pneumonia). This was
+known before the recipe was chosen, partly from how the published test films are framed; strong random crops and the
+conflict slice answer it.
 
 ## Network
 
-EfficientNet-Lite0, {training["parameters"]} parameters, one grey channel. Initial weights: {training["initial_weights"]}.
-Fitted on all films with the recipe in the manifest; LiteRT repeats its golden vectors within {manifest["golden_tolerance"]} in logit.
+EfficientNet-Lite0, {training["parameters"]} parameters, one grey channel. Initial weights:
+{training["initial_weights"]}. Fitted on all films with the recipe in the
+manifest; LiteRT repeats its golden vectors within {manifest["golden_tolerance"]} in logit.
 
 ## Figures
 
-{measured["films"][0].upper()}{measured["films"][1:]}, with the same recipe as the network that ships, which has seen all
-of them. 95 % intervals from a bootstrap over patients, {measured["count"]} films; the conflict rows hold
-{measured["conflict_normals"]["count"]} normals against all pneumonia films.
+{measured["films"][0].upper()}{measured["films"][1:]}, with the same recipe as the network that ships,
+which has seen all of them. 95 % intervals from a bootstrap over patients, {measured["count"]} films; the
+conflict rows hold {measured["conflict_normals"]["count"]} normals against all pneumonia films.
 
 | figure | value | 95 % interval |
 | --- | --- | --- |

@@ -1,4 +1,4 @@
-"""One run: a recipe on a data set, fold by fold, then on all films; every fold's logits are kept as soon as they exist."""
+"""One run: a recipe on a data set, fold by fold, then on all films; each fold's logits are kept as it ends."""
 
 from __future__ import annotations
 
@@ -71,9 +71,7 @@ def read(source: Path, folds: int, seed: int, progress: Callable[[], None] = lam
 def summary(data: Data) -> JSONObject:
     """Counts and hashes of a data set, and what a linear model on 14x14 thumbnails reaches on it."""
     repeated = {digest for digest, count in Counter(data.hashes).items() if count > 1}
-    linear = cross_fitted_logits(
-        thumbnails(data.pictures).reshape(len(data.labels), -1), data.labels, data.folds
-    )
+    linear = cross_fitted_logits(thumbnails(data.pictures).reshape(len(data.labels), -1), data.labels, data.folds)
     films = OutOfFold(linear, data.labels, data.conflict)
     return {
         "films": len(data.films),
@@ -106,8 +104,14 @@ def _write(path: Path, text: str) -> None:
 
 
 def run(
-    recipe: Recipe, data: Data, folder: Path, *, seed: int, only_fold: int | None = None,
-    steps_per_epoch: int | None = None, say: Callable[[str], None] = lambda _: None,
+    recipe: Recipe,
+    data: Data,
+    folder: Path,
+    *,
+    seed: int,
+    only_fold: int | None = None,
+    steps_per_epoch: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Fit every fold that has no logits yet, then the network on all films; call again after an interruption.
 
@@ -115,9 +119,7 @@ def run(
         UsageError: the folder holds a run of another recipe, seed or data set, or there is no such fold.
         FittingFailed: see ``fitting.fit``.
     """
-    record = {
-        "recipe": json.loads(describe(recipe)), "seed": seed, "data": summary(data), "environment": environment()
-    }
+    record = {"recipe": json.loads(describe(recipe)), "seed": seed, "data": summary(data), "environment": environment()}
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / RECORD_FILE
     if file.exists():
@@ -150,8 +152,14 @@ def _fit(
 ) -> object:
     weights = sampling_weights(data.labels[rows], data.patients[rows], data.conflict[rows], recipe)
     return fit(
-        recipe, TRAINING_SPEC, data.pictures[rows], data.labels[rows], weights, folder,
-        seed=seed, steps_per_epoch=steps_per_epoch,
+        recipe,
+        TRAINING_SPEC,
+        data.pictures[rows],
+        data.labels[rows],
+        weights,
+        folder,
+        seed=seed,
+        steps_per_epoch=steps_per_epoch,
     )
 
 

@@ -39,7 +39,7 @@ class OutOfFold:
     @property
     def conflict_normals(self) -> npt.NDArray[np.bool_]:
         """Films without the finding that are framed like films with it."""
-        return self.conflict & (self.labels == 0)
+        return np.asarray(self.conflict & (self.labels == 0))
 
     def on_conflict_normals(self) -> tuple[Logits, npt.NDArray[np.int64]]:
         """Logits and labels of the conflict normals against all films with the finding."""
@@ -86,9 +86,9 @@ def choose(films: OutOfFold, calibration: Calibration) -> OperatingPoint:
         uncertain_low=calibration.probability(low),
         uncertain_high=calibration.probability(high),
         reason=(
-            f"threshold: the smaller of out-of-fold sensitivity ({sensitivity[chosen]:.4f}, one-sided 95 % lower bound "
-            f"{sensitivity_lower_bound(found, len(present)):.4f}) and specificity on the {len(absent)} conflict normals "
-            f"({specificity[chosen]:.4f}) is largest there; band: from the lowest {_BAND_MISSED:.0%} of pneumonia films "
-            f"to the highest {_BAND_CALLED:.0%} of conflict normals, {in_band:.1%} of out-of-fold films"
+            f"threshold: the smaller of out-of-fold sensitivity ({sensitivity[chosen]:.4f}, one-sided 95 % lower "
+            f"bound {sensitivity_lower_bound(found, len(present)):.4f}) and specificity on the {len(absent)} conflict "
+            f"normals ({specificity[chosen]:.4f}) is largest there; band: from the lowest {_BAND_MISSED:.0%} of "
+            f"pneumonia films to the highest {_BAND_CALLED:.0%} of conflict normals, {in_band:.1%} of out-of-fold films"
         ),
     )

@@ -8,7 +8,7 @@ from worker.classifier import Classifier
 from worker.domain import Assessment, Caveat, Declared, Refusal
 from worker.gate import screen
 from worker.preprocessing import apply
-from worker.radiograph import DEFAULT_LIMITS, Header, Limits, decode, read_header
+from worker.radiograph import DEFAULT_LIMITS, Limits, decode, read_header
 
 
 def assess(

@@ -43,7 +43,9 @@ class Classifier:
     def __init__(self, bundle: Bundle, *, threads: int = 1) -> None:
         self.bundle = bundle
         try:
-            self._interpreter = Interpreter(model_content=(bundle.path / WEIGHTS_FILE).read_bytes(), num_threads=threads)
+            self._interpreter = Interpreter(
+                model_content=(bundle.path / WEIGHTS_FILE).read_bytes(), num_threads=threads
+            )
             self._run = self._interpreter.get_signature_runner()
         except (ValueError, RuntimeError) as error:
             raise BundleDamaged(f"{bundle.path / WEIGHTS_FILE} is no network that LiteRT can load: {error}") from error

@@ -46,9 +46,7 @@ class PreprocessingSpec:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
-TRAINING_SPEC = PreprocessingSpec(
-    rows=224, columns=224, resample="bilinear_antialiased", subtract=127.0, divide=128.0
-)
+TRAINING_SPEC = PreprocessingSpec(rows=224, columns=224, resample="bilinear_antialiased", subtract=127.0, divide=128.0)
 
 
 def shrink(spec: PreprocessingSpec, pixels: PixelArray) -> PixelArray:

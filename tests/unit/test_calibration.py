@@ -1,0 +1,57 @@
+"""Logit to probability to answer."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker.calibration import Calibration, FindingSpec, OperatingPoint
+from worker.domain import Answer
+
+SPEC = FindingSpec("pneumonia", "SCT:233604007", Calibration(1.5, -0.5, 0.5), OperatingPoint(0.5, 0.2, 0.7, "test"))
+finite = st.floats(-1e6, 1e6)
+
+
+@given(finite, finite)
+def test_probability_lies_between_0_and_1_and_never_falls(a: float, b: float) -> None:
+    low, high = sorted((a, b))
+    calibration = SPEC.calibration
+    assert 0 <= calibration.probability(low) <= calibration.probability(high) <= 1
+
+
+def test_probability_is_the_logistic_of_the_scaled_logit() -> None:
+    assert SPEC.calibration.probability(1.0) == pytest.approx(1 / (1 + math.exp(-1.0)))
+
+
+@pytest.mark.parametrize(
+    "probability, answer",
+    [
+        (0.0, Answer.NOT_FLAGGED), (0.1999, Answer.NOT_FLAGGED), (0.2, Answer.UNCERTAIN),
+        (0.6999, Answer.UNCERTAIN), (0.7, Answer.FLAGGED), (1.0, Answer.FLAGGED),
+    ],
+)  # fmt: skip
+def test_answer_at_the_edges_of_the_band(probability: float, answer: Answer) -> None:
+    assert SPEC.operating_point.answer(probability) is answer
+
+
+def test_finding_carries_the_prevalence_of_its_probability() -> None:
+    finding = SPEC.of(0.0)
+    assert finding.prevalence == 0.5
+    assert finding.logit == 0.0
+    assert finding.probability == pytest.approx(1 / (1 + math.exp(0.5)))
+    assert finding.answer is Answer.UNCERTAIN
+
+
+@pytest.mark.parametrize("wrong", [(0.0, 0.0, 0.5), (-1.0, 0.0, 0.5), (1.0, math.nan, 0.5), (1.0, 0.0, 1.0)])
+def test_calibration_that_cannot_be_meant_is_refused(wrong: tuple[float, float, float]) -> None:
+    with pytest.raises(ValueError, match="slope"):
+        Calibration(*wrong)
+
+
+@pytest.mark.parametrize("wrong", [(0.5, 0.6, 0.7), (0.5, 0.2, 0.4), (0.5, -0.1, 0.7), (0.5, 0.2, 1.1)])
+def test_band_that_leaves_out_its_threshold_is_refused(wrong: tuple[float, float, float]) -> None:
+    with pytest.raises(ValueError, match="must hold"):
+        OperatingPoint(*wrong, "test")

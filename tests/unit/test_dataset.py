@@ -1,0 +1,114 @@
+"""Films, labels, patients, folds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from model_training.dataset import Film, index, load_pixels, patient_key, split_folds
+from worker.errors import UsageError
+from worker.preprocessing import TRAINING_SPEC
+
+
+@pytest.mark.parametrize(
+    "name, key",
+    [
+        ("person12_virus_46.jpeg", "virus-12"),
+        ("person12_bacteria_46.jpeg", "bacteria-12"),
+        ("IM-0115-0001.jpeg", "IM-115"),
+        ("NORMAL2-IM-0115-0001-0002.jpeg", "NORMAL2-IM-115"),
+        ("film.jpeg", None),
+    ],
+)
+def test_patient_key(name: str, key: str | None) -> None:
+    assert patient_key(name) == key
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.booleans()), min_size=40, max_size=200),
+    st.integers(2, 5), st.integers(0, 99),
+)  # fmt: skip
+def test_no_patient_stands_in_two_folds(rows: list[tuple[int, bool]], folds: int, seed: int) -> None:
+    films = [Film(Path(f"{i}"), int(label), f"{patient}-{label}", True) for i, (patient, label) in enumerate(rows)]
+    try:
+        assigned = split_folds(films, folds, seed)
+    except UsageError:
+        patients = [{film.patient for film in films if film.label == label} for label in (0, 1)]
+        assert min(map(len, patients)) < folds
+        return
+    seen: dict[str, int] = {}
+    for film, fold in zip(films, assigned, strict=True):
+        assert seen.setdefault(film.patient, int(fold)) == fold
+    assert set(assigned.tolist()) == set(range(folds))
+
+
+def _data_set(folder: Path) -> Path:
+    for label in ("NORMAL", "PNEUMONIA"):
+        (folder / label).mkdir()
+        for number in range(3):
+            grey = np.full((20, 30), 40 * number + 10 * len(label), np.uint8)
+            Image.fromarray(grey).save(folder / label / f"film{number}.png")
+    return folder
+
+
+def test_index_lists_both_labels_in_order(tmp_path: Path) -> None:
+    films = index(_data_set(tmp_path))
+    assert [film.label for film in films] == [0, 0, 0, 1, 1, 1]
+    assert len({film.patient for film in films}) == 3  # equal names, no key: one stand-in a name
+    assert not any(film.patient_known for film in films)
+
+
+def test_index_reads_a_csv_with_paths_relative_to_it(tmp_path: Path) -> None:
+    _data_set(tmp_path)
+    table = tmp_path / "films.csv"
+    table.write_text("path,label,patient\nNORMAL/film0.png,NORMAL,a\nPNEUMONIA/film1.png,PNEUMONIA,b\n")
+    films = index(table)
+    assert [(film.patient, film.label, film.patient_known) for film in films] == [("a", 0, True), ("b", 1, True)]
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("file,label\n", "columns path and label"),
+        ("path,label\nNORMAL/film0.png,HEALTHY\n", "HEALTHY"),
+        ("path,label\nNORMAL/film0.png,NORMAL\n", "no film labelled PNEUMONIA"),
+        ("path,label\nNORMAL/film9.png,NORMAL\nPNEUMONIA/film0.png,PNEUMONIA\n", "film9.png"),
+    ],
+)
+def test_a_wrong_csv_is_named(tmp_path: Path, text: str, message: str) -> None:
+    _data_set(tmp_path)
+    table = tmp_path / "films.csv"
+    table.write_text(text)
+    with pytest.raises(UsageError, match=message):
+        index(table)
+
+
+def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="nowhere"):
+        index(tmp_path / "nowhere")
+
+
+def test_pixels_come_through_the_workers_decoding(tmp_path: Path) -> None:
+    pictures, hashes = load_pixels(index(_data_set(tmp_path)), TRAINING_SPEC)
+    assert pictures.shape == (6, 224, 224)
+    assert pictures[:, 0, 0].tolist() == [60, 100, 140, 90, 130, 170]
+    assert len(set(hashes)) == 6
+
+
+def test_an_unreadable_film_is_named(tmp_path: Path) -> None:
+    _data_set(tmp_path)
+    (tmp_path / "NORMAL" / "film1.png").write_text("no picture")
+    with pytest.raises(UsageError, match=r"film1\.png is unreadable \(unknown_format\)"):
+        load_pixels(index(tmp_path), TRAINING_SPEC)
+
+
+def test_equal_bytes_under_two_labels_are_named(tmp_path: Path) -> None:
+    _data_set(tmp_path)
+    (tmp_path / "NORMAL" / "film0.png").write_bytes((tmp_path / "PNEUMONIA" / "film2.png").read_bytes())
+    with pytest.raises(UsageError, match="same bytes"):
+        load_pixels(index(tmp_path), TRAINING_SPEC)
