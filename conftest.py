@@ -1,7 +1,7 @@
 """Which tests a machine can run, and that a run says which ones it left out.
 
 Some tests need what pip cannot bring. Where a piece is missing, a local run deselects its tests and ends with one line
-for each piece, naming what to install; with ``CI=true`` or ``PREREAD_REQUIRE_ALL=1`` a missing piece fails the run.
+for each piece, naming what to install; with ``CI=true`` or ``REQUIRE_ALL=1`` a missing piece fails the run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-KEPT_SETTINGS = frozenset({"PREREAD_FILMS", "PREREAD_REQUIRE_ALL"})
+KEPT_SETTINGS = frozenset({"PREREAD_FILMS"})
 FILM_FOLDERS = ("chest_xray_224", "chest_xray_full")
 
 # Nothing of the developer's own installation reaches the tests.
@@ -73,7 +73,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     config.stash[DESELECTED] = missing
     if not missing:
         return
-    if os.environ.get("CI") == "true" or os.environ.get("PREREAD_REQUIRE_ALL") == "1":
+    if os.environ.get("CI") == "true" or os.environ.get("REQUIRE_ALL") == "1":
         lines = [f"{count} tests need '{name}': {PIECES[name].remedy}" for name, count in missing.items()]
         raise pytest.UsageError("; ".join(lines))
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in missing)]

@@ -1,0 +1,291 @@
+"""The house rules that a machine can check: arrows, sizes, words, and that the record says what the code does."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+import zipfile
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from worker import errors
+from worker.domain import RefusalCode
+
+HOUSE = Path(__file__).parent.parent
+PACKAGES = ("worker", "model_training")
+PROJECT = tomllib.loads((HOUSE / "pyproject.toml").read_text())
+README = (HOUSE / "README.md").read_text()
+RUNBOOK = (HOUSE / "deploy" / "RUNBOOK.md").read_text()
+LOCKS = sorted(path for path in (HOUSE / "requirements").glob("*.txt") if path.name != "constraints.txt")
+LINES_MAX = 400
+
+
+def modules(*packages: str) -> list[Path]:
+    return sorted(path for package in packages for path in (HOUSE / package).rglob("*.py"))
+
+
+def named(path: Path) -> str:
+    return path.relative_to(HOUSE).as_posix()
+
+
+def tracked() -> list[Path]:
+    listing = subprocess.run(["git", "ls-files", "-z"], cwd=HOUSE, check=True, capture_output=True, text=True).stdout
+    return [HOUSE / name for name in listing.split("\0") if name and (HOUSE / name).is_file()]
+
+
+def texts() -> Iterator[tuple[Path, str]]:
+    for path in tracked():
+        try:
+            yield path, path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            continue
+
+
+def classes(root: type[errors.PrereadError] = errors.PrereadError) -> Iterator[type[errors.PrereadError]]:
+    yield root
+    for child in root.__subclasses__():
+        yield from classes(child)
+
+
+# --------------------------------------------------------------------------- arrows and sizes
+
+
+def test_import_contracts_hold() -> None:
+    """Arrows go one way: see [tool.importlinter] in pyproject.toml."""
+    linter = Path(sys.executable).parent / "lint-imports"
+    answer = subprocess.run([linter, "--no-cache"], cwd=HOUSE, check=False, capture_output=True, text=True)
+    assert answer.returncode == 0, answer.stdout
+
+
+def test_every_module_has_its_place_in_the_layers() -> None:
+    """A module that no layer names would escape the contract."""
+    contract = PROJECT["tool"]["importlinter"]["contracts"][0]
+    placed = set(re.findall(r"worker\.(\w+)", " ".join(contract["layers"])))
+    here = {path.relative_to(HOUSE / "worker").parts[0].removesuffix(".py") for path in modules("worker")}
+    assert here - {"__init__"} <= placed
+
+
+@pytest.mark.parametrize("path", modules(*PACKAGES), ids=named)
+def test_a_module_stays_small(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= LINES_MAX
+
+
+def test_help_loads_neither_training_nor_runtime() -> None:
+    """`preread --help` answers at once, and a worker never loads what trains."""
+    program = (
+        "import sys, worker.cli; print([n for n in ('tensorflow', 'keras', 'model_training') if n in sys.modules])"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], cwd=HOUSE, check=True, capture_output=True, text=True)
+    assert answer.stdout.strip() == "set()"
+
+
+# --------------------------------------------------------------------------- what no module may do
+
+FORBIDDEN_CALLS = {"rmtree", "removedirs", "move", "copytree"}
+# Who may remove or rename a file of Preread's own; a root's files are not among them.
+MAY_REMOVE = {"worker/bundle.py", "model_training/publishing.py", "model_training/fitting.py", "model_training/running.py"}
+
+
+def calls(path: Path) -> Iterator[tuple[str, str]]:
+    """Every called attribute in a module with the name it hangs on: ``os.replace`` is ``("os", "replace")``."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            owner = node.func.value
+            yield (owner.id if isinstance(owner, ast.Name) else ""), node.func.attr
+
+
+@pytest.mark.parametrize("path", modules(*PACKAGES), ids=named)
+def test_nothing_deletes_recursively_or_moves(path: Path) -> None:
+    called = set(calls(path))
+    assert not {name for _, name in called} & FORBIDDEN_CALLS
+    if named(path) not in MAY_REMOVE:
+        assert not called & {("os", name) for name in ("remove", "unlink", "rename", "replace", "rmdir", "truncate")}
+        assert not {name for _, name in called} & {"unlink", "rmdir"}
+
+
+def test_only_the_classifier_imports_the_inference_runtime() -> None:
+    importers = [
+        named(path)
+        for path in modules(*PACKAGES)
+        if re.search(r"^\s*(from|import) ai_edge", path.read_text(), re.MULTILINE)
+    ]
+    assert importers == ["worker/classifier.py"]
+
+
+@pytest.mark.parametrize("path", [p for p in modules("tests") if p.name != "test_house.py"], ids=named)
+def test_no_test_is_skipped(path: Path) -> None:
+    """A test that cannot run is deselected by its marker, and the run says so; it never passes by not running."""
+    assert not {name for _, name in calls(path)} & {"skip", "skipif", "xfail", "importorskip"}
+    assert not re.search(r"@pytest\.mark\.(skip|xfail)", path.read_text())
+
+
+# --------------------------------------------------------------------------- words
+
+HEALTH_WORDS = re.compile(r"\b(normal|negative|clear|healthy|unremarkable|no findings?|diagnos[ei]s)\b", re.IGNORECASE)
+
+
+def spoken(path: Path) -> Iterator[tuple[int, str]]:
+    """Every string that a person may be shown: literals, and docstrings too where typer makes them the help text."""
+    tree = ast.parse(path.read_text())
+    helps = "cli" in path.relative_to(HOUSE).parts or path.name == "cli.py"
+    docstrings = {
+        id(node.body[0].value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and (helps or id(node) not in docstrings):
+            yield node.lineno, node.value
+
+
+@pytest.mark.parametrize("path", modules("worker"), ids=named)
+def test_the_product_never_says_normal(path: Path) -> None:
+    """The words are "pneumonia not flagged; this excludes no disease"."""
+    said = [(line, text) for line, text in spoken(path) if HEALTH_WORDS.search(text)]
+    assert not said, f"{named(path)}: {said}"
+
+
+# Written in pieces, so that this file does not name them either.
+HOSTS = ("pypi" + ".org", "python" + "hosted", "npm" + "js", "deb." + "debian", "debian" + ".org/debian")
+MACHINE_PATHS = ("/wo" + "rk/", "/ro" + "ot/", "/ho" + "me/", "/op" + "t/py")
+
+
+def test_no_tracked_file_names_a_registry_or_this_machine() -> None:
+    found = [(named(path), word) for path, text in texts() for word in (*HOSTS, *MACHINE_PATHS) if word in text]
+    assert not found
+
+
+def test_every_python_file_is_documented() -> None:
+    bare = [
+        named(p)
+        for p in modules("worker", "model_training", "deploy")
+        if p.stat().st_size and not ast.get_docstring(ast.parse(p.read_text()))
+    ]
+    assert not bare
+
+
+# --------------------------------------------------------------------------- errors and the runbook
+
+
+def test_every_error_code_has_a_paragraph_in_the_runbook() -> None:
+    codes = [kind.code for kind in classes()]
+    assert len(codes) == len(set(codes)), "two classes share a code"
+    parts = re.split(r"^### `(\w+)`$", RUNBOOK.split("\n## Refusals")[0], flags=re.MULTILINE)[1:]
+    paragraphs = dict(zip(parts[::2], parts[1::2], strict=True))
+    assert set(paragraphs) == set(codes)
+    assert all(len(text.split()) >= 6 for text in paragraphs.values())
+
+
+def test_every_refusal_code_stands_in_the_runbook() -> None:
+    table = re.findall(r"^\| `(\w+)` \|", RUNBOOK.split("\n## Refusals")[1], flags=re.MULTILINE)
+    assert sorted(table) == sorted(RefusalCode)
+
+
+def test_every_error_stands_in_the_drawn_tree() -> None:
+    drawn = set(re.findall(r"[A-Z]\w+", (errors.__doc__ or "").split("::")[1]))
+    assert {kind.__name__ for kind in classes()} <= drawn
+
+
+# --------------------------------------------------------------------------- locks and packaging
+
+
+def requirements_of(lock: Path) -> dict[str, list[str]]:
+    """Name -> pinned lines of a lock."""
+    pinned: dict[str, list[str]] = {}
+    for line in re.sub(r"\\\n", " ", lock.read_text()).splitlines():
+        if line and not line.lstrip().startswith("#"):
+            pinned.setdefault(Requirement(line.split(" --hash")[0]).name.lower().replace("_", "-"), []).append(line)
+    return pinned
+
+
+@pytest.mark.parametrize("lock", LOCKS, ids=named)
+def test_a_lock_pins_hashes_and_names_no_index(lock: Path) -> None:
+    text = lock.read_text()
+    assert "://" not in text
+    assert "index" not in text
+    lines = [line for lines in requirements_of(lock).values() for line in lines]
+    assert lines
+    assert all("==" in line and "--hash=sha256:" in line for line in lines)
+
+
+def test_the_locks_agree_and_hold_what_the_project_asks_for() -> None:
+    locks = {lock.stem: requirements_of(lock) for lock in LOCKS}
+    for small, large in pairwise(("runtime", "demo", "train", "dev")):
+        assert {name: locks[small][name] for name in locks[small]} == {n: locks[large].get(n) for n in locks[small]}
+    for wanted in map(Requirement, PROJECT["project"]["dependencies"]):
+        for line in locks["runtime"][wanted.name.lower()]:
+            version = re.findall(r"==([^\s;]+)", line)[0]
+            assert wanted.specifier.contains(version), line
+
+
+def test_a_worker_never_installs_what_trains() -> None:
+    for lock in LOCKS:
+        if lock.stem in {"runtime", "demo"}:
+            assert not {"tensorflow", "keras", "torch"} & set(requirements_of(lock))
+
+
+def test_the_wheel_holds_the_two_packages_and_nothing_else(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path],
+        cwd=HOUSE,
+        check=True,
+        capture_output=True,
+        env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000"},
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == set(PACKAGES)
+    assert "worker/migrations/env.py" in names
+    assert "worker/py.typed" in names
+    assert any(re.fullmatch(r"worker/migrations/versions/\w+\.py", name) for name in names)
+    for wanted in ("manifest.json", "weights.tflite"):
+        assert any(re.fullmatch(rf"worker/bundles/[^/]+/[^/]+/{re.escape(wanted)}", name) for name in names), wanted
+    assert not [name for name in names if name.endswith((".pyc", ".db", ".jpeg", ".dcm"))]
+    assert wheel.stat().st_size < 30 * 2**20
+
+
+# --------------------------------------------------------------------------- the record
+
+
+def test_the_changelog_speaks_of_this_version() -> None:
+    changelog = (HOUSE / "CHANGELOG.md").read_text()
+    assert re.findall(r"^## \[(.+?)\]", changelog, flags=re.MULTILINE)[0] in {
+        "Unreleased",
+        PROJECT["project"]["version"],
+    }
+
+
+def test_the_readme_begins_with_the_two_commands() -> None:
+    named_first = re.findall(r"^make (\w+)", README, flags=re.MULTILINE)
+    assert named_first[:2] == ["demo", "test"]
+
+
+def test_every_make_command_in_the_record_exists() -> None:
+    makefile = (HOUSE / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z-]+):.*## ", makefile, flags=re.MULTILINE))
+    said = {
+        target
+        for name in ("README.md", "CONTRIBUTING.md", ".ci/run")
+        for target in re.findall(r"(?:^|`|&& )make ([a-z-]+)", (HOUSE / name).read_text(), flags=re.MULTILINE)
+    }
+    assert said <= targets
+    assert {"help", "demo", "test", "run", "lint", "type"} <= targets
+
+
+def test_decisions_are_numbered_and_short() -> None:
+    text = (HOUSE / "DECISIONS.md").read_text()
+    parts = re.split(r"^## (\d+)\. ", text, flags=re.MULTILINE)[1:]
+    assert [int(number) for number in parts[::2]] == list(range(1, len(parts) // 2 + 1))
+    for number, body in zip(parts[::2], parts[1::2], strict=True):
+        assert len([line for line in body.splitlines()[1:] if line.strip()]) <= 14, f"decision {number}"
