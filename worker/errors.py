@@ -4,6 +4,7 @@
 
     PrereadError
     ├── UnreadableError          the bytes are at fault; the same bytes fail the same way for ever
+    │   ├── NotAFile             (a link, pipe, socket or device: there are no bytes to read)
     │   ├── EmptyFile            TooManyBytes         UnknownFormat
     │   ├── BrokenHeader         NoPixels             TooManyPixels
     │   ├── TruncatedPixels      DecodeFailed         UnsupportedTransferSyntax
@@ -17,7 +18,8 @@
     │   └── BundleMissing        BundleDamaged        BundleMismatch
     ├── SettingsError            the operator wrote something that cannot be meant
     │   └── SchemaTooNew         SchemaOutdated       DatabaseUnsuitable
-    └── UsageError               a command was called with something that does not exist
+    ├── UsageError               a command was called with something that does not exist
+    └── InternalError            Preread itself is at fault
 
 A refusal is not an error: see ``domain.RefusalCode``.
 """
@@ -44,6 +46,13 @@ class UnreadableError(PrereadError):
 
     code = "unreadable"
     hint = "Look at the file in a DICOM or picture viewer; if it is whole there, report the code and the file's maker."
+
+
+class NotAFile(UnreadableError):
+    """The name is a symbolic link, a pipe, a socket or a device, not a file."""
+
+    code = "not_a_file"
+    hint = "Links are not followed, so that nothing outside the folder is read: put the film itself there."
 
 
 class EmptyFile(UnreadableError):
@@ -260,3 +269,11 @@ class UsageError(PrereadError):
 
     code = "usage"
     exit_code = 2
+
+
+class InternalError(PrereadError):
+    """Preread failed in a way that nobody foresaw."""
+
+    code = "internal"
+    exit_code = 70
+    hint = "Report it with the lines above; they hold no patient data."
