@@ -133,14 +133,16 @@ def load(path: Path) -> Bundle:
     return Bundle(path, manifest, hashlib.sha256(data).hexdigest())
 
 
-def _order(path: Path) -> tuple[str, list[tuple[int, str]]]:
-    parts = re.split(r"[.-]", path.name)
-    return path.parent.name, [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+def _order(path: Path) -> tuple[str, list[int], bool, str]:
+    """By name, then numbers; a version with a suffix (``1.0.0-rc1``) stands before the one without."""
+    numbers, _, suffix = path.name.partition("-")
+    return path.parent.name, [int(part) if part.isdigit() else -1 for part in numbers.split(".")], not suffix, suffix
 
 
 def installed(folder: Path | None = None) -> list[Path]:
     """Folders of the installed bundles, by name and rising version."""
-    return sorted((file.parent for file in (folder or _FOLDER).glob(f"*/*/{MANIFEST_FILE}")), key=_order)
+    found = (file.parent for file in (folder or _FOLDER).glob(f"*/*/{MANIFEST_FILE}"))
+    return sorted((path for path in found if not path.name.startswith(".")), key=_order)
 
 
 def resolve(name: str | None = None) -> Path:

@@ -1,0 +1,147 @@
+"""The manifest dictates; a bundle that differs from it is never used."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker import bundle as bundles
+from worker.domain import IntendedUse
+from worker.errors import BundleDamaged, BundleMissing, UsageError
+from worker.preprocessing import TRAINING_SPEC
+
+USE = IntendedUse(("CR",), ("AP",), 1.0, 6.0, ("CHEST",), "test")
+
+
+def manifest(**changes: Any) -> dict[str, Any]:
+    return {
+        "manifest_schema": 1,
+        "name": "test",
+        "version": "1.0.0",
+        "licence": "Apache-2.0",
+        "intended_use": asdict(USE),
+        "preprocessing": asdict(TRAINING_SPEC),
+        "preprocessing_digest": TRAINING_SPEC.digest,
+        "findings": [
+            {
+                "finding": "pneumonia",
+                "code": "SCT:233604007",
+                "calibration": {"slope": 1.0, "intercept": 0.0, "prevalence": 0.5},
+                "operating_point": {
+                    "threshold": 0.5,
+                    "uncertain_low": 0.4,
+                    "uncertain_high": 0.6,
+                    "reason": "test",
+                },
+            }
+        ],
+        "golden_tolerance": 0.02,
+        "training": {},
+        "metrics": {},
+        **changes,
+    }
+
+
+def write(folder: Path) -> None:
+    (folder / "golden").mkdir()
+    for name in ("weights.tflite", "golden/vectors.npz", "card.md"):
+        (folder / name).write_bytes(name.encode())
+
+
+def test_a_published_bundle_loads_with_what_was_written(tmp_path: Path) -> None:
+    bundle = bundles.publish(tmp_path, manifest(), write)
+    assert bundle.label == "test/1.0.0"
+    assert bundle.manifest.intended_use == USE
+    assert bundle.manifest.preprocessing == TRAINING_SPEC
+    assert bundle.manifest.findings[0].of(0.0).probability == 0.5
+    assert set(bundle.manifest.files) == {"weights.tflite", "golden/vectors.npz", "card.md"}
+    assert bundles.load(bundle.path) == bundle
+
+
+def test_a_published_version_never_changes(tmp_path: Path) -> None:
+    first = bundles.publish(tmp_path, manifest(), write)
+    with pytest.raises(UsageError, match="exists"):
+        bundles.publish(tmp_path, manifest(licence="other"), write)
+    assert bundles.load(first.path).digest == first.digest
+
+
+def test_nothing_appears_under_the_name_when_writing_fails(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        write(folder)
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        bundles.publish(tmp_path, manifest(), fail)
+    assert bundles.installed(tmp_path) == []
+
+
+@pytest.mark.parametrize("file", ["weights.tflite", "golden/vectors.npz", "card.md"])
+def test_a_changed_file_is_named(tmp_path: Path, file: str) -> None:
+    bundle = bundles.publish(tmp_path, manifest(), write)
+    (bundle.path / file).write_bytes(b"tampered")
+    with pytest.raises(BundleDamaged, match=file):
+        bundles.load(bundle.path)
+
+
+def test_a_lost_file_is_named(tmp_path: Path) -> None:
+    bundle = bundles.publish(tmp_path, manifest(), write)
+    (bundle.path / "card.md").unlink()
+    with pytest.raises(BundleDamaged, match=r"card\.md"):
+        bundles.load(bundle.path)
+
+
+@pytest.mark.parametrize(
+    "changes, where",
+    [
+        ({"manifest_schema": 2}, "manifest_schema is 2"),
+        ({"name": "../up"}, "name and version"),
+        ({"preprocessing_digest": "0"}, "preprocessing_digest"),
+        ({"findings": []}, "findings is empty"),
+        ({"golden_tolerance": "wide"}, "golden_tolerance"),
+        ({"intended_use": {}}, "intended_use"),
+        ({"preprocessing": {**asdict(TRAINING_SPEC), "resample": "nearest"}}, "preprocessing"),
+    ],
+)
+def test_a_wrong_field_is_named(tmp_path: Path, changes: dict[str, Any], where: str) -> None:
+    bundle = bundles.publish(tmp_path, manifest(), write)
+    fields = json.loads(bundle.manifest_json)
+    (bundle.path / "manifest.json").write_text(json.dumps({**fields, **changes}))
+    with pytest.raises(BundleDamaged, match=where):
+        bundles.load(bundle.path)
+
+
+def test_a_manifest_may_not_point_outside_its_bundle(tmp_path: Path) -> None:
+    bundle = bundles.publish(tmp_path, manifest(), write)
+    fields = json.loads(bundle.manifest_json)
+    fields["files"]["../../secret"] = "0"
+    (bundle.path / "manifest.json").write_text(json.dumps(fields))
+    with pytest.raises(BundleDamaged, match="outside the bundle"):
+        bundles.load(bundle.path)
+
+
+def test_text_that_is_no_json_is_named(tmp_path: Path) -> None:
+    bundle = bundles.publish(tmp_path, manifest(), write)
+    (bundle.path / "manifest.json").write_text("{")
+    with pytest.raises(BundleDamaged, match=r"manifest\.json"):
+        bundles.load(bundle.path)
+
+
+def test_no_manifest_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleMissing, match=str(tmp_path)):
+        bundles.load(tmp_path)
+
+
+def test_installed_lists_versions_in_rising_order(tmp_path: Path) -> None:
+    for version in ("1.10.0", "1.9.0", "1.10.0-rc1", "2.0.0"):
+        bundles.publish(tmp_path, manifest(version=version), write)
+    assert [path.name for path in bundles.installed(tmp_path)] == ["1.9.0", "1.10.0-rc1", "1.10.0", "2.0.0"]
+
+
+def test_resolve_finds_the_default_bundle_a_folder_and_names_what_is_missing(tmp_path: Path) -> None:
+    assert bundles.load(bundles.resolve()).manifest.name == "pneumonia-children"
+    bundle = bundles.publish(tmp_path, manifest(), write)
+    assert bundles.resolve(str(bundle.path)) == bundle.path
+    with pytest.raises(BundleMissing, match="nothing/9"):
+        bundles.resolve("nothing/9")
