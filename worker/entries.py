@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from worker.domain import Caveat, FileState, Finding, FloatArray, Identity, Population
@@ -65,8 +65,8 @@ class Claim:
         epoch: grows with every claim of this version; a commit with an older epoch is fenced.
         attempts: slot deaths that still count, this attempt included (1 for the first).
         interruptions: deaths of a whole worker while this version was claimed.
-        alone: it took part in three deaths of a worker: run it with nothing else in flight. The ledger hands it out only
-            while this worker holds no other claim, and hands out nothing beside it.
+        alone: it took part in three deaths of a worker: run it with nothing else in flight. The ledger hands it out
+            only while this worker holds no other claim, and hands out nothing beside it.
     """
 
     file_id: int
@@ -94,7 +94,7 @@ class FileFacts:
     """
 
     sha256: str
-    identity: Identity = Identity()
+    identity: Identity = field(default_factory=Identity)
     format: str = ""
     transfer_syntax_uid: str | None = None
     rows: int | None = None

@@ -8,10 +8,10 @@ import unicodedata
 MAX_IDENTIFIER_CHARS = 256
 MAX_TEXT_CHARS = 1024
 
-# Directional embeddings, overrides and isolates reorder what a person reads. The joiners U+200C and U+200D stay: Persian
-# and Hindi names need them.
+# Directional embeddings, overrides and isolates reorder what a person reads. The joiners U+200C and U+200D stay:
+# Persian and Hindi names need them.
 _BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
-_UNPRINTABLE_CATEGORIES = frozenset({"Cc", "Cs", "Co", "Cn", "Zl", "Zp"})
+_UNPRINTABLE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 def escape(text: str) -> str:

@@ -1,10 +1,10 @@
-"""The ledger: what exists, what is owed, who has it, how it ended. Every change of a file version's state is a verb here.
+"""The ledger: what exists, what is owed, who has it, how it ended. Every change of a version's state is a verb here.
 
 ::
 
     observe ──► SETTLING ── settle ──► READY ── claim ──► CLAIMED ── commit_assessed, commit_refused ──► DONE
-                  ▲  │                  ▲ ▲                 │ │ └─── commit_unreadable, third fail ────► QUARANTINED(code)
-                  │  └ quarantine_empty │ └── give_back ────┤ └───── fail, give_back(retry_in_s) ──► RETRY(retry_at) ─► READY
+                  ▲  │                  ▲ ▲                 │ │ └─ commit_unreadable, third fail ──► QUARANTINED(code)
+                  │  └ quarantine_empty │ └── give_back ────┤ └─── fail, give_back(retry_in_s) ► RETRY(retry_at) ► READY
                   └── give_back(FileChanged)                └ recover_interrupted ──► READY (attempt refunded)
 
     absent:  SETTLING, READY, RETRY ──► MISSED;  DONE, QUARANTINED ──► VANISHED (its result is kept)
@@ -67,7 +67,7 @@ class Ledger:
         return self._write(lambda c, _: discovery.register_root(c, self._clock(c), path, population, path_pattern))
 
     def register_bundle(self, *, name: str, version: str, digest: str, manifest: str = "{}") -> int:
-        """Make the bundle known and return its id. ``digest``: sha256 hex of its manifest; ``manifest``: its JSON text."""
+        """Make the bundle known, return its id. ``digest``: sha256 hex of its manifest; ``manifest``: its JSON text."""
         return self._write(lambda c, _: commits.register_bundle(c, self._clock(c), name, version, digest, manifest))
 
     def heartbeat(self) -> None:
@@ -95,16 +95,16 @@ class Ledger:
     def live_paths(self, root_id: int, *, after_file_id: int = 0, limit: int = 1000) -> list[tuple[int, bytes]]:
         """Return one page of ``(file_id, path)`` that a complete scan should have met, by rising id.
 
-        Those are newest versions that are not IGNORED, MISSED or VANISHED. Go on with the last id until a page is empty.
+        Those are newest versions, not IGNORED, MISSED or VANISHED. Go on with the last id until a page is empty.
         """
         return store.read(self.engine, lambda c: discovery.live_paths(c, root_id, after_file_id, limit))
 
     def observe(self, root_id: int, observations: Iterable[Observation]) -> dict[bytes, Version]:
         """Tell what was seen; return the newest version of each path afterwards.
 
-        A path with a new size or mtime gets a new version, SETTLING (a version that was itself still SETTLING is changed
-        in place, so that a growing file is one row). MISSED and IGNORED versions seen again settle again; a VANISHED one
-        gets back the state of its outcome. Everything else is left as it is, so telling the same again changes nothing.
+        A path with a new size or mtime gets a new version, SETTLING (a version that was itself still SETTLING is
+        changed in place, so that a growing file is one row). MISSED and IGNORED versions seen again settle again; a
+        VANISHED one gets back the state of its outcome. Telling the same again changes nothing.
         """
         batch = list(observations)
         return self._write(lambda c, _: discovery.observe(c, self._clock(c), root_id, batch))
@@ -133,7 +133,7 @@ class Ledger:
     def absent(self, root_id: int, paths: Iterable[bytes]) -> int:
         """Note paths that complete scans no longer met; return how many versions moved. Nothing is deleted.
 
-        SETTLING, READY and RETRY become MISSED, DONE and QUARANTINED become VANISHED. A claimed version is left to its slot.
+        SETTLING, READY and RETRY become MISSED, DONE and QUARANTINED become VANISHED. Claimed ones are left alone.
         """
         batch = list(paths)
         return self._write(lambda c, _: discovery.absent(c, self._clock(c), root_id, batch))
@@ -157,20 +157,23 @@ class Ledger:
         """
         token = store.new_token()
         return self._write(
-            lambda c, _: claims.claim(c, self._clock(c), self.worker_id, self.lease_s, list(root_ids), limit, token)
+            lambda c, again: claims.claim(
+                c, self._clock(c), self.worker_id, self.lease_s, list(root_ids), limit, token, again
+            )
         )
 
     def renew(self, batch: Collection[Claim]) -> set[int]:
-        """Extend the leases; return the file ids that are still this claim's. The others were fenced: drop their work."""
+        """Extend the leases; return the file ids that are still these claims'. The others were fenced: drop them."""
         held = list(batch)
         return self._write(lambda c, _: claims.renew(c, self._clock(c), self.lease_s, held))
 
     def give_back(self, claim: Claim, why: EnvironmentFault | str, *, retry_in_s: float = 0.0) -> FileState | None:
         """Give up a claim for which the file is not to blame; its attempt is refunded.
 
-        The new state: READY, or RETRY when ``retry_in_s`` is above 0. By the error: ``FileChanged`` SETTLING (SUPERSEDED
-        when a newer version is known), ``FileVanished`` MISSED, ``FileLocked`` like the others until it has been locked
-        for 24 h, then QUARANTINED('locked'). A plain ``str`` is the reason, e.g. ``"the worker stops"``.
+        The new state: READY, or RETRY when ``retry_in_s`` is above 0. By the error: ``FileChanged`` SETTLING,
+        ``FileVanished`` MISSED, ``FileLocked`` like the others until it has been locked for 24 h, then
+        QUARANTINED('locked'). Whatever the error, SUPERSEDED when a newer version of the path is known. A plain ``str``
+        is the reason, e.g. ``"the worker stops"``.
 
         Returns:
             The new state; ``None`` when the claim was fenced.
@@ -193,10 +196,11 @@ class Ledger:
         return self._write(lambda c, again: claims.quarantine(c, self._clock(c), claim, error, again))
 
     def recover_interrupted(self) -> int:
-        """Give back the claims of workers that died on this host, that stopped, or whose lease ran out; return how many.
+        """Give back claims of workers that died on this host, that stopped, or whose lease ran out; return how many.
 
-        READY, interruptions + 1, attempt refunded. After three interruptions a version runs alone, and then its attempts
-        stay counted: the third such death quarantines it as ``slot_crashed``. Call it at start and every few seconds.
+        READY, interruptions + 1, attempt refunded. After three interruptions a version runs alone, and then its
+        attempts stay counted: the third such death quarantines it as ``slot_crashed``. Call it at start and every few
+        seconds.
         """
         return self._write(lambda c, _: claims.recover_interrupted(c, self._clock(c)))
 

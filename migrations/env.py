@@ -1,0 +1,15 @@
+"""Run by alembic: applies the migrations on the connection that ``worker.store`` opened, in its transaction."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from worker.schema import metadata
+
+connection = context.config.attributes.get("connection")
+if connection is None:
+    raise RuntimeError("run `preread db upgrade`: the migrations use the connection that the program opened")
+
+context.configure(connection=connection, target_metadata=metadata, render_as_batch=connection.dialect.name == "sqlite")
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,299 @@
+"""Who may read what: transaction bodies behind ``Ledger``'s verbs of claiming. See there for what each does."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, select, update
+
+from worker import schema
+from worker.discovery import CLEAN_SLATE, insert_or_skip
+from worker.domain import FileState, Outcome
+from worker.entries import Claim
+from worker.errors import EnvironmentFault, FileChanged, FileLocked, FileVanished, PrereadError, SlotCrashed, SlotError
+from worker.escaping import clean_text
+from worker.liveness import process_token, this_host
+from worker.moves import SET_FREE, ended_as, held, leave_claim, move, record
+
+MAX_ATTEMPTS = 3
+MAX_INTERRUPTIONS = 3
+LOCKED_FOR = timedelta(hours=24)
+# How long a file that must run alone lets others go before it; then nothing new is claimed until it had its turn.
+ALONE_PATIENCE = timedelta(seconds=60)
+
+DIED_ALONE = "the worker died three times while it read this file and nothing else"
+
+
+# ---------------------------------------------------------------------- workers
+
+
+def heartbeat(connection: Connection, now: datetime, worker_id: str) -> None:
+    """See ``Ledger.heartbeat``."""
+    c = schema.worker.c
+    alive = update(schema.worker).where(c.id == worker_id).values(heartbeat_at=now, stopped_at=None)
+    if connection.execute(alive).rowcount:
+        return
+    try:
+        program_version = version("preread")
+    except PackageNotFoundError:  # run from a folder without being installed
+        program_version = "unknown"
+    row: schema.Row = {
+        "id": worker_id,
+        "host": this_host(),
+        "pid": os.getpid(),
+        "process_token": process_token(os.getpid()) or "",
+        "program_version": program_version,
+        "started_at": now,
+        "heartbeat_at": now,
+    }
+    insert_or_skip(connection, schema.worker, [row])
+
+
+def stop(connection: Connection, now: datetime, worker_id: str) -> None:
+    """See ``Ledger.stop``."""
+    connection.execute(update(schema.worker).where(schema.worker.c.id == worker_id).values(stopped_at=now))
+
+
+def _dead_owners(connection: Connection) -> list[str]:
+    """Return the workers that hold claims although they stopped or, on this host, no longer run."""
+    c, owner = schema.worker.c, schema.file.c.owner
+    holders = select(owner).where(schema.file.c.state == FileState.CLAIMED).distinct()
+    host = this_host()
+    return [
+        row.id
+        for row in connection.execute(
+            select(c.id, c.host, c.pid, c.process_token, c.stopped_at).where(c.id.in_(holders))
+        )
+        if row.stopped_at is not None or (row.host == host and process_token(row.pid) != row.process_token)
+    ]
+
+
+# ---------------------------------------------------------------------- claiming
+
+
+def claim(
+    connection: Connection,
+    now: datetime,
+    worker_id: str,
+    lease_s: float,
+    root_ids: Sequence[int],
+    limit: int,
+    token: str,
+    again: bool,
+) -> list[Claim]:
+    """See ``Ledger.claim``. ``token``: of this call, to find a claim whose answer was lost."""
+    if limit < 1 or not root_ids:
+        return []
+    c = schema.file.c
+    if again:
+        taken = _claims(connection, select(schema.file).where(c.state == FileState.CLAIMED, c.claim_token == token))
+        if taken:
+            return taken
+    _wake_due(connection, now, root_ids)
+    ready = [c.state == FileState.READY, c.root_id.in_(root_ids)]
+    in_flight = connection.execute(
+        select(c.alone).where(c.state == FileState.CLAIMED, c.owner == worker_id).with_for_update()
+    ).scalars().all()  # fmt: skip
+    if any(in_flight):
+        return []
+    lonely = connection.execute(
+        select(c.id, c.changed_at).where(*ready, c.alone).order_by(c.id).limit(1)
+    ).one_or_none()  # fmt: skip
+    patience_ends = lonely is not None and lonely.changed_at <= now - ALONE_PATIENCE
+    if patience_ends and in_flight:
+        return []
+    file_ids: Sequence[int] = []
+    if not patience_ends:
+        # newest first: today's patients do not wait behind an archive
+        newest_first = select(c.id).where(*ready, ~c.alone).order_by(c.id.desc()).limit(limit)
+        file_ids = connection.execute(newest_first.with_for_update(skip_locked=True)).scalars().all()
+    if not file_ids and lonely is not None and not in_flight:
+        only = select(c.id).where(*ready, c.alone, c.id == lonely.id)
+        file_ids = connection.execute(only.with_for_update(skip_locked=True)).scalars().all()
+    if not file_ids:
+        return []
+    connection.execute(
+        update(schema.file)
+        .where(c.id.in_(file_ids))
+        .values(
+            attempts=c.attempts + 1,
+            epoch=c.epoch + 1,
+            owner=worker_id,
+            claim_token=token,
+            lease_until=now + timedelta(seconds=lease_s),
+            retry_at=None,
+        )
+    )
+    move(connection, now, file_ids, FileState.READY, FileState.CLAIMED, "claimed", worker_id=worker_id)
+    return _claims(connection, select(schema.file).where(c.id.in_(file_ids)))
+
+
+def _wake_due(connection: Connection, now: datetime, root_ids: Sequence[int]) -> None:
+    c = schema.file.c
+    due = select(c.id).where(c.state == FileState.RETRY, c.retry_at <= now, c.root_id.in_(root_ids)).limit(1000)
+    file_ids = connection.execute(due.with_for_update(skip_locked=True)).scalars().all()
+    move(connection, now, file_ids, FileState.RETRY, FileState.READY, "due again", retry_at=None)
+
+
+def _claims(connection: Connection, statement: Select[Any]) -> list[Claim]:
+    return [
+        Claim(
+            file_id=row.id,
+            root_id=row.root_id,
+            path=row.path,
+            size_bytes=row.size_bytes,
+            mtime_ns=row.mtime_ns,
+            epoch=row.epoch,
+            attempts=row.attempts,
+            interruptions=row.interruptions,
+            alone=row.alone,
+        )
+        for row in connection.execute(statement.order_by(schema.file.c.id.desc()))
+    ]
+
+
+def renew(connection: Connection, now: datetime, lease_s: float, batch: Collection[Claim]) -> set[int]:
+    """See ``Ledger.renew``."""
+    until = now + timedelta(seconds=lease_s)
+    return {
+        one.file_id
+        for one in sorted(batch, key=lambda one: one.file_id)
+        if connection.execute(update(schema.file).where(held(one)).values(lease_until=until)).rowcount
+    }
+
+
+# ---------------------------------------------------------------------- giving back
+
+
+def _held_row(connection: Connection, one: Claim) -> Row[Any] | None:
+    c = schema.file.c
+    statement = select(c.attempts, c.locked_since, c.newest).where(held(one)).with_for_update()
+    return connection.execute(statement).one_or_none()
+
+
+def give_back(
+    connection: Connection, now: datetime, one: Claim, why: EnvironmentFault | str, retry_in_s: float, again: bool
+) -> FileState | None:
+    """See ``Ledger.give_back``."""
+    row = _held_row(connection, one)
+    if row is None:
+        return ended_as(connection, one) if again else None
+    values: dict[str, Any] = {"attempts": max(0, row.attempts - 1), "retry_at": None, "locked_since": None}
+    reason = why if isinstance(why, str) else f"{why.code}: {why}"
+    if not row.newest:
+        to_state = FileState.SUPERSEDED
+    elif isinstance(why, FileChanged):
+        to_state = FileState.SETTLING
+    elif isinstance(why, FileVanished):
+        to_state = FileState.MISSED
+    else:
+        if isinstance(why, FileLocked):
+            values["locked_since"] = row.locked_since or now
+            if now - values["locked_since"] >= LOCKED_FOR:
+                return _set_aside(connection, now, one, why, values)
+        to_state = FileState.READY
+        if retry_in_s > 0:
+            to_state = FileState.RETRY
+            values["retry_at"] = now + timedelta(seconds=retry_in_s)
+    leave_claim(connection, now, one, to_state, reason, **values)
+    return to_state
+
+
+def fail(
+    connection: Connection, now: datetime, one: Claim, error: SlotError, retry_in_s: float, again: bool
+) -> FileState | None:
+    """See ``Ledger.fail``."""
+    row = _held_row(connection, one)
+    if row is None:
+        return ended_as(connection, one) if again else None
+    if not row.newest:
+        leave_claim(connection, now, one, FileState.SUPERSEDED, f"{error.code}: {error}")
+        return FileState.SUPERSEDED
+    if row.attempts >= MAX_ATTEMPTS:
+        return _set_aside(connection, now, one, error, {})
+    values = {"retry_at": now + timedelta(seconds=retry_in_s), "locked_since": None}
+    leave_claim(connection, now, one, FileState.RETRY, f"{error.code}: {error}", **values)
+    return FileState.RETRY
+
+
+def quarantine(connection: Connection, now: datetime, one: Claim, error: PrereadError, again: bool) -> bool:
+    """See ``Ledger.quarantine``."""
+    if _held_row(connection, one) is None:
+        return again and ended_as(connection, one) is FileState.QUARANTINED
+    _set_aside(connection, now, one, error, {})
+    return True
+
+
+def set_aside_values(now: datetime, code: str, reason: str) -> dict[str, Any]:
+    """Return what a quarantined version holds besides its state."""
+    return {
+        "outcome": Outcome.UNREADABLE,
+        "code": code,
+        "reason": clean_text(reason),
+        "committed_at": now,
+        "retry_at": None,
+    }
+
+
+def _set_aside(
+    connection: Connection, now: datetime, one: Claim, error: PrereadError, values: dict[str, Any]
+) -> FileState:
+    values = {**values, **set_aside_values(now, error.code, str(error))}
+    leave_claim(connection, now, one, FileState.QUARANTINED, f"{error.code}: {error}", **values)
+    return FileState.QUARANTINED
+
+
+def recover_interrupted(connection: Connection, now: datetime) -> int:
+    """See ``Ledger.recover_interrupted``."""
+    c = schema.file.c
+    lost = c.lease_until < now
+    dead = _dead_owners(connection)
+    if dead:
+        lost = lost | c.owner.in_(dead)
+    rows = connection.execute(
+        select(c.id, c.epoch, c.owner, c.attempts, c.interruptions, c.alone, c.newest)
+        .where(c.state == FileState.CLAIMED, lost)
+        .order_by(c.id)
+        .with_for_update(skip_locked=True)
+    ).all()
+    for row in rows:
+        interruptions = row.interruptions + 1
+        values: dict[str, Any] = {"interruptions": interruptions, "alone": interruptions >= MAX_INTERRUPTIONS}
+        to_state, why = FileState.READY, "the worker died or its lease ran out"
+        if not row.newest:
+            to_state, why = FileState.SUPERSEDED, "the worker died; a newer version is known"
+        elif not row.alone:
+            values["attempts"] = max(0, row.attempts - 1)
+        elif row.attempts >= MAX_ATTEMPTS:
+            to_state, why = FileState.QUARANTINED, DIED_ALONE
+            values.update(set_aside_values(now, SlotCrashed.code, DIED_ALONE))
+        connection.execute(
+            update(schema.file)
+            .where(c.id == row.id, c.state == FileState.CLAIMED, c.epoch == row.epoch)
+            .values({"state": to_state, "changed_at": now, **SET_FREE, **values})
+        )
+        record(connection, now, [(row.id, row.epoch)], FileState.CLAIMED, to_state, why, row.owner)
+    return len(rows)
+
+
+# ---------------------------------------------------------------------- reopening
+
+
+def reopen(connection: Connection, now: datetime, file_ids: Sequence[int], why: str) -> int:
+    """See ``Ledger.reopen``."""
+    return len(move(connection, now, file_ids, FileState.QUARANTINED, FileState.READY, why, **CLEAN_SLATE))
+
+
+def reopen_code(connection: Connection, now: datetime, root_ids: Sequence[int], code: str, why: str) -> int:
+    """See ``Ledger.reopen_code``."""
+    c = schema.file.c
+    file_ids = connection.execute(
+        select(c.id)
+        .where(c.state == FileState.QUARANTINED, c.code == code, c.newest, c.root_id.in_(root_ids))
+        .order_by(c.id)
+    ).scalars().all()  # fmt: skip
+    return reopen(connection, now, file_ids, why)

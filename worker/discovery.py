@@ -1,0 +1,389 @@
+"""What was seen in a root: transaction bodies behind ``Ledger``'s verbs of discovery. See there for what each does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Row, Select, func, select, update
+
+from worker import schema
+from worker.domain import OPEN_STATES, FileState, Outcome, Population
+from worker.entries import Observation, Version
+from worker.errors import EmptyFile
+from worker.escaping import display_path
+from worker.moves import absolute, chunks, move, path_key, record
+
+# Not yet read, so that nothing is lost when a newer version of the path takes their place at once.
+_NEVER_READ = (FileState.SETTLING, FileState.READY, FileState.RETRY, FileState.MISSED, FileState.IGNORED)
+_GONE_BEFORE_READ = (FileState.SETTLING, FileState.READY, FileState.RETRY)
+_GONE_AFTERWARDS = (FileState.DONE, FileState.QUARANTINED)
+
+CLEAN_SLATE: dict[str, Any] = {
+    "attempts": 0,
+    "interruptions": 0,
+    "alone": False,
+    "retry_at": None,
+    "locked_since": None,
+    "outcome": None,
+    "code": None,
+    "reason": None,
+    "committed_at": None,
+}
+
+
+# ---------------------------------------------------------------------- roots
+
+
+def register_root(
+    connection: Connection, now: datetime, path: bytes, population: Population, path_pattern: str | None
+) -> int:
+    """See ``Ledger.register_root``."""
+    path = absolute(path)
+    columns = schema.root.c
+    insert_or_skip(
+        connection,
+        schema.root,
+        [
+            {
+                "path": path,
+                "path_key": path_key(path),
+                "path_text": display_path(path),
+                "population": population,
+                "path_pattern": path_pattern,
+                "registered_at": now,
+            }
+        ],
+    )
+    return connection.execute(
+        update(schema.root)
+        .where(columns.path_key == path_key(path))
+        .values(population=population, path_pattern=path_pattern)
+        .returning(columns.id)
+    ).scalar_one()
+
+
+def insert_or_skip(connection: Connection, table: Any, rows: Sequence[schema.Row]) -> list[tuple[int, ...]]:
+    """Insert the rows that no unique constraint forbids; return the ids of those that were inserted."""
+    # the two dialects' inserts share on_conflict_do_nothing, but not through a common type
+    if connection.dialect.name == "sqlite":
+        from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+        statement: Any = sqlite_insert(table).on_conflict_do_nothing()
+    else:
+        from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+
+        statement = postgresql_insert(table).on_conflict_do_nothing()
+    inserted: list[tuple[int, ...]] = []
+    for batch in chunks(rows):
+        inserted.extend(tuple(row) for row in connection.execute(statement.returning(table.c.id), batch))
+    return inserted
+
+
+def scan_started(connection: Connection, now: datetime, root_id: int) -> None:
+    """See ``Ledger.scan_started``."""
+    connection.execute(update(schema.root).where(schema.root.c.id == root_id).values(last_scan_started_at=now))
+
+
+def scan_completed(connection: Connection, now: datetime, root_id: int, files_seen: int) -> None:
+    """See ``Ledger.scan_completed``."""
+    connection.execute(
+        update(schema.root)
+        .where(schema.root.c.id == root_id)
+        .values(last_scan_completed_at=now, last_scan_files=files_seen)
+    )
+
+
+# ---------------------------------------------------------------------- looking up
+
+
+def _versions() -> Select[Any]:
+    c = schema.file.c
+    return select(
+        c.id, c.root_id, c.path, c.size_bytes, c.mtime_ns, c.inode, c.state, c.code, c.first_seen_at, c.settled_at,
+        c.outcome, c.epoch, c.newest,
+    )  # fmt: skip
+
+
+def _version(row: Row[Any]) -> Version:
+    return Version(
+        file_id=row.id,
+        root_id=row.root_id,
+        path=row.path,
+        size_bytes=row.size_bytes,
+        mtime_ns=row.mtime_ns,
+        inode=row.inode,
+        state=FileState(row.state),
+        code=row.code,
+        first_seen_at=row.first_seen_at,
+        settled_at=row.settled_at,
+    )
+
+
+def _newest(
+    connection: Connection, root_id: int, paths: Sequence[bytes], *, lock: bool = False
+) -> dict[bytes, Row[Any]]:
+    c = schema.file.c
+    found: dict[bytes, Row[Any]] = {}
+    for batch in chunks(paths):
+        statement = _versions().where(
+            c.root_id == root_id, c.newest, c.path_key.in_([path_key(path) for path in batch])
+        )
+        if lock:
+            statement = statement.order_by(c.id).with_for_update()
+        found.update((row.path, row) for row in connection.execute(statement))
+    return found
+
+
+def known(connection: Connection, root_id: int, paths: Sequence[bytes]) -> dict[bytes, Version]:
+    """See ``Ledger.known``."""
+    return {path: _version(row) for path, row in _newest(connection, root_id, paths).items()}
+
+
+def live_paths(connection: Connection, root_id: int, after_file_id: int, limit: int) -> list[tuple[int, bytes]]:
+    """See ``Ledger.live_paths``."""
+    c = schema.file.c
+    gone = (FileState.IGNORED, FileState.MISSED, FileState.VANISHED)
+    rows = connection.execute(
+        select(c.id, c.path)
+        .where(c.root_id == root_id, c.newest, c.id > after_file_id, c.state.not_in(gone))
+        .order_by(c.id)
+        .limit(limit)
+    )
+    return [(row.id, row.path) for row in rows]
+
+
+def counts(connection: Connection, root_ids: list[int] | None) -> dict[FileState, int]:
+    """See ``Ledger.counts``."""
+    c = schema.file.c
+    statement = select(c.state, func.count().label("files")).group_by(c.state)
+    if root_ids is not None:
+        statement = statement.where(c.root_id.in_(root_ids))
+    found = {FileState(row.state): row.files for row in connection.execute(statement)}
+    return {state: found.get(state, 0) for state in FileState}
+
+
+def owed(connection: Connection, root_ids: list[int] | None) -> int:
+    """See ``Ledger.owed``."""
+    c = schema.file.c
+    statement = select(func.count()).select_from(schema.file).where(c.state.in_(sorted(OPEN_STATES)))
+    if root_ids is not None:
+        statement = statement.where(c.root_id.in_(root_ids))
+    return connection.execute(statement).scalar_one()
+
+
+# ---------------------------------------------------------------------- observing
+
+
+def observe(
+    connection: Connection, now: datetime, root_id: int, observations: Sequence[Observation]
+) -> dict[bytes, Version]:
+    """See ``Ledger.observe``."""
+    # one order for all workers, so that two of them on one root do not wait for each other in a circle
+    seen = sorted({observation.path: observation for observation in observations}.values(), key=lambda one: one.path)
+    before = _newest(connection, root_id, [one.path for one in seen], lock=True)
+    _insert(connection, now, root_id, [one for one in seen if one.path not in before], FileState.SETTLING, "seen")
+    for one in seen:
+        row = before.get(one.path)
+        if row is not None:
+            if (row.size_bytes, row.mtime_ns) == (one.size_bytes, one.mtime_ns):
+                _seen_again(connection, now, row, one)
+            else:
+                _changed(connection, now, root_id, row, one)
+    return known(connection, root_id, [one.path for one in seen])
+
+
+def _insert(
+    connection: Connection,
+    now: datetime,
+    root_id: int,
+    observations: Sequence[Observation],
+    state: FileState,
+    why: str,
+    code: str | None = None,
+) -> int:
+    rows: list[schema.Row] = [
+        {
+            **CLEAN_SLATE,
+            "root_id": root_id,
+            "path": one.path,
+            "path_key": path_key(one.path),
+            "path_text": display_path(one.path),
+            "size_bytes": one.size_bytes,
+            "mtime_ns": one.mtime_ns,
+            "inode": one.inode,
+            "newest": True,
+            "state": state,
+            "epoch": 0,
+            "first_seen_at": now,
+            "changed_at": now,
+            "code": code,
+            "research": False,
+            "gate_caveats": "[]",
+            "uid_conflict": False,
+            "age_conflict": False,
+        }
+        for one in observations
+    ]
+    inserted = insert_or_skip(connection, schema.file, rows)
+    record(connection, now, [(row[0], 0) for row in inserted], None, state, why)
+    return len(inserted)
+
+
+def _seen_again(connection: Connection, now: datetime, row: Row[Any], one: Observation) -> None:
+    state = FileState(row.state)
+    if state is FileState.VANISHED:
+        _back_from_vanished(connection, now, row)
+    elif state in {FileState.MISSED, FileState.IGNORED}:
+        why = "seen again" if state is FileState.MISSED else "no longer ignored"
+        move(connection, now, [row.id], state, FileState.SETTLING, why, code=None, reason=None, inode=one.inode)
+    elif state is FileState.SETTLING and row.inode != one.inode:
+        connection.execute(update(schema.file).where(schema.file.c.id == row.id).values(inode=one.inode))
+
+
+def _back_from_vanished(connection: Connection, now: datetime, row: Row[Any]) -> None:
+    to_state = FileState.QUARANTINED if row.outcome == Outcome.UNREADABLE else FileState.DONE
+    move(connection, now, [row.id], FileState.VANISHED, to_state, "seen again")
+
+
+def _changed(connection: Connection, now: datetime, root_id: int, row: Row[Any], one: Observation) -> None:
+    c = schema.file.c
+    earlier = connection.execute(
+        _versions()
+        .where(c.root_id == root_id, c.path_key == path_key(one.path))
+        .where(c.size_bytes == one.size_bytes, c.mtime_ns == one.mtime_ns)
+        .with_for_update()
+    ).one_or_none()
+    if earlier is None and row.state == FileState.SETTLING:
+        # still growing: the same row, or a slow writer would leave hundreds
+        connection.execute(
+            update(schema.file)
+            .where(c.id == row.id, c.state == FileState.SETTLING)
+            .values(
+                {
+                    **CLEAN_SLATE,
+                    "size_bytes": one.size_bytes,
+                    "mtime_ns": one.mtime_ns,
+                    "inode": one.inode,
+                    "changed_at": now,
+                }
+            )
+        )
+        return
+    connection.execute(update(schema.file).where(c.id == row.id).values(newest=False))
+    state = FileState(row.state)
+    if state in _NEVER_READ:
+        move(connection, now, [row.id], state, FileState.SUPERSEDED, "changed before it was read", retry_at=None)
+    if earlier is None:
+        _insert(connection, now, root_id, [one], FileState.SETTLING, "changed")
+        return
+    # the path shows a version that it had before
+    connection.execute(update(schema.file).where(c.id == earlier.id).values(newest=True, inode=one.inode))
+    if earlier.state == FileState.SUPERSEDED:
+        move(connection, now, [earlier.id], FileState.SUPERSEDED, FileState.SETTLING, "changed back", **CLEAN_SLATE)
+    elif earlier.state == FileState.VANISHED:
+        _back_from_vanished(connection, now, earlier)
+
+
+# ---------------------------------------------------------------------- settling, ignoring, absence
+
+
+def settle(connection: Connection, now: datetime, versions: Iterable[Version]) -> int:
+    """See ``Ledger.settle``."""
+    settled = _still_settling(connection, versions)
+    moved = move(
+        connection, now, [row.id for row in settled], FileState.SETTLING, FileState.READY, "settled", settled_at=now
+    )
+    _supersede_older(connection, now, settled)
+    return len(moved)
+
+
+def quarantine_empty(connection: Connection, now: datetime, versions: Iterable[Version]) -> int:
+    """See ``Ledger.quarantine_empty``."""
+    empty = [row for row in _still_settling(connection, versions) if row.size_bytes == 0]
+    moved = move(
+        connection,
+        now,
+        [row.id for row in empty],
+        FileState.SETTLING,
+        FileState.QUARANTINED,
+        EmptyFile.code,
+        settled_at=now,
+        committed_at=now,
+        outcome=Outcome.UNREADABLE,
+        code=EmptyFile.code,
+        reason=str(EmptyFile()),
+    )
+    _supersede_older(connection, now, empty)
+    return len(moved)
+
+
+def _still_settling(connection: Connection, versions: Iterable[Version]) -> list[Row[Any]]:
+    c = schema.file.c
+    expected = {version.file_id: version for version in versions}
+    rows: list[Row[Any]] = []
+    for batch in chunks(sorted(expected)):
+        statement = _versions().where(c.id.in_(batch), c.newest, c.state == FileState.SETTLING).order_by(c.id)
+        rows.extend(connection.execute(statement.with_for_update()))
+    return [
+        row
+        for row in rows
+        if (row.size_bytes, row.mtime_ns) == (expected[row.id].size_bytes, expected[row.id].mtime_ns)
+    ]
+
+
+def _supersede_older(connection: Connection, now: datetime, newer: Sequence[Row[Any]]) -> None:
+    c = schema.file.c
+    by_state: dict[FileState, list[int]] = {}
+    for batch in chunks(newer):
+        roots_and_paths = {(row.root_id, row.path) for row in batch}
+        for row in connection.execute(
+            select(c.id, c.state, c.root_id, c.path)
+            .where(c.root_id.in_({root_id for root_id, _ in roots_and_paths}))
+            .where(c.path_key.in_([path_key(path) for _, path in roots_and_paths]))
+            .where(~c.newest, c.state != FileState.SUPERSEDED)
+        ):
+            if (row.root_id, row.path) in roots_and_paths:
+                by_state.setdefault(FileState(row.state), []).append(row.id)
+    for state, file_ids in by_state.items():
+        move(
+            connection, now, file_ids, state, FileState.SUPERSEDED, "a newer version settled",
+            owner=None, claim_token=None, lease_until=None, retry_at=None,
+        )  # fmt: skip
+
+
+def ignore(connection: Connection, now: datetime, root_id: int, observations: Sequence[Observation], rule: str) -> int:
+    """See ``Ledger.ignore``."""
+    seen = sorted({observation.path: observation for observation in observations}.values(), key=lambda one: one.path)
+    before = _newest(connection, root_id, [one.path for one in seen], lock=True)
+    new = [one for one in seen if one.path not in before]
+    count = _insert(connection, now, root_id, new, FileState.IGNORED, rule, code=rule)
+    for state in (FileState.SETTLING, FileState.READY):
+        file_ids = [row.id for row in before.values() if row.state == state]
+        count += len(move(connection, now, file_ids, state, FileState.IGNORED, rule, code=rule))
+    return count
+
+
+def absent(connection: Connection, now: datetime, root_id: int, paths: Sequence[bytes]) -> int:
+    """See ``Ledger.absent``."""
+    c = schema.file.c
+    moves = {
+        **dict.fromkeys(_GONE_BEFORE_READ, FileState.MISSED),
+        **dict.fromkeys(_GONE_AFTERWARDS, FileState.VANISHED),
+    }
+    count = 0
+    for batch in chunks(sorted(set(paths))):
+        rows = connection.execute(
+            select(c.id, c.state)
+            .where(c.root_id == root_id, c.path_key.in_([path_key(path) for path in batch]))
+            .where(c.state.in_(list(moves)))
+            .order_by(c.id)
+            .with_for_update()
+        ).all()
+        for from_state, to_state in moves.items():
+            file_ids = [row.id for row in rows if row.state == from_state]
+            count += len(
+                move(connection, now, file_ids, from_state, to_state, "no longer in the folder", retry_at=None)
+            )
+    return count

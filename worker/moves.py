@@ -1,0 +1,135 @@
+"""Moves between the states of file versions: guarded by the state they leave, each recorded as a transition row."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Connection, insert, select, update
+
+from worker import schema
+from worker.domain import FileState
+from worker.entries import Claim
+from worker.escaping import clean_text
+
+T = TypeVar("T")
+
+CHUNK = 500
+"""Rows per statement: far below the limits on bound parameters of either database."""
+
+SET_FREE: dict[str, Any] = {"owner": None, "claim_token": None, "lease_until": None}
+
+
+def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
+    """Yield the items in order, ``size`` at a time."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def path_key(path: bytes) -> bytes:
+    """Return what stands for a path in the indexes."""
+    return hashlib.sha256(path).digest()
+
+
+def absolute(path: bytes) -> bytes:
+    """Return a root's path in the one form under which it is known: no trailing slash, no doubled one."""
+    return os.path.normpath(path)
+
+
+def record(
+    connection: Connection,
+    now: datetime,
+    moved: Iterable[tuple[int, int]],
+    from_state: FileState | None,
+    to_state: FileState,
+    why: str,
+    worker_id: str | None = None,
+) -> None:
+    """Append a transition row for each ``(file_id, epoch)``."""
+    rows = [
+        {
+            "file_id": file_id,
+            "epoch": epoch,
+            "from_state": from_state,
+            "to_state": to_state,
+            "at": now,
+            "why": clean_text(why) or "",
+            "worker_id": worker_id,
+        }
+        for file_id, epoch in moved
+    ]
+    if rows:
+        connection.execute(insert(schema.transition), rows)
+
+
+def move(
+    connection: Connection,
+    now: datetime,
+    file_ids: Sequence[int],
+    from_state: FileState,
+    to_state: FileState,
+    why: str,
+    *,
+    worker_id: str | None = None,
+    **values: Any,
+) -> list[tuple[int, int]]:
+    """Compare and set: those of the versions that are in ``from_state`` go to ``to_state``, with ``values``.
+
+    Returns:
+        ``(file_id, epoch)`` of each that moved.
+    """
+    columns = schema.file.c
+    moved: list[tuple[int, int]] = []
+    for batch in chunks(sorted(set(file_ids))):
+        result = connection.execute(
+            update(schema.file)
+            .where(columns.id.in_(batch), columns.state == from_state)
+            .values(state=to_state, changed_at=now, **values)
+            .returning(columns.id, columns.epoch)
+        )
+        moved.extend((row.id, row.epoch) for row in result)
+    record(connection, now, moved, from_state, to_state, why, worker_id)
+    return moved
+
+
+def held(claim: Claim) -> ColumnElement[bool]:
+    """Return the guard: this version is claimed, and by this claim."""
+    columns = schema.file.c
+    return (columns.id == claim.file_id) & (columns.state == FileState.CLAIMED) & (columns.epoch == claim.epoch)
+
+
+def leave_claim(
+    connection: Connection, now: datetime, claim: Claim, to_state: FileState, why: str, **values: Any
+) -> bool:
+    """End a claim with this state and these values; ``False`` when it was fenced, and then nothing is written."""
+    columns = schema.file.c
+    owner = connection.execute(select(columns.owner).where(held(claim)).with_for_update()).one_or_none()
+    if owner is None:
+        return False
+    connection.execute(
+        update(schema.file).where(held(claim)).values({"state": to_state, "changed_at": now, **SET_FREE, **values})
+    )
+    record(connection, now, [(claim.file_id, claim.epoch)], FileState.CLAIMED, to_state, why, owner.owner)
+    return True
+
+
+def ended_as(connection: Connection, claim: Claim) -> FileState | None:
+    """Return how this very claim ended, ``None`` while it has not.
+
+    After a commit whose answer was lost, this tells whether it arrived.
+    """
+    columns = schema.transition.c
+    state = connection.execute(
+        select(columns.to_state)
+        .where(
+            columns.file_id == claim.file_id,
+            columns.epoch == claim.epoch,
+            columns.from_state == FileState.CLAIMED,
+        )
+        .order_by(columns.id)
+        .limit(1)
+    ).scalar_one_or_none()
+    return None if state is None else FileState(state)

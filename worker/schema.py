@@ -1,0 +1,284 @@
+"""The tables, the same on SQLite and Postgres. Migrations in ``migrations/`` lead here; a test compares the two.
+
+``root`` ─< ``file`` (one version of one path; identity, state, outcome) ─< ``transition``
+``file`` >─ ``instance`` (one content) ─< ``assessment`` (unique with ``bundle``) ─< ``finding``
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypedColumns,
+    TypeDecorator,
+    UniqueConstraint,
+    text,
+)
+
+from worker.domain import Answer, FileState, Outcome
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only where the type is exactly INTEGER.
+RowId = BigInteger().with_variant(Integer(), "sqlite")
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """An aware UTC datetime: TIMESTAMP WITH TIME ZONE on Postgres, sortable UTC text on SQLite."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Refuse naive times, turn others into UTC."""
+        if value is None:
+            return None
+        if value.tzinfo is None:
+            raise ValueError("a time in the database needs its offset")
+        value = value.astimezone(UTC)
+        return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give every time its offset back."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def _one_of(name: str, values: type[FileState | Outcome | Answer]) -> CheckConstraint:
+    words = ", ".join(f"'{value.value}'" for value in values)
+    return CheckConstraint(f"{name} IN ({words})", name=f"{name}_known")
+
+
+class RootColumns(TypedColumns):
+    """A watched folder and what it declares of its films."""
+
+    id = Column(RowId, primary_key=True)
+    path = Column(LargeBinary, nullable=False)
+    path_key = Column(LargeBinary(32), nullable=False)
+    path_text = Column(Text, nullable=False)
+    population = Column(String(32), nullable=False)
+    path_pattern = Column(Text, nullable=True)
+    registered_at = Column(UtcDateTime, nullable=False)
+    last_scan_started_at = Column(UtcDateTime, nullable=True)
+    last_scan_completed_at = Column(UtcDateTime, nullable=True)
+    last_scan_files = Column(BigInteger, nullable=True)
+
+
+root = Table("root", metadata, RootColumns, UniqueConstraint("path_key"))
+
+
+class BundleColumns(TypedColumns):
+    """A delivered model. ``digest`` is the sha256 of its manifest."""
+
+    id = Column(RowId, primary_key=True)
+    name = Column(Text, nullable=False)
+    version = Column(Text, nullable=False)
+    digest = Column(String(64), nullable=False)
+    manifest = Column(Text, nullable=False)
+    registered_at = Column(UtcDateTime, nullable=False)
+
+
+bundle = Table("bundle", metadata, BundleColumns, UniqueConstraint("digest"))
+
+
+class InstanceColumns(TypedColumns):
+    """One content: exactly these bytes, in however many files."""
+
+    id = Column(RowId, primary_key=True)
+    sha256 = Column(String(64), nullable=False)
+    size_bytes = Column(BigInteger, nullable=False)
+    format = Column(String(16), nullable=False)
+    transfer_syntax_uid = Column(Text, nullable=True)
+    rows = Column(Integer, nullable=True)
+    columns = Column(Integer, nullable=True)
+    first_read_at = Column(UtcDateTime, nullable=False)
+
+
+instance = Table("instance", metadata, InstanceColumns, UniqueConstraint("sha256"))
+
+
+class AssessmentColumns(TypedColumns):
+    """What one bundle says of one instance. ``activation_map``: little-endian float32, C order."""
+
+    id = Column(RowId, primary_key=True)
+    instance_id = Column(RowId, ForeignKey("instance.id"), nullable=False)
+    bundle_id = Column(RowId, ForeignKey("bundle.id"), nullable=False, index=True)
+    decoder = Column(Text, nullable=False)
+    pixel_caveats = Column(Text, nullable=False)
+    activation_map = Column(LargeBinary, nullable=False)
+    activation_map_shape = Column(String(32), nullable=False)
+    assessed_at = Column(UtcDateTime, nullable=False)
+
+
+assessment = Table("assessment", metadata, AssessmentColumns, UniqueConstraint("instance_id", "bundle_id"))
+
+
+class FindingColumns(TypedColumns):
+    """One finding of an assessment."""
+
+    assessment_id = Column(RowId, ForeignKey("assessment.id"), primary_key=True)
+    finding = Column(String(64), primary_key=True)
+    position = Column(Integer, nullable=False)
+    logit = Column(Double, nullable=False)
+    probability = Column(Double, nullable=False)
+    prevalence = Column(Double, nullable=False)
+    answer = Column(String(16), nullable=False)
+
+
+finding = Table("finding", metadata, FindingColumns, _one_of("answer", Answer), Index(None, "answer", "assessment_id"))
+
+
+class FileColumns(TypedColumns):
+    """One version of one path: its way through the ledger, its outcome, and who it is about.
+
+    ``path_key`` is the path's sha256, for the indexes: a path may be longer than a Postgres index entry.
+    ``newest`` holds for one version of each path, the one last seen there. ``alone``: see ``entries.Claim``.
+    Identity columns carry the names of ``domain.Identity``.
+    """
+
+    id = Column(RowId, primary_key=True)
+    root_id = Column(RowId, ForeignKey("root.id"), nullable=False)
+    path = Column(LargeBinary, nullable=False)
+    path_key = Column(LargeBinary(32), nullable=False)
+    path_text = Column(Text, nullable=False)
+    size_bytes = Column(BigInteger, nullable=False)
+    mtime_ns = Column(BigInteger, nullable=False)
+    inode = Column(BigInteger, nullable=False)
+    newest = Column(Boolean, nullable=False)
+
+    state = Column(String(16), nullable=False)
+    attempts = Column(Integer, nullable=False)
+    interruptions = Column(Integer, nullable=False)
+    alone = Column(Boolean, nullable=False)
+    epoch = Column(BigInteger, nullable=False)
+    owner = Column(String(128), nullable=True)
+    claim_token = Column(String(32), nullable=True)
+    lease_until = Column(UtcDateTime, nullable=True)
+    retry_at = Column(UtcDateTime, nullable=True)
+    locked_since = Column(UtcDateTime, nullable=True)
+    first_seen_at = Column(UtcDateTime, nullable=False)
+    settled_at = Column(UtcDateTime, nullable=True)
+    committed_at = Column(UtcDateTime, nullable=True)
+    changed_at = Column(UtcDateTime, nullable=False)
+
+    outcome = Column(String(16), nullable=True)
+    code = Column(String(64), nullable=True)
+    reason = Column(Text, nullable=True)
+    population = Column(String(32), nullable=True)
+    research = Column(Boolean, nullable=False)
+    gate_caveats = Column(Text, nullable=False)
+    uid_conflict = Column(Boolean, nullable=False)
+    ms = Column(Double, nullable=True)
+    instance_id = Column(RowId, ForeignKey("instance.id"), nullable=True, index=True)
+    assessment_id = Column(RowId, ForeignKey("assessment.id"), nullable=True, index=True)
+    bundle_id = Column(RowId, ForeignKey("bundle.id"), nullable=True, index=True)
+
+    patient_name = Column(Text, nullable=True)
+    patient_id = Column(Text, nullable=True, index=True)
+    issuer_of_patient_id = Column(Text, nullable=True)
+    patient_birth_date = Column(Text, nullable=True)
+    patient_sex = Column(Text, nullable=True)
+    patient_age = Column(Text, nullable=True)
+    patient_age_years = Column(Double, nullable=True)
+    age_conflict = Column(Boolean, nullable=False)
+    study_instance_uid = Column(Text, nullable=True, index=True)
+    series_instance_uid = Column(Text, nullable=True)
+    sop_instance_uid = Column(Text, nullable=True, index=True)
+    sop_class_uid = Column(Text, nullable=True)
+    accession_number = Column(Text, nullable=True, index=True)
+    modality = Column(Text, nullable=True)
+    body_part_examined = Column(Text, nullable=True)
+    view_position = Column(Text, nullable=True)
+    image_laterality = Column(Text, nullable=True)
+    study_date = Column(Text, nullable=True)
+    study_description = Column(Text, nullable=True)
+    series_description = Column(Text, nullable=True)
+    acquisition_date_time = Column(Text, nullable=True)
+    acquired_local = Column(String(14), nullable=True, index=True)
+    timezone_offset_from_utc = Column(Text, nullable=True)
+    manufacturer = Column(Text, nullable=True)
+    manufacturer_model_name = Column(Text, nullable=True)
+    device_serial_number = Column(Text, nullable=True)
+    station_name = Column(Text, nullable=True)
+    institution_name = Column(Text, nullable=True)
+
+
+file = Table(
+    "file",
+    metadata,
+    FileColumns,
+    UniqueConstraint("root_id", "path_key", "size_bytes", "mtime_ns"),
+    _one_of("state", FileState),
+    _one_of("outcome", Outcome),
+    Index(
+        "uq_file_newest",
+        "root_id",
+        "path_key",
+        unique=True,
+        sqlite_where=text("newest"),
+        postgresql_where=text("newest"),
+    ),
+    # Serves the claim (newest first), the recovery and the counts.
+    Index(None, "state", "alone", "id"),
+    Index(None, "committed_at", "id"),
+)
+
+
+class TransitionColumns(TypedColumns):
+    """One move of one file version between states; written in the transaction that made it."""
+
+    id = Column(RowId, primary_key=True)
+    file_id = Column(RowId, ForeignKey("file.id"), nullable=False, index=True)
+    from_state = Column(String(16), nullable=True)
+    to_state = Column(String(16), nullable=False)
+    at = Column(UtcDateTime, nullable=False)
+    why = Column(Text, nullable=False)
+    epoch = Column(BigInteger, nullable=False)
+    worker_id = Column(String(128), nullable=True)
+
+
+transition = Table("transition", metadata, TransitionColumns)
+
+
+class WorkerColumns(TypedColumns):
+    """One run of one worker process; ``process_token`` tells it from a later process with the same number."""
+
+    id = Column(String(128), primary_key=True)
+    host = Column(Text, nullable=False)
+    pid = Column(Integer, nullable=False)
+    process_token = Column(Text, nullable=False)
+    program_version = Column(Text, nullable=False)
+    started_at = Column(UtcDateTime, nullable=False)
+    heartbeat_at = Column(UtcDateTime, nullable=False)
+    stopped_at = Column(UtcDateTime, nullable=True)
+
+
+worker = Table("worker", metadata, WorkerColumns)
+
+Row = dict[str, Any]
+"""Values by column name, on their way into a table."""

@@ -1,0 +1,277 @@
+"""The database: opening it so that it keeps its promises, its schema's version, bounded retries around transactions.
+
+SQLite: WAL, ``synchronous=FULL`` (a commit survives a power loss), every writing transaction ``BEGIN IMMEDIATE`` (a
+read transaction that turns into a write fails at once, whatever the busy timeout), one host only. Postgres: READ
+COMMITTED.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import secrets
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote, unquote
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, ProgrammingError
+
+from worker.errors import DatabaseAway, DatabaseUnsuitable, SchemaOutdated, SchemaTooNew, SettingsError
+from worker.mounts import file_system_of, is_network
+
+T = TypeVar("T")
+
+BUSY_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 5
+STATEMENT_TIMEOUT_S = 60
+MAX_TRIES = 5
+RETRY_FOR_S = 20.0
+_FIRST_PAUSE_S = 0.05
+_UPGRADE_LOCK = 0x7072_6561_6421  # any number that no other program locks: "pread!"
+
+
+def open_engine(database_url: str) -> Engine:
+    """Return an engine for the database; nothing is connected yet.
+
+    Args:
+        database_url: ``sqlite:///relative.db``, ``sqlite:////absolute.db`` or ``postgresql://user@host/name``.
+
+    Raises:
+        DatabaseUnsuitable: SQLite in memory or on a network file system.
+        SettingsError: it is no URL of one of these two.
+    """
+    try:
+        url = make_url(database_url)
+    except (ArgumentError, ValueError) as error:
+        # never the URL itself: it may hold a password
+        raise SettingsError("PREREAD_DATABASE_URL is not a database URL such as sqlite:////srv/preread.db") from error
+    backend = url.get_backend_name()
+    if backend == "sqlite":
+        return _open_sqlite(url)
+    if backend in {"postgresql", "postgres"}:
+        return _open_postgres(url)
+    raise SettingsError(f"PREREAD_DATABASE_URL names {backend}; Preread keeps its results in SQLite or Postgres")
+
+
+def _open_sqlite(url: URL) -> Engine:
+    if url.database in {None, "", ":memory:"} or str(url.database).startswith("file:"):
+        raise DatabaseUnsuitable("an SQLite database must be a file: sqlite:////srv/preread.db")
+    path = os.path.abspath(str(url.database))
+    fs_type = file_system_of(Path(path))
+    if is_network(fs_type):
+        raise DatabaseUnsuitable(f"SQLite does not work on a network file system ({fs_type})")
+    # mode=rw: only `upgrade` creates a database; a mistyped path must not become an empty one
+    located = URL.create("sqlite+pysqlite", database=f"file:{quote(path)}", query={"mode": "rw", "uri": "true"})
+    engine = create_engine(located, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+
+    @event.listens_for(engine, "connect")
+    def _prepare(dbapi_connection: Any, _record: object) -> None:
+        dbapi_connection.isolation_level = None  # the driver begins nothing by itself; see _begin
+        cursor = dbapi_connection.cursor()
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+            mode = cursor.fetchone()[0]
+            if mode != "wal":
+                raise DatabaseUnsuitable(f"SQLite cannot keep a write-ahead log here (journal mode {mode})")
+            cursor.execute("PRAGMA synchronous=FULL")
+            cursor.execute("PRAGMA foreign_keys=ON")
+            cursor.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
+        finally:
+            cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        reading = connection.get_execution_options().get("preread_reading", False)
+        connection.exec_driver_sql("BEGIN" if reading else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _open_postgres(url: URL) -> Engine:
+    engine = create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        isolation_level="READ COMMITTED",
+        pool_pre_ping=True,
+        hide_parameters=True,  # an error message must not carry a patient's data
+        connect_args={
+            "connect_timeout": CONNECT_TIMEOUT_S,
+            "application_name": "preread",
+            "keepalives_idle": 30,
+            "keepalives_interval": 10,
+            "keepalives_count": 3,
+        },
+    )
+
+    @event.listens_for(engine, "connect")
+    def _prepare(dbapi_connection: Any, _record: object) -> None:
+        dbapi_connection.autocommit = True
+        with dbapi_connection.cursor() as cursor:
+            cursor.execute("SET synchronous_commit = on")
+            cursor.execute(f"SET statement_timeout = '{STATEMENT_TIMEOUT_S}s'")
+            cursor.execute(f"SET idle_in_transaction_session_timeout = '{STATEMENT_TIMEOUT_S}s'")
+        dbapi_connection.autocommit = False
+
+    return engine
+
+
+def sqlite_path(engine: Engine) -> Path | None:
+    """Return the file of an SQLite engine, ``None`` for another database."""
+    if engine.dialect.name != "sqlite":
+        return None
+    return Path(unquote(str(engine.url.database).removeprefix("file:")))
+
+
+# ---------------------------------------------------------------------- transactions
+
+
+def write(engine: Engine, body: Callable[[Connection, bool], T], *, sleep: Callable[[float], None] = time.sleep) -> T:
+    """Run ``body`` in one writing transaction and commit it; try again, within bounds, when the database falters.
+
+    Args:
+        body: gets the connection, and whether an earlier try's commit may have arrived although its answer was lost; it
+            must then look at what is there before it writes. Called anew for every try.
+
+    Raises:
+        DatabaseAway: still faltering after the last try.
+        SchemaOutdated: a table or column is missing.
+    """
+    started = time.monotonic()
+    for number in range(1, MAX_TRIES + 1):
+        try:
+            with engine.begin() as connection:
+                return body(connection, number > 1)
+        except DBAPIError as error:
+            _raise_unless_passing(error)
+            if number == MAX_TRIES or time.monotonic() - started > RETRY_FOR_S:
+                raise DatabaseAway(_first_line(error)) from error
+        sleep(_FIRST_PAUSE_S * 3 ** (number - 1) * random.uniform(0.5, 1.5))
+    raise AssertionError("the loop above returns or raises")
+
+
+def read(engine: Engine, body: Callable[[Connection], T]) -> T:
+    """Run ``body`` in one reading transaction; tried twice, since a pooled connection may have died while it idled.
+
+    Raises:
+        DatabaseAway: the database does not answer.
+        SchemaOutdated: a table or column is missing.
+    """
+    for last in (False, True):
+        try:
+            with engine.connect() as connection:
+                return body(connection.execution_options(preread_reading=True))
+        except DBAPIError as error:
+            _raise_unless_passing(error)
+            if last:
+                raise DatabaseAway(_first_line(error)) from error
+    raise AssertionError("the loop above returns or raises")
+
+
+def _raise_unless_passing(error: DBAPIError) -> None:
+    """Raise what no retry can mend."""
+    message = str(error.orig)
+    missing = "no such table" in message or "no such column" in message
+    if missing or (isinstance(error, ProgrammingError) and getattr(error.orig, "sqlstate", "") in {"42P01", "42703"}):
+        raise SchemaOutdated from error
+    if not (isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated):
+        raise error
+
+
+def _first_line(error: DBAPIError) -> str:
+    return f"the database does not answer: {(str(error.orig).splitlines() or [''])[0]}"
+
+
+def database_now(connection: Connection) -> datetime:
+    """Return the database's own clock as an aware UTC datetime: one clock for all workers."""
+    if connection.dialect.name == "sqlite":
+        written: str = connection.exec_driver_sql("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')").scalar_one()
+        return datetime.fromisoformat(written).replace(tzinfo=UTC)
+    now: datetime = connection.execute(text("SELECT clock_timestamp()")).scalar_one()
+    return now.astimezone(UTC)
+
+
+def new_token() -> str:
+    """Return 32 hex characters that no other claim has."""
+    return secrets.token_hex(16)
+
+
+# ---------------------------------------------------------------------- schema
+
+
+def migrations_folder() -> Path:
+    """Return where the migrations lie: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "migrations"
+    return inside if inside.is_dir() else package.parent / "migrations"
+
+
+def _config() -> Config:
+    config = Config()
+    # alembic reads a percent sign in its options as the start of an interpolation
+    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def upgrade(engine: Engine) -> None:
+    """Create the database file if there is none, and bring the schema to this program's. Safe to run twice at once.
+
+    Raises:
+        SchemaTooNew: a newer program made it.
+        DatabaseAway: it does not answer.
+        DatabaseUnsuitable: the folder for the SQLite file does not exist or may not be written.
+    """
+    path = sqlite_path(engine)
+    if path is not None:
+        try:
+            # patient data: nobody but the owner reads it (the log and its index inherit these rights)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise DatabaseUnsuitable(f"the database file cannot be written: {error.strerror}") from error
+
+    def body(connection: Connection, _again: bool) -> None:
+        if connection.dialect.name != "sqlite":
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
+        if _revision(connection) not in {None, *_revisions()}:
+            raise SchemaTooNew
+        config = _config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, "head")
+
+    write(engine, body)
+
+
+def check_schema(engine: Engine) -> None:
+    """Make sure that the schema is this program's.
+
+    Raises:
+        SchemaOutdated: it is older, or there is none.
+        SchemaTooNew: a newer program made it.
+        DatabaseAway: the database does not answer.
+    """
+    path = sqlite_path(engine)
+    if path is not None and not path.exists():
+        raise SchemaOutdated("there is no database yet")
+    revision = read(engine, _revision)
+    known = _revisions()
+    if revision is not None and revision not in known:
+        raise SchemaTooNew
+    if revision is None or revision != known[0]:
+        raise SchemaOutdated
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _revisions() -> list[str]:
+    """Return this program's revisions, newest first."""
+    return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
