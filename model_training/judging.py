@@ -1,4 +1,4 @@
-"""Measure a bundle on labelled films through ``worker.assess``; needs no TensorFlow."""
+"""Measure a bundle on labelled films, through the walk that ``preread assess`` takes; needs no TensorFlow."""
 
 from __future__ import annotations
 
@@ -13,38 +13,17 @@ import numpy as np
 
 from model_training.dataset import Film, labels_of, patients_of
 from model_training.evaluation import measure
-from worker.assess import assess
+from worker.batch import FileResult, Found, assess_found
 from worker.classifier import Classifier
-from worker.domain import Declared, Finding, JSONObject, Outcome, Refusal
-from worker.errors import UnreadableError
-
-
-@dataclass(frozen=True, slots=True)
-class FilmResult:
-    """How one film ended: a finding, or why there is none."""
-
-    film: Film
-    outcome: Outcome
-    code: str | None
-    finding: Finding | None
+from worker.domain import JSONObject, Outcome
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Every film's result, and the figures over them."""
+    """Every film with its result, and the figures over them."""
 
-    results: list[FilmResult]
+    results: list[tuple[Film, FileResult]]
     report: JSONObject
-
-
-def _result(film: Film, classifier: Classifier) -> FilmResult:
-    try:
-        answer = assess(film.path.read_bytes(), classifier, Declared(assume_age=True))
-    except UnreadableError as error:
-        return FilmResult(film, Outcome.UNREADABLE, error.code, None)
-    if isinstance(answer, Refusal):
-        return FilmResult(film, Outcome.REFUSED, str(answer.code), None)
-    return FilmResult(film, Outcome.ASSESSED, None, answer.findings[0])
 
 
 def judge(films: Sequence[Film], classifier: Classifier, progress: Callable[[], None] = lambda: None) -> Judged:
@@ -54,24 +33,29 @@ def judge(films: Sequence[Film], classifier: Classifier, progress: Callable[[], 
     """
     results = []
     for film in films:
-        results.append(_result(film, classifier))
+        results.append((film, assess_found(Found(str(film.path), named=True), classifier)))
         progress()
     labels = labels_of(films)
     spec = classifier.bundle.manifest.findings[0]
+    findings = [result.findings[0] if result.findings else None for _, result in results]
     worst = np.where(labels == 1, -np.inf, np.inf)
-    scores = np.array([r.finding.logit if r.finding else w for r, w in zip(results, worst, strict=True)])
+    scores = np.array([finding.logit if finding else rank for finding, rank in zip(findings, worst, strict=True)])
+    threshold = spec.operating_point.threshold
     called = np.array(
-        [r.finding.probability >= spec.operating_point.threshold if r.finding else not r.film.label for r in results]
+        [
+            finding.probability >= threshold if finding else not film.label
+            for finding, film in zip(findings, films, strict=True)
+        ]
     )
     by_patient = all(film.patient_known for film in films)
     groups = patients_of(films) if by_patient else np.array([str(row) for row in range(len(films))])
     measured = measure(scores, called, labels, groups)
-    outcomes = Counter(result.outcome for result in results)
-    answers = Counter(result.finding.answer for result in results if result.finding)
+    outcomes = Counter(result.outcome for _, result in results)
+    answers = Counter(finding.answer for finding in findings if finding)
     report: JSONObject = {
         "bundle": classifier.bundle.label,
         "finding": spec.finding,
-        "operating_point": spec.operating_point.threshold,
+        "operating_point": threshold,
         "prevalence": spec.calibration.prevalence,
         "assumed": "films that say no age are assumed to show children of the intended age",
         "bootstrap_by": "patient" if by_patient else "image",
@@ -102,8 +86,8 @@ def write_predictions(path: Path, judged: Judged) -> None:
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         writer = csv.writer(stream)
         writer.writerow(["path", "label", "patient", "outcome", "code", "logit", "probability", "answer"])
-        for result in judged.results:
-            film, finding = result.film, result.finding
+        for film, result in judged.results:
+            finding = result.findings[0] if result.findings else None
             numbers = [finding.logit, finding.probability, finding.answer] if finding else ["", "", ""]
             label = "PNEUMONIA" if film.label else "NORMAL"
             writer.writerow([film.path, label, film.patient, result.outcome, result.code or "", *numbers])
