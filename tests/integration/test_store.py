@@ -1,0 +1,280 @@
+"""The database keeps its promises: pragmas, schema versions, unsuitable places, retries, outages."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import stat
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy.exc import IntegrityError, OperationalError
+
+from worker import schema, store
+from worker.errors import DatabaseAway, DatabaseUnsuitable, SchemaOutdated, SchemaTooNew, SettingsError
+
+
+def no_pause(_seconds: float) -> None:
+    """Stand in for ``time.sleep``."""
+
+
+def test_migrations_lead_to_exactly_the_tables_of_the_program(engine: Engine) -> None:
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
+        assert compare_metadata(context, schema.metadata) == []
+
+
+def test_checks_of_the_tables_are_in_the_migrations_too(engine: Engine) -> None:
+    # alembic does not compare CHECK constraints
+    with engine.begin() as connection:
+        assessment_id = _any_assessment(connection)
+    columns = {"assessment_id": assessment_id, "finding": "pneumonia", "position": 0, "logit": 0.0}
+    with engine.begin() as connection, pytest.raises(IntegrityError, match="ck_finding_answer_known"):
+        connection.execute(schema.finding.insert(), {**columns, "probability": 0.5, "prevalence": 0.5, "answer": "ill"})
+
+
+def _any_assessment(connection: Connection) -> int:
+    now = store.database_now(connection)
+    bundle = {"name": "b", "version": "1", "digest": "d", "manifest": "{}", "registered_at": now}
+    instance = {"sha256": "s", "size_bytes": 1, "format": "PNG", "first_read_at": now}
+    assessment = {"decoder": "", "pixel_caveats": "[]", "activation_map": b"", "activation_map_shape": "0"}
+    keys = {
+        "bundle_id": connection.execute(schema.bundle.insert().returning(schema.bundle.c.id), bundle).scalar_one(),
+        "instance_id": connection.execute(
+            schema.instance.insert().returning(schema.instance.c.id), instance
+        ).scalar_one(),
+    }
+    statement = schema.assessment.insert().returning(schema.assessment.c.id)
+    return connection.execute(statement, {**assessment, **keys, "assessed_at": now}).scalar_one()
+
+
+def test_migrations_are_one_line_without_branches() -> None:
+    scripts = ScriptDirectory.from_config(store._config())
+    assert len(scripts.get_heads()) == 1
+
+
+def test_upgrade_from_nothing_and_twice(empty_database_url: str) -> None:
+    engine = store.open_engine(empty_database_url)
+    with pytest.raises(SchemaOutdated):
+        store.check_schema(engine)
+    store.upgrade(engine)
+    store.upgrade(engine)
+    store.check_schema(engine)
+    engine.dispose()
+
+
+def test_a_database_of_a_newer_program_is_left_alone(engine: Engine) -> None:
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(SchemaTooNew):
+        store.check_schema(engine)
+    with pytest.raises(SchemaTooNew):
+        store.upgrade(engine)
+
+
+def test_an_existing_database_without_tables_is_outdated(empty_database_url: str) -> None:
+    if empty_database_url.startswith("sqlite"):
+        Path(empty_database_url.removeprefix("sqlite:///")).touch()
+    engine = store.open_engine(empty_database_url)
+    with pytest.raises(SchemaOutdated):
+        store.check_schema(engine)
+    with pytest.raises(SchemaOutdated):
+        store.read(engine, lambda c: c.execute(schema.file.select()).all())
+    engine.dispose()
+
+
+def _upgrade(url: str) -> None:
+    engine = store.open_engine(url)
+    store.upgrade(engine)
+    engine.dispose()
+
+
+def test_two_programs_may_upgrade_at_once(empty_database_url: str) -> None:
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=_upgrade, args=(empty_database_url,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=60)
+    assert [process.exitcode for process in processes] == [0, 0]
+    engine = store.open_engine(empty_database_url)
+    store.check_schema(engine)
+    engine.dispose()
+
+
+# ---------------------------------------------------------------------- SQLite
+
+
+def test_sqlite_pragmas_read_back(migrated_sqlite: Path) -> None:
+    engine = store.open_engine(f"sqlite:///{migrated_sqlite}")
+    with engine.connect() as connection:
+        read = {
+            name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+            for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
+        }
+    engine.dispose()
+    assert read == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000}
+
+
+def test_sqlite_writes_begin_immediately_and_reads_do_not(migrated_sqlite: Path) -> None:
+    engine = store.open_engine(f"sqlite:///{migrated_sqlite}")
+    begun: list[str] = []
+
+    @event.listens_for(engine, "before_cursor_execute")
+    def note(_c: object, _cursor: object, statement: str, *_rest: object) -> None:
+        if statement.startswith("BEGIN"):
+            begun.append(statement)
+
+    store.write(engine, lambda c, _: c.execute(schema.root.select()).all())
+    store.read(engine, lambda c: c.execute(schema.root.select()).all())
+    engine.dispose()
+    assert begun == ["BEGIN IMMEDIATE", "BEGIN"]
+
+
+def test_a_new_sqlite_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "preread.db"
+    engine = store.open_engine(f"sqlite:///{path}")
+    store.upgrade(engine)
+    store.write(engine, lambda c, _: c.execute(schema.worker.select()).all())
+    rights = {stat.S_IMODE(os.stat(one).st_mode) for one in tmp_path.iterdir()}
+    engine.dispose()
+    assert rights == {0o600}
+
+
+def test_opening_a_mistyped_sqlite_path_creates_nothing(tmp_path: Path) -> None:
+    engine = store.open_engine(f"sqlite:///{tmp_path / 'typo.db'}")
+    with pytest.raises(SchemaOutdated, match="no database yet"):
+        store.check_schema(engine)
+    with pytest.raises(DatabaseAway):
+        store.read(engine, store.database_now)
+    engine.dispose()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["with space", "per%cent", "hash#mark", "quest?ion", "ümlaut"])
+def test_sqlite_paths_with_odd_characters(tmp_path: Path, name: str) -> None:
+    path = tmp_path / f"{name}.db"
+    engine = store.open_engine(f"sqlite:///{quote(str(path))}")
+    store.upgrade(engine)
+    assert store.sqlite_path(engine) == path
+    engine.dispose()
+    assert path.exists()
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x.db?uri=true"])
+def test_sqlite_outside_a_plain_file_is_refused(url: str) -> None:
+    with pytest.raises(DatabaseUnsuitable):
+        store.open_engine(url)
+
+
+def test_sqlite_on_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "file_system_of", lambda _path: "cifs")
+    with pytest.raises(DatabaseUnsuitable, match=r"network file system \(cifs\)"):
+        store.open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
+
+
+def test_sqlite_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
+    engine = store.open_engine(f"sqlite:///{tmp_path / 'no' / 'preread.db'}")
+    with pytest.raises(DatabaseUnsuitable):
+        store.upgrade(engine)
+
+
+@pytest.mark.parametrize("url", ["preread.db", "mysql://u:secret@h/d", "postgres//u:secret@h", ""])
+def test_what_is_no_database_url_is_named_without_its_password(url: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        store.open_engine(url)
+    assert "secret" not in str(caught.value)
+
+
+# ---------------------------------------------------------------------- retries
+
+
+def test_a_passing_failure_is_tried_again_and_told_so(engine: Engine) -> None:
+    seen: list[bool] = []
+
+    def body(connection: Connection, again: bool) -> str:
+        seen.append(again)
+        if len(seen) < 3:
+            raise OperationalError("statement", {}, Exception("it faltered"))
+        return "done"
+
+    assert store.write(engine, body, sleep=no_pause) == "done"
+    assert seen == [False, True, True]
+
+
+def test_a_lasting_failure_ends_as_database_away(engine: Engine) -> None:
+    tries: list[bool] = []
+
+    def body(connection: Connection, again: bool) -> None:
+        tries.append(again)
+        raise OperationalError("statement", {}, Exception("it is gone\nwith details"))
+
+    with pytest.raises(DatabaseAway, match=r"^the database does not answer: it is gone$"):
+        store.write(engine, body, sleep=no_pause)
+    assert len(tries) == store.MAX_TRIES
+
+
+def test_a_wrong_statement_is_no_outage(engine: Engine) -> None:
+    tries: list[bool] = []
+
+    def body(connection: Connection, again: bool) -> None:
+        tries.append(again)
+        connection.execute(schema.bundle.insert(), [{"name": "a", "version": "1", "digest": None}])
+
+    with pytest.raises(Exception, match="digest"):
+        store.write(engine, body, sleep=no_pause)
+    assert len(tries) == 1
+
+
+def test_connections_killed_by_the_server_are_replaced(postgres_server: object, migrated_postgres: str) -> None:
+    server = postgres_server
+    name = server.create(migrated_postgres)  # type: ignore[attr-defined]
+    engine = store.open_engine(server.url(name))  # type: ignore[attr-defined]
+    killed: list[bool] = []
+
+    def kill_others() -> None:
+        with psycopg.connect(server.conninfo("postgres"), autocommit=True) as connection:  # type: ignore[attr-defined]
+            connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = %s", [name])
+
+    def body(connection: Connection, again: bool) -> int:
+        if not again:
+            kill_others()
+            killed.append(True)
+        return int(connection.execute(text("SELECT count(*) FROM root")).scalar_one())
+
+    assert store.write(engine, body, sleep=no_pause) == 0
+    kill_others()
+    assert store.read(engine, lambda c: c.execute(text("SELECT 1")).scalar_one()) == 1
+    assert killed == [True]
+    engine.dispose()
+    server.drop(name)  # type: ignore[attr-defined]
+
+
+def test_a_server_that_is_not_there_is_away(tmp_path: Path) -> None:
+    engine = store.open_engine(f"postgresql://preread@/preread?host={tmp_path}")
+    with pytest.raises(DatabaseAway):
+        store.read(engine, store.database_now)
+    with pytest.raises(DatabaseAway):
+        store.write(engine, lambda c, _: store.database_now(c), sleep=no_pause)
+    engine.dispose()
+
+
+def test_the_database_clock_is_utc(engine: Engine) -> None:
+    now = store.read(engine, store.database_now)
+    assert now.utcoffset() is not None
+    assert str(now.tzinfo) == "UTC"
+
+
+def test_times_without_an_offset_never_reach_the_database() -> None:
+    from datetime import datetime
+
+    from sqlalchemy.dialects import sqlite
+
+    with pytest.raises(ValueError, match="offset"):
+        schema.UtcDateTime().process_bind_param(datetime(2026, 1, 1), sqlite.dialect())  # noqa: DTZ001
