@@ -30,6 +30,7 @@ from worker.errors import (
     UnreadableError,
 )
 from worker.radiograph import DEFAULT_LIMITS, Limits
+from worker.records import finding_to_json, reversible_path
 
 _LOG = logging.getLogger(__name__)
 _CHUNK_BYTES = 1024 * 1024
@@ -92,25 +93,6 @@ class FileResult:
             "bundle": self.bundle,
             "ms": round(self.ms, 3),
         }
-
-
-def finding_to_json(finding: Finding) -> JSONObject:
-    """Return a finding as a record; its probability never goes without its prevalence."""
-    return {
-        "finding": finding.finding,
-        "probability": finding.probability,
-        "prevalence": finding.prevalence,
-        "answer": finding.answer.value,
-    }
-
-
-def reversible_path(path: str | bytes) -> str:
-    r"""Return a path as text that JSON can hold and that gives the bytes back.
-
-    A byte that is not UTF-8 becomes ``\xff``, a backslash becomes two; every other name stays as it is.
-    """
-    text = os.fsencode(path).decode("utf-8", "surrogateescape").replace("\\", "\\\\")
-    return "".join(f"\\x{ord(c) - 0xDC00:02x}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in text)
 
 
 def find_files(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Found]:

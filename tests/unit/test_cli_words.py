@@ -1,0 +1,120 @@
+"""What people read: never a word for health, never a probability alone, never a steered terminal."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import get_args
+
+import pytest
+
+from worker.cli import output, roots, words
+from worker.cli.app import LevelName
+from worker.cli.times import since
+from worker.domain import CAVEAT_TEXT, Answer, Caveat, Finding, Population
+from worker.errors import UsageError
+from worker.settings import LogLevel
+
+
+def finding(answer=Answer.NOT_FLAGGED, probability=0.02):
+    return Finding("pneumonia", -3.0, probability, 0.25, answer)
+
+
+def test_the_answers_in_words():
+    assert words.say_answer(Answer.FLAGGED, "pneumonia") == "pneumonia flagged"
+    assert words.say_answer(Answer.UNCERTAIN, "pneumonia") == "uncertain: read first"
+    assert words.say_answer(Answer.NOT_FLAGGED, "pneumonia") == "pneumonia not flagged; this excludes no disease"
+
+
+@pytest.mark.parametrize("answer", list(Answer))
+def test_no_answer_uses_a_word_for_health(answer):
+    said = words.say_finding(finding(answer)).lower()
+    for word in ("normal", "negative", "clear", "no finding", "healthy"):
+        assert word not in said
+
+
+def test_a_probability_stands_with_its_prevalence():
+    assert words.say_finding(finding()).endswith("(2.0 % at prevalence 25 %)")
+
+
+@pytest.mark.parametrize(
+    "share, said",
+    [(0.0, "0 %"), (1e-9, "below 0.1 %"), (0.999_999, "above 99.9 %"), (0.5, "50 %"), (0.034, "3.4 %"), (1.0, "100 %")],
+)
+def test_no_share_is_rounded_to_a_certainty(share, said):
+    assert words.percent(share) == said
+
+
+def test_every_caveat_has_words():
+    assert set(CAVEAT_TEXT) == set(Caveat)
+    assert words.say_caveats([Caveat.AGE_ASSUMED, Caveat.NO_TAGS]).count(";") >= 1
+
+
+def test_the_words_of_the_options_are_those_of_the_enums():
+    assert get_args(roots.PopulationName) == tuple(population.value for population in Population)
+    assert get_args(LevelName) == tuple(level.value for level in LogLevel)
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "  =cmd|' /C calc'!A0", "＝1"])  # noqa: RUF001
+def test_a_csv_cell_is_no_formula(text):
+    assert output.csv_cell(text).startswith("'")
+
+
+@pytest.mark.parametrize(
+    "value, cell", [(None, ""), (-1, "-1"), (0.5, "0.5"), (True, "True"), ("MUSTER^E", "MUSTER^E")]
+)
+def test_other_csv_cells_stay_as_they_are(value, cell):
+    assert output.csv_cell(value) == cell
+
+
+def test_a_csv_cell_holds_no_control_character():
+    assert output.csv_cell("a\x1b[2J\r\n=b") == r"a\x1b[2J\x0d\x0a=b"
+
+
+def test_a_table_takes_markup_and_escapes_as_plain_text(capsys):
+    output.print_table(("file", "name"), [("[red]x[/red].dcm", "\x1b]0;owned\x07\u202e^E[/]")])
+    printed = capsys.readouterr().out
+    assert "[red]x[/red].dcm" in printed
+    assert "\x1b" not in printed
+    assert "\u202e" not in printed
+    assert r"\x1b]0;owned\x07\u202e^E[/]" in printed
+    assert printed.strip().endswith(words.NO_DEVICE)
+
+
+def test_json_is_one_ascii_line(capsys):
+    output.print_json({"name": "a\nb\x1b\u202e\u00e9"})
+    printed = capsys.readouterr().out
+    assert printed.isascii()
+    assert printed.count("\n") == 1
+    assert json.loads(printed) == {"name": "a\nb\x1b\u202e\u00e9"}
+
+
+NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "text, ago",
+    [
+        ("90s", timedelta(seconds=90)),
+        ("2h", timedelta(hours=2)),
+        (" 3D ", timedelta(days=3)),
+        ("1w", timedelta(weeks=1)),
+        ("15 min", timedelta(minutes=15)),
+    ],
+)
+def test_a_duration_counts_back_from_now(text, ago):
+    assert since(text, NOW) == NOW - ago
+
+
+def test_a_time_with_an_offset_is_that_time():
+    assert since("2026-03-31T14:00+02:00", NOW) == NOW
+
+
+def test_a_time_without_an_offset_is_local():
+    assert since("2026-03-31", NOW) == datetime(2026, 3, 31).astimezone()
+
+
+@pytest.mark.parametrize("text", ["", "yesterday", "2", "h", "-2h", "999999w", "2026-13-01", "2026-03-31T25:00"])
+def test_what_is_no_time_is_refused(text):
+    with pytest.raises(UsageError, match="is no time"):
+        since(text, NOW)

@@ -1,0 +1,156 @@
+"""A log must tell the operator everything and a reader of the log nothing about a patient."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+import threading
+import warnings
+
+import pytest
+
+from worker import observability
+from worker.errors import TruncatedPixels
+from worker.observability import MAX_LINE_CHARS, MAX_TEXT_CHARS
+
+NAME = "Mustermann^Erika"
+
+
+@pytest.fixture
+def log_stream(monkeypatch):
+    """A stream that set_up may log to; what set_up changes in the process is put back."""
+    for target, name in [(sys, "excepthook"), (threading, "excepthook"), (warnings, "showwarning")]:
+        monkeypatch.setattr(target, name, getattr(target, name))
+    loggers = [logging.getLogger(name) for name in (None, "worker", "model_training")]
+    before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
+    yield io.StringIO()
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+
+
+def lines(stream):
+    return [json.loads(line) for line in stream.getvalue().splitlines()]
+
+
+def test_an_event_is_one_json_line_with_its_fields(log_stream):
+    observability.set_up(json_lines=True, stream=log_stream)
+    logging.getLogger("worker.daemon").info("file_done", extra={"file_id": 7, "ms": 41.25, "outcome": "assessed"})
+    (line,) = lines(log_stream)
+    assert line["event"] == "file_done"
+    assert (line["file_id"], line["ms"], line["outcome"]) == (7, 41.25, "assessed")
+    assert line["level"] == "info"
+    assert line["time"].endswith("Z")
+
+
+def test_a_field_off_the_list_is_left_out_and_only_its_name_is_told(log_stream):
+    observability.set_up(json_lines=True, stream=log_stream)
+    logging.getLogger("worker.daemon").info("file_done", extra={"file_id": 7, "patient_name": NAME})
+    assert NAME not in log_stream.getvalue()
+    assert lines(log_stream)[0]["left_out"] == ["patient_name"]
+
+
+def test_arguments_of_a_message_are_never_written(log_stream):
+    observability.set_up(json_lines=True, stream=log_stream)
+    logging.getLogger("worker.slots").warning("odd tag %s", NAME)
+    assert NAME not in log_stream.getvalue()
+
+
+def test_paths_are_written_at_debug_only(log_stream):
+    observability.set_up(level="debug", json_lines=True, stream=log_stream)
+    log = logging.getLogger("worker.inbox")
+    log.info("seen", extra={"path": "/films/Mustermann.dcm"})
+    log.debug("seen", extra={"path": "/films/Mustermann.dcm"})
+    at_info, at_debug = lines(log_stream)
+    assert "path" not in at_info
+    assert at_debug["path"] == "/films/Mustermann.dcm"
+
+
+@pytest.mark.parametrize("logger", ["pydicom", "sqlalchemy.engine", "watchdog.observers", "PIL.Image", "unheard_of"])
+def test_other_packages_messages_are_replaced_by_their_place(log_stream, logger):
+    observability.set_up(json_lines=True, stream=log_stream)
+    logging.getLogger(logger).warning(f"Invalid value: '{NAME}'")  # noqa: G004  as those packages do
+    assert NAME not in log_stream.getvalue()
+    (line,) = lines(log_stream)
+    assert line["event"] == "library_message"
+    assert line["logger"] == logger
+    assert line["place"].startswith("test_observability:")
+
+
+def test_a_warning_keeps_its_class_and_loses_its_text(log_stream):
+    observability.set_up(json_lines=True, stream=log_stream)
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        # catch_warnings puts back what set_up installed, so it is asked for again inside
+        warnings.showwarning = observability._log_warning
+        warnings.warn(f"the value {NAME!r} is too long", UserWarning, stacklevel=1)
+    assert NAME not in log_stream.getvalue()
+    assert lines(log_stream)[0]["warning"] == "UserWarning"
+
+
+def test_an_exception_keeps_class_code_and_places_and_loses_its_message(log_stream):
+    observability.set_up(json_lines=True, stream=log_stream)
+    try:
+        try:
+            raise ValueError(f"bad {NAME}")
+        except ValueError as error:
+            raise TruncatedPixels(f"in {NAME}") from error
+    except TruncatedPixels:
+        logging.getLogger("worker.slots").exception("file_failed")
+    assert NAME not in log_stream.getvalue()
+    (line,) = lines(log_stream)
+    assert (line["exception"], line["code"], line["cause"]) == ("TruncatedPixels", "truncated", "ValueError")
+    assert "test_observability.py" in line["at"][-1]
+
+
+def test_no_line_grows_beyond_its_bound(log_stream):
+    observability.set_up(json_lines=True, stream=log_stream)
+    log = logging.getLogger("worker.inbox")
+    log.info("seen", extra={"why": "x" * 100_000})
+    log.info("seen", extra={"counts": {f"state{number}": "y" * 400 for number in range(400)}})
+    logging.getLogger("watchdog").warning("z" * 140_000)
+    written = log_stream.getvalue().splitlines()
+    assert len(written) == 3
+    assert max(map(len, written)) <= MAX_LINE_CHARS
+    assert len(json.loads(written[0])["why"]) == MAX_TEXT_CHARS
+
+
+def test_a_human_line_cannot_steer_the_terminal(log_stream):
+    observability.set_up(json_lines=False, stream=log_stream)
+    logging.getLogger("worker.inbox").info("seen", extra={"why": "a\x1b[2Jb\nc\u202e"})
+    (line,) = log_stream.getvalue().splitlines()
+    assert "\x1b" not in line
+    assert "\u202e" not in line
+    assert r"a\x1b[2Jb\x0ac\u202e" in line
+
+
+def test_setting_up_again_does_not_write_twice(log_stream):
+    observability.set_up(json_lines=True, stream=log_stream)
+    observability.set_up(json_lines=True, stream=log_stream)
+    logging.getLogger("worker").info("started")
+    assert len(lines(log_stream)) == 1
+
+
+def test_quiet_keeps_warnings(log_stream):
+    observability.set_up(json_lines=True, stream=log_stream, quiet=True)
+    logging.getLogger("worker").info("started")
+    logging.getLogger("worker").warning("share_down")
+    assert [line["event"] for line in lines(log_stream)] == ["share_down"]
+
+
+def test_an_uncaught_exception_is_logged_without_its_message(log_stream):
+    observability.set_up(json_lines=True, stream=log_stream)
+    sys.excepthook(ValueError, ValueError(NAME), None)
+    assert NAME not in log_stream.getvalue()
+    assert lines(log_stream)[0]["event"] == "uncaught_exception"
+
+
+def test_a_stream_that_nobody_reads_stops_nothing(log_stream):
+    class Closed(io.StringIO):
+        def write(self, text):
+            raise BrokenPipeError
+
+    observability.set_up(json_lines=True, stream=Closed())
+    logging.getLogger("worker").info("started")

@@ -1,0 +1,180 @@
+"""What an operator writes wrongly must be named, never passed over."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from worker import settings as settings_module
+from worker.domain import Population
+from worker.errors import SettingsError
+from worker.settings import Settings, describe, load, markdown_table
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+@pytest.fixture(autouse=True)
+def _empty_environment(monkeypatch, tmp_path):
+    for name in list(os.environ):
+        if name.upper().startswith("PREREAD_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_defaults_need_no_environment_and_no_file():
+    settings = load()
+    assert settings.database_url == "sqlite:///preread.db"
+    assert settings.roots == ()
+
+
+def test_a_mistyped_environment_name_is_named_with_its_nearest_match(monkeypatch):
+    monkeypatch.setenv("PREREAD_DATABSE_URL", "sqlite:///elsewhere.db")
+    with pytest.raises(SettingsError, match=r"PREREAD_DATABSE_URL; did you mean PREREAD_DATABASE_URL\?"):
+        load()
+
+
+def test_a_name_like_no_other_lists_what_there_is(monkeypatch):
+    monkeypatch.setenv("PREREAD_QQQQQQ", "1")
+    with pytest.raises(SettingsError, match="there are PREREAD_DATABASE_URL, "):
+        load()
+
+
+def test_lower_case_names_count_as_well(monkeypatch):
+    monkeypatch.setenv("preread_slotz", "1")
+    with pytest.raises(SettingsError, match="preread_slotz; did you mean PREREAD_SLOTS"):
+        load()
+
+
+@pytest.mark.parametrize(
+    "name", ["PREREAD_SERVICE_HOST", "PREREAD_PORT", "PREREAD_PORT_8000_TCP_ADDR", "PREREAD_DB_SERVICE_PORT_SQL"]
+)
+def test_the_names_that_kubernetes_injects_are_nobodys_mistake(monkeypatch, name):
+    monkeypatch.setenv(name, "tcp://10.0.0.1:80")
+    load()
+
+
+def test_the_environment_wins_over_the_file(monkeypatch, tmp_path):
+    (tmp_path / "preread.toml").write_text('slots = 3\nlog_level = "debug"\n')
+    monkeypatch.setenv("PREREAD_SLOTS", "5")
+    settings = load()
+    assert settings.slots == 5
+    assert settings.log_level == "debug"
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch):
+    monkeypatch.setenv("PREREAD_SLOTS", "")
+    assert load().slots == Settings.model_fields["slots"].default
+
+
+def test_a_mistyped_key_of_the_file_is_named_with_its_nearest_match(tmp_path):
+    (tmp_path / "preread.toml").write_text("slot = 3\n")
+    with pytest.raises(SettingsError, match=r"preread\.toml: there is no setting 'slot'; did you mean slots"):
+        load()
+
+
+def test_roots_of_the_file_lie_relative_to_the_file(tmp_path):
+    folder = tmp_path / "etc"
+    folder.mkdir()
+    config = folder / "site.toml"
+    config.write_text(
+        '[[roots]]\npath = "inbox"\npopulation = "children-1-5y"\n\n[[roots]]\npath = "/films"\npoll = true\n'
+    )
+    first, second = load(config).roots
+    assert first.path == folder / "inbox"
+    assert first.population is Population.CHILDREN_1_5Y
+    assert second.path == Path("/films")
+    assert second.population is Population.UNDECLARED
+    assert second.poll is True
+
+
+def test_a_mistyped_key_of_a_root_is_named(tmp_path):
+    (tmp_path / "preread.toml").write_text('[[roots]]\npath = "a"\npopulaton = "research"\n')
+    with pytest.raises(SettingsError, match="no key 'populaton'; did you mean population"):
+        load()
+
+
+def test_an_unknown_population_lists_the_known_ones(tmp_path):
+    (tmp_path / "preread.toml").write_text('[[roots]]\npath = "a"\npopulation = "adults"\n')
+    with pytest.raises(SettingsError, match="'undeclared', 'children-1-5y' or 'research'"):
+        load()
+
+
+def test_roots_of_the_environment_are_paths_or_json(monkeypatch):
+    monkeypatch.setenv("PREREAD_ROOTS", os.pathsep.join(["/a", "/b"]))
+    assert [root.path for root in load().roots] == [Path("/a"), Path("/b")]
+    monkeypatch.setenv("PREREAD_ROOTS", '[{"path": "/c", "population": "research"}]')
+    (root,) = load().roots
+    assert (root.path, root.population) == (Path("/c"), Population.RESEARCH)
+
+
+@pytest.mark.parametrize("roots", ["/films:/films", "/films:/films/today", "/films/today:/films/"])
+def test_a_root_in_another_is_refused(monkeypatch, roots):
+    monkeypatch.setenv("PREREAD_ROOTS", roots.replace(":", os.pathsep))
+    with pytest.raises(SettingsError, match="/films/"):
+        load()
+
+
+def test_neighbours_with_a_common_beginning_are_no_overlap(monkeypatch):
+    monkeypatch.setenv("PREREAD_ROOTS", os.pathsep.join(["/films", "/films2"]))
+    assert len(load().roots) == 2
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("PREREAD_SLOTS", "many"),
+        ("PREREAD_SLOTS", "0"),
+        ("PREREAD_SETTLE_S", "-1"),
+        ("PREREAD_DEADLINE_S", "nan"),
+        ("PREREAD_SCAN_INTERVAL_S", "inf"),
+        ("PREREAD_LOG_LEVEL", "loud"),
+        ("PREREAD_ROOTS", "[{"),
+    ],
+)
+def test_a_value_that_cannot_be_meant_names_its_variable(monkeypatch, name, value):
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SettingsError, match=name):
+        load()
+
+
+def test_no_message_repeats_a_password(monkeypatch, tmp_path):
+    monkeypatch.setenv("PREREAD_DATABASE_URL", "postgresql://preread:geheim@db/preread")
+    monkeypatch.setenv("PREREAD_SLOTS", "many")
+    with pytest.raises(SettingsError) as caught:
+        load()
+    assert "geheim" not in str(caught.value)
+    monkeypatch.delenv("PREREAD_SLOTS")
+    assert "geheim" not in repr(load())
+
+
+def test_a_named_file_must_be_there(monkeypatch, tmp_path):
+    with pytest.raises(SettingsError, match=r"missing\.toml.*cannot be read"):
+        load(tmp_path / "missing.toml")
+    monkeypatch.setenv("PREREAD_CONFIG", str(tmp_path / "also-missing.toml"))
+    with pytest.raises(SettingsError, match=r"also-missing\.toml"):
+        load()
+
+
+def test_a_file_that_is_not_toml_is_named(tmp_path):
+    (tmp_path / "preread.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(SettingsError, match="not TOML"):
+        load()
+
+
+def test_settings_do_not_change():
+    with pytest.raises(ValueError, match="frozen"):
+        load().slots = 9
+
+
+def test_every_setting_is_explained_and_has_its_unit_in_its_name():
+    for row in describe():
+        assert row.help, row.env
+        assert row.env.startswith(settings_module.PREFIX)
+        if "seconds" in row.help:
+            assert row.env.endswith("_S"), row.env
+
+
+def test_the_readme_has_the_table_of_settings():
+    assert markdown_table() in README.read_text(encoding="utf-8")

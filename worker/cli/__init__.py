@@ -1,0 +1,62 @@
+"""The command ``preread``: reads settings, calls the rest, prints. Data on standard output, talk on standard error.
+
+Exit codes of every command:
+
+====  ==============================================================================
+0     done
+1     done, but something was wrong that the command's help names; or the reader of the output went away
+2     the command line or a setting cannot be meant; the database's schema does not fit
+3     the machine, a share or the database is at fault: try again when it is back
+4     the bundle is missing, damaged, or gives other results on this machine
+70    Preread failed in a way that nobody foresaw
+130   interrupted
+====  ==============================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from worker.errors import InternalError, PrereadError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``preread``; the entry of the script and of ``python -m worker``.
+
+    Returns:
+        The exit code. An expected failure is one message on standard error: what happened, and what to do next.
+    """
+    from worker.cli.app import app
+
+    try:
+        app(args=None if arguments is None else list(arguments), prog_name="preread")
+    except SystemExit as end:  # how typer says that it is done
+        return end.code if isinstance(end.code, int) else int(end.code is not None)
+    except PrereadError as error:
+        _tell(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:  # noqa: BLE001  the last door: named, without any value of a film
+        _tell_unforeseen(error)
+        return InternalError.exit_code
+    return 0
+
+
+def _tell(error: PrereadError) -> None:
+    from worker.cli.output import say
+
+    say(f"preread: {error} [{error.code}]")
+    if error.hint:
+        say(f"  {error.hint}")
+
+
+def _tell_unforeseen(error: Exception) -> None:
+    from worker.cli.output import say
+    from worker.observability import describe_exception
+
+    described = describe_exception(error)
+    say("\n".join(f"  {place}" for place in described["at"]))
+    cause = f", caused by {described['cause']}" if "cause" in described else ""
+    say(f"preread: an unforeseen {described['exception']}{cause} at the place above [{InternalError.code}]")
+    say(f"  {InternalError.hint}")

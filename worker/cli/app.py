@@ -1,0 +1,73 @@
+"""The commands and the options before them. Nothing heavy is imported until a command runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from worker.cli import assess, bundle, check, database, results, run
+from worker.cli.door import Door
+
+LevelName = Literal["debug", "info", "warning", "error"]
+
+app = typer.Typer(
+    name="preread",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    # plain help: the same at a terminal and in a pipe, and no markup to trip over
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@app.callback()
+def door(
+    context: typer.Context,
+    config: Annotated[
+        Path | None, typer.Option(help="file of settings; default: PREREAD_CONFIG, else preread.toml if it is here")
+    ] = None,
+    log_level: Annotated[LevelName | None, typer.Option(help="debug names full paths, the others do not")] = None,
+    log_json: Annotated[
+        bool | None, typer.Option("--log-json/--log-text", help="log as JSON Lines; default: unless at a terminal")
+    ] = None,
+    version: Annotated[bool, typer.Option("--version", help="print the version and end")] = False,
+) -> None:
+    """A first read of every chest X-ray, where it is taken.
+
+    Preread watches folders, assesses each new radiograph with a trained network and keeps the results in a database.
+    It is no medical device.
+
+    Data is printed on standard output, everything else on standard error. Exit codes: 0 done; 1 done, but something
+    was wrong (see the command); 2 command line, settings or schema; 3 machine, share or database; 4 bundle; 70 a fault
+    in Preread; 130 interrupted.
+    """
+    context.obj = Door(config, log_level, log_json)
+    if version:
+        print_version()
+        raise typer.Exit
+
+
+@app.command("version")
+def print_version() -> None:
+    """Print the version of Preread."""
+    from importlib.metadata import PackageNotFoundError
+    from importlib.metadata import version as version_of
+
+    from worker.cli.output import print_text
+
+    try:
+        print_text(f"preread {version_of('preread')}")
+    except PackageNotFoundError:
+        print_text("preread (not installed: run from its source)")
+
+
+app.command("run")(run.run)
+app.command("assess")(assess.assess)
+app.add_typer(results.app, name="results")
+app.command("explain")(results.explain)
+app.command("check")(check.check)
+app.add_typer(bundle.app, name="bundle")
+app.add_typer(database.app, name="db")

@@ -1,0 +1,84 @@
+"""``preread assess``: what the bundle says of these files, without a database."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worker.cli import door, output
+from worker.cli.roots import PopulationOption
+
+if TYPE_CHECKING:
+    from worker.batch import FileResult
+    from worker.domain import Outcome
+
+
+def assess(
+    context: typer.Context,
+    paths: Annotated[list[str], typer.Argument(metavar="FILE_OR_DIR...", help="films, and folders of films")],
+    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record a file")] = False,
+    population: PopulationOption = "undeclared",
+    bundle: Annotated[str | None, typer.Option(help="bundle to use; default: the setting PREREAD_BUNDLE")] = None,
+) -> None:
+    """Say what the bundle says of films, at once and without a database.
+
+    Where no tag tells the patient's age, 1 to 5 years is assumed and the caveat age_assumed says so.
+
+    Exit code: 0 when every file was assessed, refused or found unreadable for what is in it; 1 when a path does not
+    exist or may not be read, when Preread failed on a file, or when there was no file at all.
+    """
+    settings = door.of(context).settings()
+    from worker import batch
+    from worker.domain import Declared, Population
+    from worker.radiograph import Limits
+
+    classifier = door.load_classifier(bundle or settings.bundle)
+    declared = Declared(population=Population(population), assume_age=True)
+    limits = Limits(max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels)
+    counts: Counter[Outcome] = Counter()
+    codes: Counter[str] = Counter()
+    not_judged = 0
+    rows = []
+    with output.progress("assessing", lambda: sum(1 for _ in batch.find_files(paths))) as step:
+        for result in batch.assess_files(paths, classifier, declared, limits):
+            counts[result.outcome] += 1
+            codes.update([result.code] if result.code else [])
+            if not result.judged:
+                not_judged += 1
+                output.say(f"{os.fsencode(result.path).decode('utf-8', 'surrogateescape')}: {result.reason}")
+            if json:
+                output.print_json(result.to_json())
+            else:
+                rows.append(_row(result))
+            step()
+    if rows:
+        output.print_table(("file", "outcome", "what it says", "caveats", "ms"), rows)
+    _summarise(counts, codes, classifier.bundle.label)
+    if not_judged or not counts.total():
+        raise typer.Exit(1)
+
+
+def _row(result: FileResult) -> tuple[str, ...]:
+    from worker.cli.words import say_caveats, say_finding
+    from worker.escaping import display_path
+
+    says = "; ".join(map(say_finding, result.findings)) if result.findings else f"{result.code}: {result.reason}"
+    return (
+        display_path(os.fsencode(result.path)),
+        result.outcome.value,
+        says,
+        say_caveats(result.caveats),
+        f"{result.ms:.0f}",
+    )
+
+
+def _summarise(counts: Counter[Outcome], codes: Counter[str], bundle: str) -> None:
+    if not counts.total():
+        output.say("no file was found")
+        return
+    outcomes = ", ".join(f"{count} {outcome.value}" for outcome, count in sorted(counts.items()))
+    why = f" ({', '.join(f'{code} {count}' for code, count in codes.most_common())})" if codes else ""
+    output.say(f"{counts.total()} files: {outcomes}{why}; bundle {bundle}")

@@ -1,0 +1,155 @@
+"""``preread bundle``: which bundles are installed, what is in one, and whether it is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from worker.cli import door, output
+
+if TYPE_CHECKING:
+    from worker.bundle import Bundle, Manifest
+    from worker.domain import JSONObject
+
+app = typer.Typer(help="Bundles: what training delivers and the worker runs.", no_args_is_help=True)
+_NAME = typer.Argument(help="a name, name/version or a folder; default: the setting PREREAD_BUNDLE, else the newest")
+
+
+@app.command("list")
+def list_bundles(
+    context: typer.Context,
+    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record a bundle")] = False,
+) -> None:
+    """List the installed bundles, the damaged ones named as such.
+
+    Exit code: 0 when all are whole; 4 when one is damaged or none is installed.
+    """
+    settings = door.of(context).settings()
+    from worker import bundle as bundles
+    from worker.errors import BundleError, BundleMissing
+
+    in_use = _tried(partial(bundles.resolve, settings.bundle))
+    paths = bundles.installed()
+    if isinstance(in_use, Path) and in_use not in paths:
+        paths.append(in_use)
+    if not paths:
+        raise BundleMissing("no bundle is installed")
+    damaged = False
+    rows = []
+    for path in paths:
+        found = _tried(partial(bundles.load, path))
+        damaged = damaged or isinstance(found, BundleError)
+        state = str(found) if isinstance(found, BundleError) else "whole"
+        intended = "" if isinstance(found, BundleError) else found.manifest.intended_use.statement
+        label = f"{path.parent.name}/{path.name}" if isinstance(found, BundleError) else found.label
+        if json:
+            output.print_json(
+                {
+                    "bundle": label,
+                    "path": str(path),
+                    "in_use": path == in_use,
+                    "whole": state == "whole",
+                    "state": state,
+                }
+            )
+        rows.append((label, "yes" if path == in_use else "", state, intended))
+    if not json:
+        output.print_table(("bundle", "in use", "state", "intended use"), rows)
+    if damaged:
+        raise typer.Exit(BundleError.exit_code)
+
+
+@app.command("show")
+def show(
+    context: typer.Context,
+    name: Annotated[str | None, _NAME] = None,
+    json: Annotated[bool, typer.Option("--json", help="print the manifest as JSON")] = False,
+    card: Annotated[bool, typer.Option("--card", help="print the model card (Markdown)")] = False,
+) -> None:
+    """Show what a bundle is for, how it answers, and how well it did."""
+    loaded = _load(context, name)
+    from worker.bundle import CARD_FILE
+
+    if card:
+        for line in (loaded.path / CARD_FILE).read_text(encoding="utf-8").splitlines():
+            output.print_text(line)
+    elif json:
+        output.print_json(_read_manifest(loaded))
+    else:
+        output.print_pairs(_pairs(loaded.manifest, loaded.digest))
+
+
+@app.command("verify")
+def verify(context: typer.Context, name: Annotated[str | None, _NAME] = None) -> None:
+    """Check every file of a bundle against its manifest and repeat its golden vectors on this machine.
+
+    Exit code: 0 when all agrees; 4 when not.
+    """
+    loaded = _load(context, name)
+    from worker.classifier import Classifier
+
+    difference = Classifier(loaded).self_check()
+    output.print_text(
+        f"{loaded.label} is whole: {len(loaded.manifest.files)} files have their hashes; golden vectors differ by at "
+        f"most {difference:.2g} in logit, {loaded.manifest.golden_tolerance:g} is allowed"
+    )
+
+
+def _load(context: typer.Context, name: str | None) -> Bundle:
+    settings = door.of(context).settings()
+    from worker import bundle as bundles
+
+    return bundles.load(bundles.resolve(name or settings.bundle))
+
+
+def _tried(action: Callable[[], Any]) -> Any:
+    from worker.errors import BundleError
+
+    try:
+        return action()
+    except BundleError as error:
+        return error
+
+
+def _read_manifest(loaded: Bundle) -> JSONObject:
+    import json
+
+    manifest: JSONObject = json.loads(loaded.manifest_json)
+    return manifest
+
+
+def _pairs(manifest: Manifest, digest: str) -> list[tuple[str, str]]:
+    from worker.cli.words import percent
+
+    use = manifest.intended_use
+    pairs = [
+        ("bundle", f"{manifest.name}/{manifest.version}"),
+        ("digest", digest),
+        ("licence", manifest.licence),
+        ("intended use", use.statement),
+        ("modalities", ", ".join(use.modalities)),
+        ("view positions", ", ".join(use.view_positions)),
+        ("age", f"from {use.age_min_years:g} to below {use.age_max_years:g} years"),
+    ]
+    for spec in manifest.findings:
+        point = spec.operating_point
+        pairs += [
+            ("finding", f"{spec.finding} ({spec.code})"),
+            ("  probability", f"calibrated at prevalence {percent(spec.calibration.prevalence)}"),
+            ("  flagged", f"from {point.uncertain_high:.3f}"),
+            ("  uncertain", f"from {point.uncertain_low:.3f} to below {point.uncertain_high:.3f}"),
+            ("  operating point", f"{point.threshold:.3f}: {point.reason}"),
+        ]
+    return [*pairs, *((f"metric {name}", _say_metric(value)) for name, value in manifest.metrics.items())]
+
+
+def _say_metric(value: Any) -> str:
+    import json
+
+    if isinstance(value, dict) and {"value", "low", "high"} <= value.keys():
+        return f"{value['value']:.4g} ({value['low']:.4g} to {value['high']:.4g})"
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,201 @@
+"""``preread check``: could the worker start, and if not, what is to be done."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worker.cli import door, output
+from worker.cli.roots import PopulationName, PopulationOption, RootOption, chosen
+
+if TYPE_CHECKING:
+    from worker.domain import RootSpec
+    from worker.settings import Settings
+
+SHARE_TIMEOUT_S = 10.0
+# What takes part in an answer; a report of a mismatch needs their versions.
+PACKAGES = ("preread", "ai-edge-litert", "numpy", "pillow", "pydicom", "pylibjpeg-openjpeg", "pyjpegls", "imagecodecs")
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One line of the answer.
+
+    Attributes:
+        what: what was looked at.
+        ok: whether the worker can start as far as this goes.
+        found: what was found, in words.
+        remedy: what to do; empty when ok.
+    """
+
+    what: str
+    ok: bool
+    found: str
+    remedy: str = ""
+
+
+def check(
+    context: typer.Context,
+    root: RootOption = None,
+    population: PopulationOption = "undeclared",
+    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record a check")] = False,
+) -> None:
+    """Look at settings, database, shares, bundle and disk space, and say what is wrong and what to do.
+
+    Exit code: 0 only when the worker could start; else 1.
+    """
+    results = []
+    for checked in _all(context, root, population):
+        results.append(checked)
+        if json:
+            output.print_json(asdict(checked))
+    if not json:
+        rows = ((r.what, "ok" if r.ok else "NOT OK", r.found, r.remedy) for r in results)
+        output.print_table(("check", "", "found", "what to do"), rows, medical=False)
+    failed = sum(not checked.ok for checked in results)
+    output.say(f"{failed} of {len(results)} checks failed" if failed else "the worker can start")
+    if failed:
+        raise typer.Exit(1)
+
+
+def _all(context: typer.Context, root: list[Path] | None, population: PopulationName) -> Iterator[Checked]:
+    from worker.errors import PrereadError
+
+    yield Checked("versions", True, _versions())
+    try:
+        settings = door.of(context).settings()
+    except PrereadError as error:
+        yield _failed("settings", error)
+        return
+    yield Checked("settings", True, "every name is known and every value can be meant")
+    yield _tried("database", partial(_database, settings))
+    yield _tried("disk space", partial(_disk, settings))
+    try:
+        roots = chosen(settings, root, population)
+    except PrereadError as error:
+        yield _failed("shares", error)
+    else:
+        for spec in roots:
+            yield _tried(f"share {spec.path}", partial(_share, spec))
+    yield _tried("bundle", partial(_bundle, settings))
+
+
+def _tried(what: str, action: Callable[[], Checked]) -> Checked:
+    from worker.errors import PrereadError
+
+    try:
+        return action()
+    except PrereadError as error:
+        return _failed(what, error)
+
+
+def _failed(what: str, error: Exception) -> Checked:
+    from worker.errors import PrereadError
+
+    hint = error.hint if isinstance(error, PrereadError) else ""
+    return Checked(what, False, str(error), hint)
+
+
+def _versions() -> str:
+    found = []
+    for package in PACKAGES:
+        try:
+            found.append(f"{package} {version(package)}")
+        except PackageNotFoundError:
+            found.append(f"{package} not installed")
+    python = (
+        f"Python {platform.python_version()}, {platform.system()} {platform.machine()}, SQLite {sqlite3.sqlite_version}"
+    )
+    return f"{python}; {', '.join(found)}"
+
+
+def _database(settings: Settings) -> Checked:
+    from worker import store
+    from worker.cli.database import show_url
+    from worker.mounts import file_system_of
+
+    engine = store.open_engine(settings.database_url)
+    where = show_url(settings.database_url)
+    try:
+        path = store.sqlite_path(engine)
+        if path is not None:
+            where += f" on {file_system_of(path)}"
+            # the write-ahead log lies beside the file, so the folder must be writable as well
+            for needed in (path.parent, path):
+                if needed.exists() and not os.access(needed, os.W_OK):
+                    remedy = "Give the worker's user the right to write it, or name another database."
+                    return Checked("database", False, f"{needed} may not be written", remedy)
+        store.check_schema(engine)
+    finally:
+        engine.dispose()
+    return Checked("database", True, f"{where} answers and has this version's schema")
+
+
+def _disk(settings: Settings) -> Checked:
+    from worker import store
+
+    engine = store.open_engine(settings.database_url)
+    path = store.sqlite_path(engine)
+    engine.dispose()
+    if path is None:
+        return Checked("disk space", True, "the database keeps its own disk; nothing is stored here")
+    folder = next(parent for parent in path.resolve().parents if parent.exists())
+    free_bytes = shutil.disk_usage(folder).free
+    found = f"{free_bytes / 1e9:.1f} GB free at {folder}"
+    if free_bytes < settings.min_free_bytes:
+        remedy = "Free some space, or put the database elsewhere (PREREAD_DATABASE_URL)."
+        return Checked("disk space", False, f"{found}; PREREAD_MIN_FREE_BYTES is {settings.min_free_bytes}", remedy)
+    return Checked("disk space", True, found)
+
+
+def _share(spec: RootSpec) -> Checked:
+    from worker.mounts import file_system_of, network_reason
+
+    what = f"share {spec.path}"
+    problem = _within(SHARE_TIMEOUT_S, partial(_list, spec.path))
+    if problem is not None:
+        return Checked(what, False, problem, "Check the mount, the path and the rights of the worker's user.")
+    reason = network_reason(spec.path)
+    if spec.poll is None:
+        mode = f"polled ({reason})" if reason else "watched by events"
+    else:
+        mode = "polled (as set)" if spec.poll else "watched by events (as set)"
+    declared = f"population {spec.population.value}"
+    return Checked(what, True, f"can be listed; {file_system_of(spec.path)}; {mode}, and scanned; {declared}")
+
+
+def _list(path: Path) -> str | None:
+    try:
+        with os.scandir(path) as listing:
+            next(listing, None)
+    except OSError as error:
+        return f"cannot be listed: {error.strerror}"
+    return None if os.access(path, os.R_OK | os.X_OK) else "its files may not be opened"
+
+
+def _within(timeout_s: float, action: Callable[[], str | None]) -> str | None:
+    """Run an action that a dead share could block for ever; the thread is left behind then."""
+    answer: list[str | None] = []
+    thread = threading.Thread(target=lambda: answer.append(action()), daemon=True)
+    thread.start()
+    thread.join(timeout_s)
+    return answer[0] if answer else f"does not answer within {timeout_s:g} s"
+
+
+def _bundle(settings: Settings) -> Checked:
+    classifier = door.load_classifier(settings.bundle)
+    bundle = classifier.bundle
+    return Checked(
+        "bundle", True, f"{bundle.label} is whole and gives its golden results here; digest {bundle.digest[:12]}"
+    )

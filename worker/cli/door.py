@@ -1,0 +1,91 @@
+"""What every command shares: its settings, its log, its database and its classifier, each made when asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from worker.classifier import Classifier
+    from worker.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """The options before the command's name.
+
+    Attributes:
+        config: the file of settings, ``None`` for the usual places.
+        log_level: wins over the settings' unless ``None``.
+        log_json: the same.
+    """
+
+    config: Path | None = None
+    log_level: str | None = None
+    log_json: bool | None = None
+
+    def with_log(self, log_level: str | None, log_json: bool | None) -> Door:
+        """Let options behind the command's name win."""
+        return replace(self, log_level=log_level or self.log_level, log_json=_first(log_json, self.log_json))
+
+    def settings(self, *, quiet: bool = True) -> Settings:
+        """Read the settings and set the log up.
+
+        Args:
+            quiet: log warnings only, for commands that print their answer.
+
+        Raises:
+            SettingsError: a setting cannot be meant.
+        """
+        from worker import observability
+        from worker.settings import load
+
+        settings = load(self.config)
+        observability.set_up(
+            level=self.log_level or settings.log_level.value,
+            json_lines=_first(self.log_json, settings.log_json),
+            quiet=quiet and self.log_level is None,
+        )
+        return settings
+
+
+def of(context: typer.Context) -> Door:
+    """Return the door that this command came through."""
+    door = context.find_object(Door)
+    return door if door is not None else Door()
+
+
+def open_database(settings: Settings) -> Engine:
+    """Open the database and make sure that this version can use it.
+
+    Raises:
+        SchemaOutdated, SchemaTooNew, DatabaseUnsuitable, DatabaseAway: it cannot be used.
+    """
+    from worker import store
+
+    engine = store.open_engine(settings.database_url)
+    store.check_schema(engine)
+    return engine
+
+
+def load_classifier(bundle: str | None) -> Classifier:
+    """Load a bundle and repeat its golden vectors.
+
+    Raises:
+        BundleError: it is missing, damaged, or gives other results on this machine.
+    """
+    from worker import bundle as bundles
+    from worker.classifier import Classifier
+
+    classifier = Classifier(bundles.load(bundles.resolve(bundle)))
+    classifier.self_check()
+    return classifier
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)

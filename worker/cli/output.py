@@ -1,0 +1,130 @@
+"""Printing: data on standard output, talk on standard error; nothing that is printed can steer a terminal or a sheet.
+
+File names and tags are written by anyone: in tables they are plain text (no rich markup) with control characters
+escaped, in CSV a cell that a spreadsheet would take for a formula gets an apostrophe, in JSON everything beyond ASCII
+is escaped by JSON itself.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from worker.escaping import escape
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from worker.domain import JSONObject
+
+# A pipe has no width: wide enough that a row of `results` stays on one line.
+_PIPE_WIDTH = 200
+# What starts a formula in the common spreadsheets, the full-width forms included.
+_FORMULA_STARTS = frozenset("=+-@|%\t\r＝＋－＠")  # noqa: RUF001
+
+
+def console() -> Console:
+    """Return a console for data, without markup, emoji or guessing at what could be coloured."""
+    from rich.console import Console
+
+    width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
+    return Console(file=sys.stdout, markup=False, emoji=False, highlight=False, width=width)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, medical: bool = True) -> None:
+    """Print a table for people; with ``medical`` its last line says what Preread is not."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from worker.cli.words import NO_DEVICE
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        table.add_column(Text(column), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(escape(cell)) for cell in row))
+    target = console()
+    target.print(table)
+    if medical:
+        target.print(Text(NO_DEVICE))
+
+
+def print_pairs(pairs: Iterable[tuple[str, str]], *, medical: bool = True) -> None:
+    """Print names and values, one pair a line."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from worker.cli.words import NO_DEVICE
+
+    table = Table.grid(padding=(0, 2))
+    table.add_column()
+    table.add_column(overflow="fold")
+    for name, value in pairs:
+        table.add_row(Text(escape(name)), Text(escape(value)))
+    target = console()
+    target.print(table)
+    if medical:
+        target.print(Text(NO_DEVICE))
+
+
+def print_text(text: str) -> None:
+    """Print one line of data as it is, control characters escaped."""
+    sys.stdout.write(escape(text) + "\n")
+
+
+def print_json(record: JSONObject) -> None:
+    """Print one record of JSON Lines at once, so that a reader of a pipe has it."""
+    sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
+    sys.stdout.flush()
+
+
+def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Print a header and rows as CSV (RFC 4180)."""
+    writer = csv.writer(sys.stdout)
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([csv_cell(cell) for cell in row])
+
+
+def csv_cell(value: Any) -> str:
+    """Return what a cell holds; text that a spreadsheet would run as a formula gets an apostrophe in front."""
+    if value is None:
+        return ""
+    if isinstance(value, bool | int | float):
+        return str(value)
+    text = escape(str(value))
+    return f"'{text}" if text.lstrip()[:1] in _FORMULA_STARTS else text
+
+
+def say(text: str) -> None:
+    """Say something to a person, on standard error."""
+    sys.stderr.write("".join(f"{escape(line)}\n" for line in text.splitlines()))
+    sys.stderr.flush()
+
+
+@contextmanager
+def progress(what: str, count: Callable[[], int]) -> Iterator[Callable[[], None]]:
+    """Show a bar on standard error while something long runs; on a terminal only.
+
+    Args:
+        count: tells how many steps there are; asked only when a bar is shown.
+
+    Yields:
+        A function to call after each step.
+    """
+    if not sys.stderr.isatty():
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(what, markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(what, total=count())
+        yield lambda: bar.advance(task)

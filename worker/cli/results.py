@@ -1,0 +1,207 @@
+"""``preread results`` and ``preread explain``: what is committed, for people and for programs."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+
+import typer
+
+from worker.cli import door, output
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from worker.history import Explanation
+    from worker.results import ResultFilter
+
+T = TypeVar("T")
+AnswerName = Literal["flagged", "uncertain", "not_flagged"]
+OutcomeName = Literal["assessed", "refused", "unreadable"]
+TABLE_LIMIT = 100
+
+app = typer.Typer(help="What is committed: answers, refusals and what could not be read.", invoke_without_command=True)
+_SINCE_HELP = "a time (2026-03-31, 2026-03-31T14:00) or how long ago (2h, 3d)"
+
+
+@app.callback()
+def results(
+    context: typer.Context,
+    since: Annotated[str | None, typer.Option(metavar="TIME", help=f"committed since: {_SINCE_HELP}")] = None,
+    acquired_since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="taken since, on the modality's clock: the same")
+    ] = None,
+    answer: Annotated[AnswerName | None, typer.Option(help="only films with this answer")] = None,
+    outcome: Annotated[OutcomeName | None, typer.Option(help="only films that ended so")] = None,
+    code: Annotated[str | None, typer.Option(help="only films refused or unreadable with this code")] = None,
+    patient: Annotated[
+        str | None,
+        typer.Option(metavar="-", help="only this Patient ID, read from standard input: write `-`, never the ID"),
+    ] = None,
+    accession: Annotated[str | None, typer.Option(metavar="NUMBER", help="only this Accession Number")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=0, help=f"the newest so many; 0 for all; default {TABLE_LIMIT}, all with --json, --csv"),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record a file")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="print CSV, one row a finding")] = False,
+) -> None:
+    """List results, the last committed first. `preread results show ID` shows one in full.
+
+    Exit code: 0, also when nothing matches; 2 or 3 when the database cannot be used.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from worker.domain import Answer, Outcome
+    from worker.errors import UsageError
+    from worker.results import ResultFilter
+
+    if json and csv:
+        raise UsageError("--json and --csv exclude each other")
+    all_by_default = None if json or csv else TABLE_LIMIT
+    now = datetime.now(UTC)
+    wanted = ResultFilter(
+        since=_time(since, now),
+        acquired_since=_time(acquired_since, now),
+        answer=Answer(answer) if answer else None,
+        outcome=Outcome(outcome) if outcome else None,
+        code=code,
+        patient_id=_read_patient_id(patient),
+        accession_number=accession,
+        limit=all_by_default if limit is None else (limit or None),
+    )
+    _with_database(context, lambda engine: _print(engine, wanted, json=json, csv=csv))
+
+
+@app.command("show")
+def show(
+    context: typer.Context,
+    result_id: Annotated[int, typer.Argument(metavar="ID", help="the number in the first column of `results`")],
+    json: Annotated[bool, typer.Option("--json", help="print one JSON record")] = False,
+) -> None:
+    """Show one result in full, with its history.
+
+    Exit code: 0; 2 when there is no result with this ID.
+    """
+    from worker import history
+    from worker.cli import views
+    from worker.errors import UsageError
+
+    detail = _with_database(context, lambda engine: history.show(engine, result_id))
+    if detail is None:
+        raise UsageError(f"there is no result {result_id}: `preread results` lists them")
+    if json:
+        output.print_json(views.detail_to_json(detail))
+    else:
+        output.print_pairs(views.detail_pairs(detail))
+
+
+def explain(
+    context: typer.Context,
+    path: Annotated[str, typer.Argument(help="a file in a watched folder, also one that is gone")],
+    json: Annotated[
+        bool, typer.Option("--json", help="print JSON Lines, one record for each root that knows it")
+    ] = False,
+) -> None:
+    """Say in one sentence why this file has, or has not yet, a result, and tell its history.
+
+    Exit code: 0; 1 when no watched folder knows the path.
+    """
+    from worker.cli import views
+
+    found = _with_database(context, lambda engine: _explanations(engine, path))
+    for explanation in found:
+        if json:
+            output.print_json(views.explanation_to_json(explanation))
+        else:
+            output.print_text(explanation.sentence)
+            output.print_table(("when", "version", "state", "why"), views.history_rows(explanation))
+    if not found:
+        output.say(_unknown(path))
+        raise typer.Exit(1)
+
+
+def _print(engine: Engine, wanted: ResultFilter, *, json: bool, csv: bool) -> None:
+    from worker import results as stored
+    from worker.cli import views
+
+    if csv:
+        output.print_csv(
+            views.CSV_COLUMNS, (row for one in stored.stream(engine, wanted) for row in views.csv_rows(one))
+        )
+    elif json:
+        for one in stored.stream(engine, wanted):
+            output.print_json(views.result_to_json(one))
+    else:
+        rows = [views.result_row(one) for one in stored.stream(engine, wanted)]
+        if not rows:
+            output.say("no result matches")
+            return
+        output.print_table(views.TABLE_COLUMNS, rows)
+        if len(rows) == wanted.limit:
+            output.say(f"these are the newest {len(rows)}; --limit 0 shows all")
+
+
+def _with_database(context: typer.Context, action: Callable[[Engine], T]) -> T:
+    settings = door.of(context).settings()
+    engine = door.open_database(settings)
+    try:
+        return action(engine)
+    finally:
+        engine.dispose()
+
+
+def _time(text: str | None, now: datetime) -> datetime | None:
+    from worker.cli.times import since
+
+    return None if text is None else since(text, now)
+
+
+def _read_patient_id(option: str | None) -> str | None:
+    from worker.errors import UsageError
+
+    if option is None:
+        return None
+    if option != "-":
+        raise UsageError(
+            "a patient ID on the command line stays in the shell's history and shows in the list of processes: "
+            "write --patient - and give the ID on standard input"
+        )
+    if sys.stdin.isatty():
+        output.say("Patient ID:")
+    try:
+        patient_id = sys.stdin.readline().rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise UsageError("the patient ID on standard input is not UTF-8 text") from None
+    if not patient_id.strip():
+        raise UsageError("--patient - found no patient ID on standard input")
+    return patient_id
+
+
+def _explanations(engine: Engine, path: str) -> list[Explanation]:
+    from worker import history
+
+    folder, name = os.path.split(os.path.abspath(path))
+    # a root may be registered by its real path, and the caller may stand behind a link
+    candidates = [os.path.join(folder, name), os.path.join(os.path.realpath(folder), name), path]
+    for candidate in dict.fromkeys(candidates):
+        if found := history.explain(engine, os.fsencode(candidate)):
+            return found
+    return []
+
+
+def _unknown(path: str) -> str:
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError as error:
+        there = f"it cannot be found ({error.strerror})"
+    else:
+        there = "it is there" if stat.S_ISREG(mode) else "it is there, but no regular file"
+    return (
+        f"no watched folder of this database knows {path}; {there}. It lies in no root, or the first scan has "
+        "not come by yet: `preread check` shows the roots"
+    )

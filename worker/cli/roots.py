@@ -1,0 +1,48 @@
+"""The folders that a command is about: those on its line, else those of the settings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from worker.domain import RootSpec
+    from worker.settings import Settings
+
+PopulationName = Literal["undeclared", "children-1-5y", "research"]
+PopulationOption = Annotated[
+    PopulationName,
+    typer.Option(
+        help="what is declared of films whose tags do not say it. children-1-5y: an unknown age is taken as 1 to 5 "
+        "years. research: films outside the intended age or view are assessed too, with that caveat"
+    ),
+]
+RootOption = Annotated[
+    list[Path] | None,
+    typer.Option("--root", help="folder to watch, may be repeated; replaces the roots of the settings"),
+]
+
+
+def chosen(settings: Settings, named: Sequence[Path] | None, population: PopulationName) -> tuple[RootSpec, ...]:
+    """Return the roots of the command line, else those of the settings.
+
+    Raises:
+        SettingsError: there is none, or one lies in another.
+        UsageError: a population is declared, but no root on the command line to which it could apply.
+    """
+    from worker.domain import Population, RootSpec
+    from worker.errors import SettingsError, UsageError
+    from worker.settings import refuse_overlapping
+
+    if named:
+        roots = tuple(RootSpec(path, Population(population)) for path in named)
+        refuse_overlapping(roots)
+        return roots
+    if population != "undeclared":
+        raise UsageError("--population declares the folders that --root names: give both")
+    if not settings.roots:
+        raise SettingsError("there is no folder to watch: name one with --root or in PREREAD_ROOTS")
+    return settings.roots

@@ -1,0 +1,76 @@
+"""``preread run``: the worker."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worker.cli import door, output
+from worker.cli.roots import PopulationOption, RootOption, chosen
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from worker.settings import Settings
+
+
+def run(
+    context: typer.Context,
+    root: RootOption = None,
+    once: Annotated[bool, typer.Option("--once", help="handle what is there, settled, and end")] = False,
+    population: PopulationOption = "undeclared",
+    log_json: Annotated[
+        bool | None, typer.Option("--log-json/--log-text", help="log as JSON Lines; default: unless at a terminal")
+    ] = None,
+) -> None:
+    """Watch folders, assess each new film and keep the results; SIGTERM or Ctrl-C ends it after the films in hand.
+
+    Files are only ever read, never changed, moved or deleted.
+
+    Exit code: 0 when it was told to stop, or with --once when every file has its outcome; 2 settings or schema; 3 a
+    share or the database is away; 4 the bundle may not be used.
+    """
+    settings = door.of(context).with_log(None, log_json).settings(quiet=False)
+    roots = chosen(settings, root, population)
+    from worker import bundle as bundles
+    from worker import daemon
+    from worker.radiograph import Limits
+
+    bundle = bundles.load(bundles.resolve(settings.bundle))
+    engine = _open_or_create(settings)
+    options = daemon.RunOptions(
+        slots=settings.slots,
+        scan_interval_s=settings.scan_interval_s,
+        settle_s=settings.settle_s,
+        network_settle_s=settings.network_settle_s,
+        deadline_s=settings.deadline_s,
+        slot_memory_bytes=settings.slot_memory_bytes,
+        lease_s=settings.lease_s,
+        limits=Limits(max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels),
+        once=once,
+    )
+    try:
+        code = daemon.run(engine, bundle, roots, options)
+    finally:
+        engine.dispose()
+    if code:
+        raise typer.Exit(code)
+
+
+def _open_or_create(settings: Settings) -> Engine:
+    """Open the database; a new installation with the default database gets its file made.
+
+    Only then: a database that was named and is not there is more likely mistyped or not mounted than new.
+    """
+    from worker import store
+    from worker.settings import Settings as AnySettings
+
+    engine = store.open_engine(settings.database_url)
+    path = store.sqlite_path(engine)
+    by_default = settings.database_url == AnySettings.model_fields["database_url"].default
+    if by_default and path is not None and not path.exists():
+        store.upgrade(engine)
+        output.say(f"made the database {path}")
+    store.check_schema(engine)
+    return engine

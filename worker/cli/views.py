@@ -1,0 +1,246 @@
+"""Stored results as rows, pairs and records."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from worker.cli.words import say_answer, say_caveats, say_finding
+from worker.domain import CAVEAT_TEXT, JSONObject, Population
+from worker.history import Explanation, ResultDetail, VersionHistory
+from worker.records import finding_to_json, reversible_path
+from worker.results import ResultRow
+
+TABLE_COLUMNS = ("id", "committed", "taken", "patient ID", "accession", "file", "what it says", "caveats")
+CSV_COLUMNS = (
+    "id",
+    "committed_at",
+    "acquired_local",
+    "root",
+    "path",
+    "sha256",
+    "outcome",
+    "code",
+    "reason",
+    "finding",
+    "answer",
+    "answer_text",
+    "probability",
+    "prevalence",
+    "caveats",
+    "bundle",
+    "population",
+    "patient_id",
+    "issuer_of_patient_id",
+    "patient_name",
+    "patient_birth_date",
+    "patient_sex",
+    "accession_number",
+    "study_instance_uid",
+    "sop_instance_uid",
+    "modality",
+    "view_position",
+)
+
+
+def result_row(result: ResultRow) -> tuple[str, ...]:
+    """Return a row of the table of results."""
+    identity = result.identity
+    return (
+        str(result.result_id),
+        _local(result.committed_at),
+        _acquired(result.acquired_local),
+        identity.patient_id or "",
+        identity.accession_number or "",
+        result.path_text,
+        _says(result),
+        _limits(result),
+    )
+
+
+def csv_rows(result: ResultRow) -> Iterator[tuple[Any, ...]]:
+    """Yield one row for each finding, or one without finding for a film that has none."""
+    identity = result.identity
+    for finding in result.findings or (None,):
+        yield (
+            result.result_id,
+            _iso(result.committed_at),
+            result.acquired_local,
+            result.root_text,
+            result.path_text,
+            result.sha256,
+            result.outcome.value,
+            result.code,
+            result.reason,
+            finding and finding.finding,
+            finding and finding.answer.value,
+            finding and say_answer(finding.answer, finding.finding),
+            finding and finding.probability,
+            finding and finding.prevalence,
+            " ".join(result.caveats),
+            result.bundle,
+            result.population.value,
+            identity.patient_id,
+            identity.issuer_of_patient_id,
+            identity.patient_name,
+            identity.patient_birth_date,
+            identity.patient_sex,
+            identity.accession_number,
+            identity.study_instance_uid,
+            identity.sop_instance_uid,
+            identity.modality,
+            identity.view_position,
+        )
+
+
+def result_to_json(result: ResultRow) -> JSONObject:
+    """Return a result as a record: the fields of ``preread assess`` and what the database knows beyond them."""
+    return {
+        "id": result.result_id,
+        "root": result.root_text,
+        "path": reversible_path(result.path),
+        "sha256": result.sha256,
+        "outcome": result.outcome.value,
+        "code": result.code,
+        "reason": result.reason,
+        "findings": [finding_to_json(finding) for finding in result.findings],
+        "caveats": [caveat.value for caveat in result.caveats],
+        "bundle": result.bundle,
+        "bundle_digest": result.bundle_digest,
+        "population": result.population.value,
+        "research": result.research,
+        "state": result.state.value,
+        "committed_at": _iso(result.committed_at),
+        "first_seen_at": _iso(result.first_seen_at),
+        "acquired_local": result.acquired_local,
+        "identity": dataclasses.asdict(result.identity),
+        "format": result.format,
+        "transfer_syntax_uid": result.transfer_syntax_uid,
+        "rows": result.rows,
+        "columns": result.columns,
+        "decoder": result.decoder,
+        "size_bytes": result.size_bytes,
+        "ms": result.ms,
+    }
+
+
+def detail_to_json(detail: ResultDetail) -> JSONObject:
+    """Return one result in full as a record."""
+    return {
+        **result_to_json(detail.row),
+        "same_content": [_other(other) for other in detail.same_content],
+        "same_sop_instance_uid": [_other(other) for other in detail.same_uid],
+        "history": _history_to_json(detail.history),
+    }
+
+
+def detail_pairs(detail: ResultDetail) -> Iterator[tuple[str, str]]:
+    """Yield one result in full for people: names and values, what is unknown left out."""
+    row = detail.row
+    yield "result", str(row.result_id)
+    yield "file", f"{row.path_text} in {row.root_text}"
+    yield "outcome", row.outcome.value
+    if row.findings:
+        for finding in row.findings:
+            yield "what it says", say_finding(finding)
+    else:
+        yield "reason", f"{row.code}: {row.reason}"
+    for caveat in row.caveats:
+        yield "caveat", CAVEAT_TEXT[caveat]
+    yield "population", row.population.value
+    if row.bundle:
+        yield "bundle", f"{row.bundle} ({row.bundle_digest})"
+    if row.acquired_local:
+        yield "taken", f"{_acquired(row.acquired_local)} on the modality's clock"
+    yield "committed", _local(row.committed_at)
+    for field in dataclasses.fields(row.identity):
+        value = getattr(row.identity, field.name)
+        if value not in (None, "", False):
+            yield field.name.replace("_", " "), str(value)
+    if row.rows and row.columns:
+        yield "pixels", f"{row.rows} rows x {row.columns} columns"
+    for name, text in (("format", row.format), ("transfer syntax", row.transfer_syntax_uid), ("decoder", row.decoder)):
+        if text:
+            yield name, text
+    if row.sha256:
+        yield "sha256", row.sha256
+    for result_id, root, path in detail.same_content:
+        yield "same bytes", f"result {result_id}: {path} in {root}"
+    for result_id, root, path in detail.same_uid:
+        yield "same SOP Instance UID, other bytes", f"result {result_id}: {path} in {root}"
+    for move in detail.history.transitions:
+        yield f"  {_local(move.at)}", f"{move.to_state.value}: {move.why}"
+
+
+def explanation_to_json(explanation: Explanation) -> JSONObject:
+    """Return why a path has or has no result, as a record."""
+    return {
+        "root": explanation.root_text,
+        "path": explanation.path_text,
+        "sentence": explanation.sentence,
+        "versions": [_history_to_json(version) for version in explanation.versions],
+    }
+
+
+def history_rows(explanation: Explanation) -> Iterator[tuple[str, ...]]:
+    """Yield every move of every version of a path, the oldest first."""
+    for version in explanation.versions:
+        for move in version.transitions:
+            yield _local(move.at), f"{version.file_id} ({version.size_bytes} bytes)", move.to_state.value, move.why
+
+
+def _says(result: ResultRow) -> str:
+    if result.findings:
+        return "; ".join(map(say_finding, result.findings))
+    return f"{result.outcome.value}: {result.code}: {result.reason}"
+
+
+def _limits(result: ResultRow) -> str:
+    declared = "" if result.population is Population.UNDECLARED else f"declared {result.population.value}"
+    return "; ".join(part for part in (declared, say_caveats(result.caveats)) if part)
+
+
+def _history_to_json(version: VersionHistory) -> JSONObject:
+    return {
+        "file_id": version.file_id,
+        "size_bytes": version.size_bytes,
+        "mtime_ns": version.mtime_ns,
+        "newest": version.newest,
+        "state": version.state.value,
+        "outcome": version.outcome and version.outcome.value,
+        "code": version.code,
+        "reason": version.reason,
+        "attempts": version.attempts,
+        "interruptions": version.interruptions,
+        "transitions": [
+            {
+                "at": _iso(move.at),
+                "from": move.from_state and move.from_state.value,
+                "to": move.to_state.value,
+                "why": move.why,
+                "worker": move.worker_id,
+            }
+            for move in version.transitions
+        ],
+    }
+
+
+def _other(other: tuple[int, str, str]) -> JSONObject:
+    result_id, root, path = other
+    return {"id": result_id, "root": root, "path": path}
+
+
+def _iso(at: datetime) -> str:
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _local(at: datetime) -> str:
+    return f"{at.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _acquired(digits: str | None) -> str:
+    if not digits or len(digits) != 14:
+        return digits or ""
+    return f"{digits[:4]}-{digits[4:6]}-{digits[6:8]} {digits[8:10]}:{digits[10:12]}"

@@ -1,0 +1,45 @@
+"""How answers are said to people. There is no word for health here, and no probability without its prevalence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from worker.domain import CAVEAT_TEXT, Answer, Caveat, Finding
+
+NO_DEVICE = "Preread is no medical device: a first read for research, no diagnosis. A doctor reads every film."
+_ANSWER = {
+    Answer.FLAGGED: "{finding} flagged",
+    Answer.UNCERTAIN: "uncertain: read first",
+    Answer.NOT_FLAGGED: "{finding} not flagged; this excludes no disease",
+}
+
+
+def say_answer(answer: Answer, finding: str) -> str:
+    """Say an answer in words, e.g. ``pneumonia not flagged; this excludes no disease``."""
+    return _ANSWER[answer].format(finding=finding)
+
+
+def say_probability(probability: float, prevalence: float) -> str:
+    """Say a probability with the prevalence that it holds for, e.g. ``87 % at prevalence 25 %``."""
+    return f"{percent(probability)} at prevalence {percent(prevalence)}"
+
+
+def percent(share: float) -> str:
+    """Say a share in [0, 1] in per cent; never as a certainty that nobody has."""
+    value = share * 100
+    if 0 < value < 0.1:
+        return "below 0.1 %"
+    if 99.9 < value < 100:
+        return "above 99.9 %"
+    return f"{value:.0f} %" if 10 <= value <= 90 or value in (0, 100) else f"{value:.1f} %"
+
+
+def say_finding(finding: Finding) -> str:
+    """Say a finding with its probability."""
+    answer = say_answer(finding.answer, finding.finding)
+    return f"{answer} ({say_probability(finding.probability, finding.prevalence)})"
+
+
+def say_caveats(caveats: Iterable[Caveat]) -> str:
+    """Say caveats in words, one after the other."""
+    return "; ".join(CAVEAT_TEXT[caveat] for caveat in caveats)
