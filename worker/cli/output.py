@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from worker.domain import JSONObject
 
-# A pipe has no width: wide enough that a row of `results` stays on one line.
-_PIPE_WIDTH = 200
+# A pipe has no width: wide enough that each row stays on one line, for grep and the like.
+_PIPE_WIDTH = 1_000
 # What starts a formula in the common spreadsheets, the full-width forms included.
 _FORMULA_STARTS = frozenset("=+-@|%\t\r＝＋－＠")  # noqa: RUF001
 

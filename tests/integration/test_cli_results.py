@@ -1,0 +1,333 @@
+"""`preread results`, `results show`, `explain` and `db` on a real database that the ledger's verbs filled."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import shutil
+import sys
+import threading
+import warnings
+from datetime import datetime
+
+import numpy as np
+import pytest
+
+from worker import store
+from worker.cli import main
+from worker.cli.words import NO_DEVICE
+from worker.domain import CAVEAT_TEXT, Answer, Caveat, Finding, Identity, Population, RefusalCode
+from worker.entries import ContentAssessment, FileFacts, Observation
+from worker.errors import TruncatedPixels
+from worker.ledger import Ledger
+
+ESCAPES = "\x1b]0;owned\x07\x1b[2J"
+HOSTILE = Identity(
+    patient_name="=HYPERLINK(1)^[red]Eve[/red]\u202e" + ESCAPES,
+    patient_id="PAT-1",
+    accession_number="+4711",
+    acquisition_date_time="20260331101500",
+    modality="DX",
+)
+QUIET = Identity(patient_id="PAT-2", accession_number="A2", acquisition_date_time="20200101080000")
+
+
+@pytest.fixture(autouse=True)
+def _process_as_it_was(monkeypatch):
+    """A command sets up the log of its process; here the process is the tests'."""
+    for target, name in [(sys, "excepthook"), (threading, "excepthook"), (warnings, "showwarning")]:
+        monkeypatch.setattr(target, name, getattr(target, name))
+    loggers = [logging.getLogger(name) for name in (None, "worker", "model_training")]
+    before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
+    yield
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+
+
+class Preread:
+    """Runs commands in this process and keeps what they printed."""
+
+    def __init__(self, capsys, monkeypatch):
+        self._capsys = capsys
+        self._monkeypatch = monkeypatch
+
+    def __call__(self, *arguments, stdin=""):
+        self._monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        self._capsys.readouterr()
+        self.exit_code = main(arguments)
+        self.out, self.err = self._capsys.readouterr()
+        return self
+
+    @property
+    def records(self):
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
+@pytest.fixture
+def preread(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    return Preread(capsys, monkeypatch)
+
+
+@pytest.fixture
+def database(monkeypatch, tmp_path, migrated_sqlite):
+    path = tmp_path / "preread.db"
+    shutil.copy(migrated_sqlite, path)
+    monkeypatch.setenv("PREREAD_DATABASE_URL", f"sqlite:///{path}")
+    return f"sqlite:///{path}"
+
+
+def finding(answer, probability):
+    return Finding("pneumonia", 1.5, probability, 0.25, answer)
+
+
+def content(answer=Answer.FLAGGED, probability=0.87):
+    return ContentAssessment((finding(answer, probability),), (Caveat.LOSSY,), "test 1", np.zeros((7, 7), np.float32))
+
+
+@pytest.fixture
+def filled(database, tmp_path):
+    """Five files of one root: flagged, not flagged, refused, unreadable, and one that still settles."""
+    engine = store.open_engine(database)
+    ledger = Ledger(engine, worker_id="test", lease_s=60)
+    ledger.heartbeat()
+    root = tmp_path / "inbox"
+    root_id = ledger.register_root(bytes(root), population=Population.CHILDREN_1_5Y)
+    bundle_id = ledger.register_bundle(name="test", version="1.0.0", digest="d" * 64)
+    names = {
+        "flagged": b"a[bold]\x1b[2J.dcm",
+        "not_flagged": b"caf\xe9\\b.dcm",
+        "refused": b"knee.dcm",
+        "unreadable": b"broken.dcm",
+    }
+    seen = [Observation(name, 100 + number, 1_000 + number) for number, name in enumerate(names.values())]
+    ledger.settle(ledger.observe(root_id, seen).values())
+    ledger.observe(root_id, [Observation(b"new.dcm", 5, 5)])
+    claims = {claim.path: claim for claim in ledger.claim([root_id], 10)}
+
+    def facts(number, identity=QUIET, caveats=()):
+        return FileFacts(
+            sha256=f"{number:064x}",
+            identity=identity,
+            format="DICOM",
+            rows=10,
+            columns=12,
+            population=Population.CHILDREN_1_5Y,
+            gate_caveats=caveats,
+            ms=12.5,
+        )
+
+    assert ledger.commit_assessed(
+        claims[names["flagged"]], facts(1, HOSTILE, (Caveat.AGE_DECLARED,)), bundle_id, content()
+    )
+    assert ledger.commit_assessed(
+        claims[names["not_flagged"]], facts(2), bundle_id, content(Answer.NOT_FLAGGED, 0.0004)
+    )
+    assert ledger.commit_refused(claims[names["refused"]], facts(3), bundle_id, RefusalCode.BODY_PART, "it shows KNEE")
+    assert ledger.commit_unreadable(claims[names["unreadable"]], TruncatedPixels(), facts(4))
+    engine.dispose()
+    return root
+
+
+def test_the_table_says_answers_in_words_and_ends_with_what_preread_is_not(preread, filled):
+    ran = preread("results")
+    assert ran.exit_code == 0
+    flat = " ".join(ran.out.split())
+    assert "pneumonia flagged (87 % at prevalence 25 %)" in flat
+    assert "pneumonia not flagged; this excludes no disease (below 0.1 % at prevalence 25 %)" in flat
+    assert "refused: body_part: it shows KNEE" in flat
+    assert CAVEAT_TEXT[Caveat.AGE_DECLARED].split(";")[0] in flat
+    assert "declared children-1-5y" in flat
+    assert ran.out.rstrip().endswith(NO_DEVICE)
+
+
+def test_no_name_or_tag_steers_the_terminal(preread, filled):
+    for arguments in (["results"], ["results", "show", "1"], ["results", "--csv"], ["results", "--json"]):
+        ran = preread(*arguments)
+        assert ran.exit_code == 0, ran.err
+        assert "\x1b" not in ran.out
+        assert "\x07" not in ran.out
+        assert "\u202e" not in ran.out
+    assert "[bold]" in preread("results").out
+
+
+def test_json_lines_hold_what_assess_prints_and_more(preread, filled):
+    records = preread("results", "--json").records
+    assert [record["outcome"] for record in records] == ["unreadable", "refused", "assessed", "assessed"]
+    flagged = records[-1]
+    assert flagged["findings"] == [
+        {"finding": "pneumonia", "probability": 0.87, "prevalence": 0.25, "answer": "flagged"}
+    ]
+    assert flagged["caveats"] == ["age_declared", "lossy"]
+    assert flagged["bundle"] == "test/1.0.0"
+    assert flagged["population"] == "children-1-5y"
+    assert flagged["identity"]["patient_id"] == "PAT-1"
+    assert records[0]["code"] == "truncated"
+
+
+def test_a_name_that_is_not_utf8_can_be_had_back(preread, filled):
+    (record,) = preread("results", "--json", "--answer", "not_flagged").records
+    assert record["path"] == "caf\\xe9\\\\b.dcm"
+
+
+def test_csv_has_one_row_a_finding_and_no_formula(preread, filled):
+    rows = list(csv.DictReader(io.StringIO(preread("results", "--csv").out)))
+    assert len(rows) == 4
+    flagged = rows[-1]
+    assert flagged["patient_name"].startswith("'=HYPERLINK")
+    assert flagged["accession_number"] == "'+4711"
+    assert (flagged["answer"], flagged["probability"], flagged["prevalence"]) == ("flagged", "0.87", "0.25")
+    assert rows[1]["finding"] == ""
+
+
+@pytest.mark.parametrize(
+    "arguments, codes",
+    [
+        (["--answer", "flagged"], [None]),
+        (["--answer", "uncertain"], []),
+        (["--outcome", "refused"], ["body_part"]),
+        (["--code", "truncated"], ["truncated"]),
+        (["--accession", "+4711"], [None]),
+        (["--acquired-since", "2026-03-31"], [None]),
+        (["--acquired-since", "2026-04-01"], []),
+        (["--since", "1h", "--limit", "2"], ["truncated", "body_part"]),
+        (["--since", "2999-01-01"], []),
+    ],
+)
+def test_filters(preread, filled, arguments, codes):
+    ran = preread("results", "--json", *arguments)
+    assert ran.exit_code == 0, ran.err
+    assert [record["code"] for record in ran.records] == codes
+
+
+def test_a_patient_is_named_on_standard_input_only(preread, filled):
+    ran = preread("results", "--json", "--patient", "-", stdin="PAT-1\n")
+    assert [record["identity"]["patient_id"] for record in ran.records] == ["PAT-1"]
+    ran = preread("results", "--patient", "PAT-1")
+    assert ran.exit_code == 2
+    assert "shell's history" in ran.err
+    assert ran.out == ""
+    ran = preread("results", "--patient", "-", stdin="")
+    assert ran.exit_code == 2
+
+
+def test_a_shortened_table_says_so(preread, filled):
+    ran = preread("results", "--limit", "2")
+    assert "these are the newest 2" in ran.err
+    assert "these are" not in preread("results", "--limit", "0").err
+
+
+def test_nothing_matching_is_said_and_is_no_failure(preread, filled):
+    ran = preread("results", "--accession", "none such")
+    assert (ran.exit_code, ran.out) == (0, "")
+    assert "no result matches" in ran.err
+
+
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        (["--since", "lately"], "lately"),
+        (["--json", "--csv"], "exclude"),
+        (["--answer", "positive"], "positive"),
+        (["show", "999"], "999"),
+    ],
+)
+def test_a_wrong_command_line_ends_with_2_and_one_message(preread, filled, arguments, word):
+    ran = preread("results", *arguments)
+    assert ran.exit_code == 2
+    assert word in ran.err
+    assert ran.out == ""
+    assert "Traceback" not in ran.err
+
+
+def test_show_tells_one_result_in_full(preread, filled):
+    (record,) = preread("results", "--json", "--answer", "flagged").records
+    ran = preread("results", "show", str(record["id"]))
+    flat = " ".join(ran.out.split())
+    for part in (
+        "pneumonia flagged (87 % at prevalence 25 %)",
+        "PAT-1",
+        "10 rows x 12 columns",
+        "test/1.0.0",
+        NO_DEVICE,
+    ):
+        assert part in flat
+    (detail,) = preread("results", "show", str(record["id"]), "--json").records
+    assert [move["to"] for move in detail["history"]["transitions"]][-1] == "done"
+
+
+def test_explain_says_why_in_one_sentence_with_the_history(preread, filled):
+    ran = preread("explain", str(filled / "broken.dcm"))
+    assert ran.exit_code == 0
+    assert ran.out.startswith("It could not be read and was set aside: truncated")
+    assert "quarantined" in ran.out
+    assert "waits until it no longer changes" in preread("explain", str(filled / "new.dcm")).out
+    (record,) = preread("explain", "--json", str(filled / "knee.dcm")).records
+    assert record["sentence"].startswith("It was refused: body_part")
+
+
+def test_explain_takes_a_path_relative_to_where_one_stands(preread, filled):
+    assert preread("explain", "inbox/knee.dcm").exit_code == 0
+
+
+def test_explain_of_an_unknown_path_says_what_is_there(preread, filled, tmp_path):
+    ran = preread("explain", str(tmp_path / "elsewhere.dcm"))
+    assert ran.exit_code == 1
+    assert "no watched folder of this database knows" in ran.err
+    assert "cannot be found" in ran.err
+
+
+# ---------------------------------------------------------------------- the database itself
+
+
+def test_a_new_database_is_made_by_upgrade_and_then_fits(preread, monkeypatch, tmp_path):
+    monkeypatch.setenv("PREREAD_DATABASE_URL", f"sqlite:///{tmp_path / 'new.db'}")
+    for command in (["db", "check"], ["results"]):
+        ran = preread(*command)
+        assert ran.exit_code == 2
+        assert "preread db upgrade" in ran.err
+        assert not (tmp_path / "new.db").exists()
+    assert preread("db", "upgrade").exit_code == 0
+    assert preread("db", "upgrade").exit_code == 0
+    assert preread("db", "check").exit_code == 0
+    assert preread("results").exit_code == 0
+
+
+def test_a_database_newer_than_the_program_is_named(preread, database):
+    engine = store.open_engine(database)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    engine.dispose()
+    for command in (["results"], ["db", "check"], ["db", "upgrade"], ["explain", "x"]):
+        ran = preread(*command)
+        assert ran.exit_code == 2, command
+        assert "newer version" in ran.err
+        assert "schema_too_new" in ran.err
+        assert "Traceback" not in ran.err
+
+
+@pytest.mark.parametrize("url", ["nonsense", "mysql://x/y", "sqlite://"])
+def test_a_database_that_cannot_be_meant_is_named(preread, monkeypatch, url):
+    monkeypatch.setenv("PREREAD_DATABASE_URL", url)
+    ran = preread("results")
+    assert ran.exit_code == 2
+    assert "Traceback" not in ran.err
+
+
+def test_a_postgres_that_is_away_is_named_without_its_password(preread, monkeypatch, tmp_path):
+    monkeypatch.setattr(store, "_FIRST_PAUSE_S", 0.0)
+    monkeypatch.setenv("PREREAD_DATABASE_URL", f"postgresql://preread:geheim@/preread?host={tmp_path}")
+    ran = preread("results")
+    assert ran.exit_code == 3
+    assert "database_away" in ran.err
+    assert "geheim" not in ran.err
+
+
+def test_times_are_local_for_people_and_utc_for_programs(preread, filled):
+    (record,) = preread("results", "--json", "--answer", "flagged").records
+    assert record["committed_at"].endswith("Z")
+    local = datetime.fromisoformat(record["committed_at"]).astimezone()
+    assert f"{local:%Y-%m-%d}" in preread("results").out
