@@ -12,12 +12,16 @@ import zipfile
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
 from packaging.requirements import Requirement
 
-from worker import errors
-from worker.domain import RefusalCode
+import worker.cli
+from worker import errors, settings
+from worker.batch import FileResult
+from worker.domain import Outcome, RefusalCode
 
 HOUSE = Path(__file__).parent.parent
 PACKAGES = ("worker", "model_training")
@@ -89,9 +93,14 @@ def test_help_loads_neither_training_nor_runtime() -> None:
 
 # --------------------------------------------------------------------------- what no module may do
 
-FORBIDDEN_CALLS = {"rmtree", "removedirs", "move", "copytree"}
+FORBIDDEN_CALLS = {"rmtree", "removedirs"}
 # Who may remove or rename a file of Preread's own; a root's files are not among them.
-MAY_REMOVE = {"worker/bundle.py", "model_training/publishing.py", "model_training/fitting.py", "model_training/running.py"}
+MAY_REMOVE = {
+    "worker/bundle.py",
+    "model_training/publishing.py",
+    "model_training/fitting.py",
+    "model_training/running.py",
+}
 
 
 def calls(path: Path) -> Iterator[tuple[str, str]]:
@@ -106,6 +115,7 @@ def calls(path: Path) -> Iterator[tuple[str, str]]:
 def test_nothing_deletes_recursively_or_moves(path: Path) -> None:
     called = set(calls(path))
     assert not {name for _, name in called} & FORBIDDEN_CALLS
+    assert ("shutil", "move") not in called
     if named(path) not in MAY_REMOVE:
         assert not called & {("os", name) for name in ("remove", "unlink", "rename", "replace", "rmdir", "truncate")}
         assert not {name for _, name in called} & {"unlink", "rmdir"}
@@ -281,6 +291,47 @@ def test_every_make_command_in_the_record_exists() -> None:
     }
     assert said <= targets
     assert {"help", "demo", "test", "run", "lint", "type"} <= targets
+
+
+def column(heading: str) -> list[str]:
+    """The code words in the first column of the table under a heading of the README."""
+    section = re.split(rf"^###? {re.escape(heading)}$", README, flags=re.MULTILINE)[1].split("\n## ")[0]
+    section = section.split("\n### ")[0]
+    cells = re.findall(r"^\| (.+?) \|", section, flags=re.MULTILINE)
+    return [word for cell in cells for word in re.findall(r"`([^`]+)`", cell)]
+
+
+def commands(command: Any, name: str) -> Iterator[str]:
+    """Every command of a typer tree that does something, by its whole name."""
+    children = getattr(command, "commands", {})
+    if not children or command.invoke_without_command:
+        yield name
+    for word, child in children.items():
+        yield from commands(child, f"{name} {word}")
+
+
+def test_the_readme_lists_every_command_and_no_other() -> None:
+    from model_training import cli as training
+    from worker.cli.app import app
+
+    there = {*commands(typer.main.get_command(app), "preread")}
+    there |= {*commands(typer.main.get_command(training.app), "preread-train")}
+    assert set(column("Commands")) == there
+
+
+def test_the_readme_says_every_setting_as_the_code_does() -> None:
+    assert settings.markdown_table() in README
+
+
+def test_the_readme_and_the_errors_name_the_same_exit_codes() -> None:
+    said = {int(code) for code in column("Exit codes")}
+    assert {kind.exit_code for kind in classes()} <= said
+    assert said == {int(code) for code in re.findall(r"^(\d+) ", worker.cli.__doc__ or "", flags=re.MULTILINE)}
+
+
+def test_the_readme_names_every_field_of_assess() -> None:
+    result = FileResult("a.dcm", None, Outcome.UNREADABLE, "empty", "it is empty", (), (), "name/1", 1.0)
+    assert column("What `--json` says of a file") == list(result.to_json())
 
 
 def test_decisions_are_numbered_and_short() -> None:
