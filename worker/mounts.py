@@ -20,7 +20,7 @@ UNKNOWN = "unknown"
 NETWORK_TYPES = frozenset(
     """9p acfs afs afpfs autofs beegfs ceph cifs coda cvfs davfs fhgfs gfs gfs2 glusterfs gpfs ibrix lustre mfs ncpfs
     nfs nfs3 nfs4 ocfs2 orangefs panfs prl_fs pvfs2 shfs smb smb2 smb3 smbfs sshfs vboxsf virtiofs vmhgfs wekafs
-    """.split()
+    """.split()  # noqa: SIM905  one name a line would be a page
 )
 _OCTAL = re.compile(rb"\\([0-7]{3})")
 

@@ -1,0 +1,158 @@
+"""Listing a root: every entry below it, in batches, with what could not be listed. Never follows a symbolic link."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from worker.entries import Observation
+from worker.errors import ShareDown
+from worker.ignoring import mode_rule, name_rule
+
+# Answers of the share as a whole, not of one file in it (CIFS and NFS give them when the server is away).
+SHARE_ERRNOS = frozenset(
+    {
+        errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN,
+        errno.ENETUNREACH, errno.ENOTCONN, errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED,
+        errno.ESHUTDOWN, errno.ENODEV, errno.ENXIO,
+    }
+)  # fmt: skip
+GONE_ERRNOS = frozenset({errno.ENOENT, errno.ENOTDIR})
+
+
+class FileSystem:
+    """The calls by which a root is looked at. Tests put their own in its place to make shares fail."""
+
+    def status(self, path: bytes) -> os.stat_result:
+        """Like ``stat``: links are followed (the root itself may be one)."""
+        return os.stat(path)
+
+    def status_of_link(self, path: bytes) -> os.stat_result:
+        """Like ``lstat``."""
+        return os.lstat(path)
+
+    def entries(self, path: bytes) -> Iterator[os.DirEntry[bytes]]:
+        """List one folder."""
+        with os.scandir(path) as listing:
+            yield from listing
+
+    def status_of_entry(self, entry: os.DirEntry[bytes]) -> os.stat_result:
+        """Like ``lstat`` of a listed entry."""
+        return entry.stat(follow_symlinks=False)
+
+
+@dataclass(slots=True)
+class Listing:
+    """What one walk met; complete only when ``failed_folders`` is 0 at its end.
+
+    Attributes:
+        files: entries that are no folders, ignored ones included.
+        ignored_folders: folders that a rule leaves out; nothing in them is looked at.
+        failed_folders: folders that could not be listed to their end.
+        failed_entries: entries whose ``stat`` failed.
+        first_errno: of the first failure.
+    """
+
+    files: int = 0
+    ignored_folders: int = 0
+    failed_folders: int = 0
+    failed_entries: int = 0
+    first_errno: int | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether a path that this walk did not meet is not there."""
+        return self.failed_folders == 0
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One entry that is no folder.
+
+    Attributes:
+        path: relative to the root.
+        rule: why it is left out by its name; ``None`` for most.
+        entry: to ask for its status.
+    """
+
+    path: bytes
+    rule: str | None
+    entry: os.DirEntry[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What one entry turned out to be: a file to watch, or left out by ``rule``."""
+
+    observation: Observation
+    rule: str | None = None
+
+
+def walk(system: FileSystem, root: bytes, below: bytes, listing: Listing) -> Iterator[Found]:
+    """Yield every entry at or below a folder that is no folder itself; note failures in ``listing``.
+
+    Args:
+        root: absolute path of the root.
+        below: relative path of the folder to begin with; empty for the root.
+
+    Raises:
+        ShareDown: the first folder cannot be listed, or one below it fails in a way that means the whole share.
+    """
+    pending = [below]
+    while pending:
+        folder = pending.pop()
+        prefix = folder + b"/" if folder else b""
+        try:
+            for entry in system.entries(os.path.join(root, folder) if folder else root):
+                path = prefix + entry.name
+                rule = name_rule(entry.name)
+                if entry.is_dir(follow_symlinks=False):
+                    if rule is None:
+                        pending.append(path)
+                    else:
+                        listing.ignored_folders += 1
+                else:
+                    listing.files += 1
+                    yield Found(path, rule, entry)
+        except OSError as error:
+            if not folder:
+                raise ShareDown(f"the folder cannot be listed: {error.strerror or type(error).__name__}") from error
+            listing.failed_folders += 1
+            listing.first_errno = listing.first_errno or error.errno
+            if error.errno in SHARE_ERRNOS:
+                check_root(system, root)
+
+
+def check_root(system: FileSystem, root: bytes) -> os.stat_result:
+    """Return the root's status.
+
+    Raises:
+        ShareDown: it is not there, is no folder, or cannot be listed.
+    """
+    try:
+        status = system.status(root)
+        if not stat.S_ISDIR(status.st_mode):
+            raise ShareDown("the root is not a folder")
+        next(iter(system.entries(root)), None)
+    except OSError as error:
+        raise ShareDown(f"the folder cannot be listed: {error.strerror or type(error).__name__}") from error
+    return status
+
+
+def look_at_entry(system: FileSystem, found: Found) -> Look:
+    """Ask for the status of a listed entry. Raises ``OSError`` as ``lstat`` does."""
+    return _look(found.path, system.status_of_entry(found.entry), found.rule)
+
+
+def look_at_path(system: FileSystem, root: bytes, path: bytes) -> Look | None:
+    """Ask for the status of a path; ``None`` for a folder. Raises ``OSError`` as ``lstat`` does."""
+    status = system.status_of_link(os.path.join(root, path))
+    return None if stat.S_ISDIR(status.st_mode) else _look(path, status, name_rule(path.rsplit(b"/", 1)[-1]))
+
+
+def _look(path: bytes, status: os.stat_result, rule: str | None) -> Look:
+    observation = Observation(path, status.st_size, status.st_mtime_ns, status.st_ino)
+    return Look(observation, rule or mode_rule(status.st_mode))

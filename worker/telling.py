@@ -1,0 +1,106 @@
+"""From looks at a root to the ledger: what is new, what is ignored, what has settled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+
+from worker.absence import Absence
+from worker.domain import FileState
+from worker.entries import Observation, Version
+from worker.ledger import Ledger
+from worker.scanning import Look
+from worker.settling import Settling
+
+EMPTY_PATIENCE = timedelta(hours=24)
+_COME_BACK = frozenset({FileState.VANISHED, FileState.MISSED})
+
+
+class Teller:
+    """Brings the ledger up to date with what was seen in one root.
+
+    Args:
+        absence: hears of every path that is there.
+        on_settled: called when files became READY.
+        wall: the time of day, only to tell how long ago the ledger first saw an empty file.
+        judge_empty: whether empty files are set aside as soon as they settled, and not after a day.
+    """
+
+    def __init__(
+        self,
+        root_id: int,
+        ledger: Ledger,
+        absence: Absence,
+        on_settled: Callable[[], None],
+        wall: Callable[[], datetime],
+        *,
+        judge_empty: bool,
+    ) -> None:
+        self.settling = Settling(0.0)
+        self._root_id = root_id
+        self._ledger = ledger
+        self._absence = absence
+        self._on_settled = on_settled
+        self._wall = wall
+        self._judge_empty = judge_empty
+
+    def tell(self, now: float, looks: Iterable[Look]) -> None:
+        """Take in a batch of looks made at ``now`` (monotonic seconds)."""
+        ignored: dict[str, list[Observation]] = {}
+        watched: list[Observation] = []
+        for look in looks:
+            self._absence.met(look.observation.path)
+            if look.rule is None:
+                watched.append(look.observation)
+            else:
+                ignored.setdefault(look.rule, []).append(look.observation)
+                self.settling.forget(look.observation.path)
+        for rule, observations in ignored.items():
+            self._ignore(rule, observations)
+        if not watched:
+            return
+        known = self._ledger.known(self._root_id, [one.path for one in watched])
+        news = [one for one in watched if _is_news(known.get(one.path), one)]
+        if news:
+            known |= self._ledger.observe(self._root_id, news)
+        self._settle([known[one.path] for one in watched if self._stands_still(one, known[one.path], now)])
+
+    def _ignore(self, rule: str, observations: list[Observation]) -> None:
+        known = self._ledger.known(self._root_id, [one.path for one in observations])
+        new = [one for one in observations if not _is_ignored(known.get(one.path))]
+        if new:
+            self._ledger.ignore(self._root_id, new, rule)
+
+    def _stands_still(self, seen: Observation, version: Version, now: float) -> bool:
+        if version.state is not FileState.SETTLING:
+            self.settling.forget(seen.path)
+            return False
+        may_settle = seen.size_bytes > 0 or self._judge_empty or self._wall() - version.first_seen_at >= EMPTY_PATIENCE
+        return self.settling.note(seen, now, may_settle=may_settle)
+
+    def _settle(self, versions: list[Version]) -> None:
+        empty = [version for version in versions if version.size_bytes == 0]
+        full = [version for version in versions if version.size_bytes > 0]
+        if empty:
+            self._ledger.quarantine_empty(empty)
+        if full and self._ledger.settle(full):
+            self._on_settled()
+
+
+def wants_a_look(version: Version | None) -> bool:
+    """Tell whether a quick scan asks for the status of a path that is listed."""
+    return version is None or version.state is FileState.SETTLING or version.state in _COME_BACK
+
+
+def _is_news(version: Version | None, seen: Observation) -> bool:
+    return (
+        version is None
+        or not version.matches(seen)
+        or version.state in _COME_BACK
+        or version.state is FileState.IGNORED
+        or (version.state is FileState.SETTLING and version.inode != seen.inode)
+    )
+
+
+def _is_ignored(version: Version | None) -> bool:
+    return version is not None and version.state is FileState.IGNORED
