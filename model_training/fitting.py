@@ -46,9 +46,9 @@ class Recipe:
 
     name: str
     architecture: str = "efficientnet_lite0"
-    sizes: tuple[tuple[int, int], ...] = ((160, 10), (224, 2))
+    sizes: tuple[tuple[int, int], ...] = ((160, 9), (224, 3))
     batch: int = 32
-    learning_rate: float = 2e-4
+    learning_rate: float = 3e-4
     weight_decay: float = 1e-4
     average: float = 0.997
     dropout: float = 0.2

@@ -1,0 +1,145 @@
+"""Fit, resume, publish, measure: the whole bench on a handful of drawn films."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from model_training.phantoms import draw_chest
+from PIL import Image
+from typer.testing import CliRunner
+
+from model_training import fitting
+from model_training.cli import app
+from model_training.fitting import RECIPES, WEIGHTS_FILE, FittingFailed, fit
+from worker import bundle as bundles
+from worker.classifier import Classifier
+from worker.domain import Answer
+from worker.errors import BundleMismatch, UsageError
+from worker.preprocessing import TRAINING_SPEC
+
+FILMS = 12
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Films that even one epoch can tell apart: those "with pneumonia" are brighter."""
+    folder = tmp_path_factory.mktemp("films")
+    for label, lift in (("NORMAL", 0), ("PNEUMONIA", 60)):
+        (folder / label).mkdir()
+        for seed in range(FILMS):
+            pixels = np.clip(draw_chest(seed).astype(int) + lift, 0, 255).astype(np.uint8)
+            name = f"person{seed}_virus_{seed}.png" if lift else f"IM-{seed:04}-0001.png"
+            Image.fromarray(pixels).save(folder / label / name)
+    return folder
+
+
+def _run(*arguments: str | Path) -> str:
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    _run("fit", "--data", data, "--run", folder, "--recipe", "smoke", "--folds", 2, "--steps-per-epoch", 3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def published(data: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -> bundles.Bundle:
+    into = tmp_path_factory.mktemp("bundles")
+    _run("publish", "--data", data, "--run", run, "--into", into, "--version", "9.0.0", "--folds", 2)
+    return bundles.load(into / "pneumonia-children" / "9.0.0")
+
+
+def test_index_counts_films_and_patients(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "films.csv"
+    counted = json.loads(_run("index", "--data", data, "--folds", 2, "--out", out))
+    assert counted["films"] == 2 * FILMS
+    assert counted["films_with_finding"] == FILMS
+    assert counted["patients"] == 2 * FILMS
+    with out.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {row["fold"] for row in rows} == {"0", "1"}
+    assert all(Path(row["path"]).is_file() for row in rows)
+
+
+def test_every_film_has_one_logit_out_of_fold(run: Path) -> None:
+    parts = [np.load(file) for file in sorted(run.glob("fold-*/logits.npz"))]
+    assert sorted(np.concatenate([part["index"] for part in parts]).tolist()) == list(range(2 * FILMS))
+    assert np.isfinite(np.concatenate([part["logits"] for part in parts])).all()
+
+
+def test_a_finished_run_is_not_fitted_again(data: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "build", None)  # a new fit would call it
+    _run("fit", "--data", data, "--run", run, "--recipe", "smoke", "--folds", 2, "--steps-per-epoch", 3)
+
+
+def test_a_run_of_another_seed_is_not_mixed_in(data: Path, run: Path) -> None:
+    arguments = ["fit", "--data", str(data), "--run", str(run), "--recipe", "smoke", "--folds", "2", "--seed", "1"]
+    with pytest.raises(UsageError, match="another seed"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_a_published_bundle_repeats_its_golden_vectors(published: bundles.Bundle) -> None:
+    assert Classifier(published).self_check() <= 0.02
+
+
+def test_another_network_under_the_same_golden_vectors_is_refused(published: bundles.Bundle) -> None:
+    manifest = dataclasses.replace(published.manifest, golden_tolerance=-1.0)
+    with pytest.raises(BundleMismatch, match="golden"):
+        Classifier(dataclasses.replace(published, manifest=manifest)).self_check()
+
+
+def test_the_logit_is_the_mean_of_the_map_whatever_the_film(published: bundles.Bundle) -> None:
+    classifier = Classifier(published)
+    generator = np.random.default_rng(0)
+    outputs = [classifier.classify(generator.normal(size=(1, 224, 224, 1)).astype(np.float32)) for _ in range(3)]
+    assert {output.activation_map.shape for output in outputs} == {(7, 7)}
+    assert {output.embedding.shape for output in outputs} == {(1280,)}
+    bias = [float(output.logit[0] - output.activation_map.mean()) for output in outputs]
+    assert bias == pytest.approx([bias[0]] * 3, abs=1e-4)
+
+
+def test_evaluate_counts_a_film_without_an_answer_as_an_error(
+    data: Path, published: bundles.Bundle, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.png").write_text("no picture")
+    table = tmp_path / "films.csv"
+    rows = [f"{path},{path.parent.name},{path.stem}" for path in sorted(data.glob("*/*"))]
+    table.write_text("\n".join(["path,label,patient", *rows, "broken.png,PNEUMONIA,x", "broken.png,NORMAL,y"]))
+    predictions = tmp_path / "predictions.csv"
+    arguments = ("evaluate", "--data", table, "--bundle", published.path, "--predictions", predictions, "--json")
+    report = json.loads(_run(*arguments))
+    assert report["counts"]["films"] == 2 * FILMS + 2
+    assert report["counts"]["unreadable"] == 2
+    assert report["bootstrap_by"] == "patient"
+    assert report["confusion"]["false_negative"] >= 1
+    assert report["confusion"]["false_positive"] >= 1
+    assert report["sensitivity"]["value"] == pytest.approx(report["confusion"]["true_positive"] / (FILMS + 1))
+    with predictions.open(newline="") as stream:
+        written = list(csv.DictReader(stream))
+    assert [row["code"] for row in written if row["outcome"] == "unreadable"] == ["unknown_format"] * 2
+    assert {row["answer"] for row in written} <= {"", *Answer}
+    assert "interval" in _run(*arguments[:-1])
+
+
+def test_a_loss_that_is_no_number_ends_the_fit(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPES["smoke"], learning_rate=float("nan"))
+    pictures = np.zeros((8, 224, 224), np.uint8)
+    labels = np.array([0, 1] * 4)
+    with pytest.raises(FittingFailed, match="loss became"):
+        fit(recipe, TRAINING_SPEC, pictures, labels, np.full(8, 1 / 8), tmp_path, steps_per_epoch=3)
+    assert not (tmp_path / WEIGHTS_FILE).exists()
+
+
+def test_publish_wants_a_finished_run(data: Path, tmp_path: Path) -> None:
+    arguments = ["publish", "--data", str(data), "--run", str(tmp_path), "--version", "1", "--into", str(tmp_path)]
+    with pytest.raises(UsageError, match="no network fitted"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
