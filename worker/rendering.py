@@ -1,0 +1,296 @@
+"""Stored values to grey levels as a viewer shows them: modality LUT, VOI, MONOCHROME1 last (PS3.4 N.2.1.1, PS3.3 C.11).
+
+Every stored value of 8 or 16 bits is looked up in one table of at most 65536 grey levels, so that no floating-point
+copy of a film is ever made; statistics come from the film's histogram. What the header's dirt means is decided here
+once, row by row, and follows what viewers do; a conflict that could turn the picture into another becomes a caveat.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+from pydicom.pixels.processing import apply_color_lut
+
+from worker import tags
+from worker.codecs import PixelModule, Stored
+from worker.dicom_file import DicomFile
+from worker.domain import Caveat, PixelArray
+from worker.errors import BrokenHeader, TruncatedPixels, UnsupportedPixels
+from worker.pictures import require_grey
+
+Levels = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+
+_CLIPPED_SHARE_MAX = 0.9
+_STRETCH = (0.005, 0.995)
+_CHUNK_PX = 1 << 20
+# What lossy coding leaves of a neutral colour difference.
+_CHROMA_APART_MAX = 16
+
+
+@dataclass(frozen=True, slots=True)
+class _Voi:
+    """A VOI transformation of all stored values.
+
+    Attributes:
+        grey: [entries] in [0, 1].
+        outside: which entries lie beyond its ends, so that their differences are lost.
+    """
+
+    grey: Levels
+    outside: npt.NDArray[np.bool_]
+
+
+def render(values: Stored, module: PixelModule, file: DicomFile) -> tuple[PixelArray, tuple[Caveat, ...]]:
+    """Render stored values.
+
+    Args:
+        values: [rows, columns], or [rows, columns, 3] for colour, of 8 or 16 bits.
+
+    Returns:
+        uint8 [rows, columns], 0 = black, and what had to be assumed.
+
+    Raises:
+        ColourNotGrey: a colour film whose channels differ.
+        BrokenHeader, UnsupportedPixels: its palette is unusable, its colour deeper than 8 bits.
+    """
+    if module.samples_per_pixel == 3:
+        return _grey_of_colour(values, module), ()
+    if module.photometric_interpretation == "PALETTE COLOR":
+        return _grey_of_palette(values, file), ()
+    caveats: list[Caveat] = []
+    dataset = file.dataset
+    entries = _entries(values.dtype)
+    counts = _histogram(values)
+    padding = _padding(dataset, module, entries)
+    seen = np.where(padding, 0, counts)
+    if not seen.any():
+        seen = counts
+    measured = _modality(dataset, file.little_endian, entries, caveats)
+    grey = _voi(dataset, file.little_endian, measured, seen, module, caveats)
+    if module.photometric_interpretation == "MONOCHROME1":
+        grey = 1.0 - grey
+    table = np.floor(grey * 255.0 + 0.5).astype(np.uint8)
+    table[padding] = 0
+    shape = tags.code_string(dataset, "PresentationLUTShape")
+    if shape and (shape == "INVERSE") != (module.photometric_interpretation == "MONOCHROME1"):
+        # Fuji CR and others write it wrongly; viewers trust the photometric interpretation, and so does this.
+        caveats.append(Caveat.POLARITY_CONFLICT)
+    return table[_indices(values)], tuple(caveats)
+
+
+def _indices(values: Stored) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """View signed values as the unsigned ones that index a table in two's complement order."""
+    return values.view(np.dtype(f"u{values.dtype.itemsize}"))
+
+
+def _entries(dtype: np.dtype[np.integer[Any]]) -> Levels:
+    """Return every value that the type can hold, in the order of ``_indices``."""
+    unsigned = np.arange(1 << (8 * dtype.itemsize), dtype=f"u{dtype.itemsize}")
+    return unsigned.view(dtype).astype(np.float64)
+
+
+def _histogram(values: Stored) -> Counts:
+    """Count every value, a part of the film at a time: numpy widens what it counts to 64 bits."""
+    flat = _indices(values).reshape(-1)
+    size = 1 << (8 * values.dtype.itemsize)
+    counts = np.zeros(size, np.int64)
+    for begin in range(0, flat.size, _CHUNK_PX):
+        counts += np.bincount(flat[begin : begin + _CHUNK_PX], minlength=size)
+    return counts
+
+
+def _padding(dataset: Dataset, module: PixelModule, entries: Levels) -> npt.NDArray[np.bool_]:
+    """Mark the stored values that stand for "no picture here" (PS3.3 C.7.5.1.1.2)."""
+    value = _stored_tag(dataset, "PixelPaddingValue", module)
+    if value is None:
+        return np.zeros(entries.size, np.bool_)
+    limit = _stored_tag(dataset, "PixelPaddingRangeLimit", module)
+    low, high = sorted((value, value if limit is None else limit))
+    return (entries >= low) & (entries <= high)
+
+
+def _stored_tag(dataset: Dataset, keyword: str, module: PixelModule) -> int | None:
+    """Read a value in the units of the pixels; some write a signed one as unsigned or the other way round."""
+    found = tags.whole(dataset, keyword)
+    if found is None:
+        raw = tags.value(dataset, keyword)
+        found = int.from_bytes(raw[:2], "little") if isinstance(raw, bytes) and len(raw) >= 2 else None
+    if found is None:
+        return None
+    found &= (1 << module.bits_stored) - 1
+    if module.signed and found >= 1 << (module.bits_stored - 1):
+        found -= 1 << module.bits_stored
+    return found
+
+
+def _modality(dataset: Dataset, little_endian: bool, entries: Levels, caveats: list[Caveat]) -> Levels:
+    """Apply the Modality LUT or the rescale (PS3.3 C.11.1)."""
+    for item in tags.items(dataset, "ModalityLUTSequence"):
+        lut = _read_lut(item, little_endian, signed=bool(entries.min() < 0))
+        if lut is not None:
+            mapped: Levels = lut.output[np.clip(entries.astype(np.int64) - lut.first, 0, lut.output.size - 1)]
+            return mapped
+    slope, intercept = tags.number(dataset, "RescaleSlope"), tags.number(dataset, "RescaleIntercept")
+    if slope == 0:
+        caveats.append(Caveat.RESCALE_IGNORED)
+        return entries
+    return entries * (1.0 if slope is None else slope) + (intercept or 0.0)
+
+
+def _voi(
+    dataset: Dataset,
+    little_endian: bool,
+    measured: Levels,
+    seen: Counts,
+    module: PixelModule,
+    caveats: list[Caveat],
+) -> Levels:
+    """Apply the first usable VOI LUT, else the first usable window (PS3.3 C.11.2), else stretch the film's own range.
+
+    Several are alternatives of equal rank; the first is what viewers show.
+    """
+    voi = _voi_lut(dataset, little_endian, measured)
+    if voi is None:
+        voi = _window(dataset, measured)
+    if voi is None and module.bits_stored <= 8 and measured[0] == 0 and measured[1] == 1:
+        return np.clip(measured / ((1 << module.bits_stored) - 1), 0.0, 1.0)  # grey levels already
+    if voi is None:
+        caveats.append(Caveat.NO_WINDOW)
+        return _stretch(measured, seen)
+    if int(seen[voi.outside].sum()) > _CLIPPED_SHARE_MAX * int(seen.sum()):
+        caveats.append(Caveat.WINDOW_CLIPS)
+        return _stretch(measured, seen)
+    return voi.grey
+
+
+def _voi_lut(dataset: Dataset, little_endian: bool, measured: Levels) -> _Voi | None:
+    for item in tags.items(dataset, "VOILUTSequence"):
+        lut = _read_lut(item, little_endian, signed=bool(measured.min() < 0))
+        if lut is None:
+            continue
+        # Agfa and GE declare 16 bits for tables of 12 or 14; scaled by the declared bits those are nearly black.
+        top = (1 << max(int(lut.output.max()).bit_length(), min(8, lut.bits))) - 1
+        index = np.floor(measured + 0.5).astype(np.int64) - lut.first
+        outside = (index < 0) | (index >= lut.output.size)
+        return _Voi(lut.output[np.clip(index, 0, lut.output.size - 1)] / top, outside)
+    return None
+
+
+def _window(dataset: Dataset, measured: Levels) -> _Voi | None:
+    centers, widths = tags.numbers(dataset, "WindowCenter"), tags.numbers(dataset, "WindowWidth")
+    function = tags.code_string(dataset, "VOILUTFunction") or "LINEAR"
+    for center, width in zip(centers, widths, strict=False):
+        if center is None or width is None or width <= 0:
+            continue
+        if function == "SIGMOID":
+            grey = 1.0 / (1.0 + np.exp(np.clip(-4.0 * (measured - center) / width, -700.0, 700.0)))
+            return _Voi(grey, (grey < 0.01) | (grey > 0.99))
+        if function == "LINEAR_EXACT" or width < 1:
+            low, span = center - width / 2, width
+        else:
+            low, span = center - 0.5 - (width - 1) / 2, width - 1
+        high = low + span
+        if span == 0:
+            grey = (measured > low).astype(np.float64)
+        else:
+            grey = np.clip((measured - low) / span, 0.0, 1.0)
+        return _Voi(grey, (measured < low) | (measured > high))
+    return None
+
+
+def _stretch(measured: Levels, seen: Counts) -> Levels:
+    """Spread the film's own range, without its outermost half percents, over black to white."""
+    order = np.argsort(measured, kind="stable")
+    cumulated = np.cumsum(seen[order])
+    low, high = (
+        measured[order[min(int(np.searchsorted(cumulated, share * cumulated[-1])), order.size - 1)]]
+        for share in _STRETCH
+    )
+    if high <= low:
+        low, high = measured[seen > 0].min(), measured[seen > 0].max()
+    if high <= low:
+        return np.zeros_like(measured)
+    stretched: Levels = np.clip((measured - low) / (high - low), 0.0, 1.0)
+    return stretched
+
+
+@dataclass(frozen=True, slots=True)
+class _Lut:
+    """A lookup table (PS3.3 C.11.1.1.1): ``output[0]`` is for the value ``first`` and all below it."""
+
+    first: int
+    bits: int
+    output: Levels
+
+
+def _read_lut(item: Dataset, little_endian: bool, *, signed: bool) -> _Lut | None:
+    """Read a table however its values are written: as numbers, as 16-bit words, or as packed bytes.
+
+    Args:
+        signed: whether the values looked up may be below zero; the first value mapped is then signed too, though
+            some write it as unsigned.
+    """
+    order = "<" if little_endian else ">"
+    descriptor = _integers(tags.value(item, "LUTDescriptor"), f"{order}u2")
+    raw = tags.value(item, "LUTData")
+    if descriptor is None or descriptor.size < 3 or raw is None:
+        return None
+    count, first, bits = (int(v) for v in descriptor[:3])
+    count = (count & 0xFFFF) or 0x10000
+    first = (first & 0xFFFF) - 0x10000 if signed and first > 0x7FFF else first
+    bits = bits & 0xFFFF
+    packed = isinstance(raw, bytes) and bits <= 8 and count <= len(raw) < 2 * count
+    output = _integers(raw, "u1" if packed else f"{order}u2")
+    if output is None or output.size == 0 or not 0 < bits <= 16:
+        return None
+    if output.size < count:
+        return None
+    output = output[:count] & 0xFFFF
+    if output.min() == output.max():
+        return None  # one grey level for all: not a table that shows anything
+    return _Lut(first, bits, output.astype(np.float64))
+
+
+def _integers(found: object, dtype: str) -> npt.NDArray[np.int64] | None:
+    """Read numbers, or bytes that pydicom left alone because their representation is ambiguous."""
+    try:
+        if isinstance(found, bytes):
+            width = np.dtype(dtype).itemsize
+            return np.frombuffer(found[: len(found) // width * width], dtype).astype(np.int64)
+        return np.atleast_1d(np.asarray(found, dtype=np.int64))
+    except tags.PARSE_ERRORS:
+        return None
+
+
+def _grey_of_colour(values: Stored, module: PixelModule) -> PixelArray:
+    """Take the grey of a film that was stored in colour; a window does not apply to colour (PS3.3 C.11.2.1.2)."""
+    if values.dtype.itemsize != 1 or module.bits_stored != 8:
+        raise UnsupportedPixels("The picture is in colour of more or fewer than 8 bits.")
+    channels = np.ascontiguousarray(values).view(np.uint8)
+    if _is_neutral(channels[:, :, 1]) and _is_neutral(channels[:, :, 2]):
+        return np.ascontiguousarray(channels[:, :, 0])  # luminance and two empty colour differences
+    require_grey(channels)
+    return np.ascontiguousarray(channels[:, :, 0])
+
+
+def _is_neutral(chroma: PixelArray) -> bool:
+    away = (chroma < 128 - _CHROMA_APART_MAX) | (chroma > 128 + _CHROMA_APART_MAX)
+    return int(np.count_nonzero(away)) * 1000 <= chroma.size
+
+
+def _grey_of_palette(values: Stored, file: DicomFile) -> PixelArray:
+    """Look the colours up (PS3.3 C.7.6.3.1.5) and take their grey."""
+    try:
+        colours = np.asarray(apply_color_lut(_indices(values), file.dataset))
+    except tags.PARSE_ERRORS:
+        raise BrokenHeader("The colour palette is missing or broken.") from None
+    if colours.ndim != 3 or colours.shape[:2] != values.shape:
+        raise TruncatedPixels("The colour palette does not fit the picture.")
+    channels = (colours >> (8 * (colours.dtype.itemsize - 1))).astype(np.uint8)[:, :, :3]
+    require_grey(channels)
+    return np.ascontiguousarray(channels[:, :, 0])

@@ -1,0 +1,183 @@
+"""Tolerant access to Data Elements: a broken tag is a missing tag, and nothing of it reaches a log.
+
+pydicom quotes values (names, birth dates) in its warnings, log lines and exceptions. ``quiet`` keeps the first two in,
+and no exception of pydicom's leaves this package: callers raise their own, without the value and ``from None``.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+import threading
+import warnings
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pydicom.config
+from pydicom.dataset import Dataset
+from pydicom.sequence import Sequence
+
+# Above CRITICAL: pydicom's loggers quote values even in their errors.
+_SILENT = 60
+pydicom.config.logger.setLevel(_SILENT)
+
+# What third-party parsers and decoders raise on hostile bytes. RuntimeError covers RecursionError and
+# NotImplementedError; Warning, a filter that turns warnings into errors.
+PARSE_ERRORS: tuple[type[Exception], ...] = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    BufferError,
+    EOFError,
+    LookupError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    Warning,
+    struct.error,
+    zlib.error,
+)
+
+TEXT_MAX = 1024
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
+
+
+class _Quiet:
+    """Silences Python's warnings while at least one thread is inside.
+
+    ``warnings.catch_warnings`` swaps process-wide state, so only the first to enter swaps it and only the last to
+    leave restores it; otherwise threads that overlap would restore each other's filters.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._catcher = warnings.catch_warnings()
+
+    def enter(self) -> None:
+        with self._lock:
+            if self._inside == 0:
+                self._catcher = warnings.catch_warnings()
+                self._catcher.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside -= 1
+            if self._inside == 0:
+                self._catcher.__exit__(None, None, None)
+
+
+_QUIET = _Quiet()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Let no warning of a parser or decoder out while the block runs."""
+    _QUIET.enter()
+    try:
+        yield
+    finally:
+        _QUIET.leave()
+
+
+def value(dataset: Dataset, keyword: str) -> object:
+    """Return the element's value as pydicom reads it, ``None`` if it is absent, empty or broken."""
+    try:
+        found: object = dataset.get(keyword)
+    except PARSE_ERRORS:
+        return None
+    return found
+
+
+def first(dataset: Dataset, keyword: str) -> object:
+    """Return the first of the element's values, ``None`` if there is none."""
+    found = value(dataset, keyword)
+    if isinstance(found, str | bytes | Sequence):
+        return found
+    try:
+        return next(iter(found))  # type: ignore[call-overload]
+    except StopIteration:
+        return None
+    except TypeError:
+        return found
+
+
+def text(dataset: Dataset, keyword: str) -> str | None:
+    r"""Return the element as one line of text, several values joined by ``\``; ``None`` if empty or too long.
+
+    Control characters become spaces: they have no place in these value representations (PS3.5 6.1.3).
+    """
+    found = value(dataset, keyword)
+    if found is None or isinstance(found, bytes | Sequence):
+        return None
+    try:
+        parts = [str(found)] if isinstance(found, str) or not hasattr(found, "__iter__") else [str(v) for v in found]
+        if type(found).__name__ == "PersonName":
+            parts = [str(found)]
+    except PARSE_ERRORS:
+        return None
+    line = _CONTROL.sub(" ", "\\".join(parts)).strip()
+    return line if 0 < len(line) <= TEXT_MAX else None
+
+
+def code_string(dataset: Dataset, keyword: str) -> str | None:
+    """Return a CS value in upper case, the first of several."""
+    line = text(dataset, keyword)
+    return (line.split("\\")[0].strip().upper() or None) if line else None
+
+
+def uid(dataset: Dataset, keyword: str) -> str | None:
+    """Return a UID that is one (PS3.5 9.1), so that it may stand in a file name or a query."""
+    line = text(dataset, keyword)
+    return line if line and len(line) <= 64 and _UID.fullmatch(line) else None
+
+
+def number(dataset: Dataset, keyword: str) -> float | None:
+    """Return the first value as a finite number."""
+    return _finite(first(dataset, keyword))
+
+
+def numbers(dataset: Dataset, keyword: str) -> list[float | None]:
+    """Return every value; ``None`` stands for one that is no finite number."""
+    found = value(dataset, keyword)
+    if found is None or isinstance(found, bytes | Sequence):
+        return []
+    if isinstance(found, str) or not hasattr(found, "__iter__"):
+        return [_finite(found)]
+    try:
+        return [_finite(v) for v in found]
+    except PARSE_ERRORS:
+        return []
+
+
+def whole(dataset: Dataset, keyword: str) -> int | None:
+    """Return the first value as a whole number."""
+    found = number(dataset, keyword)
+    return int(found) if found is not None and found == int(found) else None
+
+
+def items(dataset: Dataset, keyword: str) -> list[Dataset]:
+    """Return the items of a sequence, none if it is broken."""
+    found = value(dataset, keyword)
+    return list(found) if isinstance(found, Sequence) else []
+
+
+def codes(dataset: Dataset, keyword: str) -> list[str]:
+    """Return the code values of a code sequence and their meanings, in lower case."""
+    found = [text(item, k) for item in items(dataset, keyword) for k in ("CodeValue", "CodeMeaning")]
+    return [line.lower() for line in found if line]
+
+
+def _finite(found: object) -> float | None:
+    try:
+        result = float(found)  # type: ignore[arg-type]
+    except PARSE_ERRORS:
+        return None
+    return result if math.isfinite(result) else None
