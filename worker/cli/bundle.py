@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -144,12 +144,15 @@ def _pairs(manifest: Manifest, digest: str) -> list[tuple[str, str]]:
             ("  uncertain", f"from {point.uncertain_low:.3f} to below {point.uncertain_high:.3f}"),
             ("  operating point", f"{point.threshold:.3f}: {point.reason}"),
         ]
-    return [*pairs, *((f"metric {name}", _say_metric(value)) for name, value in manifest.metrics.items())]
+    return [*pairs, *_metrics(manifest.metrics)]
 
 
-def _say_metric(value: Any) -> str:
-    import json
-
-    if isinstance(value, dict) and {"value", "low", "high"} <= value.keys():
-        return f"{value['value']:.4g} ({value['low']:.4g} to {value['high']:.4g})"
-    return value if isinstance(value, str) else json.dumps(value)
+def _metrics(metrics: JSONObject, prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in metrics.items():
+        said = f"{prefix}{name.replace('_', ' ')}"
+        if not isinstance(value, dict):
+            yield said, f"{value:.4g}" if isinstance(value, float) else str(value)
+        elif {"value", "low", "high"} <= value.keys():
+            yield said, f"{value['value']:.4g} ({value['low']:.4g} to {value['high']:.4g})"
+        else:
+            yield from _metrics(value, f"{said}: ")

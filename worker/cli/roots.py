@@ -30,7 +30,7 @@ def chosen(settings: Settings, named: Sequence[Path] | None, population: Populat
     """Return the roots of the command line, else those of the settings.
 
     Raises:
-        SettingsError: there is none, or one lies in another.
+        SettingsError: there is none, one lies in another, or a path pattern is none.
         UsageError: a population is declared, but no root on the command line to which it could apply.
     """
     from worker.domain import Population, RootSpec
@@ -45,4 +45,18 @@ def chosen(settings: Settings, named: Sequence[Path] | None, population: Populat
         raise UsageError("--population declares the folders that --root names: give both")
     if not settings.roots:
         raise SettingsError("there is no folder to watch: name one with --root or in PREREAD_ROOTS")
+    for spec in settings.roots:
+        _refuse_bad_pattern(spec)
     return settings.roots
+
+
+def _refuse_bad_pattern(spec: RootSpec) -> None:
+    """Raise at the door what would else be found out at the first film."""
+    from worker.errors import SettingsError
+    from worker.identity import compile_path_pattern
+
+    if spec.path_pattern is not None:
+        try:
+            compile_path_pattern(spec.path_pattern)
+        except SettingsError as error:
+            raise SettingsError(f"the root {spec.path}: {error}") from None

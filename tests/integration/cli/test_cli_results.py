@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import logging
 import shutil
-import sys
-import threading
-import warnings
 from datetime import datetime
 
 import numpy as np
 import pytest
 
 from worker import store
-from worker.cli import main
 from worker.cli.words import NO_DEVICE
 from worker.domain import CAVEAT_TEXT, Answer, Caveat, Finding, Identity, Population, RefusalCode
 from worker.entries import ContentAssessment, FileFacts, Observation
@@ -32,44 +26,6 @@ HOSTILE = Identity(
     modality="DX",
 )
 QUIET = Identity(patient_id="PAT-2", accession_number="A2", acquisition_date_time="20200101080000")
-
-
-@pytest.fixture(autouse=True)
-def _process_as_it_was(monkeypatch):
-    """A command sets up the log of its process; here the process is the tests'."""
-    for target, name in [(sys, "excepthook"), (threading, "excepthook"), (warnings, "showwarning")]:
-        monkeypatch.setattr(target, name, getattr(target, name))
-    loggers = [logging.getLogger(name) for name in (None, "worker", "model_training")]
-    before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
-    yield
-    for logger, level, handlers in before:
-        logger.setLevel(level)
-        logger.handlers[:] = handlers
-
-
-class Preread:
-    """Runs commands in this process and keeps what they printed."""
-
-    def __init__(self, capsys, monkeypatch):
-        self._capsys = capsys
-        self._monkeypatch = monkeypatch
-
-    def __call__(self, *arguments, stdin=""):
-        self._monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        self._capsys.readouterr()
-        self.exit_code = main(arguments)
-        self.out, self.err = self._capsys.readouterr()
-        return self
-
-    @property
-    def records(self):
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-@pytest.fixture
-def preread(capsys, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    return Preread(capsys, monkeypatch)
 
 
 @pytest.fixture

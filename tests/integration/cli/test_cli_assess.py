@@ -1,0 +1,245 @@
+"""`preread assess` and the rest of the door, run in this process; the network is the tests' own."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from worker import bundle as bundles
+from worker import settings
+from worker.cli import door
+from worker.cli.words import NO_DEVICE
+from worker.errors import BundleMismatch
+
+
+@pytest.fixture
+def assess(preread, monkeypatch, brightness_classifier):
+    monkeypatch.setattr(door, "load_classifier", lambda bundle: brightness_classifier)
+    return lambda *arguments: preread("assess", *map(str, arguments))
+
+
+def test_people_get_a_table_in_words(assess, tmp_path, jpeg):
+    (tmp_path / "film.jpg").write_bytes(jpeg(230))
+    ran = assess("film.jpg")
+    assert ran.exit_code == 0
+    assert "pneumonia flagged (99.9 % at prevalence 25 %)" in ran.out or "at prevalence 25 %" in ran.out
+    assert "1 to 5 years was assumed" in ran.out
+    assert ran.out.rstrip().endswith(NO_DEVICE)
+    assert "1 files: 1 assessed; bundle brightness/1.0.0" in ran.err
+
+
+def test_programs_get_json_lines_and_nothing_else_on_standard_output(assess, tmp_path, jpeg):
+    (tmp_path / "a.jpg").write_bytes(jpeg(230))
+    (tmp_path / "b.jpg").write_bytes(b"no film")
+    ran = assess(".", "--json")
+    assert ran.exit_code == 0
+    first, second = ran.records
+    assert (first["outcome"], first["findings"][0]["answer"]) == ("assessed", "flagged")
+    assert (second["outcome"], second["code"], second["findings"]) == ("unreadable", "unknown_format", [])
+    assert "unknown_format 1" in ran.err
+
+
+def test_a_path_that_does_not_exist_ends_with_1_and_the_others_are_done(assess, tmp_path, jpeg):
+    (tmp_path / "film.jpg").write_bytes(jpeg())
+    ran = assess("missing.dcm", "film.jpg", "--json")
+    assert ran.exit_code == 1
+    assert [record["outcome"] for record in ran.records] == ["unreadable", "assessed"]
+    assert "missing.dcm: there is no such file or folder" in ran.err
+
+
+def test_no_file_at_all_ends_with_1(assess, tmp_path):
+    (tmp_path / "empty").mkdir()
+    ran = assess("empty")
+    assert (ran.exit_code, ran.out) == (1, "")
+    assert "no file was found" in ran.err
+
+
+def test_a_hostile_name_steers_no_terminal(assess, tmp_path, jpeg):
+    (tmp_path / os.fsdecode(b"a\x1b[2J[red]\xff.jpg")).write_bytes(jpeg())
+    os.symlink("nowhere", tmp_path / "\x1b]0;owned\x07")
+    for arguments in ([], ["--json"]):
+        ran = assess(".", *arguments)
+        assert "\x1b" not in ran.out + ran.err
+        assert "\x07" not in ran.out + ran.err
+    assert r"a\x1b[2J[red]\xff.jpg" in assess(".").out
+
+
+def test_the_declaration_decides_and_is_an_option(assess, preread, tmp_path, jpeg):
+    (tmp_path / "film.jpg").write_bytes(jpeg())
+    (record,) = assess("film.jpg", "--population", "children-1-5y", "--json").records
+    assert "age_declared" in record["caveats"]
+    assert assess("film.jpg", "--population", "adults").exit_code == 2
+
+
+def test_no_word_for_health_is_ever_printed(assess, tmp_path, jpeg):
+    for brightness in (5, 118, 250):
+        (tmp_path / f"{brightness}.jpg").write_bytes(jpeg(brightness))
+    said = (assess(".").out + assess(".", "--json").out).lower()
+    for word in ("normal", "negative", "no finding", "healthy"):
+        assert word not in said
+
+
+# ---------------------------------------------------------------------- bundles
+
+
+def test_a_missing_bundle_is_named_with_what_to_do(preread, tmp_path):
+    for command in (["assess", "x.dcm"], ["bundle", "show"], ["bundle", "verify"]):
+        ran = preread(*command, *(["--bundle"] if command[0] == "assess" else []), "no-such-bundle")
+        assert ran.exit_code == 4, command
+        assert "no-such-bundle" in ran.err
+        assert "preread bundle list" in ran.err
+        assert "Traceback" not in ran.err
+
+
+def test_a_damaged_bundle_is_named_and_not_used(preread, tmp_path, monkeypatch):
+    folder = tmp_path / "bundles" / "b" / "1.0"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text('{"name": "b"}')
+    monkeypatch.setenv("PREREAD_BUNDLE", str(folder))
+    for command in (["assess", "x.dcm"], ["bundle", "show"], ["bundle", "verify"]):
+        ran = preread(*command)
+        assert ran.exit_code == 4, command
+        assert "manifest.json" in ran.err
+        assert "bundle_damaged" in ran.err
+    monkeypatch.setattr(bundles, "installed", lambda: [folder])
+    ran = preread("bundle", "list", "--json")
+    assert ran.exit_code == 4
+    assert [(record["whole"], record["in_use"]) for record in ran.records] == [(False, True)]
+
+
+def test_a_bundle_that_answers_otherwise_here_is_not_used(preread, monkeypatch, tmp_path):
+    def differs(bundle):
+        raise BundleMismatch("bundle x/1 differs from its golden vectors by 0.5 in logit on this machine")
+
+    monkeypatch.setattr(door, "load_classifier", differs)
+    ran = preread("assess", "x.dcm")
+    assert ran.exit_code == 4
+    assert "golden vectors" in ran.err
+
+
+# ---------------------------------------------------------------------- check
+
+
+@pytest.fixture
+def able(monkeypatch, brightness_classifier, tmp_path, preread):
+    """A machine on which the worker can start, but for its database."""
+    monkeypatch.setattr(door, "load_classifier", lambda bundle: brightness_classifier)
+    monkeypatch.setenv("PREREAD_MIN_FREE_BYTES", "0")
+    (tmp_path / "inbox").mkdir()
+    return preread
+
+
+def states(ran):
+    return {record["what"].split()[0]: record["ok"] for record in ran.records}
+
+
+def test_check_says_what_to_do_on_a_new_machine_and_then_that_the_worker_can_start(able):
+    ran = able("check", "--root", "inbox", "--json")
+    assert ran.exit_code == 1
+    assert [record["what"] for record in ran.records if not record["ok"]] == ["database"]
+    (database,) = [record for record in ran.records if record["what"] == "database"]
+    assert "preread db upgrade" in database["remedy"]
+    assert able("db", "upgrade").exit_code == 0
+    ran = able("check", "--root", "inbox", "--json")
+    assert ran.exit_code == 0, ran.out
+    assert all(states(ran).values())
+    assert "the worker can start" in able("check", "--root", "inbox").err
+
+
+def test_check_names_a_share_that_is_not_there(able):
+    able("db", "upgrade")
+    ran = able("check", "--root", "inbox", "--root", "no-share", "--json")
+    assert ran.exit_code == 1
+    failed = [record for record in ran.records if not record["ok"]]
+    assert [record["what"] for record in failed] == ["share no-share"]
+    assert failed[0]["remedy"]
+
+
+def test_check_tells_the_file_system_and_the_way_of_watching(able):
+    (share,) = [r for r in able("check", "--root", "inbox", "--json").records if r["what"] == "share inbox"]
+    assert "events" in share["found"] or "polled" in share["found"]
+
+
+def test_check_objects_without_any_folder(able):
+    ran = able("check", "--json")
+    assert ran.exit_code == 1
+    assert states(ran)["shares"] is False
+
+
+def test_check_objects_to_a_disk_that_fills(able, monkeypatch):
+    monkeypatch.setenv("PREREAD_MIN_FREE_BYTES", str(10**18))
+    assert states(able("check", "--root", "inbox", "--json"))["disk"] is False
+
+
+def test_check_goes_no_further_than_a_mistyped_setting(able, monkeypatch):
+    monkeypatch.setenv("PREREAD_SLOTZ", "1")
+    ran = able("check", "--json")
+    assert ran.exit_code == 1
+    assert states(ran) == {"versions": True, "settings": False}
+    assert "PREREAD_SLOTS" in ran.records[-1]["found"]
+
+
+def test_check_names_a_wrong_path_pattern(able, tmp_path):
+    (tmp_path / "preread.toml").write_text('[[roots]]\npath = "inbox"\npath_pattern = "{patient}.jpg"\n')
+    ran = able("check", "--json")
+    assert ran.exit_code == 1
+    assert "{patient}" in next(record["found"] for record in ran.records if record["what"] == "shares")
+
+
+def test_check_names_a_wrong_bundle(preread, tmp_path):
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "preread.toml").write_text('bundle = "no-such-bundle"\n[[roots]]\npath = "inbox"\n')
+    ran = preread("check", "--json")
+    assert states(ran)["bundle"] is False
+
+
+# ---------------------------------------------------------------------- the door itself
+
+
+def test_a_mistyped_setting_ends_every_command_with_its_nearest_match(preread, monkeypatch):
+    monkeypatch.setenv("PREREAD_DATABSE_URL", "sqlite:///x.db")
+    for command in (["results"], ["run"], ["assess", "x"], ["db", "check"], ["bundle", "list"], ["explain", "x"]):
+        ran = preread(*command)
+        assert (ran.exit_code, ran.out) == (2, ""), command
+        assert "PREREAD_DATABSE_URL; did you mean PREREAD_DATABASE_URL?" in ran.err
+        assert "Traceback" not in ran.err
+
+
+def test_a_population_needs_a_root_on_the_command_line(preread, tmp_path):
+    (tmp_path / "preread.toml").write_text('[[roots]]\npath = "inbox"\n')
+    ran = preread("run", "--population", "research")
+    assert ran.exit_code == 2
+    assert "--root" in ran.err
+
+
+def test_run_without_a_folder_says_how_to_name_one(preread):
+    ran = preread("run")
+    assert ran.exit_code == 2
+    assert "PREREAD_ROOTS" in ran.err
+
+
+def test_an_unforeseen_failure_is_named_without_its_values(preread, monkeypatch):
+    def fail(config):
+        raise ZeroDivisionError("Mustermann^Erika")
+
+    monkeypatch.setattr(settings, "load", fail)
+    ran = preread("results")
+    assert ran.exit_code == 70
+    assert "ZeroDivisionError" in ran.err
+    assert "Mustermann" not in ran.err
+
+
+def test_the_version_is_that_of_the_package(preread):
+    ran = preread("version")
+    assert ran.exit_code == 0
+    assert ran.out.startswith("preread ")
+    assert preread("--version").out == ran.out
+
+
+def test_json_records_hold_no_naked_control_character(assess, tmp_path, jpeg):
+    (tmp_path / "a\nb.jpg").write_bytes(jpeg())
+    ran = assess(".", "--json")
+    assert len(ran.out.splitlines()) == 1
+    assert json.loads(ran.out)["path"].endswith("a\nb.jpg")
