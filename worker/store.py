@@ -70,7 +70,11 @@ def _open_sqlite(url: URL) -> Engine:
         raise DatabaseUnsuitable(f"SQLite does not work on a network file system ({fs_type})")
     # mode=rw: only `upgrade` creates a database; a mistyped path must not become an empty one
     located = URL.create("sqlite+pysqlite", database=f"file:{quote(path)}", query={"mode": "rw", "uri": "true"})
-    engine = create_engine(located, connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False})
+    engine = create_engine(
+        located,
+        hide_parameters=True,  # an error message must not carry a patient's data
+        connect_args={"timeout": BUSY_TIMEOUT_S, "check_same_thread": False},
+    )
 
     @event.listens_for(engine, "connect")
     def _prepare(dbapi_connection: Any, _record: object) -> None:
@@ -100,7 +104,7 @@ def _open_postgres(url: URL) -> Engine:
         url.set(drivername="postgresql+psycopg"),
         isolation_level="READ COMMITTED",
         pool_pre_ping=True,
-        hide_parameters=True,  # an error message must not carry a patient's data
+        hide_parameters=True,
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_S,
             "application_name": "preread",

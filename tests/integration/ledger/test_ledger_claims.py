@@ -1,0 +1,366 @@
+"""Who may read what, and what a death costs: claims, leases, attempts, interruptions. On both databases."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, select
+
+from worker import claims, schema, store
+from worker.domain import FileState, Outcome
+from worker.errors import FileChanged, FileLocked, FileVanished, ShareDown, SlotCrashed, SlotDeadline
+from worker.ledger import Ledger
+
+Bench = Any  # the fixture's class lives in conftest, which cannot be imported
+
+
+def test_newest_first_up_to_the_limit(bench: Bench) -> None:
+    for number in range(5):
+        bench.ready(b"%d" % number)
+    assert [claim.path for claim in bench.claim(2)] == [b"4", b"3"]
+    assert [claim.path for claim in bench.claim(9)] == [b"2", b"1", b"0"]
+    assert bench.claim(9) == []
+
+
+def test_nothing_is_claimed_for_nobody(bench: Bench) -> None:
+    bench.ready(b"a")
+    assert bench.claim(0) == []
+    assert bench.ledger.claim([], 5) == []
+
+
+def test_attempts_are_counted_at_the_claim(bench: Bench) -> None:
+    claim = bench.claimed()
+    assert (claim.attempts, claim.interruptions, claim.epoch, claim.alone) == (1, 0, 1, False)
+    assert bench.attempts(claim.file_id) == (1, 0)
+    row = bench.row(claim.file_id)
+    assert row["owner"] == "one"
+    assert row["lease_until"] is not None
+
+
+def test_three_deaths_of_its_slot_set_a_file_aside(bench: Bench) -> None:
+    bench.ready(b"film.dcm")
+    for number, error in enumerate([SlotCrashed(), SlotDeadline(), SlotCrashed("signal 11")], start=1):
+        (claim,) = bench.claim()
+        assert claim.attempts == number
+        state = bench.ledger.fail(claim, error, retry_in_s=5)
+        assert state is (FileState.RETRY if number < 3 else FileState.QUARANTINED)
+        assert bench.claim() == [], "not before it is due"
+        bench.wait(5)
+    row = bench.row(claim.file_id)
+    assert (row["outcome"], row["code"], row["reason"]) == (Outcome.UNREADABLE, "slot_crashed", "signal 11")
+    assert bench.claim() == []
+
+
+@pytest.mark.parametrize("why", ["the worker stops", ShareDown()])
+def test_a_fault_around_the_file_refunds_its_attempt(bench: Bench, why: object) -> None:
+    bench.ready(b"film.dcm")
+    for _ in range(5):
+        (claim,) = bench.claim()
+        assert claim.attempts == 1
+        assert bench.ledger.give_back(claim, why) is FileState.READY
+    assert bench.attempts(claim.file_id) == (0, 0)
+
+
+def test_given_back_for_later(bench: Bench) -> None:
+    claim = bench.claimed()
+    assert bench.ledger.give_back(claim, ShareDown(), retry_in_s=30) is FileState.RETRY
+    bench.wait(29)
+    assert bench.claim() == []
+    bench.wait(1)
+    assert bench.claim()[0].file_id == claim.file_id
+
+
+def test_a_file_that_changed_while_it_was_read_settles_again(bench: Bench) -> None:
+    claim = bench.claimed()
+    assert bench.ledger.give_back(claim, FileChanged()) is FileState.SETTLING
+    grown = bench.see(b"film.dcm", 500, 9)
+    assert grown.file_id == claim.file_id
+    assert bench.ledger.settle([grown]) == 1
+    assert bench.claim()[0].attempts == 1
+
+
+def test_a_file_that_vanished_before_it_was_read_is_missed(bench: Bench) -> None:
+    assert bench.ledger.give_back(bench.claimed(), FileVanished()) is FileState.MISSED
+
+
+def test_a_locked_file_is_set_aside_after_a_day_without_counting(bench: Bench) -> None:
+    bench.ready(b"film.dcm")
+    for hour in range(25):
+        (claim,) = bench.claim()
+        state = bench.ledger.give_back(claim, FileLocked(), retry_in_s=60)
+        assert state is (FileState.RETRY if hour < 24 else FileState.QUARANTINED)
+        assert bench.attempts(claim.file_id) == (0, 0)
+        bench.wait(3600)
+    assert bench.newest(b"film.dcm").code == "locked"
+
+
+def test_a_lock_that_went_away_in_between_starts_a_new_day(bench: Bench) -> None:
+    (claim,) = [bench.claimed()]
+    bench.ledger.give_back(claim, FileLocked())
+    bench.wait(23 * 3600)
+    bench.ledger.give_back(bench.claim()[0], ShareDown())
+    bench.wait(2 * 3600)
+    assert bench.ledger.give_back(bench.claim()[0], FileLocked()) is FileState.READY
+
+
+def test_set_aside_at_once_and_reopened(bench: Bench) -> None:
+    claim = bench.claimed()
+    assert bench.ledger.quarantine(claim, FileLocked())
+    assert bench.state() is FileState.QUARANTINED
+    assert bench.ledger.reopen_code([bench.root_id], "empty", "again") == 0
+    assert bench.ledger.reopen_code([bench.root_id], "locked", "the operator ran again") == 1
+    (again,) = bench.claim()
+    assert (again.attempts, again.interruptions) == (1, 0)
+    row = bench.row(again.file_id)
+    assert (row["outcome"], row["code"], row["committed_at"]) == (None, None, None)
+    assert bench.ledger.reopen([again.file_id], "not quarantined") == 0
+
+
+# ---------------------------------------------------------------------- leases and fencing
+
+
+def test_a_lapsed_lease_is_an_interruption_and_fences_the_sleeper(bench: Bench, content: object) -> None:
+    claim = bench.claimed()
+    bench.wait(59)
+    assert bench.ledger.recover_interrupted() == 0
+    bench.wait(2)
+    other = bench.worker("two")
+    assert other.recover_interrupted() == 1
+    assert bench.attempts(claim.file_id) == (0, 1)
+    (taken,) = bench.claim(ledger=other)
+    assert (taken.epoch, taken.attempts) == (claim.epoch + 1, 1)
+
+    assert bench.ledger.renew([claim]) == set()
+    assert not bench.ledger.commit_assessed(claim, bench.facts(), bench.bundle_id, content)
+    assert not bench.ledger.quarantine(claim, FileLocked())
+    assert bench.ledger.give_back(claim, "late") is None
+    assert bench.ledger.fail(claim, SlotCrashed()) is None
+    assert bench.count("assessment") == 0
+
+    assert other.commit_assessed(taken, bench.facts(), bench.bundle_id, content)
+    assert not bench.ledger.commit_assessed(claim, bench.facts(), bench.bundle_id, content)
+    assert bench.count("assessment") == 1
+
+
+def test_a_fenced_sleeper_cannot_commit_before_anyone_else_claims_either(bench: Bench, content: object) -> None:
+    claim = bench.claimed()
+    bench.wait(61)
+    bench.ledger.recover_interrupted()
+    assert not bench.ledger.commit_assessed(claim, bench.facts(), bench.bundle_id, content)
+    assert bench.state() is FileState.READY
+
+
+def test_renewing_keeps_the_claim(bench: Bench) -> None:
+    claim = bench.claimed()
+    for _ in range(3):
+        bench.wait(50)
+        assert bench.ledger.renew([claim]) == {claim.file_id}
+    assert bench.ledger.recover_interrupted() == 0
+
+
+def test_after_three_interruptions_a_file_runs_alone_and_then_a_death_counts(bench: Bench) -> None:
+    bench.ready(b"film.dcm")
+    for number in range(3):
+        (claim,) = bench.claim()
+        assert (claim.attempts, claim.interruptions, claim.alone) == (1, number, False)
+        bench.wait(61)
+        bench.ledger.recover_interrupted()
+    assert bench.attempts(claim.file_id) == (0, 3)
+    for number in range(1, 4):
+        (claim,) = bench.claim()
+        assert (claim.attempts, claim.alone) == (number, True)
+        bench.wait(61)
+        bench.ledger.recover_interrupted()
+    row = bench.row(claim.file_id)
+    assert (row["state"], row["code"], row["outcome"]) == (FileState.QUARANTINED, "slot_crashed", Outcome.UNREADABLE)
+    assert "died three times" in str(row["reason"])
+
+
+def _interrupted(bench: Bench, path: bytes) -> None:
+    bench.ready(path)
+    for _ in range(3):
+        bench.claim()
+        bench.wait(61)
+        bench.ledger.recover_interrupted()
+
+
+def test_a_file_that_runs_alone_waits_for_the_others_and_keeps_them_out(bench: Bench) -> None:
+    _interrupted(bench, b"suspect.dcm")
+    bench.ready(b"one.dcm")
+    (other,) = bench.claim(5)
+    assert other.path == b"one.dcm"
+    assert bench.claim(5) == [], "not beside another"
+    bench.ledger.give_back(other, FileVanished())
+    (alone,) = bench.claim(5)
+    assert (alone.path, alone.alone) == (b"suspect.dcm", True)
+    bench.ready(b"two.dcm")
+    assert bench.claim(5) == [], "nothing beside it"
+    assert [claim.path for claim in bench.claim(5, bench.worker("elsewhere"))] == [b"two.dcm"]
+
+
+def test_a_file_that_runs_alone_is_not_starved(bench: Bench) -> None:
+    _interrupted(bench, b"suspect.dcm")
+    bench.ready(b"one.dcm", b"two.dcm")
+    (first,) = bench.claim(1)
+    bench.wait(61)
+    bench.ledger.renew([first])
+    assert bench.claim(1) == [], "it had waited long enough: the worker drains"
+    bench.ledger.give_back(first, FileVanished())
+    assert bench.claim(1)[0].path == b"suspect.dcm"
+
+
+# ---------------------------------------------------------------------- dead workers
+
+
+def _claim_and_hang(url: str, root_id: int, claimed: Any) -> None:
+    engine = store.open_engine(url)
+    ledger = Ledger(engine, worker_id="doomed", lease_s=3600)
+    ledger.heartbeat()
+    assert ledger.claim([root_id], 5)
+    claimed.set()
+    signal.pause()
+
+
+def test_claims_of_a_killed_worker_come_back_before_their_lease_ends(bench: Bench, database_url: str) -> None:
+    (version,) = bench.ready(b"film.dcm")
+    context = multiprocessing.get_context("spawn")
+    claimed = context.Event()
+    process = context.Process(target=_claim_and_hang, args=(database_url, bench.root_id, claimed))
+    process.start()
+    assert claimed.wait(timeout=60)
+    assert bench.ledger.recover_interrupted() == 0, "it lives"
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert bench.ledger.recover_interrupted() == 1, "dead, though nobody has reaped it yet"
+    process.join(timeout=60)
+    assert bench.attempts(version.file_id) == (0, 1)
+    assert bench.claim()[0].epoch == 2
+
+
+def test_a_worker_that_stopped_leaves_nothing_behind(bench: Bench) -> None:
+    bench.ledger.heartbeat()
+    bench.claimed()
+    other = bench.worker("two")
+    assert other.recover_interrupted() == 0
+    bench.ledger.stop()
+    assert other.recover_interrupted() == 1
+
+
+def test_workers_of_other_hosts_are_judged_by_their_lease_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "this_host", lambda: "elsewhere")
+    bench.ledger.heartbeat()
+    monkeypatch.undo()
+    monkeypatch.setattr(claims, "process_token", lambda _pid: None)
+    bench.claimed()
+    assert bench.ledger.recover_interrupted() == 0
+    bench.wait(61)
+    assert bench.ledger.recover_interrupted() == 1
+
+
+def test_a_heartbeat_is_one_row_that_moves(bench: Bench) -> None:
+    bench.ledger.heartbeat()
+    bench.wait(10)
+    bench.ledger.heartbeat()
+    with bench.engine.connect() as connection:
+        row = connection.execute(select(schema.worker)).one()
+    assert (row.heartbeat_at - row.started_at).total_seconds() == 10
+    assert row.pid == os.getpid()
+
+
+# ---------------------------------------------------------------------- several processes
+
+
+def _claim_all(url: str, worker_id: str, root_id: int, start: Any, answer: Any) -> None:
+    engine = store.open_engine(url)
+    ledger = Ledger(engine, worker_id=worker_id, lease_s=600)
+    start.wait(60)
+    taken: list[int] = []
+    while batch := ledger.claim([root_id], 7):
+        taken.extend(claim.file_id for claim in batch)
+    answer.put(taken)
+    engine.dispose()
+
+
+def test_two_processes_never_share_a_file(bench: Bench, database_url: str) -> None:
+    versions = bench.ready(*[b"%d.dcm" % number for number in range(200)])
+    context = multiprocessing.get_context("spawn")
+    start, answer = context.Barrier(2), context.Queue()
+    processes = [
+        context.Process(target=_claim_all, args=(database_url, name, bench.root_id, start, answer))
+        for name in ("one", "two")
+    ]
+    for process in processes:
+        process.start()
+    taken = [answer.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join(timeout=60)
+    answer.close()
+    answer.join_thread()
+    assert sorted(taken[0] + taken[1]) == sorted(version.file_id for version in versions)
+
+
+# ---------------------------------------------------------------------- lost answers
+
+
+class LostAnswer:
+    """Lets commits through, and then says that they failed: what a broken connection looks like."""
+
+    def __init__(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.lost = 0
+        real = engine.dialect.do_commit
+
+        def commit(connection: object) -> None:
+            real(connection)  # type: ignore[arg-type]
+            if self.lost == 0:
+                self.lost += 1
+                raise engine.dialect.loaded_dbapi.OperationalError("server closed the connection unexpectedly")
+
+        monkeypatch.setattr(engine.dialect, "do_commit", commit)
+        monkeypatch.setattr(store, "_FIRST_PAUSE_S", 0.0)
+
+
+def test_a_claim_whose_answer_was_lost_is_found_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench.ready(b"one.dcm")
+    bench.ready(b"two.dcm")
+    lost = LostAnswer(bench.engine, monkeypatch)
+    (claim,) = bench.claim(1)
+    assert lost.lost == 1
+    assert (claim.path, claim.attempts, claim.epoch) == (b"two.dcm", 1, 1)
+    assert bench.state(b"one.dcm") is FileState.READY
+
+
+def test_a_commit_whose_answer_was_lost_is_found_again(
+    bench: Bench, content: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = bench.claimed()
+    lost = LostAnswer(bench.engine, monkeypatch)
+    assert bench.ledger.commit_assessed(claim, bench.facts(), bench.bundle_id, content)
+    assert lost.lost == 1
+    assert bench.count("assessment") == 1
+    assert bench.count("finding") == 1
+    assert len(bench.moves(claim.file_id)) == 4
+
+
+@pytest.mark.parametrize(
+    "end, expected",
+    [
+        (lambda b, c: b.ledger.give_back(c, "stop"), FileState.READY),
+        (lambda b, c: b.ledger.fail(c, SlotCrashed()), FileState.RETRY),
+        (lambda b, c: b.ledger.quarantine(c, FileLocked()), True),
+        (lambda b, c: b.ledger.recover_interrupted(), 0),
+    ],
+)
+def test_other_ends_whose_answer_was_lost_happen_once(
+    bench: Bench, end: Any, expected: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = bench.claimed()
+    bench.wait(61)
+    LostAnswer(bench.engine, monkeypatch)
+    assert end(bench, claim) == expected, "a count tells what the last try did"
+    assert len(bench.moves(claim.file_id)) == 4
+    assert bench.attempts(claim.file_id)[1] == (1 if expected == 0 else 0)
