@@ -1,4 +1,5 @@
 """``python -m model_training`` is ``preread-train``."""
+
 from __future__ import annotations
 
 from model_training.cli import main

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,6 +87,23 @@ class _NotANumber(keras.callbacks.Callback):  # type: ignore[misc]
             raise FittingFailed(f"the loss became {logs['loss']} at step {batch}")
 
 
+class _Told(keras.callbacks.Callback):  # type: ignore[misc]
+    """Say after each epoch how far the fit is, and how long the rest takes at this pace."""
+
+    def __init__(self, epochs: int, say: Callable[[str], None]) -> None:
+        super().__init__()
+        self._epochs, self._say = epochs, say
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._began_s = time.monotonic()
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        left_min = (time.monotonic() - self._began_s) * (self._epochs - epoch - 1) / 60
+        self._say(
+            f"epoch {epoch + 1} of {self._epochs}: loss {(logs or {})['loss']:.4f}, about {left_min:.0f} min left"
+        )
+
+
 class _Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
     """Linear warm-up, then half a cosine to zero."""
 
@@ -141,6 +159,7 @@ def fit(
     *,
     seed: int = 0,
     steps_per_epoch: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> keras.Model:
     """Fit a network and return it with its averaged weights; called again after an interruption it goes on.
 
@@ -178,9 +197,11 @@ def fit(
             steps_per_epoch=steps,
             initial_epoch=done,
             epochs=done + count,
-            verbose=2,
+            verbose=0,
+            shuffle=False,
             callbacks=[
                 _NotANumber(),
+                _Told(epochs, say),
                 keras.callbacks.CSVLogger(str(folder / "history.csv"), append=done > 0),
                 keras.callbacks.BackupAndRestore(str(folder / f"checkpoint-{size}"), delete_checkpoint=False),
             ],

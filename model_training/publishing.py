@@ -25,6 +25,10 @@ from worker.domain import IntendedUse, JSONObject
 from worker.errors import UsageError
 from worker.preprocessing import TRAINING_SPEC, PreprocessingSpec, apply
 
+FITTED_ON = {
+    True: "all films; the figures are those of the same recipe fitted without each film's patient, fold by fold",
+    False: "the films of all folds but one; the figures are those of this network on the patients of that fold",
+}
 GOLDEN_TOLERANCE = 0.02
 _GOLDEN_PHANTOMS = 4
 
@@ -71,7 +75,6 @@ def metrics(films: OutOfFold, data: Data, finding: FindingSpec, rows: np.ndarray
         return {name: asdict(value) for name, value in measured.items()}
 
     return {
-        "films": "out of fold: every film measured by a network fitted without its patient",
         "count": len(films.labels),
         "out_of_fold": table(np.ones(len(kept), bool)),
         "conflict_normals": {"count": int(films.conflict_normals.sum()), **table(kept)},
@@ -82,15 +85,21 @@ def metrics(films: OutOfFold, data: Data, finding: FindingSpec, rows: np.ndarray
 
 
 def publish(run: Path, data: Data, folder: Path, *, name: str, version: str, prevalence: float) -> Bundle:
-    """Publish the network that a run fitted on all films as a bundle under ``folder``.
+    """Publish a run's network as a bundle under ``folder``.
+
+    The network fitted on all films, which the folds speak for; or, of a run with one fold, that fold's network.
 
     Raises:
         UsageError: the run is unfinished or of another data set, or the version is there already.
         BundleMismatch: LiteRT and Keras differ by more than the golden tolerance.
     """
     fitted = run / ALL_FILMS / FITTED_FILE
+    folds = sorted(run.glob("fold-*/logits.npz"))
+    if not fitted.exists() and len(folds) == 1:
+        fitted = folds[0].with_name(FITTED_FILE)
     if not fitted.exists():
         raise UsageError(f"{run} has no network fitted on all films yet: run `preread-train fit` to its end")
+    of_all = fitted.parent.name == ALL_FILMS
     record = json.loads((run / RECORD_FILE).read_text(encoding="utf-8"))
     films, rows = out_of_fold(run, data)
     calibration = calibrate(films, prevalence)
@@ -107,7 +116,13 @@ def publish(run: Path, data: Data, folder: Path, *, name: str, version: str, pre
         "preprocessing_digest": TRAINING_SPEC.digest,
         "findings": [asdict(finding)],
         "golden_tolerance": GOLDEN_TOLERANCE,
-        "training": {**record, "source": DATA_SOURCE, "initial_weights": SOURCE, "parameters": model.count_params()},
+        "training": {
+            **record,
+            "fitted_on": FITTED_ON[of_all],
+            "source": DATA_SOURCE,
+            "initial_weights": SOURCE,
+            "parameters": model.count_params(),
+        },
         "metrics": metrics(films, data, finding, rows),
     }
 
@@ -170,14 +185,14 @@ conflict slice answer it.
 ## Network
 
 EfficientNet-Lite0, {training["parameters"]} parameters, one grey channel. Initial weights:
-{training["initial_weights"]}. Fitted on all films with the recipe in the
-manifest; LiteRT repeats its golden vectors within {manifest["golden_tolerance"]} in logit.
+{training["initial_weights"]}. Fitted with the recipe in the manifest on
+{training["fitted_on"]}. LiteRT repeats its golden vectors within {manifest["golden_tolerance"]} in logit.
 
 ## Figures
 
-{measured["films"][0].upper()}{measured["films"][1:]}, with the same recipe as the network that ships,
-which has seen all of them. 95 % intervals from a bootstrap over patients, {measured["count"]} films; the
-conflict rows hold {measured["conflict_normals"]["count"]} normals against all pneumonia films.
+Out of fold: every film was measured by a network fitted without its patient. 95 % intervals from a bootstrap over
+patients, {measured["count"]} films; the conflict rows hold {measured["conflict_normals"]["count"]} normals against
+all pneumonia films.
 
 | figure | value | 95 % interval |
 | --- | --- | --- |

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import keras
 import numpy as np
 import numpy.typing as npt
 
@@ -132,35 +133,34 @@ def run(
     count = int(data.folds.max()) + 1
     if only_fold is not None and only_fold not in range(count):
         raise UsageError(f"there is no fold {only_fold}: folds are 0 to {count - 1}")
+
+    def network(name: str, rows: npt.NDArray[np.bool_], its_seed: int) -> keras.Model:
+        say(name)
+        labels = data.labels[rows]
+        weights = sampling_weights(labels, data.patients[rows], data.conflict[rows], recipe)
+        return fit(
+            recipe,
+            TRAINING_SPEC,
+            data.pictures[rows],
+            labels,
+            weights,
+            folder / name,
+            seed=its_seed,
+            steps_per_epoch=steps_per_epoch,
+            say=say,
+        )
+
     for fold in range(count) if only_fold is None else [only_fold]:
         logits_file = folder / f"fold-{fold}" / "logits.npz"
         if logits_file.exists():
             continue
-        say(f"fold {fold} of {count}")
         held = data.folds == fold
-        model = _fit(recipe, data, ~held, folder / f"fold-{fold}", seed + fold, steps_per_epoch)
+        model = network(f"fold-{fold}", ~held, seed + fold)
         part = logits_file.with_name("part.npz")
         np.savez(part, index=np.flatnonzero(held), logits=logits_of(model, TRAINING_SPEC, data.pictures[held]))
         os.replace(part, logits_file)
     if only_fold is None and not (folder / ALL_FILMS / WEIGHTS_FILE).exists():
-        say("all films")
-        _fit(recipe, data, np.ones(len(data.labels), bool), folder / ALL_FILMS, seed + count, steps_per_epoch)
-
-
-def _fit(
-    recipe: Recipe, data: Data, rows: npt.NDArray[np.bool_], folder: Path, seed: int, steps_per_epoch: int | None
-) -> object:
-    weights = sampling_weights(data.labels[rows], data.patients[rows], data.conflict[rows], recipe)
-    return fit(
-        recipe,
-        TRAINING_SPEC,
-        data.pictures[rows],
-        data.labels[rows],
-        weights,
-        folder,
-        seed=seed,
-        steps_per_epoch=steps_per_epoch,
-    )
+        network(ALL_FILMS, np.ones(len(data.labels), bool), seed + count)
 
 
 def out_of_fold(folder: Path, data: Data) -> tuple[OutOfFold, npt.NDArray[np.int64]]:
