@@ -19,7 +19,7 @@ import typer
 from packaging.requirements import Requirement
 
 import worker.cli
-from worker import errors, settings
+from worker import codecs, errors, settings
 from worker.batch import FileResult
 from worker.domain import Outcome, RefusalCode
 
@@ -327,6 +327,12 @@ def test_the_readme_and_the_errors_name_the_same_exit_codes() -> None:
     said = {int(code) for code in column("Exit codes")}
     assert {kind.exit_code for kind in classes()} <= said
     assert said == {int(code) for code in re.findall(r"^(\d+) ", worker.cli.__doc__ or "", flags=re.MULTILINE)}
+
+
+def test_the_readme_lists_the_transfer_syntaxes_that_are_decoded() -> None:
+    listed = re.findall(r"^\| (.+?) \| `(1\.2\.840\.10008\.[\d.]+)` \|", README, flags=re.MULTILINE)
+    assert {uid for _, uid in listed} == codecs.SUPPORTED
+    assert len(listed) == len(codecs.SUPPORTED)
 
 
 def test_the_readme_names_every_field_of_assess() -> None:
