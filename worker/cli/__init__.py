@@ -15,7 +15,10 @@ Exit codes of every command:
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from worker.errors import InternalError, PrereadError
 
@@ -26,6 +29,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code. An expected failure is one message on standard error: what happened, and what to do next.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            # a terminal that is not UTF-8 gets escapes for what it cannot show, not a failure
+            stream.reconfigure(errors="backslashreplace")
+    code = _run(arguments)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # nobody reads any more; without this Python would complain about it when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return code or 1
+    return code
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     from worker.cli.app import app
 
     try:

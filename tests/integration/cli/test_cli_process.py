@@ -1,0 +1,120 @@
+"""The command as a process of its own: how it starts, how it ends, what it does with its pipes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HOUSE = Path(__file__).parents[3]
+# What no command may load before it is needed: `preread --help` answers at once.
+HEAVY = ("ai_edge_litert", "numpy", "pydicom", "sqlalchemy", "alembic", "pydantic", "rich", "tensorflow", "watchdog")
+
+
+def start(*arguments, cwd, environment=None, **options):
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREREAD_")}
+    return subprocess.Popen(
+        [sys.executable, "-m", "worker", *arguments],
+        cwd=cwd,
+        env={**inherited, "PYTHONPATH": str(HOUSE), **(environment or {})},
+        stdout=options.pop("stdout", subprocess.PIPE),
+        stderr=subprocess.PIPE,
+        stdin=subprocess.PIPE,
+        text=True,
+        **options,
+    )
+
+
+def run(*arguments, cwd, environment=None, stdin=""):
+    process = start(*arguments, cwd=cwd, environment=environment)
+    out, err = process.communicate(stdin, timeout=120)
+    return process.returncode, out, err
+
+
+@pytest.fixture
+def database(tmp_path, migrated_sqlite):
+    shutil.copy(migrated_sqlite, tmp_path / "preread.db")
+    return tmp_path
+
+
+def test_help_loads_nothing_heavy():
+    program = f"import sys, worker.cli.app; print([name for name in {HEAVY} if name in sys.modules])"
+    answer = subprocess.run([sys.executable, "-c", program], cwd=HOUSE, check=True, capture_output=True, text=True)
+    assert answer.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["run"],
+        ["assess"],
+        ["results"],
+        ["results", "show"],
+        ["explain"],
+        ["check"],
+        ["bundle"],
+        ["db"],
+        ["version"],
+    ],
+    ids=lambda arguments: " ".join(arguments) or "preread",
+)
+def test_every_command_explains_itself(tmp_path, arguments):
+    code, out, err = run(*arguments, "--help", cwd=tmp_path)
+    assert (code, err) == (0, "")
+    assert "Usage: preread" in out
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_wrong_command_ends_with_2_and_its_usage(tmp_path):
+    code, out, err = run("asess", cwd=tmp_path)
+    assert (code, out) == (2, "")
+    assert "asess" in err
+    assert "Traceback" not in err
+
+
+def test_a_mistyped_setting_is_one_message_and_no_traceback(tmp_path):
+    code, out, err = run("results", cwd=tmp_path, environment={"PREREAD_DATABSE_URL": "sqlite:///x.db"})
+    assert (code, out) == (2, "")
+    assert err.startswith("preread: there is no setting PREREAD_DATABSE_URL; did you mean PREREAD_DATABASE_URL?")
+    assert len(err.splitlines()) == 1
+
+
+def test_a_reader_that_goes_away_is_no_drama(database):
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    for arguments in (["results", "--csv"], ["--help"], ["check"]):
+        process = start(*arguments, cwd=database, stdout=write_end)
+        _, err = process.communicate(timeout=120)
+        assert process.returncode == 1, arguments
+        assert "Traceback" not in err
+        assert "BrokenPipe" not in err
+        assert "Exception" not in err
+    os.close(write_end)
+
+
+def test_a_terminal_that_is_not_utf8_gets_escapes(database):
+    code, out, err = run("check", cwd=database, environment={"PYTHONIOENCODING": "ascii"})
+    assert code == 1, err
+    assert out.isascii()
+
+
+def test_the_patient_id_comes_by_standard_input(database):
+    code, out, err = run("results", "--json", "--patient", "-", cwd=database, stdin="PAT-1\n")
+    assert (code, out, err) == (0, "", "")
+
+
+def test_no_terminal_no_progress_bar_and_no_colour(database):
+    code, out, err = run("results", cwd=database)
+    assert code == 0
+    assert "\x1b" not in out + err
+
+
+def test_db_upgrade_makes_a_database_that_only_its_owner_reads(tmp_path):
+    code, out, err = run("db", "upgrade", cwd=tmp_path)
+    assert (code, out) == (0, ""), err
+    assert (tmp_path / "preread.db").stat().st_mode & 0o077 == 0
