@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 
 from worker.errors import BrokenHeader, DecodeFailed, TruncatedPixels
 
@@ -124,7 +125,7 @@ def read_rle(data: bytes, segments: int) -> list[bytes]:
     bounds = [*offsets[:count], len(data)]
     if bounds[0] < _RLE_HEADER_BYTES or sorted(bounds) != bounds:
         raise TruncatedPixels("The RLE frame breaks off.")
-    return [data[begin:end] for begin, end in zip(bounds, bounds[1:], strict=False)]
+    return [data[begin:end] for begin, end in pairwise(bounds)]
 
 
 def read_frame(body: bytes, start: int) -> bytes:

@@ -179,7 +179,7 @@ def _encoding_at(data: bytes, offset: int) -> tuple[bool, bool] | None:
             continue
         vr = head[4:6]
         if vr.isalpha() and vr.isupper():
-            return _in_dictionary(group, element, vr.decode()) and (False, little) or None
+            return (False, little) if _in_dictionary(group, element, vr.decode()) else None
         (length,) = struct.unpack_from(f"{order}I", head, 4)
         if little and length <= len(data) - offset - 8 and _in_dictionary(group, element, None):
             return True, True

@@ -177,8 +177,8 @@ def compile_path_pattern(pattern: str) -> re.Pattern[str]:
     for index, match in enumerate(wildcards):
         parts.append(re.escape(pattern[position : match.start()]))
         position = match.end()
-        field, token = match[1], match[0]
-        if token == "**/":
+        field, written = match[1], match[0]
+        if written == "**/":
             if match.start() != 0:
                 raise SettingsError("In a path pattern `**/` may stand only at the beginning.")
             parts.append("(?:[^/]+/)*+" if "/" not in pattern[position:] else "(?:[^/]+/)*?")
@@ -191,7 +191,7 @@ def compile_path_pattern(pattern: str) -> re.Pattern[str]:
         last = index + 1 == len(wildcards)
         behind = pattern[position : len(pattern) if last else wildcards[index + 1].start()]
         if not behind and not last:
-            raise SettingsError(f"In the path pattern nothing stands between {token} and {wildcards[index + 1][0]}.")
+            raise SettingsError(f"In the path pattern nothing stands between {written} and {wildcards[index + 1][0]}.")
         taken = f"(?P<{field}>[^/]+?)" if field else "[^/]*?"
         parts.append(taken if last else f"(?>{taken}{re.escape(behind)})")
         position += 0 if last else len(behind)
