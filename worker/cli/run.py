@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -35,21 +36,12 @@ def run(
     roots = chosen(settings, root, population)
     from worker import bundle as bundles
     from worker import daemon
-    from worker.radiograph import Limits
 
     bundle = bundles.load(bundles.resolve(settings.bundle))
     engine = _open_or_create(settings)
-    options = daemon.RunOptions(
-        slots=settings.slots,
-        scan_interval_s=settings.scan_interval_s,
-        settle_s=settings.settle_s,
-        network_settle_s=settings.network_settle_s,
-        deadline_s=settings.deadline_s,
-        slot_memory_bytes=settings.slot_memory_bytes,
-        lease_s=settings.lease_s,
-        limits=Limits(max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels),
-        once=once,
-    )
+    # the options have the names of the settings
+    names = {field.name for field in fields(daemon.RunOptions)} - {"once"}
+    options = daemon.RunOptions(once=once, **{name: getattr(settings, name) for name in names})
     try:
         code = daemon.run(engine, bundle, roots, options)
     finally:
