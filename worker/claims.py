@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, select, update
+from sqlalchemy import ColumnElement, Connection, Row, select, update
 
 from worker import schema
 from worker.discovery import CLEAN_SLATE, insert_or_skip
@@ -90,13 +90,13 @@ def claim(
         return []
     c = schema.file.c
     if again:
-        taken = _claims(connection, select(schema.file).where(c.state == FileState.CLAIMED, c.claim_token == token))
+        taken = _claims(connection, (c.state == FileState.CLAIMED) & (c.claim_token == token))
         if taken:
             return taken
     _wake_due(connection, now, root_ids)
     ready = [c.state == FileState.READY, c.root_id.in_(root_ids)]
     in_flight = connection.execute(
-        select(c.alone).where(c.state == FileState.CLAIMED, c.owner == worker_id).with_for_update()
+        select(c.alone).where(c.state == FileState.CLAIMED, c.owner == worker_id)
     ).scalars().all()  # fmt: skip
     if any(in_flight):
         return []
@@ -116,20 +116,17 @@ def claim(
         file_ids = connection.execute(only.with_for_update(skip_locked=True)).scalars().all()
     if not file_ids:
         return []
-    connection.execute(
-        update(schema.file)
-        .where(c.id.in_(file_ids))
-        .values(
-            attempts=c.attempts + 1,
-            epoch=c.epoch + 1,
-            owner=worker_id,
-            claim_token=token,
-            lease_until=now + timedelta(seconds=lease_s),
-            retry_at=None,
-        )
-    )
-    move(connection, now, file_ids, FileState.READY, FileState.CLAIMED, "claimed", worker_id=worker_id)
-    return _claims(connection, select(schema.file).where(c.id.in_(file_ids)))
+    move(
+        connection, now, file_ids, FileState.READY, FileState.CLAIMED, "claimed",
+        worker_id=worker_id,
+        attempts=c.attempts + 1,
+        epoch=c.epoch + 1,
+        owner=worker_id,
+        claim_token=token,
+        lease_until=now + timedelta(seconds=lease_s),
+        retry_at=None,
+    )  # fmt: skip
+    return _claims(connection, c.id.in_(file_ids))
 
 
 def _wake_due(connection: Connection, now: datetime, root_ids: Sequence[int]) -> None:
@@ -139,7 +136,11 @@ def _wake_due(connection: Connection, now: datetime, root_ids: Sequence[int]) ->
     move(connection, now, file_ids, FileState.RETRY, FileState.READY, "due again", retry_at=None)
 
 
-def _claims(connection: Connection, statement: Select[Any]) -> list[Claim]:
+def _claims(connection: Connection, which: ColumnElement[bool]) -> list[Claim]:
+    c = schema.file.c
+    statement = select(
+        c.id, c.root_id, c.path, c.size_bytes, c.mtime_ns, c.epoch, c.attempts, c.interruptions, c.alone
+    ).where(which)  # fmt: skip
     return [
         Claim(
             file_id=row.id,
@@ -152,7 +153,7 @@ def _claims(connection: Connection, statement: Select[Any]) -> list[Claim]:
             interruptions=row.interruptions,
             alone=row.alone,
         )
-        for row in connection.execute(statement.order_by(schema.file.c.id.desc()))
+        for row in connection.execute(statement.order_by(c.id.desc()))
     ]
 
 

@@ -107,7 +107,7 @@ CAVEAT_TEXT: dict[Caveat, str] = {
     Caveat.POLARITY_CONFLICT: "the film contradicts itself on which end of the scale is white",
     Caveat.RESCALE_IGNORED: "the film's rescale slope is unusable and was ignored",
     Caveat.TAIL_ZERO: "the last part of the pixel data is all zero: the film may be incomplete",
-    Caveat.UID_CONFLICT: "another file carries the same SOP Instance UID with other pixels",
+    Caveat.UID_CONFLICT: "another file carries the same SOP Instance UID with other content",
     Caveat.LOSSY: "the film was compressed with loss",
 }
 
