@@ -26,7 +26,7 @@ A refusal is not an error: see ``domain.RefusalCode``.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 
 class PrereadError(Exception):
@@ -277,3 +277,17 @@ class InternalError(PrereadError):
     code = "internal"
     exit_code = 70
     hint = "Report it with the lines above; they hold no patient data."
+
+
+Failure = TypeVar("Failure", bound=PrereadError)
+
+
+def named(code: str, message: str, among: type[Failure]) -> Failure:
+    """Return the error of this code at or below ``among``, or ``among`` itself where the code is none of theirs."""
+    pending: list[type[Failure]] = [among]
+    while pending:
+        kind = pending.pop()
+        if kind.code == code:
+            return kind(message)
+        pending.extend(kind.__subclasses__())
+    return among(message)

@@ -105,10 +105,9 @@ class Inbox:
         self._scan_at = self._quick_at = self._rescan_from = float("-inf")
         self._retry_s = _FIRST_RETRY_S
         self._identity: tuple[int, int] | None = None
-        self._network: str | None = None
         self._absence = Absence(self._system, root, root_id, ledger)
         self._teller = Teller(root_id, ledger, self._absence, on_settled, wall, judge_empty=options.once)
-        self._choose_hints(mounts.network_reason(root))
+        self._chosen = False
 
     def tick(self, now: float) -> float:
         """Do one bounded piece of work.
@@ -126,6 +125,9 @@ class Inbox:
         self._now = now
         if self.share_down is not None and now < self._scan_at:
             return self._scan_at - now
+        if not self._chosen:
+            # not before: this asks the share, which may hang
+            self._choose_hints(mounts.network_reason(self._root))
         finished = False
         try:
             self._hints.supervise(now)
@@ -167,7 +169,7 @@ class Inbox:
 
     def _choose_hints(self, network: str | None) -> None:
         self._hints.stop()
-        self._network = network
+        self._chosen = True
         self._polled = network is not None if self._options.poll is None else self._options.poll
         settle_s = self._options.settle_s if network is None else self._options.network_settle_s
         self._teller.settling = Settling(settle_s)

@@ -1,0 +1,252 @@
+"""From the ledger to the slots and back: claims, what slots say of them, and commits.
+
+Nothing that a slot found is lost while the database is away: what is to be written waits here, in order, and nothing
+new is claimed until it is written. If the worker dies meanwhile, the ledger gives the files out again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from worker import slot_messages
+from worker.bundle import Bundle
+from worker.domain import FileState, Outcome, Population, RefusalCode
+from worker.entries import Claim
+from worker.errors import (
+    DatabaseAway,
+    EnvironmentFault,
+    FileChanged,
+    FileLocked,
+    FileVanished,
+    ShareDown,
+    SlotError,
+    UnreadableError,
+    named,
+)
+from worker.ledger import Ledger
+from worker.slot_messages import Job, Report
+from worker.slots import Broke, Done, Fault, Read, SlotPool
+
+_LOG = logging.getLogger(__name__)
+_LOOK_FOR_WORK_S = 1.0
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 30.0
+_LOCKED_FIRST_S = 2.0
+_LOCKED_LONGEST_S = 300.0
+_ONCE_LOCKED_TRIES = 3
+_ONCE_LOCKED_S = 0.5
+_REFUSALS_KEPT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedRoot:
+    """What the dispatcher needs of a root.
+
+    Attributes:
+        look_again: asks the inbox for a look at one path.
+        suspect: asks it whether the share still answers.
+    """
+
+    root_id: int
+    path: bytes
+    population: Population
+    path_pattern: str | None
+    look_again: Callable[[bytes], None]
+    suspect: Callable[[], None]
+
+
+class Dispatcher:
+    """Keeps the slots busy with what the ledger owes.
+
+    Args:
+        once: the run ends: what is locked is set aside after a few tries, since no later one will come.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        pool: SlotPool[Claim],
+        bundle: Bundle,
+        bundle_id: int,
+        roots: Mapping[int, WatchedRoot],
+        *,
+        once: bool,
+        clock: Callable[[], float],
+    ) -> None:
+        self.away_since: float | None = None
+        self.done = dict.fromkeys(Outcome, 0)
+        self._ledger = ledger
+        self._pool = pool
+        self._bundle = bundle
+        self._bundle_id = bundle_id
+        self._roots = roots
+        self._once = once
+        self._clock = clock
+        self._owed: deque[Callable[[], None]] = deque()
+        self._claim_at = float("-inf")
+        self._pause_s = _FIRST_PAUSE_S
+        self._try_at = float("-inf")
+        self._refusals: dict[int, int] = {}
+
+    def is_idle(self) -> bool:
+        """Return whether no slot has a file and nothing waits to be written."""
+        return not self._pool.in_flight and not self._owed
+
+    def next_at(self) -> float:
+        """When ``work`` has something to do even if nothing happens (monotonic seconds)."""
+        if self._owed:
+            return self._try_at
+        return max(self._claim_at, self._try_at) if self._pool.idle else float("inf")
+
+    def work_appeared(self) -> None:
+        """Files became READY: look for them at once."""
+        self._claim_at = float("-inf")
+
+    def work(self, root_ids: Sequence[int]) -> None:
+        """Write what is owed, then claim as many files of these roots as slots are idle. Never waits."""
+        if self._clock() < self._try_at:
+            return
+        try:
+            while self._owed:
+                self._owed[0]()
+                self._owed.popleft()
+            if self._pool.idle and self._clock() >= self._claim_at:
+                self._claim(root_ids)
+        except DatabaseAway as error:
+            self._database_failed(error)
+        else:
+            self._database_answers()
+
+    def hear(self, event: Read[Claim] | Done[Claim] | Fault[Claim] | Broke[Claim]) -> None:
+        """Take in what a slot said."""
+        claim = event.ticket
+        match event:
+            case Read():
+                self._pool.answer(claim, known=self._is_known(event.sha256))
+            case Done():
+                self._owed.append(lambda: self._commit(claim, event.report))
+            case Fault():
+                self._owed.append(lambda: self._give_back(claim, event.error))
+            case Broke():
+                self._owed.append(lambda: self._fail(claim, event.error))
+        self._claim_at = float("-inf")
+
+    def renew(self) -> None:
+        """Extend the leases of what the slots have in hand."""
+        held = self._pool.in_flight
+        if held and not self._owed:
+            fenced = len(held) - len(self._ledger.renew(held))
+            if fenced:
+                _LOG.warning("lease_lost", extra={"fenced": fenced})
+
+    def release(self, claims: Sequence[Claim]) -> None:
+        """Give back what will not be finished because the worker stops."""
+        for claim in claims:
+            self._ledger.give_back(claim, "the worker stops")
+
+    # ------------------------------------------------------------------ inside
+
+    def _claim(self, root_ids: Sequence[int]) -> None:
+        claims = self._ledger.claim(root_ids, self._pool.idle) if root_ids else []
+        if not claims:
+            self._claim_at = self._clock() + (_LOOK_FOR_WORK_S / 4 if self._once else _LOOK_FOR_WORK_S)
+        for claim in claims:
+            root = self._roots[claim.root_id]
+            job = Job(
+                root=slot_messages.to_text(root.path),
+                path=slot_messages.to_text(claim.path),
+                size_bytes=claim.size_bytes,
+                mtime_ns=claim.mtime_ns,
+                population=root.population,
+                path_pattern=root.path_pattern,
+            )
+            self._pool.submit(claim, job)
+
+    def _is_known(self, sha256: str) -> bool:
+        try:
+            return self._ledger.assessment_exists(sha256, self._bundle.digest)
+        except DatabaseAway:
+            return False  # then it is assessed again, and the commit keeps the first answer
+
+    def _commit(self, claim: Claim, report: Report) -> None:
+        population = self._roots[claim.root_id].population
+        facts = report.facts(population)
+        error = None
+        try:
+            if report.outcome is Outcome.UNREADABLE:
+                error = named(report.code or "", report.reason, UnreadableError)
+                kept = self._ledger.commit_unreadable(claim, error, facts)
+            elif facts is None:
+                raise ValueError("an outcome that needs bytes came without any")
+            elif report.outcome is Outcome.REFUSED:
+                code = RefusalCode(report.code or "")
+                kept = self._ledger.commit_refused(claim, facts, self._bundle_id, code, report.reason)
+            else:
+                kept = self._ledger.commit_assessed(claim, facts, self._bundle_id, report.assessment())
+        except LookupError:
+            # the assessment that made a second one needless went away meanwhile
+            self._give_back(claim, EnvironmentFault("the assessment of these bytes is no longer there"))
+            return
+        self._refusals.pop(claim.file_id, None)
+        if kept:
+            self.done[report.outcome] += 1
+        extra = {
+            "file_id": claim.file_id,
+            "outcome": report.outcome.value if kept else "fenced",
+            "code": error.code if error is not None else report.code,
+            "ms": round(report.ms, 1),
+        }
+        _LOG.info("file_done", extra=extra)
+        _LOG.debug("file_done_at", extra={"file_id": claim.file_id, "path": claim.path})
+
+    def _give_back(self, claim: Claim, error: EnvironmentFault) -> None:
+        root = self._roots[claim.root_id]
+        tries = self._refusals.get(claim.file_id, 0) + 1
+        extra = {"file_id": claim.file_id, "code": error.code, "tries": tries}
+        if isinstance(error, FileChanged | FileVanished):
+            state = self._ledger.give_back(claim, error)
+            root.look_again(claim.path)
+        elif self._once and not isinstance(error, ShareDown) and tries >= _ONCE_LOCKED_TRIES:
+            self._ledger.quarantine(claim, error)
+            state = FileState.QUARANTINED
+        else:
+            if len(self._refusals) >= _REFUSALS_KEPT:
+                self._refusals.clear()  # they only stretch the delays
+            self._refusals[claim.file_id] = tries
+            delay_s = (
+                _ONCE_LOCKED_S if self._once else min(_LOCKED_FIRST_S * 2 ** min(tries - 1, 10), _LOCKED_LONGEST_S)
+            )
+            state = self._ledger.give_back(claim, error, retry_in_s=delay_s)
+            extra["delay_s"] = delay_s
+            if not isinstance(error, FileLocked):
+                root.suspect()
+        _LOG.info("file_delayed", extra=extra | {"state": state.value if state else "fenced"})
+
+    def _fail(self, claim: Claim, error: SlotError) -> None:
+        state = self._ledger.fail(claim, error)
+        extra = {
+            "file_id": claim.file_id,
+            "code": error.code,
+            "attempts": claim.attempts,
+            "why": str(error),
+            "state": state.value if state else "fenced",
+        }
+        _LOG.warning("slot_lost", extra=extra)
+
+    def _database_failed(self, error: DatabaseAway) -> None:
+        now = self._clock()
+        if self.away_since is None:
+            self.away_since = now
+            _LOG.error("database_away", extra={"code": error.code, "owed": len(self._owed)})
+        self._try_at = now + self._pause_s
+        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
+
+    def _database_answers(self) -> None:
+        self._pause_s = _FIRST_PAUSE_S
+        if self.away_since is not None:
+            _LOG.info("database_back", extra={"duration_s": round(self._clock() - self.away_since, 1)})
+            self.away_since = None

@@ -1,0 +1,61 @@
+"""Each root has a thread of its own, so that a share that hangs stops nothing but itself."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+from worker.errors import DatabaseAway
+from worker.inbox import Inbox, InboxOptions
+from worker.ledger import Ledger
+
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 30.0
+
+
+class RootThread(threading.Thread):
+    """Ticks one inbox. A daemon thread: one that hangs on a dead share does not keep the process.
+
+    Args:
+        notify: called when files became READY, and when the thread failed.
+
+    Attributes:
+        failure: what ended the thread, if anything did.
+    """
+
+    def __init__(
+        self, root: bytes, root_id: int, ledger: Ledger, options: InboxOptions, notify: Callable[[], None]
+    ) -> None:
+        super().__init__(name=f"root-{root_id}", daemon=True)
+        self.failure: BaseException | None = None
+        self._notify = notify
+        self._wake = threading.Event()
+        self._ended = threading.Event()
+        self.inbox = Inbox(root, root_id, ledger, options, wake=self._wake.set, on_settled=notify)
+
+    def run(self) -> None:
+        """Tick until ``stop``."""
+        pause_s = _FIRST_PAUSE_S
+        try:
+            while not self._ended.is_set():
+                self._wake.clear()
+                try:
+                    delay_s = self.inbox.tick(time.monotonic())
+                except DatabaseAway:
+                    # the main thread tells of it; the folder keeps what is in it meanwhile
+                    self._ended.wait(pause_s)
+                    pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                    continue
+                pause_s = _FIRST_PAUSE_S
+                if delay_s > 0:
+                    self._wake.wait(delay_s)
+            self.inbox.stop()
+        except BaseException as error:  # noqa: BLE001  the main thread ends the worker with it
+            self.failure = error
+            self._notify()
+
+    def stop(self) -> None:
+        """Ask the thread to end; it may hang in the kernel and not do so."""
+        self._ended.set()
+        self._wake.set()

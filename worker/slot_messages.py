@@ -1,0 +1,191 @@
+"""What passes between the worker and its slots: JSON Lines over two pipes.
+
+The worker sends one ``Setup`` and then one ``Job`` at a time; the slot sends ``Reply`` lines. A slot has read hostile
+bytes, so that its lines are validated before anything in them is used, and no line may be longer than the limit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Annotated
+
+import numpy as np
+from pydantic import StringConstraints, TypeAdapter
+
+from worker.domain import Caveat, Finding, Identity, Outcome, Population
+from worker.entries import ContentAssessment, FileFacts
+
+MAX_LINE_BYTES = 1024 * 1024
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a slot needs before its first job.
+
+    Attributes:
+        bundle: folder of the bundle, as ``to_text`` gives it.
+        digest: the digest that this bundle must have.
+        memory_bytes: address space that the slot may use.
+        parent_pid: the worker's; when that process ends, so does the slot.
+    """
+
+    bundle: str
+    digest: str
+    memory_bytes: int
+    max_file_bytes: int
+    max_pixels: int
+    parent_pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One file version to read. ``root`` and ``path`` as ``to_text`` gives them."""
+
+    root: str
+    path: str
+    size_bytes: int
+    mtime_ns: int
+    population: Population
+    path_pattern: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The worker's answer to ``Say.READ``: whether these bytes were assessed before, so that header and gate do."""
+
+    known: bool
+
+
+class Say(StrEnum):
+    """Kinds of ``Reply``, and what they bring."""
+
+    READY = "ready"  # the slot waits for a job
+    UNFIT = "unfit"  # code, message: the slot cannot start
+    READ = "read"  # sha256: the bytes are in memory and the slot waits for ``Known``
+    DONE = "done"  # report: the file has its outcome
+    FAULT = "fault"  # code, message: the machine or the share is at fault
+    BROKE = "broke"  # code, message: the slot is at fault and ends
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """See ``ContentAssessment``; the map as nested lists."""
+
+    findings: tuple[Finding, ...]
+    pixel_caveats: tuple[Caveat, ...]
+    decoder: str
+    activation_map: list[list[float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How one file ended.
+
+    Attributes:
+        sha256: ``None`` only where the file was too large to be read.
+        code: why it is refused or unreadable.
+        reason: the same in words.
+        content: ``None`` unless it was assessed just now.
+    """
+
+    outcome: Outcome
+    sha256: Sha256 | None
+    ms: float
+    identity: Identity = field(default_factory=Identity)
+    format: str = ""
+    transfer_syntax_uid: str | None = None
+    rows: int | None = None
+    columns: int | None = None
+    gate_caveats: tuple[Caveat, ...] = ()
+    code: str | None = None
+    reason: str = ""
+    content: Content | None = None
+
+    def facts(self, population: Population) -> FileFacts | None:
+        """What the ledger wants to know of the version; ``None`` where no bytes were read."""
+        if self.sha256 is None:
+            return None
+        return FileFacts(
+            sha256=self.sha256,
+            identity=self.identity,
+            format=self.format,
+            transfer_syntax_uid=self.transfer_syntax_uid,
+            rows=self.rows,
+            columns=self.columns,
+            population=population,
+            gate_caveats=self.gate_caveats,
+            ms=self.ms,
+        )
+
+    def assessment(self) -> ContentAssessment | None:
+        """What the ledger wants to know of the content."""
+        if self.content is None:
+            return None
+        return ContentAssessment(
+            findings=self.content.findings,
+            pixel_caveats=self.content.pixel_caveats,
+            decoder=self.content.decoder,
+            activation_map=np.array(self.content.activation_map, dtype=np.float32),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One line of a slot."""
+
+    say: Say
+    code: str | None = None
+    message: str = ""
+    sha256: Sha256 | None = None
+    report: Report | None = None
+
+
+_REPLY = TypeAdapter(Reply)
+_SETUP = TypeAdapter(Setup)
+_JOB = TypeAdapter(Job)
+_KNOWN = TypeAdapter(Known)
+
+
+def encode(message: Setup | Job | Known | Reply) -> bytes:
+    """Return one line."""
+    match message:
+        case Setup():
+            return _SETUP.dump_json(message) + b"\n"
+        case Job():
+            return _JOB.dump_json(message) + b"\n"
+        case Known():
+            return _KNOWN.dump_json(message) + b"\n"
+        case Reply():
+            return _REPLY.dump_json(message) + b"\n"
+
+
+def decode_reply(line: bytes) -> Reply:
+    """Read a slot's line. Raises ``ValueError`` if it is none."""
+    return _REPLY.validate_json(line)
+
+
+def decode_setup(line: bytes) -> Setup:
+    """Read the worker's first line. Raises ``ValueError`` if it is none."""
+    return _SETUP.validate_json(line)
+
+
+def decode_job(line: bytes) -> Job:
+    """Read a job's line. Raises ``ValueError`` if it is none."""
+    return _JOB.validate_json(line)
+
+
+def decode_known(line: bytes) -> Known:
+    """Read an answer's line. Raises ``ValueError`` if it is none."""
+    return _KNOWN.validate_json(line)
+
+
+def to_text(path: bytes) -> str:
+    """Return any path as text that JSON can hold: one character a byte."""
+    return path.decode("latin-1")
+
+
+def to_path(text: str) -> bytes:
+    """Return the path again."""
+    return text.encode("latin-1")

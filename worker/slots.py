@@ -1,0 +1,351 @@
+"""Child processes that read films: one file in flight each, a deadline, a memory limit, respawn.
+
+The worker itself never touches a film's bytes. What a slot says is validated; a slot that dies, hangs or talks nonsense
+costs the file that it had in hand, and the next slot takes its place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+from worker import slot_messages
+from worker.errors import (
+    EnvironmentFault,
+    PrereadError,
+    SlotCrashed,
+    SlotDeadline,
+    SlotError,
+    SlotMemory,
+    named,
+)
+from worker.slot_messages import MAX_LINE_BYTES, Job, Known, Reply, Report, Say, Setup
+
+START_DEADLINE_S = 120.0
+_STARTS_AT_MOST = 3
+_GOODBYE_S = 2.0
+_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
+# One core each; one arena keeps the address space near the memory in use.
+_FOR_SLOTS = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
+}
+COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "worker.slot_process")
+
+Ticket = TypeVar("Ticket")
+
+
+@dataclass(frozen=True, slots=True)
+class Read(Generic[Ticket]):
+    """The slot has the bytes and waits for ``SlotPool.answer``."""
+
+    ticket: Ticket
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[Ticket]):
+    """The file has its outcome."""
+
+    ticket: Ticket
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class Fault(Generic[Ticket]):
+    """The machine or the share is at fault."""
+
+    ticket: Ticket
+    error: EnvironmentFault
+
+
+@dataclass(frozen=True, slots=True)
+class Broke(Generic[Ticket]):
+    """The slot died, or had to be killed, while it had this file."""
+
+    ticket: Ticket
+    error: SlotError
+
+
+class _Slot(Generic[Ticket]):
+    """One child process."""
+
+    def __init__(self, command: Sequence[str], setup: Setup, start_by: float) -> None:
+        self.process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,  # what decoders print there can quote a film
+            env=_environment(),
+            close_fds=True,
+            start_new_session=True,
+        )
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.to_slot = self.process.stdin
+        self.from_slot = self.process.stdout
+        os.set_blocking(self.from_slot.fileno(), False)
+        self.pending = b""
+        self.started = False
+        self.ticket: Ticket | None = None
+        self.deadline_at: float | None = start_by
+        self.send(setup)
+
+    def send(self, message: Setup | Job | Known) -> None:
+        # a few kilobytes into the pipe of a process that waits for them; one that is gone shows at its other pipe
+        with contextlib.suppress(BrokenPipeError):
+            self.to_slot.write(slot_messages.encode(message))
+            self.to_slot.flush()
+
+    def replies(self) -> Iterator[Reply | None]:
+        """Yield what the slot has said since; ``None`` when it will say no more.
+
+        Raises:
+            ValueError: it talks nonsense.
+        """
+        while True:
+            try:
+                block = os.read(self.from_slot.fileno(), 65536)
+            except BlockingIOError:
+                return
+            if not block:
+                yield None
+                return
+            *lines, self.pending = (self.pending + block).split(b"\n")
+            for line in lines:
+                yield slot_messages.decode_reply(line)
+            if len(self.pending) > MAX_LINE_BYTES:
+                raise ValueError("a line of the slot is too long")
+
+    def kill(self) -> None:
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        for pipe in (self.to_slot, self.from_slot):
+            with contextlib.suppress(OSError):
+                pipe.close()
+
+
+class SlotPool(Generic[Ticket]):
+    """All slots of one worker. For one thread, which must be the main one: a slot ends with the thread that started it.
+
+    Args:
+        setup: what each slot gets first.
+        count: how many slots there are.
+        deadline_s: a slot that has one file for longer is killed.
+        command: the slot's program; tests give another.
+        clock: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        *,
+        count: int,
+        deadline_s: float,
+        command: Sequence[str] = COMMAND,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._setup = setup
+        self._count = count
+        self._deadline_s = deadline_s
+        self._command = command
+        self._clock = clock
+        self._selector = selectors.DefaultSelector()
+        self._slots: list[_Slot[Ticket]] = []
+        self._unreaped: list[subprocess.Popen[bytes]] = []
+        self._failed_starts = 0
+        self._unfit: PrereadError | None = None
+        self._wake_fd: int | None = None
+        self.events: deque[Read[Ticket] | Done[Ticket] | Fault[Ticket] | Broke[Ticket]] = deque()
+        self.deaths = 0
+        self.ever_ready = False
+
+    @property
+    def idle(self) -> int:
+        """How many slots wait for a job."""
+        return sum(slot.started and slot.ticket is None for slot in self._slots)
+
+    @property
+    def in_flight(self) -> list[Ticket]:
+        """What the slots have in hand."""
+        return [slot.ticket for slot in self._slots if slot.ticket is not None]
+
+    def wake_on(self, fd: int) -> None:
+        """Let ``poll`` return when this descriptor can be read; the caller reads it."""
+        self._wake_fd = fd
+        self._selector.register(fd, selectors.EVENT_READ, None)
+
+    def submit(self, ticket: Ticket, job: Job) -> None:
+        """Give a job to an idle slot; ``idle`` must be above 0."""
+        slot = next(slot for slot in self._slots if slot.started and slot.ticket is None)
+        slot.ticket = ticket
+        slot.deadline_at = self._clock() + self._deadline_s
+        slot.send(job)
+
+    def answer(self, ticket: Ticket, *, known: bool) -> None:
+        """Answer a ``Read``. Without effect when its slot has died since."""
+        for slot in self._slots:
+            if slot.ticket == ticket:
+                slot.send(Known(known))
+
+    def poll(self, timeout_s: float) -> list[Read[Ticket] | Done[Ticket] | Fault[Ticket] | Broke[Ticket]]:
+        """Keep the slots going and wait for news, at most ``timeout_s``.
+
+        Raises:
+            BundleError, PrereadError: a slot says why none can start.
+            SlotCrashed: slots die, one after the other, before they can do anything.
+        """
+        self._spawn()
+        now = self._clock()
+        deadlines = [slot.deadline_at for slot in self._slots if slot.deadline_at is not None]
+        wait_s = max(0.0, min([timeout_s, *(at - now for at in deadlines)]))
+        for key, _ in self._selector.select(wait_s):
+            if key.data is not None:
+                self._hear(key.data)
+        now = self._clock()
+        for slot in list(self._slots):
+            if slot.deadline_at is not None and now >= slot.deadline_at:
+                self._lose(slot, SlotDeadline(f"reading the film took longer than {self._deadline_s:g} s"))
+        self._reap()
+        if self._unfit is not None:
+            raise self._unfit
+        events = list(self.events)
+        self.events.clear()
+        return events
+
+    def abandon(self) -> list[Ticket]:
+        """Kill every slot that has a file in hand, and return what they had."""
+        busy = [slot for slot in self._slots if slot.ticket is not None]
+        tickets = self.in_flight
+        for slot in busy:
+            self._remove(slot)
+        return tickets
+
+    def close(self) -> None:
+        """End all slots: those without a file by closing their pipe, the others at once."""
+        for slot in self._slots:
+            if slot.ticket is not None or not slot.started:
+                slot.kill()
+            self._selector.unregister(slot.from_slot)
+            slot.close()
+        give_up_at = time.monotonic() + _GOODBYE_S
+        for slot in self._slots:
+            try:
+                slot.process.wait(max(0.0, give_up_at - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                slot.kill()
+                self._unreaped.append(slot.process)
+        self._slots.clear()
+        for process in self._unreaped:
+            # a process that waits for a dead share cannot be reaped until the share answers; it dies then by itself
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(_GOODBYE_S)
+        self._unreaped.clear()
+        self._selector.close()
+
+    # ------------------------------------------------------------------ inside
+
+    def _spawn(self) -> None:
+        # killed slots that hang in the kernel on a dead share count: else every deadline would add a process
+        for _ in range(self._count - len(self._slots)):
+            if len(self._slots) + len(self._unreaped) >= 2 * self._count:
+                return
+            slot: _Slot[Ticket] = _Slot(self._command, self._setup, self._clock() + START_DEADLINE_S)
+            self._slots.append(slot)
+            self._selector.register(slot.from_slot, selectors.EVENT_READ, slot)
+
+    def _hear(self, slot: _Slot[Ticket]) -> None:
+        try:
+            for reply in slot.replies():
+                if reply is None:
+                    self._lose(slot, _cause_of_death(slot.process))
+                    return
+                self._take(slot, reply)
+                if slot not in self._slots:
+                    return
+        except ValueError:
+            self._lose(slot, SlotCrashed("the process that read this film said what no slot says"))
+
+    def _take(self, slot: _Slot[Ticket], reply: Reply) -> None:
+        if reply.say is Say.READY and not slot.started:
+            slot.started, slot.deadline_at = True, None
+            self.ever_ready, self._failed_starts = True, 0
+            return
+        if reply.say is Say.UNFIT and not slot.started:
+            self._unfit = named(reply.code or "", reply.message, PrereadError)
+            return
+        if slot.ticket is None:
+            raise ValueError("a slot without a file speaks of one")
+        if reply.say is Say.READ and reply.sha256 is not None:
+            self.events.append(Read(slot.ticket, reply.sha256))
+        elif reply.say is Say.DONE and reply.report is not None:
+            self.events.append(Done(self._finish(slot), reply.report))
+        elif reply.say is Say.FAULT:
+            error = named(reply.code or "", reply.message, EnvironmentFault)
+            self.events.append(Fault(self._finish(slot), error))
+        elif reply.say is Say.BROKE:
+            kind = SlotMemory if reply.code == SlotMemory.code else SlotCrashed
+            self._lose(slot, kind(reply.message))
+        else:
+            raise ValueError("a slot's line lacks what its kind needs")
+
+    def _finish(self, slot: _Slot[Ticket]) -> Ticket:
+        ticket = slot.ticket
+        assert ticket is not None
+        slot.ticket, slot.deadline_at = None, None
+        return ticket
+
+    def _lose(self, slot: _Slot[Ticket], error: SlotError) -> None:
+        if slot.ticket is not None:
+            self.events.append(Broke(slot.ticket, error))
+        if not slot.started:
+            self._failed_starts += 1
+            if self._failed_starts >= _STARTS_AT_MOST and self._unfit is None:
+                self._unfit = SlotCrashed(f"{_STARTS_AT_MOST} slots in a row died while they started: {error}")
+        self._remove(slot)
+
+    def _remove(self, slot: _Slot[Ticket]) -> None:
+        self.deaths += 1
+        self._selector.unregister(slot.from_slot)
+        slot.kill()
+        slot.close()
+        self._slots.remove(slot)
+        self._unreaped.append(slot.process)
+
+    def _reap(self) -> None:
+        self._unreaped = [process for process in self._unreaped if process.poll() is None]
+
+
+def _cause_of_death(process: subprocess.Popen[bytes]) -> SlotCrashed:
+    try:
+        status = process.wait(_GOODBYE_S)
+    except subprocess.TimeoutExpired:
+        return SlotCrashed("the process that read this film fell silent")
+    if status >= 0:
+        return SlotCrashed(f"the process that read this film ended with code {status}")
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = str(-status)
+    return SlotCrashed(f"the process that read this film was ended by {name}")
+
+
+def _environment() -> dict[str, str]:
+    """None of the worker's settings, one of which may hold the database's password."""
+    passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    # this very package, wherever the worker was started from
+    return passed_on | _FOR_SLOTS | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
