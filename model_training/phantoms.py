@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import imagecodecs
 import jpeg_ls
@@ -185,8 +185,8 @@ def to_dicom(pixels: PixelArray, encoding: Encoding = Encoding(), seed: int = 0,
     if encoding.syntax in LOSSY:
         dataset.LossyImageCompression = "01"
     if encoding.syntax in NATIVE:
-        order = ">" if encoding.syntax == "big-endian" else "<"
-        native = stored.astype(stored.dtype.newbyteorder(order)).tobytes()
+        byte_order: Literal["<", ">"] = ">" if encoding.syntax == "big-endian" else "<"
+        native = stored.astype(stored.dtype.newbyteorder(byte_order)).tobytes()
         dataset.PixelData = native + b"\0" * (len(native) % 2)
     else:
         dataset.PixelData = encapsulate([compress(stored, encoding)])
@@ -267,9 +267,8 @@ def compress(stored: Integers, encoding: Encoding) -> bytes:
         return bytes(jpeg_ls.encode_array(unsigned, lossy_error=error))
     if name.startswith("jpeg-2000"):
         ratios = None if name == "jpeg-2000-lossless" else [4]
-        return encode_array(
-            stored, bits_stored=bits, photometric_interpretation=2, use_mct=False, compression_ratios=ratios
-        )
+        options = {"bits_stored": bits, "photometric_interpretation": 2, "compression_ratios": ratios}
+        return bytes(encode_array(stored, use_mct=False, **options))
     if name.startswith("htj2k"):
         lossless = name != "htj2k"
         return bytes(imagecodecs.htj2k_encode(stored, level=None if lossless else 0.0001, reversible=lossless))

@@ -107,8 +107,8 @@ def _kind(header: Header, intended_use: IntendedUse) -> _Refused:
     meant = ", ".join(intended_use.modalities)
     film_class = sop_class_uid in {_COMPUTED, _DIGITAL}
     if sop_class_uid is not None and not film_class and sop_class_uid not in _SECONDARY:
-        shown = modality or "of another kind"
-        return RefusalCode.MODALITY, f"the modality is {_word(shown)}; the bundle reads {meant}"
+        shown = f"the modality is {_word(modality)}" if modality else "the picture is of another kind"
+        return RefusalCode.MODALITY, f"{shown}; the bundle reads {meant}"
     if modality in intended_use.modalities or (film_class and modality in {None, *_FILM_ALIASES}):
         return None
     if modality is None and not header.has_pixels:

@@ -19,7 +19,7 @@ from worker import tags
 from worker.codecs import PixelModule, Stored
 from worker.dicom_file import DicomFile
 from worker.domain import Caveat, PixelArray
-from worker.errors import BrokenHeader, TruncatedPixels, UnsupportedPixels
+from worker.errors import BrokenHeader, UnsupportedPixels
 from worker.pictures import require_grey
 
 Levels = npt.NDArray[np.float64]
@@ -30,6 +30,7 @@ _STRETCH = (0.005, 0.995)
 _CHUNK_PX = 1 << 20
 # What lossy coding leaves of a neutral colour difference.
 _CHROMA_APART_MAX = 16
+_PRIMARIES = ("Red", "Green", "Blue")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,8 +172,8 @@ def _voi(
 def _voi_lut(dataset: Dataset, little_endian: bool, measured: Levels) -> _Voi | None:
     for item in tags.items(dataset, "VOILUTSequence"):
         lut = _read_lut(item, little_endian, signed=bool(measured.min() < 0))
-        if lut is None:
-            continue
+        if lut is None or lut.output.min() == lut.output.max():
+            continue  # one grey level for all is no table that shows anything
         # Agfa and GE declare 16 bits for tables of 12 or 14; scaled by the declared bits those are nearly black.
         top = (1 << max(int(lut.output.max()).bit_length(), min(8, lut.bits))) - 1
         index = np.floor(measured + 0.5).astype(np.int64) - lut.first
@@ -228,7 +229,14 @@ class _Lut:
     output: Levels
 
 
-def _read_lut(item: Dataset, little_endian: bool, *, signed: bool) -> _Lut | None:
+def _read_lut(
+    item: Dataset,
+    little_endian: bool,
+    descriptor_keyword: str = "LUTDescriptor",
+    data_keyword: str = "LUTData",
+    *,
+    signed: bool,
+) -> _Lut | None:
     """Read a table however its values are written: as numbers, as 16-bit words, or as packed bytes.
 
     Args:
@@ -236,8 +244,8 @@ def _read_lut(item: Dataset, little_endian: bool, *, signed: bool) -> _Lut | Non
             some write it as unsigned.
     """
     order = "<" if little_endian else ">"
-    descriptor = _integers(tags.value(item, "LUTDescriptor"), f"{order}u2")
-    raw = tags.value(item, "LUTData")
+    descriptor = _integers(tags.value(item, descriptor_keyword), f"{order}u2")
+    raw = tags.value(item, data_keyword)
     if descriptor is None or descriptor.size < 3 or raw is None:
         return None
     count, first, bits = (int(v) for v in descriptor[:3])
@@ -251,8 +259,6 @@ def _read_lut(item: Dataset, little_endian: bool, *, signed: bool) -> _Lut | Non
     if output.size < count:
         return None
     output = output[:count] & 0xFFFF
-    if output.min() == output.max():
-        return None  # one grey level for all: not a table that shows anything
     return _Lut(first, bits, output.astype(np.float64))
 
 
@@ -286,11 +292,24 @@ def _is_neutral(chroma: PixelArray) -> bool:
 def _grey_of_palette(values: Stored, file: DicomFile) -> PixelArray:
     """Look the colours up (PS3.3 C.7.6.3.1.5) and take their grey."""
     try:
-        colours = np.asarray(apply_color_lut(_indices(values), file.dataset))
+        if "SegmentedRedPaletteColorLookupTableData" in file.dataset and file.little_endian:
+            colours = np.asarray(apply_color_lut(_indices(values), file.dataset))
+            channels = (colours >> (8 * (colours.dtype.itemsize - 1))).astype(np.uint8)[:, :, :3]
+        else:  # pydicom does not swap the bytes of a big-endian palette
+            channels = np.stack([_palette(file, colour)[_indices(values)] for colour in _PRIMARIES], axis=-1)
     except tags.PARSE_ERRORS:
         raise BrokenHeader("The colour palette is missing or broken.") from None
-    if colours.ndim != 3 or colours.shape[:2] != values.shape:
-        raise TruncatedPixels("The colour palette does not fit the picture.")
-    channels = (colours >> (8 * (colours.dtype.itemsize - 1))).astype(np.uint8)[:, :, :3]
     require_grey(channels)
     return np.ascontiguousarray(channels[:, :, 0])
+
+
+def _palette(file: DicomFile, colour: str) -> PixelArray:
+    """Return one primary of every 16-bit index, as 8 bits."""
+    keyword = f"{colour}PaletteColorLookupTable"
+    lut = _read_lut(file.dataset, file.little_endian, f"{keyword}Descriptor", f"{keyword}Data", signed=False)
+    if lut is None:
+        raise BrokenHeader("The colour palette is missing or broken.")
+    top = lut.output.max()
+    wide = lut.bits > 8 and top > 0xFF  # some declare 16 bits and write 8
+    entries = np.clip(np.arange(0x10000) - lut.first, 0, lut.output.size - 1)
+    return (lut.output[entries] / (257 if wide else 1)).astype(np.uint8)
