@@ -32,6 +32,8 @@ POLL_S = 1.0
 PREREAD = [sys.executable, "-m", "worker"]
 # The real chest film that pydicom-data brings; its patient is 64 by birth and study date.
 REAL_FILMS = {"RG1_UNCR.dcm": "real film, uncompressed", "RG1_J2KI.dcm": "real film, JPEG 2000"}
+# Phantoms that are drawn to be refused, and why.
+REFUSED_PHANTOMS = {"phantom-adult.dcm": "age_outside", "phantom-lateral.dcm": "view"}
 SETTINGS = """\
 database_url = "sqlite:///{folder}/preread.db"
 scan_interval_s = 2.0
@@ -208,13 +210,15 @@ def look_for_problems(dropped: list[Dropped], rows: list[dict[str, Any]], code: 
     problems = [f"{film.root}/{film.name} has no outcome" for film in dropped if (film.root, film.name) not in found]
     for film in dropped:
         row = found.get((film.root, film.name), {})
+        refusal = REFUSED_PHANTOMS.get(film.name)
+        if film.root == "inbox" and film.name in REAL_FILMS:
+            refusal = "age_outside"
+        expected = ("refused", refusal) if refusal else ("assessed", None)
         ended = (row.get("outcome"), row.get("code"))
-        if film.name in REAL_FILMS and film.root == "inbox" and ended != ("refused", "age_outside"):
-            problems.append(f"inbox/{film.name} ended as {ended}, not refused for its age")
-        if film.root == "research" and "outside_intended_age" not in row.get("caveats", []):
-            problems.append(f"research/{film.name} lacks the caveat on its age")
-        if film.name not in REAL_FILMS and ended[0] != "assessed":
-            problems.append(f"inbox/{film.name} ended as {ended}")
+        if row and ended != expected:
+            problems.append(f"{film.root}/{film.name} ended as {ended}, not as {expected}")
+        if row and film.root == "research" and "outside_intended_age" not in row["caveats"]:
+            problems.append(f"{film.root}/{film.name} lacks the caveat on its age")
     if code != 0:
         problems.append(f"the worker ended with exit code {code}")
     return problems
