@@ -150,7 +150,7 @@ class HumanFormatter(logging.Formatter):
         level = f"{record.levelname.lower():<7}"
         if self._colour:
             level = f"\x1b[{_COLOURS.get(record.levelname, '0')}m{level}\x1b[0m"
-        values = "".join(f"  {name}={_human(value)}" for name, value in fields.items())
+        values = "".join(f"  {name}={_human(value)}" for name, value in fields.items() if value is not None)
         place = "" if _is_of(record.name, _TRUSTED) else f"  logger={escape(record.name)}"
         line = f"{datetime.fromtimestamp(record.created).astimezone():%H:%M:%S} {level} {event}{values}{place}"
         return line if len(line) <= MAX_LINE_CHARS else line[: MAX_LINE_CHARS - 1] + "…"

@@ -81,4 +81,5 @@ def _summarise(counts: Counter[Outcome], codes: Counter[str], bundle: str) -> No
         return
     outcomes = ", ".join(f"{count} {outcome.value}" for outcome, count in sorted(counts.items()))
     why = f" ({', '.join(f'{code} {count}' for code, count in codes.most_common())})" if codes else ""
-    output.say(f"{counts.total()} files: {outcomes}{why}; bundle {bundle}")
+    files = "1 file" if counts.total() == 1 else f"{counts.total()} files"
+    output.say(f"{files}: {outcomes}{why}; bundle {bundle}")

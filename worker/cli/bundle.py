@@ -89,10 +89,9 @@ def verify(context: typer.Context, name: Annotated[str | None, _NAME] = None) ->
 
     Exit code: 0 when all agrees; 4 when not.
     """
-    loaded = _load(context, name)
-    from worker.classifier import Classifier
-
-    difference = Classifier(loaded).self_check()
+    settings = door.of(context).settings()
+    classifier, difference = door.load_checked(name or settings.bundle)
+    loaded = classifier.bundle
     output.print_text(
         f"{loaded.label} is whole: {len(loaded.manifest.files)} files have their hashes; golden vectors differ by at "
         f"most {difference:.2g} in logit, {loaded.manifest.golden_tolerance:g} is allowed"

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +79,12 @@ def open_database(settings: Settings) -> Engine:
 
 
 def load_classifier(bundle: str | None) -> Classifier:
-    """Load a bundle and repeat its golden vectors.
+    """Load a bundle that gives its golden results on this machine; see ``load_checked``."""
+    return load_checked(bundle)[0]
+
+
+def load_checked(bundle: str | None) -> tuple[Classifier, float]:
+    """Load a bundle, repeat its golden vectors, and return the largest difference in logit too.
 
     Raises:
         BundleError: it is missing, damaged, or gives other results on this machine.
@@ -82,9 +92,30 @@ def load_classifier(bundle: str | None) -> Classifier:
     from worker import bundle as bundles
     from worker.classifier import Classifier
 
-    classifier = Classifier(bundles.load(bundles.resolve(bundle)))
-    classifier.self_check()
-    return classifier
+    loaded = bundles.load(bundles.resolve(bundle))
+    with _without_native_chatter():
+        classifier = Classifier(loaded)
+        difference = classifier.self_check()
+    return classifier, difference
+
+
+@contextmanager
+def _without_native_chatter() -> Iterator[None]:
+    """Keep what a native library writes to standard error by itself, and show it only when loading fails."""
+    sys.stderr.flush()
+    own = os.dup(2)
+    with tempfile.TemporaryFile() as kept:
+        os.dup2(kept.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            os.dup2(own, 2)
+            kept.seek(0)
+            os.write(2, kept.read(10_000))
+            raise
+        finally:
+            os.dup2(own, 2)
+            os.close(own)
 
 
 def _first(*values: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
@@ -16,6 +16,7 @@ from worker.cli import door, output
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from worker.domain import RootSpec
     from worker.history import Explanation
     from worker.results import ResultFilter
 
@@ -118,10 +119,10 @@ def explain(
         if json:
             output.print_json(views.explanation_to_json(explanation))
         else:
-            output.print_text(explanation.sentence)
+            output.print_text(views.sentence(explanation))
             output.print_table(("when", "version", "state", "why"), views.history_rows(explanation))
     if not found:
-        output.say(_unknown(path))
+        output.say(_unknown(path, door.of(context).settings().roots))
         raise typer.Exit(1)
 
 
@@ -194,14 +195,23 @@ def _explanations(engine: Engine, path: str) -> list[Explanation]:
     return []
 
 
-def _unknown(path: str) -> str:
+def _unknown(path: str, roots: Sequence[RootSpec]) -> str:
+    """Say what is known of a path that no scan has met."""
+    from worker.ignoring import RULES, path_rule
+
     try:
         mode = os.lstat(path).st_mode
     except OSError as error:
-        there = f"it cannot be found ({error.strerror})"
+        there = f"It cannot be found ({error.strerror})."
     else:
-        there = "it is there" if stat.S_ISREG(mode) else "it is there, but no regular file"
-    return (
-        f"no watched folder of this database knows {path}; {there}. It lies in no root, or the first scan has "
-        "not come by yet: `preread check` shows the roots"
-    )
+        there = "It is there." if stat.S_ISREG(mode) else "It is there, but it is no regular file."
+    said = f"No watched folder of this database knows {path}. {there}"
+    whole = os.path.abspath(path)
+    for root in roots:
+        inside = os.path.relpath(whole, os.path.abspath(root.path))
+        if inside.split(os.sep)[0] == os.pardir:
+            continue
+        rule = path_rule(os.fsencode(inside))
+        why = f"it is left out: {RULES[rule]}" if rule else "no scan has met it yet: is `preread run` at work?"
+        return f"{said} It lies in the root {root.path}; {why}"
+    return f"{said} It lies in none of the {len(roots)} roots of the settings; `preread check` shows them"

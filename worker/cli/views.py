@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from worker.cli.words import say_answer, say_caveats, say_finding
-from worker.domain import CAVEAT_TEXT, JSONObject, Population
+from worker.domain import CAVEAT_TEXT, FileState, JSONObject, Population
 from worker.history import Explanation, ResultDetail, VersionHistory
+from worker.ignoring import RULES
 from worker.records import finding_to_json, reversible_path
 from worker.results import ResultRow
 
@@ -179,9 +180,16 @@ def explanation_to_json(explanation: Explanation) -> JSONObject:
     return {
         "root": explanation.root_text,
         "path": explanation.path_text,
-        "sentence": explanation.sentence,
+        "sentence": sentence(explanation),
         "versions": [_history_to_json(version) for version in explanation.versions],
     }
+
+
+def sentence(explanation: Explanation) -> str:
+    """Say why a path has or has no result; a rule that leaves it out is explained."""
+    newest = explanation.versions[-1]
+    rule = RULES.get(newest.code or "") if newest.state is FileState.IGNORED else None
+    return f"It has no result: {rule} (rule {newest.code})." if rule else explanation.sentence
 
 
 def history_rows(explanation: Explanation) -> Iterator[tuple[str, ...]]:

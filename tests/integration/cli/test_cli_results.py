@@ -231,9 +231,35 @@ def test_explain_takes_a_path_relative_to_where_one_stands(preread, filled):
 
 def test_explain_of_an_unknown_path_says_what_is_there(preread, filled, tmp_path):
     ran = preread("explain", str(tmp_path / "elsewhere.dcm"))
-    assert ran.exit_code == 1
-    assert "no watched folder of this database knows" in ran.err
+    assert (ran.exit_code, ran.out) == (1, "")
+    assert "No watched folder of this database knows" in ran.err
     assert "cannot be found" in ran.err
+    assert "in none of the 0 roots" in ran.err
+
+
+@pytest.mark.parametrize(
+    "name, why",
+    [("new.dcm", "no scan has met it yet"), (".trash/x.dcm", "begins with a dot"), ("x.part", "still being")],
+)
+def test_explain_of_a_file_that_no_scan_met_says_in_which_root_it_lies(preread, filled, tmp_path, name, why):
+    (tmp_path / "preread.toml").write_text('[[roots]]\npath = "other"\n')
+    path = tmp_path / "other" / name
+    path.parent.mkdir(parents=True)
+    path.touch()
+    ran = preread("explain", str(path))
+    assert ran.exit_code == 1
+    assert "It is there. It lies in the root other" in ran.err
+    assert why in ran.err
+
+
+def test_explain_of_a_file_that_a_rule_leaves_out_gives_the_rule_in_words(preread, filled, database):
+    engine = store.open_engine(database)
+    ledger = Ledger(engine, worker_id="test", lease_s=60)
+    ledger.ignore(1, [Observation(b"pipe", 0, 1)], "not_regular")
+    engine.dispose()
+    ran = preread("explain", str(filled / "pipe"))
+    assert ran.exit_code == 0
+    assert ran.out.startswith("It has no result: it is a pipe, socket or device, not a file (rule not_regular).")
 
 
 # ---------------------------------------------------------------------- the database itself
