@@ -16,6 +16,7 @@ from model_training.baselines import fit_logistic
 from worker.calibration import Calibration, OperatingPoint
 
 _CONFLICT_SHARE = 0.5
+_SENSITIVITY_FLOOR = 0.97
 _BAND_MISSED = 0.01
 _BAND_CALLED = 0.02
 
@@ -67,13 +68,16 @@ def sensitivity_lower_bound(found: int, of: int, confidence: float = 0.95) -> fl
 
 
 def choose(films: OutOfFold, calibration: Calibration) -> OperatingPoint:
-    """Maximise the smaller of sensitivity and specificity on the conflict normals; set the band around it."""
+    """Maximise the smaller of sensitivity and specificity on the conflict normals; set the band around it.
+
+    Pneumonia missed is the costly error, so a cut with a sensitivity below 0.97 is not considered.
+    """
     present, absent = films.logits[films.labels == 1], films.logits[films.conflict_normals]
     candidates = np.unique(films.logits)
     cuts = (candidates[1:] + candidates[:-1]) / 2
     sensitivity = (present[None, :] >= cuts[:, None]).mean(axis=1)
     specificity = (absent[None, :] < cuts[:, None]).mean(axis=1)
-    smaller = np.minimum(sensitivity, specificity)
+    smaller = np.where(sensitivity >= _SENSITIVITY_FLOOR, np.minimum(sensitivity, specificity), -1.0)
     best = np.flatnonzero(smaller >= smaller.max() - 1e-12)
     chosen = best[len(best) // 2]
     cut = float(cuts[chosen])
@@ -86,9 +90,10 @@ def choose(films: OutOfFold, calibration: Calibration) -> OperatingPoint:
         uncertain_low=calibration.probability(low),
         uncertain_high=calibration.probability(high),
         reason=(
-            f"threshold: the smaller of out-of-fold sensitivity ({sensitivity[chosen]:.4f}, one-sided 95 % lower "
-            f"bound {sensitivity_lower_bound(found, len(present)):.4f}) and specificity on the {len(absent)} conflict "
-            f"normals ({specificity[chosen]:.4f}) is largest there; band: from the lowest {_BAND_MISSED:.0%} of "
+            f"threshold: of the cuts with an out-of-fold sensitivity of at least {_SENSITIVITY_FLOOR}, the one where the "
+            f"smaller of sensitivity ({sensitivity[chosen]:.4f}, one-sided 95 % lower bound "
+            f"{sensitivity_lower_bound(found, len(present)):.4f}) and specificity on the {len(absent)} conflict normals "
+            f"({specificity[chosen]:.4f}) is largest; band: from the lowest {_BAND_MISSED:.0%} of "
             f"pneumonia films to the highest {_BAND_CALLED:.0%} of conflict normals, {in_band:.1%} of out-of-fold films"
         ),
     )
