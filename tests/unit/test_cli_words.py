@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from datetime import UTC, datetime, timedelta
 from typing import get_args
 
@@ -87,6 +89,33 @@ def test_json_is_one_ascii_line(capsys):
     assert printed.isascii()
     assert printed.count("\n") == 1
     assert json.loads(printed) == {"name": "a\nb\x1b\u202e\u00e9"}
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_bar_is_shown_on_a_terminal_and_data_stays_on_standard_output(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    with output.progress("assessing", lambda: 2, printing=True) as step:
+        output.print_json({"path": "a"})
+        step()
+        output.say("b: is gone")
+        step()
+    assert "assessing" in sys.stderr.getvalue()
+    assert "b: is gone" in sys.stderr.getvalue()
+    assert sys.stdout.getvalue() == '{"path": "a"}\n'
+
+
+@pytest.mark.parametrize("err, out", [(io.StringIO, io.StringIO), (io.StringIO, Terminal), (Terminal, Terminal)])
+def test_no_bar_in_a_pipe_or_between_printed_records(monkeypatch, err, out):
+    monkeypatch.setattr(sys, "stderr", err())
+    monkeypatch.setattr(sys, "stdout", out())
+    with output.progress("assessing", lambda: pytest.fail("nobody needs the count"), printing=True) as step:
+        step()
+    assert sys.stderr.getvalue() == ""
 
 
 NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)

@@ -42,7 +42,7 @@ def assess(
     codes: Counter[str] = Counter()
     not_judged = 0
     rows = []
-    with output.progress("assessing", lambda: sum(1 for _ in batch.find_files(paths))) as step:
+    with output.progress("assessing", lambda: sum(1 for _ in batch.find_files(paths)), printing=json) as step:
         for result in batch.assess_files(paths, classifier, declared, limits):
             counts[result.outcome] += 1
             codes.update([result.code] if result.code else [])

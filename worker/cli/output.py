@@ -109,22 +109,24 @@ def say(text: str) -> None:
 
 
 @contextmanager
-def progress(what: str, count: Callable[[], int]) -> Iterator[Callable[[], None]]:
+def progress(what: str, count: Callable[[], int], *, printing: bool = False) -> Iterator[Callable[[], None]]:
     """Show a bar on standard error while something long runs; on a terminal only.
 
     Args:
         count: tells how many steps there are; asked only when a bar is shown.
+        printing: data is printed meanwhile; where it goes to a terminal too, it is progress enough.
 
     Yields:
         A function to call after each step.
     """
-    if not sys.stderr.isatty():
+    if not sys.stderr.isatty() or (printing and sys.stdout.isatty()):
         yield lambda: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(what, markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    # redirected, standard output would be printed through the bar's console: onto standard error
+    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
         task = bar.add_task(what, total=count())
         yield lambda: bar.advance(task)

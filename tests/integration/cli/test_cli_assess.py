@@ -8,9 +8,10 @@ import os
 import pytest
 
 from worker import bundle as bundles
-from worker import settings
+from worker import daemon, settings
 from worker.cli import door
 from worker.cli.words import NO_DEVICE
+from worker.domain import Population
 from worker.errors import BundleMismatch
 
 
@@ -219,6 +220,68 @@ def test_run_without_a_folder_says_how_to_name_one(preread):
     ran = preread("run")
     assert ran.exit_code == 2
     assert "PREREAD_ROOTS" in ran.err
+
+
+# ---------------------------------------------------------------------- run
+
+
+@pytest.fixture
+def started(preread, monkeypatch, brightness_classifier, tmp_path):
+    """What the daemon was started with; it ends at once."""
+    calls = []
+
+    def end_at_once(engine, bundle, roots, options):
+        calls.append((bundle, roots, options))
+        return 0
+
+    monkeypatch.setattr(daemon, "run", end_at_once)
+    monkeypatch.setattr(bundles, "resolve", lambda name: tmp_path)
+    monkeypatch.setattr(bundles, "load", lambda path: brightness_classifier.bundle)
+    return calls
+
+
+def test_run_hands_settings_and_roots_to_the_daemon(preread, started, monkeypatch, tmp_path):
+    monkeypatch.setenv("PREREAD_SLOTS", "3")
+    monkeypatch.setenv("PREREAD_MAX_PIXELS", "5000")
+    monkeypatch.setenv("PREREAD_ROOTS", str(tmp_path / "not-this"))
+    ran = preread("run", "--once", "--root", "inbox", "--root", "other", "--population", "research")
+    assert ran.exit_code == 0, ran.err
+    ((bundle, roots, options),) = started
+    assert bundle.label == "brightness/1.0.0"
+    assert [(str(root.path), root.population) for root in roots] == [
+        ("inbox", Population.RESEARCH),
+        ("other", Population.RESEARCH),
+    ]
+    assert (options.once, options.slots, options.max_pixels) == (True, 3, 5000)
+
+
+def test_run_makes_the_default_database_of_a_new_installation(preread, started, tmp_path):
+    ran = preread("run", "--root", "inbox")
+    assert ran.exit_code == 0
+    assert "made the database" in ran.err
+    assert preread("db", "check").exit_code == 0
+    assert "made the database" not in preread("run", "--root", "inbox").err
+
+
+def test_run_makes_no_database_that_was_named(preread, started, monkeypatch, tmp_path):
+    monkeypatch.setenv("PREREAD_DATABASE_URL", f"sqlite:///{tmp_path / 'prered.db'}")
+    ran = preread("run", "--root", "inbox")
+    assert ran.exit_code == 2
+    assert "preread db upgrade" in ran.err
+    assert started == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_run_takes_no_root_in_another(preread, started):
+    ran = preread("run", "--root", "inbox", "--root", "inbox/today")
+    assert ran.exit_code == 2
+    assert "lies in" in ran.err
+    assert started == []
+
+
+def test_run_ends_with_the_exit_code_of_the_daemon(preread, started, monkeypatch):
+    monkeypatch.setattr(daemon, "run", lambda *_: 3)
+    assert preread("run", "--once", "--root", "inbox").exit_code == 3
 
 
 def test_an_unforeseen_failure_is_named_without_its_values(preread, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -118,3 +119,20 @@ def test_db_upgrade_makes_a_database_that_only_its_owner_reads(tmp_path):
     code, out, err = run("db", "upgrade", cwd=tmp_path)
     assert (code, out) == (0, ""), err
     assert (tmp_path / "preread.db").stat().st_mode & 0o077 == 0
+
+
+def test_a_film_is_assessed_with_the_bundle_that_is_shipped(tmp_path, jpeg):
+    (tmp_path / "film.jpg").write_bytes(jpeg())
+    code, out, err = run("assess", "--json", "film.jpg", cwd=tmp_path)
+    assert code == 0, err
+    record = json.loads(out)
+    assert record["outcome"] == "assessed"
+    assert record["findings"][0]["finding"] == "pneumonia"
+    assert 0 < record["findings"][0]["prevalence"] < 1
+    assert err == f"1 file: 1 assessed; bundle {record['bundle']}\n"
+
+
+def test_the_bundle_that_is_shipped_is_whole_and_gives_its_golden_results(tmp_path):
+    code, out, err = run("bundle", "verify", cwd=tmp_path)
+    assert (code, err) == (0, "")
+    assert "is whole" in out
