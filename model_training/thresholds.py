@@ -90,10 +90,10 @@ def choose(films: OutOfFold, calibration: Calibration) -> OperatingPoint:
         uncertain_low=calibration.probability(low),
         uncertain_high=calibration.probability(high),
         reason=(
-            f"threshold: of the cuts with an out-of-fold sensitivity of at least {_SENSITIVITY_FLOOR}, the one where the "
-            f"smaller of sensitivity ({sensitivity[chosen]:.4f}, one-sided 95 % lower bound "
-            f"{sensitivity_lower_bound(found, len(present)):.4f}) and specificity on the {len(absent)} conflict normals "
-            f"({specificity[chosen]:.4f}) is largest; band: from the lowest {_BAND_MISSED:.0%} of "
+            f"threshold: of the cuts with an out-of-fold sensitivity of at least {_SENSITIVITY_FLOOR}, the one where "
+            f"the smaller of sensitivity ({sensitivity[chosen]:.4f}, one-sided 95 % lower bound "
+            f"{sensitivity_lower_bound(found, len(present)):.4f}) and specificity on the {len(absent)} conflict "
+            f"normals ({specificity[chosen]:.4f}) is largest; band: from the lowest {_BAND_MISSED:.0%} of "
             f"pneumonia films to the highest {_BAND_CALLED:.0%} of conflict normals, {in_band:.1%} of out-of-fold films"
         ),
     )

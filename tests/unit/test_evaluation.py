@@ -130,7 +130,7 @@ def test_operating_point_balances_sensitivity_and_conflict_normals_above_the_flo
     else:  # the balance would miss too much pneumonia: just above the floor
         assert sensitivity < 0.98
         assert specificity < sensitivity
-    assert point.uncertain_low < point.threshold < point.uncertain_high
+    assert point.uncertain_low <= point.threshold <= point.uncertain_high
 
 
 def test_exact_bound_of_a_share() -> None:
