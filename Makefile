@@ -64,12 +64,12 @@ $(PY):
 # The stamps are newer than what they were made from, so a second `make` installs nothing.
 $(VENV)/.runtime: $(PY) requirements/demo.txt pyproject.toml
 	@echo "installing what the worker needs (locked, with hashes) ..."
-	@$(PIP) install --quiet --require-hashes --only-binary :all: -r requirements/demo.txt
-	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(PIP) install -qq --require-hashes --only-binary :all: -r requirements/demo.txt
+	@$(PIP) install -qq --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.dev: $(PY) requirements/dev.txt pyproject.toml
 	@echo "installing what development needs (locked, with hashes; TensorFlow is large) ..."
-	@$(PIP) install --quiet --require-hashes --only-binary :all: -r requirements/dev.txt
-	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@$(PIP) install -qq --require-hashes --only-binary :all: -r requirements/dev.txt
+	@$(PIP) install -qq --no-deps --no-build-isolation --editable .
 	@touch $@ $(VENV)/.runtime

@@ -24,11 +24,13 @@ from rich.table import Table
 from rich.text import Text
 
 from model_training import phantoms
+from worker.cli.words import NO_DEVICE, say_probability
 from worker.domain import CAVEAT_TEXT, Caveat
 
 WAIT_S = 180.0
 STOP_S = 60.0
 POLL_S = 1.0
+PIPE_WIDTH = 170
 PREREAD = [sys.executable, "-m", "worker"]
 # The real chest film that pydicom-data brings; its patient is 64 by birth and study date.
 REAL_FILMS = {"RG1_UNCR.dcm": "real film, uncompressed", "RG1_J2KI.dcm": "real film, JPEG 2000"}
@@ -64,7 +66,8 @@ class DemoError(Exception):
 
 def main() -> int:
     """Run the demo; 0 when every film has its outcome and the worker stopped cleanly."""
-    console = Console(highlight=False)
+    # a pipe has no width; this holds a row on one line
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     folder = new_folder()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREREAD_")}
     environment["PREREAD_CONFIG"] = str(folder / "preread.toml")
@@ -131,7 +134,7 @@ def drop_films(folder: Path) -> list[Dropped]:
             dropped.append(Dropped(root, name, what))
     for name, data in phantoms.demo_films():
         (folder / "inbox" / name).write_bytes(data)
-        dropped.append(Dropped("inbox", name, "phantom (drawn)"))
+        dropped.append(Dropped("inbox", name, "phantom"))
     return dropped
 
 
@@ -166,17 +169,23 @@ def stop(worker: subprocess.Popen[bytes]) -> int:
 
 
 def show(console: Console, dropped: list[Dropped], rows: list[dict[str, Any]]) -> None:
-    """Print what was answered, film by film."""
+    """Print what was answered, film by film, and what the words mean."""
     found = {place(row): row for row in rows}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("folder", "film", "what it is", "answer", "reason or caveats"):
+    for column in ("folder", "film", "what it is", "answer", "why, or what limits it"):
         table.add_column(column, overflow="fold")
     for film in dropped:
         row = found.get((film.root, film.name), {})
         table.add_row(film.root, film.name, film.what, Text(answer(row)), Text(remarks(row)))
     console.print(table)
+    for caveat in sorted({caveat for row in rows for caveat in row["caveats"]}):
+        console.print(f"  {caveat}: {CAVEAT_TEXT[Caveat(caveat)]}", markup=False)
+    console.print()
+    console.print("The folder inbox declares children of 1 to 5 years, the folder research declares research.")
+    console.print("The real film's patient is 64: inbox refuses it, research assesses it and says what limits that.")
     console.print("A phantom is a drawing: that it was read is the point, its answer is worth nothing clinically.")
-    console.print("Nothing here is a medical device's answer. Not flagged excludes no disease.")
+    console.print(NO_DEVICE)
+    console.print("Not flagged means: pneumonia not flagged; this excludes no disease.")
 
 
 def place(row: dict[str, Any]) -> tuple[str, str]:
@@ -191,17 +200,17 @@ def answer(row: dict[str, Any]) -> str:
     if row["outcome"] != "assessed":
         return f"{row['outcome']}: {row['code']}"
     return "; ".join(
-        f"{finding['finding']} {finding['answer'].replace('_', ' ')}, {finding['probability']:.0%} "
-        f"at prevalence {finding['prevalence']:.0%}"
+        f"{finding['finding']} {finding['answer'].replace('_', ' ')}, "
+        + say_probability(finding["probability"], finding["prevalence"])
         for finding in row["findings"]
     )
 
 
 def remarks(row: dict[str, Any]) -> str:
-    """Say why a film was refused, or what limits its answer."""
+    """Say why a film was refused, or name what limits its answer."""
     if not row:
         return ""
-    return row.get("reason") or "; ".join(CAVEAT_TEXT[Caveat(caveat)] for caveat in row["caveats"])
+    return row["reason"] or ", ".join(row["caveats"])
 
 
 def look_for_problems(dropped: list[Dropped], rows: list[dict[str, Any]], code: int) -> list[str]:
