@@ -263,7 +263,7 @@ def compress(stored: Integers, encoding: Encoding) -> bytes:
         predictor = 1 if name.endswith("sv1") else 6
         return bytes(imagecodecs.jpeg8_encode(unsigned, lossless=True, predictor=predictor, bitspersample=bits))
     if name.startswith("jpeg-ls"):
-        error = 0 if name == "jpeg-ls" else max(1, 1 << (bits - 9))
+        error = 0 if name == "jpeg-ls" else max(1, (1 << bits) >> 9)
         return bytes(jpeg_ls.encode_array(unsigned, lossy_error=error))
     if name.startswith("jpeg-2000"):
         ratios = None if name == "jpeg-2000-lossless" else [4]

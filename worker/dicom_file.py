@@ -98,8 +98,10 @@ def parse(data: bytes, max_bytes: int) -> DicomFile:
         body, offset = _inflate(data, offset, max_bytes), 0
     if syntax is None:
         guess = _encoding_at(body, offset)
+        if guess is None and offset == 0:
+            raise UnknownFormat
         if guess is None:
-            raise UnknownFormat("The file names no transfer syntax, and its first element is in none.")
+            raise BrokenHeader("The file names no transfer syntax, and its first element is in none.")
         implicit, little = guess
         syntax = IMPLICIT_LITTLE if implicit else EXPLICIT_LITTLE if little else EXPLICIT_BIG
     else:
