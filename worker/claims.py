@@ -170,7 +170,7 @@ def renew(connection: Connection, now: datetime, lease_s: float, batch: Collecti
 # ---------------------------------------------------------------------- giving back
 
 
-def _held_row(connection: Connection, one: Claim) -> Row[Any] | None:
+def _held_row(connection: Connection, one: Claim) -> Row[*tuple[Any, ...]] | None:
     c = schema.file.c
     statement = select(c.attempts, c.locked_since, c.newest).where(held(one)).with_for_update()
     return connection.execute(statement).one_or_none()

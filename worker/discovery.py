@@ -98,7 +98,7 @@ def scan_completed(connection: Connection, now: datetime, root_id: int, files_se
 # ---------------------------------------------------------------------- looking up
 
 
-def _versions() -> Select[Any]:
+def _versions() -> Select[*tuple[Any, ...]]:
     c = schema.file.c
     return select(
         c.id, c.root_id, c.path, c.size_bytes, c.mtime_ns, c.inode, c.state, c.code, c.first_seen_at, c.settled_at,

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from model_training.phantoms import draw_chest
 from PIL import Image
 from typer.testing import CliRunner
 
 from model_training import fitting
 from model_training.cli import app
 from model_training.fitting import RECIPES, WEIGHTS_FILE, FittingFailed, fit
+from model_training.phantoms import draw_chest
 from worker import bundle as bundles
 from worker.classifier import Classifier
 from worker.domain import Answer
