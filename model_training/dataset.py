@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from worker.radiograph import decode, read_header
 
 from worker.domain import PixelArray
 from worker.errors import UnreadableError, UsageError
 from worker.preprocessing import PreprocessingSpec, shrink
+from worker.radiograph import decode, read_header
 
 LABELS = {"NORMAL": 0, "PNEUMONIA": 1}
 _PERSON = re.compile(r"person(\d+)_(virus|bacteria)_\d+")

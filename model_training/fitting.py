@@ -88,20 +88,21 @@ class _NotANumber(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class _Told(keras.callbacks.Callback):  # type: ignore[misc]
-    """Say after each epoch how far the fit is, and how long the rest takes at this pace."""
+    """Keep and say after each epoch how far the fit is, and how long the rest takes at this pace."""
 
-    def __init__(self, epochs: int, say: Callable[[str], None]) -> None:
+    def __init__(self, epochs: int, history: Path, say: Callable[[str], None]) -> None:
         super().__init__()
-        self._epochs, self._say = epochs, say
+        self._epochs, self._history, self._say = epochs, history, say
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._began_s = time.monotonic()
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        left_min = (time.monotonic() - self._began_s) * (self._epochs - epoch - 1) / 60
-        self._say(
-            f"epoch {epoch + 1} of {self._epochs}: loss {(logs or {})['loss']:.4f}, about {left_min:.0f} min left"
-        )
+        took_s, loss = time.monotonic() - self._began_s, (logs or {})["loss"]
+        with self._history.open("a", encoding="utf-8") as stream:
+            stream.write(f"{epoch + 1},{loss:.6f},{took_s:.1f}\n")
+        left_min = took_s * (self._epochs - epoch - 1) / 60
+        self._say(f"epoch {epoch + 1} of {self._epochs}: loss {loss:.4f}, about {left_min:.0f} min left")
 
 
 class _Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
@@ -167,7 +168,7 @@ def fit(
         pictures: uint8 [n, rows, columns] after ``preprocessing.shrink``.
         labels: int64 [n] in {0, 1}.
         weights: float64 [n] summing to 1, see ``sampling_weights``.
-        folder: gets ``history.csv``, checkpoints, and at the end ``fitted.weights.h5``.
+        folder: gets ``history.csv`` (epoch, loss, seconds), checkpoints, and at the end ``fitted.weights.h5``.
 
     Raises:
         FittingFailed: the loss is NaN or infinite.
@@ -201,8 +202,7 @@ def fit(
             shuffle=False,
             callbacks=[
                 _NotANumber(),
-                _Told(epochs, say),
-                keras.callbacks.CSVLogger(str(folder / "history.csv"), append=done > 0),
+                _Told(epochs, folder / "history.csv", say),
                 keras.callbacks.BackupAndRestore(str(folder / f"checkpoint-{size}"), delete_checkpoint=False),
             ],
         )
