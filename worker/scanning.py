@@ -148,7 +148,15 @@ def look_at_entry(system: FileSystem, found: Found) -> Look:
 
 
 def look_at_path(system: FileSystem, root: bytes, path: bytes) -> Look | None:
-    """Ask for the status of a path; ``None`` for a folder. Raises ``OSError`` as ``lstat`` does."""
+    """Ask for the status of a path; ``None`` for a folder. Raises ``OSError`` as ``lstat`` does.
+
+    A path through a link is not there (``ENOTDIR``), as it is for the scan.
+    """
+    *folders, _ = path.split(b"/")
+    for depth in range(1, len(folders) + 1):
+        above = b"/".join(folders[:depth])
+        if not stat.S_ISDIR(system.status_of_link(os.path.join(root, above)).st_mode):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
     status = system.status_of_link(os.path.join(root, path))
     return None if stat.S_ISDIR(status.st_mode) else _look(path, status, name_rule(path.rsplit(b"/", 1)[-1]))
 

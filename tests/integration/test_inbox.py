@@ -1,0 +1,564 @@
+"""One root on a real folder and a real ledger, on a clock that the test moves."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from worker import mounts
+from worker.domain import FileState
+from worker.entries import Claim, Version
+from worker.errors import DatabaseAway, UnknownFormat
+from worker.inbox import Inbox, InboxOptions
+from worker.ledger import Ledger
+from worker.scanning import FileSystem
+
+
+@pytest.fixture
+def database_kind() -> str:
+    """The verbs are tested on both databases; here the folder is what varies."""
+    return "sqlite"
+
+
+class FailingFileSystem(FileSystem):
+    """A share on which chosen paths fail, and which counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.fail_listing: dict[bytes, int] = {}
+        self.fail_status: dict[bytes, int] = {}
+        self.asked = 0
+
+    def entries(self, path: bytes) -> Iterator[os.DirEntry[bytes]]:
+        if path in self.fail_listing:
+            raise OSError(self.fail_listing[path], "seam")
+        return super().entries(path)
+
+    def status_of_entry(self, entry: os.DirEntry[bytes]) -> os.stat_result:
+        self.asked += 1
+        if entry.name in self.fail_status:
+            raise OSError(self.fail_status[entry.name], "seam")
+        return super().status_of_entry(entry)
+
+
+class ScriptedHints:
+    """Hints that a test gives."""
+
+    def __init__(self, *_: object) -> None:
+        self.paths: list[bytes] = []
+        self.lost = False
+        self.stopped = False
+
+    def supervise(self, now: float) -> None: ...
+
+    def take(self) -> tuple[list[bytes], bool]:
+        taken, self.paths = (self.paths, self.lost), []
+        self.lost = False
+        return taken
+
+    def stop(self) -> None:
+        self.stopped = True
+
+
+@dataclass
+class Desk:
+    """An inbox with its folder, and a clock."""
+
+    folder: Path
+    ledger: Ledger
+    options: InboxOptions
+    now: float = 1000.0
+    wall: datetime = field(default_factory=lambda: datetime.now(UTC))
+    system: FailingFileSystem = field(default_factory=FailingFileSystem)
+    hints: ScriptedHints = field(default_factory=ScriptedHints)
+
+    def __post_init__(self) -> None:
+        self.root = os.fsencode(self.folder)
+        self.root_id = self.ledger.register_root(self.root)
+        self.start()
+
+    def start(self) -> None:
+        """A new process: nothing in memory."""
+        self.inbox = Inbox(
+            self.root,
+            self.root_id,
+            self.ledger,
+            self.options,
+            watch=lambda *_: self.hints,
+            system=self.system,
+            wall=lambda: self.wall,
+        )
+
+    def pass_time(self, seconds: float = 0.0) -> None:
+        """Let the clock run, ticking whenever the inbox asks for it."""
+        end = self.now + seconds
+        for _ in range(100_000):
+            delay = self.inbox.tick(self.now)
+            if delay > 0 and self.now + delay > end:
+                break
+            self.now += delay
+        else:
+            pytest.fail("the inbox wants to be called for ever")
+        self.now = end
+        self.wall += timedelta(seconds=seconds)
+
+    def write(self, name: str, content: bytes = b"film", mtime_ns: int | None = None) -> Path:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+        if mtime_ns is not None:
+            os.utime(path, ns=(mtime_ns, mtime_ns))
+        return path
+
+    def version(self, path: bytes) -> Version | None:
+        return self.ledger.known(self.root_id, [path]).get(path)
+
+    def state(self, path: bytes) -> FileState | None:
+        version = self.version(path)
+        return version.state if version else None
+
+    def states(self) -> dict[FileState, int]:
+        return {state: count for state, count in self.ledger.counts([self.root_id]).items() if count}
+
+    def claim(self) -> Claim:
+        (claim,) = self.ledger.claim([self.root_id], 1)
+        return claim
+
+    def finish(self) -> Claim:
+        """Take one READY file to an outcome."""
+        claim = self.claim()
+        assert self.ledger.commit_unreadable(claim, UnknownFormat())
+        return claim
+
+
+@pytest.fixture
+def make_desk(tmp_path: Path, engine: Engine) -> Callable[..., Desk]:
+    def make(**options: Any) -> Desk:
+        folder = tmp_path / "inbox"
+        folder.mkdir(exist_ok=True)
+        ledger = Ledger(engine, worker_id="one", lease_s=60)
+        return Desk(folder, ledger, InboxOptions(**{"settle_s": 2.0, "scan_interval_s": 30.0, **options}))
+
+    return make
+
+
+@pytest.fixture
+def desk(make_desk: Callable[..., Desk]) -> Desk:
+    return make_desk()
+
+
+# --------------------------------------------------------------------------- settling
+
+
+def test_a_file_settles_after_two_equal_looks(desk: Desk) -> None:
+    desk.write("2026/film.dcm")
+    desk.pass_time(1.9)
+    assert desk.state(b"2026/film.dcm") is FileState.SETTLING
+    desk.pass_time(0.2)
+    assert desk.state(b"2026/film.dcm") is FileState.READY
+
+
+def test_a_start_settles_anew(desk: Desk) -> None:
+    desk.write("film")
+    desk.pass_time(1.9)
+    desk.start()
+    desk.pass_time(1.9)
+    assert desk.state(b"film") is FileState.SETTLING
+    desk.pass_time(0.2)
+    assert desk.state(b"film") is FileState.READY
+
+
+def test_a_slow_writer_is_waited_for_as_long_as_it_takes(desk: Desk) -> None:
+    for size in range(1, 400):
+        desk.write("film", b"x" * size, mtime_ns=7)
+        desk.pass_time(1.8)
+        assert desk.state(b"film") is FileState.SETTLING
+    desk.pass_time(4.1)
+    version = desk.version(b"film")
+    assert version is not None
+    assert (version.state, version.size_bytes) == (FileState.READY, 399)
+    assert desk.states() == {FileState.READY: 1}
+
+
+def test_a_writer_that_pauses_and_goes_on_makes_a_new_version(desk: Desk) -> None:
+    desk.write("film", b"half")
+    desk.pass_time(5)
+    desk.finish()
+    desk.write("film", b"half and the rest")
+    desk.pass_time(35)
+    assert desk.state(b"film") is FileState.READY
+    assert desk.states() == {FileState.READY: 1, FileState.SUPERSEDED: 1}
+
+
+@pytest.mark.parametrize("mtime_s", [-10, 0, 1, 946_684_800, 4_102_444_800])
+def test_time_stamps_are_compared_for_equality_only(desk: Desk, mtime_s: int) -> None:
+    desk.write("film", mtime_ns=mtime_s * 10**9 + 7)
+    desk.pass_time(2.1)
+    assert desk.state(b"film") is FileState.READY
+
+
+def test_an_older_time_stamp_is_a_new_version_too(desk: Desk) -> None:
+    desk.write("film", b"abcd", mtime_ns=10**18)
+    desk.pass_time(3)
+    desk.finish()
+    desk.write("film", b"efgh", mtime_ns=10**9)
+    desk.pass_time(33)
+    version = desk.version(b"film")
+    assert version is not None
+    assert (version.state, version.mtime_ns) == (FileState.READY, 10**9)
+
+
+def test_another_file_under_the_name_starts_again(desk: Desk) -> None:
+    film = desk.write("film", b"abcd", mtime_ns=5)
+    desk.pass_time(1.5)
+    other = desk.folder / ".other"
+    other.write_bytes(b"efgh")
+    os.utime(other, ns=(5, 5))
+    other.rename(film)
+    desk.pass_time(1.5)
+    assert desk.state(b"film") is FileState.SETTLING
+    desk.pass_time(2)
+    assert desk.state(b"film") is FileState.READY
+
+
+def test_an_empty_file_waits_a_day_and_a_write_revives_it(desk: Desk) -> None:
+    desk.write("film", b"")
+    desk.pass_time(60)
+    assert desk.state(b"film") is FileState.SETTLING
+    desk.wall += timedelta(hours=24)
+    desk.pass_time(130)
+    version = desk.version(b"film")
+    assert version is not None
+    assert (version.state, version.code) == (FileState.QUARANTINED, "empty")
+    desk.write("film", b"at last")
+    desk.pass_time(35)
+    assert desk.state(b"film") is FileState.READY
+
+
+def test_an_empty_file_is_judged_at_once_where_the_run_ends(make_desk: Callable[..., Desk]) -> None:
+    desk = make_desk(once=True)
+    desk.write("film", b"")
+    desk.pass_time(1)
+    assert not desk.inbox.quiet
+    desk.pass_time(5)
+    assert desk.state(b"film") is FileState.QUARANTINED
+    assert desk.inbox.quiet
+
+
+def test_many_files_in_batches(desk: Desk) -> None:
+    for number in range(1203):
+        desk.write(f"{number % 3}/{number}")
+    desk.pass_time(3)
+    assert desk.states() == {FileState.READY: 1203}
+
+
+# --------------------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    "name", [b"\xff\xfe.dcm", b"new\nline", b"x" * 255, b"; rm -rf *", "u\u0308.dcm".encode(), "ü.dcm".encode(), b"\\a"]
+)
+def test_any_name_is_kept_as_its_bytes(desk: Desk, name: bytes) -> None:
+    Path(os.fsdecode(os.path.join(desk.root, name))).write_bytes(b"film")
+    desk.pass_time(3)
+    assert desk.state(name) is FileState.READY
+    assert desk.claim().path == name
+
+
+def test_what_is_no_film_is_named_with_its_rule(desk: Desk) -> None:
+    os.mkfifo(desk.folder / "pipe")
+    (desk.folder / "link").symlink_to("/etc/passwd")
+    (desk.folder / "folder-link").symlink_to("/etc")
+    (desk.folder / "loop").symlink_to("loop")
+    desk.write("film.part")
+    desk.write(".hidden/film")
+    desk.pass_time(40)
+    codes = {path: desk.version(path) for path in (b"pipe", b"link", b"folder-link", b"loop", b"film.part")}
+    assert {path: version.code for path, version in codes.items() if version} == {
+        b"pipe": "not_regular",
+        b"link": "symbolic_link",
+        b"folder-link": "symbolic_link",
+        b"loop": "symbolic_link",
+        b"film.part": "temporary_name",
+    }
+    assert desk.states() == {FileState.IGNORED: 5}
+
+
+def test_a_temporary_name_is_read_once_it_is_renamed(desk: Desk) -> None:
+    part = desk.write("film.dcm.part")
+    desk.pass_time(40)
+    part.rename(desk.folder / "film.dcm")
+    desk.pass_time(40)
+    assert desk.state(b"film.dcm") is FileState.READY
+    assert desk.state(b"film.dcm.part") is FileState.IGNORED
+
+
+def test_a_link_replaced_by_a_file_is_read(desk: Desk) -> None:
+    (desk.folder / "film").symlink_to("/etc/passwd")
+    desk.pass_time(3)
+    (desk.folder / "film").unlink()
+    desk.write("film")
+    desk.pass_time(35)
+    assert desk.state(b"film") is FileState.READY
+
+
+# --------------------------------------------------------------------------- hints and scans
+
+
+def test_a_hint_is_looked_at_at_once(desk: Desk) -> None:
+    desk.pass_time(3)
+    desk.write("film")
+    desk.hints.paths = [b"film"] * 1000
+    desk.pass_time(2.1)
+    assert desk.state(b"film") is FileState.READY
+
+
+def test_a_hinted_folder_is_listed(desk: Desk) -> None:
+    desk.pass_time(3)
+    desk.write("new/deep/film")
+    desk.hints.paths = [b"new"]
+    desk.pass_time(2.1)
+    assert desk.state(b"new/deep/film") is FileState.READY
+
+
+def test_hints_lead_nowhere_they_should_not(desk: Desk) -> None:
+    (desk.folder / "link").symlink_to("/etc")
+    desk.pass_time(3)
+    desk.hints.paths = [b"gone", b"x.tmp", b"link", b"link/passwd"]
+    desk.pass_time(2.1)
+    assert desk.states() == {FileState.IGNORED: 1}
+
+
+def test_without_any_hint_the_scan_finds_it(desk: Desk) -> None:
+    desk.pass_time(3)
+    desk.write("film")
+    desk.pass_time(26)
+    assert desk.state(b"film") is None
+    desk.pass_time(4)
+    assert desk.state(b"film") is FileState.READY
+
+
+def test_lost_events_bring_the_scan_forward(desk: Desk) -> None:
+    desk.pass_time(3)
+    desk.write("film")
+    desk.hints.lost = True
+    desk.pass_time(3.1)
+    assert desk.state(b"film") is FileState.READY
+
+
+def test_a_polled_root_is_seen_soon_and_asks_little(make_desk: Callable[..., Desk]) -> None:
+    desk = make_desk(poll=True, poll_s=5.0, scan_interval_s=600.0)
+    for number in range(50):
+        desk.write(f"old{number}")
+    desk.pass_time(10)
+    assert desk.states() == {FileState.READY: 50}
+    desk.system.asked = 0
+    desk.write("film")
+    desk.pass_time(8)
+    assert desk.state(b"film") is FileState.READY
+    assert desk.system.asked <= 3
+
+
+@pytest.mark.parametrize("poll,network,polled", [(None, "cifs", True), (None, None, False), (False, "cifs", False)])
+def test_the_mount_table_decides_unless_told(
+    make_desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch, poll: bool | None, network: str | None, polled: bool
+) -> None:
+    monkeypatch.setattr(mounts, "network_reason", lambda *_: network)
+    desk = make_desk(poll=poll, scan_interval_s=600.0, network_settle_s=10.0)
+    desk.pass_time(1)
+    desk.write("film")
+    desk.pass_time(30)
+    assert (desk.state(b"film") is not None) == polled
+
+
+def test_a_network_share_settles_longer(make_desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mounts, "network_reason", lambda *_: "cifs")
+    desk = make_desk(network_settle_s=10.0)
+    desk.write("film")
+    desk.pass_time(9.9)
+    assert desk.state(b"film") is FileState.SETTLING
+    desk.pass_time(0.2)
+    assert desk.state(b"film") is FileState.READY
+
+
+def test_a_scan_after_the_database_was_away_finds_what_was_not_told(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk.pass_time(3)
+    desk.write("film")
+    desk.hints.paths = [b"film"]
+
+    def away(*_: object, **__: object) -> Any:
+        raise DatabaseAway
+
+    with monkeypatch.context() as patch:
+        for verb in ("known", "observe", "scan_started"):
+            patch.setattr(desk.ledger, verb, away)
+        with pytest.raises(DatabaseAway):
+            desk.inbox.tick(desk.now)
+        with pytest.raises(DatabaseAway):
+            desk.inbox.tick(desk.now + 2)
+    desk.now += 3
+    desk.pass_time(3.1)
+    assert desk.state(b"film") is FileState.READY
+
+
+# --------------------------------------------------------------------------- absence and the share
+
+
+def test_what_two_scans_miss_is_noted(desk: Desk) -> None:
+    done = desk.write("done")
+    desk.pass_time(3)
+    desk.finish()
+    waiting = desk.write("waiting")
+    desk.pass_time(35)
+    assert desk.state(b"waiting") is FileState.READY
+    done.unlink()
+    waiting.unlink()
+    desk.pass_time(31)
+    assert desk.states() == {FileState.QUARANTINED: 1, FileState.READY: 1}
+    desk.pass_time(31)
+    assert desk.states() == {FileState.VANISHED: 1, FileState.MISSED: 1}
+    desk.write("waiting")
+    desk.pass_time(35)
+    assert desk.state(b"waiting") is FileState.READY
+
+
+def test_a_folder_moved_away_and_back_changes_nothing_for_long(desk: Desk) -> None:
+    desk.write("2026/film")
+    desk.pass_time(3)
+    desk.finish()
+    (desk.folder / "2026").rename(desk.folder.parent / "elsewhere")
+    desk.pass_time(65)
+    assert desk.state(b"2026/film") is FileState.VANISHED
+    (desk.folder.parent / "elsewhere").rename(desk.folder / "2026")
+    desk.pass_time(35)
+    assert desk.states() == {FileState.QUARANTINED: 1}
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.ESTALE])
+def test_an_incomplete_scan_says_nothing_of_absence(desk: Desk, number: int) -> None:
+    desk.write("good/film")
+    desk.write("bad/film")
+    gone = desk.write("good/gone")
+    desk.pass_time(3)
+    gone.unlink()
+    desk.system.fail_listing[os.path.join(desk.root, b"bad")] = number
+    desk.write("good/new")
+    desk.pass_time(150)
+    assert desk.states() == {FileState.READY: 4}
+    assert desk.inbox.share_down is None
+    desk.system.fail_listing.clear()
+    desk.pass_time(65)
+    assert desk.states() == {FileState.READY: 3, FileState.MISSED: 1}
+
+
+def test_an_entry_that_cannot_be_looked_at_is_not_absent(desk: Desk) -> None:
+    desk.write("film")
+    desk.pass_time(3)
+    desk.system.fail_status[b"film"] = errno.EIO
+    desk.pass_time(120)
+    assert desk.state(b"film") is FileState.READY
+
+
+@pytest.mark.parametrize("number", [errno.EHOSTDOWN, errno.ENOENT, errno.ESTALE, errno.EIO, errno.EACCES])
+def test_a_share_that_is_down_changes_nothing_and_comes_back(desk: Desk, number: int) -> None:
+    desk.write("done")
+    desk.pass_time(3)
+    desk.finish()
+    desk.write("waiting")
+    desk.pass_time(35)
+    before = desk.states()
+    desk.system.fail_listing[desk.root] = number
+    desk.pass_time(400)
+    assert desk.inbox.share_down is not None
+    assert not desk.inbox.quiet
+    assert desk.states() == before
+    desk.system.fail_listing.clear()
+    desk.write("new")
+    desk.pass_time(40)
+    assert desk.inbox.share_down is None
+    assert desk.state(b"new") is FileState.READY
+    assert desk.states() == {FileState.QUARANTINED: 1, FileState.READY: 2}
+
+
+def test_a_share_that_fails_within_a_scan_is_down(desk: Desk) -> None:
+    desk.write("folder/film")
+    desk.pass_time(3)
+    desk.system.fail_listing[os.path.join(desk.root, b"folder")] = errno.EHOSTDOWN
+    really_entries = desk.system.entries
+
+    def entries(path: bytes) -> Iterator[os.DirEntry[bytes]]:
+        if path in desk.system.fail_listing:
+            desk.system.fail_listing[desk.root] = errno.EHOSTDOWN
+        return really_entries(path)
+
+    desk.system.entries = entries  # type: ignore[method-assign]
+    desk.pass_time(31)
+    assert desk.inbox.share_down is not None
+
+
+def test_an_empty_mount_point_is_no_empty_share(desk: Desk) -> None:
+    desk.write("film")
+    desk.pass_time(3)
+    desk.folder.rename(desk.folder.parent / "unmounted")
+    desk.folder.mkdir()
+    desk.pass_time(200)
+    assert desk.inbox.share_down is not None
+    assert desk.state(b"film") is FileState.READY
+    desk.folder.rmdir()
+    (desk.folder.parent / "unmounted").rename(desk.folder)
+    desk.pass_time(40)
+    assert desk.inbox.share_down is None
+    assert desk.state(b"film") is FileState.READY
+
+
+def test_another_share_with_films_is_watched_anew(desk: Desk) -> None:
+    desk.write("film")
+    desk.pass_time(3)
+    desk.folder.rename(desk.folder.parent / "before")
+    desk.folder.mkdir()
+    desk.write("other")
+    desk.pass_time(40)
+    assert desk.hints.stopped
+    assert desk.state(b"other") is FileState.READY
+
+
+def test_a_root_that_is_not_there_yet(make_desk: Callable[..., Desk]) -> None:
+    desk = make_desk()
+    desk.folder.rmdir()
+    desk.pass_time(100)
+    assert desk.inbox.share_down is not None
+    desk.folder.mkdir()
+    desk.write("film")
+    desk.pass_time(35)
+    assert desk.state(b"film") is FileState.READY
+
+
+def test_a_file_that_goes_away_while_it_settles_ends_a_single_run(make_desk: Callable[..., Desk]) -> None:
+    desk = make_desk(once=True)
+    film = desk.write("film")
+    desk.pass_time(1)
+    film.unlink()
+    desk.pass_time(6)
+    assert desk.state(b"film") is FileState.MISSED
+    assert desk.inbox.quiet
+
+
+def test_the_daemon_may_ask_for_a_look(desk: Desk) -> None:
+    desk.write("film", b"one", mtime_ns=1)
+    desk.pass_time(3)
+    claim = desk.claim()
+    desk.write("film", b"other", mtime_ns=2)
+    desk.inbox.look_again(claim.path)
+    desk.pass_time(2.1)
+    version = desk.version(b"film")
+    assert version is not None
+    assert (version.state, version.size_bytes) == (FileState.READY, 5)
