@@ -9,8 +9,8 @@ place=$(mktemp -d "${TMPDIR:-/tmp}/preread-wheel.XXXXXX")
 trap 'rm -rf "$place"' EXIT
 
 "$python" -m venv "$place/venv"
-"$place/venv/bin/python" -m pip install --quiet --require-hashes --only-binary :all: -r "$locks/runtime.txt"
-"$place/venv/bin/python" -m pip install --quiet --no-deps "$wheel"
+"$place/venv/bin/python" -m pip install -qq --require-hashes --only-binary :all: -r "$locks/runtime.txt"
+"$place/venv/bin/python" -m pip install -qq --no-deps "$wheel"
 cd "$place"
 mkdir inbox
 
@@ -26,7 +26,7 @@ assert importlib.util.find_spec("pytest") is None
 from pathlib import Path
 from model_training import phantoms
 
-print("phantoms drawn by", Path(phantoms.__file__).parent.name)
+print(len(phantoms.write_examples(Path("inbox"))), "phantoms drawn")
 PYTHON
 "$place/venv/bin/preread" --help >/dev/null
 "$place/venv/bin/preread-train" --help >/dev/null
@@ -34,5 +34,9 @@ PYTHON
 "$place/venv/bin/preread" db check
 "$place/venv/bin/preread" bundle verify
 "$place/venv/bin/preread" check --root inbox
-"$place/venv/bin/preread" run --root inbox --once
-echo "the wheel works outside the tree"
+"$place/venv/bin/preread" assess inbox >/dev/null
+"$place/venv/bin/preread" --log-level warning run --root inbox --once
+results=$("$place/venv/bin/preread" results --json | wc -l)
+drawn=$(find inbox -type f | wc -l)
+test "$results" -eq "$drawn" || { echo "$results results of $drawn films" >&2; exit 1; }
+echo "the wheel works outside the tree: $results results of $drawn films"
