@@ -49,7 +49,9 @@ def test_no_share_is_rounded_to_a_certainty(share, said):
 
 def test_every_caveat_has_words():
     assert set(CAVEAT_TEXT) == set(Caveat)
-    assert words.say_caveats([Caveat.AGE_ASSUMED, Caveat.NO_TAGS]).count(";") >= 1
+    notes = words.explain_caveats([Caveat.NO_TAGS, Caveat.AGE_ASSUMED, Caveat.NO_TAGS])
+    assert [note.partition(": ")[0] for note in notes] == ["age_assumed", "no_tags"]
+    assert words.name_caveats([Caveat.NO_TAGS, Caveat.AGE_ASSUMED]) == "no_tags, age_assumed"
 
 
 def test_the_words_of_the_options_are_those_of_the_enums():
@@ -81,6 +83,17 @@ def test_a_table_takes_markup_and_escapes_as_plain_text(capsys):
     assert "\u202e" not in printed
     assert r"\x1b]0;owned\x07\u202e^E[/]" in printed
     assert printed.strip().endswith(words.NO_DEVICE)
+
+
+@pytest.mark.parametrize("width", [40, 80, 110])
+def test_a_narrow_terminal_folds_and_loses_nothing(capsys, monkeypatch, width):
+    monkeypatch.setenv("COLUMNS", str(width))
+    cells = ("number", "A" * 50, "B" * 90, "C" * 30, "D" * 120)
+    output.print_table(("id", "file", "patient", "says", "caveats"), [cells])
+    printed = capsys.readouterr().out
+    for letter, cell in zip("ABCD", cells[1:], strict=True):
+        assert printed.count(letter) == len(cell) + words.NO_DEVICE.count(letter)
+    assert max(map(len, printed.splitlines())) <= width
 
 
 def test_json_is_one_ascii_line(capsys):

@@ -13,7 +13,7 @@ from worker.cli.roots import PopulationOption
 
 if TYPE_CHECKING:
     from worker.batch import FileResult
-    from worker.domain import Outcome
+    from worker.domain import Caveat, Outcome
 
 
 def assess(
@@ -32,6 +32,7 @@ def assess(
     """
     settings = door.of(context).settings()
     from worker import batch
+    from worker.cli.words import explain_caveats
     from worker.domain import Declared, Population
     from worker.radiograph import Limits
 
@@ -41,6 +42,7 @@ def assess(
     counts: Counter[Outcome] = Counter()
     codes: Counter[str] = Counter()
     not_judged = 0
+    caveats: set[Caveat] = set()
     rows = []
     with output.progress("assessing", lambda: sum(1 for _ in batch.find_files(paths)), printing=json) as step:
         for result in batch.assess_files(paths, classifier, declared, limits):
@@ -53,16 +55,18 @@ def assess(
                 output.print_json(result.to_json())
             else:
                 rows.append(_row(result))
+                caveats.update(result.caveats)
             step()
     if rows:
-        output.print_table(("file", "outcome", "what it says", "caveats", "ms"), rows)
+        columns = ("file", "outcome", "what it says", "caveats", "ms")
+        output.print_table(columns, rows, notes=explain_caveats(caveats))
     _summarise(counts, codes, classifier.bundle.label)
     if not_judged or not counts.total():
         raise typer.Exit(1)
 
 
 def _row(result: FileResult) -> tuple[str, ...]:
-    from worker.cli.words import say_caveats, say_finding
+    from worker.cli.words import name_caveats, say_finding
     from worker.escaping import display_path
 
     says = "; ".join(map(say_finding, result.findings)) if result.findings else f"{result.code}: {result.reason}"
@@ -70,7 +74,7 @@ def _row(result: FileResult) -> tuple[str, ...]:
         display_path(os.fsencode(result.path)),
         result.outcome.value,
         says,
-        say_caveats(result.caveats),
+        name_caveats(result.caveats),
         f"{result.ms:.0f}",
     )
 

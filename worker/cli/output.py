@@ -36,21 +36,25 @@ def console() -> Console:
     return Console(file=sys.stdout, markup=False, emoji=False, highlight=False, width=width)
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], *, medical: bool = True) -> None:
-    """Print a table for people; with ``medical`` its last line says what Preread is not."""
+def print_table(
+    columns: Sequence[str], rows: Iterable[Sequence[str]], *, notes: Iterable[str] = (), medical: bool = True
+) -> None:
+    """Print a table for people and the notes below it; with ``medical`` the last line says what Preread is not."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
     from worker.cli.words import NO_DEVICE
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         table.add_column(Text(column), overflow="fold")
     for row in rows:
         table.add_row(*(Text(escape(cell)) for cell in row))
     target = console()
     target.print(table)
+    for note in notes:
+        target.print(Text(escape(note)))
     if medical:
         target.print(Text(NO_DEVICE))
 

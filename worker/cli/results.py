@@ -16,7 +16,7 @@ from worker.cli import door, output
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from worker.domain import RootSpec
+    from worker.domain import Caveat, RootSpec
     from worker.history import Explanation
     from worker.results import ResultFilter
 
@@ -129,6 +129,7 @@ def explain(
 def _print(engine: Engine, wanted: ResultFilter, *, json: bool, csv: bool) -> None:
     from worker import results as stored
     from worker.cli import views
+    from worker.cli.words import explain_caveats
 
     if csv:
         output.print_csv(
@@ -138,11 +139,15 @@ def _print(engine: Engine, wanted: ResultFilter, *, json: bool, csv: bool) -> No
         for one in stored.stream(engine, wanted):
             output.print_json(views.result_to_json(one))
     else:
-        rows = [views.result_row(one) for one in stored.stream(engine, wanted)]
+        rows = []
+        caveats: set[Caveat] = set()
+        for one in stored.stream(engine, wanted):
+            rows.append(views.result_row(one))
+            caveats.update(one.caveats)
         if not rows:
             output.say("no result matches")
             return
-        output.print_table(views.TABLE_COLUMNS, rows)
+        output.print_table(views.TABLE_COLUMNS, rows, notes=explain_caveats(caveats))
         if len(rows) == wanted.limit:
             output.say(f"these are the newest {len(rows)}; --limit 0 shows all")
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from worker.cli.words import say_answer, say_caveats, say_finding
-from worker.domain import CAVEAT_TEXT, FileState, JSONObject, Population
+from worker.cli.words import name_caveats, say_answer, say_finding
+from worker.domain import CAVEAT_TEXT, FileState, Identity, JSONObject, Population
 from worker.history import Explanation, ResultDetail, VersionHistory
 from worker.ignoring import RULES
 from worker.records import finding_to_json, reversible_path
 from worker.results import ResultRow
 
-TABLE_COLUMNS = ("id", "committed", "taken", "patient ID", "accession", "file", "what it says", "caveats")
+TABLE_COLUMNS = ("id", "committed", "taken", "patient / accession", "file", "what it says", "caveats")
 CSV_COLUMNS = (
     "id",
     "committed_at",
@@ -51,10 +51,9 @@ def result_row(result: ResultRow) -> tuple[str, ...]:
     identity = result.identity
     return (
         str(result.result_id),
-        _local(result.committed_at),
+        _local(result.committed_at)[:16],
         _acquired(result.acquired_local),
-        identity.patient_id or "",
-        identity.accession_number or "",
+        _patient(identity),
         result.path_text,
         _says(result),
         _limits(result),
@@ -159,7 +158,8 @@ def detail_pairs(detail: ResultDetail) -> Iterator[tuple[str, str]]:
     for field in dataclasses.fields(row.identity):
         value = getattr(row.identity, field.name)
         if value not in (None, "", False):
-            yield field.name.replace("_", " "), str(value)
+            said = f"{value:.2f}" if isinstance(value, float) else str(value)
+            yield field.name.replace("_", " "), said
     if row.rows and row.columns:
         yield "pixels", f"{row.rows} rows x {row.columns} columns"
     for name, text in (("format", row.format), ("transfer syntax", row.transfer_syntax_uid), ("decoder", row.decoder)):
@@ -205,9 +205,14 @@ def _says(result: ResultRow) -> str:
     return f"{result.outcome.value}: {result.code}: {result.reason}"
 
 
+def _patient(identity: Identity) -> str:
+    parts = (identity.patient_id, identity.accession_number)
+    return " / ".join(part or "-" for part in parts) if any(parts) else ""
+
+
 def _limits(result: ResultRow) -> str:
     declared = "" if result.population is Population.UNDECLARED else f"declared {result.population.value}"
-    return "; ".join(part for part in (declared, say_caveats(result.caveats)) if part)
+    return "; ".join(part for part in (declared, name_caveats(result.caveats)) if part)
 
 
 def _history_to_json(version: VersionHistory) -> JSONObject:

@@ -40,6 +40,11 @@ def say_finding(finding: Finding) -> str:
     return f"{answer} ({say_probability(finding.probability, finding.prevalence)})"
 
 
-def say_caveats(caveats: Iterable[Caveat]) -> str:
-    """Say caveats in words, one after the other."""
-    return "; ".join(CAVEAT_TEXT[caveat] for caveat in caveats)
+def name_caveats(caveats: Iterable[Caveat]) -> str:
+    """Name caveats by their codes, for a cell of a table that ``explain_caveats`` stands below."""
+    return ", ".join(caveat.value for caveat in caveats)
+
+
+def explain_caveats(caveats: Iterable[Caveat]) -> list[str]:
+    """Say in words what each of these caveats means, once."""
+    return [f"{caveat.value}: {CAVEAT_TEXT[caveat]}" for caveat in sorted(set(caveats))]
