@@ -158,7 +158,7 @@ def _voi(
     voi = _voi_lut(dataset, little_endian, measured)
     if voi is None:
         voi = _window(dataset, measured)
-    if voi is None and module.bits_stored <= 8 and measured[0] == 0 and measured[1] == 1:
+    if voi is None and module.bits_stored <= 8 and not module.signed and measured[0] == 0 and measured[1] == 1:
         return np.clip(measured / ((1 << module.bits_stored) - 1), 0.0, 1.0)  # grey levels already
     if voi is None:
         caveats.append(Caveat.NO_WINDOW)
@@ -191,15 +191,12 @@ def _window(dataset: Dataset, measured: Levels) -> _Voi | None:
         if function == "SIGMOID":
             grey = 1.0 / (1.0 + np.exp(np.clip(-4.0 * (measured - center) / width, -700.0, 700.0)))
             return _Voi(grey, (grey < 0.01) | (grey > 0.99))
-        if function == "LINEAR_EXACT" or width < 1:
+        if function == "LINEAR_EXACT" or width <= 1:  # LINEAR has no meaning below 1 and divides by 0 at 1
             low, span = center - width / 2, width
         else:
             low, span = center - 0.5 - (width - 1) / 2, width - 1
         high = low + span
-        if span == 0:
-            grey = (measured > low).astype(np.float64)
-        else:
-            grey = np.clip((measured - low) / span, 0.0, 1.0)
+        grey = np.clip((measured - low) / span, 0.0, 1.0)
         return _Voi(grey, (measured < low) | (measured > high))
     return None
 

@@ -1,0 +1,207 @@
+"""Who and what a film is about: tags read tolerantly, ages that agree or contradict, names in paths."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model_training import phantoms
+from worker.domain import Identity
+from worker.errors import SettingsError
+from worker.identity import age_in_years, compile_path_pattern, fill, from_path, iso_date
+from worker.radiograph import read_header
+
+FILM = phantoms.draw_chest(1, rows=64, columns=64)
+
+
+def identity(**elements: object) -> Identity:
+    return read_header(phantoms.to_dicom(FILM, **elements)).identity
+
+
+def overwritten(old: bytes, new: bytes) -> Identity:
+    """The identity of a film in whose header some bytes were written over."""
+    data = phantoms.to_dicom(FILM)
+    assert old in data
+    assert len(old) == len(new)
+    return read_header(data.replace(old, new)).identity
+
+
+def test_every_tag_of_a_phantom_is_read() -> None:
+    found = identity(IssuerOfPatientID="Nowhere", TimezoneOffsetFromUTC="+0100", DeviceSerialNumber="7")
+    assert found.patient_name == "Phantom^Drawn 0"
+    assert found.patient_id == "PHANTOM-0000"
+    assert found.issuer_of_patient_id == "Nowhere"
+    assert found.patient_birth_date == "2021-01-10"
+    assert found.patient_sex == "O"
+    assert found.patient_age == "003Y"
+    assert found.patient_age_years == pytest.approx(3.18, abs=0.01)
+    assert found.study_date == "2024-03-15"
+    assert found.acquisition_date_time == "20240315101600"
+    assert found.timezone_offset_from_utc == "+0100"
+    assert found.modality == "CR"
+    assert found.view_position == "AP"
+    assert found.body_part_examined == "CHEST"
+    assert found.accession_number == "PH00000"
+    assert found.device_serial_number == "7"
+    assert found.institution_name == "Nowhere"
+    assert found.sop_class_uid == phantoms.COMPUTED_RADIOGRAPHY
+    assert found.study_instance_uid
+    assert found.study_instance_uid.startswith("2.25.")
+
+
+def test_a_tag_that_is_absent_or_empty_is_none() -> None:
+    found = identity(PatientName="", PatientID=None, AccessionNumber=" ")
+    assert (found.patient_name, found.patient_id, found.accession_number) == (None, None, None)
+
+
+@pytest.mark.parametrize("charset, name", [("ISO_IR 192", "Müller^Zoë"), ("ISO_IR 144", "Иванов^Иван")])
+def test_names_in_other_character_sets(charset: str, name: str) -> None:
+    assert identity(SpecificCharacterSet=charset, PatientName=name).patient_name == name
+
+
+def test_a_broken_tag_is_a_missing_tag() -> None:
+    assert overwritten(b"20210110", b"2021XX10").patient_birth_date is None
+    assert overwritten(b"003Y", b"0?3Y").patient_age_years == pytest.approx(3.18, abs=0.01)
+    assert overwritten(b"2.25.", b"../..").study_instance_uid is None
+
+
+def test_control_characters_do_not_come_through() -> None:
+    assert overwritten(b"Phantom^Drawn 0", b"Phantom^\x1b[2J\r\n0").patient_name == "Phantom^ [2J 0"
+
+
+def test_the_acquisition_is_as_written() -> None:
+    written = identity(AcquisitionDateTime="20240315101500.250000+0530")
+    assert (written.acquisition_date_time, written.timezone_offset_from_utc) == ("20240315101500.250000", "+0530")
+    assert identity(AcquisitionDate=None, AcquisitionTime=None).acquisition_date_time == "20240315101500"
+    nothing = identity(AcquisitionDate=None, AcquisitionTime=None, StudyDate=None, StudyTime=None)
+    assert nothing.acquisition_date_time is None
+
+
+@pytest.mark.parametrize("written", ["20240229", "2024.02.29", "2024-02-29"])
+def test_dates(written: str) -> None:
+    assert iso_date(written) == "2024-02-29"
+
+
+@pytest.mark.parametrize("written", [None, "", "20230229", "00000000", "2024", "yesterday"])
+def test_no_dates(written: str | None) -> None:
+    assert iso_date(written) is None
+
+
+# --------------------------------------------------------------------------- age
+
+
+@pytest.mark.parametrize(
+    "age, years", [("003Y", 3.0), ("3y", 3.0), ("018M", 1.5), ("052W", 1.0), ("365D", 1.0), ("000Y", 0.0)]
+)
+def test_the_stated_age(age: str, years: float) -> None:
+    assert age_in_years(age, None, None) == (pytest.approx(years, abs=0.01), False)
+
+
+@pytest.mark.parametrize("age", [None, "", "Y", "3", "three", "-03Y", "999Y", "003X"])
+def test_no_age(age: str | None) -> None:
+    assert age_in_years(age, None, None) == (None, False)
+
+
+@pytest.mark.parametrize(
+    "birth, study, years",
+    [
+        ("2018-05-10", "2024-05-09", 5.997),
+        ("2018-05-10", "2024-05-10", 6.0),
+        ("2020-02-29", "2023-02-28", 2.997),
+        ("2020-02-29", "2023-03-01", 3.0),
+        ("2023-01-01", "2023-01-01", 0.0),
+    ],
+)
+def test_the_age_counted_from_dates(birth: str, study: str, years: float) -> None:
+    """A birthday is on its day: one before it a child of five is still five, whatever the share of the year."""
+    found, conflict = age_in_years(None, birth, study)
+    assert (found, conflict) == (pytest.approx(years, abs=0.003), False)
+    assert found is not None
+    assert int(found) == int(years)
+
+
+@pytest.mark.parametrize(
+    "birth, study", [("2024-01-02", "2024-01-01"), ("1700-01-01", "2024-01-01"), (None, "2024-01-01")]
+)
+def test_dates_that_give_no_age(birth: str | None, study: str) -> None:
+    assert age_in_years(None, birth, study) == (None, False)
+
+
+@pytest.mark.parametrize("age", ["004Y", "003Y", "050M", "004y"])
+def test_an_age_that_agrees_with_the_dates_gives_way_to_them(age: str) -> None:
+    assert age_in_years(age, "2020-01-01", "2024-02-01") == (pytest.approx(4.085, abs=0.01), False)
+
+
+@pytest.mark.parametrize("age", ["064Y", "000Y", "007Y", "004M", "002Y"])
+def test_an_age_that_contradicts_the_dates_is_unknown(age: str) -> None:
+    assert age_in_years(age, "2020-01-01", "2024-02-01") == (None, True)
+
+
+def test_the_conflict_is_in_the_identity() -> None:
+    found = identity(PatientAge="064Y")
+    assert (found.patient_age_years, found.age_conflict) == (None, True)
+
+
+# --------------------------------------------------------------------------- paths
+
+
+@pytest.mark.parametrize(
+    "pattern, path, fields",
+    [
+        (
+            "{patient_id}/{accession_number}_*.jpg",
+            "17-0042/A881_front.jpg",
+            {"patient_id": "17-0042", "accession_number": "A881"},
+        ),
+        ("{patient_id}_*", "person1_bacteria_2.jpeg", {"patient_id": "person1"}),
+        ("**/{patient_id}-*.jpeg", "2026/03/P77-1.jpeg", {"patient_id": "P77"}),
+        ("**/{patient_id}-*.jpeg", "P77-1.jpeg", {"patient_id": "P77"}),
+        ("**/{patient_id}/*", "2026/P77/1.jpeg", {"patient_id": "P77"}),
+        ("{patient_id}.{accession_number}.png", "a.b.c.png", {"patient_id": "a", "accession_number": "b.c"}),
+        ("{patient_id}/*", "only-a-file.jpg", {}),
+        ("{patient_id}/*", "a/b/c.jpg", {}),
+        ("{patient_id}/*", "/c.jpg", {}),
+        ("x (1) {patient_id}.jpg", "x (1) 5.jpg", {"patient_id": "5"}),
+        ("{patient_id}.jpg", "7.JPG", {}),
+        ("{patient_id}/*.jpg", " /x.jpg", {}),
+    ],
+)
+def test_a_path_names_its_patient(pattern: str, path: str, fields: dict[str, str]) -> None:
+    assert from_path(path, pattern) == fields
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "*.jpg",
+        "",
+        "{patientid}/*",
+        "{patient_id}/{patient_id}",
+        "{patient_id}{accession_number}",
+        "{patient_id}*",
+        "a/**/{patient_id}",
+    ],
+)
+def test_a_pattern_that_cannot_be_meant_is_an_error(pattern: str) -> None:
+    with pytest.raises(SettingsError):
+        compile_path_pattern(pattern)
+
+
+def test_no_path_makes_a_pattern_slow() -> None:
+    """Backtracking over eight wildcards would take years here."""
+    pattern = "**/{patient_id}_*_*_*_*_*_*_*!.jpg"
+    assert from_path("a/" * 500 + "_" * 4000, pattern) == {}
+
+
+@given(path=st.text(max_size=60), pattern=st.sampled_from(["{patient_id}/*", "**/{patient_id}_*.jpg"]))
+def test_any_path_is_answered(path: str, pattern: str) -> None:
+    assert all("/" not in value and value for value in from_path(path, pattern).values())
+
+
+def test_a_path_never_overrides_a_tag() -> None:
+    known = Identity(patient_id="TAG")
+    assert fill(known, {"patient_id": "PATH", "accession_number": "A1"}) == Identity(
+        patient_id="TAG", accession_number="A1"
+    )
+    assert fill(known, {}) is known
