@@ -19,7 +19,7 @@ import typer
 from packaging.requirements import Requirement
 
 import worker.cli
-from worker import codecs, errors, settings
+from worker import codecs, errors, identity, settings
 from worker.batch import FileResult
 from worker.domain import Outcome, RefusalCode
 
@@ -321,6 +321,17 @@ def test_the_readme_lists_every_command_and_no_other() -> None:
 
 def test_the_readme_says_every_setting_as_the_code_does() -> None:
     assert settings.markdown_table() in README
+
+
+def test_the_file_of_settings_in_the_readme_can_be_used(tmp_path: Path) -> None:
+    config = tmp_path / "preread.toml"
+    config.write_text(re.findall(r"```toml\n(.+?)```", README, flags=re.DOTALL)[0])
+    roots = settings.load(config).roots
+    assert [str(root.population) for root in roots] == ["children-1-5y", "research"]
+    assert identity.from_path("P17/A4/1.jpeg", str(roots[0].path_pattern)) == {
+        "patient_id": "P17",
+        "accession_number": "A4",
+    }
 
 
 def test_the_readme_and_the_errors_name_the_same_exit_codes() -> None:
