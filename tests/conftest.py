@@ -15,7 +15,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,10 @@ import psycopg
 import pytest
 from sqlalchemy import Engine
 
+from worker import bundle as bundles
 from worker import store
+from worker.domain import IntendedUse
+from worker.preprocessing import TRAINING_SPEC
 
 START_WITHIN_S = 60
 SOCKET_PATH_MAX_BYTES = 90  # the kernel's limit is 107, and Postgres adds its own name
@@ -223,3 +227,51 @@ def engine(database_url: str) -> Iterator[Engine]:
     engine = store.open_engine(database_url)
     yield engine
     engine.dispose()
+
+
+# --------------------------------------------------------------------------- slots without a trained network
+
+
+@pytest.fixture(scope="session")
+def stub_bundle(tmp_path_factory: pytest.TempPathFactory) -> bundles.Bundle:
+    """A bundle without a network, for ``programs/stub_slot.py``: children of 1 to 5 years, frontal chest films."""
+    intended_use = IntendedUse(("CR", "DX"), ("AP", "PA"), 1.0, 6.0, ("CHEST",), "for tests")
+    finding = {
+        "finding": "pneumonia",
+        "code": "SCT:233604007",
+        "calibration": {"slope": 1.0, "intercept": 0.0, "prevalence": 0.5},
+        "operating_point": {"threshold": 0.5, "uncertain_low": 0.4, "uncertain_high": 0.6, "reason": "for tests"},
+    }
+    manifest = {
+        "manifest_schema": bundles.MANIFEST_SCHEMA,
+        "name": "stub",
+        "version": "1.0.0",
+        "licence": "Apache-2.0",
+        "intended_use": asdict(intended_use),
+        "preprocessing": asdict(TRAINING_SPEC),
+        "preprocessing_digest": TRAINING_SPEC.digest,
+        "findings": [finding],
+        "golden_tolerance": 0.02,
+        "training": {},
+        "metrics": {},
+    }
+
+    def write(folder: Path) -> None:
+        (folder / "golden").mkdir()
+        for name in (bundles.WEIGHTS_FILE, bundles.GOLDEN_FILE, bundles.CARD_FILE):
+            (folder / name).write_bytes(b"for tests")
+
+    return bundles.publish(tmp_path_factory.mktemp("bundles"), manifest, write)
+
+
+@pytest.fixture
+def eventually() -> Callable[..., None]:
+    """Wait until a condition holds: ``eventually(lambda: ..., within_s=60)``; fails when it does not in time."""
+
+    def wait(condition: Callable[[], object], within_s: float = 60.0) -> None:
+        give_up_at = time.monotonic() + within_s
+        while not condition():
+            assert time.monotonic() < give_up_at, "it did not happen in time"
+            time.sleep(0.02)
+
+    return wait

@@ -368,7 +368,11 @@ def test_a_polled_root_is_seen_soon_and_asks_little(make_desk: Callable[..., Des
 
 @pytest.mark.parametrize("poll,network,polled", [(None, "cifs", True), (None, None, False), (False, "cifs", False)])
 def test_the_mount_table_decides_unless_told(
-    make_desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch, poll: bool | None, network: str | None, polled: bool
+    make_desk: Callable[..., Desk],
+    monkeypatch: pytest.MonkeyPatch,
+    poll: bool | None,
+    network: str | None,
+    polled: bool,
 ) -> None:
     monkeypatch.setattr(mounts, "network_reason", lambda *_: network)
     desk = make_desk(poll=poll, scan_interval_s=600.0, network_settle_s=10.0)

@@ -1,0 +1,349 @@
+"""Real child processes: whatever a film does to its slot, it costs that film only."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model_training import phantoms
+from worker import slot_messages, slots
+from worker.bundle import Bundle
+from worker.domain import Caveat, Outcome, Population
+from worker.errors import BundleDamaged, BundleMismatch, FileChanged, FileVanished, SlotCrashed, SlotMemory
+from worker.slot_messages import Job, Setup
+from worker.slots import Broke, Done, Fault, Read, SlotPool
+
+STUB_SLOT = Path(__file__).parent.parent / "programs" / "stub_slot.py"
+WITHIN_S = 120.0
+MIB = 1024 * 1024
+FILM = phantoms.to_jpeg(phantoms.draw_chest(1, rows=96, columns=96))
+
+
+class Bench:
+    """A pool of stub slots and a folder of films."""
+
+    def __init__(self, folder: Path, bundle: Bundle) -> None:
+        self.folder = folder
+        self.inferences = folder.parent / "inferences"
+        self.setup = Setup(
+            bundle=slot_messages.to_text(os.fsencode(bundle.path)),
+            digest=bundle.digest,
+            memory_bytes=2048 * MIB,
+            max_file_bytes=MIB,
+            max_pixels=64_000_000,
+            parent_pid=os.getpid(),
+        )
+        self.pools: list[SlotPool[str]] = []
+
+    def pool(self, count: int = 1, deadline_s: float = 60.0, **changes: Any) -> SlotPool[str]:
+        """A pool whose slots are ready."""
+        command = changes.pop("command", (sys.executable, "-P", str(STUB_SLOT), str(self.inferences)))
+        pool: SlotPool[str] = SlotPool(
+            replace(self.setup, **changes), count=count, deadline_s=deadline_s, command=command
+        )
+        self.pools.append(pool)
+        return pool
+
+    def ready(self, pool: SlotPool[str], count: int = 1) -> None:
+        give_up_at = time.monotonic() + WITHIN_S
+        while pool.idle < count and time.monotonic() < give_up_at:
+            assert pool.poll(1.0) == []
+        assert pool.idle == count
+
+    def film(self, name: str | bytes, content: bytes = FILM, **changes: Any) -> Job:
+        path = os.fsencode(name)
+        full = os.path.join(os.fsencode(self.folder), path)
+        os.makedirs(os.path.dirname(full), exist_ok=True)
+        Path(os.fsdecode(full)).write_bytes(content)
+        status = os.stat(full)
+        job = Job(
+            root=slot_messages.to_text(os.fsencode(self.folder)),
+            path=slot_messages.to_text(path),
+            size_bytes=status.st_size,
+            mtime_ns=status.st_mtime_ns,
+            population=Population.CHILDREN_1_5Y,
+            path_pattern=None,
+        )
+        return replace(job, **changes)
+
+    def outcome(self, pool: SlotPool[str], job: Job, *, known: bool = False) -> Done[str] | Fault[str] | Broke[str]:
+        """Take one film to its end."""
+        self.ready(pool)
+        pool.submit("the film", job)
+        return self.wait(pool, known=known)["the film"]
+
+    def wait(
+        self, pool: SlotPool[str], count: int = 1, *, known: bool = False
+    ) -> dict[str, Done[str] | Fault[str] | Broke[str]]:
+        ended: dict[str, Done[str] | Fault[str] | Broke[str]] = {}
+        give_up_at = time.monotonic() + WITHIN_S
+        while len(ended) < count and time.monotonic() < give_up_at:
+            for event in pool.poll(1.0):
+                if isinstance(event, Read):
+                    pool.answer(event.ticket, known=known)
+                else:
+                    ended[event.ticket] = event
+        return ended
+
+
+@pytest.fixture
+def bench(tmp_path: Path, stub_bundle: Bundle) -> Iterator[Bench]:
+    (tmp_path / "films").mkdir()
+    bench = Bench(tmp_path / "films", stub_bundle)
+    yield bench
+    for pool in bench.pools:
+        pool.close()
+
+
+# --------------------------------------------------------------------------- what it answers
+
+
+def test_a_film_is_assessed(bench: Bench) -> None:
+    done = bench.outcome(bench.pool(), bench.film(b"2026/\xff.jpg"))
+    assert isinstance(done, Done)
+    report = done.report
+    assert (report.outcome, report.format, report.rows, report.columns) == (Outcome.ASSESSED, "JPEG", 96, 96)
+    assert Caveat.AGE_DECLARED in report.gate_caveats
+    assert Caveat.UNIDENTIFIED in report.gate_caveats
+    content = report.assessment()
+    assert content is not None
+    assert content.activation_map.shape == (7, 7)
+    assert content.findings[0].finding == "pneumonia"
+
+
+def test_known_bytes_are_not_assessed_again(bench: Bench) -> None:
+    pool = bench.pool()
+    first = bench.outcome(pool, bench.film("film"))
+    again = bench.outcome(pool, bench.film("copy"), known=True)
+    assert isinstance(first, Done)
+    assert isinstance(again, Done)
+    assert again.report.outcome is Outcome.ASSESSED
+    assert again.report.content is None
+    assert again.report.sha256 == first.report.sha256
+    assert again.report.gate_caveats == first.report.gate_caveats
+    assert len(bench.inferences.read_text().split()) == 1
+
+
+def test_known_bytes_are_still_screened(bench: Bench) -> None:
+    done = bench.outcome(bench.pool(), bench.film("film", population=Population.UNDECLARED), known=True)
+    assert isinstance(done, Done)
+    assert (done.report.outcome, done.report.code) == (Outcome.REFUSED, "age_unknown")
+
+
+def test_the_path_may_name_the_patient(bench: Bench) -> None:
+    done = bench.outcome(bench.pool(), bench.film("P77/film.jpg", path_pattern="{patient_id}/*.jpg"))
+    assert isinstance(done, Done)
+    assert done.report.identity.patient_id == "P77"
+    assert Caveat.UNIDENTIFIED not in done.report.gate_caveats
+
+
+@pytest.mark.parametrize(
+    "content,code",
+    [
+        (b"", "empty"),
+        (b"just text", "unknown_format"),
+        (FILM[: len(FILM) // 2], "truncated"),
+        (b"\0" * (MIB + 1), "too_many_bytes"),
+    ],
+)
+def test_bytes_at_fault_have_their_code(bench: Bench, content: bytes, code: str) -> None:
+    done = bench.outcome(bench.pool(), bench.film("film.dcm", content))
+    assert isinstance(done, Done)
+    assert (done.report.outcome, done.report.code) == (Outcome.UNREADABLE, code)
+    assert (done.report.facts(Population.UNDECLARED) is None) == (code == "too_many_bytes")
+
+
+def test_a_damaged_film_still_belongs_to_its_patient(bench: Bench) -> None:
+    whole = phantoms.to_dicom(phantoms.draw_chest(2, rows=96, columns=96), PatientID="P12")
+    done = bench.outcome(bench.pool(), bench.film("film", whole[:-3000]))
+    assert isinstance(done, Done)
+    assert (done.report.outcome, done.report.code) == (Outcome.UNREADABLE, "truncated")
+    assert done.report.identity.patient_id == "P12"
+
+
+def test_a_change_after_the_look_is_a_fault_of_nobody(bench: Bench) -> None:
+    pool = bench.pool()
+    job = bench.film("film")
+    bench.film("film", FILM + b"more")
+    fault = bench.outcome(pool, job)
+    assert isinstance(fault, Fault)
+    assert type(fault.error) is FileChanged
+    (bench.folder / "film").unlink()
+    fault = bench.outcome(pool, job)
+    assert isinstance(fault, Fault)
+    assert type(fault.error) is FileVanished
+    assert pool.deaths == 0
+
+
+def test_a_change_during_the_work_is_seen(bench: Bench) -> None:
+    pool = bench.pool()
+    bench.ready(pool)
+    pool.submit("the film", bench.film("film"))
+    (event,) = pool.poll(WITHIN_S)
+    assert isinstance(event, Read)
+    bench.film("film", FILM + b"more")
+    pool.answer("the film", known=False)
+    fault = bench.wait(pool)["the film"]
+    assert isinstance(fault, Fault)
+    assert type(fault.error) is FileChanged
+
+
+def test_printing_does_not_reach_the_worker(bench: Bench) -> None:
+    assert isinstance(bench.outcome(bench.pool(), bench.film("film", FILM + b"PRINT")), Done)
+
+
+# --------------------------------------------------------------------------- what kills it
+
+
+@pytest.mark.parametrize(
+    "trick,kind,says",
+    [
+        (b"CRASH", SlotCrashed, "SIGSEGV"),
+        (b"ABORT", SlotCrashed, "SIGABRT"),
+        (b"LEAVE", SlotCrashed, "ended with code 0"),
+        (b"EAT", SlotMemory, "memory"),
+        (b"RAISE", SlotCrashed, "KeyError"),
+        (b"BABBLE", SlotCrashed, "no slot says"),
+    ],
+)
+def test_a_slot_that_dies_costs_its_film_only(bench: Bench, trick: bytes, kind: type[Exception], says: str) -> None:
+    pool = bench.pool()
+    broke = bench.outcome(pool, bench.film("bad", FILM + trick))
+    assert isinstance(broke, Broke)
+    assert type(broke.error) is kind
+    assert says in str(broke.error)
+    assert "patient" not in str(broke.error)
+    assert isinstance(bench.outcome(pool, bench.film("good")), Done)
+    assert pool.deaths == 1
+
+
+def test_a_film_that_hangs_is_killed_at_its_deadline_and_holds_nobody_up(bench: Bench) -> None:
+    pool = bench.pool(count=2, deadline_s=5.0)
+    bench.ready(pool, 2)
+    pool.submit("bad", bench.film("bad", FILM + b"HANG"))
+    for number in range(3):
+        pool.submit(f"good{number}", bench.film(f"good{number}", FILM + bytes([number])))
+        ended = bench.wait(pool)
+        assert list(ended) == [f"good{number}"]
+        assert pool.in_flight == ["bad"]
+    broke = bench.wait(pool)["bad"]
+    assert isinstance(broke, Broke)
+    assert broke.error.code == "slot_deadline"
+
+
+def test_a_slot_that_dies_idle_is_replaced(bench: Bench) -> None:
+    pool = bench.pool()
+    bench.ready(pool)
+    os.kill(pool._slots[0].process.pid, signal.SIGKILL)
+    assert pool.poll(WITHIN_S) == []
+    assert isinstance(bench.outcome(pool, bench.film("film")), Done)
+
+
+def test_signals_for_the_worker_do_not_end_a_slot(bench: Bench) -> None:
+    pool = bench.pool()
+    bench.ready(pool)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        os.kill(pool._slots[0].process.pid, number)
+    assert isinstance(bench.outcome(pool, bench.film("film")), Done)
+    assert pool.deaths == 0
+
+
+# --------------------------------------------------------------------------- how it starts and ends
+
+
+def test_a_damaged_network_is_named(bench: Bench) -> None:
+    """The stub bundle holds no network: the real slot says so."""
+    pool = bench.pool(command=slots.COMMAND)
+    with pytest.raises(BundleDamaged):
+        bench.ready(pool)
+
+
+def test_a_bundle_that_was_exchanged_is_named(bench: Bench) -> None:
+    pool = bench.pool(command=slots.COMMAND, digest="0" * 64)
+    with pytest.raises(BundleMismatch):
+        bench.ready(pool)
+
+
+def test_too_little_memory_to_start_ends_the_attempts(bench: Bench) -> None:
+    pool = bench.pool(memory_bytes=64 * MIB)
+    with pytest.raises((SlotCrashed, SlotMemory)):
+        bench.ready(pool)
+
+
+def test_slots_that_die_at_the_start_are_not_started_for_ever(bench: Bench) -> None:
+    pool = bench.pool(command=(sys.executable, "-c", "raise SystemExit(3)"))
+    with pytest.raises(SlotCrashed, match="3 slots in a row"):
+        bench.ready(pool)
+
+
+def test_a_slot_is_confined(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No settings, no descriptors but its pipes, no core file, a memory limit, first to go."""
+    monkeypatch.setenv("PREREAD_DATABASE_URL", "postgresql://user:secret@host/db")
+    kept_open = os.open(os.devnull, os.O_RDONLY)
+    os.set_inheritable(kept_open, True)
+    pool = bench.pool()
+    bench.ready(pool)
+    os.close(kept_open)
+    process = Path("/proc") / str(pool._slots[0].process.pid)
+    assert b"secret" not in (process / "environ").read_bytes()
+    limits = (process / "limits").read_text()
+    assert f"Max address space         {2048 * MIB}" in limits
+    assert "Max core file size        0" in limits
+    assert (process / "oom_score_adj").read_text().strip() == "1000"
+    targets = [os.readlink(path) for path in (process / "fd").iterdir()]
+    assert sorted({target.split(":")[0] for target in targets}) == ["/dev/null", "pipe"]
+    assert os.getpgid(int(process.name)) == int(process.name)
+
+
+def test_closing_ends_every_slot(bench: Bench) -> None:
+    pool = bench.pool(count=2)
+    bench.ready(pool, 2)
+    pool.submit("bad", bench.film("bad", FILM + b"HANG"))
+    pids = [slot.process.pid for slot in pool._slots]
+    pool.close()
+    bench.pools.clear()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_slots_end_with_a_worker_that_is_killed(bench: Bench, eventually: Callable[..., None]) -> None:
+    """Neither an idle slot nor one that hangs in a film may outlive its worker."""
+    job = bench.film("bad", FILM + b"HANG")
+    program = textwrap.dedent(
+        f"""
+        import json, os, sys
+        from dataclasses import replace
+        from worker import slot_messages as m
+        from worker.slots import SlotPool
+        setup = m.decode_setup({slot_messages.encode(bench.setup)!r})
+        pool = SlotPool(replace(setup, parent_pid=os.getpid()), count=2, deadline_s=600,
+                        command={(sys.executable, "-P", str(STUB_SLOT), str(bench.inferences))!r})
+        while pool.idle < 2:
+            pool.poll(1)
+        pool.submit("bad", m.decode_job({slot_messages.encode(job)!r}))
+        pool.poll(60)
+        pool.answer("bad", known=False)
+        print(json.dumps([slot.process.pid for slot in pool._slots]), flush=True)
+        sys.stdin.read()
+        """
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=STUB_SLOT.parent.parent.parent,
+    ) as worker:
+        assert worker.stdout is not None
+        pids = json.loads(worker.stdout.readline())
+        worker.kill()
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
