@@ -1,0 +1,281 @@
+"""Claims, commits and what happens to them while the database or a file is not to be had."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine
+
+from worker.bundle import Bundle
+from worker.dispatch import Dispatcher, WatchedRoot
+from worker.domain import Answer, FileState, Finding, Identity, Outcome, Population
+from worker.entries import Claim, Observation
+from worker.errors import (
+    DatabaseAway,
+    EnvironmentFault,
+    FileChanged,
+    FileLocked,
+    FileVanished,
+    ShareDown,
+    SlotCrashed,
+)
+from worker.ledger import Ledger
+from worker.slot_messages import Content, Job, Report
+from worker.slots import Broke, Done, Fault, Read
+
+
+class ScriptedPool:
+    """Slots that say what a test wants."""
+
+    def __init__(self, count: int = 2) -> None:
+        self.count = count
+        self.jobs: dict[int, tuple[Claim, Job]] = {}
+        self.answers: list[bool] = []
+
+    @property
+    def idle(self) -> int:
+        return self.count - len(self.jobs)
+
+    @property
+    def in_flight(self) -> list[Claim]:
+        return [claim for claim, _ in self.jobs.values()]
+
+    def submit(self, claim: Claim, job: Job) -> None:
+        assert self.idle > 0
+        self.jobs[claim.file_id] = claim, job
+
+    def answer(self, claim: Claim, *, known: bool) -> None:
+        self.answers.append(known)
+
+
+@dataclass
+class Desk:
+    """A dispatcher over a real ledger."""
+
+    engine: Engine
+    bundle: Bundle
+    once: bool = False
+    wall: datetime = datetime(2026, 3, 1, tzinfo=UTC)
+    now: float = 100.0
+    pool: ScriptedPool = field(default_factory=ScriptedPool)
+    looked_at: list[bytes] = field(default_factory=list)
+    suspected: int = 0
+
+    def __post_init__(self) -> None:
+        self.ledger = Ledger(self.engine, worker_id="one", lease_s=3600, clock=lambda _: self.wall)
+        self.root_id = self.ledger.register_root(b"/srv/inbox", population=Population.CHILDREN_1_5Y)
+        self.bundle_id = self.ledger.register_bundle(name="stub", version="1", digest=self.bundle.digest)
+        root = WatchedRoot(
+            self.root_id, b"/srv/inbox", Population.CHILDREN_1_5Y, None, self.looked_at.append, self._suspect
+        )
+        self.dispatcher = Dispatcher(
+            self.ledger,
+            self.pool,  # type: ignore[arg-type]
+            self.bundle,
+            self.bundle_id,
+            {self.root_id: root},
+            once=self.once,
+            clock=lambda: self.now,
+        )
+
+    def _suspect(self) -> None:
+        self.suspected += 1
+
+    def ready(self, *paths: bytes) -> None:
+        seen = self.ledger.observe(self.root_id, [Observation(path, 10, 1) for path in paths])
+        self.ledger.settle(seen.values())
+
+    def work(self) -> None:
+        """Let a minute pass on all clocks, then write and claim."""
+        self.now += 60.0
+        self.wall += timedelta(seconds=60)
+        self.dispatcher.work([self.root_id])
+
+    def claimed(self, path: bytes = b"film") -> Claim:
+        self.work()
+        return next(claim for claim in self.pool.in_flight if claim.path == path)
+
+    def says(self, claim: Claim, event: Any) -> None:
+        del self.pool.jobs[claim.file_id]
+        self.dispatcher.hear(event)
+
+    def state(self, path: bytes = b"film") -> FileState:
+        return self.ledger.known(self.root_id, [path])[path].state
+
+
+def report(sha256: str = "a" * 64, **changes: Any) -> Report:
+    values: dict[str, Any] = {"outcome": Outcome.ASSESSED, "sha256": sha256, "ms": 5.0, "format": "JPEG"}
+    values["content"] = Content((Finding("pneumonia", 1.0, 0.7, 0.5, Answer.FLAGGED),), (), "pillow", [[0.0]])
+    return Report(**(values | changes))
+
+
+@pytest.fixture
+def make_desk(engine: Engine, stub_bundle: Bundle) -> Callable[..., Desk]:
+    return lambda **options: Desk(engine, stub_bundle, **options)
+
+
+@pytest.fixture
+def desk(make_desk: Callable[..., Desk]) -> Desk:
+    desk = make_desk()
+    desk.ready(b"film")
+    return desk
+
+
+def test_as_many_are_claimed_as_slots_are_idle(make_desk: Callable[..., Desk]) -> None:
+    desk = make_desk()
+    desk.ready(b"a", b"b", b"c")
+    desk.work()
+    assert len(desk.pool.jobs) == 2
+    assert desk.ledger.counts()[FileState.READY] == 1
+    assert desk.dispatcher.next_at() == float("inf")
+
+
+def test_an_empty_ledger_is_not_asked_all_the_time(make_desk: Callable[..., Desk]) -> None:
+    desk = make_desk()
+    desk.work()
+    desk.ready(b"film")
+    desk.dispatcher.work([desk.root_id])
+    assert not desk.pool.jobs
+    desk.dispatcher.work_appeared()
+    desk.dispatcher.work([desk.root_id])
+    assert len(desk.pool.jobs) == 1
+
+
+def test_a_root_that_is_down_gets_no_claims(desk: Desk) -> None:
+    desk.dispatcher.work([])
+    assert not desk.pool.jobs
+    assert desk.dispatcher.next_at() > desk.now
+
+
+def test_outcomes_are_committed(make_desk: Callable[..., Desk]) -> None:
+    desk = make_desk()
+    desk.ready(b"a", b"b")
+    desk.work()
+    first, second = desk.claimed(b"a"), desk.claimed(b"b")
+    desk.says(first, Done(first, report()))
+    desk.says(second, Done(second, report(outcome=Outcome.REFUSED, code="view", content=None)))
+    desk.ready(b"c", b"d")
+    desk.work()
+    assert (desk.state(b"a"), desk.state(b"b")) == (FileState.DONE, FileState.DONE)
+    third, fourth = desk.claimed(b"c"), desk.claimed(b"d")
+    desk.says(third, Done(third, report(sha256=None, outcome=Outcome.UNREADABLE, code="too_many_bytes", content=None)))
+    desk.says(fourth, Done(fourth, report(identity=Identity(patient_id="P1"), content=None)))
+    desk.work()
+    assert (desk.state(b"c"), desk.state(b"d")) == (FileState.QUARANTINED, FileState.DONE)
+    assert desk.dispatcher.done == {Outcome.ASSESSED: 2, Outcome.REFUSED: 1, Outcome.UNREADABLE: 1}
+
+
+def test_known_bytes_are_said_to_be_known(make_desk: Callable[..., Desk]) -> None:
+    desk = make_desk()
+    desk.ready(b"a", b"b")
+    first, second = desk.claimed(b"a"), desk.claimed(b"b")
+    desk.dispatcher.hear(Read(first, "a" * 64))
+    desk.says(first, Done(first, report()))
+    desk.work()
+    desk.dispatcher.hear(Read(second, "a" * 64))
+    assert desk.pool.answers == [False, True]
+
+
+def test_a_fenced_result_is_dropped(desk: Desk) -> None:
+    claim = desk.claimed()
+    desk.ledger.give_back(claim, "taken away")
+    desk.says(claim, Done(claim, report()))
+    desk.dispatcher.work([])
+    assert desk.state() is FileState.READY
+    assert sum(desk.dispatcher.done.values()) == 0
+
+
+def test_slot_deaths_count_and_the_third_sets_aside(desk: Desk) -> None:
+    for attempt in range(1, 4):
+        claim = desk.claimed()
+        assert claim.attempts == attempt
+        desk.says(claim, Broke(claim, SlotCrashed("dead")))
+        desk.dispatcher.work([])
+    version = desk.ledger.known(desk.root_id, [b"film"])[b"film"]
+    assert (version.state, version.code) == (FileState.QUARANTINED, "slot_crashed")
+
+
+@pytest.mark.parametrize("error,state", [(FileChanged("x"), FileState.SETTLING), (FileVanished("x"), FileState.MISSED)])
+def test_what_changed_or_went_away_is_looked_at_again(desk: Desk, error: EnvironmentFault, state: FileState) -> None:
+    claim = desk.claimed()
+    desk.says(claim, Fault(claim, error))
+    desk.dispatcher.work([])
+    assert desk.state() is state
+    assert desk.looked_at == [b"film"]
+
+
+def test_a_locked_file_waits_alone_and_uncounted(desk: Desk) -> None:
+    for _ in range(5):
+        desk.wall += timedelta(seconds=300)
+        claim = desk.claimed()
+        assert claim.attempts == 1
+        desk.says(claim, Fault(claim, FileLocked("x")))
+        desk.dispatcher.work([])
+        assert desk.state() is FileState.RETRY
+    desk.ready(b"other")
+    assert desk.claimed(b"other")
+    assert desk.suspected == 0
+
+
+def test_another_fault_also_asks_whether_the_share_answers(desk: Desk) -> None:
+    claim = desk.claimed()
+    desk.says(claim, Fault(claim, ShareDown("x")))
+    desk.dispatcher.work([])
+    assert desk.state() is FileState.RETRY
+    assert desk.suspected == 1
+
+
+def test_a_locked_file_is_set_aside_where_the_run_ends(make_desk: Callable[..., Desk]) -> None:
+    desk = make_desk(once=True)
+    desk.ready(b"film")
+    tries = 0
+    while desk.state() is not FileState.QUARANTINED:
+        desk.work()
+        for claim in desk.pool.in_flight:
+            tries += 1
+            desk.says(claim, Fault(claim, FileLocked("x")))
+    version = desk.ledger.known(desk.root_id, [b"film"])[b"film"]
+    assert (tries, version.code) == (3, "locked")
+    assert desk.ledger.reopen_code([desk.root_id], "locked", "the worker started") == 1
+    assert desk.state() is FileState.READY
+
+
+def test_while_the_database_is_away_results_wait_and_nothing_is_claimed(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim = desk.claimed()
+    tried = []
+
+    def away(*_: object, **__: object) -> Any:
+        tried.append(desk.now)
+        raise DatabaseAway
+
+    with monkeypatch.context() as patch:
+        for verb in ("commit_assessed", "claim", "assessment_exists", "renew"):
+            patch.setattr(desk.ledger, verb, away)
+        desk.dispatcher.hear(Read(claim, "a" * 64))
+        assert desk.pool.answers == [False]
+        desk.says(claim, Done(claim, report()))
+        tried.clear()
+        for _ in range(3000):
+            desk.now += 0.1
+            desk.dispatcher.work([desk.root_id])
+        assert desk.dispatcher.away_since is not None
+        assert not desk.dispatcher.is_idle()
+        assert 5 < len(tried) < 20
+    desk.work()
+    assert desk.state() is FileState.DONE
+    assert desk.dispatcher.away_since is None
+    assert desk.dispatcher.is_idle()
+
+
+def test_what_will_not_be_finished_is_given_back(desk: Desk) -> None:
+    claim = desk.claimed()
+    desk.dispatcher.release([claim])
+    assert desk.state() is FileState.READY
+    (again,) = desk.ledger.claim([desk.root_id], 1)
+    assert (again.attempts, again.interruptions) == (1, 0)
