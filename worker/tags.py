@@ -17,6 +17,7 @@ from contextlib import contextmanager
 
 import pydicom.config
 from pydicom.dataset import Dataset
+from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.sequence import Sequence
 
 # Above CRITICAL: pydicom's loggers quote values even in their errors.
@@ -38,6 +39,8 @@ PARSE_ERRORS: tuple[type[Exception], ...] = (
     TypeError,
     ValueError,
     Warning,
+    BytesLengthException,
+    InvalidDicomError,
     struct.error,
     zlib.error,
 )
