@@ -94,7 +94,7 @@ class Caveat(StrEnum):
 
 
 CAVEAT_TEXT: dict[Caveat, str] = {
-    Caveat.OUTSIDE_INTENDED_AGE: "outside the intended use: the patient's age is unknown or none the model was trained for",
+    Caveat.OUTSIDE_INTENDED_AGE: "outside the intended use: the age is unknown or not one the model was trained for",
     Caveat.OUTSIDE_INTENDED_VIEW: "outside the intended use: this view is not one the model was trained for",
     Caveat.AGE_DECLARED: "the film does not say the patient's age; the folder declares children of 1 to 5 years",
     Caveat.AGE_ASSUMED: "the film does not say the patient's age; 1 to 5 years was assumed",
