@@ -86,11 +86,13 @@ class Dispatcher:
         self._roots = roots
         self._once = once
         self._clock = clock
-        self._owed: deque[Callable[[], None]] = deque()
+        self._owed: deque[tuple[Claim, Callable[[], None]]] = deque()
         self._claim_at = float("-inf")
         self._pause_s = _FIRST_PAUSE_S
         self._try_at = float("-inf")
         self._refusals: dict[int, int] = {}
+        self._assessing: dict[int, str] = {}
+        self._waiting: list[tuple[Claim, str]] = []
 
     def is_idle(self) -> bool:
         """Return whether no slot has a file and nothing waits to be written."""
@@ -112,27 +114,33 @@ class Dispatcher:
             return
         try:
             while self._owed:
-                self._owed[0]()
+                claim, write = self._owed[0]
+                write()
                 self._owed.popleft()
+                self._assessing.pop(claim.file_id, None)
             if self._pool.idle and self._clock() >= self._claim_at:
                 self._claim(root_ids)
         except DatabaseAway as error:
             self._database_failed(error)
         else:
             self._database_answers()
+        self._answer_waiting()
 
     def hear(self, event: Read[Claim] | Done[Claim] | Fault[Claim] | Broke[Claim]) -> None:
         """Take in what a slot said."""
         claim = event.ticket
         match event:
             case Read():
-                self._pool.answer(claim, known=self._is_known(event.sha256))
+                self._waiting.append((claim, event.sha256))
+                self._answer_waiting()
+                return
             case Done():
-                self._owed.append(lambda: self._commit(claim, event.report))
+                self._owed.append((claim, lambda: self._commit(claim, event.report)))
             case Fault():
-                self._owed.append(lambda: self._give_back(claim, event.error))
+                self._owed.append((claim, lambda: self._give_back(claim, event.error)))
             case Broke():
-                self._owed.append(lambda: self._fail(claim, event.error))
+                self._owed.append((claim, lambda: self._fail(claim, event.error)))
+        self._waiting = [(other, sha256) for other, sha256 in self._waiting if other != claim]
         self._claim_at = float("-inf")
 
     def renew(self) -> None:
@@ -165,6 +173,18 @@ class Dispatcher:
                 path_pattern=root.path_pattern,
             )
             self._pool.submit(claim, job)
+
+    def _answer_waiting(self) -> None:
+        """Tell slots whether to assess; of two that hold the same bytes the second waits for the first one's commit."""
+        waiting, self._waiting = self._waiting, []
+        for claim, sha256 in waiting:
+            if self.away_since is None and sha256 in self._assessing.values():
+                self._waiting.append((claim, sha256))
+                continue
+            known = self._is_known(sha256)
+            if not known:
+                self._assessing[claim.file_id] = sha256
+            self._pool.answer(claim, known=known)
 
     def _is_known(self, sha256: str) -> bool:
         try:

@@ -180,6 +180,32 @@ def test_known_bytes_are_said_to_be_known(make_desk: Callable[..., Desk]) -> Non
     assert desk.pool.answers == [False, True]
 
 
+def test_the_same_bytes_in_two_slots_are_assessed_once(make_desk: Callable[..., Desk]) -> None:
+    desk = make_desk()
+    desk.ready(b"a", b"b")
+    first, second = desk.claimed(b"a"), desk.claimed(b"b")
+    desk.dispatcher.hear(Read(first, "a" * 64))
+    desk.dispatcher.hear(Read(second, "a" * 64))
+    assert desk.pool.answers == [False]
+    desk.says(first, Done(first, report()))
+    assert desk.pool.answers == [False]
+    desk.dispatcher.work([])
+    assert desk.pool.answers == [False, True]
+
+
+@pytest.mark.parametrize("ended", [Broke, Fault])
+def test_who_waits_for_another_slot_goes_on_when_that_one_fails(make_desk: Callable[..., Desk], ended: Any) -> None:
+    desk = make_desk()
+    desk.ready(b"a", b"b")
+    first, second = desk.claimed(b"a"), desk.claimed(b"b")
+    desk.dispatcher.hear(Read(first, "a" * 64))
+    desk.dispatcher.hear(Read(second, "a" * 64))
+    error = SlotCrashed("dead") if ended is Broke else FileChanged("x")
+    desk.says(first, ended(first, error))
+    desk.dispatcher.work([])
+    assert desk.pool.answers == [False, False]
+
+
 def test_a_fenced_result_is_dropped(desk: Desk) -> None:
     claim = desk.claimed()
     desk.ledger.give_back(claim, "taken away")
