@@ -13,7 +13,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pydicom
 import pytest
+from pydicom.data import get_testdata_file
 
 from model_training import phantoms
 
@@ -112,3 +114,22 @@ def test_a_bundle_without_a_network_is_named_by_its_slot(place: Path, stub_bundl
     assert worker.wait(WITHIN_S) == 4
     assert "Traceback" not in (place / "log").read_text()
     assert outcomes(place) == {}
+
+
+def test_every_file_that_pydicom_brings_is_accounted_for(place: Path) -> None:
+    """Some 240 files, well-formed, dirty and deliberately broken: each has its row, and no slot is lost."""
+    roots = [Path(pydicom.__file__).parent / "data" / "test_files", Path(str(get_testdata_file("RG1_UNCR.dcm"))).parent]
+    files = sum(path.is_file() for root in roots for path in root.rglob("*"))
+    arguments = [argument for root in roots for argument in ("--root", str(root))]
+    worker = preread(place, "run", "--once", *arguments, "--population", "research")
+    assert worker.wait(WITHIN_S) == 0, (place / "log").read_text()
+    states = dict(query(place, "SELECT state, count(*) FROM file GROUP BY state"))
+    assert set(states) <= {"done", "quarantined", "ignored"}
+    assert sum(states.values()) == files > 240
+    ends = dict(query(place, "SELECT outcome, count(*) FROM file WHERE outcome IS NOT NULL GROUP BY outcome"))
+    assert ends["assessed"] == 4  # the one chest film, in four forms
+    assert sum(ends.values()) == files - states.get("ignored", 0)
+    assert query(place, "SELECT count(*) FROM file WHERE outcome <> 'assessed' AND code IS NULL") == [(0,)]
+    stopped = json.loads((place / "log").read_text().splitlines()[-1])
+    assert stopped["event"] == "worker_stopped"
+    assert stopped["restarts"] == 0

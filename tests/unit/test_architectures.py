@@ -1,5 +1,7 @@
 """The network, and the ImageNet weights that it starts from."""
 
+from __future__ import annotations
+
 import io
 import pickle
 

@@ -1,5 +1,7 @@
 """The manifest dictates; a bundle that differs from it is never used."""
 
+from __future__ import annotations
+
 import json
 from dataclasses import asdict
 from pathlib import Path
