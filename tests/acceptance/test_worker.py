@@ -161,7 +161,7 @@ def test_every_file_ends_in_a_named_outcome(bench: Bench, monkeypatch: pytest.Mo
     monkeypatch.chdir(bench.inbox)
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket")
-        bench.once(deadline_s=4.0)
+        bench.once(deadline_s=6.0)
     rows = bench.rows()
     quarantined, ignored = FileState.QUARANTINED, FileState.IGNORED
     assert rows == {
