@@ -1,7 +1,7 @@
 """What a film is put through before the network sees it in training.
 
 The framing of a film gives its label away in the training data and is different elsewhere, so framing is what is
-varied most: crops down to a third of the area, aspect, the top cut off (chin and jaw), borders painted over.
+varied most: crops down to a quarter of the area, aspect, the top cut off (chin and jaw), borders painted over.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ class Augmentation:
         border: widest painted border, as a share of the side, in a third of the films.
     """
 
-    area_min: float = 0.3
+    area_min: float = 0.25
     log_aspect: float = 0.45
     top_cut: float = 0.25
     rotation_degrees: float = 8.0
     flip: float = 0.5
-    gamma: float = 0.3
-    contrast: float = 0.25
-    brightness: float = 20.0
-    blur: float = 0.25
-    noise: float = 4.0
-    border: float = 0.1
+    gamma: float = 0.4
+    contrast: float = 0.3
+    brightness: float = 25.0
+    blur: float = 0.3
+    noise: float = 6.0
+    border: float = 0.12
 
 
 def _uniform(n: Any, low: Any, high: Any) -> Any:

@@ -38,9 +38,8 @@ class Recipe:
     """All that decides a fit but the films.
 
     Attributes:
-        sizes: input side in pixels and number of epochs, in order (small first is cheap, the last adapts). Crops show
-            things larger than whole films do, so the last side is about four fifths of the one that serves (Touvron
-            et al. 2019, arXiv 1906.06423).
+        sizes: input side in pixels and number of epochs, in order (small first is cheap, the last adapts).
+        serving_px: side to which the finished network shrinks its input before it looks.
         learning_rate: at its peak; half a cosine down to zero over all epochs, after a linear warm-up of one.
         average: share kept of the averaged weights at each step (exponential moving average).
         conflict_weight: how much more often a film is drawn whose border alone contradicts its label.
@@ -49,9 +48,10 @@ class Recipe:
 
     name: str
     architecture: str = "efficientnet_lite0"
-    sizes: tuple[tuple[int, int], ...] = ((128, 5), (176, 4))
+    sizes: tuple[tuple[int, int], ...] = ((160, 10), (224, 2))
+    serving_px: int = 192
     batch: int = 32
-    learning_rate: float = 3e-4
+    learning_rate: float = 2e-4
     weight_decay: float = 1e-4
     average: float = 0.997
     dropout: float = 0.2
@@ -68,7 +68,7 @@ class Recipe:
 
 RECIPES = {
     "default": Recipe("default"),
-    "smoke": Recipe("smoke", sizes=((64, 1),), batch=8, average=0.5),
+    "smoke": Recipe("smoke", sizes=((64, 1),), serving_px=96, batch=8, average=0.5),
 }
 
 
@@ -216,11 +216,18 @@ def fit(
     return model
 
 
+def serving(model: keras.Model, recipe: Recipe, spec: PreprocessingSpec, batch: int | None = None) -> keras.Model:
+    """The network as it serves: float32 [batch, spec.rows, spec.columns, 1] in, shrunk to ``serving_px`` inside."""
+    inputs = keras.Input(batch_shape=(batch, spec.rows, spec.columns, 1), name="radiograph")
+    side = recipe.serving_px
+    return keras.Model(inputs, model(keras.layers.Resizing(side, side, interpolation="bilinear")(inputs)))
+
+
 def logits_of(
-    model: keras.Model, spec: PreprocessingSpec, pictures: PixelArray, batch: int = 64
+    served: keras.Model, spec: PreprocessingSpec, pictures: PixelArray, batch: int = 64
 ) -> npt.NDArray[np.float64]:
-    """float64 [n], the network's logit for uint8 [n, rows, columns]."""
-    run = tf.function(lambda x: model(x, training=False)["logit"])
+    """float64 [n], the logit of a network from ``serving`` for uint8 [n, rows, columns]."""
+    run = tf.function(lambda x: served(x, training=False)["logit"])
     parts: Sequence[Any] = [
         run(normalise(spec, pictures[start : start + batch])[..., np.newaxis]).numpy()[:, 0]
         for start in range(0, len(pictures), batch)

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from model_training.baselines import conflict_slice, cross_fitted_logits, thumbnails
 from model_training.dataset import Film, index, labels_of, load_pixels, patients_of, split_folds
 from model_training.evaluation import auc
-from model_training.fitting import WEIGHTS_FILE, Recipe, describe, fit, logits_of, sampling_weights
+from model_training.fitting import WEIGHTS_FILE, Recipe, describe, fit, logits_of, sampling_weights, serving
 from model_training.thresholds import OutOfFold
 from worker.domain import JSONObject, PixelArray
 from worker.errors import UsageError
@@ -155,9 +155,9 @@ def run(
         if logits_file.exists():
             continue
         held = data.folds == fold
-        model = network(f"fold-{fold}", ~held, seed + fold)
+        served = serving(network(f"fold-{fold}", ~held, seed + fold), recipe, TRAINING_SPEC)
         part = logits_file.with_name("part.npz")
-        np.savez(part, index=np.flatnonzero(held), logits=logits_of(model, TRAINING_SPEC, data.pictures[held]))
+        np.savez(part, index=np.flatnonzero(held), logits=logits_of(served, TRAINING_SPEC, data.pictures[held]))
         os.replace(part, logits_file)
     if only_fold is None and not (folder / ALL_FILMS / WEIGHTS_FILE).exists():
         network(ALL_FILMS, np.ones(len(data.labels), bool), seed + count)
