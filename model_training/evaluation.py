@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,6 +20,15 @@ class Measure:
     value: float
     low: float
     high: float
+
+    def to_json(self) -> dict[str, float | None]:
+        """The three numbers; ``None`` where undefined, since JSON has no NaN."""
+        return {"value": number(self.value), "low": number(self.low), "high": number(self.high)}
+
+
+def number(value: float) -> float | None:
+    """``None`` for NaN, which JSON has not and which equals nothing, not even itself."""
+    return None if math.isnan(value) else value
 
 
 def auc(scores: Scores, labels: Labels, weights: Scores | None = None) -> float:

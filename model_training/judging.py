@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import csv
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -67,10 +66,7 @@ def judge(films: Sequence[Film], classifier: Classifier, progress: Callable[[], 
             **{str(outcome): outcomes[outcome] for outcome in Outcome},
             **{f"answered_{answer}": count for answer, count in sorted(answers.items())},
         },
-        **{
-            name: {key: None if math.isnan(number) else number for key, number in asdict(value).items()}
-            for name, value in measured.items()
-        },
+        **{name: value.to_json() for name, value in measured.items()},
         "confusion": {
             "true_positive": int((called & (labels == 1)).sum()),
             "false_negative": int((~called & (labels == 1)).sum()),

@@ -66,7 +66,7 @@ def metrics(films: OutOfFold, data: Data, finding: FindingSpec, rows: np.ndarray
 
     def table(select: np.ndarray) -> JSONObject:
         measured = measure(films.logits[select], called[select], films.labels[select], patients[select])
-        return {name: asdict(value) for name, value in measured.items()}
+        return {name: value.to_json() for name, value in measured.items()}
 
     return {
         "count": len(films.labels),
@@ -134,8 +134,12 @@ def publish(run: Path, data: Data, folder: Path, *, name: str, version: str, pre
     return bundles.publish(folder, manifest, write)
 
 
+def _figure(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4f}"
+
+
 def _line(label: str, value: JSONObject) -> str:
-    return f"| {label} | {value['value']:.4f} | {value['low']:.4f} to {value['high']:.4f} |"
+    return f"| {label} | {_figure(value['value'])} | {_figure(value['low'])} to {_figure(value['high'])} |"
 
 
 def card(manifest: JSONObject) -> str:
@@ -173,7 +177,7 @@ not published. Digest of films, labels, patients and folds: `{data["digest"]}`.
 
 Known shortcut: normals and pneumonia films are framed differently in these data (chin in view, size of the lungs in
 the picture), and normals elsewhere are framed otherwise. A linear model on 14x14 thumbnails alone reaches an AUC of
-{data["linear_14x14_auc"]:.4f} out of fold, {data["linear_14x14_auc_conflict_normals"]:.4f} on the
+{_figure(data["linear_14x14_auc"])} out of fold, {_figure(data["linear_14x14_auc_conflict_normals"])} on the
 {data["conflict_normals"]} conflict normals (normals that a border-only linear model calls pneumonia). This was
 known before the recipe was chosen, partly from how the published test films are framed; strong random crops and the
 conflict slice answer it.

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from model_training.baselines import conflict_slice, cross_fitted_logits, thumbnails
 from model_training.dataset import Film, index, labels_of, load_pixels, patients_of, split_folds
-from model_training.evaluation import auc
+from model_training.evaluation import auc, number
 from model_training.fitting import WEIGHTS_FILE, Recipe, describe, fit, logits_of, sampling_weights, serving
 from model_training.thresholds import OutOfFold
 from worker.domain import JSONObject, PixelArray
@@ -83,8 +83,8 @@ def summary(data: Data) -> JSONObject:
         "conflict_normals": int(films.conflict_normals.sum()),
         "folds": np.bincount(data.folds).tolist(),
         "digest": data.digest,
-        "linear_14x14_auc": auc(linear, data.labels),
-        "linear_14x14_auc_conflict_normals": auc(*films.on_conflict_normals()),
+        "linear_14x14_auc": number(auc(linear, data.labels)),
+        "linear_14x14_auc_conflict_normals": number(auc(*films.on_conflict_normals())),
     }
 
 

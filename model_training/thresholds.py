@@ -42,6 +42,11 @@ class OutOfFold:
         """Films without the finding that are framed like films with it."""
         return np.asarray(self.conflict & (self.labels == 0))
 
+    @property
+    def hard_normals(self) -> npt.NDArray[np.bool_]:
+        """The conflict normals; in a data set without any, all films without the finding."""
+        return self.conflict_normals if self.conflict_normals.any() else np.asarray(self.labels == 0)
+
     def on_conflict_normals(self) -> tuple[Logits, npt.NDArray[np.int64]]:
         """Logits and labels of the conflict normals against all films with the finding."""
         kept = self.conflict_normals | (self.labels == 1)
@@ -50,13 +55,15 @@ class OutOfFold:
 
 def calibrate(films: OutOfFold, prevalence: float) -> Calibration:
     """Fit Platt scaling for a prevalence in (0, 1)."""
+    hard = films.hard_normals
+    rest = (films.labels == 0) & ~hard
     weight = np.zeros(len(films.labels))
     for rows, share in (
         (films.labels == 1, prevalence),
-        (films.conflict_normals, (1 - prevalence) * _CONFLICT_SHARE),
-        ((films.labels == 0) & ~films.conflict, (1 - prevalence) * (1 - _CONFLICT_SHARE)),
+        (hard, (1 - prevalence) * _CONFLICT_SHARE),
+        (rest if rest.any() else hard, (1 - prevalence) * (1 - _CONFLICT_SHARE)),
     ):
-        weight[rows] = share / max(1, rows.sum())
+        weight[rows] += share / rows.sum()
     weight *= len(weight)
     slope, intercept = fit_logistic(films.logits[:, None], films.labels, weight, ridge=1e-3)
     return Calibration(float(slope), float(intercept), prevalence)
@@ -72,7 +79,8 @@ def choose(films: OutOfFold, calibration: Calibration) -> OperatingPoint:
 
     Pneumonia missed is the costly error, so a cut with a sensitivity below 0.97 is not considered.
     """
-    present, absent = films.logits[films.labels == 1], films.logits[films.conflict_normals]
+    present, absent = films.logits[films.labels == 1], films.logits[films.hard_normals]
+    kind = "conflict normals" if films.conflict_normals.any() else "normals (none is a conflict normal)"
     candidates = np.unique(films.logits)
     cuts = (candidates[1:] + candidates[:-1]) / 2
     sensitivity = (present[None, :] >= cuts[:, None]).mean(axis=1)
@@ -92,8 +100,8 @@ def choose(films: OutOfFold, calibration: Calibration) -> OperatingPoint:
         reason=(
             f"threshold: of the cuts with an out-of-fold sensitivity of at least {_SENSITIVITY_FLOOR}, the one where "
             f"the smaller of sensitivity ({sensitivity[chosen]:.4f}, one-sided 95 % lower bound "
-            f"{sensitivity_lower_bound(found, len(present)):.4f}) and specificity on the {len(absent)} conflict "
-            f"normals ({specificity[chosen]:.4f}) is largest; band: from the lowest {_BAND_MISSED:.0%} of "
-            f"pneumonia films to the highest {_BAND_CALLED:.0%} of conflict normals, {in_band:.1%} of out-of-fold films"
+            f"{sensitivity_lower_bound(found, len(present)):.4f}) and specificity on the {len(absent)} {kind} "
+            f"({specificity[chosen]:.4f}) is largest; band: from the lowest {_BAND_MISSED:.0%} of "
+            f"pneumonia films to the highest {_BAND_CALLED:.0%} of {kind}, {in_band:.1%} of out-of-fold films"
         ),
     )

@@ -136,3 +136,13 @@ def test_operating_point_balances_sensitivity_and_conflict_normals_above_the_flo
 def test_exact_bound_of_a_share() -> None:
     assert sensitivity_lower_bound(385, 390) == pytest.approx(0.9732, abs=2e-4)
     assert sensitivity_lower_bound(0, 10) == 0.0
+
+
+def test_a_data_set_without_conflict_normals_has_a_calibration_and_an_operating_point() -> None:
+    films = _out_of_fold(7.0)
+    without = OutOfFold(films.logits, films.labels, np.zeros(len(films.labels), bool))
+    calibration = calibrate(without, 0.5)
+    point = choose(without, calibration)
+    called = np.array([calibration.probability(logit) >= point.threshold for logit in without.logits])
+    assert called[without.labels == 1].mean() >= 0.97
+    assert called[without.labels == 0].mean() <= 0.03
