@@ -219,6 +219,19 @@ def refuse_overlapping(roots: Iterable[RootSpec]) -> None:
             )
 
 
+def refuse_within(root: RootSpec, database: Path | None) -> None:
+    """Refuse an SQLite file in a watched folder: its log changes all the time, and Preread writes nothing there.
+
+    Raises:
+        SettingsError: names both.
+    """
+    if database is not None and Path(os.path.abspath(database)).is_relative_to(os.path.abspath(root.path)):
+        raise SettingsError(
+            f"the database {database} lies in the watched folder {os.path.abspath(root.path)}: put it elsewhere "
+            "(PREREAD_DATABASE_URL), or watch another folder"
+        )
+
+
 def _known_names() -> list[str]:
     return [PREFIX + name.upper() for name in Settings.model_fields] + sorted(OTHER_NAMES)
 

@@ -87,7 +87,7 @@ def _all(context: typer.Context, root: list[Path] | None, population: Population
         yield _failed("shares", error)
     else:
         for spec in roots:
-            yield _tried(f"share {spec.path}", partial(_share, spec))
+            yield _tried(f"share {spec.path}", partial(_share, settings, spec))
     yield _tried("bundle", partial(_bundle, settings))
 
 
@@ -159,8 +159,14 @@ def _disk(settings: Settings) -> Checked:
     return Checked("disk space", True, found)
 
 
-def _share(spec: RootSpec) -> Checked:
+def _share(settings: Settings, spec: RootSpec) -> Checked:
+    from worker import store
     from worker.mounts import file_system_of, network_reason
+    from worker.settings import refuse_within
+
+    engine = store.open_engine(settings.database_url)
+    engine.dispose()
+    refuse_within(spec, store.sqlite_path(engine))
 
     what = f"share {spec.path}"
     problem = _within(SHARE_TIMEOUT_S, partial(_list, spec.path))

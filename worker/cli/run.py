@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,7 @@ from worker.cli.roots import PopulationOption, RootOption, chosen
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from worker.domain import RootSpec
     from worker.settings import Settings
 
 
@@ -38,7 +40,7 @@ def run(
     from worker import daemon
 
     bundle = bundles.load(bundles.resolve(settings.bundle))
-    engine = _open_or_create(settings)
+    engine = _open_or_create(settings, roots)
     # the options have the names of the settings
     names = {field.name for field in fields(daemon.RunOptions)} - {"once"}
     options = daemon.RunOptions(once=once, **{name: getattr(settings, name) for name in names})
@@ -50,16 +52,19 @@ def run(
         raise typer.Exit(code)
 
 
-def _open_or_create(settings: Settings) -> Engine:
+def _open_or_create(settings: Settings, roots: Sequence[RootSpec]) -> Engine:
     """Open the database; a new installation with the default database gets its file made.
 
     Only then: a database that was named and is not there is more likely mistyped or not mounted than new.
     """
     from worker import store
     from worker.settings import Settings as AnySettings
+    from worker.settings import refuse_within
 
     engine = store.open_engine(settings.database_url)
     path = store.sqlite_path(engine)
+    for root in roots:
+        refuse_within(root, path)
     by_default = settings.database_url == AnySettings.model_fields["database_url"].default
     if by_default and path is not None and not path.exists():
         store.upgrade(engine)

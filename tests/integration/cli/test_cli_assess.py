@@ -279,6 +279,14 @@ def test_run_takes_no_root_in_another(preread, started):
     assert started == []
 
 
+def test_run_keeps_its_database_out_of_the_watched_folder(preread, started, tmp_path):
+    ran = preread("run", "--once", "--root", ".")
+    assert ran.exit_code == 2
+    assert "lies in the watched folder" in ran.err
+    assert started == []
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_run_ends_with_the_exit_code_of_the_daemon(preread, started, monkeypatch):
     monkeypatch.setattr(daemon, "run", lambda *_: 3)
     assert preread("run", "--once", "--root", "inbox").exit_code == 3
