@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from worker.errors import PrereadError
+from worker.errors import PrereadError, UsageError
 
 app = typer.Typer(
     help="Train, measure and publish the model of Preread. Data go to stdout, talk to stderr.",
@@ -21,6 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 talk = Console(stderr=True)
+_OF_TRAINING = frozenset({"keras", "scipy", "tensorflow"})
 
 DataOption = Annotated[
     Path,
@@ -42,7 +43,7 @@ def _progress() -> Progress:
 
 
 def _read(data: Path, folds: int, seed: int) -> Any:
-    from model_training.running import read
+    from model_training.dataset import read
 
     with _progress() as progress:
         task = progress.add_task("reading films", total=None)
@@ -57,10 +58,11 @@ def index(
     seed: SeedOption = 0,
 ) -> None:
     """Count films, patients and twins of a data set, and check that it can be trained on."""
-    from model_training.running import summary
+    from model_training.dataset import summary
 
     read = _read(data, folds, seed)
     if out is not None:
+        _writable(out)
         with out.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             writer.writerow(["path", "label", "patient", "fold", "sha256", "conflict"])
@@ -86,7 +88,6 @@ def fit(
     """Fit a network to each fold's other films, keep the logits out of fold, then fit one to all films."""
     from model_training.fitting import RECIPES
     from model_training.running import run as run_recipe
-    from worker.errors import UsageError
 
     if recipe not in RECIPES:
         raise UsageError(f"there is no recipe {recipe!r}: choose one of {', '.join(RECIPES)}")
@@ -137,6 +138,8 @@ def evaluate(
     from worker.classifier import Classifier
 
     films = index_films(data)
+    if predictions is not None:
+        _writable(predictions)
     classifier = Classifier(bundles.load(bundles.resolve(bundle)))
     with _progress() as progress:
         task = progress.add_task("assessing", total=len(films))
@@ -154,7 +157,21 @@ def evaluate(
     for name, count in {**report["confusion"], **report["counts"]}.items():
         table.add_row(name.replace("_", " "), str(count), "")
     Console().print(table)
-    talk.print(f"intervals: bootstrap by {report['bootstrap_by']}; {report['assumed']}", markup=False)
+    talk.print(
+        f"accuracy, sensitivity, specificity and the four counts: probability at or above the operating point "
+        f"{report['operating_point']:.3f} (prevalence {report['prevalence']:.0%}); the answers have a band around it, "
+        f"`preread bundle show` prints it. Intervals: bootstrap by {report['bootstrap_by']}. "
+        f"Assumed: {report['assumed']}.",
+        markup=False,
+    )
+
+
+def _writable(path: Path) -> None:
+    """Find out before the work, not after it."""
+    try:
+        path.open("a", encoding="utf-8").close()
+    except OSError as error:
+        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
 
 
 def _figure(value: float | None) -> str:
@@ -170,3 +187,10 @@ def main() -> None:
         if error.hint:
             talk.print(error.hint, markup=False, soft_wrap=True)
         sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if error.name not in _OF_TRAINING:
+            raise
+        talk.print(
+            f"{error.name} is not installed; fit and publish need it: pip install 'preread[train]'", markup=False
+        )
+        sys.exit(UsageError.exit_code)

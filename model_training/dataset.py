@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -18,9 +19,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from worker.domain import PixelArray
+from model_training.baselines import conflict_slice, cross_fitted_logits, thumbnails
+from model_training.evaluation import OutOfFold, auc, number
+from worker.domain import JSONObject, PixelArray
 from worker.errors import UnreadableError, UsageError
-from worker.preprocessing import PreprocessingSpec, shrink
+from worker.preprocessing import TRAINING_SPEC, PreprocessingSpec, shrink
 from worker.radiograph import decode, read_header
 
 LABELS = {"NORMAL": 0, "PNEUMONIA": 1}
@@ -77,11 +80,14 @@ def index(source: Path) -> list[Film]:
             if path.is_file() and not path.name.startswith(".")
         ]
     elif source.is_file():
-        with source.open(newline="", encoding="utf-8") as stream:
-            rows = csv.DictReader(stream)
-            if not {"path", "label"} <= set(rows.fieldnames or ()):
-                raise UsageError(f"{source}: the columns path and label are needed, patient is wanted")
-            films = [_film(source.parent / row["path"], row["label"], row.get("patient")) for row in rows]
+        try:
+            with source.open(newline="", encoding="utf-8-sig") as stream:
+                rows = csv.DictReader(stream)
+                if not {"path", "label"} <= set(rows.fieldnames or ()):
+                    raise UsageError(f"{source}: the columns path and label are needed, patient is wanted")
+                films = [_film(source.parent / row["path"], row["label"], row.get("patient")) for row in rows]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UsageError(f"{source} is no CSV in UTF-8: {error}") from None
     else:
         raise UsageError(f"{source}: no such folder or CSV")
     counts = Counter(film.label for film in films)
@@ -161,3 +167,62 @@ def labels_of(films: Sequence[Film]) -> npt.NDArray[np.int64]:
 def patients_of(films: Sequence[Film]) -> npt.NDArray[np.str_]:
     """Str [films], the patient key of each."""
     return np.array([film.patient for film in films])
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set in memory.
+
+    Attributes:
+        pictures: uint8 [n, rows, columns] after ``preprocessing.shrink``.
+        hashes: SHA-256 (hex) of each file's bytes.
+        folds: int64 [n], the fold in which each film is held out.
+        conflict: bool [n], see ``baselines.conflict_slice``.
+    """
+
+    films: list[Film]
+    pictures: PixelArray
+    hashes: list[str]
+    labels: npt.NDArray[np.int64]
+    patients: npt.NDArray[np.str_]
+    folds: npt.NDArray[np.int64]
+    conflict: npt.NDArray[np.bool_]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 (hex) over every film's hash, label, patient and fold."""
+        rows = zip(self.hashes, self.labels.tolist(), self.patients.tolist(), self.folds.tolist(), strict=True)
+        return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
+
+
+def read(source: Path, folds: int, seed: int, progress: Callable[[], None] = lambda: None) -> Data:
+    """Index and decode a data set and deal its patients into folds.
+
+    Raises:
+        UsageError: see ``index``, ``load_pixels`` and ``split_folds``.
+    """
+    films = index(source)
+    labels = labels_of(films)
+    pictures, hashes = load_pixels(films, TRAINING_SPEC, progress)
+    assigned = split_folds(films, folds, seed)
+    conflict = conflict_slice(pictures, labels, assigned)
+    return Data(films, pictures, hashes, labels, patients_of(films), assigned, conflict)
+
+
+def summary(data: Data) -> JSONObject:
+    """Counts and hashes of a data set, and what a linear model on 14x14 thumbnails reaches on it."""
+    repeated = {digest for digest, count in Counter(data.hashes).items() if count > 1}
+    linear = cross_fitted_logits(thumbnails(data.pictures).reshape(len(data.labels), -1), data.labels, data.folds)
+    films = OutOfFold(linear, data.labels, data.conflict)
+    return {
+        "films": len(data.films),
+        "films_with_finding": int(data.labels.sum()),
+        "patients": len(set(data.patients.tolist())),
+        "patients_unknown": sum(not film.patient_known for film in data.films),
+        "films_with_a_twin": sum(digest in repeated for digest in data.hashes),
+        "conflict_normals": int(films.conflict_normals.sum()),
+        "folds": np.bincount(data.folds).tolist(),
+        "digest": data.digest,
+        "linear_14x14_auc": number(auc(linear, data.labels)),
+        "linear_14x14_auc_conflict_normals": number(auc(*films.on_conflict_normals())),
+    }

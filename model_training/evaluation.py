@@ -31,6 +31,36 @@ def number(value: float) -> float | None:
     return None if math.isnan(value) else value
 
 
+@dataclass(frozen=True, slots=True)
+class OutOfFold:
+    """What networks said of films of patients that they had not seen.
+
+    Attributes:
+        logits: float64 [n].
+        labels: int64 [n] in {0, 1}.
+        conflict: bool [n], see ``baselines.conflict_slice``.
+    """
+
+    logits: Scores
+    labels: Labels
+    conflict: npt.NDArray[np.bool_]
+
+    @property
+    def conflict_normals(self) -> npt.NDArray[np.bool_]:
+        """Films without the finding that are framed like films with it."""
+        return np.asarray(self.conflict & (self.labels == 0))
+
+    @property
+    def hard_normals(self) -> npt.NDArray[np.bool_]:
+        """The conflict normals; in a data set without any, all films without the finding."""
+        return self.conflict_normals if self.conflict_normals.any() else np.asarray(self.labels == 0)
+
+    def on_conflict_normals(self) -> tuple[Scores, Labels]:
+        """Scores and labels of the conflict normals against all films with the finding."""
+        kept = self.conflict_normals | (self.labels == 1)
+        return self.logits[kept], self.labels[kept]
+
+
 def auc(scores: Scores, labels: Labels, weights: Scores | None = None) -> float:
     """Area under the ROC curve: the chance that a film with the finding scores above one without; ties count half.
 

@@ -10,13 +10,14 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from model_training.evaluation import measure
+from model_training.dataset import Data
+from model_training.evaluation import OutOfFold, measure
 from model_training.fitting import WEIGHTS_FILE as FITTED_FILE
 from model_training.fitting import Recipe, build, serving
 from model_training.phantoms import draw_chest
 from model_training.pretrained import SOURCE
-from model_training.running import ALL_FILMS, RECORD_FILE, Data, out_of_fold
-from model_training.thresholds import OutOfFold, calibrate, choose
+from model_training.running import ALL_FILMS, RECORD_FILE, out_of_fold
+from model_training.thresholds import calibrate, choose
 from worker import bundle as bundles
 from worker.bundle import CARD_FILE, GOLDEN_FILE, MANIFEST_SCHEMA, WEIGHTS_FILE, Bundle
 from worker.calibration import FindingSpec

@@ -2,90 +2,26 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import json
 import os
 import platform
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import keras
 import numpy as np
 import numpy.typing as npt
 
-from model_training.baselines import conflict_slice, cross_fitted_logits, thumbnails
-from model_training.dataset import Film, index, labels_of, load_pixels, patients_of, split_folds
-from model_training.evaluation import auc, number
+from model_training.dataset import Data, summary
+from model_training.evaluation import OutOfFold
 from model_training.fitting import WEIGHTS_FILE, Recipe, describe, fit, logits_of, sampling_weights, serving
-from model_training.thresholds import OutOfFold
-from worker.domain import JSONObject, PixelArray
+from worker.domain import JSONObject
 from worker.errors import UsageError
 from worker.preprocessing import TRAINING_SPEC
 
 RECORD_FILE = "record.json"
 ALL_FILMS = "all"
-
-
-@dataclass(frozen=True)
-class Data:
-    """A data set in memory.
-
-    Attributes:
-        pictures: uint8 [n, rows, columns] after ``preprocessing.shrink``.
-        hashes: SHA-256 (hex) of each file's bytes.
-        folds: int64 [n], the fold in which each film is held out.
-        conflict: bool [n], see ``baselines.conflict_slice``.
-    """
-
-    films: list[Film]
-    pictures: PixelArray
-    hashes: list[str]
-    labels: npt.NDArray[np.int64]
-    patients: npt.NDArray[np.str_]
-    folds: npt.NDArray[np.int64]
-    conflict: npt.NDArray[np.bool_]
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 (hex) over every film's hash, label, patient and fold."""
-        rows = zip(self.hashes, self.labels.tolist(), self.patients.tolist(), self.folds.tolist(), strict=True)
-        return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
-
-
-def read(source: Path, folds: int, seed: int, progress: Callable[[], None] = lambda: None) -> Data:
-    """Index and decode a data set and deal its patients into folds.
-
-    Raises:
-        UsageError: see ``dataset``.
-    """
-    films = index(source)
-    labels = labels_of(films)
-    pictures, hashes = load_pixels(films, TRAINING_SPEC, progress)
-    assigned = split_folds(films, folds, seed)
-    conflict = conflict_slice(pictures, labels, assigned)
-    return Data(films, pictures, hashes, labels, patients_of(films), assigned, conflict)
-
-
-def summary(data: Data) -> JSONObject:
-    """Counts and hashes of a data set, and what a linear model on 14x14 thumbnails reaches on it."""
-    repeated = {digest for digest, count in Counter(data.hashes).items() if count > 1}
-    linear = cross_fitted_logits(thumbnails(data.pictures).reshape(len(data.labels), -1), data.labels, data.folds)
-    films = OutOfFold(linear, data.labels, data.conflict)
-    return {
-        "films": len(data.films),
-        "films_with_finding": int(data.labels.sum()),
-        "patients": len(set(data.patients.tolist())),
-        "patients_unknown": sum(not film.patient_known for film in data.films),
-        "films_with_a_twin": sum(digest in repeated for digest in data.hashes),
-        "conflict_normals": int(films.conflict_normals.sum()),
-        "folds": np.bincount(data.folds).tolist(),
-        "digest": data.digest,
-        "linear_14x14_auc": number(auc(linear, data.labels)),
-        "linear_14x14_auc_conflict_normals": number(auc(*films.on_conflict_normals())),
-    }
 
 
 def environment() -> JSONObject:

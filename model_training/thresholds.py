@@ -6,51 +6,17 @@ like pneumonia films get flagged. Here half of the normals' weight lies on the c
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
-import numpy.typing as npt
 from scipy.stats import beta
 
 from model_training.baselines import fit_logistic
+from model_training.evaluation import OutOfFold
 from worker.calibration import Calibration, OperatingPoint
 
 _CONFLICT_SHARE = 0.5
 _SENSITIVITY_FLOOR = 0.97
 _BAND_MISSED = 0.01
 _BAND_CALLED = 0.02
-
-Logits = npt.NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class OutOfFold:
-    """What networks said of films of patients that they had not seen.
-
-    Attributes:
-        logits: float64 [n].
-        labels: int64 [n] in {0, 1}.
-        conflict: bool [n], see ``baselines.conflict_slice``.
-    """
-
-    logits: Logits
-    labels: npt.NDArray[np.int64]
-    conflict: npt.NDArray[np.bool_]
-
-    @property
-    def conflict_normals(self) -> npt.NDArray[np.bool_]:
-        """Films without the finding that are framed like films with it."""
-        return np.asarray(self.conflict & (self.labels == 0))
-
-    @property
-    def hard_normals(self) -> npt.NDArray[np.bool_]:
-        """The conflict normals; in a data set without any, all films without the finding."""
-        return self.conflict_normals if self.conflict_normals.any() else np.asarray(self.labels == 0)
-
-    def on_conflict_normals(self) -> tuple[Logits, npt.NDArray[np.int64]]:
-        """Logits and labels of the conflict normals against all films with the finding."""
-        kept = self.conflict_normals | (self.labels == 1)
-        return self.logits[kept], self.labels[kept]
 
 
 def calibrate(films: OutOfFold, prevalence: float) -> Calibration:

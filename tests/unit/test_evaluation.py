@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model_training.baselines import balanced_weights, border, cross_fitted_logits, fit_logistic, thumbnails
-from model_training.evaluation import auc, measure
-from model_training.thresholds import OutOfFold, calibrate, choose, sensitivity_lower_bound
+from model_training.evaluation import OutOfFold, auc, measure
+from model_training.thresholds import calibrate, choose, sensitivity_lower_bound
 
 scored = st.lists(st.tuples(st.integers(-5, 5), st.booleans()), min_size=2, max_size=40)
 
