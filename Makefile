@@ -26,10 +26,10 @@ demo: $(VENV)/.runtime ## install the worker, drop real and drawn films into it,
 test: $(VENV)/.dev ## install the development tools and run the whole suite
 	@$(PY) -m pytest
 
-run: $(VENV)/.runtime ## run the worker in the foreground on ./inbox (Ctrl-C stops it)
+run: $(VENV)/.runtime ## run the worker in the foreground on ./preread.toml's folders, else on ./inbox (Ctrl-C stops it)
 	@mkdir -p inbox
 	@$(VENV)/bin/preread db upgrade
-	@$(VENV)/bin/preread run --root inbox
+	@if [ -e preread.toml ]; then $(VENV)/bin/preread run; else $(VENV)/bin/preread run --root inbox; fi
 
 lint: $(VENV)/.dev ## ruff (rules and format) and the import contracts
 	@$(PY) -m ruff check .
