@@ -12,18 +12,22 @@ from sqlalchemy import ColumnElement, Connection, Row, select, update
 
 from worker import schema
 from worker.discovery import CLEAN_SLATE, insert_or_skip
-from worker.domain import FileState, Outcome
+from worker.domain import FileState, Outcome, Population, RefusalCode
 from worker.entries import Claim
 from worker.errors import EnvironmentFault, FileChanged, FileLocked, FileVanished, PrereadError, SlotCrashed, SlotError
 from worker.escaping import clean_text
 from worker.liveness import process_token, this_host
-from worker.moves import SET_FREE, ended_as, held, leave_claim, move, record
+from worker.moves import SET_FREE, absolute, ended_as, held, leave_claim, move, path_key, record
 
 MAX_ATTEMPTS = 3
 MAX_INTERRUPTIONS = 3
 LOCKED_FOR = timedelta(hours=24)
 # How long a file that must run alone lets others go before it; then nothing new is claimed until it had its turn.
 ALONE_PATIENCE = timedelta(seconds=60)
+
+# Refusals that another declaration of the root may turn: the gate asks the declaration for these and for no other.
+_REFUSED_BY_DECLARATION = (RefusalCode.AGE_UNKNOWN, RefusalCode.AGE_OUTSIDE, RefusalCode.VIEW)
+DECLARED_ANEW = "the root declares another population"
 
 DIED_ALONE = "the worker died three times while it read this file and nothing else"
 
@@ -298,3 +302,29 @@ def reopen_code(connection: Connection, now: datetime, root_ids: Sequence[int], 
         .order_by(c.id)
     ).scalars().all()  # fmt: skip
     return reopen(connection, now, file_ids, why)
+
+
+def reopen_refused(
+    connection: Connection, now: datetime, root_path: bytes, population: Population, path_pattern: str | None
+) -> int:
+    """Make READY what the root's earlier declaration refused; call it before the new one is stored.
+
+    The population under which a version was judged stands in its own row, so that a worker that starts again with the
+    same declaration finds nothing here.
+    """
+    roots, c = schema.root.c, schema.file.c
+    root = connection.execute(
+        select(roots.id, roots.path_pattern).where(roots.path_key == path_key(absolute(root_path)))
+    ).one_or_none()
+    if root is None:
+        return 0
+    refused = (
+        select(c.id)
+        .where(c.root_id == root.id, c.state == FileState.DONE, c.newest)
+        .where(c.outcome == Outcome.REFUSED, c.code.in_(_REFUSED_BY_DECLARATION))
+        .order_by(c.id)
+    )
+    if root.path_pattern == path_pattern:
+        refused = refused.where(c.population != population)
+    file_ids = connection.execute(refused).scalars().all()
+    return len(move(connection, now, file_ids, FileState.DONE, FileState.READY, DECLARED_ANEW, **CLEAN_SLATE))

@@ -8,6 +8,7 @@
                   └── give_back(FileChanged)                └ recover_interrupted ──► READY (attempt refunded)
 
     absent:  SETTLING, READY, RETRY ──► MISSED;  DONE, QUARANTINED ──► VANISHED (its result is kept)
+    register_root: DONE, refused for age or view under another declaration ──► READY
     ignore:  nothing, SETTLING, READY ──► IGNORED(rule)
     observe with a new size or mtime: a new version; the older becomes SUPERSEDED when the newer settles
 
@@ -63,8 +64,18 @@ class Ledger:
     def register_root(
         self, path: bytes, *, population: Population = Population.UNDECLARED, path_pattern: str | None = None
     ) -> int:
-        """Make the root known (or renew what it declares) and return its id. ``path`` is absolute, ``os.fsencode``d."""
-        return self._write(lambda c, _: discovery.register_root(c, self._clock(c), path, population, path_pattern))
+        """Make the root known (or renew what it declares) and return its id. ``path`` is absolute, ``os.fsencode``d.
+
+        Newest versions that were refused for their age or view under another declaration become READY, to be judged
+        anew. What was assessed stands, with the declaration under which it was.
+        """
+
+        def register(connection: Connection, _again: bool) -> int:
+            now = self._clock(connection)
+            claims.reopen_refused(connection, now, path, population, path_pattern)
+            return discovery.register_root(connection, now, path, population, path_pattern)
+
+        return self._write(register)
 
     def register_bundle(self, *, name: str, version: str, digest: str, manifest: str = "{}") -> int:
         """Make the bundle known, return its id. ``digest``: sha256 hex of its manifest; ``manifest``: its JSON text."""

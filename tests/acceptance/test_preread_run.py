@@ -82,6 +82,24 @@ def test_a_single_run(place: Path) -> None:
     assert all(0.0 < probability < 1.0 and 0.0 < prevalence < 1.0 for _, probability, prevalence in answers)
 
 
+def test_a_root_that_declares_its_population_later_has_its_refused_films_judged_anew(place: Path) -> None:
+    refused = EXPECTED | {"film.jpg": ("refused", "age_unknown")}
+    declared = ("--population", "children-1-5y")
+    for log, arguments, expected in (
+        ("first", (), refused),
+        ("second", declared, EXPECTED),
+        ("third", declared, EXPECTED),
+    ):
+        worker = preread(place, "run", "--once", "--root", "inbox", *arguments, log=log)
+        assert worker.wait(WITHIN_S) == 0, (place / log).read_text()
+        assert outcomes(place) == expected
+    anew = (
+        "SELECT path_text, count(*) FROM transition JOIN file ON file.id = file_id WHERE from_state = 'done' GROUP BY 1"
+    )
+    # the adult, too, is judged under the new declaration, and refused again: once, not at every start
+    assert dict(query(place, anew)) == {"film.jpg": 1, "adult.dcm": 1}
+
+
 def test_killed_and_started_again_and_stopped(place: Path, eventually: Callable[..., None]) -> None:
     arguments = ("run", "--root", "inbox", "--population", "children-1-5y")
     worker = preread(place, *arguments, log="first")
