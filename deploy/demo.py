@@ -24,13 +24,13 @@ from rich.table import Table
 from rich.text import Text
 
 from model_training import phantoms
-from worker.cli.words import NO_DEVICE, say_probability
-from worker.domain import CAVEAT_TEXT, Caveat
+from worker.cli.words import NO_DEVICE, say_in_full
+from worker.domain import CAVEAT_TEXT, Answer, Caveat
 
 WAIT_S = 180.0
 STOP_S = 60.0
 POLL_S = 1.0
-PIPE_WIDTH = 170
+PIPE_WIDTH = 200
 PREREAD = [sys.executable, "-m", "worker"]
 # The real chest film that pydicom-data brings; its patient is 64 by birth and study date.
 REAL_FILMS = {"RG1_UNCR.dcm": "real film, uncompressed", "RG1_J2KI.dcm": "real film, JPEG 2000"}
@@ -185,7 +185,6 @@ def show(console: Console, dropped: list[Dropped], rows: list[dict[str, Any]]) -
     console.print("The real film's patient is 64: inbox refuses it, research assesses it and says what limits that.")
     console.print("A phantom is a drawing: that it was read is the point, its answer is worth nothing clinically.")
     console.print(NO_DEVICE)
-    console.print("Not flagged means: pneumonia not flagged; this excludes no disease.")
 
 
 def place(row: dict[str, Any]) -> tuple[str, str]:
@@ -200,8 +199,7 @@ def answer(row: dict[str, Any]) -> str:
     if row["outcome"] != "assessed":
         return f"{row['outcome']}: {row['code']}"
     return "; ".join(
-        f"{finding['finding']} {finding['answer'].replace('_', ' ')}, "
-        + say_probability(finding["probability"], finding["prevalence"])
+        say_in_full(Answer(finding["answer"]), finding["finding"], finding["probability"], finding["prevalence"])
         for finding in row["findings"]
     )
 

@@ -24,7 +24,7 @@ def finding(answer=Answer.NOT_FLAGGED, probability=0.02):
 
 def test_the_answers_in_words():
     assert words.say_answer(Answer.FLAGGED, "pneumonia") == "pneumonia flagged"
-    assert words.say_answer(Answer.UNCERTAIN, "pneumonia") == "uncertain: read first"
+    assert words.say_answer(Answer.UNCERTAIN, "pneumonia") == "pneumonia uncertain"
     assert words.say_answer(Answer.NOT_FLAGGED, "pneumonia") == "pneumonia not flagged; this excludes no disease"
 
 
@@ -37,6 +37,11 @@ def test_no_answer_uses_a_word_for_health(answer):
 
 def test_a_probability_stands_with_its_prevalence():
     assert words.say_finding(finding()).endswith("(2.0 % at prevalence 25 %)")
+
+
+@pytest.mark.parametrize("answer", list(Answer))
+def test_every_answer_names_its_finding_first(answer):
+    assert words.say_finding(finding(answer)).startswith(f"pneumonia {answer.value.replace('_', ' ')}")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from worker.domain import CAVEAT_TEXT, Answer, Caveat, Finding
 NO_DEVICE = "Preread is no medical device: a first read for research, no diagnosis. A doctor reads every film."
 _ANSWER = {
     Answer.FLAGGED: "{finding} flagged",
-    Answer.UNCERTAIN: "uncertain: read first",
+    Answer.UNCERTAIN: "{finding} uncertain",
     Answer.NOT_FLAGGED: "{finding} not flagged; this excludes no disease",
 }
 
@@ -34,10 +34,14 @@ def percent(share: float) -> str:
     return f"{value:.0f} %" if 10 <= value <= 90 or value in (0, 100) else f"{value:.1f} %"
 
 
+def say_in_full(answer: Answer, finding: str, probability: float, prevalence: float) -> str:
+    """Say an answer with its probability, e.g. ``pneumonia uncertain (5.1 % at prevalence 50 %)``."""
+    return f"{say_answer(answer, finding)} ({say_probability(probability, prevalence)})"
+
+
 def say_finding(finding: Finding) -> str:
     """Say a finding with its probability."""
-    answer = say_answer(finding.answer, finding.finding)
-    return f"{answer} ({say_probability(finding.probability, finding.prevalence)})"
+    return say_in_full(finding.answer, finding.finding, finding.probability, finding.prevalence)
 
 
 def name_caveats(caveats: Iterable[Caveat]) -> str:
