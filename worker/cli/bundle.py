@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from worker.domain import JSONObject
 
 app = typer.Typer(help="Bundles: what training delivers and the worker runs.", no_args_is_help=True)
+# Their sensitivity is that of all films with the finding, and an accuracy over both says neither.
+_SAYS_NOTHING_OF_CONFLICT_NORMALS = frozenset({"accuracy", "sensitivity"})
 _NAME = typer.Argument(help="a name, name/version or a folder; default: the setting PREREAD_BUNDLE, else the newest")
 
 
@@ -136,12 +138,17 @@ def _pairs(manifest: Manifest, digest: str) -> list[tuple[str, str]]:
     ]
     for spec in manifest.findings:
         point = spec.operating_point
+        what_it_is = (
+            "yes-or-no figures (sensitivity, specificity, accuracy) are given at it; the answer is 'flagged' from "
+            f"{point.uncertain_high:.3f}, 'uncertain' in between, 'not flagged' below {point.uncertain_low:.3f}"
+        )
         pairs += [
             ("finding", f"{spec.finding} ({spec.code})"),
             ("  probability", f"calibrated at prevalence {percent(spec.calibration.prevalence)}"),
             ("  flagged", f"from {point.uncertain_high:.3f}"),
             ("  uncertain", f"from {point.uncertain_low:.3f} to below {point.uncertain_high:.3f}"),
-            ("  operating point", f"{point.threshold:.3f}: {point.reason}"),
+            ("  operating point", f"{point.threshold:.3f}: {what_it_is}"),
+            ("  chosen by", point.reason),
         ]
     return [*pairs, *_metrics(manifest.metrics)]
 
@@ -149,7 +156,11 @@ def _pairs(manifest: Manifest, digest: str) -> list[tuple[str, str]]:
 def _metrics(metrics: JSONObject, prefix: str = "") -> Iterator[tuple[str, str]]:
     for name, value in metrics.items():
         said = f"{prefix}{name.replace('_', ' ')}"
-        if not isinstance(value, dict):
+        if name == "conflict_normals" and isinstance(value, dict):
+            yield said, "normals framed like pneumonia films"
+            telling = {key: figure for key, figure in value.items() if key not in _SAYS_NOTHING_OF_CONFLICT_NORMALS}
+            yield from _metrics(telling, f"{said}: ")
+        elif not isinstance(value, dict):
             yield said, f"{value:.4g}" if isinstance(value, float) else str(value)
         elif {"value", "low", "high"} <= value.keys():
             yield said, f"{value['value']:.4g} ({value['low']:.4g} to {value['high']:.4g})"

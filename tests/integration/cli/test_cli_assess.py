@@ -86,6 +86,20 @@ def test_no_word_for_health_is_ever_printed(assess, tmp_path, jpeg):
 # ---------------------------------------------------------------------- bundles
 
 
+def test_what_is_shown_of_the_shipped_bundle_explains_its_figures(preread):
+    ran = preread("bundle", "show")
+    assert ran.exit_code == 0
+    said = " ".join(ran.out.split())
+    assert "normals framed like pneumonia films" in said
+    assert "conflict normals: auc" in said
+    assert "conflict normals: specificity" in said
+    assert "conflict normals: sensitivity" not in said
+    assert "conflict normals: accuracy" not in said
+    assert "out of fold: sensitivity" in said
+    assert "yes-or-no figures (sensitivity, specificity, accuracy) are given at it" in said
+    assert "'flagged' from 0.820, 'uncertain' in between, 'not flagged' below 0.042" in said
+
+
 def test_a_missing_bundle_is_named_with_what_to_do(preread, tmp_path):
     for command in (["assess", "x.dcm"], ["bundle", "show"], ["bundle", "verify"]):
         ran = preread(*command, *(["--bundle"] if command[0] == "assess" else []), "no-such-bundle")
