@@ -30,7 +30,7 @@ from worker.domain import CAVEAT_TEXT, Answer, Caveat
 WAIT_S = 180.0
 STOP_S = 60.0
 POLL_S = 1.0
-PIPE_WIDTH = 200
+PIPE_WIDTH = 210
 PREREAD = [sys.executable, "-m", "worker"]
 # The real chest film that pydicom-data brings; its patient is 64 by birth and study date.
 REAL_FILMS = {"RG1_UNCR.dcm": "real film, uncompressed", "RG1_J2KI.dcm": "real film, JPEG 2000"}
