@@ -144,6 +144,10 @@ class Settings(BaseSettings):
                 for key in root:
                     if key not in _ROOT_KEYS:
                         raise ValueError(f"a root has no key {key!r}{_did_you_mean(str(key), _ROOT_KEYS)}")
+                path = root.get("path")
+                if isinstance(path, str) and not path.strip():
+                    # an empty path would mean the working folder, which nobody can have meant
+                    raise ValueError("a root's path is empty: name a folder")
         return value
 
 

@@ -95,6 +95,18 @@ def test_a_mistyped_key_of_a_root_is_named(tmp_path):
         load()
 
 
+@pytest.mark.parametrize("path", ["", "  "])
+def test_an_empty_path_of_a_root_is_refused_and_not_taken_for_the_working_folder(monkeypatch, tmp_path, path):
+    config = tmp_path / "preread.toml"
+    config.write_text(f'[[roots]]\npath = "{path}"\n')
+    with pytest.raises(SettingsError, match=r"roots in preread\.toml: a root's path is empty: name a folder"):
+        load()
+    config.unlink()
+    monkeypatch.setenv("PREREAD_ROOTS", f'[{{"path": "/films"}}, {{"path": "{path}"}}]')
+    with pytest.raises(SettingsError, match="PREREAD_ROOTS: a root's path is empty"):
+        load()
+
+
 def test_an_unknown_population_lists_the_known_ones(tmp_path):
     (tmp_path / "preread.toml").write_text('[[roots]]\npath = "a"\npopulation = "adults"\n')
     with pytest.raises(SettingsError, match="'undeclared', 'children-1-5y' or 'research'"):
