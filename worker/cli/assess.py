@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -40,14 +41,14 @@ def assess(
     declared = Declared(population=Population(population), assume_age=True)
     limits = Limits(max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels)
     counts: Counter[Outcome] = Counter()
-    codes: Counter[str] = Counter()
+    codes: dict[Outcome, Counter[str]] = {}
     not_judged = 0
     caveats: set[Caveat] = set()
     rows = []
     with output.progress("assessing", lambda: sum(1 for _ in batch.find_files(paths)), printing=json) as step:
         for result in batch.assess_files(paths, classifier, declared, limits):
             counts[result.outcome] += 1
-            codes.update([result.code] if result.code else [])
+            codes.setdefault(result.outcome, Counter()).update([result.code] if result.code else [])
             if not result.judged:
                 not_judged += 1
                 output.say(f"{os.fsencode(result.path).decode('utf-8', 'surrogateescape')}: {result.reason}")
@@ -79,11 +80,13 @@ def _row(result: FileResult) -> tuple[str, ...]:
     )
 
 
-def _summarise(counts: Counter[Outcome], codes: Counter[str], bundle: str) -> None:
+def _summarise(counts: Counter[Outcome], codes: Mapping[Outcome, Counter[str]], bundle: str) -> None:
     if not counts.total():
         output.say("no file was found")
         return
-    outcomes = ", ".join(f"{count} {outcome.value}" for outcome, count in sorted(counts.items()))
-    why = f" ({', '.join(f'{code} {count}' for code, count in codes.most_common())})" if codes else ""
+    outcomes = []
+    for outcome, count in sorted(counts.items()):
+        why = ", ".join(f"{code} {times}" for code, times in codes[outcome].most_common())
+        outcomes.append(f"{count} {outcome.value}{f' ({why})' if why else ''}")
     files = "1 file" if counts.total() == 1 else f"{counts.total()} files"
-    output.say(f"{files}: {outcomes}{why}; bundle {bundle}")
+    output.say(f"{files}: {', '.join(outcomes)}; bundle {bundle}")

@@ -43,6 +43,17 @@ def test_programs_get_json_lines_and_nothing_else_on_standard_output(assess, tmp
     assert "unknown_format 1" in ran.err
 
 
+def test_the_summary_gives_each_code_to_its_own_outcome(assess, tmp_path, jpeg):
+    (tmp_path / "film.jpg").write_bytes(jpeg())
+    (tmp_path / "flat.jpg").write_bytes(jpeg(rows=40, columns=300))
+    (tmp_path / "text.jpg").write_bytes(b"no film")
+    ran = assess(".")
+    summary = ran.err.splitlines()[-1]
+    assert summary == (
+        "3 files: 1 assessed, 1 refused (shape 1), 1 unreadable (unknown_format 1); bundle brightness/1.0.0"
+    )
+
+
 def test_a_path_that_does_not_exist_ends_with_1_and_the_others_are_done(assess, tmp_path, jpeg):
     (tmp_path / "film.jpg").write_bytes(jpeg())
     ran = assess("missing.dcm", "film.jpg", "--json")
