@@ -9,7 +9,7 @@
     │   ├── BrokenHeader         NoPixels             TooManyPixels
     │   ├── TruncatedPixels      DecodeFailed         UnsupportedTransferSyntax
     │   ├── UnsupportedPixels    (bits, samples or photometric interpretation that no rule covers)
-    │   └── ColourNotGrey        MultiFrame
+    │   └── ColourNotGrey        MultiFrame           BlankPicture
     ├── SlotError                the slot (child process) is at fault or died; retried, then quarantined
     │   └── SlotCrashed          SlotDeadline         SlotMemory
     ├── EnvironmentFault         the machine or share is at fault; never counts as an attempt
@@ -35,7 +35,7 @@ class PrereadError(Exception):
     code: ClassVar[str] = "preread_error"
     retryable: ClassVar[bool] = False
     exit_code: ClassVar[int] = 1
-    hint: ClassVar[str] = ""
+    hint: str = ""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message or (type(self).__doc__ or "").strip())
@@ -130,6 +130,13 @@ class ColourNotGrey(UnreadableError):
 
     code = "colour_not_grey"
     hint = "This is probably a screen capture or a photograph: send the original film."
+
+
+class BlankPicture(UnreadableError):
+    """The picture shows next to nothing: its grey levels hardly differ."""
+
+    code = "blank"
+    hint = "Look at the film in a viewer: it was not exposed, is covered, or its header spoils the grey scale."
 
 
 class MultiFrame(UnreadableError):
@@ -262,6 +269,11 @@ class DatabaseUnsuitable(SettingsError):
 
     code = "database_unsuitable"
     hint = "Put the SQLite file on a local disk, or use Postgres."
+
+    def __init__(self, message: str = "", hint: str = "") -> None:
+        """Keep a remedy that fits this cause better than the class's."""
+        super().__init__(message)
+        self.hint = hint or self.hint
 
 
 class UsageError(PrereadError):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import random
 import secrets
+import sqlite3
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -35,6 +36,12 @@ STATEMENT_TIMEOUT_S = 60
 MAX_TRIES = 5
 RETRY_FOR_S = 20.0
 _FIRST_PAUSE_S = 0.05
+_NO_DATABASE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_NO_ACCESS = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY})
+_OTHER_FILE = "Restore it from a backup, or name another database (PREREAD_DATABASE_URL)."
+_NAME_A_FILE = "Name a file in that folder, such as preread.db (PREREAD_DATABASE_URL)."
+_GIVE_RIGHTS = "Give the worker's user the right to write it, or name another database (PREREAD_DATABASE_URL)."
+_MAKE_FOLDER = "Make that folder, or name another database (PREREAD_DATABASE_URL)."
 _UPGRADE_LOCK = 0x7072_6561_6421  # any number that no other program locks: "pread!"
 
 
@@ -133,6 +140,20 @@ def sqlite_path(engine: Engine) -> Path | None:
     return Path(unquote(str(engine.url.database).removeprefix("file:")))
 
 
+def refuse_place(path: Path) -> None:
+    """Refuse a path at which no SQLite file can be kept; a missing file or folder is not refused.
+
+    Raises:
+        DatabaseUnsuitable: it is a folder, or this user may not write the file or the folder.
+    """
+    if os.path.isdir(path):
+        raise DatabaseUnsuitable(f"{path} is a folder, no database file", _NAME_A_FILE)
+    # the write-ahead log lies beside the file, so the folder must be writable as well
+    for needed, rights in ((path.parent, os.W_OK | os.X_OK), (path, os.R_OK | os.W_OK)):
+        if os.path.exists(needed) and not os.access(needed, rights):
+            raise DatabaseUnsuitable(f"{needed} may not be written", _GIVE_RIGHTS)
+
+
 # ---------------------------------------------------------------------- transactions
 
 
@@ -145,6 +166,7 @@ def write(engine: Engine, body: Callable[[Connection, bool], T], *, sleep: Calla
 
     Raises:
         DatabaseAway: still faltering after the last try.
+        DatabaseUnsuitable: it is no SQLite database, is damaged, or may not be written.
         SchemaOutdated: a table or column is missing.
     """
     started = time.monotonic()
@@ -153,7 +175,7 @@ def write(engine: Engine, body: Callable[[Connection, bool], T], *, sleep: Calla
             with engine.begin() as connection:
                 return body(connection, number > 1)
         except DBAPIError as error:
-            _raise_unless_passing(error)
+            _raise_unless_passing(engine, error)
             if number == MAX_TRIES or time.monotonic() - started > RETRY_FOR_S:
                 raise DatabaseAway(_first_line(error)) from error
         sleep(_FIRST_PAUSE_S * 3 ** (number - 1) * random.uniform(0.5, 1.5))
@@ -165,6 +187,7 @@ def read(engine: Engine, body: Callable[[Connection], T]) -> T:
 
     Raises:
         DatabaseAway: the database does not answer.
+        DatabaseUnsuitable: it is no SQLite database, is damaged, or may not be opened.
         SchemaOutdated: a table or column is missing.
     """
     for last in (False, True):
@@ -172,14 +195,22 @@ def read(engine: Engine, body: Callable[[Connection], T]) -> T:
             with engine.connect() as connection:
                 return body(connection.execution_options(preread_reading=True))
         except DBAPIError as error:
-            _raise_unless_passing(error)
+            _raise_unless_passing(engine, error)
             if last:
                 raise DatabaseAway(_first_line(error)) from error
     raise AssertionError("the loop above returns or raises")
 
 
-def _raise_unless_passing(error: DBAPIError) -> None:
+def _raise_unless_passing(engine: Engine, error: DBAPIError) -> None:
     """Raise what no retry can mend."""
+    path = sqlite_path(engine)
+    if path is not None:
+        # the low byte of SQLite's extended result code is its kind
+        kind = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
+        if kind in _NO_DATABASE:
+            raise DatabaseUnsuitable(f"{path} is no SQLite database, or is damaged", _OTHER_FILE) from error
+        if kind in _NO_ACCESS:
+            refuse_place(path)
     message = str(error.orig)
     missing = "no such table" in message or "no such column" in message
     if missing or (isinstance(error, ProgrammingError) and getattr(error.orig, "sqlstate", "") in {"42P01", "42703"}):
@@ -230,15 +261,19 @@ def upgrade(engine: Engine) -> None:
     Raises:
         SchemaTooNew: a newer program made it.
         DatabaseAway: it does not answer.
-        DatabaseUnsuitable: the folder for the SQLite file does not exist or may not be written.
+        DatabaseUnsuitable: the folder for the SQLite file does not exist or may not be written, or what lies at its
+            path is no database.
     """
     path = sqlite_path(engine)
     if path is not None:
+        refuse_place(path)
         try:
             # patient data: nobody but the owner reads it (the log and its index inherit these rights)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        except FileNotFoundError as error:
+            raise DatabaseUnsuitable(f"there is no folder {path.parent} for the database", _MAKE_FOLDER) from error
         except OSError as error:
-            raise DatabaseUnsuitable(f"the database file cannot be written: {error.strerror}") from error
+            raise DatabaseUnsuitable(f"{path} cannot be written: {error.strerror}", _GIVE_RIGHTS) from error
 
     def body(connection: Connection, _again: bool) -> None:
         if connection.dialect.name != "sqlite":
@@ -260,9 +295,11 @@ def check_schema(engine: Engine) -> None:
         SchemaOutdated: it is older, or there is none.
         SchemaTooNew: a newer program made it.
         DatabaseAway: the database does not answer.
+        DatabaseUnsuitable: it is no SQLite database, is damaged, or lies where it cannot be kept.
     """
     path = sqlite_path(engine)
-    if path is not None and not path.exists():
+    if path is not None and not os.path.exists(path):
+        refuse_place(path)
         raise SchemaOutdated("there is no database yet")
     revision = read(engine, _revision)
     known = _revisions()

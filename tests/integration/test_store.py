@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import stat
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import quote
 
@@ -181,8 +185,93 @@ def test_sqlite_on_a_network_file_system_is_refused(tmp_path: Path, monkeypatch:
 
 def test_sqlite_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
     engine = store.open_engine(f"sqlite:///{tmp_path / 'no' / 'preread.db'}")
-    with pytest.raises(DatabaseUnsuitable):
+    with pytest.raises(DatabaseUnsuitable, match=r"there is no folder .*/no ") as caught:
         store.upgrade(engine)
+    assert "Make that folder" in caught.value.hint
+
+
+@pytest.mark.parametrize("kept_bytes", [None, 50, 4096, 20_000, -4096])
+@pytest.mark.parametrize("action", [store.check_schema, store.upgrade])
+def test_a_foreign_or_truncated_sqlite_file_is_named_and_left_as_it_is(
+    tmp_path: Path, migrated_sqlite: Path, kept_bytes: int | None, action: Callable[[Engine], None]
+) -> None:
+    path = tmp_path / "preread.db"
+    content = b"# A readme, no database\n" * 100 if kept_bytes is None else migrated_sqlite.read_bytes()[:kept_bytes]
+    path.write_bytes(content)
+    engine = store.open_engine(f"sqlite:///{path}")
+    with pytest.raises(DatabaseUnsuitable, match=r"preread\.db is no SQLite database, or is damaged") as caught:
+        action(engine)
+    engine.dispose()
+    assert "backup" in caught.value.hint
+    assert path.read_bytes() == content
+
+
+def test_a_database_that_is_damaged_further_in_is_named_by_reads_and_writes(
+    tmp_path: Path, migrated_sqlite: Path
+) -> None:
+    path = tmp_path / "preread.db"
+    content = migrated_sqlite.read_bytes()
+    page = int.from_bytes(content[16:18], "big")
+    # the table of the schema and its version stay whole: the fault shows only when a film's row is wanted
+    engine = store.open_engine(f"sqlite:///{migrated_sqlite}")
+    number = store.read(
+        engine, lambda c: int(c.execute(text("SELECT rootpage FROM sqlite_master WHERE name = 'root'")).scalar_one())
+    )
+    engine.dispose()
+    path.write_bytes(content[: (number - 1) * page] + b"\xff" * page + content[number * page :])
+    engine = store.open_engine(f"sqlite:///{path}")
+    store.check_schema(engine)
+    with pytest.raises(DatabaseUnsuitable, match="damaged"):
+        store.read(engine, lambda c: c.execute(text("SELECT * FROM root")).all())
+    with pytest.raises(DatabaseUnsuitable, match="damaged"):
+        store.write(engine, lambda c, _: c.execute(text("DELETE FROM root")), sleep=no_pause)
+    engine.dispose()
+
+
+@pytest.mark.parametrize("action", [store.check_schema, store.upgrade])
+def test_a_folder_in_place_of_the_sqlite_file(tmp_path: Path, action: Callable[[Engine], None]) -> None:
+    engine = store.open_engine(f"sqlite:///{tmp_path}")
+    with pytest.raises(DatabaseUnsuitable, match="is a folder, no database file") as caught:
+        action(engine)
+    engine.dispose()
+    assert str(tmp_path) in str(caught.value)
+    assert "Name a file in that folder" in caught.value.hint
+
+
+@pytest.mark.parametrize("there", [True, False])
+@pytest.mark.parametrize("action", ["check_schema", "upgrade"])
+def test_an_sqlite_file_in_a_folder_that_may_not_be_written(
+    tmp_path: Path, migrated_sqlite: Path, there: bool, action: str
+) -> None:
+    folder = tmp_path / "locked"
+    folder.mkdir()
+    if there:
+        shutil.copy(migrated_sqlite, folder / "preread.db")
+    folder.chmod(0o555)
+    try:
+        said = _said_by_a_user_without_privileges(action, folder / "preread.db")
+    finally:
+        folder.chmod(0o755)
+    assert said[0] == "DatabaseUnsuitable"
+    assert said[1] == f"{folder} may not be written"
+    assert "right to write" in said[2]
+
+
+def _said_by_a_user_without_privileges(action: str, path: Path) -> list[str]:
+    """Class, message and hint of what ``store``'s function raises where root's privileges do not open every door."""
+    program = f"""
+import ctypes
+# root may write everywhere: give up all capabilities (capset, version 3)
+ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
+from worker import store
+engine = store.open_engine({f"sqlite:///{path}"!r})
+try:
+    store.{action}(engine)
+except Exception as error:
+    print(type(error).__name__, error, getattr(error, "hint", ""), sep="\\n")
+"""
+    ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=120)
+    return ran.stdout.splitlines()
 
 
 @pytest.mark.parametrize("url", ["preread.db", "mysql://u:secret@h/d", "postgres//u:secret@h", ""])

@@ -131,11 +131,7 @@ def _database(settings: Settings) -> Checked:
         path = store.sqlite_path(engine)
         if path is not None:
             where += f" on {file_system_of(path)}"
-            # the write-ahead log lies beside the file, so the folder must be writable as well
-            for needed in (path.parent, path):
-                if needed.exists() and not os.access(needed, os.W_OK):
-                    remedy = "Give the worker's user the right to write it, or name another database."
-                    return Checked("database", False, f"{needed} may not be written", remedy)
+            store.refuse_place(path)
         store.check_schema(engine)
     finally:
         engine.dispose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated
@@ -66,7 +67,7 @@ def _open_or_create(settings: Settings, roots: Sequence[RootSpec]) -> Engine:
     for root in roots:
         refuse_within(root, path)
     by_default = settings.database_url == AnySettings.model_fields["database_url"].default
-    if by_default and path is not None and not path.exists():
+    if by_default and path is not None and not os.path.exists(path):
         store.upgrade(engine)
         output.say(f"made the database {path}")
     store.check_schema(engine)

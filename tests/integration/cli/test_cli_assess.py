@@ -175,6 +175,25 @@ def test_check_says_what_to_do_on_a_new_machine_and_then_that_the_worker_can_sta
     assert "the worker can start" in able("check", "--root", "inbox").err
 
 
+@pytest.mark.parametrize("what, found", [("README.md", "no SQLite database"), ("inbox", "is a folder")])
+def test_what_is_no_database_is_a_row_of_check_and_ends_the_others_with_2(able, monkeypatch, tmp_path, what, found):
+    (tmp_path / "README.md").write_text("# A readme, no database\n" * 100)
+    (tmp_path / "films").mkdir()
+    monkeypatch.setenv("PREREAD_DATABASE_URL", f"sqlite:///{what}")
+    ran = able("check", "--root", "films", "--json")
+    assert ran.exit_code == 1
+    (row,) = [record for record in ran.records if not record["ok"]]
+    assert row["what"] == "database"
+    assert found in row["found"]
+    assert "PREREAD_DATABASE_URL" in row["remedy"]
+    for command in (["results"], ["db", "check"], ["db", "upgrade"], ["explain", "x"]):
+        ran = able(*command)
+        assert (ran.exit_code, ran.out) == (2, ""), command
+        assert found in ran.err
+        assert "[database_unsuitable]" in ran.err
+        assert "by itself" not in ran.err
+
+
 def test_check_names_a_share_that_is_not_there(able):
     able("db", "upgrade")
     ran = able("check", "--root", "inbox", "--root", "no-share", "--json")
