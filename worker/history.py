@@ -100,6 +100,11 @@ def explain(engine: Engine, path: bytes) -> list[Explanation]:
     return read(engine, lambda connection: _explain(connection, path))
 
 
+def root_paths(engine: Engine) -> list[bytes]:
+    """Return the folders that this database knows, the first registered first; ``--root`` names some in no settings."""
+    return read(engine, lambda connection: list(connection.execute(select(_root.path).order_by(_root.id)).scalars()))
+
+
 def _show(connection: Connection, result_id: int) -> ResultDetail | None:
     row = connection.execute(selected().where(_file.id == result_id, _file.committed_at.is_not(None))).one_or_none()
     if row is None:

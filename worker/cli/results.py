@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import stat
 import sys
@@ -16,7 +17,7 @@ from worker.cli import door, output
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from worker.domain import Caveat, RootSpec
+    from worker.domain import Caveat
     from worker.history import Explanation
     from worker.results import ResultFilter
 
@@ -113,8 +114,11 @@ def explain(
     Exit code: 0; 1 when no watched folder knows the path.
     """
     from worker.cli import views
+    from worker.history import root_paths
 
-    found = _with_database(context, lambda engine: _explanations(engine, path))
+    found, known = _with_database(
+        context, lambda engine: (_explanations(engine, path), [os.fsdecode(root) for root in root_paths(engine)])
+    )
     for explanation in found:
         if json:
             output.print_json(views.explanation_to_json(explanation))
@@ -122,7 +126,9 @@ def explain(
             output.print_text(views.sentence(explanation))
             output.print_table(("when", "version", "state", "why"), views.history_rows(explanation))
     if not found:
-        output.say(_unknown(path, door.of(context).settings().roots))
+        # a folder that only `--root` named stands in no settings
+        named = [str(root.path) for root in door.of(context).settings().roots]
+        output.say(_unknown(path, list({os.path.abspath(root): root for root in (*known, *named)}.values())))
         raise typer.Exit(1)
 
 
@@ -200,8 +206,12 @@ def _explanations(engine: Engine, path: str) -> list[Explanation]:
     return []
 
 
-def _unknown(path: str, roots: Sequence[RootSpec]) -> str:
-    """Say what is known of a path that no scan has met."""
+def _unknown(path: str, roots: Sequence[str]) -> str:
+    """Say what is known of a path that no scan has met.
+
+    Args:
+        roots: the folders of the settings and of the database.
+    """
     from worker.ignoring import RULES, path_rule
 
     try:
@@ -212,11 +222,13 @@ def _unknown(path: str, roots: Sequence[RootSpec]) -> str:
         there = "It is there." if stat.S_ISREG(mode) else "It is there, but it is no regular file."
     said = f"No watched folder of this database knows {path}. {there}"
     whole = os.path.abspath(path)
-    for root in roots:
-        inside = os.path.relpath(whole, os.path.abspath(root.path))
+    # as in _explanations: the root may be known by its real path, and the caller may stand behind a link
+    real = os.path.join(os.path.realpath(os.path.dirname(whole)), os.path.basename(whole))
+    for root, candidate in itertools.product(roots, dict.fromkeys((whole, real))):
+        inside = os.path.relpath(candidate, os.path.abspath(root))
         if inside.split(os.sep)[0] == os.pardir:
             continue
         rule = path_rule(os.fsencode(inside))
         why = f"it is left out: {RULES[rule]}" if rule else "no scan has met it yet: is `preread run` at work?"
-        return f"{said} It lies in the root {root.path}; {why}"
-    return f"{said} It lies in none of the {len(roots)} roots of the settings; `preread check` shows them"
+        return f"{said} It lies in the root {root}; {why}"
+    return f"{said} It lies in none of the roots of the settings and of this database ({len(roots)} in all)"

@@ -234,7 +234,18 @@ def test_explain_of_an_unknown_path_says_what_is_there(preread, filled, tmp_path
     assert (ran.exit_code, ran.out) == (1, "")
     assert "No watched folder of this database knows" in ran.err
     assert "cannot be found" in ran.err
-    assert "in none of the 0 roots" in ran.err
+    assert "in none of the roots of the settings and of this database (1 in all)" in ran.err
+
+
+@pytest.mark.parametrize("through", ["inbox", "link"])
+def test_explain_of_a_file_in_a_root_that_only_the_database_knows(preread, filled, tmp_path, through):
+    """A worker was started with `--root`: the settings name no folder."""
+    (tmp_path / "link").symlink_to(filled)
+    filled.mkdir(exist_ok=True)
+    ran = preread("explain", f"{through}/nope.dcm")
+    assert (ran.exit_code, ran.out) == (1, "")
+    assert f"It lies in the root {filled}; no scan has met it yet" in ran.err
+    assert "none of the" not in ran.err
 
 
 @pytest.mark.parametrize(
