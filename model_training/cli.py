@@ -141,6 +141,7 @@ def evaluate(
     if predictions is not None:
         _writable(predictions)
     classifier = Classifier(bundles.load(bundles.resolve(bundle)))
+    classifier.self_check()
     with _progress() as progress:
         task = progress.add_task("assessing", total=len(films))
         judged = judge(films, classifier, lambda: progress.advance(task))

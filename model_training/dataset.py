@@ -82,9 +82,12 @@ def index(source: Path) -> list[Film]:
     elif source.is_file():
         try:
             with source.open(newline="", encoding="utf-8-sig") as stream:
-                rows = csv.DictReader(stream)
-                if not {"path", "label"} <= set(rows.fieldnames or ()):
+                reader = csv.DictReader(stream)
+                if not {"path", "label"} <= set(reader.fieldnames or ()):
                     raise UsageError(f"{source}: the columns path and label are needed, patient is wanted")
+                rows = list(reader)
+                if short := [number for number, row in enumerate(rows, 2) if not (row["path"] and row["label"])]:
+                    raise UsageError(f"{source}: line {short[0]} lacks its path or label")
                 films = [_film(source.parent / row["path"], row["label"], row.get("patient")) for row in rows]
         except (UnicodeDecodeError, csv.Error) as error:
             raise UsageError(f"{source} is no CSV in UTF-8: {error}") from None

@@ -107,6 +107,36 @@ class _Told(keras.callbacks.Callback):  # type: ignore[misc]
         self._say(f"epoch {epoch + 1} of {self._epochs}: loss {loss:.4f}, about {left_min:.0f} min left")
 
 
+class _Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keep weights and optimizer after each epoch, the epoch in the name; replaced at once, so never half there."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        earlier = _checkpoints(self._folder)
+        part = self._folder / "part.weights.h5"
+        self.model.save_weights(part)
+        os.replace(part, self._folder / f"checkpoint-{epoch + 1}.weights.h5")
+        for path in earlier.values():
+            path.unlink()
+
+    @staticmethod
+    def restore(model: keras.Model, folder: Path) -> int:
+        """Load the newest checkpoint into a compiled model and return its number of epochs; 0 without any."""
+        kept = _checkpoints(folder)
+        if not kept:
+            return 0
+        model.optimizer.build(model.trainable_variables)
+        model.load_weights(kept[max(kept)])
+        return max(kept)
+
+
+def _checkpoints(folder: Path) -> dict[int, Path]:
+    return {int(path.name.split("-")[1].split(".")[0]): path for path in folder.glob("checkpoint-*.weights.h5")}
+
+
 class _Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
     """Linear warm-up, then half a cosine to zero."""
 
@@ -193,19 +223,23 @@ def fit(
         loss={"logit": keras.losses.BinaryCrossentropy(from_logits=True), "activation_map": None, "embedding": None},
         jit_compile=False,
     )
+    restored = _Checkpoint.restore(model, folder)
     done = 0
     for size, count in recipe.sizes:
+        if restored >= done + count:
+            done += count
+            continue
         model.fit(
             _batches(recipe, spec, pictures, labels, weights, size, seed + done),
             steps_per_epoch=steps,
-            initial_epoch=done,
+            initial_epoch=max(done, restored),
             epochs=done + count,
             verbose=0,
             shuffle=False,
             callbacks=[
                 _NotANumber(),
                 _Told(epochs, folder / "history.csv", say),
-                keras.callbacks.BackupAndRestore(str(folder / f"checkpoint-{size}"), delete_checkpoint=False),
+                _Checkpoint(folder),
             ],
         )
         done += count

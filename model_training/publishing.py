@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -129,10 +128,8 @@ def publish(run: Path, data: Data, folder: Path, *, name: str, version: str, pre
         np.savez_compressed(part / GOLDEN_FILE, **_golden(model, TRAINING_SPEC))  # type: ignore[arg-type]
         (part / CARD_FILE).write_text(card(manifest), encoding="utf-8")
 
-    # Rehearsed aside first: a bundle whose network LiteRT runs differently never appears under its name.
-    with tempfile.TemporaryDirectory() as aside:
-        Classifier(bundles.publish(Path(aside), manifest, write)).self_check()
-    return bundles.publish(folder, manifest, write)
+    # A bundle whose network LiteRT runs differently never appears under its name.
+    return bundles.publish(folder, manifest, write, check=lambda bundle: Classifier(bundle).self_check())
 
 
 def _figure(value: float | None) -> str:
@@ -149,9 +146,12 @@ def card(manifest: JSONObject) -> str:
     data, calibration = training["data"], finding["calibration"]
     point = finding["operating_point"]
     rows = "\n".join(
-        _line(f"{part}: {name}", measured[part][name])
-        for part in ("out_of_fold", "conflict_normals")
-        for name in ("auc", "accuracy", "sensitivity", "specificity")
+        _line(f"{label}: {name}", measured[part][name])
+        for label, part, names in (
+            ("all films", "out_of_fold", ("auc", "accuracy", "sensitivity", "specificity")),
+            ("conflict slice", "conflict_normals", ("auc", "specificity")),
+        )
+        for name in names
     )
     return f"""# {manifest["name"]} {manifest["version"]}
 
@@ -167,8 +167,8 @@ lower. Operating point {point["threshold"]:.4f}, uncertain from {point["uncertai
 ## For whom, and not for whom
 
 Frontal (AP, PA) chest films, CR or DX, of children of 1 to 5 years. Not for adults, infants under one year, lateral
-films, CT, photographs of films or following a course. The films it learned from show pneumonia or a healthy chest:
-how it answers to other diseases is unknown.
+films, CT, photographs of films or following a course. The films it learned from show pneumonia or, in their
+graders' view, none: how it answers to other diseases is unknown.
 
 ## Data
 
@@ -176,12 +176,12 @@ how it answers to other diseases is unknown.
 with pneumonia; labels by two graders and, for part of the set, a third. Age, sex, dates and devices of the films were
 not published. Digest of films, labels, patients and folds: `{data["digest"]}`.
 
-Known shortcut: normals and pneumonia films are framed differently in these data (chin in view, size of the lungs in
-the picture), and normals elsewhere are framed otherwise. A linear model on 14x14 thumbnails alone reaches an AUC of
-{_figure(data["linear_14x14_auc"])} out of fold, {_figure(data["linear_14x14_auc_conflict_normals"])} on the
-{data["conflict_normals"]} conflict normals (normals that a border-only linear model calls pneumonia). This was
-known before the recipe was chosen, partly from how the published test films are framed; strong random crops and the
-conflict slice answer it.
+Known shortcut: films with and without pneumonia are framed differently in these data (chin in view, size of the lungs
+in the picture), and films without it are framed otherwise elsewhere. A linear model on 14x14 thumbnails alone reaches
+an AUC of {_figure(data["linear_14x14_auc"])} out of fold, {_figure(data["linear_14x14_auc_conflict_normals"])} on the
+conflict slice: {data["conflict_normals"]} films without pneumonia whose border alone makes a linear model say it.
+This was known before the recipe was chosen, partly from how the published test films are framed; strong random crops
+and the conflict slice answer it.
 
 ## Network
 
@@ -193,9 +193,9 @@ channel. Initial weights:
 ## Figures
 
 Out of fold: every film was measured by a network fitted without its patient. 95 % intervals from a bootstrap over
-patients, {measured["count"]} films; the conflict rows hold {measured["conflict_normals"]["count"]} normals against
-all pneumonia films. Recipes, the size at which the network looks and the threshold were compared on the same patients,
-so the figures are a little optimistic.
+patients, {measured["count"]} films; the rows "conflict slice" hold its {measured["conflict_normals"]["count"]} films
+without pneumonia against all with it. Recipes, the size at which the network looks and the threshold were compared on
+the same patients, so the figures are a little optimistic.
 
 | figure | value | 95 % interval |
 | --- | --- | --- |
@@ -207,6 +207,7 @@ Uncertain: {measured["uncertain_rate"]:.1%} of these films. Pneumonia among the 
 ## Limits
 
 The activation map shows what moved the answer, not where a disease is. Probabilities hold for films like these; a site
-should compare with its own readings first. Over-calling healthy children is the known weakness of models trained on
-these data.
+should compare with its own readings first. Over-calling films without pneumonia is the known weakness of models trained
+on these data. There is no detector of pictures that are no chest film: where no tag tells, a knee is answered like a
+chest, and the answer is worth nothing.
 """

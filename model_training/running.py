@@ -56,13 +56,19 @@ def run(
         UsageError: the folder holds a run of another recipe, seed or data set, or there is no such fold.
         FittingFailed: see ``fitting.fit``.
     """
-    record = {"recipe": json.loads(describe(recipe)), "seed": seed, "data": summary(data), "environment": environment()}
+    record = {
+        "recipe": json.loads(describe(recipe)),
+        "seed": seed,
+        "steps_per_epoch": steps_per_epoch,
+        "data": summary(data),
+        "environment": environment(),
+    }
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / RECORD_FILE
     if file.exists():
         earlier = json.loads(file.read_text(encoding="utf-8"))
-        for key in ("recipe", "seed", "data"):
-            if earlier[key] != record[key]:
+        for key in ("recipe", "seed", "steps_per_epoch", "data"):
+            if earlier.get(key) != record[key]:
                 raise UsageError(f"{folder} holds a run with another {key}: choose another folder")
     else:
         _write(file, json.dumps(record, indent=2, sort_keys=True) + "\n")

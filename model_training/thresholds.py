@@ -46,7 +46,7 @@ def choose(films: OutOfFold, calibration: Calibration) -> OperatingPoint:
     Pneumonia missed is the costly error, so a cut with a sensitivity below 0.97 is not considered.
     """
     present, absent = films.logits[films.labels == 1], films.logits[films.hard_normals]
-    kind = "conflict normals" if films.conflict_normals.any() else "normals (none is a conflict normal)"
+    kind = "films without the finding" + (" in the conflict slice" if films.conflict_normals.any() else "")
     candidates = np.unique(films.logits)
     cuts = (candidates[1:] + candidates[:-1]) / 2
     sensitivity = (present[None, :] >= cuts[:, None]).mean(axis=1)
@@ -65,7 +65,7 @@ def choose(films: OutOfFold, calibration: Calibration) -> OperatingPoint:
         uncertain_high=calibration.probability(high),
         reason=(
             f"threshold: of the cuts with an out-of-fold sensitivity of at least {_SENSITIVITY_FLOOR}, the one where "
-            f"the smaller of sensitivity ({sensitivity[chosen]:.4f}, one-sided 95 % lower bound "
+            f"the smaller of sensitivity ({sensitivity[chosen]:.4f}, one-sided 95 % lower bound by film "
             f"{sensitivity_lower_bound(found, len(present)):.4f}) and specificity on the {len(absent)} {kind} "
             f"({specificity[chosen]:.4f}) is largest; band: from the lowest {_BAND_MISSED:.0%} of "
             f"pneumonia films to the highest {_BAND_CALLED:.0%} of {kind}, {in_band:.1%} of out-of-fold films"

@@ -6,9 +6,12 @@ import hashlib
 
 from worker.classifier import Classifier
 from worker.domain import Assessment, Caveat, Declared, Refusal
+from worker.errors import BlankPicture
 from worker.gate import screen
 from worker.preprocessing import apply
 from worker.radiograph import DEFAULT_LIMITS, Limits, decode, read_header
+
+_GREY_LEVELS_MIN = 8
 
 
 def assess(
@@ -32,6 +35,9 @@ def assess(
         code, reason = verdict.refusal
         return Refusal(sha256, bundle.label, code, reason, header.identity, header.format)
     radiograph = decode(header, limits)
+    low, high = int(radiograph.pixels.min()), int(radiograph.pixels.max())
+    if high - low < _GREY_LEVELS_MIN:
+        raise BlankPicture(f"all of the picture lies between the grey levels {low} and {high} of 255")
     output = classifier.classify(apply(bundle.manifest.preprocessing, radiograph.pixels))
     caveats: dict[Caveat, None] = dict.fromkeys((*verdict.caveats, *radiograph.caveats))
     return Assessment(

@@ -160,12 +160,18 @@ def resolve(name: str | None = None) -> Path:
     return found[-1]
 
 
-def publish(folder: Path, manifest: JSONObject, write: Callable[[Path], None]) -> Bundle:
+def publish(
+    folder: Path,
+    manifest: JSONObject,
+    write: Callable[[Path], None],
+    check: Callable[[Bundle], object] = lambda _: None,
+) -> Bundle:
     """Make a new bundle at ``folder/name/version`` that is there whole or not at all.
 
     Args:
         manifest: every field but ``files``, which is filled in here.
         write: writes the files into the folder that it is given.
+        check: looks at the finished bundle before it appears under its name, and raises what it will.
 
     Raises:
         UsageError: this version is there already; a version never changes.
@@ -182,6 +188,6 @@ def publish(folder: Path, manifest: JSONObject, write: Callable[[Path], None]) -
     files = {str(file.relative_to(part)): _sha256(file) for file in sorted(part.rglob("*")) if file.is_file()}
     text = json.dumps({**manifest, "files": files}, indent=2, sort_keys=True, ensure_ascii=False)
     (part / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
-    load(part)
+    check(load(part))
     part.rename(target)
     return load(target)

@@ -72,7 +72,13 @@ class FindingSpec:
     operating_point: OperatingPoint
 
     def of(self, logit: float) -> Finding:
-        """Turn the network's logit into a finding."""
+        """Turn the network's logit into a finding.
+
+        Raises:
+            ArithmeticError: it is no finite number; an answer would be made up.
+        """
+        if not math.isfinite(logit):
+            raise ArithmeticError(f"the network's logit for {self.finding} is {logit}")
         probability = self.calibration.probability(logit)
         return Finding(
             finding=self.finding,

@@ -196,7 +196,7 @@ def _stated_view(header: Header) -> str | None:
         return "LATERAL"
     for line in header.view_text:
         found = _FRONTAL_TEXT.search(line)
-        if found:
+        if found and not _OTHER_TEXT.search(line):  # "AP/LAT" names a protocol of two views, not this film's
             return "AP" if found[0].startswith(("ap", "a.", "antero")) else "PA"
     return None
 

@@ -104,6 +104,8 @@ def age_in_years(patient_age: str | None, birth: str | None, study: str | None) 
     """
     stated = _stated(patient_age)
     counted = _counted(birth, study)
+    if stated is not None and counted is None and birth is not None and study is not None:
+        return None, True  # the dates give no age that can be: they contradict the one that is stated
     if stated is None or counted is None:
         return (counted if stated is None else stated[0]), False
     low, unit = stated

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,33 @@ def test_a_loss_that_is_no_number_ends_the_fit(tmp_path: Path) -> None:
     with pytest.raises(FittingFailed, match="loss became"):
         fit(recipe, TRAINING_SPEC, pictures, labels, np.full(8, 1 / 8), tmp_path, steps_per_epoch=3)
     assert not (tmp_path / WEIGHTS_FILE).exists()
+
+
+def test_an_interrupted_fit_goes_on_where_it_was(tmp_path: Path) -> None:
+    recipe = dataclasses.replace(RECIPES["smoke"], sizes=((64, 2), (96, 1)))
+    pictures = np.random.default_rng(0).integers(0, 256, (8, 224, 224), dtype=np.uint8)
+
+    def once(say: Callable[[str], None]) -> None:
+        labels = np.array([0, 1] * 4)
+        fit(recipe, TRAINING_SPEC, pictures, labels, np.full(8, 1 / 8), tmp_path, steps_per_epoch=1, say=say)
+
+    def interrupt(text: str) -> None:
+        if text.startswith("epoch 2"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        once(interrupt)
+    (tmp_path / "part.weights.h5").write_bytes(b"broken off while it was written")
+    told: list[str] = []
+    once(told.append)
+    assert [text.split()[1] for text in told] == ["2", "3"]
+    assert (tmp_path / WEIGHTS_FILE).exists()
+
+
+def test_a_trial_run_is_not_taken_for_a_whole_one(data: Path, run: Path) -> None:
+    arguments = ["fit", "--data", str(data), "--run", str(run), "--recipe", "smoke", "--folds", "2"]
+    with pytest.raises(UsageError, match="another steps_per_epoch"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
 def test_publish_wants_a_finished_run(data: Path, tmp_path: Path) -> None:

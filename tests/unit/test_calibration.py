@@ -55,3 +55,9 @@ def test_calibration_that_cannot_be_meant_is_refused(wrong: tuple[float, float, 
 def test_band_that_leaves_out_its_threshold_is_refused(wrong: tuple[float, float, float]) -> None:
     with pytest.raises(ValueError, match="must hold"):
         OperatingPoint(*wrong, "test")
+
+
+@pytest.mark.parametrize("logit", [math.nan, math.inf, -math.inf])
+def test_a_logit_that_is_no_number_gets_no_answer(logit: float) -> None:
+    with pytest.raises(ArithmeticError, match="pneumonia"):
+        SPEC.of(logit)

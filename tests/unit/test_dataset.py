@@ -76,6 +76,7 @@ def test_index_reads_a_csv_with_paths_relative_to_it(tmp_path: Path) -> None:
     [
         ("file,label\n", "columns path and label"),
         ("path,label\nNORMAL/film0.png,HEALTHY\n", "HEALTHY"),
+        ("path,label\nNORMAL/film0.png,NORMAL\nPNEUMONIA/film0.png\n", "line 3 lacks"),
         ("path,label\nNORMAL/film0.png,NORMAL\n", "no film labelled PNEUMONIA"),
         ("path,label\nNORMAL/film9.png,NORMAL\nPNEUMONIA/film0.png,PNEUMONIA\n", "film9.png"),
     ],
@@ -86,6 +87,19 @@ def test_a_wrong_csv_is_named(tmp_path: Path, text: str, message: str) -> None:
     table.write_text(text)
     with pytest.raises(UsageError, match=message):
         index(table)
+
+
+def test_bytes_that_are_no_utf8_are_named(tmp_path: Path) -> None:
+    (tmp_path / "films.csv").write_bytes(b"path,label\n\xff\xfe,NORMAL\n")
+    with pytest.raises(UsageError, match="UTF-8"):
+        index(tmp_path / "films.csv")
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    _data_set(tmp_path)
+    rows = "path,label\nNORMAL/film0.png,NORMAL\nPNEUMONIA/film0.png,PNEUMONIA\n"
+    (tmp_path / "films.csv").write_text(rows, encoding="utf-8-sig")
+    assert len(index(tmp_path / "films.csv")) == 2
 
 
 def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -179,6 +179,7 @@ def test_a_frontal_view_is_looked_for_elsewhere(tags: dict[str, object]) -> None
     [
         {},
         {"view_text": ("bilateral infiltrates",)},
+        {"view_text": ("chest ap/lat",)},
         {"search_text": ("chest pa and lateral",)},
         {"patient_orientation": "L\\F"},
         {"view_position": "SUPINE"},

@@ -205,3 +205,7 @@ def test_a_path_never_overrides_a_tag() -> None:
         patient_id="TAG", accession_number="A1"
     )
     assert fill(known, {}) is known
+
+
+def test_dates_that_give_no_age_contradict_the_one_that_is_stated() -> None:
+    assert age_in_years("003Y", "2025-01-01", "2020-01-01") == (None, True)

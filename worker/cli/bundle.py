@@ -157,7 +157,7 @@ def _metrics(metrics: JSONObject, prefix: str = "") -> Iterator[tuple[str, str]]
     for name, value in metrics.items():
         said = f"{prefix}{name.replace('_', ' ')}"
         if name == "conflict_normals" and isinstance(value, dict):
-            yield said, "normals framed like pneumonia films"
+            yield said, "films without pneumonia framed like films with it"
             telling = {key: figure for key, figure in value.items() if key not in _SAYS_NOTHING_OF_CONFLICT_NORMALS}
             yield from _metrics(telling, f"{said}: ")
         elif not isinstance(value, dict):

@@ -101,7 +101,7 @@ def test_what_is_shown_of_the_shipped_bundle_explains_its_figures(preread):
     ran = preread("bundle", "show")
     assert ran.exit_code == 0
     said = " ".join(ran.out.split())
-    assert "normals framed like pneumonia films" in said
+    assert "films without pneumonia framed like films with it" in said
     assert "conflict normals: auc" in said
     assert "conflict normals: specificity" in said
     assert "conflict normals: sensitivity" not in said
