@@ -82,7 +82,9 @@ def results(
 @app.command("show")
 def show(
     context: typer.Context,
-    result_id: Annotated[int, typer.Argument(metavar="ID", help="the number in the first column of `results`")],
+    result_id: Annotated[
+        int, typer.Argument(metavar="ID", min=1, max=2**63 - 1, help="the number in the first column of `results`")
+    ],
     json: Annotated[bool, typer.Option("--json", help="print one JSON record")] = False,
 ) -> None:
     """Show one result in full, with its history.

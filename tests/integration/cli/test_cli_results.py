@@ -189,6 +189,7 @@ def test_nothing_matching_is_said_and_is_no_failure(preread, filled):
         (["--json", "--csv"], "exclude"),
         (["--answer", "positive"], "positive"),
         (["show", "999"], "999"),
+        (["show", "9" * 30], "9223372036854775807"),
     ],
 )
 def test_a_wrong_command_line_ends_with_2_and_one_message(preread, filled, arguments, word):
