@@ -72,9 +72,14 @@ def open_database(settings: Settings) -> Engine:
         SchemaOutdated, SchemaTooNew, DatabaseUnsuitable, DatabaseAway: it cannot be used.
     """
     from worker import store
+    from worker.errors import PrereadError
 
     engine = store.open_engine(settings.database_url)
-    store.check_schema(engine)
+    try:
+        store.check_schema(engine)
+    except PrereadError:
+        engine.dispose()
+        raise
     return engine
 
 

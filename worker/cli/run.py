@@ -59,16 +59,21 @@ def _open_or_create(settings: Settings, roots: Sequence[RootSpec]) -> Engine:
     Only then: a database that was named and is not there is more likely mistyped or not mounted than new.
     """
     from worker import store
+    from worker.errors import PrereadError
     from worker.settings import Settings as AnySettings
     from worker.settings import refuse_within
 
     engine = store.open_engine(settings.database_url)
-    path = store.sqlite_path(engine)
-    for root in roots:
-        refuse_within(root, path)
-    by_default = settings.database_url == AnySettings.model_fields["database_url"].default
-    if by_default and path is not None and not os.path.exists(path):
-        store.upgrade(engine)
-        output.say(f"made the database {path}")
-    store.check_schema(engine)
+    try:
+        path = store.sqlite_path(engine)
+        for root in roots:
+            refuse_within(root, path)
+        by_default = settings.database_url == AnySettings.model_fields["database_url"].default
+        if by_default and path is not None and not os.path.exists(path):
+            store.upgrade(engine)
+            output.say(f"made the database {path}")
+        store.check_schema(engine)
+    except PrereadError:
+        engine.dispose()
+        raise
     return engine
