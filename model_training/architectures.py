@@ -17,7 +17,6 @@ import numpy as np
 from model_training.pretrained import StateDict
 
 _BATCH_NORM_EPSILON = 1e-3
-OUTPUTS = ("logit", "activation_map", "embedding")
 
 
 @dataclass(frozen=True)

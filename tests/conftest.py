@@ -154,7 +154,7 @@ def _group_of_nobody() -> str:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """The one Postgres server of this session; started when a first test asks for it."""
+    """The one Postgres server of this test run; started when a first test asks for it."""
     parent = tempfile.gettempdir()
     if len(os.fsencode(parent)) > SOCKET_PATH_MAX_BYTES - 20:
         parent = "/tmp"

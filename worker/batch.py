@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from worker.assess import assess
+from worker.beneath import read_up_to
 from worker.classifier import Classifier
 from worker.domain import Assessment, Caveat, Declared, Finding, JSONObject, Outcome
 from worker.errors import (
@@ -33,7 +34,6 @@ from worker.radiograph import DEFAULT_LIMITS, Limits
 from worker.records import finding_to_json, reversible_path
 
 _LOG = logging.getLogger(__name__)
-_CHUNK_BYTES = 1024 * 1024
 # O_NONBLOCK: a pipe that took the file's place must not make us wait for a writer.
 _OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 _O_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
@@ -157,7 +157,7 @@ def read_regular_file(path: str, max_bytes: int, *, follow: bool = False) -> byt
             _refuse_irregular(before)
             if before.st_size > max_bytes:
                 raise TooManyBytes(f"the file has {before.st_size} bytes; {max_bytes} are read at most")
-            data = _read_up_to(descriptor, max_bytes + 1)
+            data = read_up_to(descriptor, max_bytes + 1)
             after = os.fstat(descriptor)
         finally:
             os.close(descriptor)
@@ -213,14 +213,6 @@ def assess_found(
         )
     ms = (time.perf_counter() - began) * 1000
     return FileResult(found.path, sha256, outcome, code, reason, (), (), classifier.bundle.label, ms, judged)
-
-
-def _read_up_to(descriptor: int, count: int) -> bytes:
-    chunks = []
-    while count > 0 and (chunk := os.read(descriptor, min(count, _CHUNK_BYTES))):
-        chunks.append(chunk)
-        count -= len(chunk)
-    return b"".join(chunks)
 
 
 def _refuse_irregular(status: os.stat_result) -> None:

@@ -124,7 +124,7 @@ def _read(folder_fd: int, expected: Observation, max_bytes: int) -> Contents:
         _check_expected(before, expected)
         if before.st_size > max_bytes:
             raise TooManyBytes(f"The file has {before.st_size} bytes; the limit is {max_bytes}.")
-        data = _read_up_to(file_fd, before.st_size + 1)
+        data = read_up_to(file_fd, before.st_size + 1)
         after = os.fstat(file_fd)
     finally:
         os.close(file_fd)
@@ -141,7 +141,8 @@ def _check_expected(status: os.stat_result, expected: Observation) -> None:
         raise FileChanged("the file changed before it was read")
 
 
-def _read_up_to(file_fd: int, count: int) -> bytes:
+def read_up_to(file_fd: int, count: int) -> bytes:
+    """Read a descriptor to its end, ``count`` bytes at most."""
     chunks = []
     while count > 0 and (chunk := os.read(file_fd, min(count, _CHUNK_BYTES))):
         chunks.append(chunk)

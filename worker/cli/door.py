@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,8 +65,11 @@ def of(context: typer.Context) -> Door:
     return door if door is not None else Door()
 
 
-def open_database(settings: Settings) -> Engine:
+def open_database(settings: Settings, prepare: Callable[[Engine], None] = lambda _: None) -> Engine:
     """Open the database and make sure that this version can use it.
+
+    Args:
+        prepare: what to do before the schema is looked at.
 
     Raises:
         SchemaOutdated, SchemaTooNew, DatabaseUnsuitable, DatabaseAway: it cannot be used.
@@ -76,6 +79,7 @@ def open_database(settings: Settings) -> Engine:
 
     engine = store.open_engine(settings.database_url)
     try:
+        prepare(engine)
         store.check_schema(engine)
     except PrereadError:
         engine.dispose()

@@ -59,12 +59,10 @@ def _open_or_create(settings: Settings, roots: Sequence[RootSpec]) -> Engine:
     Only then: a database that was named and is not there is more likely mistyped or not mounted than new.
     """
     from worker import store
-    from worker.errors import PrereadError
     from worker.settings import Settings as AnySettings
     from worker.settings import refuse_within
 
-    engine = store.open_engine(settings.database_url)
-    try:
+    def prepare(engine: Engine) -> None:
         path = store.sqlite_path(engine)
         for root in roots:
             refuse_within(root, path)
@@ -72,8 +70,5 @@ def _open_or_create(settings: Settings, roots: Sequence[RootSpec]) -> Engine:
         if by_default and path is not None and not os.path.exists(path):
             store.upgrade(engine)
             output.say(f"made the database {path}")
-        store.check_schema(engine)
-    except PrereadError:
-        engine.dispose()
-        raise
-    return engine
+
+    return door.open_database(settings, prepare)

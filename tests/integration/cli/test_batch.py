@@ -180,7 +180,7 @@ def test_reading_names_what_is_at_fault(tmp_path, monkeypatch):
             stream.write(b"more")
         return b"x" * 50
 
-    monkeypatch.setattr(batch, "_read_up_to", grow)
+    monkeypatch.setattr(batch, "read_up_to", grow)
     with pytest.raises(FileChanged):
         read_regular_file(str(film), 100)
 
