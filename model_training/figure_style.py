@@ -1,0 +1,139 @@
+"""How every figure of the report looks: colours, type, panels, labels; and how a figure becomes bytes.
+
+Colours after Okabe and Ito, which colour-blind people tell apart; what a line is stands beside it in its own colour.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, ParamSpec
+
+import matplotlib as mpl
+import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+_Args = ParamSpec("_Args")
+Floats = npt.NDArray[np.float64]
+
+INK, MUTED, FAINT = "#1f2a30", "#66747c", "#d5dbde"
+ABSENT, PRESENT = "#0072b2", "#d55e00"
+NETWORK, LINEAR, BORDER = "#00745c", "#8a5a00", "#8b8f92"
+CATEGORIES = (ABSENT, PRESENT, "#9b4f86", "#56b4e9", "#b8860b", NETWORK)
+_WIDTH_IN = 4.7
+_PNG_DPI = 170
+
+_STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "axes.labelsize": 9,
+    "axes.linewidth": 0.8,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "text.color": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelsize": 8,
+    "ytick.labelsize": 8,
+    "lines.linewidth": 1.6,
+    "lines.solid_capstyle": "round",
+    "svg.fonttype": "path",
+    "svg.hashsalt": "preread",
+    "savefig.facecolor": "white",
+}
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A line with a band around it.
+
+    Attributes:
+        name: what stands beside it.
+        x: float64 [points].
+        y: float64 [points].
+        low: float64 [points], lower edge of the band, or None.
+        high: float64 [points], upper edge of the band, or None.
+    """
+
+    name: str
+    x: Floats
+    y: Floats
+    low: Floats | None = None
+    high: Floats | None = None
+    colour: str = NETWORK
+    dashes: str = "-"
+
+
+def styled(draw: Callable[_Args, Figure]) -> Callable[_Args, Figure]:
+    """Let a function draw in this style, whatever matplotlib is set to elsewhere."""
+
+    @functools.wraps(draw)
+    def drawn(*args: _Args.args, **kwargs: _Args.kwargs) -> Figure:
+        with mpl.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return drawn
+
+
+@mpl.rc_context(_STYLE)
+def svg(figure: Figure) -> bytes:
+    """The figure as an SVG that looks the same everywhere, byte for byte."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
+    return stream.getvalue()
+
+
+@mpl.rc_context(_STYLE)
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG."""
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", dpi=_PNG_DPI, metadata={"Software": None})
+    return stream.getvalue()
+
+
+def panel(height_in: float) -> tuple[Figure, Axes]:
+    """An empty panel, as wide as all others."""
+    figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def grid(axes: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
+    """Faint lines at the ticks, behind the data."""
+    axes.grid(visible=True, axis=axis, color=FAINT, linewidth=0.6)
+
+
+def spread(wanted: Sequence[float], gap: float) -> list[float]:
+    """Move label positions apart until neighbours stand at least ``gap`` from each other, order kept."""
+    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+    placed = list(wanted)
+    for before, after in itertools.pairwise(order):
+        placed[after] = max(placed[after], placed[before] + gap)
+    overshoot = (sum(placed) - sum(wanted)) / max(1, len(wanted))
+    return [value - overshoot for value in placed]
+
+
+def named(axes: Axes, names: Sequence[str], colours: Sequence[str]) -> None:
+    """Names of bars above the panel, each in its colour."""
+    axes.legend(
+        loc="lower left",
+        bbox_to_anchor=(0, 1),
+        ncols=len(names),
+        frameon=False,
+        labelcolor=list(colours[: len(names)]),
+        handlelength=0.8,
+        handleheight=0.8,
+        columnspacing=1.2,
+        fontsize=8.5,
+    )
