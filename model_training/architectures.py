@@ -13,8 +13,14 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from model_training.pretrained import StateDict
+
+# The same seed gives the same weights on the same machine. Deterministic kernels alone do not suffice: with several
+# operations at a time, sums come in another order. Both must be set before TensorFlow does any work.
+tf.config.threading.set_inter_op_parallelism_threads(1)
+tf.config.experimental.enable_op_determinism()
 
 _BATCH_NORM_EPSILON = 1e-3
 
@@ -43,12 +49,12 @@ def _relu6(x: Any) -> Any:
     return keras.layers.Activation("relu6")(x)
 
 
-def efficientnet_lite0(*, dropout: float = 0.2) -> keras.Model:
+def efficientnet_lite0(*, findings: int = 1, dropout: float = 0.2) -> keras.Model:
     """Build the network; rows and columns are free (32 pixels of input a cell of the activation map).
 
-    Outputs: ``logit`` [batch, 1]; ``activation_map`` [batch, cells, cells, 1], whose mean plus the head's bias is the
-    logit (class activation map, Zhou et al. 2016, exact for global average pooling and one dense unit); ``embedding``
-    [batch, 1280], the pooled features.
+    Outputs: ``logit`` [batch, findings]; ``activation_map`` [batch, cells, cells, findings], whose mean plus the head's
+    bias is the logit (class activation map, Zhou et al. 2016, exact for global average pooling and one dense layer);
+    ``embedding`` [batch, 1280], the pooled features.
     """
     conv = keras.layers.Conv2D
     inputs = keras.Input((None, None, 1), name="radiograph")
@@ -69,14 +75,14 @@ def efficientnet_lite0(*, dropout: float = 0.2) -> keras.Model:
             block += 1
     features = _relu6(conv(1280, 1, name="top")(x))
     embedding = keras.layers.GlobalAveragePooling2D(name="embedding")(features)
-    head = keras.layers.Dense(1, name="logit", kernel_initializer="zeros")
+    head = keras.layers.Dense(findings, name="logit", kernel_initializer="zeros")
     logit = head(keras.layers.Dropout(dropout, name="dropout")(embedding))
     activation_map = ClassActivationMap(head, name="activation_map")(features)
     return keras.Model(inputs, {"logit": logit, "activation_map": activation_map, "embedding": embedding})
 
 
 class ClassActivationMap(keras.layers.Layer):  # type: ignore[misc]
-    """Weigh the last features by the head's weights: [batch, cells, cells, features] to [batch, cells, cells, 1]."""
+    """Weigh the last features by the head's weights: [batch, cells, cells, features] to [.., findings]."""
 
     def __init__(self, head: keras.layers.Dense, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -87,8 +93,8 @@ class ClassActivationMap(keras.layers.Layer):  # type: ignore[misc]
         return keras.ops.matmul(features, self._head.kernel)
 
     def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """One map for the one finding."""
-        return (*shape[:-1], 1)
+        """One map for each finding."""
+        return (*shape[:-1], self._head.units)
 
 
 def load_imagenet(model: keras.Model, state: StateDict) -> None:

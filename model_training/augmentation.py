@@ -6,7 +6,9 @@ varied most: crops down to a quarter of the area, aspect, the top cut off (chin 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import tensorflow as tf
@@ -43,23 +45,32 @@ class Augmentation:
     border: float = 0.12
 
 
-def _uniform(n: Any, low: Any, high: Any) -> Any:
-    return tf.random.uniform([n]) * (high - low) + low
+_Draw = Callable[..., Any]
+_OF_NOISE = 1 << 20  # apart from the positions of all other draws
 
 
-def _transforms(how: Augmentation, n: Any, side: float, size: float) -> Any:
+def draws(seed: Any, n: Any) -> _Draw:
+    """A source of float32 [n], uniform from low to high, that gives the same for the same seed (int32 [2])."""
+    position = count()
+    return lambda low=0.0, high=1.0: (
+        tf.random.stateless_uniform([n], tf.random.experimental.stateless_fold_in(seed, next(position))) * (high - low)
+        + low
+    )
+
+
+def _transforms(how: Augmentation, uniform: _Draw, side: float, size: float) -> Any:
     """Projective transforms [n, 8] from an output of ``size`` to an input of ``side`` pixels."""
-    area = _uniform(n, how.area_min, 1.0)
-    aspect = tf.exp(_uniform(n, -how.log_aspect, how.log_aspect) / 2)
+    area = uniform(how.area_min, 1.0)
+    aspect = tf.exp(uniform(-how.log_aspect, how.log_aspect) / 2)
     height = tf.minimum(tf.sqrt(area) * aspect, 1.0)
     width = tf.minimum(tf.sqrt(area) / aspect, 1.0)
-    top = _uniform(n, 0.0, 1.0) * (1 - height)
-    cut = _uniform(n, 0.0, how.top_cut) * tf.cast(tf.random.uniform([n]) < 0.5, tf.float32)
+    top = uniform() * (1 - height)
+    cut = uniform(0.0, how.top_cut) * tf.cast(uniform() < 0.5, tf.float32)
     lower = tf.maximum(top, cut)
     height, top = tf.minimum(height, 1 - lower), lower
-    left = _uniform(n, 0.0, 1.0) * (1 - width)
-    angle = _uniform(n, -how.rotation_degrees, how.rotation_degrees) * 3.14159265 / 180
-    mirror = tf.where(tf.random.uniform([n]) < how.flip, -1.0, 1.0)
+    left = uniform() * (1 - width)
+    angle = uniform(-how.rotation_degrees, how.rotation_degrees) * 3.14159265 / 180
+    mirror = tf.where(uniform() < how.flip, -1.0, 1.0)
     scale_x, scale_y = width * side / size * mirror, height * side / size
     a, b = scale_x * tf.cos(angle), -scale_y * tf.sin(angle)
     c, d = scale_x * tf.sin(angle), scale_y * tf.cos(angle)
@@ -68,13 +79,14 @@ def _transforms(how: Augmentation, n: Any, side: float, size: float) -> Any:
     return tf.stack([a, b, centre_x - (a + b) * size / 2, c, d, centre_y - (c + d) * size / 2, zero, zero], axis=1)
 
 
-def augment(how: Augmentation, pictures: Any, size: int) -> Any:
-    """Vary uint8 [n, side, side] into float32 [n, size, size, 1] in grey levels 0..255."""
+def augment(how: Augmentation, pictures: Any, size: int, seed: Any) -> Any:
+    """Vary uint8 [n, side, side] into float32 [n, size, size, 1] in grey levels 0..255; seed is int32 [2]."""
     n, side = tf.shape(pictures)[0], pictures.shape[1]
+    uniform = draws(seed, n)
     x = tf.cast(pictures, tf.float32)[..., tf.newaxis]
     x = tf.raw_ops.ImageProjectiveTransformV3(
         images=x,
-        transforms=_transforms(how, n, float(side), float(size)),
+        transforms=_transforms(how, uniform, float(side), float(size)),
         output_shape=[size, size],
         interpolation="BILINEAR",
         fill_mode="CONSTANT",
@@ -87,19 +99,21 @@ def augment(how: Augmentation, pictures: Any, size: int) -> Any:
     kernel = tf.constant([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
     kernel = (kernel[:, None] * kernel[None, :])[..., None, None]
     blurred = tf.nn.conv2d(x, kernel, 1, "SAME")
-    mix = _uniform(n, -0.5, 1.0) * tf.cast(tf.random.uniform([n]) < how.blur, tf.float32)  # below 0: sharper
+    mix = uniform(-0.5, 1.0) * tf.cast(uniform() < how.blur, tf.float32)  # below 0: sharper
     x = x + each(mix) * (blurred - x)
     x = tf.clip_by_value(x, 0.0, 255.0) / 255
-    x = tf.pow(x + 1e-4, each(tf.exp(_uniform(n, -how.gamma, how.gamma))))
+    x = tf.pow(x + 1e-4, each(tf.exp(uniform(-how.gamma, how.gamma))))
     mean = tf.reduce_mean(x, axis=(1, 2), keepdims=True)
-    x = (x - mean) * each(_uniform(n, 1 - how.contrast, 1 + how.contrast)) + mean
-    x = x * 255 + each(_uniform(n, -how.brightness, how.brightness))
-    x = x + tf.random.normal(tf.shape(x)) * each(_uniform(n, 0.0, how.noise))
+    x = (x - mean) * each(uniform(1 - how.contrast, 1 + how.contrast)) + mean
+    x = x * 255 + each(uniform(-how.brightness, how.brightness))
+    x = x + tf.random.stateless_normal(tf.shape(x), tf.random.experimental.stateless_fold_in(seed, _OF_NOISE)) * each(
+        uniform(0.0, how.noise)
+    )
     position = (tf.range(size, dtype=tf.float32) + 0.5) / size
-    painted = tf.cast(tf.random.uniform([n]) < 1 / 3, tf.float32)
+    painted = tf.cast(uniform() < 1 / 3, tf.float32)
 
     def kept() -> Any:
-        low, high = _uniform(n, 0.0, how.border) * painted, 1 - _uniform(n, 0.0, how.border) * painted
+        low, high = uniform(0.0, how.border) * painted, 1 - uniform(0.0, how.border) * painted
         return (position[tf.newaxis] >= low[:, tf.newaxis]) & (position[tf.newaxis] <= high[:, tf.newaxis])
 
     inside = kept()[:, :, tf.newaxis] & kept()[:, tf.newaxis, :]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,9 +26,10 @@ _OF_TRAINING = frozenset({"keras", "scipy", "tensorflow"})
 
 DataOption = Annotated[
     Path,
-    typer.Option("--data", help="Folder with NORMAL/ and PNEUMONIA/ in it, or a CSV of path, label, patient."),
+    typer.Option("--data", help="A folder per label (NORMAL/, PNEUMONIA/ ...), or a CSV of path, label, patient."),
 ]
 FoldsOption = Annotated[int, typer.Option(help="Parts into which patients are dealt.", min=2, max=20)]
+AbsentOption = Annotated[str, typer.Option(help="Label of films with none of the findings.")]
 SeedOption = Annotated[int, typer.Option(help="Decides folds, draws and augmentation.")]
 
 
@@ -42,12 +44,12 @@ def _progress() -> Progress:
     )
 
 
-def _read(data: Path, folds: int, seed: int) -> Any:
+def _read(data: Path, folds: int, seed: int, absent: str) -> Any:
     from model_training.dataset import read
 
     with _progress() as progress:
         task = progress.add_task("reading films", total=None)
-        return read(data, folds, seed, lambda: progress.advance(task))
+        return read(data, folds, seed, lambda: progress.advance(task), absent)
 
 
 @app.command()
@@ -56,19 +58,20 @@ def index(
     out: Annotated[Path | None, typer.Option(help="Write a CSV of path, label, patient, fold, SHA-256 here.")] = None,
     folds: FoldsOption = 5,
     seed: SeedOption = 0,
+    absent: AbsentOption = "NORMAL",
 ) -> None:
     """Count films, patients and twins of a data set, and check that it can be trained on."""
     from model_training.dataset import summary
 
-    read = _read(data, folds, seed)
+    read = _read(data, folds, seed, absent)
     if out is not None:
         _writable(out)
         with out.open("w", newline="", encoding="utf-8") as stream:
             writer = csv.writer(stream)
             writer.writerow(["path", "label", "patient", "fold", "sha256", "conflict"])
             for film, fold, sha256, conflict in zip(read.films, read.folds, read.hashes, read.conflict, strict=True):
-                label = "PNEUMONIA" if film.label else "NORMAL"
-                writer.writerow([film.path.resolve(), label, film.patient, fold, sha256, int(conflict)])
+                label = "|".join(film.present).upper() or absent
+                writer.writerow([film.path.resolve(), label, film.patient, fold, sha256, int(conflict.any())])
         talk.print(f"wrote {out}", markup=False)
     typer.echo(json.dumps(summary(read), indent=2))
 
@@ -80,12 +83,20 @@ def fit(
     recipe: Annotated[str, typer.Option(help="Name of a recipe.")] = "default",
     folds: FoldsOption = 5,
     seed: SeedOption = 0,
-    only_fold: Annotated[
-        int | None, typer.Option(help="Fit this fold alone, and not the network on all films.")
+    absent: AbsentOption = "NORMAL",
+    only: Annotated[
+        str | None,
+        typer.Option(help="Fit this part alone: a fold's number, or `all`. Parts of one run may be fitted at once."),
     ] = None,
     steps_per_epoch: Annotated[int | None, typer.Option(help="Shorten each epoch, for a trial.", min=1)] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="Of TensorFlow; the same number gives the same weights. Default: all cores.", min=1),
+    ] = None,
 ) -> None:
     """Fit a network to each fold's other films, keep the logits out of fold, then fit one to all films."""
+    if threads is not None:
+        os.environ["TF_NUM_INTRAOP_THREADS"] = str(threads)  # read by TensorFlow when it is imported
     from model_training.fitting import RECIPES
     from model_training.running import run as run_recipe
 
@@ -93,10 +104,10 @@ def fit(
         raise UsageError(f"there is no recipe {recipe!r}: choose one of {', '.join(RECIPES)}")
     run_recipe(
         RECIPES[recipe],
-        _read(data, folds, seed),
+        _read(data, folds, seed, absent),
         run,
         seed=seed,
-        only_fold=only_fold,
+        only=only,
         steps_per_epoch=steps_per_epoch,
         say=lambda text: talk.print(text, markup=False),
     )
@@ -113,11 +124,12 @@ def publish(
     prevalence: Annotated[float, typer.Option(help="Prevalence to calibrate to.", min=0.001, max=0.999)] = 0.5,
     folds: FoldsOption = 5,
     seed: SeedOption = 0,
+    absent: AbsentOption = "NORMAL",
 ) -> None:
     """Calibrate a run's network, choose its operating point and write it as a bundle for the worker."""
     from model_training.publishing import publish as publish_run
 
-    bundle = publish_run(run, _read(data, folds, seed), into, name=name, version=version, prevalence=prevalence)
+    bundle = publish_run(run, _read(data, folds, seed, absent), into, name=name, version=version, prevalence=prevalence)
     talk.print(f"published {bundle.label} at {bundle.path}", markup=False)
     typer.echo(json.dumps(bundle.manifest.metrics, indent=2))
 
@@ -130,6 +142,7 @@ def evaluate(
     ] = None,
     predictions: Annotated[Path | None, typer.Option(help="Write a CSV with a row per film here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
+    absent: AbsentOption = "NORMAL",
 ) -> None:
     """Measure a bundle on labelled films, through the same function that the worker calls. Needs no TensorFlow."""
     from model_training.dataset import index as index_films
@@ -137,7 +150,7 @@ def evaluate(
     from worker import bundle as bundles
     from worker.classifier import Classifier
 
-    films = index_films(data)
+    films = index_films(data, absent)
     if predictions is not None:
         _writable(predictions)
     classifier = Classifier(bundles.load(bundles.resolve(bundle)))

@@ -1,8 +1,10 @@
 """What there is to learn from: films, labels, patients, folds; read through the worker's own decoding.
 
 A data set is a folder with one folder per label (``NORMAL/`` and ``PNEUMONIA/``) or a CSV with the columns ``path``,
-``label`` and ``patient`` (``patient`` may be absent: then each film counts as a patient of its own, and the record
-says so).
+``label`` and ``patient``. A label names what is present: one finding, several joined by ``|`` (``EFFUSION|NODULE``), or
+the one word that stands for none of them (``NORMAL`` unless said otherwise). Films are DICOM, JPEG or PNG. The patient
+is the CSV's, or told by a published file name, or by the film's own tags; a film that has none of these counts as a
+patient of its own, and the record says so.
 """
 
 from __future__ import annotations
@@ -12,21 +14,21 @@ import hashlib
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from model_training.baselines import conflict_slice, cross_fitted_logits, thumbnails
+from model_training.baselines import border, conflict_slice, cross_fitted_logits, thumbnails
 from model_training.evaluation import OutOfFold, auc, number
-from worker.domain import JSONObject, PixelArray
+from worker.domain import Identity, JSONObject, PixelArray
 from worker.errors import UnreadableError, UsageError
 from worker.preprocessing import TRAINING_SPEC, PreprocessingSpec, shrink
 from worker.radiograph import decode, read_header
 
-LABELS = {"NORMAL": 0, "PNEUMONIA": 1}
+ABSENT = "NORMAL"
 _PERSON = re.compile(r"person(\d+)_(virus|bacteria)_\d+")
 _IM = re.compile(r"(NORMAL2-)?IM-(\d+)-\d+")
 
@@ -36,13 +38,13 @@ class Film:
     """One labelled film.
 
     Attributes:
-        label: 1 where the finding is present, else 0.
+        present: the findings present, in lower case, sorted; empty where there is none.
         patient: the key that keeps a patient's films in one fold.
         patient_known: False where the key stands for the film alone.
     """
 
     path: Path
-    label: int
+    present: tuple[str, ...]
     patient: str
     patient_known: bool
 
@@ -59,112 +61,153 @@ def patient_key(name: str) -> str | None:
     return None
 
 
-def _film(path: Path, label: str, patient: str | None) -> Film:
-    if label not in LABELS:
-        raise UsageError(f"{path}: label {label!r} is not one of {', '.join(LABELS)}")
+def _film(path: Path, label: str, patient: str | None, absent: str) -> Film:
+    names = {name.strip().lower() for name in label.split("|")}
+    if "" in names or (absent.lower() in names and len(names) > 1):
+        raise UsageError(f"{path}: label {label!r} is neither {absent} nor findings joined by |")
     known = patient or patient_key(path.name)
-    return Film(path, LABELS[label], known or f"film:{path.name}", known is not None)
+    return Film(path, tuple(sorted(names - {absent.lower()})), known or f"film:{path.name}", known is not None)
 
 
-def index(source: Path) -> list[Film]:
+def index(source: Path, absent: str = ABSENT) -> list[Film]:
     """List the films of a folder or CSV, in a fixed order.
 
+    Args:
+        absent: the label of films with none of the findings.
+
     Raises:
-        UsageError: there is no such source, a label is unknown, a listed file is missing, or no film of one label.
+        UsageError: there is no such source, a label is unusable, a listed file is missing or listed twice, or no film
+            has a finding, or none has none of them.
     """
     if source.is_dir():
+        labels = sorted(path for path in source.iterdir() if path.is_dir() and not path.name.startswith("."))
         films = [
-            _film(path, label, None)
-            for label in LABELS
-            for path in sorted((source / label).glob("*"))
+            _film(path, folder.name, None, absent)
+            for folder in labels
+            for path in sorted(folder.rglob("*"))
             if path.is_file() and not path.name.startswith(".")
         ]
     elif source.is_file():
-        try:
-            with source.open(newline="", encoding="utf-8-sig") as stream:
-                reader = csv.DictReader(stream)
-                if not {"path", "label"} <= set(reader.fieldnames or ()):
-                    raise UsageError(f"{source}: the columns path and label are needed, patient is wanted")
-                rows = list(reader)
-                if short := [number for number, row in enumerate(rows, 2) if not (row["path"] and row["label"])]:
-                    raise UsageError(f"{source}: line {short[0]} lacks its path or label")
-                films = [_film(source.parent / row["path"], row["label"], row.get("patient")) for row in rows]
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise UsageError(f"{source} is no CSV in UTF-8: {error}") from None
+        films = _read_csv(source, absent)
     else:
         raise UsageError(f"{source}: no such folder or CSV")
-    counts = Counter(film.label for film in films)
-    for name, value in LABELS.items():
-        if not counts[value]:
-            raise UsageError(f"{source}: no film labelled {name}; both labels are needed")
+    if not films:
+        raise UsageError(f"{source}: no film; one folder per label is expected, e.g. {absent}/ and PNEUMONIA/")
+    if all(film.present for film in films):
+        named = ", ".join(findings_of(films)).upper()
+        raise UsageError(f"{source}: no film labelled {absent}; its labels are {named}: `--absent` names that for none")
+    if not any(film.present for film in films):
+        raise UsageError(f"{source}: every film is labelled {absent}; films with a finding are needed too")
     if missing := [film.path for film in films if not film.path.is_file()]:
         raise UsageError(f"{source}: {len(missing)} listed files do not exist, the first is {missing[0]}")
+    if twice := [path for path, count in Counter(film.path for film in films).items() if count > 1]:
+        raise UsageError(f"{source}: {twice[0]} is listed more than once")
     return films
 
 
+def _read_csv(source: Path, absent: str) -> list[Film]:
+    try:
+        with source.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream)
+            if not {"path", "label"} <= set(reader.fieldnames or ()):
+                raise UsageError(f"{source}: the columns path and label are needed, patient is wanted")
+            rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UsageError(f"{source} is no CSV in UTF-8: {error}") from None
+    if short := [number for number, row in enumerate(rows, 2) if not (row["path"] and row["label"])]:
+        raise UsageError(f"{source}: line {short[0]} lacks its path or label")
+    return [_film(source.parent / row["path"], row["label"], row.get("patient"), absent) for row in rows]
+
+
+def findings_of(films: Sequence[Film]) -> tuple[str, ...]:
+    """The findings that a data set knows, sorted."""
+    return tuple(sorted({name for film in films for name in film.present}))
+
+
 def split_folds(films: Sequence[Film], folds: int, seed: int) -> npt.NDArray[np.int64]:
-    """Deal patients into folds, label by label, so that each fold has about the same share of each.
+    """Deal patients into folds, so that each fold has about the same share of each combination of findings.
 
     Returns:
         int64 [films], the fold of each film; no patient stands in two.
 
     Raises:
-        UsageError: a patient has films of both labels under one key that would be torn apart, or a fold stays empty.
+        UsageError: a fold has no film with a finding, or none without it.
     """
     sizes: dict[str, int] = defaultdict(int)
-    labels: dict[str, set[int]] = defaultdict(set)
+    seen: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     for film in films:
         sizes[film.patient] += 1
-        labels[film.patient].add(film.label)
+        seen[film.patient].add(film.present)
     generator = np.random.default_rng(seed)
     fold_of: dict[str, int] = {}
-    for group in ({0}, {1}, {0, 1}):
-        patients = sorted(patient for patient in sizes if labels[patient] == group)
+    # A patient's combination is all that his films show; patients with none come first, mixed ones last.
+    combination = {patient: (len(shown), tuple(sorted(shown))) for patient, shown in seen.items()}
+    for group in sorted(set(combination.values())):
+        patients = sorted(patient for patient in sizes if combination[patient] == group)
         generator.shuffle(patients)
         load = [0] * folds
         for patient in sorted(patients, key=lambda p: -sizes[p]):  # stable: shuffled within a size
             fold_of[patient] = int(np.argmin(load))
             load[fold_of[patient]] += sizes[patient]
     assigned = np.array([fold_of[film.patient] for film in films], dtype=np.int64)
+    findings = findings_of(films)
+    if not findings:
+        raise UsageError("no film has a finding: there is nothing to deal evenly")
     for fold in range(folds):
-        present = {film.label for film, of in zip(films, assigned, strict=True) if of == fold}
-        if present != {0, 1}:
-            raise UsageError(f"fold {fold} of {folds} lacks a label: too few patients for so many folds")
+        for finding, column in zip(findings, labels_of(films, findings).T, strict=True):
+            if set(column[assigned == fold].tolist()) != {0, 1}:
+                raise UsageError(
+                    f"fold {fold} of {folds} has only films with, or only films without {finding}: "
+                    "too few patients for so many folds"
+                )
     return assigned
 
 
 def load_pixels(
-    films: Iterable[Film], spec: PreprocessingSpec, progress: Callable[[], None] = lambda: None
-) -> tuple[PixelArray, list[str]]:
+    films: Sequence[Film], spec: PreprocessingSpec, progress: Callable[[], None] = lambda: None
+) -> tuple[list[Film], PixelArray, list[str]]:
     """Read, decode and shrink every film exactly as the worker does.
 
     Returns:
-        uint8 [films, rows, columns] and the SHA-256 (hex) of each file's bytes.
+        The films, with the patient of their tags where nothing else told one; uint8 [films, rows, columns]; and the
+        SHA-256 (hex) of each file's bytes.
 
     Raises:
         UsageError: a film is unreadable (named), or equal bytes carry different labels.
     """
-    pictures, hashes = [], []
-    label_of: dict[str, Film] = {}
+    found, pictures, hashes = [], [], []
+    film_of: dict[str, Film] = {}
     for film in films:
-        data = film.path.read_bytes()
         try:
+            data = film.path.read_bytes()
             radiograph = decode(read_header(data))
         except UnreadableError as error:
             raise UsageError(f"{film.path} is unreadable ({error.code}): {error}") from error
+        except OSError as error:
+            raise UsageError(f"{film.path} cannot be read: {error.strerror}") from error
         digest = hashlib.sha256(data).hexdigest()
-        twin = label_of.setdefault(digest, film)
-        if twin.label != film.label:
+        twin = film_of.setdefault(digest, film)
+        if twin.present != film.present:
             raise UsageError(f"{film.path} and {twin.path} hold the same bytes under different labels")
+        found.append(_with_patient_of_tags(film, radiograph.identity))
         pictures.append(shrink(spec, radiograph.pixels))
         hashes.append(digest)
         progress()
-    return np.stack(pictures), hashes
+    return found, np.stack(pictures), hashes
 
 
-def labels_of(films: Sequence[Film]) -> npt.NDArray[np.int64]:
-    """int64 [films] in {0, 1}."""
-    return np.array([film.label for film in films], dtype=np.int64)
+def _with_patient_of_tags(film: Film, identity: Identity) -> Film:
+    """Tell the patient from equal ID, issuer and birth date, as a digest: records carry no patient data."""
+    if film.patient_known or identity.patient_id is None:
+        return film
+    who = (identity.patient_id, identity.issuer_of_patient_id, identity.patient_birth_date)
+    key = hashlib.sha256(json.dumps(who).encode()).hexdigest()[:16]
+    return replace(film, patient=f"tags:{key}", patient_known=True)
+
+
+def labels_of(films: Sequence[Film], findings: Sequence[str]) -> npt.NDArray[np.int64]:
+    """int64 [films, findings] in {0, 1}."""
+    return np.array([[int(finding in film.present) for finding in findings] for film in films], dtype=np.int64)
 
 
 def patients_of(films: Sequence[Film]) -> npt.NDArray[np.str_]:
@@ -179,13 +222,16 @@ class Data:
     Attributes:
         pictures: uint8 [n, rows, columns] after ``preprocessing.shrink``.
         hashes: SHA-256 (hex) of each file's bytes.
+        findings: what the labels' columns stand for.
+        labels: int64 [n, findings] in {0, 1}.
         folds: int64 [n], the fold in which each film is held out.
-        conflict: bool [n], see ``baselines.conflict_slice``.
+        conflict: bool [n, findings], see ``baselines.conflict_slice``.
     """
 
     films: list[Film]
     pictures: PixelArray
     hashes: list[str]
+    findings: tuple[str, ...]
     labels: npt.NDArray[np.int64]
     patients: npt.NDArray[np.str_]
     folds: npt.NDArray[np.int64]
@@ -194,38 +240,60 @@ class Data:
     @property
     def digest(self) -> str:
         """SHA-256 (hex) over every film's hash, label, patient and fold."""
-        rows = zip(self.hashes, self.labels.tolist(), self.patients.tolist(), self.folds.tolist(), strict=True)
+        names = ["|".join(film.present).upper() or ABSENT for film in self.films]
+        rows = zip(self.hashes, names, self.patients.tolist(), self.folds.tolist(), strict=True)
         return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
 
+    def of(self, finding: int, logits: npt.NDArray[np.float64]) -> OutOfFold:
+        """What was said of one finding of these films; logits is float64 [n]."""
+        return OutOfFold(logits, self.labels[:, finding], self.conflict[:, finding])
 
-def read(source: Path, folds: int, seed: int, progress: Callable[[], None] = lambda: None) -> Data:
+
+def read(
+    source: Path, folds: int, seed: int, progress: Callable[[], None] = lambda: None, absent: str = ABSENT
+) -> Data:
     """Index and decode a data set and deal its patients into folds.
 
     Raises:
         UsageError: see ``index``, ``load_pixels`` and ``split_folds``.
     """
-    films = index(source)
-    labels = labels_of(films)
-    pictures, hashes = load_pixels(films, TRAINING_SPEC, progress)
+    films, pictures, hashes = load_pixels(index(source, absent), TRAINING_SPEC, progress)
+    findings = findings_of(films)
+    labels = labels_of(films, findings)
     assigned = split_folds(films, folds, seed)
-    conflict = conflict_slice(pictures, labels, assigned)
-    return Data(films, pictures, hashes, labels, patients_of(films), assigned, conflict)
+    conflict = np.stack([conflict_slice(pictures, column, assigned) for column in labels.T], axis=1)
+    return Data(films, pictures, hashes, findings, labels, patients_of(films), assigned, conflict)
 
 
 def summary(data: Data) -> JSONObject:
-    """Counts and hashes of a data set, and what a linear model on 14x14 thumbnails reaches on it."""
+    """Counts and hash of a data set, and what linear models on 14x14 thumbnails and on their border reach on it."""
     repeated = {digest for digest, count in Counter(data.hashes).items() if count > 1}
-    linear = cross_fitted_logits(thumbnails(data.pictures).reshape(len(data.labels), -1), data.labels, data.folds)
-    films = OutOfFold(linear, data.labels, data.conflict)
+    thumbs = thumbnails(data.pictures)
+    features = {"linear_14x14": thumbs.reshape(len(thumbs), -1), "border_only": border(thumbs)}
+
+    def of(finding: int) -> JSONObject:
+        labels = data.labels[:, finding]
+        baselines = {}
+        for name, values in features.items():
+            films = data.of(finding, cross_fitted_logits(values, labels, data.folds))
+            baselines[name] = {
+                "auc": number(auc(films.logits, films.labels)),
+                "auc_conflict_normals": number(auc(*films.on_conflict_normals())),
+            }
+        conflict = data.conflict[:, finding]
+        return {
+            "films": int(labels.sum()),
+            "conflict_normals": int((conflict & (labels == 0)).sum()),
+            "conflict_with_finding": int((conflict & (labels == 1)).sum()),
+            "baselines": baselines,
+        }
+
     return {
         "films": len(data.films),
-        "films_with_finding": int(data.labels.sum()),
         "patients": len(set(data.patients.tolist())),
         "patients_unknown": sum(not film.patient_known for film in data.films),
         "films_with_a_twin": sum(digest in repeated for digest in data.hashes),
-        "conflict_normals": int(films.conflict_normals.sum()),
+        "findings": {name: of(column) for column, name in enumerate(data.findings)},
         "folds": np.bincount(data.folds).tolist(),
         "digest": data.digest,
-        "linear_14x14_auc": number(auc(linear, data.labels)),
-        "linear_14x14_auc_conflict_normals": number(auc(*films.on_conflict_normals())),
     }

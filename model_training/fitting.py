@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,19 +16,13 @@ import tensorflow as tf
 
 from model_training.architectures import ARCHITECTURES, load_imagenet
 from model_training.augmentation import Augmentation, augment
+from model_training.callbacks import HISTORY_FILE, Checkpoint, NotANumber, Reseed, Told
+from model_training.keeping import keep_weights
 from model_training.pretrained import imagenet_state_dict
 from worker.domain import JSONObject, PixelArray
-from worker.errors import PrereadError
 from worker.preprocessing import PreprocessingSpec, normalise
 
 WEIGHTS_FILE = "fitted.weights.h5"
-
-
-class FittingFailed(PrereadError):
-    """The loss is no longer a number."""
-
-    code = "fitting_failed"
-    hint = "Lower the learning rate, or look for a film whose picture is constant."
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,66 +67,21 @@ RECIPES = {
 def sampling_weights(
     labels: npt.NDArray[np.int64], patients: npt.NDArray[np.str_], conflict: npt.NDArray[np.bool_], recipe: Recipe
 ) -> npt.NDArray[np.float64]:
-    """How often to draw each film: labels even, many films of one patient damped, conflicts raised; sums to 1."""
+    """How often to draw each film: with a finding or without even, many of one patient damped, conflicts raised.
+
+    Args:
+        labels: int64 [n, findings] in {0, 1}.
+        conflict: bool [n, findings], see ``baselines.conflict_slice``.
+
+    Returns:
+        float64 [n], summing to 1.
+    """
+    present = labels.any(axis=1)
     _, patient, counts = np.unique(patients, return_inverse=True, return_counts=True)
-    weights = np.where(conflict, recipe.conflict_weight, 1.0) / np.sqrt(counts[patient])
-    for label in (0, 1):
-        weights[labels == label] /= 2 * weights[labels == label].sum()
+    weights = np.where(conflict.any(axis=1), recipe.conflict_weight, 1.0) / np.sqrt(counts[patient])
+    for rows in (present, ~present):
+        weights[rows] /= 2 * weights[rows].sum()
     return weights
-
-
-class _NotANumber(keras.callbacks.Callback):  # type: ignore[misc]
-    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
-        if logs and not np.isfinite(logs["loss"]):
-            raise FittingFailed(f"the loss became {logs['loss']} at step {batch}")
-
-
-class _Told(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keep and say after each epoch how far the fit is, and how long the rest takes at this pace."""
-
-    def __init__(self, epochs: int, history: Path, say: Callable[[str], None]) -> None:
-        super().__init__()
-        self._epochs, self._history, self._say = epochs, history, say
-
-    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._began_s = time.monotonic()
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        took_s, loss = time.monotonic() - self._began_s, (logs or {})["loss"]
-        with self._history.open("a", encoding="utf-8") as stream:
-            stream.write(f"{epoch + 1},{loss:.6f},{took_s:.1f}\n")
-        left_min = took_s * (self._epochs - epoch - 1) / 60
-        self._say(f"epoch {epoch + 1} of {self._epochs}: loss {loss:.4f}, about {left_min:.0f} min left")
-
-
-class _Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keep weights and optimizer after each epoch, the epoch in the name; replaced at once, so never half there."""
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__()
-        self._folder = folder
-
-    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        earlier = _checkpoints(self._folder)
-        part = self._folder / "part.weights.h5"
-        self.model.save_weights(part)
-        os.replace(part, self._folder / f"checkpoint-{epoch + 1}.weights.h5")
-        for path in earlier.values():
-            path.unlink()
-
-    @staticmethod
-    def restore(model: keras.Model, folder: Path) -> int:
-        """Load the newest checkpoint into a compiled model and return its number of epochs; 0 without any."""
-        kept = _checkpoints(folder)
-        if not kept:
-            return 0
-        model.optimizer.build(model.trainable_variables)
-        model.load_weights(kept[max(kept)])
-        return max(kept)
-
-
-def _checkpoints(folder: Path) -> dict[int, Path]:
-    return {int(path.name.split("-")[1].split(".")[0]): path for path in folder.glob("checkpoint-*.weights.h5")}
 
 
 class _Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]
@@ -158,25 +105,27 @@ def _batches(
     weights: npt.NDArray[np.float64],
     size: int,
     seed: int,
+    first_step: int,
 ) -> tf.data.Dataset:
-    """An endless stream of (float32 [batch, size, size, 1], float32 [batch, 1]); each epoch draws anew."""
+    """Endless (float32 [batch, size, size, 1], float32 [batch, findings]), a function of seed and step alone."""
     held = tf.constant(pictures)
     target = (labels * (1 - recipe.label_smoothing) + recipe.label_smoothing / 2).astype(np.float32)
     cumulative = tf.constant(np.cumsum(weights), tf.float32)
     answers = tf.constant(target)
 
-    def draw(_: Any) -> Any:
-        index = tf.minimum(tf.searchsorted(cumulative, tf.random.uniform([recipe.batch])), len(labels) - 1)
-        grey = augment(recipe.augmentation, tf.gather(held, index), size)
-        return (grey - spec.subtract) / spec.divide, tf.gather(answers, index)[:, tf.newaxis]
+    def draw(step: Any) -> Any:
+        key = tf.stack([tf.constant(seed, tf.int64), step])
+        index = tf.searchsorted(cumulative, tf.random.stateless_uniform([recipe.batch], key))
+        index = tf.minimum(index, len(labels) - 1)
+        grey = augment(recipe.augmentation, tf.gather(held, index), size, key)
+        return (grey - spec.subtract) / spec.divide, tf.gather(answers, index)
 
-    tf.random.set_seed(seed)
-    return tf.data.Dataset.counter().map(draw, num_parallel_calls=1).prefetch(2)
+    return tf.data.Dataset.counter(first_step).map(draw, num_parallel_calls=1).prefetch(2)
 
 
-def build(recipe: Recipe) -> keras.Model:
+def build(recipe: Recipe, findings: int) -> keras.Model:
     """Build the recipe's network with its initial weights."""
-    model = ARCHITECTURES[recipe.architecture](dropout=recipe.dropout)
+    model = ARCHITECTURES[recipe.architecture](findings=findings, dropout=recipe.dropout)
     if recipe.architecture == "efficientnet_lite0":
         load_imagenet(model, imagenet_state_dict())
     return model
@@ -198,7 +147,7 @@ def fit(
 
     Args:
         pictures: uint8 [n, rows, columns] after ``preprocessing.shrink``.
-        labels: int64 [n] in {0, 1}.
+        labels: int64 [n, findings] in {0, 1}.
         weights: float64 [n] summing to 1, see ``sampling_weights``.
         folder: gets ``history.csv`` (epoch, loss, seconds), checkpoints, and at the end ``fitted.weights.h5``.
 
@@ -207,7 +156,7 @@ def fit(
     """
     folder.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(seed)
-    model = build(recipe)
+    model = build(recipe, labels.shape[1])
     steps = steps_per_epoch or max(1, len(labels) // recipe.batch)
     epochs = sum(count for _, count in recipe.sizes)
     # Averaging is part of the optimizer's state, so one optimizer serves all sizes and its checkpoint resumes both.
@@ -223,30 +172,30 @@ def fit(
         loss={"logit": keras.losses.BinaryCrossentropy(from_logits=True), "activation_map": None, "embedding": None},
         jit_compile=False,
     )
-    restored = _Checkpoint.restore(model, folder)
+    restored = Checkpoint.restore(model, folder)
     done = 0
     for size, count in recipe.sizes:
         if restored >= done + count:
             done += count
             continue
+        first = max(done, restored)
         model.fit(
-            _batches(recipe, spec, pictures, labels, weights, size, seed + done),
+            _batches(recipe, spec, pictures, labels, weights, size, seed, first * steps),
             steps_per_epoch=steps,
-            initial_epoch=max(done, restored),
+            initial_epoch=first,
             epochs=done + count,
             verbose=0,
             shuffle=False,
             callbacks=[
-                _NotANumber(),
-                _Told(epochs, folder / "history.csv", say),
-                _Checkpoint(folder),
+                NotANumber(),
+                Reseed(seed),
+                Told(epochs, folder / HISTORY_FILE, say),
+                Checkpoint(folder),
             ],
         )
         done += count
     model.optimizer.finalize_variable_values(model.trainable_variables)
-    temporary = folder / "part.weights.h5"
-    model.save_weights(temporary)
-    os.replace(temporary, folder / WEIGHTS_FILE)
+    keep_weights(model, folder / WEIGHTS_FILE)
     return model
 
 
@@ -260,10 +209,10 @@ def serving(model: keras.Model, recipe: Recipe, spec: PreprocessingSpec, batch: 
 def logits_of(
     served: keras.Model, spec: PreprocessingSpec, pictures: PixelArray, batch: int = 64
 ) -> npt.NDArray[np.float64]:
-    """float64 [n], the logit of a network from ``serving`` for uint8 [n, rows, columns]."""
+    """float64 [n, findings], the logits of a network from ``serving`` for uint8 [n, rows, columns]."""
     run = tf.function(lambda x: served(x, training=False)["logit"])
     parts: Sequence[Any] = [
-        run(normalise(spec, pictures[start : start + batch])[..., np.newaxis]).numpy()[:, 0]
+        run(normalise(spec, pictures[start : start + batch])[..., np.newaxis]).numpy()
         for start in range(0, len(pictures), batch)
     ]
     return np.concatenate(parts).astype(np.float64)

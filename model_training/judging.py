@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
-from model_training.dataset import Film, labels_of, patients_of
+from model_training.dataset import Film, findings_of, labels_of, patients_of
 from model_training.evaluation import measure
 from worker.batch import FileResult, Found, assess_found
 from worker.classifier import Classifier
 from worker.domain import JSONObject, Outcome
+from worker.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +25,19 @@ class Judged:
 
     results: list[tuple[Film, FileResult]]
     report: JSONObject
+
+
+def labels_for(films: Sequence[Film], finding: str) -> npt.NDArray[np.int64]:
+    """int64 [films] in {0, 1}: where a bundle's finding is present.
+
+    Raises:
+        UsageError: no label names it.
+    """
+    if finding not in (known := findings_of(films)):
+        raise UsageError(
+            f"the bundle speaks of {finding}, and no film is labelled so; the labels name {', '.join(known)}"
+        )
+    return labels_of(films, [finding])[:, 0]
 
 
 def judge(films: Sequence[Film], classifier: Classifier, progress: Callable[[], None] = lambda: None) -> Judged:
@@ -34,16 +49,16 @@ def judge(films: Sequence[Film], classifier: Classifier, progress: Callable[[], 
     for film in films:
         results.append((film, assess_found(Found(str(film.path), named=True), classifier)))
         progress()
-    labels = labels_of(films)
     spec = classifier.bundle.manifest.findings[0]
+    labels = labels_for(films, spec.finding)
     findings = [result.findings[0] if result.findings else None for _, result in results]
     worst = np.where(labels == 1, -np.inf, np.inf)
     scores = np.array([finding.logit if finding else rank for finding, rank in zip(findings, worst, strict=True)])
     threshold = spec.operating_point.threshold
     called = np.array(
         [
-            finding.probability >= threshold if finding else not film.label
-            for finding, film in zip(findings, films, strict=True)
+            finding.probability >= threshold if finding else not label
+            for finding, label in zip(findings, labels, strict=True)
         ]
     )
     by_patient = all(film.patient_known for film in films)
@@ -85,5 +100,5 @@ def write_predictions(path: Path, judged: Judged) -> None:
         for film, result in judged.results:
             finding = result.findings[0] if result.findings else None
             numbers = [finding.logit, finding.probability, finding.answer] if finding else ["", "", ""]
-            label = "PNEUMONIA" if film.label else "NORMAL"
+            label = "|".join(film.present).upper()
             writer.writerow([film.path, label, film.patient, result.outcome, result.code or "", *numbers])

@@ -99,7 +99,7 @@ def publish(run: Path, data: Data, folder: Path, *, name: str, version: str, pre
     calibration = calibrate(films, prevalence)
     finding = FindingSpec("pneumonia", "SCT:233604007", calibration, choose(films, calibration))
     recipe = Recipe.from_record(record["recipe"])
-    fitted_network = build(recipe)
+    fitted_network = build(recipe, len(data.findings))
     fitted_network.load_weights(fitted)
     model = serving(fitted_network, recipe, TRAINING_SPEC, batch=1)
     manifest: JSONObject = {
@@ -144,6 +144,7 @@ def card(manifest: JSONObject) -> str:
     """The model card, in Markdown."""
     finding, measured, training = manifest["findings"][0], manifest["metrics"], manifest["training"]
     data, calibration = training["data"], finding["calibration"]
+    linear = data["baselines"]["linear_14x14"]
     point = finding["operating_point"]
     rows = "\n".join(
         _line(f"{label}: {name}", measured[part][name])
@@ -178,7 +179,7 @@ not published. Digest of films, labels, patients and folds: `{data["digest"]}`.
 
 Known shortcut: films with and without pneumonia are framed differently in these data (chin in view, size of the lungs
 in the picture), and films without it are framed otherwise elsewhere. A linear model on 14x14 thumbnails alone reaches
-an AUC of {_figure(data["linear_14x14_auc"])} out of fold, {_figure(data["linear_14x14_auc_conflict_normals"])} on the
+an AUC of {_figure(linear["auc"])} out of fold, {_figure(linear["auc_conflict_normals"])} on the
 conflict slice: {data["conflict_normals"]} films without pneumonia whose border alone makes a linear model say it.
 This was known before the recipe was chosen, partly from how the published test films are framed; strong random crops
 and the conflict slice answer it.

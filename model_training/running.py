@@ -30,6 +30,7 @@ def environment() -> JSONObject:
     return {
         "python": platform.python_version(),
         "machine": platform.machine(),
+        "threads": int(os.environ.get("TF_NUM_INTRAOP_THREADS") or os.cpu_count() or 1),
         **{name: importlib.metadata.version(name) for name in packages},
     }
 
@@ -46,7 +47,7 @@ def run(
     folder: Path,
     *,
     seed: int,
-    only_fold: int | None = None,
+    only: str | None = None,
     steps_per_epoch: int | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
@@ -73,8 +74,9 @@ def run(
     else:
         _write(file, json.dumps(record, indent=2, sort_keys=True) + "\n")
     count = int(data.folds.max()) + 1
-    if only_fold is not None and only_fold not in range(count):
-        raise UsageError(f"there is no fold {only_fold}: folds are 0 to {count - 1}")
+    parts = [*map(str, range(count)), ALL_FILMS]
+    if only is not None and only not in parts:
+        raise UsageError(f"there is no part {only!r} of this run: choose one of {', '.join(parts)}")
 
     def network(name: str, rows: npt.NDArray[np.bool_], its_seed: int) -> keras.Model:
         say(name)
@@ -92,21 +94,24 @@ def run(
             say=say,
         )
 
-    for fold in range(count) if only_fold is None else [only_fold]:
+    for part in parts if only is None else [only]:
+        if part == ALL_FILMS:
+            if not (folder / ALL_FILMS / WEIGHTS_FILE).exists():
+                network(ALL_FILMS, np.ones(len(data.labels), bool), seed + count)
+            continue
+        fold = int(part)
         logits_file = folder / f"fold-{fold}" / "logits.npz"
         if logits_file.exists():
             continue
         held = data.folds == fold
         served = serving(network(f"fold-{fold}", ~held, seed + fold), recipe, TRAINING_SPEC)
-        part = logits_file.with_name("part.npz")
-        np.savez(part, index=np.flatnonzero(held), logits=logits_of(served, TRAINING_SPEC, data.pictures[held]))
-        os.replace(part, logits_file)
-    if only_fold is None and not (folder / ALL_FILMS / WEIGHTS_FILE).exists():
-        network(ALL_FILMS, np.ones(len(data.labels), bool), seed + count)
+        temporary = logits_file.with_name("part.npz")
+        np.savez(temporary, index=np.flatnonzero(held), logits=logits_of(served, TRAINING_SPEC, data.pictures[held]))
+        os.replace(temporary, logits_file)
 
 
-def out_of_fold(folder: Path, data: Data) -> tuple[OutOfFold, npt.NDArray[np.int64]]:
-    """Gather the logits of all folds of a run, and the rows of the data set to which they belong.
+def out_of_fold(folder: Path, data: Data, finding: int = 0) -> tuple[OutOfFold, npt.NDArray[np.int64]]:
+    """Gather one finding's logits of all folds of a run, and the rows of the data set to which they belong.
 
     Raises:
         UsageError: the run has no logits, or is of another data set.
@@ -119,5 +124,5 @@ def out_of_fold(folder: Path, data: Data) -> tuple[OutOfFold, npt.NDArray[np.int
         raise UsageError(f"{folder} has no finished fold")
     parts = [np.load(file) for file in files]
     rows = np.concatenate([part["index"] for part in parts])
-    logits = np.concatenate([part["logits"] for part in parts])
-    return OutOfFold(logits, data.labels[rows], data.conflict[rows]), rows
+    logits = np.concatenate([part["logits"][:, finding] for part in parts])
+    return OutOfFold(logits, data.labels[rows, finding], data.conflict[rows, finding]), rows

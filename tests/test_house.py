@@ -100,7 +100,9 @@ FORBIDDEN_CALLS = {"rmtree", "removedirs"}
 MAY_REMOVE = {
     "worker/bundle.py",
     "model_training/publishing.py",
+    "model_training/callbacks.py",
     "model_training/fitting.py",
+    "model_training/keeping.py",
     "model_training/running.py",
 }
 

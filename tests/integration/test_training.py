@@ -14,8 +14,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from model_training import fitting
+from model_training.callbacks import FittingFailed
 from model_training.cli import app
-from model_training.fitting import RECIPES, WEIGHTS_FILE, FittingFailed, fit
+from model_training.fitting import RECIPES, WEIGHTS_FILE, fit
 from model_training.phantoms import draw_chest
 from worker import bundle as bundles
 from worker.classifier import Classifier
@@ -63,7 +64,7 @@ def test_index_counts_films_and_patients(data: Path, tmp_path: Path) -> None:
     out = tmp_path / "films.csv"
     counted = json.loads(_run("index", "--data", data, "--folds", 2, "--out", out))
     assert counted["films"] == 2 * FILMS
-    assert counted["films_with_finding"] == FILMS
+    assert counted["findings"]["pneumonia"]["films"] == FILMS
     assert counted["patients"] == 2 * FILMS
     with out.open(newline="") as stream:
         rows = list(csv.DictReader(stream))
@@ -134,31 +135,41 @@ def test_evaluate_counts_a_film_without_an_answer_as_an_error(
 def test_a_loss_that_is_no_number_ends_the_fit(tmp_path: Path) -> None:
     recipe = dataclasses.replace(RECIPES["smoke"], learning_rate=float("nan"))
     pictures = np.zeros((8, 224, 224), np.uint8)
-    labels = np.array([0, 1] * 4)
+    labels = np.array([[0], [1]] * 4)
     with pytest.raises(FittingFailed, match="loss became"):
         fit(recipe, TRAINING_SPEC, pictures, labels, np.full(8, 1 / 8), tmp_path, steps_per_epoch=3)
     assert not (tmp_path / WEIGHTS_FILE).exists()
 
 
-def test_an_interrupted_fit_goes_on_where_it_was(tmp_path: Path) -> None:
+def _fit(folder: Path, say: Callable[[str], None] = lambda _: None, *, seed: int = 0) -> list[bytes]:
+    """Fit three epochs in two sizes and return the weights' bytes."""
     recipe = dataclasses.replace(RECIPES["smoke"], sizes=((64, 2), (96, 1)))
     pictures = np.random.default_rng(0).integers(0, 256, (8, 224, 224), dtype=np.uint8)
+    labels = np.array([[0], [1]] * 4)
+    model = fit(
+        recipe, TRAINING_SPEC, pictures, labels, np.full(8, 1 / 8), folder, seed=seed, steps_per_epoch=1, say=say
+    )
+    return [weight.tobytes() for weight in model.get_weights()]
 
-    def once(say: Callable[[str], None]) -> None:
-        labels = np.array([0, 1] * 4)
-        fit(recipe, TRAINING_SPEC, pictures, labels, np.full(8, 1 / 8), tmp_path, steps_per_epoch=1, say=say)
 
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
+    assert _fit(tmp_path / "a") == _fit(tmp_path / "b")
+    assert _fit(tmp_path / "a2", seed=1) != _fit(tmp_path / "a")
+
+
+def test_an_interrupted_fit_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     def interrupt(text: str) -> None:
         if text.startswith("epoch 2"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        once(interrupt)
-    (tmp_path / "part.weights.h5").write_bytes(b"broken off while it was written")
+        _fit(tmp_path / "broken off", interrupt)
+    (tmp_path / "broken off" / "part.weights.h5").write_bytes(b"broken off while it was written")
     told: list[str] = []
-    once(told.append)
+    resumed = _fit(tmp_path / "broken off", told.append)
     assert [text.split()[1] for text in told] == ["2", "3"]
-    assert (tmp_path / WEIGHTS_FILE).exists()
+    assert (tmp_path / "broken off" / WEIGHTS_FILE).exists()
+    assert resumed == _fit(tmp_path / "whole")
 
 
 def test_a_trial_run_is_not_taken_for_a_whole_one(data: Path, run: Path) -> None:

@@ -34,11 +34,14 @@ def test_patient_key(name: str, key: str | None) -> None:
     st.integers(2, 5), st.integers(0, 99),
 )  # fmt: skip
 def test_no_patient_stands_in_two_folds(rows: list[tuple[int, bool]], folds: int, seed: int) -> None:
-    films = [Film(Path(f"{i}"), int(label), f"{patient}-{label}", True) for i, (patient, label) in enumerate(rows)]
+    films = [
+        Film(Path(f"{i}"), ("p",) if label else (), f"{patient}-{label}", True)
+        for i, (patient, label) in enumerate(rows)
+    ]
     try:
         assigned = split_folds(films, folds, seed)
     except UsageError:
-        patients = [{film.patient for film in films if film.label == label} for label in (0, 1)]
+        patients = [{film.patient for film in films if film.present == shown} for shown in ((), ("p",))]
         assert min(map(len, patients)) < folds
         return
     seen: dict[str, int] = {}
@@ -58,7 +61,7 @@ def _data_set(folder: Path) -> Path:
 
 def test_index_lists_both_labels_in_order(tmp_path: Path) -> None:
     films = index(_data_set(tmp_path))
-    assert [film.label for film in films] == [0, 0, 0, 1, 1, 1]
+    assert [film.present for film in films] == [()] * 3 + [("pneumonia",)] * 3
     assert len({film.patient for film in films}) == 3  # equal names, no key: one stand-in a name
     assert not any(film.patient_known for film in films)
 
@@ -68,16 +71,21 @@ def test_index_reads_a_csv_with_paths_relative_to_it(tmp_path: Path) -> None:
     table = tmp_path / "films.csv"
     table.write_text("path,label,patient\nNORMAL/film0.png,NORMAL,a\nPNEUMONIA/film1.png,PNEUMONIA,b\n")
     films = index(table)
-    assert [(film.patient, film.label, film.patient_known) for film in films] == [("a", 0, True), ("b", 1, True)]
+    assert [(film.patient, film.present, film.patient_known) for film in films] == [
+        ("a", (), True),
+        ("b", ("pneumonia",), True),
+    ]
 
 
 @pytest.mark.parametrize(
     "text, message",
     [
         ("file,label\n", "columns path and label"),
-        ("path,label\nNORMAL/film0.png,HEALTHY\n", "HEALTHY"),
+        ("path,label\nNORMAL/film0.png,NORMAL|NODULE\n", "NORMAL|NODULE"),
+        ("path,label\nNORMAL/film0.png,A\nPNEUMONIA/film0.png,B\n", "no film labelled NORMAL; its labels are A, B"),
+        ("path,label\nNORMAL/film0.png,A\nNORMAL/film0.png,NORMAL\n", "film0.png is listed more than once"),
         ("path,label\nNORMAL/film0.png,NORMAL\nPNEUMONIA/film0.png\n", "line 3 lacks"),
-        ("path,label\nNORMAL/film0.png,NORMAL\n", "no film labelled PNEUMONIA"),
+        ("path,label\nNORMAL/film0.png,NORMAL\n", "every film is labelled NORMAL"),
         ("path,label\nNORMAL/film9.png,NORMAL\nPNEUMONIA/film0.png,PNEUMONIA\n", "film9.png"),
     ],
 )
@@ -108,7 +116,7 @@ def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_pixels_come_through_the_workers_decoding(tmp_path: Path) -> None:
-    pictures, hashes = load_pixels(index(_data_set(tmp_path)), TRAINING_SPEC)
+    _, pictures, hashes = load_pixels(index(_data_set(tmp_path)), TRAINING_SPEC)
     assert pictures.shape == (6, 224, 224)
     assert pictures[:, 0, 0].tolist() == [60, 100, 140, 90, 130, 170]
     assert len(set(hashes)) == 6
