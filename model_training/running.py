@@ -16,6 +16,7 @@ import numpy.typing as npt
 from model_training.dataset import Data, summary
 from model_training.evaluation import OutOfFold
 from model_training.fitting import WEIGHTS_FILE, Recipe, describe, fit, logits_of, sampling_weights, serving
+from model_training.keeping import keep_arrays, keep_text
 from worker.domain import JSONObject
 from worker.errors import UsageError
 from worker.preprocessing import TRAINING_SPEC
@@ -35,12 +36,6 @@ def environment() -> JSONObject:
     }
 
 
-def _write(path: Path, text: str) -> None:
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
-
-
 def run(
     recipe: Recipe,
     data: Data,
@@ -56,6 +51,7 @@ def run(
     Raises:
         UsageError: the folder holds a run of another recipe, seed or data set, or there is no such fold.
         FittingFailed: see ``fitting.fit``.
+        NotKept: the disk is full.
     """
     record = {
         "recipe": json.loads(describe(recipe)),
@@ -72,7 +68,7 @@ def run(
             if earlier.get(key) != record[key]:
                 raise UsageError(f"{folder} holds a run with another {key}: choose another folder")
     else:
-        _write(file, json.dumps(record, indent=2, sort_keys=True) + "\n")
+        keep_text(file, json.dumps(record, indent=2, sort_keys=True) + "\n")
     count = int(data.folds.max()) + 1
     parts = [*map(str, range(count)), ALL_FILMS]
     if only is not None and only not in parts:
@@ -105,9 +101,9 @@ def run(
             continue
         held = data.folds == fold
         served = serving(network(f"fold-{fold}", ~held, seed + fold), recipe, TRAINING_SPEC)
-        temporary = logits_file.with_name("part.npz")
-        np.savez(temporary, index=np.flatnonzero(held), logits=logits_of(served, TRAINING_SPEC, data.pictures[held]))
-        os.replace(temporary, logits_file)
+        keep_arrays(
+            logits_file, index=np.flatnonzero(held), logits=logits_of(served, TRAINING_SPEC, data.pictures[held])
+        )
 
 
 def out_of_fold(folder: Path, data: Data, finding: int = 0) -> tuple[OutOfFold, npt.NDArray[np.int64]]:

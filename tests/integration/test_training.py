@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import resource
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from model_training import fitting
 from model_training.callbacks import FittingFailed
 from model_training.cli import app
 from model_training.fitting import RECIPES, WEIGHTS_FILE, fit
+from model_training.keeping import NotKept
 from model_training.phantoms import draw_chest
 from worker import bundle as bundles
 from worker.classifier import Classifier
@@ -170,6 +172,20 @@ def test_an_interrupted_fit_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     assert [text.split()[1] for text in told] == ["2", "3"]
     assert (tmp_path / "broken off" / WEIGHTS_FILE).exists()
     assert resumed == _fit(tmp_path / "whole")
+
+
+def test_a_full_disk_at_a_checkpoint_is_named_and_the_fit_goes_on_once_there_is_room(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    try:
+        with pytest.raises(NotKept, match=r"checkpoint-1\.weights\.h5 could not be written"):
+            _fit(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not list(tmp_path.glob("*.h5"))
+    told: list[str] = []
+    _fit(tmp_path, told.append)
+    assert len(told) == 3
 
 
 def test_a_trial_run_is_not_taken_for_a_whole_one(data: Path, run: Path) -> None:
