@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from worker.domain import Answer, Finding
+from worker.domain import Answer, Finding, PredictiveValues
+
+# PPV and NPV stand beside every probability at these: a screening site, a clinic, a ward for sick children.
+PREDICTIVE_PREVALENCES = (0.05, 0.20, 0.60)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,23 @@ class OperatingPoint:
         return Answer.UNCERTAIN if probability >= self.uncertain_low else Answer.NOT_FLAGGED
 
 
+def predictive_values(flagged: tuple[float, float], not_flagged: tuple[float, float]) -> tuple[PredictiveValues, ...]:
+    """Carry rates of answers over to ``PREDICTIVE_PREVALENCES`` (Bayes).
+
+    Args:
+        flagged: share of the films with, and of those without the finding that are flagged; each in (0, 1).
+        not_flagged: the same for films that are not flagged.
+    """
+    return tuple(
+        PredictiveValues(
+            prevalence=share,
+            ppv=flagged[0] * share / (flagged[0] * share + flagged[1] * (1 - share)),
+            npv=not_flagged[1] * (1 - share) / (not_flagged[1] * (1 - share) + not_flagged[0] * share),
+        )
+        for share in PREDICTIVE_PREVALENCES
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class FindingSpec:
     """One finding of a bundle.
@@ -64,12 +84,19 @@ class FindingSpec:
     Attributes:
         finding: its name, e.g. ``pneumonia``.
         code: the same coded, ``scheme:value`` (PS3.16), e.g. ``SCT:233604007``.
+        predictive_values: at ``PREDICTIVE_PREVALENCES``, in that order; empty in bundles that state none.
     """
 
     finding: str
     code: str
     calibration: Calibration
     operating_point: OperatingPoint
+    predictive_values: tuple[PredictiveValues, ...] = ()
+
+    def __post_init__(self) -> None:
+        stated = tuple(values.prevalence for values in self.predictive_values)
+        if stated not in ((), PREDICTIVE_PREVALENCES):
+            raise ValueError(f"predictive_values must be given at the prevalences {PREDICTIVE_PREVALENCES}")
 
     def of(self, logit: float) -> Finding:
         """Turn the network's logit into a finding.
@@ -86,4 +113,5 @@ class FindingSpec:
             probability=probability,
             prevalence=self.calibration.prevalence,
             answer=self.operating_point.answer(probability),
+            predictive_values=self.predictive_values,
         )

@@ -171,7 +171,15 @@ def _assessment(
             connection.execute(
                 schema.finding.insert(),
                 [
-                    {"assessment_id": assessment_id, "position": position, **dataclasses.asdict(one)}
+                    {
+                        "assessment_id": assessment_id,
+                        "position": position,
+                        "finding": one.finding,
+                        "logit": one.logit,
+                        "probability": one.probability,
+                        "prevalence": one.prevalence,
+                        "answer": one.answer,
+                    }
                     for position, one in enumerate(content.findings)
                 ],
             )

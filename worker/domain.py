@@ -71,6 +71,9 @@ class RefusalCode(StrEnum):
     AGE_UNKNOWN = "age_unknown"
     AGE_OUTSIDE = "age_outside"
     SHAPE = "shape"
+    NOT_CHEST = "not_chest"
+    INVERTED = "inverted"
+    ORIENTATION = "orientation"
 
 
 class Caveat(StrEnum):
@@ -172,6 +175,25 @@ class Radiograph:
 
 
 @dataclass(frozen=True, slots=True)
+class PredictiveValues:
+    """How far a bundle's answers can be relied on where the finding is so frequent.
+
+    Attributes:
+        prevalence: the share of films with the finding, in (0, 1).
+        ppv: positive predictive value: of the films answered ``flagged``, the share with the finding, in [0, 1].
+        npv: negative predictive value: of the films answered ``not_flagged``, the share without it, in [0, 1].
+    """
+
+    prevalence: float
+    ppv: float
+    npv: float
+
+    def __post_init__(self) -> None:
+        if not (0 < self.prevalence < 1 and 0 <= self.ppv <= 1 and 0 <= self.npv <= 1):
+            raise ValueError("prevalence must lie in (0, 1), ppv and npv in [0, 1]")
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """What may be present, with what the bundle says of it.
 
@@ -180,6 +202,7 @@ class Finding:
         logit: the network's raw output.
         probability: calibrated, in [0, 1], at ``prevalence``.
         prevalence: the share of films with the finding for which ``probability`` is calibrated, in (0, 1).
+        predictive_values: of the bundle's answers to this finding; empty where the bundle states none.
     """
 
     finding: str
@@ -187,6 +210,7 @@ class Finding:
     probability: float
     prevalence: float
     answer: Answer
+    predictive_values: tuple[PredictiveValues, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

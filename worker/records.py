@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 
-from worker.domain import Finding, JSONObject
+from worker.domain import Finding, JSONObject, PredictiveValues
 
 
 def finding_to_json(finding: Finding) -> JSONObject:
-    """Return a finding as a record; its probability never goes without its prevalence."""
+    """Return a finding as a record; its probability never goes without its prevalence, PPV and NPV."""
     return {
         "finding": finding.finding,
         "probability": finding.probability,
         "prevalence": finding.prevalence,
         "answer": finding.answer.value,
+        "predictive_values": [dataclasses.asdict(values) for values in finding.predictive_values],
+    }
+
+
+def stated_predictive_values(manifest: str) -> dict[str, tuple[PredictiveValues, ...]]:
+    """Return what a bundle's manifest (JSON text) states of each finding by name; older ones state nothing."""
+    return {
+        finding["finding"]: tuple(PredictiveValues(**values) for values in finding.get("predictive_values", ()))
+        for finding in json.loads(manifest).get("findings", ())
     }
 
 

@@ -18,6 +18,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, exists, f
 from worker import schema
 from worker.domain import Answer, Caveat, FileState, Finding, Identity, Outcome, Population
 from worker.escaping import clean_identifier
+from worker.records import stated_predictive_values
 from worker.store import read
 
 _PAGE = 500
@@ -192,9 +193,21 @@ def selected() -> Select[Any]:
 
 
 def typed(connection: Connection, rows: Sequence[Row[Any]]) -> list[ResultRow]:
-    """Turn rows of ``selected`` into results, with their findings."""
+    """Turn rows of ``selected`` into results, with their findings and what the bundle states of those."""
     findings = _findings(connection, sorted({row.assessment_id for row in rows if row.assessment_id is not None}))
-    return [_result(row, findings.get(row.assessment_id, ())) for row in rows]
+    digests = sorted({row.bundle_digest for row in rows if row.assessment_id is not None})
+    bundles = connection.execute(select(_bundle.digest, _bundle.manifest).where(_bundle.digest.in_(digests)))
+    stated = {row.digest: stated_predictive_values(row.manifest) for row in bundles}
+    return [
+        _result(
+            row,
+            tuple(
+                dataclasses.replace(one, predictive_values=stated[row.bundle_digest].get(one.finding, ()))
+                for one in findings.get(row.assessment_id, ())
+            ),
+        )
+        for row in rows
+    ]
 
 
 def _page(connection: Connection, wanted: ResultFilter) -> list[ResultRow]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.calibration import Calibration, FindingSpec, OperatingPoint
-from worker.domain import Answer
+from worker.calibration import PREDICTIVE_PREVALENCES, Calibration, FindingSpec, OperatingPoint, predictive_values
+from worker.domain import Answer, PredictiveValues
 
 SPEC = FindingSpec("pneumonia", "SCT:233604007", Calibration(1.5, -0.5, 0.5), OperatingPoint(0.5, 0.2, 0.7, "test"))
 finite = st.floats(-1e6, 1e6)
@@ -61,3 +62,42 @@ def test_band_that_leaves_out_its_threshold_is_refused(wrong: tuple[float, float
 def test_a_logit_that_is_no_number_gets_no_answer(logit: float) -> None:
     with pytest.raises(ArithmeticError, match="pneumonia"):
         SPEC.of(logit)
+
+
+rate = st.floats(0.001, 0.999)
+rates = st.tuples(rate, rate)
+
+
+@given(rates, rates)
+def test_ppv_rises_and_npv_falls_with_the_prevalence(flagged: tuple[float, float], spared: tuple[float, float]) -> None:
+    low, middle, high = predictive_values(flagged, spared)
+    assert (low.prevalence, middle.prevalence, high.prevalence) == PREDICTIVE_PREVALENCES
+    assert 0 < low.ppv <= middle.ppv <= high.ppv < 1
+    assert 1 > low.npv >= middle.npv >= high.npv > 0
+
+
+@given(rate, rate)
+def test_an_answer_that_tells_nothing_leaves_the_prevalence_as_it_was(flagged: float, spared: float) -> None:
+    for values in predictive_values((flagged, flagged), (spared, spared)):
+        assert values.ppv == pytest.approx(values.prevalence)
+        assert values.npv == pytest.approx(1 - values.prevalence)
+
+
+def test_predictive_values_of_a_known_table() -> None:
+    """Of 1,000 films 200 show it; 180 of them and 80 of the others are flagged, 10 and 640 are not."""
+    at_20 = predictive_values((0.9, 0.1), (0.05, 0.8))[1]
+    assert at_20.ppv == pytest.approx(180 / 260)
+    assert at_20.npv == pytest.approx(640 / 650)
+
+
+def test_a_finding_carries_the_predictive_values_of_its_bundle() -> None:
+    stated = predictive_values((0.9, 0.1), (0.05, 0.8))
+    assert dataclasses.replace(SPEC, predictive_values=stated).of(1.0).predictive_values == stated
+    assert SPEC.of(1.0).predictive_values == ()
+
+
+def test_predictive_values_stand_at_the_three_prevalences_or_not_at_all() -> None:
+    with pytest.raises(ValueError, match="prevalences"):
+        dataclasses.replace(SPEC, predictive_values=predictive_values((0.9, 0.1), (0.05, 0.8))[:2])
+    with pytest.raises(ValueError, match=r"\[0, 1\]"):
+        PredictiveValues(0.05, 1.1, 0.5)

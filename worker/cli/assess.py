@@ -14,7 +14,7 @@ from worker.cli.roots import PopulationOption
 
 if TYPE_CHECKING:
     from worker.batch import FileResult
-    from worker.domain import Caveat, Outcome
+    from worker.domain import Caveat, Finding, Outcome
 
 
 def assess(
@@ -33,7 +33,7 @@ def assess(
     """
     settings = door.of(context).settings()
     from worker import batch
-    from worker.cli.words import explain_caveats
+    from worker.cli.words import explain_caveats, explain_predictive_values
     from worker.domain import Declared, Population
     from worker.radiograph import Limits
 
@@ -45,6 +45,7 @@ def assess(
     not_judged = 0
     caveats: set[Caveat] = set()
     rows = []
+    answered: set[tuple[str, Finding]] = set()
     with output.progress("assessing", lambda: sum(1 for _ in batch.find_files(paths)), printing=json) as step:
         for result in batch.assess_files(paths, classifier, declared, limits):
             counts[result.outcome] += 1
@@ -57,10 +58,12 @@ def assess(
             else:
                 rows.append(_row(result))
                 caveats.update(result.caveats)
+                answered.update((result.bundle, finding) for finding in result.findings)
             step()
     if rows:
         columns = ("file", "outcome", "what it says", "caveats", "ms")
-        output.print_table(columns, rows, notes=explain_caveats(caveats))
+        notes = (*explain_predictive_values(answered), *explain_caveats(caveats))
+        output.print_table(columns, rows, notes=notes)
     _summarise(counts, codes, classifier.bundle.label)
     if not_judged or not counts.total():
         raise typer.Exit(1)

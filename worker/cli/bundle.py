@@ -124,7 +124,7 @@ def _read_manifest(loaded: Bundle) -> JSONObject:
 
 
 def _pairs(manifest: Manifest, digest: str) -> list[tuple[str, str]]:
-    from worker.cli.words import percent
+    from worker.cli.words import percent, say_predictive_values
 
     use = manifest.intended_use
     pairs = [
@@ -150,6 +150,8 @@ def _pairs(manifest: Manifest, digest: str) -> list[tuple[str, str]]:
             ("  operating point", f"{point.threshold:.3f}: {what_it_is}"),
             ("  chosen by", point.reason),
         ]
+        if spec.predictive_values:
+            pairs.append(("  relied on", say_predictive_values(spec.predictive_values)))
     return [*pairs, *_metrics(manifest.metrics)]
 
 

@@ -17,7 +17,7 @@ from worker.cli import door, output
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from worker.domain import Caveat
+    from worker.domain import Caveat, Finding
     from worker.history import Explanation
     from worker.results import ResultFilter
 
@@ -137,7 +137,7 @@ def explain(
 def _print(engine: Engine, wanted: ResultFilter, *, json: bool, csv: bool) -> None:
     from worker import results as stored
     from worker.cli import views
-    from worker.cli.words import explain_caveats
+    from worker.cli.words import explain_caveats, explain_predictive_values
 
     if csv:
         output.print_csv(
@@ -149,13 +149,16 @@ def _print(engine: Engine, wanted: ResultFilter, *, json: bool, csv: bool) -> No
     else:
         rows = []
         caveats: set[Caveat] = set()
+        answered: set[tuple[str, Finding]] = set()
         for one in stored.stream(engine, wanted):
             rows.append(views.result_row(one))
             caveats.update(one.caveats)
+            answered.update((one.bundle or "", finding) for finding in one.findings)
         if not rows:
             output.say("no result matches")
             return
-        output.print_table(views.TABLE_COLUMNS, rows, notes=explain_caveats(caveats))
+        notes = (*explain_predictive_values(answered), *explain_caveats(caveats))
+        output.print_table(views.TABLE_COLUMNS, rows, notes=notes)
         if len(rows) == wanted.limit:
             output.say(f"these are the newest {len(rows)}; --limit 0 shows all")
 

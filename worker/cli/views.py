@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from worker.cli.words import name_caveats, say_answer, say_finding
-from worker.domain import CAVEAT_TEXT, FileState, Identity, JSONObject, Population
+from worker.calibration import PREDICTIVE_PREVALENCES
+from worker.cli.words import name_caveats, say_answer, say_finding, say_predictive_values
+from worker.domain import CAVEAT_TEXT, FileState, Finding, Identity, JSONObject, Population
 from worker.history import Explanation, ResultDetail, VersionHistory
 from worker.ignoring import RULES
 from worker.records import finding_to_json, reversible_path
@@ -30,6 +31,7 @@ CSV_COLUMNS = (
     "answer_text",
     "probability",
     "prevalence",
+    *(f"{value}_at_{share * 100:.0f}" for share in PREDICTIVE_PREVALENCES for value in ("ppv", "npv")),
     "caveats",
     "bundle",
     "population",
@@ -79,6 +81,7 @@ def csv_rows(result: ResultRow) -> Iterator[tuple[Any, ...]]:
             finding and say_answer(finding.answer, finding.finding),
             finding and finding.probability,
             finding and finding.prevalence,
+            *_predictive_cells(finding),
             " ".join(result.caveats),
             result.bundle,
             result.population.value,
@@ -145,6 +148,8 @@ def detail_pairs(detail: ResultDetail) -> Iterator[tuple[str, str]]:
     if row.findings:
         for finding in row.findings:
             yield "what it says", say_finding(finding)
+            if finding.predictive_values:
+                yield "  relied on", say_predictive_values(finding.predictive_values)
     else:
         yield "reason", f"{row.code}: {row.reason}"
     for caveat in row.caveats:
@@ -203,6 +208,12 @@ def _says(result: ResultRow) -> str:
     if result.findings:
         return "; ".join(map(say_finding, result.findings))
     return f"{result.outcome.value}: {result.code}: {result.reason}"
+
+
+def _predictive_cells(finding: Finding | None) -> tuple[float | None, ...]:
+    if finding is None or not finding.predictive_values:
+        return (None,) * (2 * len(PREDICTIVE_PREVALENCES))
+    return tuple(value for at in finding.predictive_values for value in (at.ppv, at.npv))
 
 
 def _patient(identity: Identity) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from worker.domain import CAVEAT_TEXT, Answer, Caveat, Finding
+from worker.domain import CAVEAT_TEXT, Answer, Caveat, Finding, PredictiveValues
 
 NO_DEVICE = "Preread is no medical device: a first read for research, no diagnosis. A doctor reads every film."
 _ANSWER = {
@@ -42,6 +42,33 @@ def say_in_full(answer: Answer, finding: str, probability: float, prevalence: fl
 def say_finding(finding: Finding) -> str:
     """Say a finding with its probability."""
     return say_in_full(finding.answer, finding.finding, finding.probability, finding.prevalence)
+
+
+def say_predictive_values(values: Iterable[PredictiveValues]) -> str:
+    """Say how far answers can be relied on, e.g. ``where 5 / 60 % of films show it: of those flagged 30 / 92 % do``."""
+    at = tuple(values)
+
+    def series(shares: Iterable[float]) -> str:
+        return " / ".join(percent(share).removesuffix(" %") for share in shares) + " %"
+
+    return (
+        f"where {series(one.prevalence for one in at)} of films show it: "
+        f"of those flagged {series(one.ppv for one in at)} do (PPV), "
+        f"of those not flagged {series(one.npv for one in at)} do not (NPV)"
+    )
+
+
+def explain_predictive_values(answered: Iterable[tuple[str, Finding]]) -> list[str]:
+    """Say once for each bundle and finding how far its answers can be relied on; bundles that state nothing say so.
+
+    Args:
+        answered: the bundle (``name/version``) and what it found.
+    """
+    distinct = sorted({(one.finding, bundle, one.predictive_values) for bundle, one in answered}, key=lambda it: it[:2])
+    return [
+        f"{finding} ({bundle}): {say_predictive_values(values) if values else 'this bundle states no PPV and NPV'}"
+        for finding, bundle, values in distinct
+    ]
 
 
 def name_caveats(caveats: Iterable[Caveat]) -> str:

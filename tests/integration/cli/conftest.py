@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from worker.bundle import MANIFEST_SCHEMA, Bundle, Manifest
-from worker.calibration import Calibration, FindingSpec, OperatingPoint
+from worker.calibration import Calibration, FindingSpec, OperatingPoint, predictive_values
 from worker.classifier import RawOutput
 from worker.cli import main
 from worker.domain import IntendedUse
@@ -45,6 +45,7 @@ class BrightnessClassifier:
                     "SCT:233604007",
                     Calibration(slope=8.0, intercept=0.0, prevalence=0.25),
                     OperatingPoint(threshold=0.5, uncertain_low=0.4, uncertain_high=0.6, reason="for tests"),
+                    predictive_values((0.9, 0.1), (0.1, 0.9)),
                 ),
             ),
             golden_tolerance=0.02,

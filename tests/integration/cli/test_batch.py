@@ -78,7 +78,7 @@ def test_a_record_is_complete_and_is_json(tmp_path, run, jpeg):
         "path", "sha256", "outcome", "code", "reason", "findings", "caveats", "bundle", "ms",
     }  # fmt: skip
     assert record["path"] == f"{tmp_path}/caf\\xe9.jpg"
-    assert set(record["findings"][0]) == {"finding", "probability", "prevalence", "answer"}
+    assert set(record["findings"][0]) == {"finding", "probability", "prevalence", "answer", "predictive_values"}
     assert record["bundle"] == "brightness/1.0.0"
     assert len(record["sha256"]) == 64
     assert record["ms"] > 0

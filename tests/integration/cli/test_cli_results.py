@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import shutil
 from datetime import datetime
 
@@ -17,6 +18,11 @@ from worker.entries import ContentAssessment, FileFacts, Observation
 from worker.errors import TruncatedPixels
 from worker.ledger import Ledger
 
+STATED = [
+    {"prevalence": 0.05, "ppv": 0.36, "npv": 0.9995},
+    {"prevalence": 0.2, "ppv": 0.73, "npv": 0.994},
+    {"prevalence": 0.6, "ppv": 0.941, "npv": 0.96},
+]
 ESCAPES = "\x1b]0;owned\x07\x1b[2J"
 HOSTILE = Identity(
     patient_name="=HYPERLINK(1)^[red]Eve[/red]\u202e" + ESCAPES,
@@ -52,7 +58,8 @@ def filled(database, tmp_path):
     ledger.heartbeat()
     root = tmp_path / "inbox"
     root_id = ledger.register_root(bytes(root), population=Population.CHILDREN_1_5Y)
-    bundle_id = ledger.register_bundle(name="test", version="1.0.0", digest="d" * 64)
+    manifest = json.dumps({"findings": [{"finding": "pneumonia", "predictive_values": STATED}]})
+    bundle_id = ledger.register_bundle(name="test", version="1.0.0", digest="d" * 64, manifest=manifest)
     names = {
         "flagged": b"a[bold]\x1b[2J.dcm",
         "not_flagged": b"caf\xe9\\b.dcm",
@@ -100,6 +107,17 @@ def test_the_table_says_answers_in_words_and_ends_with_what_preread_is_not(prere
     assert ran.out.rstrip().endswith(NO_DEVICE)
 
 
+def test_ppv_and_npv_stand_beside_every_probability(preread, filled):
+    said = "where 5.0 / 20 / 60 % of films show it: of those flagged 36 / 73 / 94.1 % do (PPV), "
+    said += "of those not flagged above 99.9 / 99.4 / 96.0 % do not (NPV)"
+    assert f"pneumonia (test/1.0.0): {said}" in " ".join(preread("results").out.split())
+    assert said in " ".join(preread("results", "show", "1").out.split())
+    flagged = list(csv.DictReader(io.StringIO(preread("results", "--csv").out)))[-1]
+    assert [flagged[name] for name in ("ppv_at_5", "npv_at_20", "ppv_at_60")] == ["0.36", "0.994", "0.941"]
+    (record,) = preread("results", "show", "1", "--json").records
+    assert record["findings"][0]["predictive_values"] == STATED
+
+
 def test_no_name_or_tag_steers_the_terminal(preread, filled):
     for arguments in (["results"], ["results", "show", "1"], ["results", "--csv"], ["results", "--json"]):
         ran = preread(*arguments)
@@ -115,7 +133,13 @@ def test_json_lines_hold_what_assess_prints_and_more(preread, filled):
     assert [record["outcome"] for record in records] == ["unreadable", "refused", "assessed", "assessed"]
     flagged = records[-1]
     assert flagged["findings"] == [
-        {"finding": "pneumonia", "probability": 0.87, "prevalence": 0.25, "answer": "flagged"}
+        {
+            "finding": "pneumonia",
+            "probability": 0.87,
+            "prevalence": 0.25,
+            "answer": "flagged",
+            "predictive_values": STATED,
+        }
     ]
     assert flagged["caveats"] == ["age_declared", "lossy"]
     assert flagged["bundle"] == "test/1.0.0"
