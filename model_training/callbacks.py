@@ -13,6 +13,7 @@ from model_training.keeping import keep_weights
 from worker.errors import PrereadError
 
 HISTORY_FILE = "history.csv"
+FIT_FILE = "fit.json"
 
 
 class FittingFailed(PrereadError):
@@ -128,3 +129,10 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
 def _checkpoints(folder: Path) -> dict[int, Path]:
     return {int(path.name.split("-")[1].split(".")[0]): path for path in folder.glob("checkpoint-*.weights.h5")}
+
+
+def spent_s(folder: Path, epochs: int) -> float:
+    """Seconds that the first so many epochs of a fit have taken, by its history; 0 where none is kept."""
+    file = folder / HISTORY_FILE
+    rows = [line.split(",") for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+    return sum(float(row[2]) for row in rows if int(row[0]) <= epochs)

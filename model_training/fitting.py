@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +17,22 @@ import tensorflow as tf
 
 from model_training.architectures import ARCHITECTURES, load_imagenet
 from model_training.augmentation import Augmentation, augment
-from model_training.callbacks import HISTORY_FILE, Checkpoint, NotANumber, Reseed, Told
-from model_training.keeping import keep_weights
+from model_training.callbacks import (
+    FIT_FILE,
+    HISTORY_FILE,
+    Allowance,
+    AllowanceOver,
+    Checkpoint,
+    NotANumber,
+    Reseed,
+    Told,
+    spent_s,
+)
+from model_training.keeping import keep_text, keep_weights
 from model_training.pretrained import imagenet_state_dict
+from model_training.reference_data import Reference
 from worker.domain import JSONObject, PixelArray
+from worker.errors import UsageError
 from worker.preprocessing import PreprocessingSpec, normalise
 
 WEIGHTS_FILE = "fitted.weights.h5"
@@ -53,7 +66,13 @@ class Recipe:
 
     @classmethod
     def from_record(cls, record: JSONObject) -> Recipe:
-        """Rebuild a recipe from a run's record."""
+        """Rebuild a recipe from a run's record.
+
+        Raises:
+            UsageError: it is of a reference system, which is there to be compared and not to be served.
+        """
+        if "layers" in record:
+            raise UsageError(f"{record['name']} is a reference system: the product serves its own recipes only")
         sizes = tuple((size, epochs) for size, epochs in record["sizes"])
         return cls(**{**record, "sizes": sizes, "augmentation": Augmentation(**record["augmentation"])})
 
@@ -141,6 +160,7 @@ def fit(
     *,
     seed: int = 0,
     steps_per_epoch: int | None = None,
+    minutes: float | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> keras.Model:
     """Fit a network and return it with its averaged weights; called again after an interruption it goes on.
@@ -149,7 +169,9 @@ def fit(
         pictures: uint8 [n, rows, columns] after ``preprocessing.shrink``.
         labels: int64 [n, findings] in {0, 1}.
         weights: float64 [n] summing to 1, see ``sampling_weights``.
-        folder: gets ``history.csv`` (epoch, loss, seconds), checkpoints, and at the end ``fitted.weights.h5``.
+        folder: gets ``history.csv`` (epoch, loss, seconds), checkpoints, and at the end ``fitted.weights.h5`` and
+            ``fit.json`` (epochs reached and meant, seconds, how the fit ended, parameters).
+        minutes: after them the fit ends with the step in progress, and what it reached is recorded.
 
     Raises:
         FittingFailed: the loss is NaN or infinite.
@@ -173,29 +195,41 @@ def fit(
         jit_compile=False,
     )
     restored = Checkpoint.restore(model, folder)
-    done = 0
-    for size, count in recipe.sizes:
-        if restored >= done + count:
-            done += count
-            continue
-        first = max(done, restored)
-        model.fit(
-            _batches(recipe, spec, pictures, labels, weights, size, seed, first * steps),
-            steps_per_epoch=steps,
-            initial_epoch=first,
-            epochs=done + count,
-            verbose=0,
-            shuffle=False,
-            callbacks=[
-                NotANumber(),
-                Reseed(seed),
-                Told(epochs, folder / HISTORY_FILE, say),
-                Checkpoint(folder),
-            ],
-        )
-        done += count
+    before_s, began_s = spent_s(folder, restored), time.monotonic()
+    callbacks = [
+        NotANumber(),
+        Reseed(seed),
+        Allowance(minutes, before_s),
+        Told(epochs, folder / HISTORY_FILE, say),
+        Checkpoint(folder),
+    ]
+    done, ended, reached = 0, "done", float(epochs)
+    try:
+        for size, count in recipe.sizes:
+            first, done = max(done, restored), done + count
+            if first >= done:
+                continue
+            model.fit(
+                _batches(recipe, spec, pictures, labels, weights, size, seed, first * steps),
+                steps_per_epoch=steps,
+                initial_epoch=first,
+                epochs=done,
+                verbose=0,
+                shuffle=False,
+                callbacks=callbacks,
+            )
+    except AllowanceOver as over:
+        ended, reached = "time", over.epochs
+    record = {
+        "epochs": reached,
+        "epochs_meant": epochs,
+        "seconds": before_s + time.monotonic() - began_s,
+        "ended": ended,
+        "parameters": model.count_params(),
+    }
     model.optimizer.finalize_variable_values(model.trainable_variables)
     keep_weights(model, folder / WEIGHTS_FILE)
+    keep_text(folder / FIT_FILE, json.dumps(record, indent=2) + "\n")
     return model
 
 
@@ -218,6 +252,6 @@ def logits_of(
     return np.concatenate(parts).astype(np.float64)
 
 
-def describe(recipe: Recipe) -> str:
+def describe(recipe: Recipe | Reference) -> str:
     """The recipe as canonical JSON, for records and digests."""
     return json.dumps(dataclasses.asdict(recipe), sort_keys=True)

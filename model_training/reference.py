@@ -16,6 +16,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from model_training.callbacks import (
+    FIT_FILE,
     HISTORY_FILE,
     Allowance,
     AllowanceOver,
@@ -23,6 +24,7 @@ from model_training.callbacks import (
     NotANumber,
     Reseed,
     Told,
+    spent_s,
 )
 from model_training.fitting import WEIGHTS_FILE
 from model_training.generator import shift
@@ -32,7 +34,6 @@ from model_training.reference_data import Reference
 from worker.domain import JSONObject, PixelArray
 from worker.errors import UsageError
 
-FIT_FILE = "fit.json"
 _VALIDATION_FILE = "validation.csv"
 _BEST_FILE = "best.weights.h5"
 _CROSS_VALIDATION = 3
@@ -211,13 +212,6 @@ def _choose(recipe: Reference, films: _Films, groups: _LABELS, allowance: Allowa
     return {"layers": layers, "epochs_meant": epochs, "cross_validated_accuracies": accuracies}
 
 
-def _spent_s(folder: Path, epochs: int) -> float:
-    """Seconds that the epochs which are kept have taken."""
-    file = folder / HISTORY_FILE
-    rows = [line.split(",") for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-    return sum(float(row[2]) for row in rows if int(row[0]) <= epochs)
-
-
 def fit(
     recipe: Reference,
     pictures: PixelArray,
@@ -283,10 +277,10 @@ def fit(
     keep_text(file, json.dumps(state, indent=2) + "\n")
 
     done = Checkpoint.restore(model, folder)
-    spent_s = _spent_s(folder, done)
+    before_s = spent_s(folder, done)
     steps = steps_per_epoch or recipe.steps_per_epoch or math.ceil(len(fitted) / recipe.batch)
     if minutes is not None:
-        allowance = Allowance(minutes, spent_s + time.monotonic() - began_s)
+        allowance = Allowance(minutes, before_s + time.monotonic() - began_s)
     validated = _Validated(recipe, films[held], folder, done) if held.any() else None
     callbacks = [NotANumber(), Reseed(seed), allowance, Told(recipe.epochs, folder / HISTORY_FILE, say)]
     callbacks += [validated, Checkpoint(folder)] if validated else [Checkpoint(folder)]
@@ -311,6 +305,6 @@ def fit(
         model.load_weights(folder / _BEST_FILE)
         state["best_epoch"] = validated.best + 1
     keep_weights(model, folder / WEIGHTS_FILE)
-    state |= {"epochs": reached, "seconds": spent_s + time.monotonic() - began_s, "ended": ended}
+    state |= {"epochs": reached, "seconds": before_s + time.monotonic() - began_s, "ended": ended}
     keep_text(file, json.dumps(state, indent=2) + "\n")
     return model

@@ -11,8 +11,6 @@ import itertools
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from worker.domain import JSONObject
-
 
 @dataclass(frozen=True, slots=True)
 class Shifts:
@@ -87,20 +85,6 @@ class Reference:
     best: bool = False
     validation: float = 0.15
     candidates: tuple[tuple[str, int], ...] = ()
-
-    @classmethod
-    def from_record(cls, record: JSONObject) -> Reference:
-        """Rebuild a system from a run's record."""
-        shifts = record["shifts"]
-        return cls(
-            **{
-                **record,
-                "mended": tuple(record["mended"]),
-                "class_weights": tuple(record["class_weights"]),
-                "shifts": shifts and Shifts(**{**shifts, "brightness": tuple(shifts["brightness"])}),
-                "candidates": tuple((layers, epochs) for layers, epochs in record["candidates"]),
-            }
-        )
 
 
 _F1 = "F1: measured on films kept out of the fit"
