@@ -22,7 +22,8 @@ import numpy as np
 import numpy.typing as npt
 
 from model_training.baselines import border, conflict_slice, cross_fitted_logits, thumbnails
-from model_training.evaluation import OutOfFold, auc, number
+from model_training.evaluation import OutOfFold, auc
+from model_training.intervals import number
 from worker.domain import Identity, JSONObject, PixelArray
 from worker.errors import UnreadableError, UsageError
 from worker.preprocessing import TRAINING_SPEC, PreprocessingSpec, shrink

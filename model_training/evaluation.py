@@ -1,34 +1,19 @@
-"""Measures of a binary finding, with intervals from a bootstrap over patients."""
+"""What networks said of films, and measures of it with 95 % intervals that know which films are of one patient."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-Scores = npt.NDArray[np.float64]
-Labels = npt.NDArray[np.int64]
+from model_training.intervals import Groups, Labels, Measure, Rows, Scores, bootstrap, share
+from worker.domain import JSONObject
 
-
-@dataclass(frozen=True, slots=True)
-class Measure:
-    """A value with its 95 % interval (NaN where it is undefined: one label only)."""
-
-    value: float
-    low: float
-    high: float
-
-    def to_json(self) -> dict[str, float | None]:
-        """The three numbers; ``None`` where undefined, since JSON has no NaN."""
-        return {"value": number(self.value), "low": number(self.low), "high": number(self.high)}
-
-
-def number(value: float) -> float | None:
-    """``None`` for NaN, which JSON has not and which equals nothing, not even itself."""
-    return None if math.isnan(value) else value
+# Half of the normals' weight lies on those that are framed like films with the finding, because films of elsewhere are.
+CONFLICT_SHARE = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,19 +24,28 @@ class OutOfFold:
         logits: float64 [n].
         labels: int64 [n] in {0, 1}.
         conflict: bool [n], see ``baselines.conflict_slice``.
+        patients: str [n], the patient of each film; ``None`` where that is unknown.
+        folds: int64 [n], the fold in which each film was held out; ``None`` where there was one only.
     """
 
     logits: Scores
     labels: Labels
-    conflict: npt.NDArray[np.bool_]
+    conflict: Rows
+    patients: Groups | None = None
+    folds: npt.NDArray[np.int64] | None = None
 
     @property
-    def conflict_normals(self) -> npt.NDArray[np.bool_]:
+    def groups(self) -> Groups:
+        """Str [n], what is drawn in a bootstrap: the patient, or the film where patients are unknown."""
+        return np.arange(len(self.labels)).astype(np.str_) if self.patients is None else self.patients
+
+    @property
+    def conflict_normals(self) -> Rows:
         """Films without the finding that are framed like films with it."""
         return np.asarray(self.conflict & (self.labels == 0))
 
     @property
-    def hard_normals(self) -> npt.NDArray[np.bool_]:
+    def hard_normals(self) -> Rows:
         """The conflict normals; in a data set without any, all films without the finding."""
         return self.conflict_normals if self.conflict_normals.any() else np.asarray(self.labels == 0)
 
@@ -59,6 +53,82 @@ class OutOfFold:
         """Scores and labels of the conflict normals against all films with the finding."""
         kept = self.conflict_normals | (self.labels == 1)
         return self.logits[kept], self.labels[kept]
+
+    def at(self, rows: Rows) -> OutOfFold:
+        """The films of these rows."""
+        patients = None if self.patients is None else self.patients[rows]
+        folds = None if self.folds is None else self.folds[rows]
+        return OutOfFold(self.logits[rows], self.labels[rows], self.conflict[rows], patients, folds)
+
+    def weights(self, prevalence: float, conflict_share: float | None = CONFLICT_SHARE) -> Scores:
+        """How much each film counts so that the whole stands for a place with this prevalence: float64 [n], sum n.
+
+        Args:
+            prevalence: weight of the films with the finding, in (0, 1).
+            conflict_share: how much of the other films' weight lies on the conflict normals, in [0, 1]; ``None``
+                counts all of them alike.
+        """
+        hard, rest = self.hard_normals, (self.labels == 0) & ~self.hard_normals
+        if conflict_share is None:
+            conflict_share = hard.sum() / max(1, hard.sum() + rest.sum())
+        weight = np.zeros(len(self.labels))
+        for rows, part in (
+            (self.labels == 1, prevalence),
+            (hard, (1 - prevalence) * conflict_share),
+            (rest if rest.any() else hard, (1 - prevalence) * (1 - conflict_share)),
+        ):
+            weight[rows] += part / max(1, rows.sum())
+        return weight * len(weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """Films counted by label and by what was called."""
+
+    true_positive: int
+    false_negative: int
+    false_positive: int
+    true_negative: int
+
+    @classmethod
+    def of(cls, called: Rows, labels: Labels) -> Confusion:
+        """Count bool [n] against int64 [n]."""
+        present = labels == 1
+        tables = (called & present, ~called & present, called & ~present, ~called & ~present)
+        return cls(*(int(table.sum()) for table in tables))
+
+    def to_json(self) -> JSONObject:
+        """The four counts."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranked:
+    """Films sorted into ranks once, so that a measure of many reweighings is cheap; ties share a rank."""
+
+    rank: npt.NDArray[np.int64]
+    present: Rows
+
+    @classmethod
+    def of(cls, scores: Scores, labels: Labels) -> _Ranked:
+        return cls(np.unique(scores, return_inverse=True)[1], np.asarray(labels == 1))
+
+    def _mass(self, weight: Scores) -> tuple[Scores, Scores]:
+        present, absent = (np.bincount(self.rank, weight * rows) for rows in (self.present, ~self.present))
+        return np.asarray(present, float), np.asarray(absent, float)
+
+    def auc(self, weight: Scores) -> float:
+        present, absent = self._mass(weight)
+        total = present.sum() * absent.sum()
+        below = np.cumsum(absent) - absent
+        return float((present * (below + absent / 2)).sum() / total) if total else float("nan")
+
+    def average_precision(self, weight: Scores) -> float:
+        present, absent = (mass[::-1] for mass in self._mass(weight))
+        found, called = np.cumsum(present), np.cumsum(present + absent)
+        if not found[-1]:
+            return float("nan")
+        return float((present * found / np.maximum(called, 1e-300)).sum() / found[-1])
 
 
 def auc(scores: Scores, labels: Labels, weights: Scores | None = None) -> float:
@@ -70,56 +140,104 @@ def auc(scores: Scores, labels: Labels, weights: Scores | None = None) -> float:
     Returns:
         A value in [0, 1]; NaN when a label is absent.
     """
-    weight = np.ones(len(scores)) if weights is None else weights
-    _, rank = np.unique(scores, return_inverse=True)
-    present = np.bincount(rank, weight * (labels == 1))
-    absent = np.bincount(rank, weight * (labels == 0))
-    total = present.sum() * absent.sum()
-    if total == 0:
+    return _Ranked.of(scores, labels).auc(np.ones(len(scores)) if weights is None else weights)
+
+
+def average_precision(scores: Scores, labels: Labels, weights: Scores | None = None) -> float:
+    """Area under the precision-recall curve as a sum of steps; at chance it is the share of films with the finding.
+
+    Returns:
+        A value in [0, 1]; NaN without any film with the finding.
+    """
+    return _Ranked.of(scores, labels).average_precision(np.ones(len(scores)) if weights is None else weights)
+
+
+def matthews_correlation(called: Rows, labels: Labels, weights: Scores | None = None) -> float:
+    """Correlation of what was called with the labels, in [-1, 1]; NaN when either is the same for all films."""
+    weight = np.ones(len(labels)) if weights is None else weights
+    yes, present = called.astype(float), (labels == 1).astype(float)
+    total = weight.sum()
+    if not total:
         return float("nan")
-    below = np.cumsum(absent) - absent
-    return float((present * (below + absent / 2)).sum() / total)
-
-
-def _share(hit: npt.NDArray[np.bool_], weight: Scores) -> float:
-    return float(weight[hit].sum() / weight.sum()) if weight.sum() else float("nan")
+    a, b = yes - (weight @ yes) / total, present - (weight @ present) / total
+    scale = math.sqrt((weight @ (a * a)) * (weight @ (b * b)))
+    return float(weight @ (a * b) / scale) if scale > 1e-12 else float("nan")
 
 
 def measure(
-    scores: Scores,
-    called: npt.NDArray[np.bool_],
-    labels: Labels,
-    groups: npt.NDArray[np.str_],
-    *,
-    draws: int = 2000,
-    seed: int = 0,
+    scores: Scores, called: Rows, labels: Labels, groups: Groups, *, draws: int = 2000, seed: int = 0
 ) -> dict[str, Measure]:
-    """AUC, accuracy, sensitivity and specificity with 95 % intervals (percentiles of a cluster bootstrap).
+    """Measure what was said of films, with 95 % intervals.
 
     Args:
         scores: float64 [n], higher = more likely.
         called: bool [n], at or above the operating point.
         labels: int64 [n] in {0, 1}.
         groups: str [n], the unit that is drawn (patient, or image where patients are unknown).
+
+    Returns:
+        ``auc``, ``accuracy``, ``sensitivity``, ``specificity``, ``balanced_accuracy`` (mean of the last two),
+        ``matthews_correlation`` and ``average_precision``; the last two and accuracy hold for this share of films with
+        the finding only.
     """
-    right = called == (labels == 1)
-    measures: dict[str, Callable[[Scores], float]] = {
-        "auc": lambda w: auc(scores, labels, w),
-        "accuracy": lambda w: _share(right, w),
-        "sensitivity": lambda w: _share(right[labels == 1], w[labels == 1]),
-        "specificity": lambda w: _share(right[labels == 0], w[labels == 0]),
+    present, right = labels == 1, called == (labels == 1)
+    ranked = _Ranked.of(scores, labels)
+
+    def balanced(weight: Scores) -> float:
+        both = [(weight[rows & right].sum(), weight[rows].sum()) for rows in (present, ~present)]
+        return float(sum(hits / of for hits, of in both) / 2) if all(of for _, of in both) else float("nan")
+
+    drawn = bootstrap(
+        {
+            "auc": ranked.auc,
+            "balanced_accuracy": balanced,
+            "matthews_correlation": lambda weight: matthews_correlation(called, labels, weight),
+            "average_precision": ranked.average_precision,
+        },
+        groups,
+        count=draws,
+        seed=seed,
+    )
+    return {
+        "auc": drawn.pop("auc"),
+        "accuracy": share(right, groups),
+        "sensitivity": share(right[present], groups[present]),
+        "specificity": share(right[~present], groups[~present]),
+        **drawn,
     }
-    _, group = np.unique(groups, return_inverse=True)
-    generator = np.random.default_rng(seed)
-    count = int(group.max()) + 1
-    drawn: dict[str, list[float]] = {name: [] for name in measures}
-    for _ in range(draws):
-        times = np.bincount(generator.integers(0, count, count), minlength=count).astype(np.float64)
-        for name, of in measures.items():
-            drawn[name].append(of(times[group]))
-    result = {}
-    for name, of in measures.items():
-        finite = np.array(drawn[name])[np.isfinite(drawn[name])]
-        low, high = np.percentile(finite, [2.5, 97.5]) if len(finite) else (float("nan"), float("nan"))
-        result[name] = Measure(of(np.ones(len(labels))), float(low), float(high))
-    return result
+
+
+def auc_difference(first: Scores, second: Scores, labels: Labels, groups: Groups, *, count: int = 2000) -> Measure:
+    """First minus second AUC on the same films, paired; an interval without 0 tells two networks apart on them."""
+    a, b = _Ranked.of(first, labels), _Ranked.of(second, labels)
+    return bootstrap({"auc": lambda weight: a.auc(weight) - b.auc(weight)}, groups, count=count)["auc"]
+
+
+def subgroup_table(films: OutOfFold, called: Rows, subgroups: Mapping[str, Rows], *, count: int = 500) -> JSONObject:
+    """Measure parts of the films, each by name.
+
+    Returns:
+        For each subgroup ``films``, ``with_finding``, ``patients``, ``sensitivity``, ``specificity`` and ``auc``. A
+        subgroup of one label has its AUC against all films of the other label. What is undefined is absent.
+    """
+    right = called == (films.labels == 1)
+    table: JSONObject = {}
+    for name, rows in subgroups.items():
+        labels, groups = films.labels[rows], films.groups[rows]
+        if not len(labels):
+            continue
+        only = labels[0] if (labels == labels[0]).all() else None
+        against = rows if only is None else rows | (films.labels != only)
+        scored = _Ranked.of(films.logits[against], films.labels[against])
+        found = {
+            "sensitivity": share(right[rows][labels == 1], groups[labels == 1]),
+            "specificity": share(right[rows][labels == 0], groups[labels == 0]),
+            "auc": bootstrap({"auc": scored.auc}, films.groups[against], count=count)["auc"],
+        }
+        table[name] = {
+            "films": len(labels),
+            "with_finding": int(labels.sum()),
+            "patients": len(np.unique(groups)),
+            **{key: value.to_json() for key, value in found.items() if not math.isnan(value.value)},
+        }
+    return table
