@@ -30,6 +30,13 @@ DataOption = Annotated[
 ]
 FoldsOption = Annotated[int, typer.Option(help="Parts into which patients are dealt.", min=2, max=20)]
 AbsentOption = Annotated[str, typer.Option(help="Label of films with none of the findings.")]
+PrevalenceOption = Annotated[float, typer.Option(help="Prevalence to calibrate to.", min=0.001, max=0.999)]
+BundleOption = Annotated[
+    str | None, typer.Option(help="Bundle: folder, name/version or name; default: the shipped one.")
+]
+DeclarationOption = Annotated[
+    Path | None, typer.Option(help="JSON of what the bundle is for; `preread-train declaration` prints one.")
+]
 SeedOption = Annotated[int, typer.Option(help="Decides folds, draws and augmentation.")]
 
 
@@ -115,31 +122,79 @@ def fit(
 
 
 @app.command()
+def declaration() -> None:
+    """Print what the shipped bundle declares of itself, to start one's own from."""
+    from model_training.declaration import PNEUMONIA_CHILDREN
+
+    typer.echo(json.dumps(PNEUMONIA_CHILDREN.to_json(), indent=2))
+
+
+@app.command()
 def publish(
     data: DataOption,
     run: Annotated[Path, typer.Option(help="Folder of a finished run.")],
     version: Annotated[str, typer.Option(help="New version, e.g. 1.0.0; a published version never changes.")],
     into: Annotated[Path, typer.Option(help="Folder of bundles.")] = Path("bundles"),
     name: Annotated[str, typer.Option(help="Name of the bundle.")] = "pneumonia-children",
-    prevalence: Annotated[float, typer.Option(help="Prevalence to calibrate to.", min=0.001, max=0.999)] = 0.5,
+    prevalence: PrevalenceOption = 0.5,
+    declaration: DeclarationOption = None,
     folds: FoldsOption = 5,
     seed: SeedOption = 0,
     absent: AbsentOption = "NORMAL",
 ) -> None:
     """Calibrate a run's network, choose its operating point and write it as a bundle for the worker."""
+    from model_training.declaration import declaration_for
     from model_training.publishing import publish as publish_run
 
-    bundle = publish_run(run, _read(data, folds, seed, absent), into, name=name, version=version, prevalence=prevalence)
+    films = _read(data, folds, seed, absent)
+    bundle = publish_run(
+        run,
+        films,
+        into,
+        name=name,
+        version=version,
+        prevalence=prevalence,
+        declaration=declaration_for(films.findings, declaration),
+    )
     talk.print(f"published {bundle.label} at {bundle.path}", markup=False)
     typer.echo(json.dumps(bundle.manifest.metrics, indent=2))
 
 
 @app.command()
+def recalibrate(
+    data: DataOption,
+    version: Annotated[str, typer.Option(help="New version; a published version never changes.")],
+    bundle: BundleOption = None,
+    into: Annotated[Path, typer.Option(help="Folder of bundles.")] = Path("bundles"),
+    prevalence: PrevalenceOption = 0.5,
+    absent: AbsentOption = "NORMAL",
+) -> None:
+    """Fit calibration and operating point to a site's own films, without training again. Needs no TensorFlow.
+
+    The films must be labelled by people and new to the network; half the patients' films seen before would flatter it.
+    """
+    from model_training.recalibrating import recalibrate as recalibrate_bundle
+    from worker import bundle as bundles
+
+    films = _read(data, 5, 0, absent)
+    with _progress() as progress:
+        task = progress.add_task("assessing", total=len(films.films))
+        made = recalibrate_bundle(
+            bundles.load(bundles.resolve(bundle)),
+            films,
+            into,
+            version=version,
+            prevalence=prevalence,
+            progress=lambda: progress.advance(task),
+        )
+    talk.print(f"published {made.label} at {made.path}", markup=False)
+    typer.echo(json.dumps(made.manifest.metrics, indent=2))
+
+
+@app.command()
 def evaluate(
     data: DataOption,
-    bundle: Annotated[
-        str | None, typer.Option(help="Bundle: folder, name/version or name; default: the shipped one.")
-    ] = None,
+    bundle: BundleOption = None,
     predictions: Annotated[Path | None, typer.Option(help="Write a CSV with a row per film here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     absent: AbsentOption = "NORMAL",

@@ -211,6 +211,18 @@ def labels_of(films: Sequence[Film], findings: Sequence[str]) -> npt.NDArray[np.
     return np.array([[int(finding in film.present) for finding in findings] for film in films], dtype=np.int64)
 
 
+def labels_for(films: Sequence[Film], finding: str) -> npt.NDArray[np.int64]:
+    """int64 [films] in {0, 1}: where a bundle's finding is present.
+
+    Raises:
+        UsageError: no label names it.
+    """
+    if finding not in (known := findings_of(films)):
+        named = ", ".join(known)
+        raise UsageError(f"the bundle speaks of {finding}, and no film is labelled so; the labels name {named}")
+    return labels_of(films, [finding])[:, 0]
+
+
 def patients_of(films: Sequence[Film]) -> npt.NDArray[np.str_]:
     """Str [films], the patient key of each."""
     return np.array([film.patient for film in films])
@@ -245,9 +257,12 @@ class Data:
         rows = zip(self.hashes, names, self.patients.tolist(), self.folds.tolist(), strict=True)
         return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
 
-    def of(self, finding: int, logits: npt.NDArray[np.float64]) -> OutOfFold:
-        """What was said of one finding of these films; logits is float64 [n]."""
-        return OutOfFold(logits, self.labels[:, finding], self.conflict[:, finding])
+    def of(
+        self, finding: int, logits: npt.NDArray[np.float64], rows: npt.NDArray[np.int64] | slice = slice(None)
+    ) -> OutOfFold:
+        """What was said of one finding (its column) of the films in these rows; logits is float64 [rows]."""
+        labels, conflict = self.labels[rows, finding], self.conflict[rows, finding]
+        return OutOfFold(logits, labels, conflict, self.patients[rows], self.folds[rows])
 
 
 def read(

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 
-from model_training.dataset import Film, findings_of, labels_of, patients_of
+from model_training.dataset import Film, labels_for, patients_of
 from model_training.evaluation import measure
 from worker.batch import FileResult, Found, assess_found
 from worker.classifier import Classifier
 from worker.domain import JSONObject, Outcome
-from worker.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,19 +23,6 @@ class Judged:
 
     results: list[tuple[Film, FileResult]]
     report: JSONObject
-
-
-def labels_for(films: Sequence[Film], finding: str) -> npt.NDArray[np.int64]:
-    """int64 [films] in {0, 1}: where a bundle's finding is present.
-
-    Raises:
-        UsageError: no label names it.
-    """
-    if finding not in (known := findings_of(films)):
-        raise UsageError(
-            f"the bundle speaks of {finding}, and no film is labelled so; the labels name {', '.join(known)}"
-        )
-    return labels_of(films, [finding])[:, 0]
 
 
 def judge(films: Sequence[Film], classifier: Classifier, progress: Callable[[], None] = lambda: None) -> Judged:

@@ -10,18 +10,19 @@ import keras
 import numpy as np
 
 from model_training.dataset import Data
+from model_training.declaration import PNEUMONIA_CHILDREN, Declaration
 from model_training.evaluation import OutOfFold, measure
 from model_training.fitting import WEIGHTS_FILE as FITTED_FILE
 from model_training.fitting import Recipe, build, serving
 from model_training.phantoms import draw_chest
 from model_training.pretrained import SOURCE
 from model_training.running import ALL_FILMS, RECORD_FILE, out_of_fold
-from model_training.thresholds import calibrate, choose
+from model_training.thresholds import specify
 from worker import bundle as bundles
-from worker.bundle import CARD_FILE, GOLDEN_FILE, MANIFEST_SCHEMA, WEIGHTS_FILE, Bundle
+from worker.bundle import CARD_FILE, GOLDEN_FILE, WEIGHTS_FILE, Bundle
 from worker.calibration import FindingSpec
 from worker.classifier import Classifier
-from worker.domain import IntendedUse, JSONObject
+from worker.domain import JSONObject
 from worker.errors import UsageError
 from worker.preprocessing import TRAINING_SPEC, PreprocessingSpec, apply
 
@@ -31,22 +32,6 @@ FITTED_ON = {
 }
 GOLDEN_TOLERANCE = 0.02
 _GOLDEN_PHANTOMS = 4
-
-INTENDED_USE = IntendedUse(
-    modalities=("CR", "DX"),
-    view_positions=("AP", "PA"),
-    age_min_years=1.0,
-    age_max_years=6.0,
-    body_parts=("CHEST",),
-    statement=(
-        "First read of frontal chest radiographs of children of 1 to 5 years for signs of pneumonia, for research and "
-        "for ordering a worklist under a doctor's eyes. No medical device: a film that is not flagged excludes nothing."
-    ),
-)
-DATA_SOURCE = (
-    "D. Kermany, K. Zhang, M. Goldbaum, 'Labeled Optical Coherence Tomography (OCT) and Chest X-Ray Images for "
-    "Classification', Mendeley Data, doi 10.17632/rscbjbr9sj.2, CC BY 4.0"
-)
 
 
 def _golden(model: keras.Model, spec: PreprocessingSpec) -> dict[str, np.ndarray]:
@@ -78,7 +63,16 @@ def metrics(films: OutOfFold, data: Data, finding: FindingSpec, rows: np.ndarray
     }
 
 
-def publish(run: Path, data: Data, folder: Path, *, name: str, version: str, prevalence: float) -> Bundle:
+def publish(
+    run: Path,
+    data: Data,
+    folder: Path,
+    *,
+    name: str,
+    version: str,
+    prevalence: float,
+    declaration: Declaration = PNEUMONIA_CHILDREN,
+) -> Bundle:
     """Publish a run's network as a bundle under ``folder``.
 
     The network fitted on all films, which the folds speak for; or, of a run with one fold, that fold's network.
@@ -95,31 +89,35 @@ def publish(run: Path, data: Data, folder: Path, *, name: str, version: str, pre
         raise UsageError(f"{run} has no network fitted on all films yet: run `preread-train fit` to its end")
     of_all = fitted.parent.name == ALL_FILMS
     record = json.loads((run / RECORD_FILE).read_text(encoding="utf-8"))
-    films, rows = out_of_fold(run, data)
-    calibration = calibrate(films, prevalence)
-    finding = FindingSpec("pneumonia", "SCT:233604007", calibration, choose(films, calibration))
+    findings, measured = [], {}
+    for column, finding in enumerate(data.findings):
+        films, rows = out_of_fold(run, data, column)
+        findings.append(specify(films, finding, declaration.code(finding), prevalence))
+        measured[finding] = metrics(films, data, findings[-1], rows)
     recipe = Recipe.from_record(record["recipe"])
     fitted_network = build(recipe, len(data.findings))
     fitted_network.load_weights(fitted)
     model = serving(fitted_network, recipe, TRAINING_SPEC, batch=1)
     manifest: JSONObject = {
-        "manifest_schema": MANIFEST_SCHEMA,
+        "manifest_schema": 1,
         "name": name,
         "version": version,
-        "licence": "Apache-2.0",
-        "intended_use": asdict(INTENDED_USE),
+        "licence": declaration.licence,
+        "intended_use": asdict(declaration.intended_use),
         "preprocessing": asdict(TRAINING_SPEC),
         "preprocessing_digest": TRAINING_SPEC.digest,
-        "findings": [asdict(finding)],
+        "findings": [asdict(finding) for finding in findings],
         "golden_tolerance": GOLDEN_TOLERANCE,
         "training": {
             **record,
             "fitted_on": FITTED_ON[of_all],
-            "source": DATA_SOURCE,
+            "source": declaration.source,
+            "films_licence": declaration.films_licence,
+            "labelled_by": declaration.labelled_by,
             "initial_weights": SOURCE,
             "parameters": model.count_params(),
         },
-        "metrics": metrics(films, data, finding, rows),
+        "metrics": measured,
     }
 
     def write(part: Path) -> None:
@@ -142,9 +140,11 @@ def _line(label: str, value: JSONObject) -> str:
 
 def card(manifest: JSONObject) -> str:
     """The model card, in Markdown."""
-    finding, measured, training = manifest["findings"][0], manifest["metrics"], manifest["training"]
+    finding, training = manifest["findings"][0], manifest["training"]
+    measured = manifest["metrics"][finding["finding"]]
     data, calibration = training["data"], finding["calibration"]
-    linear = data["baselines"]["linear_14x14"]
+    of_finding = data["findings"][finding["finding"]]
+    linear = of_finding["baselines"]["linear_14x14"]
     point = finding["operating_point"]
     rows = "\n".join(
         _line(f"{label}: {name}", measured[part][name])
@@ -173,14 +173,14 @@ graders' view, none: how it answers to other diseases is unknown.
 
 ## Data
 
-{training["source"]}. {data["films"]} films of {data["patients"]} patients (one hospital), {data["films_with_finding"]}
-with pneumonia; labels by two graders and, for part of the set, a third. Age, sex, dates and devices of the films were
+{training["source"]}. {data["films"]} films of {data["patients"]} patients (one hospital), {of_finding["films"]}
+with {finding["finding"]}; labels by {training["labelled_by"]}. Age, sex, dates and devices of the films were
 not published. Digest of films, labels, patients and folds: `{data["digest"]}`.
 
 Known shortcut: films with and without pneumonia are framed differently in these data (chin in view, size of the lungs
 in the picture), and films without it are framed otherwise elsewhere. A linear model on 14x14 thumbnails alone reaches
 an AUC of {_figure(linear["auc"])} out of fold, {_figure(linear["auc_conflict_normals"])} on the
-conflict slice: {data["conflict_normals"]} films without pneumonia whose border alone makes a linear model say it.
+conflict slice: {of_finding["conflict_normals"]} films without pneumonia whose border alone makes a linear model say it.
 This was known before the recipe was chosen, partly from how the published test films are framed; strong random crops
 and the conflict slice answer it.
 

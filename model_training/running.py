@@ -13,11 +13,13 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
+from model_training import reference
 from model_training.dataset import Data, summary
 from model_training.evaluation import OutOfFold
 from model_training.fitting import WEIGHTS_FILE, Recipe, describe, fit, logits_of, sampling_weights, serving
 from model_training.keeping import keep_arrays, keep_text
-from worker.domain import JSONObject
+from model_training.reference_data import Reference
+from worker.domain import JSONObject, PixelArray
 from worker.errors import UsageError
 from worker.preprocessing import TRAINING_SPEC
 
@@ -37,22 +39,31 @@ def environment() -> JSONObject:
 
 
 def run(
-    recipe: Recipe,
+    recipe: Recipe | Reference,
     data: Data,
     folder: Path,
     *,
     seed: int,
     only: str | None = None,
     steps_per_epoch: int | None = None,
+    minutes: float | None = None,
+    vgg19_weights: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Fit every fold that has no logits yet, then the network on all films; call again after an interruption.
 
+    Args:
+        minutes: for each network; after them its fit ends, and ``fit.json`` says how far it came.
+        vgg19_weights: for the reference system that wants them, see ``reference.fit``.
+
     Raises:
-        UsageError: the folder holds a run of another recipe, seed or data set, or there is no such fold.
+        UsageError: the folder holds a run of another recipe, seed or data set, there is no such fold, or
+            a reference system is to learn several findings.
         FittingFailed: see ``fitting.fit``.
         NotKept: the disk is full.
     """
+    if isinstance(recipe, Reference) and len(data.findings) != 1:
+        raise UsageError(f"{recipe.name} knows one finding, these films have {', '.join(data.findings)}")
     record = {
         "recipe": json.loads(describe(recipe)),
         "seed": seed,
@@ -76,19 +87,37 @@ def run(
 
     def network(name: str, rows: npt.NDArray[np.bool_], its_seed: int) -> keras.Model:
         say(name)
-        labels = data.labels[rows]
-        weights = sampling_weights(labels, data.patients[rows], data.conflict[rows], recipe)
+        pictures, labels, patients = data.pictures[rows], data.labels[rows], data.patients[rows]
+        if isinstance(recipe, Reference):
+            return reference.fit(
+                recipe,
+                pictures,
+                labels[:, 0],
+                patients,
+                folder / name,
+                seed=its_seed,
+                steps_per_epoch=steps_per_epoch,
+                minutes=minutes,
+                vgg19_weights=vgg19_weights,
+                say=say,
+            )
         return fit(
             recipe,
             TRAINING_SPEC,
-            data.pictures[rows],
+            pictures,
             labels,
-            weights,
+            sampling_weights(labels, patients, data.conflict[rows], recipe),
             folder / name,
             seed=its_seed,
             steps_per_epoch=steps_per_epoch,
+            minutes=minutes,
             say=say,
         )
+
+    def logits(model: keras.Model, pictures: PixelArray) -> npt.NDArray[np.float64]:
+        if isinstance(recipe, Reference):
+            return reference.logits_of(model, recipe, pictures)[:, np.newaxis]
+        return logits_of(serving(model, recipe, TRAINING_SPEC), TRAINING_SPEC, pictures)
 
     for part in parts if only is None else [only]:
         if part == ALL_FILMS:
@@ -100,10 +129,8 @@ def run(
         if logits_file.exists():
             continue
         held = data.folds == fold
-        served = serving(network(f"fold-{fold}", ~held, seed + fold), recipe, TRAINING_SPEC)
-        keep_arrays(
-            logits_file, index=np.flatnonzero(held), logits=logits_of(served, TRAINING_SPEC, data.pictures[held])
-        )
+        model = network(f"fold-{fold}", ~held, seed + fold)
+        keep_arrays(logits_file, index=np.flatnonzero(held), logits=logits(model, data.pictures[held]))
 
 
 def out_of_fold(folder: Path, data: Data, finding: int = 0) -> tuple[OutOfFold, npt.NDArray[np.int64]]:
@@ -121,4 +148,4 @@ def out_of_fold(folder: Path, data: Data, finding: int = 0) -> tuple[OutOfFold, 
     parts = [np.load(file) for file in files]
     rows = np.concatenate([part["index"] for part in parts])
     logits = np.concatenate([part["logits"][:, finding] for part in parts])
-    return OutOfFold(logits, data.labels[rows, finding], data.conflict[rows, finding]), rows
+    return data.of(finding, logits, rows), rows

@@ -11,7 +11,7 @@ from scipy.stats import beta
 
 from model_training.baselines import fit_logistic
 from model_training.evaluation import OutOfFold
-from worker.calibration import Calibration, OperatingPoint
+from worker.calibration import Calibration, FindingSpec, OperatingPoint
 
 _CONFLICT_SHARE = 0.5
 _SENSITIVITY_FLOOR = 0.97
@@ -71,3 +71,9 @@ def choose(films: OutOfFold, calibration: Calibration) -> OperatingPoint:
             f"pneumonia films to the highest {_BAND_CALLED:.0%} of {kind}, {in_band:.1%} of out-of-fold films"
         ),
     )
+
+
+def specify(films: OutOfFold, finding: str, code: str, prevalence: float) -> FindingSpec:
+    """Calibrate one finding and choose its operating point from logits of films that the network had not seen."""
+    calibration = calibrate(films, prevalence)
+    return FindingSpec(finding, code, calibration, choose(films, calibration))

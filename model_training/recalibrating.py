@@ -1,0 +1,87 @@
+"""Fit calibration and operating point of a published network to a site's own films, without training it again."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from model_training.dataset import Data, labels_for, summary
+from model_training.publishing import card, metrics
+from model_training.thresholds import specify
+from worker import bundle as bundles
+from worker.batch import FileResult, Found, assess_found
+from worker.bundle import CARD_FILE, Bundle
+from worker.classifier import Classifier
+from worker.domain import JSONObject
+from worker.errors import UsageError
+
+_FILMS_MIN = 50
+
+
+def recalibrate(
+    bundle: Bundle,
+    data: Data,
+    folder: Path,
+    *,
+    version: str,
+    prevalence: float,
+    progress: Callable[[], None] = lambda: None,
+) -> Bundle:
+    """Publish a new version of a bundle with the same network, calibrated on films that it has never seen.
+
+    Args:
+        data: the site's films; those that the bundle refuses are counted and left out.
+        prevalence: to which the probability is calibrated.
+
+    Raises:
+        UsageError: fewer than 50 films with or without a finding are left, no label names the bundle's finding, or the
+            version is there already.
+    """
+    classifier = Classifier(bundle)
+    results: list[FileResult] = []
+    for film in data.films:
+        results.append(assess_found(Found(str(film.path), named=True), classifier))
+        progress()
+    assessed = np.array([bool(result.findings) for result in results])
+    rows = np.flatnonzero(assessed)
+    findings, measured = [], {}
+    for column, spec in enumerate(bundle.manifest.findings):
+        labels = labels_for(data.films, spec.finding)[assessed]
+        for present, what in ((1, "with"), (0, "without")):
+            if (count := int((labels == present).sum())) < _FILMS_MIN:
+                raise UsageError(
+                    f"{count} films {what} {spec.finding} were assessed; at least {_FILMS_MIN} are needed, or the "
+                    "operating point would be a guess"
+                )
+        logits = np.array([results[row].findings[column].logit for row in rows])
+        films = data.of(data.findings.index(spec.finding), logits, rows)
+        findings.append(specify(films, spec.finding, spec.code, prevalence))
+        measured[spec.finding] = metrics(films, data, findings[-1], rows)
+    manifest: JSONObject = json.loads(bundle.manifest_json)
+    manifest.update(
+        version=version,
+        findings=[asdict(finding) for finding in findings],
+        metrics=measured,
+        recalibrated={
+            "from": bundle.label,
+            "digest": bundle.digest,
+            "films": summary(data),
+            "outcomes": {str(outcome): count for outcome, count in Counter(r.outcome for r in results).items()},
+            "metrics_before": manifest["metrics"],
+        },
+    )
+    del manifest["files"]
+
+    def write(part: Path) -> None:
+        for name in bundle.manifest.files.keys() - {CARD_FILE}:
+            (part / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(bundle.path / name, part / name)
+        (part / CARD_FILE).write_text(card(manifest), encoding="utf-8")
+
+    return bundles.publish(folder, manifest, write, check=lambda made: Classifier(made).self_check())
