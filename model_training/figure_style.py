@@ -28,6 +28,7 @@ NETWORK, LINEAR, BORDER = "#00745c", "#8a5a00", "#8b8f92"
 CATEGORIES = (ABSENT, PRESENT, "#9b4f86", "#56b4e9", "#b8860b", NETWORK)
 _WIDTH_IN = 4.7
 _PNG_DPI = 170
+_NAMES_IN_A_ROW = 48
 
 _STYLE: Any = {
     "font.family": "sans-serif",
@@ -129,7 +130,7 @@ def named(axes: Axes, names: Sequence[str], colours: Sequence[str]) -> None:
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1),
-        ncols=len(names),
+        ncols=len(names) if len(" ".join(names)) <= _NAMES_IN_A_ROW else 2,
         frameon=False,
         labelcolor=list(colours[: len(names)]),
         handlelength=0.8,

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from model_training.figure_style import (
     ABSENT,
@@ -106,7 +107,7 @@ def learning_curves(
         )
         axes.set_ylim(bottom=floor - 0.06 * (top - floor))
     axes.set_xlim(0.6, longest * 1.22)
-    axes.set_xticks(np.unique(np.linspace(1, longest, min(int(longest), 8)).round()))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel(y)
     grid(axes, "y")
@@ -154,7 +155,14 @@ def roc(curves: Sequence[Curve], point: tuple[float, float] | None = None) -> Fi
     inset = _zoomed(figure, axes, curves, (0.4, 0.29, 0.57, 0.53), (-0.005, 0.25), (0.75, 1.005))
     if point is not None:
         inset.plot(*point, "o", color=INK, markersize=5)
-        inset.annotate("operating point", point, (8, -12), textcoords="offset points", fontsize=7.5)
+        inset.annotate(
+            "operating point",
+            point,
+            (14, -26),
+            textcoords="offset points",
+            fontsize=7.5,
+            arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.6},
+        )
     _key(axes, curves, 0.98, 0.02 + 0.065 * (len(curves) - 1))
     axes.set(
         xlim=(-0.01, 1), ylim=(0, 1.01), xlabel="1 \N{MINUS SIGN} specificity", ylabel="sensitivity", aspect="equal"
@@ -176,7 +184,7 @@ def precision_recall(curves: Sequence[Curve], prevalence: float) -> Figure:
     axes.text(0.01, prevalence + 0.012, f"flagging every film: {prevalence:.2f}", color=MUTED, fontsize=8, va="bottom")
     _lines(axes, curves)
     if prevalence > 0.55:
-        place, key = (0.09, 0.13, 0.57, 0.44), 0.02 + 0.065 * (len(curves) - 1)
+        place, key = (0.09, 0.27, 0.57, 0.41), 0.02 + 0.065 * (len(curves) - 1)
     else:
         place, key = (0.09, 0.38, 0.57, 0.44), 0.3
     inset_low = min(0.8, *(float(np.interp(0.8, curve.x, curve.y)) - 0.03 for curve in curves))
@@ -347,7 +355,7 @@ def size_against_speed(sides_px: Sequence[int], time_ms: Floats, quality: Floats
             ms, value, "o", color=NETWORK, markersize=7, markerfacecolor=NETWORK if side == served_px else "white"
         )
         text = f"{side} px (serves)" if side == served_px else f"{side} px"
-        axes.annotate(text, (ms, value), (0, -14), textcoords="offset points", ha="center", fontsize=8)
+        axes.annotate(text, (ms, value), (6, -12), textcoords="offset points", fontsize=8)
     axes.margins(x=0.14, y=0.22)
     axes.set_xlim(left=0)
     axes.set(xlabel="ms a picture, one thread, LiteRT", ylabel=y)
