@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model_training.intervals import Labels, Scores
+from model_training import intervals
+from model_training.intervals import Groups, Labels, Scores
 
 # Fine where good classifiers live, coarse elsewhere.
 _GRID = np.unique(np.concatenate([np.linspace(0, 0.25, 126), np.linspace(0.25, 0.75, 26), np.linspace(0.75, 1, 126)]))
