@@ -20,6 +20,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psycopg
 import pytest
 from sqlalchemy import Engine
@@ -28,6 +29,7 @@ from worker import bundle as bundles
 from worker import store
 from worker.domain import IntendedUse
 from worker.preprocessing import TRAINING_SPEC
+from worker.scope import EDGES, Detector, ScopeSpec, Subspace
 
 START_WITHIN_S = 60
 SOCKET_PATH_MAX_BYTES = 90  # the kernel's limit is 107, and Postgres adds its own name
@@ -233,6 +235,13 @@ def engine(database_url: str) -> Iterator[Engine]:
 # --------------------------------------------------------------------------- slots without a trained network
 
 
+def white_detector(spec: ScopeSpec) -> Detector:
+    """Refuses what ``programs/stub_slot.py`` finds nearly all white: its embedding is the mean, 16 times."""
+    edges = Subspace(np.zeros(EDGES, np.float32), np.eye(1, EDGES, dtype=np.float32), np.ones(1, np.float32), 1.0)
+    mean = Subspace(np.zeros(16, np.float32), np.full((1, 16), 0.25, np.float32), np.ones(1, np.float32), 1.0)
+    return Detector(edges, mean, np.array([0, 0, 0, 0.75, 0, 0], np.float32), 0.0, spec)
+
+
 @pytest.fixture(scope="session")
 def stub_bundle(tmp_path_factory: pytest.TempPathFactory) -> bundles.Bundle:
     """A bundle without a network, for ``programs/stub_slot.py``: children of 1 to 5 years, frontal chest films."""
@@ -243,6 +252,7 @@ def stub_bundle(tmp_path_factory: pytest.TempPathFactory) -> bundles.Bundle:
         "calibration": {"slope": 1.0, "intercept": 0.0, "prevalence": 0.5},
         "operating_point": {"threshold": 0.5, "uncertain_low": 0.4, "uncertain_high": 0.6, "reason": "for tests"},
     }
+    scope = ScopeSpec(score_max=0.9, turned_max=-9.0, reason="for tests", rates={})
     manifest = {
         "manifest_schema": bundles.MANIFEST_SCHEMA,
         "name": "stub",
@@ -255,10 +265,12 @@ def stub_bundle(tmp_path_factory: pytest.TempPathFactory) -> bundles.Bundle:
         "golden_tolerance": 0.02,
         "training": {},
         "metrics": {},
+        "scope": asdict(scope),
     }
 
     def write(folder: Path) -> None:
         (folder / "golden").mkdir()
+        (folder / bundles.DETECTOR_FILE).write_bytes(white_detector(scope).to_npz())
         for name in (bundles.WEIGHTS_FILE, bundles.GOLDEN_FILE, bundles.CARD_FILE):
             (folder / name).write_bytes(b"for tests")
 

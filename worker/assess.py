@@ -8,7 +8,7 @@ from worker.classifier import Classifier
 from worker.domain import Assessment, Caveat, Declared, Refusal
 from worker.errors import BlankPicture
 from worker.gate import screen
-from worker.preprocessing import apply
+from worker.preprocessing import apply, shrink
 from worker.radiograph import DEFAULT_LIMITS, Limits, decode, read_header
 
 _GREY_LEVELS_MIN = 8
@@ -38,7 +38,11 @@ def assess(
     low, high = int(radiograph.pixels.min()), int(radiograph.pixels.max())
     if high - low < _GREY_LEVELS_MIN:
         raise BlankPicture(f"all of the picture lies between the grey levels {low} and {high} of 255")
-    output = classifier.classify(apply(bundle.manifest.preprocessing, radiograph.pixels))
+    picture = shrink(bundle.manifest.preprocessing, radiograph.pixels)
+    output = classifier.classify(apply(bundle.manifest.preprocessing, picture))
+    refused = classifier.detector and classifier.detector.judge(picture, output.embedding)
+    if refused:
+        return Refusal(sha256, bundle.label, *refused, header.identity, header.format)
     caveats: dict[Caveat, None] = dict.fromkeys((*verdict.caveats, *radiograph.caveats))
     return Assessment(
         sha256=sha256,

@@ -8,10 +8,11 @@ from io import BytesIO
 import numpy as np
 from ai_edge_litert.interpreter import Interpreter
 
-from worker.bundle import GOLDEN_FILE, WEIGHTS_FILE, Bundle
+from worker.bundle import DETECTOR_FILE, GOLDEN_FILE, WEIGHTS_FILE, Bundle
 from worker.domain import FloatArray
 from worker.errors import BundleDamaged, BundleMismatch
 from worker.preprocessing import apply
+from worker.scope import Detector
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +37,12 @@ class Classifier:
         bundle: a verified bundle.
         threads: of the inference runtime; one per slot is fastest when slots fill the cores.
 
+    Attributes:
+        detector: of pictures that are no frontal chest film; ``None`` for a bundle that has none.
+
     Raises:
-        BundleDamaged: the network cannot be loaded or has other outputs than the three it must have.
+        BundleDamaged: the network cannot be loaded or has other outputs than the three it must have, or the detector
+            does not fit it.
     """
 
     def __init__(self, bundle: Bundle, *, threads: int = 1) -> None:
@@ -50,8 +55,15 @@ class Classifier:
         except (ValueError, RuntimeError) as error:
             raise BundleDamaged(f"{bundle.path / WEIGHTS_FILE} is no network that LiteRT can load: {error}") from error
         (self._input,) = self._run.get_input_details()
-        if missing := {"logit", "activation_map", "embedding"} - self._run.get_output_details().keys():
+        outputs = self._run.get_output_details()
+        if missing := {"logit", "activation_map", "embedding"} - outputs.keys():
             raise BundleDamaged(f"{bundle.label} lacks the outputs {', '.join(sorted(missing))}")
+        self.detector: Detector | None = None
+        if scope := bundle.manifest.scope:
+            self.detector = Detector.from_npz((bundle.path / DETECTOR_FILE).read_bytes(), scope)
+            fitted_to, features = len(self.detector.embedding.mean), int(outputs["embedding"]["shape"][-1])
+            if fitted_to != features:
+                raise BundleDamaged(f"detector.npz: embedding_mean has {fitted_to} features, the network {features}")
 
     def classify(self, batch: FloatArray) -> RawOutput:
         """Run the network on float32 [1, rows, columns, 1] as ``preprocessing.apply`` gives it."""

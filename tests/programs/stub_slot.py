@@ -20,6 +20,7 @@ import numpy as np
 import worker.assess
 from worker import bundle, slot_messages, slot_process
 from worker.classifier import RawOutput
+from worker.scope import Detector
 
 INFERENCES = Path(sys.argv[1])
 
@@ -29,6 +30,9 @@ class MeanClassifier:
 
     def __init__(self, setup: slot_messages.Setup) -> None:
         self.bundle = bundle.load(Path(os.fsdecode(slot_messages.to_path(setup.bundle))))
+        scope = self.bundle.manifest.scope
+        assert scope is not None
+        self.detector = Detector.from_npz((self.bundle.path / bundle.DETECTOR_FILE).read_bytes(), scope)
 
     def classify(self, batch: Any) -> RawOutput:
         mean = np.float32(batch.mean())

@@ -19,7 +19,7 @@ USE = IntendedUse(("CR",), ("AP",), 1.0, 6.0, ("CHEST",), "test")
 
 def manifest(**changes: Any) -> dict[str, Any]:
     return {
-        "manifest_schema": 1,
+        "manifest_schema": bundles.MANIFEST_SCHEMA,
         "name": "test",
         "version": "1.0.0",
         "licence": "Apache-2.0",
@@ -42,13 +42,14 @@ def manifest(**changes: Any) -> dict[str, Any]:
         "golden_tolerance": 0.02,
         "training": {},
         "metrics": {},
+        "scope": {"score_max": 0.5, "turned_max": 1.0, "reason": "test", "rates": {}},
         **changes,
     }
 
 
 def write(folder: Path) -> None:
     (folder / "golden").mkdir()
-    for name in ("weights.tflite", "golden/vectors.npz", "card.md"):
+    for name in ("weights.tflite", "golden/vectors.npz", "card.md", "detector.npz"):
         (folder / name).write_bytes(name.encode())
 
 
@@ -58,7 +59,7 @@ def test_a_published_bundle_loads_with_what_was_written(tmp_path: Path) -> None:
     assert bundle.manifest.intended_use == USE
     assert bundle.manifest.preprocessing == TRAINING_SPEC
     assert bundle.manifest.findings[0].of(0.0).probability == 0.5
-    assert set(bundle.manifest.files) == {"weights.tflite", "golden/vectors.npz", "card.md"}
+    assert set(bundle.manifest.files) == {"weights.tflite", "golden/vectors.npz", "card.md", "detector.npz"}
     assert bundles.load(bundle.path) == bundle
 
 
@@ -97,7 +98,10 @@ def test_a_lost_file_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "changes, where",
     [
-        ({"manifest_schema": 2}, "manifest_schema is 2"),
+        ({"manifest_schema": 3}, "manifest_schema is 3"),
+        ({"scope": None}, "scope is missing"),
+        ({"manifest_schema": 1}, "scope needs manifest_schema 2"),
+        ({"scope": {"score_max": "high"}}, "scope.score_max"),
         ({"name": "../up"}, "name and version"),
         ({"preprocessing_digest": "0"}, "preprocessing_digest"),
         ({"findings": []}, "findings is empty"),

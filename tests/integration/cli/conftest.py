@@ -23,6 +23,7 @@ from worker.classifier import RawOutput
 from worker.cli import main
 from worker.domain import IntendedUse
 from worker.preprocessing import TRAINING_SPEC
+from worker.scope import ScopeSpec
 
 USE = IntendedUse(("CR", "DX"), ("AP", "PA"), 1.0, 6.0, ("CHEST",), "films of children, for tests")
 
@@ -51,8 +52,10 @@ class BrightnessClassifier:
             golden_tolerance=0.02,
             training={},
             metrics={},
-            files={"weights.tflite": "", "golden/vectors.npz": "", "card.md": ""},
+            files={"weights.tflite": "", "golden/vectors.npz": "", "card.md": "", "detector.npz": ""},
+            scope=ScopeSpec(score_max=0.0, turned_max=0.0, reason="for tests", rates={}),
         )
+        self.detector = None
         self.bundle = Bundle(Path("brightness/1.0.0"), manifest, "b" * 64)
         self.calls = 0
 
