@@ -16,7 +16,7 @@ import numpy.typing as npt
 from model_training import reference
 from model_training.dataset import Data, summary
 from model_training.evaluation import OutOfFold
-from model_training.fitting import WEIGHTS_FILE, Recipe, describe, fit, logits_of, sampling_weights, serving
+from model_training.fitting import WEIGHTS_FILE, Recipe, build, describe, fit, logits_of, sampling_weights, serving
 from model_training.keeping import keep_arrays, keep_text
 from model_training.reference_data import Reference
 from worker.domain import JSONObject, PixelArray
@@ -149,3 +149,20 @@ def out_of_fold(folder: Path, data: Data, finding: int = 0) -> tuple[OutOfFold, 
     rows = np.concatenate([part["index"] for part in parts])
     logits = np.concatenate([part["logits"][:, finding] for part in parts])
     return data.of(finding, logits, rows), rows
+
+
+def network_of(folder: Path, part: str, findings: int, serving_px: int | None = None) -> keras.Model | None:
+    """The network of a part of a run as it serves; ``None`` where there is none, or it is a reference system's.
+
+    Args:
+        part: ``fold-0`` ..., or ``all``.
+        serving_px: side at which it looks; the recipe's where absent.
+    """
+    recipe = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))["recipe"]
+    weights = folder / part / WEIGHTS_FILE
+    if "serving_px" not in recipe or not weights.exists():
+        return None
+    ours = Recipe.from_record({**recipe, "serving_px": serving_px or recipe["serving_px"]})
+    network = build(ours, findings)
+    network.load_weights(weights)
+    return serving(network, ours, TRAINING_SPEC)
