@@ -206,6 +206,23 @@ def _with_patient_of_tags(film: Film, identity: Identity) -> Film:
     return replace(film, patient=f"tags:{key}", patient_known=True)
 
 
+def _join_twins(films: Sequence[Film], hashes: Sequence[str]) -> list[Film]:
+    """Make one patient of all patients that share a film, byte for byte, so that no fold knows a film of another."""
+    joined: dict[str, str] = {}
+
+    def root(patient: str) -> str:
+        while (other := joined.get(patient, patient)) != patient:
+            patient = other
+        return patient
+
+    first: dict[str, str] = {}
+    for film, digest in zip(films, hashes, strict=True):
+        one, other = sorted((root(first.setdefault(digest, film.patient)), root(film.patient)))
+        if one != other:
+            joined[other] = one
+    return [replace(film, patient=root(film.patient)) for film in films]
+
+
 def labels_of(films: Sequence[Film], findings: Sequence[str]) -> npt.NDArray[np.int64]:
     """int64 [films, findings] in {0, 1}."""
     return np.array([[int(finding in film.present) for finding in findings] for film in films], dtype=np.int64)
@@ -274,6 +291,7 @@ def read(
         UsageError: see ``index``, ``load_pixels`` and ``split_folds``.
     """
     films, pictures, hashes = load_pixels(index(source, absent), TRAINING_SPEC, progress)
+    films = _join_twins(films, hashes)
     findings = findings_of(films)
     labels = labels_of(films, findings)
     assigned = split_folds(films, folds, seed)

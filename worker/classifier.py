@@ -41,8 +41,8 @@ class Classifier:
         detector: of pictures that are no frontal chest film; ``None`` for a bundle that has none.
 
     Raises:
-        BundleDamaged: the network cannot be loaded or has other outputs than the three it must have, or the detector
-            does not fit it.
+        BundleDamaged: the network cannot be loaded or has other outputs than the three it must have, or manifest and
+            detector do not fit it.
     """
 
     def __init__(self, bundle: Bundle, *, threads: int = 1) -> None:
@@ -58,6 +58,13 @@ class Classifier:
         outputs = self._run.get_output_details()
         if missing := {"logit", "activation_map", "embedding"} - outputs.keys():
             raise BundleDamaged(f"{bundle.label} lacks the outputs {', '.join(sorted(missing))}")
+        spec = bundle.manifest.preprocessing
+        takes = self._run.get_input_details()[self._input]["shape"].tolist()
+        if takes != (wanted := [1, spec.rows, spec.columns, 1]):
+            raise BundleDamaged(f"{bundle.label}: the network takes {takes}, preprocessing makes {wanted}")
+        answers, findings = int(outputs["logit"]["shape"][-1]), len(bundle.manifest.findings)
+        if answers != findings:
+            raise BundleDamaged(f"{bundle.label}: the network has {answers} logits, the manifest {findings} findings")
         self.detector: Detector | None = None
         if scope := bundle.manifest.scope:
             self.detector = Detector.from_npz((bundle.path / DETECTOR_FILE).read_bytes(), scope)

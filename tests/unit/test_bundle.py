@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,6 +13,7 @@ from typing import Any
 import pytest
 
 from worker import bundle as bundles
+from worker.classifier import Classifier
 from worker.domain import IntendedUse
 from worker.errors import BundleDamaged, BundleMissing, UsageError
 from worker.preprocessing import TRAINING_SPEC
@@ -151,3 +155,21 @@ def test_resolve_finds_the_default_bundle_a_folder_and_names_what_is_missing(tmp
     assert bundles.resolve(str(bundle.path)) == bundle.path
     with pytest.raises(BundleMissing, match="nothing/9"):
         bundles.resolve("nothing/9")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda m: {"preprocessing": dataclasses.replace(m.preprocessing, rows=128)}, r"preprocessing makes \[1, 128"),
+        (lambda m: {"findings": m.findings * 2}, "1 logits, the manifest 2 findings"),
+    ],
+)
+def test_a_manifest_that_its_network_does_not_fit_is_named(
+    change: Callable[[bundles.Manifest], dict[str, Any]], message: str
+) -> None:
+    bundle = bundles.load(bundles.resolve())
+    manifest = copy.copy(bundle.manifest)  # a new one would verify its digest
+    for name, value in change(manifest).items():
+        object.__setattr__(manifest, name, value)
+    with pytest.raises(BundleDamaged, match=message):
+        Classifier(dataclasses.replace(bundle, manifest=manifest))

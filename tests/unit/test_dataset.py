@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from model_training.dataset import Film, index, load_pixels, patient_key, split_folds
+from model_training.dataset import Film, index, load_pixels, patient_key, read, split_folds
 from worker.errors import UsageError
 from worker.preprocessing import TRAINING_SPEC
 
@@ -134,3 +134,17 @@ def test_equal_bytes_under_two_labels_are_named(tmp_path: Path) -> None:
     (tmp_path / "NORMAL" / "film0.png").write_bytes((tmp_path / "PNEUMONIA" / "film2.png").read_bytes())
     with pytest.raises(UsageError, match="same bytes"):
         load_pixels(index(tmp_path), TRAINING_SPEC)
+
+
+def test_patients_that_share_a_film_are_one(tmp_path: Path) -> None:
+    rows = ["path,label,patient"]
+    for number, (label, patient, grey) in enumerate(
+        [("A", "p", 10), ("A", "q", 10), ("A", "q", 20), ("A", "r", 20), ("A", "s", 30), ("NORMAL", "t", 40),
+         ("NORMAL", "u", 50)]
+    ):  # fmt: skip
+        Image.fromarray(np.full((64, 64), grey, np.uint8)).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,{label},{patient}")
+    (tmp_path / "films.csv").write_text("\n".join(rows))
+    data = read(tmp_path / "films.csv", folds=2, seed=0)
+    assert data.patients.tolist() == ["p", "p", "p", "p", "s", "t", "u"]
+    assert len(set(data.folds[:4].tolist())) == 1
