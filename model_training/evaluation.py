@@ -217,8 +217,9 @@ def subgroup_table(films: OutOfFold, called: Rows, subgroups: Mapping[str, Rows]
     """Measure parts of the films, each by name.
 
     Returns:
-        For each subgroup ``films``, ``with_finding``, ``patients``, ``sensitivity``, ``specificity`` and ``auc``. A
-        subgroup of one label has its AUC against all films of the other label. What is undefined is absent.
+        For each subgroup ``films``, ``with_finding``, ``patients``, ``missed`` (with the finding, not called),
+        ``called`` (without it, called), ``sensitivity``, ``specificity`` and ``auc``. A subgroup of one label has its
+        AUC against all films of the other label. What is undefined is absent.
     """
     right = called == (films.labels == 1)
     table: JSONObject = {}
@@ -238,6 +239,8 @@ def subgroup_table(films: OutOfFold, called: Rows, subgroups: Mapping[str, Rows]
             "films": len(labels),
             "with_finding": int(labels.sum()),
             "patients": len(np.unique(groups)),
+            "missed": int((~right[rows] & (labels == 1)).sum()),
+            "called": int((~right[rows] & (labels == 0)).sum()),
             **{key: value.to_json() for key, value in found.items() if not math.isnan(value.value)},
         }
     return table
