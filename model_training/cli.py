@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 talk = Console(stderr=True)
-_OF_TRAINING = frozenset({"keras", "scipy", "tensorflow"})
+_OF_TRAINING = frozenset({"keras", "matplotlib", "scipy", "tensorflow"})
 
 DataOption = Annotated[
     Path,
@@ -38,6 +39,20 @@ DeclarationOption = Annotated[
     Path | None, typer.Option(help="JSON of what the bundle is for; `preread-train declaration` prints one.")
 ]
 SeedOption = Annotated[int, typer.Option(help="Decides folds, draws and augmentation.")]
+StepsOption = Annotated[int | None, typer.Option(help="Shorten each epoch, for a trial.", min=1)]
+ThreadsOption = Annotated[
+    int | None,
+    typer.Option(help="Of TensorFlow; the same number gives the same weights. Default: all cores.", min=1),
+]
+Vgg19Option = Annotated[
+    Path | None,
+    typer.Option(
+        help="ImageNet weights of VGG19 without its top (HDF5), for K3; else Keras is asked for them.",
+        envvar="PREREAD_VGG19_WEIGHTS",
+        exists=True,
+        dir_okay=False,
+    ),
+]
 
 
 def _progress() -> Progress:
@@ -95,30 +110,94 @@ def fit(
         str | None,
         typer.Option(help="Fit this part alone: a fold's number, or `all`. Parts of one run may be fitted at once."),
     ] = None,
-    steps_per_epoch: Annotated[int | None, typer.Option(help="Shorten each epoch, for a trial.", min=1)] = None,
-    threads: Annotated[
-        int | None,
-        typer.Option(help="Of TensorFlow; the same number gives the same weights. Default: all cores.", min=1),
-    ] = None,
+    steps_per_epoch: StepsOption = None,
+    threads: ThreadsOption = None,
+    minutes: Annotated[float | None, typer.Option(help="End each fit after so many, wherever it is.", min=0)] = None,
+    vgg19_weights: Vgg19Option = None,
 ) -> None:
-    """Fit a network to each fold's other films, keep the logits out of fold, then fit one to all films."""
-    if threads is not None:
-        os.environ["TF_NUM_INTRAOP_THREADS"] = str(threads)  # read by TensorFlow when it is imported
-    from model_training.fitting import RECIPES
+    """Fit a network to each fold's other films, keep the logits out of fold, then fit one to all films.
+
+    Beside the product's own recipes there are the reference systems, A1 to K3.
+    """
+    _use_threads(threads)
+    from model_training.fitting import RECIPES, Recipe
+    from model_training.reference_data import REFERENCES, Reference
     from model_training.running import run as run_recipe
 
-    if recipe not in RECIPES:
-        raise UsageError(f"there is no recipe {recipe!r}: choose one of {', '.join(RECIPES)}")
+    recipes: dict[str, Recipe | Reference] = {**RECIPES, **REFERENCES}
     run_recipe(
-        RECIPES[recipe],
+        recipes[_known(recipe, recipes)],
         _read(data, folds, seed, absent),
         run,
         seed=seed,
         only=only,
         steps_per_epoch=steps_per_epoch,
+        minutes=minutes,
+        vgg19_weights=vgg19_weights,
         say=lambda text: talk.print(text, markup=False),
     )
     talk.print(f"the run is at {run}; publish it with `preread-train publish`", markup=False)
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        Path, typer.Option(help="Folder with a folder for each system; what it holds is not fitted again.")
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="As for `fit`; without it the table is made of the finished systems alone.")
+    ] = None,
+    recipe: Annotated[
+        list[str] | None, typer.Option(help="A system; repeatable. Default: all of them, and the product's own.")
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="For each fit; then it ends, wherever it is.", min=0)] = 15.0,
+    void_minutes: Annotated[
+        float, typer.Option(help="The same for systems whose reported number says nothing of them.", min=0)
+    ] = 5.0,
+    own: Annotated[
+        Path | None, typer.Option(help="A run of the product's own recipe on the same films, for a row of its own.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write compare.md, compare.json and compare.svg here.")] = None,
+    folds: FoldsOption = 5,
+    seed: SeedOption = 0,
+    steps_per_epoch: StepsOption = None,
+    threads: ThreadsOption = None,
+    vgg19_weights: Vgg19Option = None,
+) -> None:
+    """Fit the reference systems and the product's own under one protocol, and put them into one table.
+
+    Fold 0 is held out. Several processes may fit different systems into the same folder at once.
+    """
+    _use_threads(threads)
+    from model_training import comparing
+    from model_training.comparison_page import table, write
+    from model_training.reference_data import REFERENCES
+
+    if data is not None:
+        from model_training.fitting import RECIPES
+
+        usual = [*REFERENCES, *([] if own else ["default"])]
+        names = [_known(name, {**RECIPES, **REFERENCES}) for name in recipe or usual]
+        films = _read(data, folds, seed, "NORMAL")
+        comparing.keep_baselines(films, runs, seed)
+        if own is not None:
+            comparing.keep_run(comparing.PRODUCT, own, runs, films, seed=seed, minutes=None)
+        comparing.fit_all(
+            names,
+            films,
+            runs,
+            seed=seed,
+            minutes=minutes,
+            void_minutes=void_minutes,
+            steps_per_epoch=steps_per_epoch,
+            vgg19_weights=vgg19_weights,
+            say=lambda text: talk.print(text, markup=False),
+        )
+    rows = comparing.gather(runs)
+    typer.echo(table(rows), nl=False)
+    if out is not None:
+        for path in write(rows, out):
+            talk.print(f"wrote {path}", markup=False)
 
 
 @app.command()
@@ -233,6 +312,17 @@ def evaluate(
         f"Assumed: {report['assumed']}.",
         markup=False,
     )
+
+
+def _use_threads(threads: int | None) -> None:
+    if threads is not None:
+        os.environ["TF_NUM_INTRAOP_THREADS"] = str(threads)  # read by TensorFlow when it is imported
+
+
+def _known(name: str, recipes: Mapping[str, object]) -> str:
+    if name not in recipes:
+        raise UsageError(f"there is no recipe {name!r}: choose one of {', '.join(recipes)}")
+    return name
 
 
 def _writable(path: Path) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -37,6 +39,7 @@ from worker.errors import UsageError
 _VALIDATION_FILE = "validation.csv"
 _BEST_FILE = "best.weights.h5"
 _CROSS_VALIDATION = 3
+_OF_SEARCH = 0.75  # of the minutes; the rest is for the fit of what was chosen
 _LABELS = npt.NDArray[np.int64]
 _Say = Callable[[str], None]
 
@@ -136,7 +139,8 @@ def _imagenet(recipe: Reference, file: Path | None, say: _Say) -> list[npt.NDArr
             raise UsageError(f"{file} holds no weights of VGG19 without its top: {error}") from None
         return list(body.get_weights())
     try:
-        loaded = keras.applications.VGG19(include_top=False, weights="imagenet", input_shape=body.input_shape[1:])
+        with contextlib.redirect_stdout(sys.stderr):  # on which Keras shows its progress
+            loaded = keras.applications.VGG19(include_top=False, weights="imagenet", input_shape=body.input_shape[1:])
     except Exception as error:  # noqa: BLE001 - Keras raises Exception itself where it cannot fetch a file
         say(f"{recipe.name}: no ImageNet weights ({error}); VGG19 starts from random weights and is not frozen")
         return None
@@ -149,9 +153,10 @@ def logits_of(model: keras.Model, recipe: Reference, pictures: PixelArray, batch
     Args:
         pictures: uint8 [n, rows, columns] of any size.
     """
-    run = tf.function(lambda grey: model(_input(recipe, grey[..., tf.newaxis]), training=False))
-    small = nearest(pictures, recipe.side_px)
-    parts = [run(tf.constant(small[start : start + batch])).numpy() for start in range(0, len(small), batch)]
+    small = nearest(pictures, recipe.side_px)[..., np.newaxis]
+    parts = [
+        model.predict_on_batch(_input(recipe, small[start : start + batch])) for start in range(0, len(small), batch)
+    ]
     return np.concatenate(parts)[:, 0].astype(np.float64)
 
 
@@ -245,7 +250,7 @@ def fit(
     file = folder / FIT_FILE
     state: JSONObject = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     began_s = time.monotonic()
-    films, allowance = _Films(nearest(pictures, recipe.side_px), labels), Allowance(minutes)
+    films = _Films(nearest(pictures, recipe.side_px), labels)
     held = np.zeros(len(labels), bool)
     if recipe.patience is not None:
         held = validation_rows(labels, patients, recipe.validation, seed)
@@ -263,7 +268,8 @@ def fit(
         state["epochs_meant"] = recipe.epochs
         if recipe.candidates:
             _, patient = np.unique(patients, return_inverse=True)
-            state |= _choose(recipe, fitted, patient % _CROSS_VALIDATION, allowance, seed)
+            search = Allowance(None if minutes is None else minutes * _OF_SEARCH)
+            state |= _choose(recipe, fitted, patient % _CROSS_VALIDATION, search, seed)
     recipe = replace(recipe, layers=state.get("layers", recipe.layers), epochs=state["epochs_meant"])
     model = _compiled(recipe, seed, frozen=state.get("imagenet", False))
     if imagenet is not None:
@@ -279,8 +285,7 @@ def fit(
     done = Checkpoint.restore(model, folder)
     before_s = spent_s(folder, done)
     steps = steps_per_epoch or recipe.steps_per_epoch or math.ceil(len(fitted) / recipe.batch)
-    if minutes is not None:
-        allowance = Allowance(minutes, before_s + time.monotonic() - began_s)
+    allowance = Allowance(minutes, before_s + time.monotonic() - began_s)
     validated = _Validated(recipe, films[held], folder, done) if held.any() else None
     callbacks = [NotANumber(), Reseed(seed), allowance, Told(recipe.epochs, folder / HISTORY_FILE, say)]
     callbacks += [validated, Checkpoint(folder)] if validated else [Checkpoint(folder)]
