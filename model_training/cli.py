@@ -23,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 talk = Console(stderr=True)
-_OF_TRAINING = frozenset({"keras", "matplotlib", "scipy", "tensorflow"})
+_OF_TRAINING = frozenset({"jinja2", "keras", "matplotlib", "scipy", "tensorflow"})
 
 DataOption = Annotated[
     Path,
@@ -198,6 +198,35 @@ def compare(
     if out is not None:
         for path in write(rows, out):
             talk.print(f"wrote {path}", markup=False)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run with at least one finished fold.")],
+    data: DataOption,
+    out: Annotated[Path | None, typer.Option(help="Folder for the page and its figures; default: RUN/report.")] = None,
+    share: Annotated[bool, typer.Option("--share", help="Leave out every picture and name of a film.")] = False,
+    finding: Annotated[str | None, typer.Option(help="Of the run's findings; default: the first.")] = None,
+    prevalence: PrevalenceOption = 0.5,
+    sizes: Annotated[
+        bool, typer.Option("--sizes", help="Measure other input sizes too, unless the run keeps them: some minutes.")
+    ] = False,
+    compare: Annotated[Path | None, typer.Option(help="Folder of `compare`, to show the time of each recipe.")] = None,
+    absent: AbsentOption = "NORMAL",
+) -> None:
+    """Show what a run learned: one HTML page that needs no other file, and its figures as PNG.
+
+    The page shows films and is to stay where they may be, unless it is made with --share.
+    """
+    from model_training.reporting import Wanted
+    from model_training.reporting import report as write_report
+    from model_training.run_record import record_of
+
+    record = record_of(run)
+    films = _read(data, len(record["data"]["folds"]), record["seed"], absent)
+    wanted = Wanted(share, prevalence, finding, sizes, compare)
+    page = write_report(run, films, out or run / "report", wanted, lambda text: talk.print(text, markup=False))
+    talk.print(f"wrote {page} and {page.parent / 'figures'}", markup=False)
 
 
 @app.command()

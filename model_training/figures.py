@@ -181,14 +181,22 @@ def precision_recall(curves: Sequence[Curve], prevalence: float) -> Figure:
     """
     figure, axes = panel(4.4)
     axes.axhline(prevalence, color=MUTED, linewidth=0.9, linestyle=":")
-    axes.text(0.01, prevalence + 0.012, f"flagging every film: {prevalence:.2f}", color=MUTED, fontsize=8, va="bottom")
+    above = prevalence < 0.9
+    axes.text(
+        0.01,
+        prevalence + (0.012 if above else -0.012),
+        f"flagging every film: {prevalence:.2f}",
+        color=MUTED,
+        fontsize=8,
+        va="bottom" if above else "top",
+    )
     _lines(axes, curves)
     if prevalence > 0.55:
         place, key = (0.09, 0.27, 0.57, 0.41), 0.02 + 0.065 * (len(curves) - 1)
     else:
         place, key = (0.09, 0.38, 0.57, 0.44), 0.3
-    inset_low = min(0.8, *(float(np.interp(0.8, curve.x, curve.y)) - 0.03 for curve in curves))
-    _zoomed(figure, axes, curves, place, (0.8, 1.003), (max(0.0, inset_low), 1.005))
+    inset_low = min(float(curve.y[(curve.x >= 0.8) & (curve.x <= 0.99)].min()) for curve in curves) - 0.02
+    _zoomed(figure, axes, curves, place, (0.8, 1.003), (max(0.0, inset_low), 1.002))
     _key(axes, curves, 0.98, key)
     axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall (sensitivity)", ylabel="precision (predictive value)")
     axes.set_aspect("equal")
@@ -236,23 +244,22 @@ def confusion(counts: npt.NDArray[np.int64], present: str, absent: str) -> Figur
 
 
 @styled
-def reliability(predicted: Floats, observed: Floats, low: Floats, high: Floats, note: str) -> Figure:
+def reliability(predicted: Floats, observed: Floats, films: npt.NDArray[np.int64], note: str) -> Figure:
     """Share of films with the finding against mean probability, in bins of equal mass.
 
     Args:
         predicted: float64 [bins], mean probability.
         observed: float64 [bins], share with the finding.
-        low: float64 [bins], lower end of the interval of the share.
-        high: float64 [bins], its upper end.
+        films: int64 [bins], how many films a bin holds; the area of its dot.
         note: printed into the panel.
     """
-    figure, axes = panel(4.0)
+    figure, axes = panel(4.4)
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1.2)
     axes.text(0.60, 0.565, "means what it says", color=MUTED, fontsize=8, rotation=45, rotation_mode="anchor")
-    axes.vlines(predicted, low, high, color=NETWORK, alpha=0.45, linewidth=2.5)
-    axes.plot(predicted, observed, "-o", color=NETWORK, markersize=4.5, linewidth=1)
+    axes.plot(predicted, observed, "-", color=NETWORK, linewidth=1, alpha=0.5)
+    axes.scatter(predicted, observed, s=10 + 140 * films / films.max(), color=NETWORK, alpha=0.75, linewidth=0)
     axes.text(0.03, 0.97, note, fontsize=8.5, va="top", transform=axes.transAxes, linespacing=1.5)
-    axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
     axes.set(xlabel="probability, mean of the bin", ylabel="share of films with the finding")
     grid(axes)
     return figure
@@ -276,7 +283,7 @@ def probability_histogram(
     for label, sign, colour in ((1, 1, PRESENT), (0, -1, ABSENT)):
         axes.bar(edges[:-1], sign * np.sqrt(counts[label]), width=0.036, align="edge", color=colour, label=names[label])
         axes.text(
-            0.5,
+            0.25 if sign > 0 else 0.75,
             0.93 if sign > 0 else 0.07,
             names[label],
             color=colour,

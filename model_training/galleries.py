@@ -12,16 +12,12 @@ import numpy.typing as npt
 from matplotlib.image import imsave
 
 from model_training.dataset import Data
-from worker.domain import PixelArray
-from worker.preprocessing import TRAINING_SPEC, normalise
+from model_training.inside import look_with_keras, overlay
+from worker.domain import FloatArray, PixelArray
+from worker.preprocessing import TRAINING_SPEC
 
-Floats = npt.NDArray[np.float64]
-
-# Warm where a cell speaks for the finding, cool where it speaks against it.
-_FOR, _AGAINST = np.array([255.0, 120.0, 0.0]), np.array([0.0, 130.0, 255.0])
-_OPACITY = 0.55
+_OPACITY = 0.4
 _QUALITY = 85
-_BATCH = 64
 
 
 def data_uri(kind: str, content: bytes) -> str:
@@ -37,61 +33,34 @@ def jpeg_uri(picture: PixelArray) -> str:
     return data_uri("image/jpeg", stream.getvalue())
 
 
-def activation_maps(run: Path, data: Data, rows: npt.NDArray[np.int64], finding: int) -> dict[int, Floats]:
+def activation_maps(run: Path, data: Data, rows: npt.NDArray[np.int64], finding: int) -> dict[int, FloatArray]:
     """What each cell adds to the logit, by the network of the fold in which the film was held out.
 
     Args:
         rows: int64 [n], of the data set.
 
     Returns:
-        For each row float64 [cells, cells], whose mean plus the head's bias is the logit. A row whose network is
+        For each row float32 [cells, cells], whose mean plus the head's bias is the logit. A row whose network is
         missing, or a reference system that has no such map, is absent.
     """
-    import tensorflow as tf
-
     from model_training.running import network_of
 
-    maps: dict[int, Floats] = {}
+    maps: dict[int, FloatArray] = {}
     for fold in np.unique(data.folds[rows]):
         served = network_of(run, f"fold-{fold}", len(data.findings))
-        if served is None:
-            continue
-        look = tf.function(lambda x, served=served: served(x, training=False)["activation_map"])
-        of_fold = rows[data.folds[rows] == fold]
-        for start in range(0, len(of_fold), _BATCH):
-            part = of_fold[start : start + _BATCH]
-            found = look(normalise(TRAINING_SPEC, data.pictures[part])[..., np.newaxis]).numpy()[..., finding]
-            maps |= dict(zip(part.tolist(), found.astype(np.float64), strict=True))
+        if served is not None:
+            of_fold = rows[data.folds[rows] == fold]
+            seen = look_with_keras(served, TRAINING_SPEC, finding)(data.pictures[of_fold])
+            maps |= dict(zip(of_fold.tolist(), seen.maps, strict=True))
     return maps
 
 
-def enlarge(cells: Floats, rows: int, columns: int) -> Floats:
-    """Interpolate float64 [cells, cells] bilinearly to [rows, columns], cell centres where they belong."""
-    for side in (rows, columns):  # one axis after the other, the result transposed each time
-        at = (np.arange(side) + 0.5) / side * cells.shape[0] - 0.5
-        at = np.clip(at, 0, cells.shape[0] - 1)
-        low = np.minimum(at.astype(int), max(0, cells.shape[0] - 2))
-        high = np.minimum(low + 1, cells.shape[0] - 1)
-        share = (at - low)[:, np.newaxis]
-        cells = (cells[low] * (1 - share) + cells[high] * share).T
-    return cells
+def overlaid(film: PixelArray, cells: FloatArray, full: float) -> PixelArray:
+    """Lay an activation map over a film, as strongly as its largest value compares with ``full`` (above 0).
 
-
-def overlay(film: PixelArray, cells: Floats, full: float) -> PixelArray:
-    """Lay an activation map over a film.
-
-    Args:
-        film: uint8 [rows, columns].
-        cells: float64 [cells, cells].
-        full: the value drawn at full strength, above 0; the same for all films, so that they can be compared.
-
-    Returns:
-        uint8 [rows, columns, 3].
+    One ``full`` for all films of a gallery lets them be compared: a map that says little is faint.
     """
-    strength = np.clip(enlarge(cells, *film.shape) / full, -1, 1)[..., np.newaxis]
-    opacity = _OPACITY * np.abs(strength)
-    mixed = film[..., np.newaxis] * (1 - opacity) + np.where(strength > 0, _FOR, _AGAINST) * opacity
-    return np.asarray(mixed.round(), dtype=np.uint8)
+    return overlay(film, cells, _OPACITY * min(1.0, float(np.abs(cells).max()) / full))
 
 
 def kinds(data: Data, finding: int) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:

@@ -37,6 +37,11 @@ def keep_text(path: Path, text: str) -> None:
     _keep(path, path.with_name(f"part-{path.name}"), lambda part: part.write_text(text, encoding="utf-8"))
 
 
+def keep_bytes(path: Path, content: bytes) -> None:
+    """Write bytes. Raises as ``keep_text`` does."""
+    _keep(path, path.with_name(f"part-{path.name}"), lambda part: part.write_bytes(content))
+
+
 def keep_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Write arrays; the name ends in ``.npz``. Raises as ``keep_text`` does."""
     _keep(path, path.with_name(f"part-{path.name}"), lambda part: np.savez(part, **arrays))  # type: ignore[arg-type]

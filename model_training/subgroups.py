@@ -14,8 +14,8 @@ from worker.domain import PixelArray
 _BY_NAME = (
     ("bacteria-", "bacterial", 1),
     ("virus-", "viral", 1),
-    ("IM-", "without finding, named IM", 0),
-    ("NORMAL2-IM-", "without finding, named NORMAL2-IM", 0),
+    ("IM-", "named IM, without", 0),
+    ("NORMAL2-IM-", "named NORMAL2-IM, without", 0),
 )
 _MANY_FILMS = 5
 
@@ -49,8 +49,8 @@ def _all(data: Data, rows: npt.NDArray[np.int64], finding: int) -> Iterator[tupl
     labels, conflict, patients = data.labels[rows, finding], data.conflict[rows, finding], data.patients[rows]
     for prefix, name, label in _BY_NAME:
         yield name, np.char.startswith(patients, prefix) & (labels == label)
-    yield "conflict slice, without finding", conflict & (labels == 0)
-    yield "conflict slice, with finding", conflict & (labels == 1)
+    yield "conflict slice, without", conflict & (labels == 0)
+    yield "conflict slice, with", conflict & (labels == 1)
     for values, names in (
         (
             chin_contrast(data.pictures[rows]),
