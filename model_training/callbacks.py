@@ -9,7 +9,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from model_training.keeping import keep_weights
+from model_training.keeping import keep_text, keep_weights
+from model_training.pace import Advance, Pace, unheard
 from worker.errors import PrereadError
 
 HISTORY_FILE = "history.csv"
@@ -81,19 +82,27 @@ class Allowance(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class Told(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keep and say after each epoch how far the fit is, and how long the rest takes at this pace."""
+    """Keep and say after each epoch how far the fit is, and how long the rest takes at this pace; tell every step.
 
-    def __init__(self, epochs: int, history: Path, say: Callable[[str], None]) -> None:
+    A fit that was broken off after its history and before its checkpoint does that epoch again: its row is replaced.
+    """
+
+    def __init__(self, epochs: int, history: Path, say: Callable[[str], None], advance: Advance = unheard) -> None:
         super().__init__()
-        self._epochs, self._history, self._say = epochs, history, say
+        self._epochs, self._history, self._say, self._advance = epochs, history, say, advance
+        self._epoch = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        self._began_s = time.monotonic()
+        self._began_s, self._epoch = time.monotonic(), epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        self._advance(Pace(self._epoch, self._epochs, batch + 1, self.params["steps"]))
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         took_s, loss = time.monotonic() - self._began_s, (logs or {})["loss"]
-        with self._history.open("a", encoding="utf-8") as stream:
-            stream.write(f"{epoch + 1},{loss:.6f},{took_s:.1f}\n")
+        lines = self._history.read_text(encoding="utf-8").splitlines() if self._history.exists() else []
+        kept = [line for line in lines if line[:1].isdigit() and int(line.split(",")[0]) <= epoch]
+        keep_text(self._history, "\n".join([*kept, f"{epoch + 1},{loss:.6f},{took_s:.3f}"]) + "\n")
         left_min = took_s * (self._epochs - epoch - 1) / 60
         self._say(f"epoch {epoch + 1} of {self._epochs}: loss {loss:.4f}, about {left_min:.0f} min left")
 

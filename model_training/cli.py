@@ -121,21 +121,25 @@ def fit(
     """
     _use_threads(threads)
     from model_training.fitting import RECIPES, Recipe
+    from model_training.pace import Bars
     from model_training.reference_data import REFERENCES, Reference
     from model_training.running import run as run_recipe
 
     recipes: dict[str, Recipe | Reference] = {**RECIPES, **REFERENCES}
-    run_recipe(
-        recipes[_known(recipe, recipes)],
-        _read(data, folds, seed, absent),
-        run,
-        seed=seed,
-        only=only,
-        steps_per_epoch=steps_per_epoch,
-        minutes=minutes,
-        vgg19_weights=vgg19_weights,
-        say=lambda text: talk.print(text, markup=False),
-    )
+    chosen, films = recipes[_known(recipe, recipes)], _read(data, folds, seed, absent)
+    with Bars(talk) as bars:
+        run_recipe(
+            chosen,
+            films,
+            run,
+            seed=seed,
+            only=only,
+            steps_per_epoch=steps_per_epoch,
+            minutes=minutes,
+            vgg19_weights=vgg19_weights,
+            say=lambda text: talk.print(text, markup=False),
+            advance=bars,
+        )
     talk.print(f"the run is at {run}; publish it with `preread-train publish`", markup=False)
 
 

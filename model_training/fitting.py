@@ -29,6 +29,7 @@ from model_training.callbacks import (
     spent_s,
 )
 from model_training.keeping import keep_text, keep_weights
+from model_training.pace import Advance, unheard
 from model_training.pretrained import imagenet_state_dict
 from model_training.reference_data import Reference
 from worker.domain import JSONObject, PixelArray
@@ -162,6 +163,7 @@ def fit(
     steps_per_epoch: int | None = None,
     minutes: float | None = None,
     say: Callable[[str], None] = lambda _: None,
+    advance: Advance = unheard,
 ) -> keras.Model:
     """Fit a network and return it with its averaged weights; called again after an interruption it goes on.
 
@@ -200,7 +202,7 @@ def fit(
         NotANumber(),
         Reseed(seed),
         Allowance(minutes, before_s),
-        Told(epochs, folder / HISTORY_FILE, say),
+        Told(epochs, folder / HISTORY_FILE, say, advance),
         Checkpoint(folder),
     ]
     done, ended, reached = 0, "done", float(epochs)

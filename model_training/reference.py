@@ -32,6 +32,7 @@ from model_training.fitting import WEIGHTS_FILE
 from model_training.generator import shift
 from model_training.keeping import keep_text, keep_weights
 from model_training.notation import build
+from model_training.pace import Advance, unheard
 from model_training.reference_data import Reference
 from worker.domain import JSONObject, PixelArray
 from worker.errors import UsageError
@@ -229,6 +230,7 @@ def fit(
     minutes: float | None = None,
     vgg19_weights: Path | None = None,
     say: _Say = lambda _: None,
+    advance: Advance = unheard,
 ) -> keras.Model:
     """Fit a system and return its network; called again after an interruption it goes on after the last whole epoch.
 
@@ -287,7 +289,7 @@ def fit(
     steps = steps_per_epoch or recipe.steps_per_epoch or math.ceil(len(fitted) / recipe.batch)
     allowance = Allowance(minutes, before_s + time.monotonic() - began_s)
     validated = _Validated(recipe, films[held], folder, done) if held.any() else None
-    callbacks = [NotANumber(), Reseed(seed), allowance, Told(recipe.epochs, folder / HISTORY_FILE, say)]
+    callbacks = [NotANumber(), Reseed(seed), allowance, Told(recipe.epochs, folder / HISTORY_FILE, say, advance)]
     callbacks += [validated, Checkpoint(folder)] if validated else [Checkpoint(folder)]
     reached, ended = float(done), "done"
     if done < recipe.epochs and not (validated and validated.is_over):

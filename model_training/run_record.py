@@ -10,11 +10,9 @@ from pathlib import Path
 
 from model_training.callbacks import HISTORY_FILE
 from model_training.fitting import WEIGHTS_FILE
-from model_training.running import ALL_FILMS, RECORD_FILE
+from model_training.running import ALL_FILMS, LOGITS_FILE, RECORD_FILE
 from worker.domain import JSONObject
 from worker.errors import UsageError
-
-_LOGITS_FILE = "logits.npz"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +70,7 @@ def parts_of(run: Path, record: JSONObject) -> list[Part]:
     parts = []
     for folder, films in [*((f"fold-{fold}", count) for fold, count in enumerate(folds)), (ALL_FILMS, sum(folds))]:
         weights = run / folder / WEIGHTS_FILE
-        there = weights if folder == ALL_FILMS else run / folder / _LOGITS_FILE
+        there = weights if folder == ALL_FILMS else run / folder / LOGITS_FILE
         digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else ""
         parts.append(Part(folder, films, there.exists(), _history(run / folder), digest))
     return parts

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -18,12 +19,14 @@ from model_training.dataset import Data, summary
 from model_training.evaluation import OutOfFold
 from model_training.fitting import WEIGHTS_FILE, Recipe, build, describe, fit, logits_of, sampling_weights, serving
 from model_training.keeping import keep_arrays, keep_text
+from model_training.pace import Advance, Pace, unheard
 from model_training.reference_data import Reference
 from worker.domain import JSONObject, PixelArray
 from worker.errors import UsageError
 from worker.preprocessing import TRAINING_SPEC
 
 RECORD_FILE = "record.json"
+LOGITS_FILE = "logits.npz"
 ALL_FILMS = "all"
 
 
@@ -49,6 +52,7 @@ def run(
     minutes: float | None = None,
     vgg19_weights: Path | None = None,
     say: Callable[[str], None] = lambda _: None,
+    advance: Advance = unheard,
 ) -> None:
     """Fit every fold that has no logits yet, then the network on all films; call again after an interruption.
 
@@ -85,8 +89,19 @@ def run(
     if only is not None and only not in parts:
         raise UsageError(f"there is no part {only!r} of this run: choose one of {', '.join(parts)}")
 
+    wanted = parts if only is None else [only]
+
+    def kept(part: str) -> Path:
+        """The file whose presence says that a part is finished."""
+        return folder / ALL_FILMS / WEIGHTS_FILE if part == ALL_FILMS else folder / f"fold-{part}" / LOGITS_FILE
+
     def network(name: str, rows: npt.NDArray[np.bool_], its_seed: int) -> keras.Model:
         say(name)
+        left = sum(not kept(part).exists() for part in wanted)
+
+        def tell(pace: Pace) -> None:
+            advance(replace(pace, part=name, parts_left=left))
+
         pictures, labels, patients = data.pictures[rows], data.labels[rows], data.patients[rows]
         if isinstance(recipe, Reference):
             return reference.fit(
@@ -100,6 +115,7 @@ def run(
                 minutes=minutes,
                 vgg19_weights=vgg19_weights,
                 say=say,
+                advance=tell,
             )
         return fit(
             recipe,
@@ -112,6 +128,7 @@ def run(
             steps_per_epoch=steps_per_epoch,
             minutes=minutes,
             say=say,
+            advance=tell,
         )
 
     def logits(model: keras.Model, pictures: PixelArray) -> npt.NDArray[np.float64]:
@@ -119,18 +136,15 @@ def run(
             return reference.logits_of(model, recipe, pictures)[:, np.newaxis]
         return logits_of(serving(model, recipe, TRAINING_SPEC), TRAINING_SPEC, pictures)
 
-    for part in parts if only is None else [only]:
+    for part in wanted:
+        if kept(part).exists():
+            continue
         if part == ALL_FILMS:
-            if not (folder / ALL_FILMS / WEIGHTS_FILE).exists():
-                network(ALL_FILMS, np.ones(len(data.labels), bool), seed + count)
+            network(ALL_FILMS, np.ones(len(data.labels), bool), seed + count)
             continue
-        fold = int(part)
-        logits_file = folder / f"fold-{fold}" / "logits.npz"
-        if logits_file.exists():
-            continue
-        held = data.folds == fold
-        model = network(f"fold-{fold}", ~held, seed + fold)
-        keep_arrays(logits_file, index=np.flatnonzero(held), logits=logits(model, data.pictures[held]))
+        held = data.folds == int(part)
+        model = network(f"fold-{part}", ~held, seed + int(part))
+        keep_arrays(kept(part), index=np.flatnonzero(held), logits=logits(model, data.pictures[held]))
 
 
 def out_of_fold(folder: Path, data: Data, finding: int = 0) -> tuple[OutOfFold, npt.NDArray[np.int64]]:
@@ -142,7 +156,7 @@ def out_of_fold(folder: Path, data: Data, finding: int = 0) -> tuple[OutOfFold, 
     record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     if record["data"]["digest"] != data.digest:
         raise UsageError(f"{folder} was fitted on another data set, or other folds, than the one given")
-    files = sorted(folder.glob("fold-*/logits.npz"))
+    files = sorted(folder.glob(f"fold-*/{LOGITS_FILE}"))
     if not files:
         raise UsageError(f"{folder} has no finished fold")
     parts = [np.load(file) for file in files]

@@ -1,0 +1,105 @@
+"""How far a fit is: told step by step, shown as two bars with the time left where a person looks on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+# Steps are slow and their time varies: the pace is taken from the last ten minutes.
+_PACE_PERIOD_S = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Where a fit stands after a step.
+
+    Attributes:
+        epoch: epochs completed.
+        epochs: meant.
+        step: steps completed of the epoch that is running.
+        steps: of an epoch.
+        part: name of the network within its run.
+        parts_left: networks still to be finished, this one included.
+    """
+
+    epoch: int
+    epochs: int
+    step: int
+    steps: int
+    part: str = ""
+    parts_left: int = 1
+
+    @property
+    def done(self) -> int:
+        """Steps of this network completed."""
+        return self.epoch * self.steps + self.step
+
+
+Advance = Callable[[Pace], None]
+
+
+def unheard(pace: Pace) -> None:
+    """Tell nobody."""
+
+
+class Bars:
+    """A bar for the epoch and one for all that is still to be fitted, each with the time left at the pace so far.
+
+    Called after each step; draws nothing where the console is no terminal, which gets a line after each epoch instead.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=console,
+            disable=not console.is_terminal,
+            speed_estimate_period=_PACE_PERIOD_S,
+        )
+        self._at: tuple[str, int] | None = None
+        self._epoch: TaskID | None = None
+        self._whole: TaskID | None = None
+        self._from = 0
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._progress.stop()
+
+    def __call__(self, pace: Pace) -> None:
+        """Draw where the fit stands."""
+        if self._epoch is None or self._whole is None:
+            self._epoch = self._progress.add_task("", total=pace.steps)
+            self._whole = self._progress.add_task("", total=None)
+        whole = pace.parts_left * pace.epochs * pace.steps
+        if self._at is None or self._at[0] != pace.part:
+            # What an earlier command or another part did is no pace of this one. So the bar begins with what is left.
+            self._progress.reset(self._whole, total=whole - pace.done + 1, description="all that is left")
+            self._from = pace.done - 1
+        if self._at != (pace.part, pace.epoch):
+            name = f"{pace.part} epoch {pace.epoch + 1} of {pace.epochs}".strip()
+            self._progress.reset(self._epoch, total=pace.steps, description=name)
+            self._at = (pace.part, pace.epoch)
+        self._progress.update(self._epoch, completed=pace.step)
+        self._progress.update(self._whole, completed=pace.done - self._from)
