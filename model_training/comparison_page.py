@@ -56,18 +56,12 @@ shows best here what another framing does to a system.
 ## The table
 
 """
-_AFTER = """
-
-`reported` and `what that was`: as the authors gave it, and where their number came from. `epochs`: reached of meant; a
-fit ended where its minutes were over ({minutes}), and where its early stopping says so. Times are with {threads} and
-hold for comparing the rows only.
-
+_MENDED = """
 ## What was mended
 
 A system is built as its authors built it; where the protocol around it was flawed, that was not repeated.
 
 """
-
 _PARTS = """\
 Several processes may share the work, each with systems of its own (`--recipe A5 --recipe K1 ...`) and one `--runs`;
 what is there already is not fitted again. Without `--data` the page is written from the finished rows alone.
@@ -84,7 +78,7 @@ def _interval(measure: JSONObject) -> str:
 
 
 def _reached(row: JSONObject) -> str:
-    if "epochs" not in row:
+    if "epochs_meant" not in row:
         return ""
     reached = f"{row['epochs']:.3g} of {row['epochs_meant']}"
     return {"early": f"{reached}, stopped early", "time": f"{reached}, time over"}.get(row["ended"], reached)
@@ -137,7 +131,7 @@ def _joined(values: set[str]) -> str:
 def _command(rows: Sequence[JSONObject]) -> str:
     """The command that makes these rows, with words for the paths."""
     protocol = rows[0]["protocol"]
-    words = ["preread-train compare --data DATA --runs RUNS --out docs"]
+    words = ["preread-train compare --data DATA --runs RUNS --out docs \\\n "]
     words += [f"--folds {protocol['folds']} --seed {protocol['seed']}"]
     for option, void in (("--minutes", False), ("--void-minutes", True)):
         allowed = {
@@ -153,12 +147,18 @@ def page(rows: Sequence[JSONObject]) -> str:
     """The whole page in Markdown."""
     protocol = rows[0]["protocol"]
     fitted = [row for row in rows if row.get("environment")]
-    minutes = _joined({f"{row['minutes_allowed']:g} min" for row in fitted if row.get("minutes_allowed")})
-    threads = _joined({f"{row['environment']['threads']} thread(s)" for row in fitted})
+    minutes = _joined({f"{row['minutes_allowed']:g}" for row in fitted if row.get("minutes_allowed")})
+    threads = _joined({str(row["environment"]["threads"]) for row in fitted})
     mended = [f"| {row['name']} | {'; '.join(row['mended'])} |" for row in rows if row.get("mended")]
     text = _LAW.format(protocol=_said_of(protocol))
     text += table(rows)
-    text += _AFTER.format(minutes=minutes or "none was bounded", threads=threads or "one thread")
+    text += "\n" + textwrap.fill(
+        "`reported` and `what that was`: as the authors gave it, and where their number came from. `epochs`: reached "
+        f"of meant; a fit ended where its minutes were over (allowed: {minutes or 'any'}), or where its early stopping "
+        f"said so. Threads: {threads or 'none'}; times are there to compare the rows.",
+        120,
+    )
+    text += "\n" + _MENDED
     text += "\n".join(["| system | flaw and remedy |", "| --- | --- |", *mended])
     versions = sorted({json.dumps(row["environment"], sort_keys=True) for row in fitted})
     text += "\n\n## The command that makes it\n\n```sh\n" + _command(rows) + "\n```\n\n" + _PARTS
