@@ -76,7 +76,7 @@ class Bars:
         self._at: tuple[str, int] | None = None
         self._epoch: TaskID | None = None
         self._whole: TaskID | None = None
-        self._from = 0
+        self._parts, self._before = 1, 0
 
     def __enter__(self) -> Self:
         self._progress.start()
@@ -91,15 +91,14 @@ class Bars:
         """Draw where the fit stands."""
         if self._epoch is None or self._whole is None:
             self._epoch = self._progress.add_task("", total=pace.steps)
-            self._whole = self._progress.add_task("", total=None)
-        whole = pace.parts_left * pace.epochs * pace.steps
-        if self._at is None or self._at[0] != pace.part:
-            # What an earlier command or another part did is no pace of this one. So the bar begins with what is left.
-            self._progress.reset(self._whole, total=whole - pace.done + 1, description="all that is left")
-            self._from = pace.done - 1
+            # What an earlier command did says nothing of the pace: the bar begins at what is left.
+            self._parts, self._before = pace.parts_left, pace.done - 1
+            whole = pace.parts_left * pace.epochs * pace.steps - self._before
+            self._whole = self._progress.add_task("all that is left", total=whole)
         if self._at != (pace.part, pace.epoch):
             name = f"{pace.part} epoch {pace.epoch + 1} of {pace.epochs}".strip()
             self._progress.reset(self._epoch, total=pace.steps, description=name)
             self._at = (pace.part, pace.epoch)
         self._progress.update(self._epoch, completed=pace.step)
-        self._progress.update(self._whole, completed=pace.done - self._from)
+        finished = (self._parts - pace.parts_left) * pace.epochs * pace.steps
+        self._progress.update(self._whole, completed=finished + pace.done - self._before)
