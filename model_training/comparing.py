@@ -19,6 +19,7 @@ from model_training.baselines import border, cross_fitted_logits, thumbnails
 from model_training.dataset import Data
 from model_training.evaluation import OutOfFold, auc, measure
 from model_training.intervals import bootstrap
+from model_training.keeping import keep_text
 from model_training.reference_data import REFERENCES, Reference
 from worker.domain import JSONObject
 from worker.errors import UsageError
@@ -62,8 +63,6 @@ def measured(logits: npt.NDArray[np.float64], data: Data, rows: npt.NDArray[np.i
 
 
 def _keep_row(folder: Path, row: JSONObject) -> None:
-    from model_training.keeping import keep_text
-
     folder.mkdir(parents=True, exist_ok=True)
     keep_text(folder / ROW_FILE, json.dumps(row, indent=2) + "\n")
 

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from model_training.comparing import BASELINES, PRODUCT
 from model_training.figure_style import ABSENT, BORDER, CATEGORIES, INK, MUTED, NETWORK, PRESENT, grid, styled, svg
+from model_training.keeping import keep_bytes
 from worker.domain import JSONObject
 
 NAME = "compare"
@@ -229,7 +230,11 @@ def figure(rows: Sequence[JSONObject]) -> Figure:
 
 
 def write(rows: Sequence[JSONObject], folder: Path) -> list[Path]:
-    """Write ``compare.md``, ``compare.json`` and ``compare.svg`` and return their paths."""
+    """Write ``compare.md``, ``compare.json`` and ``compare.svg`` and return their paths.
+
+    Raises:
+        NotKept: the disk is full.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     files = {
         folder / f"{NAME}.md": page(rows).encode(),
@@ -237,5 +242,5 @@ def write(rows: Sequence[JSONObject], folder: Path) -> list[Path]:
         folder / f"{NAME}.svg": svg(figure(rows)),
     }
     for path, content in files.items():
-        path.write_bytes(content)
+        keep_bytes(path, content)
     return list(files)

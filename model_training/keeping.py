@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 
 from worker.errors import PrereadError
+
+if TYPE_CHECKING:  # a page is written where Keras need not be
+    import keras
 
 
 class NotKept(PrereadError):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
@@ -124,6 +126,16 @@ def test_the_table_needs_no_films(runs: Path, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "docs").iterdir()} == {"compare.md", "compare.json", "compare.svg"}
     kept = json.loads((tmp_path / "docs" / "compare.json").read_text())
     assert kept["rows"] == comparing.gather(runs)
+
+
+def test_the_page_is_written_without_tensorflow(runs: Path, tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from model_training import comparing, comparison_page\n"
+        "comparison_page.write(comparing.gather(Path(sys.argv[1])), Path(sys.argv[2]))\n"
+        "print({'keras', 'tensorflow'} & {*sys.modules})"
+    )
+    command = [sys.executable, "-c", program, runs, tmp_path]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip() == "set()"
 
 
 def test_a_run_of_ones_own_has_a_row(data: Path, runs: Path, tmp_path: Path) -> None:
