@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 import re
 from collections import Counter, defaultdict
@@ -297,6 +298,17 @@ def read(
     assigned = split_folds(films, folds, seed)
     conflict = np.stack([conflict_slice(pictures, column, assigned) for column in labels.T], axis=1)
     return Data(films, pictures, hashes, findings, labels, patients_of(films), assigned, conflict)
+
+
+def to_csv(data: Data) -> str:
+    """A line for each film: path, label, patient, fold, SHA-256, whether its border contradicts a label."""
+    stream = io.StringIO()
+    writer = csv.writer(stream)
+    writer.writerow(["path", "label", "patient", "fold", "sha256", "conflict"])
+    for row, film in enumerate(data.films):
+        label, conflict = "|".join(film.present).upper() or ABSENT, int(data.conflict[row].any())
+        writer.writerow([film.path.resolve(), label, film.patient, data.folds[row], data.hashes[row], conflict])
+    return stream.getvalue()
 
 
 def summary(data: Data) -> JSONObject:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_training import reference
-from model_training.dataset import Data, summary
+from model_training.dataset import Data, summary, to_csv
 from model_training.evaluation import OutOfFold
 from model_training.fitting import WEIGHTS_FILE, Recipe, build, describe, fit, logits_of, sampling_weights, serving
 from model_training.keeping import keep_arrays, keep_text
@@ -26,6 +26,7 @@ from worker.errors import UsageError
 from worker.preprocessing import TRAINING_SPEC
 
 RECORD_FILE = "record.json"
+FILMS_FILE = "films.csv"
 LOGITS_FILE = "logits.npz"
 ALL_FILMS = "all"
 
@@ -83,6 +84,7 @@ def run(
             if earlier.get(key) != record[key]:
                 raise UsageError(f"{folder} holds a run with another {key}: choose another folder")
     else:
+        keep_text(folder / FILMS_FILE, to_csv(data))
         keep_text(file, json.dumps(record, indent=2, sort_keys=True) + "\n")
     count = int(data.folds.max()) + 1
     parts = [*map(str, range(count)), ALL_FILMS]

@@ -74,6 +74,15 @@ def test_index_counts_films_and_patients(data: Path, tmp_path: Path) -> None:
     assert all(Path(row["path"]).is_file() for row in rows)
 
 
+def test_the_run_keeps_which_film_was_in_which_fold(run: Path) -> None:
+    with (run / "films.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert len({row["sha256"] for row in rows}) == 2 * FILMS
+    for fold in ("0", "1"):
+        held = np.load(run / f"fold-{fold}" / "logits.npz")["index"].tolist()
+        assert held == [number for number, row in enumerate(rows) if row["fold"] == fold]
+
+
 def test_every_film_has_one_logit_out_of_fold(run: Path) -> None:
     parts = [np.load(file) for file in sorted(run.glob("fold-*/logits.npz"))]
     assert sorted(np.concatenate([part["index"] for part in parts]).tolist()) == list(range(2 * FILMS))
