@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import sys
@@ -83,17 +82,12 @@ def index(
     absent: AbsentOption = "NORMAL",
 ) -> None:
     """Count films, patients and twins of a data set, and check that it can be trained on."""
-    from model_training.dataset import summary
+    from model_training.dataset import summary, to_csv
 
     read = _read(data, folds, seed, absent)
     if out is not None:
         _writable(out)
-        with out.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.writer(stream)
-            writer.writerow(["path", "label", "patient", "fold", "sha256", "conflict"])
-            for film, fold, sha256, conflict in zip(read.films, read.folds, read.hashes, read.conflict, strict=True):
-                label = "|".join(film.present).upper() or absent
-                writer.writerow([film.path.resolve(), label, film.patient, fold, sha256, int(conflict.any())])
+        out.write_text(to_csv(read), encoding="utf-8", newline="")
         talk.print(f"wrote {out}", markup=False)
     typer.echo(json.dumps(summary(read), indent=2))
 
@@ -310,10 +304,11 @@ def evaluate(
     predictions: Annotated[Path | None, typer.Option(help="Write a CSV with a row per film here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     absent: AbsentOption = "NORMAL",
+    finding: Annotated[str | None, typer.Option(help="Finding to measure; default: the bundle's first.")] = None,
 ) -> None:
     """Measure a bundle on labelled films, through the same function that the worker calls. Needs no TensorFlow."""
     from model_training.dataset import index as index_films
-    from model_training.judging import judge, write_predictions
+    from model_training.judging import judge, report_lines, write_predictions
     from worker import bundle as bundles
     from worker.classifier import Classifier
 
@@ -324,24 +319,22 @@ def evaluate(
     classifier.self_check()
     with _progress() as progress:
         task = progress.add_task("assessing", total=len(films))
-        judged = judge(films, classifier, lambda: progress.advance(task))
+        judged = judge(films, classifier, lambda: progress.advance(task), finding=finding)
     if predictions is not None:
         write_predictions(predictions, judged)
     if as_json:
         typer.echo(json.dumps(judged.report, indent=2))
         return
     report = judged.report
-    table = Table("figure", "value", "95 % interval", title=f"{report['bundle']} on {report['counts']['films']} films")
-    for name in ("auc", "accuracy", "sensitivity", "specificity"):
-        figure = report[name]
-        table.add_row(name, _figure(figure["value"]), f"{_figure(figure['low'])} to {_figure(figure['high'])}")
-    for name, count in {**report["confusion"], **report["counts"]}.items():
-        table.add_row(name.replace("_", " "), str(count), "")
+    title = f"{report['bundle']}, {report['finding']}, on {report['counts']['films']} films"
+    table = Table("figure", "value", "95 % interval", title=title)
+    for line in report_lines(report):
+        table.add_row(*line)
     Console().print(table)
     talk.print(
-        f"accuracy, sensitivity, specificity and the four counts: probability at or above the operating point "
-        f"{report['operating_point']:.3f} (prevalence {report['prevalence']:.0%}); the answers have a band around it, "
-        f"`preread bundle show` prints it. Intervals: bootstrap by {report['bootstrap_by']}. "
+        f"Yes-or-no figures: probability at or above the operating point {report['operating_point']:.3f}; answers, PPV "
+        f"and NPV: with the band around it (`preread bundle show`). Calibration: films weighed to a prevalence of "
+        f"{report['prevalence']:.0%}. Intervals by {report['bootstrap_by']}. "
         f"Assumed: {report['assumed']}.",
         markup=False,
     )
@@ -364,10 +357,6 @@ def _writable(path: Path) -> None:
         path.open("a", encoding="utf-8").close()
     except OSError as error:
         raise UsageError(f"{path} cannot be written: {error.strerror}") from None
-
-
-def _figure(value: float | None) -> str:
-    return "undefined" if value is None else f"{value:.4f}"
 
 
 def main() -> None:

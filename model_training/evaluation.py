@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_training.intervals import Groups, Labels, Measure, Rows, Scores, bootstrap, share
-from worker.domain import JSONObject
+from worker.domain import Answer, JSONObject
 
 # Half of the normals' weight lies on those that are framed like films with the finding, because films of elsewhere are.
 CONFLICT_SHARE = 0.5
@@ -211,6 +211,17 @@ def auc_difference(first: Scores, second: Scores, labels: Labels, groups: Groups
     """First minus second AUC on the same films, paired; an interval without 0 tells two networks apart on them."""
     a, b = _Ranked.of(first, labels), _Ranked.of(second, labels)
     return bootstrap({"auc": lambda weight: a.auc(weight) - b.auc(weight)}, groups, count=count)["auc"]
+
+
+def answer_counts(answers: npt.NDArray[np.str_], labels: Labels) -> JSONObject:
+    """Films of each answer, with and without the finding."""
+    return {
+        answer.value: {
+            "with_finding": int(((answers == answer) & (labels == 1)).sum()),
+            "without_finding": int(((answers == answer) & (labels == 0)).sum()),
+        }
+        for answer in Answer
+    }
 
 
 def subgroup_table(films: OutOfFold, called: Rows, subgroups: Mapping[str, Rows], *, count: int = 500) -> JSONObject:

@@ -5,52 +5,86 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from model_training.dataset import Film, labels_for, patients_of
-from model_training.evaluation import measure
+from model_training.evaluation import Confusion, answer_counts, measure
+from model_training.intervals import Labels
+from model_training.reliability import calibration_measures
 from worker.batch import FileResult, Found, assess_found
+from worker.calibration import predictive_values
 from worker.classifier import Classifier
-from worker.domain import JSONObject, Outcome
+from worker.domain import Answer, Finding, JSONObject, Outcome, PredictiveValues
+from worker.errors import UsageError
+
+_MEASURES = (
+    "auc",
+    "accuracy",
+    "sensitivity",
+    "specificity",
+    "balanced_accuracy",
+    "matthews_correlation",
+    "average_precision",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Every film with its result, and the figures over them."""
+    """Every film with its result, and the figures over them.
+
+    Attributes:
+        column: of the finding that was measured, among the bundle's.
+    """
 
     results: list[tuple[Film, FileResult]]
     report: JSONObject
+    column: int = 0
 
 
-def judge(films: Sequence[Film], classifier: Classifier, progress: Callable[[], None] = lambda: None) -> Judged:
-    """Assess every film and measure the bundle's first finding at its own operating point.
+def judge(
+    films: Sequence[Film],
+    classifier: Classifier,
+    progress: Callable[[], None] = lambda: None,
+    *,
+    finding: str | None = None,
+) -> Judged:
+    """Assess every film and measure one finding of the bundle at its own operating point.
 
-    A refused or unreadable film is an error whatever its label, and takes the worst rank in the AUC.
+    A refused or unreadable film is an error whatever its label, and takes the worst rank in the AUC. What is said of
+    probabilities and answers is said of the films that have one.
+
+    Args:
+        finding: its name; the bundle's first where absent.
+
+    Raises:
+        UsageError: the bundle does not speak of the finding, or no label names it.
     """
+    specs = classifier.bundle.manifest.findings
+    names = [spec.finding for spec in specs]
+    if finding is not None and finding not in names:
+        raise UsageError(f"{classifier.bundle.label} speaks of {', '.join(names)}, not of {finding}")
+    column = names.index(finding) if finding is not None else 0
+    spec = specs[column]
+    labels = labels_for(films, spec.finding)
     results = []
     for film in films:
         results.append((film, assess_found(Found(str(film.path), named=True), classifier)))
         progress()
-    spec = classifier.bundle.manifest.findings[0]
-    labels = labels_for(films, spec.finding)
-    findings = [result.findings[0] if result.findings else None for _, result in results]
+    findings = [result.findings[column] if result.findings else None for _, result in results]
     worst = np.where(labels == 1, -np.inf, np.inf)
-    scores = np.array([finding.logit if finding else rank for finding, rank in zip(findings, worst, strict=True)])
+    scores = np.array([one.logit if one else rank for one, rank in zip(findings, worst, strict=True)])
     threshold = spec.operating_point.threshold
     called = np.array(
-        [
-            finding.probability >= threshold if finding else not label
-            for finding, label in zip(findings, labels, strict=True)
-        ]
+        [one.probability >= threshold if one else not label for one, label in zip(findings, labels, strict=True)]
     )
     by_patient = all(film.patient_known for film in films)
     groups = patients_of(films) if by_patient else np.array([str(row) for row in range(len(films))])
-    measured = measure(scores, called, labels, groups)
+    answers = np.array([one.answer.value if one else "" for one in findings])
     outcomes = Counter(result.outcome for _, result in results)
-    answers = Counter(finding.answer for finding in findings if finding)
     report: JSONObject = {
         "bundle": classifier.bundle.label,
         "finding": spec.finding,
@@ -64,17 +98,89 @@ def judge(films: Sequence[Film], classifier: Classifier, progress: Callable[[], 
             "without_finding": int((labels == 0).sum()),
             "patients": len(set(groups.tolist())) if by_patient else None,
             **{str(outcome): outcomes[outcome] for outcome in Outcome},
-            **{f"answered_{answer}": count for answer, count in sorted(answers.items())},
+            **{
+                f"answered_{answer}": count
+                for answer, count in sorted(Counter(answers[answers != ""].tolist()).items())
+            },
         },
-        **{name: value.to_json() for name, value in measured.items()},
-        "confusion": {
-            "true_positive": int((called & (labels == 1)).sum()),
-            "false_negative": int((~called & (labels == 1)).sum()),
-            "false_positive": int((called & (labels == 0)).sum()),
-            "true_negative": int((~called & (labels == 0)).sum()),
+        **{name: value.to_json() for name, value in measure(scores, called, labels, groups).items()},
+        "confusion": Confusion.of(called, labels).to_json(),
+        "answers": {
+            **answer_counts(answers, labels),
+            "none": {
+                "with_finding": int(((answers == "") & (labels == 1)).sum()),
+                "without_finding": int(((answers == "") & (labels == 0)).sum()),
+            },
         },
+        "predictive_values": {
+            "measured": [asdict(values) for values in _predictive_values(answers, labels)],
+            "stated": [asdict(values) for values in spec.predictive_values],
+        },
+        "calibration": _calibration(findings, labels, spec.calibration.prevalence),
     }
-    return Judged(results, report)
+    return Judged(results, report, column)
+
+
+def _predictive_values(answers: npt.NDArray[np.str_], labels: Labels) -> tuple[PredictiveValues, ...]:
+    """PPV and NPV of the answers on these films; half a film is added, so that none is certain. Empty of one label."""
+    if len(np.unique(labels)) < 2:
+        return ()
+
+    def rates(answer: Answer) -> tuple[float, float]:
+        hit = answers == answer.value
+        with_it, without = (
+            float((hit[labels == label].sum() + 0.5) / ((labels == label).sum() + 1)) for label in (1, 0)
+        )
+        return with_it, without
+
+    return predictive_values(rates(Answer.FLAGGED), rates(Answer.NOT_FLAGGED))
+
+
+def _calibration(findings: Sequence[Finding | None], labels: Labels, prevalence: float) -> JSONObject | None:
+    """Calibration measures of the films with a probability, as they are and weighed to the bundle's prevalence."""
+    known = np.array([one is not None for one in findings])
+    probability = np.array([one.probability for one in findings if one is not None])
+    of = labels[known]
+    if len(np.unique(of)) < 2:
+        return None
+    weights = np.where(of == 1, prevalence / of.mean(), (1 - prevalence) / (1 - of.mean()))
+    return {
+        "as_they_are": calibration_measures(probability, of),
+        "at_prevalence": calibration_measures(probability, of, weights),
+    }
+
+
+def report_lines(report: JSONObject) -> list[tuple[str, str, str]]:
+    """The report for people: name, value, and its interval or what it is of."""
+    lines = []
+    for name in _MEASURES:
+        figure = report[name]
+        lines.append(
+            (name.replace("_", " "), said(figure["value"]), f"{said(figure['low'])} to {said(figure['high'])}")
+        )
+    if (calibration := report["calibration"]) is not None:
+        for key in ("brier", "negative_log_likelihood", "expected_calibration_error", "slope", "intercept"):
+            at = said(calibration["at_prevalence"][key])
+            lines.append((key.replace("_", " "), at, f"{said(calibration['as_they_are'][key])} as they are"))
+    stated = {values["prevalence"]: values for values in report["predictive_values"]["stated"]}
+    for values in report["predictive_values"]["measured"]:
+        for key in ("ppv", "npv"):
+            share = values["prevalence"]
+            beside = f"{said(stated[share][key])} stated" if share in stated else ""
+            lines.append((f"{key.upper()} at {share:.0%}", said(values[key]), beside))
+    for name, count in report["confusion"].items():
+        lines.append((name.replace("_", " "), str(count), ""))
+    for answer, counts in report["answers"].items():
+        both = f"{counts['with_finding']} with, {counts['without_finding']} without"
+        lines.append((f"answer: {answer.replace('_', ' ')}", str(sum(counts.values())), both))
+    counts = report["counts"].items()
+    lines += [(name.replace("_", " "), str(count), "") for name, count in counts if not name.startswith("answered_")]
+    return lines
+
+
+def said(value: float | None) -> str:
+    """A figure for people."""
+    return "undefined" if value is None else f"{value:.4f}"
 
 
 def write_predictions(path: Path, judged: Judged) -> None:
@@ -83,7 +189,7 @@ def write_predictions(path: Path, judged: Judged) -> None:
         writer = csv.writer(stream)
         writer.writerow(["path", "label", "patient", "outcome", "code", "logit", "probability", "answer"])
         for film, result in judged.results:
-            finding = result.findings[0] if result.findings else None
+            finding = result.findings[judged.column] if result.findings else None
             numbers = [finding.logit, finding.probability, finding.answer] if finding else ["", "", ""]
             label = "|".join(film.present).upper()
             writer.writerow([film.path, label, film.patient, result.outcome, result.code or "", *numbers])

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from model_training.card import card
 from model_training.dataset import Data, labels_for, summary
-from model_training.publishing import card, metrics
+from model_training.summarising import metrics
 from model_training.thresholds import specify
 from worker import bundle as bundles
 from worker.batch import FileResult, Found, assess_found

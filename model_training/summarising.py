@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from model_training.dataset import Data
-from model_training.evaluation import Confusion, OutOfFold, auc, measure, subgroup_table
-from model_training.intervals import Labels, Rows, number, share
+from model_training.evaluation import Confusion, OutOfFold, answer_counts, auc, measure, subgroup_table
+from model_training.intervals import Rows, number, share
 from model_training.reliability import calibration_measures
 from model_training.subgroups import subgroups
 from model_training.thresholds import (
@@ -18,20 +18,9 @@ from model_training.thresholds import (
     what_the_band_buys,
 )
 from worker.calibration import FindingSpec
-from worker.domain import Answer, JSONObject
+from worker.domain import JSONObject
 
 NOT_MEASURED = "not yet measured"
-
-
-def answer_counts(answers: npt.NDArray[np.str_], labels: Labels) -> JSONObject:
-    """Films of each answer, with and without the finding."""
-    return {
-        answer.value: {
-            "with_finding": int(((answers == answer) & (labels == 1)).sum()),
-            "without_finding": int(((answers == answer) & (labels == 0)).sum()),
-        }
-        for answer in Answer
-    }
 
 
 def by_fold(films: OutOfFold) -> JSONObject:

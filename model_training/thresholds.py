@@ -122,9 +122,7 @@ def choose(films: OutOfFold, calibration: Calibration) -> OperatingPoint:
         point.threshold,
         point.uncertain_low,
         point.uncertain_high,
-        f"{point.reason}, {bought['uncertain_rate']:.1%} of out-of-fold films; it leaves "
-        f"{bought['missed_with_band']} instead of {bought['missed_without_band']} films with the finding not flagged, "
-        f"and {bought['called_with_band']} instead of {bought['called_without_band']} without it flagged",
+        f"{point.reason}, {bought['uncertain_rate']:.1%} of out-of-fold films",
     )
 
 
