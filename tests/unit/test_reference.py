@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model_training import reference
+from model_training import generator, reference
 from model_training.generator import shift
 from model_training.notation import Layer, build, parse
 from model_training.phantoms import draw_chest
@@ -148,6 +148,18 @@ def test_a_shift_moves_rows_down_and_columns_across_by_no_more_than_its_share() 
         assert 1 < np.abs(at[:, moved] - 10).max() <= 4
 
 
+def test_the_affine_map_is_rotation_shift_shear_and_zoom_about_the_centre() -> None:
+    how, side = Shifts(rotation_degrees=20, width=0.1, height=0.2, shear_degrees=7, zoom=0.4), 20
+    largest = generator._maps(how, lambda low, high: tf.constant([high], tf.float32), float(side))
+    across, down = np.asarray(largest)[0, :3], np.asarray(largest)[0, 3:6]
+    turn, slant, centre = np.radians(20), np.radians(7), np.array([side / 2 - 0.5] * 2)
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    shear_and_zoom = np.array([[1, -np.sin(slant)], [0, np.cos(slant)]]) @ np.diag([1.4, 1.4])
+    for row, column in ((0, 0), (3, 17), (19, 5)):
+        at = rotation @ (shear_and_zoom @ (np.array([row, column]) - centre) + [0.2 * side, 0.1 * side]) + centre
+        assert [down @ [column, row, 1], across @ [column, row, 1]] == pytest.approx(at.tolist(), abs=1e-4)
+
+
 def test_beyond_the_rim_the_nearest_pixel_is_repeated() -> None:
     film = np.full((20, 20), 50.0)
     how = Shifts(rotation_degrees=30, width=0.3, height=0.3, shear_degrees=10, zoom=0.4)
@@ -157,9 +169,9 @@ def test_beyond_the_rim_the_nearest_pixel_is_repeated() -> None:
 def test_rotation_and_zoom_keep_the_centre_and_half_of_the_films_are_turned_over() -> None:
     film = np.zeros((21, 21))
     film[9:12, 9:12] = 100.0
-    assert (_shifted(Shifts(rotation_degrees=90, zoom=0.2), film)[:, 10, 10] == pytest.approx(100.0)).all()
+    assert _shifted(Shifts(rotation_degrees=90, zoom=0.2), film)[:, 10, 10] == pytest.approx(100.0)
     film[2, 10] = 200.0
-    turned = (_shifted(Shifts(vertical_flip=True), film, count=64)[:, 18, 10] == pytest.approx(200.0, abs=1e-2)).mean()
+    turned = (_shifted(Shifts(vertical_flip=True), film, count=64)[:, 18, 10] > 199).mean()
     assert 0.2 < turned < 0.8
 
 
