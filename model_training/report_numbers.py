@@ -82,7 +82,7 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def percent(value: float | None) -> str:
     """A share as a table shows it."""
-    return "\N{EN DASH}" if value is None or math.isnan(value) else f"{100 * value:.1f} %"
+    return "\N{EN DASH}" if value is None or math.isnan(value) else f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _auc(of: Measure) -> tuple[str, str]:

@@ -65,6 +65,8 @@ def report(run: Path, data: Data, out: Path, wanted: Wanted, progress: Callable[
         NotKept: the disk is full.
     """
     record = record_of(run)
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is no folder: name another with --out")
     if wanted.finding not in (None, *data.findings):
         raise UsageError(f"the run knows no finding {wanted.finding!r}: choose one of {', '.join(data.findings)}")
     finding = data.findings.index(wanted.finding) if wanted.finding else 0
@@ -112,9 +114,11 @@ def report(run: Path, data: Data, out: Path, wanted: Wanted, progress: Callable[
         page["samples"] = _samples(data, finding)
         page["errors"] = _errors(run, data, finding, rows, models[0])
     progress("writing")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / FIGURES).mkdir(exist_ok=True)
     text = _render(page)
+    try:
+        (out / FIGURES).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{out / FIGURES} cannot be made: {error.strerror}") from error
     for file, content in drawn.pngs.items():
         keep_bytes(out / FIGURES / f"{file}.png", content)
     path = out / (SHARED_PAGE if wanted.share else PAGE)
@@ -149,7 +153,8 @@ def _errors(run: Path, data: Data, finding: int, rows: npt.NDArray[np.int64], ju
     labels, point = judged.films.labels, judged.spec.operating_point
     wrong = np.flatnonzero(judged.called != (labels == 1))
     maps = galleries.activation_maps(run, data, rows[wrong], finding)
-    full = float(np.quantile([np.abs(cells).max() for cells in maps.values()], 0.9)) if maps else 1.0
+    strongest = [float(np.abs(cells).max()) for cells in maps.values()]
+    full = float(np.quantile(strongest or [1.0], 0.9)) or 1.0
     found = []
     for label, title in ((1, "missed"), (0, "called in vain")):
         of_label = wrong[labels[wrong] == label]
