@@ -230,14 +230,14 @@ def test_every_system_can_be_fitted(name: str, pictures: PixelArray, tmp_path: P
 
 
 def test_a_system_learns_what_can_be_learnt(pictures: PixelArray, tmp_path: Path) -> None:
-    recipe = small("L3", epochs=12, batch=6)
+    recipe = small("L3", epochs=12, batch=6, layers="C8-3 P F D16", learning_rate=1e-3)
     logits = logits_of(_fit(recipe, pictures, tmp_path, steps_per_epoch=2), recipe, pictures)
     assert logits[LABELS == 1].min() > logits[LABELS == 0].max()
 
 
 @pytest.mark.parametrize("name", ["A6", "K2"])
 def test_an_interrupted_fit_goes_on_to_the_same_weights(name: str, pictures: PixelArray, tmp_path: Path) -> None:
-    recipe = small(name, epochs=3)
+    recipe = small(name, epochs=3, layers="C4-3 P Dr.4 F D8 Dr.2")
 
     def weights(folder: str, say: Callable[[str], None] = lambda _: None) -> list[bytes]:
         return [value.tobytes() for value in _fit(recipe, pictures, tmp_path / folder, say=say).get_weights()]
@@ -258,7 +258,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_weights(name: str, pictures: Pix
 def test_the_best_epoch_counts_and_the_fit_ends_when_none_is_better(
     pictures: PixelArray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = small("K1", epochs=9, patience=2, validation=0.3)
+    recipe = small("K1", epochs=9, patience=2, validation=0.3, layers="F D4")
     kept: list[list[bytes]] = []
     losses = iter([0.5, 0.3, 0.4, 0.35])
 
@@ -277,7 +277,7 @@ def test_the_best_epoch_counts_and_the_fit_ends_when_none_is_better(
 
 
 def test_without_best_the_last_weights_count(pictures: PixelArray, tmp_path: Path) -> None:
-    _fit(small("L5e", epochs=2), pictures, tmp_path)
+    _fit(small("L5e", epochs=2, layers="F D4"), pictures, tmp_path)
     assert "best_epoch" not in _record(tmp_path)
     assert not (tmp_path / "best.weights.h5").exists()
 
