@@ -14,10 +14,10 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from io import BytesIO
 
 import numpy as np
+from PIL import Image
 
 from worker.domain import FloatArray, JSONObject, PixelArray, RefusalCode
 from worker.errors import BundleDamaged
@@ -61,16 +61,6 @@ class ScopeSpec:
             raise ValueError("score_max and turned_max must be finite")
 
 
-@lru_cache(maxsize=16)
-def _averaging(length: int) -> FloatArray:
-    """float32 [_SIDE_PX, length] whose rows average equal stretches, cut pixels counting by their part."""
-    bounds = np.linspace(0, length, _SIDE_PX + 1)
-    pixel = np.arange(length)
-    inside = np.minimum(pixel + 1, bounds[1:, np.newaxis]) - np.maximum(pixel, bounds[:-1, np.newaxis])
-    weights = np.clip(inside, 0, None)
-    return np.asarray(weights / weights.sum(axis=1, keepdims=True), dtype=np.float32)
-
-
 _ANGLES = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
 _DIRECTIONS = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1).astype(np.float32)
 _POOLING = np.repeat(np.eye(CELLS, dtype=np.float32), _CELL_PX, axis=1) / _CELL_PX
@@ -86,8 +76,8 @@ def edges(picture: PixelArray) -> FloatArray:
         float32 [EDGES] in [0, 1]: per cell of a 7x7 grid the strength in 8 directions, against the cell's own edges and
         half against the whole picture's, so that neither contrast nor brightness of a film matters much.
     """
-    rows, columns = picture.shape
-    small = _averaging(rows) @ picture.astype(np.float32) @ _averaging(columns).T
+    grey = Image.fromarray(picture.astype(np.float32))
+    small = np.asarray(grey.resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BOX))
     across, down = small[1:-1, 2:] - small[1:-1, :-2], small[2:, 1:-1] - small[:-2, 1:-1]
     along = np.maximum(_DIRECTIONS @ np.stack([across.ravel(), down.ravel()]), 0)
     cells = _POOLING @ (along.reshape(DIRECTIONS, *across.shape) @ _POOLING.T)
@@ -119,7 +109,8 @@ class Subspace:
         squared distances inside the components (Mahalanobis) and away from them, relative to the films' own.
         """
         centred = features - self.mean
-        along = centred @ self.axes.T
+        # Not a matrix product: so small a one costs more in waking a BLAS's threads than in numbers.
+        along = np.einsum("...f,cf->...c", centred, self.axes)
         whitened = along / self.scales
         inside = (whitened**2).mean(axis=-1, keepdims=True)
         away = ((centred**2).sum(axis=-1, keepdims=True) - (along**2).sum(axis=-1, keepdims=True)) / self.rest
@@ -130,6 +121,21 @@ class Subspace:
         """The logarithm of the sum of both distances: float32 [...] for float32 [..., features]."""
         distances = self.place(features)[..., -2:]
         return np.asarray(np.logaddexp(distances[..., 0], distances[..., 1]))
+
+
+@dataclass(frozen=True, slots=True)
+class Pose:
+    """A way to look at a picture other than as it is.
+
+    Attributes:
+        exchanged: black and white.
+        turns: quarters, counter-clockwise.
+        distance: of its edges from those of the films, see ``Subspace.distance``.
+    """
+
+    exchanged: bool
+    turns: int
+    distance: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,10 +153,13 @@ class Detector:
     intercept: float
     spec: ScopeSpec
 
+    def places(self, edges_found: FloatArray, embedding: FloatArray) -> FloatArray:
+        """What is weighed: float32 [..., weights] from float32 [..., EDGES] and float32 [..., features]."""
+        return np.concatenate([self.edges.place(edges_found), self.embedding.place(embedding)], axis=-1)
+
     def score(self, edges_found: FloatArray, embedding: FloatArray) -> FloatArray:
         """float32 [...] from float32 [..., EDGES] and the network's embedding float32 [..., features]."""
-        places = np.concatenate([self.edges.place(edges_found), self.embedding.place(embedding)], axis=-1)
-        return np.asarray(places @ self.weights + np.float32(self.intercept))
+        return np.asarray(self.places(edges_found, embedding) @ self.weights + np.float32(self.intercept))
 
     def judge(self, picture: PixelArray, embedding: FloatArray) -> tuple[RefusalCode, str] | None:
         """Say why a picture is out of scope, or ``None``.
@@ -162,22 +171,27 @@ class Detector:
         score = float(self.score(edges(picture), embedding))
         if score <= self.spec.score_max:  # a score that is no number is refused too
             return None
-        return self._name(picture)
+        return self.name(self.likeliest(picture))
 
-    def _name(self, picture: PixelArray) -> tuple[RefusalCode, str]:
-        """Try the picture turned and with black and white exchanged, and name what would make a chest film of it."""
-        tried = {
-            (exchanged, turns): float(self.edges.distance(edges(np.rot90(shown, turns))))
-            for exchanged, shown in ((False, picture), (True, 255 - picture))
-            for turns in _TURNS
-            if exchanged or turns
-        }
-        (exchanged, turns), least = min(tried.items(), key=lambda item: item[1])
-        if least > self.spec.turned_max:
+    def likeliest(self, picture: PixelArray) -> Pose:
+        """Turn the picture and exchange its black and white, and find the way in which it looks most like a chest."""
+        return min(
+            (
+                Pose(exchanged, turns, float(self.edges.distance(edges(np.rot90(shown, turns)))))
+                for exchanged, shown in ((False, picture), (True, 255 - picture))
+                for turns in _TURNS
+                if exchanged or turns
+            ),
+            key=lambda pose: pose.distance,
+        )
+
+    def name(self, pose: Pose) -> tuple[RefusalCode, str]:
+        """Name a refused picture by its likeliest pose."""
+        if not pose.distance <= self.spec.turned_max:
             return RefusalCode.NOT_CHEST, "the picture does not look like a frontal chest film"
-        if not exchanged:
-            return RefusalCode.ORIENTATION, f"the film {_TURNS[turns]}"
-        also = f", and {_TURNS[turns]}" if turns else ""
+        if not pose.exchanged:
+            return RefusalCode.ORIENTATION, f"the film {_TURNS[pose.turns]}"
+        also = f", and {_TURNS[pose.turns]}" if pose.turns else ""
         return RefusalCode.INVERTED, f"the film seems to be shown with black and white exchanged{also}"
 
     def to_npz(self) -> bytes:
