@@ -244,14 +244,23 @@ def publish(
     name: Annotated[str, typer.Option(help="Name of the bundle.")] = "pneumonia-children",
     prevalence: PrevalenceOption = 0.5,
     declaration: DeclarationOption = None,
+    not_chest: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of pictures that are no chest film, a folder per kind, to measure the detector with."
+        ),
+    ] = None,
     folds: FoldsOption = 5,
     seed: SeedOption = 0,
     absent: AbsentOption = "NORMAL",
 ) -> None:
     """Calibrate a run's network, choose its operating point and write it as a bundle for the worker."""
     from model_training.declaration import declaration_for
+    from model_training.foreign import of_folder, shipped
     from model_training.publishing import publish as publish_run
+    from worker.preprocessing import TRAINING_SPEC
 
+    foreign = of_folder(not_chest, TRAINING_SPEC) if not_chest else {}
     films = _read(data, folds, seed, absent)
     bundle = publish_run(
         run,
@@ -261,6 +270,8 @@ def publish(
         version=version,
         prevalence=prevalence,
         declaration=declaration_for(films.findings, declaration),
+        foreign={**shipped(TRAINING_SPEC), **foreign},
+        say=lambda text: talk.print(text, markup=False),
     )
     talk.print(f"published {bundle.label} at {bundle.path}", markup=False)
     typer.echo(json.dumps(bundle.manifest.metrics, indent=2))

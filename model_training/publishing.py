@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
 from model_training.card import card
 from model_training.dataset import Data, summary
@@ -18,15 +20,17 @@ from model_training.fitting import WEIGHTS_FILE as FITTED_FILE
 from model_training.fitting import Recipe, build, serving
 from model_training.phantoms import draw_chest
 from model_training.pretrained import SOURCE
-from model_training.running import ALL_FILMS, RECORD_FILE, out_of_fold
+from model_training.running import ALL_FILMS, RECORD_FILE, network_of, out_of_fold
+from model_training.scope import FILMS, Network, embed_with_keras, fit_scope
 from model_training.summarising import metrics
 from model_training.thresholds import specify
 from worker import bundle as bundles
-from worker.bundle import CARD_FILE, GOLDEN_FILE, WEIGHTS_FILE, Bundle
+from worker.bundle import CARD_FILE, DETECTOR_FILE, GOLDEN_FILE, MANIFEST_SCHEMA, WEIGHTS_FILE, Bundle
 from worker.classifier import Classifier
-from worker.domain import JSONObject
+from worker.domain import JSONObject, PixelArray
 from worker.errors import UsageError
 from worker.preprocessing import TRAINING_SPEC, PreprocessingSpec, apply
+from worker.scope import Detector
 
 FITTED_ON = {
     True: "all films; the figures are those of the same recipe fitted without each film's patient, fold by fold",
@@ -43,6 +47,33 @@ def _golden(model: keras.Model, spec: PreprocessingSpec) -> dict[str, np.ndarray
     return {"pictures": pictures, "logit": np.stack(outputs)}
 
 
+def _network(run: Path, part: str, data: Data, fitted: npt.NDArray[np.bool_]) -> Network:
+    served = network_of(run, part, len(data.findings))
+    if served is None:
+        raise UsageError(f"{run / part} holds no network of a recipe that can be published")
+    return Network(part, embed_with_keras(served, TRAINING_SPEC), fitted)
+
+
+def detector(
+    run: Path,
+    data: Data,
+    *,
+    foreign: Mapping[str, PixelArray],
+    films_max: int = FILMS,
+    say: Callable[[str], None] = lambda _: None,
+) -> Detector:
+    """Fit the detector of pictures that are no chest film for a run, see ``scope.fit_scope``.
+
+    Raises:
+        UsageError: a part of the run holds no network that could be published.
+    """
+    parts = sorted(path.parent.name for path in run.glob("fold-*/logits.npz"))
+    folds = (_network(run, part, data, data.folds != int(part.removeprefix("fold-"))) for part in parts)
+    of_all = (run / ALL_FILMS / FITTED_FILE).exists()
+    final = _network(run, ALL_FILMS, data, np.ones(len(data.films), bool)) if of_all else None
+    return fit_scope(data.pictures, folds, final, TRAINING_SPEC, foreign=foreign, films_max=films_max, say=say)
+
+
 def publish(
     run: Path,
     data: Data,
@@ -52,10 +83,15 @@ def publish(
     version: str,
     prevalence: float,
     declaration: Declaration = PNEUMONIA_CHILDREN,
+    foreign: Mapping[str, PixelArray] | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
     """Publish a run's network as a bundle under ``folder``.
 
     The network fitted on all films, which the folds speak for; or, of a run with one fold, that fold's network.
+
+    Args:
+        foreign: pictures that are no chest film, by kind, with which its detector of such pictures is measured.
 
     Raises:
         UsageError: the run is unfinished or of another data set, or the version is there already.
@@ -79,8 +115,9 @@ def publish(
     fitted_network = build(recipe, len(data.findings))
     fitted_network.load_weights(fitted)
     model = serving(fitted_network, recipe, TRAINING_SPEC, batch=1)
+    refusing = detector(run, data, foreign=foreign or {}, say=say)
     manifest: JSONObject = {
-        "manifest_schema": 1,
+        "manifest_schema": MANIFEST_SCHEMA,
         "name": name,
         "version": version,
         "licence": declaration.licence,
@@ -101,12 +138,14 @@ def publish(
             "parameters": model.count_params(),
         },
         "metrics": measured,
+        "scope": asdict(refusing.spec),
     }
 
     def write(part: Path) -> None:
         model.export(str(part / WEIGHTS_FILE), format="litert", verbose=False)
         (part / GOLDEN_FILE).parent.mkdir()
         np.savez_compressed(part / GOLDEN_FILE, **_golden(model, TRAINING_SPEC))  # type: ignore[arg-type]
+        (part / DETECTOR_FILE).write_bytes(refusing.to_npz())
         (part / CARD_FILE).write_text(card(manifest), encoding="utf-8")
 
     # A bundle whose network LiteRT runs differently never appears under its name.

@@ -110,7 +110,8 @@ def _times_ms(served: keras.Model, pictures: PixelArray) -> list[float]:
     with tempfile.TemporaryDirectory() as folder:
         model.export(str(Path(folder) / WEIGHTS_FILE), format="litert", verbose=False)
         # Of the bundle the classifier then reads the network alone.
-        classifier = Classifier(replace(shipped, path=Path(folder), manifest=replace(shipped.manifest, scope=None)))
+        manifest = replace(shipped.manifest, manifest_schema=1, scope=None)
+        classifier = Classifier(replace(shipped, path=Path(folder), manifest=manifest))
         times_ms: list[float] = []
         for index in range(-_WARM_UP, len(pictures)):
             began_s = time.perf_counter()
