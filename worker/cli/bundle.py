@@ -18,6 +18,20 @@ if TYPE_CHECKING:
 app = typer.Typer(help="Bundles: what training delivers and the worker runs.", no_args_is_help=True)
 # Their sensitivity is that of all films with the finding, and an accuracy over both says neither.
 _SAYS_NOTHING_OF_CONFLICT_NORMALS = frozenset({"accuracy", "sensitivity"})
+# Tables, which read better there; the manifest (`--json`) has them all.
+_IN_THE_CARD = frozenset(
+    {
+        "answers",
+        "band",
+        "by_fold",
+        "calibration",
+        "conflict_with_finding",
+        "confusion",
+        "inside",
+        "subgroups",
+        "threshold_from_other_folds",
+    }
+)
 _NAME = typer.Argument(help="a name, name/version or a folder; default: the setting PREREAD_BUNDLE, else the newest")
 
 
@@ -152,19 +166,34 @@ def _pairs(manifest: Manifest, digest: str) -> list[tuple[str, str]]:
         ]
         if spec.predictive_values:
             pairs.append(("  relied on", say_predictive_values(spec.predictive_values)))
-    return [*pairs, *_metrics(manifest.metrics)]
+    more = "subgroups, calibration, robustness and the rest: `--card` for people, `--json` for programs"
+    names = [spec.finding for spec in manifest.findings if spec.finding in manifest.metrics]
+    if not names:  # an older bundle: its one finding's figures stand at the top
+        return [*pairs, *_metrics(manifest.metrics), ("more figures", more)]
+    for name in names:
+        pairs += _metrics(manifest.metrics[name], f"{name}: " if len(names) > 1 else "")
+    return [*pairs, ("more figures", more)]
 
 
 def _metrics(metrics: JSONObject, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Headlines only."""
     for name, value in metrics.items():
         said = f"{prefix}{name.replace('_', ' ')}"
+        if name in _IN_THE_CARD:
+            continue
         if name == "conflict_normals" and isinstance(value, dict):
-            yield said, "films without pneumonia framed like films with it"
+            yield said, "films without the finding framed like films with it"
             telling = {key: figure for key, figure in value.items() if key not in _SAYS_NOTHING_OF_CONFLICT_NORMALS}
             yield from _metrics(telling, f"{said}: ")
+        elif isinstance(value, float):
+            yield said, f"{value:.4g}"
         elif not isinstance(value, dict):
-            yield said, f"{value:.4g}" if isinstance(value, float) else str(value)
+            yield said, "undefined" if value is None else str(value)
         elif {"value", "low", "high"} <= value.keys():
-            yield said, f"{value['value']:.4g} ({value['low']:.4g} to {value['high']:.4g})"
+            yield said, f"{_number(value['value'])} ({_number(value['low'])} to {_number(value['high'])})"
         else:
             yield from _metrics(value, f"{said}: ")
+
+
+def _number(value: float | None) -> str:
+    return "undefined" if value is None else f"{value:.4g}"

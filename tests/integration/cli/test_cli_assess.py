@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 
@@ -9,7 +10,7 @@ import pytest
 
 from worker import bundle as bundles
 from worker import daemon, settings
-from worker.cli import door
+from worker.cli import bundle, door
 from worker.cli.words import NO_DEVICE
 from worker.domain import Population
 from worker.errors import BundleMismatch
@@ -101,7 +102,7 @@ def test_what_is_shown_of_the_shipped_bundle_explains_its_figures(preread):
     ran = preread("bundle", "show")
     assert ran.exit_code == 0
     said = " ".join(ran.out.split())
-    assert "films without pneumonia framed like films with it" in said
+    assert "films without the finding framed like films with it" in said
     assert "conflict normals: auc" in said
     assert "conflict normals: specificity" in said
     assert "conflict normals: sensitivity" not in said
@@ -109,6 +110,21 @@ def test_what_is_shown_of_the_shipped_bundle_explains_its_figures(preread):
     assert "out of fold: sensitivity" in said
     assert "yes-or-no figures (sensitivity, specificity, accuracy) are given at it" in said
     assert "'flagged' from 0.820, 'uncertain' in between, 'not flagged' below 0.042" in said
+
+
+def test_figures_by_finding_are_shown_as_headlines_with_ppv_and_npv(brightness_classifier):
+    of = {
+        "out_of_fold": {"auc": {"value": 0.99, "low": 0.98, "high": None}},
+        "subgroups": {"viral": {"auc": 0.5}},
+        "sensitivity_lower_bound": 0.9678,
+    }
+    manifest = dataclasses.replace(brightness_classifier.bundle.manifest, metrics={"pneumonia": of})
+    pairs = dict(bundle._pairs(manifest, "d" * 64))
+    assert pairs["out of fold: auc"] == "0.99 (0.98 to undefined)"
+    assert pairs["sensitivity lower bound"] == "0.9678"
+    assert not [name for name in pairs if "subgroups" in name]
+    assert "--card" in pairs["more figures"]
+    assert pairs["  relied on"].startswith("where 5.0 / 20 / 60 % of films show it: of those flagged 32 /")
 
 
 def test_a_missing_bundle_is_named_with_what_to_do(preread, tmp_path):
