@@ -51,8 +51,8 @@ def test_a_full_film_shrinks_to_the_published_training_picture(films: Path) -> N
     """The published twin went through JPEG at quality 75 once more; nothing else may differ."""
     full, small = zip(*_twins(films), strict=True)
     labelled = {film.path: film for name in ("chest_xray_full", "chest_xray_224/train") for film in index(films / name)}
-    shrunk, _ = load_pixels([labelled[path] for path in full], TRAINING_SPEC)
-    published, _ = load_pixels([labelled[path] for path in small], TRAINING_SPEC)
+    _, shrunk, _ = load_pixels([labelled[path] for path in full], TRAINING_SPEC)
+    _, published, _ = load_pixels([labelled[path] for path in small], TRAINING_SPEC)
     off = np.abs(shrunk.astype(int) - published.astype(int)).mean(axis=(1, 2))
     assert np.median(off) < 2.0
     assert off.max() < 3.0
@@ -122,6 +122,7 @@ def test_the_answer_comes_from_the_lungs_and_not_from_the_border(
 
 
 def test_the_manifest_states_what_the_bundle_was_asked_to_reach(classifier: Classifier) -> None:
-    measured = classifier.bundle.manifest.metrics
+    metrics = classifier.bundle.manifest.metrics
+    measured = metrics.get("pneumonia", metrics)  # the first version had no level for its one finding
     assert measured["out_of_fold"]["auc"]["value"] >= 0.995
-    assert measured["conflict_normals"]["auc"]["value"] >= 0.95
+    assert measured["conflict_normals"]["auc"]["value"] >= 0.97
