@@ -74,18 +74,23 @@ def _percent(value: float, digits: int = 1) -> str:
 
 
 def _counted(values: JSONObject) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in sorted(values.items()))
+    said = (f"{name.replace('_', ' ')} {_said(value)}" for name, value in sorted(values.items()))
+    return ", ".join(said) or "none were given"
 
 
-def _flat(values: JSONObject, before: str = "") -> list[tuple[str, Any]]:
+def _said(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
+
+
+def _flat(values: JSONObject, before: str = "") -> list[tuple[str, str]]:
     """Names and values of nested records; the innermost record is one line."""
-    rows: list[tuple[str, Any]] = []
+    rows: list[tuple[str, str]] = []
     for name, value in values.items():
         said = f"{before}{name.replace('_', ' ')}"
         if isinstance(value, dict) and any(isinstance(part, dict) for part in value.values()):
             rows += _flat(value, f"{said}: ")
         else:
-            rows.append((said, _counted(value) if isinstance(value, dict) else value))
+            rows.append((said, _counted(value) if isinstance(value, dict) else _said(value)))
     return rows
 
 

@@ -174,11 +174,16 @@ def test_a_recalibrated_bundle_says_on_whose_films(manifest: dict[str, Any]) -> 
 
 
 def test_the_detector_is_described_where_there_is_one(manifest: dict[str, Any]) -> None:
-    rates = {"knees": {"refused": 299, "accepted": 1}, "by network": {"fold-0": {"chests": {"accepted": 100}}}}
+    rates = {
+        "knees": {"refused": 299, "accepted": 1},
+        "by network": {"fold-0": {"chests": {"share": 0.9951234}}},
+        "slices": {},
+    }
     text = _section(card({**manifest, "scope": {"reason": "Chosen so.", "rates": rates}}), 13)
     assert "Chosen so." in text
     assert "| knees | accepted 1, refused 299 |" in text
-    assert "| by network: fold-0: chests | accepted 100 |" in text
+    assert "| by network: fold-0: chests | share 0.9951 |" in text
+    assert "| slices | none were given |" in text
     assert "no detector" not in text
 
 
