@@ -14,7 +14,7 @@ from model_training.dataset import Data
 from model_training.evaluation import OutOfFold, measure, subgroup_table
 from model_training.intervals import Measure, Rows, Scores, share
 from model_training.reliability import calibration_measures
-from model_training.thresholds import cross_fitted_probabilities, probabilities, specify
+from model_training.thresholds import NothingLearned, cross_fitted_probabilities, probabilities, specify
 from worker.calibration import FindingSpec
 from worker.domain import JSONObject
 
@@ -55,19 +55,24 @@ def judge(name: str, films: OutOfFold, finding: str, prevalence: float) -> Judge
     return Judged(name, films, spec, probability, probability >= spec.operating_point.threshold)
 
 
-def judge_baselines(data: Data, rows: npt.NDArray[np.int64], finding: int, prevalence: float) -> list[Judged]:
-    """The two linear models on the same films, each fitted to the other folds' films of the whole data set."""
+def judge_baselines(
+    data: Data, rows: npt.NDArray[np.int64], finding: int, prevalence: float
+) -> tuple[list[Judged], list[str]]:
+    """The two linear models on the same films, each fitted to the other folds' films of the whole data set.
+
+    Returns:
+        Those that learned something, and the names of those whose logits do not rise with the finding.
+    """
     thumbs, labels = thumbnails(data.pictures), data.labels[:, finding]
     features = {"linear 14\N{MULTIPLICATION SIGN}14": thumbs.reshape(len(thumbs), -1), "border only": border(thumbs)}
-    return [
-        judge(
-            name,
-            data.of(finding, cross_fitted_logits(values, labels, data.folds)[rows], rows),
-            data.findings[finding],
-            prevalence,
-        )
-        for name, values in features.items()
-    ]
+    judged, useless = [], []
+    for name, values in features.items():
+        films = data.of(finding, cross_fitted_logits(values, labels, data.folds)[rows], rows)
+        try:
+            judged.append(judge(name, films, data.findings[finding], prevalence))
+        except NothingLearned:
+            useless.append(name)
+    return judged, useless
 
 
 def on_conflict(films: OutOfFold) -> Rows:

@@ -80,8 +80,8 @@ def report(run: Path, data: Data, out: Path, wanted: Wanted, progress: Callable[
     others = gather(wanted.compare) if wanted.compare else []
     progress("measuring")
     name = data.findings[finding]
-    models = [judge("network", films, name, wanted.prevalence)]
-    models += judge_baselines(data, rows, finding, wanted.prevalence)
+    baselines, useless = judge_baselines(data, rows, finding, wanted.prevalence)
+    models = [judge("network", films, name, wanted.prevalence), *baselines]
     drawn = sections.Drawn()
     page: dict[str, Any] = {
         "share": wanted.share,
@@ -89,6 +89,7 @@ def report(run: Path, data: Data, out: Path, wanted: Wanted, progress: Callable[
         "recipe": record["recipe"]["name"],
         "finding": name,
         "prevalence": wanted.prevalence,
+        "useless": useless,
         "parts": parts,
         "films": len(rows),
         "all_films": len(data.films),
