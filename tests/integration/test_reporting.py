@@ -174,7 +174,8 @@ def test_the_figures_lie_beside_the_page_as_pictures(local: Path) -> None:
     found = {path.stem for path in (local.parent / "figures").iterdir()}
     assert found == FIGURES
     for path in (local.parent / "figures").iterdir():
-        assert Image.open(path).format == "PNG"
+        with Image.open(path) as picture:
+            assert picture.format == "PNG"
     svgs = [address for address in _read(local).addresses if address.startswith("data:image/svg+xml")]
     assert len(svgs) == len(FIGURES)
 
