@@ -283,7 +283,7 @@ def probability_histogram(
     for label, sign, colour in ((1, 1, PRESENT), (0, -1, ABSENT)):
         axes.bar(edges[:-1], sign * np.sqrt(counts[label]), width=0.036, align="edge", color=colour, label=names[label])
         axes.text(
-            0.25 if sign > 0 else 0.75,
+            0.5 if abs(band[1] - 0.5) > 0.2 else 0.5 - 0.25 * sign,
             0.93 if sign > 0 else 0.07,
             names[label],
             color=colour,
