@@ -153,6 +153,8 @@ _OTHERS: Mapping[str, _Make] = {
     "shifted": _shifted,
 }
 KINDS = (*MISHAPS, *_OTHERS)
+# A film cut up, bent, rolled or enlarged comes from no sender; it teaches the detector where a chest ends.
+NEAR = ("scrambled", "warped", "part_of_a_film", "shifted")
 
 
 def make(kind: str, films: PixelArray, spec: PreprocessingSpec, seed: int) -> PixelArray:

@@ -28,8 +28,10 @@ Scores = npt.NDArray[np.float64]
 
 FILMS = 800  # that a detector learns from; more change little and cost network time
 _PHANTOMS = 40
-_COMPONENTS = {"edges": 48, "embedding": 64}
-_RIDGE = 20.0
+_COMPONENTS = {"edges": 144, "embedding": 64}
+_RIDGE = 0.00125  # per picture
+_OF_EACH_KIND = 3 / 16  # decoys to fit with, as a share of the films
+_TO_MEASURE = 3 / 40  # decoys of each kind and fold to measure with, likewise
 _ACCEPTED_AIM = 0.995
 _REFUSED_AIM = 0.98
 _TURNED_QUANTILE = 0.99
@@ -37,7 +39,7 @@ _TURNED_QUANTILE = 0.99
 VARIED = Augmentation(
     area_min=0.5, log_aspect=0.35, top_cut=0.2, rotation_degrees=10.0, gamma=0.5, contrast=0.5, brightness=50.0
 )
-_UNSET = ScopeSpec(score_max=0.0, turned_max=0.0, reason="", rates={})
+_UNSET = ScopeSpec(score_max=0.0, turned_max=0.0, turned_gain=0.0, reason="", rates={})
 
 
 @dataclass(frozen=True)
@@ -114,7 +116,7 @@ def fit_detector(
     """
     rng = np.random.default_rng(seed)
     chosen = films[rng.permutation(len(films))[:films_max]]
-    each = max(1, len(chosen) // 4)
+    each = max(1, int(len(chosen) * _OF_EACH_KIND))
     seen = describe(np.concatenate([chosen, varied(chosen, seed)]), embed)
     drawn = describe(phantoms(spec), embed)
     refused = [
@@ -138,7 +140,7 @@ def fit_detector(
             for place, (_, _, share) in zip(places, groups, strict=True)
         ]
     )
-    found = fit_logistic(np.concatenate(places).astype(np.float64), labels, weight, ridge=_RIDGE)
+    found = fit_logistic(np.concatenate(places).astype(np.float64), labels, weight, ridge=_RIDGE * total)
     return replace(bare, weights=found[:-1].astype(np.float32), intercept=float(found[-1]))
 
 
@@ -219,7 +221,9 @@ def fit_scope(
         found = describe(unseen, network.embed)
         films += detector.score(found.edges, found.embedding).tolist()
         apart += detector.edges.distance(found.edges).tolist()
-        some = unseen[np.random.default_rng(seed + number).permutation(len(unseen))[: max(1, films_max // 8)]]
+        some = unseen[
+            np.random.default_rng(seed + number).permutation(len(unseen))[: max(1, int(films_max * _TO_MEASURE))]
+        ]
         changed = describe(varied(some, seed + number), network.embed)
         variants += detector.score(changed.edges, changed.embedding).tolist()
         for kind, seen in made.items():
@@ -233,16 +237,20 @@ def fit_scope(
         embed = final.embed
         detector = fit_detector(pictures[final.fitted], embed, spec, seed=seed + len(names), films_max=films_max)
     accepted = float(np.quantile(films, _ACCEPTED_AIM, method="higher"))
-    refused = min(float(np.quantile(seen.scores, 1 - _REFUSED_AIM, method="lower")) for seen in made.values())
+    met = [seen.scores for kind, seen in made.items() if kind not in decoys.NEAR]
+    refused = min(float(np.quantile(scores, 1 - _REFUSED_AIM, method="lower")) for scores in met)
+    gains = [[pose.gain for pose in made[kind].poses] for kind in decoys.MISHAPS]
     chosen = ScopeSpec(
         score_max=max(accepted, (accepted + refused) / 2),
         turned_max=float(np.quantile(apart, _TURNED_QUANTILE, method="higher")),
+        turned_gain=min(float(np.quantile(gain, 1 - _TURNED_QUANTILE, method="lower")) for gain in gains),
         reason=(
             f"Out of fold, {_ACCEPTED_AIM:.1%} of the films score at most {accepted:.2f}, and {_REFUSED_AIM:.0%} of "
-            f"every kind of picture made to be refused score above {refused:.2f}; the threshold lies halfway between, "
-            "but never below the first. A refused picture is called inverted or turned, and not only no chest, if it "
-            "would then look as much like a chest, by its edges alone, as "
-            f"{_TURNED_QUANTILE:.0%} of the films do."
+            "films turned or shown with black and white exchanged, of noise, clouds, near blanks and drawings each "
+            f"score above {refused:.2f}; the threshold lies halfway between, but never below the first. A refused "
+            "picture is called turned or exchanged if that would bring its edges as near to the films' own as those of "
+            f"{_TURNED_QUANTILE:.0%} of the films are, and nearer than as it is by what {_TURNED_QUANTILE:.0%} of "
+            "films so treated gain."
         ),
         rates={},
     )

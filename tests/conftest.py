@@ -252,7 +252,7 @@ def stub_bundle(tmp_path_factory: pytest.TempPathFactory) -> bundles.Bundle:
         "calibration": {"slope": 1.0, "intercept": 0.0, "prevalence": 0.5},
         "operating_point": {"threshold": 0.5, "uncertain_low": 0.4, "uncertain_high": 0.6, "reason": "for tests"},
     }
-    scope = ScopeSpec(score_max=0.9, turned_max=-9.0, reason="for tests", rates={})
+    scope = ScopeSpec(score_max=0.9, turned_max=-9.0, turned_gain=0.1, reason="for tests", rates={})
     manifest = {
         "manifest_schema": bundles.MANIFEST_SCHEMA,
         "name": "stub",

@@ -40,7 +40,7 @@ def assess(
         raise BlankPicture(f"all of the picture lies between the grey levels {low} and {high} of 255")
     picture = shrink(bundle.manifest.preprocessing, radiograph.pixels)
     output = classifier.classify(apply(bundle.manifest.preprocessing, picture))
-    refused = classifier.detector and classifier.detector.judge(picture, output.embedding)
+    refused = classifier.detector.judge(picture, output.embedding)
     if refused:
         return Refusal(sha256, bundle.label, *refused, header.identity, header.format)
     caveats: dict[Caveat, None] = dict.fromkeys((*verdict.caveats, *radiograph.caveats))

@@ -26,7 +26,6 @@ GOLDEN_FILE = "golden/vectors.npz"
 CARD_FILE = "card.md"
 DETECTOR_FILE = "detector.npz"
 MANIFEST_SCHEMA = 2
-_SCHEMAS = (1, 2)  # 1 has no scope: its bundle refuses by tags alone
 _FOLDER = Path(__file__).parent / "bundles"
 _DEFAULT_NAME = "pneumonia-children"
 _SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
@@ -59,14 +58,11 @@ class Manifest:
     training: JSONObject
     metrics: JSONObject
     files: dict[str, str]
-    scope: ScopeSpec | None = None
+    scope: ScopeSpec
 
     def __post_init__(self) -> None:
-        if self.manifest_schema not in _SCHEMAS:
-            known = " and ".join(map(str, _SCHEMAS))
-            raise ValueError(f"manifest_schema is {self.manifest_schema}; this version reads {known}")
-        if (self.scope is None) != (self.manifest_schema == 1):
-            raise ValueError("scope is missing" if self.scope is None else "scope needs manifest_schema 2")
+        if self.manifest_schema != MANIFEST_SCHEMA:
+            raise ValueError(f"manifest_schema is {self.manifest_schema}; this version reads {MANIFEST_SCHEMA}")
         if not (_SAFE_NAME.fullmatch(self.name) and _SAFE_NAME.fullmatch(self.version)):
             raise ValueError("name and version are lower-case letters, digits, dots and dashes")
         if self.preprocessing_digest != self.preprocessing.digest:
@@ -76,8 +72,7 @@ class Manifest:
         for file in self.files:
             if os.path.isabs(file) or ".." in Path(file).parts:
                 raise ValueError(f"files names {file}, outside the bundle")
-        needed = {WEIGHTS_FILE, GOLDEN_FILE, CARD_FILE} | ({DETECTOR_FILE} if self.scope else set())
-        if missing := needed - self.files.keys():
+        if missing := {WEIGHTS_FILE, GOLDEN_FILE, CARD_FILE, DETECTOR_FILE} - self.files.keys():
             raise ValueError(f"files lacks {', '.join(sorted(missing))}")
 
 

@@ -38,7 +38,7 @@ class Classifier:
         threads: of the inference runtime; one per slot is fastest when slots fill the cores.
 
     Attributes:
-        detector: of pictures that are no frontal chest film; ``None`` for a bundle that has none.
+        detector: of pictures that are no frontal chest film.
 
     Raises:
         BundleDamaged: the network cannot be loaded or has other outputs than the three it must have, or manifest and
@@ -65,12 +65,10 @@ class Classifier:
         answers, findings = int(outputs["logit"]["shape"][-1]), len(bundle.manifest.findings)
         if answers != findings:
             raise BundleDamaged(f"{bundle.label}: the network has {answers} logits, the manifest {findings} findings")
-        self.detector: Detector | None = None
-        if scope := bundle.manifest.scope:
-            self.detector = Detector.from_npz((bundle.path / DETECTOR_FILE).read_bytes(), scope)
-            fitted_to, features = len(self.detector.embedding.mean), int(outputs["embedding"]["shape"][-1])
-            if fitted_to != features:
-                raise BundleDamaged(f"detector.npz: embedding_mean has {fitted_to} features, the network {features}")
+        self.detector = Detector.from_npz((bundle.path / DETECTOR_FILE).read_bytes(), bundle.manifest.scope)
+        fitted_to, features = len(self.detector.embedding.mean), int(outputs["embedding"]["shape"][-1])
+        if fitted_to != features:
+            raise BundleDamaged(f"detector.npz: embedding_mean has {fitted_to} features, the network {features}")
 
     def classify(self, batch: FloatArray) -> RawOutput:
         """Run the network on float32 [1, rows, columns, 1] as ``preprocessing.apply`` gives it."""

@@ -45,20 +45,22 @@ class ScopeSpec:
 
     Attributes:
         score_max: a picture whose score is above it is refused.
-        turned_max: a refused picture that, turned or with black and white exchanged, comes to at most this distance
-            from the films' edges is named ``orientation`` or ``inverted``, else ``not_chest``.
+        turned_max: a refused picture is named ``orientation`` or ``inverted`` where, turned or with black and white
+            exchanged, it comes to at most this distance from the films' edges, else ``not_chest``.
+        turned_gain: and where that is nearer than as it is by at least this much (noise is as near in every pose).
         reason: how the two were chosen, in words.
         rates: how many pictures of each kind were accepted and refused, and by which network.
     """
 
     score_max: float
     turned_max: float
+    turned_gain: float
     reason: str
     rates: JSONObject
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.score_max) and math.isfinite(self.turned_max)):
-            raise ValueError("score_max and turned_max must be finite")
+        if not all(map(math.isfinite, (self.score_max, self.turned_max, self.turned_gain))):
+            raise ValueError("score_max, turned_max and turned_gain must be finite")
 
 
 _ANGLES = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
@@ -131,11 +133,13 @@ class Pose:
         exchanged: black and white.
         turns: quarters, counter-clockwise.
         distance: of its edges from those of the films, see ``Subspace.distance``.
+        gain: by how much that is nearer than the picture as it is.
     """
 
     exchanged: bool
     turns: int
     distance: float
+    gain: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,19 +179,18 @@ class Detector:
 
     def likeliest(self, picture: PixelArray) -> Pose:
         """Turn the picture and exchange its black and white, and find the way in which it looks most like a chest."""
-        return min(
-            (
-                Pose(exchanged, turns, float(self.edges.distance(edges(np.rot90(shown, turns)))))
-                for exchanged, shown in ((False, picture), (True, 255 - picture))
-                for turns in _TURNS
-                if exchanged or turns
-            ),
-            key=lambda pose: pose.distance,
-        )
+        tried = {
+            (exchanged, turns): float(self.edges.distance(edges(np.rot90(shown, turns))))
+            for exchanged, shown in ((False, picture), (True, 255 - picture))
+            for turns in _TURNS
+        }
+        as_it_is = tried.pop((False, 0))
+        (exchanged, turns), distance = min(tried.items(), key=lambda item: item[1])
+        return Pose(exchanged, turns, distance, as_it_is - distance)
 
     def name(self, pose: Pose) -> tuple[RefusalCode, str]:
         """Name a refused picture by its likeliest pose."""
-        if not pose.distance <= self.spec.turned_max:
+        if not (pose.distance <= self.spec.turned_max and pose.gain >= self.spec.turned_gain):
             return RefusalCode.NOT_CHEST, "the picture does not look like a frontal chest film"
         if not pose.exchanged:
             return RefusalCode.ORIENTATION, f"the film {_TURNS[pose.turns]}"

@@ -46,7 +46,7 @@ def manifest(**changes: Any) -> dict[str, Any]:
         "golden_tolerance": 0.02,
         "training": {},
         "metrics": {},
-        "scope": {"score_max": 0.5, "turned_max": 1.0, "reason": "test", "rates": {}},
+        "scope": {"score_max": 0.5, "turned_max": 1.0, "turned_gain": 0.5, "reason": "test", "rates": {}},
         **changes,
     }
 
@@ -103,8 +103,8 @@ def test_a_lost_file_is_named(tmp_path: Path) -> None:
     "changes, where",
     [
         ({"manifest_schema": 3}, "manifest_schema is 3"),
-        ({"scope": None}, "scope is missing"),
-        ({"manifest_schema": 1}, "scope needs manifest_schema 2"),
+        ({"scope": None}, "scope"),
+        ({"manifest_schema": 1}, "manifest_schema is 1"),
         ({"scope": {"score_max": "high"}}, "scope.score_max"),
         ({"name": "../up"}, "name and version"),
         ({"preprocessing_digest": "0"}, "preprocessing_digest"),

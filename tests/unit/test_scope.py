@@ -16,7 +16,7 @@ from worker.errors import BundleDamaged
 from worker.scope import CELLS, DIRECTIONS, EDGES, Detector, Pose, ScopeSpec, Subspace, edges
 
 FEATURES = 12
-SPEC = ScopeSpec(score_max=0.5, turned_max=1.5, reason="for tests", rates={})
+SPEC = ScopeSpec(score_max=0.5, turned_max=1.5, turned_gain=0.1, reason="for tests", rates={})
 
 
 def arrow(seed: int, side: int = 224) -> PixelArray:
@@ -134,6 +134,7 @@ def test_what_is_wrong_with_a_film_is_named(
     film = np.rot90(arrow(77), turns)  # counter-clockwise: after one turn the top points to the left
     pose = detector.likeliest(255 - film if exchanged else film)
     assert pose.distance < SPEC.turned_max
+    assert pose.gain > SPEC.turned_gain
     found, reason = detector.name(pose)
     assert found is code
     assert words in reason
@@ -142,7 +143,15 @@ def test_what_is_wrong_with_a_film_is_named(
 def test_what_looks_like_no_chest_in_any_pose_is_called_so(detector: Detector) -> None:
     noise = np.random.default_rng(1).integers(0, 256, (224, 224)).astype(np.uint8)
     assert detector.name(detector.likeliest(noise))[0] is RefusalCode.NOT_CHEST
-    assert detector.name(Pose(True, 1, float("nan")))[0] is RefusalCode.NOT_CHEST
+
+
+@pytest.mark.parametrize(
+    "pose", [Pose(True, 1, float("nan"), 1.0), Pose(True, 1, 0.0, float("nan")), Pose(True, 1, 0.0, 0.05)]
+)
+def test_what_looks_no_more_like_a_chest_turned_than_as_it_is_is_not_called_turned(
+    detector: Detector, pose: Pose
+) -> None:
+    assert detector.name(pose)[0] is RefusalCode.NOT_CHEST
 
 
 def test_a_detector_comes_back_from_its_file_as_it_was(detector: Detector) -> None:
@@ -191,4 +200,4 @@ def test_what_is_no_detector_file_is_named(data: bytes) -> None:
 
 def test_a_threshold_is_a_finite_number() -> None:
     with pytest.raises(ValueError, match="finite"):
-        ScopeSpec(score_max=float("nan"), turned_max=0.0, reason="", rates={})
+        ScopeSpec(score_max=float("nan"), turned_max=0.0, turned_gain=0.1, reason="", rates={})

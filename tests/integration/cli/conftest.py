@@ -12,6 +12,7 @@ import sys
 import threading
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -53,9 +54,9 @@ class BrightnessClassifier:
             training={},
             metrics={},
             files={"weights.tflite": "", "golden/vectors.npz": "", "card.md": "", "detector.npz": ""},
-            scope=ScopeSpec(score_max=0.0, turned_max=0.0, reason="for tests", rates={}),
+            scope=ScopeSpec(score_max=0.0, turned_max=0.0, turned_gain=0.1, reason="for tests", rates={}),
         )
-        self.detector = None
+        self.detector = SimpleNamespace(judge=lambda picture, embedding: None)
         self.bundle = Bundle(Path("brightness/1.0.0"), manifest, "b" * 64)
         self.calls = 0
 
