@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import get_args
 
 import pytest
 
+from worker.calibration import predictive_values
 from worker.cli import output, roots, words
 from worker.cli.app import LevelName
 from worker.cli.times import since
@@ -165,3 +167,19 @@ def test_a_time_without_an_offset_is_local():
 def test_what_is_no_time_is_refused(text):
     with pytest.raises(UsageError, match="is no time"):
         since(text, NOW)
+
+
+def test_predictive_values_are_said_without_a_word_for_health_or_a_certainty():
+    values = predictive_values((0.9, 1e-9), (1e-9, 0.9))
+    said = words.say_predictive_values(values)
+    assert said.startswith("where 5 / 20 / 60 % of films show it: of those flagged above 99.9 / above 99.9 /")
+    for word in ("normal", "negative", "clear", "healthy", "100 %"):
+        assert word not in said
+
+
+def test_what_answers_are_worth_is_said_once_for_each_bundle():
+    stated = replace(finding(), predictive_values=predictive_values((0.9, 0.1), (0.1, 0.9)))
+    lines = words.explain_predictive_values([("b/2", stated), ("b/1", finding()), ("b/2", stated)])
+    assert lines[0] == "pneumonia (b/1): this bundle states no PPV and NPV"
+    assert lines[1].startswith("pneumonia (b/2): where 5 /")
+    assert len(lines) == 2

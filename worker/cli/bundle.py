@@ -165,7 +165,7 @@ def _pairs(manifest: Manifest, digest: str) -> list[tuple[str, str]]:
             ("  chosen by", point.reason),
         ]
         if spec.predictive_values:
-            pairs.append(("  relied on", say_predictive_values(spec.predictive_values)))
+            pairs.append(("  PPV and NPV", say_predictive_values(spec.predictive_values)))
     more = "subgroups, calibration, robustness and the rest: `--card` for people, `--json` for programs"
     names = [spec.finding for spec in manifest.findings if spec.finding in manifest.metrics]
     if not names:  # an older bundle: its one finding's figures stand at the top

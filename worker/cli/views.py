@@ -149,7 +149,7 @@ def detail_pairs(detail: ResultDetail) -> Iterator[tuple[str, str]]:
         for finding in row.findings:
             yield "what it says", say_finding(finding)
             if finding.predictive_values:
-                yield "  relied on", say_predictive_values(finding.predictive_values)
+                yield "  PPV and NPV", say_predictive_values(finding.predictive_values)
     else:
         yield "reason", f"{row.code}: {row.reason}"
     for caveat in row.caveats:

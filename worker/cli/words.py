@@ -52,7 +52,7 @@ def say_predictive_values(values: Iterable[PredictiveValues]) -> str:
         return " / ".join(percent(share).removesuffix(" %") for share in shares) + " %"
 
     return (
-        f"where {series(one.prevalence for one in at)} of films show it: "
+        f"where {' / '.join(f'{one.prevalence * 100:g}' for one in at)} % of films show it: "
         f"of those flagged {series(one.ppv for one in at)} do (PPV), "
         f"of those not flagged {series(one.npv for one in at)} do not (NPV)"
     )

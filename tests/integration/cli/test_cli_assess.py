@@ -109,7 +109,9 @@ def test_what_is_shown_of_the_shipped_bundle_explains_its_figures(preread):
     assert "conflict normals: accuracy" not in said
     assert "out of fold: sensitivity" in said
     assert "yes-or-no figures (sensitivity, specificity, accuracy) are given at it" in said
-    assert "'flagged' from 0.820, 'uncertain' in between, 'not flagged' below 0.042" in said
+    point = bundles.load(bundles.resolve()).manifest.findings[0].operating_point
+    band = f"'flagged' from {point.uncertain_high:.3f}, 'uncertain' in between, "
+    assert f"{band}'not flagged' below {point.uncertain_low:.3f}" in said
 
 
 def test_figures_by_finding_are_shown_as_headlines_with_ppv_and_npv(brightness_classifier):
@@ -124,7 +126,7 @@ def test_figures_by_finding_are_shown_as_headlines_with_ppv_and_npv(brightness_c
     assert pairs["sensitivity lower bound"] == "0.9678"
     assert not [name for name in pairs if "subgroups" in name]
     assert "--card" in pairs["more figures"]
-    assert pairs["  relied on"].startswith("where 5.0 / 20 / 60 % of films show it: of those flagged 32 /")
+    assert pairs["  PPV and NPV"].startswith("where 5 / 20 / 60 % of films show it: of those flagged 32 /")
 
 
 def test_a_missing_bundle_is_named_with_what_to_do(preread, tmp_path):
