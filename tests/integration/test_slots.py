@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from model_training import phantoms
@@ -120,6 +121,17 @@ def test_a_film_is_assessed(bench: Bench) -> None:
     assert content is not None
     assert content.activation_map.shape == (7, 7)
     assert content.findings[0].finding == "pneumonia"
+
+
+def test_a_picture_that_is_no_chest_film_is_refused_by_its_pixels(bench: Bench) -> None:
+    """The stub's detector refuses what is nearly all white."""
+    white = np.full((96, 96), 255, np.uint8)
+    white[::8] = 240
+    done = bench.outcome(bench.pool(), bench.film("white.png", phantoms.to_png(white)))
+    assert isinstance(done, Done)
+    assert (done.report.outcome, done.report.code) == (Outcome.REFUSED, "not_chest")
+    assert "frontal chest film" in done.report.reason
+    assert done.report.assessment() is None
 
 
 def test_known_bytes_are_not_assessed_again(bench: Bench) -> None:
