@@ -123,10 +123,11 @@ def test_the_logit_is_the_mean_of_the_map_whatever_the_film(published: bundles.B
 def test_evaluate_counts_a_film_without_an_answer_as_an_error(
     data: Path, published: bundles.Bundle, tmp_path: Path
 ) -> None:
-    (tmp_path / "broken.png").write_text("no picture")
+    for name in ("broken.png", "other.png"):
+        (tmp_path / name).write_text("no picture")
     table = tmp_path / "films.csv"
     rows = [f"{path},{path.parent.name},{path.stem}" for path in sorted(data.glob("*/*"))]
-    table.write_text("\n".join(["path,label,patient", *rows, "broken.png,PNEUMONIA,x", "broken.png,NORMAL,y"]))
+    table.write_text("\n".join(["path,label,patient", *rows, "broken.png,PNEUMONIA,x", "other.png,NORMAL,y"]))
     predictions = tmp_path / "predictions.csv"
     arguments = ("evaluate", "--data", table, "--bundle", published.path, "--predictions", predictions, "--json")
     report = json.loads(_run(*arguments))
@@ -140,7 +141,33 @@ def test_evaluate_counts_a_film_without_an_answer_as_an_error(
         written = list(csv.DictReader(stream))
     assert [row["code"] for row in written if row["outcome"] == "unreadable"] == ["unknown_format"] * 2
     assert {row["answer"] for row in written} <= {"", *Answer}
-    assert "interval" in _run(*arguments[:-1])
+    answered = [sum(counts.values()) for counts in report["answers"].values()]
+    assert sum(answered) == report["counts"]["films"]
+    assert report["answers"]["none"] == {
+        label: sum(row["outcome"] != "assessed" and row["label"] == name for row in written)
+        for label, name in (("with_finding", "PNEUMONIA"), ("without_finding", ""))
+    }
+    assert [at["prevalence"] for at in report["predictive_values"]["measured"]] == [0.05, 0.2, 0.6]
+    assert report["predictive_values"]["stated"] == [
+        dataclasses.asdict(values) for values in published.manifest.findings[0].predictive_values
+    ]
+    printed = _run(*arguments[:-1])
+    for figure in ("balanced accuracy", "matthews correlation", "PPV at 5%", "NPV at 60%", "answer: uncertain"):
+        assert figure in printed
+
+
+def test_evaluate_names_the_findings_that_a_bundle_speaks_of(data: Path, published: bundles.Bundle) -> None:
+    arguments = ["evaluate", "--data", str(data), "--bundle", str(published.path), "--finding", "effusion"]
+    with pytest.raises(UsageError, match="speaks of pneumonia, not of effusion"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_the_card_of_a_published_bundle_is_made_from_its_manifest(published: bundles.Bundle) -> None:
+    text = (published.path / "card.md").read_text(encoding="utf-8")
+    measured = published.manifest.metrics["pneumonia"]
+    assert "## 20. " in text
+    assert measured["inside"]["activation_map"]["largest_deviation_of_logit"] < 1e-4
+    assert f"{measured['inside']['reframing']['films']} films without the finding, cut at the top" in text
 
 
 def test_a_loss_that_is_no_number_ends_the_fit(tmp_path: Path) -> None:
