@@ -361,8 +361,8 @@ def size_against_speed(sides_px: Sequence[int], time_ms: Floats, quality: Floats
         axes.plot(
             ms, value, "o", color=NETWORK, markersize=7, markerfacecolor=NETWORK if side == served_px else "white"
         )
-        text = f"{side} px (serves)" if side == served_px else f"{side} px"
-        axes.annotate(text, (ms, value), (6, -12), textcoords="offset points", fontsize=8)
+        text = f"{side} px\nserves" if side == served_px else f"{side} px"
+        axes.annotate(text, (ms, value), (5, -5), textcoords="offset points", fontsize=8, va="top")
     axes.margins(x=0.14, y=0.22)
     axes.set_xlim(left=0)
     axes.set(xlabel="ms a picture, one thread, LiteRT", ylabel=y)

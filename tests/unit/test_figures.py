@@ -123,7 +123,7 @@ def test_dots_leave_out_what_is_undefined_and_mark_what_lies_outside() -> None:
 
 def test_the_size_that_serves_is_told_apart() -> None:
     axes = _panel(figures.size_against_speed([96, 192], np.array([3.0, 9.0]), np.array([0.98, 0.99]), 192, "AUC"))
-    assert "192 px (serves)" in _texts(axes)
+    assert "192 px\nserves" in _texts(axes)
     assert "96 px" in _texts(axes)
     filled = [line.get_markerfacecolor() for line in axes.lines if line.get_marker() == "o"]
     assert filled == ["white", NETWORK]
