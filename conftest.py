@@ -16,7 +16,7 @@ import hypothesis
 import pytest
 
 KEPT_SETTINGS = frozenset({"PREREAD_FILMS"})
-FILM_FOLDERS = ("chest_xray_224", "chest_xray_full")
+FILM_FOLDERS = ("chest_xray_224", "chest_xray_full", "not_chest")
 
 # Nothing of the developer's own installation reaches the tests.
 for name in [name for name in os.environ if name.startswith("PREREAD_") and name not in KEPT_SETTINGS]:
