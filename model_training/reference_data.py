@@ -2,7 +2,7 @@
 
 A: with Palomar Medical Center; E: greyscale, 128 pixels; L: children aged 1 to 5; K: "Exploring Image Classification".
 Each entry is the system as its authors' code has it. Where the protocol around a system was flawed (a test set that was
-the training folder, a network that was never trained), ``mended`` says what is done here instead; `preread-train compare` prints both.
+the training folder, a network that was never trained), ``mended`` says what is done here instead.
 """
 
 from __future__ import annotations
