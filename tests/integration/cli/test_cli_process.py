@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from model_training.phantoms import draw_chest, to_jpeg
+
 HOUSE = Path(__file__).parents[3]
 # What no command may load before it is needed: `preread --help` answers at once.
 HEAVY = ("ai_edge_litert", "numpy", "pydicom", "sqlalchemy", "alembic", "pydantic", "rich", "tensorflow", "watchdog")
@@ -121,8 +123,8 @@ def test_db_upgrade_makes_a_database_that_only_its_owner_reads(tmp_path):
     assert (tmp_path / "preread.db").stat().st_mode & 0o077 == 0
 
 
-def test_a_film_is_assessed_with_the_bundle_that_is_shipped(tmp_path, jpeg):
-    (tmp_path / "film.jpg").write_bytes(jpeg())
+def test_a_film_is_assessed_with_the_bundle_that_is_shipped(tmp_path):
+    (tmp_path / "film.jpg").write_bytes(to_jpeg(draw_chest(1)))
     code, out, err = run("assess", "--json", "film.jpg", cwd=tmp_path)
     assert code == 0, err
     record = json.loads(out)
@@ -130,6 +132,13 @@ def test_a_film_is_assessed_with_the_bundle_that_is_shipped(tmp_path, jpeg):
     assert record["findings"][0]["finding"] == "pneumonia"
     assert 0 < record["findings"][0]["prevalence"] < 1
     assert err == f"1 file: 1 assessed; bundle {record['bundle']}\n"
+
+
+def test_a_picture_that_is_no_film_is_refused_by_the_bundle_that_is_shipped(tmp_path, jpeg):
+    (tmp_path / "ramp.jpg").write_bytes(jpeg())
+    code, out, err = run("assess", "--json", "ramp.jpg", cwd=tmp_path)
+    assert code == 0, err
+    assert (json.loads(out)["outcome"], json.loads(out)["code"]) == ("refused", "not_chest")
 
 
 def test_the_bundle_that_is_shipped_is_whole_and_gives_its_golden_results(tmp_path):
