@@ -31,6 +31,12 @@ def border(thumbs: Features) -> Features:
     return thumbs[:, ~inside]
 
 
+def baseline_features(pictures: PixelArray) -> dict[str, Features]:
+    """What the two linear baselines see of uint8 [n, rows, columns]: all of a thumbnail, and its border alone."""
+    thumbs = thumbnails(pictures)
+    return {"linear_14x14": thumbs.reshape(len(thumbs), -1), "border_only": border(thumbs)}
+
+
 def balanced_weights(labels: npt.NDArray[np.int64]) -> Features:
     """float64 [n], mean 1, the two labels weighing the same."""
     share = float(labels.mean())

@@ -142,6 +142,12 @@ def _checkpoints(folder: Path) -> dict[int, Path]:
 
 def spent_s(folder: Path, epochs: int) -> float:
     """Seconds that the first so many epochs of a fit have taken, by its history; 0 where none is kept."""
+    return sum(took_s for epoch, _, took_s in history_of(folder) if epoch <= epochs)
+
+
+def history_of(folder: Path) -> list[tuple[int, float, float]]:
+    """(epoch from 1, loss, seconds) of each epoch that a fit has kept; empty where it has kept none."""
     file = folder / HISTORY_FILE
-    rows = [line.split(",") for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-    return sum(float(row[2]) for row in rows if int(row[0]) <= epochs)
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    rows = [line.split(",") for line in lines if line[:1].isdigit()]
+    return [(int(row[0]), float(row[1]), float(row[2])) for row in rows if len(row) == 3]

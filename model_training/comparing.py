@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from model_training.baselines import border, cross_fitted_logits, thumbnails
+from model_training.baselines import baseline_features, cross_fitted_logits
 from model_training.dataset import Data
 from model_training.evaluation import OutOfFold, auc, measure
 from model_training.intervals import bootstrap
@@ -56,7 +56,7 @@ def measured(logits: npt.NDArray[np.float64], data: Data, rows: npt.NDArray[np.i
     """AUC, accuracy, sensitivity and specificity at a probability of one half, and the AUC on conflict normals."""
     films = OutOfFold(logits, data.labels[rows, 0], data.conflict[rows, 0], data.patients[rows])
     figures = measure(films.logits, films.logits > 0, films.labels, films.groups)
-    hard = films.at(films.conflict_normals | (films.labels == 1))
+    hard = films.at(films.conflict_normals_and_present)
     figures["auc_conflict_normals"] = bootstrap({"auc": lambda w: auc(hard.logits, hard.labels, w)}, hard.groups)["auc"]
     names = ("auc", "accuracy", "sensitivity", "specificity", "auc_conflict_normals")
     return {name: figures[name].to_json() for name in names}
@@ -73,8 +73,7 @@ def keep_baselines(data: Data, runs: Path, seed: int) -> None:
         return
     held = np.flatnonzero(data.folds == HELD_OUT)
     parts = np.where(data.folds == HELD_OUT, 0, 1)
-    thumbs = thumbnails(data.pictures)
-    features = {"linear": thumbs.reshape(len(thumbs), -1), "border": border(thumbs)}
+    features = dict(zip(("linear", "border"), baseline_features(data.pictures).values(), strict=True))
     logits = {
         name: cross_fitted_logits(values, data.labels[:, 0], parts)[held] for name, values in features.items()
     } | {"always": np.ones(len(held))}
@@ -94,11 +93,10 @@ def keep_baselines(data: Data, runs: Path, seed: int) -> None:
 
 def _fitted(part: Path, recipe: JSONObject) -> JSONObject:
     """Epochs reached and meant, seconds an epoch, parameters: as a fit kept them in its folder, or by its recipe."""
-    from model_training.callbacks import FIT_FILE, HISTORY_FILE
+    from model_training.callbacks import FIT_FILE, history_of
 
-    file = part / HISTORY_FILE
-    history = [line.split(",") for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
-    seconds = [float(row[2]) for row in history]
+    history = history_of(part)
+    seconds = [took_s for _, _, took_s in history]
     if (part / FIT_FILE).exists():
         fit: JSONObject = json.loads((part / FIT_FILE).read_text(encoding="utf-8"))
         if not seconds and fit["epochs"]:  # broken off within its first epoch

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from model_training.baselines import border, conflict_slice, cross_fitted_logits, thumbnails
+from model_training.baselines import baseline_features, conflict_slice, cross_fitted_logits
 from model_training.evaluation import OutOfFold, auc
 from model_training.intervals import number
 from worker.domain import Identity, JSONObject, PixelArray
@@ -314,8 +314,7 @@ def to_csv(data: Data) -> str:
 def summary(data: Data) -> JSONObject:
     """Counts and hash of a data set, and what linear models on 14x14 thumbnails and on their border reach on it."""
     repeated = {digest for digest, count in Counter(data.hashes).items() if count > 1}
-    thumbs = thumbnails(data.pictures)
-    features = {"linear_14x14": thumbs.reshape(len(thumbs), -1), "border_only": border(thumbs)}
+    features = baseline_features(data.pictures)
 
     def of(finding: int) -> JSONObject:
         labels = data.labels[:, finding]

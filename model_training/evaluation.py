@@ -49,9 +49,14 @@ class OutOfFold:
         """The conflict normals; in a data set without any, all films without the finding."""
         return self.conflict_normals if self.conflict_normals.any() else np.asarray(self.labels == 0)
 
+    @property
+    def conflict_normals_and_present(self) -> Rows:
+        """The conflict normals and all films with the finding."""
+        return np.asarray(self.conflict_normals | (self.labels == 1))
+
     def on_conflict_normals(self) -> tuple[Scores, Labels]:
         """Scores and labels of the conflict normals against all films with the finding."""
-        kept = self.conflict_normals | (self.labels == 1)
+        kept = self.conflict_normals_and_present
         return self.logits[kept], self.labels[kept]
 
     def at(self, rows: Rows) -> OutOfFold:

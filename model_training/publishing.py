@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model_training.card import card
-from model_training.dataset import Data, summary
+from model_training.dataset import Data
 from model_training.declaration import PNEUMONIA_CHILDREN, Declaration
 from model_training.examining import examine
 from model_training.fitting import WEIGHTS_FILE as FITTED_FILE
@@ -128,7 +128,6 @@ def publish(
         "golden_tolerance": GOLDEN_TOLERANCE,
         "training": {
             **record,
-            "data": summary(data),
             "published_on": datetime.now(UTC).date().isoformat(),
             "fitted_on": FITTED_ON[of_all],
             "source": declaration.source,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from model_training.baselines import border, cross_fitted_logits, thumbnails
+from model_training.baselines import baseline_features, cross_fitted_logits
 from model_training.dataset import Data
 from model_training.evaluation import OutOfFold, measure, subgroup_table
 from model_training.intervals import Measure, Rows, Scores, share
@@ -63,21 +63,15 @@ def judge_baselines(
     Returns:
         Those that learned something, and the names of those whose logits do not rise with the finding.
     """
-    thumbs, labels = thumbnails(data.pictures), data.labels[:, finding]
-    features = {"linear 14\N{MULTIPLICATION SIGN}14": thumbs.reshape(len(thumbs), -1), "border only": border(thumbs)}
+    labels, names = data.labels[:, finding], ("linear 14\N{MULTIPLICATION SIGN}14", "border only")
     judged, useless = [], []
-    for name, values in features.items():
+    for name, values in zip(names, baseline_features(data.pictures).values(), strict=True):
         films = data.of(finding, cross_fitted_logits(values, labels, data.folds)[rows], rows)
         try:
             judged.append(judge(name, films, data.findings[finding], prevalence))
         except NothingLearned:
             useless.append(name)
     return judged, useless
-
-
-def on_conflict(films: OutOfFold) -> Rows:
-    """Bool [n]: the conflict normals and all films with the finding."""
-    return np.asarray(films.conflict_normals | (films.labels == 1))
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -156,7 +150,7 @@ def calibration_records(judged: Judged) -> dict[str, JSONObject]:
     shares = {"all films": None, "conflict slice": 1.0}
     found = {}
     for name, conflict_share in shares.items():
-        rows = np.ones(len(probability), bool) if conflict_share is None else on_conflict(judged.films)
+        rows = np.ones(len(probability), bool) if conflict_share is None else judged.films.conflict_normals_and_present
         films = judged.films.at(rows)
         if len(np.unique(films.labels)) == 2:
             found[name] = calibration_measures(

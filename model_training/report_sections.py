@@ -23,7 +23,6 @@ from model_training.report_numbers import (
     main_table,
     measured,
     number,
-    on_conflict,
     percent,
     subgroup_rows,
 )
@@ -94,7 +93,8 @@ def learning(parts: Sequence[Part], record: JSONObject, drawn: Drawn) -> dict[st
 
 def separation(models: Sequence[Judged], drawn: Drawn) -> dict[str, Any]:
     """ROC and precision-recall curves and the table of network and baselines."""
-    parts = {"all films": np.ones(len(models[0].called), bool), "conflict normals": on_conflict(models[0].films)}
+    films = models[0].films
+    parts = {"all films": np.ones(len(films.labels), bool), "conflict normals": films.conflict_normals_and_present}
     found = {name: [measured(judged, rows) for judged in models] for name, rows in parts.items()}
     shown = []
     for part, rows in parts.items():

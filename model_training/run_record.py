@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from model_training.callbacks import HISTORY_FILE
+from model_training.callbacks import history_of
 from model_training.fitting import WEIGHTS_FILE
 from model_training.running import ALL_FILMS, LOGITS_FILE, RECORD_FILE
 from worker.domain import JSONObject
@@ -72,15 +72,8 @@ def parts_of(run: Path, record: JSONObject) -> list[Part]:
         weights = run / folder / WEIGHTS_FILE
         there = weights if folder == ALL_FILMS else run / folder / LOGITS_FILE
         digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else ""
-        parts.append(Part(folder, films, there.exists(), _history(run / folder), digest))
+        parts.append(Part(folder, films, there.exists(), history_of(run / folder), digest))
     return parts
-
-
-def _history(folder: Path) -> list[tuple[int, float, float]]:
-    file = folder / HISTORY_FILE
-    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-    rows = [line.split(",") for line in lines if line[:1].isdigit()]
-    return [(int(row[0]), float(row[1]), float(row[2])) for row in rows if len(row) == 3]
 
 
 def lowest_loss(recipe: JSONObject) -> float | None:

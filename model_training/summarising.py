@@ -103,7 +103,7 @@ def metrics(
         "out_of_fold": table(np.ones(len(called), bool)),
         "conflict_normals": {
             "count": int(films.conflict_normals.sum()),
-            **table(films.conflict_normals | present, "auc", "specificity"),
+            **table(films.conflict_normals_and_present, "auc", "specificity"),
         },
         "conflict_with_finding": against_absent(conflict_present),
         "sensitivity_lower_bound": lower_bound_by_patient(called[present], films.groups[present]),
