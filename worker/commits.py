@@ -24,6 +24,7 @@ from worker.domain import Caveat, FileState, Identity, Outcome, Population, Refu
 from worker.entries import Claim, ContentAssessment, FileFacts
 from worker.errors import UnreadableError
 from worker.escaping import clean_identifier, clean_text
+from worker.lookups import device_of, name_key
 from worker.moves import ended_as, held, leave_claim
 
 _IDENTIFIERS = frozenset(
@@ -232,6 +233,8 @@ def identity_values(identity: Identity) -> dict[str, Any]:
             value = None
         values[field.name] = value
     values["acquired_local"] = acquired_local(identity)
+    values["device"] = clean_text(device_of(identity))
+    values["patient_name_key"] = name_key(identity.patient_name)
     return values
 
 

@@ -76,6 +76,30 @@ class RefusalCode(StrEnum):
     ORIENTATION = "orientation"
 
 
+class Verdict(StrEnum):
+    """What a reader says of a film's result: the three outcomes of IHE's AI Result Assessment."""
+
+    ACCEPTED = "accepted"
+    REJECTED = "rejected"
+    SUPPLEMENTED = "supplemented"
+
+
+class Presence(StrEnum):
+    """What a reader says of one finding."""
+
+    PRESENT = "present"
+    ABSENT = "absent"
+    UNSURE = "unsure"
+
+
+class Role(StrEnum):
+    """What an account may do: read and sign films, administer, or (programs) use the API."""
+
+    READER = "reader"
+    ADMIN = "admin"
+    SERVICE = "service"
+
+
 class Caveat(StrEnum):
     """What limits an assessment; shown beside every answer."""
 

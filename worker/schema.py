@@ -45,6 +45,8 @@ metadata = MetaData(
 
 # SQLite numbers rows by itself only where the type is exactly INTEGER.
 RowId = BigInteger().with_variant(Integer(), "sqlite")
+# Compared byte by byte, so that an index serves "begins with" whatever the database's language.
+SearchText = Text().with_variant(Text(collation="C"), "postgresql")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -159,6 +161,7 @@ class FileColumns(TypedColumns):
     ``path_key`` is the path's sha256, for the indexes: a path may be longer than a Postgres index entry.
     ``newest`` holds for one version of each path, the one last seen there. ``alone``: see ``entries.Claim``.
     Identity columns carry the names of ``domain.Identity``.
+    ``read_at``: when the first reading was signed. ``device``, ``patient_name_key``: see ``lookups.py``.
     """
 
     id = Column(RowId, primary_key=True)
@@ -198,6 +201,9 @@ class FileColumns(TypedColumns):
     assessment_id = Column(RowId, ForeignKey("assessment.id"), nullable=True, index=True)
     bundle_id = Column(RowId, ForeignKey("bundle.id"), nullable=True, index=True)
 
+    read_at = Column(UtcDateTime, nullable=True)
+    device = Column(Text, nullable=True)
+    patient_name_key = Column(SearchText, nullable=True, index=True)
     patient_name = Column(Text, nullable=True)
     patient_id = Column(Text, nullable=True, index=True)
     issuer_of_patient_id = Column(Text, nullable=True)
@@ -246,6 +252,8 @@ file = Table(
     # Serves the claim (newest first), the recovery and the counts.
     Index(None, "state", "alone", "id"),
     Index(None, "committed_at", "id"),
+    Index(None, "device", "id"),
+    Index(None, "outcome", "id"),
 )
 
 
