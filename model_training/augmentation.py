@@ -1,7 +1,8 @@
 """What a film is put through before the network sees it in training.
 
-The framing of a film gives its label away in the training data and is different elsewhere, so framing is what is
-varied most: crops down to a quarter of the area, aspect, the top cut off (chin and jaw), borders painted over.
+The framing of a film and its sharpness give its label away in the training data and are different elsewhere, so these
+are varied most: crops down to a quarter of the area, aspect, the top cut off (chin and jaw), borders painted over, and
+the strength of fine detail exchanged between films, whatever their labels.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ class Augmentation:
         gamma: largest |natural logarithm| of the gamma.
         contrast: largest change of contrast either way.
         brightness: largest shift in grey levels of 255.
-        blur: chance of a blur.
+        detail: chance that a film's fine detail is made as strong as that of another film of the batch.
+        log_detail: largest |natural logarithm| of a change of each band of detail besides.
         noise: largest standard deviation of added noise, in grey levels of 255.
         border: widest painted border, as a share of the side, in a third of the films.
     """
@@ -37,16 +39,19 @@ class Augmentation:
     top_cut: float = 0.25
     rotation_degrees: float = 8.0
     flip: float = 0.5
-    gamma: float = 0.4
-    contrast: float = 0.3
-    brightness: float = 25.0
-    blur: float = 0.3
+    gamma: float = 0.5
+    contrast: float = 0.4
+    brightness: float = 40.0
+    detail: float = 0.8
+    log_detail: float = 0.35
     noise: float = 6.0
     border: float = 0.12
 
 
 _Draw = Callable[..., Any]
 _OF_NOISE = 1 << 20  # apart from the positions of all other draws
+_DETAIL_STEPS_PX = (1, 2, 4)  # of the kernel's taps: bands of structures up to about 2, 5 and 10 pixels wide
+_LOG_GAIN_MIN, _LOG_GAIN_MAX = -1.5, 0.8  # more would lift the grain of the softest films into view
 
 
 def draws(seed: Any, n: Any) -> _Draw:
@@ -79,6 +84,39 @@ def _transforms(how: Augmentation, uniform: _Draw, side: float, size: float) -> 
     return tf.stack([a, b, centre_x - (a + b) * size / 2, c, d, centre_y - (c + d) * size / 2, zero, zero], axis=1)
 
 
+def _softened(x: Any, step_px: int) -> Any:
+    """Blur float32 [n, rows, columns, 1] by a binomial kernel whose five taps lie this far apart, edges kept."""
+    taps = tf.constant([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
+    reach = 2 * step_px
+    x = tf.pad(x, [[0, 0], [reach, reach], [reach, reach], [0, 0]], "SYMMETRIC")
+    for shape in ((5, 1, 1, 1), (1, 5, 1, 1)):
+        x = tf.nn.conv2d(x, tf.reshape(taps, shape), 1, "VALID", dilations=step_px)
+    return x
+
+
+def _detail_exchanged(how: Augmentation, uniform: _Draw, x: Any) -> Any:
+    """Give the bands of fine detail of each film the strength that they have in another one, and jitter them.
+
+    A wavelet decomposition "a trous" (Holschneider et al. 1989); batches are drawn at random, so the next film is any.
+    """
+    rest, bands = x, []
+    for step_px in _DETAIL_STEPS_PX:
+        soft = _softened(rest, step_px)
+        bands.append(rest - soft)
+        rest = soft
+    margin = x.shape[1] // 8  # what the borders hold is no measure of sharpness
+    inner = slice(margin, x.shape[1] - margin)
+    strength = tf.stack([tf.reduce_mean(tf.square(band[:, inner, inner, 0]), axis=(1, 2)) for band in bands], axis=1)
+    log_strength = 0.5 * tf.math.log(strength + 0.01)
+    exchanged = tf.cast(uniform() < how.detail, tf.float32)[:, tf.newaxis]
+    jitter = tf.stack([uniform(-how.log_detail, how.log_detail) for _ in bands], axis=1)
+    log_gain = exchanged * (tf.roll(log_strength, 1, axis=0) - log_strength) + jitter
+    gain = tf.exp(tf.clip_by_value(log_gain, _LOG_GAIN_MIN, _LOG_GAIN_MAX))
+    for index, band in enumerate(bands):
+        rest += gain[:, index, tf.newaxis, tf.newaxis, tf.newaxis] * band
+    return rest
+
+
 def augment(how: Augmentation, pictures: Any, size: int, seed: Any) -> Any:
     """Vary uint8 [n, side, side] into float32 [n, size, size, 1] in grey levels 0..255; seed is int32 [2]."""
     n, side = tf.shape(pictures)[0], pictures.shape[1]
@@ -96,11 +134,7 @@ def augment(how: Augmentation, pictures: Any, size: int, seed: Any) -> Any:
     def each(values: Any) -> Any:
         return values[:, tf.newaxis, tf.newaxis, tf.newaxis]
 
-    kernel = tf.constant([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
-    kernel = (kernel[:, None] * kernel[None, :])[..., None, None]
-    blurred = tf.nn.conv2d(x, kernel, 1, "SAME")
-    mix = uniform(-0.5, 1.0) * tf.cast(uniform() < how.blur, tf.float32)  # below 0: sharper
-    x = x + each(mix) * (blurred - x)
+    x = _detail_exchanged(how, uniform, x)
     x = tf.clip_by_value(x, 0.0, 255.0) / 255
     x = tf.pow(x + 1e-4, each(tf.exp(uniform(-how.gamma, how.gamma))))
     mean = tf.reduce_mean(x, axis=(1, 2), keepdims=True)

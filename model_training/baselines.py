@@ -1,8 +1,8 @@
-"""Linear models on thumbnails: the baselines, and the border-only model that finds where framing gives the label away.
+"""Linear models of what should not matter: the baselines, and the finders of films on which a shortcut misleads.
 
-In these data the framing of a film alone (chin in view, lungs' size in the picture) separates the labels well, and it
-is framed otherwise elsewhere. The films that the border-only model gets wrong, the conflict slice, show how a network
-does where that shortcut misleads.
+In these data the framing of a film alone (chin in view, lungs' size in the picture) separates the labels well, and so
+does its sharpness; elsewhere films are framed and rendered otherwise. The films that the border-only model gets wrong,
+the conflict slice, and those that the sharpness-only model gets wrong show how a network does where these mislead.
 """
 
 from __future__ import annotations
@@ -31,10 +31,27 @@ def border(thumbs: Features) -> Features:
     return thumbs[:, ~inside]
 
 
+def sharpness(pictures: PixelArray) -> Features:
+    """float64 [n, 3], logarithm of the mean difference of pixels 1, 2 and 4 apart in grey levels: low in soft films."""
+    logs = []
+    for picture in pictures:
+        grey = picture.astype(np.int16)
+        apart = (
+            np.abs(grey[step:] - grey[:-step]).mean() + np.abs(grey[:, step:] - grey[:, :-step]).mean()
+            for step in (1, 2, 4)
+        )
+        logs.append([np.log(mean / 2 + 0.1) for mean in apart])
+    return np.array(logs)
+
+
 def baseline_features(pictures: PixelArray) -> dict[str, Features]:
-    """What the two linear baselines see of uint8 [n, rows, columns]: all of a thumbnail, and its border alone."""
+    """What the linear baselines see of uint8 [n, rows, columns]: a thumbnail, its border alone, sharpness alone."""
     thumbs = thumbnails(pictures)
-    return {"linear_14x14": thumbs.reshape(len(thumbs), -1), "border_only": border(thumbs)}
+    return {
+        "linear_14x14": thumbs.reshape(len(thumbs), -1),
+        "border_only": border(thumbs),
+        "sharpness_only": sharpness(pictures),
+    }
 
 
 def balanced_weights(labels: npt.NDArray[np.int64]) -> Features:
@@ -84,9 +101,8 @@ def cross_fitted_logits(
     return logits
 
 
-def conflict_slice(
-    pictures: PixelArray, labels: npt.NDArray[np.int64], folds: npt.NDArray[np.int64]
+def contradicting(
+    features: Features, labels: npt.NDArray[np.int64], folds: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.bool_]:
-    """Bool [n]: films whose border alone says the opposite of their label."""
-    called = cross_fitted_logits(border(thumbnails(pictures)), labels, folds) > 0
-    return np.asarray(called != (labels == 1))
+    """Bool [n]: films of which a linear model of these features, fitted without their fold, says the opposite."""
+    return np.asarray((cross_fitted_logits(features, labels, folds) > 0) != (labels == 1))

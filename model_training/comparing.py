@@ -28,8 +28,9 @@ HELD_OUT = 0
 PRODUCT = "product"
 ROW_FILE = "row.json"
 BASELINES = {
-    "linear": "linear model on 14x14 thumbnails",
-    "border": "linear model on the border of the thumbnails alone",
+    "linear_14x14": "linear model on 14x14 thumbnails",
+    "border_only": "linear model on the border of the thumbnails alone",
+    "sharpness_only": "linear model on the sharpness of the film alone",
     "always": "calls every film pneumonia",
 }
 _ORDER = (*REFERENCES, "default", PRODUCT, *BASELINES)
@@ -73,11 +74,11 @@ def keep_baselines(data: Data, runs: Path, seed: int) -> None:
         return
     held = np.flatnonzero(data.folds == HELD_OUT)
     parts = np.where(data.folds == HELD_OUT, 0, 1)
-    features = dict(zip(("linear", "border"), baseline_features(data.pictures).values(), strict=True))
+    features = baseline_features(data.pictures)
     logits = {
         name: cross_fitted_logits(values, data.labels[:, 0], parts)[held] for name, values in features.items()
     } | {"always": np.ones(len(held))}
-    parameters = {"linear": features["linear"].shape[1] + 1, "border": features["border"].shape[1] + 1, "always": 0}
+    parameters = {name: values.shape[1] + 1 for name, values in features.items()} | {"always": 0}
     for name, system in BASELINES.items():
         _keep_row(
             runs / name,

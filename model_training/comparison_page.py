@@ -41,7 +41,7 @@ _LAW = """\
 # The reference systems under one protocol
 
 Written by `preread-train compare`; do not edit it. The systems are those of five published student projects on these
-films (A1 to K3), rebuilt from their code, beside the product's own network and three baselines that need no network.
+films (A1 to K3), rebuilt from their code, beside the product's own network and four baselines that need no network.
 
 ![Reported and honest accuracy of each system](compare.svg)
 

@@ -17,12 +17,21 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from model_training.baselines import baseline_features, conflict_slice, cross_fitted_logits
+from model_training.baselines import (
+    Features,
+    baseline_features,
+    border,
+    contradicting,
+    cross_fitted_logits,
+    sharpness,
+    thumbnails,
+)
 from model_training.evaluation import OutOfFold, auc
 from model_training.intervals import number
 from worker.domain import Identity, JSONObject, PixelArray
@@ -256,7 +265,7 @@ class Data:
         findings: what the labels' columns stand for.
         labels: int64 [n, findings] in {0, 1}.
         folds: int64 [n], the fold in which each film is held out.
-        conflict: bool [n, findings], see ``baselines.conflict_slice``.
+        conflict: bool [n, findings], the conflict slice: films whose border alone says the opposite of their label.
     """
 
     films: list[Film]
@@ -267,6 +276,11 @@ class Data:
     patients: npt.NDArray[np.str_]
     folds: npt.NDArray[np.int64]
     conflict: npt.NDArray[np.bool_]
+
+    @cached_property
+    def misled_by_sharpness(self) -> npt.NDArray[np.bool_]:
+        """Bool [n, findings], films whose sharpness alone says the opposite of their label."""
+        return _contradicting(sharpness(self.pictures), self.labels, self.folds)
 
     @property
     def digest(self) -> str:
@@ -296,8 +310,15 @@ def read(
     findings = findings_of(films)
     labels = labels_of(films, findings)
     assigned = split_folds(films, folds, seed)
-    conflict = np.stack([conflict_slice(pictures, column, assigned) for column in labels.T], axis=1)
+    conflict = _contradicting(border(thumbnails(pictures)), labels, assigned)
     return Data(films, pictures, hashes, findings, labels, patients_of(films), assigned, conflict)
+
+
+def _contradicting(
+    features: Features, labels: npt.NDArray[np.int64], folds: npt.NDArray[np.int64]
+) -> npt.NDArray[np.bool_]:
+    """Bool [n, findings], see ``baselines.contradicting``."""
+    return np.stack([contradicting(features, column, folds) for column in labels.T], axis=1)
 
 
 def to_csv(data: Data) -> str:
@@ -312,7 +333,7 @@ def to_csv(data: Data) -> str:
 
 
 def summary(data: Data) -> JSONObject:
-    """Counts and hash of a data set, and what linear models on 14x14 thumbnails and on their border reach on it."""
+    """Counts and hash of a data set, and what the linear baselines reach on it."""
     repeated = {digest for digest, count in Counter(data.hashes).items() if count > 1}
     features = baseline_features(data.pictures)
 

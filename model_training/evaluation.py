@@ -23,7 +23,7 @@ class OutOfFold:
     Attributes:
         logits: float64 [n].
         labels: int64 [n] in {0, 1}.
-        conflict: bool [n], see ``baselines.conflict_slice``.
+        conflict: bool [n], see ``dataset.Data``.
         patients: str [n], the patient of each film; ``None`` where that is unknown.
         folds: int64 [n], the fold in which each film was held out; ``None`` where there was one only.
     """

@@ -48,7 +48,7 @@ class Recipe:
         serving_px: side to which the finished network shrinks its input before it looks.
         learning_rate: at its peak; half a cosine down to zero over all epochs, after a linear warm-up of one.
         average: share kept of the averaged weights at each step (exponential moving average).
-        conflict_weight: how much more often a film is drawn whose border alone contradicts its label.
+        conflict_weight: how much more often a film is drawn whose border or sharpness alone contradicts its label.
         label_smoothing: share of the target moved to one half.
     """
 
@@ -85,20 +85,20 @@ RECIPES = {
 
 
 def sampling_weights(
-    labels: npt.NDArray[np.int64], patients: npt.NDArray[np.str_], conflict: npt.NDArray[np.bool_], recipe: Recipe
+    labels: npt.NDArray[np.int64], patients: npt.NDArray[np.str_], misleading: npt.NDArray[np.bool_], recipe: Recipe
 ) -> npt.NDArray[np.float64]:
-    """How often to draw each film: with a finding or without even, many of one patient damped, conflicts raised.
+    """How often to draw each film: with a finding or without even, many of one patient damped, misleading ones raised.
 
     Args:
         labels: int64 [n, findings] in {0, 1}.
-        conflict: bool [n, findings], see ``baselines.conflict_slice``.
+        misleading: bool [n, findings], films whose border or sharpness alone says the opposite of their label.
 
     Returns:
         float64 [n], summing to 1.
     """
     present = labels.any(axis=1)
     _, patient, counts = np.unique(patients, return_inverse=True, return_counts=True)
-    weights = np.where(conflict.any(axis=1), recipe.conflict_weight, 1.0) / np.sqrt(counts[patient])
+    weights = np.where(misleading.any(axis=1), recipe.conflict_weight, 1.0) / np.sqrt(counts[patient])
     for rows in (present, ~present):
         weights[rows] /= 2 * weights[rows].sum()
     return weights

@@ -155,7 +155,7 @@ def look_inside(
         look: a network.
         pictures: uint8 [n, rows, columns].
         labels: int64 [n] in {0, 1}.
-        conflict: bool [n], see ``baselines.conflict_slice``.
+        conflict: bool [n], see ``dataset.Data``.
         most: so many films at most go through the table of disturbances.
     """
     seen = look(pictures)

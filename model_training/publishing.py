@@ -17,10 +17,9 @@ from model_training.dataset import Data
 from model_training.declaration import PNEUMONIA_CHILDREN, Declaration
 from model_training.examining import examine
 from model_training.fitting import WEIGHTS_FILE as FITTED_FILE
-from model_training.fitting import Recipe, build, serving
 from model_training.phantoms import draw_chest
 from model_training.pretrained import SOURCE
-from model_training.running import ALL_FILMS, RECORD_FILE, network_of, out_of_fold
+from model_training.running import ALL_FILMS, RECORD_FILE, finished_folds, network_of, out_of_fold
 from model_training.scope import FILMS, Network, embed_with_keras, fit_scope
 from model_training.summarising import metrics
 from model_training.thresholds import specify
@@ -47,11 +46,15 @@ def _golden(model: keras.Model, spec: PreprocessingSpec) -> dict[str, np.ndarray
     return {"pictures": pictures, "logit": np.stack(outputs)}
 
 
-def _network(run: Path, part: str, data: Data, fitted: npt.NDArray[np.bool_]) -> Network:
-    served = network_of(run, part, len(data.findings))
+def _served(run: Path, part: str, data: Data, batch: int | None = None) -> keras.Model:
+    served = network_of(run, part, len(data.findings), batch=batch)
     if served is None:
         raise UsageError(f"{run / part} holds no network of a recipe that can be published")
-    return Network(part, embed_with_keras(served, TRAINING_SPEC), fitted)
+    return served
+
+
+def _network(run: Path, part: str, data: Data, fitted: npt.NDArray[np.bool_]) -> Network:
+    return Network(part, embed_with_keras(_served(run, part, data), TRAINING_SPEC), fitted)
 
 
 def detector(
@@ -67,7 +70,7 @@ def detector(
     Raises:
         UsageError: a part of the run holds no network that could be published.
     """
-    parts = sorted(path.parent.name for path in run.glob("fold-*/logits.npz"))
+    parts = [fold.name for fold in finished_folds(run)]
     folds = (_network(run, part, data, data.folds != int(part.removeprefix("fold-"))) for part in parts)
     of_all = (run / ALL_FILMS / FITTED_FILE).exists()
     final = _network(run, ALL_FILMS, data, np.ones(len(data.films), bool)) if of_all else None
@@ -98,23 +101,20 @@ def publish(
         BundleMismatch: LiteRT and Keras differ by more than the golden tolerance.
     """
     fitted = run / ALL_FILMS / FITTED_FILE
-    folds = sorted(run.glob("fold-*/logits.npz"))
+    folds = finished_folds(run)
     if not fitted.exists() and len(folds) == 1:
-        fitted = folds[0].with_name(FITTED_FILE)
+        fitted = folds[0] / FITTED_FILE
     if not fitted.exists():
         raise UsageError(f"{run} has no network fitted on all films yet: run `preread-train fit` to its end")
     of_all = fitted.parent.name == ALL_FILMS
     record = json.loads((run / RECORD_FILE).read_text(encoding="utf-8"))
-    recipe = Recipe.from_record(record["recipe"])
+    model = _served(run, fitted.parent.name, data, batch=1)
     findings, measured = [], {}
-    examined = examine(run, recipe, data, prevalence)
+    examined = examine(run, data, prevalence)
     for column, finding in enumerate(data.findings):
         films, rows = out_of_fold(run, data, column)
         findings.append(specify(films, finding, declaration.code(finding), prevalence))
         measured[finding] = metrics(films, data, findings[-1], rows, examined.get(finding))
-    fitted_network = build(recipe, len(data.findings))
-    fitted_network.load_weights(fitted)
-    model = serving(fitted_network, recipe, TRAINING_SPEC, batch=1)
     refusing = detector(run, data, foreign=foreign or {}, say=say)
     manifest: JSONObject = {
         "manifest_schema": MANIFEST_SCHEMA,

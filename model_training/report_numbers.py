@@ -1,4 +1,4 @@
-"""The numbers of a report: one run's finding beside the two baselines, measured alike, as tables of text."""
+"""The numbers of a report: one run's finding beside the linear baselines, measured alike, as tables of text."""
 
 from __future__ import annotations
 
@@ -58,14 +58,15 @@ def judge(name: str, films: OutOfFold, finding: str, prevalence: float) -> Judge
 def judge_baselines(
     data: Data, rows: npt.NDArray[np.int64], finding: int, prevalence: float
 ) -> tuple[list[Judged], list[str]]:
-    """The two linear models on the same films, each fitted to the other folds' films of the whole data set.
+    """The linear models on the same films, each fitted to the other folds' films of the whole data set.
 
     Returns:
         Those that learned something, and the names of those whose logits do not rise with the finding.
     """
-    labels, names = data.labels[:, finding], ("linear 14\N{MULTIPLICATION SIGN}14", "border only")
+    labels = data.labels[:, finding]
     judged, useless = [], []
-    for name, values in zip(names, baseline_features(data.pictures).values(), strict=True):
+    for key, values in baseline_features(data.pictures).items():
+        name = key.replace("_", " ")
         films = data.of(finding, cross_fitted_logits(values, labels, data.folds)[rows], rows)
         try:
             judged.append(judge(name, films, data.findings[finding], prevalence))

@@ -124,7 +124,7 @@ def run(
             TRAINING_SPEC,
             pictures,
             labels,
-            sampling_weights(labels, patients, data.conflict[rows], recipe),
+            sampling_weights(labels, patients, (data.conflict | data.misled_by_sharpness)[rows], recipe),
             folder / name,
             seed=its_seed,
             steps_per_epoch=steps_per_epoch,
@@ -149,6 +149,11 @@ def run(
         keep_arrays(kept(part), index=np.flatnonzero(held), logits=logits(model, data.pictures[held]))
 
 
+def finished_folds(folder: Path) -> list[Path]:
+    """The folders of a run's folds that have their logits, in order."""
+    return sorted(file.parent for file in folder.glob(f"fold-*/{LOGITS_FILE}"))
+
+
 def out_of_fold(folder: Path, data: Data, finding: int = 0) -> tuple[OutOfFold, npt.NDArray[np.int64]]:
     """Gather one finding's logits of all folds of a run, and the rows of the data set to which they belong.
 
@@ -158,21 +163,23 @@ def out_of_fold(folder: Path, data: Data, finding: int = 0) -> tuple[OutOfFold, 
     record = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))
     if record["data"]["digest"] != data.digest:
         raise UsageError(f"{folder} was fitted on another data set, or other folds, than the one given")
-    files = sorted(folder.glob(f"fold-*/{LOGITS_FILE}"))
-    if not files:
+    parts = [np.load(fold / LOGITS_FILE) for fold in finished_folds(folder)]
+    if not parts:
         raise UsageError(f"{folder} has no finished fold")
-    parts = [np.load(file) for file in files]
     rows = np.concatenate([part["index"] for part in parts])
     logits = np.concatenate([part["logits"][:, finding] for part in parts])
     return data.of(finding, logits, rows), rows
 
 
-def network_of(folder: Path, part: str, findings: int, serving_px: int | None = None) -> keras.Model | None:
+def network_of(
+    folder: Path, part: str, findings: int, serving_px: int | None = None, batch: int | None = None
+) -> keras.Model | None:
     """The network of a part of a run as it serves; ``None`` where there is none, or it is a reference system's.
 
     Args:
         part: ``fold-0`` ..., or ``all``.
         serving_px: side at which it looks; the recipe's where absent.
+        batch: films at a time; any number where absent.
     """
     recipe = json.loads((folder / RECORD_FILE).read_text(encoding="utf-8"))["recipe"]
     weights = folder / part / WEIGHTS_FILE
@@ -181,4 +188,4 @@ def network_of(folder: Path, part: str, findings: int, serving_px: int | None = 
     ours = Recipe.from_record({**recipe, "serving_px": serving_px or recipe["serving_px"]})
     network = build(ours, findings)
     network.load_weights(weights)
-    return serving(network, ours, TRAINING_SPEC)
+    return serving(network, ours, TRAINING_SPEC, batch)

@@ -19,7 +19,7 @@ from model_training.fitting import WEIGHTS_FILE as FITTED_FILE
 from model_training.fitting import logits_of
 from model_training.intervals import number
 from model_training.keeping import keep_text
-from model_training.running import RECORD_FILE, network_of
+from model_training.running import RECORD_FILE, finished_folds, network_of
 from worker import bundle as bundles
 from worker.bundle import DETECTOR_FILE, WEIGHTS_FILE
 from worker.classifier import Classifier
@@ -44,7 +44,7 @@ def kept_sizes(run: Path, data: Data) -> JSONObject | None:
 
 def _networks(run: Path) -> JSONObject:
     """SHA-256 (hex) of the weights of every fold that has its logits."""
-    files = [path.with_name(FITTED_FILE) for path in sorted(run.glob("fold-*/logits.npz"))]
+    files = [fold / FITTED_FILE for fold in finished_folds(run)]
     return {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.exists()}
 
 

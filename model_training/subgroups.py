@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import numpy.typing as npt
 
-from model_training.baselines import Features, thumbnails
+from model_training.baselines import Features, sharpness, thumbnails
 from model_training.dataset import Data
 from worker.domain import PixelArray
 
@@ -32,20 +32,6 @@ def chin_contrast(pictures: PixelArray) -> Features:
     return np.asarray(top[:, middle : middle + 2].mean(axis=1) - rest.mean(axis=1))
 
 
-def sharpness(pictures: PixelArray) -> Features:
-    """float64 [n], mean difference of neighbouring pixels in grey levels: low in soft films.
-
-    In the published training split films without pneumonia are the sharper ones; soft ones among them are called far
-    more often than others, so this is a framing of its own kind.
-    """
-    return np.array(
-        [
-            np.mean([np.abs(np.diff(picture.astype(np.int16), axis=axis)).mean() for axis in (0, 1)])
-            for picture in pictures
-        ]
-    )
-
-
 def tertiles(values: Features) -> npt.NDArray[np.int64]:
     """int64 [n] in {0, 1, 2}: lowest, middle and highest third."""
     return np.digitize(values, np.quantile(values, [1 / 3, 2 / 3])).astype(np.int64)
@@ -65,6 +51,9 @@ def _all(data: Data, rows: npt.NDArray[np.int64], finding: int) -> Iterator[tupl
         yield name, np.char.startswith(patients, prefix) & (labels == label)
     yield "conflict slice, without", conflict & (labels == 0)
     yield "conflict slice, with", conflict & (labels == 1)
+    misled = data.misled_by_sharpness[rows, finding]
+    yield "sharpness misleads, without", misled & (labels == 0)
+    yield "sharpness misleads, with", misled & (labels == 1)
     for values, names in (
         (
             chin_contrast(data.pictures[rows]),
@@ -75,7 +64,7 @@ def _all(data: Data, rows: npt.NDArray[np.int64], finding: int) -> Iterator[tupl
             ("brightness: darkest third", "brightness: middle third", "brightness: brightest third"),
         ),
         (
-            sharpness(data.pictures[rows]),
+            sharpness(data.pictures[rows])[:, 0],
             ("sharpness: softest third", "sharpness: middle third", "sharpness: sharpest third"),
         ),
     ):

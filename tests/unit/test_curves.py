@@ -9,10 +9,9 @@ import pytest
 
 from model_training import curves
 from model_training.dataset import Data, Film, labels_of, patients_of
-from model_training.disturbing import blur
 from model_training.evaluation import auc, average_precision
 from model_training.galleries import kinds, overlaid, sample
-from model_training.subgroups import chin_contrast, sharpness, subgroups, tertiles
+from model_training.subgroups import chin_contrast, subgroups, tertiles
 
 
 @pytest.fixture
@@ -134,10 +133,3 @@ def test_a_map_that_says_little_is_faint() -> None:
     assert strong[4, 4, 0] > strong[4, 4, 2]  # red speaks for
     assert strong[60, 60, 2] > strong[60, 60, 0]  # blue against
     assert np.abs(faint - 100).max() < np.abs(strong - 100).max() / 4
-
-
-def test_a_blurred_film_is_softer() -> None:
-    noisy = np.random.default_rng(0).integers(0, 256, (2, 56, 56), dtype=np.uint8)
-    soft, sharp = sharpness(np.stack([blur(noisy[:1], 1.0)[0], noisy[1]]))
-    assert soft < sharp / 2
-    assert sharpness(np.full((1, 56, 56), 7, np.uint8)) == [0.0]

@@ -1,0 +1,66 @@
+"""Augmentation: what is exchanged between films tells nothing of the label any more, and nothing else changes."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from model_training.augmentation import Augmentation, augment
+from model_training.baselines import sharpness
+from model_training.disturbing import blur
+from model_training.evaluation import auc
+
+SIDE = 112
+STILL = Augmentation(0.999999, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+KEY = tf.constant([3, 5], tf.int64)
+
+
+def _films() -> tuple[np.ndarray, np.ndarray]:
+    """Uint8 [64, SIDE, SIDE] of like structures, every other one softened."""
+    generator = np.random.default_rng(0)
+    grain = generator.normal(0, 25, (64, SIDE, SIDE)) * generator.uniform(0.7, 1.3, (64, 1, 1))
+    films = np.clip(128 + grain, 0, 255).astype(np.uint8)
+    soft = np.arange(64) % 2
+    films[soft == 1] = blur(films[soft == 1], 0.8)
+    order = generator.permutation(64)
+    return films[order], soft[order]
+
+
+def _augmented(how: Augmentation, films: np.ndarray) -> np.ndarray:
+    return np.asarray(augment(how, tf.constant(films), SIDE, KEY))[..., 0]
+
+
+def test_exchanged_detail_tells_nothing_of_the_label() -> None:
+    films, soft = _films()
+    kept = _augmented(STILL, films)
+    exchanged = _augmented(Augmentation(**{**_fields(STILL), "detail": 1.0}), films)
+    for step in range(3):
+        assert auc(-sharpness(kept.astype(np.uint8))[:, step], soft) > 0.95
+        assert 0.2 < auc(-sharpness(exchanged.astype(np.uint8))[:, step], soft) < 0.8
+    assert np.abs(exchanged.mean(axis=(1, 2)) - kept.mean(axis=(1, 2))).max() < 2  # only detail changes
+
+
+def _fields(how: Augmentation) -> dict[str, float]:
+    return {name: getattr(how, name) for name in how.__slots__}
+
+
+def test_without_any_range_a_film_stays_as_it_is() -> None:
+    films, _ = _films()
+    assert np.abs(_augmented(STILL, films)[:, 2:-2, 2:-2] - films[:, 2:-2, 2:-2]).max() < 1
+
+
+def test_the_same_key_gives_the_same_pictures_and_another_key_others() -> None:
+    films, _ = _films()
+    first = _augmented(Augmentation(), films)
+    assert np.array_equal(first, _augmented(Augmentation(), films))
+    other = np.asarray(augment(Augmentation(), tf.constant(films), SIDE, tf.constant([3, 6], tf.int64)))[..., 0]
+    assert np.abs(first - other).mean() > 1
+    assert first.min() >= 0
+    assert first.max() <= 255
+
+
+def test_sharpness_is_low_in_a_softened_film() -> None:
+    films, soft = _films()
+    measured = sharpness(films)
+    assert (measured[soft == 1].mean(axis=0) < measured[soft == 0].mean(axis=0)).all()
+    assert np.allclose(sharpness(np.full((1, 56, 56), 7, np.uint8)), np.log(0.1))
