@@ -99,6 +99,7 @@ FORBIDDEN_CALLS = {"rmtree", "removedirs"}
 # Who may remove or rename a file of Preread's own; a root's files are not among them.
 MAY_REMOVE = {
     "worker/bundle.py",
+    "worker/previews.py",
     "model_training/publishing.py",
     "model_training/callbacks.py",
     "model_training/fitting.py",

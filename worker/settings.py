@@ -105,7 +105,42 @@ class Settings(BaseSettings):
         description="films with more rows x columns x samples are not decoded (`too_many_pixels`)",
     )
     min_free_bytes: int = Field(
-        default=500 * _MIB, ge=0, description="free space on the database's disk below which `preread check` objects"
+        default=500 * _MIB,
+        ge=0,
+        description="free space on the database's disk below which `preread check` objects, and on the previews' disk "
+        "below which none is kept",
+    )
+    preview_dir: Path | None = Field(
+        default=None,
+        description="folder for previews of films; unset: beside the SQLite file, and none are kept with Postgres",
+    )
+    web_host: str = Field(
+        default="127.0.0.1",
+        min_length=1,
+        description="address on which `preread web` listens; another needs TLS or a proxy",
+    )
+    web_port: int = Field(default=8350, ge=1, le=65535, description="port on which `preread web` listens")
+    web_tls_cert: Path | None = Field(default=None, description="certificate chain (PEM) of `preread web`")
+    web_tls_key: Path | None = Field(default=None, description="its private key (PEM)")
+    web_proxy: str | None = Field(
+        default=None,
+        min_length=1,
+        description="addresses, with `,` between them, of the proxy that brings TLS; its `X-Forwarded-*` are trusted",
+    )
+    web_idle_minutes: float = Field(
+        default=30.0,
+        ge=1,
+        le=720,
+        allow_inf_nan=False,
+        description="minutes without a request after which a session ends",
+    )
+    web_language: str = Field(
+        default="en", pattern=r"^[a-z]{2,3}$", description="language of the page, one of its files"
+    )
+    pacs_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://.*\{study_instance_uid\}",
+        description="where *Open in PACS* leads: a URL with `{study_instance_uid}` in it; unset: no such link",
     )
     log_level: LogLevel = Field(
         default=LogLevel.INFO, description="`debug`, `info`, `warning` or `error`; only `debug` names full paths"
@@ -223,16 +258,21 @@ def refuse_overlapping(roots: Iterable[RootSpec]) -> None:
             )
 
 
-def refuse_within(root: RootSpec, database: Path | None) -> None:
-    """Refuse an SQLite file in a watched folder: its log changes all the time, and Preread writes nothing there.
+def refuse_within(root: RootSpec, own: Path | None, what: str, setting: str) -> None:
+    """Refuse a place of Preread's own in a watched folder: it writes nothing there, and would take itself for films.
+
+    Args:
+        own: the SQLite file or the folder of previews.
+        what: the same in words.
+        setting: the variable that names it.
 
     Raises:
         SettingsError: names both.
     """
-    if database is not None and Path(os.path.abspath(database)).is_relative_to(os.path.abspath(root.path)):
+    if own is not None and Path(os.path.abspath(own)).is_relative_to(os.path.abspath(root.path)):
         raise SettingsError(
-            f"the database {database} lies in the watched folder {os.path.abspath(root.path)}: put it elsewhere "
-            "(PREREAD_DATABASE_URL), or watch another folder"
+            f"the {what} {own} lies in the watched folder {os.path.abspath(root.path)}: put it elsewhere "
+            f"({setting}), or watch another folder"
         )
 
 

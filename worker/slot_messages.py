@@ -29,6 +29,8 @@ class Setup:
         digest: the digest that this bundle must have.
         memory_bytes: address space that the slot may use.
         parent_pid: the worker's; when that process ends, so does the slot.
+        preview_dir: where previews are kept, as ``to_text`` gives it; ``None`` keeps none.
+        min_free_bytes: what previews leave free on their disk.
     """
 
     bundle: str
@@ -37,11 +39,16 @@ class Setup:
     max_file_bytes: int
     max_pixels: int
     parent_pid: int
+    preview_dir: str | None = None
+    min_free_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One file version to read. ``root`` and ``path`` as ``to_text`` gives them."""
+    """One file version to read. ``root`` and ``path`` as ``to_text`` gives them.
+
+    ``preview``: keep one of it. Asked at the first attempt only, so that no preview can cost a film its outcome.
+    """
 
     root: str
     path: str
@@ -49,6 +56,7 @@ class Job:
     mtime_ns: int
     population: Population
     path_pattern: str | None
+    preview: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +96,7 @@ class Report:
         code: why it is refused or unreadable.
         reason: the same in words.
         content: ``None`` unless it was assessed just now.
+        preview_dropped: a preview was asked for and could not be kept.
     """
 
     outcome: Outcome
@@ -102,6 +111,7 @@ class Report:
     code: str | None = None
     reason: str = ""
     content: Content | None = None
+    preview_dropped: bool = False
 
     def facts(self, population: Population) -> FileFacts | None:
         """What the ledger wants to know of the version; ``None`` where no bytes were read."""

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from worker import beneath, slot_messages
-from worker.domain import Assessment, Caveat, Declared, Identity, Outcome, Refusal
+from worker.domain import Assessment, Caveat, Declared, Identity, Outcome, PixelArray, Refusal
 from worker.entries import Observation
 from worker.errors import (
     BundleMismatch,
@@ -127,25 +127,48 @@ def _read_film(job: Job, setup: Setup, classifier: Classifier, lines: BinaryIO, 
     sha256 = hashlib.sha256(contents.data).hexdigest()
     _send(replies, Reply(Say.READ, sha256=sha256))
     known = slot_messages.decode_known(lines.readline()).known
+    pixels: PixelArray | None = None
     try:
         if known:
             report = _screen(contents.data, sha256, job, classifier, limits, began)
         else:
-            report = _assess(contents.data, job, classifier, limits, began)
+            report, pixels = _assess(contents.data, job, classifier, limits, began)
     except UnreadableError as error:
         report = _with_header(_unreadable(error, sha256, began), contents.data, limits)
     # whatever was found holds only for a file that stood still meanwhile
     beneath.check_unchanged(root, path, contents.status)
+    if job.preview and report.outcome is not Outcome.UNREADABLE:
+        report = replace(report, preview_dropped=not _keep_preview(contents.data, sha256, pixels, setup, limits))
     return replace(_named_by_path(report, job), ms=_ms_since(began))
 
 
-def _assess(data: bytes, job: Job, classifier: Classifier, limits: Limits, began: float) -> Report:
+def _keep_preview(data: bytes, sha256: str, pixels: PixelArray | None, setup: Setup, limits: Limits) -> bool:
+    """Keep what was seen of the film; a refused one is decoded for this alone."""
+    from worker import previews
+    from worker.radiograph import decode, read_header
+
+    if setup.preview_dir is None:
+        return True
+    folder = Path(os.fsdecode(slot_messages.to_path(setup.preview_dir)))
+    if previews.exists(folder, sha256):
+        return True
+    try:
+        seen = pixels if pixels is not None else decode(read_header(data, limits), limits).pixels
+    except UnreadableError:
+        return True  # there is nothing to see
+    return previews.keep(folder, sha256, seen, setup.min_free_bytes)
+
+
+def _assess(
+    data: bytes, job: Job, classifier: Classifier, limits: Limits, began: float
+) -> tuple[Report, PixelArray | None]:
     from worker.assess import assess
 
     answer = assess(data, classifier, Declared(job.population), limits)
     if isinstance(answer, Refusal):
-        return _refused(answer.sha256, answer.code.value, answer.reason, answer.identity, answer.format, began)
-    return _assessed(answer, began)
+        refused = _refused(answer.sha256, answer.code.value, answer.reason, answer.identity, answer.format, began)
+        return refused, None
+    return _assessed(answer, began), answer.radiograph.pixels
 
 
 def _assessed(answer: Assessment, began: float) -> Report:

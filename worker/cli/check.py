@@ -162,7 +162,7 @@ def _share(settings: Settings, spec: RootSpec) -> Checked:
 
     engine = store.open_engine(settings.database_url)
     engine.dispose()
-    refuse_within(spec, store.sqlite_path(engine))
+    refuse_within(spec, store.sqlite_path(engine), "database", "PREREAD_DATABASE_URL")
 
     what = f"share {spec.path}"
     problem = _within(SHARE_TIMEOUT_S, partial(_list, spec.path))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -45,12 +46,23 @@ def run(
     # the options have the names of the settings
     names = {field.name for field in fields(daemon.RunOptions)} - {"once"}
     options = daemon.RunOptions(once=once, **{name: getattr(settings, name) for name in names})
+    options = replace(options, preview_dir=_preview_dir(settings, engine, roots))
     try:
         code = daemon.run(engine, bundle, roots, options)
     finally:
         engine.dispose()
     if code:
         raise typer.Exit(code)
+
+
+def _preview_dir(settings: Settings, engine: Engine, roots: Sequence[RootSpec]) -> Path | None:
+    from worker import previews, store
+    from worker.settings import refuse_within
+
+    folder = previews.folder_for(settings.preview_dir, store.sqlite_path(engine))
+    for root in roots:
+        refuse_within(root, folder, "folder of previews", "PREREAD_PREVIEW_DIR")
+    return folder
 
 
 def _open_or_create(settings: Settings, roots: Sequence[RootSpec]) -> Engine:
@@ -65,7 +77,7 @@ def _open_or_create(settings: Settings, roots: Sequence[RootSpec]) -> Engine:
     def prepare(engine: Engine) -> None:
         path = store.sqlite_path(engine)
         for root in roots:
-            refuse_within(root, path)
+            refuse_within(root, path, "database", "PREREAD_DATABASE_URL")
         by_default = settings.database_url == AnySettings.model_fields["database_url"].default
         if by_default and path is not None and not os.path.exists(path):
             store.upgrade(engine)
