@@ -13,6 +13,7 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from sqlalchemy import Engine
 
@@ -59,6 +60,8 @@ class RunOptions:
         lease_s: seconds for which a claim holds; longer than the deadline.
         max_file_bytes: larger files are not read.
         max_pixels: films with more rows x columns x samples are not decoded.
+        preview_dir: where the slots keep previews; ``None`` keeps none.
+        min_free_bytes: what previews leave free on their disk.
         once: end when everything that is there has its outcome.
     """
 
@@ -71,6 +74,8 @@ class RunOptions:
     lease_s: float = 120.0
     max_file_bytes: int = 200 * _MIB
     max_pixels: int = 64_000_000
+    preview_dir: Path | None = None
+    min_free_bytes: int = 0
     once: bool = False
 
 
@@ -148,6 +153,10 @@ class _Run:
             max_file_bytes=options.max_file_bytes,
             max_pixels=options.max_pixels,
             parent_pid=os.getpid(),
+            preview_dir=None
+            if options.preview_dir is None
+            else slot_messages.to_text(os.fsencode(options.preview_dir)),
+            min_free_bytes=options.min_free_bytes,
         )
         self._pool: SlotPool[Claim] = SlotPool(
             setup, count=options.slots, deadline_s=options.deadline_s, command=slot_command

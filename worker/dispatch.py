@@ -171,6 +171,7 @@ class Dispatcher:
                 mtime_ns=claim.mtime_ns,
                 population=root.population,
                 path_pattern=root.path_pattern,
+                preview=claim.attempts == 1 and not claim.alone,
             )
             self._pool.submit(claim, job)
 
@@ -220,6 +221,8 @@ class Dispatcher:
             "code": error.code if error is not None else report.code,
             "ms": round(report.ms, 1),
         }
+        if report.preview_dropped:
+            extra["dropped"] = "preview"
         _LOG.info("file_done", extra=extra)
         _LOG.debug("file_done_at", extra={"file_id": claim.file_id, "path": claim.path})
 
