@@ -110,14 +110,16 @@ def claim(
     patience_ends = lonely is not None and lonely.changed_at <= now - ALONE_PATIENCE
     if patience_ends and in_flight:
         return []
-    file_ids: Sequence[int] = []
+    file_ids: list[int] = []
     if not patience_ends:
-        # newest first: today's patients do not wait behind an archive
-        newest_first = select(c.id).where(*ready, ~c.alone).order_by(c.id.desc()).limit(limit)
-        file_ids = connection.execute(newest_first.with_for_update(skip_locked=True)).scalars().all()
+        for lane in (~c.backlog, c.backlog):  # today's patients do not wait behind an archive
+            newest_first = select(c.id).where(*ready, ~c.alone, lane).order_by(c.id.desc()).limit(limit - len(file_ids))
+            file_ids += connection.execute(newest_first.with_for_update(skip_locked=True)).scalars()
+            if len(file_ids) == limit:
+                break
     if not file_ids and lonely is not None and not in_flight:
         only = select(c.id).where(*ready, c.alone, c.id == lonely.id)
-        file_ids = connection.execute(only.with_for_update(skip_locked=True)).scalars().all()
+        file_ids += connection.execute(only.with_for_update(skip_locked=True)).scalars()
     if not file_ids:
         return []
     move(

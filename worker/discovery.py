@@ -17,6 +17,7 @@ from worker.moves import absolute, chunks, move, path_key, record
 
 # Not yet read, so that nothing is lost when a newer version of the path takes their place at once.
 _NEVER_READ = (FileState.SETTLING, FileState.READY, FileState.RETRY, FileState.MISSED, FileState.IGNORED)
+_WAITING = (FileState.SETTLING, FileState.READY)
 _GONE_BEFORE_READ = (FileState.SETTLING, FileState.READY, FileState.RETRY)
 _GONE_AFTERWARDS = (FileState.DONE, FileState.QUARANTINED)
 
@@ -81,9 +82,11 @@ def insert_or_skip(connection: Connection, table: Any, rows: Sequence[schema.Row
     return inserted
 
 
-def scan_started(connection: Connection, now: datetime, root_id: int) -> None:
+def scan_started(connection: Connection, now: datetime, root_id: int) -> bool:
     """See ``Ledger.scan_started``."""
-    connection.execute(update(schema.root).where(schema.root.c.id == root_id).values(last_scan_started_at=now))
+    c = schema.root.c
+    started = update(schema.root).where(c.id == root_id).values(last_scan_started_at=now)
+    return connection.execute(started.returning(c.last_scan_completed_at)).scalar_one() is None
 
 
 def scan_completed(connection: Connection, now: datetime, root_id: int, files_seen: int) -> None:
@@ -102,7 +105,7 @@ def _versions() -> Select[*tuple[Any, ...]]:
     c = schema.file.c
     return select(
         c.id, c.root_id, c.path, c.size_bytes, c.mtime_ns, c.inode, c.state, c.code, c.first_seen_at, c.settled_at,
-        c.outcome, c.epoch, c.newest,
+        c.outcome, c.epoch, c.newest, c.backlog,
     )  # fmt: skip
 
 
@@ -118,6 +121,7 @@ def _version(row: Row[Any]) -> Version:
         code=row.code,
         first_seen_at=row.first_seen_at,
         settled_at=row.settled_at,
+        backlog=row.backlog,
     )
 
 
@@ -154,6 +158,18 @@ def live_paths(connection: Connection, root_id: int, after_file_id: int, limit: 
     return [(row.id, row.path) for row in rows]
 
 
+def unsettled(connection: Connection, root_id: int, after_file_id: int, limit: int) -> list[tuple[int, bytes]]:
+    """See ``Ledger.unsettled``."""
+    c = schema.file.c
+    rows = connection.execute(
+        select(c.id, c.path)
+        .where(c.state == FileState.SETTLING, c.root_id == root_id, c.newest, c.id > after_file_id)
+        .order_by(c.id)
+        .limit(limit)
+    )
+    return [(row.id, row.path) for row in rows]
+
+
 def counts(connection: Connection, root_ids: list[int] | None) -> dict[FileState, int]:
     """See ``Ledger.counts``."""
     c = schema.file.c
@@ -177,18 +193,21 @@ def owed(connection: Connection, root_ids: list[int] | None) -> int:
 
 
 def observe(
-    connection: Connection, now: datetime, root_id: int, observations: Sequence[Observation]
+    connection: Connection, now: datetime, root_id: int, observations: Sequence[Observation], backlog: bool
 ) -> dict[bytes, Version]:
     """See ``Ledger.observe``."""
     # one order for all workers, so that two of them on one root do not wait for each other in a circle
     seen = sorted({observation.path: observation for observation in observations}.values(), key=lambda one: one.path)
     before = _newest(connection, root_id, [one.path for one in seen], lock=True)
-    _insert(connection, now, root_id, [one for one in seen if one.path not in before], FileState.SETTLING, "seen")
+    unknown = [one for one in seen if one.path not in before]
+    _insert(connection, now, root_id, unknown, FileState.SETTLING, "seen", backlog=backlog)
     for one in seen:
         row = before.get(one.path)
         if row is not None:
             if (row.size_bytes, row.mtime_ns) == (one.size_bytes, one.mtime_ns):
                 _seen_again(connection, now, row, one)
+                if row.backlog and not backlog and row.state in _WAITING:
+                    connection.execute(update(schema.file).where(schema.file.c.id == row.id).values(backlog=False))
             else:
                 _changed(connection, now, root_id, row, one)
     return known(connection, root_id, [one.path for one in seen])
@@ -202,6 +221,8 @@ def _insert(
     state: FileState,
     why: str,
     code: str | None = None,
+    *,
+    backlog: bool = False,
 ) -> int:
     rows: list[schema.Row] = [
         {
@@ -214,6 +235,7 @@ def _insert(
             "mtime_ns": one.mtime_ns,
             "inode": one.inode,
             "newest": True,
+            "backlog": backlog,
             "state": state,
             "epoch": 0,
             "first_seen_at": now,
@@ -263,6 +285,7 @@ def _changed(connection: Connection, now: datetime, root_id: int, row: Row[Any],
             .values(
                 {
                     **CLEAN_SLATE,
+                    "backlog": False,
                     "size_bytes": one.size_bytes,
                     "mtime_ns": one.mtime_ns,
                     "inode": one.inode,

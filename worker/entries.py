@@ -39,6 +39,7 @@ class Version:
     Attributes:
         settled_at: when it was READY for the first time; ``None`` while it never was.
         code: why it is QUARANTINED or refused, or the rule for which it is IGNORED.
+        backlog: it lay in the root before Preread first looked there.
     """
 
     file_id: int
@@ -51,6 +52,7 @@ class Version:
     code: str | None
     first_seen_at: datetime
     settled_at: datetime | None
+    backlog: bool = False
 
     def matches(self, observation: Observation) -> bool:
         """Tell whether the observation shows this very version (equal size and modification time)."""

@@ -12,9 +12,10 @@ from __future__ import annotations
 import logging
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 
 from worker import mounts
 from worker.absence import Absence
@@ -45,6 +46,7 @@ class InboxOptions:
         poll_s: seconds between quick scans (they look at new and unsettled names only) of a polled root.
         poll: ``None`` decides from the mount table.
         once: empty files are judged as soon as they settled, and an absent file as soon as two scans say so.
+        include_existing: what lies in the root when it is first watched is as live as what comes later.
     """
 
     settle_s: float = 2.0
@@ -53,6 +55,7 @@ class InboxOptions:
     poll_s: float = 5.0
     poll: bool | None = None
     once: bool = False
+    include_existing: bool = False
 
 
 class Inbox:
@@ -102,6 +105,7 @@ class Inbox:
         self._asked: deque[bytes] = deque()
         self._steps: Iterator[None] | None = None
         self._rescan = True
+        self._unsettled_after: int | None = None
         self._scan_at = self._quick_at = self._rescan_from = float("-inf")
         self._retry_s = _FIRST_RETRY_S
         self._identity: tuple[int, int] | None = None
@@ -160,6 +164,7 @@ class Inbox:
             self.scans > 0
             and self.share_down is None
             and not (self._rescan or self._steps or self._folders or self._asked or self._absence.suspected)
+            and self._unsettled_after is None
             and len(self._teller.settling) == 0
         )
 
@@ -187,7 +192,7 @@ class Inbox:
         _LOG.info("root_watched", extra=extra)
 
     def _delay(self) -> float:
-        if self._steps is not None or self._folders or self._asked:
+        if self._steps is not None or self._folders or self._asked or self._settles_on:
             return 0.0
         times = [self._scan_at, self._now + _IDLE_S]
         if self._rescan:
@@ -219,11 +224,28 @@ class Inbox:
             else:
                 looks.append(look)
         for start in range(0, len(looks), BATCH):
-            self._teller.tell(self._now, looks[start : start + BATCH])
+            self._teller.tell(self._now, looks[start : start + BATCH], hinted=True)
 
     def _recheck_due(self) -> None:
+        self._recheck(self._teller.settling.due(self._now, BATCH))
+
+    @property
+    def _settles_on(self) -> bool:
+        return self._unsettled_after is not None and self._teller.settling.room_for_backlog >= BATCH
+
+    def _go_on_settling(self) -> None:
+        """Look at what was seen before and found no room: the ledger keeps a backlog, memory does not."""
+        if self._unsettled_after is None and self._teller.settling.room_again():
+            self._unsettled_after = 0
+        if not self._settles_on:
+            return
+        page = self._ledger.unsettled(self.root_id, after_file_id=self._unsettled_after or 0, limit=BATCH)
+        self._unsettled_after = page[-1][0] if page else None
+        self._recheck(path for _, path in page if path not in self._teller.settling)
+
+    def _recheck(self, paths: Iterable[bytes]) -> None:
         looks = []
-        for path in self._teller.settling.due(self._now, BATCH):
+        for path in paths:
             try:
                 look = look_at_path(self._system, self._root, path)
             except OSError as error:
@@ -246,7 +268,6 @@ class Inbox:
     # ------------------------------------------------------------------ scans
 
     def _scan_on(self) -> None:
-        self._rescan = self._rescan or self._teller.settling.room_again()
         if self._steps is None:
             self._steps = self._next_scan()
         if self._steps is not None and next(self._steps, _ENDED) is _ENDED:
@@ -267,8 +288,8 @@ class Inbox:
         before = check_root(self._system, self._root)
         listing = Listing()
         self._absence.start()
-        self._ledger.scan_started(self.root_id)
-        yield from self._walk(b"", listing, everything=True)
+        first = self._ledger.scan_started(self.root_id)
+        yield from self._walk(b"", listing, everything=True, backlog=first and not self._options.include_existing)
         after = check_root(self._system, self._root)
         if (before.st_dev, before.st_ino) == (after.st_dev, after.st_ino):
             self._note_identity(after, listing)
@@ -279,6 +300,9 @@ class Inbox:
             yield from self._absence.judge()
             self._ledger.scan_completed(self.root_id, files_seen=listing.files)
             self.complete_scans += 1
+            if first:
+                counts = {"seen": listing.files, "backlog": self._teller.backlog_taken_in}
+                _LOG.info("existing_files_counted", extra={"root_id": self.root_id} | counts)
         extra = {"root_id": self.root_id, "seen": listing.files, "duration_s": round(self._now - began, 3)}
         if listing.failed_folders or listing.failed_entries:
             count = listing.failed_folders + listing.failed_entries
@@ -294,7 +318,7 @@ class Inbox:
 
     def _folder_scan(self, folder: bytes) -> Iterator[None]:
         try:
-            yield from self._walk(folder, Listing(), everything=True)
+            yield from self._walk(folder, Listing(), everything=True, hinted=True)
         except ShareDown:
             # the folder went away, or the share did: the full scan tells which
             self._rescan = True
@@ -303,15 +327,14 @@ class Inbox:
         yield from self._walk(b"", Listing(), everything=False)
         self._quick_at = self._now + self._options.poll_s
 
-    def _walk(self, folder: bytes, listing: Listing, *, everything: bool) -> Iterator[None]:
-        batch = []
-        for found in walk(self._system, self._root, folder, listing):
-            batch.append(found)
-            if len(batch) >= BATCH:
-                self._teller.tell(self._now, self._look_at(batch, listing, everything=everything))
-                batch = []
-                yield
-        self._teller.tell(self._now, self._look_at(batch, listing, everything=everything))
+    def _walk(
+        self, folder: bytes, listing: Listing, *, everything: bool, backlog: bool = False, hinted: bool = False
+    ) -> Iterator[None]:
+        entries = walk(self._system, self._root, folder, listing)
+        while batch := list(islice(entries, BATCH)):
+            looks = self._look_at(batch, listing, everything=everything)
+            self._teller.tell(self._now, looks, backlog=backlog, hinted=hinted)
+            yield
 
     def _look_at(self, batch: list[Found], listing: Listing, *, everything: bool) -> list[Look]:
         if not everything:

@@ -89,9 +89,9 @@ class Ledger:
         """Say that this worker ends in good order. Claims that it still holds become recoverable at once."""
         self._write(lambda c, _: claims.stop(c, self._clock(c), self.worker_id))
 
-    def scan_started(self, root_id: int) -> None:
-        """Note that a full scan of the root began."""
-        self._write(lambda c, _: discovery.scan_started(c, self._clock(c), root_id))
+    def scan_started(self, root_id: int) -> bool:
+        """Note that a full scan of the root began; return whether none was ever completed."""
+        return self._write(lambda c, _: discovery.scan_started(c, self._clock(c), root_id))
 
     def scan_completed(self, root_id: int, *, files_seen: int = 0) -> None:
         """Note that a full scan of the root listed every directory."""
@@ -110,15 +110,25 @@ class Ledger:
         """
         return store.read(self.engine, lambda c: discovery.live_paths(c, root_id, after_file_id, limit))
 
-    def observe(self, root_id: int, observations: Iterable[Observation]) -> dict[bytes, Version]:
+    def unsettled(self, root_id: int, *, after_file_id: int = 0, limit: int = 500) -> list[tuple[int, bytes]]:
+        """Return one page of ``(file_id, path)`` of what is SETTLING, by rising id; go on with the last id."""
+        return store.read(self.engine, lambda c: discovery.unsettled(c, root_id, after_file_id, limit))
+
+    def observe(
+        self, root_id: int, observations: Iterable[Observation], *, backlog: bool = False
+    ) -> dict[bytes, Version]:
         """Tell what was seen; return the newest version of each path afterwards.
 
         A path with a new size or mtime gets a new version, SETTLING (a version that was itself still SETTLING is
         changed in place, so that a growing file is one row). MISSED and IGNORED versions seen again settle again; a
         VANISHED one gets back the state of its outcome. Telling the same again changes nothing.
+
+        Args:
+            backlog: the root's first scan met them: paths that are new to the ledger lay there before, and are claimed
+                after live films. ``False`` makes backlog that still waits (SETTLING, READY) live.
         """
         batch = list(observations)
-        return self._write(lambda c, _: discovery.observe(c, self._clock(c), root_id, batch))
+        return self._write(lambda c, _: discovery.observe(c, self._clock(c), root_id, batch, backlog))
 
     def settle(self, versions: Iterable[Version]) -> int:
         """SETTLING to READY for the versions that still have this size and mtime; return how many.
@@ -161,7 +171,7 @@ class Ledger:
     # ------------------------------------------------------------------ claims
 
     def claim(self, root_ids: Sequence[int], limit: int) -> list[Claim]:
-        """Take up to ``limit`` READY versions of these roots, newest first; committed before it returns.
+        """Take up to ``limit`` READY versions, live before backlog, newest first; committed before it returns.
 
         Each gets attempts + 1, epoch + 1 and a lease. RETRY versions whose time has come are READY first. No two claims
         of one version are ever live at once, in whatever process or on whatever machine. See ``Claim.alone``.

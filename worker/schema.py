@@ -160,6 +160,7 @@ class FileColumns(TypedColumns):
 
     ``path_key`` is the path's sha256, for the indexes: a path may be longer than a Postgres index entry.
     ``newest`` holds for one version of each path, the one last seen there. ``alone``: see ``entries.Claim``.
+    ``backlog``: it lay in the root before Preread first looked there; read after live films, outside the unread list.
     Identity columns carry the names of ``domain.Identity``.
     ``read_at``: when the first reading was signed. ``device``, ``patient_name_key``: see ``lookups.py``.
     """
@@ -173,6 +174,7 @@ class FileColumns(TypedColumns):
     mtime_ns = Column(BigInteger, nullable=False)
     inode = Column(BigInteger, nullable=False)
     newest = Column(Boolean, nullable=False)
+    backlog = Column(Boolean, nullable=False, server_default=text("false"))
 
     state = Column(String(16), nullable=False)
     attempts = Column(Integer, nullable=False)
@@ -249,8 +251,8 @@ file = Table(
         sqlite_where=text("newest"),
         postgresql_where=text("newest"),
     ),
-    # Serves the claim (newest first), the recovery and the counts.
-    Index(None, "state", "alone", "id"),
+    # Serves the claim (live before backlog, newest first), the walk through what is unsettled, recovery and counts.
+    Index(None, "state", "alone", "backlog", "id"),
     Index(None, "committed_at", "id"),
     Index(None, "device", "id"),
     Index(None, "outcome", "id"),

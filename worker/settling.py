@@ -30,7 +30,7 @@ class Settling:
     Args:
         settle_s: two equal observations at least this far apart settle a version. There is no giving up: a writer may
             pause and go on for as long as it likes.
-        capacity: of more paths than this is nothing remembered; see ``crowded``.
+        capacity: of more paths than this is nothing remembered; see ``room_again``.
     """
 
     def __init__(self, settle_s: float, *, capacity: int = MAX_YOUNG) -> None:
@@ -43,15 +43,25 @@ class Settling:
     def __len__(self) -> int:
         return len(self._young)
 
-    def note(self, seen: Observation, now: float, *, may_settle: bool = True) -> bool:
+    def __contains__(self, path: bytes) -> bool:
+        return path in self._young
+
+    @property
+    def room_for_backlog(self) -> int:
+        """How many more paths of a backlog are taken in: half of the capacity is kept for live films."""
+        return max(0, self._capacity // 2 - len(self._young))
+
+    def note(self, seen: Observation, now: float, *, may_settle: bool = True, backlog: bool = False) -> bool:
         """Take in one observation; return whether it settles the version.
 
         Args:
             may_settle: ``False`` looks again and again, at growing intervals (files without bytes).
+            backlog: takes no more than half of the room.
         """
         young = self._young.get(seen.path)
         if young is None or young.observation != seen:
-            if young is None and len(self._young) >= self._capacity:
+            room = self.room_for_backlog if backlog else self._capacity - len(self._young)
+            if young is None and room <= 0:
                 self._turned_away = True
                 return False
             young = self._young[seen.path] = _Young(seen, now, self._settle_s)
@@ -88,7 +98,7 @@ class Settling:
         return self._due[0][0] if self._due else None
 
     def room_again(self) -> bool:
-        """Return, once, that paths were turned away and that there is room for them now: scan again."""
+        """Return, once, that paths were turned away and that there is room for them now: ask the ledger for them."""
         if self._turned_away and len(self._young) <= self._capacity // 2:
             self._turned_away = False
             return True

@@ -14,6 +14,7 @@ from worker.settling import Settling
 
 EMPTY_PATIENCE = timedelta(hours=24)
 _COME_BACK = frozenset({FileState.VANISHED, FileState.MISSED})
+_WAITING = frozenset({FileState.SETTLING, FileState.READY})
 
 
 class Teller:
@@ -24,6 +25,9 @@ class Teller:
         on_settled: called when files became READY.
         wall: the time of day, only to tell how long ago the ledger first saw an empty file.
         judge_empty: whether empty files are set aside as soon as they settled, and not after a day.
+
+    Attributes:
+        backlog_taken_in: how many paths became known as backlog.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class Teller:
         judge_empty: bool,
     ) -> None:
         self.settling = Settling(0.0)
+        self.backlog_taken_in = 0
         self._root_id = root_id
         self._ledger = ledger
         self._absence = absence
@@ -44,8 +49,13 @@ class Teller:
         self._wall = wall
         self._judge_empty = judge_empty
 
-    def tell(self, now: float, looks: Iterable[Look]) -> None:
-        """Take in a batch of looks made at ``now`` (monotonic seconds)."""
+    def tell(self, now: float, looks: Iterable[Look], *, backlog: bool = False, hinted: bool = False) -> None:
+        """Take in a batch of looks made at ``now`` (monotonic seconds).
+
+        Args:
+            backlog: what is new lay there before Preread first looked.
+            hinted: something happened to these paths just now: they are live, whatever the first scan took them for.
+        """
         ignored: dict[str, list[Observation]] = {}
         watched: list[Observation] = []
         for look in looks:
@@ -60,9 +70,10 @@ class Teller:
         if not watched:
             return
         known = self._ledger.known(self._root_id, [one.path for one in watched])
-        news = [one for one in watched if _is_news(known.get(one.path), one)]
+        news = [one for one in watched if _is_news(known.get(one.path), one, hinted=hinted)]
         if news:
-            known |= self._ledger.observe(self._root_id, news)
+            self.backlog_taken_in += sum(backlog and one.path not in known for one in news)
+            known |= self._ledger.observe(self._root_id, news, backlog=backlog)
         self._settle([known[one.path] for one in watched if self._stands_still(one, known[one.path], now)])
 
     def _ignore(self, rule: str, observations: list[Observation]) -> None:
@@ -76,7 +87,9 @@ class Teller:
             self.settling.forget(seen.path)
             return False
         may_settle = seen.size_bytes > 0 or self._judge_empty or self._wall() - version.first_seen_at >= EMPTY_PATIENCE
-        return self.settling.note(seen, now, may_settle=may_settle)
+        if version.backlog and not may_settle:
+            return False  # it would hold its place for a day; the next scan looks at it again
+        return self.settling.note(seen, now, may_settle=may_settle, backlog=version.backlog)
 
     def _settle(self, versions: list[Version]) -> None:
         empty = [version for version in versions if version.size_bytes == 0]
@@ -92,9 +105,10 @@ def wants_a_look(version: Version | None) -> bool:
     return version is None or version.state is FileState.SETTLING or version.state in _COME_BACK
 
 
-def _is_news(version: Version | None, seen: Observation) -> bool:
+def _is_news(version: Version | None, seen: Observation, *, hinted: bool) -> bool:
     return (
         version is None
+        or (hinted and version.backlog and version.state in _WAITING)
         or not version.matches(seen)
         or version.state in _COME_BACK
         or version.state is FileState.IGNORED

@@ -198,5 +198,8 @@ def test_lists_are_served_by_indexes(bench: Bench, wanted: ResultFilter, index: 
 
 def test_claims_are_served_by_an_index(bench: Bench) -> None:
     file = schema.file.c
-    ready = select(file.id).where(file.state == "ready", file.alone.is_(False)).order_by(file.id.desc()).limit(8)
-    assert "ix_file_state_alone_id" in plan(bench, ready)
+    lane = (file.state == "ready", file.alone.is_(False), file.backlog.is_(False))
+    ready = select(file.id).where(*lane).order_by(file.id.desc()).limit(8)
+    assert "ix_file_state_alone_backlog_id" in plan(bench, ready)
+    unsettled = select(file.id).where(file.state == "settling").order_by(file.id).limit(8)
+    assert "ix_file_state_alone_backlog_id" in plan(bench, unsettled)
