@@ -63,6 +63,7 @@ class RunOptions:
         preview_dir: where the slots keep previews; ``None`` keeps none.
         min_free_bytes: what previews leave free on their disk.
         once: end when everything that is there has its outcome.
+        include_existing: what lies in a root when it is first watched is as live as what comes later, and no backlog.
     """
 
     slots: int = 2
@@ -77,6 +78,7 @@ class RunOptions:
     preview_dir: Path | None = None
     min_free_bytes: int = 0
     once: bool = False
+    include_existing: bool = False
 
 
 def run(
@@ -297,6 +299,7 @@ def _inbox_options(spec: RootSpec, options: RunOptions) -> InboxOptions:
             network_settle_s=options.network_settle_s,
             scan_interval_s=options.scan_interval_s,
             poll=spec.poll,
+            include_existing=options.include_existing,
         )
     # no less sure: two looks must still agree; but nobody waits here for the next film
     return InboxOptions(
@@ -305,4 +308,5 @@ def _inbox_options(spec: RootSpec, options: RunOptions) -> InboxOptions:
         scan_interval_s=min(options.scan_interval_s, _ONCE_SCAN_INTERVAL_S),
         poll=spec.poll,
         once=True,
+        include_existing=options.include_existing,
     )

@@ -24,6 +24,12 @@ def run(
     context: typer.Context,
     root: RootOption = None,
     once: Annotated[bool, typer.Option("--once", help="handle what is there, settled, and end")] = False,
+    include_existing: Annotated[
+        bool,
+        typer.Option(
+            "--include-existing", help="a folder's films from before its first start are new as well, and no backlog"
+        ),
+    ] = False,
     population: PopulationOption = "undeclared",
     log_json: Annotated[
         bool | None, typer.Option("--log-json/--log-text", help="log as JSON Lines; default: unless at a terminal")
@@ -31,7 +37,8 @@ def run(
 ) -> None:
     """Watch folders, assess each new film and keep the results; SIGTERM or Ctrl-C ends it after the films in hand.
 
-    Files are only ever read, never changed, moved or deleted.
+    Files are only ever read, never changed, moved or deleted. What lies in a folder when it is first watched is counted
+    and taken in as backlog: assessed after the films that come later, and outside the list of unread ones.
 
     Exit code: 0 when it was told to stop, or with --once when every file has its outcome; 2 settings or schema; 3 a
     share or the database is away; 4 the bundle may not be used.
@@ -44,8 +51,9 @@ def run(
     bundle = bundles.load(bundles.resolve(settings.bundle))
     engine = _open_or_create(settings, roots)
     # the options have the names of the settings
-    names = {field.name for field in fields(daemon.RunOptions)} - {"once"}
-    options = daemon.RunOptions(once=once, **{name: getattr(settings, name) for name in names})
+    names = {field.name for field in fields(daemon.RunOptions)} - {"once", "include_existing"}
+    values = {name: getattr(settings, name) for name in names}
+    options = daemon.RunOptions(once=once, include_existing=include_existing, **values)
     options = replace(options, preview_dir=_preview_dir(settings, engine, roots))
     try:
         code = daemon.run(engine, bundle, roots, options)
