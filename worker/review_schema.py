@@ -36,8 +36,8 @@ def _one_of(name: str, values: type[StrEnum]) -> CheckConstraint:
 class AccountColumns(TypedColumns):
     """One person, or (role ``service``) one program.
 
-    ``name`` is lower case. A person has a ``password_hash`` (argon2id), a program a ``token_hash`` (SHA-256 of 32 random
-    bytes). ``failures`` counts failed sign-ins in a row; before ``not_before`` none is tried.
+    ``name`` is lower case. A person has a ``password_hash`` (argon2id), a program a ``token_hash`` (SHA-256 of 32
+    random bytes). ``failures`` counts failed sign-ins in a row; before ``not_before`` none is tried.
     """
 
     id = Column(RowId, primary_key=True)
@@ -59,7 +59,7 @@ account = Table(
 
 
 class SessionColumns(TypedColumns):
-    """One signed-in browser. ``token_hash``: SHA-256 of its cookie. ``search``: what was searched for, kept out of URLs."""
+    """One signed-in browser. ``token_hash``: SHA-256 of its cookie. ``search``: what it looks for, kept out of URLs."""
 
     id = Column(RowId, primary_key=True)
     token_hash = Column(String(64), nullable=False)
@@ -95,8 +95,8 @@ class ReadingColumns(TypedColumns):
     """What a reader signed about one film. A correction is a successor that names what it ``supersedes``.
 
     ``outcome``, ``code``, ``assessment_id``, ``bundle_id``, ``instance_id``: what the film's result was then.
-    ``waited_s``: from the film's arrival to the reading. ``overtook``: unread films that had arrived before it, counted up
-    to a limit (first readings only). ``form_token``: of the form that was sent, so that sending it twice signs once.
+    ``waited_s``: from the film's arrival to the reading. ``overtook``: unread films that had arrived before it, counted
+    up to a limit (first readings only). ``form_token``: of the form that was sent, so that sending it twice signs once.
     """
 
     id = Column(RowId, primary_key=True)
@@ -152,3 +152,13 @@ class AuditColumns(TypedColumns):
 
 
 audit = Table("audit", metadata, AuditColumns)
+
+
+class SecretColumns(TypedColumns):
+    """What never leaves this database, such as the key of the pseudonyms in exports."""
+
+    name = Column(String(32), primary_key=True)
+    value = Column(String(64), nullable=False)
+
+
+secret = Table("secret", metadata, SecretColumns)

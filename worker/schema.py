@@ -256,6 +256,13 @@ file = Table(
     Index(None, "committed_at", "id"),
     Index(None, "device", "id"),
     Index(None, "outcome", "id"),
+    # Serves the doctors' list of what is to be read; of a million films few are in it.
+    Index(
+        "ix_file_unread",
+        "id",
+        sqlite_where=text("read_at IS NULL AND committed_at IS NOT NULL AND backlog = 0"),
+        postgresql_where=text("read_at IS NULL AND committed_at IS NOT NULL AND NOT backlog"),
+    ),
 )
 
 
