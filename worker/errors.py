@@ -19,6 +19,8 @@
     ├── SettingsError            the operator wrote something that cannot be meant
     │   └── SchemaTooNew         SchemaOutdated       DatabaseUnsuitable
     ├── UsageError               a command was called with something that does not exist
+    │   └── NotAllowed           ReadingOutdated
+    ├── AuditBroken              the audit trail is not what was written
     └── InternalError            Preread itself is at fault
 
 A refusal is not an error: see ``domain.RefusalCode``.
@@ -281,6 +283,27 @@ class UsageError(PrereadError):
 
     code = "usage"
     exit_code = 2
+
+
+class NotAllowed(UsageError):
+    """This account may not do that."""
+
+    code = "not_allowed"
+    hint = "Look at name and password; `preread users list` shows roles and what is disabled."
+
+
+class ReadingOutdated(UsageError):
+    """The reading is about a result that has changed meanwhile."""
+
+    code = "reading_outdated"
+    hint = "Look at the film again, then sign."
+
+
+class AuditBroken(PrereadError):
+    """The audit trail is not what was written."""
+
+    code = "audit_broken"
+    hint = "Keep a copy of the database as it is, and find out who could write to it."
 
 
 class InternalError(PrereadError):

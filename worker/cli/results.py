@@ -94,12 +94,13 @@ def show(
     from worker import history
     from worker.cli import views
     from worker.errors import UsageError
+    from worker.result_records import detail_to_json
 
     detail = _with_database(context, lambda engine: history.show(engine, result_id))
     if detail is None:
         raise UsageError(f"there is no result {result_id}: `preread results` lists them")
     if json:
-        output.print_json(views.detail_to_json(detail))
+        output.print_json(detail_to_json(detail))
     else:
         output.print_pairs(views.detail_pairs(detail))
 
@@ -138,6 +139,7 @@ def _print(engine: Engine, wanted: ResultFilter, *, json: bool, csv: bool) -> No
     from worker import results as stored
     from worker.cli import views
     from worker.cli.words import explain_caveats, explain_predictive_values
+    from worker.result_records import result_to_json
 
     if csv:
         output.print_csv(
@@ -145,7 +147,7 @@ def _print(engine: Engine, wanted: ResultFilter, *, json: bool, csv: bool) -> No
         )
     elif json:
         for one in stored.stream(engine, wanted):
-            output.print_json(views.result_to_json(one))
+            output.print_json(result_to_json(one))
     else:
         rows = []
         caveats: set[Caveat] = set()

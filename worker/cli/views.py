@@ -10,9 +10,9 @@ from typing import Any
 from worker.calibration import PREDICTIVE_PREVALENCES
 from worker.cli.words import name_caveats, say_answer, say_finding, say_predictive_values
 from worker.domain import CAVEAT_TEXT, FileState, Finding, Identity, JSONObject, Population
-from worker.history import Explanation, ResultDetail, VersionHistory
+from worker.history import Explanation, ResultDetail
 from worker.ignoring import RULES
-from worker.records import finding_to_json, reversible_path
+from worker.result_records import history_to_json, iso
 from worker.results import ResultRow
 
 TABLE_COLUMNS = ("id", "committed", "taken", "patient / accession", "file", "what it says", "caveats")
@@ -68,7 +68,7 @@ def csv_rows(result: ResultRow) -> Iterator[tuple[Any, ...]]:
     for finding in result.findings or (None,):
         yield (
             result.result_id,
-            _iso(result.committed_at),
+            iso(result.committed_at),
             result.acquired_local,
             result.root_text,
             result.path_text,
@@ -96,47 +96,6 @@ def csv_rows(result: ResultRow) -> Iterator[tuple[Any, ...]]:
             identity.modality,
             identity.view_position,
         )
-
-
-def result_to_json(result: ResultRow) -> JSONObject:
-    """Return a result as a record: the fields of ``preread assess`` and what the database knows beyond them."""
-    return {
-        "id": result.result_id,
-        "root": result.root_text,
-        "path": reversible_path(result.path),
-        "sha256": result.sha256,
-        "outcome": result.outcome.value,
-        "code": result.code,
-        "reason": result.reason,
-        "findings": [finding_to_json(finding) for finding in result.findings],
-        "caveats": [caveat.value for caveat in result.caveats],
-        "bundle": result.bundle,
-        "bundle_digest": result.bundle_digest,
-        "population": result.population.value,
-        "research": result.research,
-        "state": result.state.value,
-        "committed_at": _iso(result.committed_at),
-        "first_seen_at": _iso(result.first_seen_at),
-        "acquired_local": result.acquired_local,
-        "identity": dataclasses.asdict(result.identity),
-        "format": result.format,
-        "transfer_syntax_uid": result.transfer_syntax_uid,
-        "rows": result.rows,
-        "columns": result.columns,
-        "decoder": result.decoder,
-        "size_bytes": result.size_bytes,
-        "ms": result.ms,
-    }
-
-
-def detail_to_json(detail: ResultDetail) -> JSONObject:
-    """Return one result in full as a record."""
-    return {
-        **result_to_json(detail.row),
-        "same_content": [_other(other) for other in detail.same_content],
-        "same_sop_instance_uid": [_other(other) for other in detail.same_uid],
-        "history": _history_to_json(detail.history),
-    }
 
 
 def detail_pairs(detail: ResultDetail) -> Iterator[tuple[str, str]]:
@@ -176,6 +135,10 @@ def detail_pairs(detail: ResultDetail) -> Iterator[tuple[str, str]]:
         yield "same bytes", f"result {result_id}: {path} in {root}"
     for result_id, root, path in detail.same_uid:
         yield "same SOP Instance UID, other bytes", f"result {result_id}: {path} in {root}"
+    for ended in detail.history.past:
+        says = "; ".join(map(say_finding, ended.findings)) or f"{ended.code}: {ended.reason}"
+        bundle = f", {ended.bundle}" if ended.bundle else ""
+        yield f"earlier, of {_local(ended.committed_at)}", f"{ended.outcome.value}{bundle}: {says}"
     for move in detail.history.transitions:
         yield f"  {_local(move.at)}", f"{move.to_state.value}: {move.why}"
 
@@ -186,7 +149,7 @@ def explanation_to_json(explanation: Explanation) -> JSONObject:
         "root": explanation.root_text,
         "path": explanation.path_text,
         "sentence": sentence(explanation),
-        "versions": [_history_to_json(version) for version in explanation.versions],
+        "versions": [history_to_json(version) for version in explanation.versions],
     }
 
 
@@ -224,40 +187,6 @@ def _patient(identity: Identity) -> str:
 def _limits(result: ResultRow) -> str:
     declared = "" if result.population is Population.UNDECLARED else f"declared {result.population.value}"
     return "; ".join(part for part in (declared, name_caveats(result.caveats)) if part)
-
-
-def _history_to_json(version: VersionHistory) -> JSONObject:
-    return {
-        "file_id": version.file_id,
-        "size_bytes": version.size_bytes,
-        "mtime_ns": version.mtime_ns,
-        "newest": version.newest,
-        "state": version.state.value,
-        "outcome": version.outcome and version.outcome.value,
-        "code": version.code,
-        "reason": version.reason,
-        "attempts": version.attempts,
-        "interruptions": version.interruptions,
-        "transitions": [
-            {
-                "at": _iso(move.at),
-                "from": move.from_state and move.from_state.value,
-                "to": move.to_state.value,
-                "why": move.why,
-                "worker": move.worker_id,
-            }
-            for move in version.transitions
-        ],
-    }
-
-
-def _other(other: tuple[int, str, str]) -> JSONObject:
-    result_id, root, path = other
-    return {"id": result_id, "root": root, "path": path}
-
-
-def _iso(at: datetime) -> str:
-    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _local(at: datetime) -> str:

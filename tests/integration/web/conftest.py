@@ -1,0 +1,134 @@
+"""What the tests of the doctors' page share: films in a database without a worker, people, and a browser's requests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sqlalchemy import Connection, Engine
+
+from model_training import phantoms
+from worker import accounts, previews, store
+from worker.accounts import Account
+from worker.domain import Answer, Caveat, Finding, Identity, Population, RefusalCode, Role
+from worker.errors import DecodeFailed
+from worker.ledger import ContentAssessment, FileFacts, Ledger, Observation
+
+PASSWORD = "correct horse battery"
+MANIFEST = json.dumps(
+    {
+        "findings": [
+            {
+                "finding": "pneumonia",
+                "predictive_values": [
+                    {"prevalence": 0.05, "ppv": 0.3, "npv": 0.999},
+                    {"prevalence": 0.2, "ppv": 0.7, "npv": 0.99},
+                ],
+            }
+        ]
+    }
+)
+
+
+@dataclass
+class Films:
+    """Films as a worker would have committed them; ``now`` is the ledger's clock, which ``wait`` moves."""
+
+    engine: Engine
+    preview_dir: Path
+    now: datetime = field(init=False)
+    ledger: Ledger = field(init=False)
+    root_id: int = field(init=False)
+    bundle_id: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.now = store.read(self.engine, store.database_now)
+        self.ledger = Ledger(self.engine, worker_id="one", lease_s=60, clock=self._clock)
+        self.root_id = self.ledger.register_root(b"/srv/inbox")
+        self.bundle_id = self.ledger.register_bundle(name="films", version="1", digest="d" * 64, manifest=MANIFEST)
+
+    def _clock(self, _connection: Connection) -> datetime:
+        return self.now
+
+    def wait(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+    def scan(self) -> None:
+        """A worker that runs, and a complete scan."""
+        self.ledger.heartbeat()
+        self.ledger.scan_started(self.root_id)
+        self.ledger.scan_completed(self.root_id)
+
+    def add(
+        self,
+        name: str,
+        answer: Answer | RefusalCode | None = Answer.NOT_FLAGGED,
+        *,
+        preview: bool = False,
+        mtime_ns: int = 1,
+        content: str | None = None,
+        **identity: Any,
+    ) -> int:
+        """Commit one film and return its id: assessed with this answer, refused with this code, or unreadable."""
+        path = name.encode()
+        seen = self.ledger.observe(self.root_id, [Observation(path, 100, mtime_ns)])
+        self.ledger.settle(seen.values())
+        (claim,) = self.ledger.claim([self.root_id], 1)
+        assert claim.path == path
+        sha256 = hashlib.sha256((content or f"{name} {mtime_ns}").encode()).hexdigest()
+        unnamed = (Caveat.UNIDENTIFIED,) if "patient_id" not in identity else ()
+        facts = FileFacts(
+            sha256=sha256,
+            identity=Identity(**identity),
+            format="DICOM",
+            rows=2000,
+            columns=1500,
+            population=Population.UNDECLARED,
+            gate_caveats=unnamed,
+            ms=40.0,
+        )
+        if isinstance(answer, Answer):
+            probability = {Answer.FLAGGED: 0.91, Answer.UNCERTAIN: 0.4, Answer.NOT_FLAGGED: 0.03}[answer]
+            said = ContentAssessment(
+                findings=(Finding("pneumonia", 1.0, probability, 0.3, answer),),
+                pixel_caveats=(Caveat.NO_WINDOW,),
+                decoder="numpy 2",
+                activation_map=np.linspace(-1, 2, 36, dtype=np.float32).reshape(6, 6),
+            )
+            assert self.ledger.commit_assessed(claim, facts, self.bundle_id, said)
+        elif isinstance(answer, RefusalCode):
+            assert self.ledger.commit_refused(claim, facts, self.bundle_id, answer, "the film shows something else")
+        else:
+            assert self.ledger.commit_unreadable(claim, DecodeFailed("the pixel data is damaged"), facts)
+        if preview:
+            drawn = phantoms.draw_chest(claim.file_id, rows=400, columns=320)
+            assert previews.keep(self.preview_dir, sha256, drawn, 0)
+        return claim.file_id
+
+    def person(self, name: str = "ada", role: Role = Role.READER) -> Account:
+        accounts.add(self.engine, "uid:0", name, f"Dr {name.title()}", role, PASSWORD)
+        return accounts.by_name(self.engine, name)
+
+
+@pytest.fixture
+def films(engine: Engine, tmp_path: Path) -> Films:
+    """An empty worklist on a fresh database, SQLite and Postgres in turn."""
+    return Films(engine, tmp_path / "previews")
+
+
+@pytest.fixture
+def films_here(migrated_sqlite: Path, tmp_path: Path) -> Iterator[Films]:
+    """The same on SQLite alone, for what has nothing to do with the database."""
+    import shutil
+
+    shutil.copy(migrated_sqlite, tmp_path / "preread.db")
+    engine = store.open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
+    yield Films(engine, tmp_path / "previews")
+    engine.dispose()

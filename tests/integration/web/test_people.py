@@ -1,0 +1,196 @@
+"""Accounts, sessions and the audit trail: no default, no way around, and nobody can rewrite what happened."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import Engine, delete, insert, select, text, update
+from sqlalchemy.exc import DBAPIError
+
+from worker import accounts, audit, review_schema, sessions
+from worker.audit import Head
+from worker.domain import Role
+from worker.errors import AuditBroken, NotAllowed, UsageError
+
+PASSWORD = "correct horse battery"
+SHELL = "uid:0"
+
+
+def test_nobody_is_there_until_somebody_is_added(engine: Engine) -> None:
+    assert accounts.everyone(engine) == []
+    with pytest.raises(NotAllowed):
+        accounts.check_password(engine, "admin", "admin")
+
+
+def test_a_person_signs_in_with_the_password_alone(engine: Engine) -> None:
+    assert accounts.add(engine, SHELL, "Ada", "Dr Ada", Role.READER, PASSWORD) is None
+    assert accounts.check_password(engine, " ADA ", PASSWORD).full_name == "Dr Ada"
+    for wrong in ("", PASSWORD + "!", PASSWORD.upper(), "x" * 5000):
+        with pytest.raises(NotAllowed):
+            accounts.check_password(engine, "ada", wrong)
+    with engine.connect() as connection:
+        stored = connection.execute(select(review_schema.account.c.password_hash)).scalar_one()
+    assert stored.startswith("$argon2id$")
+
+
+@pytest.mark.parametrize(
+    "name,role,password",
+    [
+        ("ada", Role.READER, None),
+        ("ada", Role.READER, "short"),
+        ("ada", Role.ADMIN, "x" * 1025),
+        ("twelve.chars", Role.READER, "Twelve.Chars"),
+        ("Ä", Role.READER, PASSWORD),
+        ("", Role.READER, PASSWORD),
+        ("robot", Role.SERVICE, PASSWORD),
+    ],
+)
+def test_a_poor_name_or_password_is_no_account(engine: Engine, name: str, role: Role, password: str | None) -> None:
+    with pytest.raises(UsageError):
+        accounts.add(engine, SHELL, name, "", role, password)
+    assert accounts.everyone(engine) == []
+
+
+def test_failures_in_a_row_slow_the_next_try_down_and_a_success_ends_that(engine: Engine) -> None:
+    accounts.add(engine, SHELL, "ada", "", Role.READER, PASSWORD)
+    for _ in range(5):
+        with pytest.raises(NotAllowed, match="wrong"):
+            accounts.check_password(engine, "ada", "wrong password")
+    with pytest.raises(NotAllowed, match="too many"):
+        accounts.check_password(engine, "ada", PASSWORD)
+    c = review_schema.account.c
+    with engine.begin() as connection:
+        waits = connection.execute(select(c.failures, c.not_before)).one()
+        assert waits.failures == 5
+        connection.execute(update(review_schema.account).values(not_before=waits.not_before - timedelta(minutes=2)))
+    assert accounts.check_password(engine, "ada", PASSWORD).name == "ada"
+    with engine.connect() as connection:
+        assert connection.execute(select(c.failures)).scalar_one() == 0
+
+
+def test_a_program_has_a_token_that_is_shown_once_and_can_be_renewed(engine: Engine) -> None:
+    token = accounts.add(engine, SHELL, "ris", "the RIS", Role.SERVICE, None)
+    assert token is not None
+    found = accounts.by_token(engine, token)
+    assert found is not None
+    assert (found.name, found.role) == ("ris", Role.SERVICE)
+    with pytest.raises(NotAllowed):
+        accounts.check_password(engine, "ris", token)
+    renewed = accounts.renew_secret(engine, SHELL, "ris", None)
+    assert renewed is not None
+    assert accounts.by_token(engine, token) is None
+    assert accounts.by_token(engine, renewed) is not None
+    accounts.disable(engine, SHELL, "ris")
+    assert accounts.by_token(engine, renewed) is None
+
+
+def test_a_session_ends_by_idling_by_signing_out_by_disabling_and_by_a_new_password(engine: Engine) -> None:
+    accounts.add(engine, SHELL, "ada", "", Role.READER, PASSWORD)
+    ada = accounts.by_name(engine, "ada")
+
+    def begun() -> str:
+        return sessions.begin(engine, ada)
+
+    token = begun()
+    assert sessions.find(engine, "another", 60, touch=True) is None
+    found = sessions.find(engine, token, 60, touch=True)
+    assert found is not None
+    sessions.end(engine, found)
+    assert sessions.find(engine, token, 60, touch=True) is None
+
+    token = begun()
+    with engine.begin() as connection:
+        c = review_schema.session.c
+        seen = connection.execute(select(c.seen_at)).scalar_one()
+        connection.execute(update(review_schema.session).values(seen_at=seen - timedelta(seconds=61)))
+    assert sessions.find(engine, token, 60, touch=True) is None
+
+    token = begun()
+    accounts.renew_secret(engine, SHELL, "ada", PASSWORD + "2")
+    assert sessions.find(engine, token, 60, touch=True) is None
+    token = begun()
+    accounts.disable(engine, SHELL, "ada")
+    assert sessions.find(engine, token, 60, touch=True) is None
+    with pytest.raises(NotAllowed):
+        accounts.check_password(engine, "ada", PASSWORD + "2")
+
+
+# --------------------------------------------------------------------------- the audit trail
+
+
+def test_every_act_is_on_record_by_ids_alone(engine: Engine) -> None:
+    accounts.add(engine, SHELL, "ada", "Dr Ada", Role.READER, PASSWORD)
+    ada = accounts.by_name(engine, "ada")
+    sessions.begin(engine, ada)
+    with pytest.raises(NotAllowed):
+        accounts.check_password(engine, "ada", "wrong password")
+    with pytest.raises(NotAllowed):
+        accounts.check_password(engine, "mallory", "wrong password")
+    rows = audit.latest(engine, 10)
+    assert [(row.actor, row.action, row.object) for row in reversed(rows)] == [
+        (SHELL, "user_added", ada.actor),
+        (ada.actor, "sign_in", ada.actor),
+        ("nobody", "sign_in_failed", ada.actor),
+        ("nobody", "sign_in_failed", "account:?"),
+    ]
+    assert audit.verify(engine).rows == 4
+
+
+def test_the_database_refuses_to_change_or_remove_what_is_signed(engine: Engine) -> None:
+    accounts.add(engine, SHELL, "ada", "", Role.READER, PASSWORD)
+    for statement in (update(review_schema.audit).values(actor="nobody"), delete(review_schema.audit)):
+        with pytest.raises(DBAPIError, match="append-only"), engine.begin() as connection:
+            connection.execute(statement)
+    assert audit.verify(engine).rows == 1
+
+
+def _without_triggers(engine: Engine) -> None:
+    """What somebody does who owns the database."""
+    with engine.begin() as connection:
+        if engine.dialect.name == "sqlite":
+            for event in ("update", "delete"):
+                connection.execute(text(f"DROP TRIGGER audit_keeps_{event}"))
+        else:
+            connection.execute(text("DROP TRIGGER audit_keeps ON audit"))
+
+
+def _change(connection: Any) -> None:
+    connection.execute(update(review_schema.audit).where(review_schema.audit.c.id == 2).values(actor="account:9"))
+
+
+def _remove(connection: Any) -> None:
+    connection.execute(delete(review_schema.audit).where(review_schema.audit.c.id == 2))
+
+
+def _put_in(connection: Any) -> None:
+    row = connection.execute(select(review_schema.audit).where(review_schema.audit.c.id == 3)).one()
+    connection.execute(insert(review_schema.audit), {**row._mapping, "id": 4})
+
+
+@pytest.mark.parametrize("forge", [_change, _remove, _put_in])
+def test_whoever_rewrites_the_trail_breaks_the_chain(engine: Engine, forge: Any) -> None:
+    for name in ("ada", "ben", "eve"):
+        accounts.add(engine, SHELL, name, "", Role.READER, PASSWORD)
+    assert audit.verify(engine).rows == 3
+    _without_triggers(engine)
+    with engine.begin() as connection:
+        forge(connection)
+    with pytest.raises(AuditBroken):
+        audit.verify(engine)
+
+
+def test_a_head_that_was_written_down_tells_of_a_trail_that_was_cut_or_forged(engine: Engine) -> None:
+    for name in ("ada", "ben"):
+        accounts.add(engine, SHELL, name, "", Role.READER, PASSWORD)
+    known = audit.head(engine)
+    assert audit.verify(engine, known) == known
+    _without_triggers(engine)
+    with engine.begin() as connection:
+        connection.execute(delete(review_schema.audit).where(review_schema.audit.c.id == 2))
+    audit.verify(engine)  # the chain alone does not show that its end is missing
+    with pytest.raises(AuditBroken, match="ends at row 1"):
+        audit.verify(engine, known)
+    with pytest.raises(AuditBroken, match="written down"):
+        audit.verify(engine, Head(1, "f" * 64))

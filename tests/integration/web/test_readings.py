@@ -1,0 +1,176 @@
+"""Readings: about what was seen, once, append-only, corrected by a successor; what they add up to; what is exported."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from sqlalchemy import delete, update
+from sqlalchemy.exc import DBAPIError
+
+from worker import agreement, audit, exporting, previews, readings, results, review_schema, schema
+from worker.accounts import Account
+from worker.domain import Answer, Outcome, Presence, RefusalCode, Role, Verdict
+from worker.errors import NotAllowed, ReadingOutdated, UsageError
+from worker.readings import Draft, Shown
+
+from .conftest import Films
+
+
+def shown(films: Films, film: int) -> Shown:
+    with films.engine.connect() as connection:
+        return readings.shown_of(connection.execute(schema.file.select().where(schema.file.c.id == film)).one())
+
+
+def sign(films: Films, who: Account, film: int, verdict: Verdict = Verdict.ACCEPTED, **more: object) -> int:
+    token = str(more.pop("form_token", None) or f"{who.name}-{film}-{verdict}-{more.get('supersedes_id')}")
+    return readings.sign(films.engine, who, Draft(film, shown(films, film), verdict, token, **more))  # type: ignore[arg-type]
+
+
+def test_a_reading_keeps_what_was_shown_and_whether_the_answer_was(films: Films) -> None:
+    ada, film = films.person(), films.add("a.dcm", Answer.FLAGGED, patient_id="P1")
+    readings.note_viewing(films.engine, ada, film, shown(films, film), answer_visible=False)
+    first = sign(films, ada, film, comment=" left base\n\x1b[31mred ", findings={"pneumonia": Presence.PRESENT})
+    (one,) = readings.of_films(films.engine, [film])[film]
+    assert (one.reading_id, one.reader, one.verdict, one.answer_visible) == (first, "Dr Ada", Verdict.ACCEPTED, False)
+    assert one.comment == "left base\n\\x1b[31mred"
+    assert (one.findings, one.answers) == ({"pneumonia": Presence.PRESENT}, {"pneumonia": Answer.FLAGGED})
+    assert (one.bundle, one.shown.outcome) == ("films/1", Outcome.ASSESSED)
+    readings.note_viewing(films.engine, ada, film, shown(films, film), answer_visible=True)
+    sign(films, ada, film, supersedes_id=first)
+    assert [one.answer_visible for one in readings.of_films(films.engine, [film])[film]] == [False, True]
+    assert audit.verify(films.engine).rows > 0
+
+
+@pytest.mark.parametrize("answer", [RefusalCode.VIEW, None])
+def test_a_refused_and_an_unreadable_film_can_be_read_too(films: Films, answer: RefusalCode | None) -> None:
+    ada, film = films.person(), films.add("a.dcm", answer)
+    sign(films, ada, film, Verdict.SUPPLEMENTED, comment="a foreign body")
+    (one,) = readings.of_films(films.engine, [film])[film]
+    assert (one.answers, one.comment) == ({}, "a foreign body")
+
+
+def test_a_form_that_is_sent_twice_is_one_reading(films: Films) -> None:
+    ada, film = films.person(), films.add("a.dcm")
+    assert sign(films, ada, film, form_token="t") == sign(films, ada, film, form_token="t")
+    assert len(readings.of_films(films.engine, [film])[film]) == 1
+
+
+def test_two_readers_stand_beside_each_other_and_each_corrects_the_own_one(films: Films) -> None:
+    ada, ben, film = films.person(), films.person("ben"), films.add("a.dcm", Answer.FLAGGED)
+    hers, his = sign(films, ada, film), sign(films, ben, film, Verdict.REJECTED)
+    with pytest.raises(NotAllowed):
+        sign(films, ada, film, supersedes_id=his)
+    corrected = sign(films, ada, film, Verdict.REJECTED, supersedes_id=hers)
+    with pytest.raises(ReadingOutdated):
+        sign(films, ada, film, Verdict.SUPPLEMENTED, supersedes_id=hers)
+    all_of_it = readings.of_films(films.engine, [film])[film]
+    assert [(one.reading_id, one.superseded) for one in all_of_it] == [(hers, True), (his, False), (corrected, False)]
+
+
+def test_a_reading_about_a_result_that_changed_is_not_signed(films: Films) -> None:
+    ada, film = films.person(), films.add("a.dcm", RefusalCode.AGE_UNKNOWN)
+    before = shown(films, film)
+    with films.engine.begin() as connection:
+        connection.execute(update(schema.file).values(code="age_outside"))
+    with pytest.raises(ReadingOutdated):
+        readings.sign(films.engine, ada, Draft(film, before, Verdict.ACCEPTED, "t"))
+    newer = films.add("a.dcm", Answer.FLAGGED, mtime_ns=2)
+    assert newer != film
+    with pytest.raises(ReadingOutdated):
+        sign(films, ada, film)
+    assert readings.of_films(films.engine, [film, newer]) == {film: [], newer: []}
+
+
+def test_only_readers_sign_and_only_films_that_are_there(films: Films) -> None:
+    film = films.add("a.dcm")
+    with pytest.raises(NotAllowed):
+        sign(films, films.person("root", Role.ADMIN), film)
+    with pytest.raises(UsageError, match="no film 99"):
+        readings.sign(films.engine, films.person(), Draft(99, Shown(Outcome.ASSESSED, None, 1), Verdict.ACCEPTED, "t"))
+
+
+def test_a_comment_has_a_limit(films: Films) -> None:
+    ada, film = films.person(), films.add("a.dcm")
+    sign(films, ada, film, comment="x" * readings.MAX_COMMENT_CHARS)
+    with pytest.raises(UsageError, match="1000000 characters"):
+        sign(films, ada, film, comment="x" * 1_000_000, form_token="long")
+
+
+def test_the_database_keeps_readings_as_they_were_signed(films: Films) -> None:
+    sign(films, films.person(), films.add("a.dcm"), findings={"pneumonia": Presence.ABSENT})
+    for table in (review_schema.reading, review_schema.reading_finding):
+        for statement in (update(table).values({list(table.c)[-1].name: None}), delete(table)):
+            with pytest.raises(DBAPIError, match="append-only"), films.engine.begin() as connection:
+                connection.execute(statement)
+
+
+def test_the_first_reading_counts_whom_it_overtook(films: Films) -> None:
+    ada, first, last = films.person(), films.add("a.dcm"), films.add("b.dcm", Answer.FLAGGED)
+    sign(films, ada, last)
+    sign(films, ada, first)
+    found = readings.of_films(films.engine, [first, last])
+    assert (found[last][0].overtook, found[first][0].overtook) == (1, 0)
+
+
+# --------------------------------------------------------------------------- agreement
+
+
+def test_agreement_counts_the_readings_that_stand(films: Films) -> None:
+    ada, ben = films.person(), films.person("ben")
+    flagged = films.add("a.dcm", Answer.FLAGGED, station_name="ROOM1")
+    other = films.add("b.dcm", Answer.NOT_FLAGGED, station_name="ROOM2")
+    unsure = films.add("c.dcm", Answer.UNCERTAIN, station_name="ROOM2")
+    wrong = sign(films, ada, flagged, Verdict.REJECTED)
+    sign(films, ada, flagged, supersedes_id=wrong)
+    sign(films, ben, flagged, Verdict.SUPPLEMENTED, findings={"pneumonia": Presence.ABSENT})
+    sign(films, ada, other)
+    sign(films, ada, unsure, Verdict.SUPPLEMENTED, findings={"pneumonia": Presence.PRESENT})
+    (room1, room2) = agreement.stats(films.engine, ("device",))
+    assert (room1.group, room1.readings, room1.agree, room1.disagree) == ({"device": "ROOM1"}, 2, 1, 1)
+    assert (room2.readings, room2.agree, room2.undecided, room2.share) == (2, 1, 1, 1.0)
+    assert room1.share == 0.5
+    assert room1.verdicts == {Verdict.ACCEPTED: 1, Verdict.REJECTED: 0, Verdict.SUPPLEMENTED: 1}
+    (together,) = agreement.stats(films.engine, ())
+    assert (together.readings, together.mean_overtook) == (4, 0.0)
+    assert [one.group["bundle"] for one in agreement.stats(films.engine)] == ["films/1", "films/1"]
+
+
+# --------------------------------------------------------------------------- export
+
+
+def test_an_export_names_nobody_and_merges_no_disagreement(films: Films, tmp_path: Path) -> None:
+    ada, ben = films.person(), films.person("ben")
+    who = {"patient_id": "P1", "patient_name": "DOE^JANE", "patient_birth_date": "2020-01-01"}
+    one = films.add("a.dcm", Answer.FLAGGED, preview=True, **who)
+    two = films.add("b.dcm", Answer.NOT_FLAGGED, **who)
+    disputed, refused = films.add("c.dcm", Answer.FLAGGED), films.add("d.dcm", RefusalCode.VIEW)
+    for film in (one, two, disputed):
+        sign(films, ada, film)
+    sign(films, ben, disputed, Verdict.REJECTED)
+    sign(films, ada, refused)
+    found = {film.result.result_id: film for film in exporting.films(films.engine)}
+    assert [(film.label, film.open) for film in found.values()] == [
+        ("PNEUMONIA", None),
+        ("ABSENT", None),
+        (None, "disagreement"),
+        (None, "undecided"),
+    ]
+    assert found[one].patient == found[two].patient
+    assert found[disputed].patient == found[disputed].image
+    assert len(found[disputed].readings) == 2
+    written = json.dumps([film.cells("path") for film in found.values()])
+    assert not any(word in written for word in ("P1", "DOE", "2020-01-01", "Ada"))
+    again = next(exporting.films(films.engine))
+    assert (again.patient, again.image) == (found[one].patient, found[one].image)
+
+    saved = exporting.save_image(tmp_path / "images", found[one], films.preview_dir)
+    assert saved is not None
+    kept = results.query(films.engine, results.ResultFilter())[-1].sha256
+    assert kept is not None
+    assert saved.read_bytes() == previews.load(films.preview_dir, kept)
+    assert np.asarray(Image.open(saved)).shape == (400, 320)
+    assert exporting.save_image(tmp_path / "images", found[two], films.preview_dir) is None

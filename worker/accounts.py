@@ -1,0 +1,256 @@
+"""Who may look and sign: accounts, passwords, tokens of programs. No account exists until somebody adds one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import threading
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Engine, Row, delete, insert, select, update
+
+from worker import audit
+from worker.audit import Action
+from worker.domain import Role
+from worker.errors import NotAllowed, UsageError
+from worker.escaping import clean_text
+from worker.review_schema import account, session
+from worker.store import database_now, read, write
+
+if TYPE_CHECKING:
+    from argon2 import PasswordHasher
+
+PASSWORD_CHARS = range(12, 1025)
+_NAME = re.compile(r"[a-z][a-z0-9._-]{0,63}")
+_FREE_FAILURES = 5
+_LONGEST_WAIT_S = 60.0
+# Each hash costs 64 MiB and a core: a crowd of sign-ins must not take the machine from the worker.
+_HASHING = threading.BoundedSemaphore(2)
+_c = account.c
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One person or program, without its password or token.
+
+    Attributes:
+        disabled_at: since when it may do nothing.
+        read_before_reveal: this reader sees a film's answer only after reading it, or on demand.
+    """
+
+    account_id: int
+    name: str
+    full_name: str
+    role: Role
+    created_at: datetime
+    disabled_at: datetime | None
+    read_before_reveal: bool
+
+    @property
+    def actor(self) -> str:
+        """How the audit trail names it."""
+        return f"account:{self.account_id}"
+
+
+def add(engine: Engine, actor: str, name: str, full_name: str, role: Role, password: str | None) -> str | None:
+    """Add an account; return the token of a program (role ``service``), which is shown this once and never again.
+
+    Raises:
+        UsageError: the name is taken or unusable, or the password is too short or too long.
+    """
+    name = name.strip().lower()
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no user name: a to z, then letters, digits, dots, dashes and underscores")
+    values: dict[str, Any] = {
+        "name": name,
+        "full_name": clean_text(full_name) or name,
+        "role": role,
+        "disabled_at": None,
+        "failures": 0,
+        "not_before": None,
+        "read_before_reveal": False,
+    }
+    token, secret = _new_secret(name, role, password)
+
+    def body(connection: Connection, again: bool) -> None:
+        existing = connection.execute(select(account).where(_c.name == name)).one_or_none()
+        if existing is not None:
+            if again and (existing.password_hash, existing.token_hash) == (
+                secret["password_hash"],
+                secret["token_hash"],
+            ):
+                return
+            raise UsageError(f"there is a user {name} already")
+        row = values | secret | {"created_at": database_now(connection)}
+        account_id = connection.execute(insert(account).returning(_c.id), row).scalar_one()
+        audit.append(connection, actor, Action.USER_ADDED, f"account:{account_id}")
+
+    write(engine, body)
+    return token
+
+
+def renew_secret(engine: Engine, actor: str, name: str, password: str | None) -> str | None:
+    """Give a person a new password, or a program a new token (returned); all its sessions end.
+
+    Raises:
+        UsageError: there is no such user, or the password is too short or too long.
+    """
+    found = by_name(engine, name)
+    token, secret = _new_secret(found.name, found.role, password)
+    changes: dict[str, Any] = secret | {"failures": 0, "not_before": None}
+    _change(engine, actor, found.account_id, changes, Action.USER_PASSWORD)
+    return token
+
+
+def disable(engine: Engine, actor: str, name: str) -> None:
+    """Let an account do nothing from now on; what it signed stays. ``UsageError``: there is no such user."""
+    found = by_name(engine, name)
+
+    def body(connection: Connection, _again: bool) -> None:
+        _set(connection, found.account_id, {"disabled_at": database_now(connection)})
+        audit.append(connection, actor, Action.USER_DISABLED, found.actor)
+
+    write(engine, body)
+
+
+def set_read_before_reveal(engine: Engine, who: Account, wanted: bool) -> None:
+    """Set a reader's own option."""
+
+    def body(connection: Connection, _again: bool) -> None:
+        connection.execute(update(account).where(_c.id == who.account_id).values(read_before_reveal=wanted))
+        audit.append(connection, who.actor, Action.USER_OPTIONS, who.actor)
+
+    write(engine, body)
+
+
+def everyone(engine: Engine) -> list[Account]:
+    """Return every account by name."""
+    rows = read(engine, lambda connection: connection.execute(select(account).order_by(_c.name)).all())
+    return [typed(row) for row in rows]
+
+
+def by_name(engine: Engine, name: str) -> Account:
+    """Return the account of this name. ``UsageError``: there is none."""
+    row = read(engine, lambda c: c.execute(select(account).where(_c.name == name.strip().lower())).one_or_none())
+    if row is None:
+        raise UsageError(f"there is no user {name}: `preread users list` shows them")
+    return typed(row)
+
+
+def by_token(engine: Engine, token: str) -> Account | None:
+    """Return the program with this token, ``None`` when there is none or it is disabled."""
+    statement = select(account).where(_c.token_hash == digest(token), _c.disabled_at.is_(None))
+    row = read(engine, lambda connection: connection.execute(statement).one_or_none())
+    return None if row is None else typed(row)
+
+
+def check_password(engine: Engine, name: str, password: str) -> Account:
+    """Return the person with this name and password.
+
+    After five failures in a row each further try must wait, longer each time, up to a minute.
+
+    Raises:
+        NotAllowed: name or password is wrong, the account is disabled, or it is too early for another try.
+    """
+    statement = select(account).where(_c.name == name.strip().lower(), _c.password_hash.is_not(None))
+    row = read(engine, lambda connection: connection.execute(statement).one_or_none())
+    now = read(engine, database_now)
+    if row is not None and row.not_before is not None and row.not_before > now:
+        wait_s = (row.not_before - now).total_seconds()
+        raise NotAllowed(f"too many failed attempts: try again in {wait_s:.0f} s")
+    # an unknown name costs as much time as a known one
+    right = _matches(row.password_hash if row is not None else _nobodys_hash(), password)
+    if row is not None and right and row.disabled_at is None:
+        if row.failures:
+            write(engine, lambda connection, _: _noted(connection, row.id, 0))
+        return typed(row)
+    write(engine, lambda connection, _: _failed(connection, row))
+    raise NotAllowed("the name or the password is wrong, or the account is disabled")
+
+
+def _failed(connection: Connection, row: Row[Any] | None) -> None:
+    if row is not None:
+        failures = connection.execute(select(_c.failures).where(_c.id == row.id)).scalar_one()
+        _noted(connection, row.id, failures + 1)
+    audit.append(connection, "nobody", Action.SIGN_IN_FAILED, "account:?" if row is None else f"account:{row.id}")
+
+
+def _noted(connection: Connection, account_id: int, failures: int) -> None:
+    wait_s = min(2.0 ** min(failures - _FREE_FAILURES, 20), _LONGEST_WAIT_S) if failures >= _FREE_FAILURES else 0.0
+    not_before = database_now(connection) + timedelta(seconds=wait_s) if wait_s else None
+    connection.execute(update(account).where(_c.id == account_id).values(failures=failures, not_before=not_before))
+
+
+def _change(engine: Engine, actor: str, account_id: int, values: dict[str, Any], action: Action) -> None:
+    def body(connection: Connection, _again: bool) -> None:
+        _set(connection, account_id, values)
+        audit.append(connection, actor, action, f"account:{account_id}")
+
+    write(engine, body)
+
+
+def _set(connection: Connection, account_id: int, values: dict[str, Any]) -> None:
+    connection.execute(update(account).where(_c.id == account_id).values(**values))
+    connection.execute(delete(session).where(session.c.account_id == account_id))
+
+
+def typed(row: Row[Any]) -> Account:
+    """Turn a row of ``account`` into an account."""
+    return Account(
+        row.id, row.name, row.full_name, Role(row.role), row.created_at, row.disabled_at, row.read_before_reveal
+    )
+
+
+# ---------------------------------------------------------------------- secrets
+
+
+def digest(token: str) -> str:
+    """Return what stands for a random token in the database."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _new_secret(name: str, role: Role, password: str | None) -> tuple[str | None, dict[str, str | None]]:
+    """Return the token to show (programs only) and the columns to store."""
+    if role is Role.SERVICE:
+        if password is not None:
+            raise UsageError("a program (role service) has a token, which is made for it, and no password")
+        token = f"preread_{secrets.token_urlsafe(32)}"
+        return token, {"password_hash": None, "token_hash": digest(token)}
+    if password is None:
+        raise UsageError("a person needs a password")
+    if len(password) not in PASSWORD_CHARS or password.strip().lower() == name:
+        low, high = PASSWORD_CHARS.start, PASSWORD_CHARS.stop - 1
+        raise UsageError(f"a password has {low} to {high} characters and is not the name")
+    return None, {"password_hash": _hasher().hash(_encoded(password)), "token_hash": None}
+
+
+@cache
+def _hasher() -> PasswordHasher:
+    from argon2 import PasswordHasher
+
+    return PasswordHasher()
+
+
+@cache
+def _nobodys_hash() -> str:
+    return _hasher().hash(secrets.token_bytes(16))
+
+
+def _matches(stored: str, password: str) -> bool:
+    from argon2.exceptions import VerificationError
+
+    if len(password) >= PASSWORD_CHARS.stop:
+        return False
+    with _HASHING:
+        try:
+            return _hasher().verify(stored, _encoded(password))
+        except VerificationError:
+            return False
+
+
+def _encoded(password: str) -> bytes:
+    return password.encode("utf-8", "surrogatepass")

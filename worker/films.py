@@ -1,0 +1,64 @@
+"""What stands beside one film: the same patient's other films, its newer version, the findings its bundle speaks of."""
+
+from __future__ import annotations
+
+import json
+
+from sqlalchemy import Connection, Engine, select
+
+from worker import schema
+from worker.domain import FileState
+from worker.results import ResultRow, selected, typed
+from worker.store import read
+
+_EARLIER_AT_MOST = 20
+_file, _bundle = schema.file.c, schema.bundle.c
+
+
+def earlier(engine: Engine, row: ResultRow) -> list[ResultRow]:
+    """Return the patient's films that arrived before this one, the last first.
+
+    The patient is the same where ID and birth date are there and equal, and the issuer too (there or not).
+    """
+    who = row.identity
+    if who.patient_id is None or who.patient_birth_date is None:
+        return []
+    statement = (
+        selected()
+        .where(
+            _file.patient_id == who.patient_id,
+            _file.patient_birth_date == who.patient_birth_date,
+            _file.issuer_of_patient_id.is_not_distinct_from(who.issuer_of_patient_id),
+            _file.id < row.result_id,
+            _file.committed_at.is_not(None),
+            _file.state != FileState.SUPERSEDED,
+        )
+        .order_by(_file.id.desc())
+        .limit(_EARLIER_AT_MOST)
+    )
+    return read(engine, lambda connection: typed(connection, connection.execute(statement).all()))
+
+
+def newest_version(engine: Engine, result_id: int) -> int | None:
+    """Return the file version that took this one's place and has a result; ``None`` when none did."""
+    own = select(_file.root_id, _file.path_key).where(_file.id == result_id).subquery()
+    statement = (
+        select(_file.id)
+        .join(own, (own.c.root_id == _file.root_id) & (own.c.path_key == _file.path_key))
+        .where(_file.newest, _file.id != result_id, _file.committed_at.is_not(None))
+    )
+    return read(engine, lambda connection: connection.execute(statement).scalar_one_or_none())
+
+
+def findings_of(engine: Engine, bundle_digest: str | None) -> tuple[str, ...]:
+    """Return what the bundle speaks of, by name; where none was asked, what the latest one does."""
+
+    def body(connection: Connection) -> tuple[str, ...]:
+        statement = select(_bundle.manifest)
+        if bundle_digest is not None:
+            statement = statement.where(_bundle.digest == bundle_digest)
+        manifest = connection.execute(statement.order_by(_bundle.id.desc()).limit(1)).scalar()
+        findings = json.loads(manifest).get("findings", ()) if manifest else ()
+        return tuple(finding["finding"] for finding in findings)
+
+    return read(engine, body)

@@ -1,0 +1,324 @@
+"""What readers sign about films: append-only, about exactly the result that they saw, corrected by a successor.
+
+A reading is no radiology report. It says of Preread's result what IHE's AI Result Assessment knows (accepted, rejected,
+supplemented), of each finding whether it is there, and whether the answer could be seen before it was signed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, exists, func, insert, select, update
+
+from worker import audit, schema
+from worker.accounts import Account
+from worker.audit import Action
+from worker.domain import Answer, FileState, Outcome, Presence, Role, Verdict
+from worker.errors import NotAllowed, ReadingOutdated, UsageError
+from worker.escaping import escape
+from worker.review_schema import account, reading, reading_finding, viewing
+from worker.store import database_now, read, write
+
+MAX_COMMENT_CHARS = 10_000
+_OVERTAKEN_AT_MOST = 1_000
+_file, _reading, _viewing = schema.file.c, reading.c, viewing.c
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """Which result of a film stood on the page."""
+
+    outcome: Outcome
+    code: str | None
+    assessment_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A reading that is to be signed.
+
+    Attributes:
+        shown: the result it is about.
+        form_token: random; a second one with the same token is the same reading, sent twice.
+        findings: what the reader says of findings by name; what is left out was not stated.
+        supersedes_id: the reader's own reading that this one corrects.
+    """
+
+    file_id: int
+    shown: Shown
+    verdict: Verdict
+    form_token: str
+    findings: Mapping[str, Presence] = field(default_factory=dict)
+    comment: str = ""
+    supersedes_id: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """A signed reading.
+
+    Attributes:
+        answers: what the bundle had said of each finding when it was signed.
+        bundle: ``name/version`` of it.
+        device: what the film came from; see ``lookups.device_of``.
+        superseded: its reader corrected it.
+    """
+
+    reading_id: int
+    file_id: int
+    account_id: int
+    reader: str
+    shown: Shown
+    verdict: Verdict
+    findings: dict[str, Presence]
+    answers: dict[str, Answer]
+    comment: str
+    answer_visible: bool
+    signed_at: datetime
+    waited_s: float
+    overtook: int | None
+    supersedes_id: int | None
+    superseded: bool
+    bundle: str | None
+    device: str | None
+    sha256: str | None
+
+    def presences(self) -> dict[str, Presence]:
+        """What the reader says of each finding: as stated, else as accepting or rejecting a definite answer implies."""
+        implied = {
+            (Verdict.ACCEPTED, Answer.FLAGGED): Presence.PRESENT,
+            (Verdict.ACCEPTED, Answer.NOT_FLAGGED): Presence.ABSENT,
+            (Verdict.REJECTED, Answer.FLAGGED): Presence.ABSENT,
+            (Verdict.REJECTED, Answer.NOT_FLAGGED): Presence.PRESENT,
+        }
+        of_answers = {name: implied.get((self.verdict, answer)) for name, answer in self.answers.items()}
+        return {name: said for name, said in of_answers.items() if said is not None} | self.findings
+
+
+def sign(engine: Engine, who: Account, draft: Draft) -> int:
+    """Sign a reading and return its id.
+
+    Raises:
+        NotAllowed: the account is no reader's, or the reading to correct is another's.
+        ReadingOutdated: the film's result is no longer the one shown, or the reading was corrected before.
+        UsageError: there is no such film or reading, or the comment is too long.
+    """
+    if who.role is not Role.READER or who.disabled_at is not None:
+        raise NotAllowed("only a reader signs films")
+    comment = clean_comment(draft.comment)
+
+    return write(engine, lambda connection, _again: _sign(connection, who, draft, comment))
+
+
+def clean_comment(comment: str) -> str:
+    """Return a comment safe to store, its lines kept. ``UsageError``: it is too long."""
+    if len(comment) > MAX_COMMENT_CHARS:
+        raise UsageError(f"the comment has {len(comment)} characters; {MAX_COMMENT_CHARS} fit")
+    return "\n".join(escape(line) for line in comment.strip().splitlines())
+
+
+def _sign(connection: Connection, who: Account, draft: Draft, comment: str) -> int:
+    statement = select(schema.file).where(_file.id == draft.file_id, _file.committed_at.is_not(None))
+    film = connection.execute(statement.with_for_update()).one_or_none()
+    if film is None:
+        raise UsageError(f"there is no film {draft.file_id}")
+    # looked for under the lock: a form that was sent twice at once is one reading
+    known = connection.execute(select(_reading.id).where(_reading.form_token == draft.form_token)).scalar_one_or_none()
+    if known is not None:
+        return known
+    if film.state == FileState.SUPERSEDED or shown_of(film) != draft.shown:
+        raise ReadingOutdated
+    _refuse_correction(connection, who, draft)
+    now = database_now(connection)
+    seen = exists().where(
+        _viewing.account_id == who.account_id,
+        _viewing.file_id == draft.file_id,
+        _viewing.assessment_id.is_not_distinct_from(film.assessment_id),
+        _viewing.answer_visible,
+    )
+    values: dict[str, Any] = {
+        "file_id": film.id,
+        "account_id": who.account_id,
+        "outcome": film.outcome,
+        "code": film.code,
+        "assessment_id": film.assessment_id,
+        "bundle_id": film.bundle_id,
+        "instance_id": film.instance_id,
+        "verdict": draft.verdict,
+        "comment": comment,
+        "answer_visible": connection.execute(select(seen)).scalar_one(),
+        "signed_at": now,
+        "waited_s": max(0.0, (now - film.first_seen_at).total_seconds()),
+        "overtook": _overtaken(connection, film.id) if film.read_at is None else None,
+        "supersedes_id": draft.supersedes_id,
+        "form_token": draft.form_token,
+    }
+    reading_id: int = connection.execute(insert(reading).returning(_reading.id), values).scalar_one()
+    if draft.findings:
+        rows = [{"reading_id": reading_id, "finding": name, "presence": of} for name, of in draft.findings.items()]
+        connection.execute(insert(reading_finding), rows)
+    if film.read_at is None:
+        connection.execute(update(schema.file).where(_file.id == film.id).values(read_at=now))
+    audit.append(connection, who.actor, Action.READING, f"film:{film.id}")
+    return reading_id
+
+
+def _refuse_correction(connection: Connection, who: Account, draft: Draft) -> None:
+    if draft.supersedes_id is None:
+        return
+    before = connection.execute(select(reading).where(_reading.id == draft.supersedes_id)).one_or_none()
+    if before is None or before.file_id != draft.file_id:
+        raise UsageError(f"film {draft.file_id} has no reading {draft.supersedes_id}")
+    if before.account_id != who.account_id:
+        raise NotAllowed("a reading is corrected by its own reader; others add their own")
+    if connection.execute(select(exists().where(_reading.supersedes_id == before.id))).scalar_one():
+        raise ReadingOutdated("this reading was corrected before: correct the newer one")
+
+
+def _overtaken(connection: Connection, file_id: int) -> int:
+    """Count the unread films of the list that had arrived before this one, up to a limit."""
+    earlier = select(_file.id).where(*unread(), _file.id < file_id).limit(_OVERTAKEN_AT_MOST).subquery()
+    return connection.execute(select(func.count()).select_from(earlier)).scalar_one()
+
+
+def unread(columns: Any = _file) -> tuple[Any, ...]:
+    """Return the conditions on ``file`` (or an alias's columns) that make a film stand on the list of what to read."""
+    return (
+        columns.read_at.is_(None),
+        columns.committed_at.is_not(None),
+        ~columns.backlog,
+        ~columns.research,
+        columns.state != FileState.SUPERSEDED,
+    )
+
+
+# ---------------------------------------------------------------------- viewings
+
+
+def shown_of(film: Row[Any]) -> Shown:
+    """Return which result a row of ``file`` or ``viewing`` or ``reading`` speaks of."""
+    return Shown(Outcome(film.outcome), film.code, film.assessment_id)
+
+
+def note_viewing(engine: Engine, who: Account, file_id: int, shown: Shown, *, answer_visible: bool) -> Row[Any] | None:
+    """Note that a person opened a film, and return that person's viewing before this one.
+
+    Args:
+        answer_visible: the answer stood on the page (or there was none to hide).
+    """
+
+    def body(connection: Connection, _again: bool) -> Row[Any] | None:
+        mine = select(viewing).where(_viewing.account_id == who.account_id, _viewing.file_id == file_id)
+        before = connection.execute(mine.order_by(_viewing.id.desc()).limit(1)).one_or_none()
+        row = {
+            "account_id": who.account_id,
+            "file_id": file_id,
+            "at": database_now(connection),
+            "outcome": shown.outcome,
+            "code": shown.code,
+            "assessment_id": shown.assessment_id,
+            "answer_visible": answer_visible,
+        }
+        connection.execute(insert(viewing), row)
+        action = Action.REVEAL if answer_visible and before is not None and not before.answer_visible else Action.VIEW
+        audit.append(connection, who.actor, action, f"film:{file_id}")
+        return before
+
+    return write(engine, body)
+
+
+def may_see_answer(engine: Engine, who: Account, file_id: int, shown: Shown) -> bool:
+    """Tell whether this reader has seen this result's answer, or has signed the film, and so may see it again."""
+    seen = exists().where(
+        _viewing.account_id == who.account_id,
+        _viewing.file_id == file_id,
+        _viewing.assessment_id.is_not_distinct_from(shown.assessment_id),
+        _viewing.answer_visible,
+    )
+    signed = exists().where(_reading.account_id == who.account_id, _reading.file_id == file_id)
+    return bool(read(engine, lambda connection: connection.execute(select(seen | signed)).scalar_one()))
+
+
+# ---------------------------------------------------------------------- looking up
+
+
+def of_films(engine: Engine, file_ids: Sequence[int]) -> dict[int, list[Reading]]:
+    """Return the readings of these films by film, the first signed first."""
+    found: dict[int, list[Reading]] = {file_id: [] for file_id in file_ids}
+    for one in _typed(engine, _reading.file_id.in_(file_ids)) if file_ids else ():
+        found[one.file_id].append(one)
+    return found
+
+
+def page(engine: Engine, after: int, limit: int) -> list[Reading]:
+    """Return readings by rising id, those after ``after``."""
+    return _typed(engine, _reading.id > after, limit=limit)
+
+
+def films_after(engine: Engine, file_id: int, limit: int) -> list[int]:
+    """Return the films that have readings by rising id, those after ``file_id``."""
+    statement = select(_reading.file_id).where(_reading.file_id > file_id).distinct().order_by(_reading.file_id)
+    return list(read(engine, lambda connection: connection.execute(statement.limit(limit)).scalars().all()))
+
+
+def _typed(engine: Engine, condition: Any, limit: int | None = None) -> list[Reading]:
+    successor = reading.alias()
+    b = schema.bundle.c
+    statement = (
+        select(
+            reading,
+            account.c.full_name,
+            exists().where(successor.c.supersedes_id == _reading.id).label("replaced"),
+            b.name.label("bundle_name"),
+            b.version.label("bundle_version"),
+            _file.device,
+            schema.instance.c.sha256,
+        )
+        .join(account, account.c.id == _reading.account_id)
+        .join(schema.file, _file.id == _reading.file_id)
+        .outerjoin(schema.bundle, b.id == _reading.bundle_id)
+        .outerjoin(schema.instance, schema.instance.c.id == _reading.instance_id)
+        .where(condition)
+        .order_by(_reading.id)
+        .limit(limit)
+    )
+
+    def body(connection: Connection) -> list[Reading]:
+        rows = connection.execute(statement).all()
+        said: dict[int, dict[str, Presence]] = {}
+        c = reading_finding.c
+        for one in connection.execute(select(reading_finding).where(c.reading_id.in_([row.id for row in rows]))):
+            said.setdefault(one.reading_id, {})[one.finding] = Presence(one.presence)
+        answers: dict[int, dict[str, Answer]] = {}
+        f = schema.finding.c
+        asked = {row.assessment_id for row in rows if row.assessment_id is not None}
+        for one in connection.execute(select(schema.finding).where(f.assessment_id.in_(asked)).order_by(f.position)):
+            answers.setdefault(one.assessment_id, {})[one.finding] = Answer(one.answer)
+        return [
+            Reading(
+                reading_id=row.id,
+                file_id=row.file_id,
+                account_id=row.account_id,
+                reader=row.full_name,
+                shown=shown_of(row),
+                verdict=Verdict(row.verdict),
+                findings=said.get(row.id, {}),
+                answers=answers.get(row.assessment_id, {}),
+                comment=row.comment,
+                answer_visible=row.answer_visible,
+                signed_at=row.signed_at,
+                waited_s=row.waited_s,
+                overtook=row.overtook,
+                supersedes_id=row.supersedes_id,
+                superseded=row.replaced,
+                bundle=None if row.bundle_name is None else f"{row.bundle_name}/{row.bundle_version}",
+                device=row.device,
+                sha256=row.sha256,
+            )
+            for row in rows
+        ]
+
+    return read(engine, body)
