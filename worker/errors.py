@@ -13,7 +13,9 @@
     ├── SlotError                the slot (child process) is at fault or died; retried, then quarantined
     │   └── SlotCrashed          SlotDeadline         SlotMemory
     ├── EnvironmentFault         the machine or share is at fault; never counts as an attempt
-    │   └── FileLocked           FileVanished         FileChanged         ShareDown       DatabaseAway
+    │   ├── FileLocked           FileVanished         FileChanged
+    │   ├── ShareDown            ShareStalled
+    │   └── DatabaseAway         DatabaseFull         DatabaseReadOnly
     ├── BundleError              the bundle may not be used
     │   └── BundleMissing        BundleDamaged        BundleMismatch
     ├── SettingsError            the operator wrote something that cannot be meant
@@ -210,11 +212,32 @@ class ShareDown(EnvironmentFault):
     hint = "Check the mount and the server behind it; Preread goes on by itself when it is back."
 
 
+class ShareStalled(ShareDown):
+    """The share was asked for something and does not answer."""
+
+    code = "share_stalled"
+    hint = "Check the server behind the mount and the network; Preread goes on by itself when it answers."
+
+
 class DatabaseAway(EnvironmentFault):
     """The database does not answer."""
 
     code = "database_away"
     hint = "Check the database server and PREREAD_DATABASE_URL; Preread goes on by itself when it is back."
+
+
+class DatabaseFull(DatabaseAway):
+    """The disk of the database is full."""
+
+    code = "database_full"
+    hint = "Free space on the disk of the database; Preread goes on by itself then."
+
+
+class DatabaseReadOnly(DatabaseAway):
+    """The database takes no changes now."""
+
+    code = "database_read_only"
+    hint = "See why its disk or server turned read-only and mend that; Preread goes on by itself then."
 
 
 class BundleError(PrereadError):

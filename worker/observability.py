@@ -14,6 +14,7 @@ are kept. Of an exception only its class, code and the places it passed are kept
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -157,13 +158,33 @@ class HumanFormatter(logging.Formatter):
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Never raises into the caller and never prints a record's values when writing fails."""
+    """Never raises into the caller and never prints a record's values when writing fails.
+
+    Where nothing can be written (a full disk) the lines are counted, and the first one that can be is followed by their
+    number.
+    """
+
+    _lost = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        before = self._lost
+        super().emit(record)
+        if before and self._lost == before:
+            self._lost = 0
+            told = logging.LogRecord("worker.observability", logging.WARNING, "", 0, "log_lines_lost", None, None)
+            told.count = before
+            super().emit(told)
+            if self._lost:
+                self._lost += before
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  named by logging
         error = sys.exc_info()[1]
         if isinstance(error, BrokenPipeError | ValueError):
             return  # nobody reads the log any more: the work goes on
-        print(f"log line lost: {type(error).__name__}", file=sys.__stderr__)
+        self._lost += 1
+        if self._lost == 1 and self.stream is not sys.__stderr__:
+            with contextlib.suppress(OSError, ValueError):
+                print(f"log line lost: {type(error).__name__}", file=sys.__stderr__)
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -25,7 +25,15 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, ProgrammingError
 
-from worker.errors import DatabaseAway, DatabaseUnsuitable, SchemaOutdated, SchemaTooNew, SettingsError
+from worker.errors import (
+    DatabaseAway,
+    DatabaseFull,
+    DatabaseReadOnly,
+    DatabaseUnsuitable,
+    SchemaOutdated,
+    SchemaTooNew,
+    SettingsError,
+)
 from worker.mounts import file_system_of, is_network
 
 T = TypeVar("T")
@@ -37,7 +45,16 @@ MAX_TRIES = 5
 RETRY_FOR_S = 20.0
 _FIRST_PAUSE_S = 0.05
 _NO_DATABASE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-_NO_ACCESS = frozenset({sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM, sqlite3.SQLITE_READONLY})
+_WAITING = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
+# By SQLite's primary result code or Postgres's SQLSTATE: what passes by itself and has a name of its own. Managed
+# servers turn read-only when their disk is full (25006), and so does one that became a standby.
+_NAMED: dict[int | str, type[DatabaseAway]] = {
+    sqlite3.SQLITE_FULL: DatabaseFull,
+    sqlite3.SQLITE_READONLY: DatabaseReadOnly,
+    "53100": DatabaseFull,
+    "25006": DatabaseReadOnly,
+}
+_SESSION_ENDED = "25P03"  # the server ended a transaction that idled: this process was stopped for a while
 _OTHER_FILE = "Restore it from a backup, or name another database (PREREAD_DATABASE_URL)."
 _NAME_A_FILE = "Name a file in that folder, such as preread.db (PREREAD_DATABASE_URL)."
 _GIVE_RIGHTS = "Give the worker's user the right to write it, or name another database (PREREAD_DATABASE_URL)."
@@ -165,8 +182,8 @@ def write(engine: Engine, body: Callable[[Connection, bool], T], *, sleep: Calla
             must then look at what is there before it writes. Called anew for every try.
 
     Raises:
-        DatabaseAway: still faltering after the last try.
-        DatabaseUnsuitable: it is no SQLite database, is damaged, or may not be written.
+        DatabaseAway: still faltering after the last try; a subclass where its disk is full or nothing may be changed.
+        DatabaseUnsuitable: it is no SQLite database, or is damaged.
         SchemaOutdated: a table or column is missing.
     """
     started = time.monotonic()
@@ -175,9 +192,9 @@ def write(engine: Engine, body: Callable[[Connection, bool], T], *, sleep: Calla
             with engine.begin() as connection:
                 return body(connection, number > 1)
         except DBAPIError as error:
-            _raise_unless_passing(engine, error)
+            away = _away(engine, error)
             if number == MAX_TRIES or time.monotonic() - started > RETRY_FOR_S:
-                raise DatabaseAway(_first_line(error)) from error
+                raise away from error
         sleep(_FIRST_PAUSE_S * 3 ** (number - 1) * random.uniform(0.5, 1.5))
     raise AssertionError("the loop above returns or raises")
 
@@ -187,7 +204,7 @@ def read(engine: Engine, body: Callable[[Connection], T]) -> T:
 
     Raises:
         DatabaseAway: the database does not answer.
-        DatabaseUnsuitable: it is no SQLite database, is damaged, or may not be opened.
+        DatabaseUnsuitable: it is no SQLite database, or is damaged.
         SchemaOutdated: a table or column is missing.
     """
     for last in (False, True):
@@ -195,32 +212,34 @@ def read(engine: Engine, body: Callable[[Connection], T]) -> T:
             with engine.connect() as connection:
                 return body(connection.execution_options(preread_reading=True))
         except DBAPIError as error:
-            _raise_unless_passing(engine, error)
+            away = _away(engine, error)
             if last:
-                raise DatabaseAway(_first_line(error)) from error
+                raise away from error
     raise AssertionError("the loop above returns or raises")
 
 
-def _raise_unless_passing(engine: Engine, error: DBAPIError) -> None:
-    """Raise what no retry can mend."""
+def _away(engine: Engine, error: DBAPIError) -> DatabaseAway:
+    """Name a failure that passes by itself; raise what no retry can mend."""
     path = sqlite_path(engine)
-    if path is not None:
-        # the low byte of SQLite's extended result code is its kind
-        kind = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF
-        if kind in _NO_DATABASE:
-            raise DatabaseUnsuitable(f"{path} is no SQLite database, or is damaged", _OTHER_FILE) from error
-        if kind in _NO_ACCESS:
-            refuse_place(path)
+    # the low byte of SQLite's extended result code is its kind
+    kind = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF if path is not None else 0
+    if kind in _NO_DATABASE:
+        raise DatabaseUnsuitable(f"{path} is no SQLite database, or is damaged", _OTHER_FILE) from error
+    sqlstate = getattr(error.orig, "sqlstate", None) or ""
     message = str(error.orig)
     missing = "no such table" in message or "no such column" in message
-    if missing or (isinstance(error, ProgrammingError) and getattr(error.orig, "sqlstate", "") in {"42P01", "42703"}):
+    if missing or (isinstance(error, ProgrammingError) and sqlstate in {"42P01", "42703"}):
         raise SchemaOutdated from error
-    if not (isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated):
+    named = _NAMED.get(kind) or _NAMED.get(sqlstate)
+    passing = isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated
+    if named is None and not passing and sqlstate != _SESSION_ENDED:
         raise error
-
-
-def _first_line(error: DBAPIError) -> str:
-    return f"the database does not answer: {(str(error.orig).splitlines() or [''])[0]}"
+    if kind and kind not in _WAITING:
+        engine.dispose()  # a file that was opened while its disk was read-only stays so
+    lines = message.splitlines() or [""]
+    if named is not None:
+        return named(f"{(named.__doc__ or '').rstrip('.')}: {lines[0]}")
+    return DatabaseAway(f"the database does not answer: {lines[0]}")
 
 
 def database_now(connection: Connection) -> datetime:
@@ -301,7 +320,12 @@ def check_schema(engine: Engine) -> None:
     if path is not None and not os.path.exists(path):
         refuse_place(path)
         raise SchemaOutdated("there is no database yet")
-    revision = read(engine, _revision)
+    try:
+        revision = read(engine, _revision)
+    except DatabaseAway:
+        if path is not None:
+            refuse_place(path)  # nothing that passes by itself, where a program starts
+        raise
     known = _revisions()
     if revision is not None and revision not in known:
         raise SchemaTooNew

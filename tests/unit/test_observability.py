@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import logging
@@ -166,3 +167,39 @@ def test_a_stream_that_nobody_reads_stops_nothing(log_stream):
 
     observability.set_up(json_lines=True, stream=Closed())
     logging.getLogger("worker").info("started")
+
+
+def test_a_full_disk_costs_log_lines_and_says_how_many(log_stream):
+    class Disk(io.StringIO):
+        full = False
+
+        def write(self, text):
+            if self.full:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return super().write(text)
+
+    disk = Disk()
+    observability.set_up(json_lines=True, stream=disk)
+    logger = logging.getLogger("worker")
+    disk.full = True
+    for _ in range(3):
+        logger.info("file_done")
+    disk.full = False
+    logger.info("worker_stopped")
+    logger.info("again")
+    assert [(line["event"], line.get("count")) for line in lines(disk)] == [
+        ("worker_stopped", None),
+        ("log_lines_lost", 3),
+        ("again", None),
+    ]
+
+
+def test_a_full_disk_below_standard_error_too_stops_nothing(log_stream, monkeypatch):
+    class Full(io.StringIO):
+        def write(self, text):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(sys, "__stderr__", Full())
+    for stream in (Full(), sys.__stderr__):
+        observability.set_up(json_lines=True, stream=stream)
+        logging.getLogger("worker").info("started")
