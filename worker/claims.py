@@ -94,7 +94,7 @@ def claim(
         return []
     c = schema.file.c
     if again:
-        taken = _claims(connection, (c.state == FileState.CLAIMED) & (c.claim_token == token))
+        taken = _claims(connection, now, (c.state == FileState.CLAIMED) & (c.claim_token == token))
         if taken:
             return taken
     _wake_due(connection, now, root_ids)
@@ -132,7 +132,7 @@ def claim(
         lease_until=now + timedelta(seconds=lease_s),
         retry_at=None,
     )  # fmt: skip
-    return _claims(connection, c.id.in_(file_ids))
+    return _claims(connection, now, c.id.in_(file_ids))
 
 
 def _wake_due(connection: Connection, now: datetime, root_ids: Sequence[int]) -> None:
@@ -142,10 +142,10 @@ def _wake_due(connection: Connection, now: datetime, root_ids: Sequence[int]) ->
     move(connection, now, file_ids, FileState.RETRY, FileState.READY, "due again", retry_at=None)
 
 
-def _claims(connection: Connection, which: ColumnElement[bool]) -> list[Claim]:
+def _claims(connection: Connection, now: datetime, which: ColumnElement[bool]) -> list[Claim]:
     c = schema.file.c
     statement = select(
-        c.id, c.root_id, c.path, c.size_bytes, c.mtime_ns, c.epoch, c.attempts, c.interruptions, c.alone
+        c.id, c.root_id, c.path, c.size_bytes, c.mtime_ns, c.epoch, c.attempts, c.interruptions, c.alone, c.settled_at
     ).where(which)  # fmt: skip
     return [
         Claim(
@@ -158,6 +158,7 @@ def _claims(connection: Connection, which: ColumnElement[bool]) -> list[Claim]:
             attempts=row.attempts,
             interruptions=row.interruptions,
             alone=row.alone,
+            settled_for_s=(now - row.settled_at).total_seconds(),
         )
         for row in connection.execute(statement.order_by(c.id.desc()))
     ]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from worker import slot_messages
 from worker.bundle import Bundle
-from worker.domain import FileState, Outcome, Population, RefusalCode
+from worker.domain import Caveat, FileState, Outcome, Population, RefusalCode
 from worker.entries import Claim
 from worker.errors import (
     DatabaseAway,
@@ -39,6 +39,8 @@ _LOCKED_LONGEST_S = 300.0
 _ONCE_LOCKED_TRIES = 3
 _ONCE_LOCKED_S = 0.5
 _REFUSALS_KEPT = 10_000
+# A file that was given its full size at once looks complete while its end is still unwritten, and so all zero.
+TAIL_ZERO_SETTLE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,6 +196,8 @@ class Dispatcher:
             return False  # then it is assessed again, and the commit keeps the first answer
 
     def _commit(self, claim: Claim, report: Report) -> None:
+        if self._may_be_unwritten(claim, report):
+            return
         population = self._roots[claim.root_id].population
         facts = report.facts(population)
         error = None
@@ -225,6 +229,19 @@ class Dispatcher:
             extra["dropped"] = "preview"
         _LOG.info("file_done", extra=extra)
         _LOG.debug("file_done_at", extra={"file_id": claim.file_id, "path": claim.path})
+
+    def _may_be_unwritten(self, claim: Claim, report: Report) -> bool:
+        """Have a film whose pixels end in zeros settle for longer, and be read again; black borders exist."""
+        tail_zero = report.content is not None and Caveat.TAIL_ZERO in report.content.pixel_caveats
+        wait_s = TAIL_ZERO_SETTLE_S - claim.settled_for_s
+        if self._once or not tail_zero or wait_s <= 0:
+            return False
+        state = self._ledger.give_back(
+            claim, "its pixels end in zeros: is it still being written? It settles for longer", retry_in_s=wait_s
+        )
+        extra = {"file_id": claim.file_id, "code": Caveat.TAIL_ZERO.value, "delay_s": round(wait_s, 1)}
+        _LOG.info("file_delayed", extra=extra | {"state": state.value if state else "fenced"})
+        return True
 
     def _give_back(self, claim: Claim, error: EnvironmentFault) -> None:
         root = self._roots[claim.root_id]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -69,6 +70,7 @@ class Claim:
         interruptions: deaths of a whole worker while this version was claimed.
         alone: it took part in three deaths of a worker: run it with nothing else in flight. The ledger hands it out
             only while this worker holds no other claim, and hands out nothing beside it.
+        settled_for_s: how long ago the version had settled when it was claimed.
     """
 
     file_id: int
@@ -80,6 +82,7 @@ class Claim:
     attempts: int
     interruptions: int
     alone: bool = False
+    settled_for_s: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from worker import results
 from worker.bundle import Bundle
-from worker.dispatch import Dispatcher, WatchedRoot
-from worker.domain import Answer, FileState, Finding, Identity, Outcome, Population
+from worker.dispatch import TAIL_ZERO_SETTLE_S, Dispatcher, WatchedRoot
+from worker.domain import Answer, Caveat, FileState, Finding, Identity, Outcome, Population
 from worker.entries import Claim, Observation
 from worker.errors import (
     DatabaseAway,
@@ -232,6 +233,29 @@ def test_what_changed_or_went_away_is_looked_at_again(desk: Desk, error: Environ
     desk.dispatcher.work([])
     assert desk.state() is state
     assert desk.looked_at == [b"film"]
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_pixels_that_end_in_zeros_settle_for_longer_and_are_read_again(
+    make_desk: Callable[..., Desk], once: bool
+) -> None:
+    """A file that was given its full size before it was filled looks like this; so does a film with a black border."""
+    desk = make_desk(once=once)
+    desk.ready(b"film")
+    content = Content((Finding("pneumonia", 1.0, 0.7, 0.5, Answer.FLAGGED),), (Caveat.TAIL_ZERO,), "numpy", [[0.0]])
+    tries = 0
+    while desk.state() is not FileState.DONE:
+        desk.wall += timedelta(seconds=1)
+        desk.now += 1
+        desk.dispatcher.work([desk.root_id])
+        for claim in desk.pool.in_flight:
+            tries += 1
+            assert claim.attempts == 1
+            desk.says(claim, Done(claim, report(content=content)))
+    assert tries == (1 if once else 2)
+    (row,) = results.query(desk.engine)
+    assert Caveat.TAIL_ZERO in row.caveats
+    assert (row.committed_at - row.first_seen_at >= timedelta(seconds=TAIL_ZERO_SETTLE_S)) is not once
 
 
 def test_a_locked_file_waits_alone_and_uncounted(desk: Desk) -> None:
