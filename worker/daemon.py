@@ -194,7 +194,8 @@ class _Run:
         while not self._signals.count:
             self._turn(look_up_s)
             self._raise_failures()
-            up = [root_id for root_id, thread in self._threads.items() if thread.inbox.share_down is None]
+            now = time.monotonic()
+            up = [root_id for root_id, thread in self._threads.items() if thread.down(now) is None]
             self._dispatcher.work(up if self._pool.ever_ready else ())
             self._housekeeping()
             if self._options.once and (exit_code := self._once_over()) is not None:
@@ -235,7 +236,8 @@ class _Run:
         away_since = self._dispatcher.away_since
         if away_since is not None and time.monotonic() - away_since > _ONCE_PATIENCE_S:
             raise DatabaseAway
-        up = {root_id: thread.inbox for root_id, thread in self._threads.items() if thread.inbox.share_down is None}
+        now = time.monotonic()
+        up = {root_id: thread.inbox for root_id, thread in self._threads.items() if thread.down(now) is None}
         if not (self._pool.ever_ready and self._dispatcher.is_idle() and all(inbox.quiet for inbox in up.values())):
             return None
         try:

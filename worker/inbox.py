@@ -131,7 +131,7 @@ class Inbox:
             return self._scan_at - now
         if not self._chosen:
             # not before: this asks the share, which may hang
-            self._choose_hints(mounts.network_reason(self._root))
+            self._choose_hints(self._system.network(self._root))
         finished = False
         try:
             self._hints.supervise(now)
@@ -156,6 +156,20 @@ class Inbox:
         """Ask for a full scan, which tells whether the share answers. Safe from another thread."""
         self._rescan = True
         self._wake()
+
+    @property
+    def unanswered(self) -> int | None:
+        """The number of the question to the share that waits for its answer now; ``None`` while none does.
+
+        Safe from another thread, which learns by asking again how long the same one waits.
+        """
+        asked = self._system.asked
+        return asked if asked != self._system.answered else None
+
+    @property
+    def watcher_restarts(self) -> int:
+        """How often the source of events had died and was made anew."""
+        return self._hints.restarts
 
     @property
     def quiet(self) -> bool:
@@ -359,7 +373,7 @@ class Inbox:
         identity = (status.st_dev, status.st_ino)
         if identity == self._identity:
             return
-        network = mounts.network_reason(self._root)
+        network = self._system.network(self._root)
         if self._identity is not None:
             if listing.files == 0 and self._ledger.live_paths(self.root_id, limit=1):
                 raise ShareDown("another, empty folder lies where the share was: it is probably not mounted")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable
 
-from worker.errors import DatabaseAway
+from worker.errors import DatabaseAway, ShareDown, ShareStalled
 from worker.inbox import Inbox, InboxOptions
 from worker.ledger import Ledger
 
+_LOG = logging.getLogger(__name__)
+STALL_S = 15.0
+"""A share that leaves one question unanswered for so long counts as down."""
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 
@@ -30,6 +34,8 @@ class RootThread(threading.Thread):
         super().__init__(name=f"root-{root_id}", daemon=True)
         self.failure: BaseException | None = None
         self._notify = notify
+        self._question: tuple[int, float] | None = None
+        self._stalled: ShareStalled | None = None
         self._wake = threading.Event()
         self._ended = threading.Event()
         self.inbox = Inbox(root, root_id, ledger, options, wake=self._wake.set, on_settled=notify)
@@ -54,6 +60,23 @@ class RootThread(threading.Thread):
         except BaseException as error:  # noqa: BLE001  the main thread ends the worker with it
             self.failure = error
             self._notify()
+
+    def down(self, now: float) -> ShareDown | None:
+        """Say why the root cannot be read now; ``None`` when it can. For the main thread, at every turn.
+
+        Args:
+            now: monotonic seconds.
+        """
+        number = self.inbox.unanswered
+        if number is None or self._question is None or self._question[0] != number:
+            self._question = None if number is None else (number, now)
+            if self._stalled is not None:
+                self._stalled = None
+                _LOG.info("share_answers", extra={"root_id": self.inbox.root_id})
+        elif self._stalled is None and now - self._question[1] >= STALL_S:
+            self._stalled = ShareStalled(f"the share has not answered for {STALL_S:g} s")
+            _LOG.warning("share_stalled", extra={"root_id": self.inbox.root_id, "code": self._stalled.code})
+        return self._stalled or self.inbox.share_down
 
     def stop(self) -> None:
         """Ask the thread to end; it may hang in the kernel and not do so."""

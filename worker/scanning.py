@@ -5,12 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
+from worker import mounts
 from worker.entries import Observation
 from worker.errors import ShareDown
 from worker.ignoring import mode_rule, name_rule
+
+T = TypeVar("T")
 
 # Answers of the share as a whole, not of one file in it (CIFS and NFS give them when the server is away).
 SHARE_ERRNOS = frozenset(
@@ -24,24 +29,45 @@ GONE_ERRNOS = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
 class FileSystem:
-    """The calls by which a root is looked at. Tests put their own in its place to make shares fail."""
+    """The calls by which a root is looked at. Tests put their own in its place to make shares fail.
+
+    Attributes:
+        asked: how many questions were put to the share.
+        answered: the number of the last one that it answered. While it is lower than ``asked``, a call waits in the
+            kernel, where nothing can interrupt it; another thread sees here for how long the same one does.
+    """
+
+    asked = 0
+    answered = 0
+
+    def network(self, root: bytes) -> str | None:
+        """Like ``mounts.network_reason``, which resolves the root's links."""
+        return self._ask(mounts.network_reason, root)
 
     def status(self, path: bytes) -> os.stat_result:
         """Like ``stat``: links are followed (the root itself may be one)."""
-        return os.stat(path)
+        return self._ask(os.stat, path)
 
     def status_of_link(self, path: bytes) -> os.stat_result:
         """Like ``lstat``."""
-        return os.lstat(path)
+        return self._ask(os.lstat, path)
 
     def entries(self, path: bytes) -> Iterator[os.DirEntry[bytes]]:
         """List one folder."""
-        with os.scandir(path) as listing:
-            yield from listing
+        with self._ask(os.scandir, path) as listing:
+            while (entry := self._ask(next, listing, None)) is not None:
+                yield entry
 
     def status_of_entry(self, entry: os.DirEntry[bytes]) -> os.stat_result:
         """Like ``lstat`` of a listed entry."""
-        return entry.stat(follow_symlinks=False)
+        return self._ask(partial(entry.stat, follow_symlinks=False))
+
+    def _ask(self, call: Callable[..., T], *arguments: Any) -> T:
+        self.asked += 1
+        try:
+            return call(*arguments)
+        finally:
+            self.answered = self.asked
 
 
 @dataclass(slots=True)

@@ -7,6 +7,8 @@ costs the file that it had in hand, and the next slot takes its place.
 from __future__ import annotations
 
 import contextlib
+import errno
+import logging
 import os
 import selectors
 import signal
@@ -31,7 +33,11 @@ from worker.errors import (
 )
 from worker.slot_messages import MAX_LINE_BYTES, Job, Known, Reply, Report, Say, Setup
 
+_LOG = logging.getLogger(__name__)
 START_DEADLINE_S = 120.0
+SPAWN_PAUSE_S = 5.0
+# No memory, processes or descriptors left on the machine: that passes.
+_NO_ROOM = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 _STARTS_AT_MOST = 3
 _GOODBYE_S = 2.0
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
@@ -100,6 +106,7 @@ class _Slot(Generic[Ticket]):
         self.pending = b""
         self.started = False
         self.ticket: Ticket | None = None
+        self.has_bytes = False
         self.deadline_at: float | None = start_by
         self.send(setup)
 
@@ -145,7 +152,7 @@ class SlotPool(Generic[Ticket]):
     Args:
         setup: what each slot gets first.
         count: how many slots there are.
-        deadline_s: a slot that has one file for longer is killed.
+        deadline_s: a slot that has one file for longer is killed; before it has the bytes, the share is at fault.
         command: the slot's program; tests give another.
         clock: monotonic seconds.
     """
@@ -168,6 +175,7 @@ class SlotPool(Generic[Ticket]):
         self._slots: list[_Slot[Ticket]] = []
         self._unreaped: list[subprocess.Popen[bytes]] = []
         self._failed_starts = 0
+        self._spawn_at = float("-inf")
         self._unfit: PrereadError | None = None
         self._wake_fd: int | None = None
         self.events: deque[Read[Ticket] | Done[Ticket] | Fault[Ticket] | Broke[Ticket]] = deque()
@@ -192,7 +200,7 @@ class SlotPool(Generic[Ticket]):
     def submit(self, ticket: Ticket, job: Job) -> None:
         """Give a job to an idle slot; ``idle`` must be above 0."""
         slot = next(slot for slot in self._slots if slot.started and slot.ticket is None)
-        slot.ticket = ticket
+        slot.ticket, slot.has_bytes = ticket, False
         slot.deadline_at = self._clock() + self._deadline_s
         slot.send(job)
 
@@ -219,7 +227,7 @@ class SlotPool(Generic[Ticket]):
         now = self._clock()
         for slot in list(self._slots):
             if slot.deadline_at is not None and now >= slot.deadline_at:
-                self._lose(slot, SlotDeadline(f"reading the film took longer than {self._deadline_s:g} s"))
+                self._lose(slot, self._too_late(slot))
         self._reap()
         if self._unfit is not None:
             raise self._unfit
@@ -264,7 +272,16 @@ class SlotPool(Generic[Ticket]):
         for _ in range(self._count - len(self._slots)):
             if len(self._slots) + len(self._unreaped) >= 2 * self._count:
                 return
-            slot: _Slot[Ticket] = _Slot(self._command, self._setup, self._clock() + START_DEADLINE_S)
+            if self._clock() < self._spawn_at:
+                return
+            try:
+                slot: _Slot[Ticket] = _Slot(self._command, self._setup, self._clock() + START_DEADLINE_S)
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                _LOG.warning("slot_not_started", extra={"errno": error.errno, "delay_s": SPAWN_PAUSE_S})
+                self._spawn_at = self._clock() + SPAWN_PAUSE_S
+                return
             self._slots.append(slot)
             self._selector.register(slot.from_slot, selectors.EVENT_READ, slot)
 
@@ -291,6 +308,7 @@ class SlotPool(Generic[Ticket]):
         if slot.ticket is None:
             raise ValueError("a slot without a file speaks of one")
         if reply.say is Say.READ and reply.sha256 is not None:
+            slot.has_bytes = True
             self.events.append(Read(slot.ticket, reply.sha256))
         elif reply.say is Say.DONE and reply.report is not None:
             self.events.append(Done(self._finish(slot), reply.report))
@@ -309,9 +327,16 @@ class SlotPool(Generic[Ticket]):
         slot.ticket, slot.deadline_at = None, None
         return ticket
 
-    def _lose(self, slot: _Slot[Ticket], error: SlotError) -> None:
+    def _too_late(self, slot: _Slot[Ticket]) -> SlotError | EnvironmentFault:
+        """Whose fault a deadline is: the film's only once its bytes were read."""
+        if slot.ticket is not None and not slot.has_bytes:
+            return EnvironmentFault(f"the share did not hand out the film within {self._deadline_s:g} s")
+        return SlotDeadline(f"reading the film took longer than {self._deadline_s:g} s")
+
+    def _lose(self, slot: _Slot[Ticket], error: SlotError | EnvironmentFault) -> None:
         if slot.ticket is not None:
-            self.events.append(Broke(slot.ticket, error))
+            ended = Broke(slot.ticket, error) if isinstance(error, SlotError) else Fault(slot.ticket, error)
+            self.events.append(ended)
         if not slot.started:
             self._failed_starts += 1
             if self._failed_starts >= _STARTS_AT_MOST and self._unfit is None:

@@ -42,6 +42,8 @@ _EVENTS: list[type[FileSystemEvent]] = [
 class Hints(Protocol):
     """Where the inbox takes its hints from; tests have one that never gives any."""
 
+    @property
+    def restarts(self) -> int: ...
     def supervise(self, now: float) -> None: ...
     def take(self) -> tuple[list[bytes], bool]: ...
     def stop(self) -> None: ...
@@ -49,6 +51,8 @@ class Hints(Protocol):
 
 class NoHints:
     """For polled roots."""
+
+    restarts = 0
 
     def supervise(self, now: float) -> None:
         """There is nothing that could die."""
@@ -83,7 +87,12 @@ class Watcher:
         self._next_try_at = 0.0
         self._backoff_s = REBUILD_FIRST_S
         self._overflows = _OverflowListener(self._on_overflow)
-        self.restarts = -1
+        self._starts = 0
+
+    @property
+    def restarts(self) -> int:
+        """How often watching had to be started again."""
+        return max(0, self._starts - 1)
 
     @property
     def alive(self) -> bool:
@@ -107,13 +116,14 @@ class Watcher:
             return
         self._next_try_at = now + self._backoff_s
         self._backoff_s = min(2 * self._backoff_s, REBUILD_LONGEST_S)
-        self.restarts += 1
+        self._starts += 1
         self._stop_observer()
         try:
             self._start()
-        except OSError as error:
-            why = "no watches left" if error.errno in _EXHAUSTED else "cannot watch"
-            extra = {"why": why, "errno": error.errno, "restarts": self.restarts}
+        except (OSError, RuntimeError) as error:  # the latter where no thread can be started
+            number = getattr(error, "errno", None)
+            why = "no watches left" if number in _EXHAUSTED else "cannot watch"
+            extra = {"why": why, "errno": number, "restarts": self.restarts}
             _LOG.warning("watcher_failed", extra=extra)
             self._stop_observer()
         else:

@@ -20,6 +20,7 @@ from worker.errors import DatabaseAway, UnknownFormat
 from worker.inbox import Inbox, InboxOptions
 from worker.ledger import Ledger
 from worker.scanning import FileSystem
+from worker.watching import Watcher
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ class FailingFileSystem(FileSystem):
     def __init__(self) -> None:
         self.fail_listing: dict[bytes, int] = {}
         self.fail_status: dict[bytes, int] = {}
-        self.asked = 0
+        self.statuses = 0
 
     def entries(self, path: bytes) -> Iterator[os.DirEntry[bytes]]:
         if path in self.fail_listing:
@@ -42,7 +43,7 @@ class FailingFileSystem(FileSystem):
         return super().entries(path)
 
     def status_of_entry(self, entry: os.DirEntry[bytes]) -> os.stat_result:
-        self.asked += 1
+        self.statuses += 1
         if entry.name in self.fail_status:
             raise OSError(self.fail_status[entry.name], "seam")
         return super().status_of_entry(entry)
@@ -55,6 +56,8 @@ class ScriptedHints:
         self.paths: list[bytes] = []
         self.lost = False
         self.stopped = False
+
+    restarts = 0
 
     def supervise(self, now: float) -> None: ...
 
@@ -259,6 +262,20 @@ def test_many_files_in_batches(desk: Desk) -> None:
     assert desk.states() == {FileState.READY: 1203}
 
 
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_step_of_the_wall_clock_settles_nothing_and_holds_nothing_up(desk: Desk, hours: int) -> None:
+    """Summer time, or a server's clock that is set: settling is counted on this process's own clock."""
+    desk.write("film", mtime_ns=int((desk.wall + timedelta(hours=hours)).timestamp() * 10**9))
+    desk.write("empty", b"")
+    desk.pass_time(1.5)
+    desk.wall += timedelta(hours=hours)
+    desk.pass_time(0.4)
+    assert desk.state(b"film") is FileState.SETTLING
+    desk.pass_time(0.2)
+    assert desk.state(b"film") is FileState.READY
+    assert desk.state(b"empty") is FileState.SETTLING
+
+
 # --------------------------------------------------------------------------- names
 
 
@@ -359,11 +376,11 @@ def test_a_polled_root_is_seen_soon_and_asks_little(make_desk: Callable[..., Des
         desk.write(f"old{number}")
     desk.pass_time(10)
     assert desk.states() == {FileState.READY: 50}
-    desk.system.asked = 0
+    desk.system.statuses = 0
     desk.write("film")
     desk.pass_time(8)
     assert desk.state(b"film") is FileState.READY
-    assert desk.system.asked <= 3
+    assert desk.system.statuses <= 3
 
 
 @pytest.mark.parametrize("poll,network,polled", [(None, "cifs", True), (None, None, False), (False, "cifs", False)])
@@ -412,6 +429,39 @@ def test_a_scan_after_the_database_was_away_finds_what_was_not_told(
     desk.now += 3
     desk.pass_time(3.1)
     assert desk.state(b"film") is FileState.READY
+
+
+def test_what_comes_between_any_two_steps_of_the_start_is_found(desk: Desk, eventually: Callable[..., None]) -> None:
+    """The watcher starts before the first scan: with an hour between scans, no film falls between the two."""
+    written: list[bytes] = []
+
+    class Meddling(FileSystem):
+        """A film arrives at every call, as long as the inbox starts."""
+
+        def _ask(self, call: Any, *arguments: Any) -> Any:
+            answer = super()._ask(call, *arguments)
+            if len(written) < 40:
+                written.append(b"%d" % len(written))
+                (desk.folder / os.fsdecode(written[-1])).write_bytes(b"film")
+            return answer
+
+    for number in range(3):
+        desk.write(f"before{number}")
+    inbox = Inbox(
+        desk.root, desk.root_id, desk.ledger, InboxOptions(scan_interval_s=3600.0), watch=Watcher, system=Meddling()
+    )
+
+    def all_found() -> bool:
+        desk.now += 0.01
+        inbox.tick(desk.now)
+        return desk.ledger.counts([desk.root_id])[FileState.SETTLING] == 43
+
+    try:
+        eventually(all_found)
+    finally:
+        inbox.stop()
+    assert len(written) == 40
+    assert set(desk.ledger.known(desk.root_id, written)) == set(written)
 
 
 # --------------------------------------------------------------------------- absence and the share

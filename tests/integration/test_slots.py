@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -21,7 +22,15 @@ from model_training import phantoms
 from worker import slot_messages, slots
 from worker.bundle import Bundle
 from worker.domain import Caveat, Outcome, Population
-from worker.errors import BundleDamaged, BundleMismatch, FileChanged, FileVanished, SlotCrashed, SlotMemory
+from worker.errors import (
+    BundleDamaged,
+    BundleMismatch,
+    EnvironmentFault,
+    FileChanged,
+    FileVanished,
+    SlotCrashed,
+    SlotMemory,
+)
 from worker.slot_messages import Job, Setup
 from worker.slots import Broke, Done, Fault, Read, SlotPool
 
@@ -50,8 +59,9 @@ class Bench:
     def pool(self, count: int = 1, deadline_s: float = 60.0, **changes: Any) -> SlotPool[str]:
         """A pool whose slots are ready."""
         command = changes.pop("command", (sys.executable, "-P", str(STUB_SLOT), str(self.inferences)))
+        clock = changes.pop("clock", time.monotonic)
         pool: SlotPool[str] = SlotPool(
-            replace(self.setup, **changes), count=count, deadline_s=deadline_s, command=command
+            replace(self.setup, **changes), count=count, deadline_s=deadline_s, command=command, clock=clock
         )
         self.pools.append(pool)
         return pool
@@ -254,6 +264,18 @@ def test_a_film_that_hangs_is_killed_at_its_deadline_and_holds_nobody_up(bench: 
     assert broke.error.code == "slot_deadline"
 
 
+def test_a_share_that_does_not_hand_out_a_film_is_at_fault_and_not_the_film(bench: Bench) -> None:
+    hang = bench.folder.with_name("films.hang")
+    hang.touch()
+    pool = bench.pool(deadline_s=3.0)
+    fault = bench.outcome(pool, bench.film("film.stall"))
+    assert isinstance(fault, Fault)
+    assert type(fault.error) is EnvironmentFault
+    assert pool.deaths == 1
+    hang.unlink()
+    assert isinstance(bench.outcome(pool, bench.film("film.stall")), Done)
+
+
 def test_a_slot_that_dies_idle_is_replaced(bench: Bench) -> None:
     pool = bench.pool()
     bench.ready(pool)
@@ -291,6 +313,25 @@ def test_too_little_memory_to_start_ends_the_attempts(bench: Bench) -> None:
     pool = bench.pool(memory_bytes=64 * MIB)
     with pytest.raises((SlotCrashed, SlotMemory)):
         bench.ready(pool)
+
+
+def test_a_machine_without_room_for_a_process_is_waited_for(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    now, refused = [0.0], [0]
+    really_popen = subprocess.Popen
+
+    def popen(*arguments: Any, **options: Any) -> Any:
+        if now[0] < 3 * slots.SPAWN_PAUSE_S:
+            refused[0] += 1
+            raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        return really_popen(*arguments, **options)
+
+    monkeypatch.setattr(slots.subprocess, "Popen", popen)
+    pool = bench.pool(count=2, clock=lambda: now[0])
+    while now[0] < 3 * slots.SPAWN_PAUSE_S:
+        assert pool.poll(0.0) == []
+        now[0] += 0.5
+    assert refused[0] == 3
+    bench.ready(pool, 2)
 
 
 def test_slots_that_die_at_the_start_are_not_started_for_ever(bench: Bench) -> None:

@@ -79,6 +79,15 @@ def create_deep(root: Path) -> None:
     (root / "a" / "b" / "film").write_bytes(b"1")
 
 
+def append(root: Path) -> None:
+    with (root / "there").open("ab") as stream:
+        stream.write(b"2")
+
+
+def link_hard(root: Path) -> None:
+    (root / "film").hardlink_to(root / "there")
+
+
 def move_tree_in(root: Path) -> None:
     (root.parent / "tree").mkdir()
     (root.parent / "tree" / "film").write_bytes(b"1")
@@ -93,6 +102,8 @@ def move_tree_in(root: Path) -> None:
         (rename_within, b"film"),
         (rename_into, b"film"),
         (create_deep, b"a"),
+        (append, b"there"),
+        (link_hard, b"film"),
         (move_tree_in, b"tree"),
     ],
 )
@@ -100,6 +111,8 @@ def test_what_happens_in_the_folder_is_hinted_at(
     watcher: Watcher, bell: Bell, tmp_path: Path, action: Callable[[Path], None], path: bytes
 ) -> None:
     assert watcher.alive
+    (tmp_path / "root" / "there").write_bytes(b"1")
+    assert heard(watcher, bell, b"there")
     action(tmp_path / "root")
     assert heard(watcher, bell, path)
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
+import resource
 import sys
 from pathlib import Path
 
-from worker import bundle, daemon, observability, store
+from tests.programs import bad_share
+from worker import bundle, daemon, dispatch, observability, root_thread, store
 from worker.domain import Population, RootSpec
 
 
@@ -18,6 +21,14 @@ def main() -> int:
     settings = json.loads(options)
     pattern = settings.pop("path_pattern", None)
     poll = settings.pop("poll", None)
+    if settings.pop("unprivileged", False):  # root opens every door: capset (version 3) without any capability
+        ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
+    if (limit_bytes := settings.pop("limit_bytes", None)) is not None:  # no file can grow beyond
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, resource.RLIM_INFINITY))
+    if settings.pop("bad_share", False):
+        bad_share.install([os.fsencode(root) for root in roots])
+    root_thread.STALL_S = settings.pop("stall_s", root_thread.STALL_S)
+    dispatch.TAIL_ZERO_SETTLE_S = settings.pop("tail_zero_settle_s", dispatch.TAIL_ZERO_SETTLE_S)
     specs = [RootSpec(Path(os.fsdecode(root)), Population.CHILDREN_1_5Y, pattern, poll) for root in roots]
     command = (sys.executable, "-P", str(Path(__file__).with_name("stub_slot.py")), inferences)
     try:

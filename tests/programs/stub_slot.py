@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 import worker.assess
+from tests.programs import bad_share
 from worker import bundle, slot_messages, slot_process
 from worker.classifier import RawOutput
 from worker.scope import Detector
@@ -88,6 +89,7 @@ def assess(data: bytes, *arguments: Any) -> Any:
 
 
 worker.assess.assess = assess
+bad_share.install_in_slot()
 
 if __name__ == "__main__":
     sys.exit(slot_process.main(MeanClassifier))

@@ -92,6 +92,20 @@ def test_what_is_no_file_is_never_opened(tmp_path: Path, monkeypatch: pytest.Mon
                 read(tmp_path, path)
 
 
+def test_a_device_is_never_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    really_open = os.open
+    opened: list[object] = []
+
+    def note(path: object, *arguments: Any, **options: Any) -> int:
+        opened.append(path)
+        return really_open(path, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(beneath.os, "open", note)
+    with pytest.raises(FileChanged):
+        read(Path("/dev"), b"null")
+    assert opened == [b"/dev"]
+
+
 def test_a_pipe_that_takes_the_files_place_does_not_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "film").write_bytes(b"1")
     seen, regular = observed(tmp_path, b"film"), os.lstat(tmp_path / "film")
