@@ -24,8 +24,8 @@ from rich.table import Table
 from rich.text import Text
 
 from model_training import phantoms
-from worker.cli.words import NO_DEVICE, say_in_full
 from worker.domain import CAVEAT_TEXT, Answer, Caveat
+from worker.words import NO_DEVICE, say_in_full
 
 WAIT_S = 180.0
 STOP_S = 60.0

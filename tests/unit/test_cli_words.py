@@ -11,8 +11,9 @@ from typing import get_args
 
 import pytest
 
+from worker import words
 from worker.calibration import predictive_values
-from worker.cli import output, roots, words
+from worker.cli import output, roots
 from worker.cli.app import LevelName
 from worker.cli.times import since
 from worker.domain import CAVEAT_TEXT, Answer, Caveat, Finding, Population

@@ -33,9 +33,9 @@ def assess(
     """
     settings = door.of(context).settings()
     from worker import batch
-    from worker.cli.words import explain_caveats, explain_predictive_values
     from worker.domain import Declared, Population
     from worker.radiograph import Limits
+    from worker.words import explain_caveats, explain_predictive_values
 
     classifier = door.load_classifier(bundle or settings.bundle)
     declared = Declared(population=Population(population), assume_age=True)
@@ -70,8 +70,8 @@ def assess(
 
 
 def _row(result: FileResult) -> tuple[str, ...]:
-    from worker.cli.words import name_caveats, say_finding
     from worker.escaping import display_path
+    from worker.words import name_caveats, say_finding
 
     says = "; ".join(map(say_finding, result.findings)) if result.findings else f"{result.code}: {result.reason}"
     return (

@@ -138,7 +138,7 @@ def _read_manifest(loaded: Bundle) -> JSONObject:
 
 
 def _pairs(manifest: Manifest, digest: str) -> list[tuple[str, str]]:
-    from worker.cli.words import percent, say_predictive_values
+    from worker.words import percent, say_predictive_values
 
     use = manifest.intended_use
     pairs = [

@@ -44,7 +44,7 @@ def print_table(
     from rich.table import Table
     from rich.text import Text
 
-    from worker.cli.words import NO_DEVICE
+    from worker.words import NO_DEVICE
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
@@ -64,7 +64,7 @@ def print_pairs(pairs: Iterable[tuple[str, str]], *, medical: bool = True) -> No
     from rich.table import Table
     from rich.text import Text
 
-    from worker.cli.words import NO_DEVICE
+    from worker.words import NO_DEVICE
 
     table = Table.grid(padding=(0, 2))
     table.add_column()

@@ -138,8 +138,8 @@ def explain(
 def _print(engine: Engine, wanted: ResultFilter, *, json: bool, csv: bool) -> None:
     from worker import results as stored
     from worker.cli import views
-    from worker.cli.words import explain_caveats, explain_predictive_values
     from worker.result_records import result_to_json
+    from worker.words import explain_caveats, explain_predictive_values
 
     if csv:
         output.print_csv(

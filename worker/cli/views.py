@@ -8,12 +8,12 @@ from datetime import datetime
 from typing import Any
 
 from worker.calibration import PREDICTIVE_PREVALENCES
-from worker.cli.words import name_caveats, say_answer, say_finding, say_predictive_values
 from worker.domain import CAVEAT_TEXT, FileState, Finding, Identity, JSONObject, Population
 from worker.history import Explanation, ResultDetail
 from worker.ignoring import RULES
 from worker.result_records import history_to_json, iso
 from worker.results import ResultRow
+from worker.words import name_caveats, say_answer, say_finding, say_predictive_values
 
 TABLE_COLUMNS = ("id", "committed", "taken", "patient / accession", "file", "what it says", "caveats")
 CSV_COLUMNS = (

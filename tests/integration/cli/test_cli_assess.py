@@ -11,9 +11,9 @@ import pytest
 from worker import bundle as bundles
 from worker import daemon, settings
 from worker.cli import bundle, door
-from worker.cli.words import NO_DEVICE
 from worker.domain import Population
 from worker.errors import BundleMismatch
+from worker.words import NO_DEVICE
 
 
 @pytest.fixture

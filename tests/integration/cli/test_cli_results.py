@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from worker import store
-from worker.cli.words import NO_DEVICE
 from worker.domain import CAVEAT_TEXT, Answer, Caveat, Finding, Identity, Population, RefusalCode
 from worker.entries import ContentAssessment, FileFacts, Observation
 from worker.errors import TruncatedPixels
 from worker.ledger import Ledger
+from worker.words import NO_DEVICE
 
 STATED = [
     {"prevalence": 0.05, "ppv": 0.36, "npv": 0.9995},
