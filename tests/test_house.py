@@ -202,8 +202,30 @@ def test_every_error_code_has_a_paragraph_in_the_runbook() -> None:
 
 
 def test_every_refusal_code_stands_in_the_runbook() -> None:
-    table = re.findall(r"^\| `(\w+)` \|", RUNBOOK.split("\n## Refusals")[1], flags=re.MULTILINE)
+    table = re.findall(r"^\| `(\w+)` \|", section_of_the_runbook("Refusals"), flags=re.MULTILINE)
     assert sorted(table) == sorted(RefusalCode)
+
+
+def section_of_the_runbook(heading: str) -> str:
+    return RUNBOOK.split(f"\n## {heading}\n")[1].split("\n## ")[0]
+
+
+@pytest.mark.parametrize(
+    "heading, sources, code",
+    [
+        ("What `preread status` and `/health` say", ["health"], r'Level\.\w+, "(\w+)"'),
+        (
+            "What `preread reconcile` prints",
+            ["reconcile", "ledger_check"],
+            r'(?:yield\s+\(?\s*"|code, what = "|Difference\("|code == ")(\w+)"',
+        ),
+    ],
+)
+def test_every_problem_and_difference_has_its_row_in_the_runbook(heading: str, sources: list[str], code: str) -> None:
+    table = re.findall(r"^\| \*\*(\w+)\*\* \|", section_of_the_runbook(heading), flags=re.MULTILINE)
+    text = "".join((HOUSE / "worker" / f"{name}.py").read_text() for name in sources)
+    assert len(table) == len(set(table))
+    assert set(table) - {errors.FileLocked.code} == set(re.findall(code, text))
 
 
 def test_every_error_stands_in_the_drawn_tree() -> None:

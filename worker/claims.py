@@ -2,23 +2,34 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, select, update
 
 from worker import schema
-from worker.discovery import CLEAN_SLATE, insert_or_skip
+from worker.discovery import gone_state
 from worker.domain import FileState, Outcome, Population, RefusalCode
 from worker.entries import Claim
 from worker.errors import EnvironmentFault, FileChanged, FileLocked, FileVanished, PrereadError, SlotCrashed, SlotError
 from worker.escaping import clean_text
-from worker.liveness import process_token, this_host
-from worker.moves import SET_FREE, absolute, ended_as, held, leave_claim, move, path_key, record
+from worker.moves import (
+    FRESH_START,
+    SET_FREE,
+    absolute,
+    chunks,
+    ended_as,
+    held,
+    keep_outcomes,
+    leave_claim,
+    move,
+    path_key,
+    record,
+)
+from worker.workers import dead_owners
 
+ACKNOWLEDGED = "acknowledged"
 MAX_ATTEMPTS = 3
 MAX_INTERRUPTIONS = 3
 LOCKED_FOR = timedelta(hours=24)
@@ -30,50 +41,6 @@ _REFUSED_BY_DECLARATION = (RefusalCode.AGE_UNKNOWN, RefusalCode.AGE_OUTSIDE, Ref
 DECLARED_ANEW = "the root declares another population"
 
 DIED_ALONE = "the worker died three times while it read this file and nothing else"
-
-
-# ---------------------------------------------------------------------- workers
-
-
-def heartbeat(connection: Connection, now: datetime, worker_id: str) -> None:
-    """See ``Ledger.heartbeat``."""
-    c = schema.worker.c
-    alive = update(schema.worker).where(c.id == worker_id).values(heartbeat_at=now, stopped_at=None)
-    if connection.execute(alive).rowcount:
-        return
-    try:
-        program_version = version("preread")
-    except PackageNotFoundError:  # run from a folder without being installed
-        program_version = "unknown"
-    row: schema.Row = {
-        "id": worker_id,
-        "host": this_host(),
-        "pid": os.getpid(),
-        "process_token": process_token(os.getpid()) or "",
-        "program_version": program_version,
-        "started_at": now,
-        "heartbeat_at": now,
-    }
-    insert_or_skip(connection, schema.worker, [row])
-
-
-def stop(connection: Connection, now: datetime, worker_id: str) -> None:
-    """See ``Ledger.stop``."""
-    connection.execute(update(schema.worker).where(schema.worker.c.id == worker_id).values(stopped_at=now))
-
-
-def _dead_owners(connection: Connection) -> list[str]:
-    """Return the workers that hold claims although they stopped or, on this host, no longer run."""
-    c, owner = schema.worker.c, schema.file.c.owner
-    holders = select(owner).where(schema.file.c.state == FileState.CLAIMED).distinct()
-    host = this_host()
-    return [
-        row.id
-        for row in connection.execute(
-            select(c.id, c.host, c.pid, c.process_token, c.stopped_at).where(c.id.in_(holders))
-        )
-        if row.stopped_at is not None or (row.host == host and process_token(row.pid) != row.process_token)
-    ]
 
 
 # ---------------------------------------------------------------------- claiming
@@ -179,7 +146,7 @@ def renew(connection: Connection, now: datetime, lease_s: float, batch: Collecti
 
 def _held_row(connection: Connection, one: Claim) -> Row[*tuple[Any, ...]] | None:
     c = schema.file.c
-    statement = select(c.attempts, c.locked_since, c.newest).where(held(one)).with_for_update()
+    statement = select(c.attempts, c.locked_since, c.newest, c.outcome).where(held(one)).with_for_update()
     return connection.execute(statement).one_or_none()
 
 
@@ -197,7 +164,7 @@ def give_back(
     elif isinstance(why, FileChanged):
         to_state = FileState.SETTLING
     elif isinstance(why, FileVanished):
-        to_state = FileState.MISSED
+        to_state = gone_state(row.outcome)
     else:
         if isinstance(why, FileLocked):
             values["locked_since"] = row.locked_since or now
@@ -259,7 +226,7 @@ def recover_interrupted(connection: Connection, now: datetime) -> int:
     """See ``Ledger.recover_interrupted``."""
     c = schema.file.c
     lost = c.lease_until < now
-    dead = _dead_owners(connection)
+    dead = dead_owners(connection)
     if dead:
         lost = lost | c.owner.in_(dead)
     rows = connection.execute(
@@ -278,6 +245,7 @@ def recover_interrupted(connection: Connection, now: datetime) -> int:
             values["attempts"] = max(0, row.attempts - 1)
         elif row.attempts >= MAX_ATTEMPTS:
             to_state, why = FileState.QUARANTINED, DIED_ALONE
+            keep_outcomes(connection, now, [row.id])
             values.update(set_aside_values(now, SlotCrashed.code, DIED_ALONE))
         connection.execute(
             update(schema.file)
@@ -291,9 +259,33 @@ def recover_interrupted(connection: Connection, now: datetime) -> int:
 # ---------------------------------------------------------------------- reopening
 
 
-def reopen(connection: Connection, now: datetime, file_ids: Sequence[int], why: str) -> int:
+def reopen(
+    connection: Connection,
+    now: datetime,
+    file_ids: Sequence[int],
+    why: str,
+    states: Collection[FileState] = (FileState.QUARANTINED,),
+) -> int:
     """See ``Ledger.reopen``."""
-    return len(move(connection, now, file_ids, FileState.QUARANTINED, FileState.READY, why, **CLEAN_SLATE))
+    c = schema.file.c
+    count = 0
+    for batch in chunks(sorted(set(file_ids))):
+        rows = connection.execute(
+            select(c.id, c.state).where(c.id.in_(batch), c.newest, c.state.in_(states)).order_by(c.id).with_for_update()
+        ).all()
+        for state in states:
+            found = [row.id for row in rows if row.state == state]
+            count += len(move(connection, now, found, state, FileState.READY, why, **FRESH_START))
+    return count
+
+
+def acknowledge_missed(connection: Connection, now: datetime, file_ids: Sequence[int], why: str) -> int:
+    """See ``Ledger.acknowledge_missed``."""
+    c = schema.file.c
+    unknown = connection.execute(
+        select(c.id).where(c.id.in_(file_ids), c.state == FileState.MISSED, c.code.is_(None)).order_by(c.id)
+    ).scalars().all()  # fmt: skip
+    return len(move(connection, now, unknown, FileState.MISSED, FileState.MISSED, why, code=ACKNOWLEDGED))
 
 
 def reopen_code(connection: Connection, now: datetime, root_ids: Sequence[int], code: str, why: str) -> int:
@@ -330,4 +322,4 @@ def reopen_refused(
     if root.path_pattern == path_pattern:
         refused = refused.where(c.population != population)
     file_ids = connection.execute(refused).scalars().all()
-    return len(move(connection, now, file_ids, FileState.DONE, FileState.READY, DECLARED_ANEW, **CLEAN_SLATE))
+    return len(move(connection, now, file_ids, FileState.DONE, FileState.READY, DECLARED_ANEW, **FRESH_START))

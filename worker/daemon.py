@@ -13,19 +13,21 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Engine
 
-from worker import slot_messages, slots
+from worker import health, health_http, slot_messages, slots
 from worker.bundle import Bundle
 from worker.dispatch import Dispatcher, WatchedRoot
 from worker.domain import OPEN_STATES, FileState, RootSpec
-from worker.entries import Claim
+from worker.entries import Claim, Pulse, RootPulse
 from worker.errors import DatabaseAway, EnvironmentFault, FileLocked
 from worker.inbox import InboxOptions
 from worker.ledger import Ledger
 from worker.root_thread import RootThread
+from worker.settings import listen_address
 from worker.slot_messages import Setup
 from worker.slots import SlotPool
 from worker.waiting import Signals, Timer, Wake
@@ -62,6 +64,7 @@ class RunOptions:
         max_pixels: films with more rows x columns x samples are not decoded.
         preview_dir: where the slots keep previews; ``None`` keeps none.
         min_free_bytes: what previews leave free on their disk.
+        health_listen: ``host:port`` on which ``GET /health`` is answered; ``None``, or with ``once``: nowhere.
         once: end when everything that is there has its outcome.
         include_existing: what lies in a root when it is first watched is as live as what comes later, and no backlog.
     """
@@ -77,6 +80,7 @@ class RunOptions:
     max_pixels: int = 64_000_000
     preview_dir: Path | None = None
     min_free_bytes: int = 0
+    health_listen: str | None = None
     once: bool = False
     include_existing: bool = False
 
@@ -103,10 +107,14 @@ def run(
         BundleError: the bundle gives other results on this machine.
         SlotCrashed: the slots do not start.
         DatabaseAway: at the start, or for a minute with ``once``.
+        EnvironmentFault: the address for ``/health`` cannot be used.
     """
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     ledger = Ledger(engine, worker_id=worker_id, lease_s=max(options.lease_s, 2 * options.deadline_s))
-    with Wake() as wake, Signals(wake.set) as signals:
+    paths = [os.fsencode(os.path.abspath(spec.path)) for spec in roots]
+    probe = partial(health.report, engine, roots=paths, scan_interval_s=options.scan_interval_s)
+    address = None if options.once or options.health_listen is None else listen_address(options.health_listen)
+    with health_http.serving(address, probe), Wake() as wake, Signals(wake.set) as signals:
         return _Run(ledger, bundle, roots, options, wake, signals, slot_command).until_the_end()
 
 
@@ -131,7 +139,7 @@ class _Run:
         self._renew = Timer(ledger.lease_s / 4)
         self._recover = Timer(_RECOVER_S)
         self._stuck_at: dict[int, int] = {}
-        ledger.heartbeat()
+        ledger.heartbeat()  # first of all: what is claimed belongs to a worker that is known
         bundle_id = ledger.register_bundle(
             name=bundle.manifest.name,
             version=bundle.manifest.version,
@@ -215,7 +223,7 @@ class _Run:
             return
         try:
             if self._heartbeat.due(now):
-                self._ledger.heartbeat()
+                self._ledger.heartbeat(self._pulse())
             if self._renew.due(now):
                 self._dispatcher.renew()
             if self._recover.due(now) and (count := self._ledger.recover_interrupted()):
@@ -223,6 +231,18 @@ class _Run:
                 self._dispatcher.work_appeared()
         except DatabaseAway as error:
             _LOG.warning("database_away", extra={"code": error.code})
+
+    def _pulse(self) -> Pulse:
+        now = time.monotonic()
+        return Pulse(
+            self._options.scan_interval_s,
+            self._options.slots,
+            self._pool.alive,
+            tuple(
+                RootPulse(root_id, thread.moved(), thread.down(now) or thread.inbox.incomplete)
+                for root_id, thread in self._threads.items()
+            ),
+        )
 
     def _raise_failures(self) -> None:
         for thread in self._threads.values():

@@ -9,60 +9,18 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, func, select, update
 
 from worker import schema
-from worker.domain import OPEN_STATES, FileState, Outcome, Population
+from worker.domain import OPEN_STATES, FileState, Outcome
 from worker.entries import Observation, Version
-from worker.errors import EmptyFile
+from worker.errors import EmptyFile, FileLocked
 from worker.escaping import display_path
-from worker.moves import absolute, chunks, move, path_key, record
+from worker.moves import FRESH_START, chunks, keep_outcomes, move, path_key, record
 
 # Not yet read, so that nothing is lost when a newer version of the path takes their place at once.
 _NEVER_READ = (FileState.SETTLING, FileState.READY, FileState.RETRY, FileState.MISSED, FileState.IGNORED)
 _WAITING = (FileState.SETTLING, FileState.READY)
-_GONE_BEFORE_READ = (FileState.SETTLING, FileState.READY, FileState.RETRY)
-_GONE_AFTERWARDS = (FileState.DONE, FileState.QUARANTINED)
+_CAN_GO = (FileState.SETTLING, FileState.READY, FileState.RETRY, FileState.DONE, FileState.QUARANTINED)
 
-CLEAN_SLATE: dict[str, Any] = {
-    "attempts": 0,
-    "interruptions": 0,
-    "alone": False,
-    "retry_at": None,
-    "locked_since": None,
-    "outcome": None,
-    "code": None,
-    "reason": None,
-    "committed_at": None,
-}
-
-
-# ---------------------------------------------------------------------- roots
-
-
-def register_root(
-    connection: Connection, now: datetime, path: bytes, population: Population, path_pattern: str | None
-) -> int:
-    """See ``Ledger.register_root``."""
-    path = absolute(path)
-    columns = schema.root.c
-    insert_or_skip(
-        connection,
-        schema.root,
-        [
-            {
-                "path": path,
-                "path_key": path_key(path),
-                "path_text": display_path(path),
-                "population": population,
-                "path_pattern": path_pattern,
-                "registered_at": now,
-            }
-        ],
-    )
-    return connection.execute(
-        update(schema.root)
-        .where(columns.path_key == path_key(path))
-        .values(population=population, path_pattern=path_pattern)
-        .returning(columns.id)
-    ).scalar_one()
+_NO_OUTCOME: dict[str, Any] = {"outcome": None, "code": None, "reason": None, "committed_at": None}
 
 
 def insert_or_skip(connection: Connection, table: Any, rows: Sequence[schema.Row]) -> list[tuple[int, ...]]:
@@ -82,22 +40,6 @@ def insert_or_skip(connection: Connection, table: Any, rows: Sequence[schema.Row
     return inserted
 
 
-def scan_started(connection: Connection, now: datetime, root_id: int) -> bool:
-    """See ``Ledger.scan_started``."""
-    c = schema.root.c
-    started = update(schema.root).where(c.id == root_id).values(last_scan_started_at=now)
-    return connection.execute(started.returning(c.last_scan_completed_at)).scalar_one() is None
-
-
-def scan_completed(connection: Connection, now: datetime, root_id: int, files_seen: int) -> None:
-    """See ``Ledger.scan_completed``."""
-    connection.execute(
-        update(schema.root)
-        .where(schema.root.c.id == root_id)
-        .values(last_scan_completed_at=now, last_scan_files=files_seen)
-    )
-
-
 # ---------------------------------------------------------------------- looking up
 
 
@@ -105,7 +47,7 @@ def _versions() -> Select[*tuple[Any, ...]]:
     c = schema.file.c
     return select(
         c.id, c.root_id, c.path, c.size_bytes, c.mtime_ns, c.inode, c.state, c.code, c.first_seen_at, c.settled_at,
-        c.outcome, c.epoch, c.newest, c.backlog,
+        c.outcome, c.epoch, c.newest, c.backlog, c.ctime_ns,
     )  # fmt: skip
 
 
@@ -122,6 +64,7 @@ def _version(row: Row[Any]) -> Version:
         first_seen_at=row.first_seen_at,
         settled_at=row.settled_at,
         backlog=row.backlog,
+        ctime_ns=row.ctime_ns,
     )
 
 
@@ -226,7 +169,8 @@ def _insert(
 ) -> int:
     rows: list[schema.Row] = [
         {
-            **CLEAN_SLATE,
+            **FRESH_START,
+            **_NO_OUTCOME,
             "root_id": root_id,
             "path": one.path,
             "path_key": path_key(one.path),
@@ -234,6 +178,7 @@ def _insert(
             "size_bytes": one.size_bytes,
             "mtime_ns": one.mtime_ns,
             "inode": one.inode,
+            "ctime_ns": one.ctime_ns,
             "newest": True,
             "backlog": backlog,
             "state": state,
@@ -259,7 +204,11 @@ def _seen_again(connection: Connection, now: datetime, row: Row[Any], one: Obser
         _back_from_vanished(connection, now, row)
     elif state in {FileState.MISSED, FileState.IGNORED}:
         why = "seen again" if state is FileState.MISSED else "no longer ignored"
-        move(connection, now, [row.id], state, FileState.SETTLING, why, code=None, reason=None, inode=one.inode)
+        seen: dict[str, Any] = {"inode": one.inode, "ctime_ns": one.ctime_ns}
+        move(connection, now, [row.id], state, FileState.SETTLING, why, code=None, reason=None, **seen)
+    elif state is FileState.QUARANTINED and row.code == FileLocked.code and row.ctime_ns != one.ctime_ns:
+        why = "its rights changed"
+        move(connection, now, [row.id], state, FileState.READY, why, **FRESH_START, ctime_ns=one.ctime_ns)
     elif state is FileState.SETTLING and row.inode != one.inode:
         connection.execute(update(schema.file).where(schema.file.c.id == row.id).values(inode=one.inode))
 
@@ -277,18 +226,19 @@ def _changed(connection: Connection, now: datetime, root_id: int, row: Row[Any],
         .where(c.size_bytes == one.size_bytes, c.mtime_ns == one.mtime_ns)
         .with_for_update()
     ).one_or_none()
-    if earlier is None and row.state == FileState.SETTLING:
+    if earlier is None and row.state == FileState.SETTLING and row.outcome is None:
         # still growing: the same row, or a slow writer would leave hundreds
         connection.execute(
             update(schema.file)
             .where(c.id == row.id, c.state == FileState.SETTLING)
             .values(
                 {
-                    **CLEAN_SLATE,
+                    **FRESH_START,
                     "backlog": False,
                     "size_bytes": one.size_bytes,
                     "mtime_ns": one.mtime_ns,
                     "inode": one.inode,
+                    "ctime_ns": one.ctime_ns,
                     "changed_at": now,
                 }
             )
@@ -304,7 +254,7 @@ def _changed(connection: Connection, now: datetime, root_id: int, row: Row[Any],
     # the path shows a version that it had before
     connection.execute(update(schema.file).where(c.id == earlier.id).values(newest=True, inode=one.inode))
     if earlier.state == FileState.SUPERSEDED:
-        move(connection, now, [earlier.id], FileState.SUPERSEDED, FileState.SETTLING, "changed back", **CLEAN_SLATE)
+        move(connection, now, [earlier.id], FileState.SUPERSEDED, FileState.SETTLING, "changed back", **FRESH_START)
     elif earlier.state == FileState.VANISHED:
         _back_from_vanished(connection, now, earlier)
 
@@ -325,6 +275,7 @@ def settle(connection: Connection, now: datetime, versions: Iterable[Version]) -
 def quarantine_empty(connection: Connection, now: datetime, versions: Iterable[Version]) -> int:
     """See ``Ledger.quarantine_empty``."""
     empty = [row for row in _still_settling(connection, versions) if row.size_bytes == 0]
+    keep_outcomes(connection, now, [row.id for row in empty])
     moved = move(
         connection,
         now,
@@ -384,29 +335,33 @@ def ignore(connection: Connection, now: datetime, root_id: int, observations: Se
     count = _insert(connection, now, root_id, new, FileState.IGNORED, rule, code=rule)
     for state in (FileState.SETTLING, FileState.READY):
         file_ids = [row.id for row in before.values() if row.state == state]
-        count += len(move(connection, now, file_ids, state, FileState.IGNORED, rule, code=rule))
+        keep_outcomes(connection, now, file_ids)
+        count += len(move(connection, now, file_ids, state, FileState.IGNORED, rule, **{**_NO_OUTCOME, "code": rule}))
     return count
 
 
 def absent(connection: Connection, now: datetime, root_id: int, paths: Sequence[bytes]) -> int:
     """See ``Ledger.absent``."""
     c = schema.file.c
-    moves = {
-        **dict.fromkeys(_GONE_BEFORE_READ, FileState.MISSED),
-        **dict.fromkeys(_GONE_AFTERWARDS, FileState.VANISHED),
-    }
     count = 0
     for batch in chunks(sorted(set(paths))):
         rows = connection.execute(
-            select(c.id, c.state)
+            select(c.id, c.state, c.outcome)
             .where(c.root_id == root_id, c.path_key.in_([path_key(path) for path in batch]))
-            .where(c.state.in_(list(moves)))
+            .where(c.state.in_(_CAN_GO))
             .order_by(c.id)
             .with_for_update()
         ).all()
-        for from_state, to_state in moves.items():
-            file_ids = [row.id for row in rows if row.state == from_state]
+        gone: dict[tuple[FileState, FileState], list[int]] = {}
+        for row in rows:
+            gone.setdefault((FileState(row.state), gone_state(row.outcome)), []).append(row.id)
+        for (from_state, to_state), file_ids in gone.items():
             count += len(
                 move(connection, now, file_ids, from_state, to_state, "no longer in the folder", retry_at=None)
             )
     return count
+
+
+def gone_state(outcome: str | None) -> FileState:
+    """Return the state of a version that went away: MISSED only where no outcome was ever committed."""
+    return FileState.MISSED if outcome is None else FileState.VANISHED

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from worker.domain import Caveat, FileState, Finding, FloatArray, Identity, Population
+from worker.errors import EnvironmentFault
 
 _INT64_MAX = 2**63 - 1
 
@@ -21,15 +22,18 @@ class Observation:
         mtime_ns: ``st_mtime_ns``; only ever compared for equality. Held within 64 bits (a hostile time stamp beyond the
             year 2262 is clamped, so compare two observations with each other and not with a raw ``stat``).
         inode: ``st_ino``, held within 63 bits.
+        ctime_ns: ``st_ctime_ns``: a change of rights shows in nothing else. No part of the comparison of two looks.
     """
 
     path: bytes
     size_bytes: int
     mtime_ns: int
     inode: int = 0
+    ctime_ns: int = field(default=0, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "mtime_ns", max(-_INT64_MAX - 1, min(_INT64_MAX, self.mtime_ns)))
+        for name in ("mtime_ns", "ctime_ns"):
+            object.__setattr__(self, name, max(-_INT64_MAX - 1, min(_INT64_MAX, getattr(self, name))))
         object.__setattr__(self, "inode", self.inode & _INT64_MAX)
 
 
@@ -54,10 +58,41 @@ class Version:
     first_seen_at: datetime
     settled_at: datetime | None
     backlog: bool = False
+    ctime_ns: int | None = None
 
     def matches(self, observation: Observation) -> bool:
         """Tell whether the observation shows this very version (equal size and modification time)."""
         return (self.size_bytes, self.mtime_ns) == (observation.size_bytes, observation.mtime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class RootPulse:
+    """How a worker finds one of its roots.
+
+    Attributes:
+        moves: its look at the folder went on since the last pulse.
+        fault: why the folder, or a part of it, cannot be listed now; ``None`` when it can.
+    """
+
+    root_id: int
+    moves: bool
+    fault: EnvironmentFault | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pulse:
+    """What a worker says of itself beside that it lives.
+
+    Attributes:
+        scan_interval_s: seconds from one full scan of a root to the next.
+        slots: how many slots it wants.
+        slots_alive: how many of them could read a film now.
+    """
+
+    scan_interval_s: float
+    slots: int
+    slots_alive: int
+    roots: tuple[RootPulse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

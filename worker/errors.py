@@ -14,7 +14,7 @@
     │   └── SlotCrashed          SlotDeadline         SlotMemory
     ├── EnvironmentFault         the machine or share is at fault; never counts as an attempt
     │   ├── FileLocked           FileVanished         FileChanged
-    │   ├── ShareDown            ShareStalled
+    │   ├── ShareDown            ShareStalled         ScanIncomplete
     │   └── DatabaseAway         DatabaseFull         DatabaseReadOnly
     ├── BundleError              the bundle may not be used
     │   └── BundleMissing        BundleDamaged        BundleMismatch
@@ -217,6 +217,13 @@ class ShareStalled(ShareDown):
 
     code = "share_stalled"
     hint = "Check the server behind the mount and the network; Preread goes on by itself when it answers."
+
+
+class ScanIncomplete(EnvironmentFault):
+    """A part of the share cannot be listed."""
+
+    code = "scan_incomplete"
+    hint = "Give the worker's user the right to list every folder below the root, or mend the disk behind it."
 
 
 class DatabaseAway(EnvironmentFault):

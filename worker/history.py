@@ -11,13 +11,15 @@ import numpy as np
 from sqlalchemy import Connection, Engine, Row, select
 
 from worker import schema
-from worker.domain import FileState, FloatArray, Outcome
+from worker.domain import OPEN_STATES, FileState, Finding, FloatArray, Outcome
+from worker.errors import FileLocked
 from worker.escaping import display_path
 from worker.moves import absolute, path_key
-from worker.results import ResultRow, selected, typed
+from worker.results import ResultRow, findings_of, selected, typed
 from worker.store import read
 
 _file, _root, _transition = schema.file.c, schema.root.c, schema.transition.c
+_past, _bundle = schema.past_outcome.c, schema.bundle.c
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +35,26 @@ class Transition:
 
 
 @dataclass(frozen=True, slots=True)
+class PastOutcome:
+    """How a version ended before it was read again; ``bundle``: ``name/version``."""
+
+    outcome: Outcome
+    code: str | None
+    reason: str | None
+    findings: tuple[Finding, ...]
+    bundle: str | None
+    committed_at: datetime
+    replaced_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class VersionHistory:
-    """One version of a path. ``result_id`` is what ``show`` takes, ``None`` while there is no outcome."""
+    """One version of a path.
+
+    Attributes:
+        locked_since: since when it may not be read, while that is so.
+        past: outcomes that later ones replaced, the oldest first.
+    """
 
     file_id: int
     size_bytes: int
@@ -51,10 +71,12 @@ class VersionHistory:
     settled_at: datetime | None
     committed_at: datetime | None
     transitions: tuple[Transition, ...]
+    locked_since: datetime | None = None
+    past: tuple[PastOutcome, ...] = ()
 
     @property
     def result_id(self) -> int | None:
-        """The id that ``show`` takes."""
+        """The id that ``show`` takes; ``None`` while there is no outcome."""
         return None if self.outcome is None else self.file_id
 
 
@@ -172,6 +194,7 @@ def _histories(connection: Connection, rows: Sequence[Row[Any]]) -> list[Version
         moves[one.file_id].append(
             Transition(from_state, FileState(one.to_state), one.at, one.why, one.epoch, one.worker_id)
         )
+    past = _past_outcomes(connection, list(moves))
     return [
         VersionHistory(
             file_id=row.id,
@@ -189,13 +212,46 @@ def _histories(connection: Connection, rows: Sequence[Row[Any]]) -> list[Version
             settled_at=row.settled_at,
             committed_at=row.committed_at,
             transitions=tuple(moves[row.id]),
+            locked_since=row.locked_since,
+            past=tuple(past.get(row.id, ())),
         )
         for row in rows
     ]
 
 
+def _past_outcomes(connection: Connection, file_ids: Sequence[int]) -> dict[int, list[PastOutcome]]:
+    statement = (
+        select(schema.past_outcome, _bundle.name, _bundle.version)
+        .outerjoin(schema.bundle, _bundle.id == _past.bundle_id)
+        .where(_past.file_id.in_(file_ids))
+        .order_by(_past.id)
+    )
+    rows = connection.execute(statement).all()
+    findings = findings_of(connection, sorted({row.assessment_id for row in rows if row.assessment_id is not None}))
+    past: dict[int, list[PastOutcome]] = {}
+    for row in rows:
+        ended = PastOutcome(
+            outcome=Outcome(row.outcome),
+            code=row.code,
+            reason=row.reason,
+            findings=findings.get(row.assessment_id, ()),
+            bundle=None if row.name is None else f"{row.name}/{row.version}",
+            committed_at=row.committed_at,
+            replaced_at=row.replaced_at,
+        )
+        past.setdefault(row.file_id, []).append(ended)
+    return past
+
+
 def sentence(version: VersionHistory) -> str:
-    """Say in one sentence why this version has, or has not yet, a result."""
+    """Say in a sentence or two why this version has, or has not yet, a result."""
+    said = _state_sentence(version)
+    if version.state in OPEN_STATES and version.outcome is not None:
+        return f"{said.replace('no result yet', 'no newer result yet', 1)} Until then: {_outcome_sentence(version)}"
+    return said
+
+
+def _state_sentence(version: VersionHistory) -> str:
     why = version.transitions[-1].why if version.transitions else ""
     match version.state:
         case FileState.SETTLING:
@@ -205,18 +261,28 @@ def sentence(version: VersionHistory) -> str:
         case FileState.CLAIMED:
             return "It has no result yet: it is being read now."
         case FileState.RETRY:
-            due = "" if version.retry_at is None else f" at {version.retry_at:%Y-%m-%d %H:%M:%S} UTC"
+            due = "" if version.retry_at is None else f" at {_utc(version.retry_at)}"
+            if version.locked_since is not None:
+                why += f"; since {_utc(version.locked_since)}, and after 24 h it is set aside"
             return f"It has no result yet: reading it did not succeed ({why}); it will be tried again{due}."
         case FileState.MISSED:
-            return "It has no result: it went away before it was read."
+            known = " An operator acknowledged that." if version.code else ""
+            return f"It has no result: it went away before it was read.{known}"
         case FileState.IGNORED:
             return f"It has no result: the rule {version.code} leaves it out."
         case FileState.SUPERSEDED:
             return f"A newer version took its place. {_outcome_sentence(version)}"
         case FileState.VANISHED:
             return f"The file is no longer in the folder; its result is kept. {_outcome_sentence(version)}"
+        case FileState.QUARANTINED if version.code == FileLocked.code:
+            change = "It is read again when it or its rights change, or with `preread quarantine release`."
+            return f"{_outcome_sentence(version)} {change}"
         case FileState.DONE | FileState.QUARANTINED:
             return _outcome_sentence(version)
+
+
+def _utc(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _outcome_sentence(version: VersionHistory) -> str:

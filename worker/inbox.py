@@ -19,7 +19,7 @@ from itertools import islice
 
 from worker import mounts
 from worker.absence import Absence
-from worker.errors import ShareDown
+from worker.errors import ScanIncomplete, ShareDown
 from worker.ignoring import path_rule
 from worker.ledger import Ledger
 from worker.scanning import GONE_ERRNOS, FileSystem, Found, Listing, Look, check_root, look_at_entry, look_at_path, walk
@@ -71,6 +71,7 @@ class Inbox:
 
     Attributes:
         share_down: why the root cannot be read now; ``None`` when it can.
+        incomplete: what the last full scan could not list or look at; ``None`` when it met everything.
         scans: full scans ended, complete or not.
         complete_scans: of these, those that listed every folder.
     """
@@ -90,6 +91,7 @@ class Inbox:
     ) -> None:
         self.root_id = root_id
         self.share_down: ShareDown | None = None
+        self.incomplete: ScanIncomplete | None = None
         self.scans = 0
         self.complete_scans = 0
         self._root = root
@@ -137,6 +139,7 @@ class Inbox:
             self._hints.supervise(now)
             self._take_hints()
             self._recheck_due()
+            self._go_on_settling()
             self._scan_on()
             finished = True
         except ShareDown as error:
@@ -323,6 +326,7 @@ class Inbox:
             _LOG.warning("scan_incomplete", extra=extra | {"count": count, "errno": listing.first_errno})
         else:
             _LOG.debug("scan_complete", extra=extra)
+        self.incomplete = listing.fault()
         self.scans += 1
         # where a run ends, what one complete scan missed is judged by the next one at once
         soon = self._options.once and self._absence.suspected and listing.complete

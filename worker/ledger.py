@@ -7,8 +7,9 @@
                   │  └ quarantine_empty │ └── give_back ────┤ └─── fail, give_back(retry_in_s) ► RETRY(retry_at) ► READY
                   └── give_back(FileChanged)                └ recover_interrupted ──► READY (attempt refunded)
 
-    absent:  SETTLING, READY, RETRY ──► MISSED;  DONE, QUARANTINED ──► VANISHED (its result is kept)
+    absent:  SETTLING, READY, RETRY ──► MISSED;  with an outcome ──► VANISHED (it is kept)
     register_root: DONE, refused for age or view under another declaration ──► READY
+    reopen:  QUARANTINED, DONE, RETRY ──► READY;  QUARANTINED('locked'), seen with other rights ──► READY
     ignore:  nothing, SETTLING, READY ──► IGNORED(rule)
     observe with a new size or mtime: a new version; the older becomes SUPERSEDED when the newer settles
 
@@ -26,9 +27,9 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from worker import claims, commits, discovery, store
+from worker import claims, commits, discovery, roots, store, workers
 from worker.domain import FileState, Population, RefusalCode
-from worker.entries import Claim, ContentAssessment, FileFacts, Observation, Version
+from worker.entries import Claim, ContentAssessment, FileFacts, Observation, Pulse, Version
 from worker.errors import EnvironmentFault, PrereadError, SlotError, UnreadableError
 
 __all__ = ["Claim", "ContentAssessment", "FileFacts", "Ledger", "Observation", "Version"]
@@ -73,7 +74,7 @@ class Ledger:
         def register(connection: Connection, _again: bool) -> int:
             now = self._clock(connection)
             claims.reopen_refused(connection, now, path, population, path_pattern)
-            return discovery.register_root(connection, now, path, population, path_pattern)
+            return roots.register_root(connection, now, path, population, path_pattern)
 
         return self._write(register)
 
@@ -81,21 +82,21 @@ class Ledger:
         """Make the bundle known, return its id. ``digest``: sha256 hex of its manifest; ``manifest``: its JSON text."""
         return self._write(lambda c, _: commits.register_bundle(c, self._clock(c), name, version, digest, manifest))
 
-    def heartbeat(self) -> None:
-        """Say that this worker lives: its host and process are noted, so that its claims are recovered when it dies."""
-        self._write(lambda c, _: claims.heartbeat(c, self._clock(c), self.worker_id))
+    def heartbeat(self, pulse: Pulse | None = None) -> None:
+        """Say that this worker lives, and how: its claims are recovered when it dies, and ``status`` tells of it."""
+        self._write(lambda c, _: workers.heartbeat(c, self._clock(c), self.worker_id, pulse))
 
     def stop(self) -> None:
         """Say that this worker ends in good order. Claims that it still holds become recoverable at once."""
-        self._write(lambda c, _: claims.stop(c, self._clock(c), self.worker_id))
+        self._write(lambda c, _: workers.stop(c, self._clock(c), self.worker_id))
 
     def scan_started(self, root_id: int) -> bool:
         """Note that a full scan of the root began; return whether none was ever completed."""
-        return self._write(lambda c, _: discovery.scan_started(c, self._clock(c), root_id))
+        return self._write(lambda c, _: roots.scan_started(c, self._clock(c), root_id))
 
     def scan_completed(self, root_id: int, *, files_seen: int = 0) -> None:
         """Note that a full scan of the root listed every directory."""
-        self._write(lambda c, _: discovery.scan_completed(c, self._clock(c), root_id, files_seen))
+        self._write(lambda c, _: roots.scan_completed(c, self._clock(c), root_id, files_seen))
 
     # ------------------------------------------------------------------ discovery
 
@@ -154,15 +155,26 @@ class Ledger:
     def absent(self, root_id: int, paths: Iterable[bytes]) -> int:
         """Note paths that complete scans no longer met; return how many versions moved. Nothing is deleted.
 
-        SETTLING, READY and RETRY become MISSED, DONE and QUARANTINED become VANISHED. Claimed ones are left alone.
+        What was never read becomes MISSED, what has an outcome VANISHED. Claimed ones are left alone.
         """
         batch = list(paths)
         return self._write(lambda c, _: discovery.absent(c, self._clock(c), root_id, batch))
 
-    def reopen(self, file_ids: Collection[int], why: str) -> int:
-        """QUARANTINED to READY with a clean slate (no attempts, no interruptions); return how many."""
+    def reopen(
+        self, file_ids: Collection[int], why: str, *, states: Collection[FileState] = (FileState.QUARANTINED,)
+    ) -> int:
+        """READY again, from one of these states, with a fresh start (no attempts, no interruptions); return how many.
+
+        Only the newest version of a path is. The outcome that it has stands until the next one is committed, and is
+        kept as a past one then.
+        """
         batch = list(file_ids)
-        return self._write(lambda c, _: claims.reopen(c, self._clock(c), batch, why))
+        return self._write(lambda c, _: claims.reopen(c, self._clock(c), batch, why, tuple(states)))
+
+    def acknowledge_missed(self, file_ids: Collection[int], why: str) -> int:
+        """Note that a person knows of these MISSED versions: they stay listed, and alarm no more; return how many."""
+        batch = list(file_ids)
+        return self._write(lambda c, _: claims.acknowledge_missed(c, self._clock(c), batch, why))
 
     def reopen_code(self, root_ids: Sequence[int], code: str, why: str) -> int:
         """Like ``reopen``, for the newest versions that are QUARANTINED with this code, e.g. ``locked`` at a start."""

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, insert, select, update
+from sqlalchemy import ColumnElement, Connection, insert, literal, select, update
 
 from worker import schema
 from worker.domain import FileState
@@ -21,6 +21,16 @@ CHUNK = 500
 """Rows per statement: far below the limits on bound parameters of either database."""
 
 SET_FREE: dict[str, Any] = {"owner": None, "claim_token": None, "lease_until": None}
+FRESH_START: dict[str, Any] = {
+    "attempts": 0,
+    "interruptions": 0,
+    "alone": False,
+    "retry_at": None,
+    "locked_since": None,
+}
+"""What a version begins with when it is to be read, for the first time or again; its last outcome stands meanwhile."""
+
+_KEPT = ("outcome", "code", "reason", "population", "gate_caveats", "instance_id", "assessment_id", "bundle_id")
 
 
 def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
@@ -109,11 +119,28 @@ def leave_claim(
     owner = connection.execute(select(columns.owner).where(held(claim)).with_for_update()).one_or_none()
     if owner is None:
         return False
+    if "outcome" in values:
+        keep_outcomes(connection, now, [claim.file_id])
     connection.execute(
         update(schema.file).where(held(claim)).values({"state": to_state, "changed_at": now, **SET_FREE, **values})
     )
     record(connection, now, [(claim.file_id, claim.epoch)], FileState.CLAIMED, to_state, why, owner.owner)
     return True
+
+
+def keep_outcomes(connection: Connection, now: datetime, file_ids: Sequence[int]) -> None:
+    """Note the outcomes that are about to be replaced; a version without one is passed over."""
+    columns = schema.file.c
+    kept = [columns[name] for name in (*_KEPT, "committed_at")]
+    for batch in chunks(sorted(set(file_ids))):
+        connection.execute(
+            insert(schema.past_outcome).from_select(
+                ["file_id", *_KEPT, "committed_at", "replaced_at"],
+                select(columns.id, *kept, literal(now, schema.UtcDateTime()))
+                .where(columns.id.in_(batch), columns.outcome.is_not(None), columns.committed_at.is_not(None))
+                .order_by(columns.id),
+            )
+        )
 
 
 def ended_as(connection: Connection, claim: Claim) -> FileState | None:

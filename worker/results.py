@@ -194,7 +194,7 @@ def selected() -> Select[Any]:
 
 def typed(connection: Connection, rows: Sequence[Row[Any]]) -> list[ResultRow]:
     """Turn rows of ``selected`` into results, with their findings and what the bundle states of those."""
-    findings = _findings(connection, sorted({row.assessment_id for row in rows if row.assessment_id is not None}))
+    findings = findings_of(connection, sorted({row.assessment_id for row in rows if row.assessment_id is not None}))
     digests = sorted({row.bundle_digest for row in rows if row.assessment_id is not None})
     bundles = connection.execute(select(_bundle.digest, _bundle.manifest).where(_bundle.digest.in_(digests)))
     stated = {row.digest: stated_predictive_values(row.manifest) for row in bundles}
@@ -255,7 +255,8 @@ def _conditions(wanted: ResultFilter) -> Iterator[ColumnElement[bool]]:
         yield (_file.committed_at < at) | ((_file.committed_at == at) & (_file.id < file_id))
 
 
-def _findings(connection: Connection, assessment_ids: Sequence[int]) -> dict[int, tuple[Finding, ...]]:
+def findings_of(connection: Connection, assessment_ids: Sequence[int]) -> dict[int, tuple[Finding, ...]]:
+    """Return the findings of each assessment, in the bundle's order."""
     found: dict[int, tuple[Finding, ...]] = {}
     for start in range(0, len(assessment_ids), _PAGE):
         batch = assessment_ids[start : start + _PAGE]

@@ -34,6 +34,7 @@ class RootThread(threading.Thread):
         super().__init__(name=f"root-{root_id}", daemon=True)
         self.failure: BaseException | None = None
         self._notify = notify
+        self._ticks = self._ticks_told = 0
         self._question: tuple[int, float] | None = None
         self._stalled: ShareStalled | None = None
         self._wake = threading.Event()
@@ -54,6 +55,7 @@ class RootThread(threading.Thread):
                     pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
                     continue
                 pause_s = _FIRST_PAUSE_S
+                self._ticks += 1
                 if delay_s > 0:
                     self._wake.wait(delay_s)
             self.inbox.stop()
@@ -77,6 +79,11 @@ class RootThread(threading.Thread):
             self._stalled = ShareStalled(f"the share has not answered for {STALL_S:g} s")
             _LOG.warning("share_stalled", extra={"root_id": self.inbox.root_id, "code": self._stalled.code})
         return self._stalled or self.inbox.share_down
+
+    def moved(self) -> bool:
+        """Say whether the look at the root went on since the last call. For the main thread."""
+        before, self._ticks_told = self._ticks_told, self._ticks
+        return self._ticks_told != before
 
     def stop(self) -> None:
         """Ask the thread to end; it may hang in the kernel and not do so."""

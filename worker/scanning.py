@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from worker import mounts
 from worker.entries import Observation
-from worker.errors import ShareDown
+from worker.errors import ScanIncomplete, ShareDown
 from worker.ignoring import mode_rule, name_rule
 
 T = TypeVar("T")
@@ -92,6 +92,14 @@ class Listing:
     def complete(self) -> bool:
         """Whether a path that this walk did not meet is not there."""
         return self.failed_folders == 0
+
+    def fault(self) -> ScanIncomplete | None:
+        """Return what to tell an operator of the failures; ``None`` where there were none."""
+        count = self.failed_folders + self.failed_entries
+        if not count:
+            return None
+        why = os.strerror(self.first_errno) if self.first_errno else "another folder took the root's place"
+        return ScanIncomplete(f"folders or files in it that cannot be looked at: {count} ({why})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,5 +196,5 @@ def look_at_path(system: FileSystem, root: bytes, path: bytes) -> Look | None:
 
 
 def _look(path: bytes, status: os.stat_result, rule: str | None) -> Look:
-    observation = Observation(path, status.st_size, status.st_mtime_ns, status.st_ino)
+    observation = Observation(path, status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
     return Look(observation, rule or mode_rule(status.st_mode))

@@ -1,6 +1,6 @@
 """The tables, the same on SQLite and Postgres. Migrations in ``migrations/`` lead here; a test compares the two.
 
-``root`` ─< ``file`` (one version of one path; identity, state, outcome) ─< ``transition``
+``root`` ─< ``file`` (one version of one path; identity, state, outcome) ─< ``transition``, ``past_outcome``
 ``file`` >─ ``instance`` (one content) ─< ``assessment`` (unique with ``bundle``) ─< ``finding``
 """
 
@@ -77,7 +77,11 @@ def _one_of(name: str, values: type[FileState | Outcome | Answer]) -> CheckConst
 
 
 class RootColumns(TypedColumns):
-    """A watched folder and what it declares of its films."""
+    """A watched folder, what it declares of its films, and how the worker that watches it finds it.
+
+    ``looked_at``: when ``worker_id`` last said that its look at the folder goes on. ``fault_code``, ``fault``: why the
+    folder, or a part of it, cannot be listed now, since ``fault_since``.
+    """
 
     id = Column(RowId, primary_key=True)
     path = Column(LargeBinary, nullable=False)
@@ -89,6 +93,12 @@ class RootColumns(TypedColumns):
     last_scan_started_at = Column(UtcDateTime, nullable=True)
     last_scan_completed_at = Column(UtcDateTime, nullable=True)
     last_scan_files = Column(BigInteger, nullable=True)
+    last_scan_s = Column(Double, nullable=True)
+    worker_id = Column(String(128), nullable=True)
+    looked_at = Column(UtcDateTime, nullable=True)
+    fault_code = Column(String(64), nullable=True)
+    fault = Column(Text, nullable=True)
+    fault_since = Column(UtcDateTime, nullable=True)
 
 
 root = Table("root", metadata, RootColumns, UniqueConstraint("path_key"))
@@ -161,7 +171,8 @@ class FileColumns(TypedColumns):
     ``path_key`` is the path's sha256, for the indexes: a path may be longer than a Postgres index entry.
     ``newest`` holds for one version of each path, the one last seen there. ``alone``: see ``entries.Claim``.
     ``backlog``: it lay in the root before Preread first looked there; read after live films, outside the unread list.
-    Identity columns carry the names of ``domain.Identity``.
+    ``outcome`` and what belongs to it are those last committed: a version that is read again keeps them until the next
+    are, and then they become a ``past_outcome``. Identity columns carry the names of ``domain.Identity``.
     ``read_at``: when the first reading was signed. ``device``, ``patient_name_key``: see ``lookups.py``.
     """
 
@@ -172,7 +183,8 @@ class FileColumns(TypedColumns):
     path_text = Column(Text, nullable=False)
     size_bytes = Column(BigInteger, nullable=False)
     mtime_ns = Column(BigInteger, nullable=False)
-    inode = Column(BigInteger, nullable=False)
+    inode = Column(BigInteger, nullable=False, index=True)
+    ctime_ns = Column(BigInteger, nullable=True)
     newest = Column(Boolean, nullable=False)
     backlog = Column(Boolean, nullable=False, server_default=text("false"))
 
@@ -282,8 +294,31 @@ class TransitionColumns(TypedColumns):
 transition = Table("transition", metadata, TransitionColumns)
 
 
+class PastOutcomeColumns(TypedColumns):
+    """How a file version ended before it was read again; the columns are those of ``file``."""
+
+    id = Column(RowId, primary_key=True)
+    file_id = Column(RowId, ForeignKey("file.id"), nullable=False, index=True)
+    outcome = Column(String(16), nullable=False)
+    code = Column(String(64), nullable=True)
+    reason = Column(Text, nullable=True)
+    population = Column(String(32), nullable=True)
+    gate_caveats = Column(Text, nullable=False)
+    instance_id = Column(RowId, ForeignKey("instance.id"), nullable=True)
+    assessment_id = Column(RowId, ForeignKey("assessment.id"), nullable=True)
+    bundle_id = Column(RowId, ForeignKey("bundle.id"), nullable=True)
+    committed_at = Column(UtcDateTime, nullable=False)
+    replaced_at = Column(UtcDateTime, nullable=False)
+
+
+past_outcome = Table("past_outcome", metadata, PastOutcomeColumns, _one_of("outcome", Outcome))
+
+
 class WorkerColumns(TypedColumns):
-    """One run of one worker process; ``process_token`` tells it from a later process with the same number."""
+    """One run of one worker process; ``process_token`` tells it from a later process with the same number.
+
+    ``slots`` is how many it wants, ``slots_alive`` how many could read a film when it last wrote here.
+    """
 
     id = Column(String(128), primary_key=True)
     host = Column(Text, nullable=False)
@@ -293,6 +328,9 @@ class WorkerColumns(TypedColumns):
     started_at = Column(UtcDateTime, nullable=False)
     heartbeat_at = Column(UtcDateTime, nullable=False)
     stopped_at = Column(UtcDateTime, nullable=True)
+    scan_interval_s = Column(Double, nullable=True)
+    slots = Column(Integer, nullable=True)
+    slots_alive = Column(Integer, nullable=True)
 
 
 worker = Table("worker", metadata, WorkerColumns)

@@ -142,6 +142,11 @@ class Settings(BaseSettings):
         pattern=r"^https?://.*\{study_instance_uid\}",
         description="where *Open in PACS* leads: a URL with `{study_instance_uid}` in it; unset: no such link",
     )
+    health_listen: str | None = Field(
+        default=None,
+        description="`host:port` on which `preread run` answers `GET /health` (200, or 503 when critical), such as "
+        "`127.0.0.1:8321`; unset: it opens no port",
+    )
     log_level: LogLevel = Field(
         default=LogLevel.INFO, description="`debug`, `info`, `warning` or `error`; only `debug` names full paths"
     )
@@ -160,6 +165,13 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Let the environment win over what ``load`` read from the file; no ``.env``, no secrets folder."""
         return (env_settings, init_settings)
+
+    @field_validator("health_listen")
+    @classmethod
+    def _read_address(cls, value: str | None) -> str | None:
+        if value is not None:
+            listen_address(value)
+        return value
 
     @field_validator("roots", mode="before")
     @classmethod
@@ -241,6 +253,20 @@ def load(config: Path | None = None) -> Settings:
     roots = tuple(replace(root, path=base / root.path.expanduser()) for root in settings.roots)
     refuse_overlapping(roots)
     return settings.model_copy(update={"roots": roots})
+
+
+def listen_address(text: str) -> tuple[str, int]:
+    """Read ``host:port``; an IPv6 address stands in brackets: ``[::1]:8321``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    host, _, port = text.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    bracketed = host == f"[{bare}]"
+    if not bare or (":" in bare) != bracketed or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError("is no address with a port, such as 127.0.0.1:8321 or [::1]:8321")
+    return bare, int(port)
 
 
 def refuse_overlapping(roots: Iterable[RootSpec]) -> None:

@@ -188,6 +188,11 @@ class SlotPool(Generic[Ticket]):
         return sum(slot.started and slot.ticket is None for slot in self._slots)
 
     @property
+    def alive(self) -> int:
+        """How many slots could read a film: they have started, and their process lives."""
+        return sum(slot.started and slot.process.poll() is None for slot in self._slots)
+
+    @property
     def in_flight(self) -> list[Ticket]:
         """What the slots have in hand."""
         return [slot.ticket for slot in self._slots if slot.ticket is not None]

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from worker.cli import assess, bundle, check, database, results, run
+from worker.cli import aside, assess, bundle, check, database, reconcile, requeue, results, run, status
 from worker.cli.door import Door
 
 LevelName = Literal["debug", "info", "warning", "error"]
@@ -69,5 +69,10 @@ app.command("assess")(assess.assess)
 app.add_typer(results.app, name="results")
 app.command("explain")(results.explain)
 app.command("check")(check.check)
+app.command("status")(status.status)
+app.command("reconcile")(reconcile.reconcile)
+app.command("requeue")(requeue.requeue)
+app.add_typer(aside.quarantine, name="quarantine")
+app.add_typer(aside.missed, name="missed")
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(database.app, name="db")

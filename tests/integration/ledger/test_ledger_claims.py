@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, select
 
-from worker import claims, schema, store
+from worker import schema, store, workers
 from worker.domain import FileState, Outcome
 from worker.errors import FileChanged, FileLocked, FileVanished, ShareDown, SlotCrashed, SlotDeadline
 from worker.ledger import Ledger
@@ -116,7 +116,7 @@ def test_set_aside_at_once_and_reopened(bench: Bench) -> None:
     (again,) = bench.claim()
     assert (again.attempts, again.interruptions) == (1, 0)
     row = bench.row(again.file_id)
-    assert (row["outcome"], row["code"], row["committed_at"]) == (None, None, None)
+    assert (row["outcome"], row["code"]) == (Outcome.UNREADABLE, "locked"), "what is read again keeps its last outcome"
     assert bench.ledger.reopen([again.file_id], "not quarantined") == 0
 
 
@@ -252,10 +252,10 @@ def test_a_worker_that_stopped_leaves_nothing_behind(bench: Bench) -> None:
 
 
 def test_workers_of_other_hosts_are_judged_by_their_lease_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(claims, "this_host", lambda: "elsewhere")
+    monkeypatch.setattr(workers, "this_host", lambda: "elsewhere")
     bench.ledger.heartbeat()
     monkeypatch.undo()
-    monkeypatch.setattr(claims, "process_token", lambda _pid: None)
+    monkeypatch.setattr(workers, "process_token", lambda _pid: None)
     bench.claimed()
     assert bench.ledger.recover_interrupted() == 0
     bench.wait(61)

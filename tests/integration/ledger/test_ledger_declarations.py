@@ -41,7 +41,7 @@ def test_what_another_declaration_refused_is_owed_again(bench: Bench, code: Refu
     assert bench.moves(file_id)[-1] == ("done", "ready")
     assert reasons(bench, file_id)[-1] == WHY
     row = bench.row(file_id)
-    assert (row["outcome"], row["code"], row["reason"], row["committed_at"]) == (None, None, None, None)
+    assert (row["outcome"], row["code"]) == ("refused", code), "the refusal stands until the film is judged anew"
     (claim,) = bench.claim()
     assert (claim.file_id, claim.attempts) == (file_id, 1)
 

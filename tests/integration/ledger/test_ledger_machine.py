@@ -24,10 +24,10 @@ from hypothesis.stateful import (
     rule,
     run_state_machine_as_test,
 )
-from sqlalchemy import Engine, select, text
+from sqlalchemy import Engine, func, select, text
 
 from worker import schema, store
-from worker.domain import OPEN_STATES, Answer, FileState, Finding, Outcome, RefusalCode
+from worker.domain import Answer, FileState, Finding, Outcome, RefusalCode
 from worker.errors import EnvironmentFault, FileChanged, FileLocked, FileVanished, ShareDown, SlotCrashed, UnknownFormat
 from worker.ledger import Claim, ContentAssessment, FileFacts, Ledger, Observation
 
@@ -42,10 +42,12 @@ ALLOWED = {
     (FileState.SETTLING, FileState.READY),
     (FileState.SETTLING, FileState.QUARANTINED),
     (FileState.SETTLING, FileState.MISSED),
+    (FileState.SETTLING, FileState.VANISHED),
     (FileState.SETTLING, FileState.SUPERSEDED),
     (FileState.SETTLING, FileState.IGNORED),
     (FileState.READY, FileState.CLAIMED),
     (FileState.READY, FileState.MISSED),
+    (FileState.READY, FileState.VANISHED),
     (FileState.READY, FileState.SUPERSEDED),
     (FileState.READY, FileState.IGNORED),
     (FileState.CLAIMED, FileState.DONE),
@@ -54,10 +56,13 @@ ALLOWED = {
     (FileState.CLAIMED, FileState.READY),
     (FileState.CLAIMED, FileState.SETTLING),
     (FileState.CLAIMED, FileState.MISSED),
+    (FileState.CLAIMED, FileState.VANISHED),
     (FileState.CLAIMED, FileState.SUPERSEDED),
     (FileState.RETRY, FileState.READY),
     (FileState.RETRY, FileState.MISSED),
+    (FileState.RETRY, FileState.VANISHED),
     (FileState.RETRY, FileState.SUPERSEDED),
+    (FileState.DONE, FileState.READY),
     (FileState.DONE, FileState.VANISHED),
     (FileState.DONE, FileState.SUPERSEDED),
     (FileState.QUARANTINED, FileState.VANISHED),
@@ -66,6 +71,7 @@ ALLOWED = {
     (FileState.VANISHED, FileState.DONE),
     (FileState.VANISHED, FileState.QUARANTINED),
     (FileState.VANISHED, FileState.SUPERSEDED),
+    (FileState.MISSED, FileState.MISSED),
     (FileState.MISSED, FileState.SETTLING),
     (FileState.MISSED, FileState.SUPERSEDED),
     (FileState.IGNORED, FileState.SETTLING),
@@ -138,6 +144,18 @@ class LedgerMachine(RuleBasedStateMachine):
     def operator_reopens(self) -> None:
         known = self.workers[0].known(self.root_id, PATHS).values()
         self.workers[0].reopen([one.file_id for one in known], "the operator asked")
+
+    @rule(state=st.sampled_from([FileState.DONE, FileState.RETRY]))
+    def operator_has_it_read_again(self, state: FileState) -> None:
+        known = self.workers[0].known(self.root_id, PATHS).values()
+        moved = self.workers[0].reopen([one.file_id for one in known], "the operator asked", states=(state,))
+        assert moved == sum(one.state is state for one in known)
+
+    @rule()
+    def operator_acknowledges(self) -> None:
+        known = self.workers[0].known(self.root_id, PATHS).values()
+        missed = sum(one.state is FileState.MISSED and one.code is None for one in known)
+        assert self.workers[0].acknowledge_missed([one.file_id for one in known], "alice knows") == missed
 
     # ------------------------------------------------------------------ claims
 
@@ -250,9 +268,9 @@ class LedgerMachine(RuleBasedStateMachine):
     def state_and_outcome_agree(self) -> None:
         for row in self._files():
             state = FileState(row.state)
-            if state in OPEN_STATES | {FileState.MISSED, FileState.IGNORED}:
+            assert (row.outcome is None) == (row.committed_at is None)
+            if state in {FileState.MISSED, FileState.IGNORED}:
                 assert row.outcome is None
-                assert row.committed_at is None
             if state is FileState.DONE:
                 assert row.outcome in {Outcome.ASSESSED, Outcome.REFUSED}
             if state is FileState.QUARANTINED:
@@ -266,14 +284,22 @@ class LedgerMachine(RuleBasedStateMachine):
             assert row.alone == (row.interruptions >= 3)
 
     @invariant()
+    def no_outcome_is_ever_lost(self) -> None:
+        columns = schema.transition.c
+        ends = columns.to_state.in_([FileState.DONE, FileState.QUARANTINED])
+        committed = columns.from_state.in_([FileState.CLAIMED, FileState.SETTLING])
+        with self.engine.connect() as connection:
+            made = connection.execute(select(func.count()).where(ends, committed)).scalar_one()
+            past = connection.execute(select(func.count()).select_from(schema.past_outcome)).scalar_one()
+        assert made == past + sum(row.outcome is not None for row in self._files())
+
+    @invariant()
     def every_path_has_one_newest_version_that_shows_the_folder(self) -> None:
         newest = {row.path: row for row in self._files() if row.newest}
         for path, version in self.folder.items():
             assert (newest[path].size_bytes, newest[path].mtime_ns) == version
-            assert newest[path].state not in {FileState.SUPERSEDED, FileState.VANISHED, FileState.MISSED} or (
-                # its slot found it gone; the next look at the folder mends that
-                newest[path].state == FileState.MISSED
-            )
+            # MISSED, VANISHED: its slot found it gone; the next look at the folder mends that
+            assert newest[path].state != FileState.SUPERSEDED
         assert all(row.newest or row.state not in {FileState.READY, FileState.RETRY} for row in self._files())
 
     @invariant()

@@ -1,0 +1,94 @@
+"""``preread reconcile``: what is owed, computed anew from folders and database, and how the ledger differs from it."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worker.cli import door, output
+
+if TYPE_CHECKING:
+    from worker.reconcile import Reconciliation
+
+
+def reconcile(
+    context: typer.Context,
+    root: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--root", help="only this folder, may be repeated; default: those of the settings, else all that are known"
+        ),
+    ] = None,
+    wait: Annotated[
+        float,
+        typer.Option(
+            min=0.0, max=86_400.0, metavar="SECONDS", help="look again for so long at what differs, while a worker runs"
+        ),
+    ] = 0.0,
+    read: Annotated[
+        bool, typer.Option("--read", help="also read every file again and compare it with its result")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record a difference")] = False,
+) -> None:
+    """List the folders, compare every file with the ledger and the ledger with itself, and print what differs.
+
+    Changes nothing. A film that came a moment ago is a difference until the worker has seen it: --wait 60 gives it
+    time.
+
+    Exit code: 0 when nothing differs; 1 when something does; 3 when nothing does, but a folder or a file could not be
+    looked at.
+    """
+    settings = door.of(context).settings()
+    from worker.errors import EnvironmentFault, SettingsError
+    from worker.history import root_paths
+    from worker.reconcile import reconcile as compare
+
+    engine = door.open_database(settings)
+    try:
+        named = root or [spec.path for spec in settings.roots]
+        roots = [os.fsencode(os.path.abspath(path)) for path in named] or root_paths(engine)
+        if not roots:
+            raise SettingsError("there is no folder to compare: name one with --root or in PREREAD_ROOTS")
+        limit = settings.max_file_bytes if read else None
+        found = compare(engine, roots, wait_s=wait, read_up_to_bytes=limit)
+    finally:
+        engine.dispose()
+    _print(found, json=json)
+    if found.differences:
+        raise typer.Exit(1)
+    if found.unproven:
+        raise typer.Exit(EnvironmentFault.exit_code)
+
+
+def _print(found: Reconciliation, *, json: bool) -> None:
+    from worker.escaping import display_path
+    from worker.records import reversible_path
+
+    if json:
+        for one in found.differences:
+            output.print_json(asdict(one) | {"path": None if one.path is None else reversible_path(one.path)})
+    elif found.differences:
+        rows = (
+            (
+                one.code,
+                str(one.file_id or ""),
+                f"{one.root}/{display_path(one.path)}" if one.path else one.root,
+                one.what,
+            )
+            for one in found.differences
+        )
+        output.print_table(("difference", "id", "file", "what"), rows, medical=False)
+    for fault in found.unproven:
+        output.say(f"{fault} [{fault.code}]")
+    owed = ", ".join(f"{count} {state.value}" for state, count in sorted(found.owed.items()))
+    output.say(f"{found.files} files in the folders; owed: {owed or 'none'}")
+    if found.contents:
+        output.say(f"{found.contents} files were read and have the bytes of their result")
+    kinds = Counter(one.code for one in found.differences)
+    said = ", ".join(f"{code} {count}" for code, count in kinds.most_common())
+    output.say(f"{kinds.total()} differences: {said}" if kinds else "nothing differs")

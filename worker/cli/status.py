@@ -1,0 +1,120 @@
+"""``preread status``: does the worker do what it should, for people and for monitoring."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worker.cli import door, output
+
+if TYPE_CHECKING:
+    from worker.health import Health, RootHealth
+
+
+def status(
+    context: typer.Context,
+    root: Annotated[
+        list[Path] | None,
+        typer.Option("--root", help="a folder that should be watched, may be repeated; default: those of the settings"),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON record")] = False,
+) -> None:
+    """Say whether the worker does what it should: what is wrong, or that nothing is.
+
+    Where neither --root nor the settings name folders, those of the workers in the database count. What does not move
+    for two scan intervals (ten seconds at least) is critical; a worker that is dead or never ran as well.
+
+    Exit code, as Nagios, Icinga and Zabbix expect: 0 ok; 1 warning; 2 critical, also when the database or the settings
+    cannot be used.
+    """
+    from worker.health import Level
+
+    health = _look(context, root)
+    if json:
+        output.print_json(health.to_json())
+    else:
+        output.print_text(_headline(health))
+        for problem in health.problems:
+            output.print_text(f"{problem.level.name} {problem.code}: {problem.what}")
+        output.print_pairs(_pairs(health), medical=False)
+    if health.level is not Level.OK:
+        raise typer.Exit(int(health.level))
+
+
+def _look(context: typer.Context, root: list[Path] | None) -> Health:
+    from worker import health
+    from worker.errors import PrereadError
+
+    try:
+        settings = door.of(context).settings()
+        named = root or [spec.path for spec in settings.roots]
+        engine = door.open_database(settings)
+        try:
+            return health.report(
+                engine,
+                roots=[os.fsencode(os.path.abspath(path)) for path in named] or None,
+                scan_interval_s=settings.scan_interval_s,
+            )
+        finally:
+            engine.dispose()
+    except PrereadError as error:
+        if error.hint:
+            output.say(error.hint)
+        return health.unavailable(error)
+
+
+def _headline(health: Health) -> str:
+    """Return the first line, which is all that most monitoring shows, with figures behind the bar."""
+    worst = [problem.what for problem in health.problems if problem.level is health.level]
+    more = len(health.problems) - len(worst)
+    said = "; ".join(worst) + (f"; and {more} warnings" if more else "") if worst else "nothing is wrong"
+    figures = {state.value: float(count) for state, count in health.counts.items()}
+    figures["missed_unacknowledged"] = float(health.missed)
+    for name in ("unsettled_age_s", "ready_age_s", "write_age_s"):
+        if (value := getattr(health, name)) is not None:
+            figures[name] = value
+    data = " ".join(f"{name}={value:g}" for name, value in figures.items())
+    # a bar in the words would end them
+    return f"PREREAD {health.level.name} - {said.replace('|', '/')}" + (f" | {data}" if health.counts else "")
+
+
+def _pairs(health: Health) -> Iterator[tuple[str, str]]:
+    for worker in health.workers:
+        slots = "" if worker.slots is None else f", {worker.slots_alive} of {worker.slots} slots ready"
+        state = "runs" if worker.alive else "does not run"
+        yield f"worker {worker.worker_id}", f"{state}{slots}, wrote {worker.silent_s:g} s ago"
+    for root in health.roots:
+        yield f"folder {root.path}", _say_root(root)
+    for state, count in health.counts.items():
+        if count:
+            yield f"files {state.value}", str(count)
+    for code, count in health.quarantined.items():
+        yield f"quarantined: {code}", str(count)
+    for name, value in (
+        ("missed, not acknowledged", health.missed or None),
+        ("waiting because they may not be read", health.locked or None),
+        ("oldest unsettled", _seconds(health.unsettled_age_s)),
+        ("oldest ready", _seconds(health.ready_age_s)),
+        ("last claimed or ended", _seconds(health.progress_age_s)),
+    ):
+        if value is not None:
+            yield name, str(value)
+
+
+def _say_root(root: RootHealth) -> str:
+    parts = ["watched" if root.watched else "not watched"]
+    if root.fault is not None:
+        parts.append(f"{root.fault_code}: {root.fault}")
+    if root.scan_age_s is None:
+        parts.append("no complete scan yet")
+    else:
+        parts.append(f"last complete scan {root.scan_age_s:g} s ago, {root.files} files in {root.scan_s or 0:.1f} s")
+    return "; ".join(parts)
+
+
+def _seconds(value: float | None) -> str | None:
+    return None if value is None else f"{value:g} s ago"

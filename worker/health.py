@@ -1,0 +1,371 @@
+"""Whether the worker does what it should: one report behind ``preread status`` and the HTTP endpoint.
+
+Everything is read from the database, where a living worker writes every few seconds, so that a worker that died, hangs
+or never ran is told of as well. Ages are by the database's clock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import IntEnum
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Engine, Row, func, or_, select
+
+from worker import schema, store
+from worker.discovery import counts
+from worker.domain import FileState, JSONObject
+from worker.errors import FileLocked, PrereadError
+from worker.escaping import display_path
+from worker.moves import absolute, path_key
+from worker.upkeep import count_missed, worth_a_look
+from worker.workers import is_silent, runs
+
+LEAST_PATIENCE_S = 10.0
+STUCK_SETTLING = timedelta(minutes=15)
+_LOOKED_AT = 50
+_file, _root, _worker, _transition = schema.file.c, schema.root.c, schema.worker.c, schema.transition.c
+
+
+class Level(IntEnum):
+    """How bad; the values are the exit codes that Nagios, Icinga and Zabbix expect."""
+
+    OK = 0
+    WARNING = 1
+    CRITICAL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is not as it should be. ``code`` has a row in the runbook; ``what`` is safe to print."""
+
+    level: Level
+    code: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHealth:
+    """One worker that runs, or that was the last to watch a root.
+
+    Attributes:
+        alive: it runs and has written lately.
+        silent_s: seconds since it last wrote to the database.
+        slots: how many it wants, of which ``slots_alive`` could read a film; ``None`` before it said so.
+    """
+
+    worker_id: str
+    alive: bool
+    silent_s: float
+    slots: int | None
+    slots_alive: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class RootHealth:
+    """One watched folder. Ages are ``None`` for what never was.
+
+    Attributes:
+        scan_age_s: seconds since the last scan that listed every folder was complete.
+        scan_s: seconds that it took.
+        look_age_s: seconds since its worker's look at the folder last went on.
+        fault: why it, or a part of it, cannot be listed now.
+    """
+
+    path: str
+    watched: bool
+    scan_age_s: float | None
+    scan_s: float | None
+    files: int | None
+    look_age_s: float | None
+    fault_code: str | None
+    fault: str | None
+    fault_age_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """The whole report.
+
+    Attributes:
+        counts: versions by state.
+        missed: films that went away before they were read, and of which no person said that they know.
+        locked: files that wait because they may not be read now.
+        quarantined: versions set aside, by code.
+        unsettled_age_s: seconds since the first of those that still settle (no backlog, not empty) was seen.
+        ready_age_s: seconds for which the oldest READY version has waited.
+        progress_age_s: seconds since a version was last claimed or ended.
+        write_age_s: seconds since a living worker last wrote to the database.
+    """
+
+    at: datetime
+    problems: tuple[Problem, ...]
+    workers: tuple[WorkerHealth, ...] = ()
+    roots: tuple[RootHealth, ...] = ()
+    counts: dict[FileState, int] = field(default_factory=dict)
+    missed: int = 0
+    locked: int = 0
+    quarantined: dict[str, int] = field(default_factory=dict)
+    unsettled_age_s: float | None = None
+    ready_age_s: float | None = None
+    progress_age_s: float | None = None
+    write_age_s: float | None = None
+
+    @property
+    def level(self) -> Level:
+        """That of the worst problem."""
+        return max((problem.level for problem in self.problems), default=Level.OK)
+
+    def to_json(self) -> JSONObject:
+        """Return the report as a record."""
+        record = dataclasses.asdict(self)
+        record |= {
+            "at": self.at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "counts": {state.value: count for state, count in self.counts.items()},
+            "problems": [dataclasses.asdict(one) | {"level": one.level.name.lower()} for one in self.problems],
+        }
+        return {"status": self.level.name.lower(), "exit_code": int(self.level), **record}
+
+
+def unavailable(error: PrereadError) -> Health:
+    """Return the report of a database that cannot be asked."""
+    return Health(datetime.now(UTC), (Problem(Level.CRITICAL, error.code, str(error)),))
+
+
+def report(engine: Engine, *, roots: Sequence[bytes] | None, scan_interval_s: float) -> Health:
+    """Look at what the workers wrote, and judge it.
+
+    Args:
+        roots: absolute paths of the folders that should be watched; ``None``: those of living workers and of such as
+            did not end in good order, or, where there are none, all that the database knows.
+        scan_interval_s: for workers that did not say theirs. What does not move for two of these (and
+            ``LEAST_PATIENCE_S``) is critical.
+
+    Raises:
+        DatabaseAway, DatabaseUnsuitable, SchemaOutdated: see ``store.read``.
+    """
+    return store.read(engine, lambda connection: _Look(connection, roots, scan_interval_s).report())
+
+
+class _Look:
+    """One look at the database."""
+
+    def __init__(self, connection: Connection, paths: Sequence[bytes] | None, scan_interval_s: float) -> None:
+        self._connection = connection
+        self._scan_interval_s = scan_interval_s
+        self._now = store.database_now(connection)
+        self._problems: list[Problem] = []
+        known = connection.execute(select(schema.root).order_by(_root.id)).all()
+        watchers = {row.worker_id for row in known if row.worker_id is not None}
+        # a worker that was killed leaves its row as it was: of those only the last one and the roots' own matter
+        running = _worker.stopped_at.is_(None) & (_worker.heartbeat_at > self._now - timedelta(days=1))
+        last = select(_worker.id).order_by(_worker.heartbeat_at.desc()).limit(1).scalar_subquery()
+        named = _worker.id.in_(watchers) | (_worker.id == last)
+        found = connection.execute(select(schema.worker).where(running | named)).all()
+        self._workers = {row.id: row for row in found}
+        self._alive = {row.id for row in found if runs(row) and not is_silent(row, self._now, self._patience(row))}
+        self._unknown: list[bytes] = []
+        if paths is None:
+            open_ended = [row for row in known if self._expects(row)]
+            self._roots = open_ended or list(known)
+        else:
+            keys = {path_key(absolute(path)): path for path in paths}
+            self._roots = [row for row in known if row.path_key in keys]
+            missing = keys.keys() - {row.path_key for row in self._roots}
+            self._unknown = [path for key, path in keys.items() if key in missing]
+
+    def _expects(self, root: Row[Any]) -> bool:
+        watcher = self._workers.get(root.worker_id)
+        return watcher is not None and (root.worker_id in self._alive or watcher.stopped_at is None)
+
+    def _patience(self, worker: Row[Any] | None) -> timedelta:
+        said = None if worker is None else worker.scan_interval_s
+        return timedelta(seconds=max(LEAST_PATIENCE_S, 2 * (said or self._scan_interval_s)))
+
+    def _age_s(self, at: datetime | None) -> float | None:
+        return None if at is None else round((self._now - at).total_seconds(), 1)
+
+    def _tell(self, level: Level, code: str, what: str) -> None:
+        self._problems.append(Problem(level, code, what))
+
+    # ------------------------------------------------------------------ the parts
+
+    def report(self) -> Health:
+        workers = self._judge_workers()
+        roots = tuple(self._judge_root(root) for root in self._roots)
+        for path in self._unknown:
+            self._tell(Level.CRITICAL, "unwatched", f"no worker ever watched {display_path(absolute(path))}")
+        found = counts(self._connection, [root.id for root in self._roots])
+        ready_age_s, progress_age_s = self._judge_progress(found)
+        written = [self._workers[worker_id].heartbeat_at for worker_id in self._alive]
+        return Health(
+            at=self._now,
+            workers=workers,
+            roots=roots,
+            counts=found,
+            missed=self._judge_missed(),
+            locked=self._judge_locked(),
+            quarantined=self._judge_quarantined(),
+            unsettled_age_s=self._judge_unsettled(),
+            ready_age_s=ready_age_s,
+            progress_age_s=progress_age_s,
+            write_age_s=self._age_s(max(written)) if written else None,
+            problems=tuple(sorted(self._problems, key=lambda one: -one.level)),
+        )
+
+    def _judge_workers(self) -> tuple[WorkerHealth, ...]:
+        if not self._alive:
+            self._tell_of_no_worker()
+        for worker_id in sorted(self._alive):
+            row = self._workers[worker_id]
+            if row.slots_alive is None or row.started_at > self._now - self._patience(row):
+                continue
+            if row.slots_alive == 0:
+                self._tell(Level.CRITICAL, "no_slots", f"none of the {row.slots} slots of {worker_id} can read a film")
+            elif row.slots_alive < row.slots:
+                what = f"{row.slots_alive} of the {row.slots} slots of {worker_id} can read films"
+                self._tell(Level.WARNING, "slots_missing", what)
+        shown = self._alive | {root.worker_id for root in self._roots}
+        return tuple(
+            WorkerHealth(
+                worker_id=row.id,
+                alive=row.id in self._alive,
+                silent_s=self._age_s(row.heartbeat_at) or 0.0,
+                slots=row.slots,
+                slots_alive=row.slots_alive,
+            )
+            for row in sorted(self._workers.values(), key=lambda row: row.heartbeat_at, reverse=True)
+            if row.id in shown
+        )
+
+    def _tell_of_no_worker(self) -> None:
+        last = max(self._workers.values(), key=lambda row: row.heartbeat_at, default=None)
+        if last is None:
+            self._tell(Level.CRITICAL, "no_worker", "no worker runs: `preread run` has not been at work here")
+            return
+        since = f"{_span(self._age_s(last.heartbeat_at))} ago"
+        if last.stopped_at is not None:
+            self._tell(Level.CRITICAL, "no_worker", f"no worker runs; the last one ended {since}")
+        elif not runs(last):
+            self._tell(Level.CRITICAL, "no_worker", f"no worker runs; {last.id} died, it wrote last {since}")
+        else:
+            what = f"{last.id} wrote last {since}: it hangs, was killed, or the database takes no changes"
+            self._tell(Level.CRITICAL, "worker_silent", what)
+
+    def _judge_root(self, root: Row[Any]) -> RootHealth:
+        watched = root.worker_id in self._alive
+        patience = self._patience(self._workers.get(root.worker_id))
+        if watched:
+            self._judge_watched(root, patience)
+        elif self._alive:
+            self._tell(Level.CRITICAL, "unwatched", f"no living worker watches {root.path_text}")
+        return RootHealth(
+            path=root.path_text,
+            watched=watched,
+            scan_age_s=self._age_s(root.last_scan_completed_at),
+            scan_s=root.last_scan_s,
+            files=root.last_scan_files,
+            look_age_s=self._age_s(root.looked_at),
+            fault_code=root.fault_code,
+            fault=root.fault,
+            fault_age_s=self._age_s(root.fault_since),
+        )
+
+    def _judge_watched(self, root: Row[Any], patience: timedelta) -> None:
+        if root.fault_code is not None:
+            since = _span(self._age_s(root.fault_since))
+            self._tell(Level.CRITICAL, root.fault_code, f"{root.path_text}: {root.fault}, for {since}")
+            return
+        looked_at = root.looked_at or root.registered_at
+        if looked_at < self._now - patience:
+            since = _span(self._age_s(looked_at))
+            self._tell(Level.CRITICAL, "scan_stalled", f"{root.path_text}: its scan has not gone on for {since}")
+        elif root.last_scan_completed_at is None:
+            if root.registered_at < self._now - patience:
+                self._tell(Level.WARNING, "first_scan", f"{root.path_text}: its first scan is not complete yet")
+        elif root.last_scan_completed_at < self._now - patience - timedelta(seconds=2 * (root.last_scan_s or 0.0)):
+            since = _span(self._age_s(root.last_scan_completed_at))
+            self._tell(Level.CRITICAL, "scan_overdue", f"{root.path_text}: its last complete scan was {since} ago")
+
+    def _here(self) -> ColumnElement[bool]:
+        return _file.root_id.in_([root.id for root in self._roots])
+
+    def _judge_progress(self, found: dict[FileState, int]) -> tuple[float | None, float | None]:
+        waiting: list[datetime] = []
+        for alone in (False, True):
+            for backlog in (False, True):
+                # each of these is one stretch of an index; the oldest by number is as good as the oldest
+                lane = (_file.state == FileState.READY, _file.alone.is_(alone), _file.backlog.is_(backlog))
+                oldest = select(_file.changed_at).where(*lane, self._here()).order_by(_file.id).limit(_LOOKED_AT)
+                waiting.extend(self._connection.execute(oldest).scalars())
+        moved = or_(_transition.from_state == FileState.CLAIMED, _transition.to_state == FileState.CLAIMED)
+        last = select(_transition.at).where(moved).order_by(_transition.id.desc()).limit(1)
+        progress_at = self._connection.execute(last).scalar_one_or_none()
+        ready_at = min(waiting, default=None)
+        patiences = [self._patience(self._workers[worker_id]) for worker_id in self._alive]
+        limit = self._now - max(patiences, default=self._patience(None))
+        if ready_at is not None and ready_at < limit and (progress_at is None or progress_at < limit):
+            since = "" if progress_at is None else f" since {_span(self._age_s(progress_at))}"
+            what = f"{found[FileState.READY]} files are ready to be read, and none was claimed or ended{since}"
+            self._tell(Level.CRITICAL, "stalled", what)
+        return self._age_s(ready_at), self._age_s(progress_at)
+
+    def _judge_missed(self) -> int:
+        missed = count_missed(self._connection, [root.id for root in self._roots])
+        if missed:
+            what = f"{_films(missed)} went away before being read: `preread missed list`"
+            self._tell(Level.CRITICAL, "missed", what)
+        return missed
+
+    def _judge_locked(self) -> int:
+        waits = (_file.state == FileState.RETRY, _file.locked_since.is_not(None), self._here())
+        row = self._connection.execute(select(func.count(), func.min(_file.locked_since)).where(*waits)).one()
+        locked: int = row[0]
+        if locked:
+            since = _span(self._age_s(row[1]))
+            self._tell(Level.WARNING, FileLocked.code, f"{_films(locked)} may not be read, the first for {since}")
+        return locked
+
+    def _judge_quarantined(self) -> dict[str, int]:
+        aside = (_file.state == FileState.QUARANTINED, _file.newest, self._here())
+        rows = self._connection.execute(select(_file.code, func.count()).where(*aside).group_by(_file.code))
+        found = {str(code): number for code, number in sorted(rows.tuples())}
+        whole = {code: number for code, number in found.items() if worth_a_look(code)}
+        if whole:
+            named = ", ".join(f"{code} {number}" for code, number in whole.items())
+            what = f"{_films(sum(whole.values()))} set aside that may be whole ({named}): `preread quarantine list`"
+            self._tell(Level.WARNING, "quarantined", what)
+        return found
+
+    def _judge_unsettled(self) -> float | None:
+        lane = (_file.state == FileState.SETTLING, _file.alone.is_(False), _file.backlog.is_(False))
+        young = select(_file.id).where(*lane, _file.size_bytes > 0, self._here()).order_by(_file.id).limit(_LOOKED_AT)
+        since = (
+            select(func.max(_transition.at).label("at"))
+            .where(_transition.file_id.in_(young), _transition.to_state == FileState.SETTLING)
+            .group_by(_transition.file_id)
+            .order_by("at")
+            .limit(1)
+        )
+        oldest = self._connection.execute(since).scalar_one_or_none()
+        if oldest is not None and oldest < self._now - STUCK_SETTLING:
+            what = f"a file has not stopped changing for {_span(self._age_s(oldest))}: is its writer stuck?"
+            self._tell(Level.WARNING, "stuck_settling", what)
+        return self._age_s(oldest)
+
+
+def _films(count: int) -> str:
+    return "1 film" if count == 1 else f"{count} films"
+
+
+def _span(seconds: float | None) -> str:
+    """Say how long, e.g. ``95 s``, ``12 min``, ``3.5 h``."""
+    if seconds is None:
+        return "ever"
+    for unit_s, unit, from_s in ((86_400, "days", 172_800), (3_600, "h", 7_200), (60, "min", 120)):
+        if seconds >= from_s:
+            return f"{seconds / unit_s:.1f} {unit}".replace(".0 ", " ")
+    return f"{seconds:.0f} s"
