@@ -135,10 +135,10 @@ class PostgresServer:
         """Remove a database, whoever is still connected."""
         self.execute(f"DROP DATABASE {database} WITH (FORCE)")
 
-    def stop(self) -> None:
-        """Stop at once, in good order, and wait for the end."""
+    def stop(self, number: int = signal.SIGINT) -> None:
+        """Stop at once and wait for the end; in good order, or with SIGQUIT as in a crash."""
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGINT)
+            self._process.send_signal(number)
         self._process.wait(timeout=START_WITHIN_S)
 
     def restart(self) -> None:
@@ -242,9 +242,8 @@ def white_detector(spec: ScopeSpec) -> Detector:
     return Detector(edges, mean, np.array([0, 0, 0, 0.75, 0, 0], np.float32), 0.0, spec)
 
 
-@pytest.fixture(scope="session")
-def stub_bundle(tmp_path_factory: pytest.TempPathFactory) -> bundles.Bundle:
-    """A bundle without a network, for ``programs/stub_slot.py``: children of 1 to 5 years, frontal chest films."""
+def make_stub_bundle(folder: Path) -> bundles.Bundle:
+    """Write a bundle without a network, for ``programs/stub_slot.py``: children of 1 to 5 years, frontal films."""
     intended_use = IntendedUse(("CR", "DX"), ("AP", "PA"), 1.0, 6.0, ("CHEST",), "for tests")
     finding = {
         "finding": "pneumonia",
@@ -274,7 +273,13 @@ def stub_bundle(tmp_path_factory: pytest.TempPathFactory) -> bundles.Bundle:
         for name in (bundles.WEIGHTS_FILE, bundles.GOLDEN_FILE, bundles.CARD_FILE):
             (folder / name).write_bytes(b"for tests")
 
-    return bundles.publish(tmp_path_factory.mktemp("bundles"), manifest, write)
+    return bundles.publish(folder, manifest, write)
+
+
+@pytest.fixture(scope="session")
+def stub_bundle(tmp_path_factory: pytest.TempPathFactory) -> bundles.Bundle:
+    """The one stub bundle of this test run."""
+    return make_stub_bundle(tmp_path_factory.mktemp("bundles"))
 
 
 @pytest.fixture

@@ -39,6 +39,7 @@ SPAWN_PAUSE_S = 5.0
 # No memory, processes or descriptors left on the machine: that passes.
 _NO_ROOM = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 _STARTS_AT_MOST = 3
+_LONGEST_PAUSE_S = 30.0
 _GOODBYE_S = 2.0
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 # One core each; one arena keeps the address space near the memory in use.
@@ -175,6 +176,7 @@ class SlotPool(Generic[Ticket]):
         self._slots: list[_Slot[Ticket]] = []
         self._unreaped: list[subprocess.Popen[bytes]] = []
         self._failed_starts = 0
+        self._start_at = float("-inf")
         self._spawn_at = float("-inf")
         self._unfit: PrereadError | None = None
         self._wake_fd: int | None = None
@@ -220,7 +222,7 @@ class SlotPool(Generic[Ticket]):
 
         Raises:
             BundleError, PrereadError: a slot says why none can start.
-            SlotCrashed: slots die, one after the other, before they can do anything.
+            SlotCrashed: slots die, one after the other, before any could do anything.
         """
         self._spawn()
         now = self._clock()
@@ -273,6 +275,8 @@ class SlotPool(Generic[Ticket]):
     # ------------------------------------------------------------------ inside
 
     def _spawn(self) -> None:
+        if self._clock() < self._start_at:
+            return
         # killed slots that hang in the kernel on a dead share count: else every deadline would add a process
         for _ in range(self._count - len(self._slots)):
             if len(self._slots) + len(self._unreaped) >= 2 * self._count:
@@ -344,9 +348,17 @@ class SlotPool(Generic[Ticket]):
             self.events.append(ended)
         if not slot.started:
             self._failed_starts += 1
-            if self._failed_starts >= _STARTS_AT_MOST and self._unfit is None:
-                self._unfit = SlotCrashed(f"{_STARTS_AT_MOST} slots in a row died while they started: {error}")
+            if self._failed_starts >= _STARTS_AT_MOST:
+                self._start_fails(error)
         self._remove(slot)
+
+    def _start_fails(self, error: PrereadError) -> None:
+        if self.ever_ready:
+            # the machine is at fault, which lacks memory or kills them, and not the bundle: try ever more rarely
+            pause_s = 2.0 ** min(self._failed_starts - _STARTS_AT_MOST, 10)
+            self._start_at = self._clock() + min(pause_s, _LONGEST_PAUSE_S)
+        elif self._unfit is None:
+            self._unfit = SlotCrashed(f"{_STARTS_AT_MOST} slots in a row died while they started: {error}")
 
     def _remove(self, slot: _Slot[Ticket]) -> None:
         self.deaths += 1

@@ -369,6 +369,25 @@ def test_closing_ends_every_slot(bench: Bench) -> None:
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
+def test_slots_that_die_while_they_start_are_tried_again_once_any_was_ready(
+    bench: Bench, tmp_path: Path, eventually: Callable[..., None]
+) -> None:
+    """A machine that is out of memory for a while kills what starts; that is no fault of the bundle."""
+    out_of_memory = tmp_path / "out of memory"
+    program = tmp_path / "slot.py"
+    stub = [sys.executable, "-P", str(STUB_SLOT), str(bench.inferences)]
+    program.write_text(
+        f"import os, sys\nif os.path.exists({str(out_of_memory)!r}):\n    os.abort()\nos.execv({stub[0]!r}, {stub!r})\n"
+    )
+    pool = bench.pool(command=(sys.executable, str(program)))
+    bench.ready(pool)
+    out_of_memory.touch()
+    pool._slots[0].process.kill()
+    eventually(lambda: pool.poll(0.1) == [] and pool.deaths >= 5, WITHIN_S)
+    out_of_memory.unlink()
+    bench.ready(pool)
+
+
 def test_slots_end_with_a_worker_that_is_killed(bench: Bench, eventually: Callable[..., None]) -> None:
     """Neither an idle slot nor one that hangs in a film may outlive its worker."""
     job = bench.film("bad", FILM + b"HANG")

@@ -7,17 +7,22 @@ import json
 import os
 import resource
 import sys
+from collections.abc import Callable
 from pathlib import Path
+
+from sqlalchemy import Engine
 
 from tests.programs import bad_share
 from worker import bundle, daemon, dispatch, observability, root_thread, store
 from worker.domain import Population, RootSpec
 
 
-def main() -> int:
+def main(prepare: Callable[[Engine], None] = lambda _engine: None) -> int:
+    """``prepare``: gets the engine before anything is done with it; ``slot`` in the options: another slot program."""
     database_url, bundle_folder, inferences, options, *roots = sys.argv[1:]
     observability.set_up(level="info", json_lines=True)
     engine = store.open_engine(database_url)
+    prepare(engine)
     settings = json.loads(options)
     pattern = settings.pop("path_pattern", None)
     poll = settings.pop("poll", None)
@@ -30,7 +35,8 @@ def main() -> int:
     root_thread.STALL_S = settings.pop("stall_s", root_thread.STALL_S)
     dispatch.TAIL_ZERO_SETTLE_S = settings.pop("tail_zero_settle_s", dispatch.TAIL_ZERO_SETTLE_S)
     specs = [RootSpec(Path(os.fsdecode(root)), Population.CHILDREN_1_5Y, pattern, poll) for root in roots]
-    command = (sys.executable, "-P", str(Path(__file__).with_name("stub_slot.py")), inferences)
+    slot = settings.pop("slot", ["stub_slot.py"])
+    command = (sys.executable, "-P", str(Path(__file__).with_name(slot[0])), inferences, *slot[1:])
     try:
         return daemon.run(
             engine, bundle.load(Path(bundle_folder)), specs, daemon.RunOptions(**settings), slot_command=command

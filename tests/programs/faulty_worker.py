@@ -1,0 +1,133 @@
+"""The worker of ``run_worker.py``, to which something happens at a named point: ``faulty_worker.py KIND POINT ...``.
+
+A point is a statement or commit of one of the ledger's verbs, or a word to or from a slot, before or after. Kinds:
+``list`` prints each point when it is first reached; ``exit`` ends the process there, at once; ``error`` lets the
+statement fail there (before it: nothing was done; after it: it was done, and its answer was lost); ``ask`` prints the
+point and goes on when a line comes in, so that the caller can do something to the database server meanwhile.
+
+Nothing of this is in the worker itself: the points hang on SQLAlchemy's events and on methods that are wrapped here.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sqlite3
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import run_worker
+from sqlalchemy import Engine, event
+
+from worker import dispatch, ledger, slots
+
+KIND, POINT = sys.argv[1:3]
+ENDED = 9
+_reached: set[str] = set()
+_lock = threading.Lock()
+_place = threading.local()
+_OBJECT = re.compile(
+    r"^\W*(SELECT|INSERT|UPDATE|DELETE|BEGIN|SET|PRAGMA)\b(?:.*?\b(?:FROM|INTO)\s+([a-z_]+)|\s+([a-z_]+))?", re.DOTALL
+)
+
+
+def reach(point: str, *, database: bool = True) -> None:
+    """Something happens here, at the first time that the point is reached."""
+    with _lock:
+        if point in _reached:
+            return
+        _reached.add(point)
+        if KIND == "list":
+            print(point, flush=True)
+    if point != POINT:
+        return
+    if KIND == "exit":
+        os._exit(ENDED)
+    elif KIND == "error" and database:
+        raise sqlite3.OperationalError("disk I/O error")
+    elif KIND == "ask":
+        print(point, flush=True)
+        sys.stdin.readline()
+
+
+def verb() -> str:
+    """The ledger's verb that this thread is in."""
+    frame: Any = sys._getframe(1)
+    while frame is not None:
+        name = frame.f_code.co_name
+        if frame.f_code.co_filename == ledger.__file__ and not name.startswith(("_", "<")):
+            return name
+        frame = frame.f_back
+    return "elsewhere"
+
+
+def short(statement: str) -> str:
+    found = _OBJECT.match(statement)
+    words = [word for word in found.groups() if word] if found else [statement[:20]]
+    return " ".join(words)
+
+
+def watch(engine: Engine) -> None:
+    """Name every statement by its verb and its number in the transaction."""
+
+    def around(statement: str, execute: Callable[[], None]) -> bool:
+        begins = statement.startswith("BEGIN")
+        _place.number = 0 if begins else getattr(_place, "number", 0) + 1
+        point = f"{verb()} {_place.number} {short(statement)}"
+        reach(f"before {point}")
+        execute()
+        if KIND == "error":
+            reach(f"after {point}")  # for all else this is the same moment as before what comes next
+        return True
+
+    @event.listens_for(engine, "begin")
+    def _begin(_connection: object) -> None:
+        _place.number = 0
+
+    @event.listens_for(engine, "do_execute")
+    def _one(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
+        return around(statement, lambda: context.dialect.do_execute(cursor, statement, parameters, context))
+
+    @event.listens_for(engine, "do_executemany")
+    def _many(cursor: Any, statement: str, parameters: Any, context: Any) -> bool:
+        return around(statement, lambda: context.dialect.do_executemany(cursor, statement, parameters, context))
+
+    @event.listens_for(engine, "do_execute_no_params")
+    def _bare(cursor: Any, statement: str, context: Any) -> bool:
+        return around(statement, lambda: context.dialect.do_execute_no_params(cursor, statement, context))
+
+    really_commit = engine.dialect.do_commit
+
+    def commit(connection: Any) -> None:
+        point = f"{verb()} COMMIT"
+        reach(f"before {point}")
+        really_commit(connection)
+        reach(f"after {point}")
+
+    engine.dialect.do_commit = commit  # type: ignore[method-assign]
+
+
+def wrap(owner: type, name: str, word: Callable[..., str]) -> None:
+    """Make points of a method's begin and end."""
+    really = getattr(owner, name)
+
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        point = word(*arguments)
+        reach(f"before {point}", database=False)
+        answer = really(*arguments, **named)
+        reach(f"after {point}", database=False)
+        return answer
+
+    setattr(owner, name, wrapped)
+
+
+wrap(slots.SlotPool, "submit", lambda *_: "slots: a job")
+wrap(slots.SlotPool, "answer", lambda *_: "slots: an answer")
+wrap(dispatch.Dispatcher, "hear", lambda _, event: f"slots: hearing {type(event).__name__}")
+wrap(dispatch.Dispatcher, "_commit", lambda _, __, report: f"slots: committing {report.outcome.value}")
+
+if __name__ == "__main__":
+    del sys.argv[1:3]
+    sys.exit(run_worker.main(watch))

@@ -1,0 +1,112 @@
+"""A backlog of any length: streamed, with little memory, and new films before old ones."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from contextlib import closing
+from pathlib import Path
+
+from sqlalchemy import func, select
+
+from tests.prove.bench import Bench, Database, Row, Worker, film, timed, until
+from worker import schema
+
+MEMORY_MAX_MIB = 300
+FIRST_RESULT_MAX_S = 10.0
+LIVE_MAX_S = 60.0
+LINKED_FROM = 200_000
+CONTENTS = 50
+PER_FOLDER = 5_000
+
+
+def backlog(folder: Path, database: Database, files: int) -> Row:
+    """Start ``preread run`` on a folder full of films, and drop new ones into it while it is at work."""
+    row = Row(f"backlog of {files:,}", database.name, "preread run, shipped bundle", "")
+    here = folder / f"backlog-{database.name}"
+    here.mkdir()
+    with timed(row), closing(Bench(here, database)) as bench:
+        _fill(bench.inbox, files)
+        began = time.monotonic()
+        worker = bench.start_real(scan_interval_s=30.0, settle_s=2.0, slots=2, log_level="debug")
+        until(lambda: bench.done() > 0, "the first result")
+        first_s = time.monotonic() - began
+        live_s = []
+        for number in range(3):
+            live_s.append(_answer_to_a_new_film(bench, number))
+            if number == 0:
+                until(lambda: _first_scan(bench) is not None, "the end of the first scan")
+        scans = _scans(bench, worker)
+        memory_mib = _peak_memory_mib(worker)
+        backlogged, live = _lanes(bench)
+        worker.process.send_signal(signal.SIGTERM)
+        code = worker.ends()
+        row.files = files + len(live_s)
+        row.done = (
+            f"first result after {first_s:.1f} s; new films answered after {', '.join(f'{s:.1f}' for s in live_s)} s"
+        )
+        row.note = (
+            f"parent's peak {memory_mib:.0f} MiB; first scan {scans[0]:.1f} s, rescan {scans[1]:.1f} s; "
+            f"{backlogged:,} taken in as backlog, {live} live"
+        )
+        wrong = [
+            (memory_mib < MEMORY_MAX_MIB, f"the parent used {memory_mib:.0f} MiB"),
+            (first_s < FIRST_RESULT_MAX_S, f"the first result came after {first_s:.1f} s"),
+            (max(live_s) < LIVE_MAX_S, f"a new film was answered after {max(live_s):.1f} s"),
+            (backlogged == files, f"{backlogged} of {files} files are backlog"),
+            (live == len(live_s), f"{live} of {len(live_s)} new films are live"),
+            (code == 0, f"told to stop, the worker ended with {code}: {worker.said()}"),
+        ]
+        row.failures += [what for right, what in wrong if not right]
+    return row
+
+
+def _fill(inbox: Path, files: int) -> None:
+    """Write the films, each with a content of its own; of very many, links to a few contents."""
+    for number in range(files):
+        where = inbox / f"{number // PER_FOLDER:04}"
+        if number % PER_FOLDER == 0:
+            where.mkdir()
+        path = where / f"{number:07}.jpg"
+        if files < LINKED_FROM or number < CONTENTS:
+            path.write_bytes(film(number))
+        else:
+            os.link(inbox / "0000" / f"{number % CONTENTS:07}.jpg", path)
+
+
+def _answer_to_a_new_film(bench: Bench, number: int) -> float:
+    name = f"new{number}.jpg"
+    bench.write(name, film(10_000_000 + number))
+    c = schema.file.c
+    outcome = select(c.outcome).where(c.path == name.encode(), c.outcome.is_not(None))
+    return until(lambda: bench.scalars(outcome), f"an answer to {name}")
+
+
+def _first_scan(bench: Bench) -> object:
+    return bench.scalars(select(schema.root.c.last_scan_completed_at))[0]
+
+
+def _scans(bench: Bench, worker: Worker) -> list[float]:
+    """Seconds that the first two full scans took."""
+
+    def durations() -> list[float]:
+        return [event["duration_s"] for event in worker.events() if event["event"] == "scan_complete"]
+
+    until(lambda: len(durations()) >= 2, "a second full scan")
+    return durations()
+
+
+def _peak_memory_mib(worker: Worker) -> float:
+    status = Path(f"/proc/{worker.process.pid}/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+def _lanes(bench: Bench) -> tuple[int, int]:
+    c = schema.file.c
+    with bench.engine.connect() as connection:
+        found = {row[0]: row[1] for row in connection.execute(select(c.backlog, func.count()).group_by(c.backlog))}
+    return found.get(True, 0), found.get(False, 0)
