@@ -309,6 +309,8 @@ class SlotPool(Generic[Ticket]):
     def _take(self, slot: _Slot[Ticket], reply: Reply) -> None:
         if reply.say is Say.READY and not slot.started:
             slot.started, slot.deadline_at = True, None
+            if not self.ever_ready:
+                _LOG.info("worker_ready")
             self.ever_ready, self._failed_starts = True, 0
             return
         if reply.say is Say.UNFIT and not slot.started:

@@ -1,0 +1,252 @@
+"""The ways that are compared: the worker, the floor below it, and what is usually built.
+
+The floor: the same bytes, read, decoded, shrunk and given to LiteRT in a bare loop on as many processes as the machine
+has cores; no ledger, no worker, no gate, no hash. The usual way: a watchdog handler, pydicom or Pillow, Keras'
+``predict`` for each picture, one INSERT a file, in one process that has all the cores.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing as mp
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+from sqlalchemy import create_engine, text
+
+from tests.bench.films import put
+from worker import bundle as bundles
+
+_TICKS = os.sysconf("SC_CLK_TCK")
+_READY_WITHIN_S = 120.0
+_USUAL = Path(__file__).with_name("usual.py")
+
+
+@dataclass(frozen=True, slots=True)
+class Passed:
+    """What one way did with some films.
+
+    Attributes:
+        films_per_s: over all cores.
+        film_ms: milliseconds of each film on its core, in order of size.
+        cpu_ms: of processor time a film, all processes.
+        peak_mb: the most resident memory of each process, in MB of 1e6 bytes.
+    """
+
+    films_per_s: float
+    film_ms: list[float]
+    cpu_ms: float
+    peak_mb: dict[str, float]
+
+    def percentile_ms(self, share: float) -> float:
+        """The time below which this share of the films lies."""
+        return self.film_ms[min(len(self.film_ms) - 1, round(share * (len(self.film_ms) - 1)))]
+
+
+def cores() -> int:
+    """The cores that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+def peak_mb(pid: int | str = "self") -> float:
+    """The most memory that a process had resident, in MB."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    raise RuntimeError(f"process {pid} has ended")
+
+
+def cpu_s(pid: int) -> float:
+    """Processor time of a process so far, in seconds, its ended children included."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / _TICKS
+
+
+def floor(films: Sequence[Path], processes: int) -> Passed:
+    """Run the bare loop on so many processes."""
+    context = mp.get_context("spawn")
+    barrier = context.Barrier(processes)
+    results: mp.Queue[tuple[float, float, list[float], float, float]] = context.Queue()
+    workers = [
+        context.Process(target=_floor, args=([str(film) for film in films[part::processes]], barrier, results))
+        for part in range(processes)
+    ]
+    for worker in workers:
+        worker.start()
+    parts = [results.get(timeout=1800) for _ in workers]
+    for worker in workers:
+        worker.join()
+    took_s = max(ended for _, ended, *_ in parts) - min(began for began, *_ in parts)
+    return Passed(
+        len(films) / took_s,
+        sorted(ms for part in parts for ms in part[2]),
+        1000 * sum(part[3] for part in parts) / len(films),
+        {f"process {number}": part[4] for number, part in enumerate(parts)},
+    )
+
+
+def _floor(
+    films: list[str], barrier: Barrier, results: mp.Queue[tuple[float, float, list[float], float, float]]
+) -> None:
+    from worker.classifier import Classifier
+    from worker.preprocessing import apply
+    from worker.radiograph import decode, read_header
+
+    classifier = Classifier(bundles.load(bundles.resolve()))
+    spec = classifier.bundle.manifest.preprocessing
+    warm = read_header(Path(films[0]).read_bytes())
+    classifier.classify(apply(spec, decode(warm).pixels))
+    barrier.wait(_READY_WITHIN_S)
+    before_s, began, times_ms = time.process_time(), time.time(), []
+    for film in films:
+        start = time.perf_counter()
+        classifier.classify(apply(spec, decode(read_header(Path(film).read_bytes())).pixels))
+        times_ms.append(1000 * (time.perf_counter() - start))
+    results.put((began, time.time(), times_ms, time.process_time() - before_s, peak_mb()))
+
+
+def usual(films: Sequence[Path], folder: Path) -> Passed:
+    """Run the usual way in a process of its own: films are moved into the folder that it watches."""
+    inbox, database = folder / "inbox", folder / "usual.db"
+    inbox.mkdir(parents=True)
+    log = folder / "usual.log"
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(
+            [sys.executable, _USUAL, inbox, database, str(len(films))],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
+        ) as process,
+    ):
+        assert process.stdout is not None
+        if process.stdout.readline().strip() != "ready":
+            raise RuntimeError(f"the usual way did not start: {log.read_text()[-2000:]}")
+        began = time.time()
+        put(films, inbox)
+        line = process.stdout.readline()
+    if not line:
+        raise RuntimeError(f"the usual way broke off: {log.read_text()[-2000:]}")
+    said = json.loads(line)
+    with sqlite3.connect(database) as connection:
+        last = connection.execute("SELECT max(at) FROM result").fetchone()[0]
+    connection.close()
+    return Passed(len(films) / (last - began), sorted(said["ms"]), said["cpu_ms"], {"process": said["peak_mb"]})
+
+
+class Worker:
+    """A real ``preread run`` on one root, with its own database and the settings as they come."""
+
+    def __init__(self, folder: Path, url: str, **settings: str) -> None:
+        self.root, self._log = folder / "root", folder / "worker.log"
+        self.root.mkdir(parents=True)
+        self._engine = create_engine(url)
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PREREAD_")}
+        self._environment = environment | {"PREREAD_DATABASE_URL": url} | settings
+        self._folder = folder
+        self._preread("db", "upgrade")
+
+    def _preread(self, *arguments: str | Path) -> None:
+        subprocess.run(
+            [sys.executable, "-m", "worker", *arguments], env=self._environment, cwd=self._folder, check=True
+        )
+
+    @contextmanager
+    def running(self) -> Iterator[int]:
+        """The worker, ready to read; its process number."""
+        with self._log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "worker", "--log-json", "run", "--root", self.root, "--include-existing"],
+                env=self._environment,
+                cwd=self._folder,
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+            )
+        try:
+            _until(self.is_ready, _READY_WITHIN_S)
+            yield process.pid
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+    def is_ready(self) -> bool:
+        """Whether a slot has its bundle."""
+        return '"worker_ready"' in self._log.read_text(encoding="utf-8")
+
+    def done(self) -> int:
+        """How many files are committed."""
+        with self._engine.connect() as connection:
+            return int(
+                connection.execute(text("SELECT count(*) FROM file WHERE committed_at IS NOT NULL")).scalar_one()
+            )
+
+    def times(self) -> list[tuple[str, float, float]]:
+        """Of each committed file: name, when it settled and when it was committed, in seconds of the epoch."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(
+                text("SELECT path_text, settled_at, committed_at FROM file WHERE committed_at IS NOT NULL")
+            ).all()
+        return [(Path(path).name, _epoch_s(settled), _epoch_s(committed)) for path, settled, committed in rows]
+
+    def pass_all(self, films: Sequence[Path], within_s: float) -> Passed:
+        """All at once: they lie in the root before the worker starts."""
+        put(films, self.root)
+        with self.running() as pid:
+            _until(lambda: self.done() == len(films), within_s)
+            processes = [pid, *_children(pid)]
+            cpu_ms = 1000 * sum(map(cpu_s, processes)) / len(films)
+            names = ["parent", *(f"slot {number}" for number in range(len(processes) - 1))]
+            memory = dict(zip(names, map(peak_mb, processes), strict=True))
+        ended = sorted(committed for _, _, committed in self.times())
+        # from the first commit of every slot on: start and warm-up are a figure of their own
+        warm = len(processes) - 1
+        rate = (len(ended) - warm) / (ended[-1] - ended[warm - 1])
+        return Passed(rate, [], cpu_ms, memory)
+
+    def pass_singly(self, films: Sequence[Path], within_s: float) -> tuple[list[float], list[float]]:
+        """One at a time: milliseconds from settled and from closed to committed, each in order of size."""
+        closed: dict[str, float] = {}
+        with self.running():
+            for count, film in enumerate(films, 1):
+                put([film], self.root)
+                closed[film.name] = time.time()
+                _until(lambda count=count: self.done() == count, within_s)  # type: ignore[misc]
+        times = self.times()
+        return (
+            sorted(1000 * (committed - settled) for _, settled, committed in times),
+            sorted(1000 * (committed - closed[name]) for name, _, committed in times),
+        )
+
+    def starts_in_s(self) -> float:
+        """Seconds from start until a slot is ready to read."""
+        began = time.monotonic()
+        with self.running():
+            return time.monotonic() - began
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _epoch_s(value: str | datetime) -> float:
+    at = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
+
+
+def _until(condition: Callable[[], bool], within_s: float) -> None:
+    give_up_at = time.monotonic() + within_s
+    while not condition():
+        if time.monotonic() > give_up_at:
+            raise TimeoutError(f"the worker was not done within {within_s:.0f} s")
+        time.sleep(0.02)
