@@ -7,7 +7,7 @@ or never ran is told of as well. Ages are by the database's clock.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
@@ -135,7 +135,13 @@ def unavailable(error: PrereadError) -> Health:
     return Health(datetime.now(UTC), (Problem(Level.CRITICAL, error.code, str(error)),))
 
 
-def report(engine: Engine, *, roots: Sequence[bytes] | None, scan_interval_s: float) -> Health:
+def report(
+    engine: Engine,
+    *,
+    roots: Sequence[bytes] | None,
+    scan_interval_s: float,
+    clock: Callable[[Connection], datetime] = store.database_now,
+) -> Health:
     """Look at what the workers wrote, and judge it.
 
     Args:
@@ -143,20 +149,23 @@ def report(engine: Engine, *, roots: Sequence[bytes] | None, scan_interval_s: fl
             did not end in good order, or, where there are none, all that the database knows.
         scan_interval_s: for workers that did not say theirs. What does not move for two of these (and
             ``LEAST_PATIENCE_S``) is critical.
+        clock: the database's; tests give another.
 
     Raises:
         DatabaseAway, DatabaseUnsuitable, SchemaOutdated: see ``store.read``.
     """
-    return store.read(engine, lambda connection: _Look(connection, roots, scan_interval_s).report())
+    return store.read(engine, lambda connection: _Look(connection, clock(connection), roots, scan_interval_s).report())
 
 
 class _Look:
     """One look at the database."""
 
-    def __init__(self, connection: Connection, paths: Sequence[bytes] | None, scan_interval_s: float) -> None:
+    def __init__(
+        self, connection: Connection, now: datetime, paths: Sequence[bytes] | None, scan_interval_s: float
+    ) -> None:
         self._connection = connection
+        self._now = now
         self._scan_interval_s = scan_interval_s
-        self._now = store.database_now(connection)
         self._problems: list[Problem] = []
         known = connection.execute(select(schema.root).order_by(_root.id)).all()
         watchers = {row.worker_id for row in known if row.worker_id is not None}
@@ -331,8 +340,9 @@ class _Look:
 
     def _judge_quarantined(self) -> dict[str, int]:
         aside = (_file.state == FileState.QUARANTINED, _file.newest, self._here())
-        rows = self._connection.execute(select(_file.code, func.count()).where(*aside).group_by(_file.code))
-        found = {str(code): number for code, number in sorted(rows.tuples())}
+        counted = select(_file.code, func.count().label("files")).where(*aside).group_by(_file.code)
+        rows = self._connection.execute(counted.order_by(_file.code))
+        found = {str(row.code): row.files for row in rows}
         whole = {code: number for code, number in found.items() if worth_a_look(code)}
         if whole:
             named = ", ".join(f"{code} {number}" for code, number in whole.items())

@@ -5,7 +5,7 @@ None of them should ever find anything; ``preread reconcile`` shows that it is s
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -42,9 +42,13 @@ class Difference:
     file_id: int | None = None
 
 
-def check(connection: Connection, root_ids: Sequence[int]) -> list[Difference]:
+def check(
+    connection: Connection,
+    root_ids: Sequence[int],
+    clock: Callable[[Connection], datetime] = store.database_now,
+) -> list[Difference]:
     """Return every breach in the versions of these roots, and in what belongs to no root."""
-    return [*_versions(connection, root_ids), *_claims(connection, root_ids), *_contents(connection)]
+    return [*_versions(connection, root_ids), *_claims(connection, clock(connection), root_ids), *_contents(connection)]
 
 
 def _versions(connection: Connection, root_ids: Sequence[int]) -> Iterator[Difference]:
@@ -82,7 +86,8 @@ def _breaches() -> Iterator[tuple[str, str, ColumnElement[bool]]]:
     other = schema.file.alias("other")
     newest = exists().where(other.c.root_id == _file.root_id, other.c.path_key == _file.path_key, other.c.newest)
     yield "no_newest", "no version of its path is the newest", ~_file.newest & ~newest
-    last = select(func.max(_transition.id)).where(_transition.file_id == _file.id).scalar_subquery()
+    moves = schema.transition.alias("moves")
+    last = select(func.max(moves.c.id)).where(moves.c.file_id == _file.id).correlate(schema.file).scalar_subquery()
     told = exists().where(_transition.id == last, _transition.to_state == state)
     yield "history_broken", "its history does not end in that state", ~told
 
@@ -96,8 +101,7 @@ def _selected(root_ids: Sequence[int]) -> Select[*tuple[Any, ...]]:
     )
 
 
-def _claims(connection: Connection, root_ids: Sequence[int]) -> Iterator[Difference]:
-    now = store.database_now(connection)
+def _claims(connection: Connection, now: datetime, root_ids: Sequence[int]) -> Iterator[Difference]:
     claimed = _selected(root_ids).where(_file.state == FileState.CLAIMED)
     rows = connection.execute(claimed.add_columns(_file.owner, _file.claim_token, _file.lease_until)).all()
     owners = {row.owner for row in rows if row.owner is not None}

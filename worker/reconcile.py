@@ -11,11 +11,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
+from functools import partial
 from itertools import islice
 
 from sqlalchemy import Connection, Engine, select
 
-from worker import beneath, discovery, ledger_check, schema
+from worker import beneath, discovery, ledger_check, schema, store
 from worker.domain import OPEN_STATES, FileState
 from worker.entries import Observation, Version
 from worker.errors import EnvironmentFault, ScanIncomplete, ShareDown, TooManyBytes
@@ -23,7 +25,6 @@ from worker.escaping import display_path
 from worker.ledger_check import Difference
 from worker.moves import absolute, path_key
 from worker.scanning import GONE_ERRNOS, FileSystem, Listing, Look, check_root, look_at_entry, look_at_path, walk
-from worker.store import read
 
 _BATCH = 500
 _LOOK_AGAIN_S = 1.0
@@ -58,6 +59,7 @@ def reconcile(
     read_up_to_bytes: int | None = None,
     system: FileSystem | None = None,
     sleep: Callable[[float], None] = time.sleep,
+    clock: Callable[[Connection], datetime] = store.database_now,
 ) -> Reconciliation:
     """Compare these roots with the ledger.
 
@@ -66,22 +68,22 @@ def reconcile(
         wait_s: how long to look again at what differs: a worker that runs may only not be there yet.
         read_up_to_bytes: read the files that have a result too, up to this size, and compare their hashes.
         system: the calls by which a root is looked at.
+        clock: the database's, for the leases; tests give another.
 
     Raises:
         DatabaseAway, DatabaseUnsuitable, SchemaOutdated: see ``store.read``.
     """
     found = Reconciliation()
     looks = [_Root(engine, path, system or FileSystem(), found, read_up_to_bytes) for path in map(absolute, roots)]
-    root_ids = [one.root_id for one in looks if one.root_id is not None]
     for one in looks:
         one.compare()
     give_up_at = time.monotonic() + wait_s
     while True:
         # what moved while the folders were listed is no difference: everything that was found is looked at once more
-        found.differences = [
-            *(difference for one in looks for difference in one.look_again()),
-            *read(engine, lambda connection: ledger_check.check(connection, root_ids)),
-        ]
+        found.differences = [difference for one in looks for difference in one.look_again()]
+        root_ids = [one.root_id for one in looks if one.root_id is not None]
+        check = partial(ledger_check.check, root_ids=root_ids, clock=clock)
+        found.differences += store.read(engine, check)
         if not found.differences or time.monotonic() >= give_up_at:
             return found
         sleep(_LOOK_AGAIN_S)
@@ -100,7 +102,7 @@ class _Root:
         self._found = found
         self._read_up_to_bytes = read_up_to_bytes
         self._differing: dict[bytes, Difference] = {}
-        self.root_id = read(engine, self._find)
+        self.root_id = store.read(engine, self._find)
 
     def _find(self, connection: Connection) -> int | None:
         c = schema.root.c
@@ -134,19 +136,23 @@ class _Root:
 
     def look_again(self) -> list[Difference]:
         """Look once more at every path that differed, and return what still does."""
+        if self.root_id is None:
+            self.root_id = store.read(self._engine, self._find)  # a worker may have begun to watch it
         paths = list(self._differing)
         still: dict[bytes, Difference] = {}
         for start in range(0, len(paths), _BATCH):
-            batch = paths[start : start + _BATCH]
-            known = self._known(batch)
-            for path in batch:
+            looks: dict[bytes, Look | None] = {}
+            for path in paths[start : start + _BATCH]:
                 try:
-                    look = look_at_path(self._system, self._path, path)
+                    looks[path] = look_at_path(self._system, self._path, path)
                 except OSError as error:
-                    if error.errno not in GONE_ERRNOS:
+                    if error.errno in GONE_ERRNOS:
+                        looks[path] = None
+                    else:
                         still[path] = self._differing[path]
-                        continue
-                    look = None
+            # the ledger after the folder: it follows it
+            known = self._known(list(looks))
+            for path, look in looks.items():
                 if (difference := self._difference(path, look, known.get(path))) is not None:
                     still[path] = difference
         self._differing = still
@@ -154,7 +160,7 @@ class _Root:
 
     def _known(self, paths: Sequence[bytes]) -> dict[bytes, Version]:
         root_id = self.root_id
-        return {} if root_id is None else read(self._engine, lambda c: discovery.known(c, root_id, paths))
+        return {} if root_id is None else store.read(self._engine, lambda c: discovery.known(c, root_id, paths))
 
     def _compare(self, looks: Iterable[Look]) -> None:
         by_path = {look.observation.path: look for look in looks}
@@ -197,7 +203,7 @@ class _Root:
     def _find_absent(self, met: set[int]) -> None:
         root_id, after = self.root_id, 0
         while root_id is not None:
-            page = read(self._engine, lambda c, i=root_id, a=after: discovery.live_paths(c, i, a, _BATCH))  # type: ignore[misc]
+            page = store.read(self._engine, lambda c, i=root_id, a=after: discovery.live_paths(c, i, a, _BATCH))  # type: ignore[misc]
             if not page:
                 return
             after = page[-1][0]
@@ -207,7 +213,7 @@ class _Root:
 
     def _compare_contents(self, same: Sequence[tuple[Observation, Version]], max_bytes: int) -> None:
         ids = [version.file_id for _, version in same]
-        expected = read(self._engine, lambda connection: _hashes(connection, ids))
+        expected = store.read(self._engine, lambda connection: _hashes(connection, ids))
         for seen, version in same:
             if version.file_id not in expected:
                 continue  # set aside before its bytes were read

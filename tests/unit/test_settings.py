@@ -190,3 +190,21 @@ def test_every_setting_is_explained_and_has_its_unit_in_its_name():
 
 def test_the_readme_has_the_table_of_settings():
     assert markdown_table() in README.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "text, address",
+    [("127.0.0.1:8321", ("127.0.0.1", 8321)), ("[::1]:1", ("::1", 1)), ("host.example:65535", ("host.example", 65535))],
+)
+def test_an_address_to_listen_on(monkeypatch, text, address):
+    monkeypatch.setenv("PREREAD_HEALTH_LISTEN", text)
+    assert settings_module.listen_address(load().health_listen) == address
+
+
+@pytest.mark.parametrize(
+    "text", ["8321", ":8321", "127.0.0.1", "127.0.0.1:", "h:0", "h:65536", "h:x", "::1:80", "[h]:1x"]
+)
+def test_an_address_that_is_none(monkeypatch, text):
+    monkeypatch.setenv("PREREAD_HEALTH_LISTEN", text)
+    with pytest.raises(SettingsError, match=r"PREREAD_HEALTH_LISTEN: is no address with a port"):
+        load()

@@ -87,12 +87,17 @@ def confirmed(question: str, *, yes: bool) -> bool:
 
     if yes:
         return True
-    if not sys.stdin.isatty():
+    if not somebody_is_there():
         raise UsageError(f"{question} There is no terminal to ask at: say --yes if it is meant")
     agreed = typer.confirm(question, err=True)
     if not agreed:
         output.say("nothing was changed")
     return agreed
+
+
+def somebody_is_there() -> bool:
+    """Return whether somebody can be asked."""
+    return sys.stdin.isatty()
 
 
 def ledger_of(engine: Engine) -> Ledger:

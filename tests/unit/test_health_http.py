@@ -1,0 +1,136 @@
+"""``GET /health``: green, red, in time, and never in the worker's way."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import pytest
+
+from worker import health_http
+from worker.errors import DatabaseAway, EnvironmentFault
+from worker.health import Health, Level, Problem
+
+ANY_PORT = ("127.0.0.1", 0)
+
+
+class Probe:
+    """What the database would say."""
+
+    def __init__(self) -> None:
+        self.problems: tuple[Problem, ...] = ()
+        self.raises: Exception | None = None
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.calls = 0
+
+    def __call__(self) -> Health:
+        self.calls += 1
+        self.go_on.wait(60)
+        if self.raises is not None:
+            raise self.raises
+        return Health(datetime.now(UTC), self.problems)
+
+
+@pytest.fixture
+def probe() -> Iterator[Probe]:
+    probe = Probe()
+    yield probe
+    probe.go_on.set()
+
+
+def ask(port: int | None, path: str = "/health", method: str = "GET") -> tuple[int, str]:
+    assert port is not None
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+    try:
+        connection.request(method, path)
+        answer = connection.getresponse()
+        return answer.status, answer.read().decode()
+    finally:
+        connection.close()
+
+
+@pytest.mark.parametrize("level, status", [(None, 200), (Level.WARNING, 200), (Level.CRITICAL, 503)])
+def test_the_colour_is_the_status(probe: Probe, level: Level | None, status: int) -> None:
+    probe.problems = () if level is None else (Problem(level, "stalled", "nothing moves"),)
+    with health_http.serving(ANY_PORT, probe) as port:
+        found, body = ask(port)
+        assert (found, json.loads(body)["status"]) == (status, (level or Level.OK).name.lower())
+        assert ask(port, method="HEAD") == (status, "")
+
+
+@pytest.mark.parametrize("path", ["/", "/healthz", "/../etc/passwd", "/health/x"])
+def test_there_is_nothing_else(probe: Probe, path: str) -> None:
+    with health_http.serving(ANY_PORT, probe) as port:
+        assert ask(port, path)[0] == 404
+        assert ask(port, method="POST")[0] == 501
+    assert probe.calls == 0
+
+
+@pytest.mark.parametrize("error, code", [(DatabaseAway("gone"), "database_away"), (KeyError("x"), "internal")])
+def test_a_report_that_fails_is_red_and_the_next_one_is_asked_for(
+    probe: Probe, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
+) -> None:
+    monkeypatch.setattr(health_http, "_FRESH_S", 0.0)
+    probe.raises = error
+    with health_http.serving(ANY_PORT, probe) as port:
+        status, body = ask(port)
+        assert (status, json.loads(body)["problems"][0]["code"]) == (503, code)
+        probe.raises = None
+        assert ask(port)[0] == 200
+
+
+def test_a_database_that_hangs_is_red_in_time_and_holds_up_nobody(
+    probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health_http, "_ANSWER_WITHIN_S", 0.2)
+    monkeypatch.setattr(health_http, "_FRESH_S", 0.0)
+    probe.go_on.clear()
+    with health_http.serving(ANY_PORT, probe) as port:
+        for _ in range(3):
+            status, body = ask(port)
+            assert (status, json.loads(body)["problems"][0]["code"]) == (503, "database_away")
+        assert probe.calls == 1, "one thread waits for it, however many ask"
+
+
+def test_many_requests_ask_the_database_once(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health_http, "_FRESH_S", 3600.0)
+    with health_http.serving(ANY_PORT, probe) as port:
+        assert {ask(port)[0] for _ in range(20)} == {200}
+    assert probe.calls == 1
+
+
+def test_clients_that_say_nothing_do_not_shut_others_out_for_long(
+    probe: Probe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health_http, "_AT_ONCE", 2)
+    monkeypatch.setattr(health_http._Handler, "timeout", 0.2)
+    with health_http.serving(ANY_PORT, probe) as port:
+        assert port is not None
+        silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
+        for one in silent:
+            one.settimeout(60)
+            assert one.recv(1) == b"", "it was sent away"
+            one.close()
+        assert ask(port)[0] == 200
+
+
+def test_an_address_in_use_is_named(probe: Probe) -> None:
+    with health_http.serving(ANY_PORT, probe) as port:
+        assert port is not None
+        with (
+            pytest.raises(EnvironmentFault, match=f"127.0.0.1:{port}"),
+            health_http.serving(("127.0.0.1", port), probe),
+        ):
+            pass
+
+
+def test_nothing_is_opened_unless_asked_for(probe: Probe) -> None:
+    before = threading.active_count()
+    with health_http.serving(None, probe) as port:
+        assert port is None
+        assert threading.active_count() == before
