@@ -313,13 +313,13 @@ class Inbox:
             self._share_answers()
         else:
             listing.failed_folders += 1
+        if first:
+            self._ledger.existing_counted(self.root_id)
+            _LOG.info("files_counted", extra={"root_id": self.root_id, "backlog": self._teller.backlog_taken_in})
         if listing.complete:
             yield from self._absence.judge()
             self._ledger.scan_completed(self.root_id, files_seen=listing.files)
             self.complete_scans += 1
-            if first:
-                counts = {"seen": listing.files, "backlog": self._teller.backlog_taken_in}
-                _LOG.info("existing_files_counted", extra={"root_id": self.root_id} | counts)
         extra = {"root_id": self.root_id, "seen": listing.files, "duration_s": round(self._now - began, 3)}
         if listing.failed_folders or listing.failed_entries:
             count = listing.failed_folders + listing.failed_entries

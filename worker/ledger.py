@@ -91,8 +91,12 @@ class Ledger:
         self._write(lambda c, _: workers.stop(c, self._clock(c), self.worker_id))
 
     def scan_started(self, root_id: int) -> bool:
-        """Note that a full scan of the root began; return whether none was ever completed."""
+        """Note that a full scan of the root began; return whether it is to take in what lay there before."""
         return self._write(lambda c, _: roots.scan_started(c, self._clock(c), root_id))
+
+    def existing_counted(self, root_id: int) -> None:
+        """Note that what lay in the root before was taken in: what a later scan finds is new, wherever it lies."""
+        self._write(lambda c, _: roots.existing_counted(c, self._clock(c), root_id))
 
     def scan_completed(self, root_id: int, *, files_seen: int = 0) -> None:
         """Note that a full scan of the root listed every directory."""

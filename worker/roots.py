@@ -47,7 +47,12 @@ def scan_started(connection: Connection, now: datetime, root_id: int) -> bool:
     """See ``Ledger.scan_started``."""
     c = schema.root.c
     started = update(schema.root).where(c.id == root_id).values(last_scan_started_at=now)
-    return connection.execute(started.returning(c.last_scan_completed_at)).scalar_one() is None
+    return connection.execute(started.returning(c.counted_at)).scalar_one() is None
+
+
+def existing_counted(connection: Connection, now: datetime, root_id: int) -> None:
+    """See ``Ledger.existing_counted``."""
+    connection.execute(update(schema.root).where(schema.root.c.id == root_id).values(counted_at=now))
 
 
 def scan_completed(connection: Connection, now: datetime, root_id: int, files_seen: int) -> None:

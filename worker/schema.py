@@ -79,6 +79,7 @@ def _one_of(name: str, values: type[FileState | Outcome | Answer]) -> CheckConst
 class RootColumns(TypedColumns):
     """A watched folder, what it declares of its films, and how the worker that watches it finds it.
 
+    ``counted_at``: when what lay there before the first start had been taken in as backlog.
     ``looked_at``: when ``worker_id`` last said that its look at the folder goes on. ``fault_code``, ``fault``: why the
     folder, or a part of it, cannot be listed now, since ``fault_since``.
     """
@@ -90,6 +91,7 @@ class RootColumns(TypedColumns):
     population = Column(String(32), nullable=False)
     path_pattern = Column(Text, nullable=True)
     registered_at = Column(UtcDateTime, nullable=False)
+    counted_at = Column(UtcDateTime, nullable=True)
     last_scan_started_at = Column(UtcDateTime, nullable=True)
     last_scan_completed_at = Column(UtcDateTime, nullable=True)
     last_scan_files = Column(BigInteger, nullable=True)

@@ -7,19 +7,22 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from sqlalchemy import Engine
 
+from worker import inbox as inbox_module
 from worker import mounts
 from worker.domain import FileState
 from worker.entries import Claim, Version
 from worker.errors import DatabaseAway, UnknownFormat
-from worker.inbox import Inbox, InboxOptions
+from worker.inbox import BATCH, Inbox, InboxOptions
 from worker.ledger import Ledger
 from worker.scanning import FileSystem
+from worker.settling import Settling
 from worker.watching import Watcher
 
 
@@ -462,6 +465,73 @@ def test_what_comes_between_any_two_steps_of_the_start_is_found(desk: Desk, even
         inbox.stop()
     assert len(written) == 40
     assert set(desk.ledger.known(desk.root_id, written)) == set(written)
+
+
+# --------------------------------------------------------------------------- what lay there before
+
+
+def lanes(desk: Desk, *paths: bytes) -> list[bool]:
+    known = desk.ledger.known(desk.root_id, paths)
+    return [known[path].backlog for path in paths]
+
+
+def test_what_lies_there_at_the_first_start_is_backlog_and_what_comes_later_is_not(desk: Desk) -> None:
+    desk.write("old/film")
+    desk.pass_time(3)
+    desk.write("hinted")
+    desk.hints.paths = [b"hinted"]
+    desk.pass_time(3)
+    desk.write("scanned")
+    desk.start()
+    desk.pass_time(3)
+    assert desk.states() == {FileState.READY: 3}
+    assert lanes(desk, b"old/film", b"hinted", b"scanned") == [True, False, False]
+    assert [desk.claim().path for _ in range(3)] == [b"scanned", b"hinted", b"old/film"]
+
+
+def test_a_backlog_may_be_asked_to_be_as_new(make_desk: Callable[..., Desk]) -> None:
+    desk = make_desk(include_existing=True)
+    desk.write("old")
+    desk.pass_time(3)
+    assert lanes(desk, b"old") == [False]
+
+
+def test_a_film_that_comes_or_changes_during_the_first_scan_is_no_backlog(desk: Desk) -> None:
+    for name in ("hinted", "changed", "old"):
+        desk.write(name, b"one", mtime_ns=1)
+    desk.pass_time(0)
+    assert lanes(desk, b"hinted", b"changed", b"old") == [True, True, True]
+    desk.write("changed", b"other", mtime_ns=2)
+    desk.hints.paths = [b"hinted"]
+    desk.pass_time(40)
+    assert lanes(desk, b"hinted", b"changed", b"old") == [False, False, True]
+
+
+def test_a_folder_that_can_never_be_listed_does_not_make_every_scan_the_first(desk: Desk) -> None:
+    desk.write("closed/film")
+    desk.system.fail_listing[os.path.join(desk.root, b"closed")] = errno.EACCES
+    desk.pass_time(3)
+    assert desk.inbox.complete_scans == 0
+    desk.write("film")
+    desk.start()
+    desk.pass_time(3)
+    assert lanes(desk, b"film") == [False]
+
+
+def test_a_backlog_beyond_the_room_is_fed_from_the_ledger(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(inbox_module, "Settling", partial(Settling, capacity=2 * BATCH))
+    for number in range(3 * BATCH):
+        desk.write(f"{number}")
+    desk.write("empty", b"")
+    desk.pass_time(1)
+    desk.write("new")
+    desk.hints.paths = [b"new"]
+    desk.pass_time(2.5)
+    assert desk.state(b"new") is FileState.READY
+    scans = desk.inbox.scans
+    desk.pass_time(10)
+    assert desk.states() == {FileState.READY: 3 * BATCH + 1, FileState.SETTLING: 1}
+    assert desk.inbox.scans == scans
 
 
 # --------------------------------------------------------------------------- absence and the share

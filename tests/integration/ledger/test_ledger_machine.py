@@ -112,10 +112,12 @@ class LedgerMachine(RuleBasedStateMachine):
         self.folder[path] = (size_bytes, mtime_ns)
         self.observe()
 
-    @rule()
-    def observe(self) -> None:
+    @rule(first=st.booleans())
+    def observe(self, first: bool = False) -> None:
         seen = [Observation(path, *version) for path, version in self.folder.items()]
-        told = self.workers[0].observe(self.root_id, seen)
+        told = self.workers[0].observe(self.root_id, seen, backlog=first)
+        waiting = [one for one in told.values() if one.state in {FileState.SETTLING, FileState.READY}]
+        assert first or not any(one.backlog for one in waiting)
         assert {path: (one.size_bytes, one.mtime_ns) for path, one in told.items()} == self.folder
         self._drop_fenced()
 
@@ -172,6 +174,11 @@ class LedgerMachine(RuleBasedStateMachine):
             self.leases[one.file_id] = self.now + timedelta(seconds=LEASE_S)
         if any(one.alone for one in taken):
             assert len(taken) == 1
+        elif taken:
+            rows = {row.id: row for row in self._files()}
+            left = [row for row in rows.values() if row.state == FileState.READY and not row.alone]
+            last = max((rows[one.file_id].backlog, -one.file_id) for one in taken)
+            assert all((row.backlog, -row.id) > last for row in left), "live before backlog, newest first"
         return multiple(*taken)
 
     def _holds(self, claim: Claim) -> bool:
