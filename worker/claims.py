@@ -33,6 +33,8 @@ ACKNOWLEDGED = "acknowledged"
 MAX_ATTEMPTS = 3
 MAX_INTERRUPTIONS = 3
 LOCKED_FOR = timedelta(hours=24)
+# No version waits for so long: what is due later was put off before the database's clock was set back.
+LONGEST_RETRY = timedelta(minutes=30)
 # How long a file that must run alone lets others go before it; then nothing new is claimed until it had its turn.
 ALONE_PATIENCE = timedelta(seconds=60)
 
@@ -104,7 +106,8 @@ def claim(
 
 def _wake_due(connection: Connection, now: datetime, root_ids: Sequence[int]) -> None:
     c = schema.file.c
-    due = select(c.id).where(c.state == FileState.RETRY, c.retry_at <= now, c.root_id.in_(root_ids)).limit(1000)
+    over = (c.retry_at <= now) | (c.retry_at > now + LONGEST_RETRY)
+    due = select(c.id).where(c.state == FileState.RETRY, over, c.root_id.in_(root_ids)).limit(1000)
     file_ids = connection.execute(due.with_for_update(skip_locked=True)).scalars().all()
     move(connection, now, file_ids, FileState.RETRY, FileState.READY, "due again", retry_at=None)
 

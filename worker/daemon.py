@@ -230,7 +230,7 @@ class _Run:
                 _LOG.warning("claims_recovered", extra={"count": count})
                 self._dispatcher.work_appeared()
         except DatabaseAway as error:
-            _LOG.warning("database_away", extra={"code": error.code})
+            self._dispatcher.database_failed(error)
 
     def _pulse(self) -> Pulse:
         now = time.monotonic()

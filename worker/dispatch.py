@@ -115,6 +115,8 @@ class Dispatcher:
         if self._clock() < self._try_at:
             return
         try:
+            if self.away_since is not None:
+                self._ledger.heartbeat()  # where a disk is full, reading works and shows nothing
             while self._owed:
                 claim, write = self._owed[0]
                 write()
@@ -123,7 +125,7 @@ class Dispatcher:
             if self._pool.idle and self._clock() >= self._claim_at:
                 self._claim(root_ids)
         except DatabaseAway as error:
-            self._database_failed(error)
+            self.database_failed(error)
         else:
             self._database_answers()
         self._answer_waiting()
@@ -234,7 +236,8 @@ class Dispatcher:
         """Have a film whose pixels end in zeros settle for longer, and be read again; black borders exist."""
         tail_zero = report.content is not None and Caveat.TAIL_ZERO in report.content.pixel_caveats
         wait_s = TAIL_ZERO_SETTLE_S - claim.settled_for_s
-        if self._once or not tail_zero or wait_s <= 0:
+        # longer than the whole: the database's clock was set back meanwhile
+        if self._once or not tail_zero or not 0 < wait_s <= TAIL_ZERO_SETTLE_S:
             return False
         state = self._ledger.give_back(
             claim, "its pixels end in zeros: is it still being written? It settles for longer", retry_in_s=wait_s
@@ -277,7 +280,8 @@ class Dispatcher:
         }
         _LOG.warning("slot_lost", extra=extra)
 
-    def _database_failed(self, error: DatabaseAway) -> None:
+    def database_failed(self, error: DatabaseAway) -> None:
+        """Claim nothing until the database takes changes again; said once, and once when it does."""
         now = self._clock()
         if self.away_since is None:
             self.away_since = now

@@ -231,7 +231,9 @@ def _away(engine: Engine, error: DBAPIError) -> DatabaseAway:
     if missing or (isinstance(error, ProgrammingError) and sqlstate in {"42P01", "42703"}):
         raise SchemaOutdated from error
     named = _NAMED.get(kind) or _NAMED.get(sqlstate)
-    passing = isinstance(error, OperationalError | InterfaceError) or error.connection_invalidated
+    # SQLITE_ERROR is a wrong statement, though its class is that of an outage
+    operational = isinstance(error, OperationalError | InterfaceError) and kind != sqlite3.SQLITE_ERROR
+    passing = operational or error.connection_invalidated
     if named is None and not passing and sqlstate != _SESSION_ENDED:
         raise error
     if kind and kind not in _WAITING:

@@ -18,7 +18,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, event, text
-from sqlalchemy.exc import IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from worker import schema, store
 from worker.errors import DatabaseAway, DatabaseUnsuitable, SchemaOutdated, SchemaTooNew, SettingsError
@@ -319,6 +319,13 @@ def test_a_wrong_statement_is_no_outage(engine: Engine) -> None:
     with pytest.raises(Exception, match="digest"):
         store.write(engine, body, sleep=no_pause)
     assert len(tries) == 1
+
+
+def test_a_statement_that_cannot_be_meant_is_no_outage(engine: Engine) -> None:
+    with pytest.raises(DBAPIError):
+        store.write(engine, lambda c, _: c.execute(text("SELEKT 1")), sleep=no_pause)
+    with pytest.raises(DBAPIError):
+        store.read(engine, lambda c: c.execute(text("SELECT max(max(id)) FROM root")))
 
 
 def test_connections_killed_by_the_server_are_replaced(postgres_server: object, migrated_postgres: str) -> None:

@@ -32,6 +32,15 @@ def test_nothing_is_claimed_for_nobody(bench: Bench) -> None:
     assert bench.ledger.claim([], 5) == []
 
 
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_database_clock_that_is_set_holds_no_file_up(bench: Bench, hours: int) -> None:
+    assert bench.ledger.give_back(bench.claimed(), ShareDown(), retry_in_s=300) is FileState.RETRY
+    assert bench.claim() == []
+    bench.wait(3600 * hours)
+    (claim,) = bench.claim()
+    assert claim.attempts == 1
+
+
 def test_attempts_are_counted_at_the_claim(bench: Bench) -> None:
     claim = bench.claimed()
     assert (claim.attempts, claim.interruptions, claim.epoch, claim.alone) == (1, 0, 1, False)
