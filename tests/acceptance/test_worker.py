@@ -37,12 +37,12 @@ def film(seed: int) -> bytes:
 
 
 class Worker:
-    """A worker process with stub slots."""
+    """A worker process with stub slots; ``log`` names the file to which its log is appended."""
 
     def __init__(self, bench: Bench, *roots: Path, **options: Any) -> None:
-        self.log = bench.folder / f"log{len(bench.workers)}"
+        self.log: Path = options.pop("log", bench.folder / f"log{len(bench.workers)}")
         arguments = [bench.url, bench.bundle.path, bench.inferences, json.dumps(FAST | options), *roots]
-        with self.log.open("wb") as log:
+        with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, RUN_WORKER, *arguments],
                 stderr=log,

@@ -1,0 +1,122 @@
+"""Whatever a film, its name or its folder says of itself: no command's output steers a terminal, a sheet or a page."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import os
+import unicodedata
+
+import numpy as np
+import pytest
+import typer
+
+from tests.test_house import commands
+from worker import store
+from worker.cli import door
+from worker.cli.app import app
+from worker.domain import Answer, Caveat, FileState, Finding, Identity, Population, RefusalCode
+from worker.entries import ContentAssessment, FileFacts, Observation
+from worker.errors import FileLocked, ShareDown, SlotCrashed, TruncatedPixels
+from worker.ledger import Ledger
+
+# Clears the screen, retitles the window, rings, reorders, breaks lines, looks like markup, a formula, a page's script.
+NASTY = "\x1b[2J\x1b]0;pwned\x07[bold]\u202e<script>alert(1)</script>[/x]{x}%s\r\n\x9b31m\u2028"
+FORMULA = "=cmd|' /C calc'!A0"
+NAME = NASTY.replace("/", "|").encode() + b"\xff.dcm"
+# What each command is called with; a command that shows nothing a film could have said stands in QUIET.
+CALLS = {
+    "preread assess": [["assess", "{root}"], ["assess", "{root}", "--json"]],
+    "preread check": [["check", "--root", "{root}"], ["check", "--root", "{root}", "--json"]],
+    "preread results": [["results"], ["results", "--json"], ["results", "--csv"]],
+    "preread results show": [["results", "show", "1"], ["results", "show", "1", "--json"], ["results", "show", "2"]],
+    "preread explain": [["explain", "{file}"], ["explain", "{file}", "--json"], ["explain", "{root}/nowhere"]],
+    "preread status": [["status"], ["status", "--json"]],
+    "preread reconcile": [["reconcile"], ["reconcile", "--json"]],
+    "preread requeue": [["requeue", "{file}", "--dry-run"], ["requeue", "{root}/nowhere"]],
+    "preread quarantine list": [["quarantine", "list"], ["quarantine", "list", "--json"]],
+    "preread quarantine show": [["quarantine", "show", "3"], ["quarantine", "show", "3", "--json"]],
+    "preread quarantine release": [["quarantine", "release", "3", "--yes"]],
+    "preread missed list": [["missed", "list"], ["missed", "list", "--json"]],
+    "preread missed acknowledge": [["missed", "acknowledge", "--all"]],
+}
+QUIET = {
+    "preread run", "preread bundle list", "preread bundle show", "preread bundle verify", "preread db upgrade",
+    "preread db check", "preread version",
+}  # fmt: skip
+
+
+@pytest.fixture
+def hostile(tmp_path, migrated_sqlite, monkeypatch, jpeg):
+    """A database with a film of every outcome in a folder with such a name, and the folder."""
+    path = tmp_path / "preread.db"
+    path.write_bytes(migrated_sqlite.read_bytes())
+    monkeypatch.setenv("PREREAD_DATABASE_URL", f"sqlite:///{path}")
+    root = os.path.join(os.fsencode(tmp_path), b"root " + NAME)
+    os.mkdir(root)
+    names = [bytes([65 + number]) + NAME for number in range(6)]
+    for number, name in enumerate(names):
+        with open(os.path.join(root, name), "wb") as stream:
+            stream.write(jpeg() + bytes([number]))
+    engine = store.open_engine(f"sqlite:///{path}")
+    ledger = Ledger(engine, worker_id="one", lease_s=60)
+    root_id = ledger.register_root(root, population=Population.RESEARCH, path_pattern="{patient_id}/*")
+    bundle_id = ledger.register_bundle(name="test", version="1.0.0", digest="d" * 64, manifest='{"findings": []}')
+    ledger.settle(ledger.observe(root_id, [Observation(name, 10, 1) for name in names]).values())
+    claims = {claim.path: claim for claim in ledger.claim([root_id], len(names))}
+    text = {one.name: NASTY + one.name for one in dataclasses.fields(Identity) if one.type == "str | None"}
+    content = ContentAssessment(
+        (Finding("pneumonia", 1.0, 0.7, 0.5, Answer.FLAGGED),), (Caveat.LOSSY,), NASTY, np.zeros((2, 2), np.float32)
+    )
+
+    def facts(number):
+        identity = Identity(**text | {"patient_name": FORMULA, "sop_instance_uid": NASTY})
+        return FileFacts(f"{number:064x}", identity, "DICOM", NASTY, 10, 12, Population.RESEARCH, (), 1.0)
+
+    assessed, refused, unreadable, locked, crashed, _ = (claims[name] for name in names)
+    assert ledger.commit_assessed(assessed, facts(1), bundle_id, content)
+    assert ledger.commit_refused(refused, facts(2), bundle_id, RefusalCode.BODY_PART, f"it shows {NASTY}")
+    assert ledger.commit_unreadable(unreadable, TruncatedPixels(NASTY), facts(3))
+    assert ledger.give_back(locked, FileLocked(NASTY), retry_in_s=1000.0) is FileState.RETRY
+    assert ledger.fail(crashed, SlotCrashed(NASTY)) is FileState.RETRY
+    ledger.absent(root_id, [names[4]])
+    engine.dispose()
+    return {"root": os.fsdecode(root), "file": os.fsdecode(os.path.join(root, names[3]))}
+
+
+def steers(text):
+    """Characters that a terminal obeys, or that reorder what a person reads; line feeds are the table's own."""
+    return {c for c in text if c != "\n" and (unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} or c == "\u202e")}
+
+
+@pytest.mark.parametrize("arguments", [call for calls in CALLS.values() for call in calls], ids=" ".join)
+def test_nothing_that_is_printed_steers_a_terminal(preread, hostile, monkeypatch, brightness_classifier, arguments):
+    monkeypatch.setattr(door, "load_checked", lambda _: (brightness_classifier, 0.0))
+    ran = preread(*(word.format(**hostile) for word in arguments))
+    assert ran.exit_code in {0, 1, 2}, ran.err
+    assert ran.out or ran.err
+    if "--csv" not in arguments:
+        assert not steers(ran.out)
+    assert not steers(ran.err)
+    assert "Traceback" not in ran.err
+    if "--json" in arguments:
+        assert ran.records
+
+
+def test_no_cell_of_a_sheet_is_a_formula(preread, hostile):
+    rows = list(csv.reader(io.StringIO(preread("results", "--csv").out)))
+    assert len(rows) == 4
+    cells = [cell for row in rows for cell in row]
+    assert not [cell for cell in cells if cell.lstrip()[:1] in set("=+@|%\t\r") or steers(cell)]
+    assert f"'{FORMULA}" in cells
+
+
+def test_every_command_that_prints_is_tried():
+    there = set(commands(typer.main.get_command(app), "preread"))
+    assert there == set(CALLS) | QUIET
+
+
+def test_no_error_message_steers_a_terminal(preread, hostile):
+    for error in (ShareDown(NASTY), FileLocked(NASTY)):
+        assert not steers(preread("explain", str(error)).err)
