@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Engine
 
 from worker import readings
-from worker.domain import Answer, Presence, Verdict
+from worker.domain import Answer, JSONObject, Presence, Verdict
 from worker.readings import Reading
 
 BY = ("bundle", "device", "month")
@@ -103,3 +103,23 @@ def _count(into: Agreement, one: Reading) -> None:
     if one.overtook is not None:
         into.waited_s.append(one.waited_s)
         into.overtook.append(one.overtook)
+
+
+def to_json(one: Agreement) -> JSONObject:
+    """Return the counts as a record."""
+    return {
+        **one.group,
+        "readings": one.readings,
+        **{verdict.value: count for verdict, count in one.verdicts.items()},
+        "agree": one.agree,
+        "disagree": one.disagree,
+        "undecided": one.undecided,
+        "share": one.share,
+        "table": [
+            {"answer": answer.value, "presence": presence.value, "findings": count}
+            for (answer, presence), count in sorted(one.table.items())
+        ],
+        "before_answer": one.before_answer,
+        "median_waited_s": one.median_waited_s,
+        "mean_overtook": one.mean_overtook,
+    }

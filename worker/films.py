@@ -39,6 +39,12 @@ def earlier(engine: Engine, row: ResultRow) -> list[ResultRow]:
     return read(engine, lambda connection: typed(connection, connection.execute(statement).all()))
 
 
+def content_of(engine: Engine, result_id: int) -> str | None:
+    """Return the SHA-256 of the film's bytes; ``None`` when there is no such film or it could not be read."""
+    statement = select(schema.instance.c.sha256).join(schema.file, _file.instance_id == schema.instance.c.id)
+    return read(engine, lambda c: c.execute(statement.where(_file.id == result_id)).scalar_one_or_none())
+
+
 def newest_version(engine: Engine, result_id: int) -> int | None:
     """Return the file version that took this one's place and has a result; ``None`` when none did."""
     own = select(_file.root_id, _file.path_key).where(_file.id == result_id).subquery()

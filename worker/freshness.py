@@ -49,7 +49,7 @@ def _look(connection: Connection, scan_interval_s: float) -> Freshness:
     if started_at is not None:
         # a folder that no running worker has begun to scan is watched no longer
         scans = scans.where(_root.last_scan_started_at >= started_at)
-    completed = list(connection.execute(scans).scalars())
+    completed: list[datetime | None] = list(connection.execute(scans).scalars())
     complete = [at for at in completed if at is not None]
     scanned_at = min(complete) if complete and len(complete) == len(completed) else None
     open_films = select(func.count()).where(_file.state.in_(list(OPEN_STATES)))

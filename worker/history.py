@@ -96,6 +96,7 @@ class ResultDetail:
     """One result in full.
 
     Attributes:
+        assessment_id: tells one assessment of a film from a later one; ``None`` unless assessed.
         activation_map: float32, as the bundle gave it (e.g. [7, 7, 1]); ``None`` unless assessed.
         same_content: other files with exactly these bytes, as ``(result_id, root_text, path_text)``.
         same_uid: results that carry the same SOP Instance UID with other bytes.
@@ -103,6 +104,7 @@ class ResultDetail:
 
     row: ResultRow
     history: VersionHistory
+    assessment_id: int | None
     activation_map: FloatArray | None
     same_content: tuple[tuple[int, str, str], ...]
     same_uid: tuple[tuple[int, str, str], ...]
@@ -158,6 +160,7 @@ def _show(connection: Connection, result_id: int) -> ResultDetail | None:
     return ResultDetail(
         row=result,
         history=_histories(connection, [row])[0],
+        assessment_id=row.assessment_id,
         activation_map=activation_map,
         same_content=tuple((one.id, one.root_text, one.path_text) for one in content),
         same_uid=tuple((one.id, one.root_text, one.path_text) for one in conflicts),

@@ -7,7 +7,22 @@ from typing import Annotated, Literal
 
 import typer
 
-from worker.cli import aside, assess, bundle, check, database, reconcile, requeue, results, run, status
+from worker.cli import (
+    aside,
+    assess,
+    audit,
+    bundle,
+    check,
+    database,
+    reconcile,
+    requeue,
+    results,
+    review,
+    run,
+    status,
+    users,
+    web,
+)
 from worker.cli.door import Door
 
 LevelName = Literal["debug", "info", "warning", "error"]
@@ -74,5 +89,10 @@ app.command("reconcile")(reconcile.reconcile)
 app.command("requeue")(requeue.requeue)
 app.add_typer(aside.quarantine, name="quarantine")
 app.add_typer(aside.missed, name="missed")
+app.command("web")(web.web)
+app.add_typer(users.app, name="users")
+app.add_typer(review.app, name="review")
+app.command("stats")(review.stats)
+app.add_typer(audit.app, name="audit")
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(database.app, name="db")

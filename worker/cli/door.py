@@ -87,6 +87,16 @@ def open_database(settings: Settings, prepare: Callable[[Engine], None] = lambda
     return engine
 
 
+@contextmanager
+def database(context: typer.Context) -> Iterator[Engine]:
+    """Open the database of the settings for as long as a command needs it; see ``open_database``."""
+    engine = open_database(of(context).settings())
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+
+
 def load_classifier(bundle: str | None) -> Classifier:
     """Load a bundle that gives its golden results on this machine; see ``load_checked``."""
     return load_checked(bundle)[0]

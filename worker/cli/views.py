@@ -55,9 +55,9 @@ def result_row(result: ResultRow) -> tuple[str, ...]:
         str(result.result_id),
         _local(result.committed_at)[:16],
         _acquired(result.acquired_local),
-        _patient(identity),
+        patient(identity),
         result.path_text,
-        _says(result),
+        says(result),
         _limits(result),
     )
 
@@ -167,7 +167,8 @@ def history_rows(explanation: Explanation) -> Iterator[tuple[str, ...]]:
             yield _local(move.at), f"{version.file_id} ({version.size_bytes} bytes)", move.to_state.value, move.why
 
 
-def _says(result: ResultRow) -> str:
+def says(result: ResultRow) -> str:
+    """Say a result in one cell of a table."""
     if result.findings:
         return "; ".join(map(say_finding, result.findings))
     return f"{result.outcome.value}: {result.code}: {result.reason}"
@@ -179,7 +180,8 @@ def _predictive_cells(finding: Finding | None) -> tuple[float | None, ...]:
     return tuple(value for at in finding.predictive_values for value in (at.ppv, at.npv))
 
 
-def _patient(identity: Identity) -> str:
+def patient(identity: Identity) -> str:
+    """Name a film's patient and accession in one cell of a table."""
     parts = (identity.patient_id, identity.accession_number)
     return " / ".join(part or "-" for part in parts) if any(parts) else ""
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from argon2 import PasswordHasher
 from sqlalchemy import Connection, Engine
 
 from model_training import phantoms
@@ -115,6 +116,14 @@ class Films:
     def person(self, name: str = "ada", role: Role = Role.READER) -> Account:
         accounts.add(self.engine, "uid:0", name, f"Dr {name.title()}", role, PASSWORD)
         return accounts.by_name(self.engine, name)
+
+
+@pytest.fixture(autouse=True)
+def _cheap_hashes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real argon2, with a thousandth of the memory: what it protects here is nobody's."""
+    cheap = PasswordHasher(time_cost=1, memory_cost=64, parallelism=1)
+    monkeypatch.setattr(accounts, "_hasher", lambda: cheap)
+    accounts._nobodys_hash.cache_clear()
 
 
 @pytest.fixture

@@ -1,0 +1,155 @@
+"""The API: one shape of failure, no patient in a URL, and no answer that its own description does not know."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import hypothesis
+import pytest
+import schemathesis
+from schemathesis.checks import not_a_server_error
+from schemathesis.specs.openapi.checks import (
+    content_type_conformance,
+    response_schema_conformance,
+    status_code_conformance,
+)
+from starlette.testclient import TestClient
+
+from worker import accounts, audit, readings
+from worker.domain import Answer, Presence, RefusalCode, Role, Verdict
+from worker.readings import Draft
+from worker.web.app import WebOptions, create_app
+
+from .conftest import PASSWORD, Films
+
+
+class Program:
+    """A program with a token."""
+
+    def __init__(self, films: Films) -> None:
+        self.token = accounts.add(films.engine, "uid:0", "ris", "the RIS", Role.SERVICE, None)
+        self.app = create_app(films.engine, WebOptions(preview_dir=films.preview_dir))
+        self.client = TestClient(self.app, headers={"authorization": f"Bearer {self.token}"})
+
+    def get(self, path: str) -> Any:
+        return self.client.get(f"/api/v1{path}")
+
+    def post(self, path: str, **body: Any) -> Any:
+        return self.client.post(f"/api/v1{path}", json=body)
+
+
+@pytest.fixture
+def program(films_here: Films) -> Program:
+    return Program(films_here)
+
+
+def fill(films: Films) -> list[int]:
+    """A few films of every kind, one of them read."""
+    made = [
+        films.add(
+            "a.dcm", Answer.FLAGGED, preview=True, patient_id="P1", accession_number="A1", study_instance_uid="1.2"
+        ),
+        films.add("b.dcm", RefusalCode.VIEW, patient_id="P1"),
+        films.add("c.dcm", None),
+        films.add("d.dcm", Answer.NOT_FLAGGED, patient_id="P2"),
+    ]
+    ada = films.person("ada")
+    with films.engine.connect() as connection:
+        from worker import schema
+
+        row = connection.execute(schema.file.select().where(schema.file.c.id == made[0])).one()
+    draft = Draft(made[0], readings.shown_of(row), Verdict.ACCEPTED, "t" * 20, {"pneumonia": Presence.PRESENT}, "left")
+    readings.sign(films.engine, ada, draft)
+    return made
+
+
+def test_a_program_finds_what_a_person_finds(films_here: Films, program: Program) -> None:
+    flagged, refused, broken, other = fill(films_here)
+    found = program.post("/results/search", patient_id="P1").json()
+    assert [one["id"] for one in found["results"]] == [refused, flagged]
+    assert found["results"][1]["findings"][0]["answer"] == "flagged"
+    assert program.post("/results/search", outcome="unreadable").json()["results"][0]["id"] == broken
+    first = program.post("/results/search", limit=3).json()
+    second = program.post("/results/search", limit=3, before=first["next"]).json()
+    assert [one["id"] for one in first["results"] + second["results"]] == [other, broken, refused, flagged]
+    assert second["next"] is None
+    studies = program.post("/worklist/search", order="priority").json()["studies"]
+    assert [film["id"] for study in studies for film in study] == [refused, broken, other]
+    assert program.get(f"/results/{flagged}").json()["history"]["state"] == "done"
+    assert program.get(f"/results/{flagged}/preview").headers["content-type"] == "image/png"
+    (reading,) = program.get(f"/results/{flagged}/readings").json()["readings"]
+    assert (reading["verdict"], reading["presence"], reading["comment"]) == (
+        "accepted",
+        {"pneumonia": "present"},
+        "left",
+    )
+    assert program.post("/readings/search").json()["readings"] == [reading]
+    assert program.get("/statistics").json()["groups"][0]["agree"] == 1
+    assert program.get("/status").json()["late"] is True
+    actions = {entry.action for entry in audit.latest(films_here.engine, 50) if entry.actor != "uid:0"}
+    assert {"search", "view", "export"} <= actions
+    audit.verify(films_here.engine)
+
+
+def test_every_failure_has_one_shape(films_here: Films, program: Program) -> None:
+    failures = [
+        (program.get("/results/99"), 404),
+        (program.get("/nothing"), 404),
+        (program.get("/results/x"), 422),
+        (program.post("/results/search", patient="P1"), 422),
+        (program.post("/results/search", limit=0), 422),
+        (program.client.post("/api/v1/results/search", content=b"{"), 422),
+        (program.client.delete("/api/v1/status"), 405),
+        (TestClient(program.app).get("/api/v1/status"), 401),
+        (TestClient(program.app, headers={"authorization": "Bearer no"}).get("/api/v1/status"), 401),
+        (TestClient(program.app, headers={"authorization": "Basic eDp5"}).get("/api/v1/status"), 401),
+    ]
+    for answer, status in failures:
+        assert answer.status_code == status, answer.text
+        assert set(answer.json()) == {"error"}
+        assert set(answer.json()["error"]) == {"code", "message", "hint", "fields"}
+    assert failures[3][0].json()["error"]["fields"] == ["patient"]
+    assert "P1" not in failures[3][0].text
+
+
+def test_no_address_takes_what_names_a_patient(program: Program) -> None:
+    description = program.get("/openapi.json").json()
+    parameters = [
+        (path, one["name"]) for path, methods in description["paths"].items() for m in methods.values()
+        for one in m.get("parameters", ())
+    ]  # fmt: skip
+    assert {name for _, name in parameters} == {"result_id"}
+
+
+def test_a_persons_session_is_no_token(films_here: Films, program: Program) -> None:
+    films_here.person("ada")
+    for given in (PASSWORD, "ada", ""):
+        answer = TestClient(program.app, headers={"authorization": f"Bearer {given}"}).get("/api/v1/status")
+        assert answer.status_code == 401
+
+
+# --------------------------------------------------------------------------- what nobody thought of
+
+
+def test_the_api_answers_as_its_description_says(films_here: Films, program: Program) -> None:
+    fill(films_here)
+    app: Any = program.app
+    (api,) = [route.app for route in app.routes if getattr(route, "path", "") == "/api/v1"]
+    described = schemathesis.openapi.from_dict(api.openapi())
+    described.app = api
+    checks = [not_a_server_error, response_schema_conformance, status_code_conformance, content_type_conformance]
+
+    def hold(case: Any) -> None:
+        answer = case.call(headers={"Authorization": f"Bearer {program.token}"})
+        case.validate_response(answer, checks=checks)
+
+    operations = [found.ok() for found in described.get_all_operations()]
+    assert len(operations) >= 9
+    quick = hypothesis.settings(
+        max_examples=25,
+        database=None,
+        phases=[hypothesis.Phase.generate],
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+    for operation in operations:
+        quick(hypothesis.given(operation.as_strategy())(hold))()

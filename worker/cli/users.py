@@ -1,0 +1,130 @@
+"""``preread users``: who may look and sign."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated, Literal
+
+import typer
+
+from worker.cli import door, output
+
+app = typer.Typer(help="Who may look at films and sign them; nobody until somebody is added.", no_args_is_help=True)
+RoleName = Literal["reader", "admin", "service"]
+_Name = Annotated[str, typer.Argument(help="user name: a to z, digits, dots, dashes, underscores")]
+
+
+@app.command("add")
+def add(
+    context: typer.Context,
+    name: _Name,
+    role: Annotated[
+        RoleName,
+        typer.Option(
+            help="reader: looks at films and signs. admin: statistics and the audit trail. service: a program "
+            "that uses the API by a token"
+        ),
+    ],
+    full_name: Annotated[str, typer.Option(help="as it stands beside readings; default: the user name")] = "",
+) -> None:
+    """Add a user. The password is asked for, or read from standard input; it never stands on the command line.
+
+    A program (role service) gets a token instead, which is printed this once.
+
+    Exit code: 0; 2 when the name is taken or unusable, or the password is too short.
+    """
+    from worker import accounts
+    from worker.domain import Role
+
+    password = None if role == "service" else _ask_password(name)
+    with door.database(context) as engine:
+        token = accounts.add(engine, actor(), name, full_name, Role(role), password)
+    _tell(f"added {name} ({role})", token)
+
+
+@app.command("passwd")
+def passwd(context: typer.Context, name: _Name) -> None:
+    """Give a user a new password, or a program a new token; all sessions of that user end.
+
+    Exit code: 0; 2 when there is no such user or the password is too short.
+    """
+    from worker import accounts
+    from worker.domain import Role
+
+    with door.database(context) as engine:
+        found = accounts.by_name(engine, name)
+        password = None if found.role is Role.SERVICE else _ask_password(found.name)
+        token = accounts.renew_secret(engine, actor(), name, password)
+    _tell(f"{name} has a new {'token' if token else 'password'}", token)
+
+
+@app.command("disable")
+def disable(context: typer.Context, name: _Name) -> None:
+    """Let a user do nothing from now on; what was signed stays.
+
+    Exit code: 0; 2 when there is no such user.
+    """
+    from worker import accounts
+
+    with door.database(context) as engine:
+        accounts.disable(engine, actor(), name)
+    output.say(f"{name} is disabled")
+
+
+@app.command("list")
+def list_users(
+    context: typer.Context,
+    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record a user")] = False,
+) -> None:
+    """List the users.
+
+    Exit code: 0, also when there is none.
+    """
+    from worker import accounts
+    from worker.result_records import iso
+
+    with door.database(context) as engine:
+        everyone = accounts.everyone(engine)
+    if json:
+        for one in everyone:
+            disabled_at = one.disabled_at and iso(one.disabled_at)
+            created_at = iso(one.created_at)
+            record = {"name": one.name, "full_name": one.full_name, "role": one.role.value, "created_at": created_at}
+            output.print_json({"id": one.account_id, **record, "disabled_at": disabled_at})
+        return
+    rows = [
+        (str(one.account_id), one.name, one.full_name, one.role.value, "disabled" if one.disabled_at else "")
+        for one in everyone
+    ]
+    output.print_table(("id", "user", "name", "role", ""), rows, medical=False)
+
+
+def actor() -> str:
+    """Return how the audit trail names whoever runs this command."""
+    return f"uid:{os.getuid()}"
+
+
+def ask_password(prompt: str) -> str:
+    """Ask for a password at the terminal, or read one line of standard input."""
+    if sys.stdin.isatty():
+        import getpass
+
+        return getpass.getpass(prompt)
+    return sys.stdin.readline().rstrip("\r\n")
+
+
+def _ask_password(name: str) -> str:
+    from worker.errors import UsageError
+
+    password = ask_password(f"Password for {name}: ")
+    if sys.stdin.isatty() and ask_password("The same again: ") != password:
+        raise UsageError("the password was not typed twice in the same way")
+    return password
+
+
+def _tell(what: str, token: str | None) -> None:
+    output.say(what)
+    if token is not None:
+        output.say("its token, shown this once:")
+        output.print_text(token)

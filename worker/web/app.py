@@ -1,0 +1,125 @@
+"""The application: routes, and what becomes of whatever goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from importlib import resources
+from pathlib import Path
+from urllib.parse import urlencode
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import RedirectResponse, Response
+from fastapi.staticfiles import StaticFiles
+from sqlalchemy import Engine
+from starlette.exceptions import HTTPException
+
+from worker import audit
+from worker.errors import DatabaseAway, PrereadError
+from worker.web import api, doors, filmroutes, guard, language, lists, reports
+from worker.web.guard import POLL_HEADER, Shield, SignInNeededError
+from worker.web.site import Site, WebOptions, of
+
+_LOG = logging.getLogger(__name__)
+_DAY_S = 24 * 3600.0
+_RETRY_S = 60.0
+
+
+def create_app(engine: Engine, options: WebOptions, code: str = language.ENGLISH) -> FastAPI:
+    """Return the application.
+
+    Args:
+        engine: from ``store.open_engine``, its schema up to date.
+        code: language of the page.
+
+    Raises:
+        SettingsError: there is no such language.
+    """
+    here = Site(engine, options, language.load(code))
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=_lifespan)
+    app.state.site = here
+    for routes in (doors, lists, filmroutes, reports):
+        app.include_router(routes.router)
+    app.mount("/api/v1", api.create_api(here))
+    app.mount("/static", _Static(directory=Path(str(resources.files("worker.web") / "static"))))
+    app.add_exception_handler(SignInNeededError, _sign_in_needed)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _not_meant)
+    app.add_exception_handler(PrereadError, _failed)
+    app.add_exception_handler(Exception, _unforeseen)
+    app.add_middleware(Shield, https=options.https)
+    return app
+
+
+class _Static(StaticFiles):
+    """The style and the scripts: the same for everybody, looked at anew each time."""
+
+    def file_response(self, *arguments: object, **options: object) -> Response:
+        response = super().file_response(*arguments, **options)  # type: ignore[arg-type]
+        response.headers["cache-control"] = "no-cache"
+        return response
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    heads = asyncio.create_task(_log_heads(app.state.site))
+    yield
+    heads.cancel()
+    with suppress(asyncio.CancelledError):
+        await heads
+
+
+async def _log_heads(here: Site) -> None:
+    """Write the head of the audit trail to the system log, at the start and daily."""
+    while True:
+        try:
+            await asyncio.to_thread(audit.log_head, here.engine)
+        except DatabaseAway as error:
+            _LOG.warning("database_away", extra={"code": error.code})
+            await asyncio.sleep(_RETRY_S)
+        else:
+            await asyncio.sleep(_DAY_S)
+
+
+async def _sign_in_needed(request: Request, error: Exception) -> Response:
+    if request.method != "GET" or POLL_HEADER in request.headers:
+        return doors.sign_in_form(request, status=401, message="sign_in.ended")
+    query = f"?{request.url.query}" if request.url.query else ""
+    to = urlencode({"to": request.url.path + query}) if request.url.path != "/" else ""
+    return RedirectResponse(f"/sign-in?{to}" if to else "/sign-in", 303)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    known = error.status_code if error.status_code in {403, 404, 405, 413, 422} else 400
+    headers = dict(error.headers or {})
+    return _page(request, error.status_code, f"error.{known}", headers)
+
+
+async def _not_meant(request: Request, error: Exception) -> Response:
+    return _page(request, 422, "error.422")
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, PrereadError)
+    _LOG.warning("page_failed", extra={"code": error.code})
+    away = isinstance(error, DatabaseAway)
+    return _page(request, 503 if away else 500, "error.away" if away else "error.500", {"retry-after": "10"})
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    _LOG.error("page_failed", exc_info=error)
+    return _page(request, 500, "error.500")
+
+
+def _page(request: Request, status: int, key: str, headers: dict[str, str] | None = None) -> Response:
+    """A page that needs nothing: neither the database nor to know who is there."""
+    response = of(request).page("error.html", None, status=status, key=key)
+    response.headers.update(headers or {})
+    return response
+
+
+__all__ = ["WebOptions", "create_app", "guard"]

@@ -1,0 +1,41 @@
+"""How far readers and bundles agree, and the audit trail."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse, Response
+
+from worker import agreement, audit
+from worker.domain import Answer, Presence, Verdict
+from worker.web import site
+from worker.web.guard import Admin, Person
+
+router = APIRouter()
+_AUDIT_PAGE = 100
+
+
+@router.get("/statistics", response_class=HTMLResponse)
+def statistics(request: Request, session: Person) -> Response:
+    """Show the readings that stand, by bundle, device and month."""
+    here = site.of(request)
+    return here.page(
+        "statistics.html",
+        session,
+        groups=agreement.stats(here.engine),
+        total=agreement.stats(here.engine, ("bundle",)),
+        Answer=Answer,
+        Presence=Presence,
+        Verdict=Verdict,
+    )
+
+
+@router.get("/audit", response_class=HTMLResponse)
+def audit_trail(
+    request: Request, session: Admin, before: Annotated[int | None, Query(ge=1, lt=2**63)] = None
+) -> Response:
+    """Show who did what, the last first."""
+    here = site.of(request)
+    entries = audit.latest(here.engine, _AUDIT_PAGE, before)
+    return here.page("audit.html", session, entries=entries, more=len(entries) == _AUDIT_PAGE)

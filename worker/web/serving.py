@@ -1,0 +1,71 @@
+"""Listening: on this machine alone, unless TLS or a proxy that brings it stands in front."""
+
+from __future__ import annotations
+
+import ipaddress
+import signal
+import socket
+from pathlib import Path
+
+import uvicorn
+from fastapi import FastAPI
+
+from worker.errors import EnvironmentFault, SettingsError
+
+_BACKLOG = 128
+_CONNECTIONS_AT_MOST = 200
+
+
+def refuse_open_address(host: str, *, tls: bool, proxy: str | None) -> None:
+    """Refuse to listen where others can read along.
+
+    Raises:
+        SettingsError: the address is not this machine's own, and nothing brings TLS.
+    """
+    try:
+        here = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        here = False
+    if not (here or tls or proxy):
+        raise SettingsError(
+            f"PREREAD_WEB_HOST is {host!r}, which others can reach: passwords and films would go there in the open; "
+            "set PREREAD_WEB_TLS_CERT and PREREAD_WEB_TLS_KEY, or PREREAD_WEB_PROXY if a proxy brings TLS"
+        )
+
+
+def serve(
+    app: FastAPI, *, host: str, port: int, tls_cert: Path | None, tls_key: Path | None, proxy: str | None
+) -> None:
+    """Serve until SIGTERM or SIGINT.
+
+    Raises:
+        SettingsError: the certificate or its key cannot be used.
+        EnvironmentFault: the address cannot be listened on.
+    """
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        ssl_certfile=tls_cert,
+        ssl_keyfile=tls_key,
+        proxy_headers=proxy is not None,
+        forwarded_allow_ips=proxy,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=_CONNECTIONS_AT_MOST,
+        ws="none",
+    )
+    try:
+        config.load()
+    except OSError as error:
+        raise SettingsError(f"the certificate {tls_cert} or its key {tls_key} cannot be used: {error}") from error
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        raise EnvironmentFault(f"{host} port {port} cannot be listened on: {error.strerror}") from error
+    with listening:
+        # the server passes a signal on when it has ended in good order; it has done its work then
+        signal.signal(signal.SIGTERM, lambda *_: None)
+        uvicorn.Server(config).run(sockets=[listening])

@@ -1,0 +1,132 @@
+"""What every page has at hand: the database, the options, the language, the templates, and how current all of it is."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+from markupsafe import Markup
+from sqlalchemy import Engine
+
+from worker import freshness
+from worker.domain import CAVEAT_TEXT, Role
+from worker.freshness import Freshness
+from worker.sessions import Session
+from worker.web.language import Language
+from worker.web.throttle import Throttle
+from worker.words import percent
+
+_FRESH_FOR_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class WebOptions:
+    """How the page is served.
+
+    Attributes:
+        idle_s: seconds without a request after which a session ends.
+        scan_interval_s: the worker's setting; past two of these without a complete scan the page warns.
+        preview_dir: where the slots keep previews; ``None`` for nowhere.
+        pacs_url: with ``{study_instance_uid}``; ``None`` for no such link.
+        https: people reach the page by TLS, its own or a proxy's.
+    """
+
+    idle_s: float = 1800.0
+    scan_interval_s: float = 30.0
+    preview_dir: Path | None = None
+    pacs_url: str | None = None
+    https: bool = False
+
+    @property
+    def cookie(self) -> str:
+        """Name of the session's cookie; a browser takes the prefix only with TLS and for this host alone."""
+        return "__Host-preread" if self.https else "preread"
+
+
+class Site:
+    """One per application."""
+
+    def __init__(self, engine: Engine, options: WebOptions, language: Language) -> None:
+        self.engine = engine
+        self.options = options
+        self.language = language
+        self.throttle = Throttle()
+        self._lock = threading.Lock()
+        self._fresh: tuple[float, Freshness] | None = None
+        self._templates = Environment(
+            loader=PackageLoader("worker.web"),
+            autoescape=select_autoescape(default=True, default_for_string=True),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._templates.globals.update(t=language, lang=language.code, Role=Role)
+        self._templates.filters.update(
+            local=_local,
+            percent=percent,
+            waited=self._waited,
+            taken=_taken,
+            code=self._code,
+            answer=self._answer,
+            caveat=lambda caveat: language.get(f"caveat.{caveat}") or CAVEAT_TEXT[caveat],
+        )
+
+    def freshness(self) -> Freshness:
+        """Return how current the database is, looked up at most every two seconds whoever asks."""
+        with self._lock:
+            if self._fresh is None or time.monotonic() - self._fresh[0] > _FRESH_FOR_S:
+                self._fresh = (time.monotonic(), freshness.look(self.engine, self.options.scan_interval_s))
+            return self._fresh[1]
+
+    def page(self, name: str, session: Session | None, *, status: int = 200, **values: Any) -> HTMLResponse:
+        """Render a page; whoever is signed in sees on it how current the database is."""
+        fresh = self.freshness() if session is not None else None
+        return HTMLResponse(self.render(name, session=session, fresh=fresh, **values), status_code=status)
+
+    def render(self, name: str, **values: Any) -> str:
+        """Render a template without looking anything up."""
+        return self._templates.get_template(name).render(**values)
+
+    # ------------------------------------------------------------------ how things are said
+
+    def _waited(self, seconds: float) -> str:
+        minutes = int(seconds // 60)
+        if minutes < 60:
+            return self.language("time.minutes", n=minutes)
+        if minutes < 48 * 60:
+            return self.language("time.hours", hours=minutes // 60, minutes=minutes % 60)
+        return self.language("time.days", n=minutes // (24 * 60))
+
+    def _code(self, code: str, reason: str | None = None) -> str:
+        return self.language.get(f"code.{code}") or reason or code
+
+    def _answer(self, answer: str, finding: str) -> str:
+        name = self.language.get(f"finding.{finding}") or finding
+        return self.language(f"answer.{answer}", finding=name)
+
+
+def _local(at: datetime) -> Markup:
+    """A time of our own: UTC, which the script turns into the reader's."""
+    return Markup('<time datetime="{}">{} UTC</time>').format(
+        at.isoformat(timespec="seconds").replace("+00:00", "Z"), f"{at:%Y-%m-%d %H:%M}"
+    )
+
+
+def _taken(digits: str | None) -> str:
+    """A time of the modality's clock, as written."""
+    if not digits or len(digits) != 14:
+        return digits or ""
+    return f"{digits[:4]}-{digits[4:6]}-{digits[6:8]} {digits[8:10]}:{digits[10:12]}"
+
+
+def of(request: Request) -> Site:
+    """Return the site of a request's application."""
+    found: Site = request.app.state.site
+    return found
