@@ -1,0 +1,164 @@
+"""The same by command: users, worklist, readings, export, statistics, the audit trail; and listening."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from model_training.dataset import index
+from worker import accounts
+from worker.cli import main
+from worker.domain import Answer, RefusalCode
+from worker.store import sqlite_path
+
+from .conftest import PASSWORD, Films
+
+
+class Shell:
+    """Runs commands in this process and keeps what they printed."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self._capsys = capsys
+        self._monkeypatch = monkeypatch
+
+    def __call__(self, *arguments: str, stdin: str = "") -> Shell:
+        self._monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
+        self._capsys.readouterr()
+        self.code = main(arguments)
+        self.out, self.err = self._capsys.readouterr()
+        return self
+
+
+@pytest.fixture
+def preread(
+    films_here: Films, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[Shell]:
+    monkeypatch.setenv("PREREAD_DATABASE_URL", f"sqlite:///{sqlite_path(films_here.engine)}")
+    monkeypatch.setenv("PREREAD_PREVIEW_DIR", str(films_here.preview_dir))
+    monkeypatch.chdir(tmp_path)
+    for target, name in [(sys, "excepthook"), (threading, "excepthook"), (warnings, "showwarning")]:
+        monkeypatch.setattr(target, name, getattr(target, name))
+    before = [
+        (one, one.level, list(one.handlers)) for one in map(logging.getLogger, (None, "worker", "model_training"))
+    ]
+    yield Shell(capsys, monkeypatch)
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+
+
+def test_users_are_added_changed_disabled_and_listed(films_here: Films, preread: Shell) -> None:
+    assert preread("users", "add", "ada", "--role", "reader", "--full-name", "Dr Ada", stdin=f"{PASSWORD}\n").code == 0
+    assert preread("users", "add", "ada", "--role", "reader", stdin=f"{PASSWORD}\n").code == 2
+    assert preread("users", "add", "ben", "--role", "admin", stdin="short\n").code == 2
+    assert preread("users", "add", "ben", "--role", "admin").code == 2
+    assert preread("users", "add", "ben").code == 2
+    token = preread("users", "add", "ris", "--role", "service").out.strip()
+    assert accounts.by_token(films_here.engine, token) is not None
+    assert preread("users", "passwd", "ada", stdin="another long password\n").code == 0
+    assert accounts.check_password(films_here.engine, "ada", "another long password").full_name == "Dr Ada"
+    assert preread("users", "passwd", "ris").out.strip() not in {"", token}
+    assert preread("users", "disable", "ris").code == 0
+    assert preread("users", "disable", "nobody").code == 2
+    listed = [json.loads(line) for line in preread("users", "list", "--json").out.splitlines()]
+    assert [(one["name"], one["role"], one["disabled_at"] is None) for one in listed] == [
+        ("ada", "reader", True),
+        ("ris", "service", False),
+    ]
+    assert "password" not in preread("users", "list").out
+    assert preread("audit", "verify").out.startswith("the audit trail is whole: 5 rows")
+
+
+def test_the_worklist_is_read_signed_and_exported_by_command(films_here: Films, preread: Shell, tmp_path: Path) -> None:
+    flagged = films_here.add("a.dcm", Answer.FLAGGED, preview=True, patient_id="P1")
+    other = films_here.add("b.dcm", Answer.NOT_FLAGGED, preview=True, patient_id="P2")
+    refused = films_here.add("c.dcm", RefusalCode.VIEW)
+    films_here.person("ada")
+    assert preread("review", "next").out.strip() == str(flagged)
+    assert [json.loads(line)["id"] for line in preread("review", "list", "--json").out.splitlines()] == [
+        flagged,
+        other,
+        refused,
+    ]
+    assert "pneumonia flagged" in preread("review", "list", "--order", "priority").out
+    picture = tmp_path / "film.png"
+    assert preread("review", "show", str(flagged), "--png", str(picture)).code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert preread("review", "show", str(refused), "--png", str(picture)).code == 1
+    assert preread("review", "show", "99").code == 2
+
+    def signed(film: int, *more: str, password: str = PASSWORD) -> int:
+        command = ("review", "sign", str(film), "--reader", "ada", "--verdict", "accepted", *more)
+        return preread(*command, stdin=f"{password}\n").code
+
+    assert signed(flagged, password="wrong password") == 2
+    assert signed(flagged, "--finding", "pneumonia=perhaps") == 2
+    assert signed(flagged, "--finding", "pneumonia=present", "--comment", "left base") == 0
+    assert signed(other) == 0
+    assert signed(refused) == 0
+    assert signed(99) == 2
+    assert preread("review", "next").code == 1
+    assert "left base" in preread("review", "show", str(flagged)).out
+    assert json.loads(preread("review", "show", str(flagged), "--json").out)["readings"][0]["verdict"] == "accepted"
+
+    folder = tmp_path / "images"
+    exported = preread("review", "export", "--images", str(folder))
+    assert exported.code == 1
+    assert f"film {refused} is left out" in exported.err
+    rows = list(csv.DictReader(io.StringIO(exported.out)))
+    assert [row["label"] for row in rows] == ["PNEUMONIA", "ABSENT"]
+    assert not {"P1", "P2"} & {row["patient"] for row in rows}
+    (tmp_path / "readings.csv").write_text(exported.out)
+    learned = index(tmp_path / "readings.csv", "ABSENT")
+    assert [film.present for film in learned] == [("pneumonia",), ()]
+    assert all(film.path.is_file() for film in learned)
+    every = [json.loads(line) for line in preread("review", "export", "--json").out.splitlines()]
+    assert [one["film"] for one in every] == [flagged, other, refused]
+
+    (group,) = [json.loads(line) for line in preread("stats", "--by", "bundle", "--json").out.splitlines()]
+    assert (group["readings"], group["agree"], group["accepted"]) == (3, 2, 3)
+    assert "films/1" in preread("stats").out
+
+
+def test_a_broken_trail_is_told(films_here: Films, preread: Shell) -> None:
+    films_here.person("ada")
+    head = preread("audit", "verify").out.split()[-1]
+    assert preread("audit", "verify", "--head", head).code == 0
+    assert preread("audit", "verify", "--head", "1").code == 2
+    with films_here.engine.begin() as connection:
+        connection.execute(text("DROP TRIGGER audit_keeps_update"))
+        connection.execute(text("UPDATE audit SET actor = 'account:7'"))
+    broken = preread("audit", "verify")
+    assert broken.code == 1
+    assert "[audit_broken]" in broken.err
+
+
+def test_the_page_is_not_opened_to_others_in_the_open(preread: Shell, monkeypatch: Any) -> None:
+    refused = preread("web", "--host", "0.0.0.0")
+    assert refused.code == 2
+    assert "PREREAD_WEB_TLS_CERT" in refused.err
+    monkeypatch.setenv("PREREAD_WEB_LANGUAGE", "xx")
+    assert preread("web").code == 2
+
+
+def test_an_address_that_is_taken_is_told(
+    preread: Shell, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
+) -> None:
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        answer = preread("web", "--port", port)
+    assert answer.code == 3
+    assert "nobody can sign in yet" in answer.err
