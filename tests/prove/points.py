@@ -21,7 +21,7 @@ def spread(points: Sequence[str], limit: int) -> list[str]:
     """Return at most ``limit`` of the points, evenly from the first to the last; 0 means all."""
     if not limit or len(points) <= limit:
         return list(points)
-    return [points[index * (len(points) - 1) // (limit - 1)] for index in range(limit)]
+    return [points[index * (len(points) - 1) // max(1, limit - 1)] for index in range(limit)]
 
 
 @contextmanager
