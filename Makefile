@@ -11,7 +11,7 @@ LOCK += --constraint requirements/constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test prove bench run lint type wheel check-wheel lock clean
+.PHONY: help demo test prove bench run fuzz lint type wheel check-wheel lock clean
 
 help: ## say what can be made
 	@echo "Preread: a first read of every chest X-ray, where it is taken."
@@ -36,6 +36,9 @@ run: $(VENV)/.runtime ## run the worker in the foreground on ./preread.toml's fo
 	@mkdir -p inbox
 	@$(VENV)/bin/preread db upgrade
 	@if [ -e preread.toml ]; then $(VENV)/bin/preread run; else $(VENV)/bin/preread run --root inbox; fi
+
+fuzz: $(VENV)/.dev ## take 20,000 damaged films through a whole worker; kept findings, if any, are named (some minutes)
+	@PYTHONPATH=. $(PY) tests/programs/fuzz.py
 
 lint: $(VENV)/.dev ## ruff (rules and format) and the import contracts
 	@$(PY) -m ruff check .

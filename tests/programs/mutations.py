@@ -1,0 +1,220 @@
+"""Damaged films to throw at a worker: seeds from pydicom's test files and from phantoms, and ways to damage them.
+
+Everything is a function of the seed and the number of the film, so that a finding can be had again.
+"""
+
+from __future__ import annotations
+
+import io
+import random
+import struct
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import pydicom
+from PIL import Image
+
+from model_training import phantoms
+from model_training.phantoms import Encoding
+from worker.domain import PixelArray
+
+SIDE_PX = 64
+SEED_BYTES_MAX = 150_000
+# What films are made from, in percent: by the first word of a seed's name. Most of pydicom's own hold no pixels.
+SHARES = {"phantom": 45, "graft": 25, "picture": 15, "pydicom": 15}
+HOSTILE_NUMBERS = (0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 127, 128, 255, 256, 4095, 4096, 32767, 32768, 65534, 65535)
+HOSTILE_LENGTHS = (0, 1, 2, 0x7F, 0xFF, 0xFFFE, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
+# The Image Pixel Module and what steers rendering: (group, element).
+STEERING = (
+    *((0x0028, element) for element in (0x02, 0x04, 0x06, 0x08, 0x10, 0x11, 0x100, 0x101, 0x102, 0x103, 0x120, 0x121)),
+    *((0x0028, element) for element in (0x1050, 0x1051, 0x1052, 0x1053, 0x1101, 0x1201, 0x3000, 0x3002, 0x3010)),
+    (0x0002, 0x0010), (0x0008, 0x0005), (0x0010, 0x1010), (0x7FE0, 0x0010),
+)  # fmt: skip
+JPEG_MARKERS = bytes.fromhex("c0 c1 c2 c3 c4 d0 d8 d9 da db dd e0 e1 ee f7 fe 4f 51")
+
+
+def seeds() -> dict[str, bytes]:
+    """Return whole films by name: phantoms in every form, pydicom's small files, their pixels in a chest's header."""
+    film = phantoms.draw_chest(5, rows=SIDE_PX, columns=SIDE_PX)
+    found = {f"phantom {name}": phantoms.to_dicom(film, encoding) for name, encoding in phantoms.encodings()}
+    found["phantom bare"] = phantoms.to_dicom(film, Encoding("implicit", preamble=False))
+    found |= {f"picture {name}": data for name, data in _pictures(film)}
+    folder = Path(pydicom.__file__).parent / "data" / "test_files"
+    for path in sorted(folder.rglob("*")):
+        if path.is_file() and path.suffix != ".py" and 0 < path.stat().st_size <= SEED_BYTES_MAX:
+            name = path.relative_to(folder).as_posix()
+            found[f"pydicom {name}"] = path.read_bytes()
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                grafted = _grafted(path)
+            if grafted is not None:
+                found[f"graft {name}"] = grafted
+    return found
+
+
+def _pictures(film: PixelArray) -> list[tuple[str, bytes]]:
+    """JPEG and PNG in forms that Pillow writes beside the usual ones."""
+    written = [("grey.jpg", phantoms.to_jpeg(film)), ("grey.png", phantoms.to_png(film))]
+    written.append(("16-bit.png", phantoms.to_png(film, bits=16)))
+    grey = Image.fromarray(film)
+    forms: dict[str, tuple[Image.Image, str, dict[str, object]]] = {
+        "progressive.jpg": (grey, "JPEG", {"progressive": True}),
+        "colour.jpg": (grey.convert("RGB"), "JPEG", {}),
+        "cmyk.jpg": (grey.convert("RGB").convert("CMYK"), "JPEG", {}),
+        "palette.png": (grey.convert("P"), "PNG", {}),
+        "one-bit.png": (grey.convert("1"), "PNG", {}),
+        "alpha.png": (grey.convert("LA"), "PNG", {}),
+        "colour.png": (grey.convert("RGB"), "PNG", {}),
+    }
+    for name, (picture, kind, options) in forms.items():
+        stream = io.BytesIO()
+        picture.save(stream, kind, **options)
+        written.append((name, stream.getvalue()))
+    return written
+
+
+def _grafted(path: Path) -> bytes | None:
+    """Put the file's pixel data under the header of a child's chest film, so that the gate lets it reach a decoder."""
+    try:
+        dataset = pydicom.dcmread(path)
+        if "PixelData" not in dataset:
+            return None
+        for keyword, value in phantoms.identity_tags(1).items():
+            setattr(dataset, keyword, value)
+        stream = io.BytesIO()
+        dataset.save_as(stream)
+    except Exception:  # noqa: BLE001  some of these files are broken on purpose: they are seeds as they are
+        return None
+    return stream.getvalue()
+
+
+# --------------------------------------------------------------------------- ways to damage
+
+
+def _place(rng: random.Random, data: bytearray) -> int:
+    """Any place; half of the time one in the first part, where the header stands."""
+    return rng.randrange(min(len(data), 1600) if rng.random() < 0.5 else len(data))
+
+
+def flip_bits(rng: random.Random, data: bytearray) -> None:
+    for _ in range(rng.choice((1, 1, 2, 4, 16, 64))):
+        data[_place(rng, data)] ^= 1 << rng.randrange(8)
+
+
+def set_bytes(rng: random.Random, data: bytearray) -> None:
+    for _ in range(rng.choice((1, 2, 8))):
+        data[_place(rng, data)] = rng.choice((0, 1, 0x7F, 0x80, 0xFE, 0xFF, rng.randrange(256)))
+
+
+def set_length(rng: random.Random, data: bytearray) -> None:
+    """Overwrite what may be a length with one that nobody can mean."""
+    at, order = _place(rng, data), rng.choice("<>")
+    value = rng.choice(HOSTILE_LENGTHS)
+    written = struct.pack(f"{order}I", value) if rng.random() < 0.5 else struct.pack(f"{order}H", value & 0xFFFF)
+    data[at : at + len(written)] = written
+
+
+def set_steering(rng: random.Random, data: bytearray) -> None:
+    """Give an element of the pixel module, or another that steers rendering, a hostile value, length or VR."""
+    group, element = rng.choice(STEERING)
+    order = rng.choice("<<<>")
+    at = data.find(struct.pack(f"{order}HH", group, element), rng.choice((0, 132)))
+    if at < 0 or at + 12 > len(data):
+        flip_bits(rng, data)
+        return
+    what = rng.random()
+    if what < 0.6:
+        written = struct.pack(f"{order}H", rng.choice(HOSTILE_NUMBERS))
+        data[at + 8 : at + 8 + len(written)] = written
+    elif what < 0.8:
+        data[at + 6 : at + 8] = struct.pack(f"{order}H", rng.choice(HOSTILE_LENGTHS) & 0xFFFF)
+    elif what < 0.9:
+        data[at + 4 : at + 6] = rng.choice((b"UN", b"SQ", b"OB", b"OW", b"DS", b"IS", b"US", b"AT", b"\0\0", b"FD"))
+    else:
+        data[at : at + 4] = struct.pack(f"{order}HH", *rng.choice(STEERING))
+
+
+def set_text(rng: random.Random, data: bytearray) -> None:
+    """Write text that a number, a path, a terminal or a page would choke on over some of the header."""
+    at = _place(rng, data)
+    text = rng.choice(
+        (
+            b"nan",
+            b"inf",
+            b"-1e999",
+            b"9" * 16,
+            b"\\\\\\\\",
+            b"../../x",
+            b"\x1b[2J",
+            b"<script>",
+            b"\xff\xfe\xfd",
+            b"%s%n",
+        )
+    )
+    data[at : at + len(text)] = text
+
+
+def set_marker(rng: random.Random, data: bytearray) -> None:
+    """Put a JPEG marker somewhere, perhaps with a length behind it."""
+    at = data.find(b"\xff", _place(rng, data))
+    at = at if at >= 0 else _place(rng, data)
+    written = bytes((0xFF, rng.choice(JPEG_MARKERS)))
+    if rng.random() < 0.5:
+        written += struct.pack(">H", rng.choice(HOSTILE_LENGTHS) & 0xFFFF)
+    data[at : at + len(written)] = written
+
+
+def cut(rng: random.Random, data: bytearray) -> None:
+    del data[_place(rng, data) :]
+
+
+def lose(rng: random.Random, data: bytearray) -> None:
+    at = _place(rng, data)
+    del data[at : at + rng.choice((1, 2, 4, 13, 512, 5000))]
+
+
+def repeat(rng: random.Random, data: bytearray) -> None:
+    at = _place(rng, data)
+    part = data[at : at + rng.choice((1, 2, 8, 100, 3000))]
+    data[at:at] = part * rng.choice((1, 2, 50))
+
+
+def insert(rng: random.Random, data: bytearray) -> None:
+    at = _place(rng, data)
+    data[at:at] = rng.randbytes(rng.choice((1, 2, 4, 40, 400)))
+
+
+def zero(rng: random.Random, data: bytearray) -> None:
+    """As in a file that was preallocated and not filled."""
+    at = _place(rng, data)
+    end = len(data) if rng.random() < 0.5 else min(len(data), at + rng.choice((1, 16, 512, 8192)))
+    data[at:end] = bytes(end - at)
+
+
+def swap(rng: random.Random, data: bytearray) -> None:
+    one, other, count = _place(rng, data), _place(rng, data), rng.choice((2, 8, 64, 512))
+    first, second = data[one : one + count], data[other : other + count]
+    data[one : one + len(first)], data[other : other + len(second)] = second, first
+
+
+WAYS: tuple[Callable[[random.Random, bytearray], None], ...] = (
+    flip_bits, flip_bits, set_bytes, set_length, set_length, set_steering, set_steering, set_steering, set_text,
+    set_marker, cut, lose, repeat, insert, zero, swap,
+)  # fmt: skip
+
+
+def mutated(seed: int, number: int, films: dict[str, bytes]) -> tuple[str, bytes]:
+    """Return the name of the film that was damaged, and what became of it. At most 2 MB."""
+    rng = random.Random(f"{seed} {number}")
+    names = sorted(films)
+    (group,) = rng.choices(list(SHARES), list(SHARES.values()))
+    name = rng.choice([name for name in names if name.split()[0] == group])
+    data = bytearray(films[name])
+    if rng.random() < 0.08:  # the head of one film on the tail of another
+        other = films[rng.choice(names)]
+        data[rng.randrange(len(data)) :] = other[rng.randrange(len(other)) :]
+    for _ in range(rng.choice((1, 1, 1, 2, 3, 6))):
+        if data:
+            rng.choice(WAYS)(rng, data)
+    return name, bytes(data[:2_000_000])
