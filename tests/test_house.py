@@ -309,6 +309,20 @@ def test_the_changelog_speaks_of_this_version() -> None:
     }
 
 
+def test_every_way_to_fail_has_its_test() -> None:
+    text = (HOUSE / "docs" / "failures.md").read_text()
+    assert [int(number) for number in re.findall(r"^\| (\d+) \|", text, flags=re.MULTILINE)] == list(range(1, 41))
+    there = {
+        f"{path.stem}::{name}"
+        for path in modules("tests")
+        for name in re.findall(r"^def (test_\w+)", path.read_text(), flags=re.MULTILINE)
+    }
+    rows = [row for row in text.splitlines() if re.match(r"\| \d+ \|", row)]
+    named_tests = [re.findall(r"`(test_\w+::test_\w+)`", row) for row in rows]
+    assert all(named_tests)
+    assert {name for names in named_tests for name in names} <= there
+
+
 def test_the_readme_begins_with_the_two_commands() -> None:
     named_first = re.findall(r"^make (\w+)", README, flags=re.MULTILINE)
     assert named_first[:2] == ["demo", "test"]
