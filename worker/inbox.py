@@ -170,11 +170,6 @@ class Inbox:
         return asked if asked != self._system.answered else None
 
     @property
-    def watcher_restarts(self) -> int:
-        """How often the source of events had died and was made anew."""
-        return self._hints.restarts
-
-    @property
     def quiet(self) -> bool:
         """Whether a full scan was made, and everything that it met has settled or is judged absent."""
         return (

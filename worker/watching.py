@@ -42,8 +42,6 @@ _EVENTS: list[type[FileSystemEvent]] = [
 class Hints(Protocol):
     """Where the inbox takes its hints from; tests have one that never gives any."""
 
-    @property
-    def restarts(self) -> int: ...
     def supervise(self, now: float) -> None: ...
     def take(self) -> tuple[list[bytes], bool]: ...
     def stop(self) -> None: ...
@@ -51,8 +49,6 @@ class Hints(Protocol):
 
 class NoHints:
     """For polled roots."""
-
-    restarts = 0
 
     def supervise(self, now: float) -> None:
         """There is nothing that could die."""

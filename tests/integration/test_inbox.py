@@ -60,8 +60,6 @@ class ScriptedHints:
         self.lost = False
         self.stopped = False
 
-    restarts = 0
-
     def supervise(self, now: float) -> None: ...
 
     def take(self) -> tuple[list[bytes], bool]:

@@ -12,7 +12,6 @@ import pytest
 from worker.errors import ShareDown
 from worker.inbox import InboxOptions
 from worker.root_thread import STALL_S, RootThread
-from worker.scanning import FileSystem
 
 
 @pytest.fixture
@@ -21,7 +20,7 @@ def thread(tmp_path: Path) -> RootThread:
     return RootThread(os.fsencode(tmp_path), 1, None, InboxOptions(), lambda: None)  # type: ignore[arg-type]
 
 
-def during(call: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
+def during(thread: RootThread, call: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     """Do something while the share has not answered."""
 
     def lstat(_path: bytes) -> Any:
@@ -31,20 +30,12 @@ def during(call: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(os, "lstat", lstat)
         with pytest.raises(FileNotFoundError):
-            FileSystem.status_of_link(SYSTEM[0], b"film")
-
-
-SYSTEM: list[FileSystem] = []
-
-
-@pytest.fixture(autouse=True)
-def _system(thread: RootThread) -> None:
-    SYSTEM[:] = [thread.inbox._system]
+            thread.inbox._system.status_of_link(b"film")
 
 
 def test_a_share_that_answers_is_not_down(thread: RootThread, monkeypatch: pytest.MonkeyPatch) -> None:
     for second in range(0, 1000, 10):
-        during(lambda now=second: thread.down(now), monkeypatch)
+        during(thread, lambda now=second: thread.down(now), monkeypatch)
     assert thread.down(1000.0) is None
 
 
@@ -56,7 +47,7 @@ def test_one_question_unanswered_for_long_is_a_stall_until_the_answer(
     def wait() -> None:
         said.extend(thread.down(100.0 + seconds) for seconds in (0.0, STALL_S - 0.1, STALL_S, 10 * STALL_S))
 
-    during(wait, monkeypatch)
+    during(thread, wait, monkeypatch)
     assert [error and error.code for error in said] == [None, None, "share_stalled", "share_stalled"]
     assert thread.down(2000.0) is None
 
