@@ -36,7 +36,7 @@ AMOUNTS = {
 HEAD = "| part | database | worker | done to it | films | lost | twice | orphans | innocent set aside | seen | held |"
 
 
-def parts(database: Database, folder: Path, amount: dict[str, int]) -> dict[str, Callable[[], Row]]:
+def parts(database: Database, folder: Path, amount: dict[str, int], *, timed_out: bool) -> dict[str, Callable[[], Row]]:
     """Return the parts for one database, by the names that ``--part`` takes."""
     found: dict[str, Callable[[], Row]] = {
         "crash": lambda: points.process_ends(folder, database, amount["crash"]),
@@ -45,7 +45,7 @@ def parts(database: Database, folder: Path, amount: dict[str, int]) -> dict[str,
         "kills": lambda: kills.at_random(folder, database, amount["kills"], amount["files"]),
         "stopped": lambda: kills.stopped(folder, database, amount["stopped"]),
         "installed": lambda: kills.installed_worker(folder, database, amount["installed"]),
-        "backlog": lambda: size.backlog(folder, database, amount["backlog"]),
+        "backlog": lambda: size.backlog(folder, database, amount["backlog"], timed_out=timed_out),
     }
     if isinstance(database, Postgres):
         found["answers"] = lambda: points.answers_lost(folder, database, amount["answers"])
@@ -103,7 +103,7 @@ def main() -> int:
             for database in (Sqlite(folder), Postgres(server)):
                 if arguments.database not in {None, database.name}:
                     continue
-                for name, part in parts(database, folder, amount).items():
+                for name, part in parts(database, folder, amount, timed_out=arguments.long).items():
                     if arguments.part and name not in arguments.part:
                         continue
                     print(f"{datetime.now(UTC):%H:%M:%S} {database.name}: {name} ...", file=sys.stderr, flush=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import time
 from contextlib import closing, suppress
@@ -40,7 +39,10 @@ def at_random(folder: Path, database: Database, kills: int, files: int) -> Row:
         worker = bench.start(slots=2)
         while counts["worker"] + counts["slot"] < kills or len(bench.expected) < files:
             _more_films(bench, WAITING)
-            time.sleep(chance.uniform(0.0, 0.8))
+            if chance.random() < 0.5:
+                # else, on a slow machine, most would hit what only starts
+                _wait_for_a_result(bench, worker)
+            time.sleep(chance.uniform(0.0, 0.3))
             if worker.process.poll() is not None:
                 counts["by itself"] += 1
                 row.failures.append(f"a worker ended by itself with {worker.ends()}: {worker.said()}")
@@ -48,8 +50,8 @@ def at_random(folder: Path, database: Database, kills: int, files: int) -> Row:
             elif chance.random() < 0.25:
                 worker, kind = _kill_worker(bench, worker)
                 counts[kind] += 1
-            else:
-                counts[_kill_slot(bench, worker, chance)] += 1
+            elif slots := worker.slots():
+                counts[_kill_slot(bench, chance.choice(slots))] += 1
             _forget_log(bench, worker)
         _finish(bench, worker, row)
         most = bench.scalars(select(func.max(schema.file.c.interruptions)))[0]
@@ -61,10 +63,14 @@ def at_random(folder: Path, database: Database, kills: int, files: int) -> Row:
     return row
 
 
+def _wait_for_a_result(bench: Bench, worker: Worker) -> None:
+    before = bench.done()
+    until(lambda: bench.done() > before or worker.process.poll() is not None, "another film's result")
+
+
 def _more_films(bench: Bench, waiting: int) -> None:
     c = schema.file.c
     open_states = (FileState.SETTLING, FileState.READY, FileState.RETRY, FileState.CLAIMED)
-    known, owed = bench.scalars(select(func.count()))[0], 0
     with bench.engine.connect() as connection:
         known = connection.execute(select(func.count()).select_from(schema.file)).scalar_one()
         owed = connection.execute(
@@ -91,11 +97,7 @@ def _kill_worker(bench: Bench, worker: Worker) -> tuple[Worker, str]:
     return bench.start(slots=2), "worker"
 
 
-def _kill_slot(bench: Bench, worker: Worker, chance: random.Random) -> str:
-    slots = worker.slots()
-    if not slots:
-        return "spared"
-    slot = chance.choice(slots)
+def _kill_slot(bench: Bench, slot: int) -> str:
     with suppress(ProcessLookupError):
         os.kill(slot, signal.SIGSTOP)
         if any(attempts >= 3 for attempts, _ in _in_hand(bench)):

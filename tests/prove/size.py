@@ -22,8 +22,12 @@ CONTENTS = 50
 PER_FOLDER = 5_000
 
 
-def backlog(folder: Path, database: Database, files: int) -> Row:
-    """Start ``preread run`` on a folder full of films, and drop new ones into it while it is at work."""
+def backlog(folder: Path, database: Database, files: int, *, timed_out: bool) -> Row:
+    """Start ``preread run`` on a folder full of films, and drop new ones into it while it is at work.
+
+    Args:
+        timed_out: whether being too slow breaks the promise; where other work is on the machine it says nothing.
+    """
     row = Row(f"backlog of {files:,}", database.name, "preread run, shipped bundle", "")
     here = folder / f"backlog-{database.name}"
     here.mkdir()
@@ -53,8 +57,8 @@ def backlog(folder: Path, database: Database, files: int) -> Row:
         )
         wrong = [
             (memory_mib < MEMORY_MAX_MIB, f"the parent used {memory_mib:.0f} MiB"),
-            (first_s < FIRST_RESULT_MAX_S, f"the first result came after {first_s:.1f} s"),
-            (max(live_s) < LIVE_MAX_S, f"a new film was answered after {max(live_s):.1f} s"),
+            (first_s < FIRST_RESULT_MAX_S or not timed_out, f"the first result came after {first_s:.1f} s"),
+            (max(live_s) < LIVE_MAX_S or not timed_out, f"a new film was answered after {max(live_s):.1f} s"),
             (backlogged == files, f"{backlogged} of {files} files are backlog"),
             (live == len(live_s), f"{live} of {len(live_s)} new films are live"),
             (code == 0, f"told to stop, the worker ended with {code}: {worker.said()}"),
