@@ -84,7 +84,7 @@ def _headline(health: Health) -> str:
 
 def _pairs(health: Health) -> Iterator[tuple[str, str]]:
     for worker in health.workers:
-        slots = "" if worker.slots is None else f", {worker.slots_alive} of {worker.slots} slots ready"
+        slots = f", {worker.slots_alive} of {worker.slots} slots ready" if worker.alive and worker.slots else ""
         state = "runs" if worker.alive else "does not run"
         yield f"worker {worker.worker_id}", f"{state}{slots}, wrote {worker.silent_s:g} s ago"
     for root in health.roots:

@@ -31,12 +31,8 @@ YES_OPTION = typer.Option("--yes", "-y", help="do it without asking")
 
 def with_database(context: typer.Context, act: Callable[[Engine], bool]) -> None:
     """Run ``act`` on the database; exit code 1 unless it returns that all went as meant."""
-    settings = door.of(context).settings()
-    engine = door.open_database(settings)
-    try:
+    with door.database(context) as engine:
         done = act(engine)
-    finally:
-        engine.dispose()
     if not done:
         raise typer.Exit(1)
 
