@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from worker import beneath, inbox, scanning
+from worker import beneath, scanning
 
 
 def wait_while_it_hangs(root: bytes) -> None:
@@ -48,6 +48,8 @@ class BadFileSystem(scanning.FileSystem):
 
 def install(roots: list[bytes]) -> None:
     """Let these roots hang on demand, in a worker."""
+    from worker import inbox  # a slot, which needs none, would take twice as long to start
+
     BadFileSystem.roots = tuple(roots)
     inbox.FileSystem = BadFileSystem  # type: ignore[misc]
 
