@@ -190,9 +190,9 @@ def _behind(c: Any, risen: int) -> ColumnElement[bool]:
 
 
 def _risen(connection: Connection, now: datetime) -> int:
-    """Return the id up to which films have waited so long that they have their arrival place again."""
+    """Return the id up to which unread films have waited so long that they have their arrival place again."""
     cut = now - timedelta(seconds=RISE_AFTER_S)
-    statement = select(_file.id).where(_file.first_seen_at <= cut).order_by(_file.id.desc()).limit(1)
+    statement = select(_file.id).where(*unread(), _file.first_seen_at <= cut).order_by(_file.id.desc()).limit(1)
     return connection.execute(statement).scalar() or 0
 
 

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 
 from worker import audit
 from worker.errors import DatabaseAway, PrereadError
-from worker.web import api, doors, filmroutes, guard, language, lists, reports
+from worker.web import api, doors, filmroutes, language, lists, reports
 from worker.web.guard import POLL_HEADER, Shield, SignInNeededError
 from worker.web.site import Site, WebOptions, of
 
@@ -120,6 +120,3 @@ def _page(request: Request, status: int, key: str, headers: dict[str, str] | Non
     response = of(request).page("error.html", None, status=status, key=key)
     response.headers.update(headers or {})
     return response
-
-
-__all__ = ["WebOptions", "create_app", "guard"]

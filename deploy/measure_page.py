@@ -1,0 +1,136 @@
+"""How long the page's queries take at a million films: fills an empty database with made-up rows, then asks.
+
+Run by hand, on a database of its own: ``python deploy/measure_page.py sqlite:////tmp/million.db`` (or a Postgres URL).
+The database must be new: rows that were measured with are no films.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from datetime import date
+
+from sqlalchemy import Engine, text
+
+from worker import films, freshness, history, readings, results, store, worklist
+from worker.domain import Answer, Outcome
+from worker.results import ResultFilter
+from worker.worklist import Order, WorklistFilter
+
+TIMES = 15
+# A film every ten seconds. Of a hundred three are still to be read, ten flagged, five uncertain, thirteen refused.
+FILL = """
+INSERT INTO root (id, path, path_key, path_text, population, registered_at)
+VALUES (1, :empty, :empty, '/srv', 'undeclared', :now);
+INSERT INTO bundle (id, name, version, digest, manifest, registered_at)
+VALUES (1, 'films', '1', 'd', '{}', :now);
+INSERT INTO instance (id, sha256, size_bytes, format, first_read_at)
+{NUMBERS} SELECT i, 'sha' || i, 1000000, 'DICOM', :now FROM n;
+INSERT INTO assessment (id, instance_id, bundle_id, decoder, pixel_caveats, activation_map, activation_map_shape,
+  assessed_at)
+{NUMBERS} SELECT i, i, 1, 'numpy', '[]', :empty, '0,0', :now FROM n WHERE i % 100 < 85;
+INSERT INTO finding (assessment_id, finding, position, logit, probability, prevalence, answer)
+{NUMBERS} SELECT i, 'pneumonia', 0, 0, 0.5, 0.3, CASE WHEN i % 100 < 10 THEN 'flagged' WHEN i % 100 < 15
+  THEN 'uncertain' ELSE 'not_flagged' END FROM n WHERE i % 100 < 85;
+INSERT INTO file (id, root_id, path, path_key, path_text, size_bytes, mtime_ns, inode, newest, backlog, state,
+  attempts, interruptions, alone, epoch, first_seen_at, committed_at, changed_at, outcome, code, research,
+  gate_caveats, uid_conflict, instance_id, assessment_id, bundle_id, read_at, device, patient_name_key,
+  patient_name, patient_id, patient_birth_date, study_instance_uid, accession_number, acquired_local, age_conflict)
+{NUMBERS} SELECT i, 1, {BLOB}, {BLOB}, 'film' || i, 1000000, 1, i, {TRUE}, {FALSE},
+  CASE WHEN i % 100 < 98 THEN 'done' ELSE 'quarantined' END, 1, 0, {FALSE}, 1, {SEEN}, :now, :now,
+  CASE WHEN i % 100 < 85 THEN 'assessed' WHEN i % 100 < 98 THEN 'refused' ELSE 'unreadable' END,
+  CASE WHEN i % 100 < 85 THEN NULL ELSE 'view' END, {FALSE}, '[]', {FALSE}, i,
+  CASE WHEN i % 100 < 85 THEN i END, 1, CASE WHEN i > :count * 0.97 THEN NULL ELSE :now END, 'ROOM ' || (i % 12),
+  'name' || (i * 7919 % 100003) || ' given', 'NAME^GIVEN', 'P' || (i / 3), '2020-01-01', '1.2.' || (i / 2),
+  'A' || i, '2026' || (10 + i % 3) || (10 + i % 18) || '101500', {FALSE} FROM n
+"""
+NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count)"
+WORDS = {
+    "sqlite": {
+        "NUMBERS": NUMBERS,
+        "BLOB": "CAST(i AS BLOB)",
+        "SEEN": "strftime('%Y-%m-%d %H:%M:%f000', :now, '-' || ((:count - i) * 10) || ' seconds')",
+        "TRUE": "1",
+        "FALSE": "0",
+    },
+    "postgresql": {
+        "NUMBERS": NUMBERS.replace(":count", "CAST(:count AS bigint)"),
+        "BLOB": "decode(lpad(to_hex(i), 16, '0'), 'hex')",
+        "SEEN": "CAST(:now AS timestamptz) - (:count - i) * interval '10 seconds'",
+        "TRUE": "true",
+        "FALSE": "false",
+    },
+}
+
+
+def fill(engine: Engine, count: int) -> None:
+    """Put ``count`` made-up films into an empty database."""
+    dialect = engine.dialect.name
+    sql = FILL
+    for word, meant in WORDS[dialect].items():
+        sql = sql.replace("{" + word + "}", meant)
+    with engine.begin() as connection:
+        now = store.database_now(connection)
+        if dialect == "postgresql":
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+        known = {"now": now if dialect == "postgresql" else now.strftime("%Y-%m-%d %H:%M:%S.%f"), "count": count}
+        for statement in sql.split(";"):
+            values = {name: value for name, value in (known | {"empty": b""}).items() if f":{name}" in statement}
+            connection.execute(text(statement), values)
+        connection.execute(text("ANALYZE"))
+
+
+def questions(engine: Engine, count: int) -> dict[str, Callable[[], object]]:
+    """Return what the page asks, by what a person calls it."""
+
+    def listed(**wanted: object) -> Callable[[], object]:
+        return lambda: worklist.page(engine, WorklistFilter(**wanted))  # type: ignore[arg-type]
+
+    (film,) = results.query(engine, ResultFilter(limit=1))
+    return {
+        "worklist, to be read, by arrival": listed(),
+        "worklist, flagged and uncertain first": listed(order=Order.PRIORITY),
+        "worklist, what priority displaces": lambda: worklist.displaced(engine),
+        "all films, newest first": listed(order=Order.NEWEST, unread=False),
+        "all films, a page in the middle": listed(order=Order.NEWEST, unread=False, after=(0, count // 2)),
+        "all films, flagged": listed(order=Order.NEWEST, unread=False, answer=Answer.FLAGGED),
+        "all films, unreadable": listed(order=Order.NEWEST, unread=False, outcome=Outcome.UNREADABLE),
+        "all films of one device": listed(order=Order.NEWEST, unread=False, device="ROOM 7"),
+        "all films of one day": listed(
+            order=Order.NEWEST, unread=False, taken_from=date(2026, 11, 17), taken_to=date(2026, 11, 17)
+        ),
+        "search by patient ID": listed(search=f"P{count // 2}"),
+        "search by accession number": listed(search=f"A{count // 2}"),
+        "search by a name's beginning": listed(search="name50"),
+        "search that finds nothing": listed(search="nobody"),
+        "devices for the filter": lambda: worklist.devices(engine),
+        "the state on every page": lambda: freshness.look(engine, 30),
+        "one film": lambda: history.show(engine, film.result_id),
+        "its earlier films": lambda: films.earlier(engine, film),
+        "its readings": lambda: readings.of_films(engine, [film.result_id]),
+    }
+
+
+def main(url: str, count: int = 1_000_000) -> None:
+    """Fill, ask, and print one line a question: median and slowest in milliseconds."""
+    engine = store.open_engine(url)
+    store.upgrade(engine)
+    began = time.perf_counter()
+    fill(engine, count)
+    sys.stdout.write(f"{count} films in {engine.dialect.name}, filled in {time.perf_counter() - began:.0f} s\n")
+    sys.stdout.write(f"| question | median ms | slowest of {TIMES} ms |\n| --- | --- | --- |\n")
+    for name, ask in questions(engine, count).items():
+        took = []
+        for _ in range(TIMES):
+            began = time.perf_counter()
+            ask()
+            took.append((time.perf_counter() - began) * 1000)
+        sys.stdout.write(f"| {name} | {statistics.median(took):.1f} | {max(took):.1f} |\n")
+        sys.stdout.flush()
+    engine.dispose()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], *(int(one) for one in sys.argv[2:]))
