@@ -7,7 +7,6 @@ import getpass
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -160,13 +159,15 @@ def all_entries(engine: Engine, selection: Selection) -> Iterator[Entry]:
 
 def print_entries(engine: Engine, selection: Selection, nothing: str, *, json: bool) -> None:
     """Print a selection as a table, or as JSON Lines."""
+    from worker.cli.views import local
+
     found = all_entries(engine, selection)
     if json:
         for one in found:
             output.print_json(_record(one))
         return
     rows = [
-        (str(one.file_id), _local(one.since), f"{one.root_text}/{one.path_text}", one.code or "", one.reason or "")
+        (str(one.file_id), local(one.since), f"{one.root_text}/{one.path_text}", one.code or "", one.reason or "")
         for one in found
     ]
     if rows:
@@ -191,10 +192,6 @@ def _record(entry: Entry) -> JSONObject:
         "attempts": entry.attempts,
         "since": iso(entry.since),
     }
-
-
-def _local(at: datetime) -> str:
-    return f"{at.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
 def say_files(count: int) -> str:

@@ -53,7 +53,7 @@ def result_row(result: ResultRow) -> tuple[str, ...]:
     identity = result.identity
     return (
         str(result.result_id),
-        _local(result.committed_at)[:16],
+        local(result.committed_at)[:16],
         _acquired(result.acquired_local),
         patient(identity),
         result.path_text,
@@ -118,7 +118,7 @@ def detail_pairs(detail: ResultDetail) -> Iterator[tuple[str, str]]:
         yield "bundle", f"{row.bundle} ({row.bundle_digest})"
     if row.acquired_local:
         yield "taken", f"{_acquired(row.acquired_local)} on the modality's clock"
-    yield "committed", _local(row.committed_at)
+    yield "committed", local(row.committed_at)
     for field in dataclasses.fields(row.identity):
         value = getattr(row.identity, field.name)
         if value not in (None, "", False):
@@ -138,9 +138,9 @@ def detail_pairs(detail: ResultDetail) -> Iterator[tuple[str, str]]:
     for ended in detail.history.past:
         says = "; ".join(map(say_finding, ended.findings)) or f"{ended.code}: {ended.reason}"
         bundle = f", {ended.bundle}" if ended.bundle else ""
-        yield f"earlier, of {_local(ended.committed_at)}", f"{ended.outcome.value}{bundle}: {says}"
+        yield f"earlier, of {local(ended.committed_at)}", f"{ended.outcome.value}{bundle}: {says}"
     for move in detail.history.transitions:
-        yield f"  {_local(move.at)}", f"{move.to_state.value}: {move.why}"
+        yield f"  {local(move.at)}", f"{move.to_state.value}: {move.why}"
 
 
 def explanation_to_json(explanation: Explanation) -> JSONObject:
@@ -164,7 +164,7 @@ def history_rows(explanation: Explanation) -> Iterator[tuple[str, ...]]:
     """Yield every move of every version of a path, the oldest first."""
     for version in explanation.versions:
         for move in version.transitions:
-            yield _local(move.at), f"{version.file_id} ({version.size_bytes} bytes)", move.to_state.value, move.why
+            yield local(move.at), f"{version.file_id} ({version.size_bytes} bytes)", move.to_state.value, move.why
 
 
 def says(result: ResultRow) -> str:
@@ -191,7 +191,8 @@ def _limits(result: ResultRow) -> str:
     return "; ".join(part for part in (declared, name_caveats(result.caveats)) if part)
 
 
-def _local(at: datetime) -> str:
+def local(at: datetime) -> str:
+    """Say when, by this machine's clock."""
     return f"{at.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
