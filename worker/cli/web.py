@@ -28,13 +28,14 @@ def web(
     settings = door.of(context).settings(quiet=False)
     from worker import accounts, previews, store
     from worker.web import app, serving
+    from worker.web.site import WebOptions
 
     address, number = host or settings.web_host, port or settings.web_port
     tls = settings.web_tls_cert is not None
     serving.refuse_open_address(address, tls=tls, proxy=settings.web_proxy)
     engine = door.open_database(settings)
     try:
-        options = app.WebOptions(
+        options = WebOptions(
             idle_s=60 * settings.web_idle_minutes,
             scan_interval_s=settings.scan_interval_s,
             preview_dir=previews.folder_for(settings.preview_dir, store.sqlite_path(engine)),

@@ -18,7 +18,8 @@ from starlette.testclient import TestClient
 from worker import accounts, audit, readings
 from worker.domain import Answer, Presence, RefusalCode, Role, Verdict
 from worker.readings import Draft
-from worker.web.app import WebOptions, create_app
+from worker.web.app import create_app
+from worker.web.site import WebOptions
 
 from .conftest import PASSWORD, Films
 

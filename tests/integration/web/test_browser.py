@@ -18,7 +18,8 @@ from selenium.webdriver.support.ui import Select
 from worker import readings
 from worker.domain import Answer, RefusalCode, Role
 from worker.web import serving
-from worker.web.app import WebOptions, create_app
+from worker.web.app import create_app
+from worker.web.site import WebOptions
 
 from .conftest import PASSWORD, Films
 

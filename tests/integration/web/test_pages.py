@@ -19,7 +19,8 @@ from worker import accounts, audit, readings, review_schema, schema, store
 from worker.domain import Answer, RefusalCode, Role
 from worker.errors import DatabaseAway, SettingsError
 from worker.web import language, serving
-from worker.web.app import WebOptions, create_app
+from worker.web.app import create_app
+from worker.web.site import WebOptions
 
 from .conftest import PASSWORD, Films
 
