@@ -46,6 +46,7 @@ def reach(point: str, *, database: bool = True) -> None:
     if KIND == "exit":
         os._exit(ENDED)
     elif KIND == "error" and database:
+        print(point, flush=True)
         raise sqlite3.OperationalError("disk I/O error")
     elif KIND == "ask":
         print(point, flush=True)

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, func, make_url, select
 
 from model_training import phantoms
 from tests.conftest import PostgresServer, make_stub_bundle
@@ -107,6 +107,9 @@ class Sqlite:
         shutil.copy(self._template, folder / "preread.db")
         return f"sqlite:///{folder / 'preread.db'}"
 
+    def forget(self, url: str) -> None:
+        """The file goes with its folder."""
+
 
 class Postgres:
     """A database of its own each time, on one server that can be stopped and started."""
@@ -123,6 +126,10 @@ class Postgres:
     def fresh(self, _folder: Path) -> str:
         """Return the URL of a database with the schema."""
         return self.server.url(self.server.create(self._template))
+
+    def forget(self, url: str) -> None:
+        """Remove a database that ``fresh`` made."""
+        self.server.drop(str(make_url(url).database))
 
     def crash(self) -> None:
         """End the server as a power cut of its service does, and start it on what it had committed."""
@@ -272,6 +279,7 @@ class Bench:
             if worker.process.poll() is None:
                 worker.kill()
         self.engine.dispose()
+        self.database.forget(self.url)
 
     # ------------------------------------------------------------------ what the ledger says
 
@@ -355,13 +363,21 @@ def until(condition: Callable[[], object], what: str, within_s: float = WITHIN_S
 
 
 @contextmanager
+def noted(row: Row, what: str = "") -> Iterator[None]:
+    """Keep what broke off as a failure of this row, and go on."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001  what broke off did not hold, whatever broke it; the rest is still tried
+        said = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+        row.failures.append(f"{what}: {said}" if what else said)
+
+
+@contextmanager
 def timed(row: Row) -> Iterator[Row]:
     """Note how long a part took, and what broke it off."""
     began = time.monotonic()
-    try:
+    with noted(row):
         yield row
-    except Exception as error:  # noqa: BLE001  a part that broke off is one that did not hold; the others go on
-        row.failures.append(str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}")
     row.took_s = time.monotonic() - began
 
 

@@ -8,9 +8,10 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
-from tests.prove.bench import Bench, Database, Postgres, Row, Worker, film, timed, unreadable_and_refused, until
+from tests.prove.bench import Bench, Database, Postgres, Row, Worker, film, noted, timed, unreadable_and_refused, until
 
 EXITED = 9
 FILMS = 3
@@ -35,13 +36,6 @@ def scene(folder: Path, database: Database) -> Iterator[Bench]:
         yield bench
 
 
-def _settle(row: Row, bench: Bench, point: str) -> None:
-    verdict = bench.verdict()
-    row.add(verdict)
-    if not verdict:
-        row.failures.append(f"{point}: {verdict}")
-
-
 def _points(folder: Path, database: Database) -> list[str]:
     with scene(folder, database) as bench:
         worker = bench.start("faulty_worker.py", "list", "-", once=True)
@@ -53,44 +47,40 @@ def _points(folder: Path, database: Database) -> list[str]:
 def process_ends(folder: Path, database: Database, limit: int) -> Row:
     """End the worker's process at each point; the next worker does the rest."""
     row = Row("crash points", database.name, "daemon, stub slots", "")
+    repeated = 0
+
+    def fail(bench: Bench, point: str) -> bool:
+        nonlocal repeated
+        ended = bench.start("faulty_worker.py", "exit", point, once=True).ends()
+        assert ended in {0, EXITED}, f"the worker ended with {ended}"
+        bench.once()
+        repeated += sum(bench.inferred().values()) - len(bench.inferred())
+        return ended == EXITED
+
     with timed(row):
         points = _points(folder, database)
-        chosen = spread(points, limit)
-        reached, inferences = 0, 0
-        for point in chosen:
-            for _ in range(TRIES):  # two threads: not every order of points comes at every run
-                with scene(folder, database) as bench:
-                    ended = bench.start("faulty_worker.py", "exit", point, once=True).ends()
-                    assert ended in {0, EXITED}, f"{point}: the worker ended with {ended}"
-                    bench.once()
-                    _settle(row, bench, point)
-                    inferences += sum(bench.inferred().values()) - len(bench.inferred())
-                if ended:
-                    reached += 1
-                    break
+        reached = _at_each(folder, database, row, spread(points, limit), fail)
         row.done = f"process ended at {reached} of {len(points)} points, then started again"
-        row.note = f"{inferences} inferences repeated"
-        if reached < len(chosen):
-            row.note += f"; {len(chosen) - reached} points not met again"
+        row.note = "; ".join(filter(None, (f"{repeated} inferences repeated", row.note)))
     return row
 
 
 def slot_ends(folder: Path, database: Database, limit: int) -> Row:
     """Kill the slot at each of its steps."""
     row = Row("slot's crash points", database.name, "daemon, stub slots", "")
+
+    def fail(bench: Bench, step: str) -> bool:
+        marker = bench.folder / "marker"
+        marker.touch()
+        bench.once(slot=["dying_slot.py", step, str(marker)])
+        return not marker.exists()
+
     with timed(row):
         with scene(folder, database) as bench:
             marker = bench.folder / "marker"
             bench.once(slot=["dying_slot.py", "list", str(marker)])
             steps = list(dict.fromkeys(marker.read_text().splitlines()))
-        reached = 0
-        for step in spread(steps, limit):
-            with scene(folder, database) as bench:
-                marker = bench.folder / "marker"
-                marker.touch()
-                bench.once(slot=["dying_slot.py", step, str(marker)])
-                reached += not marker.exists()
-                _settle(row, bench, step)
+        reached = _at_each(folder, database, row, spread(steps, limit), fail)
         row.done = f"slot killed at {reached} of {len(steps)} steps"
     return row
 
@@ -100,31 +90,39 @@ def statements_fail(folder: Path, database: Database, limit: int) -> Row:
     row = Row("database, each statement", database.name, "daemon, stub slots", "")
     with timed(row):
         points = [point for point in _points(folder, database) if "slots:" not in point]
-        if not isinstance(database, Postgres):
+        if isinstance(database, Postgres):
+            what, fail = "server crashed and started", partial(_restart_at, database)
+        else:
+            what, fail = "I/O error", _fail_at
             # it was done, and says that it failed: for a server that crashes this is the moment before the next one
             points += [f"after{point.removeprefix('before')}" for point in points if "COMMIT" not in point]
-        reached = 0
-        chosen = spread(points, limit)
-        for point in chosen:
-            for _ in range(TRIES):
-                with scene(folder, database) as bench:
-                    met = (
-                        _restart_at(bench, database, point)
-                        if isinstance(database, Postgres)
-                        else _fail_at(bench, point)
-                    )
-                    _settle(row, bench, point)
-                if met:
-                    reached += 1
-                    break
-        what = "server crashed and started" if isinstance(database, Postgres) else "I/O error"
+        reached = _at_each(folder, database, row, spread(points, limit), fail)
         row.done = f"{what} at {reached} of {len(points)} points, the worker lives on"
-        if reached < len(chosen):
-            row.note = f"{len(chosen) - reached} points not met again"
     return row
 
 
-def _restart_at(bench: Bench, database: Postgres, point: str) -> bool:
+def _at_each(
+    folder: Path, database: Database, row: Row, points: Sequence[str], fail: Callable[[Bench, str], bool]
+) -> int:
+    """Let something fail at each point, in a scene of its own; return at how many it came to that."""
+    reached = 0
+    for point in points:
+        for _ in range(TRIES):  # two threads: not every order of points comes at every run
+            met, failures = False, len(row.failures)
+            with noted(row, point), scene(folder, database) as bench:
+                met = fail(bench, point)
+                verdict = bench.verdict()
+                row.add(verdict)
+                assert verdict, str(verdict)
+            if met or len(row.failures) > failures:
+                break
+        reached += met
+    if reached < len(points):
+        row.note = f"{len(points) - reached} points not met again"
+    return reached
+
+
+def _restart_at(database: Postgres, bench: Bench, point: str) -> bool:
     worker = bench.start("faulty_worker.py", "ask", point, once=True)
     met = bool(worker.process.stdout.readline())  # type: ignore[union-attr]
     if met:
@@ -133,18 +131,20 @@ def _restart_at(bench: Bench, database: Postgres, point: str) -> bool:
         with suppress(BrokenPipeError):
             worker.process.stdin.write("\n")  # type: ignore[union-attr]
             worker.process.stdin.flush()  # type: ignore[union-attr]
-    _assert_done(worker, point)
+    _assert_done(worker)
     return met
 
 
 def _fail_at(bench: Bench, point: str) -> bool:
-    _assert_done(bench.start("faulty_worker.py", "error", point, once=True), point)
-    return True
+    worker = bench.start("faulty_worker.py", "error", point, once=True)
+    met = bool(worker.process.stdout.read())  # type: ignore[union-attr]
+    _assert_done(worker)
+    return met
 
 
-def _assert_done(worker: Worker, point: str) -> None:
+def _assert_done(worker: Worker) -> None:
     code = worker.ends()
-    assert code == 0, f"{point}: the worker ended with {code}: {worker.said()}"
+    assert code == 0, f"the worker ended with {code}: {worker.said()}"
 
 
 # --------------------------------------------------------------------------- a commit whose answer is lost
@@ -206,9 +206,11 @@ def answers_lost(folder: Path, database: Postgres, limit: int) -> Row:
     row = Row("answer to a commit lost", database.name, "daemon, stub slots", "")
     with timed(row):
         commits = _through_proxy(folder, database, row, 0)
-        for number in spread([str(one) for one in range(1, commits + 1)], limit):
-            _through_proxy(folder, database, row, int(number))
-        row.done = f"at {min(limit, commits) if limit else commits} of {commits} commits, through a proxy"
+        chosen = spread([str(one) for one in range(1, commits + 1)], limit)
+        for number in chosen:
+            with noted(row, f"commit {number}"):
+                _through_proxy(folder, database, row, int(number))
+        row.done = f"at {len(chosen)} of {commits} commits, through a proxy"
     return row
 
 
@@ -219,10 +221,12 @@ def _through_proxy(folder: Path, database: Postgres, row: Row, lose: int) -> int
         with closing(Proxy(place, database.server.folder, lose)) as proxy:
             url = bench.url.replace(f"host={database.server.folder}", f"host={place}")
             worker = bench.start(once=True, url=url)
-            _assert_done(worker, f"commit {lose}")
+            _assert_done(worker)
             until(lambda: proxy.commits >= lose, "the commit whose answer is lost")
             commits = proxy.commits
         (place / ".s.PGSQL.5432").unlink()
         place.rmdir()
-        _settle(row, bench, f"commit {lose}")
+        verdict = bench.verdict()
+        row.add(verdict)
+        assert verdict, str(verdict)
     return commits
