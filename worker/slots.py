@@ -206,7 +206,9 @@ class SlotPool(Generic[Ticket]):
 
     def submit(self, ticket: Ticket, job: Job) -> None:
         """Give a job to an idle slot; ``idle`` must be above 0."""
-        slot = next(slot for slot in self._slots if slot.started and slot.ticket is None)
+        idle = [slot for slot in self._slots if slot.started and slot.ticket is None]
+        # one that died while it waited, which is not heard of yet, would have the film answer for its death
+        slot = next((slot for slot in idle if slot.process.poll() is None), idle[0])
         slot.ticket, slot.has_bytes = ticket, False
         slot.deadline_at = self._clock() + self._deadline_s
         slot.send(job)

@@ -51,7 +51,7 @@ def at_random(folder: Path, database: Database, kills: int, files: int) -> Row:
                 worker, kind = _kill_worker(bench, worker)
                 counts[kind] += 1
             elif slots := worker.slots():
-                counts[_kill_slot(bench, chance.choice(slots))] += 1
+                counts[_kill_slot(bench, worker, chance.choice(slots))] += 1
             _forget_log(bench, worker)
         _finish(bench, worker, row)
         most = bench.scalars(select(func.max(schema.file.c.interruptions)))[0]
@@ -97,14 +97,14 @@ def _kill_worker(bench: Bench, worker: Worker) -> tuple[Worker, str]:
     return bench.start(slots=2), "worker"
 
 
-def _kill_slot(bench: Bench, slot: int) -> str:
-    with suppress(ProcessLookupError):
-        os.kill(slot, signal.SIGSTOP)
-        if any(attempts >= 3 for attempts, _ in _in_hand(bench)):
-            os.kill(slot, signal.SIGCONT)
-            return "spared"
-        os.kill(slot, signal.SIGKILL)
-    return "slot"
+def _kill_slot(bench: Bench, worker: Worker, slot: int) -> str:
+    worker.process.send_signal(signal.SIGSTOP)
+    last_try = any(attempts >= 3 for attempts, _ in _in_hand(bench))
+    if not last_try:
+        with suppress(ProcessLookupError):
+            os.kill(slot, signal.SIGKILL)
+    worker.process.send_signal(signal.SIGCONT)
+    return "spared" if last_try else "slot"
 
 
 def _forget_log(bench: Bench, worker: Worker) -> None:
