@@ -216,7 +216,7 @@ def test_a_preallocated_film_is_not_answered_while_its_end_is_unwritten(
     bench: Bench, eventually: Callable[..., None]
 ) -> None:
     """It has its full size and decodes, with a black lower part: the settling is extended, and it is read again."""
-    worker = bench.start(tail_zero_settle_s=LONG_S)
+    worker = bench.start(tail_zero_settle_s=1000.0)
     eventually(worker.started, WITHIN_S)
     content = native_film(5)
     path = bench.inbox / "film.dcm"
