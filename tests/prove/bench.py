@@ -199,6 +199,17 @@ class Worker:
         self.process.kill()
         self.ends()
 
+    def stop(self) -> None:
+        """Let it stand still (SIGSTOP), and wait until every thread of it does."""
+        self.process.send_signal(signal.SIGSTOP)
+        threads = Path(f"/proc/{self.process.pid}/task")
+
+        def stands() -> bool:
+            states = [(thread / "stat").read_bytes().rpartition(b")")[2].split()[0] for thread in threads.iterdir()]
+            return set(states) <= {b"T", b"Z"}
+
+        until(stands, "a worker that stands still")
+
     def slots(self) -> list[int]:
         """Process numbers of its slots."""
         try:

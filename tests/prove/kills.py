@@ -88,7 +88,7 @@ def _in_hand(bench: Bench) -> list[tuple[int, bool]]:
 
 
 def _kill_worker(bench: Bench, worker: Worker) -> tuple[Worker, str]:
-    worker.process.send_signal(signal.SIGSTOP)
+    worker.stop()
     if any(alone for _, alone in _in_hand(bench)):
         # it took part in three deaths: from now on the ledger counts them, and is right to
         worker.process.send_signal(signal.SIGCONT)
@@ -98,7 +98,7 @@ def _kill_worker(bench: Bench, worker: Worker) -> tuple[Worker, str]:
 
 
 def _kill_slot(bench: Bench, worker: Worker, slot: int) -> str:
-    worker.process.send_signal(signal.SIGSTOP)
+    worker.stop()
     last_try = any(attempts >= 3 for attempts, _ in _in_hand(bench))
     if not last_try:
         with suppress(ProcessLookupError):
