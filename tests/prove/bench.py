@@ -205,7 +205,10 @@ class Worker:
         threads = Path(f"/proc/{self.process.pid}/task")
 
         def stands() -> bool:
-            states = [(thread / "stat").read_bytes().rpartition(b")")[2].split()[0] for thread in threads.iterdir()]
+            try:
+                states = [(thread / "stat").read_bytes().rpartition(b")")[2].split()[0] for thread in threads.iterdir()]
+            except OSError:
+                return False  # a thread ended meanwhile
             return set(states) <= {b"T", b"Z"}
 
         until(stands, "a worker that stands still")

@@ -34,7 +34,9 @@ def backlog(folder: Path, database: Database, files: int, *, timed_out: bool) ->
     with timed(row), closing(Bench(here, database)) as bench:
         _fill(bench.inbox, files)
         began = time.monotonic()
-        worker = bench.start_real(scan_interval_s=30.0, settle_s=2.0, slots=2, log_level="debug")
+        worker = bench.start_real(
+            scan_interval_s=30.0 if files > 10_000 else 5.0, settle_s=2.0, slots=2, log_level="debug"
+        )
         until(lambda: bench.done() > 0, "the first result")
         first_s = time.monotonic() - began
         live_s = []
