@@ -17,6 +17,7 @@ from model_training.dataset import Data
 from model_training.declaration import PNEUMONIA_CHILDREN, Declaration
 from model_training.examining import examine
 from model_training.fitting import WEIGHTS_FILE as FITTED_FILE
+from model_training.fitting import Recipe
 from model_training.phantoms import draw_chest
 from model_training.pretrained import SOURCE
 from model_training.running import ALL_FILMS, RECORD_FILE, finished_folds, network_of, out_of_fold
@@ -108,6 +109,7 @@ def publish(
         raise UsageError(f"{run} has no network fitted on all films yet: run `preread-train fit` to its end")
     of_all = fitted.parent.name == ALL_FILMS
     record = json.loads((run / RECORD_FILE).read_text(encoding="utf-8"))
+    Recipe.from_record(record["recipe"])  # a reference system is refused by its name
     model = _served(run, fitted.parent.name, data, batch=1)
     findings, measured = [], {}
     examined = examine(run, data, prevalence)

@@ -73,7 +73,7 @@ def test_nothing_differs_whatever_the_state(place: Place) -> None:
         claims[b"refused"], bench.facts(b"film"), bench.bundle_id, RefusalCode.VIEW, "lateral"
     )
     assert bench.ledger.commit_unreadable(claims[b"broken"], UnknownFormat())
-    bench.ledger.give_back(claims[b"locked"], FileLocked(), retry_in_s=3600)
+    bench.ledger.give_back(claims[b"locked"], FileLocked(), retry_in_s=60)
     again = place.film(b"again")
     bench.ledger.reopen([again], "again", states=[FileState.DONE])
     place.write(b".hidden")
