@@ -39,7 +39,7 @@ SPAWN_PAUSE_S = 5.0
 # No memory, processes or descriptors left on the machine: that passes.
 _NO_ROOM = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 _STARTS_AT_MOST = 3
-_LONGEST_PAUSE_S = 30.0
+_RAREST_START = 5  # half a minute: as a power of two
 _GOODBYE_S = 2.0
 _PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
 # One core each; one arena keeps the address space near the memory in use.
@@ -206,9 +206,7 @@ class SlotPool(Generic[Ticket]):
 
     def submit(self, ticket: Ticket, job: Job) -> None:
         """Give a job to an idle slot; ``idle`` must be above 0."""
-        idle = [slot for slot in self._slots if slot.started and slot.ticket is None]
-        # one that died while it waited, which is not heard of yet, would have the film answer for its death
-        slot = next((slot for slot in idle if slot.process.poll() is None), idle[0])
+        slot = next(slot for slot in self._slots if slot.started and slot.ticket is None)
         slot.ticket, slot.has_bytes = ticket, False
         slot.deadline_at = self._clock() + self._deadline_s
         slot.send(job)
@@ -300,7 +298,7 @@ class SlotPool(Generic[Ticket]):
         try:
             for reply in slot.replies():
                 if reply is None:
-                    self._lose(slot, _cause_of_death(slot.process))
+                    self._lose(slot, self._death(slot))
                     return
                 self._take(slot, reply)
                 if slot not in self._slots:
@@ -340,6 +338,12 @@ class SlotPool(Generic[Ticket]):
         slot.ticket, slot.deadline_at = None, None
         return ticket
 
+    def _death(self, slot: _Slot[Ticket]) -> SlotError | EnvironmentFault:
+        """Whose fault a death is: not the film's before its bytes were read, as when a slot died while it waited."""
+        error = _cause_of_death(slot.process)
+        early = slot.ticket is not None and not slot.has_bytes
+        return EnvironmentFault(f"{error}, before it had its bytes") if early else error
+
     def _too_late(self, slot: _Slot[Ticket]) -> SlotError | EnvironmentFault:
         """Whose fault a deadline is: the film's only once its bytes were read."""
         if slot.ticket is not None and not slot.has_bytes:
@@ -359,8 +363,7 @@ class SlotPool(Generic[Ticket]):
     def _start_fails(self, error: PrereadError) -> None:
         if self.ever_ready:
             # the machine is at fault, which lacks memory or kills them, and not the bundle: try ever more rarely
-            pause_s = 2.0 ** min(self._failed_starts - _STARTS_AT_MOST, 10)
-            self._start_at = self._clock() + min(pause_s, _LONGEST_PAUSE_S)
+            self._start_at = self._clock() + 2.0 ** min(self._failed_starts - _STARTS_AT_MOST, _RAREST_START)
         elif self._unfit is None:
             self._unfit = SlotCrashed(f"{_STARTS_AT_MOST} slots in a row died while they started: {error}")
 

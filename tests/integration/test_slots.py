@@ -370,12 +370,15 @@ def test_closing_ends_every_slot(bench: Bench) -> None:
 
 
 def test_a_film_does_not_answer_for_a_slot_that_died_while_it_waited(bench: Bench) -> None:
-    pool = bench.pool(count=2)
-    bench.ready(pool, 2)
+    pool = bench.pool()
+    bench.ready(pool)
     pool._slots[0].process.kill()
     pool._slots[0].process.wait(WITHIN_S)
     pool.submit("the film", bench.film("film"))
-    assert isinstance(bench.wait(pool)["the film"], Done)
+    fault = bench.wait(pool)["the film"]
+    assert isinstance(fault, Fault)
+    assert (fault.error.code, str(fault.error)[-23:]) == ("environment", "before it had its bytes")
+    assert isinstance(bench.outcome(pool, bench.film("film")), Done)
 
 
 def test_slots_that_die_while_they_start_are_tried_again_once_any_was_ready(
