@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from worker import review_schema  # noqa: F401  its tables belong to the same metadata
+from worker import review_schema, upkeep_schema  # noqa: F401  their tables belong to the same metadata
 from worker.schema import metadata
 
 connection = context.config.attributes.get("connection")

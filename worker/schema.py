@@ -107,7 +107,9 @@ root = Table("root", metadata, RootColumns, UniqueConstraint("path_key"))
 
 
 class BundleColumns(TypedColumns):
-    """A delivered model. ``digest`` is the sha256 of its manifest."""
+    """A delivered model. ``digest`` is the sha256 of its manifest. A withdrawn one assesses no more; its results stand
+    struck through.
+    """
 
     id = Column(RowId, primary_key=True)
     name = Column(Text, nullable=False)
@@ -115,6 +117,8 @@ class BundleColumns(TypedColumns):
     digest = Column(String(64), nullable=False)
     manifest = Column(Text, nullable=False)
     registered_at = Column(UtcDateTime, nullable=False)
+    withdrawn_at = Column(UtcDateTime, nullable=True)
+    withdrawn_reason = Column(Text, nullable=True)
 
 
 bundle = Table("bundle", metadata, BundleColumns, UniqueConstraint("digest"))
