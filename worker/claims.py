@@ -12,7 +12,15 @@ from worker import schema
 from worker.discovery import gone_state
 from worker.domain import FileState, Outcome, Population, RefusalCode
 from worker.entries import Claim
-from worker.errors import EnvironmentFault, FileChanged, FileLocked, FileVanished, PrereadError, SlotCrashed, SlotError
+from worker.errors import (
+    EnvironmentFault,
+    FileChanged,
+    FileVanished,
+    PrereadError,
+    ShareDown,
+    SlotCrashed,
+    SlotError,
+)
 from worker.escaping import clean_text
 from worker.moves import (
     FRESH_START,
@@ -160,16 +168,18 @@ def give_back(
     row = _held_row(connection, one)
     if row is None:
         return ended_as(connection, one) if again else None
-    values: dict[str, Any] = {"attempts": max(0, row.attempts - 1), "retry_at": None, "locked_since": None}
+    values: dict[str, Any] = {"attempts": max(0, row.attempts - 1), "retry_at": None, "locked_since": row.locked_since}
     reason = why if isinstance(why, str) else f"{why.code}: {why}"
     if not row.newest:
         to_state = FileState.SUPERSEDED
-    elif isinstance(why, FileChanged):
+    elif isinstance(why, FileChanged) and not retry_in_s:
         to_state = FileState.SETTLING
-    elif isinstance(why, FileVanished):
+    elif isinstance(why, FileVanished) and not retry_in_s:
         to_state = gone_state(row.outcome)
     else:
-        if isinstance(why, FileLocked):
+        if isinstance(why, str | ShareDown):
+            values["locked_since"] = None  # it was read, or no file of that root can be
+        else:
             values["locked_since"] = row.locked_since or now
             if now - values["locked_since"] >= LOCKED_FOR:
                 return _set_aside(connection, now, one, why, values)

@@ -23,7 +23,7 @@ from worker.bundle import Bundle
 from worker.dispatch import Dispatcher, WatchedRoot
 from worker.domain import OPEN_STATES, FileState, RootSpec
 from worker.entries import Claim, Pulse, RootPulse
-from worker.errors import DatabaseAway, EnvironmentFault, FileLocked
+from worker.errors import UNREAD_CODES, DatabaseAway, EnvironmentFault
 from worker.inbox import InboxOptions
 from worker.ledger import Ledger
 from worker.root_thread import RootThread
@@ -184,7 +184,7 @@ class _Run:
         try:
             root_ids = list(self._threads)
             self._ledger.recover_interrupted()
-            for code in (FileLocked.code, EnvironmentFault.code):
+            for code in sorted(UNREAD_CODES):
                 self._ledger.reopen_code(root_ids, code, "the worker started")
             for thread in self._threads.values():
                 thread.start()

@@ -11,7 +11,7 @@ from sqlalchemy import Connection, Row, Select, func, select, update
 from worker import schema
 from worker.domain import OPEN_STATES, FileState, Outcome
 from worker.entries import Observation, Version
-from worker.errors import EmptyFile, FileLocked
+from worker.errors import UNREAD_CODES, EmptyFile
 from worker.escaping import display_path
 from worker.moves import FRESH_START, chunks, keep_outcomes, move, path_key, record
 
@@ -206,8 +206,8 @@ def _seen_again(connection: Connection, now: datetime, row: Row[Any], one: Obser
         why = "seen again" if state is FileState.MISSED else "no longer ignored"
         seen: dict[str, Any] = {"inode": one.inode, "ctime_ns": one.ctime_ns}
         move(connection, now, [row.id], state, FileState.SETTLING, why, code=None, reason=None, **seen)
-    elif state is FileState.QUARANTINED and row.code == FileLocked.code and row.ctime_ns != one.ctime_ns:
-        why = "its rights changed"
+    elif state is FileState.QUARANTINED and row.code in UNREAD_CODES and row.ctime_ns != one.ctime_ns:
+        why = "something about it changed"
         move(connection, now, [row.id], state, FileState.READY, why, **FRESH_START, ctime_ns=one.ctime_ns)
     elif state is FileState.SETTLING and row.inode != one.inode:
         connection.execute(update(schema.file).where(schema.file.c.id == row.id).values(inode=one.inode))

@@ -36,6 +36,8 @@ _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 _LOCKED_FIRST_S = 2.0
 _LOCKED_LONGEST_S = 300.0
+# So often a film is taken to have changed, or to have gone, as its reader says; then the share contradicts itself.
+_TRIES_AT_WORD = 3
 _ONCE_LOCKED_TRIES = 3
 _ONCE_LOCKED_S = 0.5
 _REFUSALS_KEPT = 10_000
@@ -250,23 +252,25 @@ class Dispatcher:
         root = self._roots[claim.root_id]
         tries = self._refusals.get(claim.file_id, 0) + 1
         extra = {"file_id": claim.file_id, "code": error.code, "tries": tries}
-        if isinstance(error, FileChanged | FileVanished):
-            state = self._ledger.give_back(claim, error)
-            root.look_again(claim.path)
-        elif self._once and not isinstance(error, ShareDown) and tries >= _ONCE_LOCKED_TRIES:
+        if len(self._refusals) >= _REFUSALS_KEPT:
+            self._refusals.clear()  # they only stretch the delays
+        self._refusals[claim.file_id] = tries
+        of_this_version = isinstance(error, FileChanged | FileVanished)
+        if self._once and not isinstance(error, ShareDown) and tries >= _ONCE_LOCKED_TRIES:
             self._ledger.quarantine(claim, error)
             state = FileState.QUARANTINED
+        elif of_this_version and tries < _TRIES_AT_WORD:
+            state = self._ledger.give_back(claim, error)
         else:
-            if len(self._refusals) >= _REFUSALS_KEPT:
-                self._refusals.clear()  # they only stretch the delays
-            self._refusals[claim.file_id] = tries
             delay_s = (
                 _ONCE_LOCKED_S if self._once else min(_LOCKED_FIRST_S * 2 ** min(tries - 1, 10), _LOCKED_LONGEST_S)
             )
             state = self._ledger.give_back(claim, error, retry_in_s=delay_s)
             extra["delay_s"] = delay_s
-            if not isinstance(error, FileLocked):
-                root.suspect()
+        if of_this_version:
+            root.look_again(claim.path)
+        elif not isinstance(error, FileLocked):
+            root.suspect()
         _LOG.info("file_delayed", extra=extra | {"state": state.value if state else "fenced"})
 
     def _fail(self, claim: Claim, error: SlotError) -> None:

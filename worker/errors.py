@@ -205,6 +205,10 @@ class FileChanged(EnvironmentFault):
     code = "changed"
 
 
+UNREAD_CODES = frozenset(kind.code for kind in (EnvironmentFault, FileLocked, FileVanished, FileChanged))
+"""Why one file may never have been read although its bytes are whole: whatever changes about it, it is read again."""
+
+
 class ShareDown(EnvironmentFault):
     """The share cannot be listed."""
 

@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, Row, select
 
 from worker import schema
 from worker.domain import OPEN_STATES, FileState, Finding, FloatArray, Outcome
-from worker.errors import FileLocked
+from worker.errors import UNREAD_CODES
 from worker.escaping import display_path
 from worker.moves import absolute, path_key
 from worker.results import ResultRow, findings_of, selected, typed
@@ -52,7 +52,7 @@ class VersionHistory:
     """One version of a path.
 
     Attributes:
-        locked_since: since when it may not be read, while that is so.
+        locked_since: since when it cannot be read, while that is so.
         past: outcomes that later ones replaced, the oldest first.
     """
 
@@ -277,7 +277,7 @@ def _state_sentence(version: VersionHistory) -> str:
             return f"A newer version took its place. {_outcome_sentence(version)}"
         case FileState.VANISHED:
             return f"The file is no longer in the folder; its result is kept. {_outcome_sentence(version)}"
-        case FileState.QUARANTINED if version.code == FileLocked.code:
+        case FileState.QUARANTINED if version.code in UNREAD_CODES:
             change = "It is read again when it or its rights change, or with `preread quarantine release`."
             return f"{_outcome_sentence(version)} {change}"
         case FileState.DONE | FileState.QUARANTINED:

@@ -9,7 +9,7 @@
 
     absent:  SETTLING, READY, RETRY ──► MISSED;  with an outcome ──► VANISHED (it is kept)
     register_root: DONE, refused for age or view under another declaration ──► READY
-    reopen:  QUARANTINED, DONE, RETRY ──► READY;  QUARANTINED('locked'), seen with other rights ──► READY
+    reopen:  QUARANTINED, DONE, RETRY ──► READY;  QUARANTINED('locked' and the like), seen with other rights ──► READY
     ignore:  nothing, SETTLING, READY ──► IGNORED(rule)
     observe with a new size or mtime: a new version; the older becomes SUPERSEDED when the newer settles
 
@@ -207,10 +207,10 @@ class Ledger:
     def give_back(self, claim: Claim, why: EnvironmentFault | str, *, retry_in_s: float = 0.0) -> FileState | None:
         """Give up a claim for which the file is not to blame; its attempt is refunded.
 
-        The new state: READY, or RETRY when ``retry_in_s`` is above 0. By the error: ``FileChanged`` SETTLING,
-        ``FileVanished`` MISSED, ``FileLocked`` like the others until it has been locked for 24 h, then
-        QUARANTINED('locked'). Whatever the error, SUPERSEDED when a newer version of the path is known. A plain ``str``
-        is the reason, e.g. ``"the worker stops"``.
+        The new state: READY, or RETRY when ``retry_in_s`` is above 0; without it ``FileChanged`` SETTLING and
+        ``FileVanished`` MISSED. A version that nothing but such errors has met for 24 h is QUARANTINED with the last
+        one's code; ``ShareDown`` is no file's own and begins a new day. Whatever the error, SUPERSEDED when a newer
+        version of the path is known. A plain ``str`` is the reason, e.g. ``"the worker stops"``.
 
         Returns:
             The new state; ``None`` when the claim was fenced.

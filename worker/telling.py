@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from worker.absence import Absence
 from worker.domain import FileState
 from worker.entries import Observation, Version
-from worker.errors import FileLocked
+from worker.errors import UNREAD_CODES
 from worker.ledger import Ledger
 from worker.scanning import Look
 from worker.settling import Settling
@@ -16,7 +16,6 @@ from worker.settling import Settling
 EMPTY_PATIENCE = timedelta(hours=24)
 _COME_BACK = frozenset({FileState.VANISHED, FileState.MISSED})
 _WAITING = frozenset({FileState.SETTLING, FileState.READY})
-_LOCKED = (FileState.QUARANTINED, FileLocked.code)
 
 
 class Teller:
@@ -114,9 +113,13 @@ def _is_news(version: Version | None, seen: Observation, *, hinted: bool) -> boo
         or not version.matches(seen)
         or version.state in _COME_BACK
         or version.state is FileState.IGNORED
-        or ((version.state, version.code) == _LOCKED and version.ctime_ns != seen.ctime_ns)
+        or (_is_unread(version) and version.ctime_ns != seen.ctime_ns)
         or (version.state is FileState.SETTLING and version.inode != seen.inode)
     )
+
+
+def _is_unread(version: Version) -> bool:
+    return version.state is FileState.QUARANTINED and version.code in UNREAD_CODES
 
 
 def _is_ignored(version: Version | None) -> bool:

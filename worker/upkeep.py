@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, exists, 
 
 from worker import schema
 from worker.domain import FileState, Outcome
-from worker.errors import EnvironmentFault, FileLocked, SlotError
+from worker.errors import UNREAD_CODES, SlotError
 from worker.moves import absolute, path_key
 from worker.store import read
 
@@ -23,9 +23,7 @@ REQUEUED_FROM = (FileState.DONE, FileState.QUARANTINED, FileState.RETRY)
 """The states from which a version can be put back into the queue."""
 
 _file, _root = schema.file.c, schema.root.c
-_MAY_BE_WHOLE = frozenset(
-    {FileLocked.code, EnvironmentFault.code, SlotError.code, *(kind.code for kind in SlotError.__subclasses__())}
-)
+_MAY_BE_WHOLE = UNREAD_CODES | {SlotError.code, *(kind.code for kind in SlotError.__subclasses__())}
 
 
 @dataclass(frozen=True, slots=True)

@@ -279,18 +279,39 @@ def test_another_fault_also_asks_whether_the_share_answers(desk: Desk) -> None:
     assert desk.suspected == 1
 
 
-def test_a_locked_file_is_set_aside_where_the_run_ends(make_desk: Callable[..., Desk]) -> None:
+@pytest.mark.parametrize("error", [FileChanged, FileVanished])
+def test_a_share_that_contradicts_itself_delays_that_file_alone(desk: Desk, error: type[EnvironmentFault]) -> None:
+    """It lists what its reader is told has changed, or is not there: believed twice, then it waits like a lock."""
+    states = []
+    for _ in range(5):
+        desk.wall += timedelta(seconds=300)
+        claim = desk.claimed()
+        desk.says(claim, Fault(claim, error("x")))
+        desk.dispatcher.work([])
+        states.append(desk.state())
+        desk.ready(b"film")  # the scan meets it as it was
+    assert states[2:] == [FileState.RETRY] * 3
+    assert FileState.RETRY not in states[:2]
+    assert desk.looked_at == [b"film"] * 5
+    assert desk.suspected == 0
+
+
+@pytest.mark.parametrize("error", [FileLocked, EnvironmentFault, FileChanged, FileVanished])
+def test_what_cannot_be_read_is_set_aside_where_the_run_ends(
+    make_desk: Callable[..., Desk], error: type[EnvironmentFault]
+) -> None:
     desk = make_desk(once=True)
     desk.ready(b"film")
     tries = 0
     while desk.state() is not FileState.QUARANTINED:
+        desk.ready(b"film")
         desk.work()
         for claim in desk.pool.in_flight:
             tries += 1
-            desk.says(claim, Fault(claim, FileLocked("x")))
+            desk.says(claim, Fault(claim, error("x")))
     version = desk.ledger.known(desk.root_id, [b"film"])[b"film"]
-    assert (tries, version.code) == (3, "locked")
-    assert desk.ledger.reopen_code([desk.root_id], "locked", "the worker started") == 1
+    assert (tries, version.code) == (3, error.code)
+    assert desk.ledger.reopen_code([desk.root_id], error.code, "the worker started") == 1
     assert desk.state() is FileState.READY
 
 

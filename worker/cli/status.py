@@ -96,7 +96,7 @@ def _pairs(health: Health) -> Iterator[tuple[str, str]]:
         yield f"quarantined: {code}", str(count)
     for name, value in (
         ("missed, not acknowledged", health.missed or None),
-        ("waiting because they may not be read", health.locked or None),
+        ("waiting because they cannot be read", health.locked or None),
         ("oldest unsettled", _seconds(health.unsettled_age_s)),
         ("oldest ready", _seconds(health.ready_age_s)),
         ("last claimed or ended", _seconds(health.progress_age_s)),

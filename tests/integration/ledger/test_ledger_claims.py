@@ -12,7 +12,15 @@ from sqlalchemy import Engine, select
 
 from worker import schema, store, workers
 from worker.domain import FileState, Outcome
-from worker.errors import FileChanged, FileLocked, FileVanished, ShareDown, SlotCrashed, SlotDeadline
+from worker.errors import (
+    EnvironmentFault,
+    FileChanged,
+    FileLocked,
+    FileVanished,
+    ShareDown,
+    SlotCrashed,
+    SlotDeadline,
+)
 from worker.ledger import Ledger
 
 Bench = Any  # the fixture's class lives in conftest, which cannot be imported
@@ -96,15 +104,36 @@ def test_a_file_that_vanished_before_it_was_read_is_missed(bench: Bench) -> None
     assert bench.ledger.give_back(bench.claimed(), FileVanished()) is FileState.MISSED
 
 
-def test_a_locked_file_is_set_aside_after_a_day_without_counting(bench: Bench) -> None:
+@pytest.mark.parametrize("errors", [(FileLocked,), (EnvironmentFault,), (FileChanged, FileLocked), (FileVanished,)])
+def test_what_cannot_be_read_is_set_aside_after_a_day_without_counting(
+    bench: Bench, errors: tuple[type[EnvironmentFault], ...]
+) -> None:
     bench.ready(b"film.dcm")
     for hour in range(25):
         (claim,) = bench.claim()
-        state = bench.ledger.give_back(claim, FileLocked(), retry_in_s=60)
+        error = errors[hour % len(errors)]
+        state = bench.ledger.give_back(claim, error(), retry_in_s=60)
         assert state is (FileState.RETRY if hour < 24 else FileState.QUARANTINED)
         assert bench.attempts(claim.file_id) == (0, 0)
         bench.wait(3600)
-    assert bench.newest(b"film.dcm").code == "locked"
+    assert bench.newest(b"film.dcm").code == errors[0].code
+
+
+def test_a_day_of_refusals_is_no_day_of_settling(bench: Bench) -> None:
+    """What a version was refused before its bytes changed says nothing of the bytes that it has now."""
+    bench.ledger.give_back(bench.claimed(), EnvironmentFault())
+    bench.wait(23 * 3600)
+    bench.ledger.give_back(bench.claim()[0], FileChanged())
+    bench.ledger.settle([bench.see(b"film.dcm", 500, 9)])
+    bench.wait(2 * 3600)
+    assert bench.ledger.give_back(bench.claim()[0], EnvironmentFault()) is FileState.READY
+
+
+def test_no_file_is_set_aside_for_its_share(bench: Bench) -> None:
+    bench.ready(b"film.dcm")
+    for _ in range(30):
+        assert bench.ledger.give_back(bench.claim()[0], ShareDown(), retry_in_s=60) is FileState.RETRY
+        bench.wait(3600)
 
 
 def test_a_lock_that_went_away_in_between_starts_a_new_day(bench: Bench) -> None:
