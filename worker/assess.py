@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 
 from worker.classifier import Classifier
-from worker.domain import Assessment, Caveat, Declared, Refusal
+from worker.domain import Assessment, Caveat, Declared, Refusal, Stage
 from worker.errors import BlankPicture
 from worker.gate import screen
+from worker.picture_statistics import measure
 from worker.preprocessing import apply, shrink
 from worker.radiograph import DEFAULT_LIMITS, Limits, decode, read_header
 
@@ -15,7 +17,11 @@ _GREY_LEVELS_MIN = 8
 
 
 def assess(
-    data: bytes, classifier: Classifier, declared: Declared = Declared(), limits: Limits = DEFAULT_LIMITS
+    data: bytes,
+    classifier: Classifier,
+    declared: Declared = Declared(),
+    limits: Limits = DEFAULT_LIMITS,
+    ended: Callable[[Stage], None] = lambda _: None,
 ) -> Assessment | Refusal:
     """Say what the classifier's bundle says of one file's bytes.
 
@@ -23,6 +29,7 @@ def assess(
         data: the whole file.
         declared: what its root says of its films.
         limits: on bytes and pixels, applied before any decoding.
+        ended: hears of each stage when it is over; who wants to know how long it took has a clock.
 
     Raises:
         UnreadableError: a subclass names why the bytes are no radiograph.
@@ -31,15 +38,20 @@ def assess(
     bundle = classifier.bundle
     header = read_header(data, limits)
     verdict = screen(header, bundle.manifest.intended_use, declared)
+    ended(Stage.HEADER)
     if verdict.refusal is not None:
         code, reason = verdict.refusal
         return Refusal(sha256, bundle.label, code, reason, header.identity, header.format)
     radiograph = decode(header, limits)
+    ended(Stage.DECODE)
     low, high = int(radiograph.pixels.min()), int(radiograph.pixels.max())
     if high - low < _GREY_LEVELS_MIN:
         raise BlankPicture(f"all of the picture lies between the grey levels {low} and {high} of 255")
     picture = shrink(bundle.manifest.preprocessing, radiograph.pixels)
-    output = classifier.classify(apply(bundle.manifest.preprocessing, picture))
+    batch = apply(bundle.manifest.preprocessing, picture)
+    ended(Stage.PREPROCESS)
+    output = classifier.classify(batch)
+    ended(Stage.INVOKE)
     refused = classifier.detector.judge(picture, output.embedding)
     if refused:
         return Refusal(sha256, bundle.label, *refused, header.identity, header.format)
@@ -52,6 +64,7 @@ def assess(
         ),
         caveats=tuple(caveats),
         radiograph=radiograph,
+        picture=measure(picture),
         activation_map=output.activation_map,
         embedding=output.embedding,
     )

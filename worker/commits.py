@@ -20,7 +20,7 @@ from sqlalchemy import Connection, exists, func, select, update
 from worker import schema
 from worker.claims import set_aside_values
 from worker.discovery import insert_or_skip
-from worker.domain import Caveat, FileState, Identity, Outcome, Population, RefusalCode
+from worker.domain import Caveat, FileState, Identity, Outcome, PictureStatistics, Population, RefusalCode
 from worker.entries import Claim, ContentAssessment, FileFacts
 from worker.errors import UnreadableError
 from worker.escaping import clean_identifier, clean_text
@@ -167,6 +167,7 @@ def _assessment(
             "activation_map": activation_map.tobytes(),
             "activation_map_shape": ",".join(str(length) for length in activation_map.shape),
             "assessed_at": now,
+            **_picture_values(content.picture),
         }
         for (assessment_id,) in insert_or_skip(connection, schema.assessment, [row]):
             connection.execute(
@@ -190,6 +191,10 @@ def _assessment(
     if existing is None:
         raise LookupError("the content was to be linked to an assessment that is not there")
     return existing
+
+
+def _picture_values(picture: PictureStatistics | None) -> dict[str, Any]:
+    return {} if picture is None else {f"picture_{name}": one for name, one in dataclasses.asdict(picture).items()}
 
 
 # ---------------------------------------------------------------------- file version

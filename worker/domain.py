@@ -92,6 +92,17 @@ class Presence(StrEnum):
     UNSURE = "unsure"
 
 
+class Stage(StrEnum):
+    """What a slot does with a film, one after the other."""
+
+    READ = "read"
+    HEADER = "header"
+    DECODE = "decode"
+    PREPROCESS = "preprocess"
+    INVOKE = "invoke"
+    PREVIEW = "preview"
+
+
 class Role(StrEnum):
     """What an account may do: read and sign films, administer, or (programs) use the API."""
 
@@ -268,14 +279,32 @@ class RootSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class PictureStatistics:
+    """What a picture is like, whatever it shows: a site's films are compared by it over time. In grey levels of 255.
+
+    Attributes:
+        mean: of all pixels.
+        contrast: their standard deviation.
+        sharpness: mean absolute difference of neighbouring pixels.
+        border: mean of the outer eighth on each side: framing, collimation, burnt-in frames.
+    """
+
+    mean: float
+    contrast: float
+    sharpness: float
+    border: float
+
+
+@dataclass(frozen=True, slots=True)
 class Assessment:
-    """What a bundle says of one instance."""
+    """What a bundle says of one instance. ``picture``: of what the network saw."""
 
     sha256: str
     bundle: str
     findings: tuple[Finding, ...]
     caveats: tuple[Caveat, ...]
     radiograph: Radiograph
+    picture: PictureStatistics
     activation_map: FloatArray = field(repr=False)
     embedding: FloatArray = field(repr=False)
 

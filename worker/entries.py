@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from worker.domain import Caveat, FileState, Finding, FloatArray, Identity, Population
+from worker.domain import Caveat, FileState, Finding, FloatArray, Identity, PictureStatistics, Population
 from worker.errors import EnvironmentFault
 
 _INT64_MAX = 2**63 - 1
@@ -154,7 +154,9 @@ class ContentAssessment:
         activation_map: float32, 2 or 3 axes, e.g. [7, 7, 1].
     """
 
+        picture: of what the network saw.
     findings: tuple[Finding, ...]
     pixel_caveats: tuple[Caveat, ...]
     decoder: str
     activation_map: FloatArray
+    picture: PictureStatistics | None = None

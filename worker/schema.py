@@ -141,7 +141,10 @@ instance = Table("instance", metadata, InstanceColumns, UniqueConstraint("sha256
 
 
 class AssessmentColumns(TypedColumns):
-    """What one bundle says of one instance. ``activation_map``: little-endian float32, C order."""
+    """What one bundle says of one instance. ``activation_map``: little-endian float32, C order.
+
+    ``picture_...``: see ``domain.PictureStatistics``; ``None`` in rows of a program that did not measure them.
+    """
 
     id = Column(RowId, primary_key=True)
     instance_id = Column(RowId, ForeignKey("instance.id"), nullable=False)
@@ -151,6 +154,10 @@ class AssessmentColumns(TypedColumns):
     activation_map = Column(LargeBinary, nullable=False)
     activation_map_shape = Column(String(32), nullable=False)
     assessed_at = Column(UtcDateTime, nullable=False)
+    picture_mean = Column(Double, nullable=True)
+    picture_contrast = Column(Double, nullable=True)
+    picture_sharpness = Column(Double, nullable=True)
+    picture_border = Column(Double, nullable=True)
 
 
 assessment = Table("assessment", metadata, AssessmentColumns, UniqueConstraint("instance_id", "bundle_id"))
@@ -343,3 +350,14 @@ worker = Table("worker", metadata, WorkerColumns)
 
 Row = dict[str, Any]
 """Values by column name, on their way into a table."""
+
+class AlarmColumns(TypedColumns):
+    """What one channel (``mail``, ``webhook``) was told last: the ``codes`` of what was wrong, with blanks between."""
+
+    channel = Column(String(16), primary_key=True)
+    codes = Column(Text, nullable=False)
+    told_at = Column(UtcDateTime, nullable=False)
+
+
+alarm = Table("alarm", metadata, AlarmColumns)
+

@@ -11,13 +11,14 @@ from enum import StrEnum
 from typing import Annotated
 
 import numpy as np
-from pydantic import StringConstraints, TypeAdapter
+from pydantic import Field, StringConstraints, TypeAdapter
 
-from worker.domain import Caveat, Finding, Identity, Outcome, Population
+from worker.domain import Caveat, Finding, Identity, Outcome, PictureStatistics, Population, Stage
 from worker.entries import ContentAssessment, FileFacts
 
 MAX_LINE_BYTES = 1024 * 1024
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class Content:
     pixel_caveats: tuple[Caveat, ...]
     decoder: str
     activation_map: list[list[float]]
+    picture: PictureStatistics
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +99,7 @@ class Report:
         reason: the same in words.
         content: ``None`` unless it was assessed just now.
         preview_dropped: a preview was asked for and could not be kept.
+        stages_ms: how long each stage took that came to its end.
     """
 
     outcome: Outcome
@@ -112,6 +115,7 @@ class Report:
     reason: str = ""
     content: Content | None = None
     preview_dropped: bool = False
+    stages_ms: dict[Stage, Milliseconds] = field(default_factory=dict)
 
     def facts(self, population: Population) -> FileFacts | None:
         """What the ledger wants to know of the version; ``None`` where no bytes were read."""
@@ -138,6 +142,7 @@ class Report:
             pixel_caveats=self.content.pixel_caveats,
             decoder=self.content.decoder,
             activation_map=np.array(self.content.activation_map, dtype=np.float32),
+            picture=self.content.picture,
         )
 
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from worker import beneath, slot_messages
-from worker.domain import Assessment, Caveat, Declared, Identity, Outcome, PixelArray, Refusal
+from worker.domain import Assessment, Caveat, Declared, Identity, Outcome, PixelArray, Refusal, Stage
 from worker.entries import Observation
 from worker.errors import (
     BundleMismatch,
@@ -114,10 +114,26 @@ def _serve(job: Job, setup: Setup, classifier: Classifier, lines: BinaryIO, repl
         return Reply(Say.BROKE, SlotCrashed.code, f"reading the film failed with {type(error).__name__}")
 
 
+class _Laps:
+    """How long each stage took, in milliseconds; what passes before ``start`` belongs to none."""
+
+    def __init__(self) -> None:
+        self.ms: dict[Stage, float] = {}
+        self.start()
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    def ended(self, stage: Stage) -> None:
+        self.ms[stage] = _ms_since(self._since)
+        self.start()
+
+
 def _read_film(job: Job, setup: Setup, classifier: Classifier, lines: BinaryIO, replies: BinaryIO) -> Report:
     from worker.radiograph import Limits
 
     began = time.perf_counter()
+    laps = _Laps()
     limits = Limits(max_bytes=setup.max_file_bytes, max_pixels=setup.max_pixels)
     root, path = slot_messages.to_path(job.root), slot_messages.to_path(job.path)
     try:
@@ -125,21 +141,25 @@ def _read_film(job: Job, setup: Setup, classifier: Classifier, lines: BinaryIO, 
     except TooManyBytes as error:
         return _unreadable(error, None, began)
     sha256 = hashlib.sha256(contents.data).hexdigest()
+    laps.ended(Stage.READ)
     _send(replies, Reply(Say.READ, sha256=sha256))
     known = slot_messages.decode_known(lines.readline()).known
+    laps.start()
     pixels: PixelArray | None = None
     try:
         if known:
             report = _screen(contents.data, sha256, job, classifier, limits, began)
         else:
-            report, pixels = _assess(contents.data, job, classifier, limits, began)
+            report, pixels = _assess(contents.data, job, classifier, limits, began, laps)
     except UnreadableError as error:
         report = _with_header(_unreadable(error, sha256, began), contents.data, limits)
     # whatever was found holds only for a file that stood still meanwhile
     beneath.check_unchanged(root, path, contents.status)
     if job.preview and report.outcome is not Outcome.UNREADABLE:
+        laps.start()
         report = replace(report, preview_dropped=not _keep_preview(contents.data, sha256, pixels, setup, limits))
-    return replace(_named_by_path(report, job), ms=_ms_since(began))
+        laps.ended(Stage.PREVIEW)
+    return replace(_named_by_path(report, job), ms=_ms_since(began), stages_ms=laps.ms)
 
 
 def _keep_preview(data: bytes, sha256: str, pixels: PixelArray | None, setup: Setup, limits: Limits) -> bool:
@@ -160,11 +180,11 @@ def _keep_preview(data: bytes, sha256: str, pixels: PixelArray | None, setup: Se
 
 
 def _assess(
-    data: bytes, job: Job, classifier: Classifier, limits: Limits, began: float
+    data: bytes, job: Job, classifier: Classifier, limits: Limits, began: float, laps: _Laps
 ) -> tuple[Report, PixelArray | None]:
     from worker.assess import assess
 
-    answer = assess(data, classifier, Declared(job.population), limits)
+    answer = assess(data, classifier, Declared(job.population), limits, laps.ended)
     if isinstance(answer, Refusal):
         refused = _refused(answer.sha256, answer.code.value, answer.reason, answer.identity, answer.format, began)
         return refused, None
@@ -187,7 +207,7 @@ def _assessed(answer: Assessment, began: float) -> Report:
         rows=film.pixels.shape[0],
         columns=film.pixels.shape[1],
         gate_caveats=tuple(caveat for caveat in answer.caveats if caveat not in film.caveats),
-        content=Content(answer.findings, film.caveats, film.decoder, activations),
+        content=Content(answer.findings, film.caveats, film.decoder, activations, answer.picture),
     )
 
 

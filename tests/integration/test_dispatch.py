@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from worker import results
 from worker.bundle import Bundle
 from worker.dispatch import TAIL_ZERO_SETTLE_S, Dispatcher, WatchedRoot
-from worker.domain import Answer, Caveat, FileState, Finding, Identity, Outcome, Population
+from worker.domain import Answer, Caveat, FileState, Finding, Identity, Outcome, PictureStatistics, Population
 from worker.entries import Claim, Observation
 from worker.errors import (
     DatabaseAway,
@@ -27,6 +27,8 @@ from worker.errors import (
 from worker.ledger import Ledger
 from worker.slot_messages import Content, Job, Report
 from worker.slots import Broke, Done, Fault, Read
+
+PICTURE = PictureStatistics(mean=120.0, contrast=50.0, sharpness=4.0, border=20.0)
 
 
 class ScriptedPool:
@@ -110,7 +112,7 @@ class Desk:
 
 def report(sha256: str = "a" * 64, **changes: Any) -> Report:
     values: dict[str, Any] = {"outcome": Outcome.ASSESSED, "sha256": sha256, "ms": 5.0, "format": "JPEG"}
-    values["content"] = Content((Finding("pneumonia", 1.0, 0.7, 0.5, Answer.FLAGGED),), (), "pillow", [[0.0]])
+    values["content"] = Content((Finding("pneumonia", 1.0, 0.7, 0.5, Answer.FLAGGED),), (), "pillow", [[0.0]], PICTURE)
     return Report(**(values | changes))
 
 
@@ -242,7 +244,9 @@ def test_pixels_that_end_in_zeros_settle_for_longer_and_are_read_again(
     """A file that was given its full size before it was filled looks like this; so does a film with a black border."""
     desk = make_desk(once=once)
     desk.ready(b"film")
-    content = Content((Finding("pneumonia", 1.0, 0.7, 0.5, Answer.FLAGGED),), (Caveat.TAIL_ZERO,), "numpy", [[0.0]])
+    content = Content(
+        (Finding("pneumonia", 1.0, 0.7, 0.5, Answer.FLAGGED),), (Caveat.TAIL_ZERO,), "numpy", [[0.0]], PICTURE
+    )
     tries = 0
     while desk.state() is not FileState.DONE:
         desk.wall += timedelta(seconds=1)
