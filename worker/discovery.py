@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -113,14 +113,16 @@ def unsettled(connection: Connection, root_id: int, after_file_id: int, limit: i
     return [(row.id, row.path) for row in rows]
 
 
-def counts(connection: Connection, root_ids: list[int] | None) -> dict[FileState, int]:
-    """See ``Ledger.counts``."""
+def counts(
+    connection: Connection, root_ids: list[int] | None, states: Collection[FileState] = tuple(FileState)
+) -> dict[FileState, int]:
+    """See ``Ledger.counts``; ``states``: those to count."""
     c = schema.file.c
-    statement = select(c.state, func.count().label("files")).group_by(c.state)
+    statement = select(c.state, func.count().label("files")).where(c.state.in_(sorted(states))).group_by(c.state)
     if root_ids is not None:
         statement = statement.where(c.root_id.in_(root_ids))
     found = {FileState(row.state): row.files for row in connection.execute(statement)}
-    return {state: found.get(state, 0) for state in FileState}
+    return {state: found.get(state, 0) for state in states}
 
 
 def owed(connection: Connection, root_ids: list[int] | None) -> int:

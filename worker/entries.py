@@ -87,12 +87,14 @@ class Pulse:
         scan_interval_s: seconds from one full scan of a root to the next.
         slots: how many slots it wants.
         slots_alive: how many of them could read a film now.
+        watcher_restarts: how often watching for the kernel's events had to begin anew, in all its roots together.
     """
 
     scan_interval_s: float
     slots: int
     slots_alive: int
     roots: tuple[RootPulse, ...] = ()
+    watcher_restarts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +154,9 @@ class ContentAssessment:
         pixel_caveats: what the pixel path had to assume.
         decoder: name and version of what decoded the pixel data.
         activation_map: float32, 2 or 3 axes, e.g. [7, 7, 1].
+        picture: of what the network saw.
     """
 
-        picture: of what the network saw.
     findings: tuple[Finding, ...]
     pixel_caveats: tuple[Caveat, ...]
     decoder: str

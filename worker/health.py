@@ -7,7 +7,7 @@ or never ran is told of as well. Ages are by the database's clock.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
@@ -17,15 +17,18 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, func, or_, select
 
 from worker import schema, store
 from worker.discovery import counts
-from worker.domain import FileState, JSONObject
+from worker.domain import OPEN_STATES, FileState, JSONObject
 from worker.errors import FileLocked, PrereadError
 from worker.escaping import display_path
 from worker.moves import absolute, path_key
 from worker.upkeep import count_missed, worth_a_look
+from worker.words import say_films, say_span
 from worker.workers import is_silent, runs
 
 LEAST_PATIENCE_S = 10.0
 STUCK_SETTLING = timedelta(minutes=15)
+RESTARTED_LATELY = timedelta(minutes=15)
+_RESTARTS = 3
 _LOOKED_AT = 50
 _file, _root, _worker, _transition = schema.file.c, schema.root.c, schema.worker.c, schema.transition.c
 
@@ -40,11 +43,16 @@ class Level(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One thing that is not as it should be. ``code`` has a row in the runbook; ``what`` is safe to print."""
+    """One thing that is not as it should be. ``code`` has a row in the runbook; ``what`` is safe to print.
+
+    ``root``: the one folder that it is about; ``count``: of how many films.
+    """
 
     level: Level
     code: str
     what: str
+    root: str | None = None
+    count: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +63,8 @@ class WorkerHealth:
         alive: it runs and has written lately.
         silent_s: seconds since it last wrote to the database.
         slots: how many it wants, of which ``slots_alive`` could read a film; ``None`` before it said so.
+        watcher_restarts: how often its watching for events had to begin anew, the last time ``watcher_restart_age_s``
+            ago.
     """
 
     worker_id: str
@@ -62,6 +72,8 @@ class WorkerHealth:
     silent_s: float
     slots: int | None
     slots_alive: int | None
+    watcher_restarts: int
+    watcher_restart_age_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,9 +103,9 @@ class Health:
     """The whole report.
 
     Attributes:
-        counts: versions by state.
+        counts: versions by state, of the states that were asked for.
         missed: films that went away before they were read, and of which no person said that they know.
-        locked: files that wait because they may not be read now.
+        locked: files that wait because they cannot be read now: locked, refused, not handed out by the share.
         quarantined: versions set aside, by code.
         unsettled_age_s: seconds since the first of those that still settle (no backlog, not empty) was seen.
         ready_age_s: seconds for which the oldest READY version has waited.
@@ -119,6 +131,17 @@ class Health:
         """That of the worst problem."""
         return max((problem.level for problem in self.problems), default=Level.OK)
 
+    @property
+    def waiting(self) -> int:
+        """Films without a result yet."""
+        return sum(self.counts.get(state, 0) for state in OPEN_STATES)
+
+    @property
+    def scanned_at(self) -> datetime | None:
+        """When the least recent of the folders' last complete scans ended; ``None`` while one of them has none."""
+        ages = [root.scan_age_s for root in self.roots if root.scan_age_s is not None]
+        return self.at - timedelta(seconds=max(ages)) if ages and len(ages) == len(self.roots) else None
+
     def to_json(self) -> JSONObject:
         """Return the report as a record."""
         record = dataclasses.asdict(self)
@@ -140,6 +163,7 @@ def report(
     *,
     roots: Sequence[bytes] | None,
     scan_interval_s: float,
+    states: Collection[FileState] = tuple(FileState),
     clock: Callable[[Connection], datetime] = store.database_now,
 ) -> Health:
     """Look at what the workers wrote, and judge it.
@@ -149,12 +173,13 @@ def report(
             did not end in good order, or, where there are none, all that the database knows.
         scan_interval_s: for workers that did not say theirs. What does not move for two of these (and
             ``LEAST_PATIENCE_S``) is critical.
+        states: those to count versions of; the open ones are few and quickly counted.
         clock: the database's; tests give another.
 
     Raises:
         DatabaseAway, DatabaseUnsuitable, SchemaOutdated: see ``store.read``.
     """
-    return store.read(engine, lambda connection: _Look(connection, clock(connection), roots, scan_interval_s).report())
+    return store.read(engine, lambda c: _Look(c, clock(c), roots, scan_interval_s).report(states))
 
 
 class _Look:
@@ -197,17 +222,17 @@ class _Look:
     def _age_s(self, at: datetime | None) -> float | None:
         return None if at is None else round((self._now - at).total_seconds(), 1)
 
-    def _tell(self, level: Level, code: str, what: str) -> None:
-        self._problems.append(Problem(level, code, what))
+    def _tell(self, level: Level, code: str, what: str, root: str | None = None, count: int | None = None) -> None:
+        self._problems.append(Problem(level, code, what, root, count))
 
     # ------------------------------------------------------------------ the parts
 
-    def report(self) -> Health:
+    def report(self, states: Collection[FileState]) -> Health:
         workers = self._judge_workers()
         roots = tuple(self._judge_root(root) for root in self._roots)
-        for path in self._unknown:
-            self._tell(Level.CRITICAL, "unwatched", f"no worker ever watched {display_path(absolute(path))}")
-        found = counts(self._connection, [root.id for root in self._roots])
+        for name in (display_path(absolute(path)) for path in self._unknown):
+            self._tell(Level.CRITICAL, "unwatched", f"no worker ever watched {name}", name)
+        found = counts(self._connection, [root.id for root in self._roots], states)
         ready_age_s, progress_age_s = self._judge_progress(found)
         written = [self._workers[worker_id].heartbeat_at for worker_id in self._alive]
         return Health(
@@ -230,6 +255,9 @@ class _Look:
             self._tell_of_no_worker()
         for worker_id in sorted(self._alive):
             row = self._workers[worker_id]
+            if (row.watcher_restarts or 0) >= _RESTARTS and row.watcher_restarted_at > self._now - RESTARTED_LATELY:
+                what = f"{worker_id} began {row.watcher_restarts} times anew to watch for events: films are found later"
+                self._tell(Level.WARNING, "watcher_fails", what)
             if row.slots_alive is None or row.started_at > self._now - self._patience(row):
                 continue
             if row.slots_alive == 0:
@@ -245,6 +273,8 @@ class _Look:
                 silent_s=self._age_s(row.heartbeat_at) or 0.0,
                 slots=row.slots,
                 slots_alive=row.slots_alive,
+                watcher_restarts=row.watcher_restarts or 0,
+                watcher_restart_age_s=self._age_s(row.watcher_restarted_at),
             )
             for row in sorted(self._workers.values(), key=lambda row: row.heartbeat_at, reverse=True)
             if row.id in shown
@@ -255,7 +285,7 @@ class _Look:
         if last is None:
             self._tell(Level.CRITICAL, "no_worker", "no worker runs: `preread run` has not been at work here")
             return
-        since = f"{_span(self._age_s(last.heartbeat_at))} ago"
+        since = f"{say_span(self._age_s(last.heartbeat_at))} ago"
         if last.stopped_at is not None:
             self._tell(Level.CRITICAL, "no_worker", f"no worker runs; the last one ended {since}")
         elif not runs(last):
@@ -270,7 +300,7 @@ class _Look:
         if watched:
             self._judge_watched(root, patience)
         elif self._alive:
-            self._tell(Level.CRITICAL, "unwatched", f"no living worker watches {root.path_text}")
+            self._tell(Level.CRITICAL, "unwatched", f"no living worker watches {root.path_text}", root.path_text)
         return RootHealth(
             path=root.path_text,
             watched=watched,
@@ -284,20 +314,21 @@ class _Look:
         )
 
     def _judge_watched(self, root: Row[Any], patience: timedelta) -> None:
+        name = root.path_text
         if root.fault_code is not None:
-            since = _span(self._age_s(root.fault_since))
-            self._tell(Level.CRITICAL, root.fault_code, f"{root.path_text}: {root.fault}, for {since}")
+            since = say_span(self._age_s(root.fault_since))
+            self._tell(Level.CRITICAL, root.fault_code, f"{name}: {root.fault}, for {since}", name)
             return
         looked_at = root.looked_at or root.registered_at
         if looked_at < self._now - patience:
-            since = _span(self._age_s(looked_at))
-            self._tell(Level.CRITICAL, "scan_stalled", f"{root.path_text}: its scan has not gone on for {since}")
+            since = say_span(self._age_s(looked_at))
+            self._tell(Level.CRITICAL, "scan_stalled", f"{name}: its scan has not gone on for {since}", name)
         elif root.last_scan_completed_at is None:
             if root.registered_at < self._now - patience:
-                self._tell(Level.WARNING, "first_scan", f"{root.path_text}: its first scan is not complete yet")
+                self._tell(Level.WARNING, "first_scan", f"{name}: its first scan is not complete yet", name)
         elif root.last_scan_completed_at < self._now - patience - timedelta(seconds=2 * (root.last_scan_s or 0.0)):
-            since = _span(self._age_s(root.last_scan_completed_at))
-            self._tell(Level.CRITICAL, "scan_overdue", f"{root.path_text}: its last complete scan was {since} ago")
+            since = say_span(self._age_s(root.last_scan_completed_at))
+            self._tell(Level.CRITICAL, "scan_overdue", f"{name}: its last complete scan was {since} ago", name)
 
     def _here(self) -> ColumnElement[bool]:
         return _file.root_id.in_([root.id for root in self._roots])
@@ -317,16 +348,16 @@ class _Look:
         patiences = [self._patience(self._workers[worker_id]) for worker_id in self._alive]
         limit = self._now - max(patiences, default=self._patience(None))
         if ready_at is not None and ready_at < limit and (progress_at is None or progress_at < limit):
-            since = "" if progress_at is None else f" since {_span(self._age_s(progress_at))}"
+            since = "" if progress_at is None else f" since {say_span(self._age_s(progress_at))}"
             what = f"{found[FileState.READY]} files are ready to be read, and none was claimed or ended{since}"
-            self._tell(Level.CRITICAL, "stalled", what)
+            self._tell(Level.CRITICAL, "stalled", what, count=found[FileState.READY])
         return self._age_s(ready_at), self._age_s(progress_at)
 
     def _judge_missed(self) -> int:
         missed = count_missed(self._connection, [root.id for root in self._roots])
         if missed:
-            what = f"{_films(missed)} went away before being read: `preread missed list`"
-            self._tell(Level.CRITICAL, "missed", what)
+            what = f"{say_films(missed)} went away before being read: `preread missed list`"
+            self._tell(Level.CRITICAL, "missed", what, count=missed)
         return missed
 
     def _judge_locked(self) -> int:
@@ -334,20 +365,20 @@ class _Look:
         row = self._connection.execute(select(func.count(), func.min(_file.locked_since)).where(*waits)).one()
         locked: int = row[0]
         if locked:
-            since = _span(self._age_s(row[1]))
-            self._tell(Level.WARNING, FileLocked.code, f"{_films(locked)} may not be read, the first for {since}")
+            since = say_span(self._age_s(row[1]))
+            what = f"{say_films(locked)} cannot be read now, the first for {since}"
+            self._tell(Level.WARNING, FileLocked.code, what, count=locked)
         return locked
 
     def _judge_quarantined(self) -> dict[str, int]:
         aside = (_file.state == FileState.QUARANTINED, _file.newest, self._here())
         counted = select(_file.code, func.count().label("files")).where(*aside).group_by(_file.code)
-        rows = self._connection.execute(counted.order_by(_file.code))
-        found = {str(row.code): row.files for row in rows}
+        found = {str(row.code): row.files for row in self._connection.execute(counted.order_by(_file.code))}
         whole = {code: number for code, number in found.items() if worth_a_look(code)}
         if whole:
             named = ", ".join(f"{code} {number}" for code, number in whole.items())
-            what = f"{_films(sum(whole.values()))} set aside that may be whole ({named}): `preread quarantine list`"
-            self._tell(Level.WARNING, "quarantined", what)
+            what = f"{say_films(sum(whole.values()))} set aside that may be whole ({named}): `preread quarantine list`"
+            self._tell(Level.WARNING, "quarantined", what, count=sum(whole.values()))
         return found
 
     def _judge_unsettled(self) -> float | None:
@@ -362,20 +393,6 @@ class _Look:
         )
         oldest = self._connection.execute(since).scalar_one_or_none()
         if oldest is not None and oldest < self._now - STUCK_SETTLING:
-            what = f"a file has not stopped changing for {_span(self._age_s(oldest))}: is its writer stuck?"
+            what = f"a file has not stopped changing for {say_span(self._age_s(oldest))}: is its writer stuck?"
             self._tell(Level.WARNING, "stuck_settling", what)
         return self._age_s(oldest)
-
-
-def _films(count: int) -> str:
-    return "1 film" if count == 1 else f"{count} films"
-
-
-def _span(seconds: float | None) -> str:
-    """Say how long, e.g. ``95 s``, ``12 min``, ``3.5 h``."""
-    if seconds is None:
-        return "ever"
-    for unit_s, unit, from_s in ((86_400, "days", 172_800), (3_600, "h", 7_200), (60, "min", 120)):
-        if seconds >= from_s:
-            return f"{seconds / unit_s:.1f} {unit}".replace(".0 ", " ")
-    return f"{seconds:.0f} s"

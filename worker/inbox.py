@@ -102,6 +102,7 @@ class Inbox:
         self._system = system if system is not None else FileSystem()
         self._now = 0.0
         self._hints: Hints = NoHints()
+        self._earlier_restarts = 0
         self._polled = True
         self._folders: dict[bytes, None] = {}
         self._asked: deque[bytes] = deque()
@@ -136,7 +137,8 @@ class Inbox:
             self._choose_hints(self._system.network(self._root))
         finished = False
         try:
-            self._hints.supervise(now)
+            if self.share_down is None:
+                self._hints.supervise(now)
             self._take_hints()
             self._recheck_due()
             self._go_on_settling()
@@ -170,6 +172,11 @@ class Inbox:
         return asked if asked != self._system.answered else None
 
     @property
+    def watcher_restarts(self) -> int:
+        """How often watching for the kernel's events had to begin anew. Safe from another thread."""
+        return self._earlier_restarts + self._hints.restarts
+
+    @property
     def quiet(self) -> bool:
         """Whether a full scan was made, and everything that it met has settled or is judged absent."""
         return (
@@ -186,6 +193,7 @@ class Inbox:
 
     def _choose_hints(self, network: str | None) -> None:
         self._hints.stop()
+        self._earlier_restarts += self._hints.restarts
         self._chosen = True
         self._polled = network is not None if self._options.poll is None else self._options.poll
         settle_s = self._options.settle_s if network is None else self._options.network_settle_s
@@ -195,12 +203,8 @@ class Inbox:
             why = "as set"
         else:
             why = "a local disk" if network is None else "events of other hosts do not arrive"
-        extra = {
-            "root_id": self.root_id,
-            "mode": "polling" if self._polled else "events",
-            "why": why,
-            "fs_type": network or mounts.file_system_of(self._root),
-        }
+        mode, fs_type = "polling" if self._polled else "events", network or mounts.file_system_of(self._root)
+        extra = {"root_id": self.root_id, "mode": mode, "why": why, "fs_type": fs_type}
         _LOG.info("root_watched", extra=extra)
 
     def _delay(self) -> float:

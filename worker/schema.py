@@ -331,6 +331,7 @@ class WorkerColumns(TypedColumns):
     """One run of one worker process; ``process_token`` tells it from a later process with the same number.
 
     ``slots`` is how many it wants, ``slots_alive`` how many could read a film when it last wrote here.
+    ``watcher_restarts``: how often its watching for the kernel's events had to begin anew.
     """
 
     id = Column(String(128), primary_key=True)
@@ -344,12 +345,12 @@ class WorkerColumns(TypedColumns):
     scan_interval_s = Column(Double, nullable=True)
     slots = Column(Integer, nullable=True)
     slots_alive = Column(Integer, nullable=True)
+    watcher_restarts = Column(Integer, nullable=True)
+    watcher_restarted_at = Column(UtcDateTime, nullable=True)
 
 
 worker = Table("worker", metadata, WorkerColumns)
 
-Row = dict[str, Any]
-"""Values by column name, on their way into a table."""
 
 class AlarmColumns(TypedColumns):
     """What one channel (``mail``, ``webhook``) was told last: the ``codes`` of what was wrong, with blanks between."""
@@ -361,3 +362,5 @@ class AlarmColumns(TypedColumns):
 
 alarm = Table("alarm", metadata, AlarmColumns)
 
+Row = dict[str, Any]
+"""Values by column name, on their way into a table."""

@@ -29,6 +29,7 @@ from watchdog.observers.api import BaseObserver
 _LOG = logging.getLogger(__name__)
 _OVERFLOW_LOGGER = "watchdog.observers.inotify_c"
 MAX_HINTS = 50_000
+TAKEN_AT_ONCE = 500
 REBUILD_FIRST_S = 1.0
 REBUILD_LONGEST_S = 300.0
 # The kernel has no watches (ENOSPC) or instances (EMFILE) left: scanning alone does the work.
@@ -42,6 +43,8 @@ _EVENTS: list[type[FileSystemEvent]] = [
 class Hints(Protocol):
     """Where the inbox takes its hints from; tests have one that never gives any."""
 
+    @property
+    def restarts(self) -> int: ...
     def supervise(self, now: float) -> None: ...
     def take(self) -> tuple[list[bytes], bool]: ...
     def stop(self) -> None: ...
@@ -49,6 +52,8 @@ class Hints(Protocol):
 
 class NoHints:
     """For polled roots."""
+
+    restarts = 0
 
     def supervise(self, now: float) -> None:
         """There is nothing that could die."""
@@ -87,7 +92,7 @@ class Watcher:
 
     @property
     def restarts(self) -> int:
-        """How often watching had to be started again."""
+        """How often watching had to be started again, whether that succeeded or not. Safe from another thread."""
         return max(0, self._starts - 1)
 
     @property
@@ -127,12 +132,17 @@ class Watcher:
         self._lost.set()
 
     def take(self) -> tuple[list[bytes], bool]:
-        """Return the hinted paths (relative to the root) since the last call, and whether events may have been lost."""
+        """Return hinted paths (relative to the root), and whether events may have been lost since the last call.
+
+        Some ``TAKEN_AT_ONCE`` at most, so that a storm does not hold up what else is to be done; the rest wakes again.
+        """
         lost = self._lost.is_set()
         self._lost.clear()
         paths: dict[bytes, None] = {}
-        while self._hints:
+        while self._hints and len(paths) < TAKEN_AT_ONCE:
             paths[self._hints.popleft()] = None
+        if self._hints:
+            self._wake()
         return list(paths), lost
 
     def stop(self) -> None:

@@ -79,3 +79,18 @@ def name_caveats(caveats: Iterable[Caveat]) -> str:
 def explain_caveats(caveats: Iterable[Caveat]) -> list[str]:
     """Say in words what each of these caveats means, once."""
     return [f"{caveat.value}: {CAVEAT_TEXT[caveat]}" for caveat in sorted(set(caveats))]
+
+
+def say_films(count: int) -> str:
+    """Say how many films."""
+    return "1 film" if count == 1 else f"{count} films"
+
+
+def say_span(seconds: float | None) -> str:
+    """Say how long, e.g. ``95 s``, ``12 min``, ``3.5 h``."""
+    if seconds is None:
+        return "ever"
+    for unit_s, unit, from_s in ((86_400, "days", 172_800), (3_600, "h", 7_200), (60, "min", 120)):
+        if seconds >= from_s:
+            return f"{seconds / unit_s:.1f} {unit}".replace(".0 ", " ")
+    return f"{seconds:.0f} s"

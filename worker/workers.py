@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from sqlalchemy import Connection, Row, select, update
+from sqlalchemy import Connection, Row, func, select, update
 
 from worker import schema
 from worker.discovery import insert_or_skip
@@ -30,7 +30,10 @@ def heartbeat(connection: Connection, now: datetime, worker_id: str, pulse: Puls
             "scan_interval_s": pulse.scan_interval_s,
             "slots": pulse.slots,
             "slots_alive": pulse.slots_alive,
+            "watcher_restarts": pulse.watcher_restarts,
         }
+        more = func.coalesce(c.watcher_restarts, 0) < pulse.watcher_restarts
+        connection.execute(update(schema.worker).where(c.id == worker_id, more).values(watcher_restarted_at=now))
     if not connection.execute(update(schema.worker).where(c.id == worker_id).values(**said)).rowcount:
         row: schema.Row = {
             "id": worker_id,

@@ -58,6 +58,7 @@ class ScriptedHints:
     def __init__(self, *_: object) -> None:
         self.paths: list[bytes] = []
         self.lost = False
+        self.restarts = 0
         self.stopped = False
 
     def supervise(self, now: float) -> None: ...
@@ -645,11 +646,14 @@ def test_an_empty_mount_point_is_no_empty_share(desk: Desk) -> None:
 def test_another_share_with_films_is_watched_anew(desk: Desk) -> None:
     desk.write("film")
     desk.pass_time(3)
+    first, desk.hints = desk.hints, ScriptedHints()
+    first.restarts = 2
     desk.folder.rename(desk.folder.parent / "before")
     desk.folder.mkdir()
     desk.write("other")
     desk.pass_time(40)
-    assert desk.hints.stopped
+    assert first.stopped
+    assert desk.inbox.watcher_restarts == 2
     assert desk.state(b"other") is FileState.READY
 
 

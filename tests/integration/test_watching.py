@@ -14,7 +14,7 @@ import pytest
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
-from worker.watching import REBUILD_FIRST_S, Watcher
+from worker.watching import REBUILD_FIRST_S, TAKEN_AT_ONCE, Watcher
 
 WITHIN_S = 30.0
 
@@ -154,6 +154,17 @@ def test_a_dead_emitter_is_noticed_and_replaced(watcher: Watcher, bell: Bell, tm
     assert watcher.take()[1]
     (tmp_path / "root" / "film").write_bytes(b"1")
     assert heard(watcher, bell, b"film")
+
+
+def test_a_storm_of_hints_comes_in_pieces_each_of_which_wakes(tmp_path: Path) -> None:
+    woken = []
+    watcher = Watcher(os.fsencode(tmp_path), lambda: woken.append(True))
+    for number in range(2 * TAKEN_AT_ONCE):
+        watcher._on_event(b"%b/film%d" % (os.fsencode(tmp_path), number))
+    woken.clear()
+    first, second = watcher.take()[0], watcher.take()[0]
+    assert (len(first), len(woken)) == (TAKEN_AT_ONCE, 1), "the rest would wait for another event"
+    assert (len({*first, *second}), watcher.take()[0]) == (2 * TAKEN_AT_ONCE, [])
 
 
 def test_a_root_that_is_not_there_is_tried_again_ever_more_rarely(tmp_path: Path, bell: Bell) -> None:

@@ -87,6 +87,9 @@ def _pairs(health: Health) -> Iterator[tuple[str, str]]:
         slots = f", {worker.slots_alive} of {worker.slots} slots ready" if worker.alive and worker.slots else ""
         state = "runs" if worker.alive else "does not run"
         yield f"worker {worker.worker_id}", f"{state}{slots}, wrote {worker.silent_s:g} s ago"
+        if worker.watcher_restarts:
+            since = _seconds(worker.watcher_restart_age_s)
+            yield "its watching for events began anew", f"{worker.watcher_restarts} times, last {since}"
     for root in health.roots:
         yield f"folder {root.path}", _say_root(root)
     for state, count in health.counts.items():

@@ -10,7 +10,15 @@ import pytest
 from worker import health, workers
 from worker.domain import FileState
 from worker.entries import Observation, Pulse, RootPulse
-from worker.errors import EnvironmentFault, FileLocked, FileVanished, ScanIncomplete, ShareDown, UnknownFormat
+from worker.errors import (
+    EnvironmentFault,
+    FileChanged,
+    FileLocked,
+    FileVanished,
+    ScanIncomplete,
+    ShareDown,
+    UnknownFormat,
+)
 from worker.health import Health, Level
 
 Bench = Any  # the fixture's class lives in conftest, which cannot be imported
@@ -186,22 +194,26 @@ def test_a_film_with_an_earlier_result_is_not_missed(watched: Bench) -> None:
     assert look(watched).missed == 0
 
 
-def test_a_locked_file_shows_and_is_set_aside_after_a_day(watched: Bench) -> None:
+@pytest.mark.parametrize("error", [FileLocked, EnvironmentFault, FileChanged, FileVanished])
+def test_a_film_that_cannot_be_read_shows_and_is_set_aside_after_a_day(
+    watched: Bench, error: type[EnvironmentFault]
+) -> None:
     claim = watched.claimed()
-    watched.ledger.give_back(claim, FileLocked("Permission denied"), retry_in_s=60)
+    watched.ledger.give_back(claim, error("Permission denied"), retry_in_s=60)
     assert codes(watched) == {"locked": Level.WARNING}
     assert look(watched).locked == 1
     watched.wait(24 * 3600)
-    assert watched.ledger.give_back(watched.claim()[0], FileLocked()) is FileState.QUARANTINED
+    assert watched.ledger.give_back(watched.claim()[0], error(), retry_in_s=60) is FileState.QUARANTINED
     beat(watched)
     scan(watched)
     assert codes(watched) == {"quarantined": Level.WARNING}
-    assert look(watched).quarantined == {"locked": 1}
+    assert look(watched).quarantined == {error.code: 1}
 
 
-def test_a_locked_file_is_revived_by_a_change_of_its_rights(watched: Bench) -> None:
+@pytest.mark.parametrize("error", [FileLocked, EnvironmentFault, FileChanged, FileVanished])
+def test_a_film_that_could_not_be_read_is_revived_by_any_change(watched: Bench, error: type[EnvironmentFault]) -> None:
     (version,) = watched.ready(b"film.dcm")
-    assert watched.ledger.quarantine(watched.claim()[0], FileLocked())
+    assert watched.ledger.quarantine(watched.claim()[0], error())
     same = Observation(b"film.dcm", 100, 1, ctime_ns=0)
     watched.ledger.observe(watched.root_id, [same])
     assert watched.state() is FileState.QUARANTINED
@@ -211,12 +223,25 @@ def test_a_locked_file_is_revived_by_a_change_of_its_rights(watched: Bench) -> N
     assert (claim.file_id, claim.attempts) == (version.file_id, 1)
 
 
-def test_only_a_locked_file_is_revived_by_its_rights(watched: Bench) -> None:
+def test_what_was_read_is_not_revived_by_its_rights(watched: Bench) -> None:
     assert watched.ledger.commit_unreadable(watched.claimed(), UnknownFormat())
     watched.ledger.observe(watched.root_id, [Observation(b"film.dcm", 100, 1, ctime_ns=5)])
     assert watched.state() is FileState.QUARANTINED
     assert codes(watched) == {}, "bytes that are no film are nobody's alarm"
     assert look(watched).quarantined == {"unknown_format": 1}
+
+
+def test_watching_that_began_anew_is_counted_and_said_where_it_happens_often(watched: Bench) -> None:
+    for restarts, warns in ((1, False), (1, False), (3, True)):
+        watched.wait(5)
+        watched.ledger.heartbeat(Pulse(INTERVAL_S, 2, 2, (RootPulse(watched.root_id, True),), restarts))
+        assert codes(watched) == ({"watcher_fails": Level.WARNING} if warns else {})
+    watched.wait(20 * 60)
+    watched.ledger.heartbeat(Pulse(INTERVAL_S, 2, 2, (RootPulse(watched.root_id, True),), 3))
+    scan(watched)
+    assert codes(watched) == {}
+    (worker,) = look(watched).workers
+    assert (worker.watcher_restarts, worker.watcher_restart_age_s) == (3, 1200.0)
 
 
 def test_a_writer_that_is_stuck(watched: Bench) -> None:

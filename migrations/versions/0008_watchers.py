@@ -1,0 +1,17 @@
+"""How often a worker had to begin anew to watch its folders, and when last."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0008"
+down_revision = "0007"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add columns, empty for the workers that ran before."""
+    op.add_column("worker", sa.Column("watcher_restarts", sa.Integer(), nullable=True))
+    op.add_column("worker", sa.Column("watcher_restarted_at", sa.DateTime(timezone=True), nullable=True))
