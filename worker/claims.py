@@ -70,15 +70,11 @@ def claim(
     if limit < 1 or not root_ids:
         return []
     c = schema.file.c
-    if again:
-        taken = _claims(connection, now, (c.state == FileState.CLAIMED) & (c.claim_token == token))
-        if taken:
-            return taken
-    _wake_due(connection, now, root_ids)
+    if again and (taken := taken_before(connection, now, token)):
+        return taken
+    wake_due(connection, now, c.root_id.in_(root_ids))
     ready = [c.state == FileState.READY, c.root_id.in_(root_ids)]
-    in_flight = connection.execute(
-        select(c.alone).where(c.state == FileState.CLAIMED, c.owner == worker_id)
-    ).scalars().all()  # fmt: skip
+    in_flight = lone_in_flight(connection, worker_id)
     if any(in_flight):
         return []
     lonely = connection.execute(
@@ -97,8 +93,28 @@ def claim(
     if not file_ids and lonely is not None and not in_flight:
         only = select(c.id).where(*ready, c.alone, c.id == lonely.id)
         file_ids += connection.execute(only.with_for_update(skip_locked=True)).scalars()
+    return take(connection, now, worker_id, lease_s, file_ids, token)
+
+
+def taken_before(connection: Connection, now: datetime, token: str) -> list[Claim]:
+    """Return the claims of a call whose answer was lost."""
+    c = schema.file.c
+    return _claims(connection, now, (c.state == FileState.CLAIMED) & (c.claim_token == token))
+
+
+def lone_in_flight(connection: Connection, worker_id: str) -> Sequence[bool]:
+    """Return of each claim that this worker holds whether it is to run alone."""
+    c = schema.file.c
+    return connection.execute(select(c.alone).where(c.state == FileState.CLAIMED, c.owner == worker_id)).scalars().all()
+
+
+def take(
+    connection: Connection, now: datetime, worker_id: str, lease_s: float, file_ids: Sequence[int], token: str
+) -> list[Claim]:
+    """Claim READY versions that this transaction has locked."""
     if not file_ids:
         return []
+    c = schema.file.c
     move(
         connection, now, file_ids, FileState.READY, FileState.CLAIMED, "claimed",
         worker_id=worker_id,
@@ -112,10 +128,11 @@ def claim(
     return _claims(connection, now, c.id.in_(file_ids))
 
 
-def _wake_due(connection: Connection, now: datetime, root_ids: Sequence[int]) -> None:
+def wake_due(connection: Connection, now: datetime, which: ColumnElement[bool]) -> None:
+    """Make READY those of the RETRY versions whose time has come."""
     c = schema.file.c
     over = (c.retry_at <= now) | (c.retry_at > now + LONGEST_RETRY)
-    due = select(c.id).where(c.state == FileState.RETRY, over, c.root_id.in_(root_ids)).limit(1000)
+    due = select(c.id).where(c.state == FileState.RETRY, over, which).limit(1000)
     file_ids = connection.execute(due.with_for_update(skip_locked=True)).scalars().all()
     move(connection, now, file_ids, FileState.RETRY, FileState.READY, "due again", retry_at=None)
 

@@ -156,20 +156,8 @@ class _Run:
             watched[root_id] = WatchedRoot(
                 root_id, path, spec.population, spec.path_pattern, thread.inbox.look_again, thread.inbox.suspect
             )
-        setup = Setup(
-            bundle=slot_messages.to_text(os.fsencode(bundle.path.resolve())),
-            digest=bundle.digest,
-            memory_bytes=options.slot_memory_bytes,
-            max_file_bytes=options.max_file_bytes,
-            max_pixels=options.max_pixels,
-            parent_pid=os.getpid(),
-            preview_dir=None
-            if options.preview_dir is None
-            else slot_messages.to_text(os.fsencode(options.preview_dir)),
-            min_free_bytes=options.min_free_bytes,
-        )
         self._pool: SlotPool[Claim] = SlotPool(
-            setup, count=options.slots, deadline_s=options.deadline_s, command=slot_command
+            slot_setup(bundle, options), count=options.slots, deadline_s=options.deadline_s, command=slot_command
         )
         self._pool.wake_on(wake.fd)
         self._dispatcher = Dispatcher(
@@ -313,6 +301,20 @@ class _Run:
             self._ledger.stop()
         except DatabaseAway as error:
             _LOG.warning("database_away", extra={"code": error.code})
+
+
+def slot_setup(bundle: Bundle, options: RunOptions) -> Setup:
+    """Return what each slot of such a run gets first."""
+    return Setup(
+        bundle=slot_messages.to_text(os.fsencode(bundle.path.resolve())),
+        digest=bundle.digest,
+        memory_bytes=options.slot_memory_bytes,
+        max_file_bytes=options.max_file_bytes,
+        max_pixels=options.max_pixels,
+        parent_pid=os.getpid(),
+        preview_dir=None if options.preview_dir is None else slot_messages.to_text(os.fsencode(options.preview_dir)),
+        min_free_bytes=options.min_free_bytes,
+    )
 
 
 def _inbox_options(spec: RootSpec, options: RunOptions) -> InboxOptions:

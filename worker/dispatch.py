@@ -68,6 +68,7 @@ class Dispatcher:
     Args:
         once: the run ends: what is locked is set aside after a few tries, since no later one will come.
         clock: monotonic seconds.
+        claim: takes up to so many films of these roots; ``None``: ``Ledger.claim``.
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Dispatcher:
         *,
         once: bool,
         clock: Callable[[], float],
+        claim: Callable[[Sequence[int], int], list[Claim]] | None = None,
     ) -> None:
         self.away_since: float | None = None
         self.done = dict.fromkeys(Outcome, 0)
@@ -90,6 +92,7 @@ class Dispatcher:
         self._roots = roots
         self._once = once
         self._clock = clock
+        self._take = claim or ledger.claim
         self._owed: deque[tuple[Claim, Callable[[], None]]] = deque()
         self._claim_at = float("-inf")
         self._pause_s = _FIRST_PAUSE_S
@@ -165,7 +168,7 @@ class Dispatcher:
     # ------------------------------------------------------------------ inside
 
     def _claim(self, root_ids: Sequence[int]) -> None:
-        claims = self._ledger.claim(root_ids, self._pool.idle) if root_ids else []
+        claims = self._take(root_ids, self._pool.idle) if root_ids else []
         if not claims:
             self._claim_at = self._clock() + (_LOOK_FOR_WORK_S / 4 if self._once else _LOOK_FOR_WORK_S)
         for claim in claims:

@@ -27,7 +27,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from worker import claims, commits, discovery, roots, store, workers
+from worker import claims, commits, discovery, roots, shard_claims, store, workers
 from worker.domain import FileState, Population, RefusalCode
 from worker.entries import Claim, ContentAssessment, FileFacts, Observation, Pulse, Version
 from worker.errors import EnvironmentFault, PrereadError, SlotError, UnreadableError
@@ -198,6 +198,24 @@ class Ledger:
                 c, self._clock(c), self.worker_id, self.lease_s, list(root_ids), limit, token, again
             )
         )
+
+    def claim_these(self, file_ids: Sequence[int], bundle_id: int | None = None) -> list[Claim]:
+        """Take of these versions those that are READY, or RETRY and due, whatever their lane; see ``claim``.
+
+        Args:
+            bundle_id: also those that are DONE under another bundle; their outcome stands until the next is committed.
+        """
+        token, batch = store.new_token(), list(file_ids)
+        return self._write(
+            lambda c, again: shard_claims.claim_these(
+                c, self._clock(c), self.worker_id, self.lease_s, batch, bundle_id, token, again
+            )
+        )
+
+    def owed_of(self, file_ids: Collection[int], bundle_id: int | None = None) -> set[int]:
+        """Return which of these versions are READY, CLAIMED or RETRY, or would be claimed for this bundle."""
+        batch = sorted(file_ids)
+        return store.read(self.engine, lambda c: shard_claims.owed_of(c, batch, bundle_id))
 
     def renew(self, batch: Collection[Claim]) -> set[int]:
         """Extend the leases; return the file ids that are still these claims'. The others were fenced: drop them."""

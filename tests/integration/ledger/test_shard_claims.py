@@ -1,0 +1,56 @@
+"""Claims of chosen versions, for a shard: by number, and again for another bundle. On both databases."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+
+from worker import schema
+from worker.domain import FileState, RefusalCode
+from worker.errors import ShareDown, UnknownFormat
+
+Bench = Any  # the fixture's class lives in conftest, which cannot be imported
+
+
+def test_only_what_was_chosen_and_is_ready_is_claimed(bench: Bench) -> None:
+    chosen, other, taken = (bench.ready(name)[0].file_id for name in (b"chosen", b"other", b"taken"))
+    (first,) = bench.ledger.claim_these([taken])
+    assert [claim.path for claim in bench.ledger.claim_these([chosen, taken])] == [b"chosen"]
+    assert bench.ledger.owed_of([chosen, other, taken]) == {chosen, other, taken}
+    assert bench.ledger.give_back(first, ShareDown(), retry_in_s=5) is FileState.RETRY
+    assert bench.ledger.claim_these([taken]) == []
+    bench.wait(5)
+    (again,) = bench.ledger.claim_these([taken])
+    assert (again.attempts, again.epoch) == (1, 2)
+
+
+def test_a_film_that_must_run_alone_does(bench: Bench) -> None:
+    lonely, other = (version.file_id for version in bench.ready(b"lonely", b"other"))
+    with bench.engine.begin() as connection:
+        connection.execute(schema.file.update().where(schema.file.c.id == lonely).values(alone=True))
+    (claim,) = bench.ledger.claim_these([lonely, other])
+    assert claim.path == b"other"
+    assert bench.ledger.claim_these([lonely]) == []
+    bench.ledger.give_back(claim, "the worker stops")
+    assert [claim.path for claim in bench.ledger.claim_these([lonely])] == [b"lonely"]
+    assert bench.ledger.claim_these([other]) == []
+
+
+def test_what_another_bundle_answered_is_claimed_and_never_ready_for_others(bench: Bench) -> None:
+    old, new = (bench.ledger.register_bundle(name="b", version=v, digest=v * 64) for v in "12")
+    refused, unreadable = (version.file_id for version in bench.ready(b"refused", b"unreadable"))
+    (claim,) = bench.ledger.claim_these([refused])
+    assert bench.ledger.commit_refused(claim, bench.facts(), old, RefusalCode.VIEW, "a lateral view")
+    (claim,) = bench.ledger.claim_these([unreadable])
+    assert bench.ledger.commit_unreadable(claim, UnknownFormat())
+    assert bench.ledger.claim_these([refused, unreadable]) == []
+    assert bench.ledger.claim_these([refused, unreadable], old) == []
+    assert bench.ledger.owed_of([refused, unreadable], new) == {refused}
+    (claim,) = bench.ledger.claim_these([refused, unreadable], new)
+    assert bench.claim(5) == []
+    assert bench.row(refused)["bundle_id"] == old, "its outcome stands until the next one is committed"
+    assert bench.ledger.commit_refused(claim, bench.facts(), new, RefusalCode.VIEW, "a lateral view")
+    assert bench.ledger.owed_of([refused, unreadable], new) == set()
+    with bench.engine.connect() as connection:
+        assert connection.execute(select(schema.past_outcome.c.bundle_id)).scalars().all() == [old]

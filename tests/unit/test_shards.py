@@ -1,0 +1,93 @@
+"""Shards: together they are the archive, whatever its shape and however it is cut."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worker.errors import ShareDown
+from worker.scanning import FileSystem, Listing
+from worker.shards import Shard, cut, walk
+
+NAMES = st.text("ab-.é", min_size=1, max_size=3).filter(lambda name: not name.startswith(".") and name != "..")
+PATHS = st.lists(st.lists(NAMES, min_size=1, max_size=4).map("/".join), max_size=25)
+
+
+def plant(root: Path, paths: list[str]) -> set[bytes]:
+    planted = set()
+    for path in paths:
+        file = root / path
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.open("x").close()
+        except OSError:
+            continue  # the name of a file where a folder should be, or the other way round, or twice
+        planted.add(os.fsencode(path))
+    return planted
+
+
+@settings(max_examples=60, deadline=None)
+@given(paths=PATHS, files=st.integers(1, 7), later=PATHS)
+def test_every_entry_is_in_exactly_one_shard(paths: list[str], files: int, later: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        root = os.fsencode(folder)
+        planted = plant(Path(folder), paths)
+        shards = list(cut(FileSystem(), root, files, Listing()))
+        assert sum(shard.files for shard in shards) == len(planted)
+        assert all(shard.files == files for shard in shards[:-1])
+        assert all(one.until == other.after for one, other in pairwise(shards))
+        # films that come later move no boundary, and those between two boundaries are found
+        come = plant(Path(folder), later) - planted
+        met = [found.path for shard in shards for found in walk(FileSystem(), root, shard, Listing())]
+        assert len(met) == len(set(met))
+        assert planted <= set(met) <= planted | come
+        last = tuple(shards[-1].until.split(b"/")) if shards else ()
+        assert {path for path in come if tuple(path.split(b"/")) < last} <= set(met)
+        assert met == sorted(met, key=lambda path: path.split(b"/"))
+
+
+class Counting(FileSystem):
+    """Notes which folders were listed; some of them fail."""
+
+    def __init__(self, failing: dict[bytes, int] | None = None) -> None:
+        self.listed: list[bytes] = []
+        self.failing = failing or {}
+
+    def entries(self, path: bytes) -> Iterator[os.DirEntry[bytes]]:
+        self.listed.append(os.path.basename(path))
+        if number := self.failing.get(os.path.basename(path)):
+            raise OSError(number, os.strerror(number))
+        return super().entries(path)
+
+
+def test_only_folders_that_a_shard_touches_are_listed(tmp_path: Path) -> None:
+    plant(tmp_path, [f"{year}/{month:02}/film" for year in range(2000, 2005) for month in range(1, 13)])
+    system = Counting()
+    met = list(walk(system, os.fsencode(tmp_path), Shard(b"2002/03/film", b"2002/05/film", 2), Listing()))
+    assert [found.path for found in met] == [b"2002/04/film", b"2002/05/film"]
+    assert set(system.listed[1:]) == {b"2002", b"03", b"04", b"05"}
+
+
+def test_a_folder_that_cannot_be_listed_is_counted_and_a_share_that_fails_is_named(tmp_path: Path) -> None:
+    plant(tmp_path, ["a/film", "b/film", "c/film"])
+    root, listing = os.fsencode(tmp_path), Listing()
+    shards = list(cut(Counting({b"b": errno.EACCES}), root, 10, listing))
+    assert (shards[0].files, listing.failed_folders, listing.complete) == (2, 1, False)
+    with pytest.raises(ShareDown):
+        list(cut(Counting(), root + b"/away", 10, Listing()))
+    (tmp_path / "b").rename(tmp_path / "elsewhere")
+    (tmp_path / "b").symlink_to(tmp_path / "elsewhere")
+    assert [shard.until for shard in cut(Counting(), root, 1, Listing())] == [
+        b"a/film",
+        b"b",
+        b"c/film",
+        b"elsewhere/film",
+    ]
