@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.conftest import PostgresServer
+from tests.machine import memory_bytes, processor
 from tests.prove import kills, points, size
 from tests.prove.bench import Database, Postgres, Row, Sqlite
 
@@ -54,17 +55,8 @@ def parts(database: Database, folder: Path, amount: dict[str, int], *, timed_out
 
 def machine() -> str:
     """Return one line about what this ran on."""
-    cpu = next(
-        (
-            line.split(":", 1)[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if "model name" in line
-        ),
-        platform.machine(),
-    )
-    memory_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
-        f"{os.cpu_count()} cores of {cpu}, {memory_gib:.0f} GiB, Linux {platform.release()}, "
+        f"{os.cpu_count()} cores of {processor()}, {memory_bytes() / 2**30:.0f} GiB, Linux {platform.release()}, "
         f"Python {platform.python_version()}, SQLite {sqlite3.sqlite_version}"
     )
 
