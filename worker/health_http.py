@@ -1,7 +1,8 @@
-"""``GET /health`` of a running worker: the report of ``worker.health`` for monitoring that asks over HTTP.
+"""``GET /health`` and ``GET /metrics`` of a running worker, for monitoring that asks over HTTP.
 
 Nothing here can hinder the worker: requests are answered by threads of their own, a few at a time and each within
-seconds, and whatever their number the database is asked once a second at most, by one thread.
+seconds, and whatever their number the database is asked once a second at most (for metrics once in fifteen, for drift
+once in ten minutes), each time by one thread.
 """
 
 from __future__ import annotations
@@ -15,30 +16,61 @@ import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from worker import health
+from sqlalchemy import Engine
+
+from worker import drift, figures, health
 from worker.errors import DatabaseAway, EnvironmentFault, InternalError, PrereadError
+from worker.figures import Figures
 from worker.health import Health, Level
+from worker.meters import Meters
+
+T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 PATH = "/health"
+METRICS_PATH = "/metrics"
 _FRESH_S = 1.0
+_FIGURES_FRESH_S = 15.0
+_DRIFT_FRESH_S = 600.0
+_DRIFT_KEPT_S = 7200.0
 _ANSWER_WITHIN_S = 3.0
 _REQUEST_WITHIN_S = 5.0
 _AT_ONCE = 16
 
 
-class _Prober(threading.Thread):
-    """Asks the database when somebody wants to know; a database that hangs holds up this thread alone."""
+class _Prober(threading.Thread, Generic[T]):
+    """Asks the database when somebody wants to know; a database that hangs holds up this thread alone.
 
-    def __init__(self, probe: Callable[[], Health]) -> None:
-        super().__init__(name="health", daemon=True)
+    Args:
+        probe: asks.
+        failed: what to say instead when that fails.
+        fresh_s: an answer this old is given again.
+        kept_s: one this old is given rather than none, while a new one is fetched.
+        within_s: how long who asks waits for a new one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        probe: Callable[[], T],
+        failed: Callable[[PrereadError], T],
+        *,
+        fresh_s: float,
+        kept_s: float = 0.0,
+        within_s: float,
+    ) -> None:
+        super().__init__(name=name, daemon=True)
         self._probe = probe
+        self._failed = failed
+        self._fresh_s = fresh_s
+        self._kept_s = max(fresh_s, kept_s)
+        self._within_s = within_s
         self._changed = threading.Condition()
         self._wanted = False
         self._ended = False
-        self._latest: tuple[float, Health] | None = None
+        self._latest: tuple[float, T] | None = None
 
     def run(self) -> None:
         while True:
@@ -52,36 +84,72 @@ class _Prober(threading.Thread):
                 self._latest = time.monotonic(), found
                 self._changed.notify_all()
 
-    def _look(self) -> Health:
+    def _look(self) -> T:
         try:
             return self._probe()
         except PrereadError as error:
-            return health.unavailable(error)
+            return self._failed(error)
         except Exception as error:  # noqa: BLE001  an endpoint that fell silent would tell less
             _LOG.exception("health_failed")
-            return health.unavailable(InternalError(f"the report failed: {type(error).__name__}"))
+            return self._failed(InternalError(f"the report failed: {type(error).__name__}"))
 
-    def ask(self) -> Health:
-        """Return a report that is a second old at most, or, when none comes in time, one that says so."""
+    def ask(self) -> T:
+        """Return an answer that is fresh, or old enough to be kept, or, when none comes in time, one that says so."""
         asked_at = time.monotonic()
 
-        def fresh() -> bool:
-            return self._latest is not None and self._latest[0] >= asked_at - _FRESH_S
+        def younger(age_s: float) -> bool:
+            return self._latest is not None and self._latest[0] >= asked_at - age_s
 
         with self._changed:
-            if not fresh():
+            if not younger(self._fresh_s):
                 self._wanted = True
                 self._changed.notify_all()
-                self._changed.wait_for(fresh, _ANSWER_WITHIN_S)
-            if self._latest is not None and fresh():
+                self._changed.wait_for(lambda: younger(self._fresh_s), self._within_s)
+            if self._latest is not None and younger(self._kept_s):
                 return self._latest[1]
-        return health.unavailable(DatabaseAway(f"the database has not answered within {_ANSWER_WITHIN_S:g} s"))
+        return self._failed(DatabaseAway(f"the database has not answered within {self._within_s:g} s"))
 
     def end(self) -> None:
         """Ask the thread to end; it may hang in the database and not do so."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
+
+
+class Metrics:
+    """What ``GET /metrics`` answers: the worker's own counters, and what the database says beside them.
+
+    Args:
+        look: reads the figures; see ``figures.look``.
+        engine: for drift.
+    """
+
+    def __init__(self, meters: Meters, look: Callable[[], Figures], engine: Engine) -> None:
+        self._meters = meters
+        self._figures = _Prober(
+            "metrics", look, figures.unavailable, fresh_s=_FIGURES_FRESH_S, within_s=_ANSWER_WITHIN_S
+        )
+        # days of films take a while: whoever asks first gets none yet
+        self._drift: _Prober[tuple[drift.Shift, ...]] = _Prober(
+            "drift",
+            lambda: drift.shifts(engine),
+            lambda _: (),
+            fresh_s=_DRIFT_FRESH_S,
+            kept_s=_DRIFT_KEPT_S,
+            within_s=0.0,
+        )
+
+    def start(self) -> None:
+        self._figures.start()
+        self._drift.start()
+
+    def text(self) -> bytes:
+        """Return all metrics, fifteen seconds old at most."""
+        return figures.exposed(self._meters, self._figures.ask(), self._drift.ask())
+
+    def end(self) -> None:
+        self._figures.end()
+        self._drift.end()
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -91,14 +159,22 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _REQUEST_WITHIN_S
 
     def do_GET(self) -> None:
-        if self.path.partition("?")[0] != PATH:
-            self.send_error(HTTPStatus.NOT_FOUND, explain=f"there is {PATH} here and nothing else")
-            return
-        found = self.server.prober.ask()
-        body = json.dumps(found.to_json()).encode("ascii") + b"\n"
-        red = found.level is Level.CRITICAL
-        self.send_response(HTTPStatus.SERVICE_UNAVAILABLE if red else HTTPStatus.OK)
-        self.send_header("Content-Type", "application/json")
+        path = self.path.partition("?")[0]
+        metrics = self.server.metrics
+        if path == PATH:
+            found = self.server.prober.ask()
+            red = found.level is Level.CRITICAL
+            body = json.dumps(found.to_json()).encode("ascii") + b"\n"
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE if red else HTTPStatus.OK, "application/json", body)
+        elif path == METRICS_PATH and metrics is not None:
+            self._answer(HTTPStatus.OK, figures.CONTENT_TYPE, metrics.text())
+        else:
+            here = PATH if metrics is None else f"{PATH} and {METRICS_PATH}"
+            self.send_error(HTTPStatus.NOT_FOUND, explain=f"there is {here} here and nothing else")
+
+    def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Cache-Control", "no-store")
         self.end_headers()
@@ -115,8 +191,9 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, address: tuple[str, int], prober: _Prober) -> None:
+    def __init__(self, address: tuple[str, int], prober: _Prober[Health], metrics: Metrics | None) -> None:
         self.prober = prober
+        self.metrics = metrics
         self._places = threading.BoundedSemaphore(_AT_ONCE)
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, _Handler)
@@ -144,8 +221,10 @@ class _Server(ThreadingHTTPServer):
 
 
 @contextlib.contextmanager
-def serving(address: tuple[str, int] | None, probe: Callable[[], Health]) -> Iterator[int | None]:
-    """Answer ``GET /health`` while the block runs.
+def serving(
+    address: tuple[str, int] | None, probe: Callable[[], Health], metrics: Metrics | None = None
+) -> Iterator[int | None]:
+    """Answer ``GET /health`` and, where there are metrics, ``GET /metrics`` while the block runs.
 
     Args:
         address: host and port; port 0 takes a free one; ``None`` serves nothing.
@@ -160,13 +239,15 @@ def serving(address: tuple[str, int] | None, probe: Callable[[], Health]) -> Ite
     if address is None:
         yield None
         return
-    prober = _Prober(probe)
+    prober = _Prober("health", probe, health.unavailable, fresh_s=_FRESH_S, within_s=_ANSWER_WITHIN_S)
     try:
-        server = _Server(address, prober)
+        server = _Server(address, prober, metrics)
     except OSError as error:
         where = f"{address[0]}:{address[1]}"
         raise EnvironmentFault(f"the health address {where} cannot be used: {error.strerror}") from error
-    prober.start()
+    probers = (prober,) if metrics is None else (prober, metrics)
+    for one in probers:
+        one.start()
     thread = threading.Thread(target=server.serve_forever, args=(0.2,), name="health-http", daemon=True)
     thread.start()
     _LOG.info("health_served", extra={"address": f"{address[0]}:{server.server_port}"})
@@ -175,4 +256,5 @@ def serving(address: tuple[str, int] | None, probe: Callable[[], Health]) -> Ite
     finally:
         server.shutdown()
         server.server_close()
-        prober.end()
+        for one in probers:
+            one.end()
