@@ -231,6 +231,7 @@ class _Run:
                 for root_id, thread in self._threads.items()
             ),
             sum(thread.inbox.watcher_restarts for thread in self._threads.values()),
+            self._dispatcher.previews_dropped,
         )
 
     def _raise_failures(self) -> None:

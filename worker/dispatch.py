@@ -84,6 +84,7 @@ class Dispatcher:
         claim: Callable[[Sequence[int], int], list[Claim]] | None = None,
     ) -> None:
         self.away_since: float | None = None
+        self.previews_dropped = False
         self.done = dict.fromkeys(Outcome, 0)
         self._ledger = ledger
         self._pool = pool
@@ -234,8 +235,20 @@ class Dispatcher:
         }
         if report.preview_dropped:
             extra["dropped"] = "preview"
+        self._note_preview(claim, report)
         _LOG.info("file_done", extra=extra)
         _LOG.debug("file_done_at", extra={"file_id": claim.file_id, "path": claim.path})
+
+    def _note_preview(self, claim: Claim, report: Report) -> None:
+        """Say once that previews are dropped, and once that they are kept again; of a known content none is written."""
+        dropped = report.preview_dropped
+        if dropped == self.previews_dropped or not (dropped or (report.content is not None and claim.attempts == 1)):
+            return
+        self.previews_dropped = dropped
+        if dropped:
+            _LOG.warning("previews_dropped", extra={"file_id": claim.file_id})
+        else:
+            _LOG.info("previews_kept", extra={"file_id": claim.file_id})
 
     def _may_be_unwritten(self, claim: Claim, report: Report) -> bool:
         """Have a film whose pixels end in zeros settle for longer, and be read again; black borders exist."""

@@ -88,6 +88,7 @@ class Pulse:
         slots: how many slots it wants.
         slots_alive: how many of them could read a film now.
         watcher_restarts: how often watching for the kernel's events had to begin anew, in all its roots together.
+        previews_dropped: the last preview that was asked for could not be kept.
     """
 
     scan_interval_s: float
@@ -95,6 +96,7 @@ class Pulse:
     slots_alive: int
     roots: tuple[RootPulse, ...] = ()
     watcher_restarts: int = 0
+    previews_dropped: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,8 +63,7 @@ class WorkerHealth:
         alive: it runs and has written lately.
         silent_s: seconds since it last wrote to the database.
         slots: how many it wants, of which ``slots_alive`` could read a film; ``None`` before it said so.
-        watcher_restarts: how often its watching for events had to begin anew, the last time ``watcher_restart_age_s``
-            ago.
+        watcher_restarts: how often its watching for events began anew, the last time ``watcher_restart_age_s`` ago.
     """
 
     worker_id: str
@@ -258,6 +257,9 @@ class _Look:
             if (row.watcher_restarts or 0) >= _RESTARTS and row.watcher_restarted_at > self._now - RESTARTED_LATELY:
                 what = f"{worker_id} began {row.watcher_restarts} times anew to watch for events: films are found later"
                 self._tell(Level.WARNING, "watcher_fails", what)
+            if row.previews_dropped_since is not None:
+                since = say_span(self._age_s(row.previews_dropped_since))
+                self._tell(Level.WARNING, "previews_dropped", f"{worker_id} keeps no previews, for {since}: disk full?")
             if row.slots_alive is None or row.started_at > self._now - self._patience(row):
                 continue
             if row.slots_alive == 0:

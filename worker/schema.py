@@ -331,7 +331,8 @@ class WorkerColumns(TypedColumns):
     """One run of one worker process; ``process_token`` tells it from a later process with the same number.
 
     ``slots`` is how many it wants, ``slots_alive`` how many could read a film when it last wrote here.
-    ``watcher_restarts``: how often its watching for the kernel's events had to begin anew.
+    ``watcher_restarts``: how often its watching for the kernel's events had to begin anew. ``previews_dropped_since``:
+    since when the previews of new films could not be kept; ``None`` while they can.
     """
 
     id = Column(String(128), primary_key=True)
@@ -347,6 +348,7 @@ class WorkerColumns(TypedColumns):
     slots_alive = Column(Integer, nullable=True)
     watcher_restarts = Column(Integer, nullable=True)
     watcher_restarted_at = Column(UtcDateTime, nullable=True)
+    previews_dropped_since = Column(UtcDateTime, nullable=True)
 
 
 worker = Table("worker", metadata, WorkerColumns)

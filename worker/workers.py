@@ -34,6 +34,11 @@ def heartbeat(connection: Connection, now: datetime, worker_id: str, pulse: Puls
         }
         more = func.coalesce(c.watcher_restarts, 0) < pulse.watcher_restarts
         connection.execute(update(schema.worker).where(c.id == worker_id, more).values(watcher_restarted_at=now))
+        if pulse.previews_dropped:
+            first = c.previews_dropped_since.is_(None)
+            connection.execute(update(schema.worker).where(c.id == worker_id, first).values(previews_dropped_since=now))
+        else:
+            said["previews_dropped_since"] = None
     if not connection.execute(update(schema.worker).where(c.id == worker_id).values(**said)).rowcount:
         row: schema.Row = {
             "id": worker_id,

@@ -1,4 +1,4 @@
-"""How often a worker had to begin anew to watch its folders, and when last."""
+"""How often a worker had to begin anew to watch its folders, and since when it can keep no previews."""
 
 from __future__ import annotations
 
@@ -15,3 +15,4 @@ def upgrade() -> None:
     """Add columns, empty for the workers that ran before."""
     op.add_column("worker", sa.Column("watcher_restarts", sa.Integer(), nullable=True))
     op.add_column("worker", sa.Column("watcher_restarted_at", sa.DateTime(timezone=True), nullable=True))
+    op.add_column("worker", sa.Column("previews_dropped_since", sa.DateTime(timezone=True), nullable=True))

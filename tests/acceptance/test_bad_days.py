@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import errno
 import os
 import resource
@@ -12,7 +14,7 @@ import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -30,7 +32,7 @@ from tests.acceptance.test_worker import (
     sha256,
 )
 from tests.programs import storm
-from worker import schema
+from worker import health, previews, schema
 from worker.domain import FileState
 
 __all__ = ["bench"]  # the fixture
@@ -411,6 +413,53 @@ def test_a_full_disk_below_the_database_pauses_the_worker_and_no_more(
     assert worker.ends() == 0
     assert bench.inferred() == {sha256(film(seed)): 1 for seed in range(count + 1)}
     assert attempts(bench) == 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a disk of its own of 64 KiB; where no disk can be made, one into which nothing can be written."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    libc = ctypes.CDLL(None)
+    mounted = libc.mount(b"tmpfs", os.fsencode(folder), b"tmpfs", 0, b"size=64k") == 0
+    yield folder
+    if mounted:
+        libc.umount2(os.fsencode(folder), 2)
+
+
+@on_sqlite
+def test_a_full_disk_below_the_previews_drops_previews_and_no_film(
+    bench: Bench, small_disk: Path, eventually: Callable[..., None]
+) -> None:
+    """Said once when it begins and once when it ends; the status tells of it meanwhile."""
+    kept = small_disk / "previews"
+    filler = small_disk / "filler"
+    worker = bench.start(preview_dir=str(kept))
+
+    def codes() -> set[str]:
+        roots = [os.fsencode(bench.inbox)]
+        return {problem.code for problem in health.report(bench.engine, roots=roots, scan_interval_s=1.0).problems}
+
+    if os.path.ismount(small_disk):
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as stream:
+            while True:
+                stream.write(bytes(4096))
+    else:
+        kept.touch()  # a file where the folder should be
+    for number in range(3):
+        bench.write(f"{number}", film(number))
+    eventually(lambda: bench.done() == 3, WITHIN_S)
+    eventually(lambda: codes() == {"previews_dropped"}, WITHIN_S)
+    assert len(events_of(worker, "previews_dropped")) == 1
+    (filler if filler.exists() else kept).unlink()
+    bench.write("3", film(3))
+    eventually(lambda: bench.done() == 4, WITHIN_S)
+    eventually(lambda: codes() == set(), WITHIN_S)
+    assert len(events_of(worker, "previews_kept")) == 1
+    assert previews.exists(kept, sha256(film(3)))
+    worker.signal(signal.SIGTERM)
+    assert worker.ends() == 0
+    assert bench.inferred() == {sha256(film(number)): 1 for number in range(4)}
 
 
 @on_sqlite

@@ -81,6 +81,7 @@ def _all(context: typer.Context, root: list[Path] | None, population: Population
     yield Checked("settings", True, "every name is known and every value can be meant")
     yield _tried("database", partial(_database, settings))
     yield _tried("disk space", partial(_disk, settings))
+    yield _tried("previews", partial(_previews, settings))
     try:
         roots = chosen(settings, root, population)
     except PrereadError as error:
@@ -146,13 +147,32 @@ def _disk(settings: Settings) -> Checked:
     engine.dispose()
     if path is None:
         return Checked("disk space", True, "the database keeps its own disk; nothing is stored here")
-    folder = next(parent for parent in path.resolve().parents if parent.exists())
-    free_bytes = shutil.disk_usage(folder).free
-    found = f"{free_bytes / 1e9:.1f} GB free at {folder}"
-    if free_bytes < settings.min_free_bytes:
-        remedy = "Free some space, or put the database elsewhere (PREREAD_DATABASE_URL)."
-        return Checked("disk space", False, f"{found}; PREREAD_MIN_FREE_BYTES is {settings.min_free_bytes}", remedy)
-    return Checked("disk space", True, found)
+    remedy = "Free some space, or put the database elsewhere (PREREAD_DATABASE_URL)."
+    return _space("disk space", path.resolve().parent, settings.min_free_bytes, remedy)
+
+
+def _previews(settings: Settings) -> Checked:
+    from worker import previews, store
+
+    engine = store.open_engine(settings.database_url)
+    folder = previews.folder_for(settings.preview_dir, store.sqlite_path(engine))
+    engine.dispose()
+    if folder is None:
+        return Checked("previews", True, "none are kept: PREREAD_PREVIEW_DIR names no folder")
+    remedy = "Films are assessed without. Free some space, or name another folder (PREREAD_PREVIEW_DIR)."
+    return _space("previews", folder, settings.min_free_bytes, remedy)
+
+
+def _space(what: str, folder: Path, min_free_bytes: int, remedy: str) -> Checked:
+    """See whether there is space and a right to write where ``folder`` is, or is to be made."""
+    place = next(one for one in (folder, *folder.parents) if one.exists())
+    free_bytes = shutil.disk_usage(place).free
+    found = f"{free_bytes / 1e9:.1f} GB free at {place}"
+    if free_bytes < min_free_bytes:
+        return Checked(what, False, f"{found}; PREREAD_MIN_FREE_BYTES is {min_free_bytes}", remedy)
+    if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
+        return Checked(what, False, f"{place} may not be written, or is no folder", remedy)
+    return Checked(what, True, found)
 
 
 def _share(settings: Settings, spec: RootSpec) -> Checked:

@@ -244,6 +244,17 @@ def test_watching_that_began_anew_is_counted_and_said_where_it_happens_often(wat
     assert (worker.watcher_restarts, worker.watcher_restart_age_s) == (3, 1200.0)
 
 
+def test_previews_that_cannot_be_kept_are_said_with_their_beginning(watched: Bench) -> None:
+    for dropped, said in ((True, ["for 0 s"]), (True, ["for 5 s"]), (False, [])):
+        watched.wait(5)
+        pulse = Pulse(INTERVAL_S, 2, 2, (RootPulse(watched.root_id, True),), previews_dropped=dropped)
+        watched.ledger.heartbeat(pulse)
+        assert codes(watched) == ({"previews_dropped": Level.WARNING} if dropped else {})
+        assert [one in problem.what for one, problem in zip(said, look(watched).problems, strict=True)] == [True] * len(
+            said
+        )
+
+
 def test_a_writer_that_is_stuck(watched: Bench) -> None:
     watched.see(b"growing.dcm", 5)
     watched.see(b"empty.dcm", 0)
