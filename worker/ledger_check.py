@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Select, exists, func, or_, select
+from sqlalchemy import Column, ColumnElement, Connection, Select, exists, func, or_, select
 
 from worker import schema, store
 from worker.domain import FileState, Outcome
@@ -21,6 +21,7 @@ _instance, _assessment, _finding = schema.instance.c, schema.assessment.c, schem
 _ENDED = (FileState.DONE, FileState.QUARANTINED, FileState.VANISHED)
 _NEVER_ENDED = (FileState.MISSED, FileState.IGNORED)
 _QUEUED = (FileState.READY, FileState.RETRY)
+_STRETCH = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,10 +53,18 @@ def check(
 
 
 def _versions(connection: Connection, root_ids: Sequence[int]) -> Iterator[Difference]:
-    for code, what, breach in _breaches():
-        found = _selected(root_ids).where(breach)
-        for row in connection.execute(found):
-            yield Difference(code, f"it is {row.state}: {what}", row.root_text, row.path, row.id)
+    for stretch in _stretches(connection, _file.id):
+        for code, what, breach in _breaches():
+            found = _selected(root_ids).where(stretch, breach)
+            for row in connection.execute(found):
+                yield Difference(code, f"it is {row.state}: {what}", row.root_text, row.path, row.id)
+
+
+def _stretches(connection: Connection, number: Column[int]) -> Iterator[ColumnElement[bool]]:
+    """Yield conditions that together cover a table: no one statement is to run for minutes over a million rows."""
+    last = connection.execute(select(func.max(number))).scalar_one() or 0
+    for start in range(0, last, _STRETCH):
+        yield (number > start) & (number <= start + _STRETCH)
 
 
 def _breaches() -> Iterator[tuple[str, str, ColumnElement[bool]]]:
@@ -123,8 +132,12 @@ def _claim_fault(row: Any, now: datetime, running: set[str]) -> str | None:
 def _contents(connection: Connection) -> Iterator[Difference]:
     past = schema.past_outcome.c
     used = exists().where(_file.instance_id == _instance.id) | exists().where(past.instance_id == _instance.id)
-    for row in connection.execute(select(_instance.id, _instance.sha256).where(~used).order_by(_instance.id)):
-        yield Difference("orphan_content", f"no file has the content {row.sha256}")
+    contents = select(_instance.id, _instance.sha256).where(~used).order_by(_instance.id)
+    for stretch in _stretches(connection, _instance.id):
+        for row in connection.execute(contents.where(stretch)):
+            yield Difference("orphan_content", f"no file has the content {row.sha256}")
     said = exists().where(_finding.assessment_id == _assessment.id)
-    for assessment_id in connection.execute(select(_assessment.id).where(~said).order_by(_assessment.id)).scalars():
-        yield Difference("no_finding", f"the assessment {assessment_id} is without its findings")
+    silent = select(_assessment.id).where(~said).order_by(_assessment.id)
+    for stretch in _stretches(connection, _assessment.id):
+        for assessment_id in connection.execute(silent.where(stretch)).scalars():
+            yield Difference("no_finding", f"the assessment {assessment_id} is without its findings")

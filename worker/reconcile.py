@@ -59,6 +59,7 @@ def reconcile(
     read_up_to_bytes: int | None = None,
     system: FileSystem | None = None,
     sleep: Callable[[float], None] = time.sleep,
+    progress: Callable[[str], None] = lambda _: None,
     clock: Callable[[Connection], datetime] = store.database_now,
 ) -> Reconciliation:
     """Compare these roots with the ledger.
@@ -68,6 +69,7 @@ def reconcile(
         wait_s: how long to look again at what differs: a worker that runs may only not be there yet.
         read_up_to_bytes: read the files that have a result too, up to this size, and compare their hashes.
         system: the calls by which a root is looked at.
+        progress: gets, after every few hundred files, a line that says how far it is.
         clock: the database's, for the leases; tests give another.
 
     Raises:
@@ -76,7 +78,8 @@ def reconcile(
     found = Reconciliation()
     looks = [_Root(engine, path, system or FileSystem(), found, read_up_to_bytes) for path in map(absolute, roots)]
     for one in looks:
-        one.compare()
+        one.compare(progress)
+    progress("the ledger is compared with itself")
     give_up_at = time.monotonic() + wait_s
     while True:
         # what moved while the folders were listed is no difference: everything that was found is looked at once more
@@ -108,7 +111,7 @@ class _Root:
         c = schema.root.c
         return connection.execute(select(c.id).where(c.path_key == path_key(self._path))).scalar_one_or_none()
 
-    def compare(self) -> None:
+    def compare(self, progress: Callable[[str], None]) -> None:
         """List the folder and note what differs."""
         listing, met = Listing(), set[int]()
         try:
@@ -126,6 +129,7 @@ class _Root:
                             listing.failed_entries += 1
                             listing.first_errno = listing.first_errno or error.errno
                 self._compare(looks)
+                progress(f"{self._text}: {listing.files:,} files compared")
         except ShareDown as error:
             self._found.unproven.append(type(error)(f"{self._text}: {error}"))
             return

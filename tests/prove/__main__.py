@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tests.conftest import PostgresServer
 from tests.machine import memory_bytes, processor
-from tests.prove import kills, points, size
+from tests.prove import kills, points, rows, size
 from tests.prove.bench import Database, Postgres, Row, Sqlite
 
 # How much of each part: (quick, long). 0 points: all of them.
@@ -33,6 +33,7 @@ AMOUNTS = {
     "stopped": (1, 6),
     "installed": (3, 40),
     "backlog": (2_000, 100_000),
+    "rows": (2_000, 1_000_000),
 }
 HEAD = "| part | database | worker | done to it | films | lost | twice | orphans | innocent set aside | seen | held |"
 
@@ -47,6 +48,7 @@ def parts(database: Database, folder: Path, amount: dict[str, int], *, timed_out
         "stopped": lambda: kills.stopped(folder, database, amount["stopped"]),
         "installed": lambda: kills.installed_worker(folder, database, amount["installed"]),
         "backlog": lambda: size.backlog(folder, database, amount["backlog"], timed_out=timed_out),
+        "rows": lambda: rows.commands(folder, database, amount["rows"]),
     }
     if isinstance(database, Postgres):
         found["answers"] = lambda: points.answers_lost(folder, database, amount["answers"])
@@ -83,7 +85,7 @@ def main() -> int:
     arguments = parser.parse_args()
     amount = {name: both[arguments.long] for name, both in AMOUNTS.items()}
     amount |= {name: int(number) for name, _, number in (one.partition("=") for one in arguments.amount)}
-    began, rows = time.monotonic(), []
+    began, table = time.monotonic(), []
     with tempfile.TemporaryDirectory(
         prefix="preread-prove-", dir=arguments.folder, ignore_cleanup_errors=True
     ) as place:
@@ -99,14 +101,14 @@ def main() -> int:
                     if arguments.part and name not in arguments.part:
                         continue
                     print(f"{datetime.now(UTC):%H:%M:%S} {database.name}: {name} ...", file=sys.stderr, flush=True)
-                    rows.append(part())
-                    for failure in rows[-1].failures:
+                    table.append(part())
+                    for failure in table[-1].failures:
                         print(f"  {failure}", file=sys.stderr, flush=True)
         finally:
             server.stop()
     print(f"{datetime.now(UTC):%Y-%m-%d}, {machine()}: {(time.monotonic() - began) / 60:.0f} min.\n")
-    print("\n".join(markdown(rows)))
-    return 0 if all(row.held for row in rows) else 1
+    print("\n".join(markdown(table)))
+    return 0 if all(row.held for row in table) else 1
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ def backlog(folder: Path, database: Database, files: int, *, timed_out: bool) ->
     here = folder / f"backlog-{database.name}"
     here.mkdir()
     with timed(row), closing(Bench(here, database)) as bench:
-        _fill(bench.inbox, files)
+        fill(bench.inbox, files)
         began = time.monotonic()
         worker = bench.start_real(
             scan_interval_s=30.0 if files > 10_000 else 5.0, settle_s=2.0, slots=2, log_level="debug"
@@ -69,7 +69,7 @@ def backlog(folder: Path, database: Database, files: int, *, timed_out: bool) ->
     return row
 
 
-def _fill(inbox: Path, files: int) -> None:
+def fill(inbox: Path, files: int) -> None:
     """Write the films, each with a content of its own; of very many, links to a few contents."""
     for number in range(files):
         where = inbox / f"{number // PER_FOLDER:04}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -14,6 +14,8 @@ from worker.cli import door, output
 
 if TYPE_CHECKING:
     from worker.reconcile import Reconciliation
+
+_SAID_EVERY_S = 5.0
 
 
 def reconcile(
@@ -55,7 +57,7 @@ def reconcile(
         if not roots:
             raise SettingsError("there is no folder to compare: name one with --root or in PREREAD_ROOTS")
         limit = settings.max_file_bytes if read else None
-        found = compare(engine, roots, wait_s=wait, read_up_to_bytes=limit)
+        found = compare(engine, roots, wait_s=wait, read_up_to_bytes=limit, progress=_Progress())
     finally:
         engine.dispose()
     _print(found, json=json)
@@ -63,6 +65,18 @@ def reconcile(
         raise typer.Exit(1)
     if found.unproven:
         raise typer.Exit(EnvironmentFault.exit_code)
+
+
+class _Progress:
+    """Says every few seconds how far it is: a million files on a share take long."""
+
+    def __init__(self) -> None:
+        self._next_at = time.monotonic() + _SAID_EVERY_S
+
+    def __call__(self, line: str) -> None:
+        if time.monotonic() >= self._next_at:
+            output.say(line)
+            self._next_at = time.monotonic() + _SAID_EVERY_S
 
 
 def _print(found: Reconciliation, *, json: bool) -> None:

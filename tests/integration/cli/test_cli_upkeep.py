@@ -262,9 +262,11 @@ def test_missed_films_are_listed_until_acknowledged(preread, place):
 # ---------------------------------------------------------------------- reconcile
 
 
-def test_reconcile_prints_what_differs(preread, place):
+def test_reconcile_prints_what_differs(preread, place, monkeypatch):
+    monkeypatch.setattr("worker.cli.reconcile._SAID_EVERY_S", 0.0)
     clean = preread("reconcile")
     assert (clean.exit_code, clean.out) == (0, "")
+    assert f"{place.folder}: 6 files compared" in clean.err
     assert "6 files in the folders; owed: none" in clean.err
     assert "nothing differs" in clean.err
     (place.folder / "new\x1b.dcm").write_bytes(b"new")
