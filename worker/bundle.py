@@ -15,8 +15,8 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from worker.calibration import FindingSpec
-from worker.domain import IntendedUse, JSONObject
 from worker.distributions import Reference
+from worker.domain import IntendedUse, JSONObject
 from worker.errors import BundleDamaged, BundleMissing, UsageError
 from worker.preprocessing import PreprocessingSpec
 from worker.scope import ScopeSpec
@@ -45,8 +45,8 @@ class Manifest:
         metrics: measured figures with intervals, and on which films.
         files: path relative to the folder -> SHA-256 (hex) of the file's bytes.
         scope: for the detector of pictures that are no frontal chest film.
-    """
         reference: how the measured films were distributed, for `preread drift`; ``None`` in bundles that do not say.
+    """
 
     manifest_schema: int
     name: str
@@ -61,8 +61,8 @@ class Manifest:
     metrics: JSONObject
     files: dict[str, str]
     scope: ScopeSpec
-
     reference: Reference | None = None
+
     def __post_init__(self) -> None:
         if self.manifest_schema != MANIFEST_SCHEMA:
             raise ValueError(f"manifest_schema is {self.manifest_schema}; this version reads {MANIFEST_SCHEMA}")
