@@ -135,6 +135,17 @@ class Drift:
     shifts: tuple[Shift, ...]
     days: tuple[Sample, ...]
 
+    def to_json(self) -> JSONObject:
+        """Return it as a record."""
+        return {
+            "bundle": self.bundle,
+            "reference": self.reference,
+            "recent": self.recent.to_json(),
+            "baseline": None if self.baseline is None else self.baseline.to_json(),
+            "shifts": [shift.to_json() for shift in self.shifts],
+            "days": [day.to_json() for day in self.days],
+        }
+
 
 def shifts(engine: Engine) -> tuple[Shift, ...]:
     """Return what the metrics tell. See ``report``."""

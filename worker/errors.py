@@ -14,8 +14,8 @@
     │   └── SlotCrashed          SlotDeadline         SlotMemory
     ├── EnvironmentFault         the machine or share is at fault; never counts as an attempt
     │   ├── FileLocked           FileVanished         FileChanged
-    │   ├── ShareDown            ShareStalled         ScanIncomplete
-    │   └── DatabaseAway         DatabaseFull         DatabaseReadOnly
+    │   ├── ShareDown            ShareStalled         ScanIncomplete       AlarmNotSent
+    │   └── DatabaseAway         DatabaseFull         DatabaseReadOnly     DatabaseBusy
     ├── BundleError              the bundle may not be used
     │   └── BundleMissing        BundleDamaged        BundleMismatch
     ├── SettingsError            the operator wrote something that cannot be meant
@@ -252,6 +252,20 @@ class DatabaseReadOnly(DatabaseAway):
 
 
 class BundleError(PrereadError):
+class DatabaseBusy(DatabaseAway):
+    """Somebody else holds a table of the database."""
+
+    code = "database_busy"
+    hint = "See who is at work on the database (`pg_stat_activity`), and run the command again."
+
+
+class AlarmNotSent(EnvironmentFault):
+    """Mail server or webhook did not take the alarm."""
+
+    code = "alarm_not_sent"
+    hint = "Look at the PREREAD_ALARM_... settings and the way there; `preread alarm test` tries them."
+
+
     """The bundle may not be used."""
 
     code = "bundle_error"

@@ -22,6 +22,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
+from worker.addresses import ADDRESS, ADDRESSES, mail_server
 from worker.domain import RootSpec
 from worker.errors import SettingsError
 
@@ -144,8 +145,33 @@ class Settings(BaseSettings):
     )
     health_listen: str | None = Field(
         default=None,
-        description="`host:port` on which `preread run` answers `GET /health` (200, or 503 when critical), such as "
-        "`127.0.0.1:8321`; unset: it opens no port",
+        description="`host:port` on which `preread run` answers `GET /health` (200, or 503 when critical) and "
+        "`GET /metrics`, such as `127.0.0.1:8321`; unset: it opens no port",
+    )
+    alarm_mail_server: str | None = Field(
+        default=None,
+        repr=False,
+        description="mail server through which `preread alarm watch` tells: `smtp://host:25`, "
+        "`starttls://user:password@host:587` or `smtps://user:password@host:465`",
+    )
+    alarm_mail_to: str | None = Field(
+        default=None, pattern=ADDRESSES, description="addresses that get its mail, with `,` between them"
+    )
+    alarm_mail_from: str | None = Field(
+        default=None, pattern=ADDRESS, description="address that its mail comes from; unset: `preread@` and this host"
+    )
+    alarm_webhook: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^\s]+$",
+        repr=False,
+        description="URL to which it posts a JSON record instead, or as well",
+    )
+    alarm_after_s: float = Field(
+        default=60.0,
+        ge=0.0,
+        le=86_400,
+        allow_inf_nan=False,
+        description="seconds for which something must be critical, or well again, before anybody is told",
     )
     log_level: LogLevel = Field(
         default=LogLevel.INFO, description="`debug`, `info`, `warning` or `error`; only `debug` names full paths"
@@ -185,6 +211,13 @@ class Settings(BaseSettings):
             except json.JSONDecodeError as error:
                 raise ValueError(f"is no JSON list: {error}") from None
         if not isinstance(value, list | tuple):
+    @field_validator("alarm_mail_server")
+    @classmethod
+    def _read_mail_server(cls, value: str | None) -> str | None:
+        if value is not None:
+            mail_server(value)
+        return value
+
             raise ValueError("must be a list of tables, each with a path")  # noqa: TRY004  pydantic wants ValueError
         for root in value:
             if isinstance(root, Mapping):

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from worker.cli import (
+    alarm,
     aside,
     assess,
     audit,
@@ -15,6 +16,7 @@ from worker.cli import (
     check,
     database,
     reconcile,
+    drift,
     requeue,
     results,
     review,
@@ -87,6 +89,8 @@ app.command("check")(check.check)
 app.command("status")(status.status)
 app.command("reconcile")(reconcile.reconcile)
 app.command("requeue")(requeue.requeue)
+app.add_typer(alarm.app, name="alarm")
+app.command("drift")(drift.drift)
 app.add_typer(aside.quarantine, name="quarantine")
 app.add_typer(aside.missed, name="missed")
 app.command("web")(web.web)

@@ -1,0 +1,27 @@
+"""Where mail goes, as operators write it."""
+
+from __future__ import annotations
+
+from urllib.parse import SplitResult, urlsplit
+
+MAIL_PORTS = {"smtp": 25, "starttls": 587, "smtps": 465}
+ADDRESS = r"^[^\s,@]+@[^\s,@]+$"
+ADDRESSES = r"^[^\s,@]+@[^\s,@]+(\s*,\s*[^\s,@]+@[^\s,@]+)*$"
+
+
+def mail_server(text: str) -> SplitResult:
+    """Read ``smtp://host:25``, ``starttls://user:password@host:587`` or ``smtps://user:password@host:465``.
+
+    Raises:
+        ValueError: it is none. The message is without the text, in which a password may stand.
+    """
+    try:
+        url = urlsplit(text)
+        named = url.scheme in MAIL_PORTS and bool(url.hostname) and url.port != 0 and not url.path.strip("/")
+    except ValueError:
+        named = False
+    if not named:
+        raise ValueError("names no mail server, such as smtp://host:25 or starttls://user:password@host:587")
+    if url.scheme == "smtp" and url.username is not None:
+        raise ValueError("would send a password in the clear: write starttls:// or smtps://")
+    return url
