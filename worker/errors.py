@@ -251,7 +251,6 @@ class DatabaseReadOnly(DatabaseAway):
     hint = "See why its disk or server turned read-only and mend that; Preread goes on by itself then."
 
 
-class BundleError(PrereadError):
 class DatabaseBusy(DatabaseAway):
     """Somebody else holds a table of the database."""
 
@@ -266,6 +265,7 @@ class AlarmNotSent(EnvironmentFault):
     hint = "Look at the PREREAD_ALARM_... settings and the way there; `preread alarm test` tries them."
 
 
+class BundleError(PrereadError):
     """The bundle may not be used."""
 
     code = "bundle_error"

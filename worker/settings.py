@@ -199,6 +199,13 @@ class Settings(BaseSettings):
             listen_address(value)
         return value
 
+    @field_validator("alarm_mail_server")
+    @classmethod
+    def _read_mail_server(cls, value: str | None) -> str | None:
+        if value is not None:
+            mail_server(value)
+        return value
+
     @field_validator("roots", mode="before")
     @classmethod
     def _read_roots(cls, value: Any) -> Any:
@@ -211,13 +218,6 @@ class Settings(BaseSettings):
             except json.JSONDecodeError as error:
                 raise ValueError(f"is no JSON list: {error}") from None
         if not isinstance(value, list | tuple):
-    @field_validator("alarm_mail_server")
-    @classmethod
-    def _read_mail_server(cls, value: str | None) -> str | None:
-        if value is not None:
-            mail_server(value)
-        return value
-
             raise ValueError("must be a list of tables, each with a path")  # noqa: TRY004  pydantic wants ValueError
         for root in value:
             if isinstance(root, Mapping):

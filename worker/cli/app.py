@@ -15,8 +15,8 @@ from worker.cli import (
     bundle,
     check,
     database,
-    reconcile,
     drift,
+    reconcile,
     requeue,
     results,
     review,
@@ -87,10 +87,10 @@ app.add_typer(results.app, name="results")
 app.command("explain")(results.explain)
 app.command("check")(check.check)
 app.command("status")(status.status)
-app.command("reconcile")(reconcile.reconcile)
-app.command("requeue")(requeue.requeue)
 app.add_typer(alarm.app, name="alarm")
 app.command("drift")(drift.drift)
+app.command("reconcile")(reconcile.reconcile)
+app.command("requeue")(requeue.requeue)
 app.add_typer(aside.quarantine, name="quarantine")
 app.add_typer(aside.missed, name="missed")
 app.command("web")(web.web)

@@ -32,8 +32,8 @@ CALLS = {
     "preread results": [["results"], ["results", "--json"], ["results", "--csv"]],
     "preread results show": [["results", "show", "1"], ["results", "show", "1", "--json"], ["results", "show", "2"]],
     "preread explain": [["explain", "{file}"], ["explain", "{file}", "--json"], ["explain", "{root}/nowhere"]],
-    "preread status": [["status"], ["status", "--json"]],
     "preread drift": [["drift"], ["drift", "--json"]],
+    "preread status": [["status"], ["status", "--json"]],
     "preread reconcile": [["reconcile"], ["reconcile", "--json"]],
     "preread requeue": [["requeue", "{file}", "--dry-run"], ["requeue", "{root}/nowhere"]],
     "preread quarantine list": [["quarantine", "list"], ["quarantine", "list", "--json"]],
@@ -49,8 +49,11 @@ CALLS = {
     "preread users list": [["users", "list"]],
 }
 QUIET = {
-    "preread run", "preread bundle list", "preread bundle show", "preread bundle verify", "preread db upgrade",
     "preread alarm watch", "preread alarm test",
+    "preread run", "preread bundle list", "preread bundle show", "preread bundle verify", "preread db upgrade",
+    "preread db backup", "preread db restore", "preread db downgrade", "preread setup",
+    "preread bundle add", "preread bundle activate", "preread bundle rollback", "preread bundle shadow",
+    "preread bundle compare",
     "preread db check", "preread version", "preread web", "preread review sign", "preread audit verify",
     "preread users add", "preread users disable", "preread users passwd",
 }  # fmt: skip
