@@ -33,6 +33,7 @@ AMOUNTS = {
     "stopped": (1, 6),
     "installed": (3, 40),
     "backlog": (2_000, 100_000),
+    "storm": (2_000, 40_000),
     "rows": (2_000, 1_000_000),
 }
 HEAD = "| part | database | worker | done to it | films | lost | twice | orphans | innocent set aside | seen | held |"
@@ -48,6 +49,7 @@ def parts(database: Database, folder: Path, amount: dict[str, int], *, timed_out
         "stopped": lambda: kills.stopped(folder, database, amount["stopped"]),
         "installed": lambda: kills.installed_worker(folder, database, amount["installed"]),
         "backlog": lambda: size.backlog(folder, database, amount["backlog"], timed_out=timed_out),
+        "storm": lambda: size.storm(folder, database, amount["storm"], timed_out=timed_out),
         "rows": lambda: rows.commands(folder, database, amount["rows"]),
     }
     if isinstance(database, Postgres):

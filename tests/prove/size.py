@@ -1,4 +1,4 @@
-"""A backlog of any length: streamed, with little memory, and new films before old ones."""
+"""A backlog of any length: streamed, with little memory, new films before old ones; and a storm of events."""
 
 from __future__ import annotations
 
@@ -6,11 +6,14 @@ import os
 import re
 import signal
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import func, select
 
+from tests.programs import storm as storms
 from tests.prove.bench import Bench, Database, Row, Worker, film, timed, until
 from worker import schema
 
@@ -67,6 +70,59 @@ def backlog(folder: Path, database: Database, files: int, *, timed_out: bool) ->
         ]
         row.failures += [what for right, what in wrong if not right]
     return row
+
+
+def storm(folder: Path, database: Database, files: int, *, timed_out: bool) -> Row:
+    """Let the kernel's queue of events overflow: the worker stands still while the files are written.
+
+    The time counts from the storm's end, when all is written and the worker goes on, to the moment when the ledger has
+    each file with its size and time: for as long ``preread reconcile`` would find a difference.
+
+    Args:
+        timed_out: whether taking longer than a scan interval breaks the promise.
+    """
+    row = Row(f"storm of {files:,} files", database.name, "daemon, stub slots", "", files=files)
+    here = folder / f"storm-{database.name}"
+    here.mkdir()
+    c = schema.file.c
+    with timed(row), closing(Bench(here, database)) as bench:
+        worker = bench.start(slots=2, scan_interval_s=STORM_SCAN_S, settle_s=2.0)
+        until(lambda: any(bench.scalars(select(schema.root.c.last_scan_completed_at))), "the first scan")
+        worker.stop()
+        names = storms.blow(bench.inbox, files)
+        worker.process.send_signal(signal.SIGCONT)
+        # the highest number is found at once; counting would hold the worker up
+        level_s = until(lambda: (bench.scalars(select(func.max(c.id)))[0] or 0) >= files, "as many rows as files")
+        level_s += until(lambda: bench.scalars(select(func.count(c.id)))[0] >= files, "a row of every file")
+        until(lambda: _overflows(worker), "an overflow that the worker notices")
+        worker.process.send_signal(signal.SIGTERM)
+        code = worker.ends()
+        known = {(entry.path, entry.size_bytes, entry.mtime_ns) for entry in _newest(bench)}
+        there = {(name, status.st_size, status.st_mtime_ns) for name, status in _statuses(bench.inbox, names)}
+        row.lost = len(there - known)
+        row.orphans = len(known - there)
+        row.done = f"{_overflows(worker)} overflows; the ledger equal to the folder {level_s:.1f} s after the storm"
+        wrong = [
+            (level_s < STORM_SCAN_S or not timed_out, f"longer than a scan interval ({STORM_SCAN_S:g} s)"),
+            (code == 0, f"told to stop, the worker ended with {code}: {worker.said()}"),
+        ]
+        row.failures += [what for right, what in wrong if not right]
+    return row
+
+
+def _overflows(worker: Worker) -> int:
+    return sum(event["event"] == "watcher_overflowed" for event in worker.events())
+
+
+def _newest(bench: Bench) -> Sequence[Any]:
+    c = schema.file.c
+    with bench.engine.connect() as connection:
+        return connection.execute(select(c.path, c.size_bytes, c.mtime_ns).where(c.newest)).all()
+
+
+def _statuses(inbox: Path, names: set[bytes]) -> Iterator[tuple[bytes, os.stat_result]]:
+    for name in names:
+        yield name, (inbox / os.fsdecode(name)).stat()
 
 
 def fill(inbox: Path, files: int) -> None:
