@@ -23,6 +23,7 @@ LIVE_MAX_S = 60.0
 LINKED_FROM = 200_000
 CONTENTS = 50
 PER_FOLDER = 5_000
+STORM_SCAN_S = 30.0
 
 
 def backlog(folder: Path, database: Database, files: int, *, timed_out: bool) -> Row:
