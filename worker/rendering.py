@@ -1,13 +1,15 @@
 """Stored values to grey levels as a viewer shows them: modality LUT, VOI, MONOCHROME1 last (PS3.4 N.2.1.1, PS3.3 C.11).
 
 Every stored value of 8 or 16 bits is looked up in one table of at most 65536 grey levels, so that no floating-point
-copy of a film is ever made; statistics come from the film's histogram. What the header's dirt means is decided here
+copy of a film is ever made; statistics come from the film's histogram, which is counted only where they are needed. What the header's dirt means is decided here
 once, row by row, and follows what viewers do; a conflict that could turn the picture into another becomes a caveat.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,7 +29,9 @@ Counts = npt.NDArray[np.int64]
 
 _CLIPPED_SHARE_MAX = 0.9
 _STRETCH = (0.005, 0.995)
-_CHUNK_PX = 1 << 20
+# So much at a time stays in a core's cache.
+_COUNTED_PX = 1 << 18
+_LOOKED_UP_PX = 1 << 15
 # What lossy coding leaves of a neutral colour difference.
 _CHROMA_APART_MAX = 16
 _PRIMARIES = ("Red", "Green", "Blue")
@@ -66,13 +70,9 @@ def render(values: Stored, module: PixelModule, file: DicomFile) -> tuple[PixelA
     caveats: list[Caveat] = []
     dataset = file.dataset
     entries = _entries(values.dtype)
-    counts = _histogram(values)
     padding = _padding(dataset, module, entries)
-    seen = np.where(padding, 0, counts)
-    if not seen.any():
-        seen = counts
     measured = _modality(dataset, file.little_endian, entries, caveats)
-    grey = _voi(dataset, file.little_endian, measured, seen, module, caveats)
+    grey = _voi(dataset, file.little_endian, measured, _Seen(values, padding), module, caveats)
     if module.photometric_interpretation == "MONOCHROME1":
         grey = 1.0 - grey
     table = np.floor(grey * 255.0 + 0.5).astype(np.uint8)
@@ -81,7 +81,7 @@ def render(values: Stored, module: PixelModule, file: DicomFile) -> tuple[PixelA
     if shape and (shape == "INVERSE") != (module.photometric_interpretation == "MONOCHROME1"):
         # Fuji CR and others write it wrongly; viewers trust the photometric interpretation, and so does this.
         caveats.append(Caveat.POLARITY_CONFLICT)
-    return table[_indices(values)], tuple(caveats)
+    return _look_up(table, values), tuple(caveats)
 
 
 def _indices(values: Stored) -> npt.NDArray[np.unsignedinteger[Any]]:
@@ -95,14 +95,51 @@ def _entries(dtype: np.dtype[np.integer[Any]]) -> Levels:
     return unsigned.view(dtype).astype(np.float64)
 
 
-def _histogram(values: Stored) -> Counts:
-    """Count every value, a part of the film at a time: numpy widens what it counts to 64 bits."""
+def _parts(values: Stored, size: int) -> Iterator[npt.NDArray[np.unsignedinteger[Any]]]:
+    """Yield the film's values as indices, a part at a time: numpy widens what it counts or looks up to 64 bits."""
     flat = _indices(values).reshape(-1)
-    size = 1 << (8 * values.dtype.itemsize)
-    counts = np.zeros(size, np.int64)
-    for begin in range(0, flat.size, _CHUNK_PX):
-        counts += np.bincount(flat[begin : begin + _CHUNK_PX], minlength=size)
-    return counts
+    for begin in range(0, flat.size, size):
+        yield flat[begin : begin + size]
+
+
+def _look_up(table: PixelArray, values: Stored) -> PixelArray:
+    """Look every value up. No index is out of the table, so that "clip" only spares the check for it."""
+    found = np.empty(values.shape, np.uint8)
+    flat = found.reshape(-1)
+    for number, part in enumerate(_parts(values, _LOOKED_UP_PX)):
+        begin = number * _LOOKED_UP_PX
+        np.take(table, part, out=flat[begin : begin + part.size], mode="clip")
+    return found
+
+
+class _Seen:
+    """What the film holds of each stored value, its padding left out unless there is nothing else."""
+
+    def __init__(self, values: Stored, padding: npt.NDArray[np.bool_]) -> None:
+        self._values = values
+        self._padding = padding
+
+    @cached_property
+    def counts(self) -> Counts:
+        """The film's histogram, in the order of ``_indices``."""
+        size = self._padding.size
+        counts = np.zeros(size, np.int64)
+        for part in _parts(self._values, _COUNTED_PX):
+            counts += np.bincount(part, minlength=size)
+        seen = np.where(self._padding, 0, counts)
+        return seen if seen.any() else counts
+
+    def mostly(self, outside: npt.NDArray[np.bool_]) -> bool:
+        """Tell whether more than nine of ten pixels are of these values.
+
+        Of most films the first few rows show that they are not, and nothing more is counted.
+        """
+        table, inside, size = ~(outside | self._padding), 0, self._values.size
+        for part in _parts(self._values, _LOOKED_UP_PX):
+            inside += int(np.count_nonzero(np.take(table, part, mode="clip")))
+            if size - inside <= _CLIPPED_SHARE_MAX * size:
+                return False
+        return int(self.counts[outside].sum()) > _CLIPPED_SHARE_MAX * int(self.counts.sum())
 
 
 def _padding(dataset: Dataset, module: PixelModule, entries: Levels) -> npt.NDArray[np.bool_]:
@@ -147,7 +184,7 @@ def _voi(
     dataset: Dataset,
     little_endian: bool,
     measured: Levels,
-    seen: Counts,
+    seen: _Seen,
     module: PixelModule,
     caveats: list[Caveat],
 ) -> Levels:
@@ -162,10 +199,10 @@ def _voi(
         return np.clip(measured / ((1 << module.bits_stored) - 1), 0.0, 1.0)  # grey levels already
     if voi is None:
         caveats.append(Caveat.NO_WINDOW)
-        return _stretch(measured, seen)
-    if int(seen[voi.outside].sum()) > _CLIPPED_SHARE_MAX * int(seen.sum()):
+        return _stretch(measured, seen.counts)
+    if seen.mostly(voi.outside):
         caveats.append(Caveat.WINDOW_CLIPS)
-        return _stretch(measured, seen)
+        return _stretch(measured, seen.counts)
     return voi.grey
 
 
