@@ -40,6 +40,10 @@ class Action(StrEnum):
     USER_PASSWORD = "user_password"  # noqa: S105  the event's name
     USER_DISABLED = "user_disabled"
     USER_OPTIONS = "user_options"
+    BUNDLE_CHOSEN = "bundle_chosen"
+    BUNDLE_WITHDRAWN = "bundle_withdrawn"
+    PURGE = "purge"
+    EXPORT_PATIENT = "export_patient"
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -152,8 +153,24 @@ def installed(folder: Path | None = None) -> list[Path]:
     return sorted((path for path in found if not path.name.startswith(".")), key=_order)
 
 
-def resolve(name: str | None = None) -> Path:
+def everywhere(added: Path | None) -> list[Path]:
+    """Folders of the bundles that ship and of those that were added, by name and rising version."""
+    return sorted(installed() + (installed(added) if added is not None else []), key=_order)
+
+
+def folder_for(named: Path | None, database: Path | None) -> Path | None:
+    """Return where added bundles lie: the folder that is named, else beside the SQLite file; ``None`` for neither."""
+    if named is not None:
+        return Path(os.path.abspath(named))
+    return None if database is None else Path(f"{os.path.abspath(database)}-bundles")
+
+
+def resolve(name: str | None = None, added: Path | None = None) -> Path:
     """Find a bundle by folder, by ``name/version``, by ``name`` (newest version), or the default one.
+
+    Args:
+        added: folder of the bundles that were added here. A name is looked for there too; the default is one that
+            ships, so that adding one changes no answer.
 
     Raises:
         BundleMissing: there is none.
@@ -161,7 +178,8 @@ def resolve(name: str | None = None) -> Path:
     if name is not None and (Path(name) / MANIFEST_FILE).is_file():
         return Path(name)
     wanted = (name or _DEFAULT_NAME).split("/")
-    found = [path for path in installed() if [path.parent.name, path.name][: len(wanted)] == wanted]
+    there = installed() if name is None else everywhere(added)
+    found = [path for path in there if [path.parent.name, path.name][: len(wanted)] == wanted]
     if not found:
         raise BundleMissing(f"no bundle {name or _DEFAULT_NAME} is installed, and no folder of that name holds one")
     return found[-1]
@@ -184,13 +202,10 @@ def publish(
         UsageError: this version is there already; a version never changes.
         BundleDamaged: what was written does not verify.
     """
-    parent = folder / manifest["name"]
-    target = parent / manifest["version"]
+    target = folder / manifest["name"] / manifest["version"]
     if target.exists():
         raise UsageError(f"{target} exists: a published version never changes, choose a new one")
-    parent.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=".part-", dir=parent))
-    part.chmod(0o755)
+    part = _part_of(target)
     write(part)
     files = {str(file.relative_to(part)): _sha256(file) for file in sorted(part.rglob("*")) if file.is_file()}
     text = json.dumps({**manifest, "files": files}, indent=2, sort_keys=True, ensure_ascii=False)
@@ -198,3 +213,55 @@ def publish(
     check(load(part))
     part.rename(target)
     return load(target)
+
+
+def add(source: Path, folder: Path, check: Callable[[Bundle], object]) -> Bundle:
+    """Copy a bundle to ``folder/name/version``, where it is there whole or not at all.
+
+    Args:
+        check: looks at the copy before it appears under its name, and raises what it will.
+
+    Raises:
+        BundleMissing, BundleDamaged: there is no whole bundle at ``source``.
+        UsageError: another bundle of this name and version is there, or the folder cannot be written.
+    """
+    given = load(source)
+    for path in everywhere(folder):
+        if f"{path.parent.name}/{path.name}" == given.label:
+            if load(path).digest == given.digest:
+                return load(path)
+            raise UsageError(f"{path} is another bundle of the same name: a version never changes, publish a new one")
+    files = [MANIFEST_FILE, *given.manifest.files]
+    target = folder / given.manifest.name / given.manifest.version
+    try:
+        part = _part_of(target)
+        try:
+            for name in files:
+                (part / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / name, part / name)
+            check(load(part))
+            part.rename(target)
+        except BaseException:
+            _take_back(part, files)
+            raise
+    except OSError as error:
+        raise UsageError(f"{folder} cannot hold the bundle: {error.strerror}") from error
+    return load(target)
+
+
+def _part_of(target: Path) -> Path:
+    """Make a folder beside ``target`` whose name no listing shows."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(prefix=".part-", dir=target.parent))
+    part.chmod(0o755)
+    return part
+
+
+def _take_back(part: Path, files: list[str]) -> None:
+    """Remove exactly what was copied."""
+    for name in files:
+        (part / name).unlink(missing_ok=True)
+    folders = {folder for name in files for folder in (part / name).parents if folder.is_relative_to(part)}
+    for folder in sorted(folders, reverse=True):
+        if folder.is_dir():
+            folder.rmdir()

@@ -22,7 +22,7 @@ from worker.claims import set_aside_values
 from worker.discovery import insert_or_skip
 from worker.domain import Caveat, FileState, Identity, Outcome, PictureStatistics, Population, RefusalCode
 from worker.entries import Claim, ContentAssessment, FileFacts
-from worker.errors import UnreadableError
+from worker.errors import BundleWithdrawn, UnreadableError
 from worker.escaping import clean_identifier, clean_text
 from worker.lookups import device_of, name_key
 from worker.moves import ended_as, held, leave_claim
@@ -51,7 +51,11 @@ def register_bundle(connection: Connection, now: datetime, name: str, version: s
         "registered_at": now,
     }
     insert_or_skip(connection, schema.bundle, [row])
-    return connection.execute(select(schema.bundle.c.id).where(schema.bundle.c.digest == digest)).scalar_one()
+    found = connection.execute(select(schema.bundle).where(schema.bundle.c.digest == digest)).one()
+    if found.withdrawn_at is not None:
+        raise BundleWithdrawn(f"the bundle {name}/{version} was withdrawn: {found.withdrawn_reason}")
+    bundle_id: int = found.id
+    return bundle_id
 
 
 def assessment_exists(connection: Connection, sha256: str, bundle_digest: str) -> bool:

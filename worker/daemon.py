@@ -11,9 +11,10 @@ import os
 import secrets
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from datetime import datetime
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -28,6 +29,7 @@ from worker.inbox import InboxOptions
 from worker.ledger import Ledger
 from worker.root_thread import RootThread
 from worker.settings import listen_address
+from worker.shadowing import Shadow, ShadowFilm
 from worker.slot_messages import Setup
 from worker.slots import SlotPool
 from worker.waiting import Signals, Timer, Wake
@@ -46,6 +48,9 @@ _ONCE_STUCK_SCANS = 3
 _DRAIN_DATABASE_S = 10.0
 _DRAIN_SLACK_S = 30.0
 _THREADS_END_S = 5.0
+_CHOICE_S = 2.0
+BUNDLE_CHANGED = -1
+"""What ``run`` returns, all films in hand committed, when another bundle was chosen: call it again with that one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +97,8 @@ def run(
     options: RunOptions,
     *,
     slot_command: Sequence[str] = slots.COMMAND,
+    shadow: tuple[Bundle, datetime] | None = None,
+    still: Callable[[], bool] = lambda: True,
 ) -> int:
     """Watch the roots until SIGTERM or SIGINT, or (``once``) until nothing is owed. Only on the main thread.
 
@@ -99,12 +106,14 @@ def run(
         engine: from ``store.open_engine``, its schema up to date.
         bundle: verified; the slots check it against its golden vectors.
         slot_command: the slots' program; tests give another.
+        shadow: a bundle that works in the shadow, and since when; not with ``once``.
+        still: tells whether these bundles are still the chosen ones; asked every few seconds.
 
     Returns:
-        0; with ``once`` 3 when a share was down, or when files were left that no one could settle.
+        0; with ``once`` 3 when a share was down, or when files were left that no one could settle; ``BUNDLE_CHANGED``.
 
     Raises:
-        BundleError: the bundle gives other results on this machine.
+        BundleError: the bundle gives other results on this machine, or was withdrawn.
         SlotCrashed: the slots do not start.
         DatabaseAway: at the start, or for a minute with ``once``.
         EnvironmentFault: the address for ``/health`` cannot be used.
@@ -115,7 +124,7 @@ def run(
     probe = partial(health.report, engine, roots=paths, scan_interval_s=options.scan_interval_s)
     address = None if options.once or options.health_listen is None else listen_address(options.health_listen)
     with health_http.serving(address, probe), Wake() as wake, Signals(wake.set) as signals:
-        return _Run(ledger, bundle, roots, options, wake, signals, slot_command).until_the_end()
+        return _Run(ledger, bundle, roots, options, wake, signals, slot_command, shadow, still).until_the_end()
 
 
 class _Run:
@@ -130,7 +139,12 @@ class _Run:
         wake: Wake,
         signals: Signals,
         slot_command: Sequence[str],
+        shadow: tuple[Bundle, datetime] | None,
+        still: Callable[[], bool],
     ) -> None:
+        self._still = still
+        self._choice = Timer(_CHOICE_S)
+        self._changed = False
         self._ledger = ledger
         self._options = options
         self._wake = wake
@@ -140,12 +154,10 @@ class _Run:
         self._recover = Timer(_RECOVER_S)
         self._stuck_at: dict[int, int] = {}
         ledger.heartbeat()  # first of all: what is claimed belongs to a worker that is known
-        bundle_id = ledger.register_bundle(
-            name=bundle.manifest.name,
-            version=bundle.manifest.version,
-            digest=bundle.digest,
-            manifest=bundle.manifest_json,
-        )
+        bundle_id = _register(ledger, bundle)
+        in_shadow = None
+        if shadow is not None and not options.once:
+            in_shadow = Shadow(ledger.engine, bundle_id, _register(ledger, shadow[0]), shadow[1])
         self._threads: dict[int, RootThread] = {}
         watched: dict[int, WatchedRoot] = {}
         for spec in roots:
@@ -156,12 +168,12 @@ class _Run:
             watched[root_id] = WatchedRoot(
                 root_id, path, spec.population, spec.path_pattern, thread.inbox.look_again, thread.inbox.suspect
             )
-        self._pool: SlotPool[Claim] = SlotPool(
-            slot_setup(bundle, options), count=options.slots, deadline_s=options.deadline_s, command=slot_command
+        self._pool: SlotPool[Claim | ShadowFilm] = SlotPool(
+            slot_setup(bundle, options, shadow[0] if shadow else None), count=options.slots, deadline_s=options.deadline_s, command=slot_command
         )
         self._pool.wake_on(wake.fd)
         self._dispatcher = Dispatcher(
-            ledger, self._pool, bundle, bundle_id, watched, once=options.once, clock=time.monotonic
+            ledger, self._pool, bundle, bundle_id, watched, once=options.once, clock=time.monotonic, shadow=in_shadow
         )
         extra = {"worker_id": ledger.worker_id, "bundle": bundle.label, "roots": len(watched), "slots": options.slots}
         _LOG.info("worker_started", extra=extra)
@@ -187,7 +199,7 @@ class _Run:
 
     def _loop(self) -> int:
         look_up_s = _ONCE_LOOK_UP_S if self._options.once else _LOOK_UP_S
-        while not self._signals.count:
+        while not (self._signals.count or self._changed):
             self._turn(look_up_s)
             self._raise_failures()
             now = time.monotonic()
@@ -196,7 +208,8 @@ class _Run:
             self._housekeeping()
             if self._options.once and (exit_code := self._once_over()) is not None:
                 return exit_code
-        return self._drain()
+        exit_code = self._drain()
+        return BUNDLE_CHANGED if self._changed and not (self._signals.count or exit_code) else exit_code
 
     def _turn(self, longest_s: float) -> None:
         wait_s = min(longest_s, max(0.0, self._dispatcher.next_at() - time.monotonic()))
@@ -217,6 +230,8 @@ class _Run:
             if self._recover.due(now) and (count := self._ledger.recover_interrupted()):
                 _LOG.warning("claims_recovered", extra={"count": count})
                 self._dispatcher.work_appeared()
+            if not self._options.once and self._choice.due(now) and not self._still():
+                self._changed = True
         except DatabaseAway as error:
             self._dispatcher.database_failed(error)
 
@@ -304,7 +319,14 @@ class _Run:
             _LOG.warning("database_away", extra={"code": error.code})
 
 
-def slot_setup(bundle: Bundle, options: RunOptions) -> Setup:
+def _register(ledger: Ledger, bundle: Bundle) -> int:
+    of = bundle.manifest
+    return ledger.register_bundle(
+        name=of.name, version=of.version, digest=bundle.digest, manifest=bundle.manifest_json
+    )
+
+
+def slot_setup(bundle: Bundle, options: RunOptions, shadow: Bundle | None = None) -> Setup:
     """Return what each slot of such a run gets first."""
     return Setup(
         bundle=slot_messages.to_text(os.fsencode(bundle.path.resolve())),
@@ -315,6 +337,8 @@ def slot_setup(bundle: Bundle, options: RunOptions) -> Setup:
         parent_pid=os.getpid(),
         preview_dir=None if options.preview_dir is None else slot_messages.to_text(os.fsencode(options.preview_dir)),
         min_free_bytes=options.min_free_bytes,
+        shadow=None if shadow is None else slot_messages.to_text(os.fsencode(shadow.path.resolve())),
+        shadow_digest="" if shadow is None else shadow.digest,
     )
 
 

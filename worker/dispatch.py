@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from worker import slot_messages
 from worker.bundle import Bundle
@@ -27,10 +28,13 @@ from worker.errors import (
     named,
 )
 from worker.ledger import Ledger
+from worker.shadowing import Shadow, ShadowFilm
 from worker.slot_messages import Job, Report
 from worker.slots import Broke, Done, Fault, Read, SlotPool
 
 _LOG = logging.getLogger(__name__)
+_Ticket = Claim | ShadowFilm
+_Event = Read[_Ticket] | Done[_Ticket] | Fault[_Ticket] | Broke[_Ticket]
 _LOOK_FOR_WORK_S = 1.0
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
@@ -67,6 +71,7 @@ class Dispatcher:
 
     Args:
         once: the run ends: what is locked is set aside after a few tries, since no later one will come.
+        shadow: what idle slots do for a bundle in the shadow.
         clock: monotonic seconds.
         claim: takes up to so many films of these roots; ``None``: ``Ledger.claim``.
     """
@@ -74,13 +79,14 @@ class Dispatcher:
     def __init__(
         self,
         ledger: Ledger,
-        pool: SlotPool[Claim],
+        pool: SlotPool[_Ticket],
         bundle: Bundle,
         bundle_id: int,
         roots: Mapping[int, WatchedRoot],
         *,
         once: bool,
         clock: Callable[[], float],
+        shadow: Shadow | None = None,
         claim: Callable[[Sequence[int], int], list[Claim]] | None = None,
     ) -> None:
         self.away_since: float | None = None
@@ -93,6 +99,7 @@ class Dispatcher:
         self._roots = roots
         self._once = once
         self._clock = clock
+        self._shadow = shadow
         self._take = claim or ledger.claim
         self._owed: deque[tuple[Claim, Callable[[], None]]] = deque()
         self._claim_at = float("-inf")
@@ -136,9 +143,12 @@ class Dispatcher:
             self._database_answers()
         self._answer_waiting()
 
-    def hear(self, event: Read[Claim] | Done[Claim] | Fault[Claim] | Broke[Claim]) -> None:
+    def hear(self, event: _Event) -> None:
         """Take in what a slot said."""
         claim = event.ticket
+        if isinstance(claim, ShadowFilm):
+            self._hear_of_shadow(event, claim)
+            return
         match event:
             case Read():
                 self._waiting.append((claim, event.sha256))
@@ -155,16 +165,17 @@ class Dispatcher:
 
     def renew(self) -> None:
         """Extend the leases of what the slots have in hand."""
-        held = self._pool.in_flight
+        held = [one for one in self._pool.in_flight if isinstance(one, Claim)]
         if held and not self._owed:
             fenced = len(held) - len(self._ledger.renew(held))
             if fenced:
                 _LOG.warning("lease_lost", extra={"fenced": fenced})
 
-    def release(self, claims: Sequence[Claim]) -> None:
+    def release(self, tickets: Sequence[_Ticket]) -> None:
         """Give back what will not be finished because the worker stops."""
-        for claim in claims:
-            self._ledger.give_back(claim, "the worker stops")
+        for ticket in tickets:
+            if isinstance(ticket, Claim):
+                self._ledger.give_back(ticket, "the worker stops")
 
     # ------------------------------------------------------------------ inside
 
@@ -184,6 +195,32 @@ class Dispatcher:
                 preview=claim.attempts == 1 and not claim.alone,
             )
             self._pool.submit(claim, job)
+        if not claims and self._shadow is not None:
+            self._work_in_shadow(self._shadow, root_ids)
+
+    def _work_in_shadow(self, shadow: Shadow, root_ids: Sequence[int]) -> None:
+        # where there are several slots, one stays free for a film that comes meanwhile
+        spare = max(self._pool.idle - 1, 0 if self._pool.in_flight else 1)
+        for film in shadow.films(root_ids, spare):
+            root = self._roots[film.root_id]
+            job = Job(
+                root=slot_messages.to_text(root.path),
+                path=slot_messages.to_text(film.path),
+                size_bytes=film.size_bytes,
+                mtime_ns=film.mtime_ns,
+                population=root.population,
+                path_pattern=root.path_pattern,
+                shadow=True,
+            )
+            self._pool.submit(film, job)
+
+    def _hear_of_shadow(self, event: Any, film: ShadowFilm) -> None:
+        if isinstance(event, Read):
+            self._pool.answer(film, known=False)
+            return
+        if self._shadow is not None:
+            self._shadow.hear(event)
+        self._claim_at = float("-inf")
 
     def _answer_waiting(self) -> None:
         """Tell slots whether to assess; of two that hold the same bytes the second waits for the first one's commit."""

@@ -17,7 +17,7 @@
     │   ├── ShareDown            ShareStalled         ScanIncomplete       AlarmNotSent
     │   └── DatabaseAway         DatabaseFull         DatabaseReadOnly     DatabaseBusy
     ├── BundleError              the bundle may not be used
-    │   └── BundleMissing        BundleDamaged        BundleMismatch
+    │   └── BundleMissing        BundleDamaged        BundleMismatch       BundleWithdrawn
     ├── SettingsError            the operator wrote something that cannot be meant
     │   └── SchemaTooNew         SchemaOutdated       DatabaseUnsuitable
     ├── UsageError               a command was called with something that does not exist
@@ -291,6 +291,13 @@ class BundleMismatch(BundleError):
 
     code = "bundle_mismatch"
     hint = "Do not use it here; report the machine's processor and the versions from `preread check`."
+
+
+class BundleWithdrawn(BundleError):
+    """The bundle was withdrawn: it assesses nothing any more."""
+
+    code = "bundle_withdrawn"
+    hint = "`preread bundle activate NAME/VERSION` or `preread bundle rollback` names another, then start again."
 
 
 class SettingsError(PrereadError):

@@ -105,6 +105,7 @@ def reading_to_json(one: Reading) -> JSONObject:
         "outcome": one.shown.outcome.value,
         "code": one.shown.code,
         "bundle": one.bundle,
+        "withdrawn": one.withdrawn,
         "device": one.device,
         "sha256": one.sha256,
         "comment": one.comment,

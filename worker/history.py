@@ -36,7 +36,7 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class PastOutcome:
-    """How a version ended before it was read again; ``bundle``: ``name/version``."""
+    """How a version ended before it was read again; ``bundle``: ``name/version``; ``withdrawn``: why that one was."""
 
     outcome: Outcome
     code: str | None
@@ -45,6 +45,7 @@ class PastOutcome:
     bundle: str | None
     committed_at: datetime
     replaced_at: datetime
+    withdrawn: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,7 +225,7 @@ def _histories(connection: Connection, rows: Sequence[Row[Any]]) -> list[Version
 
 def _past_outcomes(connection: Connection, file_ids: Sequence[int]) -> dict[int, list[PastOutcome]]:
     statement = (
-        select(schema.past_outcome, _bundle.name, _bundle.version)
+        select(schema.past_outcome, _bundle.name, _bundle.version, _bundle.withdrawn_reason)
         .outerjoin(schema.bundle, _bundle.id == _past.bundle_id)
         .where(_past.file_id.in_(file_ids))
         .order_by(_past.id)
@@ -241,6 +242,7 @@ def _past_outcomes(connection: Connection, file_ids: Sequence[int]) -> dict[int,
             bundle=None if row.name is None else f"{row.name}/{row.version}",
             committed_at=row.committed_at,
             replaced_at=row.replaced_at,
+            withdrawn=row.withdrawn_reason,
         )
         past.setdefault(row.file_id, []).append(ended)
     return past

@@ -79,7 +79,11 @@ class Ledger:
         return self._write(register)
 
     def register_bundle(self, *, name: str, version: str, digest: str, manifest: str = "{}") -> int:
-        """Make the bundle known, return its id. ``digest``: sha256 hex of its manifest; ``manifest``: its JSON text."""
+        """Make the bundle known, return its id. ``digest``: sha256 hex of its manifest; ``manifest``: its JSON text.
+
+        Raises:
+            BundleWithdrawn: it was withdrawn, and assesses nothing any more.
+        """
         return self._write(lambda c, _: commits.register_bundle(c, self._clock(c), name, version, digest, manifest))
 
     def heartbeat(self, pulse: Pulse | None = None) -> None:

@@ -63,6 +63,7 @@ class Reading:
     Attributes:
         answers: what the bundle had said of each finding when it was signed.
         bundle: ``name/version`` of it.
+        withdrawn: why that bundle was withdrawn since; ``None`` while it is not.
         device: what the film came from; see ``lookups.device_of``.
         superseded: its reader corrected it.
     """
@@ -83,6 +84,7 @@ class Reading:
     supersedes_id: int | None
     superseded: bool
     bundle: str | None
+    withdrawn: str | None
     device: str | None
     sha256: str | None
 
@@ -274,6 +276,7 @@ def _typed(engine: Engine, condition: Any, limit: int | None = None) -> list[Rea
             exists().where(successor.c.supersedes_id == _reading.id).label("replaced"),
             b.name.label("bundle_name"),
             b.version.label("bundle_version"),
+            b.withdrawn_reason,
             _file.device,
             schema.instance.c.sha256,
         )
@@ -315,6 +318,7 @@ def _typed(engine: Engine, condition: Any, limit: int | None = None) -> list[Rea
                 supersedes_id=row.supersedes_id,
                 superseded=row.replaced,
                 bundle=None if row.bundle_name is None else f"{row.bundle_name}/{row.bundle_version}",
+                withdrawn=row.withdrawn_reason,
                 device=row.device,
                 sha256=row.sha256,
             )

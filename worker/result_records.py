@@ -25,6 +25,9 @@ def result_to_json(result: ResultRow) -> JSONObject:
         "caveats": [caveat.value for caveat in result.caveats],
         "bundle": result.bundle,
         "bundle_digest": result.bundle_digest,
+        "withdrawn": None
+        if result.withdrawn_at is None
+        else {"at": iso(result.withdrawn_at), "reason": result.withdrawn},
         "population": result.population.value,
         "research": result.research,
         "state": result.state.value,
@@ -73,6 +76,7 @@ def history_to_json(version: VersionHistory) -> JSONObject:
                 "reason": ended.reason,
                 "findings": [finding_to_json(finding) for finding in ended.findings],
                 "bundle": ended.bundle,
+                "withdrawn": ended.withdrawn,
                 "committed_at": iso(ended.committed_at),
                 "replaced_at": iso(ended.replaced_at),
             }

@@ -73,6 +73,7 @@ class ResultRow:
         population: what the root declared when the file was read.
         acquired_local: 14 digits of the modality's wall clock.
         ms: milliseconds from opening the file to its outcome.
+        withdrawn: why its bundle was withdrawn, at ``withdrawn_at``: the result is shown struck through; else ``None``.
     """
 
     result_id: int
@@ -102,6 +103,8 @@ class ResultRow:
     ms: float | None
     first_seen_at: datetime
     committed_at: datetime
+    withdrawn: str | None = None
+    withdrawn_at: datetime | None = None
 
     @property
     def position(self) -> tuple[datetime, int]:
@@ -176,6 +179,8 @@ def selected() -> Select[Any]:
             _bundle.name.label("bundle_name"),
             _bundle.version.label("bundle_version"),
             _bundle.digest.label("bundle_digest"),
+            _bundle.withdrawn_reason,
+            _bundle.withdrawn_at,
             _instance.sha256,
             _instance.format,
             _instance.transfer_syntax_uid,
@@ -303,4 +308,6 @@ def _result(row: Row[Any], findings: tuple[Finding, ...]) -> ResultRow:
         ms=row.ms,
         first_seen_at=row.first_seen_at,
         committed_at=row.committed_at,
+        withdrawn=row.withdrawn_reason,
+        withdrawn_at=row.withdrawn_at,
     )

@@ -59,7 +59,14 @@ class Settings(BaseSettings):
         description="SQLAlchemy URL of the database: a SQLite file on a local disk, or `postgresql://user@host/name`",
     )
     bundle: str | None = Field(
-        default=None, description="bundle to use: a name, `name/version` or a folder; unset: the newest default bundle"
+        default=None,
+        description="bundle to use: a name, `name/version` or a folder; unset: the one that `preread bundle activate` "
+        "chose, else the newest that ships",
+    )
+    bundle_dir: Path | None = Field(
+        default=None,
+        description="folder of the bundles that `preread bundle add` takes in; unset: beside the SQLite file, and none "
+        "with Postgres",
     )
     roots: Annotated[tuple[RootSpec, ...], NoDecode] = Field(
         default=(),

@@ -6,7 +6,7 @@ bytes, so that its lines are validated before anything in them is used, and no l
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Annotated
 
@@ -32,6 +32,7 @@ class Setup:
         parent_pid: the worker's; when that process ends, so does the slot.
         preview_dir: where previews are kept, as ``to_text`` gives it; ``None`` keeps none.
         min_free_bytes: what previews leave free on their disk.
+        shadow: folder of the bundle for jobs in the shadow, as ``to_text`` gives it; ``shadow_digest`` is what it has.
     """
 
     bundle: str
@@ -42,6 +43,12 @@ class Setup:
     parent_pid: int
     preview_dir: str | None = None
     min_free_bytes: int = 0
+    shadow: str | None = None
+    shadow_digest: str = ""
+
+    def of_shadow(self) -> Setup:
+        """Return what a slot needs to load the bundle of the shadow."""
+        return replace(self, bundle=self.shadow or "", digest=self.shadow_digest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +56,7 @@ class Job:
     """One file version to read. ``root`` and ``path`` as ``to_text`` gives them.
 
     ``preview``: keep one of it. Asked at the first attempt only, so that no preview can cost a film its outcome.
+    ``shadow``: assess it with the bundle in the shadow.
     """
 
     root: str
@@ -58,6 +66,7 @@ class Job:
     population: Population
     path_pattern: str | None
     preview: bool = False
+    shadow: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,8 +68,18 @@ def main(load: Callable[[Setup], Classifier] | None = None) -> int:
         _send(replies, Reply(Say.UNFIT, SlotMemory.code, message))
         return 1
     _send(replies, Reply(Say.READY))
+    in_shadow: Classifier | None = None
     while line := lines.readline():
-        reply = _serve(slot_messages.decode_job(line), setup, classifier, lines, replies)
+        job = slot_messages.decode_job(line)
+        if job.shadow and in_shadow is None:
+            try:
+                in_shadow = (load or _load)(setup.of_shadow())
+            except PrereadError as error:
+                message = f"the bundle in the shadow cannot be used: {error}"
+                _send(replies, Reply(Say.FAULT, EnvironmentFault.code, escape(message)))
+                continue
+        chosen = in_shadow if job.shadow and in_shadow is not None else classifier
+        reply = _serve(job, setup, chosen, lines, replies)
         _send(replies, reply)
         if reply.say is Say.BROKE:
             return 1

@@ -19,6 +19,11 @@ def say_answer(answer: Answer, finding: str) -> str:
     return _ANSWER[answer].format(finding=finding)
 
 
+def say_withdrawn(said: str, withdrawn: str | None) -> str:
+    """Say before a result that its bundle was withdrawn, and why; as it is where it was not."""
+    return said if withdrawn is None else f"WITHDRAWN, do not rely on it ({withdrawn}): {said}"
+
+
 def say_probability(probability: float, prevalence: float) -> str:
     """Say a probability with the prevalence that it holds for, e.g. ``87 % at prevalence 25 %``."""
     return f"{percent(probability)} at prevalence {percent(prevalence)}"

@@ -13,6 +13,7 @@ from worker.cli import (
     assess,
     audit,
     bundle,
+    bundling,
     check,
     database,
     drift,
@@ -98,5 +99,14 @@ app.add_typer(users.app, name="users")
 app.add_typer(review.app, name="review")
 app.command("stats")(review.stats)
 app.add_typer(audit.app, name="audit")
+for change in (
+    bundling.add,
+    bundling.activate,
+    bundling.rollback,
+    bundling.shadow,
+    bundling.compare,
+    bundling.withdraw,
+):
+    bundle.app.command(change.__name__)(change)
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(database.app, name="db")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.cli import door, output
+from worker.cli import door, in_use, output
 from worker.cli.roots import PopulationOption
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def assess(
     from worker.radiograph import Limits
     from worker.words import explain_caveats, explain_predictive_values
 
-    classifier = door.load_classifier(bundle or settings.bundle)
+    classifier = door.load_classifier(in_use.named(settings, bundle or settings.bundle))
     declared = Declared(population=Population(population), assume_age=True)
     limits = Limits(max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels)
     counts: Counter[Outcome] = Counter()

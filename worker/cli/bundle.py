@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from worker.cli import door, output
+from worker.cli import door, in_use, output
 
 if TYPE_CHECKING:
     from worker.bundle import Bundle, Manifest
     from worker.domain import JSONObject
+    from worker.settings import Settings
+    from worker.standing import Standing
 
 app = typer.Typer(help="Bundles: what training delivers and the worker runs.", no_args_is_help=True)
 # Their sensitivity is that of all films with the finding, and an accuracy over both says neither.
@@ -40,7 +42,7 @@ def list_bundles(
     context: typer.Context,
     json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record a bundle")] = False,
 ) -> None:
-    """List the installed bundles, the damaged ones named as such.
+    """List the bundles that ship and those that were added: which is in use, in the shadow, withdrawn or damaged.
 
     Exit code: 0 when all are whole; 4 when one is damaged or none is installed.
     """
@@ -48,10 +50,13 @@ def list_bundles(
     from worker import bundle as bundles
     from worker.errors import BundleError, BundleMissing
 
-    in_use = _tried(partial(bundles.resolve, settings.bundle))
-    paths = bundles.installed()
-    if isinstance(in_use, Path) and in_use not in paths:
-        paths.append(in_use)
+    folder = in_use.added_folder(settings)
+    now = _standing(settings)
+    chosen = None if now is None or now.active is None or settings.bundle is not None else now.active.bundle
+    used = _tried(partial(bundles.resolve, settings.bundle if chosen is None else chosen.label, folder))
+    paths = bundles.everywhere(folder)
+    if isinstance(used, Path) and used not in paths:
+        paths.append(used)
     if not paths:
         raise BundleMissing("no bundle is installed")
     damaged = False
@@ -62,19 +67,29 @@ def list_bundles(
         state = str(found) if isinstance(found, BundleError) else "whole"
         intended = "" if isinstance(found, BundleError) else found.manifest.intended_use.statement
         label = f"{path.parent.name}/{path.name}" if isinstance(found, BundleError) else found.label
+        known = None if now is None or isinstance(found, BundleError) else now.bundles.get(found.digest)
+        withdrawn = None if known is None else known.withdrawn
+        tried = now is not None and now.shadow is not None and known is not None and now.shadow.bundle == known
+        role = "in use" if path == used else "shadow" if tried else ""
+        if withdrawn is not None:
+            role = f"WITHDRAWN: {withdrawn}"
         if json:
             output.print_json(
                 {
                     "bundle": label,
                     "path": str(path),
-                    "in_use": path == in_use,
+                    "in_use": path == used,
+                    "shadow": tried,
+                    "withdrawn": withdrawn,
                     "whole": state == "whole",
                     "state": state,
                 }
             )
-        rows.append((label, "yes" if path == in_use else "", state, intended))
+        rows.append((label, role, state, intended))
     if not json:
-        output.print_table(("bundle", "in use", "state", "intended use"), rows)
+        output.print_table(("bundle", "role", "state", "intended use"), rows)
+        if now is not None and now.active is not None:
+            output.say(f"chosen by {now.active.actor} at {now.active.at:%Y-%m-%d %H:%M} UTC")
     if damaged:
         raise typer.Exit(BundleError.exit_code)
 
@@ -106,7 +121,10 @@ def verify(context: typer.Context, name: Annotated[str | None, _NAME] = None) ->
     Exit code: 0 when all agrees; 4 when not.
     """
     settings = door.of(context).settings()
-    classifier, difference = door.load_checked(name or settings.bundle)
+    from worker import bundle as bundles
+
+    path = bundles.resolve(name or settings.bundle, in_use.added_folder(settings))
+    classifier, difference = door.load_checked(str(path))
     loaded = classifier.bundle
     output.print_text(
         f"{loaded.label} is whole: {len(loaded.manifest.files)} files have their hashes; golden vectors differ by at "
@@ -118,7 +136,24 @@ def _load(context: typer.Context, name: str | None) -> Bundle:
     settings = door.of(context).settings()
     from worker import bundle as bundles
 
-    return bundles.load(bundles.resolve(name or settings.bundle))
+    return bundles.load(bundles.resolve(name or settings.bundle, in_use.added_folder(settings)))
+
+
+def _standing(settings: Settings) -> Standing | None:
+    """Return what the database says of bundles; ``None`` where there is none to ask."""
+    from worker import standing
+    from worker.errors import PrereadError
+
+    try:
+        engine = door.open_database(settings)
+    except PrereadError:
+        return None
+    try:
+        return standing.look(engine)
+    except PrereadError:
+        return None
+    finally:
+        engine.dispose()
 
 
 def _tried(action: Callable[[], Any]) -> Any:

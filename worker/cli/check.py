@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.cli import door, output
+from worker.cli import door, in_use, output
 from worker.cli.roots import PopulationName, PopulationOption, RootOption, chosen
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def _within(timeout_s: float, action: Callable[[], str | None]) -> str | None:
 
 
 def _bundle(settings: Settings) -> Checked:
-    classifier = door.load_classifier(settings.bundle)
+    classifier = door.load_classifier(in_use.path(settings))
     bundle = classifier.bundle
     return Checked(
         "bundle", True, f"{bundle.label} is whole and gives its golden results here; digest {bundle.digest[:12]}"

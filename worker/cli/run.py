@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.cli import door, output
+from worker.cli import door, in_use, output
 from worker.cli.roots import PopulationOption, RootOption, chosen
 
 if TYPE_CHECKING:
@@ -45,18 +46,20 @@ def run(
     """
     settings = door.of(context).with_log(None, log_json).settings(quiet=False)
     roots = chosen(settings, root, population)
-    from worker import bundle as bundles
     from worker import daemon
 
-    bundle = bundles.load(bundles.resolve(settings.bundle))
     engine = _open_or_create(settings, roots)
     # the options have the names of the settings
     names = {field.name for field in fields(daemon.RunOptions)} - {"once", "include_existing"}
     values = {name: getattr(settings, name) for name in names}
     options = daemon.RunOptions(once=once, include_existing=include_existing, **values)
     options = replace(options, preview_dir=_preview_dir(settings, engine, roots))
+    code = daemon.BUNDLE_CHANGED
     try:
-        code = daemon.run(engine, bundle, roots, options)
+        while code == daemon.BUNDLE_CHANGED:
+            now = in_use.load(settings, engine)
+            still = partial(in_use.still, settings, engine, now)
+            code = daemon.run(engine, now.bundle, roots, options, shadow=now.shadow, still=still)
     finally:
         engine.dispose()
     if code:

@@ -13,7 +13,7 @@ from worker.history import Explanation, ResultDetail
 from worker.ignoring import RULES
 from worker.result_records import history_to_json, iso
 from worker.results import ResultRow
-from worker.words import name_caveats, say_answer, say_finding, say_predictive_values
+from worker.words import name_caveats, say_answer, say_finding, say_predictive_values, say_withdrawn
 
 TABLE_COLUMNS = ("id", "committed", "taken", "patient / accession", "file", "what it says", "caveats")
 CSV_COLUMNS = (
@@ -34,6 +34,7 @@ CSV_COLUMNS = (
     *(f"{value}_at_{share * 100:.0f}" for share in PREDICTIVE_PREVALENCES for value in ("ppv", "npv")),
     "caveats",
     "bundle",
+    "withdrawn",
     "population",
     "patient_id",
     "issuer_of_patient_id",
@@ -54,7 +55,7 @@ def result_row(result: ResultRow) -> tuple[str, ...]:
     return (
         str(result.result_id),
         local(result.committed_at)[:16],
-        _acquired(result.acquired_local),
+        acquired(result.acquired_local),
         patient(identity),
         result.path_text,
         says(result),
@@ -84,6 +85,7 @@ def csv_rows(result: ResultRow) -> Iterator[tuple[Any, ...]]:
             *_predictive_cells(finding),
             " ".join(result.caveats),
             result.bundle,
+            result.withdrawn,
             result.population.value,
             identity.patient_id,
             identity.issuer_of_patient_id,
@@ -104,6 +106,8 @@ def detail_pairs(detail: ResultDetail) -> Iterator[tuple[str, str]]:
     yield "result", str(row.result_id)
     yield "file", f"{row.path_text} in {row.root_text}"
     yield "outcome", row.outcome.value
+    if row.withdrawn is not None:
+        yield "WITHDRAWN", f"do not rely on this result, its bundle was withdrawn: {row.withdrawn}"
     if row.findings:
         for finding in row.findings:
             yield "what it says", say_finding(finding)
@@ -117,7 +121,7 @@ def detail_pairs(detail: ResultDetail) -> Iterator[tuple[str, str]]:
     if row.bundle:
         yield "bundle", f"{row.bundle} ({row.bundle_digest})"
     if row.acquired_local:
-        yield "taken", f"{_acquired(row.acquired_local)} on the modality's clock"
+        yield "taken", f"{acquired(row.acquired_local)} on the modality's clock"
     yield "committed", local(row.committed_at)
     for field in dataclasses.fields(row.identity):
         value = getattr(row.identity, field.name)
@@ -136,7 +140,9 @@ def detail_pairs(detail: ResultDetail) -> Iterator[tuple[str, str]]:
     for result_id, root, path in detail.same_uid:
         yield "same SOP Instance UID, other bytes", f"result {result_id}: {path} in {root}"
     for ended in detail.history.past:
-        says = "; ".join(map(say_finding, ended.findings)) or f"{ended.code}: {ended.reason}"
+        says = say_withdrawn(
+            "; ".join(map(say_finding, ended.findings)) or f"{ended.code}: {ended.reason}", ended.withdrawn
+        )
         bundle = f", {ended.bundle}" if ended.bundle else ""
         yield f"earlier, of {local(ended.committed_at)}", f"{ended.outcome.value}{bundle}: {says}"
     for move in detail.history.transitions:
@@ -169,9 +175,8 @@ def history_rows(explanation: Explanation) -> Iterator[tuple[str, ...]]:
 
 def says(result: ResultRow) -> str:
     """Say a result in one cell of a table."""
-    if result.findings:
-        return "; ".join(map(say_finding, result.findings))
-    return f"{result.outcome.value}: {result.code}: {result.reason}"
+    said = "; ".join(map(say_finding, result.findings))
+    return say_withdrawn(said or f"{result.outcome.value}: {result.code}: {result.reason}", result.withdrawn)
 
 
 def _predictive_cells(finding: Finding | None) -> tuple[float | None, ...]:
@@ -196,7 +201,8 @@ def local(at: datetime) -> str:
     return f"{at.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
-def _acquired(digits: str | None) -> str:
+def acquired(digits: str | None) -> str:
+    """Say when a film was taken, by the modality's clock."""
     if not digits or len(digits) != 14:
         return digits or ""
     return f"{digits[:4]}-{digits[4:6]}-{digits[6:8]} {digits[8:10]}:{digits[10:12]}"

@@ -148,7 +148,7 @@ def test_a_damaged_bundle_is_named_and_not_used(preread, tmp_path, monkeypatch):
         assert ran.exit_code == 4, command
         assert "manifest.json" in ran.err
         assert "bundle_damaged" in ran.err
-    monkeypatch.setattr(bundles, "installed", lambda: [folder])
+    monkeypatch.setattr(bundles, "installed", lambda added=None: [] if added else [folder])
     ran = preread("bundle", "list", "--json")
     assert ran.exit_code == 4
     assert [(record["whole"], record["in_use"]) for record in ran.records] == [(False, True)]
@@ -292,12 +292,12 @@ def started(preread, monkeypatch, brightness_classifier, tmp_path):
     """What the daemon was started with; it ends at once."""
     calls = []
 
-    def end_at_once(engine, bundle, roots, options):
+    def end_at_once(engine, bundle, roots, options, **_):
         calls.append((bundle, roots, options))
         return 0
 
     monkeypatch.setattr(daemon, "run", end_at_once)
-    monkeypatch.setattr(bundles, "resolve", lambda name: tmp_path)
+    monkeypatch.setattr(bundles, "resolve", lambda *_: tmp_path)
     monkeypatch.setattr(bundles, "load", lambda path: brightness_classifier.bundle)
     return calls
 
@@ -350,7 +350,7 @@ def test_run_keeps_its_database_out_of_the_watched_folder(preread, started, tmp_
 
 
 def test_run_ends_with_the_exit_code_of_the_daemon(preread, started, monkeypatch):
-    monkeypatch.setattr(daemon, "run", lambda *_: 3)
+    monkeypatch.setattr(daemon, "run", lambda *_, **__: 3)
     assert preread("run", "--once", "--root", "inbox").exit_code == 3
 
 

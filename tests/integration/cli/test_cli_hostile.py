@@ -28,6 +28,7 @@ NAME = NASTY.replace("/", "|").encode() + b"\xff.dcm"
 # What each command is called with; a command that shows nothing a film could have said stands in QUIET.
 CALLS = {
     "preread assess": [["assess", "{root}"], ["assess", "{root}", "--json"]],
+    "preread bundle withdraw": [["bundle", "withdraw", "test/1.0.0", "--reason", "x", "--yes"]],
     "preread check": [["check", "--root", "{root}"], ["check", "--root", "{root}", "--json"]],
     "preread results": [["results"], ["results", "--json"], ["results", "--csv"]],
     "preread results show": [["results", "show", "1"], ["results", "show", "1", "--json"], ["results", "show", "2"]],
@@ -52,6 +53,8 @@ QUIET = {
     "preread alarm watch", "preread alarm test",
     "preread run", "preread bundle list", "preread bundle show", "preread bundle verify", "preread db upgrade",
     "preread db backup", "preread db restore", "preread db downgrade", "preread setup",
+    "preread bundle add", "preread bundle activate", "preread bundle rollback", "preread bundle shadow",
+    "preread bundle compare",
     "preread bundle add", "preread bundle activate", "preread bundle rollback", "preread bundle shadow",
     "preread bundle compare",
     "preread db check", "preread version", "preread web", "preread review sign", "preread audit verify",

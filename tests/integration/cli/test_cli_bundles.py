@@ -1,0 +1,87 @@
+"""``preread bundle`` from the shell: add, activate, shadow, compare, roll back, withdraw."""
+
+from __future__ import annotations
+
+import pytest
+
+from worker import bundle as bundles
+from worker import daemon, standing, store
+from worker.cli import door
+
+
+@pytest.fixture
+def here(preread, tmp_path, migrated_sqlite, monkeypatch, stub_bundle, brightness_classifier):
+    """A database, and machines that give any bundle's golden results."""
+    path = tmp_path / "preread.db"
+    path.write_bytes(migrated_sqlite.read_bytes())
+    monkeypatch.setenv("PREREAD_DATABASE_URL", f"sqlite:///{path}")
+    monkeypatch.setattr(door, "load_checked", lambda _: (brightness_classifier, 0.0))
+    return preread
+
+
+def roles(ran):
+    return {
+        one["bundle"]: (one["in_use"], one["shadow"], one["withdrawn"])
+        for one in ran.records
+        if one["bundle"].startswith("stub")
+    }
+
+
+def test_a_bundle_from_its_folder_to_its_end(here, stub_bundle, tmp_path):
+    assert here("bundle", "activate", "stub/1.0.0").exit_code == 4
+    assert here("bundle", "add", str(stub_bundle.path)).exit_code == 0, here.err
+    assert (tmp_path / "preread.db-bundles" / "stub" / "1.0.0").is_dir()
+    assert roles(here("bundle", "list", "--json")) == {"stub/1.0.0": (False, False, None)}
+    assert here("bundle", "rollback").exit_code == 2
+    assert here("bundle", "shadow", "stub/1.0.0").exit_code == 0, here.err
+    assert roles(here("bundle", "list", "--json")) == {"stub/1.0.0": (False, True, None)}
+    assert here("bundle", "compare", "stub/1.0.0", "stub/1.0.0").exit_code == 1
+    assert here("bundle", "shadow", "--off").exit_code == 0
+    assert here("bundle", "activate", "stub/1.0.0").exit_code == 0, here.err
+    assert roles(here("bundle", "list", "--json")) == {"stub/1.0.0": (True, False, None)}
+    assert here("bundle", "shadow", "stub/1.0.0").exit_code == 2
+    assert here("bundle", "rollback").exit_code == 0, here.err
+    assert here("bundle", "activate", "stub/1.0.0").exit_code == 0
+    assert here("bundle", "withdraw", "1.0.0", "--reason", "it turned films").exit_code == 2  # nobody to ask
+    ran = here("bundle", "withdraw", "1.0.0", "--reason", "it turned films", "--yes")
+    assert ran.exit_code == 0, ran.err
+    assert "struck through" in ran.err
+    (tmp_path / "inbox").mkdir()
+    for command in (["bundle", "activate", "stub/1.0.0"], ["run", "--root", "inbox"]):
+        ran = here(*command)
+        assert ran.exit_code == 4, ran.err
+        assert "it turned films" in ran.err
+        assert "bundle_withdrawn" in ran.err
+    assert roles(here("bundle", "list", "--json"))["stub/1.0.0"][2] == "it turned films"
+
+
+def test_a_setting_that_names_the_bundle_decides(here, stub_bundle, monkeypatch):
+    here("bundle", "add", str(stub_bundle.path))
+    monkeypatch.setenv("PREREAD_BUNDLE", str(stub_bundle.path))
+    ran = here("bundle", "activate", "stub/1.0.0")
+    assert ran.exit_code == 2
+    assert "PREREAD_BUNDLE" in ran.err
+
+
+def test_a_worker_changes_over_when_another_bundle_is_chosen(here, stub_bundle, tmp_path, monkeypatch):
+    seen = []
+    (tmp_path / "inbox").mkdir()
+    here("bundle", "add", str(stub_bundle.path))
+
+    def run(engine, bundle, roots, options, *, shadow, still, **_):
+        """Stands for the daemon: as it would, it asks and ends when it is told."""
+        seen.append((bundle.label, still()))
+        if len(seen) == 1:
+            standing.activate(engine, "uid:0", bundles.load(stub_bundle.path))
+            assert not still()
+            return daemon.BUNDLE_CHANGED
+        return 0
+
+    monkeypatch.setattr(daemon, "run", run)
+    ran = here("run", "--root", "inbox")
+    assert ran.exit_code == 0, ran.err
+    assert [still for _, still in seen] == [True, True]
+    assert seen[0][0] != "stub/1.0.0" == seen[1][0]
+    engine = store.open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
+    assert standing.look(engine).active.bundle.label == "stub/1.0.0"
+    engine.dispose()
