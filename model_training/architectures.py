@@ -21,6 +21,8 @@ from model_training.pretrained import StateDict
 # operations at a time, sums come in another order. Both must be set before TensorFlow does any work.
 tf.config.threading.set_inter_op_parallelism_threads(1)
 tf.config.experimental.enable_op_determinism()
+if keras.backend.backend() != "tensorflow":  # TensorFlow then draws the batches only; a GPU is the other's
+    tf.config.set_visible_devices([], "GPU")
 
 _BATCH_NORM_EPSILON = 1e-3
 

@@ -40,7 +40,7 @@ class Reseed(keras.callbacks.Callback):  # type: ignore[misc]
         self._seed = seed
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        dropouts = [layer for layer in self.model.layers if isinstance(layer, keras.layers.Dropout)]
+        dropouts = [layer for layer in self.model.layers if isinstance(layer, keras.layers.Dropout) and layer.rate]
         for position, layer in enumerate(dropouts):  # layers of one network draw apart
             layer.seed_generator.state.assign([self._seed + 7919 * position, epoch])
 

@@ -22,7 +22,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 talk = Console(stderr=True)
-_OF_TRAINING = frozenset({"jinja2", "keras", "matplotlib", "scipy", "tensorflow"})
+_OF_TRAINING = frozenset({"jax", "jinja2", "keras", "matplotlib", "scipy", "tensorflow"})
 
 DataOption = Annotated[
     Path,

@@ -14,6 +14,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
+from keras import ops
 
 from model_training.architectures import ARCHITECTURES, load_imagenet
 from model_training.augmentation import Augmentation, augment
@@ -37,6 +38,8 @@ from worker.errors import UsageError
 from worker.preprocessing import PreprocessingSpec, normalise
 
 WEIGHTS_FILE = "fitted.weights.h5"
+# On TensorFlow, XLA would change the sums of what is published and gain nothing on a processor; JAX is nothing without.
+_JIT = keras.backend.backend() != "tensorflow"
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +114,10 @@ class _Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignor
         self._peak, self._warm_up, self._steps = peak, warm_up_steps, steps
 
     def __call__(self, step: Any) -> Any:
-        step = tf.cast(step, tf.float32)
+        step = ops.cast(step, "float32")
         rest = (step - self._warm_up) / max(1, self._steps - self._warm_up)
-        cosine = 0.5 * (1 + tf.cos(3.14159265 * tf.clip_by_value(rest, 0.0, 1.0)))
-        return self._peak * tf.minimum((step + 1) / self._warm_up, cosine)
+        cosine = 0.5 * (1 + ops.cos(3.14159265 * ops.clip(rest, 0.0, 1.0)))
+        return self._peak * ops.minimum((step + 1) / self._warm_up, cosine)
 
 
 def _batches(
@@ -194,7 +197,7 @@ def fit(
             global_clipnorm=1.0,
         ),
         loss={"logit": keras.losses.BinaryCrossentropy(from_logits=True), "activation_map": None, "embedding": None},
-        jit_compile=False,
+        jit_compile=_JIT,
     )
     restored = Checkpoint.restore(model, folder)
     before_s, began_s = spent_s(folder, restored), time.monotonic()
@@ -208,9 +211,15 @@ def fit(
     done, ended, reached = 0, "done", float(epochs)
     try:
         for size, count in recipe.sizes:
-            first, done = max(done, restored), done + count
+            begin, first, done = done, max(done, restored), done + count
             if first >= done:
                 continue
+            if first == begin > 0:
+                # Each size begins with the averages of the one before, as Keras leaves them; a checkpoint has not seen
+                # that yet. The copy is for JAX, which would be given one buffer for a weight and its average.
+                model.optimizer.finalize_variable_values(model.trainable_variables)
+                model.set_weights(model.get_weights())
+                model.train_function = None  # traced anew: one graph for two sizes would add in another order
             model.fit(
                 _batches(recipe, spec, pictures, labels, weights, size, seed, first * steps),
                 steps_per_epoch=steps,
@@ -246,9 +255,9 @@ def logits_of(
     served: keras.Model, spec: PreprocessingSpec, pictures: PixelArray, batch: int = 64
 ) -> npt.NDArray[np.float64]:
     """float64 [n, findings], the logits of a network from ``serving`` for uint8 [n, rows, columns]."""
-    run = tf.function(lambda x: served(x, training=False)["logit"])
+    served.compile(jit_compile=_JIT)
     parts: Sequence[Any] = [
-        run(normalise(spec, pictures[start : start + batch])[..., np.newaxis]).numpy()
+        served.predict_on_batch(normalise(spec, pictures[start : start + batch])[..., np.newaxis])["logit"]
         for start in range(0, len(pictures), batch)
     ]
     return np.concatenate(parts).astype(np.float64)

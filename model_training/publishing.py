@@ -98,9 +98,14 @@ def publish(
         foreign: pictures that are no chest film, by kind, with which its detector of such pictures is measured.
 
     Raises:
-        UsageError: the run is unfinished or of another data set, or the version is there already.
+        UsageError: the run is unfinished or of another data set, the version is there already, or Keras runs on
+            something else than TensorFlow, which alone converts to LiteRT.
         BundleMismatch: LiteRT and Keras differ by more than the golden tolerance.
     """
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise UsageError(
+            f"a run is published by TensorFlow, whatever fitted it: unset KERAS_BACKEND, which is {backend}"
+        )
     fitted = run / ALL_FILMS / FITTED_FILE
     folds = finished_folds(run)
     if not fitted.exists() and len(folds) == 1:

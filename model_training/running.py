@@ -38,6 +38,7 @@ def environment() -> JSONObject:
         "python": platform.python_version(),
         "machine": platform.machine(),
         "threads": int(os.environ.get("TF_NUM_INTRAOP_THREADS") or os.cpu_count() or 1),
+        "backend": keras.backend.backend(),
         **{name: importlib.metadata.version(name) for name in packages},
     }
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
+import os
 import resource
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -195,9 +198,10 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: 
     assert _fit(tmp_path / "a2", seed=1) != _fit(tmp_path / "a")
 
 
-def test_an_interrupted_fit_goes_on_to_the_same_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("epoch", [2, 3])
+def test_an_interrupted_fit_goes_on_to_the_same_weights(epoch: int, tmp_path: Path) -> None:
     def interrupt(text: str) -> None:
-        if text.startswith("epoch 2"):
+        if text.startswith(f"epoch {epoch}"):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -205,9 +209,69 @@ def test_an_interrupted_fit_goes_on_to_the_same_weights(tmp_path: Path) -> None:
     (tmp_path / "broken off" / "part.weights.h5").write_bytes(b"broken off while it was written")
     told: list[str] = []
     resumed = _fit(tmp_path / "broken off", told.append)
-    assert [text.split()[1] for text in told] == ["2", "3"]
+    assert [int(text.split()[1]) for text in told] == list(range(epoch, 4))
     assert (tmp_path / "broken off" / WEIGHTS_FILE).exists()
     assert resumed == _fit(tmp_path / "whole")
+
+
+# A network small enough that JAX compiles it at once. First weights and dropout are drawn otherwise on each backend.
+_ON_A_BACKEND = """
+import dataclasses, pathlib, sys
+import keras, numpy as np
+from model_training import fitting
+from worker.preprocessing import TRAINING_SPEC
+
+def small(findings, dropout):
+    inputs = keras.Input((None, None, 1))
+    x = keras.layers.Conv2D(8, 5, strides=4, activation="relu6", name="conv")(inputs)
+    embedding = keras.layers.GlobalAveragePooling2D()(x)
+    logit = keras.layers.Dense(findings, kernel_initializer="zeros")(embedding)
+    model = keras.Model(inputs, {"logit": logit, "activation_map": x, "embedding": embedding})
+    model.get_layer("conv").set_weights([np.random.default_rng(1).normal(0, 0.3, (5, 5, 1, 8)), np.zeros(8)])
+    return model
+
+fitting.ARCHITECTURES["small"] = small
+how = {"architecture": "small", "dropout": 0.0, "sizes": ((64, 2), (96, 1)), "learning_rate": 0.01}
+recipe = dataclasses.replace(fitting.RECIPES["smoke"], **how)
+pictures = np.random.default_rng(0).integers(0, 256, (8, 224, 224), dtype=np.uint8)
+pictures[::2] //= 2
+labels = np.array([[0], [1]] * 4)
+weights, folder = np.full(8, 1 / 8), pathlib.Path(sys.argv[1])
+model = fitting.fit(recipe, TRAINING_SPEC, pictures, labels, weights, folder, steps_per_epoch=5)
+logits = fitting.logits_of(fitting.serving(model, recipe, TRAINING_SPEC), TRAINING_SPEC, pictures)
+np.savez(sys.argv[2], logits=logits, conv=keras.ops.convert_to_numpy(model.get_layer("conv").kernel))
+"""
+
+
+def test_jax_fits_the_same_network_as_tensorflow(tmp_path: Path) -> None:
+    fitted = {}
+    for backend in ("tensorflow", "jax"):
+        kept = tmp_path / f"{backend}.npz"
+        subprocess.run(
+            [sys.executable, "-c", _ON_A_BACKEND, tmp_path / backend, kept],
+            env={**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"},
+            check=True,
+        )
+        fitted[backend] = np.load(kept)
+    for name in ("logits", "conv"):
+        np.testing.assert_allclose(fitted["jax"][name], fitted["tensorflow"][name], atol=1e-3)
+    assert np.ptp(fitted["jax"]["logits"]) > 0.01, "the network has learned nothing that could differ"
+    losses = [(tmp_path / backend / "history.csv").read_text().splitlines() for backend in fitted]
+    for ours, theirs in zip(*losses, strict=True):
+        assert float(ours.split(",")[1]) == pytest.approx(float(theirs.split(",")[1]), abs=1e-4)
+
+
+def test_a_run_is_published_by_tensorflow_alone(data: Path, run: Path, tmp_path: Path) -> None:
+    arguments = ("publish", "--data", data, "--run", run, "--into", tmp_path, "--version", "9.0.1", "--folds", "2")
+    ended = subprocess.run(
+        [Path(sys.executable).with_name("preread-train"), *arguments],
+        env={**os.environ, "KERAS_BACKEND": "jax"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == UsageError.exit_code
+    assert "unset KERAS_BACKEND" in ended.stderr
 
 
 def test_a_full_disk_at_a_checkpoint_is_named_and_the_fit_goes_on_once_there_is_room(tmp_path: Path) -> None:
