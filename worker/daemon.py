@@ -13,8 +13,8 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -169,7 +169,10 @@ class _Run:
                 root_id, path, spec.population, spec.path_pattern, thread.inbox.look_again, thread.inbox.suspect
             )
         self._pool: SlotPool[Claim | ShadowFilm] = SlotPool(
-            slot_setup(bundle, options, shadow[0] if shadow else None), count=options.slots, deadline_s=options.deadline_s, command=slot_command
+            slot_setup(bundle, options, shadow[0] if shadow else None),
+            count=options.slots,
+            deadline_s=options.deadline_s,
+            command=slot_command,
         )
         self._pool.wake_on(wake.fd)
         self._dispatcher = Dispatcher(
@@ -321,9 +324,7 @@ class _Run:
 
 def _register(ledger: Ledger, bundle: Bundle) -> int:
     of = bundle.manifest
-    return ledger.register_bundle(
-        name=of.name, version=of.version, digest=bundle.digest, manifest=bundle.manifest_json
-    )
+    return ledger.register_bundle(name=of.name, version=of.version, digest=bundle.digest, manifest=bundle.manifest_json)
 
 
 def slot_setup(bundle: Bundle, options: RunOptions, shadow: Bundle | None = None) -> Setup:
