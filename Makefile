@@ -11,7 +11,7 @@ LOCK += --constraint requirements/constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test prove bench run fuzz lint type wheel check-wheel lock clean
+.PHONY: help demo test prove bench run fuzz lint type wheel wheelhouse check-wheel sbom audit lock clean
 
 help: ## say what can be made
 	@echo "Preread: a first read of every chest X-ray, where it is taken."
@@ -51,8 +51,18 @@ type: $(VENV)/.dev ## mypy, strict
 wheel: $(VENV)/.runtime ## build the wheel into dist/
 	@$(PY) -m hatchling build -t wheel
 
-check-wheel: wheel ## install the wheel into a new environment outside the tree and use it there
-	@sh deploy/check_wheel.sh $(PY) dist/preread-*.whl
+wheelhouse: wheel ## pack dist/preread-*.tar: all that a machine without network needs to install and upgrade
+	@sh deploy/wheelhouse.sh $(PY) dist/preread-*.whl dist
+
+check-wheel: wheelhouse ## install from that tar, without network, outside the tree, and use it there
+	@sh deploy/check_wheel.sh $(PY) dist/preread-*.tar
+
+sbom: $(VENV)/.dev ## list what a worker installs, with hashes, as CycloneDX: dist/preread.cdx.json
+	@mkdir -p dist
+	@$(VENV)/bin/cyclonedx-py requirements requirements/runtime.txt --pyproject pyproject.toml --output-reproducible -o dist/preread.cdx.json
+
+audit: $(VENV)/.dev ## ask the network for known holes in what a worker installs; says what it could not ask about
+	@$(VENV)/bin/pip-audit --disable-pip --require-hashes --requirement requirements/runtime.txt
 
 lock: ## write requirements/*.txt anew from pyproject.toml (needs uv)
 	$(UV) pip compile pyproject.toml $(LOCK) --upgrade --extra demo --extra train --group dev -o requirements/dev.txt

@@ -19,6 +19,7 @@ import typer
 from packaging.requirements import Requirement
 
 import worker.cli
+from deploy import licences
 from worker import codecs, errors, identity, settings
 from worker.batch import FileResult
 from worker.domain import Outcome, RefusalCode
@@ -98,6 +99,8 @@ def test_help_loads_neither_training_nor_runtime() -> None:
 FORBIDDEN_CALLS = {"rmtree", "removedirs"}
 # Who may remove or rename a file of Preread's own; a root's files are not among them.
 MAY_REMOVE = {
+    "worker/backup.py",
+    "worker/installing.py",
     "worker/bundle.py",
     "worker/previews.py",
     "model_training/publishing.py",
@@ -277,6 +280,16 @@ def test_a_worker_never_installs_what_trains() -> None:
             assert not {"tensorflow", "keras", "torch"} & set(requirements_of(lock))
 
 
+def test_no_licence_comes_into_the_runtime_unseen() -> None:
+    page = (HOUSE / "docs" / "licences.md").read_text()
+    names = licences.pinned()
+    assert len(names) > 30
+    for name in names:
+        said = licences.licence(name)
+        assert f"| {name} | {said} |" in page, f"run `python deploy/licences.py > docs/licences.md` for {name}"
+        assert licences.parts(said) <= licences.PERMISSIVE | {licences.WEAK_COPYLEFT.get(name, "")}, f"{name}: {said}"
+
+
 def test_the_wheel_holds_the_two_packages_and_nothing_else(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path],
@@ -291,6 +304,7 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(tmp_path: Path) -> No
     assert {top for top in tops if not top.endswith(".dist-info")} == set(PACKAGES)
     assert "worker/migrations/env.py" in names
     assert "worker/py.typed" in names
+    assert "worker/systemd/preread-worker.service" in names
     assert any(re.fullmatch(r"worker/migrations/versions/\w+\.py", name) for name in names)
     for wanted in ("manifest.json", "weights.tflite"):
         assert any(re.fullmatch(rf"worker/bundles/[^/]+/[^/]+/{re.escape(wanted)}", name) for name in names), wanted

@@ -1,0 +1,91 @@
+"""Say under which licence each package comes that a worker installs: ``python deploy/licences.py > docs/licences.md``.
+
+Taken from the packages' own metadata, for what ``requirements/runtime.txt`` pins on this platform.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import sys
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+RUNTIME = Path(__file__).parents[1] / "requirements" / "runtime.txt"
+PERMISSIVE = frozenset(
+    {
+        "0BSD",
+        "Apache-2.0",
+        "BSD-2-Clause",
+        "BSD-3-Clause",
+        "CC0-1.0",
+        "ISC",
+        "MIT",
+        "MIT-0",
+        "MIT-CMU",
+        "PSF-2.0",
+        "Zlib",
+    }
+)
+# Known, and no hindrance: neither is changed nor linked into what Preread gives away.
+WEAK_COPYLEFT = {
+    "psycopg": "LGPL-3.0-only",
+    "psycopg-binary": "LGPL-3.0-only",
+    "tqdm": "MPL-2.0",
+}
+# What older metadata say in words.
+_SPDX = {
+    "3-Clause BSD License": "BSD-3-Clause",
+    "Apache 2.0": "Apache-2.0",
+    "Apache Software License": "Apache-2.0",
+    "BSD License": "BSD-3-Clause",
+    "ISC License": "ISC",
+    "MIT License": "MIT",
+}
+
+
+def pinned() -> list[str]:
+    """Names of the packages that the runtime's lock pins for this platform and Python, in order."""
+    lines = [line.split(" \\")[0] for line in RUNTIME.read_text(encoding="utf-8").splitlines() if line[:1].isalnum()]
+    wanted = [Requirement(line) for line in lines]
+    return sorted({each.name for each in wanted if each.marker is None or each.marker.evaluate()})
+
+
+def licence(name: str) -> str:
+    """The licence of an installed package as an SPDX expression.
+
+    Raises:
+        PackageNotFoundError: it is not installed.
+    """
+    metadata = importlib.metadata.metadata(name)
+    classifiers = [
+        text.rsplit(" :: ", 1)[-1] for text in metadata.get_all("Classifier") or [] if text.startswith("License ::")
+    ]
+    said = metadata.get("License-Expression") or metadata.get("License") or " AND ".join(classifiers)
+    return _SPDX.get(said, said)
+
+
+def parts(expression: str) -> set[str]:
+    """The licences that an SPDX expression joins."""
+    return set(re.split(r" (?:AND|OR) ", expression.replace("(", "").replace(")", "")))
+
+
+def page() -> str:
+    """The table as it stands in the documentation."""
+    lines = [
+        "# Licences of what a worker installs",
+        "",
+        "Made by `python deploy/licences.py > docs/licences.md` from the packages' own metadata; a test compares it",
+        "with the lock and lets no other licence in. psycopg (LGPL) and tqdm (MPL) are used as they come. The wheels",
+        "of numpy, pillow and imagecodecs bring libraries of others, whose licences lie in them. `make sbom` writes",
+        "the same packages with versions and hashes as CycloneDX.",
+        "",
+        "| package | licence |",
+        "| --- | --- |",
+    ]
+    return "\n".join([*lines, *(f"| {name} | {licence(name)} |" for name in pinned())]) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(page())
