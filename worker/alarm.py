@@ -325,10 +325,14 @@ def run(watch: Watch, probe: Callable[[], Health], stop: threading.Event, clock:
         probe: makes a report.
         clock: monotonic seconds.
     """
+    looked = False
     while not stop.is_set():
         try:
             found = probe()
         except PrereadError as error:
             found = health.unavailable(error)
         watch.look(found, clock())
+        if not looked:
+            _LOG.info("alarm_watching", extra={"state": found.level.name.lower()})
+            looked = True
         stop.wait(LOOK_S)

@@ -62,10 +62,11 @@ class Reference:
 
 def tenths(values: Sequence[float]) -> Distribution:
     """Distribute values over bins that hold about a tenth of them each; equal values stay together."""
-    edges = np.unique(np.quantile(values, np.arange(1, 10) / 10)) if len(values) else np.empty(0)
-    # an edge at the least value would leave the bin below it empty
-    inside = [float(edge) for edge in edges if edge > min(values)]
-    return spread(values, inside)
+    if not values:
+        return Distribution((), (0,))
+    # each edge is one of the values, and none the least, so that no bin is empty
+    edges = np.unique(np.quantile(values, np.arange(1, 10) / 10, method="higher"))
+    return spread(values, [float(edge) for edge in edges if edge > min(values)])
 
 
 def spread(values: Sequence[float], edges: Sequence[float]) -> Distribution:
