@@ -55,6 +55,11 @@ PIECES = {
     "browser": Piece(
         _programs("chromium", "chromedriver"), "install a browser (Debian: apt-get install chromium chromium-driver)"
     ),
+    "caddy": Piece(_programs("caddy"), "install Caddy (Debian: apt-get install caddy)"),
+    "systemd": Piece(
+        lambda: os.geteuid() == 0 and _programs("systemd-analyze", "systemd-sysusers", "systemd-tmpfiles")(),
+        "install systemd's programs (Debian: apt-get install systemd) and run as root",
+    ),
     "films": Piece(_films, f"set PREREAD_FILMS to the folder that holds {' and '.join(FILM_FOLDERS)}"),
 }
 DESELECTED = pytest.StashKey[dict[str, int]]()

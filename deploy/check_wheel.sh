@@ -1,16 +1,19 @@
 #!/bin/sh
-# Installs a wheel into a new environment outside the tree and uses it there, as a hospital would.
-# usage: check_wheel.sh PYTHON WHEEL
+# Installs from a wheelhouse, without network, outside the tree, and uses what it installed, as a hospital would.
+# usage: check_wheel.sh PYTHON TAR
 set -eu
-python=$1
-wheel=$(realpath "$2")
-locks=$(realpath "$(dirname "$0")/../requirements")
+python=$(realpath -s "$1")
+archive=$(realpath "$2")
 place=$(mktemp -d "${TMPDIR:-/tmp}/preread-wheel.XXXXXX")
 trap 'rm -rf "$place"' EXIT
 
-"$python" -m venv "$place/venv"
-"$place/venv/bin/python" -m pip install -qq --require-hashes --only-binary :all: -r "$locks/runtime.txt"
-"$place/venv/bin/python" -m pip install -qq --no-deps "$wheel"
+tar -C "$place" -xf "$archive"
+set -- "$place"/preread-*/install.sh
+# where the kernel lets us, without any network at all; pip is told not to use one in either case
+if unshare --net true 2>/dev/null; then alone="unshare --net"; else alone=""; fi
+$alone "$1" --prefix "$place/opt" --python "$python" --config "$place/none.toml"
+if $alone "$1" --prefix "$place/opt" --python "$python" 2>/dev/null; then echo "it installed over itself" >&2; exit 1; fi
+ln -s opt/current "$place/venv"
 cd "$place"
 mkdir inbox
 
@@ -28,6 +31,7 @@ from model_training import phantoms
 
 print(len(phantoms.write_examples(Path("inbox"))), "phantoms drawn")
 PYTHON
+"$place/venv/bin/preread" setup --dry-run --root "$place/tree" | grep -q '^would make the file .*preread-worker.service$'
 "$place/venv/bin/preread" --help >/dev/null
 "$place/venv/bin/preread-train" --help >/dev/null
 "$place/venv/bin/preread" db upgrade

@@ -26,7 +26,7 @@ import pytest
 from sqlalchemy import Engine
 
 from worker import bundle as bundles
-from worker import store
+from worker import migrating, store
 from worker.domain import IntendedUse
 from worker.preprocessing import TRAINING_SPEC
 from worker.scope import EDGES, Detector, ScopeSpec, Subspace
@@ -47,7 +47,7 @@ class PostgresServer:
             os.chmod(folder, 0o755)
             shutil.chown(folder, "nobody")
             self._as_whom.update(user="nobody", group=_group_of_nobody(), extra_groups=[])
-        self._programs = self._find_programs()
+        self.programs = self._find_programs()
         self._data = folder / "data"
         self._log = folder / "log"
         self._run("initdb", "-D", self._data, "-U", "preread", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
@@ -78,7 +78,7 @@ class PostgresServer:
             return False
 
     def _run(self, program: str, *arguments: str | Path) -> None:
-        done = subprocess.run([self._programs / program, *arguments], check=False, capture_output=True, **self._as_whom)
+        done = subprocess.run([self.programs / program, *arguments], check=False, capture_output=True, **self._as_whom)
         assert done.returncode == 0, f"{program} failed: {done.stderr.decode(errors='replace')}"
 
     def start(self) -> None:
@@ -94,7 +94,7 @@ class PostgresServer:
         options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [self._programs / "postgres", "-D", self._data, *options],
+                [self.programs / "postgres", "-D", self._data, *options],
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -171,7 +171,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 def _upgrade(url: str) -> None:
     engine = store.open_engine(url)
     try:
-        store.upgrade(engine)
+        migrating.upgrade(engine)
     finally:
         engine.dispose()
 
@@ -222,6 +222,14 @@ def database_url(database_kind: str, request: pytest.FixtureRequest, tmp_path: P
     name = server.create(request.getfixturevalue("migrated_postgres"))
     yield server.url(name)
     server.drop(name)
+
+
+@pytest.fixture
+def postgres_programs(database_kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Find the server's own ``pg_dump`` and ``pg_restore``: older ones on the PATH refuse it."""
+    if database_kind == "postgres":
+        server: PostgresServer = request.getfixturevalue("postgres_server")
+        monkeypatch.setenv("PATH", f"{server.programs}{os.pathsep}{os.environ['PATH']}")
 
 
 @pytest.fixture

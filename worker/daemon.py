@@ -27,6 +27,7 @@ from worker.entries import Claim, Pulse, RootPulse
 from worker.errors import UNREAD_CODES, DatabaseAway, EnvironmentFault
 from worker.inbox import InboxOptions
 from worker.ledger import Ledger
+from worker.notifying import SILENT, Notifier
 from worker.root_thread import RootThread
 from worker.settings import listen_address
 from worker.shadowing import Shadow, ShadowFilm
@@ -97,6 +98,7 @@ def run(
     options: RunOptions,
     *,
     slot_command: Sequence[str] = slots.COMMAND,
+    notifier: Notifier = SILENT,
     shadow: tuple[Bundle, datetime] | None = None,
     still: Callable[[], bool] = lambda: True,
 ) -> int:
@@ -106,6 +108,7 @@ def run(
         engine: from ``store.open_engine``, its schema up to date.
         bundle: verified; the slots check it against its golden vectors.
         slot_command: the slots' program; tests give another.
+        notifier: tells systemd that the main loop goes round; a loop that hangs falls silent.
         shadow: a bundle that works in the shadow, and since when; not with ``once``.
         still: tells whether these bundles are still the chosen ones; asked every few seconds.
 
@@ -124,7 +127,8 @@ def run(
     probe = partial(health.report, engine, roots=paths, scan_interval_s=options.scan_interval_s)
     address = None if options.once or options.health_listen is None else listen_address(options.health_listen)
     with health_http.serving(address, probe), Wake() as wake, Signals(wake.set) as signals:
-        return _Run(ledger, bundle, roots, options, wake, signals, slot_command, shadow, still).until_the_end()
+        run = _Run(ledger, bundle, roots, options, wake, signals, slot_command, notifier, shadow, still)
+        return run.until_the_end()
 
 
 class _Run:
@@ -139,6 +143,7 @@ class _Run:
         wake: Wake,
         signals: Signals,
         slot_command: Sequence[str],
+        notifier: Notifier,
         shadow: tuple[Bundle, datetime] | None,
         still: Callable[[], bool],
     ) -> None:
@@ -149,6 +154,7 @@ class _Run:
         self._options = options
         self._wake = wake
         self._signals = signals
+        self._notifier = notifier
         self._heartbeat = Timer(min(_HEARTBEAT_S, ledger.lease_s / 4))
         self._renew = Timer(ledger.lease_s / 4)
         self._recover = Timer(_RECOVER_S)
@@ -209,12 +215,15 @@ class _Run:
             up = [root_id for root_id, thread in self._threads.items() if thread.down(now) is None]
             self._dispatcher.work(up if self._pool.ever_ready else ())
             self._housekeeping()
+            if self._pool.ever_ready:
+                self._notifier.ready()
             if self._options.once and (exit_code := self._once_over()) is not None:
                 return exit_code
         exit_code = self._drain()
         return BUNDLE_CHANGED if self._changed and not (self._signals.count or exit_code) else exit_code
 
     def _turn(self, longest_s: float) -> None:
+        self._notifier.beat()
         wait_s = min(longest_s, max(0.0, self._dispatcher.next_at() - time.monotonic()))
         for event in self._pool.poll(wait_s):
             self._dispatcher.hear(event)
@@ -288,6 +297,8 @@ class _Run:
 
     def _drain(self) -> int:
         """Let the slots finish, and write what they found."""
+        if self._signals.count:
+            self._notifier.stopping()
         in_flight = len(self._pool.in_flight)
         _LOG.info("worker_stopping", extra={"signal_name": self._signals.name, "count": in_flight})
         give_up_at = time.monotonic() + self._options.deadline_s + _DRAIN_SLACK_S

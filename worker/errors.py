@@ -22,6 +22,7 @@
     │   └── SchemaTooNew         SchemaOutdated       DatabaseUnsuitable
     ├── UsageError               a command was called with something that does not exist
     │   └── NotAllowed           ReadingOutdated
+    ├── BackupDamaged            UpgradeFailed        (a database's copy, its schema)
     ├── AuditBroken              the audit trail is not what was written
     └── InternalError            Preread itself is at fault
 
@@ -352,6 +353,20 @@ class ReadingOutdated(UsageError):
 
     code = "reading_outdated"
     hint = "Look at the film again, then sign."
+
+
+class BackupDamaged(PrereadError):
+    """The backup is not whole, or is none for this database."""
+
+    code = "backup_damaged"
+    hint = "Take another backup; `preread db restore` changes nothing before it has read a backup to its end."
+
+
+class UpgradeFailed(PrereadError):
+    """The schema could not be changed; the database is as it was before."""
+
+    code = "upgrade_failed"
+    hint = "Go on with the version that was installed before, and report this with the log lines above."
 
 
 class AuditBroken(PrereadError):

@@ -1,4 +1,4 @@
-"""The database: opening it so that it keeps its promises, its schema's version, bounded retries around transactions.
+"""The database: opening it so that it keeps its promises, and bounded retries around transactions.
 
 SQLite: WAL, ``synchronous=FULL`` (a commit survives a power loss), every writing transaction ``BEGIN IMMEDIATE`` (a
 read transaction that turns into a write fails at once, whatever the busy timeout), one host only. Postgres: READ
@@ -18,20 +18,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, ProgrammingError
 
 from worker.errors import (
     DatabaseAway,
+    DatabaseBusy,
     DatabaseFull,
     DatabaseReadOnly,
     DatabaseUnsuitable,
     SchemaOutdated,
-    SchemaTooNew,
     SettingsError,
 )
 from worker.mounts import file_system_of, is_network
@@ -53,13 +49,12 @@ _NAMED: dict[int | str, type[DatabaseAway]] = {
     sqlite3.SQLITE_READONLY: DatabaseReadOnly,
     "53100": DatabaseFull,
     "25006": DatabaseReadOnly,
+    "55P03": DatabaseBusy,
 }
 _SESSION_ENDED = "25P03"  # the server ended a transaction that idled: this process was stopped for a while
 _OTHER_FILE = "Restore it from a backup, or name another database (PREREAD_DATABASE_URL)."
 _NAME_A_FILE = "Name a file in that folder, such as preread.db (PREREAD_DATABASE_URL)."
-_GIVE_RIGHTS = "Give the worker's user the right to write it, or name another database (PREREAD_DATABASE_URL)."
-_MAKE_FOLDER = "Make that folder, or name another database (PREREAD_DATABASE_URL)."
-_UPGRADE_LOCK = 0x7072_6561_6421  # any number that no other program locks: "pread!"
+GIVE_RIGHTS = "Give the worker's user the right to write it, or name another database (PREREAD_DATABASE_URL)."
 
 
 def open_engine(database_url: str) -> Engine:
@@ -168,7 +163,7 @@ def refuse_place(path: Path) -> None:
     # the write-ahead log lies beside the file, so the folder must be writable as well
     for needed, rights in ((path.parent, os.W_OK | os.X_OK), (path, os.R_OK | os.W_OK)):
         if os.path.exists(needed) and not os.access(needed, rights):
-            raise DatabaseUnsuitable(f"{needed} may not be written", _GIVE_RIGHTS)
+            raise DatabaseUnsuitable(f"{needed} may not be written", GIVE_RIGHTS)
 
 
 # ---------------------------------------------------------------------- transactions
@@ -256,89 +251,3 @@ def database_now(connection: Connection) -> datetime:
 def new_token() -> str:
     """Return 32 hex characters that no other claim has."""
     return secrets.token_hex(16)
-
-
-# ---------------------------------------------------------------------- schema
-
-
-def migrations_folder() -> Path:
-    """Return where the migrations lie: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).resolve().parent
-    inside = package / "migrations"
-    return inside if inside.is_dir() else package.parent / "migrations"
-
-
-def _config() -> Config:
-    config = Config()
-    # alembic reads a percent sign in its options as the start of an interpolation
-    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
-    config.set_main_option("path_separator", "os")
-    return config
-
-
-def upgrade(engine: Engine) -> None:
-    """Create the database file if there is none, and bring the schema to this program's. Safe to run twice at once.
-
-    Raises:
-        SchemaTooNew: a newer program made it.
-        DatabaseAway: it does not answer.
-        DatabaseUnsuitable: the folder for the SQLite file does not exist or may not be written, or what lies at its
-            path is no database.
-    """
-    path = sqlite_path(engine)
-    if path is not None:
-        refuse_place(path)
-        try:
-            # patient data: nobody but the owner reads it (the log and its index inherit these rights)
-            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
-        except FileNotFoundError as error:
-            raise DatabaseUnsuitable(f"there is no folder {path.parent} for the database", _MAKE_FOLDER) from error
-        except OSError as error:
-            raise DatabaseUnsuitable(f"{path} cannot be written: {error.strerror}", _GIVE_RIGHTS) from error
-
-    def body(connection: Connection, _again: bool) -> None:
-        if connection.dialect.name != "sqlite":
-            connection.execute(text("SET LOCAL statement_timeout = 0"))
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
-        if _revision(connection) not in {None, *_revisions()}:
-            raise SchemaTooNew
-        config = _config()
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
-
-    write(engine, body)
-
-
-def check_schema(engine: Engine) -> None:
-    """Make sure that the schema is this program's.
-
-    Raises:
-        SchemaOutdated: it is older, or there is none.
-        SchemaTooNew: a newer program made it.
-        DatabaseAway: the database does not answer.
-        DatabaseUnsuitable: it is no SQLite database, is damaged, or lies where it cannot be kept.
-    """
-    path = sqlite_path(engine)
-    if path is not None and not os.path.exists(path):
-        refuse_place(path)
-        raise SchemaOutdated("there is no database yet")
-    try:
-        revision = read(engine, _revision)
-    except DatabaseAway:
-        if path is not None:
-            refuse_place(path)  # nothing that passes by itself, where a program starts
-        raise
-    known = _revisions()
-    if revision is not None and revision not in known:
-        raise SchemaTooNew
-    if revision is None or revision != known[0]:
-        raise SchemaOutdated
-
-
-def _revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
-
-
-def _revisions() -> list[str]:
-    """Return this program's revisions, newest first."""
-    return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]

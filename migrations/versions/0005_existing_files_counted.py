@@ -15,3 +15,8 @@ def upgrade() -> None:
     """Add the column; a root that was scanned before has no backlog to take in."""
     op.add_column("root", sa.Column("counted_at", sa.DateTime(timezone=True), nullable=True))
     op.execute("UPDATE root SET counted_at = last_scan_started_at")
+
+
+def downgrade() -> None:
+    """Take back what was added."""
+    op.drop_column("root", "counted_at")

@@ -97,3 +97,27 @@ def upgrade() -> None:
             f"CREATE TRIGGER {table}_keeps_delete BEFORE DELETE ON {table} "
             f"FOR EACH ROW EXECUTE FUNCTION preread_{table}_keeps()"
         )
+
+
+def downgrade() -> None:
+    """Take back what was added; what is signed cannot be deleted by anybody again."""
+    sqlite = op.get_bind().dialect.name == "sqlite"
+    for table in FORGOTTEN:
+        if sqlite:
+            op.execute(f"DROP TRIGGER {table}_keeps_delete")
+            op.execute(
+                f"CREATE TRIGGER {table}_keeps_delete BEFORE DELETE ON {table} "
+                f"BEGIN SELECT RAISE(ABORT, '{table} is append-only'); END"
+            )
+            continue
+        op.execute(f"DROP TRIGGER {table}_keeps_delete ON {table}")
+        op.execute(f"DROP FUNCTION preread_{table}_keeps()")
+        op.execute(f"DROP TRIGGER {table}_keeps ON {table}")
+        op.execute(
+            f"CREATE TRIGGER {table}_keeps BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
+            "FOR EACH STATEMENT EXECUTE FUNCTION preread_append_only()"
+        )
+    for table in ("shadow_finding", "shadow", "activation", "tombstone", "forgetting"):
+        op.drop_table(table)
+    for column in ("withdrawn_at", "withdrawn_reason"):
+        op.drop_column("bundle", column)

@@ -16,3 +16,9 @@ def upgrade() -> None:
     op.add_column("worker", sa.Column("watcher_restarts", sa.Integer(), nullable=True))
     op.add_column("worker", sa.Column("watcher_restarted_at", sa.DateTime(timezone=True), nullable=True))
     op.add_column("worker", sa.Column("previews_dropped_since", sa.DateTime(timezone=True), nullable=True))
+
+
+def downgrade() -> None:
+    """Take back what was added."""
+    for column in ("watcher_restarts", "watcher_restarted_at", "previews_dropped_since"):
+        op.drop_column("worker", column)

@@ -14,24 +14,16 @@ from urllib.parse import quote
 
 import psycopg
 import pytest
-from alembic.autogenerate import compare_metadata
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, event, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
-from worker import schema, store
+from worker import migrating, schema, store
 from worker.errors import DatabaseAway, DatabaseUnsuitable, SchemaOutdated, SchemaTooNew, SettingsError
 
 
 def no_pause(_seconds: float) -> None:
     """Stand in for ``time.sleep``."""
-
-
-def test_migrations_lead_to_exactly_the_tables_of_the_program(engine: Engine) -> None:
-    with engine.connect() as connection:
-        context = MigrationContext.configure(connection, opts={"compare_type": True, "compare_server_default": True})
-        assert compare_metadata(context, schema.metadata) == []
 
 
 def test_checks_of_the_tables_are_in_the_migrations_too(engine: Engine) -> None:
@@ -59,17 +51,17 @@ def _any_assessment(connection: Connection) -> int:
 
 
 def test_migrations_are_one_line_without_branches() -> None:
-    scripts = ScriptDirectory.from_config(store._config())
+    scripts = ScriptDirectory.from_config(migrating._config())
     assert len(scripts.get_heads()) == 1
 
 
 def test_upgrade_from_nothing_and_twice(empty_database_url: str) -> None:
     engine = store.open_engine(empty_database_url)
     with pytest.raises(SchemaOutdated):
-        store.check_schema(engine)
-    store.upgrade(engine)
-    store.upgrade(engine)
-    store.check_schema(engine)
+        migrating.check_schema(engine)
+    migrating.upgrade(engine)
+    migrating.upgrade(engine)
+    migrating.check_schema(engine)
     engine.dispose()
 
 
@@ -77,9 +69,9 @@ def test_a_database_of_a_newer_program_is_left_alone(engine: Engine) -> None:
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     with pytest.raises(SchemaTooNew):
-        store.check_schema(engine)
+        migrating.check_schema(engine)
     with pytest.raises(SchemaTooNew):
-        store.upgrade(engine)
+        migrating.upgrade(engine)
 
 
 def test_an_existing_database_without_tables_is_outdated(empty_database_url: str) -> None:
@@ -87,7 +79,7 @@ def test_an_existing_database_without_tables_is_outdated(empty_database_url: str
         Path(empty_database_url.removeprefix("sqlite:///")).touch()
     engine = store.open_engine(empty_database_url)
     with pytest.raises(SchemaOutdated):
-        store.check_schema(engine)
+        migrating.check_schema(engine)
     with pytest.raises(SchemaOutdated):
         store.read(engine, lambda c: c.execute(schema.file.select()).all())
     engine.dispose()
@@ -95,7 +87,7 @@ def test_an_existing_database_without_tables_is_outdated(empty_database_url: str
 
 def _upgrade(url: str) -> None:
     engine = store.open_engine(url)
-    store.upgrade(engine)
+    migrating.upgrade(engine)
     engine.dispose()
 
 
@@ -108,7 +100,7 @@ def test_two_programs_may_upgrade_at_once(empty_database_url: str) -> None:
         process.join(timeout=60)
     assert [process.exitcode for process in processes] == [0, 0]
     engine = store.open_engine(empty_database_url)
-    store.check_schema(engine)
+    migrating.check_schema(engine)
     engine.dispose()
 
 
@@ -144,7 +136,7 @@ def test_sqlite_writes_begin_immediately_and_reads_do_not(migrated_sqlite: Path)
 def test_a_new_sqlite_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "preread.db"
     engine = store.open_engine(f"sqlite:///{path}")
-    store.upgrade(engine)
+    migrating.upgrade(engine)
     store.write(engine, lambda c, _: c.execute(schema.worker.select()).all())
     rights = {stat.S_IMODE(os.stat(one).st_mode) for one in tmp_path.iterdir()}
     engine.dispose()
@@ -154,7 +146,7 @@ def test_a_new_sqlite_file_is_readable_by_its_owner_only(tmp_path: Path) -> None
 def test_opening_a_mistyped_sqlite_path_creates_nothing(tmp_path: Path) -> None:
     engine = store.open_engine(f"sqlite:///{tmp_path / 'typo.db'}")
     with pytest.raises(SchemaOutdated, match="no database yet"):
-        store.check_schema(engine)
+        migrating.check_schema(engine)
     with pytest.raises(DatabaseAway):
         store.read(engine, store.database_now)
     engine.dispose()
@@ -165,7 +157,7 @@ def test_opening_a_mistyped_sqlite_path_creates_nothing(tmp_path: Path) -> None:
 def test_sqlite_paths_with_odd_characters(tmp_path: Path, name: str) -> None:
     path = tmp_path / f"{name}.db"
     engine = store.open_engine(f"sqlite:///{quote(str(path))}")
-    store.upgrade(engine)
+    migrating.upgrade(engine)
     assert store.sqlite_path(engine) == path
     engine.dispose()
     assert path.exists()
@@ -186,12 +178,12 @@ def test_sqlite_on_a_network_file_system_is_refused(tmp_path: Path, monkeypatch:
 def test_sqlite_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
     engine = store.open_engine(f"sqlite:///{tmp_path / 'no' / 'preread.db'}")
     with pytest.raises(DatabaseUnsuitable, match=r"there is no folder .*/no ") as caught:
-        store.upgrade(engine)
+        migrating.upgrade(engine)
     assert "Make that folder" in caught.value.hint
 
 
 @pytest.mark.parametrize("kept_bytes", [None, 50, 4096, 20_000, -4096])
-@pytest.mark.parametrize("action", [store.check_schema, store.upgrade])
+@pytest.mark.parametrize("action", [migrating.check_schema, migrating.upgrade])
 def test_a_foreign_or_truncated_sqlite_file_is_named_and_left_as_it_is(
     tmp_path: Path, migrated_sqlite: Path, kept_bytes: int | None, action: Callable[[Engine], None]
 ) -> None:
@@ -220,7 +212,7 @@ def test_a_database_that_is_damaged_further_in_is_named_by_reads_and_writes(
     engine.dispose()
     path.write_bytes(content[: (number - 1) * page] + b"\xff" * page + content[number * page :])
     engine = store.open_engine(f"sqlite:///{path}")
-    store.check_schema(engine)
+    migrating.check_schema(engine)
     with pytest.raises(DatabaseUnsuitable, match="damaged"):
         store.read(engine, lambda c: c.execute(text("SELECT * FROM root")).all())
     with pytest.raises(DatabaseUnsuitable, match="damaged"):
@@ -228,7 +220,7 @@ def test_a_database_that_is_damaged_further_in_is_named_by_reads_and_writes(
     engine.dispose()
 
 
-@pytest.mark.parametrize("action", [store.check_schema, store.upgrade])
+@pytest.mark.parametrize("action", [migrating.check_schema, migrating.upgrade])
 def test_a_folder_in_place_of_the_sqlite_file(tmp_path: Path, action: Callable[[Engine], None]) -> None:
     engine = store.open_engine(f"sqlite:///{tmp_path}")
     with pytest.raises(DatabaseUnsuitable, match="is a folder, no database file") as caught:
@@ -263,10 +255,10 @@ def _said_by_a_user_without_privileges(action: str, path: Path) -> list[str]:
 import ctypes
 # root may write everywhere: give up all capabilities (capset, version 3)
 ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
-from worker import store
+from worker import migrating, store
 engine = store.open_engine({f"sqlite:///{path}"!r})
 try:
-    store.{action}(engine)
+    migrating.{action}(engine)
 except Exception as error:
     print(type(error).__name__, error, getattr(error, "hint", ""), sep="\\n")
 """

@@ -15,6 +15,7 @@ from sqlalchemy import Engine
 from tests.programs import bad_share
 from worker import bundle, daemon, dispatch, observability, root_thread, store
 from worker.domain import Population, RootSpec
+from worker.notifying import Notifier
 
 
 def main(prepare: Callable[[Engine], None] = lambda _engine: None) -> int:
@@ -39,7 +40,12 @@ def main(prepare: Callable[[Engine], None] = lambda _engine: None) -> int:
     command = (sys.executable, "-P", str(Path(__file__).with_name(slot[0])), inferences, *slot[1:])
     try:
         return daemon.run(
-            engine, bundle.load(Path(bundle_folder)), specs, daemon.RunOptions(**settings), slot_command=command
+            engine,
+            bundle.load(Path(bundle_folder)),
+            specs,
+            daemon.RunOptions(**settings),
+            slot_command=command,
+            notifier=Notifier.from_environment(os.environ),
         )
     finally:
         engine.dispose()

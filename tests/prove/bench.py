@@ -22,7 +22,7 @@ from sqlalchemy import Connection, Engine, func, make_url, select
 
 from model_training import phantoms
 from tests.conftest import PostgresServer, make_stub_bundle
-from worker import schema, store
+from worker import migrating, schema, store
 from worker.domain import FileState, Outcome
 
 HOUSE = Path(__file__).parents[2]
@@ -99,7 +99,7 @@ class Sqlite:
     def __init__(self, folder: Path) -> None:
         self._template = folder / "template.db"
         engine = store.open_engine(f"sqlite:///{self._template}")
-        store.upgrade(engine)
+        migrating.upgrade(engine)
         engine.dispose()
 
     def fresh(self, folder: Path) -> str:
@@ -120,7 +120,7 @@ class Postgres:
         self.server = server
         self._template = server.create()
         engine = store.open_engine(server.url(self._template))
-        store.upgrade(engine)
+        migrating.upgrade(engine)
         engine.dispose()
 
     def fresh(self, _folder: Path) -> str:

@@ -22,6 +22,7 @@ from worker.cli import (
     results,
     review,
     run,
+    setup,
     status,
     users,
     web,
@@ -110,3 +111,4 @@ for change in (
     bundle.app.command(change.__name__)(change)
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(database.app, name="db")
+app.command("setup")(setup.setup)

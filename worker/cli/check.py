@@ -122,18 +122,17 @@ def _versions() -> str:
 
 
 def _database(settings: Settings) -> Checked:
-    from worker import store
-    from worker.cli.database import show_url
+    from worker import migrating, store
     from worker.mounts import file_system_of
 
     engine = store.open_engine(settings.database_url)
-    where = show_url(settings.database_url)
+    where = door.show_url(settings.database_url)
     try:
         path = store.sqlite_path(engine)
         if path is not None:
             where += f" on {file_system_of(path)}"
             store.refuse_place(path)
-        store.check_schema(engine)
+        migrating.check_schema(engine)
     finally:
         engine.dispose()
     return Checked("database", True, f"{where} answers and has this version's schema")

@@ -1,45 +1,159 @@
-"""``preread db``: the database's schema."""
+"""``preread db``: the database's schema, its backup, and the way back."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from worker.cli import door, output
+from worker.cli.forgetting import forget_again
 
-app = typer.Typer(help="The database and its schema.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from worker.backup import Backup
+
+app = typer.Typer(help="The database: its schema, backup and restore.", no_args_is_help=True)
 
 
 @app.command("upgrade")
-def upgrade(context: typer.Context) -> None:
-    """Create the schema, or bring it up to this version; does nothing when it is.
+def upgrade(
+    context: typer.Context,
+    backup: Annotated[
+        Path | None,
+        typer.Option(help="where the backup before a change of schema goes; default: beside the SQLite file"),
+    ] = None,
+    no_backup: Annotated[bool, typer.Option("--no-backup", help="take none: there is one already")] = False,
+) -> None:
+    """Create the schema, or back the database up and bring the schema up to this version; does nothing when it is.
 
-    Exit code: 0 when it fits now; 2 when the database was made by a newer version or cannot be used; 3 when it is away.
+    The change is one transaction that looks whether everything is there before it ends. If anything fails, the database
+    is as it was. Workers and the page may go on meanwhile.
+
+    Exit code: 0 when it fits now; 1 when a migration failed; 2 when the database was made by a newer version or cannot
+    be used; 3 when it is away or busy.
     """
-    settings = door.of(context).settings()
-    from worker import store
+    with door.opened(context) as (engine, url):
+        from worker import migrating
 
-    engine = store.open_engine(settings.database_url)
-    try:
-        store.upgrade(engine)
-        store.check_schema(engine)
-    finally:
-        engine.dispose()
-    output.say(f"the schema of {show_url(settings.database_url)} is that of this version")
+        if _will_change(engine) and not no_backup:
+            _back_up_before(engine, backup)
+        migrating.upgrade(engine)
+        migrating.check_schema(engine)
+    output.say(f"the schema of {url} fits this version")
+
+
+@app.command("downgrade")
+def downgrade(
+    context: typer.Context,
+    backup: Annotated[
+        Path | None, typer.Option(help="where the backup before it goes; default: beside the SQLite file")
+    ] = None,
+    no_backup: Annotated[bool, typer.Option("--no-backup", help="take none: there is one already")] = False,
+) -> None:
+    """Take the schema one step back, for the version before this one; results, readings and history stay.
+
+    Seldom needed: a version works with the schema that is one step newer than its own. Run it with the newer version,
+    then install the older. What only the newer schema could hold is lost, except from the backup.
+
+    Exit code: 0 done; 1 when it failed, and nothing was changed; 2 when the schema is not this version's; 3 when the
+    database is away or busy.
+    """
+    with door.opened(context) as (engine, url):
+        from worker import migrating
+
+        migrating.check_schema(engine, exactly=True)
+        if not no_backup:
+            _back_up_before(engine, backup)
+        revision = migrating.downgrade(engine)
+    output.say(f"the schema of {url} is {revision} now: install the version before this one")
 
 
 @app.command("check")
 def check(context: typer.Context) -> None:
-    """Say whether the database's schema fits this version.
+    """Say whether this version can work with the database's schema.
 
-    Exit code: 0 when it fits; 2 when it is older, newer or missing; 3 when the database is away.
+    Exit code: 0 when it can; 2 when it is older, too new or missing; 3 when the database is away.
     """
-    settings = door.of(context).settings()
-    door.open_database(settings).dispose()
-    output.say(f"the schema of {show_url(settings.database_url)} is that of this version")
+    with door.opened(context) as (engine, url):
+        from worker import migrating
+
+        migrating.check_schema(engine)
+    output.say(f"the schema of {url} fits this version")
 
 
-def show_url(database_url: str) -> str:
-    """Return a database URL without its password."""
-    from sqlalchemy import make_url
+@app.command("backup")
+def back_up(
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="file to write")],
+    replace: Annotated[bool, typer.Option("--replace", help="an older file of this name makes way")] = False,
+) -> None:
+    """Write the whole database into one file while workers and the page go on; it holds patients' data.
 
-    return make_url(database_url).render_as_string(hide_password=True)
+    It is read back and counted before it gets its name. For Postgres, pg_dump and pg_restore must be on the PATH. Films
+    and previews are no part of it: previews are files that never change; copy their folder at any time, or do without.
+
+    Exit code: 0 done; 1 when what was written is not what was read; 2 settings, or the file is there; 3 when the
+    database is away or the file cannot be written.
+    """
+    with door.opened(context) as (engine, _):
+        from worker import backup
+
+        made = backup.back_up(engine, file, replace=replace)
+    output.say(f"wrote {file}: {_say(made)}")
+    output.say("films and previews are no part of it")
+
+
+@app.command("restore")
+def restore(
+    context: typer.Context, file: Annotated[Path, typer.Argument(help="a file of `preread db backup`")]
+) -> None:
+    """Put a backup where PREREAD_DATABASE_URL points: a path where nothing lies, or an empty Postgres database.
+
+    The backup is read to its end first. An older schema is brought up to this version's; whoever was at work at the
+    moment of the backup counts as ended, and every session is closed. Then start the worker: it finds by itself which
+    films came since.
+
+    Exit code: 0 done; 1 when the backup is damaged; 2 when the place is not empty; 3 when it cannot be read or written.
+    """
+    with door.opened(context) as (engine, url):
+        from worker import backup, migrating
+
+        def prepare(restored: Engine) -> None:
+            migrating.upgrade(restored)
+            backup.release(restored)
+
+        found = backup.restore(engine, file, prepare)
+    output.say(f"restored {url}: {_say(found)}")
+    with door.database(context) as restored:
+        forget_again(door.of(context).settings(), restored)
+    output.say("start the worker; `preread reconcile --wait 60` then shows whether every film is accounted for")
+
+
+def _will_change(engine: Engine) -> bool:
+    from worker import migrating
+
+    return migrating.revision_of(engine) in migrating.older_revisions()
+
+
+def _back_up_before(engine: Engine, target: Path | None) -> None:
+    """Take a backup; the one that an earlier try left makes way."""
+    from worker import backup, migrating, store
+    from worker.errors import UsageError
+
+    path = store.sqlite_path(engine)
+    if target is None:
+        if path is None:
+            raise UsageError("say where the backup goes (--backup FILE), or that there is one (--no-backup)")
+        target = path.with_name(f"{path.name}.{migrating.revision_of(engine)}.backup")
+    made = backup.back_up(engine, target, replace=True)
+    output.say(f"backed up to {target}: {_say(made)}")
+
+
+def _say(made: Backup) -> str:
+    return (
+        f"{sum(made.rows.values())} rows in {len(made.rows)} tables, {made.rows.get('file', 0)} of them files, "
+        f"schema {made.revision}, {made.size_bytes / 1e6:.1f} MB"
+    )

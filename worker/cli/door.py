@@ -74,17 +74,37 @@ def open_database(settings: Settings, prepare: Callable[[Engine], None] = lambda
     Raises:
         SchemaOutdated, SchemaTooNew, DatabaseUnsuitable, DatabaseAway: it cannot be used.
     """
-    from worker import store
+    from worker import migrating, store
     from worker.errors import PrereadError
 
     engine = store.open_engine(settings.database_url)
     try:
         prepare(engine)
-        store.check_schema(engine)
+        migrating.check_schema(engine)
     except PrereadError:
         engine.dispose()
         raise
     return engine
+
+
+@contextmanager
+def opened(context: typer.Context) -> Iterator[tuple[Engine, str]]:
+    """Open the database of the settings, whatever its schema; yield its URL as well, without the password."""
+    settings = of(context).settings()
+    from worker import store
+
+    engine = store.open_engine(settings.database_url)
+    try:
+        yield engine, show_url(settings.database_url)
+    finally:
+        engine.dispose()
+
+
+def show_url(database_url: str) -> str:
+    """Return a database URL without its password."""
+    from sqlalchemy import make_url
+
+    return make_url(database_url).render_as_string(hide_password=True)
 
 
 @contextmanager

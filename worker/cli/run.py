@@ -47,6 +47,7 @@ def run(
     settings = door.of(context).with_log(None, log_json).settings(quiet=False)
     roots = chosen(settings, root, population)
     from worker import daemon
+    from worker.notifying import Notifier
 
     engine = _open_or_create(settings, roots)
     # the options have the names of the settings
@@ -54,12 +55,15 @@ def run(
     values = {name: getattr(settings, name) for name in names}
     options = daemon.RunOptions(once=once, include_existing=include_existing, **values)
     options = replace(options, preview_dir=_preview_dir(settings, engine, roots))
+    notifier = Notifier.from_environment(os.environ)
     code = daemon.BUNDLE_CHANGED
     try:
         while code == daemon.BUNDLE_CHANGED:
             now = in_use.load(settings, engine)
             still = partial(in_use.still, settings, engine, now)
-            code = daemon.run(engine, now.bundle, roots, options, shadow=now.shadow, still=still)
+            code = daemon.run(
+                engine, now.bundle, roots, options, shadow=now.shadow, still=still, notifier=notifier
+            )
     finally:
         engine.dispose()
     if code:
@@ -81,7 +85,7 @@ def _open_or_create(settings: Settings, roots: Sequence[RootSpec]) -> Engine:
 
     Only then: a database that was named and is not there is more likely mistyped or not mounted than new.
     """
-    from worker import store
+    from worker import migrating, store
     from worker.settings import Settings as AnySettings
     from worker.settings import refuse_within
 
@@ -91,7 +95,7 @@ def _open_or_create(settings: Settings, roots: Sequence[RootSpec]) -> Engine:
             refuse_within(root, path, "database", "PREREAD_DATABASE_URL")
         by_default = settings.database_url == AnySettings.model_fields["database_url"].default
         if by_default and path is not None and not os.path.exists(path):
-            store.upgrade(engine)
+            migrating.upgrade(engine)
             output.say(f"made the database {path}")
 
     return door.open_database(settings, prepare)

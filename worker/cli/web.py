@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 import typer
@@ -27,6 +28,7 @@ def web(
     """
     settings = door.of(context).settings(quiet=False)
     from worker import accounts, previews, store
+    from worker.notifying import Notifier
     from worker.web import app, serving
     from worker.web.site import WebOptions
 
@@ -53,6 +55,7 @@ def web(
             tls_cert=settings.web_tls_cert,
             tls_key=settings.web_tls_key,
             proxy=settings.web_proxy,
+            notifier=Notifier.from_environment(os.environ),
         )
     finally:
         engine.dispose()

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import signal
 import socket
 from pathlib import Path
 
 import uvicorn
+from anyio import to_thread
 from fastapi import FastAPI
 
 from worker.errors import EnvironmentFault, SettingsError
+from worker.notifying import SILENT, Notifier
 
 _BACKLOG = 128
 _CONNECTIONS_AT_MOST = 200
@@ -34,9 +37,19 @@ def refuse_open_address(host: str, *, tls: bool, proxy: str | None) -> None:
 
 
 def serve(
-    app: FastAPI, *, host: str, port: int, tls_cert: Path | None, tls_key: Path | None, proxy: str | None
+    app: FastAPI,
+    *,
+    host: str,
+    port: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    proxy: str | None,
+    notifier: Notifier = SILENT,
 ) -> None:
     """Serve until SIGTERM or SIGINT.
+
+    Args:
+        notifier: tells systemd that requests are answered.
 
     Raises:
         SettingsError: the certificate or its key cannot be used.
@@ -68,4 +81,31 @@ def serve(
     with listening:
         # the server passes a signal on when it has ended in good order; it has done its work then
         signal.signal(signal.SIGTERM, lambda *_: None)
-        uvicorn.Server(config).run(sockets=[listening])
+        _Server(config, notifier).run(sockets=[listening])
+
+
+class _Server(uvicorn.Server):
+    """Says when it answers requests, and then that it goes on doing so."""
+
+    def __init__(self, config: uvicorn.Config, notifier: Notifier) -> None:
+        super().__init__(config)
+        self._notifier = notifier
+        self._beats: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._notifier.ready()
+            self._beats = asyncio.create_task(self._beat())
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._notifier.stopping()
+        if self._beats is not None:
+            self._beats.cancel()
+        await super().shutdown(sockets)
+
+    async def _beat(self) -> None:
+        while self._notifier.beat_s is not None:
+            # from a thread of those that answer requests: where all of them hang, so does this
+            await to_thread.run_sync(self._notifier.beat)
+            await asyncio.sleep(self._notifier.beat_s / 2)

@@ -1,0 +1,31 @@
+#!/bin/sh
+# Packs everything that a machine without network needs into one tar: the product's wheel, the locked wheels of what it
+# needs, and the script that installs them. For the interpreter and processor of the machine that it runs on.
+# usage: wheelhouse.sh PYTHON WHEEL FOLDER
+set -eu
+python=$1
+wheel=$2
+folder=$3
+here=$(dirname "$0")
+platform=$("$python" -c 'import sys, sysconfig
+print(f"cp{sys.version_info[0]}{sys.version_info[1]}-{sysconfig.get_platform()}")')
+version=$(basename "$wheel" | cut -d- -f2)
+name=preread-$version-$platform
+place=$(mktemp -d "${TMPDIR:-/tmp}/preread-wheelhouse.XXXXXX")
+trap 'rm -rf "$place"' EXIT
+tree=$place/$name
+mkdir -p "$tree/wheels" "$folder"
+
+"$python" -m pip --disable-pip-version-check download -q --require-hashes --only-binary :all: \
+  -r "$here/../requirements/runtime.txt" -d "$tree/wheels"
+cp "$wheel" "$tree/wheels/"
+cp "$here/../requirements/runtime.txt" "$tree/requirements.txt"
+printf 'preread==%s \\\n    --hash=sha256:%s\n' "$version" \
+  "$(sha256sum "$wheel" | cut -d' ' -f1)" >>"$tree/requirements.txt"
+cp "$here/install.sh" "$here/RUNBOOK.md" "$here/../README.md" "$here/../CHANGELOG.md" "$here/../LICENSE" "$tree/"
+printf '%s\n' "$version" >"$tree/VERSION"
+printf '%s\n' "$platform" >"$tree/PLATFORM"
+(cd "$tree" && find . -type f ! -name SHA256SUMS | LC_ALL=C sort | xargs sha256sum >SHA256SUMS)
+tar --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner -C "$place" -cf "$place/$name.tar" "$name"
+mv "$place/$name.tar" "$folder/$name.tar"
+echo "$folder/$name.tar: $(find "$tree/wheels" -name '*.whl' | wc -l) wheels, $(du -m "$folder/$name.tar" | cut -f1) MB"

@@ -1,0 +1,79 @@
+"""What no engine here can run is checked by linters, and against the program: names of settings, commands, rights."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from tests.test_house import commands
+from worker import settings
+from worker.cli.app import app
+
+FOLDER = Path(__file__).parents[2] / "deploy" / "container"
+CONTAINERFILE = (FOLDER / "Containerfile").read_text()
+COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / "compose.yaml").read_text())
+OURS = {name: service for name, service in COMPOSE["services"].items() if service["image"] == "preread"}
+
+
+def checked(*command: str | Path) -> str:
+    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_containerfile_passes_its_linter() -> None:
+    assert checked(Path(sys.executable).parent / "hadolint", FOLDER / "Containerfile") == ""
+
+
+def test_the_compose_file_is_one_by_the_specification() -> None:
+    linter = Path(sys.executable).parent / "check-jsonschema"
+    checked(linter, "--builtin-schema", "vendor.compose-spec", FOLDER / "compose.yaml")
+
+
+@pytest.mark.caddy
+def test_the_proxys_file_can_be_read() -> None:
+    adapted = checked("caddy", "adapt", "--config", FOLDER / "Caddyfile", "--adapter", "caddyfile")
+    assert '"dial":"web:8350"' in adapted
+    assert {row.env: row.default for row in settings.describe()}["PREREAD_WEB_PORT"] == "8350"
+
+
+def test_the_image_is_small_in_rights_and_without_what_trains() -> None:
+    build, final = re.split(r"^FROM .*$", CONTAINERFILE, flags=re.MULTILINE)[1:]
+    installed = re.findall(r"pip --python /opt/preread install (.+?)(?:\\|$)", build, flags=re.MULTILINE)
+    assert [words for words in installed if "-r requirements/runtime.txt" in words]
+    assert not [words for words in installed if "requirements/" in words and "runtime" not in words]
+    assert "pip" not in final
+    assert re.findall(r"^USER (.+)$", final, flags=re.MULTILINE) == ["990:990"]
+
+
+def test_every_service_of_ours_is_read_only_and_calls_what_exists() -> None:
+    assert set(OURS) == {"migration", "worker", "web"}
+    there = {*commands(typer.main.get_command(app), "preread")}
+    known = {row.env for row in settings.describe()}
+    for service in OURS.values():
+        assert service["read_only"] is True
+        assert service["cap_drop"] == ["ALL"]
+        assert service["user"] == "990:990"
+        assert "privileged" not in service
+        words = service["command"]
+        assert f"preread {' '.join(words[: 2 if words[0] == 'db' else 1])}" in there
+        assert {name for name in service["environment"] if name.startswith("PREREAD_")} <= known
+    films = [volume for volume in OURS["worker"]["volumes"] if isinstance(volume, dict)]
+    assert [volume["read_only"] for volume in films] == [True]
+
+
+def test_only_the_proxy_is_reached_from_outside_and_nothing_starts_before_the_migration() -> None:
+    services = COMPOSE["services"]
+    assert [name for name, service in services.items() if "ports" in service] == ["proxy"]
+    assert [name for name, service in services.items() if "outside" in service["networks"]] == ["proxy"]
+    assert all(COMPOSE["networks"][name].get("internal") for name in ("inside", "front"))
+    assert OURS["migration"]["restart"] == "no"
+    for name in ("worker", "web"):
+        assert OURS[name]["depends_on"] == {"migration": {"condition": "service_completed_successfully"}}

@@ -1,0 +1,122 @@
+"""``preread setup`` into a temporary tree with systemd's own programs; the units as systemd's own checks see them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from worker import installing, migrating, settings, store
+from worker.cli import main
+from worker.errors import EnvironmentFault
+
+EXPOSURE_MAX = 20  # tenths; systemd calls what is below 2.0 OK, a unit without hardening has 9.6
+
+
+@pytest.fixture
+def tree() -> Iterator[Path]:
+    """An empty tree that others than root may enter, as they may any real one."""
+    with tempfile.TemporaryDirectory(prefix="preread-tree-") as folder:
+        os.chmod(folder, 0o755)
+        yield Path(folder)
+
+
+def content(tree: Path) -> dict[str, tuple[int, int, int]]:
+    """Mode, owner and time of everything in a tree."""
+    found = {}
+    for path in sorted(tree.rglob("*")):
+        status = path.lstat()
+        found[str(path.relative_to(tree))] = (status.st_mode, status.st_uid, status.st_mtime_ns)
+    return found
+
+
+@pytest.mark.systemd
+def test_a_place_is_made_once(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["setup", "--root", str(tree), "--share", "/srv/films"]
+    assert main([*arguments, "--dry-run"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 8
+    assert all(line.startswith("would make ") for line in said)
+    assert content(tree) == {}
+
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.splitlines() == [line.removeprefix("would ") for line in said]
+    (uid, gid), home = re.findall(r"^preread:x:(\d+):(\d+):", (tree / "etc/passwd").read_text(), re.MULTILINE)[0], tree
+    database = home / "var/lib/preread/preread.db"
+    for path, mode, owner, group in (
+        (database, 0o600, int(uid), int(gid)),
+        (database.parent, 0o700, int(uid), int(gid)),
+        (tree / "etc/preread", 0o750, 0, int(gid)),
+        (tree / "etc/preread/preread.toml", 0o640, 0, int(gid)),
+    ):
+        status = path.stat()
+        assert (status.st_mode & 0o777, status.st_uid, status.st_gid) == (mode, owner, group), path
+    engine = store.open_engine(f"sqlite:///{database}")
+    migrating.check_schema(engine, exactly=True)
+    engine.dispose()
+    assert [entry.name for entry in database.parent.parent.iterdir()] == ["preread"]
+    loaded = settings.load(tree / "etc/preread/preread.toml")
+    assert loaded.database_url == "sqlite:////var/lib/preread/preread.db"
+    assert [str(root.path) for root in loaded.roots] == ["/srv/films"]
+
+    (tree / "etc/preread/preread.toml").write_text("# mine\n")
+    (tree / "etc/systemd/system/preread-web.service").write_text("# of an older version\n")
+    before = content(tree)
+    assert main(arguments) == 0
+    assert capsys.readouterr().out.splitlines() == ["make the file /etc/systemd/system/preread-web.service"]
+    assert {name for name, what in content(tree).items() if before[name] != what} == {
+        "etc/systemd/system",
+        "etc/systemd/system/preread-web.service",
+    }
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.systemd
+def test_the_units_pass_systemds_own_checks(tmp_path: Path) -> None:
+    units = []
+    for name in installing.UNITS:
+        text = (installing.units_folder() / name).read_text().replace("@BIN@", str(Path(sys.executable).parent))
+        (tmp_path / name).write_text(text)
+        units.append(tmp_path / name)
+    checked = subprocess.run(["systemd-analyze", "verify", *units], check=False, capture_output=True, text=True)
+    assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
+    security = ["systemd-analyze", "security", "--offline=yes", f"--threshold={EXPOSURE_MAX}", *units]
+    assessed = subprocess.run(security, check=False, capture_output=True, text=True)
+    assert assessed.returncode == 0, assessed.stdout[-300:]
+
+
+def test_what_setup_needs_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert main(["setup", "--root", str(tmp_path)]) == 2
+    assert "sudo" in capsys.readouterr().err
+    monkeypatch.setenv("PATH", str(tmp_path))
+    steps = {step.what: step for step in installing.Place(tmp_path).steps()}
+    with pytest.raises(EnvironmentFault, match="systemd-sysusers is not on the PATH"):
+        steps["the user preread"].do()
+
+
+def test_a_servers_schema_is_made_by_the_services_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tree has no server; on a host it knows its clients by their user."""
+    place = installing.Place(tmp_path, "postgresql://preread@/preread")
+    assert not [step for step in place.steps() if "schema" in step.what]
+    ran: list[tuple[list[str], dict[str, object]]] = []
+    here = installing.Place(
+        Path("/"), "postgresql://preread@/preread", programs=Path("/opt/preread/current/bin"),
+        run=lambda command, **options: ran.append((command, options)),
+    )  # fmt: skip
+    monkeypatch.setattr(installing.Place, "_ids", lambda _place: (990, 991))
+    monkeypatch.setattr(installing.Place, "_configured_url", lambda place: place.database_url)
+    (schema,) = [step for step in here.steps() if "schema" in step.what]
+    schema.do()
+    ((command, options),) = ran
+    assert command == ["/opt/preread/current/bin/preread", "--config", "/etc/preread/preread.toml", "db", "upgrade"]
+    assert (options["user"], options["group"], options["extra_groups"]) == (990, 991, [])

@@ -1,0 +1,52 @@
+"""Rows of every kind, written by the ledger itself, for tests that look at a database as a whole."""
+
+from __future__ import annotations
+
+import numpy as np
+from sqlalchemy import Engine, insert
+
+from worker import accounts, review_schema, store
+from worker.domain import Answer, Finding, Identity, Population, RefusalCode, Role
+from worker.entries import ContentAssessment, FileFacts, Observation
+from worker.errors import TruncatedPixels
+from worker.ledger import Ledger
+
+
+def fill(engine: Engine, name: bytes = b"film") -> None:
+    """Add an assessed, a refused, an unreadable, a claimed and a waiting film, an account, a reading, audit events."""
+    ledger = Ledger(engine, worker_id=f"worker of {name.decode()}", lease_s=3600)
+    ledger.heartbeat()
+    root_id = ledger.register_root(b"/srv/inbox")
+    bundle_id = ledger.register_bundle(name="films", version="1", digest="d" * 64)
+    names = [name + bytes([48 + number]) for number in range(5)]
+    ledger.settle(ledger.observe(root_id, [Observation(one, 10, 1) for one in names]).values())
+    assessed, refused, unreadable, _ = ledger.claim([root_id], 4)
+    content = ContentAssessment(
+        (Finding("pneumonia", 1.0, 0.7, 0.5, Answer.FLAGGED),), (), "numpy", np.zeros((2, 2), np.float32)
+    )
+
+    def facts(sha256: str) -> FileFacts:
+        identity = Identity(patient_id="P1", patient_name="Doe\\^J\n\\.")  # what a dump has to escape
+        return FileFacts(sha256 * 64, identity, "DICOM", None, 10, 12, Population.UNDECLARED, (), 1.0)
+
+    assert ledger.commit_assessed(assessed, facts("a"), bundle_id, content)
+    assert ledger.commit_refused(refused, facts("b"), bundle_id, RefusalCode.VIEW, "lateral")
+    assert ledger.commit_unreadable(unreadable, TruncatedPixels(), facts("c"))
+    accounts.add(engine, "uid:0", name.decode(), "Program", Role.SERVICE, None)
+    account_id = accounts.by_name(engine, name.decode()).account_id
+    reading = {
+        "file_id": assessed.file_id,
+        "account_id": account_id,
+        "outcome": "assessed",
+        "verdict": "accepted",
+        "comment": "two\nlines",
+        "answer_visible": True,
+        "waited_s": 1.0,
+        "form_token": name.hex(),
+    }
+    store.write(
+        engine,
+        lambda connection, _: connection.execute(
+            insert(review_schema.reading), {**reading, "signed_at": store.database_now(connection)}
+        ),
+    )

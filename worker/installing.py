@@ -1,0 +1,216 @@
+"""Making a place for Preread on a Linux host: its user, its folders, its settings, its database and its systemd units.
+
+Each step says whether it is still needed, so that setup may run again at any time; settings that are there are never
+written over, units are (local changes belong into ``systemctl edit``). User and folders are made by systemd's own
+programs from declarations that stay on the host.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from worker import migrating, store
+from worker.errors import EnvironmentFault, SettingsError
+
+UNITS = ("preread-worker.service", "preread-web.service")
+USER = "preread"
+HOME = Path("/var/lib/preread")
+CONFIG = Path("/etc/preread/preread.toml")
+DATABASE_URL = f"sqlite:///{HOME / 'preread.db'}"
+_SYSUSERS = f'u {USER} - "Preread" {HOME}\n'
+_TMPFILES = f"d {CONFIG.parent} 0750 root {USER} -\nd {HOME} 0700 {USER} {USER} -\n"
+_CONFIG_HEAD = """\
+# Settings of Preread: the README has all of them. PREREAD_* in /etc/preread/preread.env win over this file.
+database_url = {url}
+"""
+_NO_SHARE = """
+# Each folder of films is a table like this one; population says what is certain of every film in it.
+# [[roots]]
+# path = "/srv/films"
+# population = "children-1-5y"
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One thing that setup makes sure of.
+
+    Attributes:
+        what: in words, after "make" or "would make".
+        is_done: looks whether it is so already; changes nothing.
+    """
+
+    what: str
+    is_done: Callable[[], bool]
+    do: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where and how to install.
+
+    Attributes:
+        root: the tree; another than ``/`` for images and tests.
+        database_url: for the file of settings, where there is none yet.
+        shares: folders of films, the same.
+        programs: where ``preread`` lies, as the units will see it.
+        run: runs a program.
+    """
+
+    root: Path = Path("/")
+    database_url: str = DATABASE_URL
+    shares: Sequence[Path] = ()
+    programs: Path = field(default_factory=lambda: programs_folder(Path(sys.prefix)))
+    run: Callable[..., object] = subprocess.run
+
+    def steps(self) -> Iterator[Step]:
+        """Yield what is to be made sure of, in order; a step looks at what those before it left."""
+        sysusers, tmpfiles = Path("/etc/sysusers.d/preread.conf"), Path("/etc/tmpfiles.d/preread.conf")
+        yield self._file(sysusers, _SYSUSERS)
+        yield Step(
+            f"the user {USER}", lambda: self._ids() is not None, partial(self._systemd, "systemd-sysusers", sysusers)
+        )
+        yield self._file(tmpfiles, _TMPFILES)
+        yield Step(
+            f"the folders {CONFIG.parent} and {HOME}",
+            lambda: all(self._at(folder).is_dir() for folder in (CONFIG.parent, HOME)),
+            partial(self._systemd, "systemd-tmpfiles", tmpfiles, "--create"),
+        )
+        yield Step(f"the settings {CONFIG}", self._at(CONFIG).exists, self._write_config)
+        for unit in UNITS:
+            content = (units_folder() / unit).read_text(encoding="utf-8").replace("@BIN@", str(self.programs))
+            yield self._file(Path("/etc/systemd/system") / unit, content)
+        yield from self._database()
+
+    def _at(self, path: Path) -> Path:
+        return self.root / path.relative_to("/")
+
+    def _file(self, path: Path, content: str) -> Step:
+        target = self._at(path)
+
+        def is_done() -> bool:
+            return target.is_file() and target.read_text(encoding="utf-8") == content
+
+        return Step(f"the file {path}", is_done, lambda: _write(target, content, 0o644))
+
+    def _systemd(self, program: str, declaration: Path, *options: str) -> None:
+        found = shutil.which(program)
+        if found is None:
+            raise EnvironmentFault(f"{program} is not on the PATH: setup is for hosts that run systemd")
+        elsewhere = [] if self.root == Path("/") else [f"--root={self.root}"]
+        self._run(found, *options, *elsewhere, declaration.name)
+
+    def _run(self, *command: str, **options: object) -> None:
+        try:
+            self.run([*command], check=True, stdin=subprocess.DEVNULL, **options)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise EnvironmentFault(f"{command[0]} failed: {error}") from error
+
+    def _ids(self) -> tuple[int, int] | None:
+        """Return the numbers of user and group in that tree."""
+        try:
+            lines = self._at(Path("/etc/passwd")).read_text(encoding="utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
+            return None
+        parts = next((line.split(":") for line in lines if line.startswith(f"{USER}:")), None)
+        return None if parts is None else (int(parts[2]), int(parts[3]))
+
+    def _owner(self) -> tuple[int, int]:
+        ids = self._ids()
+        if ids is None:
+            raise EnvironmentFault(f"systemd-sysusers made no user {USER}")
+        return ids
+
+    def _write_config(self) -> None:
+        tables = [f"\n[[roots]]\npath = {_toml(os.path.abspath(share))}\n" for share in self.shares]
+        content = _CONFIG_HEAD.format(url=_toml(self.database_url)) + ("".join(tables) or _NO_SHARE)
+        # the URL may hold a password: for the service's group alone
+        _write(self._at(CONFIG), content, 0o640, group=self._owner()[1])
+
+    def _database(self) -> Iterator[Step]:
+        url = self._configured_url()
+        if url.startswith("sqlite:"):
+            engine = store.open_engine(url)
+            path = store.sqlite_path(engine)
+            engine.dispose()
+            assert path is not None
+            yield Step(f"the database {path}", self._at(path).exists, lambda: self._make_sqlite(self._at(path)))
+        elif self.root == Path("/"):
+            # as the service's user: a server on this host knows it by that
+            yield Step("the database's schema", lambda: False, self._upgrade_server)
+
+    def _configured_url(self) -> str:
+        try:
+            found = tomllib.loads(self._at(CONFIG).read_text(encoding="utf-8")).get("database_url", DATABASE_URL)
+        except FileNotFoundError:
+            return self.database_url
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"{self._at(CONFIG)} cannot be read: {error}") from error
+        return str(found)
+
+    def _make_sqlite(self, path: Path) -> None:
+        """Make it apart and put it in its place: in a folder of the service's, root follows no link."""
+        user, group = self._owner()
+        with tempfile.TemporaryDirectory(prefix=".preread-setup-", dir=path.parent.parent) as apart:
+            made = Path(apart) / path.name
+            engine = store.open_engine(f"sqlite:///{made}")
+            try:
+                migrating.upgrade(engine)
+            finally:
+                engine.dispose()
+            os.chown(made, user, group)
+            folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                os.link(made, path.name, dst_dir_fd=folder, follow_symlinks=False)
+            finally:
+                os.close(folder)
+
+    def _upgrade_server(self) -> None:
+        user, group = self._owner()
+        command = (str(self.programs / "preread"), "--config", str(CONFIG), "db", "upgrade")
+        self._run(*command, user=user, group=group, extra_groups=[], cwd=HOME)
+
+
+def programs_folder(prefix: Path) -> Path:
+    """Return where the programs of an environment lie; by way of ``current`` where that leads to it.
+
+    So units outlive the version that wrote them: ``install.sh`` lets the link point to the next.
+    """
+    current = prefix.parent / "current"
+    return (current if current.is_symlink() and current.resolve() == prefix.resolve() else prefix) / "bin"
+
+
+def units_folder() -> Path:
+    """Return where the units lie: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "systemd"
+    return inside if inside.is_dir() else package.parent / "deploy" / "systemd"
+
+
+def _toml(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _write(target: Path, content: str, mode: int, *, group: int = 0) -> None:
+    """Write a file of root's whole or not at all."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, part = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(content)
+            os.fchmod(descriptor, mode)
+            os.fchown(descriptor, 0, group)
+        os.replace(part, target)
+    except BaseException:
+        os.unlink(part)
+        raise

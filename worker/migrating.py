@@ -1,0 +1,180 @@
+"""The schema of the database: brought up to this program's, taken back one step, and looked at before any work.
+
+A change is one transaction on both databases, and looks whether everything is there before it commits: whatever goes
+wrong, the database is as it was, with all that workers wrote meanwhile.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, text
+
+from worker import compatibility, store
+from worker.errors import DatabaseAway, DatabaseUnsuitable, SchemaOutdated, SchemaTooNew, UpgradeFailed
+
+_LOG = logging.getLogger(__name__)
+LOCK_TIMEOUT_S = 5
+_UPGRADE_LOCK = 0x7072_6561_6421  # any number that no other program locks: "pread!"
+_MAKE_FOLDER = "Make that folder, or name another database (PREREAD_DATABASE_URL)."
+
+
+def migrations_folder() -> Path:
+    """Return where the migrations lie: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    inside = package / "migrations"
+    return inside if inside.is_dir() else package.parent / "migrations"
+
+
+def _config() -> Config:
+    config = Config()
+    # alembic reads a percent sign in its options as the start of an interpolation
+    config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def upgrade(engine: Engine) -> None:
+    """Create the database file if there is none, and bring the schema to this program's. Safe to run twice at once.
+
+    One transaction, checked before it is committed: it is done whole or not at all. The next program's schema is left
+    as it is.
+
+    Raises:
+        SchemaTooNew: a newer program made it.
+        UpgradeFailed: a migration failed, or rows were lost: the database is as it was.
+        DatabaseAway: it does not answer.
+        DatabaseUnsuitable: the folder for the SQLite file does not exist or may not be written, or what lies at its
+            path is no database.
+    """
+    path = store.sqlite_path(engine)
+    if path is not None:
+        store.refuse_place(path)
+        try:
+            # patient data: nobody but the owner reads it (the log and its index inherit these rights)
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        except FileNotFoundError as error:
+            raise DatabaseUnsuitable(f"there is no folder {path.parent} for the database", _MAKE_FOLDER) from error
+        except OSError as error:
+            raise DatabaseUnsuitable(f"{path} cannot be written: {error.strerror}", store.GIVE_RIGHTS) from error
+    _migrate(engine)
+
+
+def downgrade(engine: Engine) -> str:
+    """Take the schema back to the revision before this program's, for the program before it; return that revision.
+
+    Every row of the tables that stay is kept; what only the newer revision could hold is lost.
+
+    Raises:
+        SchemaOutdated, SchemaTooNew: the schema is not this program's.
+        UpgradeFailed: nothing was changed.
+        DatabaseAway: it does not answer.
+    """
+    check_schema(engine, exactly=True)
+    before = _revisions()[1]
+    _migrate(engine, down_to=before)
+    return before
+
+
+def _migrate(engine: Engine, down_to: str | None = None) -> None:
+    """Change the schema, look whether all is there, and commit; else everything is as it was before."""
+
+    def body(connection: Connection, _again: bool) -> None:
+        if connection.dialect.name != "sqlite":
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
+            # a table that somebody holds: what waits for it would make all others wait behind it
+            connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
+        if _ahead(connection):
+            return
+        kept = compatibility.rows_kept(connection)
+        config = _config()
+        config.attributes["connection"] = connection
+        if down_to is None:
+            command.upgrade(config, "head")
+        else:
+            command.downgrade(config, down_to)
+        faults = compatibility.losses(connection, kept)
+        if down_to is None:
+            faults += compatibility.differences(connection)
+        if faults:
+            raise UpgradeFailed(f"after the change of schema {'; '.join(faults)}: it was taken back")
+
+    try:
+        store.write(engine, body)
+    except (DatabaseAway, DatabaseUnsuitable, SchemaTooNew, UpgradeFailed):
+        raise
+    except Exception as error:
+        _LOG.exception("migration_failed")
+        raise UpgradeFailed(f"a migration failed ({type(error).__name__}): it was taken back") from error
+
+
+def check_schema(engine: Engine, *, exactly: bool = False) -> None:
+    """Make sure that this program can work with the schema: it is its own, or the next one, which only adds to it.
+
+    Args:
+        exactly: it must be its own.
+
+    Raises:
+        SchemaOutdated: it is older, or there is none.
+        SchemaTooNew: a newer program made it.
+        DatabaseAway: the database does not answer.
+        DatabaseUnsuitable: it is no SQLite database, is damaged, or lies where it cannot be kept.
+    """
+    path = store.sqlite_path(engine)
+    if path is not None and not os.path.exists(path):
+        store.refuse_place(path)
+        raise SchemaOutdated("there is no database yet")
+    try:
+        ahead, revision = store.read(engine, lambda connection: (_ahead(connection), _revision(connection)))
+    except DatabaseAway:
+        if path is not None:
+            store.refuse_place(path)  # nothing that passes by itself, where a program starts
+        raise
+    if ahead and exactly:
+        raise SchemaTooNew
+    if not ahead and revision != _revisions()[0]:
+        raise SchemaOutdated
+
+
+def revision_of(engine: Engine) -> str | None:
+    """Return the revision of the schema; ``None`` where there is none, or no database file."""
+    path = store.sqlite_path(engine)
+    return None if path is not None and not os.path.exists(path) else store.read(engine, _revision)
+
+
+def older_revisions() -> list[str]:
+    """Return the revisions that this program can upgrade from."""
+    return _revisions()[1:]
+
+
+def _revision(connection: Connection) -> str | None:
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _ahead(connection: Connection) -> bool:
+    """Tell whether the schema is the one after this program's, with which it can work.
+
+    Raises:
+        SchemaTooNew: it is newer than this program, and not such a one.
+    """
+    revision, known = _revision(connection), _revisions()
+    if revision is None or revision in known:
+        return False
+    if not compatibility.is_next(revision, known[0]):
+        raise SchemaTooNew(f"the schema is {revision}, and this program's is {known[0]}: too far ahead of it")
+    if found := compatibility.hindrances(connection):
+        raise SchemaTooNew(f"the schema is {revision}, with which this program cannot work: {'; '.join(found)}")
+    _LOG.warning("schema_newer", extra={"schema_revision": revision})
+    return True
+
+
+def _revisions() -> list[str]:
+    """Return this program's revisions, newest first."""
+    return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
