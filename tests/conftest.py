@@ -250,7 +250,7 @@ def white_detector(spec: ScopeSpec) -> Detector:
     return Detector(edges, mean, np.array([0, 0, 0, 0.75, 0, 0], np.float32), 0.0, spec)
 
 
-def make_stub_bundle(folder: Path) -> bundles.Bundle:
+def make_stub_bundle(folder: Path, version: str = "1.0.0") -> bundles.Bundle:
     """Write a bundle without a network, for ``programs/stub_slot.py``: children of 1 to 5 years, frontal films."""
     intended_use = IntendedUse(("CR", "DX"), ("AP", "PA"), 1.0, 6.0, ("CHEST",), "for tests")
     finding = {
@@ -263,7 +263,7 @@ def make_stub_bundle(folder: Path) -> bundles.Bundle:
     manifest = {
         "manifest_schema": bundles.MANIFEST_SCHEMA,
         "name": "stub",
-        "version": "1.0.0",
+        "version": version,
         "licence": "Apache-2.0",
         "intended_use": asdict(intended_use),
         "preprocessing": asdict(TRAINING_SPEC),

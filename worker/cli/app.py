@@ -17,6 +17,7 @@ from worker.cli import (
     check,
     database,
     drift,
+    fleet,
     reconcile,
     requeue,
     results,
@@ -84,6 +85,8 @@ def print_version() -> None:
 
 
 app.command("run")(run.run)
+app.command("backfill")(fleet.backfill)
+app.add_typer(fleet.app, name="fleet")
 app.command("assess")(assess.assess)
 app.add_typer(results.app, name="results")
 app.command("explain")(results.explain)

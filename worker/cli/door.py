@@ -38,6 +38,12 @@ class Door:
         """Let options behind the command's name win."""
         return replace(self, log_level=log_level or self.log_level, log_json=_first(log_json, self.log_json))
 
+    def options(self) -> list[str]:
+        """Return these options as words, for another process of this program."""
+        words = [] if self.config is None else ["--config", str(self.config)]
+        words += [] if self.log_level is None else ["--log-level", self.log_level]
+        return words + ([] if self.log_json is None else ["--log-json" if self.log_json else "--log-text"])
+
     def settings(self, *, quiet: bool = True) -> Settings:
         """Read the settings and set the log up.
 

@@ -1,0 +1,40 @@
+"""A process of the fleet with stub slots: ``run_fleet.py DATABASE_URL BUNDLES INFERENCES OPTIONS_JSON``.
+
+``BUNDLES``: folders with ``:`` between them. Of the options those that ``FleetOptions`` names are its, the rest
+``RunOptions``'s.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+from worker import bundle, fleet, observability, store
+from worker.daemon import RunOptions
+from worker.fleet import FleetOptions
+
+
+def main() -> int:
+    database_url, folders, inferences, options = sys.argv[1:]
+    observability.set_up(level="info", json_lines=True)
+    engine = store.open_engine(database_url)
+    values = json.loads(options)
+    own = {one.name: values.pop(one.name) for one in fields(FleetOptions) if one.name in values}
+    slot = values.pop("slot", "stub_slot.py")
+    command = (sys.executable, "-P", str(Path(__file__).with_name(slot)), inferences)
+    try:
+        return fleet.work(
+            engine,
+            [bundle.load(Path(folder)) for folder in folders.split(":")],
+            RunOptions(**values),
+            FleetOptions(**own),
+            slot_command=command,
+        )
+    finally:
+        engine.dispose()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
