@@ -224,8 +224,9 @@ def _dump(connection: Connection, part: Path) -> dict[str, int]:
     snapshot = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
     rows = rows_of(connection)
     source, environment = _connection_of(connection.engine)
-    what = ("--format=custom", "--no-owner", "--no-privileges", f"--snapshot={snapshot}")
-    how = (f"--lock-wait-timeout={_LOCK_WAIT_MS}", f"--file={part}", f"--dbname={source}")
+    # the fleet's queue is no truth: `preread backfill` makes it anew
+    what = ("--format=custom", "--no-owner", "--no-privileges", "--exclude-schema=preread_fleet")
+    how = (f"--snapshot={snapshot}", f"--lock-wait-timeout={_LOCK_WAIT_MS}", f"--file={part}", f"--dbname={source}")
     with _program("pg_dump", *what, *how, environment=environment):
         pass
     return rows
