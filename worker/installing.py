@@ -22,7 +22,6 @@ from pathlib import Path
 from worker import migrating, store
 from worker.errors import EnvironmentFault, SettingsError
 
-UNITS = ("preread-worker.service", "preread-web.service")
 USER = "preread"
 HOME = Path("/var/lib/preread")
 CONFIG = Path("/etc/preread/preread.toml")
@@ -87,9 +86,9 @@ class Place:
             partial(self._systemd, "systemd-tmpfiles", tmpfiles, "--create"),
         )
         yield Step(f"the settings {CONFIG}", self._at(CONFIG).exists, self._write_config)
-        for unit in UNITS:
-            content = (units_folder() / unit).read_text(encoding="utf-8").replace("@BIN@", str(self.programs))
-            yield self._file(Path("/etc/systemd/system") / unit, content)
+        for unit in sorted(units_folder().glob("*.service")):
+            content = unit.read_text(encoding="utf-8").replace("@BIN@", str(self.programs))
+            yield self._file(Path("/etc/systemd/system") / unit.name, content)
         yield from self._database()
 
     def _at(self, path: Path) -> Path:
