@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli import door, output
-from worker.cli.forgetting import forget_again
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -128,7 +127,6 @@ def restore(
         found = backup.restore(engine, file, prepare)
     output.say(f"restored {url}: {_say(found)}")
     with door.database(context) as restored:
-        forget_again(door.of(context).settings(), restored)
     output.say("start the worker; `preread reconcile --wait 60` then shows whether every film is accounted for")
 
 
