@@ -36,7 +36,6 @@ class Figures:
     Attributes:
         health: its report; where the database does not answer, one that says so, and nothing else is known.
         answered: the database was there.
-        root_ids: ids of the watched folders by path: what metrics call them, since a path may tell too much.
         waiting: versions without a result by lane, ``live`` or ``backlog``.
         readings: of the newest by bundle and verdict.
         said: of their findings by bundle, finding, the bundle's answer and what the reader says.
@@ -44,7 +43,6 @@ class Figures:
 
     health: Health
     answered: bool = True
-    root_ids: tuple[tuple[str, int], ...] = ()
     waiting: tuple[tuple[str, int], ...] = ()
     readings: tuple[tuple[str, str, int], ...] = ()
     said: tuple[tuple[str, str, str, str, int], ...] = ()
@@ -60,14 +58,7 @@ def look(engine: Engine, *, roots: Sequence[bytes] | None, scan_interval_s: floa
     found = health.report(engine, roots=roots, scan_interval_s=scan_interval_s, states=OPEN_STATES)
 
     def body(connection: Connection) -> Figures:
-        known = connection.execute(select(schema.root.c.path_text, schema.root.c.id))
-        return Figures(
-            health=found,
-            root_ids=tuple((row.path_text, row.id) for row in known),
-            waiting=_waiting(connection),
-            readings=_readings(connection),
-            said=_said(connection),
-        )
+        return Figures(found, True, _waiting(connection), _readings(connection), _said(connection))
 
     return store.read(engine, body)
 
@@ -164,7 +155,7 @@ def _families(figures: Figures) -> Iterator[Metric]:
         ("last_progress_seconds", "Since a version was last claimed or ended", found.progress_age_s),
     ):
         yield _gauge(name, help_text, [((), age_s)])
-    yield from _roots(figures)
+    yield from _roots(found.roots)
     yield _gauge(
         "recent_readings",
         f"Readings that stand, of the newest {READINGS_AT_MOST}",
@@ -183,22 +174,15 @@ def _families(figures: Figures) -> Iterator[Metric]:
     )
 
 
-def _roots(figures: Figures) -> Iterator[Metric]:
-    ids = dict(figures.root_ids)
-    roots = [((str(ids[root.path]),), root) for root in figures.health.roots if root.path in ids]
-
+def _roots(roots: Sequence[RootHealth]) -> Iterator[Metric]:
     def rows(of: str) -> list[tuple[Sequence[str], float | None]]:
-        return [(labels, getattr(root, of)) for labels, root in roots]
+        return [((root.path,), getattr(root, of)) for root in roots]
 
-    up = [(labels, _is_up(root)) for labels, root in roots]
-    yield _gauge("share_up", "1 while a living worker can list the folder, by its number in the database", up, "root")
+    up = [((root.path,), float(root.watched and root.fault_code is None)) for root in roots]
+    yield _gauge("share_up", "1 while a living worker can list the folder", up, "root")
     yield _gauge("last_complete_scan_seconds", "Since the last complete scan ended", rows("scan_age_s"), "root")
     yield _gauge("scan_seconds", "That the last complete scan took", rows("scan_s"), "root")
     yield _gauge("scanned_files", "Files that it met", rows("files"), "root")
-
-
-def _is_up(root: RootHealth) -> float:
-    return float(root.watched and root.fault_code is None)
 
 
 def _drift(drift: Sequence[Shift]) -> Iterator[Metric]:
