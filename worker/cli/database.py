@@ -126,7 +126,6 @@ def restore(
 
         found = backup.restore(engine, file, prepare)
     output.say(f"restored {url}: {_say(found)}")
-    with door.database(context) as restored:
     output.say("start the worker; `preread reconcile --wait 60` then shows whether every film is accounted for")
 
 
