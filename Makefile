@@ -11,7 +11,7 @@ LOCK += --constraint requirements/constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test prove bench run fuzz lint type wheel wheelhouse check-wheel sbom audit lock clean
+.PHONY: help demo test prove fleet-proof bench run fuzz lint type wheel wheelhouse check-wheel sbom audit lock clean
 
 help: ## say what can be made
 	@echo "Preread: a first read of every chest X-ray, where it is taken."
@@ -28,6 +28,9 @@ test: $(VENV)/.dev ## install the development tools and run the whole suite
 
 prove: $(VENV)/.dev ## kill and starve a real worker in temporary folders, print what was found (LONG=1: all of it, an hour)
 	@$(PY) -m tests.prove $(if $(LONG),--long) $(ARGS)
+
+fleet-proof: $(VENV)/.dev ## kill a fleet's processes at random over 100,000 small films, and measure 1, 2 and 4 (ARGS="--files N"; hours)
+	@$(PY) -m tests.prove.fleet $(ARGS)
 
 bench: $(VENV)/.dev ## measure the worker against its floor and the usual way, on an idle machine (ARGS="--data DIR --out docs")
 	@$(PY) -m tests.bench $(ARGS)
