@@ -117,12 +117,14 @@ def disable(engine: Engine, actor: str, name: str) -> None:
     write(engine, body)
 
 
-def set_read_before_reveal(engine: Engine, who: Account, wanted: bool) -> None:
-    """Set a reader's own option."""
+def set_read_before_reveal(engine: Engine, actor: str, of: Account, wanted: bool) -> None:
+    """Let a reader see answers only after reading, or at once. ``UsageError``: the account is no reader's."""
+    if of.role is not Role.READER:
+        raise UsageError(f"{of.name} reads no films: the option is a reader's")
 
     def body(connection: Connection, _again: bool) -> None:
-        connection.execute(update(account).where(_c.id == who.account_id).values(read_before_reveal=wanted))
-        audit.append(connection, who.actor, Action.USER_OPTIONS, who.actor)
+        connection.execute(update(account).where(_c.id == of.account_id).values(read_before_reveal=wanted))
+        audit.append(connection, actor, Action.USER_OPTIONS, of.actor)
 
     write(engine, body)
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import syslog
+import logging
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from logging.handlers import SysLogHandler
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, func, insert, select
@@ -23,6 +25,7 @@ from worker.store import database_now, read
 _START = "0" * 64
 _CHAIN_LOCK = 0x7072_6561_6422  # any number that no other program locks
 _PAGE = 5_000
+SYSTEM_LOG = "/dev/log"
 
 
 class Action(StrEnum):
@@ -138,12 +141,30 @@ def latest(engine: Engine, limit: int, before: int | None = None) -> list[Entry]
     return [Entry(row.id, row.at, row.actor, row.action, row.object) for row in rows]
 
 
-def log_head(engine: Engine) -> Head:
-    """Write the head of the chain to the system log, where whoever rewrites the table does not reach it."""
+def log_head(engine: Engine, system_log: str = SYSTEM_LOG) -> Head:
+    """Write the head of the chain to the system log, where whoever rewrites the table does not reach it.
+
+    Args:
+        system_log: the socket on which it listens.
+
+    Raises:
+        OSError: there is none.
+    """
     last = head(engine)
-    syslog.openlog("preread", 0, syslog.LOG_AUTH)
-    syslog.syslog(syslog.LOG_NOTICE, f"audit head {last}")
+    with closing(_SystemLog(system_log, SysLogHandler.LOG_AUTH)) as log:
+        log.handle(logging.makeLogRecord({"levelname": "NOTICE", "msg": f"audit head {last}"}))
     return last
+
+
+class _SystemLog(SysLogHandler):
+    ident = "preread: "
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  named by logging
+        """Let the failure out, which is being handled."""
+        raise  # noqa: PLE0704
+
+    def mapPriority(self, levelName: str) -> str:  # noqa: N802, N803  named by logging
+        return levelName.lower()
 
 
 def _head(connection: Connection) -> Head:

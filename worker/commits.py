@@ -20,7 +20,7 @@ from sqlalchemy import Connection, exists, func, select, update
 from worker import schema
 from worker.claims import set_aside_values
 from worker.discovery import insert_or_skip
-from worker.domain import Caveat, FileState, Identity, Outcome, PictureStatistics, Population, RefusalCode
+from worker.domain import Answer, Caveat, FileState, Identity, Outcome, PictureStatistics, Population, RefusalCode
 from worker.entries import Claim, ContentAssessment, FileFacts
 from worker.errors import BundleWithdrawn, UnreadableError
 from worker.escaping import clean_identifier, clean_text
@@ -86,6 +86,7 @@ def commit_assessed(
         return again and ended_as(connection, claim) is FileState.DONE
     values = _file_values(connection, now, claim, facts)
     values["assessment_id"] = _assessment(connection, now, values["instance_id"], bundle_id, content)
+    values["answer"] = _most_urgent(connection, values["assessment_id"])
     values.update(outcome=Outcome.ASSESSED, bundle_id=bundle_id, code=None, reason=None, committed_at=now)
     return leave_claim(connection, now, claim, FileState.DONE, Outcome.ASSESSED, **values)
 
@@ -108,6 +109,7 @@ def commit_refused(
         outcome=Outcome.REFUSED,
         bundle_id=bundle_id,
         assessment_id=None,
+        answer=None,
         code=code,
         reason=clean_text(reason),
         committed_at=now,
@@ -127,7 +129,7 @@ def commit_unreadable(
     if not _begin(connection, claim, facts):
         return again and ended_as(connection, claim) is FileState.QUARANTINED
     values: dict[str, Any] = {} if facts is None else _file_values(connection, now, claim, facts)
-    values.update(set_aside_values(now, error.code, str(error)), assessment_id=None, bundle_id=None)
+    values.update(set_aside_values(now, error.code, str(error)), assessment_id=None, answer=None, bundle_id=None)
     return leave_claim(connection, now, claim, FileState.QUARANTINED, f"{Outcome.UNREADABLE}: {error.code}", **values)
 
 
@@ -219,6 +221,12 @@ def _file_values(connection: Connection, now: datetime, claim: Claim, facts: Fil
 
 
 def _mark_uid_conflict(connection: Connection, claim: Claim, uid: str | None, instance_id: int) -> bool:
+def _most_urgent(connection: Connection, assessment_id: int) -> Answer | None:
+    columns = schema.finding.c
+    said = set(connection.execute(select(columns.answer).where(columns.assessment_id == assessment_id)).scalars())
+    return next((answer for answer in (Answer.FLAGGED, Answer.UNCERTAIN, Answer.NOT_FLAGGED) if answer in said), None)
+
+
     """Tell whether another content carries this SOP Instance UID; if so, mark the files that hold it as well."""
     if uid is None:
         return False

@@ -1,17 +1,22 @@
-"""What stands beside one film: the same patient's other films, its newer version, the findings its bundle speaks of."""
+"""What stands beside one film: the same patient's other films, its newer version, the findings its bundle speaks of.
+
+And the films of which nothing but their names is known yet.
+"""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 
 from sqlalchemy import Connection, Engine, select
 
 from worker import schema
-from worker.domain import FileState
+from worker.domain import OPEN_STATES, FileState
 from worker.results import ResultRow, selected, typed
-from worker.store import read
+from worker.store import database_now, read
 
 _EARLIER_AT_MOST = 20
+_WAITING_AT_MOST = 50
 _file, _bundle = schema.file.c, schema.bundle.c
 
 
@@ -66,5 +71,42 @@ def findings_of(engine: Engine, bundle_digest: str | None) -> tuple[str, ...]:
         manifest = connection.execute(statement.order_by(_bundle.id.desc()).limit(1)).scalar()
         findings = json.loads(manifest).get("findings", ()) if manifest else ()
         return tuple(finding["finding"] for finding in findings)
+
+    return read(engine, body)
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingFilm:
+    """A film without a result yet; its name is all that is known of it."""
+
+    file_id: int
+    root_text: str
+    path_text: str
+    state: FileState
+    waited_s: float
+
+
+def waiting(engine: Engine, limit: int = _WAITING_AT_MOST) -> list[WaitingFilm]:
+    """Return the films that wait for their result, those that came first."""
+    statement = (
+        select(_file.id, _file.path_text, _file.state, _file.first_seen_at, schema.root.c.path_text.label("root_text"))
+        .join(schema.root, schema.root.c.id == _file.root_id)
+        .where(_file.state.in_(list(OPEN_STATES)), _file.committed_at.is_(None))
+        .order_by(_file.id)
+        .limit(limit)
+    )
+
+    def body(connection: Connection) -> list[WaitingFilm]:
+        now = database_now(connection)
+        return [
+            WaitingFilm(
+                row.id,
+                row.root_text,
+                row.path_text,
+                FileState(row.state),
+                max(0.0, (now - row.first_seen_at).total_seconds()),
+            )
+            for row in connection.execute(statement)
+        ]
 
     return read(engine, body)

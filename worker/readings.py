@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Row, exists, func, insert, select, update
+from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, exists, func, insert, select, update
 
 from worker import audit, schema
 from worker.accounts import Account
@@ -24,6 +24,7 @@ from worker.store import database_now, read, write
 
 MAX_COMMENT_CHARS = 10_000
 _OVERTAKEN_AT_MOST = 1_000
+_VIEWINGS_AT_MOST = 10_000
 _file, _reading, _viewing = schema.file.c, reading.c, viewing.c
 
 
@@ -205,14 +206,14 @@ def shown_of(film: Row[Any]) -> Shown:
     return Shown(Outcome(film.outcome), film.code, film.assessment_id)
 
 
-def note_viewing(engine: Engine, who: Account, file_id: int, shown: Shown, *, answer_visible: bool) -> Row[Any] | None:
-    """Note that a person opened a film, and return that person's viewing before this one.
+def note_viewing(engine: Engine, who: Account, file_id: int, shown: Shown, *, answer_visible: bool) -> None:
+    """Note that a person opened a film.
 
     Args:
         answer_visible: the answer stood on the page (or there was none to hide).
     """
 
-    def body(connection: Connection, _again: bool) -> Row[Any] | None:
+    def body(connection: Connection, _again: bool) -> None:
         mine = select(viewing).where(_viewing.account_id == who.account_id, _viewing.file_id == file_id)
         before = connection.execute(mine.order_by(_viewing.id.desc()).limit(1)).one_or_none()
         row = {
@@ -227,9 +228,40 @@ def note_viewing(engine: Engine, who: Account, file_id: int, shown: Shown, *, an
         connection.execute(insert(viewing), row)
         action = Action.REVEAL if answer_visible and before is not None and not before.answer_visible else Action.VIEW
         audit.append(connection, who.actor, action, f"film:{file_id}")
-        return before
 
-    return write(engine, body)
+    write(engine, body)
+
+
+def looked_before(engine: Engine, who: Account, file_id: int, shown: Shown) -> datetime | None:
+    """Return when this person last looked at a film while it had another result than ``shown``.
+
+    ``None`` also when the person has signed the film with this result.
+    """
+    other = select(func.max(_viewing.at)).where(
+        _viewing.account_id == who.account_id, _viewing.file_id == file_id, ~_is(_viewing, shown)
+    )
+    signed = exists().where(_reading.account_id == who.account_id, _reading.file_id == file_id, _is(_reading, shown))
+    return read(engine, lambda connection: connection.execute(other.where(~signed)).scalar())
+
+
+def _is(columns: Any, shown: Shown) -> ColumnElement[bool]:
+    return and_(
+        columns.outcome == shown.outcome,
+        columns.code.is_not_distinct_from(shown.code),
+        columns.assessment_id.is_not_distinct_from(shown.assessment_id),
+    )
+
+
+def viewers(engine: Engine, file_id: int) -> list[tuple[str, datetime]]:
+    """Return who looked at a film and when, the first first."""
+    statement = (
+        select(account.c.full_name, _viewing.at)
+        .join(account, account.c.id == _viewing.account_id)
+        .where(_viewing.file_id == file_id)
+        .order_by(_viewing.id)
+        .limit(_VIEWINGS_AT_MOST)
+    )
+    return [(row.full_name, row.at) for row in read(engine, lambda connection: connection.execute(statement).all())]
 
 
 def may_see_answer(engine: Engine, who: Account, file_id: int, shown: Shown) -> bool:

@@ -87,7 +87,12 @@ class ViewingColumns(TypedColumns):
 
 
 viewing = Table(
-    "viewing", metadata, ViewingColumns, Index(None, "account_id", "file_id", "id"), _one_of("outcome", Outcome)
+    "viewing",
+    metadata,
+    ViewingColumns,
+    Index(None, "account_id", "file_id", "id"),
+    Index(None, "file_id"),
+    _one_of("outcome", Outcome),
 )
 
 

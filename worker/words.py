@@ -29,13 +29,13 @@ def say_probability(probability: float, prevalence: float) -> str:
     return f"{percent(probability)} at prevalence {percent(prevalence)}"
 
 
-def percent(share: float) -> str:
+def percent(share: float, below: str = "below", above: str = "above") -> str:
     """Say a share in [0, 1] in per cent; never as a certainty that nobody has."""
     value = share * 100
     if 0 < value < 0.1:
-        return "below 0.1 %"
+        return f"{below} 0.1 %"
     if 99.9 < value < 100:
-        return "above 99.9 %"
+        return f"{above} 99.9 %"
     return f"{value:.0f} %" if 10 <= value <= 90 or value in (0, 100) else f"{value:.1f} %"
 
 

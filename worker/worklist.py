@@ -3,6 +3,9 @@
 Arrival order is the order of discovery (``file.id``). In priority order a film that is assessed as not flagged stands
 behind all others, until it has waited for ``RISE_AFTER_S``: then it has its arrival place again. Refused and unreadable
 films never lose theirs. Everything is read-only here.
+
+One index leads to a page, and ``_leading`` says which: the other conditions are written so that no planner can take
+theirs (``_checked``), with or without statistics on the tables. So a page costs the same at a million films.
 """
 
 from __future__ import annotations
@@ -13,10 +16,25 @@ from datetime import date, datetime, timedelta
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, exists, false, func, or_, select, true, union
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    and_,
+    exists,
+    false,
+    func,
+    literal,
+    or_,
+    select,
+    true,
+    tuple_,
+    union,
+)
 
 from worker import schema
-from worker.domain import OPEN_STATES, Answer, FileState, Outcome
+from worker.domain import Answer, FileState, Outcome
 from worker.escaping import clean_identifier
 from worker.lookups import name_key
 from worker.readings import unread
@@ -26,10 +44,11 @@ from worker.store import database_now, read
 RISE_AFTER_S = 1800.0
 PAGE = 50
 _GROUP_AT_MOST = 50
-_SEARCH_AT_MOST = 1_000
+_SEARCH_AT_MOST = 500
 _COUNTED_AT_MOST = 1_000
+_FEW = 2_000
 _DEVICES_AT_MOST = 200
-_file, _finding = schema.file.c, schema.finding.c
+_file, _past = schema.file.c, schema.past_outcome.c
 
 
 class Order(StrEnum):
@@ -45,6 +64,7 @@ class WorklistFilter:
     """Which films; every condition that is set must hold.
 
     Attributes:
+        answer: of the film's findings, that of the most urgent one.
         unread: only those that nobody has signed, the backlog apart. A search or an outcome is not narrowed by it.
         taken_from: taken on this day or later, on the modality's clock.
         taken_to: taken on this day or earlier.
@@ -63,6 +83,11 @@ class WorklistFilter:
     after: tuple[int, int] | None = None
     limit: int = PAGE
 
+    @property
+    def by_date(self) -> bool:
+        """Films stand in the order in which they were taken: where days are chosen among all films."""
+        return not (self.unread or self.search) and not (self.taken_from is None and self.taken_to is None)
+
 
 @dataclass(frozen=True, slots=True)
 class WorklistFilm:
@@ -72,10 +97,12 @@ class WorklistFilm:
         read_at: when it was first signed; ``None`` while nobody has.
         waited_s: since its arrival, until it was read.
         behind: in priority order it stands behind films that came after it.
+        changed_at: when its result last took another's place.
     """
 
     result: ResultRow
     read_at: datetime | None
+    changed_at: datetime | None
     waited_s: float
     behind: bool
 
@@ -140,18 +167,25 @@ def _page(connection: Connection, wanted: WorklistFilter) -> WorklistPage:
     risen = _risen(connection, now) if wanted.order is Order.PRIORITY else 0
     searched = _search(connection, wanted.search) if wanted.search else None
     start_bucket, start_id = wanted.after or (0, 0)
+    leading = _leading(connection, wanted)
 
-    def holds(c: Any) -> ColumnElement[bool]:
-        return and_(true(), *_conditions(c, wanted, searched))
+    def holds(c: Any, by: str | None = None) -> ColumnElement[bool]:
+        return and_(true(), *_conditions(c, wanted, searched, by))
 
     for bucket in (0, 1) if wanted.order is Order.PRIORITY else (0,):
         left = wanted.limit + 1 - len(leaders)
         if bucket < start_bucket or left <= 0:
             continue
-        statement = _leaders(wanted.order, bucket, risen, holds)
+        statement = _leaders(wanted, bucket, risen, holds).where(holds(_file, leading))
         if bucket == start_bucket and wanted.after is not None:
-            newest = wanted.order is Order.NEWEST
-            statement = statement.where(_file.id < start_id if newest else _file.id > start_id)
+            start = _place(schema.file.c, wanted)
+            if wanted.by_date:
+                taken = select(_file.acquired_local).where(_file.id == start_id)
+                at = literal(connection.execute(taken).scalar() or "")
+                after: ColumnElement[Any] = tuple_(at, literal(start_id))
+            else:
+                after = literal(start_id)
+            statement = statement.where(start < after if wanted.order is Order.NEWEST else start > after)
         leaders.extend((bucket, file_id) for file_id in connection.execute(statement.limit(left)).scalars())
     more = len(leaders) > wanted.limit
     leaders = leaders[: wanted.limit]
@@ -162,31 +196,59 @@ def _page(connection: Connection, wanted: WorklistFilter) -> WorklistPage:
     )
 
 
-def _leaders(order: Order, bucket: int, risen: int, holds: Callable[[Any], ColumnElement[bool]]) -> Select[Any]:
+def _leading(connection: Connection, wanted: WorklistFilter) -> str | None:
+    """Return the column whose index leads to the films; ``None`` for that of the unread, of a search, of all."""
+    if wanted.unread or wanted.search:
+        return None
+    equal = {"answer": wanted.answer, "device": wanted.device}
+    if wanted.answer is None:
+        equal["outcome"] = wanted.outcome
+    given = {name: value for name, value in equal.items() if value is not None}
+    for name, value in given.items():
+        some = select(_file.id).where(schema.file.c[name] == value).limit(_FEW).subquery()
+        if connection.execute(select(func.count()).select_from(some)).scalar_one() < _FEW:
+            return name
+    return "acquired_local" if wanted.by_date else next(iter(given), None)
+
+
+def _checked(column: ColumnElement[str]) -> ColumnElement[str]:
+    """Return the column's value, looked at row by row: no index holds this expression."""
+    return column.concat("")
+
+
+def _place(c: Any, wanted: WorklistFilter) -> ColumnElement[Any]:
+    """Return by what films are sorted."""
+    return tuple_(c.acquired_local, c.id) if wanted.by_date else c.id
+
+
+def _leaders(
+    wanted: WorklistFilter, bucket: int, risen: int, holds: Callable[[Any], ColumnElement[bool]]
+) -> Select[Any]:
     """Select the ids of the films that stand for their studies: of each study the one that comes first."""
     other = schema.file.alias()
     o = other.c
     same = (o.study_instance_uid == _file.study_instance_uid) & o.patient_id.is_not_distinct_from(_file.patient_id)
-    if order is Order.NEWEST:
-        first, sequence = o.id > _file.id, _file.id.desc()
+    here_at, there_at = _place(schema.file.c, wanted), _place(o, wanted)
+    sequence: list[ColumnElement[Any]] = [_file.acquired_local, _file.id] if wanted.by_date else [_file.id]
+    if wanted.order is Order.NEWEST:
+        first, sequence = there_at > here_at, [column.desc() for column in sequence]
     else:
-        first, sequence = o.id < _file.id, _file.id.asc()
+        first = there_at < here_at
     here: ColumnElement[bool] = true()
-    if order is Order.PRIORITY:
+    if wanted.order is Order.PRIORITY:
         behind = _behind(_file, risen)
         here = behind if bucket else ~behind
         ahead = ~_behind(o, risen)
         first = or_(ahead, first) if bucket else and_(ahead, first)
     earlier = exists().where(same, first, holds(o))
-    return select(_file.id).where(holds(_file), here, ~earlier).order_by(sequence)
+    return select(_file.id).where(here, ~earlier).order_by(*sequence)
 
 
 def _behind(c: Any, risen: int) -> ColumnElement[bool]:
     """The film was assessed, nothing in it was flagged or uncertain, and it has not waited long enough to rise."""
-    found = exists().where(
-        _finding.assessment_id == c.assessment_id, _finding.answer.in_((Answer.FLAGGED, Answer.UNCERTAIN))
-    )
-    return and_(c.id > risen, c.outcome == Outcome.ASSESSED, ~found)
+    # a film whose answer nobody noted (an older worker's) stays in front
+    quiet = c.answer.is_not_distinct_from(Answer.NOT_FLAGGED)
+    return and_(c.id > risen, c.outcome == Outcome.ASSESSED, quiet)
 
 
 def _risen(connection: Connection, now: datetime) -> int:
@@ -196,7 +258,13 @@ def _risen(connection: Connection, now: datetime) -> int:
     return connection.execute(statement).scalar() or 0
 
 
-def _conditions(c: Any, wanted: WorklistFilter, searched: Sequence[int] | None) -> Iterator[ColumnElement[bool]]:
+def _conditions(
+    c: Any, wanted: WorklistFilter, searched: Sequence[int] | None, leading: str | None
+) -> Iterator[ColumnElement[bool]]:
+    def value(name: str) -> ColumnElement[str]:
+        column: ColumnElement[str] = c[name]
+        return column if name == leading else _checked(column)
+
     if searched is not None:
         yield c.id.in_(searched) if searched else false()
     if wanted.unread and searched is None:
@@ -205,15 +273,16 @@ def _conditions(c: Any, wanted: WorklistFilter, searched: Sequence[int] | None) 
         yield c.committed_at.is_not(None)
         yield c.state != FileState.SUPERSEDED
     if wanted.outcome is not None:
-        yield c.outcome == wanted.outcome
+        yield value("outcome") == wanted.outcome
     if wanted.answer is not None:
-        yield exists().where(_finding.assessment_id == c.assessment_id, _finding.answer == wanted.answer)
+        yield value("answer") == wanted.answer
+        yield _checked(c.outcome) == Outcome.ASSESSED
     if wanted.device is not None:
-        yield c.device == wanted.device
+        yield value("device") == wanted.device
     if wanted.taken_from is not None:
-        yield c.acquired_local >= f"{wanted.taken_from:%Y%m%d}000000"
+        yield value("acquired_local") >= f"{wanted.taken_from:%Y%m%d}000000"
     if wanted.taken_to is not None:
-        yield c.acquired_local <= f"{wanted.taken_to:%Y%m%d}235959"
+        yield value("acquired_local") <= f"{wanted.taken_to:%Y%m%d}235959"
 
 
 def _search(connection: Connection, text: str) -> list[int]:
@@ -266,11 +335,14 @@ def _groups(
     behind = set()
     if order is Order.PRIORITY:
         behind = set(connection.execute(select(_file.id).where(_file.id.in_(every), _behind(_file, risen))).scalars())
+    replaced = select(_past.file_id, func.max(_past.replaced_at)).where(_past.file_id.in_(every))
+    changed = {row[0]: row[1] for row in connection.execute(replaced.group_by(_past.file_id))}
     rows = connection.execute(selected().where(_file.id.in_(every))).all()
     films = {
         row.id: WorklistFilm(
             result=result,
             read_at=row.read_at,
+            changed_at=changed.get(row.id),
             waited_s=max(0.0, ((row.read_at or now) - row.first_seen_at).total_seconds()),
             behind=row.id in behind,
         )
@@ -295,43 +367,3 @@ def _displaced(connection: Connection) -> Displaced:
     )
     count, first = connection.execute(select(func.count(), func.min(waiting.c.first_seen_at))).one()
     return Displaced(count, 0.0 if first is None else (now - first).total_seconds())
-
-
-# ---------------------------------------------------------------------- what has no result yet
-
-
-@dataclass(frozen=True, slots=True)
-class WaitingFilm:
-    """A film without a result yet; its name is all that is known of it."""
-
-    file_id: int
-    root_text: str
-    path_text: str
-    state: FileState
-    waited_s: float
-
-
-def waiting(engine: Engine, limit: int = PAGE) -> list[WaitingFilm]:
-    """Return the films that wait for their result, those that came first."""
-    statement = (
-        select(_file.id, _file.path_text, _file.state, _file.first_seen_at, schema.root.c.path_text.label("root_text"))
-        .join(schema.root, schema.root.c.id == _file.root_id)
-        .where(_file.state.in_(list(OPEN_STATES)), _file.committed_at.is_(None))
-        .order_by(_file.id)
-        .limit(limit)
-    )
-
-    def body(connection: Connection) -> list[WaitingFilm]:
-        now = database_now(connection)
-        return [
-            WaitingFilm(
-                row.id,
-                row.root_text,
-                row.path_text,
-                FileState(row.state),
-                max(0.0, (now - row.first_seen_at).total_seconds()),
-            )
-            for row in connection.execute(statement)
-        ]
-
-    return read(engine, body)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 from dataclasses import asdict
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli import door, output
+from worker.cli.roots import paths_of
 
 if TYPE_CHECKING:
     from worker.reconcile import Reconciliation
@@ -53,8 +53,7 @@ def reconcile(
 
     engine = door.open_database(settings)
     try:
-        named = root or [spec.path for spec in settings.roots]
-        roots = [os.fsencode(os.path.abspath(path)) for path in named] or root_paths(engine)
+        roots = paths_of(settings, root) or root_paths(engine)
         if not roots:
             raise SettingsError("there is no folder to compare: name one with --root or in PREREAD_ROOTS")
         limit = settings.max_file_bytes if read else None

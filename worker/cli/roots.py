@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -48,6 +49,12 @@ def chosen(settings: Settings, named: Sequence[Path] | None, population: Populat
     for spec in settings.roots:
         _refuse_bad_pattern(spec)
     return settings.roots
+
+
+def paths_of(settings: Settings, named: Sequence[Path] | None = None) -> tuple[bytes, ...] | None:
+    """Return the folders of the command line, else those of the settings; ``None`` where neither names one."""
+    paths = named or [spec.path for spec in settings.roots]
+    return tuple(os.fsencode(os.path.abspath(path)) for path in paths) or None
 
 
 def _refuse_bad_pattern(spec: RootSpec) -> None:

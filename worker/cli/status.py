@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli import door, output
+from worker.cli.roots import paths_of
 
 if TYPE_CHECKING:
     from worker.health import Health, RootHealth
@@ -51,12 +51,11 @@ def _look(context: typer.Context, root: list[Path] | None) -> Health:
 
     try:
         settings = door.of(context).settings()
-        named = root or [spec.path for spec in settings.roots]
         engine = door.open_database(settings)
         try:
             return health.report(
                 engine,
-                roots=[os.fsencode(os.path.abspath(path)) for path in named] or None,
+                roots=paths_of(settings, root),
                 scan_interval_s=settings.scan_interval_s,
             )
         finally:

@@ -72,6 +72,30 @@ def disable(context: typer.Context, name: _Name) -> None:
     output.say(f"{name} is disabled")
 
 
+@app.command("options")
+def options(
+    context: typer.Context,
+    name: _Name,
+    read_before_reveal: Annotated[
+        bool,
+        typer.Option(
+            "--read-before-reveal/--answer-at-once",
+            help="show a film's answer to this reader only after the reading, or when asked for; or at once",
+            show_default=False,
+        ),
+    ],
+) -> None:
+    """Set how films are shown to a reader, who can change it on the page.
+
+    Exit code: 0; 2 when there is no such user, or it is no reader.
+    """
+    from worker import accounts
+
+    with door.database(context) as engine:
+        accounts.set_read_before_reveal(engine, actor(), accounts.by_name(engine, name), read_before_reveal)
+    output.say(f"{name} sees answers {'after reading, or on demand' if read_before_reveal else 'at once'}")
+
+
 @app.command("list")
 def list_users(
     context: typer.Context,
@@ -91,13 +115,21 @@ def list_users(
             disabled_at = one.disabled_at and iso(one.disabled_at)
             created_at = iso(one.created_at)
             record = {"name": one.name, "full_name": one.full_name, "role": one.role.value, "created_at": created_at}
-            output.print_json({"id": one.account_id, **record, "disabled_at": disabled_at})
+            options = {"disabled_at": disabled_at, "read_before_reveal": one.read_before_reveal}
+            output.print_json({"id": one.account_id, **record, **options})
         return
     rows = [
-        (str(one.account_id), one.name, one.full_name, one.role.value, "disabled" if one.disabled_at else "")
+        (
+            str(one.account_id),
+            one.name,
+            one.full_name,
+            one.role.value,
+            "after reading" if one.read_before_reveal else "",
+            "disabled" if one.disabled_at else "",
+        )
         for one in everyone
     ]
-    output.print_table(("id", "user", "name", "role", ""), rows, medical=False)
+    output.print_table(("id", "user", "name", "role", "answers", ""), rows, medical=False)
 
 
 def actor() -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from worker.cli import door, output
+from worker.cli.roots import paths_of
 
 
 def web(
@@ -40,6 +41,7 @@ def web(
         options = WebOptions(
             idle_s=60 * settings.web_idle_minutes,
             scan_interval_s=settings.scan_interval_s,
+            roots=paths_of(settings),
             preview_dir=previews.folder_for(settings.preview_dir, store.sqlite_path(engine)),
             pacs_url=settings.pacs_url,
             https=tls or settings.web_proxy is not None,

@@ -7,7 +7,7 @@ hint}}``. Its own description is ``/api/v1/openapi.json``.
 from __future__ import annotations
 
 from datetime import date, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import Depends, FastAPI, HTTPException, Path, Request
 from fastapi.exceptions import RequestValidationError
@@ -129,14 +129,23 @@ class Readings(BaseModel):
     readings: list[dict[str, Any]]
 
 
+class Problem(BaseModel):
+    """One thing that is not as it should be, as ``preread status`` says it."""
+
+    level: Literal["warning", "critical"]
+    code: str
+    what: str
+
+
 class Status(BaseModel):
-    """How current the database is; ``late``: do not rely on it."""
+    """How current the database is. Where ``status`` is critical, do not rely on it."""
 
     at: datetime
+    status: Literal["ok", "warning", "critical"]
     scanned_at: datetime | None
     waiting: int
-    running: bool
-    late: bool
+    missed: int
+    problems: list[Problem]
 
 
 class Agreements(BaseModel):
@@ -202,8 +211,9 @@ def _add_routes(api: FastAPI) -> None:
     @api.get("/status")
     def status(request: Request) -> Status:
         """Say how current the database is."""
-        fresh = of(request).freshness()
-        return Status.model_validate(fresh, from_attributes=True)
+        found = of(request).health()
+        record = found.to_json()
+        return Status.model_validate({**record, "scanned_at": found.scanned_at, "waiting": found.waiting})
 
     @api.post("/results/search")
     def search_results(request: Request, who: Program, wanted: ResultSearch) -> Results:
@@ -272,6 +282,7 @@ def _film(film: worklist.WorklistFilm) -> JSONObject:
     return {
         **result_to_json(film.result),
         "read_at": None if film.read_at is None else iso(film.read_at),
+        "changed_at": None if film.changed_at is None else iso(film.changed_at),
         "waited_s": film.waited_s,
         "behind": film.behind,
     }

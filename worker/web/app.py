@@ -80,8 +80,11 @@ async def _log_heads(here: Site) -> None:
         except DatabaseAway as error:
             _LOG.warning("database_away", extra={"code": error.code})
             await asyncio.sleep(_RETRY_S)
-        else:
-            await asyncio.sleep(_DAY_S)
+            continue
+        except OSError as error:
+            # a container may have none: then nothing outside the database vouches for the trail
+            _LOG.warning("system_log_away", exc_info=error)
+        await asyncio.sleep(_DAY_S)
 
 
 async def _sign_in_needed(request: Request, error: Exception) -> Response:

@@ -115,10 +115,11 @@ def change_password(request: Request, form: Form, session: Person) -> Response:
 def change_options(request: Request, form: Form, session: Person) -> Response:
     """Set the own options."""
     guard.refuse_foreign_form(session, form)
-    if session.account.role is not Role.READER:
-        raise HTTPException(403)
-    wanted = text_of(form, "read_before_reveal") == "yes"
-    accounts.set_read_before_reveal(site.of(request).engine, session.account, wanted)
+    who, wanted = session.account, text_of(form, "read_before_reveal") == "yes"
+    try:
+        accounts.set_read_before_reveal(site.of(request).engine, who.actor, who, wanted)
+    except UsageError:
+        raise HTTPException(403) from None
     return RedirectResponse("/account", 303)
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 from fastapi import HTTPException
@@ -15,7 +16,7 @@ from starlette.datastructures import FormData
 from worker import films, history, previews, readings
 from worker.domain import Outcome, Presence, Role, Verdict
 from worker.errors import UsageError
-from worker.history import ResultDetail
+from worker.history import PastOutcome, ResultDetail
 from worker.readings import Draft, Reading, Shown
 from worker.sessions import Session
 from worker.web.guard import text_of
@@ -34,6 +35,18 @@ class Typed:
     comment: str = ""
     supersedes: int | None = None
     presences: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierResult:
+    """What the film's result was before; ``viewers``: the names of those who looked at it meanwhile."""
+
+    result: PastOutcome
+    viewers: tuple[str, ...]
+
+    def stood_at(self, at: datetime) -> bool:
+        """Tell whether this was the result then."""
+        return self.result.committed_at <= at <= self.result.replaced_at
 
 
 def show(
@@ -69,11 +82,12 @@ def show(
         and not reveal
         and not readings.may_see_answer(here.engine, who, film_id, shown)
     )
-    before = readings.note_viewing(here.engine, who, film_id, shown, answer_visible=not hidden)
+    looked_at = readings.looked_before(here.engine, who, film_id, shown)
+    readings.note_viewing(here.engine, who, film_id, shown, answer_visible=not hidden)
     signed = readings.of_films(here.engine, [film_id])[film_id]
     if typed is None:
         typed = _correction(signed, who.account_id, correct) or Typed(secrets.token_urlsafe(24))
-    changed = readings.shown_of(before) if before is not None and readings.shown_of(before) != shown else None
+    earlier_results = [] if hidden else _earlier_results(here, detail)
     return here.page(
         "film.html",
         session,
@@ -91,8 +105,9 @@ def show(
         typed=typed,
         order=order,
         message=message,
-        changed=changed,
-        changed_before=None if before is None else before.at,
+        looked_at=looked_at,
+        then=next((one for one in earlier_results if looked_at is not None and one.stood_at(looked_at)), None),
+        earlier_results=earlier_results,
         newer=films.newest_version(here.engine, film_id),
         earlier=films.earlier(here.engine, row),
         pacs=_pacs(here.options.pacs_url, row.identity.study_instance_uid),
@@ -150,6 +165,12 @@ def again(here: Site, session: Session, form: FormData, *, message: str, status:
         raise HTTPException(404)
     order = text_of(form, "order")
     return show(here, session, int(film), typed=typed_of(form), order=order, message=message, status=status)
+
+
+def _earlier_results(here: Site, detail: ResultDetail) -> list[EarlierResult]:
+    past = [EarlierResult(one, ()) for one in detail.history.past]
+    looked = readings.viewers(here.engine, detail.row.result_id) if past else []
+    return [replace(one, viewers=tuple(dict.fromkeys(name for name, at in looked if one.stood_at(at)))) for one in past]
 
 
 def _correction(signed: list[Reading], account_id: int, reading_id: int | None) -> Typed | None:

@@ -58,7 +58,7 @@ def sign(request: Request, film_id: FilmId, form: Form) -> Response:
             message = "film.too_long" if _too_long(form) else "film.incomplete"
             return filmpage.again(here, session, form, message=message, status=422)
     except DatabaseAway:
-        page = here.render("away_form.html", session=None, fresh=None, film_id=film_id, carried=_everything(form))
+        page = here.render("away_form.html", session=None, health=None, film_id=film_id, carried=_everything(form))
         return HTMLResponse(page, 503, headers={"retry-after": "10"})
     order = _order(text_of(form, "order"))
     if text_of(form, "then") == "next":

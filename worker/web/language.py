@@ -1,4 +1,7 @@
-"""What the page says, in one file a language: ``languages/<code>.toml``. What a language lacks is said in English."""
+"""What the page says, in one file a language: ``languages/<code>.toml``. What a language lacks is said in English.
+
+English itself takes what the whole program says in one way (caveats, why a film was not read) from where that stands.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,8 @@ from collections.abc import Iterator, Mapping
 from importlib import resources
 from typing import Any
 
-from worker.errors import SettingsError
+from worker.domain import CAVEAT_TEXT
+from worker.errors import UNREAD_CODES, EnvironmentFault, PrereadError, SettingsError, SlotError, UnreadableError
 
 ENGLISH = "en"
 _FOLDER = resources.files("worker.web") / "languages"
@@ -43,12 +47,25 @@ def load(code: str) -> Language:
     """Load a language. ``SettingsError``: it has no file."""
     if code not in installed():
         raise SettingsError(f"PREREAD_WEB_LANGUAGE is {code!r}; there are {', '.join(installed())}")
-    english = Language(ENGLISH, _read(ENGLISH))
+    english = Language(ENGLISH, _read(ENGLISH), Language(ENGLISH, _of_the_program()))
     return english if code == ENGLISH else Language(code, _read(code), english)
 
 
 def _read(code: str) -> dict[str, Any]:
     return tomllib.loads((_FOLDER / f"{code}.toml").read_text(encoding="utf-8"))
+
+
+def _of_the_program() -> dict[str, Any]:
+    unread = [*_kinds(UnreadableError), *_kinds(SlotError)]
+    unread += [kind for kind in _kinds(EnvironmentFault) if kind.code in UNREAD_CODES]
+    codes = {kind.code: (kind.__doc__ or "").strip().splitlines()[0].rstrip(".") for kind in unread}
+    return {"caveat": {caveat.value: text for caveat, text in CAVEAT_TEXT.items()}, "code": codes}
+
+
+def _kinds(of: type[PrereadError]) -> Iterator[type[PrereadError]]:
+    yield of
+    for kind in of.__subclasses__():
+        yield from _kinds(kind)
 
 
 def _flat(texts: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

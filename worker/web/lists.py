@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from worker import readings, sessions, worklist
+from worker import films, readings, sessions, worklist
 from worker.domain import Answer, Outcome
 from worker.sessions import Session
 from worker.web import guard, site
@@ -36,7 +36,7 @@ def show(request: Request, session: Reader) -> Response:
         show=request.query_params.get("show") or "unread",
         devices=worklist.devices(here.engine),
         displaced=worklist.displaced(here.engine) if wanted.order is Order.PRIORITY else None,
-        waiting=worklist.waiting(here.engine) if request.query_params.get("show") == "waiting" else None,
+        waiting=films.waiting(here.engine) if request.query_params.get("show") == "waiting" else None,
         **_rows(here, session, wanted, request),
     )
 

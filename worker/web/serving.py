@@ -36,6 +36,33 @@ def refuse_open_address(host: str, *, tls: bool, proxy: str | None) -> None:
         )
 
 
+def configure(
+    app: FastAPI, *, tls_cert: Path | None = None, tls_key: Path | None = None, proxy: str | None = None
+) -> uvicorn.Config:
+    """Return how the page is served, whatever address it listens on. For ``proxy`` see ``PREREAD_WEB_PROXY``.
+
+    Raises:
+        SettingsError: the certificate or its key cannot be used.
+    """
+    config = uvicorn.Config(
+        app,
+        ssl_certfile=tls_cert,
+        ssl_keyfile=tls_key,
+        proxy_headers=proxy is not None,
+        forwarded_allow_ips=proxy,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        limit_concurrency=_CONNECTIONS_AT_MOST,
+        ws="none",
+    )
+    try:
+        config.load()
+    except OSError as error:
+        raise SettingsError(f"the certificate {tls_cert} or its key {tls_key} cannot be used: {error}") from error
+    return config
+
+
 def serve(
     app: FastAPI,
     *,
@@ -55,24 +82,7 @@ def serve(
         SettingsError: the certificate or its key cannot be used.
         EnvironmentFault: the address cannot be listened on.
     """
-    config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        ssl_certfile=tls_cert,
-        ssl_keyfile=tls_key,
-        proxy_headers=proxy is not None,
-        forwarded_allow_ips=proxy,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        limit_concurrency=_CONNECTIONS_AT_MOST,
-        ws="none",
-    )
-    try:
-        config.load()
-    except OSError as error:
-        raise SettingsError(f"the certificate {tls_cert} or its key {tls_key} cannot be used: {error}") from error
+    config = configure(app, tls_cert=tls_cert, tls_key=tls_key, proxy=proxy)
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)

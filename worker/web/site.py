@@ -15,9 +15,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 from sqlalchemy import Engine
 
-from worker import freshness
-from worker.domain import CAVEAT_TEXT, Role
-from worker.freshness import Freshness
+from worker import health
+from worker.domain import OPEN_STATES, Role
+from worker.health import Health, Level, Problem
 from worker.sessions import Session
 from worker.web.language import Language
 from worker.web.throttle import Throttle
@@ -32,7 +32,7 @@ class WebOptions:
 
     Attributes:
         idle_s: seconds without a request after which a session ends.
-        scan_interval_s: the worker's setting; past two of these without a complete scan the page warns.
+        scan_interval_s, roots: as ``health.report`` takes them.
         preview_dir: where the slots keep previews; ``None`` for nowhere.
         pacs_url: with ``{study_instance_uid}``; ``None`` for no such link.
         https: people reach the page by TLS, its own or a proxy's.
@@ -40,6 +40,7 @@ class WebOptions:
 
     idle_s: float = 1800.0
     scan_interval_s: float = 30.0
+    roots: tuple[bytes, ...] | None = None
     preview_dir: Path | None = None
     pacs_url: str | None = None
     https: bool = False
@@ -59,7 +60,7 @@ class Site:
         self.language = language
         self.throttle = Throttle()
         self._lock = threading.Lock()
-        self._fresh: tuple[float, Freshness] | None = None
+        self._health: tuple[float, Health] | None = None
         self._templates = Environment(
             loader=PackageLoader("worker.web"),
             autoescape=select_autoescape(default=True, default_for_string=True),
@@ -67,28 +68,36 @@ class Site:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.globals.update(t=language, lang=language.code, Role=Role)
+        self._templates.globals.update(t=language, lang=language.code, Role=Role, Level=Level)
         self._templates.filters.update(
             local=_local,
-            percent=percent,
+            percent=self._percent,
+            number=self._number,
             waited=self._waited,
             taken=_taken,
             code=self._code,
             answer=self._answer,
-            caveat=lambda caveat: language.get(f"caveat.{caveat}") or CAVEAT_TEXT[caveat],
+            problem=self._problem,
+            word=lambda word, kind: language.get(f"{kind}.{word}") or word,
         )
 
-    def freshness(self) -> Freshness:
-        """Return how current the database is, looked up at most every two seconds whoever asks."""
+    def health(self) -> Health:
+        """Return whether Preread does what it should, looked at once in two seconds at most, whoever asks."""
         with self._lock:
-            if self._fresh is None or time.monotonic() - self._fresh[0] > _FRESH_FOR_S:
-                self._fresh = (time.monotonic(), freshness.look(self.engine, self.options.scan_interval_s))
-            return self._fresh[1]
+            if self._health is None or time.monotonic() - self._health[0] > _FRESH_FOR_S:
+                found = health.report(
+                    self.engine,
+                    roots=self.options.roots,
+                    scan_interval_s=self.options.scan_interval_s,
+                    states=OPEN_STATES,
+                )
+                self._health = (time.monotonic(), found)
+            return self._health[1]
 
     def page(self, name: str, session: Session | None, *, status: int = 200, **values: Any) -> HTMLResponse:
         """Render a page; whoever is signed in sees on it how current the database is."""
-        fresh = self.freshness() if session is not None else None
-        return HTMLResponse(self.render(name, session=session, fresh=fresh, **values), status_code=status)
+        found = self.health() if session is not None else None
+        return HTMLResponse(self.render(name, session=session, health=found, **values), status_code=status)
 
     def render(self, name: str, **values: Any) -> str:
         """Render a template without looking anything up."""
@@ -104,12 +113,24 @@ class Site:
             return self.language("time.hours", hours=minutes // 60, minutes=minutes % 60)
         return self.language("time.days", n=minutes // (24 * 60))
 
+    def _percent(self, share: float) -> str:
+        said = percent(share, self.language("number.below"), self.language("number.above"))
+        return said.replace(".", self.language("number.point"))
+
+    def _number(self, value: float) -> str:
+        return f"{value:.1f}".replace(".", self.language("number.point"))
+
     def _code(self, code: str, reason: str | None = None) -> str:
         return self.language.get(f"code.{code}") or reason or code
 
+    def _problem(self, problem: Problem) -> str:
+        text = self.language.get(f"health.{problem.code}")
+        if text is None and problem.root is not None:
+            text = self.language("health.folder")
+        return problem.what if text is None else text.format(root=problem.root, n=problem.count)
+
     def _answer(self, answer: str, finding: str) -> str:
-        name = self.language.get(f"finding.{finding}") or finding
-        return self.language(f"answer.{answer}", finding=name)
+        return self.language(f"answer.{answer}", finding=self.language.get(f"finding.{finding}") or finding)
 
 
 def _local(at: datetime) -> Markup:

@@ -18,7 +18,8 @@ from sqlalchemy import Connection, Engine
 from model_training import phantoms
 from worker import accounts, previews, store
 from worker.accounts import Account
-from worker.domain import Answer, Caveat, Finding, Identity, Population, RefusalCode, Role
+from worker.domain import Answer, Caveat, FileState, Finding, Identity, Population, RefusalCode, Role
+from worker.entries import Pulse, RootPulse
 from worker.errors import DecodeFailed
 from worker.ledger import ContentAssessment, FileFacts, Ledger, Observation
 
@@ -63,7 +64,7 @@ class Films:
 
     def scan(self) -> None:
         """A worker that runs, and a complete scan."""
-        self.ledger.heartbeat()
+        self.ledger.heartbeat(Pulse(30.0, 2, 2, (RootPulse(self.root_id, moves=True),)))
         self.ledger.scan_started(self.root_id)
         self.ledger.scan_completed(self.root_id)
 
@@ -81,9 +82,30 @@ class Films:
         path = name.encode()
         seen = self.ledger.observe(self.root_id, [Observation(path, 100, mtime_ns)])
         self.ledger.settle(seen.values())
+        return self._read(path, answer, preview=preview, content=content or f"{name} {mtime_ns}", identity=identity)
+
+    def again(self, film: int, name: str, answer: Answer | RefusalCode | None) -> None:
+        """Read a film again, with this outcome, by a newer bundle."""
+        self.bundle_id += 1
+        digest = f"{self.bundle_id:064}"
+        assert self.bundle_id == self.ledger.register_bundle(
+            name="films", version=str(self.bundle_id), digest=digest, manifest=MANIFEST
+        )
+        assert self.ledger.reopen([film], "asked for", states=[FileState.DONE, FileState.QUARANTINED]) == 1
+        assert self._read(name.encode(), answer, content=f"{name} 1", identity={}) == film
+
+    def _read(
+        self,
+        path: bytes,
+        answer: Answer | RefusalCode | None,
+        *,
+        content: str,
+        identity: dict[str, Any],
+        preview: bool = False,
+    ) -> int:
         (claim,) = self.ledger.claim([self.root_id], 1)
         assert claim.path == path
-        sha256 = hashlib.sha256((content or f"{name} {mtime_ns}").encode()).hexdigest()
+        sha256 = hashlib.sha256(content.encode()).hexdigest()
         unnamed = (Caveat.UNIDENTIFIED,) if "patient_id" not in identity else ()
         facts = FileFacts(
             sha256=sha256,

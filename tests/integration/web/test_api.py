@@ -86,7 +86,9 @@ def test_a_program_finds_what_a_person_finds(films_here: Films, program: Program
     )
     assert program.post("/readings/search").json()["readings"] == [reading]
     assert program.get("/statistics").json()["groups"][0]["agree"] == 1
-    assert program.get("/status").json()["late"] is True
+    status = program.get("/status").json()
+    assert (status["status"], status["waiting"], status["missed"]) == ("critical", 0, 0)
+    assert [problem["code"] for problem in status["problems"]] == ["no_worker"]
     actions = {entry.action for entry in audit.latest(films_here.engine, 50) if entry.actor != "uid:0"}
     assert {"search", "view", "export"} <= actions
     audit.verify(films_here.engine)

@@ -141,6 +141,8 @@ def test_a_doctor_signs_in_filters_opens_looks_signs_and_leaves(films_here: Film
     fill(films_here)
     doctor.sign_in()
     assert len(doctor.all("tr.film")) == 5
+    assert not doctor.one("select[name=answer]").is_displayed()
+    doctor.one("#filters summary").click()
     Select(doctor.one("select[name=answer]")).select_by_value("flagged")
     doctor.one(".filters button").click()
     doctor.until(lambda: len(doctor.all("tr.film")) == 1)
@@ -183,6 +185,11 @@ def test_the_keyboard_alone_is_enough(films_here: Films, doctor: Doctor) -> None
     assert doctor.focused == "Film 1"
     doctor.press("j", "j", "k", Keys.ARROW_DOWN, "k")
     assert doctor.focused == "Film 3"
+    doctor.press("f")
+    assert doctor.chromium.switch_to.active_element.get_attribute("name") == "show"
+    doctor.chromium.switch_to.active_element.send_keys(Keys.SHIFT + Keys.TAB)
+    doctor.press(Keys.ENTER)  # folds them up again
+    assert not doctor.one("select[name=show]").is_displayed()
     doctor.press("/")
     assert doctor.chromium.switch_to.active_element.get_attribute("id") == "search"
     doctor.press("P-2", Keys.ENTER)
@@ -238,6 +245,8 @@ def test_everybody_can_use_every_page(films_here: Films, doctor: Doctor, theme: 
     assert doctor.chromium.execute_script("return document.documentElement.dataset.theme") == theme
     for path in ("/worklist?order=priority", "/films/2", "/films/3", "/statistics", "/account", "/films/99"):
         doctor.open(path)
+        for fold in doctor.all("details summary"):
+            fold.click()
         assert doctor.inaccessible() == [], path
         overflow = doctor.chromium.execute_script(
             "return document.documentElement.scrollWidth - document.documentElement.clientWidth"

@@ -68,6 +68,11 @@ def test_users_are_added_changed_disabled_and_listed(films_here: Films, preread:
     assert accounts.by_token(films_here.engine, token) is not None
     assert preread("users", "passwd", "ada", stdin="another long password\n").code == 0
     assert accounts.check_password(films_here.engine, "ada", "another long password").full_name == "Dr Ada"
+    for option, said in (("--read-before-reveal", True), ("--answer-at-once", False)):
+        assert preread("users", "options", "ada", option).code == 0
+        assert accounts.by_name(films_here.engine, "ada").read_before_reveal is said
+    assert preread("users", "options", "ris", "--read-before-reveal").code == 2
+    assert preread("users", "options", "ada").code == 2
     assert preread("users", "passwd", "ris").out.strip() not in {"", token}
     assert preread("users", "disable", "ris").code == 0
     assert preread("users", "disable", "nobody").code == 2

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 from worker import agreement, audit, exporting, previews, readings, results, review_schema, schema
 from worker.accounts import Account
 from worker.domain import Answer, Outcome, Presence, RefusalCode, Role, Verdict
-from worker.errors import NotAllowed, ReadingOutdated, UsageError
+from worker.errors import NotAllowed, PrereadError, ReadingOutdated, UsageError
 from worker.readings import Draft, Shown
 
 from .conftest import Films
@@ -69,6 +74,73 @@ def test_two_readers_stand_beside_each_other_and_each_corrects_the_own_one(films
         sign(films, ada, film, Verdict.SUPPLEMENTED, supersedes_id=hers)
     all_of_it = readings.of_films(films.engine, [film])[film]
     assert [(one.reading_id, one.superseded) for one in all_of_it] == [(hers, True), (his, False), (corrected, False)]
+
+
+def at_once(*actions: Callable[[], Any]) -> list[Any]:
+    """Run these at the same moment, each in a thread of its own; what each returned, or was refused with."""
+    together = threading.Barrier(len(actions), timeout=60)
+
+    def run(action: Callable[[], Any]) -> Any:
+        together.wait()
+        try:
+            return action()
+        except PrereadError as error:
+            return error
+
+    with ThreadPoolExecutor(len(actions)) as pool:
+        return list(pool.map(run, actions))
+
+
+def test_readers_who_sign_at_the_same_moment_lose_nothing(films: Films) -> None:
+    ada, ben = films.person(), films.person("ben")
+    made = [films.add(f"{number}.dcm", Answer.FLAGGED) for number in range(6)]
+    for film in made:
+        said = {ada: Verdict.ACCEPTED, ben: Verdict.REJECTED}
+        signed = at_once(*(partial(sign, films, who, film, verdict) for who, verdict in said.items()))
+        kept = readings.of_films(films.engine, [film])[film]
+        assert sorted(one.reading_id for one in kept) == sorted(signed)
+        assert {(one.account_id, one.verdict) for one in kept} == {(w.account_id, v) for w, v in said.items()}
+        # one of the two was first, and only that one overtook nobody
+        assert sorted(one.overtook is None for one in kept) == [False, True]
+    (counted,) = agreement.stats(films.engine, ())
+    assert (counted.readings, counted.agree, counted.disagree) == (12, 6, 6)
+    assert [entry.action for entry in audit.latest(films.engine, 100)].count("reading") == 12
+    audit.verify(films.engine)
+
+
+def test_a_reading_that_is_corrected_twice_at_the_same_moment_is_corrected_once(films: Films) -> None:
+    ada, film = films.person(), films.add("a.dcm", Answer.FLAGGED)
+    first = sign(films, ada, film)
+    corrections = (Verdict.REJECTED, Verdict.SUPPLEMENTED)
+    done = at_once(*(partial(sign, films, ada, film, verdict, supersedes_id=first) for verdict in corrections))
+    assert sorted(type(one).__name__ for one in done) == ["ReadingOutdated", "int"]
+    kept = readings.of_films(films.engine, [film])[film]
+    assert [one.superseded for one in kept] == [True, False]
+    assert kept[1].reading_id in done
+
+
+def test_one_form_sent_twice_at_the_same_moment_is_one_reading(films: Films) -> None:
+    ada, film = films.person(), films.add("a.dcm")
+    first, second = at_once(*[partial(sign, films, ada, film, form_token="t")] * 2)
+    assert first == second
+    assert len(readings.of_films(films.engine, [film])[film]) == 1
+
+
+def test_a_result_that_changes_at_the_moment_of_signing(films: Films) -> None:
+    """The reading is kept, of the result that was shown, or the reader is told; never of one that nobody saw."""
+    ada = films.person()
+    for number in range(4):
+        film = films.add(f"{number}.dcm", Answer.NOT_FLAGGED)
+        seen = shown(films, film)
+        draft = Draft(film, seen, Verdict.ACCEPTED, f"token {number}")
+        done, _ = at_once(
+            partial(readings.sign, films.engine, ada, draft),
+            partial(films.again, film, f"{number}.dcm", Answer.FLAGGED),
+        )
+        kept = readings.of_films(films.engine, [film])[film]
+        assert [one.reading_id for one in kept] == ([] if isinstance(done, ReadingOutdated) else [done])
+        assert all(one.shown == seen for one in kept)
+        assert all(one.answers == {"pneumonia": Answer.NOT_FLAGGED} for one in kept)
 
 
 def test_a_reading_about_a_result_that_changed_is_not_signed(films: Films) -> None:

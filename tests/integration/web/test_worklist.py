@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import update
 
-from worker import freshness, lookups, readings, schema, worklist
+from worker import films as beside
+from worker import lookups, readings, schema, worklist
 from worker.domain import Answer, RefusalCode
 from worker.worklist import Order, WorklistFilter
 
@@ -80,20 +81,11 @@ def test_devices_are_found_one_after_the_other(films: Films) -> None:
     assert worklist.devices(films.engine) == ["ROOM 1", "ROOM 2"]
 
 
-def test_how_current_the_database_is(films: Films) -> None:
-    assert freshness.look(films.engine, 30).late
-    films.scan()
-    fresh = freshness.look(films.engine, 30)
-    assert (fresh.late, fresh.running, fresh.waiting) == (False, True, 0)
-    films.ledger.stop()
-    assert not freshness.look(films.engine, 30).running
-
-
 def test_a_waiting_film_is_listed_by_its_name(films: Films) -> None:
     from worker.ledger import Observation
 
     films.ledger.observe(films.root_id, [Observation(b"soon.dcm", 5, 1)])
-    (one,) = worklist.waiting(films.engine)
+    (one,) = beside.waiting(films.engine)
     assert (one.path_text, one.state) == ("soon.dcm", "settling")
     assert readings.of_films(films.engine, []) == {}
 

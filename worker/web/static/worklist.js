@@ -10,9 +10,11 @@ function films() {
 }
 
 function takeFresh(from) {
-  const there = document.querySelector("body > #fresh");
-  const fresh = from.querySelector("#fresh");
-  if (there && fresh && there.innerHTML !== fresh.innerHTML) there.replaceChildren(...fresh.childNodes);
+  for (const part of ["problems", "scanned"]) {
+    const there = document.querySelector(`body > #fresh > #${part}`);
+    const now = from.querySelector(`#${part}`);
+    if (there && now && there.innerHTML !== now.innerHTML) there.replaceChildren(...now.childNodes);
+  }
 }
 
 function takeRows(from) {
@@ -65,7 +67,11 @@ document.addEventListener("keydown", (event) => {
   if (event.key === "j" || event.key === "ArrowDown") links[Math.min(at + 1, links.length - 1)]?.focus();
   else if (event.key === "k" || event.key === "ArrowUp") links[Math.max(at - 1, 0)]?.focus();
   else if (event.key === "/") document.getElementById("search").focus();
-  else if (event.key === "n") location.href = `/worklist/next?order=${rows?.dataset.order ?? "arrival"}`;
+  else if (event.key === "f") {
+    const filters = document.getElementById("filters");
+    filters.open = true;
+    filters.querySelector("select").focus();
+  } else if (event.key === "n") location.href = `/worklist/next?order=${rows?.dataset.order ?? "arrival"}`;
   else return;
   event.preventDefault();
 });

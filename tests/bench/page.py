@@ -10,12 +10,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from datetime import date
+from datetime import date, timedelta
 
 from sqlalchemy import Engine, text
 
-from worker import films, freshness, history, readings, results, store, worklist
-from worker.domain import Answer, Outcome
+from worker import films, health, history, migrating, readings, results, store, worklist
+from worker.domain import OPEN_STATES, Answer, Outcome
 from worker.results import ResultFilter
 from worker.worklist import Order, WorklistFilter
 
@@ -36,15 +36,24 @@ INSERT INTO finding (assessment_id, finding, position, logit, probability, preva
   THEN 'uncertain' ELSE 'not_flagged' END FROM n WHERE i % 100 < 85;
 INSERT INTO file (id, root_id, path, path_key, path_text, size_bytes, mtime_ns, inode, newest, backlog, state,
   attempts, interruptions, alone, epoch, first_seen_at, committed_at, changed_at, outcome, code, research,
-  gate_caveats, uid_conflict, instance_id, assessment_id, bundle_id, read_at, device, patient_name_key,
+  gate_caveats, uid_conflict, instance_id, assessment_id, answer, bundle_id, read_at, device, patient_name_key,
   patient_name, patient_id, patient_birth_date, study_instance_uid, accession_number, acquired_local, age_conflict)
 {NUMBERS} SELECT i, 1, {BLOB}, {BLOB}, 'film' || i, 1000000, 1, i, {TRUE}, {FALSE},
-  CASE WHEN i % 100 < 98 THEN 'done' ELSE 'quarantined' END, 1, 0, {FALSE}, 1, {SEEN}, :now, :now,
+  CASE WHEN i % 100 < 98 THEN 'done' ELSE 'quarantined' END, 1, 0, {FALSE}, 1, {SEEN}, {COMMITTED}, {COMMITTED},
   CASE WHEN i % 100 < 85 THEN 'assessed' WHEN i % 100 < 98 THEN 'refused' ELSE 'unreadable' END,
   CASE WHEN i % 100 < 85 THEN NULL ELSE 'view' END, {FALSE}, '[]', {FALSE}, i,
-  CASE WHEN i % 100 < 85 THEN i END, 1, CASE WHEN i > :count * 0.97 THEN NULL ELSE :now END, 'ROOM ' || (i % 12),
+  CASE WHEN i % 100 < 85 THEN i END, CASE WHEN i % 100 < 10 THEN 'flagged' WHEN i % 100 < 15 THEN 'uncertain'
+  WHEN i % 100 < 85 THEN 'not_flagged' END, 1, CASE WHEN i > :count * 0.97 THEN NULL ELSE :now END, 'ROOM ' || (i % 12),
   'name' || (i * 7919 % 100003) || ' given', 'NAME^GIVEN', 'P' || (i / 3), '2020-01-01', '1.2.' || (i / 2),
-  'A' || i, '2026' || (10 + i % 3) || (10 + i % 18) || '101500', {FALSE} FROM n
+  'A' || i, {TAKEN}, {FALSE} FROM n;
+INSERT INTO transition (file_id, from_state, to_state, at, why, epoch)
+{NUMBERS} SELECT i, 'claimed', 'done', :now, 'assessed', 1 FROM n WHERE i > :count - 1000;
+INSERT INTO account (id, name, full_name, role, created_at, failures, read_before_reveal)
+VALUES (1, 'ada', 'Dr Ada', 'reader', :now, 0, {FALSE});
+INSERT INTO reading (file_id, account_id, outcome, assessment_id, bundle_id, instance_id, verdict, comment,
+  answer_visible, signed_at, waited_s, overtook, form_token)
+{NUMBERS} SELECT i, 1, 'assessed', i, 1, i, CASE WHEN i % 20 = 0 THEN 'rejected' ELSE 'accepted' END, '', {TRUE},
+  {COMMITTED}, i % 3600, i % 5, 'form' || i FROM n WHERE i % 100 < 85 AND i <= :count * 0.97
 """
 NUMBERS = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :count)"
 WORDS = {
@@ -52,13 +61,18 @@ WORDS = {
         "NUMBERS": NUMBERS,
         "BLOB": "CAST(i AS BLOB)",
         "SEEN": "strftime('%Y-%m-%d %H:%M:%f000', :now, '-' || ((:count - i) * 10) || ' seconds')",
+        "COMMITTED": "strftime('%Y-%m-%d %H:%M:%f000', :now, '-' || ((:count - i) * 10) || ' seconds', '+5 seconds')",
+        "TAKEN": "strftime('%Y%m%d%H%M%S', :now, '-' || ((:count - i) * 10 + 60) || ' seconds')",
         "TRUE": "1",
         "FALSE": "0",
     },
     "postgresql": {
-        "NUMBERS": NUMBERS.replace(":count", "CAST(:count AS bigint)"),
+        "NUMBERS": NUMBERS.replace(":count", "CAST(:count AS bigint)").replace("SELECT 1", "SELECT CAST(1 AS bigint)"),
         "BLOB": "decode(lpad(to_hex(i), 16, '0'), 'hex')",
         "SEEN": "CAST(:now AS timestamptz) - (:count - i) * interval '10 seconds'",
+        "COMMITTED": "CAST(:now AS timestamptz) - ((:count - i) * 10 - 5) * interval '1 second'",
+        "TAKEN": "to_char(CAST(:now AS timestamptz) - ((:count - i) * 10 + 60) * interval '1 second', "
+        "'YYYYMMDDHH24MISS')",
         "TRUE": "true",
         "FALSE": "false",
     },
@@ -88,7 +102,12 @@ def questions(engine: Engine, count: int) -> dict[str, Callable[[], object]]:
     def listed(**wanted: object) -> Callable[[], object]:
         return lambda: worklist.page(engine, WorklistFilter(**wanted))  # type: ignore[arg-type]
 
+    def taken(first: date, days: int, **wanted: object) -> Callable[[], object]:
+        last = first + timedelta(days=days - 1)
+        return listed(order=Order.NEWEST, unread=False, taken_from=first, taken_to=last, **wanted)
+
     (film,) = results.query(engine, ResultFilter(limit=1))
+    middle = (film.committed_at - timedelta(seconds=10 * count / 2)).date()
     return {
         "worklist, to be read, by arrival": listed(),
         "worklist, flagged and uncertain first": listed(order=Order.PRIORITY),
@@ -96,17 +115,31 @@ def questions(engine: Engine, count: int) -> dict[str, Callable[[], object]]:
         "all films, newest first": listed(order=Order.NEWEST, unread=False),
         "all films, a page in the middle": listed(order=Order.NEWEST, unread=False, after=(0, count // 2)),
         "all films, flagged": listed(order=Order.NEWEST, unread=False, answer=Answer.FLAGGED),
+        "all films, the first flagged": listed(unread=False, answer=Answer.FLAGGED),
+        "all films, not flagged": listed(order=Order.NEWEST, unread=False, answer=Answer.NOT_FLAGGED),
+        "all films, refused": listed(order=Order.NEWEST, unread=False, outcome=Outcome.REFUSED),
         "all films, unreadable": listed(order=Order.NEWEST, unread=False, outcome=Outcome.UNREADABLE),
         "all films of one device": listed(order=Order.NEWEST, unread=False, device="ROOM 7"),
-        "all films of one day": listed(
-            order=Order.NEWEST, unread=False, taken_from=date(2026, 11, 17), taken_to=date(2026, 11, 17)
-        ),
+        "to be read, of one device": listed(device="ROOM 7"),
+        "all films of a day": taken(middle, 1),
+        "all films of a week": taken(middle, 7),
+        "all films of a month": taken(middle, 30),
+        "all films of a device, flagged, of a day": taken(middle, 1, device="ROOM 7", answer=Answer.FLAGGED),
+        "all films since a day": taken(middle, 365),
+        "films of a day, of a device that has none": taken(middle, 1, device="ROOM 99"),
         "search by patient ID": listed(search=f"P{count // 2}"),
         "search by accession number": listed(search=f"A{count // 2}"),
         "search by a name's beginning": listed(search="name50"),
         "search that finds nothing": listed(search="nobody"),
         "devices for the filter": lambda: worklist.devices(engine),
-        "the state on every page": lambda: freshness.look(engine, 30),
+        "the state on every page": lambda: health.report(engine, roots=None, scan_interval_s=30.0, states=OPEN_STATES),
+        "results, the last 100": lambda: results.query(engine, ResultFilter()),
+        "results, flagged": lambda: results.query(engine, ResultFilter(answer=Answer.FLAGGED)),
+        "results, refused for its view": lambda: results.query(engine, ResultFilter(code="view")),
+        "results of a patient": lambda: results.query(engine, ResultFilter(patient_id=f"P{count // 2}")),
+        "results of an accession number": lambda: results.query(
+            engine, ResultFilter(accession_number=f"A{count // 2}")
+        ),
         "one film": lambda: history.show(engine, film.result_id),
         "its earlier films": lambda: films.earlier(engine, film),
         "its readings": lambda: readings.of_films(engine, [film.result_id]),
@@ -116,7 +149,7 @@ def questions(engine: Engine, count: int) -> dict[str, Callable[[], object]]:
 def main(url: str, count: int = 1_000_000) -> None:
     """Fill, ask, and print one line a question: median and slowest in milliseconds."""
     engine = store.open_engine(url)
-    store.upgrade(engine)
+    migrating.upgrade(engine)
     began = time.perf_counter()
     fill(engine, count)
     sys.stdout.write(f"{count} films in {engine.dialect.name}, filled in {time.perf_counter() - began:.0f} s\n")

@@ -1,0 +1,170 @@
+"""Listening for real: TLS by a certificate of one's own, a proxy in front, the system log."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+import uvicorn
+from starlette.testclient import TestClient
+
+from worker import audit
+from worker.store import sqlite_path
+from worker.web import serving
+from worker.web.app import create_app
+from worker.web.site import WebOptions
+
+from .conftest import PASSWORD, Films
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for this machine, signed by itself, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    asked = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    named = ["-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", cert]
+    subprocess.run([*asked.split(), *named], check=True, capture_output=True)
+    return cert, key
+
+
+def sign_in(connection: http.client.HTTPConnection, password: str, **headers: str) -> http.client.HTTPResponse:
+    """Fetch the form and send it."""
+    connection.request("GET", "/sign-in")
+    form = connection.getresponse()
+    page, cookie = form.read().decode(), str(form.headers["set-cookie"]).split(";")[0]
+    door = re.search(r'name="door" value="([^"]+)"', page)
+    assert door
+    body = urlencode({"door": door[1], "to": "/", "name": "ada", "password": password})
+    sent = {"content-type": "application/x-www-form-urlencoded", "cookie": cookie, **headers}
+    connection.request("POST", "/sign-in", body, sent)
+    answer = connection.getresponse()
+    answer.read()
+    return answer
+
+
+def test_the_page_as_a_process_with_tls(
+    films_here: Films, certificate: tuple[Path, Path], eventually: Callable[..., None]
+) -> None:
+    films_here.person("ada")
+    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+        port = taken.getsockname()[1]
+    environment = {
+        **os.environ,
+        "PREREAD_DATABASE_URL": f"sqlite:///{sqlite_path(films_here.engine)}",
+        "PREREAD_WEB_TLS_CERT": str(certificate[0]),
+        "PREREAD_WEB_TLS_KEY": str(certificate[1]),
+    }
+    # an address that others can reach, which is refused without a certificate
+    command = [sys.executable, "-m", "worker", "web", "--host", "0.0.0.0", "--port", str(port)]
+    process = subprocess.Popen(
+        command, env=environment, cwd=films_here.preview_dir.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    try:
+        eventually(lambda: process.poll() is not None or _listens(port))
+        trusting = ssl.create_default_context(cafile=certificate[0])
+        with closing(http.client.HTTPSConnection("localhost", port, context=trusting)) as connection:
+            answer = sign_in(connection, PASSWORD)
+        assert (answer.status, answer.headers["location"]) == (303, "/")
+        assert answer.headers["strict-transport-security"] == "max-age=31536000"
+        cookie = answer.headers["set-cookie"]
+        assert cookie.startswith("__Host-preread=")
+        assert "Secure" in cookie
+        with (
+            pytest.raises(ssl.SSLCertVerificationError),
+            closing(http.client.HTTPSConnection("localhost", port)) as distrusting,
+        ):
+            distrusting.request("GET", "/sign-in")
+        with pytest.raises((http.client.HTTPException, ConnectionError)):
+            _ask_without_tls(port)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    finally:
+        process.kill()
+        said = process.communicate()[0].decode()
+    assert f"https://0.0.0.0:{port}/" in said
+
+
+def _ask_without_tls(port: int) -> None:
+    with closing(http.client.HTTPConnection("localhost", port, timeout=60)) as plain:
+        plain.request("GET", "/sign-in")
+        plain.getresponse()
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def served(films: Films, proxy: str | None, eventually: Callable[..., None]) -> Iterator[int]:
+    """The page on a free port, as ``preread web`` serves it with this setting."""
+    app = create_app(films.engine, WebOptions(https=proxy is not None))
+    server = uvicorn.Server(serving.configure(app, proxy=proxy))
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            eventually(lambda: server.started)
+            yield listening.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    "proxy,believed", [(None, False), ("127.0.0.1", True), ("192.0.2.1", False), ("192.0.2.0/24,127.0.0.1", True)]
+)
+def test_what_a_proxy_says_counts_only_from_the_proxy_that_is_set(
+    films_here: Films, monkeypatch: Any, eventually: Callable[..., None], proxy: str | None, believed: bool
+) -> None:
+    monkeypatch.setattr("worker.web.throttle.FAILURES_AT_MOST", 2)
+    films_here.person("ada")
+    first, second = {"x-forwarded-for": "203.0.113.1"}, {"x-forwarded-for": "203.0.113.2"}
+    with (
+        served(films_here, proxy, eventually) as port,
+        closing(http.client.HTTPConnection("127.0.0.1", port)) as connection,
+    ):
+        assert [sign_in(connection, "wrong wrong wrong", **first).status for _ in range(3)] == [403, 403, 429]
+        # another address behind the proxy may still try; without a proxy, what a browser claims changes nothing
+        assert sign_in(connection, "wrong wrong wrong", **second).status == (403 if believed else 429)
+
+
+def test_the_head_of_the_audit_trail_reaches_the_system_log(films_here: Films, tmp_path: Path) -> None:
+    films_here.person("ada")
+    path = str(tmp_path / "log")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as system_log:
+        system_log.bind(path)
+        system_log.settimeout(30)
+        head = audit.log_head(films_here.engine, path)
+        # facility auth (4), severity notice (5)
+        assert system_log.recv(4096) == f"<37>preread: audit head {head}\0".encode()
+    assert audit.verify(films_here.engine, head) == head
+    with pytest.raises(OSError, match="log"):
+        audit.log_head(films_here.engine, str(tmp_path / "nowhere" / "log"))
+
+
+def test_where_there_is_no_system_log_the_page_says_so_and_serves(
+    films_here: Films, tmp_path: Path, monkeypatch: Any, caplog: Any, eventually: Callable[..., None]
+) -> None:
+    log_head = audit.log_head
+    monkeypatch.setattr(audit, "log_head", lambda engine: log_head(engine, str(tmp_path / "log")))
+    with TestClient(create_app(films_here.engine, WebOptions())) as client:
+        eventually(lambda: "system_log_away" in caplog.messages)
+        assert client.get("/sign-in").status_code == 200
