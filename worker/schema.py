@@ -185,7 +185,8 @@ class FileColumns(TypedColumns):
     ``newest`` holds for one version of each path, the one last seen there. ``alone``: see ``entries.Claim``.
     ``backlog``: it lay in the root before Preread first looked there; read after live films, outside the unread list.
     ``outcome`` and what belongs to it are those last committed: a version that is read again keeps them until the next
-    are, and then they become a ``past_outcome``. Identity columns carry the names of ``domain.Identity``.
+    are, and then they become a ``past_outcome``. ``answer``: of its findings the most urgent, kept here because the
+    worklist is ordered and filtered by it. Identity columns carry the names of ``domain.Identity``.
     ``read_at``: when the first reading was signed. ``device``, ``patient_name_key``: see ``lookups.py``.
     """
 
@@ -226,6 +227,7 @@ class FileColumns(TypedColumns):
     ms = Column(Double, nullable=True)
     instance_id = Column(RowId, ForeignKey("instance.id"), nullable=True, index=True)
     assessment_id = Column(RowId, ForeignKey("assessment.id"), nullable=True, index=True)
+    answer = Column(String(16), nullable=True)
     bundle_id = Column(RowId, ForeignKey("bundle.id"), nullable=True, index=True)
 
     read_at = Column(UtcDateTime, nullable=True)
@@ -252,7 +254,7 @@ class FileColumns(TypedColumns):
     study_description = Column(Text, nullable=True)
     series_description = Column(Text, nullable=True)
     acquisition_date_time = Column(Text, nullable=True)
-    acquired_local = Column(String(14), nullable=True, index=True)
+    acquired_local = Column(String(14), nullable=True)
     timezone_offset_from_utc = Column(Text, nullable=True)
     manufacturer = Column(Text, nullable=True)
     manufacturer_model_name = Column(Text, nullable=True)
@@ -281,6 +283,8 @@ file = Table(
     Index(None, "committed_at", "id"),
     Index(None, "device", "id"),
     Index(None, "outcome", "id"),
+    Index(None, "answer", "id"),
+    Index(None, "acquired_local", "id"),
     # Serves the doctors' list of what is to be read; of a million films few are in it.
     Index(
         "ix_file_unread",
