@@ -19,7 +19,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from worker import health, health_http, slot_messages, slots
+from worker import figures, health, health_http, slot_messages, slots
 from worker.bundle import Bundle
 from worker.dispatch import Dispatcher, WatchedRoot
 from worker.domain import OPEN_STATES, FileState, RootSpec
@@ -27,6 +27,7 @@ from worker.entries import Claim, Pulse, RootPulse
 from worker.errors import UNREAD_CODES, DatabaseAway, EnvironmentFault
 from worker.inbox import InboxOptions
 from worker.ledger import Ledger
+from worker.meters import Meters
 from worker.notifying import SILENT, Notifier
 from worker.root_thread import RootThread
 from worker.settings import listen_address
@@ -70,7 +71,7 @@ class RunOptions:
         max_pixels: films with more rows x columns x samples are not decoded.
         preview_dir: where the slots keep previews; ``None`` keeps none.
         min_free_bytes: what previews leave free on their disk.
-        health_listen: ``host:port`` on which ``GET /health`` is answered; ``None``, or with ``once``: nowhere.
+        health_listen: ``host:port`` for ``GET /health`` and ``GET /metrics``; ``None``, or with ``once``: nowhere.
         once: end when everything that is there has its outcome.
         include_existing: what lies in a root when it is first watched is as live as what comes later, and no backlog.
     """
@@ -125,9 +126,12 @@ def run(
     ledger = Ledger(engine, worker_id=worker_id, lease_s=max(options.lease_s, 2 * options.deadline_s))
     paths = [os.fsencode(os.path.abspath(spec.path)) for spec in roots]
     probe = partial(health.report, engine, roots=paths, scan_interval_s=options.scan_interval_s)
+    look = partial(figures.look, engine, roots=paths, scan_interval_s=options.scan_interval_s)
+    meters = Meters(bundle.label, bundle.digest)
+    metrics = health_http.Metrics(meters, look, engine)
     address = None if options.once or options.health_listen is None else listen_address(options.health_listen)
-    with health_http.serving(address, probe), Wake() as wake, Signals(wake.set) as signals:
-        run = _Run(ledger, bundle, roots, options, wake, signals, slot_command, notifier, shadow, still)
+    with health_http.serving(address, probe, metrics), Wake() as wake, Signals(wake.set) as signals:
+        run = _Run(ledger, bundle, roots, options, wake, signals, slot_command, notifier, shadow, still, meters)
         return run.until_the_end()
 
 
@@ -146,8 +150,10 @@ class _Run:
         notifier: Notifier,
         shadow: tuple[Bundle, datetime] | None,
         still: Callable[[], bool],
+        meters: Meters,
     ) -> None:
         self._still = still
+        self._meters = meters
         self._choice = Timer(_CHOICE_S)
         self._changed = False
         self._ledger = ledger
@@ -182,7 +188,15 @@ class _Run:
         )
         self._pool.wake_on(wake.fd)
         self._dispatcher = Dispatcher(
-            ledger, self._pool, bundle, bundle_id, watched, once=options.once, clock=time.monotonic, shadow=in_shadow
+            ledger,
+            self._pool,
+            bundle,
+            bundle_id,
+            watched,
+            once=options.once,
+            clock=time.monotonic,
+            shadow=in_shadow,
+            meters=meters,
         )
         extra = {"worker_id": ledger.worker_id, "bundle": bundle.label, "roots": len(watched), "slots": options.slots}
         _LOG.info("worker_started", extra=extra)
@@ -232,6 +246,7 @@ class _Run:
 
     def _housekeeping(self) -> None:
         now = time.monotonic()
+        self._meters.note_slots(self._options.slots, self._pool.alive, self._pool.deaths)
         if self._dispatcher.away_since is not None:
             return
         try:

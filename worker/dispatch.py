@@ -28,6 +28,7 @@ from worker.errors import (
     named,
 )
 from worker.ledger import Ledger
+from worker.meters import Meters
 from worker.shadowing import Shadow, ShadowFilm
 from worker.slot_messages import Job, Report
 from worker.slots import Broke, Done, Fault, Read, SlotPool
@@ -74,6 +75,7 @@ class Dispatcher:
         shadow: what idle slots do for a bundle in the shadow.
         clock: monotonic seconds.
         claim: takes up to so many films of these roots; ``None``: ``Ledger.claim``.
+        meters: count what ends.
     """
 
     def __init__(
@@ -88,6 +90,7 @@ class Dispatcher:
         clock: Callable[[], float],
         shadow: Shadow | None = None,
         claim: Callable[[Sequence[int], int], list[Claim]] | None = None,
+        meters: Meters | None = None,
     ) -> None:
         self.away_since: float | None = None
         self.previews_dropped = False
@@ -101,6 +104,7 @@ class Dispatcher:
         self._clock = clock
         self._shadow = shadow
         self._take = claim or ledger.claim
+        self._meters = meters or Meters(bundle.label, bundle.digest)
         self._owed: deque[tuple[Claim, Callable[[], None]]] = deque()
         self._claim_at = float("-inf")
         self._pause_s = _FIRST_PAUSE_S
@@ -246,6 +250,7 @@ class Dispatcher:
         population = self._roots[claim.root_id].population
         facts = report.facts(population)
         error = None
+        began = self._clock()
         try:
             if report.outcome is Outcome.UNREADABLE:
                 error = named(report.code or "", report.reason, UnreadableError)
@@ -262,12 +267,14 @@ class Dispatcher:
             self._give_back(claim, EnvironmentFault("the assessment of these bytes is no longer there"))
             return
         self._refusals.pop(claim.file_id, None)
+        ended_with = error.code if error is not None else report.code
         if kept:
             self.done[report.outcome] += 1
+            self._meters.film_ended(claim, report, ended_with, self._clock() - began)
         extra = {
             "file_id": claim.file_id,
             "outcome": report.outcome.value if kept else "fenced",
-            "code": error.code if error is not None else report.code,
+            "code": ended_with,
             "ms": round(report.ms, 1),
         }
         if report.preview_dropped:
@@ -328,6 +335,7 @@ class Dispatcher:
 
     def _fail(self, claim: Claim, error: SlotError) -> None:
         state = self._ledger.fail(claim, error)
+        self._meters.attempt_lost(error.code)
         extra = {
             "file_id": claim.file_id,
             "code": error.code,
