@@ -196,7 +196,8 @@ def _lock_of(job: ShardJob) -> str:
 # ---------------------------------------------------------------------- inside
 
 
-def _migrations() -> list[str]:
+def migrations() -> list[str]:
+    """Return the names of Procrastinate's changes of its schema, the oldest first."""
     folder = resources.files("procrastinate.sql") / "migrations"
     return sorted(file.name for file in folder.iterdir() if file.name.endswith(".sql"))
 
@@ -210,7 +211,7 @@ def _applied(connection: Connection) -> str | None:
 
 def _install(connection: Connection, _again: bool) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _INSTALL_LOCK})
-    applied, known = _applied(connection), _migrations()
+    applied, known = _applied(connection), migrations()
     if applied == known[-1]:
         return
     folder = resources.files("procrastinate.sql")

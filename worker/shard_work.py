@@ -189,6 +189,8 @@ class _OneShard:
         self._pool = pool
         root = store.read(ledger.engine, lambda connection: _root(connection, job.root_id))
         self._root: bytes = root.path
+        # once a worker has taken in what lay there, whatever the ledger does not know has just come: it is live
+        self._backlog = root.counted_at is None
         bundle_id = ledger.register_bundle(
             name=bundle.manifest.name,
             version=bundle.manifest.version,
@@ -249,7 +251,7 @@ class _OneShard:
                     if error.errno not in GONE_ERRNOS:
                         self._listing.failed_entries += 1
                         self._listing.first_errno = self._listing.first_errno or error.errno
-            self._teller.tell(time.monotonic(), looks, backlog=True)
+            self._teller.tell(time.monotonic(), looks, backlog=self._backlog)
             self._paths += [look.observation.path for look in looks if look.rule is None]
             self._between()
 
@@ -284,7 +286,7 @@ class _OneShard:
             else:
                 looks.append(look)
         if looks:
-            self._teller.tell(time.monotonic(), looks, backlog=True)
+            self._teller.tell(time.monotonic(), looks, backlog=self._backlog)
 
     def _while_up(self, step: Callable[[], None]) -> None:
         """Do a step again while the share is away."""

@@ -181,7 +181,7 @@ def _installed(settings: Settings, engine: Engine) -> list[Bundle]:
     """Load every bundle of this machine that may be used."""
     from worker import bundle as bundles
     from worker import standing
-    from worker.errors import BundleError
+    from worker.errors import BundleError, BundleMissing
 
     now = standing.look(engine)
     own = [Path(settings.bundle)] if settings.bundle is not None and Path(settings.bundle).is_dir() else []
@@ -194,6 +194,8 @@ def _installed(settings: Settings, engine: Engine) -> list[Bundle]:
             output.say(f"{path} is left out: {error} [{error.code}]")
         else:
             found.append(loaded)
+    if not found:
+        raise BundleMissing("no bundle is installed that may be used")
     return found
 
 
