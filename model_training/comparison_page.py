@@ -52,7 +52,8 @@ films (A1 to K3), rebuilt from their code, beside the product's own network and 
 What this table cannot say: one hold-out and one seed, so that two systems whose intervals overlap are not told apart.
 The hold-out is framed like the films of the fit. The official test films are framed otherwise, and were not opened for
 this: a number reported on them is not to be compared with the accuracy beside it. The AUC on conflict normals is what
-shows best here what another framing does to a system.
+shows best here what another framing does to a system. L4 and L5 take the same 600 steps and count their epochs
+otherwise, so that the same seed gives the same network.
 
 ## The table
 
@@ -162,7 +163,7 @@ def page(rows: Sequence[JSONObject]) -> str:
     text += "\n" + _MENDED
     text += "\n".join(["| system | flaw and remedy |", "| --- | --- |", *mended])
     versions = sorted({json.dumps(row["environment"], sort_keys=True) for row in fitted})
-    text += "\n\n## The command that makes it\n\n```sh\n" + _command(rows) + "\n```\n\n" + _PARTS
+    text += "\n\n## The command that makes it\n\n```\n" + _command(rows) + "\n```\n\n" + _PARTS
     text += f"Digest of films, labels, patients and folds: `{protocol['digest']}`."
     return text + "".join(f" Environment: `{version}`." for version in versions) + "\n"
 
