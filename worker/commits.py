@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, exists, func, select, update
 
-from worker import schema
+from worker import forgetting, schema
 from worker.claims import set_aside_values
 from worker.discovery import insert_or_skip
 from worker.domain import Answer, Caveat, FileState, Identity, Outcome, PictureStatistics, Population, RefusalCode
@@ -82,7 +82,7 @@ def commit_assessed(
     again: bool,
 ) -> bool:
     """See ``Ledger.commit_assessed``."""
-    if not _begin(connection, claim, facts):
+    if not _begin(connection, now, claim, facts):
         return again and ended_as(connection, claim) is FileState.DONE
     values = _file_values(connection, now, claim, facts)
     values["assessment_id"] = _assessment(connection, now, values["instance_id"], bundle_id, content)
@@ -102,7 +102,7 @@ def commit_refused(
     again: bool,
 ) -> bool:
     """See ``Ledger.commit_refused``."""
-    if not _begin(connection, claim, facts):
+    if not _begin(connection, now, claim, facts):
         return again and ended_as(connection, claim) is FileState.DONE
     values = _file_values(connection, now, claim, facts)
     values.update(
@@ -126,15 +126,33 @@ def commit_unreadable(
     again: bool,
 ) -> bool:
     """See ``Ledger.commit_unreadable``."""
-    if not _begin(connection, claim, facts):
+    if not _begin(connection, now, claim, facts):
         return again and ended_as(connection, claim) is FileState.QUARANTINED
     values: dict[str, Any] = {} if facts is None else _file_values(connection, now, claim, facts)
     values.update(set_aside_values(now, error.code, str(error)), assessment_id=None, answer=None, bundle_id=None)
     return leave_claim(connection, now, claim, FileState.QUARANTINED, f"{Outcome.UNREADABLE}: {error.code}", **values)
 
 
-def _begin(connection: Connection, claim: Claim, facts: FileFacts | None) -> bool:
-    """Lock what the commit touches, always in the same order; tell whether the claim still holds."""
+def forget_again(connection: Connection, now: datetime, claim: Claim, sha256: str) -> bool:
+    """See ``Ledger.forget``."""
+    key = forgetting.load_key(connection)
+    if key is None or not forgetting.is_forgotten(connection, sha256):
+        return False
+    if connection.execute(select(schema.file.c.id).where(held(claim)).with_for_update()).first() is None:
+        return False
+    forgetting.forget(connection, now, key, [claim.file_id], "its bytes were purged before", readings=False)
+    return True
+
+
+def _begin(connection: Connection, now: datetime, claim: Claim, facts: FileFacts | None) -> bool:
+    """Lock what the commit touches, always in the same order; tell whether the claim still holds.
+
+    It ends here where its bytes were purged while a slot read them.
+    """
+    if facts is not None:
+        forgetting.lock_contents(connection, [facts.sha256])
+        if forget_again(connection, now, claim, facts.sha256):
+            return False
     uid = clean_identifier(facts.identity.sop_instance_uid) if facts is not None else None
     if uid is not None and connection.dialect.name == "postgresql":
         # of two films with one UID that are committed at the same moment, neither would see the other

@@ -9,10 +9,11 @@ from typing import Any
 from sqlalchemy import Connection, Row, Select, func, select, update
 
 from worker import schema
-from worker.domain import OPEN_STATES, FileState, Outcome
+from worker.domain import FORGOTTEN, OPEN_STATES, FileState, Outcome
 from worker.entries import Observation, Version
 from worker.errors import UNREAD_CODES, EmptyFile
 from worker.escaping import display_path
+from worker.forgetting import load_key
 from worker.moves import FRESH_START, chunks, keep_outcomes, move, path_key, record
 
 # Not yet read, so that nothing is lost when a newer version of the path takes their place at once.
@@ -51,11 +52,11 @@ def _versions() -> Select[*tuple[Any, ...]]:
     )  # fmt: skip
 
 
-def _version(row: Row[Any]) -> Version:
+def _version(path: bytes, row: Row[Any]) -> Version:
     return Version(
         file_id=row.id,
         root_id=row.root_id,
-        path=row.path,
+        path=path,
         size_bytes=row.size_bytes,
         mtime_ns=row.mtime_ns,
         inode=row.inode,
@@ -80,12 +81,25 @@ def _newest(
         if lock:
             statement = statement.order_by(c.id).with_for_update()
         found.update((row.path, row) for row in connection.execute(statement))
+    missing = [path for path in paths if path not in found]
+    key = load_key(connection) if missing else None
+    if key is not None:
+        for batch in chunks(missing):
+            by_key = {key.path(path): path for path in batch}
+            stubs = _versions().add_columns(c.path_key)
+            rows = connection.execute(stubs.where(c.root_id == root_id, c.newest, c.path_key.in_(list(by_key))))
+            found.update((by_key[row.path_key], row) for row in rows)
     return found
+
+
+def _is_stub(row: Row[Any]) -> bool:
+    """Tell whether the version's film was purged."""
+    return bool(row.state == FileState.IGNORED and row.code == FORGOTTEN)
 
 
 def known(connection: Connection, root_id: int, paths: Sequence[bytes]) -> dict[bytes, Version]:
     """See ``Ledger.known``."""
-    return {path: _version(row) for path, row in _newest(connection, root_id, paths).items()}
+    return {path: _version(path, row) for path, row in _newest(connection, root_id, paths).items()}
 
 
 def live_paths(connection: Connection, root_id: int, after_file_id: int, limit: int) -> list[tuple[int, bytes]]:
@@ -144,6 +158,10 @@ def observe(
     # one order for all workers, so that two of them on one root do not wait for each other in a circle
     seen = sorted({observation.path: observation for observation in observations}.values(), key=lambda one: one.path)
     before = _newest(connection, root_id, [one.path for one in seen], lock=True)
+    for one in seen:
+        row = before.get(one.path)
+        if row is not None and _is_stub(row) and (row.size_bytes, row.mtime_ns) != (one.size_bytes, one.mtime_ns):
+            del before[one.path]  # what was purged stands for those very bytes; these are others
     unknown = [one for one in seen if one.path not in before]
     _insert(connection, now, root_id, unknown, FileState.SETTLING, "seen", backlog=backlog)
     for one in seen:
@@ -202,6 +220,8 @@ def _insert(
 
 def _seen_again(connection: Connection, now: datetime, row: Row[Any], one: Observation) -> None:
     state = FileState(row.state)
+    if _is_stub(row):
+        return
     if state is FileState.VANISHED:
         _back_from_vanished(connection, now, row)
     elif state in {FileState.MISSED, FileState.IGNORED}:

@@ -14,7 +14,7 @@ from typing import Any
 
 from worker import slot_messages
 from worker.bundle import Bundle
-from worker.domain import Caveat, FileState, Outcome, Population, RefusalCode
+from worker.domain import FORGOTTEN, Caveat, FileState, Outcome, Population, RefusalCode
 from worker.entries import Claim
 from worker.errors import (
     DatabaseAway,
@@ -233,10 +233,19 @@ class Dispatcher:
             if self.away_since is None and sha256 in self._assessing.values():
                 self._waiting.append((claim, sha256))
                 continue
+            if self._is_forgotten(sha256):
+                self._pool.answer(claim, known=False, forgotten=True)
+                continue
             known = self._is_known(sha256)
             if not known:
                 self._assessing[claim.file_id] = sha256
             self._pool.answer(claim, known=known)
+
+    def _is_forgotten(self, sha256: str) -> bool:
+        try:
+            return self._ledger.is_forgotten(sha256)
+        except DatabaseAway:
+            return False  # the commit looks again
 
     def _is_known(self, sha256: str) -> bool:
         try:
@@ -246,6 +255,10 @@ class Dispatcher:
 
     def _commit(self, claim: Claim, report: Report) -> None:
         if self._may_be_unwritten(claim, report):
+            return
+        if report.code == FORGOTTEN and report.sha256 is not None:
+            if not self._ledger.forget(claim, report.sha256):
+                self._give_back(claim, EnvironmentFault("it was taken for a film that was purged, and is none"))
             return
         population = self._roots[claim.root_id].population
         facts = report.facts(population)

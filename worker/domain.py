@@ -8,13 +8,17 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
 PixelArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
+
+
+FORGOTTEN: Final = "forgotten"
+"""The code of a version whose film was purged: it is known again, and not read."""
 
 
 class Outcome(StrEnum):

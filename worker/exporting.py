@@ -82,9 +82,13 @@ def save_image(folder: Path, film: ReadFilm, preview_dir: Path | None) -> Path |
     content = previews.load(preview_dir, film.result.sha256)
     if content is None:
         return None
-    target = folder / f"{film.image}.png"
+    return write_image(folder / f"{film.image}.png", content)
+
+
+def write_image(target: Path, content: bytes) -> Path:
+    """Write a picture that only this user reads. ``UsageError``: it cannot be written."""
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        os.makedirs(target.parent, mode=0o700, exist_ok=True)
         with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as stream:
             stream.write(content)
     except OSError as error:

@@ -11,9 +11,10 @@ import numpy as np
 from sqlalchemy import Connection, Engine, Row, select
 
 from worker import schema
-from worker.domain import OPEN_STATES, FileState, Finding, FloatArray, Outcome
+from worker.domain import FORGOTTEN, OPEN_STATES, FileState, Finding, FloatArray, Outcome
 from worker.errors import UNREAD_CODES
 from worker.escaping import display_path
+from worker.forgetting import load_key
 from worker.moves import absolute, path_key
 from worker.results import ResultRow, findings_of, selected, typed
 from worker.store import read
@@ -170,6 +171,7 @@ def _show(connection: Connection, result_id: int) -> ResultDetail | None:
 
 def _explain(connection: Connection, path: bytes) -> list[Explanation]:
     explanations = []
+    key = load_key(connection)
     for root in connection.execute(select(_root.id, _root.path, _root.path_text).order_by(_root.id)).all():
         relative = path
         if path.startswith(b"/"):
@@ -177,9 +179,10 @@ def _explain(connection: Connection, path: bytes) -> list[Explanation]:
             if not absolute(path).startswith(prefix):
                 continue
             relative = absolute(path)[len(prefix) :]
+        names = [path_key(relative), *([] if key is None else [key.path(relative)])]
         rows = connection.execute(
             select(schema.file)
-            .where(_file.root_id == root.id, _file.path_key == path_key(relative))
+            .where(_file.root_id == root.id, _file.path_key.in_(names))
             .order_by(_file.newest, _file.id)
         ).all()
         if rows:
@@ -273,6 +276,8 @@ def _state_sentence(version: VersionHistory) -> str:
         case FileState.MISSED:
             known = " An operator acknowledged that." if version.code else ""
             return f"It has no result: it went away before it was read.{known}"
+        case FileState.IGNORED if version.code == FORGOTTEN:
+            return "It has no result: what was known of this film was purged, and it is not read again."
         case FileState.IGNORED:
             return f"It has no result: the rule {version.code} leaves it out."
         case FileState.SUPERSEDED:

@@ -10,7 +10,7 @@
     absent:  SETTLING, READY, RETRY ──► MISSED;  with an outcome ──► VANISHED (it is kept)
     register_root: DONE, refused for age or view under another declaration ──► READY
     reopen:  QUARANTINED, DONE, RETRY ──► READY;  QUARANTINED('locked' and the like), seen with other rights ──► READY
-    ignore:  nothing, SETTLING, READY ──► IGNORED(rule)
+    ignore:  nothing, SETTLING, READY ──► IGNORED(rule);  purged (forget): any state ──► IGNORED('forgotten')
     observe with a new size or mtime: a new version; the older becomes SUPERSEDED when the newer settles
 
 Each verb is one transaction, guarded by the expected state (and epoch), that appends a row to ``transition`` for each
@@ -27,7 +27,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from worker import claims, commits, discovery, roots, shard_claims, store, workers
+from worker import claims, commits, discovery, forgetting, roots, shard_claims, store, workers
 from worker.domain import FileState, Population, RefusalCode
 from worker.entries import Claim, ContentAssessment, FileFacts, Observation, Pulse, Version
 from worker.errors import EnvironmentFault, PrereadError, SlotError, UnreadableError
@@ -268,6 +268,14 @@ class Ledger:
     def assessment_exists(self, sha256: str, bundle_digest: str) -> bool:
         """Tell whether this content was already assessed with this bundle (then header and gate suffice)."""
         return store.read(self.engine, lambda c: commits.assessment_exists(c, sha256, bundle_digest))
+
+    def is_forgotten(self, sha256: str) -> bool:
+        """Tell whether films with these bytes were purged: nothing more of one is looked at or kept."""
+        return store.read(self.engine, lambda c: forgetting.is_forgotten(c, sha256))
+
+    def forget(self, claim: Claim, sha256: str) -> bool:
+        """IGNORED('forgotten'): the version holds bytes that were purged; ``False`` when it does not, or was fenced."""
+        return self._write(lambda c, _: commits.forget_again(c, self._clock(c), claim, sha256))
 
     def commit_assessed(
         self, claim: Claim, facts: FileFacts, bundle_id: int, content: ContentAssessment | None = None

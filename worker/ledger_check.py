@@ -14,6 +14,7 @@ from sqlalchemy import Column, ColumnElement, Connection, Select, exists, func, 
 
 from worker import schema, store
 from worker.domain import FileState, Outcome
+from worker.review_schema import reading
 from worker.workers import runs
 
 _file, _root, _transition = schema.file.c, schema.root.c, schema.transition.c
@@ -131,7 +132,8 @@ def _claim_fault(row: Any, now: datetime, running: set[str]) -> str | None:
 
 def _contents(connection: Connection) -> Iterator[Difference]:
     past = schema.past_outcome.c
-    used = exists().where(_file.instance_id == _instance.id) | exists().where(past.instance_id == _instance.id)
+    # a purge leaves what readings that were kept are about
+    used = or_(*(exists().where(c.instance_id == _instance.id) for c in (_file, past, reading.c)))
     contents = select(_instance.id, _instance.sha256).where(~used).order_by(_instance.id)
     for stretch in _stretches(connection, _instance.id):
         for row in connection.execute(contents.where(stretch)):

@@ -18,7 +18,7 @@ from itertools import islice
 from sqlalchemy import Connection, Engine, select
 
 from worker import beneath, discovery, ledger_check, schema, store
-from worker.domain import OPEN_STATES, FileState
+from worker.domain import FORGOTTEN, OPEN_STATES, FileState
 from worker.entries import Observation, Version
 from worker.errors import EnvironmentFault, ScanIncomplete, ShareDown, TooManyBytes
 from worker.escaping import display_path
@@ -198,7 +198,7 @@ class _Root:
             code, what = "other_version", "it has another size or time than the ledger's newest version"
         elif version.state in _GONE:
             code, what = "thought_gone", f"it is in the folder, and the ledger has it as {version.state}"
-        elif version.state in {FileState.IGNORED, FileState.SUPERSEDED}:
+        elif version.state in {FileState.IGNORED, FileState.SUPERSEDED} and version.code != FORGOTTEN:
             code, what = "not_owed", f"it should be read, and the ledger has it as {version.state}"
         elif (earlier := self._differing.get(path)) is not None and earlier.code == "other_content":
             return earlier

@@ -122,6 +122,11 @@ class Settings(BaseSettings):
         default=None,
         description="folder for previews of films; unset: beside the SQLite file, and none are kept with Postgres",
     )
+    forgotten_file: Path | None = Field(
+        default=None,
+        description="file in which `preread purge` remembers by keyed hashes what was forgotten, for when a backup is "
+        "restored; unset: beside the SQLite file, and none with Postgres",
+    )
     web_host: str = Field(
         default="127.0.0.1",
         min_length=1,

@@ -71,9 +71,13 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The worker's answer to ``Say.READ``: whether these bytes were assessed before, so that header and gate do."""
+    """The worker's answer to ``Say.READ``: whether these bytes were assessed before, so that header and gate do.
+
+    ``forgotten``: they were purged, so that nothing more is looked at, and the report has that code.
+    """
 
     known: bool
+    forgotten: bool = False
 
 
 class Say(StrEnum):

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from worker import beneath, slot_messages
-from worker.domain import Assessment, Caveat, Declared, Identity, Outcome, PixelArray, Refusal, Stage
+from worker.domain import FORGOTTEN, Assessment, Caveat, Declared, Identity, Outcome, PixelArray, Refusal, Stage
 from worker.entries import Observation
 from worker.errors import (
     BundleMismatch,
@@ -153,11 +153,13 @@ def _read_film(job: Job, setup: Setup, classifier: Classifier, lines: BinaryIO, 
     sha256 = hashlib.sha256(contents.data).hexdigest()
     laps.ended(Stage.READ)
     _send(replies, Reply(Say.READ, sha256=sha256))
-    known = slot_messages.decode_known(lines.readline()).known
+    answer = slot_messages.decode_known(lines.readline())
+    if answer.forgotten:
+        return Report(Outcome.REFUSED, sha256, _ms_since(began), code=FORGOTTEN)
     laps.start()
     pixels: PixelArray | None = None
     try:
-        if known:
+        if answer.known:
             report = _screen(contents.data, sha256, job, classifier, limits, began)
         else:
             report, pixels = _assess(contents.data, job, classifier, limits, began, laps)

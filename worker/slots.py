@@ -211,11 +211,11 @@ class SlotPool(Generic[Ticket]):
         slot.deadline_at = self._clock() + self._deadline_s
         slot.send(job)
 
-    def answer(self, ticket: Ticket, *, known: bool) -> None:
+    def answer(self, ticket: Ticket, *, known: bool, forgotten: bool = False) -> None:
         """Answer a ``Read``. Without effect when its slot has died since."""
         for slot in self._slots:
             if slot.ticket == ticket:
-                slot.send(Known(known))
+                slot.send(Known(known, forgotten))
 
     def poll(self, timeout_s: float) -> list[Read[Ticket] | Done[Ticket] | Fault[Ticket] | Broke[Ticket]]:
         """Keep the slots going and wait for news, at most ``timeout_s``.

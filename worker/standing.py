@@ -22,6 +22,8 @@ from worker.store import database_now, read, write
 from worker.upkeep_schema import Part, activation
 
 _b, _a = bundle.c, activation.c
+# without the manifest: a worker looks every few seconds
+_KNOWN = (_b.id, _b.name, _b.version, _b.digest, _b.withdrawn_at, _b.withdrawn_reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ def look(engine: Engine) -> Standing:
     """Return how it stands."""
 
     def body(connection: Connection) -> Standing:
-        known = {row.id: _known(row) for row in connection.execute(select(bundle).order_by(_b.id))}
+        known = {row.id: _known(row) for row in connection.execute(select(*_KNOWN).order_by(_b.id))}
         last = [_last(connection, known, part) for part in (Part.ACTIVE, Part.SHADOW)]
         return Standing(last[0], last[1], {one.digest: one for one in known.values()})
 
@@ -81,7 +83,7 @@ def choices(engine: Engine, limit: int = 100) -> list[Choice]:
     """Return who chose what, the last first."""
 
     def body(connection: Connection) -> list[Choice]:
-        known = {row.id: _known(row) for row in connection.execute(select(bundle))}
+        known = {row.id: _known(row) for row in connection.execute(select(*_KNOWN))}
         rows = connection.execute(select(activation).order_by(_a.id.desc()).limit(limit))
         return [_choice(row, known) for row in rows]
 
@@ -128,7 +130,7 @@ def rollback(engine: Engine, actor: str) -> Known | None:
     """
 
     def body(connection: Connection, _again: bool) -> Known | None:
-        known = {row.id: _known(row) for row in connection.execute(select(bundle))}
+        known = {row.id: _known(row) for row in connection.execute(select(*_KNOWN))}
         rows = connection.execute(select(activation).where(_a.part == Part.ACTIVE).order_by(_a.id.desc())).all()
         if not rows:
             raise UsageError("no bundle was ever chosen here, so that there is none to go back to")
@@ -200,6 +202,6 @@ def _choice(row: Row[Any], known: dict[int, Known]) -> Choice:
     return Choice(Part(row.part), known.get(row.bundle_id), row.at, row.actor)
 
 
-def _known(row: Row[Any]) -> Known:
+def _known(row: Any) -> Known:
     reason = None if row.withdrawn_at is None else (row.withdrawn_reason or "")
     return Known(row.id, f"{row.name}/{row.version}", row.digest, reason, row.withdrawn_at)

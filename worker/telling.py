@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime, timedelta
 
 from worker.absence import Absence
-from worker.domain import FileState
+from worker.domain import FORGOTTEN, FileState
 from worker.entries import Observation, Version
 from worker.errors import UNREAD_CODES
 from worker.ledger import Ledger
@@ -112,7 +112,7 @@ def _is_news(version: Version | None, seen: Observation, *, hinted: bool) -> boo
         or (hinted and version.backlog and version.state in _WAITING)
         or not version.matches(seen)
         or version.state in _COME_BACK
-        or version.state is FileState.IGNORED
+        or (version.state is FileState.IGNORED and version.code != FORGOTTEN)
         or (_is_unread(version) and version.ctime_ns != seen.ctime_ns)
         or (version.state is FileState.SETTLING and version.inode != seen.inode)
     )

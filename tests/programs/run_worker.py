@@ -8,6 +8,7 @@ import os
 import resource
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 from sqlalchemy import Engine
@@ -35,6 +36,8 @@ def main(prepare: Callable[[Engine], None] = lambda _engine: None) -> int:
         bad_share.install([os.fsencode(root) for root in roots])
     root_thread.STALL_S = settings.pop("stall_s", root_thread.STALL_S)
     dispatch.TAIL_ZERO_SETTLE_S = settings.pop("tail_zero_settle_s", dispatch.TAIL_ZERO_SETTLE_S)
+    shadow = settings.pop("shadow", None)
+    since = datetime(2000, 1, 1, tzinfo=UTC)
     specs = [RootSpec(Path(os.fsdecode(root)), Population.CHILDREN_1_5Y, pattern, poll) for root in roots]
     slot = settings.pop("slot", ["stub_slot.py"])
     command = (sys.executable, "-P", str(Path(__file__).with_name(slot[0])), inferences, *slot[1:])
@@ -46,6 +49,7 @@ def main(prepare: Callable[[Engine], None] = lambda _engine: None) -> int:
             daemon.RunOptions(**settings),
             slot_command=command,
             notifier=Notifier.from_environment(os.environ),
+            shadow=None if shadow is None else (bundle.load(Path(shadow)), since),
         )
     finally:
         engine.dispose()

@@ -16,6 +16,7 @@ from worker.cli import (
     bundling,
     check,
     database,
+    forgetting,
     drift,
     fleet,
     reconcile,
@@ -114,4 +115,6 @@ for change in (
     bundle.app.command(change.__name__)(change)
 app.add_typer(bundle.app, name="bundle")
 app.add_typer(database.app, name="db")
+app.command("purge")(forgetting.purge)
+app.command("export-patient")(forgetting.export_patient)
 app.command("setup")(setup.setup)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli import door, output
+from worker.cli.forgetting import forget_again
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -126,6 +127,8 @@ def restore(
 
         found = backup.restore(engine, file, prepare)
     output.say(f"restored {url}: {_say(found)}")
+    with door.database(context) as restored:
+        forget_again(door.of(context).settings(), restored)
     output.say("start the worker; `preread reconcile --wait 60` then shows whether every film is accounted for")
 
 

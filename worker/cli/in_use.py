@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.cli import door
+
+_LOG = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -23,11 +26,13 @@ class InUse:
 
     Attributes:
         chosen: the bundle was activated; else it is the setting's or the default one.
-        shadow: the one in the shadow, and since when it is.
+        wanted: the digest of the one that was chosen for the shadow, and when.
+        shadow: that one, and since when it is; ``None`` also where this machine lacks it.
     """
 
     bundle: Bundle
     chosen: bool
+    wanted: tuple[str, datetime] | None = None
     shadow: tuple[Bundle, datetime] | None = None
 
 
@@ -77,11 +82,12 @@ def load(settings: Settings, engine: Engine) -> InUse:
     """Load the bundles that a worker uses.
 
     Raises:
-        BundleMissing, BundleDamaged: one is not on this machine, or not whole.
+        BundleMissing, BundleDamaged: the one in use is not on this machine, or not whole.
         BundleWithdrawn: the one in use was withdrawn.
     """
     from worker import bundle as bundles
     from worker import standing
+    from worker.errors import BundleError
 
     now = standing.look(engine)
     chosen = _chosen(settings, now)
@@ -90,29 +96,61 @@ def load(settings: Settings, engine: Engine) -> InUse:
     else:
         bundle = _load(settings, chosen)
     now.refuse_withdrawn(bundle.digest, bundle.label)
-    if now.shadow is None or now.shadow.bundle is None or now.shadow.bundle.digest == bundle.digest:
-        return InUse(bundle, chosen is not None)
-    return InUse(bundle, chosen is not None, (_load(settings, now.shadow.bundle), now.shadow.at))
-
-
-def still(settings: Settings, engine: Engine, running: InUse) -> bool:
-    """Tell whether these are still the chosen ones.
-
-    Raises:
-        BundleWithdrawn: the one in use was withdrawn meanwhile.
-    """
-    from worker import standing
-
-    now = standing.look(engine)
-    chosen = _chosen(settings, now)
-    digest = running.bundle.digest
-    if running.chosen != (chosen is not None) or (chosen is not None and chosen.digest != digest):
-        return False
-    now.refuse_withdrawn(digest, running.bundle.label)
+    wanted = _wanted(now, bundle.digest)
     shadow = None
-    if now.shadow is not None and now.shadow.bundle is not None and now.shadow.bundle.digest != digest:
-        shadow = (now.shadow.bundle.digest, now.shadow.at)
-    return shadow == (None if running.shadow is None else (running.shadow[0].digest, running.shadow[1]))
+    if wanted is not None and now.shadow is not None and now.shadow.bundle is not None:
+        try:
+            shadow = (_load(settings, now.shadow.bundle), now.shadow.at)
+        except BundleError as error:  # no film waits for a shadow
+            _LOG.error("bundle_not_usable", extra={"code": error.code, "bundle": now.shadow.bundle.label})
+    return InUse(bundle, chosen is not None, wanted, shadow)
+
+
+class Watch:
+    """Looks whether the bundles that a worker has are still the chosen ones."""
+
+    def __init__(self, settings: Settings, engine: Engine, running: InUse) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._running = running
+        self._told = ""
+
+    def still(self) -> bool:
+        """Return ``False`` where others were chosen, and can be used on this machine; else it goes on as it is.
+
+        Raises:
+            BundleWithdrawn: the one in use was withdrawn meanwhile.
+        """
+        from worker import standing
+        from worker.errors import BundleError
+
+        now = standing.look(self._engine)
+        if self._same(now):
+            return True
+        try:
+            load(self._settings, self._engine)
+        except BundleError as error:
+            now.refuse_withdrawn(self._running.bundle.digest, self._running.bundle.label)
+            if str(error) != self._told:
+                self._told = str(error)
+                _LOG.error("bundle_not_usable", extra={"code": error.code, "bundle": self._running.bundle.label})
+            return True
+        return False
+
+    def _same(self, now: Standing) -> bool:
+        running, chosen = self._running, _chosen(self._settings, now)
+        digest = running.bundle.digest
+        if running.chosen != (chosen is not None) or (chosen is not None and chosen.digest != digest):
+            return False
+        now.refuse_withdrawn(digest, running.bundle.label)
+        return _wanted(now, digest) == running.wanted
+
+
+def _wanted(now: Standing, active: str) -> tuple[str, datetime] | None:
+    shadow = now.shadow
+    if shadow is None or shadow.bundle is None or shadow.bundle.digest == active:
+        return None
+    return shadow.bundle.digest, shadow.at
 
 
 def _chosen(settings: Settings, now: Standing) -> Known | None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import fields, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.cli import door, in_use, output
+from worker.cli import door, forgetting, in_use, output
 from worker.cli.roots import PopulationOption, RootOption, chosen
 
 if TYPE_CHECKING:
@@ -56,11 +55,12 @@ def run(
     options = daemon.RunOptions(once=once, include_existing=include_existing, **values)
     options = replace(options, preview_dir=_preview_dir(settings, engine, roots))
     notifier = Notifier.from_environment(os.environ)
+    forgetting.forget_again(settings, engine)
     code = daemon.BUNDLE_CHANGED
     try:
         while code == daemon.BUNDLE_CHANGED:
             now = in_use.load(settings, engine)
-            still = partial(in_use.still, settings, engine, now)
+            still = in_use.Watch(settings, engine, now).still
             code = daemon.run(
                 engine, now.bundle, roots, options, shadow=now.shadow, still=still, notifier=notifier
             )

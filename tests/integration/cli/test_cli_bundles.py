@@ -6,7 +6,9 @@ import pytest
 
 from worker import bundle as bundles
 from worker import daemon, standing, store
-from worker.cli import door
+from worker.cli import door, in_use
+from worker.errors import BundleWithdrawn
+from worker.settings import load as load_settings
 
 
 @pytest.fixture
@@ -84,4 +86,29 @@ def test_a_worker_changes_over_when_another_bundle_is_chosen(here, stub_bundle, 
     assert seen[0][0] != "stub/1.0.0" == seen[1][0]
     engine = store.open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
     assert standing.look(engine).active.bundle.label == "stub/1.0.0"
+    engine.dispose()
+
+
+def test_a_worker_whose_machine_lacks_the_chosen_bundle_goes_on_until_its_own_is_withdrawn(
+    here, stub_bundle, tmp_path, caplog
+):
+    settings, engine = load_settings(), store.open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
+    running = in_use.load(settings, engine)
+    watch = in_use.Watch(settings, engine, running)
+    assert watch.still()
+    standing.activate(engine, "uid:0", stub_bundle)  # on another machine
+    assert watch.still()
+    assert watch.still()
+    assert [record.msg for record in caplog.records] == ["bundle_not_usable"]
+    assert here("run", "--root", str(tmp_path / "inbox")).exit_code == 4
+    standing.rollback(engine, "uid:0")
+    standing.shadow(engine, "uid:0", stub_bundle)
+    assert not watch.still()
+    assert in_use.load(settings, engine).shadow is None  # not here either, and no film waits for it
+    here("bundle", "add", str(stub_bundle.path))
+    assert in_use.load(settings, engine).shadow is not None
+    standing.activate(engine, "uid:0", running.bundle)
+    standing.withdraw(engine, "uid:0", standing.find(engine, running.bundle.label), "it turned films")
+    with pytest.raises(BundleWithdrawn, match="turned"):
+        watch.still()
     engine.dispose()

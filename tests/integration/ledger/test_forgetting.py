@@ -1,0 +1,370 @@
+"""What is purged is gone from every table and stays gone through rescans, copies and restored backups."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sqlalchemy import Engine, insert, select, text
+from sqlalchemy.exc import DBAPIError
+
+from worker import access, accounts, audit, ledger_check, previews, purging, readings, results, store
+from worker.domain import FORGOTTEN, FileState, Identity, Population, Presence, RefusalCode, Role, Verdict
+from worker.entries import FileFacts, Observation
+from worker.errors import SettingsError, UsageError
+from worker.history import explain, show
+from worker.ledger import Ledger
+from worker.purging import Person
+from worker.readings import Draft, Shown
+from worker.review_schema import session
+from worker.schema import metadata
+
+Bench = Any  # the fixture's class lives in conftest, which cannot be imported
+ACTOR = "uid:0"
+NAME, IDENTIFIER, ISSUER = "Mustermann^Erika", "PAT-4711", "KLINIKUM"
+PERSON = Person(IDENTIFIER)
+
+
+def who(**more: str) -> dict[str, str]:
+    return {
+        "patient_id": IDENTIFIER,
+        "issuer_of_patient_id": ISSUER,
+        "patient_name": NAME,
+        "patient_birth_date": "20210203",
+        "accession_number": "ACC-0815",
+        "study_instance_uid": "1.2.826.4711",
+    } | more
+
+
+def cells(engine: Engine) -> Iterator[tuple[str, str]]:
+    """Every value of every table as text, with the table's name."""
+    with engine.connect() as connection:
+        for table in metadata.sorted_tables:
+            for row in connection.execute(select(table)):
+                for value in row:
+                    yield table.name, value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+def tables_with(engine: Engine, *words: str) -> set[str]:
+    return {table for table, cell in cells(engine) if any(word.lower() in cell.lower() for word in words)}
+
+
+def purge(bench: Bench, films: list[int], **options: Any) -> purging.Purge:
+    chosen = {"readings": False, "journal": None, "preview_dir": None} | options
+    return purging.purge(bench.engine, ACTOR, "purged: its patient", films, **chosen)
+
+
+def sound(bench: Bench) -> bool:
+    return store.read(bench.engine, lambda connection: ledger_check.check(connection, [bench.root_id])) == []
+
+
+def sign(bench: Bench, film: int, comment: str = "") -> None:
+    if not [one for one in accounts.everyone(bench.engine) if one.name == "ada"]:
+        accounts.add(bench.engine, ACTOR, "ada", "Dr Ada", Role.READER, "correct horse battery")
+    reader = accounts.by_name(bench.engine, "ada")
+    detail = show(bench.engine, film)
+    assert detail is not None
+    shown = Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
+    readings.note_viewing(bench.engine, reader, film, shown, answer_visible=True)
+    draft = Draft(film, shown, Verdict.ACCEPTED, f"form-token-{film:010}", {"pneumonia": Presence.PRESENT}, comment)
+    readings.sign(bench.engine, reader, draft)
+
+
+@pytest.fixture
+def filled(bench: Bench) -> Bench:
+    """Films of the patient of every kind, one of somebody else, and all that hangs on them."""
+    bench.mine = [
+        bench.assess(b"PAT-4711/a.dcm", b"a", **who()),
+        bench.assess(b"PAT-4711/copy.dcm", b"a", **who()),
+    ]
+    claim = bench.claimed(b"PAT-4711/lateral.dcm")
+    facts = bench.facts(b"lateral", **who())
+    assert bench.ledger.commit_refused(claim, facts, bench.bundle_id, RefusalCode.VIEW, f"lateral of {NAME}")
+    bench.mine.append(claim.file_id)
+    # one was read twice, and waits to be read again
+    bench.ledger.reopen(bench.mine[:1], f"again, {NAME}", states=[FileState.DONE])
+    bench.other = bench.assess(b"other.dcm", b"other", **who(patient_id="PAT-1", patient_name="Else^Some"))
+    sign(bench, bench.mine[1], f"{NAME} is better")
+    sign(bench, bench.other)
+    with bench.engine.begin() as connection:
+        now = store.database_now(connection)
+        account = {"token_hash": "t" * 64, "account_id": 1, "csrf": "c" * 64, "created_at": now, "seen_at": now}
+        connection.execute(insert(session), account | {"search": IDENTIFIER})
+    return bench
+
+
+# --------------------------------------------------------------------------- gone
+
+
+def test_nothing_that_names_the_patient_is_left_in_any_table(filled: Bench, tmp_path: Path) -> None:
+    words = (NAME, "mustermann", IDENTIFIER, "ACC-0815")
+    assert tables_with(filled.engine, *words) == {"file", "transition", "reading", "session"}
+    before = filled.row(filled.other)
+    films = purging.of_patient(filled.engine, PERSON)
+    assert films == sorted(filled.mine)
+    drawn = np.zeros((20, 20), np.uint8)
+    digest = results.query(filled.engine, results.ResultFilter(patient_id=IDENTIFIER))[0].sha256
+    assert digest is not None
+    assert previews.keep(tmp_path, digest, drawn, 0)
+    done = purge(filled, films, readings=True, preview_dir=tmp_path)
+    assert (done.films, done.readings, done.readings_kept, done.contents, done.previews) == (3, 1, 0, 2, 1)
+    # somebody else's accession number and study are the same here, and stay
+    assert tables_with(filled.engine, *words[:3]) == set()
+    assert not list(tmp_path.rglob("*.png"))
+    assert filled.row(filled.other) == before
+    assert [row.result_id for row in results.query(filled.engine)] == [filled.other]
+    assert show(filled.engine, filled.mine[1]) is None
+    assert filled.count("instance") == filled.count("assessment") == filled.count("reading") == 1
+    assert filled.count("forgetting") == 0
+    assert sound(filled)
+    assert audit.latest(filled.engine, 1)[0].object == "films:3"
+    audit.verify(filled.engine)
+
+
+def test_readings_stay_unless_they_are_named_and_say_no_patient(filled: Bench) -> None:
+    done = purge(filled, purging.of_patient(filled.engine, PERSON))
+    assert (done.readings, done.readings_kept) == (0, 1)
+    # what a reader wrote is kept as it was written
+    assert tables_with(filled.engine, NAME, "mustermann", IDENTIFIER) == {"reading"}
+    kept = readings.of_films(filled.engine, [filled.mine[1]])[filled.mine[1]]
+    assert [(one.verdict, dict(one.answers)) for one in kept] == [(Verdict.ACCEPTED, {"pneumonia": "flagged"})]
+    assert sound(filled)
+
+
+def test_what_is_signed_goes_with_a_purge_and_in_no_other_way(filled: Bench) -> None:
+    for statement in ("DELETE FROM reading", "DELETE FROM reading_finding", "DELETE FROM viewing",
+                      "UPDATE reading SET comment = ''"):  # fmt: skip
+        with pytest.raises(DBAPIError, match="append-only"), filled.engine.begin() as connection:
+            connection.execute(text(statement))
+    purge(filled, filled.mine, readings=True)
+    with pytest.raises(DBAPIError, match="append-only"), filled.engine.begin() as connection:
+        connection.execute(text("DELETE FROM reading"))
+
+
+@settings(max_examples=8, deadline=None)
+@given(name=st.text(min_size=4, max_size=30).filter(lambda text: len(text.strip(" \x00^=")) >= 4), data=st.data())
+def test_no_table_holds_a_patient_that_was_purged(
+    migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
+) -> None:
+    """The law: whatever a film says of its patient, after the purge no column says it."""
+    path = tmp_path_factory.mktemp("law") / "preread.db"
+    shutil.copy(migrated_sqlite, path)
+    engine = store.open_engine(f"sqlite:///{path}")
+    ledger = Ledger(engine, worker_id="one", lease_s=60)
+    root_id = ledger.register_root(b"/srv/inbox")
+    bundle_id = ledger.register_bundle(name="b", version="1", digest="d" * 64)
+    texts = [one.name for one in dataclasses.fields(Identity) if one.type == "str | None" and one.name != "patient_id"]
+    chosen = data.draw(st.sets(st.sampled_from(texts)))
+    before = {cell for _, cell in cells(engine)}
+    mark = "Zq" + name
+    texts_of_film: dict[str, Any] = dict.fromkeys(chosen, mark)
+    identity = Identity(patient_id="ID-1", **texts_of_film)
+    ledger.settle(ledger.observe(root_id, [Observation(b"ID-1/film", 10, 1)]).values())
+    (claim,) = ledger.claim([root_id], 1)
+    facts = FileFacts("a" * 64, identity, "DICOM", None, 1, 1, Population.UNDECLARED, (), 1.0)
+    assert ledger.commit_refused(claim, facts, bundle_id, RefusalCode.VIEW, mark)
+    films = purging.of_patient(engine, Person("ID-1"))
+    purging.purge(engine, ACTOR, "purged", films, readings=True, journal=None, preview_dir=None)
+    left = {cell for _, cell in cells(engine)} - before
+    engine.dispose()
+    assert films == [claim.file_id]
+    assert not [cell for cell in left if "Zq" in cell or "zq" in cell or "ID-1" in cell or "a" * 64 in cell]
+
+
+# --------------------------------------------------------------------------- and it stays gone
+
+
+def seen_again(bench: Bench, path: bytes, size_bytes: int = 100, mtime_ns: int = 1) -> FileState:
+    version = bench.see(path, size_bytes, mtime_ns)
+    assert version.path == path
+    return FileState(version.state)
+
+
+def test_a_scan_that_meets_the_file_again_knows_it_and_nobody_reads_it(filled: Bench) -> None:
+    purge(filled, filled.mine)
+    for _ in range(2):
+        assert seen_again(filled, b"PAT-4711/a.dcm") is FileState.IGNORED
+    assert filled.ledger.known(filled.root_id, [b"PAT-4711/a.dcm"])[b"PAT-4711/a.dcm"].code == FORGOTTEN
+    assert filled.ledger.absent(filled.root_id, [b"PAT-4711/a.dcm"]) == 0
+    assert filled.ledger.owed() == 0
+    (told,) = explain(filled.engine, b"/srv/inbox/PAT-4711/a.dcm")
+    assert "purged" in told.sentence
+    assert tables_with(filled.engine, IDENTIFIER) == set()
+    assert sound(filled)
+
+
+def test_other_bytes_under_the_same_path_are_a_new_film_and_the_old_ones_are_not(filled: Bench) -> None:
+    purge(filled, filled.mine)
+    path = b"PAT-4711/a.dcm"
+    assert seen_again(filled, path, mtime_ns=2) is FileState.SETTLING
+    filled.ready(path, mtime_ns=2)
+    (claim,) = filled.claim()
+    # touched, and still the bytes that were purged: known once they are read
+    assert filled.ledger.is_forgotten(filled.facts(b"a").sha256)
+    assert not filled.ledger.forget(claim, filled.facts(b"new").sha256)
+    assert filled.ledger.forget(claim, filled.facts(b"a").sha256)
+    assert filled.state(path) is FileState.IGNORED
+    assert seen_again(filled, path, mtime_ns=2) is FileState.IGNORED
+    new = filled.assess(path, b"new", mtime_ns=3, **who())
+    assert [row.result_id for row in results.query(filled.engine)] == [new, filled.other]
+    assert sound(filled)
+    # back to its first time stamp, as a restored share has it
+    assert seen_again(filled, path) is FileState.SETTLING
+    filled.ready(path)
+    (claim,) = filled.claim()
+    assert filled.ledger.forget(claim, filled.facts(b"a").sha256)
+    assert seen_again(filled, path) is FileState.IGNORED
+    assert sound(filled)
+
+
+def test_a_slot_that_reads_a_film_while_it_is_purged_brings_nothing_back(filled: Bench) -> None:
+    (claim,) = filled.claim()
+    assert claim.file_id == filled.mine[0]
+    copy = filled.claimed(b"PAT-4711/late copy.dcm")
+    purge(filled, filled.mine)
+    facts = filled.facts(b"a", **who())
+    for one in (claim, copy):
+        assert not filled.ledger.commit_refused(one, facts, filled.bundle_id, RefusalCode.VIEW, NAME)
+    assert filled.state(b"PAT-4711/late copy.dcm") is FileState.IGNORED
+    assert tables_with(filled.engine, IDENTIFIER, NAME) == {"reading"}
+    assert sound(filled)
+
+
+def test_a_content_that_another_film_holds_is_not_forgotten(bench: Bench, tmp_path: Path) -> None:
+    film = bench.assess(b"a.dcm", b"same", **who())
+    other = bench.assess(b"b.dcm", b"same", **who(patient_id="PAT-1"))
+    done = purge(bench, purging.of_patient(bench.engine, PERSON), journal=tmp_path / "forgotten")
+    assert (done.films, done.contents) == (1, 0)
+    with bench.engine.begin() as connection:
+        connection.execute(text("DELETE FROM tombstone"))  # as in a restored backup
+    assert purging.replay(bench.engine, ACTOR, tmp_path / "forgotten", None).films == 0
+    detail = show(bench.engine, other)
+    assert detail is not None
+    assert detail.row.findings
+    assert not bench.ledger.is_forgotten(bench.facts(b"same").sha256)
+    assert bench.row(film)["instance_id"] is None
+    assert sound(bench)
+
+
+def test_an_older_version_goes_without_the_newer_one(bench: Bench) -> None:
+    old = bench.assess(b"film.dcm", b"old", **who())
+    new = bench.assess(b"film.dcm", b"new", mtime_ns=2, **who(patient_id="PAT-1"))
+    purge(bench, [old])
+    assert bench.newest(b"film.dcm").file_id == new
+    assert sound(bench)
+    purge(bench, [new])
+    assert bench.newest(b"film.dcm").code == FORGOTTEN
+    assert purge(bench, [old, new]).films == 0
+    assert sound(bench)
+
+
+# --------------------------------------------------------------------------- a restored backup
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_what_a_restored_backup_brings_back_is_forgotten_again(
+    filled: Bench, database_url: str, tmp_path: Path
+) -> None:
+    database = Path(database_url.removeprefix("sqlite:///"))
+    journal = tmp_path / "forgotten"
+    backup = tmp_path / "backup.db"
+    with sqlite3.connect(database) as source, sqlite3.connect(backup) as target:
+        source.backup(target)
+    source.close()
+    target.close()
+    purge(filled, purging.of_patient(filled.engine, PERSON), readings=True, journal=journal)
+    assert purging.replay(filled.engine, ACTOR, journal, None).films == 0
+    assert not [word for word in (IDENTIFIER, NAME, "PAT") if word in journal.read_text()]
+    assert journal.stat().st_mode & 0o077 == 0
+    filled.engine.dispose()
+    for name in (f"{database}-wal", f"{database}-shm"):
+        Path(name).unlink(missing_ok=True)
+    shutil.copy(backup, database)
+    assert tables_with(filled.engine, IDENTIFIER) != set()
+    # a power cut left the last line unfinished
+    with journal.open("a") as stream:
+        stream.write('{"purge": "12')
+    done = purging.replay(filled.engine, ACTOR, journal, None)
+    assert (done.films, done.readings) == (3, 1)
+    assert tables_with(filled.engine, IDENTIFIER, NAME) == set()
+    assert filled.ledger.is_forgotten(filled.facts(b"a").sha256)
+    assert purging.replay(filled.engine, ACTOR, journal, None).films == 0
+    assert purge(filled, [filled.other], journal=journal).films == 1
+    assert [json.loads(line) for line in journal.read_text().splitlines() if line.endswith("}")]
+
+
+def test_a_journal_of_another_database_is_refused(bench: Bench, tmp_path: Path) -> None:
+    film = bench.assess(b"film.dcm", **who())
+    purge(bench, [film], journal=tmp_path / "own")
+    (tmp_path / "foreign").write_text(json.dumps({"key": "00" * 32}) + "\n")
+    with pytest.raises(SettingsError, match="another database"):
+        purge(bench, [film], journal=tmp_path / "foreign")
+
+
+# --------------------------------------------------------------------------- which films
+
+
+def test_who_is_meant_must_be_clear(bench: Bench) -> None:
+    first = bench.assess(b"a.dcm", b"a", **who())
+    assert purging.of_patient(bench.engine, PERSON) == [first]
+    bench.assess(b"b.dcm", b"b", **who(issuer_of_patient_id="OTHER"))
+    with pytest.raises(UsageError, match="2 issuers"):
+        purging.of_patient(bench.engine, PERSON)
+    assert purging.of_patient(bench.engine, Person(IDENTIFIER, ISSUER)) == [first]
+    bench.assess(b"c.dcm", b"c", **who(patient_birth_date="19500101"))
+    with pytest.raises(UsageError, match="birth dates"):
+        purging.of_patient(bench.engine, Person(IDENTIFIER, ISSUER))
+    assert purging.of_patient(bench.engine, Person(IDENTIFIER, ISSUER, "20210203")) == [first]
+    assert purging.of_patient(bench.engine, Person("PAT-471")) == []
+    assert purging.of_patient(bench.engine, Person("PAT-%")) == []
+    assert len(purging.of_study(bench.engine, "1.2.826.4711")) == 3
+    bench.assess(b"d.dcm", b"d", **who(patient_id="PAT-1"))
+    with pytest.raises(UsageError, match="2 patients"):
+        purging.of_study(bench.engine, "1.2.826.4711")
+
+
+def test_age_counts_from_the_last_result_and_spares_what_waits(bench: Bench) -> None:
+    bench.wait(-100 * 86_400)
+    old = bench.assess(b"old.dcm", b"old")
+    again = bench.assess(b"again.dcm", b"again")
+    gone = bench.see(b"gone.dcm").file_id
+    bench.ledger.absent(bench.root_id, [b"gone.dcm"])
+    bench.ledger.reopen([again], "again", states=[FileState.DONE])
+    bench.wait(100 * 86_400)
+    bench.assess(b"new.dcm", b"new")
+    assert purging.older_than(bench.engine, 99) == [old, gone]
+    assert purging.older_than(bench.engine, 101) == []
+    purge(bench, [old, gone])
+    assert purging.older_than(bench.engine, 99) == []
+
+
+# --------------------------------------------------------------------------- access
+
+
+def test_a_patient_gets_everything_that_is_held(filled: Bench) -> None:
+    films = purging.of_patient(filled.engine, PERSON)
+    record = json.loads(access.to_text(access.export(filled.engine, ACTOR, films)))
+    assert [film["id"] for film in record["films"]] == films
+    first, second, refused = record["films"]
+    assert second["patient_name"] == NAME
+    assert second["readings"][0]["comment"] == f"{NAME} is better"
+    assert second["readings"][0]["who"] == second["viewings"][0]["who"] == "ada"
+    assert second["readings"][0]["findings"][0]["presence"] == "present"
+    assert second["assessments"][0]["findings"][0]["answer"] == "flagged"
+    assert second["assessments"][0]["bundle"] == "films/1"
+    assert refused["code"] == "view"
+    assert [event["action"] for event in second["audit"]] == ["view", "reading", "export_patient"]
+    assert first["transitions"]
+    # nothing that a table holds of a film is missing
+    held = {column.name for column in metadata.tables["file"].columns}
+    assert held <= set(first)
+    assert "Else^Some" not in access.to_text(record)

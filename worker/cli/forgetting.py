@@ -1,0 +1,180 @@
+"""``preread purge`` and ``preread export-patient``: what is held of films and patients, forgotten or handed out."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from worker.cli import door, output
+from worker.cli.upkeep import YES_OPTION, confirmed, say_files
+from worker.cli.users import actor
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from worker.purging import Person, Purge
+    from worker.settings import Settings
+
+_PATIENT_HELP = (
+    "the Patient ID, read from standard input: write `-`, never the ID. A second line may hold its issuer, a third the "
+    "birth date as the films have it"
+)
+_PROMPTS = ("Patient ID:", "Issuer of the Patient ID, empty for any:", "Birth date (YYYYMMDD), empty for any:")
+
+
+def purge(
+    context: typer.Context,
+    older_than: Annotated[
+        float | None,
+        typer.Option(metavar="DAYS", min=0, help="films whose last result, or arrival without one, is older"),
+    ] = None,
+    patient: Annotated[str | None, typer.Option(metavar="-", help=_PATIENT_HELP)] = None,
+    study: Annotated[str | None, typer.Option(metavar="UID", help="films of this Study Instance UID")] = None,
+    again: Annotated[
+        bool, typer.Option("--again", help="what was purged before and came back with a restored backup")
+    ] = False,
+    readings: Annotated[
+        bool, typer.Option("--readings", help="what readers signed goes too; else it stays, and names no patient")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would go, and change nothing")] = False,
+    yes: Annotated[bool, YES_OPTION] = False,
+) -> None:
+    """Forget films: their rows and previews go, and a keyed hash stays, so that no scan or restore brings them back.
+
+    The files themselves are never touched: one that still lies in its folder is known, and not read. Without this
+    command everything is kept.
+
+    Exit code: 0; 1 when no film matches or it was not confirmed; 2 when more than one thing may be meant.
+    """
+    settings = door.of(context).settings()
+    from worker.errors import UsageError
+
+    if sum([older_than is not None, patient is not None, study is not None, again]) != 1:
+        raise UsageError("say which films: one of --older-than, --patient -, --study and --again")
+    person = None if patient is None else _read_person(patient)
+    with door.database(context) as engine:
+        if again:
+            if not forget_again(settings, engine).films:
+                output.say("nothing that was purged is there")
+                raise typer.Exit(1)
+        else:
+            _purge(engine, settings, older_than, person, study, readings=readings, dry_run=dry_run, yes=yes)
+
+
+def export_patient(
+    context: typer.Context,
+    patient: Annotated[str, typer.Argument(metavar="-", help=_PATIENT_HELP)],
+    images: Annotated[Path | None, typer.Option(help="folder for the films' previews")] = None,
+) -> None:
+    """Print everything that is held of a patient as JSON; it is put on record that this was asked for.
+
+    Exit code: 0; 1 when nothing is held; 2 when more than one person may be meant.
+    """
+    settings = door.of(context).settings()
+    person = _read_person(patient)
+    from worker import access, previews, purging, store
+
+    with door.database(context) as engine:
+        films = purging.of_patient(engine, person)
+        if not films:
+            output.say("nothing is held of this patient")
+            raise typer.Exit(1)
+        record = access.export(engine, actor(), films)
+        saved = None
+        if images is not None:
+            folder = previews.folder_for(settings.preview_dir, store.sqlite_path(engine))
+            saved = access.save_images(images, record, folder)
+    sys.stdout.write(access.to_text(record) + "\n")
+    output.say(f"{say_files(len(films))}" + ("" if saved is None else f", {saved} previews in {images}"))
+
+
+def forget_again(settings: Settings, engine: Engine) -> Purge:
+    """Forget what was purged before, where an older backup brought it back."""
+    from worker import previews, purging, store
+
+    database = store.sqlite_path(engine)
+    journal = purging.journal_for(settings.forgotten_file, database)
+    done = purging.replay(engine, actor(), journal, previews.folder_for(settings.preview_dir, database))
+    if done.films:
+        output.say("a restored backup brought back what was purged:")
+        _tell(done)
+    return done
+
+
+def _purge(
+    engine: Engine,
+    settings: Settings,
+    older_than: float | None,
+    person: Person | None,
+    study: str | None,
+    *,
+    readings: bool,
+    dry_run: bool,
+    yes: bool,
+) -> None:
+    from worker import previews, purging, store
+
+    if older_than is not None:
+        films, why = purging.older_than(engine, older_than), f"purged: older than {older_than:g} days"
+    elif study is not None:
+        films, why = purging.of_study(engine, study), "purged: its study"
+    else:
+        assert person is not None
+        films, why = purging.of_patient(engine, person), "purged: its patient"
+    if not films:
+        output.say("no film matches")
+        raise typer.Exit(1)
+    signed, waiting = purging.count(engine, films)
+    what = f"{say_files(len(films))} with {signed} signed readings, {'which go too' if readings else 'which stay'}"
+    if waiting:
+        what += f"; {waiting} wait to be read, and will not be"
+    if dry_run:
+        output.say(f"would forget {what}")
+        return
+    if not confirmed(f"forget {what}? There is no way back.", yes=yes):
+        raise typer.Exit(1)
+    journal = purging.journal_for(settings.forgotten_file, store.sqlite_path(engine))
+    folder = previews.folder_for(settings.preview_dir, store.sqlite_path(engine))
+    with output.progress("forgetting", lambda: len(films)) as step:
+        done = purging.purge(
+            engine, actor(), why, films, readings=readings, journal=journal, preview_dir=folder, each=step
+        )
+    _tell(done)
+    if journal is None:
+        output.say("a restored backup would bring them back: PREREAD_FORGOTTEN_FILE names a file that remembers")
+
+
+def _tell(done: Purge) -> None:
+    output.say(
+        f"forgotten: {say_files(done.films)}, {done.contents} contents, {done.previews} previews, "
+        f"{done.readings} readings; {done.readings_kept} readings were kept"
+    )
+
+
+def _read_person(option: str) -> Person:
+    from worker.errors import UsageError
+    from worker.purging import Person
+
+    if option != "-":
+        raise UsageError(
+            "a patient ID on the command line stays in the shell's history and shows in the list of processes: "
+            "write - and give the ID on standard input"
+        )
+    lines = []
+    try:
+        if sys.stdin.isatty():
+            for prompt in _PROMPTS:
+                output.say(prompt)
+                lines.append(sys.stdin.readline())
+        else:
+            lines = sys.stdin.read().splitlines()
+    except UnicodeDecodeError:
+        raise UsageError("the patient ID on standard input is not UTF-8 text") from None
+    given = [line.strip() for line in lines]
+    if any(given[len(_PROMPTS) :]) or not given or not given[0]:
+        raise UsageError("standard input holds a Patient ID, then, where needed, its issuer and the birth date")
+    patient_id, issuer, birth_date = [*given, "", ""][: len(_PROMPTS)]
+    return Person(patient_id, issuer or None, birth_date or None)
