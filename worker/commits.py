@@ -221,6 +221,12 @@ def _picture_values(picture: PictureStatistics | None) -> dict[str, Any]:
     return {} if picture is None else {f"picture_{name}": one for name, one in dataclasses.asdict(picture).items()}
 
 
+def _most_urgent(connection: Connection, assessment_id: int) -> Answer | None:
+    columns = schema.finding.c
+    said = set(connection.execute(select(columns.answer).where(columns.assessment_id == assessment_id)).scalars())
+    return next((answer for answer in (Answer.FLAGGED, Answer.UNCERTAIN, Answer.NOT_FLAGGED) if answer in said), None)
+
+
 # ---------------------------------------------------------------------- file version
 
 
@@ -239,12 +245,6 @@ def _file_values(connection: Connection, now: datetime, claim: Claim, facts: Fil
 
 
 def _mark_uid_conflict(connection: Connection, claim: Claim, uid: str | None, instance_id: int) -> bool:
-def _most_urgent(connection: Connection, assessment_id: int) -> Answer | None:
-    columns = schema.finding.c
-    said = set(connection.execute(select(columns.answer).where(columns.assessment_id == assessment_id)).scalars())
-    return next((answer for answer in (Answer.FLAGGED, Answer.UNCERTAIN, Answer.NOT_FLAGGED) if answer in said), None)
-
-
     """Tell whether another content carries this SOP Instance UID; if so, mark the files that hold it as well."""
     if uid is None:
         return False

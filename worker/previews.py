@@ -18,7 +18,6 @@ from PIL import Image
 
 from worker.domain import PixelArray
 from worker.errors import UsageError
-from worker.errors import UsageError
 
 MAX_SIDE_PX = 1024
 # A longer side of at least this many is left as whole pixels averaged give it; else it is resampled to the maximum.
@@ -90,23 +89,6 @@ def exists(folder: Path, sha256: str) -> bool:
             return stream.read() == _PNG_END
     except OSError:
         return False
-
-
-def remove(folder: Path | None, sha256: str) -> bool:
-    """Delete the preview of a content that is forgotten; return whether one was there.
-
-    Raises:
-        UsageError: it cannot be deleted.
-    """
-    if folder is None:
-        return False
-    try:
-        os.unlink(path_of(folder, sha256))
-    except FileNotFoundError:
-        return False
-    except OSError as error:
-        raise UsageError(f"a preview in {folder} cannot be deleted: {error.strerror}") from error
-    return True
 
 
 def remove(folder: Path | None, sha256: str) -> bool:

@@ -61,9 +61,7 @@ def run(
         while code == daemon.BUNDLE_CHANGED:
             now = in_use.load(settings, engine)
             still = in_use.Watch(settings, engine, now).still
-            code = daemon.run(
-                engine, now.bundle, roots, options, shadow=now.shadow, still=still, notifier=notifier
-            )
+            code = daemon.run(engine, now.bundle, roots, options, shadow=now.shadow, still=still, notifier=notifier)
     finally:
         engine.dispose()
     if code:
