@@ -159,7 +159,7 @@ def test_a_damaged_backup_is_named_and_nothing_is_made_of_it(tmp_path: Path, eng
     whole = kept.read_bytes()
     restored = store.open_engine(elsewhere)
     middle = len(whole) // 2
-    for bad in (b"", b"a letter", whole[:middle], whole[: middle - 512] + b"\xff" * 1024 + whole[middle + 512 :]):
+    for bad in (b"", b"a letter", whole[:middle], whole[:middle] + b"\xff" * 16_384 + whole[middle + 16_384 :]):
         kept.write_bytes(bad)
         with pytest.raises(BackupDamaged):
             backup.restore(restored, kept)

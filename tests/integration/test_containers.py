@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -23,7 +24,8 @@ OURS = {name: service for name, service in COMPOSE["services"].items() if servic
 
 
 def checked(*command: str | Path) -> str:
-    done = subprocess.run(command, check=False, capture_output=True, text=True)
+    environment = os.environ | {"SITE": "preread.example"}
+    done = subprocess.run(command, check=False, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
