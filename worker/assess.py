@@ -14,6 +14,8 @@ from worker.preprocessing import apply, shrink
 from worker.radiograph import DEFAULT_LIMITS, Limits, decode, read_header
 
 _GREY_LEVELS_MIN = 8
+# A film whose codec holds smaller copies of itself is decoded no larger than network and page need it.
+SHORTER_SIDE_PX = 1024
 
 
 def assess(
@@ -22,6 +24,7 @@ def assess(
     declared: Declared = Declared(),
     limits: Limits = DEFAULT_LIMITS,
     ended: Callable[[Stage], None] = lambda _: None,
+    sha256: str | None = None,
 ) -> Assessment | Refusal:
     """Say what the classifier's bundle says of one file's bytes.
 
@@ -30,11 +33,12 @@ def assess(
         declared: what its root says of its films.
         limits: on bytes and pixels, applied before any decoding.
         ended: hears of each stage when it is over; who wants to know how long it took has a clock.
+        sha256: of the data, where it is known already.
 
     Raises:
         UnreadableError: a subclass names why the bytes are no radiograph.
     """
-    sha256 = hashlib.sha256(data).hexdigest()
+    sha256 = sha256 or hashlib.sha256(data).hexdigest()
     bundle = classifier.bundle
     header = read_header(data, limits)
     verdict = screen(header, bundle.manifest.intended_use, declared)
@@ -42,7 +46,7 @@ def assess(
     if verdict.refusal is not None:
         code, reason = verdict.refusal
         return Refusal(sha256, bundle.label, code, reason, header.identity, header.format)
-    radiograph = decode(header, limits)
+    radiograph = decode(header, limits, shorter_side_px=SHORTER_SIDE_PX)
     ended(Stage.DECODE)
     low, high = int(radiograph.pixels.min()), int(radiograph.pixels.max())
     if high - low < _GREY_LEVELS_MIN:

@@ -194,7 +194,7 @@ def assess_found(
             raise found.fault
         data = read_regular_file(found.path, limits.max_bytes, follow=found.named)
         sha256 = hashlib.sha256(data).hexdigest()
-        answer = assess(data, classifier, declared, limits)
+        answer = assess(data, classifier, declared, limits, sha256=sha256)
     except PrereadError as error:
         outcome, code, reason = Outcome.UNREADABLE, error.code, str(error)
         judged = isinstance(error, UnreadableError)

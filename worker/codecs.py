@@ -2,11 +2,12 @@
 
 The decoders are called directly and not through pydicom's plugins, which try whatever is installed in turn; two of
 them may differ by five grey levels. Each is named with its version in what it returns. All are permissive: numpy,
-imagecodecs (BSD; libjpeg-turbo within), pylibjpeg-openjpeg (OpenJPEG, BSD), pyjpegls (CharLS, BSD).
+imagecodecs (BSD; libjpeg-turbo within), pylibjpeg-openjpeg and Pillow (OpenJPEG, BSD), pyjpegls (CharLS, BSD).
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +19,7 @@ import jpeg_ls
 import numpy as np
 import numpy.typing as npt
 import openjpeg
+from PIL import Image, features
 
 from worker import tags
 from worker.codestream import Codestream, read_frame, read_jpeg, read_jpeg_2000, read_rle
@@ -39,7 +41,8 @@ RLE = "1.2.840.10008.1.2.5"
 JPEG_LOSSY = frozenset({"1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.51"})
 JPEG_LOSSLESS = frozenset({"1.2.840.10008.1.2.4.57", "1.2.840.10008.1.2.4.70"})
 JPEG_LS = frozenset({"1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"})
-JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91, 201, 202, 203))
+_CLASSIC_JPEG_2000 = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (90, 91))
+JPEG_2000 = _CLASSIC_JPEG_2000 | frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (201, 202, 203))
 SUPPORTED = NATIVE | {RLE} | JPEG_LOSSY | JPEG_LOSSLESS | JPEG_LS | JPEG_2000
 # These may hold either; the film's own (0028,2110) decides, and silence counts as lossy.
 _PERHAPS_LOSSY = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (81, 91, 203))
@@ -47,6 +50,7 @@ _PERHAPS_LOSSY = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (81, 91, 203))
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
 _TAIL_BYTES = 64 * 1024
+_END_OF_CODESTREAM = b"\xff\xd9"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +121,12 @@ def read_pixel_module(file: DicomFile, max_pixels: int) -> PixelModule:
     return PixelModule(rows, columns, samples, allocated, stored, high, representation == 1, colours, planar)
 
 
-def stored_values(file: DicomFile, module: PixelModule) -> StoredValues:
+def stored_values(file: DicomFile, module: PixelModule, halvings: int = 0) -> StoredValues:
     """Decode the pixel data with the one decoder that is pinned for its transfer syntax.
+
+    Args:
+        halvings: how often the film may be halved where the codec holds smaller copies (JPEG 2000); else, and where
+            one could differ from the film by more than its fineness, it comes whole.
 
     Raises:
         UnsupportedTransferSyntax: none is.
@@ -134,6 +142,8 @@ def stored_values(file: DicomFile, module: PixelModule) -> StoredValues:
     if file.pixels.length is not None:
         raise BrokenHeader("The transfer syntax is a compressed one, but the pixel data is not encapsulated.")
     frame = read_frame(file.body, file.pixels.start)
+    if halvings and syntax in _CLASSIC_JPEG_2000 and (smaller := _smaller(frame, file, module, halvings)):
+        return StoredValues(smaller.values, smaller.decoder, _lossy(file))
     decoders: tuple[tuple[frozenset[str], Callable[[bytes, PixelModule], StoredValues]], ...] = (
         (frozenset({RLE}), _rle),
         (JPEG_LOSSY | JPEG_LOSSLESS, _jpeg),
@@ -247,6 +257,34 @@ def _jpeg_2000(frame: bytes, module: PixelModule) -> StoredValues:
     buffer = openjpeg.decode_pixel_data(frame, version=2)
     flat: Stored = np.frombuffer(buffer, "<u1" if found.precision <= 8 else "<u2")
     return StoredValues(_signed(_shaped(flat, module, 0), found, module), _named("pylibjpeg-openjpeg"))
+
+
+def _smaller(frame: bytes, file: DicomFile, module: PixelModule, halvings: int) -> StoredValues | None:
+    """Decode a JPEG 2000 film without its finest resolutions (T.800 B.5), which are most of the work.
+
+    Returns:
+        ``None`` for what is to be decoded whole: a film that is cut off, coloured, signed or padded (a mean of padding
+        and film is neither), that holds fewer resolutions, or at which this decoder fails.
+    """
+    found = read_jpeg_2000(frame)
+    _agree(found, module)
+    plain = module.photometric_interpretation in GREY and not (found.signed or module.signed)
+    if not plain or "PixelPaddingValue" in file.dataset or not frame.rstrip(b"\0").endswith(_END_OF_CODESTREAM):
+        return None
+    halved = -(-module.rows >> halvings), -(-module.columns >> halvings)
+    try:
+        with Image.open(io.BytesIO(frame), formats=["JPEG2000"]) as picture:
+            picture.reduce = halvings  # type: ignore[method-assign, assignment]  # an attribute here, see Pillow's docs
+            values = np.asarray(picture)
+    except tags.PARSE_ERRORS:
+        return None
+    depth = 8 * values.dtype.itemsize
+    if values.shape != halved or values.dtype.kind != "u" or depth < found.precision:
+        return None
+    # Pillow moves the bits up to the top of their word
+    values = np.right_shift(values, depth - found.precision)
+    name = f"Pillow {version('pillow')} (OpenJPEG {features.version('jpg_2000')}), halved {halvings} times"
+    return StoredValues(values, name)
 
 
 def _agree(found: Codestream, module: PixelModule) -> None:

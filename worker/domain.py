@@ -198,7 +198,10 @@ class Radiograph:
     """One decoded film.
 
     Attributes:
-        pixels: uint8 [rows, columns], 0 = black, as a viewer with the film's own window would show it.
+        pixels: uint8, 0 = black, as a viewer with the film's own window would show it: [rows, columns], or halved some
+            times where a smaller copy was asked for.
+        rows: of the film.
+        columns: of the film.
         format: ``DICOM``, ``JPEG`` or ``PNG``.
         transfer_syntax_uid: of the DICOM file, else ``None``.
         decoder: name and version of what decoded the pixel data.
@@ -206,6 +209,8 @@ class Radiograph:
     """
 
     pixels: PixelArray
+    rows: int
+    columns: int
     identity: Identity
     format: str
     decoder: str

@@ -115,8 +115,12 @@ def read_header(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Header:
         return Header(Identity(), kind, rows=size.rows, columns=size.columns, data=data)
 
 
-def decode(header: Header, limits: Limits = DEFAULT_LIMITS) -> Radiograph:
+def decode(header: Header, limits: Limits = DEFAULT_LIMITS, *, shorter_side_px: int | None = None) -> Radiograph:
     """Decode the pixels of a film whose header was read, and render them as a viewer would.
+
+    Args:
+        shorter_side_px: a film whose codec holds smaller copies of itself may come as one of them, halved as long as
+            its shorter side keeps this many pixels; ``None``: as large as it is.
 
     Returns:
         uint8 pixels [rows, columns], 0 = black; with the film's own identity and what had to be assumed.
@@ -129,10 +133,17 @@ def decode(header: Header, limits: Limits = DEFAULT_LIMITS) -> Radiograph:
         try:
             if header.file is None:
                 picture = pictures.decode(header.data, header.format, limits.max_pixels)
+                rows, columns = picture.pixels.shape
                 return Radiograph(
-                    picture.pixels, header.identity, header.format, picture.decoder, caveats=picture.caveats
+                    picture.pixels,
+                    rows,
+                    columns,
+                    header.identity,
+                    header.format,
+                    picture.decoder,
+                    caveats=picture.caveats,
                 )
-            return _decode_dicom(header, header.file, limits)
+            return _decode_dicom(header, header.file, limits, shorter_side_px)
         except MemoryError:
             raise TooManyPixels("Decoding needs more memory than there is.") from None
 
@@ -213,15 +224,29 @@ def _animal(dataset: Dataset) -> tuple[str, ...]:
     return (*species, *breed, *owner)
 
 
-def _decode_dicom(header: Header, file: DicomFile, limits: Limits) -> Radiograph:
+def _decode_dicom(header: Header, file: DicomFile, limits: Limits, shorter_side_px: int | None) -> Radiograph:
     if file.pixels is None:
         raise NoPixels
     if header.number_of_frames > 1:
         raise MultiFrame(f"The file holds {header.number_of_frames} frames; a radiograph is one.")
     module = codecs.read_pixel_module(file, limits.max_pixels)
-    stored = codecs.stored_values(file, module)
+    stored = codecs.stored_values(file, module, _halvings(module, shorter_side_px))
     pixels, caveats = rendering.render(stored.values, module, file)
     every: dict[Caveat, None] = dict.fromkeys((*stored.caveats, *caveats))
     return Radiograph(
-        pixels, header.identity, header.format, stored.decoder, header.transfer_syntax_uid, caveats=tuple(every)
+        pixels,
+        module.rows,
+        module.columns,
+        header.identity,
+        header.format,
+        stored.decoder,
+        header.transfer_syntax_uid,
+        caveats=tuple(every),
     )
+
+
+def _halvings(module: codecs.PixelModule, shorter_side_px: int | None) -> int:
+    """How often a film may be halved."""
+    if shorter_side_px is None:
+        return 0
+    return max(0, (min(module.rows, module.columns) // shorter_side_px).bit_length() - 1)

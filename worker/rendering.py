@@ -1,8 +1,9 @@
 """Stored values to grey levels as a viewer shows them: modality LUT, VOI, MONOCHROME1 last (PS3.4 N.2.1.1, PS3.3 C.11).
 
 Every stored value of 8 or 16 bits is looked up in one table of at most 65536 grey levels, so that no floating-point
-copy of a film is ever made; statistics come from the film's histogram, which is counted only where they are needed. What the header's dirt means is decided here
-once, row by row, and follows what viewers do; a conflict that could turn the picture into another becomes a caveat.
+copy of a film is ever made; statistics come from the film's histogram, which is counted only where they are needed.
+What the header's dirt means is decided here once, row by row, and follows what viewers do; a conflict that could turn
+the picture into another becomes a caveat.
 """
 
 from __future__ import annotations

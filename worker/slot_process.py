@@ -162,7 +162,7 @@ def _read_film(job: Job, setup: Setup, classifier: Classifier, lines: BinaryIO, 
         if answer.known:
             report = _screen(contents.data, sha256, job, classifier, limits, began)
         else:
-            report, pixels = _assess(contents.data, job, classifier, limits, began, laps)
+            report, pixels = _assess(contents.data, sha256, job, classifier, limits, began, laps)
     except UnreadableError as error:
         report = _with_header(_unreadable(error, sha256, began), contents.data, limits)
     # whatever was found holds only for a file that stood still meanwhile
@@ -177,6 +177,7 @@ def _read_film(job: Job, setup: Setup, classifier: Classifier, lines: BinaryIO, 
 def _keep_preview(data: bytes, sha256: str, pixels: PixelArray | None, setup: Setup, limits: Limits) -> bool:
     """Keep what was seen of the film; a refused one is decoded for this alone."""
     from worker import previews
+    from worker.assess import SHORTER_SIDE_PX
     from worker.radiograph import decode, read_header
 
     if setup.preview_dir is None:
@@ -185,18 +186,19 @@ def _keep_preview(data: bytes, sha256: str, pixels: PixelArray | None, setup: Se
     if previews.exists(folder, sha256):
         return True
     try:
-        seen = pixels if pixels is not None else decode(read_header(data, limits), limits).pixels
+        if pixels is None:
+            pixels = decode(read_header(data, limits), limits, shorter_side_px=SHORTER_SIDE_PX).pixels
     except UnreadableError:
         return True  # there is nothing to see
-    return previews.keep(folder, sha256, seen, setup.min_free_bytes)
+    return previews.keep(folder, sha256, pixels, setup.min_free_bytes)
 
 
 def _assess(
-    data: bytes, job: Job, classifier: Classifier, limits: Limits, began: float, laps: _Laps
+    data: bytes, sha256: str, job: Job, classifier: Classifier, limits: Limits, began: float, laps: _Laps
 ) -> tuple[Report, PixelArray | None]:
     from worker.assess import assess
 
-    answer = assess(data, classifier, Declared(job.population), limits, laps.ended)
+    answer = assess(data, classifier, Declared(job.population), limits, laps.ended, sha256)
     if isinstance(answer, Refusal):
         refused = _refused(answer.sha256, answer.code.value, answer.reason, answer.identity, answer.format, began)
         return refused, None
@@ -216,8 +218,8 @@ def _assessed(answer: Assessment, began: float) -> Report:
         identity=film.identity,
         format=film.format,
         transfer_syntax_uid=film.transfer_syntax_uid,
-        rows=film.pixels.shape[0],
-        columns=film.pixels.shape[1],
+        rows=film.rows,
+        columns=film.columns,
         gate_caveats=tuple(caveat for caveat in answer.caveats if caveat not in film.caveats),
         content=Content(answer.findings, film.caveats, film.decoder, activations, answer.picture),
     )

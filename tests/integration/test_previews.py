@@ -43,7 +43,7 @@ def test_a_small_film_is_kept_to_the_pixel(tmp_path: Path) -> None:
     assert stat.S_IMODE(os.stat(previews.path_of(tmp_path, SHA)).st_mode) == 0o600
 
 
-@pytest.mark.parametrize(("film", "shown"), [((3000, 1500), (1000, 500)), ((1330, 665), (1024, 512))])
+@pytest.mark.parametrize("film, shown", [((3000, 1500), (1000, 500)), ((1330, 665), (1024, 512))])
 def test_a_large_film_is_shrunk_in_its_proportions(
     tmp_path: Path, film: tuple[int, int], shown: tuple[int, int]
 ) -> None:

@@ -1,0 +1,106 @@
+"""JPEG 2000 at a lower resolution: the same film within what is stated, or the whole film."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pydicom
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from model_training import phantoms
+from model_training.phantoms import Encoding
+from worker import bundle as bundles
+from worker import rendering
+from worker.assess import SHORTER_SIDE_PX
+from worker.classifier import Classifier
+from worker.errors import UnreadableError
+from worker.preprocessing import TRAINING_SPEC, apply, shrink
+from worker.radiograph import decode, read_header
+
+ROWS, COLUMNS = 1201, 902
+FILM = np.asarray(Image.fromarray(phantoms.draw_chest(2, rows=600, columns=450)).resize((COLUMNS, ROWS)))
+
+
+def film(**how: object) -> bytes:
+    return phantoms.to_dicom(FILM, Encoding(**{"syntax": "jpeg-2000-lossless", **how}))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "how", [{"bits": 8}, {"bits": 12}, {"bits": 16}, {"photometric_interpretation": "MONOCHROME1"}]
+)
+def test_a_smaller_copy_is_the_same_film_to_the_network(how: dict[str, object]) -> None:
+    header = read_header(film(**how))
+    whole, smaller = decode(header), decode(header, shorter_side_px=400)
+    assert (whole.rows, whole.columns) == (smaller.rows, smaller.columns) == whole.pixels.shape == (ROWS, COLUMNS)
+    assert smaller.pixels.shape == (601, 451)
+    assert smaller.caveats == whole.caveats
+    assert smaller.decoder != whole.decoder
+    apart = np.abs(shrink(TRAINING_SPEC, smaller.pixels).astype(int) - shrink(TRAINING_SPEC, whole.pixels))
+    assert apart.mean() < 1
+    assert apart.max() <= 40  # at the hard edges of markers: a smaller copy lies half a pixel of the film aside
+
+
+def test_the_answer_stays_within_what_the_bundle_allows_between_machines() -> None:
+    classifier = Classifier(bundles.load(bundles.resolve()))
+    manifest = classifier.bundle.manifest
+    large = np.asarray(Image.fromarray(phantoms.draw_chest(5)).resize((2048, 2100), Image.Resampling.BICUBIC))
+    grain = np.random.default_rng(0).normal(0, 3, large.shape)
+    large = np.clip(large + grain, 0, 255).astype(np.uint8)
+    header = read_header(phantoms.to_dicom(large, Encoding("jpeg-2000", bits=12)))
+    seen = [decode(header), decode(header, shorter_side_px=SHORTER_SIDE_PX)]
+    assert [one.pixels.shape for one in seen] == [(2100, 2048), (1050, 1024)]
+    logits = [float(classifier.classify(apply(manifest.preprocessing, one.pixels)).logit[0]) for one in seen]
+    assert abs(logits[0] - logits[1]) <= manifest.golden_tolerance
+
+
+@pytest.mark.parametrize("how", [{"signed": True}, {"syntax": "jpeg-lossless-sv1"}, {"syntax": "htj2k-lossless"}])
+def test_what_holds_no_smaller_copy_that_is_sure_comes_whole(how: dict[str, object]) -> None:
+    header = read_header(film(**how))
+    assert np.array_equal(decode(header, shorter_side_px=400).pixels, decode(header).pixels)
+
+
+def test_a_padded_film_comes_whole() -> None:
+    dataset = pydicom.dcmread(io.BytesIO(film()))
+    dataset.add_new("PixelPaddingValue", "US", 0)
+    stream = io.BytesIO()
+    dataset.save_as(stream)
+    assert decode(read_header(stream.getvalue()), shorter_side_px=400).pixels.shape == (ROWS, COLUMNS)
+
+
+def test_more_halvings_than_the_film_has_resolutions_bring_it_whole() -> None:
+    assert decode(read_header(film()), shorter_side_px=2).pixels.shape == (ROWS, COLUMNS)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.6, 0.95])
+def test_a_film_that_is_cut_off_ends_as_it_does_whole(share: float) -> None:
+    data = film()
+    header = read_header(data[: int(share * len(data))])
+    with pytest.raises(UnreadableError) as whole:
+        decode(header)
+    with pytest.raises(type(whole.value)):
+        decode(header, shorter_side_px=400)
+
+
+# --------------------------------------------------------------------------- only counted where it matters
+
+
+@given(
+    low=st.integers(0, 255),
+    width=st.integers(2, 300),
+    padded=st.none() | st.integers(0, 255),
+    seed=st.integers(0, 9),
+)
+def test_a_window_that_clips_is_told_as_if_every_pixel_were_counted(
+    low: int, width: int, padded: int | None, seed: int
+) -> None:
+    random = np.random.default_rng(seed)
+    values = np.sort(random.integers(0, 256, (300, 200)).astype(np.uint8), axis=0)  # its ends lie in other rows
+    outside = (np.arange(256) < low) | (np.arange(256) > low + width)
+    padding = np.arange(256) == (-1 if padded is None else padded)
+    shown = values[values != padded] if padded is not None else values
+    clipped = np.count_nonzero(outside[shown]) > 0.9 * shown.size
+    assert rendering._Seen(values, padding).mostly(outside) == clipped
