@@ -30,7 +30,6 @@ from sqlalchemy import (
     select,
     true,
     tuple_,
-    union,
 )
 
 from worker import schema
@@ -44,7 +43,7 @@ from worker.store import database_now, read
 RISE_AFTER_S = 1800.0
 PAGE = 50
 _GROUP_AT_MOST = 50
-_SEARCH_AT_MOST = 500
+_SEARCH_AT_MOST = 300
 _COUNTED_AT_MOST = 1_000
 _FEW = 2_000
 _DEVICES_AT_MOST = 200
@@ -115,11 +114,13 @@ class WorklistPage:
         studies: groups of films that belong together, in order.
         next: what ``WorklistFilter.after`` takes for the next page; ``None`` after the last.
         at: when this was so, by the database's clock.
+        cut: more films match the search than its pages hold.
     """
 
     studies: tuple[tuple[WorklistFilm, ...], ...]
     next: tuple[int, int] | None
     at: datetime
+    cut: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ def _page(connection: Connection, wanted: WorklistFilter) -> WorklistPage:
     now = database_now(connection)
     leaders: list[tuple[int, int]] = []
     risen = _risen(connection, now) if wanted.order is Order.PRIORITY else 0
-    searched = _search(connection, wanted.search) if wanted.search else None
+    searched, cut = _search(connection, wanted.search) if wanted.search else (None, False)
     start_bucket, start_id = wanted.after or (0, 0)
     leading = _leading(connection, wanted)
 
@@ -193,6 +194,7 @@ def _page(connection: Connection, wanted: WorklistFilter) -> WorklistPage:
         studies=tuple(_groups(connection, leaders, holds, now, risen, wanted.order)),
         next=leaders[-1] if more else None,
         at=now,
+        cut=cut,
     )
 
 
@@ -285,19 +287,22 @@ def _conditions(
         yield value("acquired_local") <= f"{wanted.taken_to:%Y%m%d}235959"
 
 
-def _search(connection: Connection, text: str) -> list[int]:
-    """Return films by Patient ID, Accession Number or the beginning of a name: the latest so many of each."""
+def _search(connection: Connection, text: str) -> tuple[list[int], bool]:
+    """Return films by Patient ID, Accession Number or the beginning of a name, and whether more of them match."""
     identifier, name = clean_identifier(text), name_key(text)
     conditions: list[ColumnElement[bool]] = []
     if identifier:
         conditions += [_file.patient_id == identifier, _file.accession_number == identifier]
     if name:
         conditions.append((_file.patient_name_key >= name) & (_file.patient_name_key < name + "\U0010ffff"))
-    found = [
-        select(select(_file.id).where(one, _file.committed_at.is_not(None)).limit(_SEARCH_AT_MOST).subquery().c.id)
-        for one in conditions
-    ]
-    return sorted(connection.execute(union(*found)).scalars()) if found else []
+    found: set[int] = set()
+    cut = False
+    for one in conditions:
+        statement = select(_file.id).where(one, _file.committed_at.is_not(None)).limit(_SEARCH_AT_MOST + 1)
+        ids = connection.execute(statement).scalars().all()
+        cut = cut or len(ids) > _SEARCH_AT_MOST
+        found.update(ids[:_SEARCH_AT_MOST])
+    return sorted(found), cut
 
 
 def _groups(

@@ -116,9 +116,10 @@ class Results(BaseModel):
 
 
 class WorklistAnswer(BaseModel):
-    """One page of the worklist: films grouped by study."""
+    """One page of the worklist: films grouped by study. ``cut``: more match the search than its pages hold."""
 
     at: datetime
+    cut: bool
     studies: list[list[dict[str, Any]]]
     next: tuple[int, int] | None
 
@@ -262,7 +263,7 @@ def _add_routes(api: FastAPI) -> None:
         _note(here, who, Action.SEARCH, "worklist")
         page = worklist.page(here.engine, WorklistFilter(**wanted.model_dump()))
         studies = [[_film(film) for film in study] for study in page.studies]
-        return WorklistAnswer(at=page.at, studies=studies, next=page.next)
+        return WorklistAnswer(at=page.at, cut=page.cut, studies=studies, next=page.next)
 
     @api.post("/readings/search")
     def search_readings(request: Request, who: Program, wanted: ReadingSearch) -> Readings:

@@ -83,7 +83,7 @@ async def _log_heads(here: Site) -> None:
             continue
         except OSError as error:
             # a container may have none: then nothing outside the database vouches for the trail
-            _LOG.warning("system_log_away", exc_info=error)
+            _LOG.warning("system_log_away", extra={"errno": error.errno})
         await asyncio.sleep(_DAY_S)
 
 

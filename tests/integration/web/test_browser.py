@@ -24,6 +24,12 @@ from worker.web.site import WebOptions
 from .conftest import PASSWORD, Films
 
 pytestmark = pytest.mark.browser
+# Whether a part of the film's page lies, even in part, under another one.
+COVERED = """
+const parts = Array.from(document.querySelectorAll("div.film > *"), (one) => one.getBoundingClientRect());
+return parts.some((a, at) => parts.slice(at + 1).some(
+  (b) => a.left < b.right && b.left < a.right && a.top < b.bottom && b.top < a.bottom));
+"""
 AXE = (resources.files("axe_core_python") / "axe.min.js").read_text(encoding="utf-8")
 
 
@@ -84,7 +90,8 @@ class Doctor:
 
     @property
     def words(self) -> str:
-        return str(self.one("body").text)
+        # in one step: between two, the page may be another
+        return str(self.chromium.execute_script("return document.body ? document.body.innerText : ''"))
 
     def inaccessible(self) -> list[str]:
         """What axe finds against WCAG 2.1 AA."""
@@ -252,6 +259,7 @@ def test_everybody_can_use_every_page(films_here: Films, doctor: Doctor, theme: 
             "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
         )
         assert overflow <= 0, path
+        assert not doctor.chromium.execute_script(COVERED), path
     doctor.chromium.delete_all_cookies()
     doctor.sign_in("root")
     doctor.open("/audit")

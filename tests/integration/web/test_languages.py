@@ -63,7 +63,7 @@ class Said(HTMLParser):
     """What a page says in words of its own: no film's or person's data, no record that is kept in English."""
 
     VOID = frozenset({"meta", "link", "input", "img", "br"})
-    ATTRIBUTES = ("alt", "aria-label", "title", "placeholder", "data-lost", "data-text")
+    ATTRIBUTES = ("alt", "aria-label", "title", "placeholder", "data-lost", "data-text", "data-label")
 
     def __init__(self, page: str) -> None:
         super().__init__()

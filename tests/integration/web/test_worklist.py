@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import date, timedelta
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import update
@@ -65,13 +66,55 @@ def test_what_was_read_superseded_research_or_backlog_is_not_to_be_read(films: F
     assert replaced not in everything
 
 
-def test_a_search_is_exact_for_numbers_and_begins_with_for_names(films: Films) -> None:
+def test_a_search_is_exact_for_numbers_and_begins_with_for_names(films: Films, monkeypatch: pytest.MonkeyPatch) -> None:
     one = films.add("a.dcm", patient_id="17", accession_number="A17", patient_name="DOE^JANE")
     two = films.add("b.dcm", patient_id="170", accession_number="A170", patient_name="DOERING^JAN")
     for text, found in (("17", [one]), ("A170", [two]), ("doe", [one, two]), ("doe jane", [one]), ("jane", [])):
         listed = ids(films, WorklistFilter(order=Order.ARRIVAL, search=text))
         assert [film for study in listed for film in study] == found
     assert worklist.page(films.engine, WorklistFilter(search="%")).studies == ()
+    monkeypatch.setattr(worklist, "_SEARCH_AT_MOST", 1)
+    found = {text: worklist.page(films.engine, WorklistFilter(search=text)) for text in ("doe", "doe jane")}
+    assert [(len(page.studies), page.cut) for page in found.values()] == [(1, True), (1, False)]
+
+
+@pytest.mark.parametrize("few", [0, 2_000])
+def test_whatever_index_leads_the_films_are_the_same(films: Films, monkeypatch: pytest.MonkeyPatch, few: int) -> None:
+    monkeypatch.setattr(worklist, "_FEW", few)
+    answers = [Answer.FLAGGED, Answer.UNCERTAIN, Answer.NOT_FLAGGED, RefusalCode.VIEW, None]
+    made = {}
+    for number in range(20):
+        # taken in another order than they came
+        day, device = 20 - number * 7 % 20, f"ROOM {number % 2}"
+        answer = answers[number % 5]
+        film = films.add(f"{number}.dcm", answer, station_name=device, acquisition_date_time=f"202603{day:02}101500")
+        if answer is not None:
+            made[film] = (answer, device, day)
+    wanted = [
+        (answer, device, days)
+        for answer in (None, Answer.FLAGGED, Answer.NOT_FLAGGED)
+        for device in (None, "ROOM 1", "ROOM 9")
+        for days in (None, (5, 15))
+    ]
+    for answer, device, days in wanted:
+        chosen = [
+            (day if days else 0, film)
+            for film, (said, at, day) in made.items()
+            if (answer in (None, said)) and device in (None, at) and (days is None or days[0] <= day <= days[1])
+        ]
+        limits = {} if days is None else {"taken_from": date(2026, 3, days[0]), "taken_to": date(2026, 3, days[1])}
+        for order, expected in ((Order.ARRIVAL, sorted(chosen)), (Order.NEWEST, sorted(chosen, reverse=True))):
+            asked = WorklistFilter(order, unread=False, answer=answer, device=device, limit=3, **limits)
+            seen: list[int] = []
+            while True:
+                page = worklist.page(films.engine, asked)
+                seen += [film.result.result_id for study in page.studies for film in study]
+                if page.next is None:
+                    break
+                asked = replace(asked, after=page.next)
+            broken = set(seen) - set(made)  # those that could not be read have neither answer, device nor day
+            assert [film for film in seen if film not in broken] == [film for _, film in expected]
+            assert not broken or (answer, device, days) == (None, None, None)
 
 
 def test_devices_are_found_one_after_the_other(films: Films) -> None:
