@@ -4,6 +4,7 @@
 # The new one is checked (and the database upgraded, where there is one) before it comes into use; else nothing changes.
 # usage: install.sh [--prefix /opt/preread] [--python python3] [--config /etc/preread/preread.toml]
 set -eu
+umask 022
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 prefix=/opt/preread
 python=python3
