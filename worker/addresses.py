@@ -23,5 +23,5 @@ def mail_server(text: str) -> SplitResult:
     if not named:
         raise ValueError("names no mail server, such as smtp://host:25 or starttls://user:password@host:587")
     if url.scheme == "smtp" and url.username is not None:
-        raise ValueError("would send a password in the clear: write starttls:// or smtps://")
+        raise ValueError("would send a password unencrypted: write starttls:// or smtps://")
     return url

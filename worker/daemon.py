@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
-from worker import figures, health, health_http, slot_messages, slots
+from worker import health, health_http, slot_messages, slots
 from worker.bundle import Bundle
 from worker.dispatch import Dispatcher, WatchedRoot
 from worker.domain import OPEN_STATES, FileState, RootSpec
@@ -27,7 +28,6 @@ from worker.entries import Claim, Pulse, RootPulse
 from worker.errors import UNREAD_CODES, DatabaseAway, EnvironmentFault
 from worker.inbox import InboxOptions
 from worker.ledger import Ledger
-from worker.meters import Meters
 from worker.notifying import SILENT, Notifier
 from worker.root_thread import RootThread
 from worker.settings import listen_address
@@ -35,6 +35,9 @@ from worker.shadowing import Shadow, ShadowFilm
 from worker.slot_messages import Setup
 from worker.slots import SlotPool
 from worker.waiting import Signals, Timer, Wake
+
+if TYPE_CHECKING:
+    from worker.meters import Meters
 
 _LOG = logging.getLogger(__name__)
 _MIB = 1024 * 1024
@@ -126,11 +129,17 @@ def run(
     ledger = Ledger(engine, worker_id=worker_id, lease_s=max(options.lease_s, 2 * options.deadline_s))
     paths = [os.fsencode(os.path.abspath(spec.path)) for spec in roots]
     probe = partial(health.report, engine, roots=paths, scan_interval_s=options.scan_interval_s)
-    look = partial(figures.look, engine, roots=paths, scan_interval_s=options.scan_interval_s)
-    meters = Meters(bundle.label, bundle.digest)
-    metrics = health_http.Metrics(meters, look, engine)
     address = None if options.once or options.health_listen is None else listen_address(options.health_listen)
-    with health_http.serving(address, probe, metrics), Wake() as wake, Signals(wake.set) as signals:
+    meters, page = None, None
+    if address is not None:
+        from worker import figures
+        from worker.meters import Meters
+        from worker.metrics import Metrics
+
+        meters = Meters(bundle.label, bundle.digest)
+        look = partial(figures.look, engine, roots=paths, scan_interval_s=options.scan_interval_s)
+        page = Metrics(meters, look, engine)
+    with health_http.serving(address, probe, page), Wake() as wake, Signals(wake.set) as signals:
         run = _Run(ledger, bundle, roots, options, wake, signals, slot_command, notifier, shadow, still, meters)
         return run.until_the_end()
 
@@ -150,7 +159,7 @@ class _Run:
         notifier: Notifier,
         shadow: tuple[Bundle, datetime] | None,
         still: Callable[[], bool],
-        meters: Meters,
+        meters: Meters | None,
     ) -> None:
         self._still = still
         self._meters = meters
@@ -246,7 +255,8 @@ class _Run:
 
     def _housekeeping(self) -> None:
         now = time.monotonic()
-        self._meters.note_slots(self._options.slots, self._pool.alive, self._pool.deaths)
+        if self._meters is not None:
+            self._meters.note_slots(self._options.slots, self._pool.alive, self._pool.deaths)
         if self._dispatcher.away_since is not None:
             return
         try:

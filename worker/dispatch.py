@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from worker import slot_messages
 from worker.bundle import Bundle
@@ -28,10 +28,12 @@ from worker.errors import (
     named,
 )
 from worker.ledger import Ledger
-from worker.meters import Meters
 from worker.shadowing import Shadow, ShadowFilm
 from worker.slot_messages import Job, Report
 from worker.slots import Broke, Done, Fault, Read, SlotPool
+
+if TYPE_CHECKING:
+    from worker.meters import Meters
 
 _LOG = logging.getLogger(__name__)
 _Ticket = Claim | ShadowFilm
@@ -75,7 +77,7 @@ class Dispatcher:
         shadow: what idle slots do for a bundle in the shadow.
         clock: monotonic seconds.
         claim: takes up to so many films of these roots; ``None``: ``Ledger.claim``.
-        meters: count what ends.
+        meters: count what ends; ``None`` where nobody asks.
     """
 
     def __init__(
@@ -104,7 +106,7 @@ class Dispatcher:
         self._clock = clock
         self._shadow = shadow
         self._take = claim or ledger.claim
-        self._meters = meters or Meters(bundle.label, bundle.digest)
+        self._meters = meters
         self._owed: deque[tuple[Claim, Callable[[], None]]] = deque()
         self._claim_at = float("-inf")
         self._pause_s = _FIRST_PAUSE_S
@@ -283,7 +285,8 @@ class Dispatcher:
         ended_with = error.code if error is not None else report.code
         if kept:
             self.done[report.outcome] += 1
-            self._meters.film_ended(claim, report, ended_with, self._clock() - began)
+            if self._meters is not None:
+                self._meters.film_ended(claim, report, ended_with, self._clock() - began)
         extra = {
             "file_id": claim.file_id,
             "outcome": report.outcome.value if kept else "fenced",
@@ -348,7 +351,8 @@ class Dispatcher:
 
     def _fail(self, claim: Claim, error: SlotError) -> None:
         state = self._ledger.fail(claim, error)
-        self._meters.attempt_lost(error.code)
+        if self._meters is not None:
+            self._meters.attempt_lost(error.code)
         extra = {
             "file_id": claim.file_id,
             "code": error.code,

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from prometheus_client import exposition
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from sqlalchemy import Connection, Engine, exists, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, exists, func, select
 
 from worker import health, schema, store
 from worker.domain import OPEN_STATES
@@ -22,7 +22,6 @@ from worker.health import Health, RootHealth
 from worker.meters import Meters
 from worker.review_schema import reading, reading_finding
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 # Agreement is that of so many readings, the newest: the whole record is for `preread stats`.
 READINGS_AT_MOST = 10_000
 _LANES = {False: "live", True: "backlog"}
@@ -71,26 +70,26 @@ def _waiting(connection: Connection) -> tuple[tuple[str, int], ...]:
     return tuple((name, found.get(backlog, 0)) for backlog, name in _LANES.items())
 
 
-def _newest_readings(connection: Connection) -> int:
-    """Return the id after which the newest readings begin."""
-    return (connection.execute(select(func.max(_reading.id))).scalar_one() or 0) - READINGS_AT_MOST
+def _newest_that_stand(connection: Connection) -> ColumnElement[bool]:
+    """Return the condition of the newest readings that were not corrected since."""
+    successor = reading.alias()
+    before = (connection.execute(select(func.max(_reading.id))).scalar_one() or 0) - READINGS_AT_MOST
+    return (_reading.id > before) & ~exists().where(successor.c.supersedes_id == _reading.id)
 
 
 def _readings(connection: Connection) -> tuple[tuple[str, str, int], ...]:
-    b, successor = schema.bundle.c, reading.alias()
-    stands = ~exists().where(successor.c.supersedes_id == _reading.id)
+    b = schema.bundle.c
     counted = (
         select(b.name, b.version, _reading.verdict, func.count().label("readings"))
         .join(schema.bundle, b.id == _reading.bundle_id)
-        .where(_reading.id > _newest_readings(connection), stands)
+        .where(_newest_that_stand(connection))
         .group_by(b.name, b.version, _reading.verdict)
     )
     return tuple((f"{row.name}/{row.version}", row.verdict, row.readings) for row in connection.execute(counted))
 
 
 def _said(connection: Connection) -> tuple[tuple[str, str, str, str, int], ...]:
-    b, f, said, successor = schema.bundle.c, schema.finding.c, reading_finding.c, reading.alias()
-    stands = ~exists().where(successor.c.supersedes_id == _reading.id)
+    b, f, said = schema.bundle.c, schema.finding.c, reading_finding.c
     grouped = (b.name, b.version, f.finding, f.answer, said.presence)
     counted = (
         select(*grouped, func.count().label("readings"))
@@ -98,7 +97,7 @@ def _said(connection: Connection) -> tuple[tuple[str, str, str, str, int], ...]:
         .join(reading_finding, said.reading_id == _reading.id)
         .join(schema.finding, (f.assessment_id == _reading.assessment_id) & (f.finding == said.finding))
         .join(schema.bundle, b.id == _reading.bundle_id)
-        .where(_reading.id > _newest_readings(connection), stands)
+        .where(_newest_that_stand(connection))
         .group_by(*grouped)
     )
     return tuple(

@@ -16,31 +16,25 @@ import time
 from collections.abc import Callable, Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
-from sqlalchemy import Engine
-
-from worker import drift, figures, health
+from worker import health
 from worker.errors import DatabaseAway, EnvironmentFault, InternalError, PrereadError
-from worker.figures import Figures
 from worker.health import Health, Level
-from worker.meters import Meters
 
 T = TypeVar("T")
 
 _LOG = logging.getLogger(__name__)
 PATH = "/health"
 METRICS_PATH = "/metrics"
+_METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _FRESH_S = 1.0
-_FIGURES_FRESH_S = 15.0
-_DRIFT_FRESH_S = 600.0
-_DRIFT_KEPT_S = 7200.0
-_ANSWER_WITHIN_S = 3.0
+ANSWER_WITHIN_S = 3.0
 _REQUEST_WITHIN_S = 5.0
 _AT_ONCE = 16
 
 
-class _Prober(threading.Thread, Generic[T]):
+class Prober(threading.Thread, Generic[T]):
     """Asks the database when somebody wants to know; a database that hangs holds up this thread alone.
 
     Args:
@@ -116,40 +110,17 @@ class _Prober(threading.Thread, Generic[T]):
             self._changed.notify_all()
 
 
-class Metrics:
-    """What ``GET /metrics`` answers: the worker's own counters, and what the database says beside them.
-
-    Args:
-        look: reads the figures; see ``figures.look``.
-        engine: for drift.
-    """
-
-    def __init__(self, meters: Meters, look: Callable[[], Figures], engine: Engine) -> None:
-        self._meters = meters
-        self._figures = _Prober(
-            "metrics", look, figures.unavailable, fresh_s=_FIGURES_FRESH_S, within_s=_ANSWER_WITHIN_S
-        )
-        # days of films take a while: whoever asks first gets none yet
-        self._drift: _Prober[tuple[drift.Shift, ...]] = _Prober(
-            "drift",
-            lambda: drift.shifts(engine),
-            lambda _: (),
-            fresh_s=_DRIFT_FRESH_S,
-            kept_s=_DRIFT_KEPT_S,
-            within_s=0.0,
-        )
+class Page(Protocol):
+    """What ``GET /metrics`` answers; ``worker.metrics`` makes it, and is imported only where it is served."""
 
     def start(self) -> None:
-        self._figures.start()
-        self._drift.start()
+        """Get ready to be asked."""
 
     def text(self) -> bytes:
-        """Return all metrics, fifteen seconds old at most."""
-        return figures.exposed(self._meters, self._figures.ask(), self._drift.ask())
+        """Return all metrics in Prometheus's text format, within seconds."""
 
     def end(self) -> None:
-        self._figures.end()
-        self._drift.end()
+        """Let go."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -167,7 +138,7 @@ class _Handler(BaseHTTPRequestHandler):
             body = json.dumps(found.to_json()).encode("ascii") + b"\n"
             self._answer(HTTPStatus.SERVICE_UNAVAILABLE if red else HTTPStatus.OK, "application/json", body)
         elif path == METRICS_PATH and metrics is not None:
-            self._answer(HTTPStatus.OK, figures.CONTENT_TYPE, metrics.text())
+            self._answer(HTTPStatus.OK, _METRICS_TYPE, metrics.text())
         else:
             here = PATH if metrics is None else f"{PATH} and {METRICS_PATH}"
             self.send_error(HTTPStatus.NOT_FOUND, explain=f"there is {here} here and nothing else")
@@ -191,7 +162,7 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, address: tuple[str, int], prober: _Prober[Health], metrics: Metrics | None) -> None:
+    def __init__(self, address: tuple[str, int], prober: Prober[Health], metrics: Page | None) -> None:
         self.prober = prober
         self.metrics = metrics
         self._places = threading.BoundedSemaphore(_AT_ONCE)
@@ -222,7 +193,7 @@ class _Server(ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def serving(
-    address: tuple[str, int] | None, probe: Callable[[], Health], metrics: Metrics | None = None
+    address: tuple[str, int] | None, probe: Callable[[], Health], metrics: Page | None = None
 ) -> Iterator[int | None]:
     """Answer ``GET /health`` and, where there are metrics, ``GET /metrics`` while the block runs.
 
@@ -239,7 +210,7 @@ def serving(
     if address is None:
         yield None
         return
-    prober = _Prober("health", probe, health.unavailable, fresh_s=_FRESH_S, within_s=_ANSWER_WITHIN_S)
+    prober = Prober("health", probe, health.unavailable, fresh_s=_FRESH_S, within_s=ANSWER_WITHIN_S)
     try:
         server = _Server(address, prober, metrics)
     except OSError as error:

@@ -87,7 +87,7 @@ def test_a_report_that_fails_is_red_and_the_next_one_is_asked_for(
 def test_a_database_that_hangs_is_red_in_time_and_holds_up_nobody(
     probe: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health_http, "_ANSWER_WITHIN_S", 0.2)
+    monkeypatch.setattr(health_http, "ANSWER_WITHIN_S", 0.2)
     monkeypatch.setattr(health_http, "_FRESH_S", 0.0)
     probe.go_on.clear()
     with health_http.serving(ANY_PORT, probe) as port:

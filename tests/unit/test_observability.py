@@ -11,10 +11,12 @@ import threading
 import warnings
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from worker import observability
 from worker.errors import TruncatedPixels
-from worker.observability import MAX_LINE_CHARS, MAX_TEXT_CHARS
+from worker.observability import DEBUG_FIELDS, FIELDS, MAX_LINE_CHARS, MAX_TEXT_CHARS, HumanFormatter, JSONFormatter
 
 NAME = "Mustermann^Erika"
 
@@ -51,6 +53,29 @@ def test_a_field_off_the_list_is_left_out_and_only_its_name_is_told(log_stream):
     logging.getLogger("worker.daemon").info("file_done", extra={"file_id": 7, "patient_name": NAME})
     assert NAME not in log_stream.getvalue()
     assert lines(log_stream)[0]["left_out"] == ["patient_name"]
+
+
+_values = st.recursive(
+    st.just(NAME),
+    lambda inner: st.lists(inner, min_size=1, max_size=3) | st.dictionaries(st.sampled_from("ab"), inner, min_size=1),
+    max_leaves=4,
+)
+
+
+@given(
+    st.dictionaries(st.from_regex(r"[a-z][a-z_]{0,20}", fullmatch=True), _values, min_size=1, max_size=6),
+    st.sampled_from(["worker", "worker.slots", "pydicom", "sqlalchemy.engine", "py.warnings"]),
+    st.sampled_from([logging.INFO, logging.ERROR]),
+)
+def test_no_value_leaves_but_by_a_field_on_the_list(extras, logger, level):
+    record = logging.LogRecord(logger, level, __file__, 1, "event", (NAME,), (ValueError, ValueError(NAME), None))
+    allowed = {name for name in extras if name in FIELDS} if logger.startswith("worker") else set()
+    record.__dict__.update({name: value for name, value in extras.items() if name not in allowed})
+    for formatter in (JSONFormatter(), HumanFormatter()):
+        assert NAME not in formatter.format(record)
+    for name in DEBUG_FIELDS:
+        record.__dict__[name] = NAME
+    assert NAME not in JSONFormatter().format(record)
 
 
 def test_arguments_of_a_message_are_never_written(log_stream):

@@ -51,7 +51,7 @@ def _print(found: Drift) -> None:
     if found.baseline is not None:
         first = found.baseline
         rows.append(row(f"first days, {first.since:%Y-%m-%d} to {first.until:%Y-%m-%d}", first))
-    output.print_table(("day", "assessed", "refused", *(f"mean {name}" for name in names)), rows, medical=False)
+    output.print_table(("day", "assessed", "refused", *names), rows, medical=False)
     output.print_table(
         ("measure", "against", "films", "of", "index", "by chance", "it"),
         [
@@ -75,6 +75,7 @@ def _notes(found: Drift) -> list[str]:
         notes.append(
             "the site's first days under this bundle are these days: there is nothing of its own to compare yet"
         )
+    notes.append("figures of a day are means over its films; mean, contrast, sharpness, border: grey levels of 255")
     notes.append(
         "index: population stability index; from 0.1 on look again, from 0.25 on find out why. by chance: what so few "
         "films reach once in 20 times. How many of the patients are ill moves the probability as well."
