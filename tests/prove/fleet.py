@@ -11,7 +11,6 @@ import hashlib
 import json
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -131,6 +130,11 @@ class Archive:
         """Return how many results there are."""
         return int(self.scalar(select(func.count()).select_from(schema.assessment)))
 
+    def at_work(self) -> int:
+        """Return how many processes have committed something."""
+        c = schema.transition.c
+        return int(self.scalar(select(func.count(c.worker_id.distinct())).where(c.to_state == FileState.DONE)))
+
     def over(self) -> bool:
         """Tell whether no shard waits or is in hand."""
         return all(not {"todo", "doing"} & batch.shards.keys() for batch in self.queue.batches())
@@ -155,13 +159,10 @@ class Archive:
         return found
 
 
-def processor_s(server: PostgresServer) -> float:
-    """Return the processor seconds of the server and of every session that it ever had."""
-    parent = server._process.pid
-    total = _ticks(parent, ended=True)
-    for child in Path(f"/proc/{parent}/task/{parent}/children").read_text().split():
-        total += _ticks(int(child), ended=False)
-    return total / TICKS_S
+def processor_s(pid: int) -> float:
+    """Return the processor seconds of a process, of the children that it has and of those that it had."""
+    ticks = sum(_ticks(child, ended=False) for child in _children(pid))
+    return (_ticks(pid, ended=True) + ticks) / TICKS_S
 
 
 def _ticks(pid: int, *, ended: bool) -> int:
@@ -172,28 +173,26 @@ def _ticks(pid: int, *, ended: bool) -> int:
     return sum(map(int, fields[11:15] if ended else fields[11:13]))
 
 
-def own_processor_s() -> float:
-    """Return the processor seconds of processes that ended below this one."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+def random_kills(archive: Archive, processes: int, every: int) -> dict[str, Any]:
+    """Kill processes and slots at random until everything is done; start a new process for each that was killed.
 
-
-def random_kills(archive: Archive, processes: int, pause_s: float) -> dict[str, Any]:
-    """Kill processes and slots at random until everything is done; start a new process for each that was killed."""
+    Args:
+        every: results between two kills, on average; by results, since a slow machine would else only ever start.
+    """
     chance = random.Random("fleet")
     kills = {"processes": 0, "slots": 0}
     began = time.monotonic()
     for _ in range(processes):
         archive.start(stub=True)
-    next_kill_at = began + pause_s
+    next_kill_at = every
     while not archive.over():
         time.sleep(0.2)
         for process in [process for process in archive.running if process.poll() is not None]:
             archive.running.remove(process)
             archive.start(stub=True)
-        if time.monotonic() < next_kill_at:
+        if (done := archive.done()) < next_kill_at:
             continue
-        next_kill_at = time.monotonic() + chance.uniform(0.0, 2 * pause_s)
+        next_kill_at = done + chance.randrange(2 * every)
         victim = chance.choice(archive.running)
         children = _children(victim.pid)
         if children and chance.random() < 0.3:
@@ -228,13 +227,18 @@ def _children(pid: int) -> list[int]:
 
 def scaling(archive: Archive, processes: int, *, stub: bool) -> dict[str, Any]:
     """Measure so many processes from the first result to the last, and what each film cost."""
-    server_s, own_s = processor_s(archive.server), own_processor_s()
     for _ in range(processes):
         archive.start(stub=stub)
-    until(lambda: archive.done() > 0, "the first result", WITHIN_S)
-    began, before = time.monotonic(), archive.done()
+
+    def used_s() -> tuple[float, float]:
+        return processor_s(archive.server._process.pid), sum(processor_s(one.pid) for one in archive.running)
+
+    # from the moment on when all are at work: starting is no cost of a film
+    until(lambda: archive.at_work() == processes, "a result of each process", WITHIN_S)
+    began, before, (server_s, own_s) = time.monotonic(), archive.done(), used_s()
     until(archive.over, "the end", WITHIN_S)
-    took_s = time.monotonic() - began
+    took_s, measured = time.monotonic() - began, len(archive.contents) - before
+    server_s, own_s = (later - earlier for later, earlier in zip(used_s(), (server_s, own_s), strict=True))
     archive.stop()
     films = len(archive.contents)
     size_bytes = archive.scalar(text("SELECT pg_database_size(current_database())"))
@@ -242,9 +246,9 @@ def scaling(archive: Archive, processes: int, *, stub: bool) -> dict[str, Any]:
         "slots": "stub" if stub else archive.bundle.label,
         "films": films,
         "processes": processes,
-        "films_s": round((films - before) / took_s, 1),
-        "database_ms_per_film": round(1000 * (processor_s(archive.server) - server_s) / films, 2),
-        "processes_ms_per_film": round(1000 * (own_processor_s() - own_s) / films, 2),
+        "films_s": round(measured / took_s, 1),
+        "database_ms_per_film": round(1000 * server_s / measured, 2),
+        "processes_ms_per_film": round(1000 * own_s / measured, 2),
         "database_bytes_per_film": round(size_bytes / films),
         "cut_files_s": round(films / archive.cut_s),
         "failures": archive.failures(),
@@ -270,7 +274,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--files", type=int, default=100_000, help="films of the archive under random kills")
     parser.add_argument("--processes", type=int, default=4)
-    parser.add_argument("--pause", type=float, default=5.0, help="seconds between two kills, on average")
+    parser.add_argument("--every", type=int, default=200, help="results between two kills, on average")
     parser.add_argument("--scale-files", type=int, default=2_000, help="films of each measurement")
     parser.add_argument("--scale", type=int, nargs="*", default=[1, 2, 4], help="processes of each measurement")
     parser.add_argument("--in", dest="folder", type=Path, default=None, help="where the temporary folders go")
@@ -286,12 +290,17 @@ def main() -> int:
             for processes in chosen.scale:
                 for bundle, side_px in ((stub, 96), (bundles.load(bundles.resolve()), 1024)):
                     with archive_of(
-                        folder, server, bundle, chosen.scale_files, side_px=side_px, shard_files=250
+                        folder,
+                        server,
+                        bundle,
+                        chosen.scale_files,
+                        side_px=side_px,
+                        shard_files=max(10, chosen.scale_files // 20),
                     ) as archive:
                         broken |= _tell(scaling(archive, processes, stub=bundle is stub))
             if chosen.files:
                 with archive_of(folder, server, stub, chosen.files, side_px=96, shard_files=1000) as archive:
-                    broken |= _tell(random_kills(archive, chosen.processes, chosen.pause))
+                    broken |= _tell(random_kills(archive, chosen.processes, chosen.every))
         finally:
             server.stop()
     return int(broken)
