@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
-from sqlalchemy import Engine
+from sqlalchemy import ColumnElement, Connection, Engine, String, exists, func, select
 
-from worker import readings
+from worker import schema
 from worker.domain import Answer, JSONObject, Presence, Verdict
-from worker.readings import Reading
+from worker.readings import implied
+from worker.review_schema import reading, reading_finding
+from worker.store import read
 
 BY = ("bundle", "device", "month")
-_PAGE = 1_000
+_reading = reading.c
 _AGREES = {(Answer.FLAGGED, Presence.PRESENT), (Answer.NOT_FLAGGED, Presence.ABSENT)}
 _DISAGREES = {(Answer.FLAGGED, Presence.ABSENT), (Answer.NOT_FLAGGED, Presence.PRESENT)}
 
@@ -77,32 +80,74 @@ def stats(engine: Engine, by: tuple[str, ...] = BY) -> list[Agreement]:
     Args:
         by: some of ``bundle``, ``device`` and ``month`` (of the signature, UTC).
     """
+    return together(read(engine, _counted), by)
+
+
+def together(groups: Iterable[Agreement], by: tuple[str, ...]) -> list[Agreement]:
+    """Add up groups that are the same as far as ``by`` goes."""
     found: dict[tuple[str, ...], Agreement] = {}
-    for one in _standing(engine):
-        values = {"bundle": one.bundle or "", "device": one.device or "", "month": f"{one.signed_at:%Y-%m}"}
-        group = {name: values[name] for name in by}
-        _count(found.setdefault(tuple(group.values()), Agreement(group)), one)
+    for one in groups:
+        group = {name: one.group[name] for name in by}
+        into = found.setdefault(tuple(group.values()), Agreement(group))
+        into.readings += one.readings
+        into.before_answer += one.before_answer
+        into.waited_s += one.waited_s
+        into.overtook += one.overtook
+        for verdict, count in one.verdicts.items():
+            into.verdicts[verdict] += count
+        for cell, count in one.table.items():
+            into.table[cell] = into.table.get(cell, 0) + count
     return [found[key] for key in sorted(found)]
 
 
-def _standing(engine: Engine) -> Iterator[Reading]:
-    after = 0
-    while batch := readings.page(engine, after, _PAGE):
-        yield from (one for one in batch if not one.superseded)
-        after = batch[-1].reading_id
+def _counted(connection: Connection) -> Iterable[Agreement]:
+    """Let the database count: a hospital's readings are too many to be looked at one by one."""
+    successor, month = reading.alias(), _month(connection)
+    group = (schema.bundle.c.name, schema.bundle.c.version, schema.file.c.device, month)
+    standing = (
+        select(*group)
+        .select_from(reading)
+        .join(schema.file, schema.file.c.id == _reading.file_id)
+        .outerjoin(schema.bundle, schema.bundle.c.id == _reading.bundle_id)
+        .where(~exists().where(successor.c.supersedes_id == _reading.id))
+    )
+    found: dict[tuple[str, ...], Agreement] = {}
+
+    def of(row: Any) -> Agreement:
+        name, version, device, month = row[:4]
+        values = ("" if name is None else f"{name}/{version}", device or "", month)
+        return found.setdefault(values, Agreement(dict(zip(BY, values, strict=True))))
+
+    signed = (_reading.verdict, _reading.answer_visible)
+    for row in connection.execute(standing.add_columns(*signed, func.count()).group_by(*group, *signed)):
+        verdict, answer_visible, count = tuple(row)[-3:]
+        of(row).readings += count
+        of(row).verdicts[Verdict(verdict)] += count
+        of(row).before_answer += 0 if answer_visible else count
+    f, said = schema.finding.c, reading_finding.c
+    cell = (_reading.verdict, f.answer, said.presence)
+    findings = (
+        standing.add_columns(*cell, func.count())
+        .join(schema.finding, f.assessment_id == _reading.assessment_id)
+        .outerjoin(reading_finding, (said.reading_id == _reading.id) & (said.finding == f.finding))
+    )
+    for row in connection.execute(findings.group_by(*group, *cell)):
+        verdict, answer, presence, count = tuple(row)[-4:]
+        meant = Presence(presence) if presence else implied(Verdict(verdict), Answer(answer))
+        if meant is not None:
+            at = (Answer(answer), meant)
+            of(row).table[at] = of(row).table.get(at, 0) + count
+    first = standing.add_columns(_reading.waited_s, _reading.overtook).where(_reading.overtook.is_not(None))
+    for row in connection.execute(first):
+        of(row).waited_s.append(row.waited_s)
+        of(row).overtook.append(row.overtook)
+    return found.values()
 
 
-def _count(into: Agreement, one: Reading) -> None:
-    into.readings += 1
-    into.verdicts[one.verdict] += 1
-    into.before_answer += not one.answer_visible
-    for finding, presence in one.presences().items():
-        if finding in one.answers:
-            cell = (one.answers[finding], presence)
-            into.table[cell] = into.table.get(cell, 0) + 1
-    if one.overtook is not None:
-        into.waited_s.append(one.waited_s)
-        into.overtook.append(one.overtook)
+def _month(connection: Connection) -> ColumnElement[str]:
+    if connection.dialect.name == "sqlite":
+        return func.strftime("%Y-%m", _reading.signed_at, type_=String)
+    return func.to_char(func.timezone("UTC", _reading.signed_at), "YYYY-MM", type_=String)
 
 
 def to_json(one: Agreement) -> JSONObject:

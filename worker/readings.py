@@ -91,14 +91,18 @@ class Reading:
 
     def presences(self) -> dict[str, Presence]:
         """What the reader says of each finding: as stated, else as accepting or rejecting a definite answer implies."""
-        implied = {
-            (Verdict.ACCEPTED, Answer.FLAGGED): Presence.PRESENT,
-            (Verdict.ACCEPTED, Answer.NOT_FLAGGED): Presence.ABSENT,
-            (Verdict.REJECTED, Answer.FLAGGED): Presence.ABSENT,
-            (Verdict.REJECTED, Answer.NOT_FLAGGED): Presence.PRESENT,
-        }
-        of_answers = {name: implied.get((self.verdict, answer)) for name, answer in self.answers.items()}
+        of_answers = {name: implied(self.verdict, answer) for name, answer in self.answers.items()}
         return {name: said for name, said in of_answers.items() if said is not None} | self.findings
+
+
+def implied(verdict: Verdict, answer: Answer) -> Presence | None:
+    """Return what accepting or rejecting an answer says of its finding; ``None`` unless the answer was definite."""
+    return {
+        (Verdict.ACCEPTED, Answer.FLAGGED): Presence.PRESENT,
+        (Verdict.ACCEPTED, Answer.NOT_FLAGGED): Presence.ABSENT,
+        (Verdict.REJECTED, Answer.FLAGGED): Presence.ABSENT,
+        (Verdict.REJECTED, Answer.NOT_FLAGGED): Presence.PRESENT,
+    }.get((verdict, answer))
 
 
 def sign(engine: Engine, who: Account, draft: Draft) -> int:
@@ -129,9 +133,9 @@ def _sign(connection: Connection, who: Account, draft: Draft, comment: str) -> i
     if film is None:
         raise UsageError(f"there is no film {draft.file_id}")
     # looked for under the lock: a form that was sent twice at once is one reading
-    known = connection.execute(select(_reading.id).where(_reading.form_token == draft.form_token)).scalar_one_or_none()
+    known = connection.execute(select(reading).where(_reading.form_token == draft.form_token)).one_or_none()
     if known is not None:
-        return known
+        return _same(connection, known, who, draft, comment)
     if film.state == FileState.SUPERSEDED or shown_of(film) != draft.shown:
         raise ReadingOutdated
     _refuse_correction(connection, who, draft)
@@ -167,6 +171,18 @@ def _sign(connection: Connection, who: Account, draft: Draft, comment: str) -> i
         connection.execute(update(schema.file).where(_file.id == film.id).values(read_at=now))
     audit.append(connection, who.actor, Action.READING, f"film:{film.id}")
     return reading_id
+
+
+def _same(connection: Connection, known: Row[Any], who: Account, draft: Draft, comment: str) -> int:
+    """Return the reading that this form signed before; what was written into it since is not lost unsaid."""
+    c = reading_finding.c
+    rows = connection.execute(select(c.finding, c.presence).where(c.reading_id == known.id))
+    findings = {row.finding: Presence(row.presence) for row in rows}
+    said = (who.account_id, draft.file_id, draft.verdict, comment, draft.supersedes_id, dict(draft.findings))
+    if said != (known.account_id, known.file_id, known.verdict, known.comment, known.supersedes_id, findings):
+        raise ReadingOutdated("this form was signed before, and says something else now: correct the reading")
+    known_id: int = known.id
+    return known_id
 
 
 def _refuse_correction(connection: Connection, who: Account, draft: Draft) -> None:

@@ -51,6 +51,8 @@ def sign(request: Request, film_id: FilmId, form: Form) -> Response:
         try:
             readings.sign(here.engine, session.account, filmpage.draft_of(film_id, form))
         except ReadingOutdated:
+            # with a token of its own: what is signed next is another reading than what this form may have signed
+            form = FormData([(name, value) for name, value in form.multi_items() if name != "form_token"])
             return filmpage.again(here, session, form, message="film.outdated", status=409)
         except NotAllowed:
             raise HTTPException(403) from None

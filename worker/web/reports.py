@@ -20,11 +20,12 @@ _AUDIT_PAGE = 100
 def statistics(request: Request, session: Person) -> Response:
     """Show the readings that stand, by bundle, device and month."""
     here = site.of(request)
+    groups = agreement.stats(here.engine)
     return here.page(
         "statistics.html",
         session,
-        groups=agreement.stats(here.engine),
-        total=agreement.stats(here.engine, ("bundle",)),
+        groups=groups,
+        total=agreement.together(groups, ("bundle",)),
         Answer=Answer,
         Presence=Presence,
         Verdict=Verdict,

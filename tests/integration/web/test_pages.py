@@ -414,6 +414,10 @@ def test_a_reading_is_signed_seen_and_corrected(films_here: Films, ada: Browser)
     assert "left <b>base</b>" in ada.words
     assert "accepted by Dr Ada" in ada.get("/worklist?show=all").words
     assert ada.post(f"/films/{film}/readings", **form).status == 303
+    # the browser's way back, another word, and the same form again
+    assert ada.post(f"/films/{film}/readings", **{**form, "comment": "right"}).status == 409
+    assert "right</textarea>" in ada.text
+    assert ada.hidden["form_token"] != form["form_token"]
     (one,) = readings.of_films(films_here.engine, [film])[film]
     assert one.answer_visible
     ada.get(f"/films/{film}?correct={one.reading_id}")

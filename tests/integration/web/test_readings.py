@@ -60,7 +60,13 @@ def test_a_refused_and_an_unreadable_film_can_be_read_too(films: Films, answer: 
 
 def test_a_form_that_is_sent_twice_is_one_reading(films: Films) -> None:
     ada, film = films.person(), films.add("a.dcm")
-    assert sign(films, ada, film, form_token="t") == sign(films, ada, film, form_token="t")
+    said = {"form_token": "t", "comment": " left\nbase ", "findings": {"pneumonia": Presence.PRESENT}}
+    assert sign(films, ada, film, **said) == sign(films, ada, film, **said)
+    assert len(readings.of_films(films.engine, [film])[film]) == 1
+    # a form that somebody went back to and wrote on: not signed as it is now, and not passed over in silence either
+    for changed in ({"comment": "right"}, {"findings": {}}, {"verdict": Verdict.REJECTED}):
+        with pytest.raises(ReadingOutdated, match="signed before"):
+            sign(films, ada, film, **{**said, **changed})
     assert len(readings.of_films(films.engine, [film])[film]) == 1
 
 
