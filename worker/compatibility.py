@@ -23,8 +23,11 @@ assert {review_schema.account.metadata, upkeep_schema.activation.metadata} == {_
 
 
 def differences(connection: Connection) -> list[str]:
-    """Return in words how the tables of this program differ from the database's; other tables are not looked at."""
-    return [_say(change) for change in _changes(connection, _own)]
+    """Return in words what the database lacks of the tables of this program, or has in a way that hinders it.
+
+    What somebody added to them (an index, a column that may stay empty) is no matter, nor are other tables.
+    """
+    return [_say(change) for change in _changes(connection, _own) if change[0] == "add_index" or _hinders(change, _own)]
 
 
 def hindrances(connection: Connection, tables: MetaData = _own) -> list[str]:

@@ -91,7 +91,7 @@ def _migrate(engine: Engine, down_to: str | None = None) -> None:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
             # a table that somebody holds: what waits for it would make all others wait behind it
             connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
-        if _ahead(connection):
+        if _ahead(connection) or (down_to is None and _revision(connection) == _revisions()[0]):
             return
         kept = compatibility.rows_kept(connection)
         config = _config()

@@ -37,5 +37,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Take back what was added."""
     op.drop_index(op.f("ix_viewing_file_id"), table_name="viewing")
+    op.drop_index(op.f("ix_file_acquired_local_id"), table_name="file")
+    op.create_index(op.f("ix_file_acquired_local"), "file", ["acquired_local"], unique=False)
     op.drop_index(op.f("ix_file_answer_id"), table_name="file")
     op.drop_column("file", "answer")

@@ -153,6 +153,8 @@ def test_from_the_newest_schema_to_the_one_before_and_back(
     engine: Engine, rows: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     newest, before = migrating._revisions()[:2]
+    with engine.begin() as connection:
+        connection.execute(text("CREATE INDEX of_the_administrator ON file (ms)"))
     assert migrating.downgrade(engine) == before
     assert migrating.revision_of(engine) == before
     kept = store.read(engine, backup.rows_of)
@@ -181,6 +183,8 @@ def test_every_revision_that_takes_the_next_number_only_adds(empty_database_url:
             command.upgrade(config, revision)
             if before >= "0005" and compatibility.is_next(revision, before):
                 assert compatibility.hindrances(connection, known) == [], revision
+                command.downgrade(config, before)
+                command.upgrade(config, revision)
     engine.dispose()
 
 
