@@ -76,7 +76,7 @@ def _headline(health: Health) -> str:
     for name in ("unsettled_age_s", "ready_age_s", "write_age_s"):
         if (value := getattr(health, name)) is not None:
             figures[name] = value
-    data = " ".join(f"{name}={value:g}" for name, value in figures.items())
+    data = " ".join(f"{name}={value:.10g}" for name, value in figures.items())
     # a bar in the words would end them
     return f"PREREAD {health.level.name} - {said.replace('|', '/')}" + (f" | {data}" if health.counts else "")
 

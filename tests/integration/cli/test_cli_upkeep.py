@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import numpy as np
 import pytest
 from sqlalchemy import select
 
 from worker import schema, store
+from worker.cli.status import _headline
 from worker.domain import Answer, FileState, Finding, Identity, RefusalCode
 from worker.entries import ContentAssessment, FileFacts, Observation, Pulse, RootPulse
 from worker.errors import FileLocked, SlotCrashed, TruncatedPixels
+from worker.health import Health
 from worker.ledger import Ledger
 
 SAID = ContentAssessment(
@@ -315,6 +319,11 @@ def test_status_of_a_worker_that_is_well(preread, place):
     assert (record["status"], record["exit_code"], record["problems"]) == ("ok", 0, [])
     assert record["counts"]["quarantined"] == 3
     assert record["roots"][0]["path"] == str(place.folder)
+
+
+def test_status_counts_a_million_films_to_the_last_one():
+    found = Health(datetime.now(UTC), (), counts={FileState.DONE: 1_234_567})
+    assert "done=1234567 " in _headline(found)
 
 
 def test_status_warns_of_whole_films_in_quarantine(preread, place):
