@@ -195,7 +195,7 @@ def random_kills(archive: Archive, processes: int, every: int) -> dict[str, Any]
         next_kill_at = done + chance.randrange(2 * every)
         victim = chance.choice(archive.running)
         children = _children(victim.pid)
-        if children and chance.random() < 0.3:
+        if children and chance.random() < 0.5:
             kills["slots"] += 1
             os.kill(chance.choice(children), signal.SIGKILL)
         else:
