@@ -25,6 +25,7 @@ from worker.errors import (
     SlotCrashed,
 )
 from worker.ledger import Ledger
+from worker.shadowing import ShadowFilm
 from worker.slot_messages import Content, Job, Report
 from worker.slots import Broke, Done, Fault, Read
 
@@ -354,3 +355,38 @@ def test_what_will_not_be_finished_is_given_back(desk: Desk) -> None:
     assert desk.state() is FileState.READY
     (again,) = desk.ledger.claim([desk.root_id], 1)
     assert (again.attempts, again.interruptions) == (1, 0)
+
+
+def test_a_shadow_works_while_no_film_waits_and_one_slot_stays_free(make_desk: Callable[..., Desk]) -> None:
+    desk = make_desk()
+    film = ShadowFilm(70, 70, desk.root_id, b"old", 10, 1, "a" * 64)
+    asked: list[Any] = []
+
+    class Waiting:
+        """A shadow that always has a film."""
+
+        def films(self, _root_ids: list[int], count: int) -> list[ShadowFilm]:
+            asked.append(count)
+            return [film] * count
+
+        def hear(self, event: Any) -> None:
+            asked.append(event)
+
+    desk.dispatcher._shadow = Waiting()  # type: ignore[assignment]
+    desk.ready(b"film")
+    live = desk.claimed()
+    assert asked == []
+    desk.work()
+    assert asked == [0]
+    desk.says(live, Done(live, report()))
+    desk.work()
+    assert asked == [0, 1]
+    assert desk.pool.in_flight == [film]  # type: ignore[comparison-overlap]
+    desk.ready(b"next")
+    assert desk.claimed(b"next")
+    desk.dispatcher.renew()
+    desk.dispatcher.release([film])
+    answered = Done(film, report())
+    desk.says(film, answered)  # type: ignore[arg-type]
+    assert asked[-1] is answered
+    assert desk.ledger.counts()[FileState.DONE] == 1
