@@ -32,7 +32,7 @@ prove: $(VENV)/.dev ## kill and starve a real worker in temporary folders, print
 fleet-proof: $(VENV)/.dev ## kill a fleet's processes at random over 100,000 small films, and measure 1, 2 and 4 (ARGS="--files N"; hours)
 	@$(PY) -m tests.prove.fleet $(ARGS)
 
-bench: $(VENV)/.dev ## measure the worker against its floor and the usual way, on an idle machine (ARGS="--data DIR --out docs")
+bench: $(VENV)/.dev ## measure the worker against its floor and the usual way, on an idle machine (ARGS=--write keeps it, ARGS=--check compares)
 	@$(PY) -m tests.bench $(ARGS)
 
 run: $(VENV)/.runtime ## run the worker in the foreground on ./preread.toml's folders, else on ./inbox (Ctrl-C stops it)

@@ -39,6 +39,8 @@ _numbers = itertools.count(1)
 class PostgresServer:
     """A running server. As root it runs as ``nobody``: Postgres refuses root."""
 
+    fsync = "off"  # tests need no durability; what measures does
+
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._as_whom: dict[str, Any] = {"cwd": folder}
@@ -86,7 +88,7 @@ class PostgresServer:
         settings = {
             "listen_addresses": "",
             "unix_socket_directories": str(self.folder),
-            "fsync": "off",
+            "fsync": self.fsync,
             "shared_buffers": "16MB",
             "max_connections": "60",
             "logging_collector": "off",

@@ -11,7 +11,6 @@ import json
 import multiprocessing as mp
 import os
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
@@ -41,12 +40,14 @@ class Passed:
         film_ms: milliseconds of each film on its core, in order of size.
         cpu_ms: of processor time a film, all processes.
         peak_mb: the most resident memory of each process, in MB of 1e6 bytes.
+        parent_ms: of processor time a film in the worker's own process, which is one for all slots.
     """
 
     films_per_s: float
     film_ms: list[float]
     cpu_ms: float
     peak_mb: dict[str, float]
+    parent_ms: float = 0.0
 
     def percentile_ms(self, share: float) -> float:
         """The time below which this share of the films lies."""
@@ -67,9 +68,9 @@ def peak_mb(pid: int | str = "self") -> float:
 
 
 def cpu_s(pid: int) -> float:
-    """Processor time of a process so far, in seconds, its ended children included."""
+    """Processor time of a process so far, in seconds, to a hundredth."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / _TICKS
+    return sum(map(int, fields[11:13])) / _TICKS
 
 
 def floor(films: Sequence[Path], processes: int) -> Passed:
@@ -98,19 +99,23 @@ def floor(films: Sequence[Path], processes: int) -> Passed:
 def _floor(
     films: list[str], barrier: Barrier, results: mp.Queue[tuple[float, float, list[float], float, float]]
 ) -> None:
+    from worker.assess import SHORTER_SIDE_PX
     from worker.classifier import Classifier
     from worker.preprocessing import apply
     from worker.radiograph import decode, read_header
 
+    def look(film: str | Path) -> None:
+        header = read_header(Path(film).read_bytes())
+        classifier.classify(apply(spec, decode(header, shorter_side_px=SHORTER_SIDE_PX).pixels))
+
     classifier = Classifier(bundles.load(bundles.resolve()))
     spec = classifier.bundle.manifest.preprocessing
-    warm = read_header(Path(films[0]).read_bytes())
-    classifier.classify(apply(spec, decode(warm).pixels))
+    look(films[0])
     barrier.wait(_READY_WITHIN_S)
     before_s, began, times_ms = time.process_time(), time.time(), []
     for film in films:
         start = time.perf_counter()
-        classifier.classify(apply(spec, decode(read_header(Path(film).read_bytes())).pixels))
+        look(film)
         times_ms.append(1000 * (time.perf_counter() - start))
     results.put((began, time.time(), times_ms, time.process_time() - before_s, peak_mb()))
 
@@ -133,48 +138,71 @@ def usual(films: Sequence[Path], folder: Path) -> Passed:
         assert process.stdout is not None
         if process.stdout.readline().strip() != "ready":
             raise RuntimeError(f"the usual way did not start: {log.read_text()[-2000:]}")
-        began = time.time()
         put(films, inbox)
         line = process.stdout.readline()
     if not line:
         raise RuntimeError(f"the usual way broke off: {log.read_text()[-2000:]}")
     said = json.loads(line)
-    with sqlite3.connect(database) as connection:
-        last = connection.execute("SELECT max(at) FROM result").fetchone()[0]
-    connection.close()
-    return Passed(len(films) / (last - began), sorted(said["ms"]), said["cpu_ms"], {"process": said["peak_mb"]})
+    return Passed(len(films) / said["took_s"], sorted(said["ms"]), said["cpu_ms"], {"process": said["peak_mb"]})
 
 
 class Worker:
-    """A real ``preread run`` on one root, with its own database and the settings as they come."""
+    """A real ``preread run`` on one root of children's films, its own database, the settings as they come.
 
-    def __init__(self, folder: Path, url: str, **settings: str) -> None:
-        self.root, self._log = folder / "root", folder / "worker.log"
+    Args:
+        url: of an empty database.
+        cores: how many of the machine's it may use; ``None`` for all. As many slots as that.
+    """
+
+    def __init__(self, folder: Path, url: str, cores: int | None = None) -> None:
+        self.folder, self.root, self._log = folder, folder / "root", folder / "worker.log"
         self.root.mkdir(parents=True)
         self._engine = create_engine(url)
+        self._cores = sorted(os.sched_getaffinity(0))[:cores]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PREREAD_")}
-        self._environment = environment | {"PREREAD_DATABASE_URL": url} | settings
-        self._folder = folder
-        self._preread("db", "upgrade")
-
-    def _preread(self, *arguments: str | Path) -> None:
+        self.environment = environment | {
+            "PREREAD_DATABASE_URL": url,
+            "PREREAD_SLOTS": str(len(self._cores)),
+            "PREREAD_PREVIEW_DIR": os.fspath(self.previews),
+        }
         subprocess.run(
-            [sys.executable, "-m", "worker", *arguments], env=self._environment, cwd=self._folder, check=True
+            [sys.executable, "-m", "worker", "db", "upgrade"],
+            env=self.environment,
+            cwd=folder,
+            check=True,
+            stdout=subprocess.DEVNULL,
         )
+
+    @property
+    def previews(self) -> Path:
+        """Where the slots keep previews."""
+        return self.folder / "previews"
+
+    def command(self) -> list[str]:
+        """The worker's arguments. Without the declaration a film without tags is refused before it is decoded."""
+        run = ["run", "--root", os.fspath(self.root), "--include-existing"]
+        return ["--log-json", *run, "--population", "children-1-5y"]
 
     @contextmanager
     def running(self) -> Iterator[int]:
         """The worker, ready to read; its process number."""
+        every = os.sched_getaffinity(0)
         with self._log.open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "worker", "--log-json", "run", "--root", self.root, "--include-existing"],
-                env=self._environment,
-                cwd=self._folder,
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-            )
+            os.sched_setaffinity(0, self._cores)  # what is started inherits it
+            try:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "worker", *self.command()],
+                    env=self.environment,
+                    cwd=self.folder,
+                    stderr=log,
+                    stdin=subprocess.DEVNULL,
+                )
+            finally:
+                os.sched_setaffinity(0, every)
         try:
-            _until(self.is_ready, _READY_WITHIN_S)
+            _until(lambda: self.is_ready() or process.poll() is not None, _READY_WITHIN_S, 0.01)
+            if process.poll() is not None:
+                raise RuntimeError(f"the worker ended: {self._log.read_text()[-2000:]}")
             yield process.pid
         finally:
             process.send_signal(signal.SIGTERM)
@@ -192,36 +220,52 @@ class Worker:
             )
 
     def times(self) -> list[tuple[str, float, float]]:
-        """Of each committed file: name, when it settled and when it was committed, in seconds of the epoch."""
+        """Of each committed file: name, when it settled and when it was committed, in seconds of the epoch.
+
+        Raises:
+            RuntimeError: a film was not assessed, so that this measured something else.
+        """
         with self._engine.connect() as connection:
             rows = connection.execute(
-                text("SELECT path_text, settled_at, committed_at FROM file WHERE committed_at IS NOT NULL")
+                text(
+                    "SELECT path_text, settled_at, committed_at, outcome, code FROM file WHERE committed_at IS NOT NULL"
+                )
             ).all()
-        return [(Path(path).name, _epoch_s(settled), _epoch_s(committed)) for path, settled, committed in rows]
+        if others := [f"{row.path_text}: {row.outcome} {row.code}" for row in rows if row.outcome != "assessed"]:
+            raise RuntimeError(f"{len(others)} of {len(rows)} films were not assessed, as {others[0]}")
+        return [(Path(row.path_text).name, _epoch_s(row.settled_at), _epoch_s(row.committed_at)) for row in rows]
 
     def pass_all(self, films: Sequence[Path], within_s: float) -> Passed:
-        """All at once: they lie in the root before the worker starts."""
-        put(films, self.root)
+        """All at once, into the root of a worker that is ready.
+
+        The rate counts from the first commit on: how long a film settles is a figure of its own. The processor time is
+        all that was spent since the films came, on noticing and settling them too.
+        """
         with self.running() as pid:
-            _until(lambda: self.done() == len(films), within_s)
             processes = [pid, *_children(pid)]
-            cpu_ms = 1000 * sum(map(cpu_s, processes)) / len(films)
+            before_s = [cpu_s(process) for process in processes]
+            put(films, self.root)
+            _until(lambda: self.done() == len(films), within_s)
+            spent_ms = [1000 * (cpu_s(one) - was) / len(films) for one, was in zip(processes, before_s, strict=True)]
             names = ["parent", *(f"slot {number}" for number in range(len(processes) - 1))]
             memory = dict(zip(names, map(peak_mb, processes), strict=True))
         ended = sorted(committed for _, _, committed in self.times())
-        # from the first commit of every slot on: start and warm-up are a figure of their own
-        warm = len(processes) - 1
-        rate = (len(ended) - warm) / (ended[-1] - ended[warm - 1])
-        return Passed(rate, [], cpu_ms, memory)
+        rate = (len(ended) - 1) / (ended[-1] - ended[0])
+        return Passed(rate, [], sum(spent_ms), memory, spent_ms[0])
 
-    def pass_singly(self, films: Sequence[Path], within_s: float) -> tuple[list[float], list[float]]:
-        """One at a time: milliseconds from settled and from closed to committed, each in order of size."""
+    def pass_singly(self, films: Sequence[Path], every_s: float, within_s: float) -> tuple[list[float], list[float]]:
+        """One film every so many seconds, so that each finds the slots idle.
+
+        Returns:
+            Milliseconds from settled and from closed to committed, each in order of size.
+        """
         closed: dict[str, float] = {}
         with self.running():
-            for count, film in enumerate(films, 1):
+            for film in films:
                 put([film], self.root)
                 closed[film.name] = time.time()
-                _until(lambda count=count: self.done() == count, within_s)  # type: ignore[misc]
+                time.sleep(every_s)
+            _until(lambda: self.done() == len(films), within_s)
         times = self.times()
         return (
             sorted(1000 * (committed - settled) for _, settled, committed in times),
@@ -234,6 +278,15 @@ class Worker:
         with self.running():
             return time.monotonic() - began
 
+    def close(self) -> None:
+        """Let go of the database."""
+        self._engine.dispose()
+
+
+def bytes_of(folder: Path) -> int:
+    """All that lies below a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
 
 def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
@@ -244,9 +297,10 @@ def _epoch_s(value: str | datetime) -> float:
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 
-def _until(condition: Callable[[], bool], within_s: float) -> None:
+def _until(condition: Callable[[], bool], within_s: float, look_every_s: float = 0.1) -> None:
+    """Wait; what looks more often takes the cores from what is measured."""
     give_up_at = time.monotonic() + within_s
     while not condition():
         if time.monotonic() > give_up_at:
             raise TimeoutError(f"the worker was not done within {within_s:.0f} s")
-        time.sleep(0.02)
+        time.sleep(look_every_s)

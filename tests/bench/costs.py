@@ -1,0 +1,97 @@
+"""Where the time goes: each stage of a film in a slot, and the functions of the worker's main thread."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pstats
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from tests.bench import ways
+from worker import bundle as bundles
+from worker import previews
+from worker.assess import SHORTER_SIDE_PX
+from worker.classifier import Classifier
+from worker.preprocessing import normalise, shrink
+from worker.radiograph import decode, read_header
+
+_TURNS = 3
+_PROFILE = """
+import cProfile, sys, time
+from worker.cli import main
+sys.argv = ["preread", *sys.argv[2:]]
+profile = cProfile.Profile(time.thread_time)
+try:
+    profile.runcall(main)
+except SystemExit:
+    pass
+finally:
+    profile.dump_stats({file!r})
+"""
+# What the main thread does for a film, by the function that does it.
+_DONE_BY = {
+    "claim": ("ledger.py", "claim"),
+    "commit": ("ledger.py", "commit_assessed"),
+    "is it known?": ("ledger.py", "assessment_exists"),
+    "pipes to the slots": ("slots.py", "poll"),
+    "all of the loop": ("daemon.py", "_loop"),
+}
+
+
+def stages(films: Sequence[Path]) -> dict[str, float]:
+    """Return milliseconds of processor time of each stage, the best of some turns, the mean of the films."""
+    classifier = Classifier(bundles.load(bundles.resolve()))
+    spec = classifier.bundle.manifest.preprocessing
+    spent: defaultdict[str, list[float]] = defaultdict(list)
+    for film in films:
+        data = film.read_bytes()
+        header = read_header(data)
+        pixels = decode(header, shorter_side_px=SHORTER_SIDE_PX).pixels
+        picture = shrink(spec, pixels)
+        batch = normalise(spec, picture)[None, :, :, None]
+        output = classifier.classify(batch)
+        spent["read"].append(_best(film.read_bytes))
+        spent["SHA-256"].append(_best(lambda data=data: hashlib.sha256(data)))
+        spent["header"].append(_best(lambda data=data: read_header(data)))
+        spent["decode and render"].append(_best(lambda header=header: decode(header, shorter_side_px=SHORTER_SIDE_PX)))
+        spent["shrink"].append(_best(lambda pixels=pixels: shrink(spec, pixels)))
+        spent["network"].append(_best(lambda batch=batch: classifier.classify(batch)))
+        spent["detector"].append(_best(lambda one=picture, of=output: classifier.detector.judge(one, of.embedding)))
+        spent["preview"].append(_best(lambda pixels=pixels: previews.draw(pixels)))
+    return {stage: round(sum(times) / len(times), 2) for stage, times in spent.items()}
+
+
+def parent(films: Sequence[Path], folder: Path) -> dict[str, float]:
+    """Return milliseconds of processor time a film of what the worker's main thread does, most of all first."""
+    worker = ways.Worker(folder, f"sqlite:///{folder}.db")
+    ways.put(films, worker.root)
+    file = folder / "profile"
+    subprocess.run(
+        [sys.executable, "-c", _PROFILE.format(file=os.fspath(file)), "-", *worker.command(), "--once"],
+        env=worker.environment | {"PYTHONPATH": os.getcwd()},
+        cwd=folder,
+        stderr=subprocess.DEVNULL,
+        check=True,
+    )
+    worker.close()
+    by_function = pstats.Stats(os.fspath(file)).stats  # type: ignore[attr-defined]
+    found = {
+        (Path(path).name, function): cumulated
+        for (path, _, function), (_, _, _, cumulated, _) in by_function.items()
+        if Path(path).parent.name == "worker"
+    }
+    return {name: round(1000 * found.get(key, 0.0) / len(films), 2) for name, key in _DONE_BY.items()}
+
+
+def _best(call: Callable[[], object]) -> float:
+    times = []
+    for _ in range(_TURNS):
+        began = time.process_time()
+        call()
+        times.append(time.process_time() - began)
+    return 1000 * min(times)
