@@ -334,7 +334,7 @@ class Dispatcher:
         of_this_version = isinstance(error, FileChanged | FileVanished)
         if self._once and not isinstance(error, ShareDown) and tries >= _ONCE_LOCKED_TRIES:
             self._ledger.quarantine(claim, error)
-            state = FileState.QUARANTINED
+            state: FileState | None = FileState.QUARANTINED
         elif of_this_version and tries < _TRIES_AT_WORD:
             state = self._ledger.give_back(claim, error)
         else:
