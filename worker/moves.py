@@ -116,10 +116,11 @@ def leave_claim(
 ) -> bool:
     """End a claim with this state and these values; ``False`` when it was fenced, and then nothing is written."""
     columns = schema.file.c
-    owner = connection.execute(select(columns.owner).where(held(claim)).with_for_update()).one_or_none()
+    here = select(columns.owner, columns.outcome).where(held(claim)).with_for_update()
+    owner = connection.execute(here).one_or_none()
     if owner is None:
         return False
-    if "outcome" in values:
+    if "outcome" in values and owner.outcome is not None:
         keep_outcomes(connection, now, [claim.file_id])
     connection.execute(
         update(schema.file).where(held(claim)).values({"state": to_state, "changed_at": now, **SET_FREE, **values})
