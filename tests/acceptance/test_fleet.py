@@ -19,6 +19,7 @@ from sqlalchemy import Engine, select
 from model_training import phantoms
 from tests.conftest import make_stub_bundle
 from worker import backup, schema, shards
+from worker import bundle as bundles
 from worker.bundle import Bundle
 from worker.domain import FileState, Population
 from worker.fleet_queue import FleetQueue
@@ -272,6 +273,22 @@ def test_a_share_that_is_not_there_costs_no_film_and_no_shard(archive: Archive, 
     eventually(archive.over, WITHIN_S)
     archive.stop(waiting)
     assert archive.results() == archive.expected()
+
+
+def test_two_processes_of_one_command_end_with_it(archive: Archive, eventually: Eventually) -> None:
+    """As it is installed, with the bundle that ships; a process that is killed is started again."""
+    shipped = bundles.load(bundles.resolve())
+    archive.fill(4)
+    archive.backfill(2, shipped)
+    command = archive.preread("fleet", "work", "--processes", "2", settle_s=0.1, slots=1)
+    children = Path(f"/proc/{command.pid}/task/{command.pid}/children")
+    eventually(lambda: len(children.read_text().split()) == 2, WITHIN_S)
+    killed = int(children.read_text().split()[0])
+    os.kill(killed, signal.SIGKILL)
+    eventually(archive.over, WITHIN_S)
+    eventually(lambda: len(set(children.read_text().split()) - {str(killed)}) == 2, WITHIN_S)
+    archive.stop(command)
+    assert archive.results(shipped) == archive.expected()
 
 
 def test_a_database_that_restarts_is_waited_for(archive: Archive, eventually: Eventually, postgres_server: Any) -> None:
