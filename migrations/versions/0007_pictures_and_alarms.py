@@ -29,10 +29,3 @@ def downgrade() -> None:
     op.drop_table("alarm")
     for name in ("mean", "contrast", "sharpness", "border"):
         op.drop_column("assessment", f"picture_{name}")
-
-
-def downgrade() -> None:
-    """Take back what was added."""
-    op.drop_table("alarm")
-    for name in ("mean", "contrast", "sharpness", "border"):
-        op.drop_column("assessment", f"picture_{name}")

@@ -53,7 +53,8 @@ CALLS = {
 }
 QUIET = {
     "preread alarm watch", "preread alarm test",
-    "preread run", "preread backfill", "preread fleet work", "preread fleet status", "preread bundle list", "preread bundle show", "preread bundle verify", "preread db upgrade",
+    "preread run", "preread backfill", "preread fleet work", "preread fleet status", "preread bundle list",
+    "preread bundle show", "preread bundle verify", "preread db upgrade",
     "preread db backup", "preread db restore", "preread db downgrade", "preread setup",
     "preread bundle add", "preread bundle activate", "preread bundle rollback", "preread bundle shadow",
     "preread bundle compare",
