@@ -144,9 +144,18 @@ def check_schema(engine: Engine, *, exactly: bool = False) -> None:
 
 
 def revision_of(engine: Engine) -> str | None:
-    """Return the revision of the schema; ``None`` where there is none, or no database file."""
+    """Return the revision of the schema; ``None`` where there is none, or no database file.
+
+    Raises:
+        DatabaseAway: the database does not answer.
+        DatabaseUnsuitable: what lies at the path of the SQLite file cannot be one.
+    """
     path = store.sqlite_path(engine)
-    return None if path is not None and not os.path.exists(path) else store.read(engine, _revision)
+    if path is not None:
+        store.refuse_place(path)
+        if not os.path.exists(path):
+            return None
+    return store.read(engine, _revision)
 
 
 def older_revisions() -> list[str]:
