@@ -135,11 +135,11 @@ def test_a_fault_of_preread_on_one_file_does_not_end_the_others(tmp_path, run, j
     real = batch.assess
     calls = []
 
-    def fail_once(*arguments):
+    def fail_once(*arguments, **named):
         calls.append(1)
         if len(calls) == 1:
             raise ZeroDivisionError("Mustermann^Erika")
-        return real(*arguments)
+        return real(*arguments, **named)
 
     monkeypatch.setattr(batch, "assess", fail_once)
     first, second = run(tmp_path)
