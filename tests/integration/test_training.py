@@ -18,17 +18,20 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from model_training import fitting
+from model_training.architectures import ARCHITECTURES
 from model_training.callbacks import FittingFailed
 from model_training.cli import app
 from model_training.fitting import RECIPES, WEIGHTS_FILE, fit
 from model_training.keeping import NotKept
 from model_training.phantoms import draw_chest
+from tests.programs.fit_small import small
 from worker import bundle as bundles
 from worker.classifier import Classifier
 from worker.domain import Answer
 from worker.errors import BundleMismatch, UsageError
 from worker.preprocessing import TRAINING_SPEC
 
+HOUSE = Path(__file__).parents[2]
 FILMS = 12
 
 
@@ -182,9 +185,11 @@ def test_a_loss_that_is_no_number_ends_the_fit(tmp_path: Path) -> None:
     assert not (tmp_path / WEIGHTS_FILE).exists()
 
 
-def _fit(folder: Path, say: Callable[[str], None] = lambda _: None, *, seed: int = 0) -> list[bytes]:
+def _fit(
+    folder: Path, say: Callable[[str], None] = lambda _: None, *, seed: int = 0, architecture: str = "small"
+) -> list[bytes]:
     """Fit three epochs in two sizes and return the weights' bytes."""
-    recipe = dataclasses.replace(RECIPES["smoke"], sizes=((64, 2), (96, 1)))
+    recipe = dataclasses.replace(RECIPES["smoke"], architecture=architecture, sizes=((64, 2), (96, 1)))
     pictures = np.random.default_rng(0).integers(0, 256, (8, 224, 224), dtype=np.uint8)
     labels = np.array([[0], [1]] * 4)
     model = fit(
@@ -193,11 +198,23 @@ def _fit(folder: Path, say: Callable[[str], None] = lambda _: None, *, seed: int
     return [weight.tobytes() for weight in model.get_weights()]
 
 
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(tmp_path: Path) -> None:
-    assert _fit(tmp_path / "a") == _fit(tmp_path / "b")
-    assert _fit(tmp_path / "a2", seed=1) != _fit(tmp_path / "a")
+@pytest.fixture
+def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Know the architecture that is built in a moment, dropout and all."""
+    monkeypatch.setitem(ARCHITECTURES, "small", small)
 
 
+def test_the_same_seed_gives_the_same_weights(tmp_path: Path) -> None:
+    first, second = (_fit(tmp_path / name, architecture="efficientnet_lite0") for name in "ab")
+    assert first == second
+
+
+@pytest.mark.usefixtures("small_network")
+def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
+    assert _fit(tmp_path / "a", seed=1) != _fit(tmp_path / "b")
+
+
+@pytest.mark.usefixtures("small_network")
 @pytest.mark.parametrize("epoch", [2, 3])
 def test_an_interrupted_fit_goes_on_to_the_same_weights(epoch: int, tmp_path: Path) -> None:
     def interrupt(text: str) -> None:
@@ -214,41 +231,13 @@ def test_an_interrupted_fit_goes_on_to_the_same_weights(epoch: int, tmp_path: Pa
     assert resumed == _fit(tmp_path / "whole")
 
 
-# A network small enough that JAX compiles it at once. First weights and dropout are drawn otherwise on each backend.
-_ON_A_BACKEND = """
-import dataclasses, pathlib, sys
-import keras, numpy as np
-from model_training import fitting
-from worker.preprocessing import TRAINING_SPEC
-
-def small(findings, dropout):
-    inputs = keras.Input((None, None, 1))
-    x = keras.layers.Conv2D(8, 5, strides=4, activation="relu6", name="conv")(inputs)
-    embedding = keras.layers.GlobalAveragePooling2D()(x)
-    logit = keras.layers.Dense(findings, kernel_initializer="zeros")(embedding)
-    model = keras.Model(inputs, {"logit": logit, "activation_map": x, "embedding": embedding})
-    model.get_layer("conv").set_weights([np.random.default_rng(1).normal(0, 0.3, (5, 5, 1, 8)), np.zeros(8)])
-    return model
-
-fitting.ARCHITECTURES["small"] = small
-how = {"architecture": "small", "dropout": 0.0, "sizes": ((64, 2), (96, 1)), "learning_rate": 0.01}
-recipe = dataclasses.replace(fitting.RECIPES["smoke"], **how)
-pictures = np.random.default_rng(0).integers(0, 256, (8, 224, 224), dtype=np.uint8)
-pictures[::2] //= 2
-labels = np.array([[0], [1]] * 4)
-weights, folder = np.full(8, 1 / 8), pathlib.Path(sys.argv[1])
-model = fitting.fit(recipe, TRAINING_SPEC, pictures, labels, weights, folder, steps_per_epoch=5)
-logits = fitting.logits_of(fitting.serving(model, recipe, TRAINING_SPEC), TRAINING_SPEC, pictures)
-np.savez(sys.argv[2], logits=logits, conv=keras.ops.convert_to_numpy(model.get_layer("conv").kernel))
-"""
-
-
 def test_jax_fits_the_same_network_as_tensorflow(tmp_path: Path) -> None:
     fitted = {}
     for backend in ("tensorflow", "jax"):
         kept = tmp_path / f"{backend}.npz"
         subprocess.run(
-            [sys.executable, "-c", _ON_A_BACKEND, tmp_path / backend, kept],
+            [sys.executable, "-m", "tests.programs.fit_small", tmp_path / backend, kept],
+            cwd=HOUSE,
             env={**os.environ, "KERAS_BACKEND": backend, "JAX_PLATFORMS": "cpu"},
             check=True,
         )
@@ -279,12 +268,12 @@ def test_a_full_disk_at_a_checkpoint_is_named_and_the_fit_goes_on_once_there_is_
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
     try:
         with pytest.raises(NotKept, match=r"checkpoint-1\.weights\.h5 could not be written"):
-            _fit(tmp_path)
+            _fit(tmp_path, architecture="efficientnet_lite0")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not list(tmp_path.glob("*.h5"))
     told: list[str] = []
-    _fit(tmp_path, told.append)
+    _fit(tmp_path, told.append, architecture="efficientnet_lite0")
     assert len(told) == 3
 
 
