@@ -105,6 +105,12 @@ class Bundle:
         """The manifest as text."""
         return (self.path / MANIFEST_FILE).read_text(encoding="utf-8")
 
+    @property
+    def registration(self) -> dict[str, str]:
+        """What the database keeps of a bundle: the arguments of ``register_bundle``."""
+        of = self.manifest
+        return {"name": of.name, "version": of.version, "digest": self.digest, "manifest": self.manifest_json}
+
 
 def _sha256(path: Path) -> str:
     with path.open("rb") as stream:

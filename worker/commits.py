@@ -20,7 +20,17 @@ from sqlalchemy import Connection, exists, func, select, update
 from worker import forgetting, schema
 from worker.claims import set_aside_values
 from worker.discovery import insert_or_skip
-from worker.domain import Answer, Caveat, FileState, Identity, Outcome, PictureStatistics, Population, RefusalCode
+from worker.domain import (
+    Answer,
+    Caveat,
+    FileState,
+    Finding,
+    Identity,
+    Outcome,
+    PictureStatistics,
+    Population,
+    RefusalCode,
+)
 from worker.entries import Claim, ContentAssessment, FileFacts
 from worker.errors import BundleWithdrawn, UnreadableError
 from worker.escaping import clean_identifier, clean_text
@@ -194,27 +204,30 @@ def _assessment(
             **_picture_values(content.picture),
         }
         for (assessment_id,) in insert_or_skip(connection, schema.assessment, [row]):
-            connection.execute(
-                schema.finding.insert(),
-                [
-                    {
-                        "assessment_id": assessment_id,
-                        "position": position,
-                        "finding": one.finding,
-                        "logit": one.logit,
-                        "probability": one.probability,
-                        "prevalence": one.prevalence,
-                        "answer": one.answer,
-                    }
-                    for position, one in enumerate(content.findings)
-                ],
-            )
+            rows = finding_rows(content.findings, assessment_id=assessment_id)
+            connection.execute(schema.finding.insert(), rows)
     columns = schema.assessment.c
     found = select(columns.id).where(columns.instance_id == instance_id, columns.bundle_id == bundle_id)
     existing = connection.execute(found).scalar_one_or_none()
     if existing is None:
         raise LookupError("the content was to be linked to an assessment that is not there")
     return existing
+
+
+def finding_rows(findings: Iterable[Finding], **of: int) -> list[dict[str, Any]]:
+    """What is stored of each finding, in their order; ``of`` names the row to which they belong."""
+    return [
+        {
+            **of,
+            "position": position,
+            "finding": one.finding,
+            "logit": one.logit,
+            "probability": one.probability,
+            "prevalence": one.prevalence,
+            "answer": one.answer,
+        }
+        for position, one in enumerate(findings)
+    ]
 
 
 def _picture_values(picture: PictureStatistics | None) -> dict[str, Any]:

@@ -175,10 +175,11 @@ class _Run:
         self._recover = Timer(_RECOVER_S)
         self._stuck_at: dict[int, int] = {}
         ledger.heartbeat()  # first of all: what is claimed belongs to a worker that is known
-        bundle_id = _register(ledger, bundle)
+        bundle_id = ledger.register_bundle(**bundle.registration)
         in_shadow = None
         if shadow is not None and not options.once:
-            in_shadow = Shadow(ledger.engine, bundle_id, _register(ledger, shadow[0]), shadow[1])
+            shadow_id = ledger.register_bundle(**shadow[0].registration)
+            in_shadow = Shadow(ledger.engine, bundle_id, shadow_id, shadow[1])
         self._threads: dict[int, RootThread] = {}
         watched: dict[int, WatchedRoot] = {}
         for spec in roots:
@@ -356,11 +357,6 @@ class _Run:
             self._ledger.stop()
         except DatabaseAway as error:
             _LOG.warning("database_away", extra={"code": error.code})
-
-
-def _register(ledger: Ledger, bundle: Bundle) -> int:
-    of = bundle.manifest
-    return ledger.register_bundle(name=of.name, version=of.version, digest=bundle.digest, manifest=bundle.manifest_json)
 
 
 def slot_setup(bundle: Bundle, options: RunOptions, shadow: Bundle | None = None) -> Setup:

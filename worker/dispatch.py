@@ -190,17 +190,7 @@ class Dispatcher:
         if not claims:
             self._claim_at = self._clock() + (_LOOK_FOR_WORK_S / 4 if self._once else _LOOK_FOR_WORK_S)
         for claim in claims:
-            root = self._roots[claim.root_id]
-            job = Job(
-                root=slot_messages.to_text(root.path),
-                path=slot_messages.to_text(claim.path),
-                size_bytes=claim.size_bytes,
-                mtime_ns=claim.mtime_ns,
-                population=root.population,
-                path_pattern=root.path_pattern,
-                preview=claim.attempts == 1 and not claim.alone,
-            )
-            self._pool.submit(claim, job)
+            self._pool.submit(claim, self._job(claim, preview=claim.attempts == 1 and not claim.alone))
         if not claims and self._shadow is not None:
             self._work_in_shadow(self._shadow, root_ids)
 
@@ -208,17 +198,20 @@ class Dispatcher:
         # where there are several slots, one stays free for a film that comes meanwhile
         spare = max(self._pool.idle - 1, 0 if self._pool.in_flight else 1)
         for film in shadow.films(root_ids, spare):
-            root = self._roots[film.root_id]
-            job = Job(
-                root=slot_messages.to_text(root.path),
-                path=slot_messages.to_text(film.path),
-                size_bytes=film.size_bytes,
-                mtime_ns=film.mtime_ns,
-                population=root.population,
-                path_pattern=root.path_pattern,
-                shadow=True,
-            )
-            self._pool.submit(film, job)
+            self._pool.submit(film, self._job(film, shadow=True))
+
+    def _job(self, ticket: _Ticket, *, preview: bool = False, shadow: bool = False) -> Job:
+        root = self._roots[ticket.root_id]
+        return Job(
+            root=slot_messages.to_text(root.path),
+            path=slot_messages.to_text(ticket.path),
+            size_bytes=ticket.size_bytes,
+            mtime_ns=ticket.mtime_ns,
+            population=root.population,
+            path_pattern=root.path_pattern,
+            preview=preview,
+            shadow=shadow,
+        )
 
     def _hear_of_shadow(self, event: Any, film: ShadowFilm) -> None:
         if isinstance(event, Read):

@@ -22,7 +22,17 @@ from worker.absence import Absence
 from worker.errors import ScanIncomplete, ShareDown
 from worker.ignoring import path_rule
 from worker.ledger import Ledger
-from worker.scanning import GONE_ERRNOS, FileSystem, Found, Listing, Look, check_root, look_at_entry, look_at_path, walk
+from worker.scanning import (
+    GONE_ERRNOS,
+    FileSystem,
+    Found,
+    Listing,
+    Look,
+    check_root,
+    look_at_entries,
+    look_at_path,
+    walk,
+)
 from worker.settling import Settling
 from worker.telling import Teller, wants_a_look
 from worker.watching import Hints, NoHints, Watcher
@@ -358,16 +368,7 @@ class Inbox:
             # a network share answers each stat with a round trip: ask for what is new or unsettled only
             known = self._ledger.known(self.root_id, [found.path for found in batch])
             batch = [found for found in batch if wants_a_look(known.get(found.path))]
-        looks = []
-        for found in batch:
-            try:
-                looks.append(look_at_entry(self._system, found))
-            except OSError as error:
-                if error.errno not in GONE_ERRNOS:
-                    self._absence.met(found.path)  # it is listed, so it is there
-                    listing.failed_entries += 1
-                    listing.first_errno = listing.first_errno or error.errno
-        return looks
+        return look_at_entries(self._system, batch, listing, self._absence.met)
 
     # ------------------------------------------------------------------ the share as a whole
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -152,12 +152,37 @@ def walk(system: FileSystem, root: bytes, below: bytes, listing: Listing) -> Ite
                     listing.files += 1
                     yield Found(path, rule, entry)
         except OSError as error:
-            if not folder:
-                raise ShareDown(f"the folder cannot be listed: {error.strerror or type(error).__name__}") from error
-            listing.failed_folders += 1
-            listing.first_errno = listing.first_errno or error.errno
-            if error.errno in SHARE_ERRNOS:
-                check_root(system, root)
+            note_failed_folder(system, root, folder, listing, error)
+
+
+def note_failed_folder(system: FileSystem, root: bytes, folder: bytes, listing: Listing, error: OSError) -> None:
+    """Count a folder that could not be listed to its end.
+
+    Raises:
+        ShareDown: it is the root, or the failure means the whole share.
+    """
+    if not folder:
+        raise ShareDown(f"the folder cannot be listed: {error.strerror or type(error).__name__}") from error
+    listing.failed_folders += 1
+    listing.first_errno = listing.first_errno or error.errno
+    if error.errno in SHARE_ERRNOS:
+        check_root(system, root)
+
+
+def look_at_entries(
+    system: FileSystem, batch: Iterable[Found], listing: Listing, there: Callable[[bytes], object] = lambda _: None
+) -> list[Look]:
+    """Look at each entry. One that is gone is left out, one that fails is counted and told as ``there``."""
+    looks = []
+    for found in batch:
+        try:
+            looks.append(look_at_entry(system, found))
+        except OSError as error:
+            if error.errno not in GONE_ERRNOS:
+                there(found.path)
+                listing.failed_entries += 1
+                listing.first_errno = listing.first_errno or error.errno
+    return looks
 
 
 def check_root(system: FileSystem, root: bytes) -> os.stat_result:

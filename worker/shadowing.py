@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Connection, Engine, exists, select, tuple_
 
 from worker import schema
+from worker.commits import finding_rows
 from worker.discovery import insert_or_skip
 from worker.domain import FileState, Finding, Outcome
 from worker.errors import DatabaseAway, EnvironmentFault, FileChanged, FileLocked, FileVanished, SlotError
@@ -140,19 +141,7 @@ class Shadow:
             if connection.execute(held).first() is None:
                 return
             for (shadow_id,) in insert_or_skip(connection, shadow, [row]):
-                rows = [
-                    {
-                        "shadow_id": shadow_id,
-                        "position": position,
-                        "finding": one.finding,
-                        "logit": one.logit,
-                        "probability": one.probability,
-                        "prevalence": one.prevalence,
-                        "answer": one.answer,
-                    }
-                    for position, one in enumerate(findings)
-                ]
-                if rows:
+                if rows := finding_rows(findings, shadow_id=shadow_id):
                     connection.execute(shadow_finding.insert(), rows)
 
         write(self._engine, body)

@@ -27,7 +27,7 @@ from worker.domain import FileState, Outcome, Population
 from worker.entries import Claim
 from worker.errors import DatabaseAway, ShareDown
 from worker.ledger import Ledger
-from worker.scanning import GONE_ERRNOS, FileSystem, Listing, Look, check_root, look_at_entry, look_at_path
+from worker.scanning import GONE_ERRNOS, FileSystem, Listing, Look, check_root, look_at_entries, look_at_path
 from worker.settling import Settling
 from worker.shards import Shard
 from worker.slots import SlotPool
@@ -191,12 +191,7 @@ class _OneShard:
         self._root: bytes = root.path
         # once a worker has taken in what lay there, whatever the ledger does not know has just come: it is live
         self._backlog = root.counted_at is None
-        bundle_id = ledger.register_bundle(
-            name=bundle.manifest.name,
-            version=bundle.manifest.version,
-            digest=bundle.digest,
-            manifest=bundle.manifest_json,
-        )
+        bundle_id = ledger.register_bundle(**bundle.registration)
         self._replacing = bundle_id if job.again else None
         watched = WatchedRoot(
             job.root_id, root.path, Population(root.population), root.path_pattern, lambda _: None, self._suspect
@@ -243,14 +238,7 @@ class _OneShard:
         self._listing, self._paths = Listing(), []
         entries = shards.walk(self._system, self._root, self._job.shard, self._listing)
         while batch := list(islice(entries, _BATCH)):
-            looks = []
-            for found in batch:
-                try:
-                    looks.append(look_at_entry(self._system, found))
-                except OSError as error:
-                    if error.errno not in GONE_ERRNOS:
-                        self._listing.failed_entries += 1
-                        self._listing.first_errno = self._listing.first_errno or error.errno
+            looks = look_at_entries(self._system, batch, self._listing)
             self._teller.tell(time.monotonic(), looks, backlog=self._backlog)
             self._paths += [look.observation.path for look in looks if look.rule is None]
             self._between()

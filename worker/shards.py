@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 
-from worker.errors import ShareDown
 from worker.ignoring import name_rule
-from worker.scanning import SHARE_ERRNOS, FileSystem, Found, Listing, check_root
+from worker.scanning import FileSystem, Found, Listing, note_failed_folder
 
 DEFAULT_FILES = 1000
 MAX_FILES = 10_000
@@ -100,12 +99,7 @@ def _entries(
             if inside:
                 found.append(entry)
     except OSError as error:
-        if not folder:
-            raise ShareDown(f"the folder cannot be listed: {error.strerror or type(error).__name__}") from error
-        listing.failed_folders += 1
-        listing.first_errno = listing.first_errno or error.errno
-        if error.errno in SHARE_ERRNOS:
-            check_root(system, root)
+        note_failed_folder(system, root, folder, listing, error)
     return sorted(found, key=attrgetter("name"))
 
 

@@ -173,11 +173,7 @@ def withdraw(engine: Engine, actor: str, bundles: list[Known], reason: str) -> N
 def _choose(connection: Connection, actor: str, part: Part, chosen: Bundle | None) -> None:
     bundle_id = None
     if chosen is not None:
-        manifest = chosen.manifest
-        now = database_now(connection)
-        bundle_id = register_bundle(
-            connection, now, manifest.name, manifest.version, chosen.digest, chosen.manifest_json
-        )
+        bundle_id = register_bundle(connection, database_now(connection), **chosen.registration)
     _note(connection, actor, part, bundle_id)
 
 

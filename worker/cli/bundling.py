@@ -234,11 +234,8 @@ def _known(engine: Engine, settings: Settings, version: str) -> list[Known]:
             found = None
         if found is None or found.label != version:
             raise
-    of = found.manifest
-    write(
-        engine,
-        lambda c, _: register_bundle(c, database_now(c), of.name, of.version, found.digest, found.manifest_json),
-    )
+    registration = found.registration
+    write(engine, lambda c, _: register_bundle(c, database_now(c), **registration))
     return standing.find(engine, version)
 
 

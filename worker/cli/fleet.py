@@ -79,8 +79,7 @@ def _backfill(
     check_root(system, path)
     queue.install()
     ledger = ledger_of(engine)
-    of = loaded.manifest
-    ledger.register_bundle(name=of.name, version=of.version, digest=loaded.digest, manifest=loaded.manifest_json)
+    ledger.register_bundle(**loaded.registration)
     root_id = ledger.register_root(path, population=spec.population, path_pattern=spec.path_pattern)
     if cancel:
         taken = queue.forget(root_id, loaded.digest, waiting=True)
