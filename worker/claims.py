@@ -179,7 +179,13 @@ def _held_row(connection: Connection, one: Claim) -> Row[*tuple[Any, ...]] | Non
 
 
 def give_back(
-    connection: Connection, now: datetime, one: Claim, why: EnvironmentFault | str, retry_in_s: float, again: bool
+    connection: Connection,
+    now: datetime,
+    one: Claim,
+    why: EnvironmentFault | str,
+    retry_in_s: float,
+    was_read: bool,
+    again: bool,
 ) -> FileState | None:
     """See ``Ledger.give_back``."""
     row = _held_row(connection, one)
@@ -194,9 +200,9 @@ def give_back(
     elif isinstance(why, FileVanished) and not retry_in_s:
         to_state = gone_state(row.outcome)
     else:
-        if isinstance(why, str | ShareDown):
+        if was_read or isinstance(why, ShareDown):
             values["locked_since"] = None  # it was read, or no file of that root can be
-        else:
+        elif isinstance(why, EnvironmentFault):
             values["locked_since"] = row.locked_since or now
             if now - values["locked_since"] >= LOCKED_FOR:
                 return _set_aside(connection, now, one, why, values)

@@ -254,6 +254,7 @@ def _file_values(connection: Connection, now: datetime, claim: Claim, facts: Fil
         "gate_caveats": _as_json(facts.gate_caveats),
         "uid_conflict": _mark_uid_conflict(connection, claim, identity["sop_instance_uid"], instance_id),
         "ms": facts.ms,
+        "locked_since": None,
     }
 
 

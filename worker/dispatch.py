@@ -311,7 +311,10 @@ class Dispatcher:
         if self._once or not tail_zero or not 0 < wait_s <= TAIL_ZERO_SETTLE_S:
             return False
         state = self._ledger.give_back(
-            claim, "its pixels end in zeros: is it still being written? It settles for longer", retry_in_s=wait_s
+            claim,
+            "its pixels end in zeros: is it still being written? It settles for longer",
+            retry_in_s=wait_s,
+            was_read=True,
         )
         extra = {"file_id": claim.file_id, "code": Caveat.TAIL_ZERO.value, "delay_s": round(wait_s, 1)}
         _LOG.info("file_delayed", extra=extra | {"state": state.value if state else "fenced"})

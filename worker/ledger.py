@@ -226,18 +226,23 @@ class Ledger:
         held = list(batch)
         return self._write(lambda c, _: claims.renew(c, self._clock(c), self.lease_s, held))
 
-    def give_back(self, claim: Claim, why: EnvironmentFault | str, *, retry_in_s: float = 0.0) -> FileState | None:
+    def give_back(
+        self, claim: Claim, why: EnvironmentFault | str, *, retry_in_s: float = 0.0, was_read: bool = False
+    ) -> FileState | None:
         """Give up a claim for which the file is not to blame; its attempt is refunded.
 
         The new state: READY, or RETRY when ``retry_in_s`` is above 0; without it ``FileChanged`` SETTLING and
         ``FileVanished`` MISSED. A version that nothing but such errors has met for 24 h is QUARANTINED with the last
-        one's code; ``ShareDown`` is no file's own and begins a new day. Whatever the error, SUPERSEDED when a newer
-        version of the path is known. A plain ``str`` is the reason, e.g. ``"the worker stops"``.
+        one's code; ``was_read`` (its bytes were) begins a new day, and ``ShareDown``, which is no file's own. Whatever
+        the error, SUPERSEDED when a newer version of the path is known. A plain ``str`` is the reason, e.g. ``"the
+        worker stops"``, and says nothing of the file.
 
         Returns:
             The new state; ``None`` when the claim was fenced.
         """
-        return self._write(lambda c, again: claims.give_back(c, self._clock(c), claim, why, retry_in_s, again))
+        return self._write(
+            lambda c, again: claims.give_back(c, self._clock(c), claim, why, retry_in_s, was_read, again)
+        )
 
     def fail(self, claim: Claim, error: SlotError, *, retry_in_s: float = 1.0) -> FileState | None:
         """Note that the slot died while this worker lived: the attempt stays counted.

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, select
 
 from worker import schema, store, workers
-from worker.domain import FileState, Outcome
+from worker.domain import FileState, Outcome, RefusalCode
 from worker.errors import (
     EnvironmentFault,
     FileChanged,
@@ -143,6 +143,33 @@ def test_a_lock_that_went_away_in_between_starts_a_new_day(bench: Bench) -> None
     bench.ledger.give_back(bench.claim()[0], ShareDown())
     bench.wait(2 * 3600)
     assert bench.ledger.give_back(bench.claim()[0], FileLocked()) is FileState.READY
+
+
+def test_stops_and_kills_of_the_worker_do_not_prolong_a_files_day(bench: Bench) -> None:
+    """A worker that is started anew each night would else try a locked film for ever, and never say so."""
+    claim, since = bench.claimed(), bench.now
+    assert bench.ledger.give_back(claim, FileLocked(), retry_in_s=60) is FileState.RETRY
+    bench.wait(8 * 3600)
+    assert bench.ledger.give_back(bench.claim()[0], "the worker stops") is FileState.READY
+    bench.claim()
+    bench.wait(8 * 3600)
+    assert bench.ledger.recover_interrupted() == 1
+    assert bench.row(claim.file_id)["locked_since"] == since
+    bench.wait(8 * 3600)
+    assert bench.ledger.give_back(bench.claim()[0], FileLocked(), retry_in_s=60) is FileState.QUARANTINED
+
+
+def test_a_file_whose_bytes_were_read_is_locked_no_longer(bench: Bench) -> None:
+    claim = bench.claimed()
+    bench.ledger.give_back(claim, FileLocked())
+    bench.wait(23 * 3600)
+    bench.ledger.give_back(bench.claim()[0], "it settles for longer", retry_in_s=60, was_read=True)
+    bench.wait(2 * 3600)
+    assert bench.ledger.give_back(bench.claim()[0], FileLocked()) is FileState.READY
+    assert bench.row(claim.file_id)["locked_since"] == bench.now
+    bench.wait(60)
+    assert bench.ledger.commit_refused(bench.claim()[0], bench.facts(), bench.bundle_id, RefusalCode.VIEW, "lateral")
+    assert bench.row(claim.file_id)["locked_since"] is None
 
 
 def test_set_aside_at_once_and_reopened(bench: Bench) -> None:
