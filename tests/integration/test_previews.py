@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import resource
 import stat
 import sys
 import time
@@ -81,9 +82,45 @@ def test_whatever_the_disk_says_no_half_preview_is_ever_seen(tmp_path: Path, mon
         patch.setattr(os, name, fail)
         assert not previews.keep(tmp_path, SHA, FILM, 0)
     assert not previews.exists(tmp_path, SHA)
-    # what a broken-off attempt left is taken over by the next
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
     assert previews.keep(tmp_path, SHA, FILM, 0)
     assert os.listdir(tmp_path / "ab") == [f"{SHA}.png"]
+
+
+def test_a_disk_that_fills_while_a_preview_is_written_keeps_nothing_of_it(tmp_path: Path) -> None:
+    assert len(previews.draw(FILM)) > 2000
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        kept = previews.keep(tmp_path, SHA, FILM, 0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not kept
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_what_a_killed_writer_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    assert previews.sweep(tmp_path / "not yet made") == 0
+    assert previews.keep(tmp_path, SHA, FILM, 0)
+    names = [f"{'0' * 64}.part", f"{'1' * 64}.part", "notes.part", f"{'A' * 64}.part", f"{'2' * 64}.part.txt"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"half")
+    (tmp_path / f"{'3' * 64}.part").mkdir()
+    (tmp_path / f"{'4' * 64}.part").symlink_to(tmp_path / names[2])
+    long_ago = time.time() - 2 * 3600
+    for path in tmp_path.iterdir():
+        os.utime(path, (long_ago, long_ago), follow_symlinks=False)
+    os.utime(tmp_path / names[1])  # somebody writes it now
+    before = {path.name for path in tmp_path.rglob("*")}
+    assert previews.sweep(tmp_path) == 1
+    assert {path.name for path in tmp_path.rglob("*")} == before - {names[0]}
+
+
+def test_a_purge_takes_what_was_written_of_a_preview_along(tmp_path: Path) -> None:
+    (tmp_path / f"{SHA}.part").write_bytes(b"half")
+    assert previews.remove(tmp_path, SHA)
+    assert list(tmp_path.iterdir()) == []
+    assert not previews.remove(tmp_path, SHA)
 
 
 def test_previews_lie_beside_the_database_unless_a_folder_is_named(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from worker.cli.roots import PopulationName, PopulationOption
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from worker.batches import Batch
     from worker.bundle import Bundle
     from worker.domain import RootSpec
-    from worker.fleet_queue import Batch
     from worker.settings import Settings
 
 app = typer.Typer(help="Many processes and machines on one archive.", no_args_is_help=True)
@@ -171,6 +171,8 @@ def _work(settings: Settings) -> int:
         names = {field.name for field in fields(daemon.RunOptions)} - {"once", "include_existing"}
         options = daemon.RunOptions(**{name: getattr(settings, name) for name in names})
         options = replace(options, preview_dir=previews.folder_for(settings.preview_dir, None))
+        if options.preview_dir is not None:
+            previews.sweep(options.preview_dir)
         return fleet.work(engine, _installed(settings, engine), options)
     finally:
         engine.dispose()
