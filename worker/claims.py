@@ -33,6 +33,7 @@ from worker.moves import (
     leave_claim,
     move,
     path_key,
+    read_with,
     record,
 )
 from worker.workers import dead_owners
@@ -283,6 +284,7 @@ def recover_interrupted(connection: Connection, now: datetime) -> int:
             to_state, why = FileState.QUARANTINED, DIED_ALONE
             keep_outcomes(connection, now, [row.id])
             values.update(set_aside_values(now, SlotCrashed.code, DIED_ALONE))
+            values["read_at"] = read_with(values)
         connection.execute(
             update(schema.file)
             .where(c.id == row.id, c.state == FileState.CLAIMED, c.epoch == row.epoch)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, insert, literal, select, update
+from sqlalchemy import ColumnElement, Connection, ScalarSelect, func, insert, literal, select, update
 
 from worker import schema
 from worker.domain import FileState
 from worker.entries import Claim
 from worker.escaping import clean_text
+from worker.review_schema import reading
 
 T = TypeVar("T")
 
@@ -31,6 +32,7 @@ FRESH_START: dict[str, Any] = {
 """What a version begins with when it is to be read, for the first time or again; its last outcome stands meanwhile."""
 
 _KEPT = ("outcome", "code", "reason", "population", "gate_caveats", "instance_id", "assessment_id", "bundle_id")
+_RESULT = ("outcome", "code", "assessment_id")
 
 
 def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
@@ -93,6 +95,8 @@ def move(
     """
     columns = schema.file.c
     moved: list[tuple[int, int]] = []
+    if "outcome" in values:
+        values["read_at"] = read_with(values)
     for batch in chunks(sorted(set(file_ids))):
         result = connection.execute(
             update(schema.file)
@@ -122,6 +126,7 @@ def leave_claim(
         return False
     if "outcome" in values and owner.outcome is not None:
         keep_outcomes(connection, now, [claim.file_id])
+        values["read_at"] = read_with(values)
     connection.execute(
         update(schema.file).where(held(claim)).values({"state": to_state, "changed_at": now, **SET_FREE, **values})
     )
@@ -142,6 +147,22 @@ def keep_outcomes(connection: Connection, now: datetime, file_ids: Sequence[int]
                 .order_by(columns.id),
             )
         )
+
+
+def read_with(values: Mapping[str, Any]) -> ScalarSelect[datetime]:
+    """Return what becomes of ``read_at`` where the result changes: when somebody first signed the new one, if ever.
+
+    Args:
+        values: what the version is about to hold; what is not named stays.
+    """
+    file, signed = schema.file.c, reading.c
+    same = (signed[name].is_not_distinct_from(values.get(name, file[name])) for name in _RESULT)
+    return (
+        select(func.min(signed.signed_at))
+        .where(signed.file_id == file.id, *same)
+        .correlate(schema.file)
+        .scalar_subquery()
+    )
 
 
 def ended_as(connection: Connection, claim: Claim) -> FileState | None:

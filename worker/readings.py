@@ -139,6 +139,7 @@ def _sign(connection: Connection, who: Account, draft: Draft, comment: str) -> i
     if film.state == FileState.SUPERSEDED or shown_of(film) != draft.shown:
         raise ReadingOutdated
     _refuse_correction(connection, who, draft)
+    before = connection.execute(select(exists().where(_reading.file_id == film.id))).scalar_one()
     now = database_now(connection)
     seen = exists().where(
         _viewing.account_id == who.account_id,
@@ -159,7 +160,7 @@ def _sign(connection: Connection, who: Account, draft: Draft, comment: str) -> i
         "answer_visible": connection.execute(select(seen)).scalar_one(),
         "signed_at": now,
         "waited_s": max(0.0, (now - film.first_seen_at).total_seconds()),
-        "overtook": _overtaken(connection, film.id) if film.read_at is None else None,
+        "overtook": None if before else _overtaken(connection, film.id),
         "supersedes_id": draft.supersedes_id,
         "form_token": draft.form_token,
     }
@@ -256,8 +257,11 @@ def looked_before(engine: Engine, who: Account, file_id: int, shown: Shown) -> d
     other = select(func.max(_viewing.at)).where(
         _viewing.account_id == who.account_id, _viewing.file_id == file_id, ~_is(_viewing, shown)
     )
-    signed = exists().where(_reading.account_id == who.account_id, _reading.file_id == file_id, _is(_reading, shown))
-    return read(engine, lambda connection: connection.execute(other.where(~signed)).scalar())
+    return read(engine, lambda connection: connection.execute(other.where(~_signed(who, file_id, shown))).scalar())
+
+
+def _signed(who: Account, file_id: int, shown: Shown) -> ColumnElement[bool]:
+    return exists().where(_reading.account_id == who.account_id, _reading.file_id == file_id, _is(_reading, shown))
 
 
 def _is(columns: Any, shown: Shown) -> ColumnElement[bool]:
@@ -281,15 +285,21 @@ def viewers(engine: Engine, file_id: int) -> list[tuple[str, datetime]]:
 
 
 def may_see_answer(engine: Engine, who: Account, file_id: int, shown: Shown) -> bool:
-    """Tell whether this reader has seen this result's answer, or has signed the film, and so may see it again."""
+    """Tell whether this reader has seen this result's answer, or has signed it, and so may see it again."""
     seen = exists().where(
         _viewing.account_id == who.account_id,
         _viewing.file_id == file_id,
         _viewing.assessment_id.is_not_distinct_from(shown.assessment_id),
         _viewing.answer_visible,
     )
-    signed = exists().where(_reading.account_id == who.account_id, _reading.file_id == file_id)
-    return bool(read(engine, lambda connection: connection.execute(select(seen | signed)).scalar_one()))
+    asked = select(seen | _signed(who, file_id, shown))
+    return bool(read(engine, lambda connection: connection.execute(asked).scalar_one()))
+
+
+def read_before(connection: Connection, file_ids: Sequence[int]) -> set[int]:
+    """Return those of the films that were signed, and are to be read again since their result has changed."""
+    statement = select(_file.id).where(_file.id.in_(file_ids), _file.read_at.is_(None))
+    return set(connection.execute(statement.where(exists().where(_reading.file_id == _file.id))).scalars())
 
 
 # ---------------------------------------------------------------------- looking up

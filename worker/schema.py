@@ -187,7 +187,8 @@ class FileColumns(TypedColumns):
     ``outcome`` and what belongs to it are those last committed: a version that is read again keeps them until the next
     are, and then they become a ``past_outcome``. ``answer``: of its findings the most urgent, kept here because the
     worklist is ordered and filtered by it. Identity columns carry the names of ``domain.Identity``.
-    ``read_at``: when the first reading was signed. ``device``, ``patient_name_key``: see ``lookups.py``.
+    ``read_at``: when the first reading of its present result was signed. ``device``, ``patient_name_key``: see
+    ``lookups.py``.
     """
 
     id = Column(RowId, primary_key=True)

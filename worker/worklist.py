@@ -36,7 +36,7 @@ from worker import schema
 from worker.domain import Answer, FileState, Outcome
 from worker.escaping import clean_identifier
 from worker.lookups import name_key
-from worker.readings import unread
+from worker.readings import Shown, read_before, shown_of, unread
 from worker.results import ResultRow, selected, typed
 from worker.store import database_now, read
 
@@ -64,7 +64,8 @@ class WorklistFilter:
 
     Attributes:
         answer: of the film's findings, that of the most urgent one.
-        unread: only those that nobody has signed, the backlog apart. A search or an outcome is not narrowed by it.
+        unread: only those whose present result nobody has signed, the backlog apart. A search or an outcome is not
+            narrowed by it.
         taken_from: taken on this day or later, on the modality's clock.
         taken_to: taken on this day or earlier.
         search: a Patient ID or Accession Number, whole, or the beginning of a name.
@@ -93,14 +94,18 @@ class WorklistFilm:
     """One film of the list.
 
     Attributes:
-        read_at: when it was first signed; ``None`` while nobody has.
-        waited_s: since its arrival, until it was read.
+        shown: its present result.
+        read_at: when that was first signed; ``None`` while nobody has.
+        read_before: it was read before its result changed, and is to be read again.
+        waited_s: until it was read, since its arrival, or since its result changed where it is to be read again.
         behind: in priority order it stands behind films that came after it.
         changed_at: when its result last took another's place.
     """
 
     result: ResultRow
+    shown: Shown
     read_at: datetime | None
+    read_before: bool
     changed_at: datetime | None
     waited_s: float
     behind: bool
@@ -342,16 +347,20 @@ def _groups(
         behind = set(connection.execute(select(_file.id).where(_file.id.in_(every), _behind(_file, risen))).scalars())
     replaced = select(_past.file_id, func.max(_past.replaced_at)).where(_past.file_id.in_(every))
     changed = {row[0]: row[1] for row in connection.execute(replaced.group_by(_past.file_id))}
+    again = read_before(connection, every)
     rows = connection.execute(selected().where(_file.id.in_(every))).all()
     films = {
         row.id: WorklistFilm(
             result=result,
+            shown=shown_of(row),
             read_at=row.read_at,
+            read_before=row.id in again,
             changed_at=changed.get(row.id),
-            waited_s=max(0.0, ((row.read_at or now) - row.first_seen_at).total_seconds()),
+            waited_s=max(0.0, ((row.read_at or now) - since).total_seconds()),
             behind=row.id in behind,
         )
         for row, result in zip(rows, typed(connection, rows), strict=True)
+        for since in [changed.get(row.id, row.first_seen_at) if row.id in again else row.first_seen_at]
     }
     for file_id in ids:
         if file_id in films:

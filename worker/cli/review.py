@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from worker.domain import Presence
     from worker.exporting import ReadFilm
-    from worker.readings import Reading
+    from worker.readings import Reading, Shown
     from worker.worklist import WorklistFilm
 
 app = typer.Typer(help="What is to be read, and what readers signed.", no_args_is_help=True)
@@ -59,7 +59,8 @@ def list_films(
     if json:
         for film in films:
             read_at = film.read_at and iso(film.read_at)
-            output.print_json({**result_to_json(film.result), "read_at": read_at, "waited_s": film.waited_s})
+            record = {"read_at": read_at, "read_before": film.read_before, "waited_s": film.waited_s}
+            output.print_json({**result_to_json(film.result), **record})
         return
     columns = ("id", "waiting", "patient / accession", "file", "what it says", "read")
     output.print_table(columns, map(_row, films))
@@ -105,6 +106,7 @@ def show(
         detail = history.show(engine, film)
         if detail is None:
             raise UsageError(f"there is no film {film}: `preread review list` shows them")
+        shown = readings.Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
         signed = readings.of_films(engine, [film])[film]
         store.write(engine, lambda connection, _: append(connection, actor(), Action.VIEW, f"film:{film}"))
         folder = previews.folder_for(settings.preview_dir, store.sqlite_path(engine))
@@ -112,7 +114,7 @@ def show(
     if json:
         output.print_json({**detail_to_json(detail), "readings": [reading_to_json(one) for one in signed]})
     else:
-        output.print_pairs([*views.detail_pairs(detail), *(("reading", _say(one)) for one in signed)])
+        output.print_pairs([*views.detail_pairs(detail), *(("reading", _say(one, shown)) for one in signed)])
     if png is not None:
         if picture is None:
             output.say(f"no preview of film {film} is kept")
@@ -234,8 +236,8 @@ def stats(
     output.print_table((*names, "readings", *verdicts, *counted), rows)
 
 
-def _say(one: Reading) -> str:
-    corrected = ", corrected since" if one.superseded else ""
+def _say(one: Reading, shown: Shown) -> str:
+    corrected = ", corrected since" if one.superseded else "" if one.shown == shown else ", of an earlier result"
     comment = f": {one.comment}" if one.comment else ""
     when = f"{one.signed_at:%Y-%m-%d %H:%M} UTC"
     return f"{one.reading_id}: {one.verdict.value} by {one.reader} {when}{corrected}{comment}"
@@ -245,7 +247,7 @@ def _row(film: WorklistFilm) -> tuple[str, ...]:
     from worker.cli.views import patient, says
 
     result = film.result
-    read = "" if film.read_at is None else "yes"
+    read = "before its result changed" if film.read_before else "" if film.read_at is None else "yes"
     return (
         str(result.result_id),
         f"{film.waited_s / 60:.0f} min",

@@ -283,6 +283,7 @@ def _film(film: worklist.WorklistFilm) -> JSONObject:
     return {
         **result_to_json(film.result),
         "read_at": None if film.read_at is None else iso(film.read_at),
+        "read_before": film.read_before,
         "changed_at": None if film.changed_at is None else iso(film.changed_at),
         "waited_s": film.waited_s,
         "behind": film.behind,

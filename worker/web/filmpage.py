@@ -101,6 +101,7 @@ def show(
         and row.sha256 is not None
         and previews.exists(here.options.preview_dir, row.sha256),
         readings=[] if hidden else signed,
+        read_before=bool(signed) and not any(one.shown == shown for one in signed),
         findings=films.findings_of(here.engine, row.bundle_digest),
         typed=typed,
         order=order,

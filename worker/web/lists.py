@@ -75,7 +75,13 @@ def _rows(here: site.Site, session: Session, wanted: WorklistFilter, request: Re
     page = worklist.page(here.engine, wanted)
     ids = [film.result.result_id for study in page.studies for film in study]
     signed = readings.of_films(here.engine, ids)
-    mine = {film for film, each in signed.items() if any(one.account_id == session.account.account_id for one in each)}
+    me = session.account.account_id
+    mine = {
+        film.result.result_id
+        for study in page.studies
+        for film in study
+        if any(one.account_id == me and one.shown == film.shown for one in signed[film.result.result_id])
+    }
     kept = {name: request.query_params.get(name, "") for name in _PARAMETERS}
     following = "" if page.next is None else "{}-{}".format(*page.next)
     return {

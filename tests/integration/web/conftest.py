@@ -93,7 +93,11 @@ class Films:
             name="films", version=str(self.bundle_id), digest=digest, manifest=MANIFEST
         )
         assert self.ledger.reopen([film], "asked for", states=[FileState.DONE, FileState.QUARANTINED]) == 1
-        assert self._read(name.encode(), answer, content=f"{name} 1", identity={}) == film
+        assert self.commit(name, answer) == film
+
+    def commit(self, name: str, answer: Answer | RefusalCode | None) -> int:
+        """Read a film that waits, with this outcome, by the bundle in use."""
+        return self._read(name.encode(), answer, content=f"{name} 1", identity={})
 
     def _read(
         self,

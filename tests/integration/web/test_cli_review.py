@@ -19,7 +19,7 @@ from sqlalchemy import text
 from model_training.dataset import index
 from worker import accounts
 from worker.cli import main
-from worker.domain import Answer, RefusalCode
+from worker.domain import Answer, FileState, RefusalCode
 from worker.store import sqlite_path
 
 from .conftest import PASSWORD, Films
@@ -116,6 +116,16 @@ def test_the_worklist_is_read_signed_and_exported_by_command(films_here: Films, 
     assert preread("review", "next").code == 1
     assert "left base" in preread("review", "show", str(flagged)).out
     assert json.loads(preread("review", "show", str(flagged), "--json").out)["readings"][0]["verdict"] == "accepted"
+
+    films_here.again(other, "b.dcm", Answer.FLAGGED)
+    assert preread("review", "next").out.strip() == str(other)
+    assert "before its result changed" in preread("review", "list").out
+    assert [json.loads(line)["read_before"] for line in preread("review", "list", "--json").out.splitlines()] == [True]
+    assert ", of an earlier result" in preread("review", "show", str(other)).out
+    films_here.bundle_id = 1
+    films_here.ledger.reopen([other], "asked for", states=[FileState.DONE])
+    films_here.commit("b.dcm", Answer.NOT_FLAGGED)
+    assert preread("review", "next").code == 1
 
     folder = tmp_path / "images"
     exported = preread("review", "export", "--images", str(folder))

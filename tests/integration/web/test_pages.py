@@ -507,7 +507,10 @@ def test_a_result_that_changed_after_it_was_viewed_says_so(films_here: Films, ad
     assert "accepted by Dr Ben · the result changed since" in eve.get("/worklist?show=all").words
     # whoever reads before the answer is shown learns that it changed, not what it says or said
     ben.post("/account/options", csrf=ben.get("/account").hidden["csrf"], read_before_reveal="yes")
-    assert "pneumonia flagged" in ben.get(f"/films/{film}").words  # has signed this film
+    assert "pneumonia flagged" not in ben.get(f"/films/{film}").words  # has signed what it said before
+    assert "read before its result changed" in ben.words
+    assert "read before its result changed: to be read again" in ben.get("/worklist").words
+    assert ben.get("/worklist/next").location.startswith(f"/films/{film}?")
     ada.post("/account/options", csrf=ada.get("/account").hidden["csrf"], read_before_reveal="yes")
     other = films_here.add("b.dcm", Answer.FLAGGED)
     ada.get(f"/films/{other}")

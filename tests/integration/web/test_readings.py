@@ -6,6 +6,8 @@ import json
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,9 @@ from PIL import Image
 from sqlalchemy import delete, update
 from sqlalchemy.exc import DBAPIError
 
-from worker import agreement, audit, exporting, previews, readings, results, review_schema, schema
+from worker import agreement, audit, exporting, previews, readings, results, review_schema, schema, worklist
 from worker.accounts import Account
-from worker.domain import Answer, Outcome, Presence, RefusalCode, Role, Verdict
+from worker.domain import Answer, FileState, Outcome, Presence, RefusalCode, Role, Verdict
 from worker.errors import NotAllowed, PrereadError, ReadingOutdated, UsageError
 from worker.readings import Draft, Shown
 
@@ -161,6 +163,58 @@ def test_a_reading_about_a_result_that_changed_is_not_signed(films: Films) -> No
     with pytest.raises(ReadingOutdated):
         sign(films, ada, film)
     assert readings.of_films(films.engine, [film, newer]) == {film: [], newer: []}
+
+
+def test_a_film_is_to_be_read_again_when_its_result_changes_and_only_then(films: Films) -> None:
+    films.now -= timedelta(hours=6)
+    film, other = films.add("a.dcm", Answer.NOT_FLAGGED), films.add("b.dcm", Answer.FLAGGED)
+    readers = [films.person(name) for name in ("ada", "ben", "eve", "kim")]
+    sign(films, readers[0], other)
+
+    def look() -> tuple[bool, bool, list[bool]]:
+        """Whether the film stands on the list, whether as read before, and which readings are of its result."""
+        at, wanted = shown(films, film), worklist.WorklistFilter(limit=1)
+        listed = [one for study in worklist.page(films.engine, wanted).studies for one in study]
+        everything = worklist.page(films.engine, replace(wanted, unread=False)).studies
+        signed = readings.of_films(films.engine, [film])[film]
+        first = min((one.signed_at for one in signed if one.shown == at), default=None)
+        assert everything[0][0].read_at == first
+        assert [one.result.result_id for one in listed] in ([], [film])
+        return bool(listed), any(one.read_before for one in listed), [one.shown == at for one in signed]
+
+    def again(answer: Answer | RefusalCode | None, *, newer: bool) -> None:
+        films.wait(3600)
+        if newer:
+            films.again(film, "a.dcm", answer)
+            return
+        films.ledger.reopen([film], "asked for", states=[FileState.DONE, FileState.QUARANTINED])
+        assert look() == before, "while it is read again, its result stands"
+        films.commit("a.dcm", answer)
+
+    assert look() == (True, False, [])
+    sign(films, readers[0], film)
+    before = look()
+    assert before == (False, False, [True])
+    again(Answer.NOT_FLAGGED, newer=False)
+    assert look() == before, "the same bundle said it again"
+    again(Answer.NOT_FLAGGED, newer=True)
+    assert look() == (True, True, [False])
+    (row,) = worklist.page(films.engine, worklist.WorklistFilter()).studies[0]
+    assert 3.5 * 3600 < row.waited_s < 4.5 * 3600, "it waits since its result changed"
+    sign(films, readers[1], film)
+    before = look()
+    assert before == (False, False, [False, True])
+    again(RefusalCode.VIEW, newer=False)
+    before = look()
+    assert before == (True, True, [False, False])
+    again(Answer.NOT_FLAGGED, newer=False)
+    assert look() == (False, False, [False, True]), "what it says now was read"
+    again(None, newer=True)
+    assert look() == (True, True, [False, False])
+    sign(films, readers[2], film)
+    assert look() == (False, False, [False, False, True])
+    first, *later = readings.of_films(films.engine, [film])[film]
+    assert (first.overtook, [one.overtook for one in later]) == (0, [None, None]), "one a film"
 
 
 def test_only_readers_sign_and_only_films_that_are_there(films: Films) -> None:
