@@ -216,7 +216,7 @@ def section_of_the_runbook(heading: str) -> str:
 @pytest.mark.parametrize(
     "heading, sources, code",
     [
-        ("What `preread status` and `/health` say", ["health"], r'Level\.\w+, "(\w+)"'),
+        ("What `preread status` and `/health` say", ["health", "batches"], r'(?:Level\.\w+, |yield )"(\w+)"'),
         (
             "What `preread reconcile` prints",
             ["reconcile", "ledger_check"],

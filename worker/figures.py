@@ -177,11 +177,17 @@ def _roots(roots: Sequence[RootHealth]) -> Iterator[Metric]:
     def rows(of: str) -> list[tuple[Sequence[str], float | None]]:
         return [((root.path,), getattr(root, of)) for root in roots]
 
-    up = [((root.path,), float(root.watched and root.fault_code is None)) for root in roots]
+    watched = [root for root in roots if root.fleet is None]
+    up = [((root.path,), float(root.watched and root.fault_code is None)) for root in watched]
     yield _gauge("share_up", "1 while a living worker can list the folder", up, "root")
     yield _gauge("last_complete_scan_seconds", "Since the last complete scan ended", rows("scan_age_s"), "root")
     yield _gauge("scan_seconds", "That the last complete scan took", rows("scan_s"), "root")
     yield _gauge("scanned_files", "Files that it met", rows("files"), "root")
+    fleets = [(root.path, root.fleet) for root in roots if root.fleet is not None]
+    shards = [((path, status), float(count)) for path, fleet in fleets for status, count in fleet.shards.items()]
+    yield _gauge("fleet_shards", "Shards of a folder that a fleet reads, by what became of them", shards, "root", "job")
+    processes = [((), float(max(fleet.processes for _, fleet in fleets)))] if fleets else []
+    yield _gauge("fleet_processes", "Processes of the fleet that live", processes)
 
 
 def _drift(drift: Sequence[Shift]) -> Iterator[Metric]:

@@ -27,6 +27,7 @@ from procrastinate.jobs import Job, Status
 from sqlalchemy import Engine
 
 from worker import fleet_queue, slots
+from worker.batches import STALLED_S, TASK
 from worker.bundle import Bundle
 from worker.daemon import RunOptions
 from worker.errors import (
@@ -64,7 +65,7 @@ class FleetOptions:
     """
 
     heartbeat_s: float = fleet_queue.HEARTBEAT_S
-    stalled_s: float = fleet_queue.STALLED_S
+    stalled_s: float = STALLED_S
     share_patience_s: float = SHARE_PATIENCE_S
 
 
@@ -167,7 +168,7 @@ class _Puller(threading.Thread):
             kwargs=jobs.connection_arguments(), min_size=1, max_size=5, timeout=_ENDS_WITHIN_S
         )
         self._app = procrastinate.App(connector=connector)
-        self._app.task(name=fleet_queue.TASK, retry=_Retry())(self._hand_over)
+        self._app.task(name=TASK, retry=_Retry())(self._hand_over)
 
     # ------------------------------------------------------------------ for the main thread
 
@@ -264,7 +265,7 @@ class _Puller(threading.Thread):
             if (row := await asked.fetchone()) is None or not row[0]:
                 return
             stalled = await self._app.job_manager.get_stalled_jobs(
-                task_name=fleet_queue.TASK, seconds_since_heartbeat=self._options.stalled_s
+                task_name=TASK, seconds_since_heartbeat=self._options.stalled_s
             )
             for job in stalled:
                 await self._put_back(job)

@@ -9,59 +9,26 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 from collections.abc import Iterable
-from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from sqlalchemy import Connection, Engine, select, text
+from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import ProgrammingError
 
-from worker import schema, store
-from worker.domain import JSONObject
+from worker import batches, store
+from worker.batches import SCHEMA, TASK, Batch
 from worker.errors import DatabaseUnsuitable, SettingsError
 from worker.shard_work import ShardJob
 from worker.shards import Shard
 from worker.slot_messages import to_path, to_text
 
-SCHEMA = "preread_fleet"
-TASK = "preread.shard"
 MAX_ATTEMPTS = 10
-STALLED_S = 30.0
 HEARTBEAT_S = 10.0
 KEEP_FINISHED_H = 7 * 24
 _INSTALL_LOCK = 0x7072_6561_6671  # any number that no other program locks: "preafq"
 REAP_LOCK = _INSTALL_LOCK + 1
-_RATE_WINDOW_S = 1800
 _GRANT = "Let its owner run `GRANT CREATE ON DATABASE ... TO ...`, or make the schema preread_fleet for this user."
-_OPEN = ("todo", "doing")
 _NO_RIGHT = "42501"
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """How far one archive is with one bundle; shards and films by what became of their job.
-
-    Attributes:
-        root: as it is shown to people.
-        bundle: ``name/version``.
-        digest: of the bundle.
-        stalled: of the shards in hand, those whose process has said nothing for ``STALLED_S``.
-        films_s: films a second over the last half hour; ``None`` while no shard has ended.
-        left_s: how long the rest takes at this rate.
-    """
-
-    root: str
-    bundle: str
-    digest: str
-    shards: dict[str, int]
-    films: dict[str, int]
-    stalled: int
-    films_s: float | None
-    left_s: float | None
-
-    def to_json(self) -> JSONObject:
-        """Return the record that ``preread fleet status --json`` prints."""
-        return {name: getattr(self, name) for name in self.__slots__}
 
 
 class FleetQueue:
@@ -108,7 +75,7 @@ class FleetQueue:
 
     def is_installed(self) -> bool:
         """Tell whether anything was ever handed to a fleet here."""
-        return store.read(self._engine, lambda connection: _applied(connection) is not None)
+        return store.read(self._engine, lambda connection: batches.applied(connection) is not None)
 
     # ------------------------------------------------------------------ what waits
 
@@ -147,18 +114,11 @@ class FleetQueue:
 
     def batches(self) -> list[Batch]:
         """Return how far each archive is, the oldest first."""
-        return store.read(self._engine, _batches) if self.is_installed() else []
+        return store.read(self._engine, batches.batches) if self.is_installed() else []
 
     def processes(self) -> int:
-        """Return how many processes said within ``STALLED_S`` that they live."""
-        statement = text(
-            f"SELECT count(*) FROM {SCHEMA}.procrastinate_workers "  # noqa: S608
-            "WHERE last_heartbeat > now() - make_interval(secs => :stalled_s)"
-        )
-        if not self.is_installed():
-            return 0
-        count: int = store.read(self._engine, lambda c: c.execute(statement, {"stalled_s": STALLED_S}).scalar_one())
-        return count
+        """Return how many processes said lately that they live."""
+        return store.read(self._engine, batches.processes) if self.is_installed() else 0
 
 
 # ---------------------------------------------------------------------- jobs
@@ -202,16 +162,9 @@ def migrations() -> list[str]:
     return sorted(file.name for file in folder.iterdir() if file.name.endswith(".sql"))
 
 
-def _applied(connection: Connection) -> str | None:
-    """Return the last of Procrastinate's migrations that the schema has: it stands in its comment."""
-    statement = text("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = :name")
-    applied: str | None = connection.execute(statement, {"name": SCHEMA}).scalar_one_or_none()
-    return applied
-
-
 def _install(connection: Connection, _again: bool) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _INSTALL_LOCK})
-    applied, known = _applied(connection), migrations()
+    applied, known = batches.applied(connection), migrations()
     if applied == known[-1]:
         return
     folder = resources.files("procrastinate.sql")
@@ -230,51 +183,3 @@ def _install(connection: Connection, _again: bool) -> None:
     for script in scripts:
         driver.execute(script.read_text(encoding="utf-8"))
     connection.execute(text(f"COMMENT ON SCHEMA {SCHEMA} IS '{known[-1]}'"))
-
-
-_COUNTS = f"""
-SELECT (args->>'root_id')::bigint AS root_id, args->>'digest' AS digest, jobs.status::text AS status,
-       count(*) AS shards, sum((args->>'files')::bigint) AS films,
-       count(*) FILTER (WHERE jobs.status = 'doing' AND (workers.id IS NULL OR
-           workers.last_heartbeat < now() - make_interval(secs => :stalled_s))) AS stalled
-FROM {SCHEMA}.procrastinate_jobs AS jobs LEFT JOIN {SCHEMA}.procrastinate_workers AS workers
-    ON workers.id = jobs.worker_id
-WHERE task_name = :task GROUP BY 1, 2, 3 ORDER BY min(jobs.id)
-"""  # noqa: S608  the schema's name is a constant
-_RATE = f"""
-WITH ended AS (
-    SELECT jobs.id, (args->>'files')::bigint AS films FROM {SCHEMA}.procrastinate_jobs AS jobs
-    JOIN {SCHEMA}.procrastinate_events AS events ON events.job_id = jobs.id
-    WHERE task_name = :task AND jobs.status = 'succeeded' AND events.type = 'succeeded'
-      AND events.at > now() - make_interval(secs => :window_s)
-      AND (args->>'root_id')::bigint = :root_id AND args->>'digest' = :digest)
-SELECT (SELECT sum(films) FROM ended) / extract(epoch FROM now() - greatest(
-    now() - make_interval(secs => :window_s),
-    (SELECT min(at) FROM {SCHEMA}.procrastinate_events WHERE type = 'started' AND job_id IN (SELECT id FROM ended))))
-"""  # noqa: S608
-
-
-def _batches(connection: Connection) -> list[Batch]:
-    found: dict[tuple[int, str], list[Any]] = {}
-    for row in connection.execute(text(_COUNTS), {"task": TASK, "stalled_s": STALLED_S}):
-        found.setdefault((row.root_id, row.digest), []).append(row)
-    return [_batch(connection, root_id, digest, rows) for (root_id, digest), rows in found.items()]
-
-
-def _batch(connection: Connection, root_id: int, digest: str, rows: list[Any]) -> Batch:
-    root = connection.execute(select(schema.root.c.path_text).where(schema.root.c.id == root_id)).scalar_one()
-    bundle = connection.execute(select(schema.bundle).where(schema.bundle.c.digest == digest)).one_or_none()
-    values = {"task": TASK, "window_s": _RATE_WINDOW_S, "root_id": root_id, "digest": digest}
-    rate = connection.execute(text(_RATE), values).scalar_one()
-    films = {row.status: int(row.films) for row in rows}
-    left = sum(films.get(status, 0) for status in _OPEN)
-    return Batch(
-        root=root,
-        bundle=digest[:12] if bundle is None else f"{bundle.name}/{bundle.version}",
-        digest=digest,
-        shards={row.status: row.shards for row in rows},
-        films=films,
-        stalled=sum(row.stalled for row in rows),
-        films_s=None if not rate else round(float(rate), 2),
-        left_s=None if not rate else round(left / float(rate), 1),
-    )

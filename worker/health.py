@@ -6,155 +6,31 @@ or never ran is told of as well. Ages are by the database's clock.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from enum import IntEnum
+from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, func, or_, select
 
-from worker import schema, store
+from worker import batches, schema, store
+from worker.batches import FleetHealth
 from worker.discovery import counts
-from worker.domain import OPEN_STATES, FileState, JSONObject
-from worker.errors import FileLocked, PrereadError
+from worker.domain import FileState
+from worker.errors import FileLocked
 from worker.escaping import display_path
+from worker.health_records import Health, Level, Problem, RootHealth, WorkerHealth, unavailable
 from worker.moves import absolute, path_key
 from worker.upkeep import count_missed, worth_a_look
 from worker.words import say_films, say_span
 from worker.workers import is_silent, runs
 
+__all__ = ["Health", "Level", "Problem", "RootHealth", "WorkerHealth", "report", "unavailable"]
 LEAST_PATIENCE_S = 10.0
 STUCK_SETTLING = timedelta(minutes=15)
 RESTARTED_LATELY = timedelta(minutes=15)
 _RESTARTS = 3
 _LOOKED_AT = 50
 _file, _root, _worker, _transition = schema.file.c, schema.root.c, schema.worker.c, schema.transition.c
-
-
-class Level(IntEnum):
-    """How bad; the values are the exit codes that Nagios, Icinga and Zabbix expect."""
-
-    OK = 0
-    WARNING = 1
-    CRITICAL = 2
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """One thing that is not as it should be. ``code`` has a row in the runbook; ``what`` is safe to print.
-
-    ``root``: the one folder that it is about; ``count``: of how many films.
-    """
-
-    level: Level
-    code: str
-    what: str
-    root: str | None = None
-    count: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerHealth:
-    """One worker that runs, or that was the last to watch a root.
-
-    Attributes:
-        alive: it runs and has written lately.
-        silent_s: seconds since it last wrote to the database.
-        slots: how many it wants, of which ``slots_alive`` could read a film; ``None`` before it said so.
-        watcher_restarts: how often its watching for events began anew, the last time ``watcher_restart_age_s`` ago.
-    """
-
-    worker_id: str
-    alive: bool
-    silent_s: float
-    slots: int | None
-    slots_alive: int | None
-    watcher_restarts: int
-    watcher_restart_age_s: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class RootHealth:
-    """One watched folder. Ages are ``None`` for what never was.
-
-    Attributes:
-        scan_age_s: seconds since the last scan that listed every folder was complete.
-        scan_s: seconds that it took.
-        look_age_s: seconds since its worker's look at the folder last went on.
-        fault: why it, or a part of it, cannot be listed now.
-    """
-
-    path: str
-    watched: bool
-    scan_age_s: float | None
-    scan_s: float | None
-    files: int | None
-    look_age_s: float | None
-    fault_code: str | None
-    fault: str | None
-    fault_age_s: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """The whole report.
-
-    Attributes:
-        counts: versions by state, of the states that were asked for.
-        missed: films that went away before they were read, and of which no person said that they know.
-        locked: files that wait because they cannot be read now: locked, refused, not handed out by the share.
-        quarantined: versions set aside, by code.
-        unsettled_age_s: seconds since the first of those that still settle (no backlog, not empty) was seen.
-        ready_age_s: seconds for which the oldest READY version has waited.
-        progress_age_s: seconds since a version was last claimed or ended.
-        write_age_s: seconds since a living worker last wrote to the database.
-    """
-
-    at: datetime
-    problems: tuple[Problem, ...]
-    workers: tuple[WorkerHealth, ...] = ()
-    roots: tuple[RootHealth, ...] = ()
-    counts: dict[FileState, int] = field(default_factory=dict)
-    missed: int = 0
-    locked: int = 0
-    quarantined: dict[str, int] = field(default_factory=dict)
-    unsettled_age_s: float | None = None
-    ready_age_s: float | None = None
-    progress_age_s: float | None = None
-    write_age_s: float | None = None
-
-    @property
-    def level(self) -> Level:
-        """That of the worst problem."""
-        return max((problem.level for problem in self.problems), default=Level.OK)
-
-    @property
-    def waiting(self) -> int:
-        """Films without a result yet."""
-        return sum(self.counts.get(state, 0) for state in OPEN_STATES)
-
-    @property
-    def scanned_at(self) -> datetime | None:
-        """When the least recent of the folders' last complete scans ended; ``None`` while one of them has none."""
-        ages = [root.scan_age_s for root in self.roots if root.scan_age_s is not None]
-        return self.at - timedelta(seconds=max(ages)) if ages and len(ages) == len(self.roots) else None
-
-    def to_json(self) -> JSONObject:
-        """Return the report as a record."""
-        record = dataclasses.asdict(self)
-        record |= {
-            "at": self.at.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
-            "counts": {state.value: count for state, count in self.counts.items()},
-            "problems": [dataclasses.asdict(one) | {"level": one.level.name.lower()} for one in self.problems],
-        }
-        return {"status": self.level.name.lower(), "exit_code": int(self.level), **record}
-
-
-def unavailable(error: PrereadError) -> Health:
-    """Return the report of a database that cannot be asked."""
-    return Health(datetime.now(UTC), (Problem(Level.CRITICAL, error.code, str(error)),))
 
 
 def report(
@@ -169,7 +45,8 @@ def report(
 
     Args:
         roots: absolute paths of the folders that should be watched; ``None``: those of living workers and of such as
-            did not end in good order, or, where there are none, all that the database knows.
+            did not end in good order, and those that a fleet has shards of; where there are none, all that the
+            database knows. One that no worker ever watched is judged by the fleet.
         scan_interval_s: for workers that did not say theirs. What does not move for two of these (and
             ``LEAST_PATIENCE_S``) is critical.
         states: those to count versions of; the open ones are few and quickly counted.
@@ -201,9 +78,12 @@ class _Look:
         self._workers = {row.id: row for row in found}
         self._alive = {row.id for row in found if runs(row) and not is_silent(row, self._now, self._patience(row))}
         self._unknown: list[bytes] = []
+        self._fleets = batches.look(connection, now)
+        self._named = paths is not None
         if paths is None:
-            open_ended = [row for row in known if self._expects(row)]
-            self._roots = open_ended or list(known)
+            at_fleet = {row.id for row in known if row.worker_id is None and row.id in (self._fleets or ())}
+            expected = {row.id for row in known if self._expects(row)}
+            self._roots = [row for row in known if row.id in expected | at_fleet] if expected else list(known)
         else:
             keys = {path_key(absolute(path)): path for path in paths}
             self._roots = [row for row in known if row.path_key in keys]
@@ -213,6 +93,13 @@ class _Look:
     def _expects(self, root: Row[Any]) -> bool:
         watcher = self._workers.get(root.worker_id)
         return watcher is not None and (root.worker_id in self._alive or watcher.stopped_at is None)
+
+    def _fleet_at(self, root: Row[Any]) -> FleetHealth | None:
+        """Return how the fleet is at a root that no worker ever watched."""
+        if root.worker_id is not None or self._fleets is None:
+            return None
+        # finished jobs are forgotten after a while; who names a folder wants it watched
+        return self._fleets.get(root.id, None if self._named else FleetHealth())
 
     def _patience(self, worker: Row[Any] | None) -> timedelta:
         said = None if worker is None else worker.scan_interval_s
@@ -250,7 +137,8 @@ class _Look:
         )
 
     def _judge_workers(self) -> tuple[WorkerHealth, ...]:
-        if not self._alive:
+        by_fleet = bool(self._roots) and all(self._fleet_at(root) for root in self._roots)
+        if not (self._alive or by_fleet):
             self._tell_of_no_worker()
         for worker_id in sorted(self._alive):
             row = self._workers[worker_id]
@@ -299,8 +187,12 @@ class _Look:
     def _judge_root(self, root: Row[Any]) -> RootHealth:
         watched = root.worker_id in self._alive
         patience = self._patience(self._workers.get(root.worker_id))
+        fleet = self._fleet_at(root)
         if watched:
             self._judge_watched(root, patience)
+        elif fleet is not None:
+            for code, what in fleet.troubles():
+                self._tell(Level.WARNING, code, f"{root.path_text}: {what}", root.path_text)
         elif self._alive:
             self._tell(Level.CRITICAL, "unwatched", f"no living worker watches {root.path_text}", root.path_text)
         return RootHealth(
@@ -313,6 +205,7 @@ class _Look:
             fault_code=root.fault_code,
             fault=root.fault,
             fault_age_s=self._age_s(root.fault_since),
+            fleet=fleet,
         )
 
     def _judge_watched(self, root: Row[Any], patience: timedelta) -> None:
@@ -337,11 +230,12 @@ class _Look:
 
     def _judge_progress(self, found: dict[FileState, int]) -> tuple[float | None, float | None]:
         waiting: list[datetime] = []
+        of_workers = _file.root_id.in_([root.id for root in self._roots if self._fleet_at(root) is None])
         for alone in (False, True):
             for backlog in (False, True):
                 # each of these is one stretch of an index; the oldest by number is as good as the oldest
                 lane = (_file.state == FileState.READY, _file.alone.is_(alone), _file.backlog.is_(backlog))
-                oldest = select(_file.changed_at).where(*lane, self._here()).order_by(_file.id).limit(_LOOKED_AT)
+                oldest = select(_file.changed_at).where(*lane, of_workers).order_by(_file.id).limit(_LOOKED_AT)
                 waiting.extend(self._connection.execute(oldest).scalars())
         moved = or_(_transition.from_state == FileState.CLAIMED, _transition.to_state == FileState.CLAIMED)
         last = select(_transition.at).where(moved).order_by(_transition.id.desc()).limit(1)

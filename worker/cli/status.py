@@ -12,6 +12,7 @@ from worker.cli import door, output
 from worker.cli.roots import paths_of
 
 if TYPE_CHECKING:
+    from worker.batches import FleetHealth
     from worker.health import Health, RootHealth
 
 
@@ -26,7 +27,8 @@ def status(
     """Say whether the worker does what it should: what is wrong, or that nothing is.
 
     Where neither --root nor the settings name folders, those of the workers in the database count. What does not move
-    for two scan intervals (ten seconds at least) is critical; a worker that is dead or never ran as well.
+    for two scan intervals (ten seconds at least) is critical; a worker that is dead or never ran as well. A folder that
+    only a fleet reads is judged by its fleet: shards that wait for nobody, stand still or failed are a warning.
 
     Exit code, as Nagios, Icinga and Zabbix expect: 0 ok; 1 warning; 2 critical, also when the database or the settings
     cannot be used.
@@ -108,6 +110,8 @@ def _pairs(health: Health) -> Iterator[tuple[str, str]]:
 
 
 def _say_root(root: RootHealth) -> str:
+    if root.fleet is not None:
+        return _say_fleet(root.fleet)
     parts = ["watched" if root.watched else "not watched"]
     if root.fault is not None:
         parts.append(f"{root.fault_code}: {root.fault}")
@@ -115,6 +119,19 @@ def _say_root(root: RootHealth) -> str:
         parts.append("no complete scan yet")
     else:
         parts.append(f"last complete scan {root.scan_age_s:g} s ago, {root.files} files in {root.scan_s or 0:.1f} s")
+    return "; ".join(parts)
+
+
+def _say_fleet(fleet: FleetHealth) -> str:
+    shards = sum(fleet.shards.values())
+    if not shards:
+        return "no worker ever watched it, and the fleet has nothing to do there"
+    stalled = f", {fleet.stalled} of them stalled" if fleet.stalled else ""
+    in_hand = f"{fleet.shards.get('doing', 0)} in hand{stalled}"
+    parts = [f"read by the fleet: {shards - fleet.open} of {shards} shards done, {in_hand}"]
+    parts.append(f"{fleet.processes} processes are at work")
+    if fleet.progress_age_s is not None:
+        parts.append(f"last progress {fleet.progress_age_s:g} s ago")
     return "; ".join(parts)
 
 

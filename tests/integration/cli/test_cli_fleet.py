@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from sqlalchemy import Engine, select
 
-from worker import fleet_queue, schema
+from worker import batches, fleet_queue, schema
 from worker.errors import DatabaseUnsuitable
 from worker.fleet_queue import FleetQueue
 from worker.ledger import Ledger
@@ -84,15 +84,15 @@ def test_the_queue_follows_procrastinate_and_refuses_a_newer_one(engine: Engine)
     older = [name for name in fleet_queue.migrations() if name < "03.04"]
     assert older < fleet_queue.migrations()
     with psycopg.connect(**queue.connection_arguments(), autocommit=True) as connection:
-        connection.execute(f"CREATE SCHEMA {fleet_queue.SCHEMA}".encode())
+        connection.execute(f"CREATE SCHEMA {batches.SCHEMA}".encode())
         for name in older:
             connection.execute((scripts / name).read_bytes())
-        connection.execute(f"COMMENT ON SCHEMA {fleet_queue.SCHEMA} IS '{older[-1]}'".encode())
+        connection.execute(f"COMMENT ON SCHEMA {batches.SCHEMA} IS '{older[-1]}'".encode())
         for _ in range(2):
             queue.install()
         function = connection.execute("SELECT to_regproc('procrastinate_retry_job_v2')").fetchone()
         assert function != (None,)
-        connection.execute(f"COMMENT ON SCHEMA {fleet_queue.SCHEMA} IS '99.00.00_01_of_the_future.sql'".encode())
+        connection.execute(f"COMMENT ON SCHEMA {batches.SCHEMA} IS '99.00.00_01_of_the_future.sql'".encode())
     assert (queue.is_installed(), queue.batches(), queue.processes()) == (True, [], 0)
     with pytest.raises(DatabaseUnsuitable, match="newer"):
         queue.install()
