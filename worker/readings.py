@@ -106,11 +106,12 @@ def implied(verdict: Verdict, answer: Answer) -> Presence | None:
 
 
 def sign(engine: Engine, who: Account, draft: Draft) -> int:
-    """Sign a reading and return its id.
+    """Sign a reading and return its id; of each reader one reading of a film stands, the last one of the row.
 
     Raises:
         NotAllowed: the account is no reader's, or the reading to correct is another's.
-        ReadingOutdated: the film's result is no longer the one shown, or the reading was corrected before.
+        ReadingOutdated: the film's result is no longer the one shown, the reader has signed the film and this names no
+            reading to correct, or that one was corrected before.
         UsageError: there is no such film or reading, or the comment is too long.
     """
     if who.role is not Role.READER or who.disabled_at is not None:
@@ -138,8 +139,9 @@ def _sign(connection: Connection, who: Account, draft: Draft, comment: str) -> i
         return _same(connection, known, who, draft, comment)
     if film.state == FileState.SUPERSEDED or shown_of(film) != draft.shown:
         raise ReadingOutdated
-    _refuse_correction(connection, who, draft)
-    before = connection.execute(select(exists().where(_reading.file_id == film.id))).scalar_one()
+    columns = (_reading.id, _reading.account_id, _reading.supersedes_id)
+    before = connection.execute(select(*columns).where(_reading.file_id == film.id).order_by(_reading.id)).all()
+    _refuse_second(before, who, draft)
     now = database_now(connection)
     seen = exists().where(
         _viewing.account_id == who.account_id,
@@ -186,15 +188,20 @@ def _same(connection: Connection, known: Row[Any], who: Account, draft: Draft, c
     return known_id
 
 
-def _refuse_correction(connection: Connection, who: Account, draft: Draft) -> None:
+def _refuse_second(before: Sequence[Row[*tuple[Any, ...]]], who: Account, draft: Draft) -> None:
+    """Refuse a draft that leaves its reader with two readings of the film, or corrects what is not there to correct."""
+    replaced = {one.supersedes_id for one in before}
+    standing = [one.id for one in before if one.account_id == who.account_id and one.id not in replaced]
     if draft.supersedes_id is None:
+        if standing:
+            raise ReadingOutdated(f"{who.name} has signed film {draft.file_id} before: correct reading {standing[-1]}")
         return
-    before = connection.execute(select(reading).where(_reading.id == draft.supersedes_id)).one_or_none()
-    if before is None or before.file_id != draft.file_id:
+    named = [one for one in before if one.id == draft.supersedes_id]
+    if not named:
         raise UsageError(f"film {draft.file_id} has no reading {draft.supersedes_id}")
-    if before.account_id != who.account_id:
+    if named[0].account_id != who.account_id:
         raise NotAllowed("a reading is corrected by its own reader; others add their own")
-    if connection.execute(select(exists().where(_reading.supersedes_id == before.id))).scalar_one():
+    if draft.supersedes_id not in standing:
         raise ReadingOutdated("this reading was corrected before: correct the newer one")
 
 

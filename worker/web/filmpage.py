@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import HTTPException
@@ -28,7 +29,10 @@ _PRESENCE = "presence."
 
 @dataclass(frozen=True, slots=True)
 class Typed:
-    """What stands in the form: nothing yet, what was typed, or a reading that is to be corrected."""
+    """What stands in the form: nothing yet, what was typed, or a reading that is to be corrected.
+
+    ``supersedes``: the reader's own reading whose place this one takes.
+    """
 
     form_token: str
     verdict: str = ""
@@ -67,7 +71,8 @@ def show(
         typed: what stands in the form.
         message: key of what to say above it.
         reveal: show the answer now, although this reader reads before seeing it.
-        correct: put this reading of the same reader into the form, to be corrected.
+        correct: put this reading of the same reader into the form, to be corrected; without it a reader whose reading
+            stands sees no form, unless the film's result has changed since.
     """
     detail = history.show(here.engine, film_id) if 0 < film_id < 2**63 else None
     if detail is None:
@@ -85,8 +90,14 @@ def show(
     looked_at = readings.looked_before(here.engine, who, film_id, shown)
     readings.note_viewing(here.engine, who, film_id, shown, answer_visible=not hidden)
     signed = readings.of_films(here.engine, [film_id])[film_id]
+    own = next((one for one in reversed(signed) if one.account_id == who.account_id and not one.superseded), None)
+    if status == HTTPStatus.CONFLICT and typed is not None:
+        if own is not None and own.reading_id != typed.supersedes:
+            message = "film.signed_meanwhile"
+        # the reader is told of the reading that stands by now; what is signed next takes its place
+        typed = replace(typed, supersedes=own.reading_id if own else None)
     if typed is None:
-        typed = _correction(signed, who.account_id, correct) or Typed(secrets.token_urlsafe(24))
+        typed = _form(own, shown, correct)
     earlier_results = [] if hidden else _earlier_results(here, detail)
     return here.page(
         "film.html",
@@ -104,6 +115,7 @@ def show(
         read_before=bool(signed) and not any(one.shown == shown for one in signed),
         findings=films.findings_of(here.engine, row.bundle_digest),
         typed=typed,
+        own=own,
         order=order,
         message=message,
         looked_at=looked_at,
@@ -112,7 +124,6 @@ def show(
         newer=films.newest_version(here.engine, film_id),
         earlier=films.earlier(here.engine, row),
         pacs=_pacs(here.options.pacs_url, row.identity.study_instance_uid),
-        mine=who.account_id,
         Verdict=Verdict,
         Presence=Presence,
     )
@@ -174,17 +185,15 @@ def _earlier_results(here: Site, detail: ResultDetail) -> list[EarlierResult]:
     return [replace(one, viewers=tuple(dict.fromkeys(name for name, at in looked if one.stood_at(at)))) for one in past]
 
 
-def _correction(signed: list[Reading], account_id: int, reading_id: int | None) -> Typed | None:
-    for one in signed:
-        if one.reading_id == reading_id and one.account_id == account_id and not one.superseded:
-            return Typed(
-                secrets.token_urlsafe(24),
-                one.verdict.value,
-                one.comment,
-                one.reading_id,
-                {name: presence.value for name, presence in one.findings.items()},
-            )
-    return None
+def _form(own: Reading | None, shown: Shown, correct: int | None) -> Typed | None:
+    """Return what stands in a form that nobody has typed into; ``None``: there is nothing to be signed."""
+    token = secrets.token_urlsafe(24)
+    if own is None:
+        return Typed(token)
+    if own.reading_id == correct:
+        said = {name: presence.value for name, presence in own.findings.items()}
+        return Typed(token, own.verdict.value, own.comment, own.reading_id, said)
+    return None if own.shown == shown else Typed(token, supersedes=own.reading_id)
 
 
 def _activation(detail: ResultDetail) -> dict[str, Any] | None:

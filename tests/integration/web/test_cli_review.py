@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import re
 import sys
 import threading
 import warnings
@@ -113,6 +114,9 @@ def test_the_worklist_is_read_signed_and_exported_by_command(films_here: Films, 
     assert signed(other) == 0
     assert signed(refused) == 0
     assert signed(99) == 2
+    assert signed(other, "--comment", "again") == 2
+    (number,) = re.findall(r"ada has signed film \d+ before: correct reading (\d+)", preread.err)
+    assert signed(other, "--corrects", number) == 0
     assert preread("review", "next").code == 1
     assert "left base" in preread("review", "show", str(flagged)).out
     assert json.loads(preread("review", "show", str(flagged), "--json").out)["readings"][0]["verdict"] == "accepted"
@@ -139,7 +143,7 @@ def test_the_worklist_is_read_signed_and_exported_by_command(films_here: Films, 
     assert [film.present for film in learned] == [("pneumonia",), ()]
     assert all(film.path.is_file() for film in learned)
     every = [json.loads(line) for line in preread("review", "export", "--json").out.splitlines()]
-    assert [one["film"] for one in every] == [flagged, other, refused]
+    assert [one["film"] for one in every] == [flagged, other, refused, other]
 
     (group,) = [json.loads(line) for line in preread("stats", "--by", "bundle", "--json").out.splitlines()]
     assert (group["readings"], group["agree"], group["accepted"]) == (3, 2, 3)

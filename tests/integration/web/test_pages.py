@@ -414,6 +414,9 @@ def test_a_reading_is_signed_seen_and_corrected(films_here: Films, ada: Browser)
     assert "left <b>base</b>" in ada.words
     assert "accepted by Dr Ada" in ada.get("/worklist?show=all").words
     assert ada.post(f"/films/{film}/readings", **form).status == 303
+    assert 'name="verdict"' not in ada.get(f"/films/{film}").text, (
+        "whoever has signed corrects, and does not sign again"
+    )
     # the browser's way back, another word, and the same form again
     assert ada.post(f"/films/{film}/readings", **{**form, "comment": "right"}).status == 409
     assert "right</textarea>" in ada.text
@@ -428,6 +431,29 @@ def test_a_reading_is_signed_seen_and_corrected(films_here: Films, ada: Browser)
     assert ada.post(f"/films/{other}/readings", **ada.reading(other)).status == 303
     assert ada.get("/worklist/next").location == "/worklist"
     assert "100" in ada.get("/statistics").words or ada.status == 200
+
+
+def test_a_second_reading_of_the_same_reader_is_refused_and_kept(films_here: Films, ada: Browser) -> None:
+    film = films_here.add("a.dcm", Answer.FLAGGED)
+    here, there = ada.reading(film, comment="one"), ada.reading(film, comment="two", verdict="rejected")
+    assert ada.post(f"/films/{film}/readings", **here).status == 303
+    assert ada.post(f"/films/{film}/readings", **there).status == 409
+    assert "Nothing was signed: you have signed this film before" in ada.words
+    assert "two</textarea>" in ada.text
+    (one,) = readings.of_films(films_here.engine, [film])[film]
+    assert f"This corrects your reading {one.reading_id}" in ada.words
+    assert ada.post(f"/films/{film}/readings", **{**there, **ada.hidden}).status == 303
+    first, second = readings.of_films(films_here.engine, [film])[film]
+    assert (first.superseded, second.superseded, second.supersedes_id) == (True, False, first.reading_id)
+    # after the result changed the form is empty, and names what it takes the place of
+    films_here.again(film, "a.dcm", Answer.NOT_FLAGGED)
+    form = ada.reading(film)
+    assert form["supersedes"] == str(second.reading_id)
+    assert "You read this film before its result changed" in ada.words
+    assert ">two<" in ada.text
+    assert "two</textarea>" not in ada.text
+    assert ada.post(f"/films/{film}/readings", **form).status == 303
+    assert [one.superseded for one in readings.of_films(films_here.engine, [film])[film]] == [True, True, False]
 
 
 def test_nothing_typed_is_lost(films_here: Films, ada: Browser) -> None:

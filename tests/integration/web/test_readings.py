@@ -127,6 +127,36 @@ def test_a_reading_that_is_corrected_twice_at_the_same_moment_is_corrected_once(
     assert kept[1].reading_id in done
 
 
+def test_of_each_reader_one_reading_of_a_film_stands(films: Films) -> None:
+    ada, ben, film = films.person(), films.person("ben"), films.add("a.dcm", Answer.FLAGGED)
+    first = sign(films, ada, film)
+    sign(films, ben, film)
+    with pytest.raises(ReadingOutdated, match=f"correct reading {first}"):
+        sign(films, ada, film, Verdict.REJECTED)
+    films.again(film, "a.dcm", Answer.NOT_FLAGGED)
+    with pytest.raises(ReadingOutdated, match=f"correct reading {first}"):
+        sign(films, ada, film, Verdict.REJECTED)
+    second = sign(films, ada, film, Verdict.REJECTED, supersedes_id=first)
+    with pytest.raises(ReadingOutdated, match=f"correct reading {second}"):
+        sign(films, ada, film, Verdict.SUPPLEMENTED)
+    other = films.add("b.dcm", Answer.FLAGGED)
+    with pytest.raises(UsageError, match="has no reading"):
+        sign(films, ada, other, supersedes_id=second)
+    standing = [one.reader for one in readings.of_films(films.engine, [film])[film] if not one.superseded]
+    assert standing == ["Dr Ben", "Dr Ada"]
+
+
+def test_a_reader_who_signs_twice_at_the_same_moment_has_signed_once(films: Films) -> None:
+    ada = films.person()
+    for number in range(4):
+        film = films.add(f"{number}.dcm", Answer.FLAGGED)
+        verdicts = (Verdict.ACCEPTED, Verdict.REJECTED, Verdict.SUPPLEMENTED)
+        done = at_once(*(partial(sign, films, ada, film, verdict) for verdict in verdicts))
+        assert sorted(type(one).__name__ for one in done) == ["ReadingOutdated", "ReadingOutdated", "int"]
+        (kept,) = readings.of_films(films.engine, [film])[film]
+        assert kept.reading_id in done
+
+
 def test_one_form_sent_twice_at_the_same_moment_is_one_reading(films: Films) -> None:
     ada, film = films.person(), films.add("a.dcm")
     first, second = at_once(*[partial(sign, films, ada, film, form_token="t")] * 2)

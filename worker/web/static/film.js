@@ -100,7 +100,7 @@ document.addEventListener("keydown", (event) => {
   if (isTyping(event)) return;
   const verdict = { a: "accepted", x: "rejected", s: "supplemented" }[event.key];
   const slider = document.getElementById("zoom");
-  if (verdict) document.querySelector(`input[name="verdict"][value="${verdict}"]`).click();
+  if (verdict) document.querySelector(`input[name="verdict"][value="${verdict}"]`)?.click();
   else if (event.key === "o") document.getElementById("overlay-on")?.click();
   else if ((event.key === "+" || event.key === "-") && slider) {
     slider.value = Number(slider.value) + (event.key === "+" ? 0.5 : -0.5);
