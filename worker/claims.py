@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -49,6 +49,12 @@ ALONE_PATIENCE = timedelta(seconds=60)
 
 # Refusals that another declaration of the root may turn: the gate asks the declaration for these and for no other.
 _REFUSED_BY_DECLARATION = (RefusalCode.AGE_UNKNOWN, RefusalCode.AGE_OUTSIDE, RefusalCode.VIEW)
+_f = schema.file.c
+_OF_CLAIM = (
+    _f.id, _f.root_id, _f.path, _f.size_bytes, _f.mtime_ns, _f.epoch, _f.attempts, _f.interruptions, _f.alone,
+    _f.settled_at,
+)  # fmt: skip
+
 DECLARED_ANEW = "the root declares another population"
 
 DIED_ALONE = "the worker died three times while it read this file and nothing else"
@@ -64,6 +70,8 @@ def claim(
     lease_s: float,
     root_ids: Sequence[int],
     limit: int,
+    slow: Collection[int],
+    slow_limit: int,
     token: str,
     again: bool,
 ) -> list[Claim]:
@@ -86,11 +94,14 @@ def claim(
         return []
     file_ids: list[int] = []
     if not patience_ends:
-        for lane in (~c.backlog, c.backlog):  # today's patients do not wait behind an archive
-            newest_first = select(c.id).where(*ready, ~c.alone, lane).order_by(c.id.desc()).limit(limit - len(file_ids))
-            file_ids += connection.execute(newest_first.with_for_update(skip_locked=True)).scalars()
-            if len(file_ids) == limit:
-                break
+        quick = [c.id.not_in(slow)] if slow else []
+        # today's patients wait behind no archive, and behind no film that held a slot until its deadline
+        live, last, backlog = [~c.backlog, *quick], [c.id.in_(slow)], [c.backlog, *quick]
+        for lane, most in ((live, limit), (last, slow_limit), (backlog, limit)):
+            room = min(most, limit - len(file_ids))
+            if room > 0:
+                newest_first = select(c.id).where(*ready, ~c.alone, *lane).order_by(c.id.desc()).limit(room)
+                file_ids += connection.execute(newest_first.with_for_update(skip_locked=True)).scalars()
     if not file_ids and lonely is not None and not in_flight:
         only = select(c.id).where(*ready, c.alone, c.id == lonely.id)
         file_ids += connection.execute(only.with_for_update(skip_locked=True)).scalars()
@@ -100,7 +111,8 @@ def claim(
 def taken_before(connection: Connection, now: datetime, token: str) -> list[Claim]:
     """Return the claims of a call whose answer was lost."""
     c = schema.file.c
-    return _claims(connection, now, (c.state == FileState.CLAIMED) & (c.claim_token == token))
+    found = select(*_OF_CLAIM).where(c.state == FileState.CLAIMED, c.claim_token == token).order_by(c.id.desc())
+    return _claims(now, connection.execute(found))
 
 
 def lone_in_flight(connection: Connection, worker_id: str) -> Sequence[bool]:
@@ -112,21 +124,29 @@ def lone_in_flight(connection: Connection, worker_id: str) -> Sequence[bool]:
 def take(
     connection: Connection, now: datetime, worker_id: str, lease_s: float, file_ids: Sequence[int], token: str
 ) -> list[Claim]:
-    """Claim READY versions that this transaction has locked."""
+    """Claim READY versions that this transaction has locked; the claims come in their order."""
     if not file_ids:
         return []
     c = schema.file.c
-    move(
-        connection, now, file_ids, FileState.READY, FileState.CLAIMED, "claimed",
-        worker_id=worker_id,
-        attempts=c.attempts + 1,
-        epoch=c.epoch + 1,
-        owner=worker_id,
-        claim_token=token,
-        lease_until=now + timedelta(seconds=lease_s),
-        retry_at=None,
-    )  # fmt: skip
-    return _claims(connection, now, c.id.in_(file_ids))
+    taken = (
+        update(schema.file)
+        .where(c.id.in_(file_ids), c.state == FileState.READY)
+        .values(
+            state=FileState.CLAIMED,
+            changed_at=now,
+            attempts=c.attempts + 1,
+            epoch=c.epoch + 1,
+            owner=worker_id,
+            claim_token=token,
+            lease_until=now + timedelta(seconds=lease_s),
+            retry_at=None,
+        )
+        .returning(*_OF_CLAIM)
+    )
+    found = sorted(_claims(now, connection.execute(taken)), key=lambda one: file_ids.index(one.file_id))
+    moved = [(one.file_id, one.epoch) for one in found]
+    record(connection, now, moved, FileState.READY, FileState.CLAIMED, "claimed", worker_id)
+    return found
 
 
 def wake_due(connection: Connection, now: datetime, which: ColumnElement[bool]) -> None:
@@ -138,11 +158,7 @@ def wake_due(connection: Connection, now: datetime, which: ColumnElement[bool]) 
     move(connection, now, file_ids, FileState.RETRY, FileState.READY, "due again", retry_at=None)
 
 
-def _claims(connection: Connection, now: datetime, which: ColumnElement[bool]) -> list[Claim]:
-    c = schema.file.c
-    statement = select(
-        c.id, c.root_id, c.path, c.size_bytes, c.mtime_ns, c.epoch, c.attempts, c.interruptions, c.alone, c.settled_at
-    ).where(which)  # fmt: skip
+def _claims(now: datetime, rows: Iterable[Row[Any]]) -> list[Claim]:
     return [
         Claim(
             file_id=row.id,
@@ -156,7 +172,7 @@ def _claims(connection: Connection, now: datetime, which: ColumnElement[bool]) -
             alone=row.alone,
             settled_for_s=(now - row.settled_at).total_seconds(),
         )
-        for row in connection.execute(statement.order_by(c.id.desc()))
+        for row in rows
     ]
 
 

@@ -1,5 +1,6 @@
-"""How a file ended: transaction bodies behind ``Ledger``'s commits. See there for what each does.
+"""How files ended: transaction bodies behind ``Ledger``'s commits. See there for what each does.
 
+Films that ended at about the same time are committed together, with as many statements as one takes.
 Outcome, refusal and identity belong to the file version; the assessment belongs to the content (``instance``) and is
 written once for each bundle, whoever comes first.
 """
@@ -10,12 +11,12 @@ import dataclasses
 import json
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, exists, func, select, update
+from sqlalchemy import Connection, bindparam, exists, func, select, update
 
 from worker import forgetting, schema
 from worker.claims import set_aside_values
@@ -29,13 +30,12 @@ from worker.domain import (
     Outcome,
     PictureStatistics,
     Population,
-    RefusalCode,
 )
-from worker.entries import Claim, ContentAssessment, FileFacts
-from worker.errors import BundleWithdrawn, UnreadableError
+from worker.entries import Claim, Ending, FileFacts
+from worker.errors import BundleWithdrawn
 from worker.escaping import clean_identifier, clean_text
 from worker.lookups import device_of, name_key
-from worker.moves import ended_as, held, leave_claim
+from worker.moves import SET_FREE, ended_as, held, keep_outcomes, read_with, record
 
 _IDENTIFIERS = frozenset(
     {
@@ -48,6 +48,23 @@ _IDENTIFIERS = frozenset(
         "accession_number",
         "device_serial_number",
     }
+)
+
+_STATES = {
+    Outcome.ASSESSED: FileState.DONE,
+    Outcome.REFUSED: FileState.DONE,
+    Outcome.UNREADABLE: FileState.QUARANTINED,
+}
+_LEAVE = update(schema.file).where(
+    schema.file.c.id == bindparam("key_id"),
+    schema.file.c.state == FileState.CLAIMED,
+    schema.file.c.epoch == bindparam("key_epoch"),
+)
+_KNOWN = select(
+    exists()
+    .where(schema.instance.c.id == schema.assessment.c.instance_id, schema.instance.c.sha256 == bindparam("of_sha256"))
+    .where(schema.bundle.c.id == schema.assessment.c.bundle_id, schema.bundle.c.digest == bindparam("of_digest")),
+    forgetting.key_value(),
 )
 
 
@@ -68,85 +85,109 @@ def register_bundle(connection: Connection, now: datetime, name: str, version: s
     return bundle_id
 
 
-def assessment_exists(connection: Connection, sha256: str, bundle_digest: str) -> bool:
-    """See ``Ledger.assessment_exists``."""
-    found = (
-        select(schema.assessment.c.id)
-        .join(schema.instance, schema.instance.c.id == schema.assessment.c.instance_id)
-        .join(schema.bundle, schema.bundle.c.id == schema.assessment.c.bundle_id)
-        .where(schema.instance.c.sha256 == sha256, schema.bundle.c.digest == bundle_digest)
+def what_is_known(connection: Connection, sha256: str, bundle_digest: str) -> tuple[bool, bool]:
+    """See ``Ledger.what_is_known``."""
+    found = connection.execute(_KNOWN, {"of_sha256": sha256, "of_digest": bundle_digest}).one()
+    return bool(found[0]), found[1] is not None and bool(forgetting.among_forgotten(connection, [sha256]))
+
+
+# ---------------------------------------------------------------------- the outcomes
+
+
+def commit(connection: Connection, now: datetime, bundle_id: int, endings: Sequence[Ending], again: bool) -> list[bool]:
+    """See ``Ledger.commit``."""
+    _lock(connection, endings)
+    gone = _forgotten(connection, now, endings)
+    ids = [one.claim.file_id for one in endings]
+    c = schema.file.c
+    claimed = select(c.id, c.epoch, c.owner, c.outcome).where(c.id.in_(ids), c.state == FileState.CLAIMED)
+    rows = {(row.id, row.epoch): row for row in connection.execute(claimed.order_by(c.id).with_for_update())}
+    kept = [one for one in endings if one not in gone and _key(one) in rows]
+    instances = _instances(connection, now, [one for one in kept if one.facts is not None])
+    assessments = _assessments(
+        connection, now, bundle_id, [one for one in kept if one.outcome is Outcome.ASSESSED], instances
     )
-    return connection.execute(found.limit(1)).first() is not None
+    keep_outcomes(connection, now, [one.claim.file_id for one in kept if rows[_key(one)].outcome is not None])
+    moves: dict[tuple[FileState, str, str | None], list[tuple[int, int]]] = {}
+    changes: dict[tuple[FileState, bool], list[dict[str, Any]]] = {}
+    for one in kept:
+        state, why, values = _ended(one, now, bundle_id, instances, assessments)
+        values |= {"state": state, "changed_at": now, **SET_FREE}
+        if rows[_key(one)].outcome is not None:
+            values["read_at"] = read_with(values)
+            connection.execute(update(schema.file).where(held(one.claim)).values(values))
+        else:
+            file_id, epoch = _key(one)
+            changes.setdefault((state, one.facts is None), []).append({**values, "key_id": file_id, "key_epoch": epoch})
+        moves.setdefault((state, why, rows[_key(one)].owner), []).append(_key(one))
+    for batch in changes.values():
+        connection.execute(_LEAVE, batch)
+    for (state, why, owner), moved in moves.items():
+        record(connection, now, moved, FileState.CLAIMED, state, why, owner)
+    _mark_uid_conflicts(connection, _uids(kept))
+    return [
+        one in kept or (one not in gone and again and ended_as(connection, one.claim) is _STATES[one.outcome])
+        for one in endings
+    ]
 
 
-# ---------------------------------------------------------------------- the three outcomes
+def _key(one: Ending) -> tuple[int, int]:
+    return one.claim.file_id, one.claim.epoch
 
 
-def commit_assessed(
-    connection: Connection,
+def _uids(endings: Iterable[Ending]) -> set[str]:
+    """Return the SOP Instance UIDs under which the films are stored."""
+    uids = (clean_identifier(one.facts.identity.sop_instance_uid) for one in endings if one.facts is not None)
+    return {uid for uid in uids if uid is not None}
+
+
+def _lock(connection: Connection, endings: Sequence[Ending]) -> None:
+    """Have commits and purges of the same wait for each other: contents first, then UIDs, then rows, each in order."""
+    forgetting.lock_contents(connection, [one.facts.sha256 for one in endings if one.facts is not None])
+    if connection.dialect.name == "postgresql":
+        # of two films with one UID that are committed at the same moment, neither would see the other
+        for uid in sorted(_uids(endings)):
+            connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(uid, 0))))
+
+
+def _forgotten(connection: Connection, now: datetime, endings: Sequence[Ending]) -> list[Ending]:
+    """Forget the films whose bytes were purged while a slot read them; return them."""
+    contents = forgetting.among_forgotten(connection, [one.facts.sha256 for one in endings if one.facts is not None])
+    gone = [one for one in endings if one.facts is not None and one.facts.sha256 in contents]
+    for one in gone:
+        forget_again(connection, now, one.claim, one.read.sha256)
+    return gone
+
+
+def _ended(
+    one: Ending,
     now: datetime,
-    claim: Claim,
-    facts: FileFacts,
     bundle_id: int,
-    content: ContentAssessment | None,
-    again: bool,
-) -> bool:
-    """See ``Ledger.commit_assessed``."""
-    if not _begin(connection, now, claim, facts):
-        return again and ended_as(connection, claim) is FileState.DONE
-    values = _file_values(connection, now, claim, facts)
-    values["assessment_id"] = _assessment(connection, now, values["instance_id"], bundle_id, content)
-    values["answer"] = _most_urgent(connection, values["assessment_id"])
-    values.update(outcome=Outcome.ASSESSED, bundle_id=bundle_id, code=None, reason=None, committed_at=now)
-    return leave_claim(connection, now, claim, FileState.DONE, Outcome.ASSESSED, **values)
-
-
-def commit_refused(
-    connection: Connection,
-    now: datetime,
-    claim: Claim,
-    facts: FileFacts,
-    bundle_id: int,
-    code: RefusalCode,
-    reason: str,
-    again: bool,
-) -> bool:
-    """See ``Ledger.commit_refused``."""
-    if not _begin(connection, now, claim, facts):
-        return again and ended_as(connection, claim) is FileState.DONE
-    values = _file_values(connection, now, claim, facts)
-    values.update(
-        outcome=Outcome.REFUSED,
-        bundle_id=bundle_id,
-        assessment_id=None,
-        answer=None,
-        code=code,
-        reason=clean_text(reason),
-        committed_at=now,
-    )
-    return leave_claim(connection, now, claim, FileState.DONE, f"{Outcome.REFUSED}: {code}", **values)
-
-
-def commit_unreadable(
-    connection: Connection,
-    now: datetime,
-    claim: Claim,
-    error: UnreadableError,
-    facts: FileFacts | None,
-    again: bool,
-) -> bool:
-    """See ``Ledger.commit_unreadable``."""
-    if not _begin(connection, now, claim, facts):
-        return again and ended_as(connection, claim) is FileState.QUARANTINED
-    values: dict[str, Any] = {} if facts is None else _file_values(connection, now, claim, facts)
-    values.update(set_aside_values(now, error.code, str(error)), assessment_id=None, answer=None, bundle_id=None)
-    return leave_claim(connection, now, claim, FileState.QUARANTINED, f"{Outcome.UNREADABLE}: {error.code}", **values)
+    instances: Mapping[str, int],
+    assessments: Mapping[int, tuple[int, Answer | None]],
+) -> tuple[FileState, str, dict[str, Any]]:
+    """Return the state in which a version ends, why, and what it holds from then on."""
+    values: dict[str, Any] = {"locked_since": None}
+    if one.facts is not None:
+        values = _file_values(one.facts, instances[one.facts.sha256])
+    if one.outcome is Outcome.ASSESSED:
+        assessment_id, answer = assessments[instances[one.read.sha256]]
+        ended = {"assessment_id": assessment_id, "answer": answer, "bundle_id": bundle_id}
+        values |= {**ended, "outcome": one.outcome, "code": None, "reason": None, "committed_at": now}
+        return FileState.DONE, one.outcome, values
+    values |= {"assessment_id": None, "answer": None}
+    if one.outcome is Outcome.REFUSED:
+        said = {"code": one.code, "reason": clean_text(one.reason)}
+        values |= {"outcome": one.outcome, "bundle_id": bundle_id, "committed_at": now, **said}
+        return FileState.DONE, f"{one.outcome}: {one.code}", values
+    values |= {**set_aside_values(now, one.code or "", one.reason or ""), "bundle_id": None}
+    return FileState.QUARANTINED, f"{one.outcome}: {one.code}", values
 
 
 def forget_again(connection: Connection, now: datetime, claim: Claim, sha256: str) -> bool:
     """See ``Ledger.forget``."""
     key = forgetting.load_key(connection)
-    if key is None or not forgetting.is_forgotten(connection, sha256):
+    if key is None or not forgetting.among_forgotten(connection, [sha256]):
         return False
     if connection.execute(select(schema.file.c.id).where(held(claim)).with_for_update()).first() is None:
         return False
@@ -154,64 +195,79 @@ def forget_again(connection: Connection, now: datetime, claim: Claim, sha256: st
     return True
 
 
-def _begin(connection: Connection, now: datetime, claim: Claim, facts: FileFacts | None) -> bool:
-    """Lock what the commit touches, always in the same order; tell whether the claim still holds.
-
-    It ends here where its bytes were purged while a slot read them.
-    """
-    if facts is not None:
-        forgetting.lock_contents(connection, [facts.sha256])
-        if forget_again(connection, now, claim, facts.sha256):
-            return False
-    uid = clean_identifier(facts.identity.sop_instance_uid) if facts is not None else None
-    if uid is not None and connection.dialect.name == "postgresql":
-        # of two films with one UID that are committed at the same moment, neither would see the other
-        connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(uid, 0))))
-    return connection.execute(select(schema.file.c.id).where(held(claim)).with_for_update()).first() is not None
-
-
 # ---------------------------------------------------------------------- content
 
 
-def _instance(connection: Connection, now: datetime, claim: Claim, facts: FileFacts) -> int:
-    row: schema.Row = {
-        "sha256": facts.sha256,
-        "size_bytes": claim.size_bytes,
-        "format": facts.format,
-        "transfer_syntax_uid": clean_identifier(facts.transfer_syntax_uid),
-        "rows": facts.rows,
-        "columns": facts.columns,
-        "first_read_at": now,
-    }
-    insert_or_skip(connection, schema.instance, [row])
-    found = select(schema.instance.c.id).where(schema.instance.c.sha256 == facts.sha256)
-    return connection.execute(found).scalar_one()
-
-
-def _assessment(
-    connection: Connection, now: datetime, instance_id: int, bundle_id: int, content: ContentAssessment | None
-) -> int:
-    if content is not None:
-        activation_map = np.ascontiguousarray(content.activation_map, dtype="<f4")
-        row: schema.Row = {
-            "instance_id": instance_id,
-            "bundle_id": bundle_id,
-            "decoder": clean_text(content.decoder) or "",
-            "pixel_caveats": _as_json(content.pixel_caveats),
-            "activation_map": activation_map.tobytes(),
-            "activation_map_shape": ",".join(str(length) for length in activation_map.shape),
-            "assessed_at": now,
-            **_picture_values(content.picture),
+def _instances(connection: Connection, now: datetime, endings: Sequence[Ending]) -> dict[str, int]:
+    """Return the instance of each content, by its SHA-256; those that are new are stored."""
+    rows: list[schema.Row] = [
+        {
+            "sha256": one.read.sha256,
+            "size_bytes": one.claim.size_bytes,
+            "format": one.read.format,
+            "transfer_syntax_uid": clean_identifier(one.read.transfer_syntax_uid),
+            "rows": one.read.rows,
+            "columns": one.read.columns,
+            "first_read_at": now,
         }
-        for (assessment_id,) in insert_or_skip(connection, schema.assessment, [row]):
-            rows = finding_rows(content.findings, assessment_id=assessment_id)
-            connection.execute(schema.finding.insert(), rows)
-    columns = schema.assessment.c
-    found = select(columns.id).where(columns.instance_id == instance_id, columns.bundle_id == bundle_id)
-    existing = connection.execute(found).scalar_one_or_none()
-    if existing is None:
-        raise LookupError("the content was to be linked to an assessment that is not there")
-    return existing
+        for one in endings
+    ]
+    c = schema.instance.c
+    found = {sha256: instance_id for instance_id, sha256 in insert_or_skip(connection, schema.instance, rows, c.sha256)}
+    known = {one.read.sha256 for one in endings} - set(found)
+    if known:
+        stored = connection.execute(select(c.sha256, c.id).where(c.sha256.in_(known)))
+        found.update((row.sha256, row.id) for row in stored)
+    return found
+
+
+def _assessments(
+    connection: Connection, now: datetime, bundle_id: int, endings: Sequence[Ending], instances: Mapping[str, int]
+) -> dict[int, tuple[int, Answer | None]]:
+    """Return of each content's instance the assessment and its most urgent answer; those that are new are stored."""
+    contents = {instances[one.read.sha256]: one.content for one in reversed(endings) if one.content is not None}
+    rows: list[schema.Row] = []
+    for instance_id, content in contents.items():
+        activation_map = np.ascontiguousarray(content.activation_map, dtype="<f4")
+        rows.append(
+            {
+                "instance_id": instance_id,
+                "bundle_id": bundle_id,
+                "decoder": clean_text(content.decoder) or "",
+                "pixel_caveats": _as_json(content.pixel_caveats),
+                "activation_map": activation_map.tobytes(),
+                "activation_map_shape": ",".join(str(length) for length in activation_map.shape),
+                "assessed_at": now,
+                **_picture_values(content.picture),
+            }
+        )
+    a, f = schema.assessment.c, schema.finding.c
+    inserted = insert_or_skip(connection, schema.assessment, rows, a.instance_id)
+    findings = [
+        row
+        for assessment_id, instance_id in inserted
+        for row in finding_rows(contents[instance_id].findings, assessment_id=assessment_id)
+    ]
+    if findings:
+        connection.execute(schema.finding.insert(), findings)
+    said: dict[int, tuple[int, set[str]]] = {
+        instance_id: (assessment_id, {one.answer for one in contents[instance_id].findings})
+        for assessment_id, instance_id in inserted
+    }
+    wanted = {instances[one.read.sha256] for one in endings}
+    if linked := wanted - set(said):
+        stored = (
+            select(a.id, a.instance_id, f.answer)
+            .outerjoin_from(schema.assessment, schema.finding)
+            .where(a.instance_id.in_(linked), a.bundle_id == bundle_id)
+        )
+        for row in connection.execute(stored):
+            said.setdefault(row.instance_id, (row.id, set()))[1].add(row.answer)
+    if wanted - set(said):
+        raise LookupError("a content was to be linked to an assessment that is not there")
+    return {
+        instance_id: (assessment_id, _most_urgent(answers)) for instance_id, (assessment_id, answers) in said.items()
+    }
 
 
 def finding_rows(findings: Iterable[Finding], **of: int) -> list[dict[str, Any]]:
@@ -234,41 +290,37 @@ def _picture_values(picture: PictureStatistics | None) -> dict[str, Any]:
     return {} if picture is None else {f"picture_{name}": one for name, one in dataclasses.asdict(picture).items()}
 
 
-def _most_urgent(connection: Connection, assessment_id: int) -> Answer | None:
-    columns = schema.finding.c
-    said = set(connection.execute(select(columns.answer).where(columns.assessment_id == assessment_id)).scalars())
+def _most_urgent(said: Container[str]) -> Answer | None:
     return next((answer for answer in (Answer.FLAGGED, Answer.UNCERTAIN, Answer.NOT_FLAGGED) if answer in said), None)
 
 
 # ---------------------------------------------------------------------- file version
 
 
-def _file_values(connection: Connection, now: datetime, claim: Claim, facts: FileFacts) -> dict[str, Any]:
-    instance_id = _instance(connection, now, claim, facts)
-    identity = identity_values(facts.identity)
+def _file_values(facts: FileFacts, instance_id: int) -> dict[str, Any]:
     return {
-        **identity,
+        **identity_values(facts.identity),
         "instance_id": instance_id,
         "population": facts.population,
         "research": facts.population is Population.RESEARCH,
         "gate_caveats": _as_json(facts.gate_caveats),
-        "uid_conflict": _mark_uid_conflict(connection, claim, identity["sop_instance_uid"], instance_id),
+        "uid_conflict": False,
         "ms": facts.ms,
         "locked_since": None,
     }
 
 
-def _mark_uid_conflict(connection: Connection, claim: Claim, uid: str | None, instance_id: int) -> bool:
-    """Tell whether another content carries this SOP Instance UID; if so, mark the files that hold it as well."""
-    if uid is None:
-        return False
-    columns = schema.file.c
-    others = (columns.sop_instance_uid == uid) & (columns.instance_id != instance_id) & (columns.id != claim.file_id)
-    if not connection.execute(select(exists().where(others))).scalar_one():
-        return False
-    same = (columns.sop_instance_uid == uid) & (columns.id != claim.file_id) & ~columns.uid_conflict
-    connection.execute(update(schema.file).where(same).values(uid_conflict=True))
-    return True
+def _mark_uid_conflicts(connection: Connection, uids: Collection[str]) -> None:
+    """Mark all files whose SOP Instance UID more than one content carries."""
+    if not uids:
+        return
+    c = schema.file.c
+    carriers = select(c.sop_instance_uid).where(c.sop_instance_uid.in_(uids)).group_by(c.sop_instance_uid)
+    several = carriers.having(func.min(c.instance_id) != func.max(c.instance_id))
+    shared = connection.execute(several).scalars().all()
+    if shared:
+        unmarked = update(schema.file).where(c.sop_instance_uid.in_(shared), ~c.uid_conflict)
+        connection.execute(unmarked.values(uid_conflict=True))
 
 
 def identity_values(identity: Identity) -> dict[str, Any]:

@@ -22,8 +22,9 @@ from sqlalchemy import Engine
 
 from worker import health, health_http, slot_messages, slots
 from worker.bundle import Bundle
-from worker.dispatch import Dispatcher, WatchedRoot
+from worker.dispatch import Dispatcher
 from worker.domain import OPEN_STATES, FileState, RootSpec
+from worker.endings import WatchedRoot
 from worker.entries import Claim, Pulse, RootPulse
 from worker.errors import UNREAD_CODES, DatabaseAway, EnvironmentFault
 from worker.inbox import InboxOptions
@@ -224,7 +225,7 @@ class _Run:
             exit_code = self._loop()
         finally:
             self._close()
-            done = {outcome.value: count for outcome, count in self._dispatcher.done.items()}
+            done = {outcome.value: count for outcome, count in self._dispatcher.endings.done.items()}
             _LOG.info("worker_stopped", extra={"exit_code": exit_code, "counts": done, "restarts": self._pool.deaths})
         return exit_code
 
@@ -284,7 +285,7 @@ class _Run:
                 for root_id, thread in self._threads.items()
             ),
             sum(thread.inbox.watcher_restarts for thread in self._threads.values()),
-            self._dispatcher.previews_dropped,
+            self._dispatcher.endings.previews_dropped,
         )
 
     def _raise_failures(self) -> None:

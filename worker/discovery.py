@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, exists, func, select, update
+from sqlalchemy import ColumnElement, Connection, Row, Select, exists, func, select, update
 
 from worker import schema
 from worker.domain import FORGOTTEN, OPEN_STATES, FileState, Outcome
@@ -24,8 +24,10 @@ _CAN_GO = (FileState.SETTLING, FileState.READY, FileState.RETRY, FileState.DONE,
 _NO_OUTCOME: dict[str, Any] = {"outcome": None, "code": None, "reason": None, "committed_at": None}
 
 
-def insert_or_skip(connection: Connection, table: Any, rows: Sequence[schema.Row]) -> list[tuple[int, ...]]:
-    """Insert the rows that no unique constraint forbids; return the ids of those that were inserted."""
+def insert_or_skip(
+    connection: Connection, table: Any, rows: Sequence[schema.Row], *also: ColumnElement[Any]
+) -> list[tuple[Any, ...]]:
+    """Insert the rows that no unique constraint forbids; return of those the id, and these columns."""
     # the two dialects' inserts share on_conflict_do_nothing, but not through a common type
     if connection.dialect.name == "sqlite":
         from sqlalchemy.dialects.sqlite import insert as sqlite_insert
@@ -35,9 +37,9 @@ def insert_or_skip(connection: Connection, table: Any, rows: Sequence[schema.Row
         from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
         statement = postgresql_insert(table).on_conflict_do_nothing()
-    inserted: list[tuple[int, ...]] = []
+    inserted: list[tuple[Any, ...]] = []
     for batch in chunks(rows):
-        inserted.extend(tuple(row) for row in connection.execute(statement.returning(table.c.id), batch))
+        inserted.extend(tuple(row) for row in connection.execute(statement.returning(table.c.id, *also), batch))
     return inserted
 
 

@@ -1,7 +1,10 @@
-"""From the ledger to the slots and back: claims, what slots say of them, and commits.
+"""From the ledger to the slots and back: claims, what slots say of them, and when it is written.
 
 Nothing that a slot found is lost while the database is away: what is to be written waits here, in order, and nothing
 new is claimed until it is written. If the worker dies meanwhile, the ledger gives the files out again.
+
+While films queue, a few more than the slots have in hand are claimed, so that no slot waits for the database, and what
+ended within a moment is committed together. A single film is claimed and committed at once.
 """
 
 from __future__ import annotations
@@ -9,27 +12,16 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from worker import slot_messages
 from worker.bundle import Bundle
-from worker.domain import FORGOTTEN, Caveat, FileState, Outcome, Population, RefusalCode
+from worker.endings import MOST_TOGETHER, Endings, WatchedRoot
 from worker.entries import Claim
-from worker.errors import (
-    DatabaseAway,
-    EnvironmentFault,
-    FileChanged,
-    FileLocked,
-    FileVanished,
-    ShareDown,
-    SlotError,
-    UnreadableError,
-    named,
-)
+from worker.errors import DatabaseAway
 from worker.ledger import Ledger
 from worker.shadowing import Shadow, ShadowFilm
-from worker.slot_messages import Job, Report
+from worker.slot_messages import Job
 from worker.slots import Broke, Done, Fault, Read, SlotPool
 
 if TYPE_CHECKING:
@@ -41,32 +33,15 @@ _Event = Read[_Ticket] | Done[_Ticket] | Fault[_Ticket] | Broke[_Ticket]
 _LOOK_FOR_WORK_S = 1.0
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
-_LOCKED_FIRST_S = 2.0
-_LOCKED_LONGEST_S = 300.0
-# So often a film is taken to have changed, or to have gone, as its reader says; then the share contradicts itself.
-_TRIES_AT_WORD = 3
-_ONCE_LOCKED_TRIES = 3
-_ONCE_LOCKED_S = 0.5
-_REFUSALS_KEPT = 10_000
-# A file that was given its full size at once looks complete while its end is still unwritten, and so all zero.
-TAIL_ZERO_SETTLE_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class WatchedRoot:
-    """What the dispatcher needs of a root.
-
-    Attributes:
-        look_again: asks the inbox for a look at one path.
-        suspect: asks it whether the share still answers.
-    """
-
-    root_id: int
-    path: bytes
-    population: Population
-    path_pattern: str | None
-    look_again: Callable[[bytes], None]
-    suspect: Callable[[], None]
+# Films are claimed ahead for so long at the pace of the last ones: who comes meanwhile waits no longer than that.
+_AHEAD_S = 0.2
+_MOST_AHEAD = 8
+# What is claimed while a worker dies counts as having taken part: the more films went well, the more are claimed ahead.
+_CALM_FILMS = 4
+# An outcome waits for others so long, and only while films are claimed ahead.
+_TOGETHER_S = 0.1
+_PACE_OF_LAST = 0.2
+_SLOW_KEPT = 500
 
 
 class Dispatcher:
@@ -95,53 +70,62 @@ class Dispatcher:
         meters: Meters | None = None,
     ) -> None:
         self.away_since: float | None = None
-        self.previews_dropped = False
-        self.done = dict.fromkeys(Outcome, 0)
+        self.endings = Endings(ledger, bundle_id, roots, once=once, clock=clock, meters=meters)
         self._ledger = ledger
         self._pool = pool
         self._bundle = bundle
-        self._bundle_id = bundle_id
         self._roots = roots
         self._once = once
         self._clock = clock
         self._shadow = shadow
-        self._take = claim or ledger.claim
-        self._meters = meters
-        self._owed: deque[tuple[Claim, Callable[[], None]]] = deque()
+        self._take = claim or self._newest
+        self._slow: deque[int] = deque(maxlen=_SLOW_KEPT)
+        self._ahead: deque[Claim] = deque()
+        self._film_s: float | None = None
+        self._calm = 0
+        self._owed: deque[Done[Claim] | Fault[Claim] | Broke[Claim]] = deque()
+        self._write_at = float("-inf")
         self._claim_at = float("-inf")
         self._pause_s = _FIRST_PAUSE_S
         self._try_at = float("-inf")
-        self._refusals: dict[int, int] = {}
         self._assessing: dict[int, str] = {}
         self._waiting: list[tuple[Claim, str]] = []
 
+    @property
+    def held(self) -> list[Claim]:
+        """Every claim whose film is waiting for a slot, in one, or ended and not yet written."""
+        in_slots = [one for one in self._pool.in_flight if isinstance(one, Claim)]
+        return [*self._ahead, *in_slots, *(event.ticket for event in self._owed)]
+
     def is_idle(self) -> bool:
-        """Return whether no slot has a file and nothing waits to be written."""
-        return not self._pool.in_flight and not self._owed
+        """Return whether no film is in hand and nothing waits to be written."""
+        return not (self._pool.in_flight or self._ahead or self._owed)
 
     def next_at(self) -> float:
         """When ``work`` has something to do even if nothing happens (monotonic seconds)."""
-        if self._owed:
-            return self._try_at
-        return max(self._claim_at, self._try_at) if self._pool.idle else float("inf")
+        write_at = self._write_at if self._owed else float("inf")
+        claim_at = self._claim_at if self._wants_films() else float("inf")
+        return max(min(write_at, claim_at), self._try_at)
 
     def work_appeared(self) -> None:
         """Files became READY: look for them at once."""
         self._claim_at = float("-inf")
 
     def work(self, root_ids: Sequence[int]) -> None:
-        """Write what is owed, then claim as many files of these roots as slots are idle. Never waits."""
+        """Give claimed films of these roots to idle slots, write what is owed, and claim what is wanted. Never waits.
+
+        What was claimed of other roots, and no slot has yet, is given back.
+        """
         if self._clock() < self._try_at:
             return
         try:
             if self.away_since is not None:
                 self._ledger.heartbeat()  # where a disk is full, reading works and shows nothing
-            while self._owed:
-                claim, write = self._owed[0]
-                write()
-                self._owed.popleft()
-                self._assessing.pop(claim.file_id, None)
-            if self._pool.idle and self._clock() >= self._claim_at:
+            self._turn_away(root_ids)
+            self._feed()
+            if self._clock() >= self._write_at:
+                self._write()
+            if self._wants_films() and self._clock() >= self._claim_at:
                 self._claim(root_ids)
         except DatabaseAway as error:
             self.database_failed(error)
@@ -155,24 +139,24 @@ class Dispatcher:
         if isinstance(claim, ShadowFilm):
             self._hear_of_shadow(event, claim)
             return
-        match event:
-            case Read():
-                self._waiting.append((claim, event.sha256))
-                self._answer_waiting()
-                return
-            case Done():
-                self._owed.append((claim, lambda: self._commit(claim, event.report)))
-            case Fault():
-                self._owed.append((claim, lambda: self._give_back(claim, event.error)))
-            case Broke():
-                self._owed.append((claim, lambda: self._fail(claim, event.error)))
+        if isinstance(event, Read):
+            self._waiting.append((claim, event.sha256))
+            self._answer_waiting()
+            return
         self._waiting = [(other, sha256) for other, sha256 in self._waiting if other != claim]
-        self._claim_at = float("-inf")
+        self._note_pace(event)
+        together = self._ahead and not self._waiting and len(self._owed) + 1 < MOST_TOGETHER
+        if not together:
+            self._write_at = float("-inf")
+        elif not self._owed:
+            self._write_at = self._clock() + _TOGETHER_S
+        self._owed.append(event)  # type: ignore[arg-type]  # its ticket is a claim
+        if not self._ahead:
+            self._claim_at = float("-inf")
 
     def renew(self) -> None:
-        """Extend the leases of what the slots have in hand."""
-        held = [one for one in self._pool.in_flight if isinstance(one, Claim)]
-        if held and not self._owed:
+        """Extend the leases of what is in hand."""
+        if held := self.held:
             fenced = len(held) - len(self._ledger.renew(held))
             if fenced:
                 _LOG.warning("lease_lost", extra={"fenced": fenced})
@@ -183,22 +167,53 @@ class Dispatcher:
             if isinstance(ticket, Claim):
                 self._ledger.give_back(ticket, "the worker stops")
 
-    # ------------------------------------------------------------------ inside
+    # ------------------------------------------------------------------ films to the slots
+
+    def _most_ahead(self) -> int:
+        if self._film_s is None:
+            return 0
+        slots = self._pool.idle + len(self._pool.in_flight)
+        return min(_MOST_AHEAD, self._calm // _CALM_FILMS, int(_AHEAD_S * slots / max(self._film_s, 0.001)))
+
+    def _wants_films(self) -> bool:
+        return self._pool.idle > 0 or 2 * len(self._ahead) < self._most_ahead()
+
+    def _note_pace(self, event: _Event) -> None:
+        if not isinstance(event, Done | Read) and event.late:
+            self._slow.append(event.ticket.file_id)
+        if isinstance(event, Broke):
+            self._calm = 0
+        elif isinstance(event, Done):
+            self._calm += 1
+            took_s = event.report.ms / 1000
+            before_s = took_s if self._film_s is None else self._film_s
+            self._film_s = before_s + _PACE_OF_LAST * (took_s - before_s)
+
+    def _newest(self, root_ids: Sequence[int], limit: int) -> list[Claim]:
+        """Claim. Films that held a slot until its deadline never have all slots: else they hold up the rest."""
+        slots = self._pool.idle + len(self._pool.in_flight)
+        in_hand = sum(one.file_id in self._slow for one in self.held)
+        return self._ledger.claim(root_ids, limit, slow=set(self._slow), slow_limit=max(1, slots - 1) - in_hand)
+
+    def _turn_away(self, root_ids: Sequence[int]) -> None:
+        for claim in [one for one in self._ahead if one.root_id not in root_ids]:
+            self._ledger.give_back(claim, "no slot had it yet, and its folder is not read now")
+            self._ahead.remove(claim)
+
+    def _feed(self) -> None:
+        while self._ahead and self._pool.idle:
+            claim = self._ahead.popleft()
+            self._pool.submit(claim, self._job(claim, preview=claim.attempts == 1 and not claim.alone))
 
     def _claim(self, root_ids: Sequence[int]) -> None:
-        claims = self._take(root_ids, self._pool.idle) if root_ids else []
-        if not claims:
+        wanted = self._pool.idle + self._most_ahead() - len(self._ahead)
+        claims = self._take(root_ids, wanted) if root_ids else []
+        if len(claims) < wanted:
             self._claim_at = self._clock() + (_LOOK_FOR_WORK_S / 4 if self._once else _LOOK_FOR_WORK_S)
-        for claim in claims:
-            self._pool.submit(claim, self._job(claim, preview=claim.attempts == 1 and not claim.alone))
-        if not claims and self._shadow is not None:
+        self._ahead.extend(claims)
+        self._feed()
+        if not claims and self._pool.idle and self._shadow is not None:
             self._work_in_shadow(self._shadow, root_ids)
-
-    def _work_in_shadow(self, shadow: Shadow, root_ids: Sequence[int]) -> None:
-        # where there are several slots, one stays free for a film that comes meanwhile
-        spare = max(self._pool.idle - 1, 0 if self._pool.in_flight else 1)
-        for film in shadow.films(root_ids, spare):
-            self._pool.submit(film, self._job(film, shadow=True))
 
     def _job(self, ticket: _Ticket, *, preview: bool = False, shadow: bool = False) -> Job:
         root = self._roots[ticket.root_id]
@@ -213,6 +228,14 @@ class Dispatcher:
             shadow=shadow,
         )
 
+    # ------------------------------------------------------------------ the shadow
+
+    def _work_in_shadow(self, shadow: Shadow, root_ids: Sequence[int]) -> None:
+        # where there are several slots, one stays free for a film that comes meanwhile
+        spare = max(self._pool.idle - 1, 0 if self._pool.in_flight else 1)
+        for film in shadow.films(root_ids, spare):
+            self._pool.submit(film, self._job(film, shadow=True))
+
     def _hear_of_shadow(self, event: Any, film: ShadowFilm) -> None:
         if isinstance(event, Read):
             self._pool.answer(film, known=False)
@@ -221,142 +244,36 @@ class Dispatcher:
             self._shadow.hear(event)
         self._claim_at = float("-inf")
 
+    # ------------------------------------------------------------------ slots' questions
+
     def _answer_waiting(self) -> None:
         """Tell slots whether to assess; of two that hold the same bytes the second waits for the first one's commit."""
         waiting, self._waiting = self._waiting, []
         for claim, sha256 in waiting:
             if self.away_since is None and sha256 in self._assessing.values():
                 self._waiting.append((claim, sha256))
+                self._write_at = float("-inf")
                 continue
-            if self._is_forgotten(sha256):
+            known, forgotten = self._what_is_known(sha256)
+            if forgotten:
                 self._pool.answer(claim, known=False, forgotten=True)
                 continue
-            known = self._is_known(sha256)
             if not known:
                 self._assessing[claim.file_id] = sha256
             self._pool.answer(claim, known=known)
 
-    def _is_forgotten(self, sha256: str) -> bool:
+    def _what_is_known(self, sha256: str) -> tuple[bool, bool]:
         try:
-            return self._ledger.is_forgotten(sha256)
+            return self._ledger.what_is_known(sha256, self._bundle.digest)
         except DatabaseAway:
-            return False  # the commit looks again
+            return False, False  # then it is assessed again, and the commit looks again and keeps the first answer
 
-    def _is_known(self, sha256: str) -> bool:
-        try:
-            return self._ledger.assessment_exists(sha256, self._bundle.digest)
-        except DatabaseAway:
-            return False  # then it is assessed again, and the commit keeps the first answer
+    # ------------------------------------------------------------------ to the database
 
-    def _commit(self, claim: Claim, report: Report) -> None:
-        if self._may_be_unwritten(claim, report):
-            return
-        if report.code == FORGOTTEN and report.sha256 is not None:
-            if not self._ledger.forget(claim, report.sha256):
-                self._give_back(claim, EnvironmentFault("it was taken for a film that was purged, and is none"))
-            return
-        population = self._roots[claim.root_id].population
-        facts = report.facts(population)
-        error = None
-        began = self._clock()
-        try:
-            if report.outcome is Outcome.UNREADABLE:
-                error = named(report.code or "", report.reason, UnreadableError)
-                kept = self._ledger.commit_unreadable(claim, error, facts)
-            elif facts is None:
-                raise ValueError("an outcome that needs bytes came without any")
-            elif report.outcome is Outcome.REFUSED:
-                code = RefusalCode(report.code or "")
-                kept = self._ledger.commit_refused(claim, facts, self._bundle_id, code, report.reason)
-            else:
-                kept = self._ledger.commit_assessed(claim, facts, self._bundle_id, report.assessment())
-        except LookupError:
-            # the assessment that made a second one needless went away meanwhile
-            self._give_back(claim, EnvironmentFault("the assessment of these bytes is no longer there"))
-            return
-        self._refusals.pop(claim.file_id, None)
-        ended_with = error.code if error is not None else report.code
-        if kept:
-            self.done[report.outcome] += 1
-            if self._meters is not None:
-                self._meters.film_ended(claim, report, ended_with, self._clock() - began)
-        extra = {
-            "file_id": claim.file_id,
-            "outcome": report.outcome.value if kept else "fenced",
-            "code": ended_with,
-            "ms": round(report.ms, 1),
-        }
-        if report.preview_dropped:
-            extra["dropped"] = "preview"
-        self._note_preview(claim, report)
-        _LOG.info("file_done", extra=extra)
-        _LOG.debug("file_done_at", extra={"file_id": claim.file_id, "path": claim.path})
-
-    def _note_preview(self, claim: Claim, report: Report) -> None:
-        """Say once that previews are dropped, and once that they are kept again; of a known content none is written."""
-        dropped = report.preview_dropped
-        if dropped == self.previews_dropped or not (dropped or (report.content is not None and claim.attempts == 1)):
-            return
-        self.previews_dropped = dropped
-        if dropped:
-            _LOG.warning("previews_dropped", extra={"file_id": claim.file_id})
-        else:
-            _LOG.info("previews_kept", extra={"file_id": claim.file_id})
-
-    def _may_be_unwritten(self, claim: Claim, report: Report) -> bool:
-        """Have a film whose pixels end in zeros settle for longer, and be read again; black borders exist."""
-        tail_zero = report.content is not None and Caveat.TAIL_ZERO in report.content.pixel_caveats
-        wait_s = TAIL_ZERO_SETTLE_S - claim.settled_for_s
-        # longer than the whole: the database's clock was set back meanwhile
-        if self._once or not tail_zero or not 0 < wait_s <= TAIL_ZERO_SETTLE_S:
-            return False
-        state = self._ledger.give_back(
-            claim,
-            "its pixels end in zeros: is it still being written? It settles for longer",
-            retry_in_s=wait_s,
-            was_read=True,
-        )
-        extra = {"file_id": claim.file_id, "code": Caveat.TAIL_ZERO.value, "delay_s": round(wait_s, 1)}
-        _LOG.info("file_delayed", extra=extra | {"state": state.value if state else "fenced"})
-        return True
-
-    def _give_back(self, claim: Claim, error: EnvironmentFault) -> None:
-        root = self._roots[claim.root_id]
-        tries = self._refusals.get(claim.file_id, 0) + 1
-        extra = {"file_id": claim.file_id, "code": error.code, "tries": tries}
-        if len(self._refusals) >= _REFUSALS_KEPT:
-            self._refusals.clear()  # they only stretch the delays
-        self._refusals[claim.file_id] = tries
-        of_this_version = isinstance(error, FileChanged | FileVanished)
-        if self._once and not isinstance(error, ShareDown) and tries >= _ONCE_LOCKED_TRIES:
-            self._ledger.quarantine(claim, error)
-            state: FileState | None = FileState.QUARANTINED
-        elif of_this_version and tries < _TRIES_AT_WORD:
-            state = self._ledger.give_back(claim, error)
-        else:
-            delay_s = (
-                _ONCE_LOCKED_S if self._once else min(_LOCKED_FIRST_S * 2 ** min(tries - 1, 10), _LOCKED_LONGEST_S)
-            )
-            state = self._ledger.give_back(claim, error, retry_in_s=delay_s)
-            extra["delay_s"] = delay_s
-        if of_this_version:
-            root.look_again(claim.path)
-        elif not isinstance(error, FileLocked):
-            root.suspect()
-        _LOG.info("file_delayed", extra=extra | {"state": state.value if state else "fenced"})
-
-    def _fail(self, claim: Claim, error: SlotError) -> None:
-        state = self._ledger.fail(claim, error)
-        if self._meters is not None:
-            self._meters.attempt_lost(error.code)
-        extra = {
-            "file_id": claim.file_id,
-            "code": error.code,
-            "attempts": claim.attempts,
-            "why": str(error),
-            "state": state.value if state else "fenced",
-        }
-        _LOG.warning("slot_lost", extra=extra)
+    def _write(self) -> None:
+        while self._owed:
+            for _ in range(self.endings.write(self._owed)):
+                self._assessing.pop(self._owed.popleft().ticket.file_id, None)
 
     def database_failed(self, error: DatabaseAway) -> None:
         """Claim nothing until the database takes changes again; said once, and once when it does."""

@@ -6,7 +6,16 @@ import math
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from worker.domain import Caveat, FileState, Finding, FloatArray, Identity, PictureStatistics, Population
+from worker.domain import (
+    Caveat,
+    FileState,
+    Finding,
+    FloatArray,
+    Identity,
+    Outcome,
+    PictureStatistics,
+    Population,
+)
 from worker.errors import EnvironmentFault
 
 _INT64_MAX = 2**63 - 1
@@ -164,3 +173,31 @@ class ContentAssessment:
     decoder: str
     activation_map: FloatArray
     picture: PictureStatistics | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a claim ends: the outcome of its film.
+
+    Attributes:
+        facts: ``None`` only where no bytes were read, and so the film is unreadable.
+        code, reason: why it is refused or unreadable; of what is assessed neither.
+        content: ``None`` unless it is assessed, and where these bytes were assessed before.
+    """
+
+    claim: Claim
+    outcome: Outcome
+    facts: FileFacts | None
+    code: str | None = None
+    reason: str | None = None
+    content: ContentAssessment | None = None
+
+    def __post_init__(self) -> None:
+        if self.facts is None and self.outcome is not Outcome.UNREADABLE:
+            raise ValueError("an outcome that needs bytes came without any")
+
+    @property
+    def read(self) -> FileFacts:
+        """The facts, where they are known to be there."""
+        assert self.facts is not None
+        return self.facts

@@ -15,7 +15,20 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, delete, exists, func, insert, or_, select, union, update
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    ScalarSelect,
+    delete,
+    exists,
+    func,
+    insert,
+    or_,
+    select,
+    union,
+    update,
+)
 
 from worker import schema
 from worker.domain import FORGOTTEN, FileState
@@ -67,19 +80,25 @@ class Forgotten:
     contents: list[str] = field(default_factory=list)
 
 
+def key_value() -> ScalarSelect[Any]:
+    """Return what selects the key as it is stored."""
+    return select(secret.c.value).where(secret.c.name == KEY_NAME).scalar_subquery()
+
+
 def load_key(connection: Connection) -> Key | None:
     """Return the key; ``None`` while nothing was ever forgotten."""
-    value = connection.execute(select(secret.c.value).where(secret.c.name == KEY_NAME)).scalar_one_or_none()
+    value = connection.execute(select(key_value())).scalar_one()
     return None if value is None else Key(bytes.fromhex(value))
 
 
-def is_forgotten(connection: Connection, sha256: str) -> bool:
-    """See ``Ledger.is_forgotten``."""
+def among_forgotten(connection: Connection, sha256s: Iterable[str]) -> set[str]:
+    """Return those of the contents that were purged."""
     key = load_key(connection)
     if key is None:
-        return False
-    found = select(tombstone.c.digest).where(tombstone.c.digest == key.content(sha256))
-    return connection.execute(found).first() is not None
+        return set()
+    by_digest = {key.content(sha256): sha256 for sha256 in sha256s}
+    found = connection.execute(select(tombstone.c.digest).where(tombstone.c.digest.in_(by_digest))).scalars()
+    return {by_digest[digest] for digest in found}
 
 
 def forget(

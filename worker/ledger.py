@@ -2,8 +2,8 @@
 
 ::
 
-    observe ──► SETTLING ── settle ──► READY ── claim ──► CLAIMED ── commit_assessed, commit_refused ──► DONE
-                  ▲  │                  ▲ ▲                 │ │ └─ commit_unreadable, third fail ──► QUARANTINED(code)
+    observe ──► SETTLING ── settle ──► READY ── claim ──► CLAIMED ── commit ──► DONE
+                  ▲  │                  ▲ ▲                 │ │ └─ commit (unreadable), third fail ──► QUARANTINED(code)
                   │  └ quarantine_empty │ └── give_back ────┤ └─── fail, give_back(retry_in_s) ► RETRY(retry_at) ► READY
                   └── give_back(FileChanged)                └ recover_interrupted ──► READY (attempt refunded)
 
@@ -27,12 +27,12 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from worker import claims, commits, discovery, forgetting, roots, shard_claims, store, workers
-from worker.domain import FileState, Population, RefusalCode
-from worker.entries import Claim, ContentAssessment, FileFacts, Observation, Pulse, Version
+from worker import claims, commits, discovery, roots, shard_claims, store, workers
+from worker.domain import FileState, Outcome, Population, RefusalCode
+from worker.entries import Claim, ContentAssessment, Ending, FileFacts, Observation, Pulse, Version
 from worker.errors import EnvironmentFault, PrereadError, SlotError, UnreadableError
 
-__all__ = ["Claim", "ContentAssessment", "FileFacts", "Ledger", "Observation", "Version"]
+__all__ = ["Claim", "ContentAssessment", "Ending", "FileFacts", "Ledger", "Observation", "Version"]
 
 T = TypeVar("T")
 
@@ -190,16 +190,22 @@ class Ledger:
 
     # ------------------------------------------------------------------ claims
 
-    def claim(self, root_ids: Sequence[int], limit: int) -> list[Claim]:
+    def claim(
+        self, root_ids: Sequence[int], limit: int, *, slow: Collection[int] = (), slow_limit: int = 0
+    ) -> list[Claim]:
         """Take up to ``limit`` READY versions, live before backlog, newest first; committed before it returns.
 
         Each gets attempts + 1, epoch + 1 and a lease. RETRY versions whose time has come are READY first. No two claims
         of one version are ever live at once, in whatever process or on whatever machine. See ``Claim.alone``.
+
+        Args:
+            slow: versions (some hundred at most) that come after other live ones, however new, and before the backlog.
+            slow_limit: how many of those to take at most.
         """
-        token = store.new_token()
+        token, last = store.new_token(), sorted(slow)
         return self._write(
             lambda c, again: claims.claim(
-                c, self._clock(c), self.worker_id, self.lease_s, list(root_ids), limit, token, again
+                c, self._clock(c), self.worker_id, self.lease_s, list(root_ids), limit, last, slow_limit, token, again
             )
         )
 
@@ -270,49 +276,51 @@ class Ledger:
 
     # ------------------------------------------------------------------ commits
 
-    def assessment_exists(self, sha256: str, bundle_digest: str) -> bool:
-        """Tell whether this content was already assessed with this bundle (then header and gate suffice)."""
-        return store.read(self.engine, lambda c: commits.assessment_exists(c, sha256, bundle_digest))
+    def what_is_known(self, sha256: str, bundle_digest: str) -> tuple[bool, bool]:
+        """Tell of some bytes whether they were assessed with this bundle, and whether films with them were purged.
 
-    def is_forgotten(self, sha256: str) -> bool:
-        """Tell whether films with these bytes were purged: nothing more of one is looked at or kept."""
-        return store.read(self.engine, lambda c: forgetting.is_forgotten(c, sha256))
+        Of what was assessed header and gate suffice; of what was purged nothing more is looked at or kept.
+        """
+        return store.read(self.engine, lambda c: commits.what_is_known(c, sha256, bundle_digest))
 
     def forget(self, claim: Claim, sha256: str) -> bool:
         """IGNORED('forgotten'): the version holds bytes that were purged; ``False`` when it does not, or was fenced."""
         return self._write(lambda c, _: commits.forget_again(c, self._clock(c), claim, sha256))
 
+    def commit(self, bundle_id: int, endings: Sequence[Ending]) -> list[bool]:
+        """DONE or QUARANTINED(code): the outcomes of some claims, all of them in one transaction.
+
+        Instance, assessment and findings are written once for each content and bundle: when another worker committed
+        the same content meanwhile, theirs is kept and this one is linked to it.
+
+        Args:
+            bundle_id: what the films were read with.
+            endings: of different claims; some dozen at most.
+
+        Returns:
+            Of each whether it was written: ``False`` where the claim was fenced, or the film purged meanwhile.
+
+        Raises:
+            LookupError: one comes without content, and there is no such assessment; then nothing was written.
+        """
+        return self._write(lambda c, again: commits.commit(c, self._clock(c), bundle_id, endings, again))
+
     def commit_assessed(
         self, claim: Claim, facts: FileFacts, bundle_id: int, content: ContentAssessment | None = None
     ) -> bool:
-        """DONE, assessed. One transaction: instance, assessment and findings (once per content and bundle), state.
-
-        Args:
-            content: ``None`` where ``assessment_exists`` said so; the version is then linked to what is there. When
-                another worker committed the same content meanwhile, theirs is kept and this one is linked to it.
-
-        Returns:
-            ``False`` when the claim was fenced; then nothing was written.
-
-        Raises:
-            LookupError: ``content`` is ``None`` and there is no such assessment.
-        """
-        return self._write(
-            lambda c, again: commits.commit_assessed(c, self._clock(c), claim, facts, bundle_id, content, again)
-        )
+        """DONE, assessed; see ``commit``. ``content``: ``None`` where ``what_is_known`` said so."""
+        return self.commit(bundle_id, [Ending(claim, Outcome.ASSESSED, facts, content=content)])[0]
 
     def commit_refused(self, claim: Claim, facts: FileFacts, bundle_id: int, code: RefusalCode, reason: str) -> bool:
-        """DONE, refused, with its code and reason; ``False`` when the claim was fenced."""
-        return self._write(
-            lambda c, again: commits.commit_refused(c, self._clock(c), claim, facts, bundle_id, code, reason, again)
-        )
+        """DONE, refused, with its code and reason; see ``commit``."""
+        return self.commit(bundle_id, [Ending(claim, Outcome.REFUSED, facts, code, reason)])[0]
 
     def commit_unreadable(self, claim: Claim, error: UnreadableError, facts: FileFacts | None = None) -> bool:
-        """QUARANTINED(error.code), unreadable; ``False`` when the claim was fenced.
+        """QUARANTINED(error.code), unreadable; see ``commit``.
 
         ``facts`` as far as they are known: a file whose header was read still belongs to its patient.
         """
-        return self._write(lambda c, again: commits.commit_unreadable(c, self._clock(c), claim, error, facts, again))
+        return self.commit(0, [Ending(claim, Outcome.UNREADABLE, facts, error.code, str(error))])[0]
 
     # ------------------------------------------------------------------ counts
 

@@ -61,7 +61,7 @@ def draw(pixels: PixelArray) -> bytes:
     # The grain of a film repeats nowhere: to look for repetitions costs twice the time and a third more space.
     kind = imagecodecs.PNG
     pixels = np.asarray(picture)
-    return bytes(imagecodecs.png_encode(pixels, 1, strategy=kind.STRATEGY.HUFFMAN_ONLY, filter=kind.FILTER.PAETH))
+    return bytes(imagecodecs.png_encode(pixels, 1, strategy=kind.STRATEGY.HUFFMAN_ONLY, filter=kind.FILTER.AVG))
 
 
 def keep(folder: Path, sha256: str, pixels: PixelArray, min_free_bytes: int) -> bool:

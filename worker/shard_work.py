@@ -22,8 +22,9 @@ from worker import schema, shards, slots, store
 from worker.absence import Absence
 from worker.bundle import Bundle
 from worker.daemon import RunOptions, slot_setup
-from worker.dispatch import Dispatcher, WatchedRoot
+from worker.dispatch import Dispatcher
 from worker.domain import FileState, Outcome, Population
+from worker.endings import WatchedRoot
 from worker.entries import Claim
 from worker.errors import DatabaseAway, ShareDown
 from worker.ledger import Ledger
@@ -227,7 +228,7 @@ class _OneShard:
             _LOG.warning("files_left_unsettled", extra={"count": len(self._paths), "root_id": self._job.root_id})
         if (fault := self._listing.fault()) is not None:
             raise fault
-        return self._dispatcher.done
+        return self._dispatcher.endings.done
 
     # ------------------------------------------------------------------ the folder
 
@@ -339,7 +340,7 @@ class _OneShard:
     def _claim(self, _root_ids: Sequence[int], limit: int) -> list[Claim]:
         """Claim the next films; whoever has those that cannot be claimed is asked again until nobody does."""
         if not self._todo and self._waiting and time.monotonic() >= self._ask_again_at:
-            held = {claim.file_id for claim in self._pool.in_flight}
+            held = {claim.file_id for claim in self._dispatcher.held}
             self._todo = deque(sorted(self._ledger.owed_of(self._waiting, self._replacing) - held))
             self._waiting &= held
             self._ask_again_at = time.monotonic() + _LOOK_UP_S

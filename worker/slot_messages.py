@@ -117,7 +117,7 @@ class Report:
 
     outcome: Outcome
     sha256: Sha256 | None
-    ms: float
+    ms: Milliseconds
     identity: Identity = field(default_factory=Identity)
     format: str = ""
     transfer_syntax_uid: str | None = None

@@ -72,18 +72,20 @@ class Done(Generic[Ticket]):
 
 @dataclass(frozen=True, slots=True)
 class Fault(Generic[Ticket]):
-    """The machine or the share is at fault."""
+    """The machine or the share is at fault; ``late``: the slot was held until its deadline."""
 
     ticket: Ticket
     error: EnvironmentFault
+    late: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Broke(Generic[Ticket]):
-    """The slot died, or had to be killed, while it had this file."""
+    """The slot died, or had to be killed, while it had this file; ``late``: it was held until its deadline."""
 
     ticket: Ticket
     error: SlotError
+    late: bool = False
 
 
 class _Slot(Generic[Ticket]):
@@ -234,7 +236,7 @@ class SlotPool(Generic[Ticket]):
         now = self._clock()
         for slot in list(self._slots):
             if slot.deadline_at is not None and now >= slot.deadline_at:
-                self._lose(slot, self._too_late(slot))
+                self._lose(slot, self._too_late(slot), late=True)
         self._reap()
         if self._unfit is not None:
             raise self._unfit
@@ -244,9 +246,8 @@ class SlotPool(Generic[Ticket]):
 
     def abandon(self) -> list[Ticket]:
         """Kill every slot that has a file in hand, and return what they had."""
-        busy = [slot for slot in self._slots if slot.ticket is not None]
         tickets = self.in_flight
-        for slot in busy:
+        for slot in [slot for slot in self._slots if slot.ticket is not None]:
             self._remove(slot)
         return tickets
 
@@ -279,9 +280,7 @@ class SlotPool(Generic[Ticket]):
             return
         # killed slots that hang in the kernel on a dead share count: else every deadline would add a process
         for _ in range(self._count - len(self._slots)):
-            if len(self._slots) + len(self._unreaped) >= 2 * self._count:
-                return
-            if self._clock() < self._spawn_at:
+            if len(self._slots) + len(self._unreaped) >= 2 * self._count or self._clock() < self._spawn_at:
                 return
             try:
                 slot: _Slot[Ticket] = _Slot(self._command, self._setup, self._clock() + START_DEADLINE_S)
@@ -350,9 +349,9 @@ class SlotPool(Generic[Ticket]):
             return EnvironmentFault(f"the share did not hand out the film within {self._deadline_s:g} s")
         return SlotDeadline(f"reading the film took longer than {self._deadline_s:g} s")
 
-    def _lose(self, slot: _Slot[Ticket], error: SlotError | EnvironmentFault) -> None:
-        if slot.ticket is not None:
-            ended = Broke(slot.ticket, error) if isinstance(error, SlotError) else Fault(slot.ticket, error)
+    def _lose(self, slot: _Slot[Ticket], error: SlotError | EnvironmentFault, *, late: bool = False) -> None:
+        if (ticket := slot.ticket) is not None:
+            ended = Broke(ticket, error, late) if isinstance(error, SlotError) else Fault(ticket, error, late)
             self.events.append(ended)
         if not slot.started:
             self._failed_starts += 1

@@ -36,8 +36,8 @@ finally:
 # What the main thread does for a film, by the function that does it.
 _DONE_BY = {
     "claim": ("ledger.py", "claim"),
-    "commit": ("ledger.py", "commit_assessed"),
-    "is it known?": ("ledger.py", "assessment_exists"),
+    "commit": ("ledger.py", "commit"),
+    "is it known?": ("ledger.py", "what_is_known"),
     "pipes to the slots": ("slots.py", "poll"),
     "all of the loop": ("daemon.py", "_loop"),
 }

@@ -18,8 +18,9 @@ from sqlalchemy import Connection, Engine, event, func, insert, select, text
 from tests.conftest import PostgresServer
 from worker import schema, store
 from worker.bundle import Bundle
-from worker.dispatch import Dispatcher, WatchedRoot
+from worker.dispatch import Dispatcher
 from worker.domain import FileState, Outcome, Population
+from worker.endings import WatchedRoot
 from worker.entries import Claim
 from worker.errors import DatabaseAway, DatabaseFull, DatabaseReadOnly
 from worker.inbox import Inbox, InboxOptions

@@ -12,8 +12,9 @@ from sqlalchemy import Engine
 
 from worker import results
 from worker.bundle import Bundle
-from worker.dispatch import TAIL_ZERO_SETTLE_S, Dispatcher, WatchedRoot
+from worker.dispatch import Dispatcher
 from worker.domain import Answer, Caveat, FileState, Finding, Identity, Outcome, PictureStatistics, Population
+from worker.endings import TAIL_ZERO_SETTLE_S, WatchedRoot
 from worker.entries import Claim, Observation
 from worker.errors import (
     DatabaseAway,
@@ -23,6 +24,7 @@ from worker.errors import (
     FileVanished,
     ShareDown,
     SlotCrashed,
+    SlotDeadline,
 )
 from worker.ledger import Ledger
 from worker.shadowing import ShadowFilm
@@ -170,7 +172,7 @@ def test_outcomes_are_committed(make_desk: Callable[..., Desk]) -> None:
     desk.says(fourth, Done(fourth, report(identity=Identity(patient_id="P1"), content=None)))
     desk.work()
     assert (desk.state(b"c"), desk.state(b"d")) == (FileState.QUARANTINED, FileState.DONE)
-    assert desk.dispatcher.done == {Outcome.ASSESSED: 2, Outcome.REFUSED: 1, Outcome.UNREADABLE: 1}
+    assert desk.dispatcher.endings.done == {Outcome.ASSESSED: 2, Outcome.REFUSED: 1, Outcome.UNREADABLE: 1}
 
 
 def test_known_bytes_are_said_to_be_known(make_desk: Callable[..., Desk]) -> None:
@@ -216,7 +218,7 @@ def test_a_fenced_result_is_dropped(desk: Desk) -> None:
     desk.says(claim, Done(claim, report()))
     desk.dispatcher.work([])
     assert desk.state() is FileState.READY
-    assert sum(desk.dispatcher.done.values()) == 0
+    assert sum(desk.dispatcher.endings.done.values()) == 0
 
 
 def test_slot_deaths_count_and_the_third_sets_aside(desk: Desk) -> None:
@@ -331,7 +333,7 @@ def test_while_the_database_is_away_results_wait_and_nothing_is_claimed(
         raise DatabaseAway
 
     with monkeypatch.context() as patch:
-        for verb in ("commit_assessed", "claim", "assessment_exists", "renew"):
+        for verb in ("commit", "claim", "what_is_known", "renew"):
             patch.setattr(desk.ledger, verb, away)
         desk.dispatcher.hear(Read(claim, "a" * 64))
         assert desk.pool.answers == [False]
@@ -347,6 +349,114 @@ def test_while_the_database_is_away_results_wait_and_nothing_is_claimed(
     assert desk.state() is FileState.DONE
     assert desk.dispatcher.away_since is None
     assert desk.dispatcher.is_idle()
+
+
+def test_films_that_held_a_slot_until_its_deadline_never_have_all_slots(desk: Desk) -> None:
+    """Else a few films that hang hold up every other one, a deadline long, again and again."""
+    for path in (b"older", b"hangs", b"stalls"):
+        desk.ready(path)
+    hangs, stalls = desk.claimed(b"hangs"), desk.claimed(b"stalls")
+    desk.says(hangs, Broke(hangs, SlotDeadline(), late=True))
+    desk.says(stalls, Fault(stalls, EnvironmentFault("it was not handed out"), late=True))
+    for expected in ({b"film", b"older"}, {b"stalls"}, {b"hangs"}):  # one slot is left for what comes
+        desk.work()
+        desk.work()
+        assert {claim.path for claim in desk.pool.in_flight} == expected
+        for claim in desk.pool.in_flight:
+            desk.says(claim, Done(claim, report()))
+
+
+def test_where_there_is_one_slot_it_takes_what_hung_when_nothing_else_waits(desk: Desk) -> None:
+    desk.pool.count = 1
+    desk.ready(b"hangs")
+    claim = desk.claimed(b"hangs")
+    desk.says(claim, Broke(claim, SlotDeadline(), late=True))
+    film = desk.claimed()
+    desk.says(film, Done(film, report()))
+    assert desk.claimed(b"hangs")
+
+
+def goes_well(desk: Desk) -> None:
+    """Let everything that is there, and films enough for claiming ahead, end well."""
+    desk.ready(*(b"calm%d" % number for number in range(32)))
+    desk.work()
+    while in_flight := desk.pool.in_flight:
+        desk.says(in_flight[0], Done(in_flight[0], report(in_flight[0].path.hex().zfill(64))))
+        desk.work()
+
+
+def test_while_films_queue_some_are_claimed_ahead_and_outcomes_written_together(desk: Desk) -> None:
+    desk.ready(*(b"first%d" % number for number in range(9)))
+    desk.work()
+    assert len(desk.dispatcher.held) == 2  # nothing is claimed ahead before films went well
+    goes_well(desk)
+    desk.ready(*(b"film%02d" % number for number in range(30)))
+    desk.work()
+    assert len(desk.pool.in_flight) == 2
+    assert len(desk.dispatcher.held) == 10
+    first, second = desk.pool.in_flight
+    desk.says(first, Done(first, report("a" * 64)))
+    desk.dispatcher.work([desk.root_id])
+    assert len(desk.pool.in_flight) == 2  # the next film did not wait for the commit
+    assert desk.state(first.path) is FileState.CLAIMED
+    desk.says(second, Done(second, report("b" * 64)))
+    desk.dispatcher.work([desk.root_id])
+    assert {desk.state(first.path), desk.state(second.path)} == {FileState.CLAIMED}
+    assert desk.now < desk.dispatcher.next_at() <= desk.now + 0.1
+    desk.now = desk.dispatcher.next_at()
+    desk.dispatcher.work([desk.root_id])
+    assert {desk.state(first.path), desk.state(second.path)} == {FileState.DONE}
+
+
+def test_a_single_film_is_written_at_once(desk: Desk) -> None:
+    goes_well(desk)
+    desk.ready(b"single")
+    claim = desk.claimed(b"single")
+    desk.says(claim, Done(claim, report()))
+    assert desk.dispatcher.next_at() <= desk.now
+    desk.dispatcher.work([desk.root_id])
+    assert desk.state(b"single") is FileState.DONE
+
+
+def test_what_waits_for_a_slot_is_given_back_when_its_folder_is_not_read_now(desk: Desk) -> None:
+    goes_well(desk)
+    desk.ready(*(b"film%02d" % number for number in range(30)))
+    desk.work()
+    assert len(desk.dispatcher.held) == 10
+    in_slots = desk.pool.in_flight
+    waited = [claim for claim in desk.dispatcher.held if claim not in in_slots]
+    desk.dispatcher.work([])
+    assert desk.dispatcher.held == in_slots
+    assert {desk.state(claim.path) for claim in waited} == {FileState.READY}
+    (again,) = desk.ledger.claim([desk.root_id], 1)
+    assert (again.path, again.attempts) == (waited[0].path, 1)
+
+
+def test_after_a_slot_died_nothing_is_claimed_ahead(desk: Desk) -> None:
+    goes_well(desk)
+    desk.ready(*(b"film%02d" % number for number in range(30)))
+    claim = desk.claimed(b"film29")
+    desk.says(claim, Broke(claim, SlotCrashed()))
+    while len(desk.dispatcher.held) > 2:
+        claim = desk.pool.in_flight[0]
+        desk.says(claim, Fault(claim, ShareDown("away")))
+        desk.work()
+    desk.work()
+    assert len(desk.dispatcher.held) == 2
+
+
+def test_of_two_films_with_the_same_bytes_the_second_waits_for_no_other_outcome(desk: Desk) -> None:
+    goes_well(desk)
+    desk.ready(*(b"film%02d" % number for number in range(30)))
+    desk.work()
+    first, second = desk.pool.in_flight
+    desk.dispatcher.hear(Read(first, "a" * 64))
+    desk.dispatcher.hear(Read(second, "a" * 64))
+    asked = len(desk.pool.answers)
+    desk.says(first, Done(first, report("a" * 64)))
+    desk.dispatcher.work([desk.root_id])
+    assert desk.state(first.path) is FileState.DONE
+    assert desk.pool.answers[asked:] == [True]
 
 
 def test_what_will_not_be_finished_is_given_back(desk: Desk) -> None:

@@ -262,6 +262,7 @@ def test_a_film_that_hangs_is_killed_at_its_deadline_and_holds_nobody_up(bench: 
     broke = bench.wait(pool)["bad"]
     assert isinstance(broke, Broke)
     assert broke.error.code == "slot_deadline"
+    assert broke.late
 
 
 def test_a_share_that_does_not_hand_out_a_film_is_at_fault_and_not_the_film(bench: Bench) -> None:
@@ -271,6 +272,7 @@ def test_a_share_that_does_not_hand_out_a_film_is_at_fault_and_not_the_film(benc
     fault = bench.outcome(pool, bench.film("film.stall"))
     assert isinstance(fault, Fault)
     assert type(fault.error) is EnvironmentFault
+    assert fault.late
     assert pool.deaths == 1
     hang.unlink()
     assert isinstance(bench.outcome(pool, bench.film("film.stall")), Done)

@@ -21,7 +21,7 @@ from typing import Any
 import run_worker
 from sqlalchemy import Engine, event
 
-from worker import dispatch, ledger, slots
+from worker import dispatch, endings, ledger, slots
 
 KIND, POINT = sys.argv[1:3]
 ENDED = 9
@@ -127,7 +127,7 @@ def wrap(owner: type, name: str, word: Callable[..., str]) -> None:
 wrap(slots.SlotPool, "submit", lambda *_: "slots: a job")
 wrap(slots.SlotPool, "answer", lambda *_: "slots: an answer")
 wrap(dispatch.Dispatcher, "hear", lambda _, event: f"slots: hearing {type(event).__name__}")
-wrap(dispatch.Dispatcher, "_commit", lambda _, __, report: f"slots: committing {report.outcome.value}")
+wrap(endings.Endings, "_commit", lambda _, events: f"slots: committing {events[0].report.outcome.value}")
 
 if __name__ == "__main__":
     del sys.argv[1:3]

@@ -14,7 +14,7 @@ from pathlib import Path
 from sqlalchemy import Engine
 
 from tests.programs import bad_share
-from worker import bundle, daemon, dispatch, observability, root_thread, store
+from worker import bundle, daemon, endings, observability, root_thread, store
 from worker.domain import Population, RootSpec
 from worker.notifying import Notifier
 
@@ -35,7 +35,7 @@ def main(prepare: Callable[[Engine], None] = lambda _engine: None) -> int:
     if settings.pop("bad_share", False):
         bad_share.install([os.fsencode(root) for root in roots])
     root_thread.STALL_S = settings.pop("stall_s", root_thread.STALL_S)
-    dispatch.TAIL_ZERO_SETTLE_S = settings.pop("tail_zero_settle_s", dispatch.TAIL_ZERO_SETTLE_S)
+    endings.TAIL_ZERO_SETTLE_S = settings.pop("tail_zero_settle_s", endings.TAIL_ZERO_SETTLE_S)
     shadow = settings.pop("shadow", None)
     since = datetime(2000, 1, 1, tzinfo=UTC)
     specs = [RootSpec(Path(os.fsdecode(root)), Population.CHILDREN_1_5Y, pattern, poll) for root in roots]

@@ -209,7 +209,7 @@ def test_other_bytes_under_the_same_path_are_a_new_film_and_the_old_ones_are_not
     filled.ready(path, mtime_ns=2)
     (claim,) = filled.claim()
     # touched, and still the bytes that were purged: known once they are read
-    assert filled.ledger.is_forgotten(filled.facts(b"a").sha256)
+    assert filled.ledger.what_is_known(filled.facts(b"a").sha256, "d" * 64)[1]
     assert not filled.ledger.forget(claim, filled.facts(b"new").sha256)
     assert filled.ledger.forget(claim, filled.facts(b"a").sha256)
     assert filled.state(path) is FileState.IGNORED
@@ -250,7 +250,7 @@ def test_a_content_that_another_film_holds_is_not_forgotten(bench: Bench, tmp_pa
     detail = show(bench.engine, other)
     assert detail is not None
     assert detail.row.findings
-    assert not bench.ledger.is_forgotten(bench.facts(b"same").sha256)
+    assert not bench.ledger.what_is_known(bench.facts(b"same").sha256, "d" * 64)[1]
     assert bench.row(film)["instance_id"] is None
     assert sound(bench)
 
@@ -296,7 +296,7 @@ def test_what_a_restored_backup_brings_back_is_forgotten_again(
     done = purging.replay(filled.engine, ACTOR, journal, None)
     assert (done.films, done.readings) == (3, 1)
     assert tables_with(filled.engine, IDENTIFIER, NAME) == set()
-    assert filled.ledger.is_forgotten(filled.facts(b"a").sha256)
+    assert filled.ledger.what_is_known(filled.facts(b"a").sha256, "d" * 64)[1]
     assert purging.replay(filled.engine, ACTOR, journal, None).films == 0
     assert purge(filled, [filled.other], journal=journal).films == 1
     assert [json.loads(line) for line in journal.read_text().splitlines() if line.endswith("}")]

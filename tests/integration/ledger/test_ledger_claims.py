@@ -21,7 +21,7 @@ from worker.errors import (
     SlotCrashed,
     SlotDeadline,
 )
-from worker.ledger import Ledger
+from worker.ledger import Ledger, Observation
 
 Bench = Any  # the fixture's class lives in conftest, which cannot be imported
 
@@ -32,6 +32,19 @@ def test_newest_first_up_to_the_limit(bench: Bench) -> None:
     assert [claim.path for claim in bench.claim(2)] == [b"4", b"3"]
     assert [claim.path for claim in bench.claim(9)] == [b"2", b"1", b"0"]
     assert bench.claim(9) == []
+
+
+def test_what_is_slow_comes_after_live_films_and_before_the_backlog(bench: Bench) -> None:
+    old = bench.ledger.observe(bench.root_id, [Observation(b"old", 100, 1)], backlog=True)
+    bench.ledger.settle(old.values())
+    bench.ready(b"new")
+    slow = [version.file_id for version in bench.ready(b"slow", b"slower")]
+    assert [one.path for one in bench.ledger.claim([bench.root_id], 2, slow=slow, slow_limit=0)] == [b"new", b"old"]
+    bench.ready(b"newer")
+    claims = bench.ledger.claim([bench.root_id], 3, slow=slow, slow_limit=1)
+    assert [one.path for one in claims] == [b"newer", b"slower"]
+    assert [one.path for one in bench.ledger.claim([bench.root_id], 1, slow=slow, slow_limit=-1)] == []
+    assert [one.path for one in bench.claim()] == [b"slow"]
 
 
 def test_nothing_is_claimed_for_nobody(bench: Bench) -> None:

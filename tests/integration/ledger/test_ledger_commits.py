@@ -13,7 +13,7 @@ from sqlalchemy import select
 from worker import history, results, schema, store
 from worker.domain import Answer, Caveat, FileState, Finding, Identity, Outcome, Population, RefusalCode
 from worker.errors import TruncatedPixels, UnknownFormat
-from worker.ledger import ContentAssessment, FileFacts, Ledger, Observation
+from worker.ledger import ContentAssessment, Ending, FileFacts, Ledger, Observation
 
 Bench = Any  # the fixture's class lives in conftest, which cannot be imported
 
@@ -59,9 +59,9 @@ def test_a_list_of_findings_keeps_its_order(bench: Bench, content: ContentAssess
 
 def test_the_same_bytes_twice_are_one_assessment_and_two_files(bench: Bench) -> None:
     first = bench.assess(b"one.dcm")
-    assert bench.ledger.assessment_exists(bench.facts().sha256, "d" * 64)
-    assert not bench.ledger.assessment_exists(bench.facts().sha256, "e" * 64)
-    assert not bench.ledger.assessment_exists("0" * 64, "d" * 64)
+    assert bench.ledger.what_is_known(bench.facts().sha256, "d" * 64) == (True, False)
+    assert bench.ledger.what_is_known(bench.facts().sha256, "e" * 64) == (False, False)
+    assert bench.ledger.what_is_known("0" * 64, "d" * 64) == (False, False)
     claim = bench.claimed(b"two.dcm")
     assert bench.ledger.commit_assessed(claim, bench.facts(patient_id="P2"), bench.bundle_id, None)
     assert [bench.count(table) for table in ("instance", "assessment", "finding", "file")] == [1, 1, 1, 2]
@@ -258,3 +258,57 @@ def test_observations_of_one_film_across_roots(bench: Bench) -> None:
         "/srv/inbox": False,
         "/srv/other": True,
     }
+
+
+def test_films_that_end_together_end_as_each_by_itself(bench: Bench, content: ContentAssessment) -> None:
+    paths = [b"a", b"same as a", b"b", b"refused", b"broken", b"unread", b"fenced", b"uid again"]
+    claims = {one.path: one for version in [bench.ready(*paths)] for one in bench.claim(len(version))}
+    bench.ledger.give_back(claims[b"fenced"], "the worker stops")
+    facts = {path: bench.facts(path, uid="1.2.3" if path in {b"b", b"uid again"} else None) for path in paths}
+    other = replace(content, findings=(replace(content.findings[0], answer=Answer.NOT_FLAGGED),))
+    endings = [
+        Ending(claims[b"a"], Outcome.ASSESSED, facts[b"a"], content=content),
+        Ending(claims[b"same as a"], Outcome.ASSESSED, facts[b"a"], content=None),
+        Ending(claims[b"b"], Outcome.ASSESSED, facts[b"b"], content=other),
+        Ending(claims[b"refused"], Outcome.REFUSED, facts[b"refused"], RefusalCode.VIEW, "lateral"),
+        Ending(claims[b"broken"], Outcome.UNREADABLE, facts[b"broken"], TruncatedPixels.code, "cut"),
+        Ending(claims[b"unread"], Outcome.UNREADABLE, None, UnknownFormat.code, "no film"),
+        Ending(claims[b"fenced"], Outcome.ASSESSED, facts[b"fenced"], content=content),
+        Ending(claims[b"uid again"], Outcome.ASSESSED, facts[b"uid again"], content=other),
+    ]
+    assert bench.ledger.commit(bench.bundle_id, endings) == [True] * 6 + [False, True]
+    rows = {path: bench.row(claim.file_id) for path, claim in claims.items()}
+    assert {path: (row["state"], row["outcome"], row["code"], row["answer"]) for path, row in rows.items()} == {
+        b"a": (FileState.DONE, "assessed", None, "flagged"),
+        b"same as a": (FileState.DONE, "assessed", None, "flagged"),
+        b"b": (FileState.DONE, "assessed", None, "not_flagged"),
+        b"refused": (FileState.DONE, "refused", "view", None),
+        b"broken": (FileState.QUARANTINED, "unreadable", TruncatedPixels.code, None),
+        b"unread": (FileState.QUARANTINED, "unreadable", UnknownFormat.code, None),
+        b"fenced": (FileState.READY, None, None, None),
+        b"uid again": (FileState.DONE, "assessed", None, "not_flagged"),
+    }
+    assert rows[b"a"]["assessment_id"] == rows[b"same as a"]["assessment_id"]
+    assert {path for path, row in rows.items() if row["uid_conflict"]} == {b"b", b"uid again"}
+    assert [bench.count(table) for table in ("instance", "assessment", "finding")] == [5, 3, 3]
+    assert bench.moves(claims[b"broken"].file_id)[-1] == (FileState.CLAIMED, FileState.QUARANTINED)
+    assert all(row["owner"] is None for row in rows.values())
+
+
+def test_one_that_cannot_be_linked_leaves_the_others_unwritten(bench: Bench, content: ContentAssessment) -> None:
+    bench.ready(b"a", b"b")
+    one, two = bench.claim(2)
+    endings = [
+        Ending(one, Outcome.ASSESSED, bench.facts(b"1"), content=content),
+        Ending(two, Outcome.ASSESSED, bench.facts(b"2"), content=None),
+    ]
+    with pytest.raises(LookupError):
+        bench.ledger.commit(bench.bundle_id, endings)
+    assert {bench.state(b"a"), bench.state(b"b")} == {FileState.CLAIMED}
+    assert bench.count("instance") == 0
+    assert bench.ledger.commit(bench.bundle_id, endings[:1]) == [True]
+
+
+def test_an_outcome_that_needs_bytes_has_some(bench: Bench) -> None:
+    with pytest.raises(ValueError, match="needs bytes"):
+        Ending(bench.claimed(), Outcome.REFUSED, None, RefusalCode.VIEW, "lateral")

@@ -29,7 +29,7 @@ from sqlalchemy import Engine, func, select, text
 from worker import schema, store
 from worker.domain import Answer, FileState, Finding, Outcome, RefusalCode
 from worker.errors import EnvironmentFault, FileChanged, FileLocked, FileVanished, ShareDown, SlotCrashed, UnknownFormat
-from worker.ledger import Claim, ContentAssessment, FileFacts, Ledger, Observation
+from worker.ledger import Claim, ContentAssessment, Ending, FileFacts, Ledger, Observation
 
 PATHS = [b"a.dcm", b"b.dcm", b"\xff.dcm"]
 CONTENTS = ["0" * 64, "1" * 64]
@@ -207,6 +207,21 @@ class LedgerMachine(RuleBasedStateMachine):
         self._ended(claim, told)
         if held:
             self.assessed.add(content)
+
+    @rule(first=consumes(claims), second=consumes(claims), third=consumes(claims), content=st.sampled_from(CONTENTS))
+    def end_together(self, first: Claim, second: Claim, third: Claim, content: str) -> None:
+        finding = Finding("pneumonia", 1.0, 0.7, 0.3, Answer.FLAGGED)
+        said = ContentAssessment((finding,), (), "none", np.zeros((7, 7, 1), np.float32))
+        facts = FileFacts(sha256=content)
+        endings = [
+            Ending(first, Outcome.ASSESSED, facts, content=said),
+            Ending(second, Outcome.REFUSED, facts, RefusalCode.VIEW, "lateral"),
+            Ending(third, Outcome.UNREADABLE, None, UnknownFormat.code, "what is it?"),
+        ]
+        if self._holds(first):
+            self.assessed.add(content)
+        for claim, told in zip((first, second, third), self.workers[0].commit(self.bundle_id, endings), strict=True):
+            self._ended(claim, told)
 
     @rule(claim=consumes(claims))
     def refuse(self, claim: Claim) -> None:
