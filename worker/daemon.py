@@ -14,13 +14,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
-from worker import health, health_http, slot_messages, slots
+from worker import slot_messages, slots
 from worker.bundle import Bundle
 from worker.dispatch import Dispatcher
 from worker.domain import OPEN_STATES, FileState, RootSpec
@@ -29,9 +28,9 @@ from worker.entries import Claim, Pulse, RootPulse
 from worker.errors import UNREAD_CODES, DatabaseAway, EnvironmentFault
 from worker.inbox import InboxOptions
 from worker.ledger import Ledger
+from worker.monitoring import monitored
 from worker.notifying import SILENT, Notifier
 from worker.root_thread import RootThread
-from worker.settings import listen_address
 from worker.shadowing import Shadow, ShadowFilm
 from worker.slot_messages import Setup
 from worker.slots import SlotPool
@@ -129,18 +128,9 @@ def run(
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     ledger = Ledger(engine, worker_id=worker_id, lease_s=max(options.lease_s, 2 * options.deadline_s))
     paths = [os.fsencode(os.path.abspath(spec.path)) for spec in roots]
-    probe = partial(health.report, engine, roots=paths, scan_interval_s=options.scan_interval_s)
-    address = None if options.once or options.health_listen is None else listen_address(options.health_listen)
-    meters, page = None, None
-    if address is not None:
-        from worker import figures
-        from worker.meters import Meters
-        from worker.metrics import Metrics
-
-        meters = Meters(bundle.label, bundle.digest)
-        look = partial(figures.look, engine, roots=paths, scan_interval_s=options.scan_interval_s)
-        page = Metrics(meters, look, engine)
-    with health_http.serving(address, probe, page), Wake() as wake, Signals(wake.set) as signals:
+    listen = None if options.once else options.health_listen
+    monitor = monitored(listen, engine, roots=paths, scan_interval_s=options.scan_interval_s)
+    with monitor as meters, Wake() as wake, Signals(wake.set) as signals:
         run = _Run(ledger, bundle, roots, options, wake, signals, slot_command, notifier, shadow, still, meters)
         return run.until_the_end()
 
@@ -164,6 +154,8 @@ class _Run:
     ) -> None:
         self._still = still
         self._meters = meters
+        if meters is not None:
+            meters.note_bundle(bundle.label, bundle.digest)
         self._choice = Timer(_CHOICE_S)
         self._changed = False
         self._ledger = ledger

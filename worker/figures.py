@@ -185,7 +185,7 @@ def _roots(roots: Sequence[RootHealth]) -> Iterator[Metric]:
     yield _gauge("scanned_files", "Files that it met", rows("files"), "root")
     fleets = [(root.path, root.fleet) for root in roots if root.fleet is not None]
     shards = [((path, status), float(count)) for path, fleet in fleets for status, count in fleet.shards.items()]
-    yield _gauge("fleet_shards", "Shards of a folder that a fleet reads, by what became of them", shards, "root", "job")
+    yield _gauge("fleet_shards", "Shards of an archive, by what became of them", shards, "root", "status")
     processes = [((), float(max(fleet.processes for _, fleet in fleets)))] if fleets else []
     yield _gauge("fleet_processes", "Processes of the fleet that live", processes)
 

@@ -40,8 +40,10 @@ from worker.errors import (
     SettingsError,
     ShareDown,
 )
+from worker.fleet_processes import MOST_PROCESSES
 from worker.fleet_queue import FleetQueue
 from worker.ledger import Ledger
+from worker.monitoring import monitored
 from worker.shard_work import SHARE_PATIENCE_S, ShardJob, ShardStopped, ShardWork
 from worker.waiting import Signals, Timer, Wake
 
@@ -91,6 +93,7 @@ def work(
         DatabaseAway: at the start.
         BundleError, SlotCrashed: no slot can start.
         ShareDown: a root has been away for ``share_patience_s``.
+        EnvironmentFault: no port for ``/health`` and ``/metrics`` is free.
     """
     jobs = FleetQueue(engine)
     jobs.install()
@@ -100,9 +103,18 @@ def work(
     ledger = Ledger(engine, worker_id=worker_id, lease_s=max(options.lease_s, 2 * options.deadline_s))
     ledger.heartbeat()  # first of all: what is claimed belongs to a worker that is known
     puller = _Puller(jobs, [fleet_queue.queue_of(digest) for digest in held], fleet)
-    with Wake() as wake, Signals(wake.set) as signals:
+    monitor = monitored(
+        options.health_listen, engine, roots=None, scan_interval_s=options.scan_interval_s, ports_after=MOST_PROCESSES
+    )
+    with monitor as meters, Wake() as wake, Signals(wake.set) as signals:
         doing = ShardWork(
-            ledger, options, wake, signals, share_patience_s=fleet.share_patience_s, slot_command=slot_command
+            ledger,
+            options,
+            wake,
+            signals,
+            share_patience_s=fleet.share_patience_s,
+            slot_command=slot_command,
+            meters=meters,
         )
         _LOG.info("fleet_started", extra={"worker_id": worker_id, "slots": options.slots})
         puller.start()

@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from worker.errors import BundleError, EnvironmentFault, SettingsError
 from worker.waiting import Signals, Wake
 
+MOST_PROCESSES = 64
+"""On one machine. Each that serves metrics does so on a port of its own."""
 _LOG = logging.getLogger(__name__)
 _LOOK_UP_S = 1.0
 _PAUSE_S = 5.0

@@ -1,4 +1,4 @@
-"""``GET /health`` and ``GET /metrics`` of a running worker, for monitoring that asks over HTTP.
+"""``GET /health`` and ``GET /metrics`` of a worker or a process of a fleet, for monitoring that asks over HTTP.
 
 Nothing here can hinder the worker: requests are answered by threads of their own, a few at a time and each within
 seconds, and whatever their number the database is asked once a second at most (for metrics once in fifteen, for drift
@@ -8,12 +8,13 @@ once in ten minutes), each time by one thread.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Generic, Protocol, TypeVar
@@ -191,15 +192,30 @@ class _Server(ThreadingHTTPServer):
         _LOG.debug("health_request_failed", exc_info=True)
 
 
+def _open(address: tuple[str, int], prober: Prober[Health], metrics: Page | None, others: Iterator[int]) -> _Server:
+    try:
+        return _Server(address, prober, metrics)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE and (port := next(others, None)) is not None:
+            return _open((address[0], port), prober, metrics, others)
+        where = f"{address[0]}:{address[1]}"
+        raise EnvironmentFault(f"the health address {where} cannot be used: {error.strerror}") from error
+
+
 @contextlib.contextmanager
 def serving(
-    address: tuple[str, int] | None, probe: Callable[[], Health], metrics: Page | None = None
-) -> Iterator[int | None]:
+    address: tuple[str, int],
+    probe: Callable[[], Health],
+    metrics: Page | None = None,
+    *,
+    other_ports: Iterable[int] = (),
+) -> Iterator[int]:
     """Answer ``GET /health`` and, where there are metrics, ``GET /metrics`` while the block runs.
 
     Args:
-        address: host and port; port 0 takes a free one; ``None`` serves nothing.
+        address: host and port; port 0 takes a free one.
         probe: makes a report; called from another thread.
+        other_ports: tried one after the other where that one is taken.
 
     Yields:
         The port.
@@ -207,15 +223,8 @@ def serving(
     Raises:
         EnvironmentFault: the address cannot be used.
     """
-    if address is None:
-        yield None
-        return
     prober = Prober("health", probe, health.unavailable, fresh_s=_FRESH_S, within_s=ANSWER_WITHIN_S)
-    try:
-        server = _Server(address, prober, metrics)
-    except OSError as error:
-        where = f"{address[0]}:{address[1]}"
-        raise EnvironmentFault(f"the health address {where} cannot be used: {error.strerror}") from error
+    server = _open(address, prober, metrics, iter(other_ports))
     probers = (prober,) if metrics is None else (prober, metrics)
     for one in probers:
         one.start()

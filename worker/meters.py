@@ -1,4 +1,4 @@
-"""What this worker does, counted in memory for Prometheus: films by outcome, seconds by stage, slots.
+"""What this process does, counted in memory for Prometheus: films by outcome, seconds by stage, slots.
 
 Every label's values come from a closed list (outcomes, codes, stages) or from the bundle, none from a film: their
 number is bounded, and no patient is in them.
@@ -27,15 +27,13 @@ _NOTICED_WITHIN_S = 600.0
 
 
 class Meters:
-    """The counters of one worker.
+    """The counters of one worker, or of one process of a fleet.
 
     Args:
-        bundle: ``name/version``.
-        digest: of its manifest.
         wall: seconds since the epoch; tests give another.
     """
 
-    def __init__(self, bundle: str, digest: str, *, wall: Callable[[], float] = time.time) -> None:
+    def __init__(self, *, wall: Callable[[], float] = time.time) -> None:
         # else each counter and histogram has a series more, which nobody asks for
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._wall = wall
@@ -54,8 +52,7 @@ class Meters:
         )
         self._slots = Gauge("preread_slots", "Slots that this worker wants", registry=self._registry)
         self._alive = Gauge("preread_slots_alive", "Slots that could read a film", registry=self._registry)
-        info = Gauge("preread_bundle_info", "The bundle in use", ["bundle", "digest"], registry=self._registry)
-        info.labels(bundle, digest).set(1)
+        self._bundle = Gauge("preread_bundle_info", "The bundle in use", ["bundle", "digest"], registry=self._registry)
         build = Gauge("preread_build_info", "The program", ["version"], registry=self._registry)
         build.labels(_program_version()).set(1)
         self._noted_deaths = 0
@@ -69,6 +66,11 @@ class Meters:
 
     def _histogram(self, name: str, help_text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
         return Histogram(f"preread_{name}", help_text, labels, buckets=buckets, registry=self._registry)
+
+    def note_bundle(self, bundle: str, digest: str) -> None:
+        """Take in which bundle is in use from now on: ``name/version``, and the digest of its manifest."""
+        self._bundle.clear()
+        self._bundle.labels(bundle, digest).set(1)
 
     def film_ended(self, claim: Claim, report: Report, code: str | None, commit_s: float) -> None:
         """Count a film whose outcome was committed.

@@ -158,7 +158,8 @@ class Settings(BaseSettings):
     health_listen: str | None = Field(
         default=None,
         description="`host:port` on which `preread run` answers `GET /health` (200, or 503 when critical) and "
-        "`GET /metrics`, such as `127.0.0.1:8321`; unset: it opens no port",
+        "`GET /metrics`, such as `127.0.0.1:8321`; each process of `preread fleet work` does so on the first free port "
+        "after it; unset: none is opened",
     )
     alarm_mail_server: str | None = Field(
         default=None,

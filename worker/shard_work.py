@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, select
 
@@ -34,6 +34,9 @@ from worker.shards import Shard
 from worker.slots import SlotPool
 from worker.telling import Teller
 from worker.waiting import Signals, Timer, Wake
+
+if TYPE_CHECKING:
+    from worker.meters import Meters
 
 _LOG = logging.getLogger(__name__)
 _BATCH = 500
@@ -75,6 +78,7 @@ class ShardWork:
         signals: the first one has the films in hand finished, the second one has them given back.
         share_patience_s: for so long a share that is away is waited for.
         slot_command: the slots' program; tests give another.
+        meters: count what ends; ``None`` where nobody asks.
     """
 
     def __init__(
@@ -86,15 +90,18 @@ class ShardWork:
         *,
         share_patience_s: float = SHARE_PATIENCE_S,
         slot_command: Sequence[str] = slots.COMMAND,
+        meters: Meters | None = None,
     ) -> None:
         self._ledger = ledger
         self._options = options
+        self.meters = meters
         self._wake = wake
         self._signals = signals
         self._share_patience_s = share_patience_s
         self._slot_command = slot_command
         self._pool: SlotPool[Any] | None = None
         self._bundle: Bundle | None = None
+        self._deaths = 0  # of slots in earlier pools
         self._heartbeat = Timer(min(_HEARTBEAT_S, ledger.lease_s / 4))
         self._renew = Timer(ledger.lease_s / 4)
         self._recover = Timer(_RECOVER_S)
@@ -120,6 +127,7 @@ class ShardWork:
     def close(self) -> None:
         """End the slots."""
         if self._pool is not None:
+            self._deaths += self._pool.deaths
             self._pool.close()
             self._pool = None
 
@@ -138,6 +146,9 @@ class ShardWork:
     def keep_house(self, dispatcher: Dispatcher | None) -> None:
         """Write the heartbeat, extend the leases, give back what dead workers held, each in its time."""
         now = time.monotonic()
+        if self.meters is not None and self._pool is not None:
+            deaths = self._deaths + self._pool.deaths
+            self.meters.note_slots(self._options.slots, self._pool.alive, deaths)
         if dispatcher is not None and dispatcher.away_since is not None:
             return
         try:
@@ -168,6 +179,8 @@ class ShardWork:
                 command=self._slot_command,
             )
             self._pool.wake_on(self._wake.fd)
+            if self.meters is not None:
+                self.meters.note_bundle(bundle.label, bundle.digest)
         return self._pool
 
 
@@ -198,7 +211,15 @@ class _OneShard:
             job.root_id, root.path, Population(root.population), root.path_pattern, lambda _: None, self._suspect
         )
         self._dispatcher = Dispatcher(
-            ledger, pool, bundle, bundle_id, {job.root_id: watched}, once=True, clock=time.monotonic, claim=self._claim
+            ledger,
+            pool,
+            bundle,
+            bundle_id,
+            {job.root_id: watched},
+            once=True,
+            clock=time.monotonic,
+            claim=self._claim,
+            meters=work.meters,
         )
         self._system = FileSystem()
         absence = Absence(self._system, root.path, job.root_id, ledger)

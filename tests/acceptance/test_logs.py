@@ -76,7 +76,7 @@ def test_no_word_of_a_film_reaches_log_or_metrics(tmp_path: Path, migrated_sqlit
         with engine.connect() as connection:
             rows = connection.execute(select(schema.file)).all()
         look = figures.look(engine, roots=None, scan_interval_s=30.0)
-        exposed = figures.exposed(Meters(stub_bundle.label, stub_bundle.digest), look, drift.shifts(engine))
+        exposed = figures.exposed(Meters(), look, drift.shifts(engine))
     finally:
         engine.dispose()
     # the marks were read, and kept where they belong; each way was taken

@@ -1,8 +1,10 @@
-"""A real Prometheus scrapes a real worker, and finds what that worker did."""
+"""A real Prometheus scrapes a real worker, and the processes of a fleet, and finds what they did."""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import socket
 import subprocess
@@ -10,17 +12,27 @@ import sys
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from sqlalchemy import Engine
 
 from model_training import phantoms
+from worker import shards
 from worker.bundle import Bundle
+from worker.domain import Population
+from worker.fleet_queue import FleetQueue
+from worker.ledger import Ledger
+from worker.scanning import FileSystem, Listing
+from worker.shard_work import ShardJob
 
-RUN_WORKER = Path(__file__).parent.parent / "programs" / "run_worker.py"
-RULES = Path(__file__).parents[2] / "deploy" / "prometheus" / "preread.rules.yml"
+HOUSE = Path(__file__).parents[2]
+RUN_WORKER = HOUSE / "tests" / "programs" / "run_worker.py"
+RUN_FLEET = RUN_WORKER.with_name("run_fleet.py")
+RULES = HOUSE / "deploy" / "prometheus" / "preread.rules.yml"
 WITHIN_S = 120.0
 
 
@@ -41,56 +53,69 @@ def worker(tmp_path: Path, migrated_sqlite: Path, stub_bundle: Bundle) -> Iterat
     arguments = [f"sqlite:///{database}", stub_bundle.path, tmp_path / "inferences", json.dumps(options), inbox]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, RUN_WORKER, *arguments], stderr=log, stdin=subprocess.DEVNULL, cwd=RUN_WORKER.parents[2]
+            [sys.executable, RUN_WORKER, *arguments], stderr=log, stdin=subprocess.DEVNULL, cwd=HOUSE
         )
     yield inbox, port
     process.terminate()
     assert process.wait(WITHIN_S) == 0
 
 
+Ask = Callable[..., Any]
+
+
 @pytest.fixture
-def prometheus(tmp_path: Path, worker: tuple[Path, int]) -> Iterator[Callable[..., Any]]:
-    """Asks a Prometheus that scrapes the worker each second: ``prometheus(path, name=value)``."""
-    port = free_port()
-    config = {
-        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
-        "rule_files": [str(RULES)],
-        "scrape_configs": [{"job_name": "preread", "static_configs": [{"targets": [f"127.0.0.1:{worker[1]}"]}]}],
-    }
-    file = tmp_path / "prometheus.yml"
-    file.write_text(yaml.safe_dump(config))
-    checked = subprocess.run(["promtool", "check", "config", file], check=False, capture_output=True, text=True)
-    assert checked.returncode == 0, checked.stdout + checked.stderr
-    flags = [
-        f"--config.file={file}",
-        f"--storage.tsdb.path={tmp_path / 'tsdb'}",
-        f"--web.listen-address=127.0.0.1:{port}",
-    ]
-    with (tmp_path / "prometheus.log").open("wb") as log:
-        process = subprocess.Popen(["prometheus", *flags], stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+def prometheus(tmp_path: Path) -> Iterator[Callable[..., Ask]]:
+    """Starts a Prometheus that scrapes these ports each second; what it returns asks it: ``ask(path, name=value)``."""
+    started = []
 
-    def ask(path: str, **query: str) -> Any:
-        url = f"http://127.0.0.1:{port}/api/v1/{path}?{urllib.parse.urlencode(query)}"
-        try:
-            with urllib.request.urlopen(url, timeout=30) as answer:
-                return json.load(answer)["data"]
-        except OSError:
-            return None  # it is not up yet
+    def start(*ports: int) -> Ask:
+        port = free_port()
+        targets = [f"127.0.0.1:{scraped}" for scraped in ports]
+        config = {
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+            "rule_files": [str(RULES)],
+            "scrape_configs": [{"job_name": "preread", "static_configs": [{"targets": targets}]}],
+        }
+        file = tmp_path / "prometheus.yml"
+        file.write_text(yaml.safe_dump(config))
+        checked = subprocess.run(["promtool", "check", "config", file], check=False, capture_output=True, text=True)
+        assert checked.returncode == 0, checked.stdout + checked.stderr
+        flags = [
+            f"--config.file={file}",
+            f"--storage.tsdb.path={tmp_path / 'tsdb'}",
+            f"--web.listen-address=127.0.0.1:{port}",
+        ]
+        with (tmp_path / "prometheus.log").open("wb") as log:
+            started.append(subprocess.Popen(["prometheus", *flags], stdout=log, stderr=log, stdin=subprocess.DEVNULL))
 
-    yield ask
-    process.terminate()
-    process.wait(WITHIN_S)
+        def ask(path: str, **query: str) -> Any:
+            url = f"http://127.0.0.1:{port}/api/v1/{path}?{urllib.parse.urlencode(query)}"
+            try:
+                with urllib.request.urlopen(url, timeout=30) as answer:
+                    return json.load(answer)["data"]
+            except OSError:
+                return None  # it is not up yet
+
+        return ask
+
+    yield start
+    for process in started:
+        process.terminate()
+        process.wait(WITHIN_S)
+
+
+def value_of(ask: Ask, query: str) -> float | None:
+    found = ask("query", query=query)
+    return float(found["result"][0]["value"][1]) if found and found["result"] else None
 
 
 @pytest.mark.prometheus
 def test_prometheus_finds_what_the_worker_did(
-    worker: tuple[Path, int], prometheus: Callable[..., Any], eventually: Callable[..., None]
+    worker: tuple[Path, int], prometheus: Callable[..., Ask], eventually: Callable[..., None]
 ) -> None:
-    inbox, _ = worker
-
-    def value(query: str) -> float | None:
-        found = prometheus("query", query=query)
-        return float(found["result"][0]["value"][1]) if found and found["result"] else None
+    inbox, port = worker
+    ask = prometheus(port)
+    value = partial(value_of, ask)
 
     eventually(lambda: value('preread_films_total{outcome="assessed"}') == 0, WITHIN_S)
     (inbox / "film.jpeg").write_bytes(phantoms.to_jpeg(phantoms.draw_chest(1, rows=96, columns=96)))
@@ -110,9 +135,65 @@ def test_prometheus_finds_what_the_worker_did(
     eventually(lambda: value('preread_problem{code="share_down", level="critical"}') == 1, WITHIN_S)
 
     def watched() -> dict[str, str]:
-        found = prometheus("rules")
+        found = ask("rules")
         return {rule["name"]: rule["state"] for group in found["groups"] for rule in group["rules"]} if found else {}
 
     eventually(lambda: watched().get("PrereadShareDown") == "pending", WITHIN_S)
     assert watched()["PrereadDown"] == "inactive"
     hidden.rename(inbox)
+
+
+@pytest.mark.prometheus
+@pytest.mark.parametrize("database_kind", ["postgres"], indirect=True)
+def test_prometheus_finds_what_each_process_of_a_fleet_did(
+    tmp_path: Path,
+    database_url: str,
+    engine: Engine,
+    stub_bundle: Bundle,
+    prometheus: Callable[..., Ask],
+    eventually: Callable[..., None],
+) -> None:
+    """Two processes of one setting: each takes a port of its own after the one that is named."""
+    archive = tmp_path / "archive"
+    archive.mkdir()
+    film = phantoms.to_jpeg(phantoms.draw_chest(5, rows=96, columns=96))
+    for number in range(12):
+        (archive / f"{number}.jpg").write_bytes(film + b"film %d" % number)
+    queue = FleetQueue(engine)
+    queue.install()
+    root_id = Ledger(engine, worker_id="the test", lease_s=60.0).register_root(
+        os.fsencode(archive), population=Population.CHILDREN_1_5Y
+    )
+    port = free_port()
+    options = {"settle_s": 0.05, "network_settle_s": 0.05, "slots": 1, "health_listen": f"127.0.0.1:{port}"}
+    arguments = [database_url, stub_bundle.path, tmp_path / "inferences", json.dumps(options | {"heartbeat_s": 0.5})]
+    (tmp_path / "inferences").touch()
+    processes, logs = [], [tmp_path / f"log{number}" for number in range(2)]
+    try:
+        for path in logs:
+            with path.open("wb") as log:
+                command = [sys.executable, RUN_FLEET, *arguments]
+                processes.append(subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL, cwd=HOUSE))
+        served = re.compile(r'"address": ?"127\.0\.0\.1:(\d+)"')
+        eventually(lambda: all(served.search(path.read_text()) for path in logs), WITHIN_S)
+        ports = [int(served.findall(path.read_text())[0]) for path in logs]
+        assert len({port, *ports}) == 3
+        value = partial(value_of, prometheus(*ports))
+        eventually(lambda: value('count(preread_films_total{outcome="assessed"} == 0)') == 2, WITHIN_S)
+        cut = shards.cut(FileSystem(), os.fsencode(archive), 4, Listing())
+        assert queue.submit(ShardJob(root_id, stub_bundle.digest, False, shard) for shard in cut) == (3, 0, 12)
+        eventually(lambda: value('sum(preread_films_total{outcome="assessed"})') == 12, WITHIN_S)
+        assert value('sum(preread_stage_seconds_count{stage="invoke"})') == 12
+        eventually(lambda: value('max(preread_fleet_shards{status="succeeded"})') == 3, WITHIN_S)
+        assert value("max(preread_fleet_processes)") == 2
+        assert value("max(preread_status)") == 0
+        assert value("count(preread_share_up)") is None, "no worker watches the archive, and none need"
+        bundle = value('count(preread_bundle_info{bundle="stub/1.0.0"})')
+        alive = value("count(preread_slots_alive == 1)")
+        assert bundle == alive, "of each process that had a shard"
+        assert bundle
+    finally:
+        for process in processes:
+            process.terminate()
+        codes = [process.wait(WITHIN_S) for process in processes]
+    assert codes == [0, 0], [path.read_text() for path in logs]

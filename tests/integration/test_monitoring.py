@@ -56,7 +56,9 @@ def value(text: bytes, name: str, **labels: str) -> float | None:
 
 @pytest.fixture
 def meters() -> Meters:
-    return Meters("stub/1.0.0", "d" * 64, wall=lambda: NOW_S)
+    meters = Meters(wall=lambda: NOW_S)
+    meters.note_bundle("stub/1.0.0", "d" * 64)
+    return meters
 
 
 def everything(meters: Meters) -> bytes:

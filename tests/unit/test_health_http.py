@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 
 import pytest
+from sqlalchemy import create_engine
 
 from worker import health_http
 from worker.errors import DatabaseAway, EnvironmentFault
 from worker.health import Health, Level, Problem
+from worker.monitoring import monitored
 
 ANY_PORT = ("127.0.0.1", 0)
 
@@ -43,8 +46,7 @@ def probe() -> Iterator[Probe]:
     probe.go_on.set()
 
 
-def ask(port: int | None, path: str = "/health", method: str = "GET") -> tuple[int, str]:
-    assert port is not None
+def ask(port: int, path: str = "/health", method: str = "GET") -> tuple[int, str]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     try:
         connection.request(method, path)
@@ -121,16 +123,45 @@ def test_clients_that_say_nothing_do_not_shut_others_out_for_long(
 
 def test_an_address_in_use_is_named(probe: Probe) -> None:
     with health_http.serving(ANY_PORT, probe) as port:
-        assert port is not None
-        with (
-            pytest.raises(EnvironmentFault, match=f"127.0.0.1:{port}"),
-            health_http.serving(("127.0.0.1", port), probe),
-        ):
-            pass
+        for others in ((), (port,)):
+            with (
+                pytest.raises(EnvironmentFault, match=f"127.0.0.1:{port}"),
+                health_http.serving(("127.0.0.1", port), probe, other_ports=others),
+            ):
+                pass
 
 
-def test_nothing_is_opened_unless_asked_for(probe: Probe) -> None:
+def test_the_next_free_port_is_taken(probe: Probe) -> None:
+    with health_http.serving(ANY_PORT, probe) as first, health_http.serving(ANY_PORT, probe) as second:
+        others = (second, 0)
+        with health_http.serving(("127.0.0.1", first), probe, other_ports=others) as third:
+            assert third not in (first, second)
+            assert [ask(port)[0] for port in (first, second, third)] == [200, 200, 200]
+
+
+@pytest.mark.parametrize(
+    "ports_after, opens, others", [(0, 65_534, []), (64, 65_535, []), (1, 65_535, [])], ids=["itself", "next", "one"]
+)
+def test_the_port_that_is_named_is_the_workers(
+    monkeypatch: pytest.MonkeyPatch, ports_after: int, opens: int, others: list[int]
+) -> None:
+    """A fleet's processes take the ones after it, of which there may be few."""
+    asked: list[object] = []
+
+    @contextlib.contextmanager
+    def serving(address: object, *_: object, other_ports: Iterable[int]) -> Iterator[int]:
+        asked.extend((address, list(other_ports)))
+        yield 1
+
+    monkeypatch.setattr(health_http, "serving", serving)
+    engine = create_engine("sqlite://")
+    with monitored("127.0.0.1:65534", engine, roots=None, scan_interval_s=1.0, ports_after=ports_after) as meters:
+        assert meters is not None
+    assert asked == [("127.0.0.1", opens), others]
+
+
+def test_nothing_is_opened_unless_asked_for() -> None:
     before = threading.active_count()
-    with health_http.serving(None, probe) as port:
-        assert port is None
+    with monitored(None, create_engine("sqlite://"), roots=None, scan_interval_s=1.0) as meters:
+        assert meters is None
         assert threading.active_count() == before

@@ -12,6 +12,7 @@ import typer
 
 from worker.cli import door, in_use, output
 from worker.cli.roots import PopulationName, PopulationOption
+from worker.fleet_processes import MOST_PROCESSES
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -126,7 +127,9 @@ def _known_roots(engine: Engine) -> list[bytes]:
 @app.command("work")
 def work(
     context: typer.Context,
-    processes: Annotated[int, typer.Option(min=1, max=64, help="processes on this machine, each with its slots")] = 1,
+    processes: Annotated[
+        int, typer.Option(min=1, max=MOST_PROCESSES, help="processes on this machine, each with its slots")
+    ] = 1,
     nice: Annotated[int, typer.Option(min=0, max=19, help="how far live films go before these (as nice does)")] = _NICE,
     log_json: Annotated[
         bool | None, typer.Option("--log-json/--log-text", help="log as JSON Lines; default: unless at a terminal")
@@ -137,7 +140,8 @@ def work(
 
     Each process takes one shard at a time, for any bundle that is installed here, and reads it with PREREAD_SLOTS
     slots. The folders must be mounted at the paths that `preread backfill` was given. What a process leaves behind when
-    it is killed, another one takes up.
+    it is killed, another one takes up. Where PREREAD_HEALTH_LISTEN names an address, each process answers GET /health
+    and GET /metrics on the first free port after that one, which is left to `preread run`.
 
     Exit code: 0 when it was told to stop; 2 SQLite, settings or schema; 3 a folder or the database is away, or the
     processes keep dying; 4 no bundle may be used.
