@@ -21,6 +21,7 @@ _NEVER_READ = (FileState.SETTLING, FileState.READY, FileState.RETRY, FileState.M
 _WAITING = (FileState.SETTLING, FileState.READY)
 _CAN_GO = (FileState.SETTLING, FileState.READY, FileState.RETRY, FileState.DONE, FileState.QUARANTINED)
 
+_WITH_OUTCOME = frozenset({FileState.DONE, FileState.QUARANTINED, FileState.VANISHED})
 _NO_OUTCOME: dict[str, Any] = {"outcome": None, "code": None, "reason": None, "committed_at": None}
 
 
@@ -224,24 +225,23 @@ def _insert(
 
 def _seen_again(connection: Connection, now: datetime, row: Row[Any], one: Observation) -> None:
     state = FileState(row.state)
+    seen: dict[str, Any] = {"inode": one.inode, "ctime_ns": one.ctime_ns}
     if _is_stub(row):
         return
-    if state is FileState.VANISHED:
-        _back_from_vanished(connection, now, row)
+    if state in _WITH_OUTCOME and _version(one.path, row).is_another_file(one):
+        why = "another file of its size and time took its place"
+        move(connection, now, [row.id], state, FileState.SETTLING, why, **FRESH_START, **seen)
+    elif state is FileState.VANISHED:
+        to_state = FileState.QUARANTINED if row.outcome == Outcome.UNREADABLE else FileState.DONE
+        move(connection, now, [row.id], state, to_state, "seen again")
     elif state in {FileState.MISSED, FileState.IGNORED}:
         why = "seen again" if state is FileState.MISSED else "no longer ignored"
-        seen: dict[str, Any] = {"inode": one.inode, "ctime_ns": one.ctime_ns}
         move(connection, now, [row.id], state, FileState.SETTLING, why, code=None, reason=None, **seen)
     elif state is FileState.QUARANTINED and row.code in UNREAD_CODES and row.ctime_ns != one.ctime_ns:
         why = "something about it changed"
         move(connection, now, [row.id], state, FileState.READY, why, **FRESH_START, ctime_ns=one.ctime_ns)
     elif state is FileState.SETTLING and row.inode != one.inode:
         connection.execute(update(schema.file).where(schema.file.c.id == row.id).values(inode=one.inode))
-
-
-def _back_from_vanished(connection: Connection, now: datetime, row: Row[Any]) -> None:
-    to_state = FileState.QUARANTINED if row.outcome == Outcome.UNREADABLE else FileState.DONE
-    move(connection, now, [row.id], FileState.VANISHED, to_state, "seen again")
 
 
 def _changed(connection: Connection, now: datetime, root_id: int, row: Row[Any], one: Observation) -> None:
@@ -278,11 +278,12 @@ def _changed(connection: Connection, now: datetime, root_id: int, row: Row[Any],
         _insert(connection, now, root_id, [one], FileState.SETTLING, "changed")
         return
     # the path shows a version that it had before
-    connection.execute(update(schema.file).where(c.id == earlier.id).values(newest=True, inode=one.inode))
+    connection.execute(update(schema.file).where(c.id == earlier.id).values(newest=True))
     if earlier.state == FileState.SUPERSEDED:
-        move(connection, now, [earlier.id], FileState.SUPERSEDED, FileState.SETTLING, "changed back", **FRESH_START)
-    elif earlier.state == FileState.VANISHED:
-        _back_from_vanished(connection, now, earlier)
+        values: dict[str, Any] = {**FRESH_START, "inode": one.inode, "ctime_ns": one.ctime_ns}
+        move(connection, now, [earlier.id], FileState.SUPERSEDED, FileState.SETTLING, "changed back", **values)
+    else:
+        _seen_again(connection, now, earlier, one)
 
 
 # ---------------------------------------------------------------------- settling, ignoring, absence

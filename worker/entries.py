@@ -73,6 +73,15 @@ class Version:
         """Tell whether the observation shows this very version (equal size and modification time)."""
         return (self.size_bytes, self.mtime_ns) == (observation.size_bytes, observation.mtime_ns)
 
+    def is_another_file(self, observation: Observation) -> bool:
+        """Tell whether a file of this size and time took the place of the one that was read, as when names are swapped.
+
+        Both inode and change time must differ: a share may number its files anew at each mount, and a change of rights
+        changes no bytes.
+        """
+        known = self.inode != 0 and self.ctime_ns is not None
+        return known and self.inode != observation.inode and self.ctime_ns != observation.ctime_ns
+
 
 @dataclass(frozen=True, slots=True)
 class RootPulse:

@@ -15,6 +15,7 @@ from worker.settling import Settling
 
 EMPTY_PATIENCE = timedelta(hours=24)
 _COME_BACK = frozenset({FileState.VANISHED, FileState.MISSED})
+_ENDED = frozenset({FileState.DONE, FileState.QUARANTINED})
 _WAITING = frozenset({FileState.SETTLING, FileState.READY})
 
 
@@ -114,6 +115,7 @@ def _is_news(version: Version | None, seen: Observation, *, hinted: bool) -> boo
         or version.state in _COME_BACK
         or (version.state is FileState.IGNORED and version.code != FORGOTTEN)
         or (_is_unread(version) and version.ctime_ns != seen.ctime_ns)
+        or (version.state in _ENDED and version.is_another_file(seen))
         or (version.state is FileState.SETTLING and version.inode != seen.inode)
     )
 

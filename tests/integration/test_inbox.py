@@ -233,6 +233,32 @@ def test_another_file_under_the_name_starts_again(desk: Desk) -> None:
     assert desk.state(b"film") is FileState.READY
 
 
+@pytest.mark.parametrize("gone_for_s", [0, 120])
+def test_films_whose_names_were_swapped_are_read_again_and_no_other(desk: Desk, gone_for_s: int) -> None:
+    """Uncompressed films of one second have one size and one time: only the file itself tells them apart."""
+    for name in ("left", "right", "alone"):
+        desk.write(name, name.encode().ljust(8), mtime_ns=5)
+    desk.pass_time(3)
+    for _ in range(3):
+        desk.finish()
+    alone, away = desk.folder / "alone", desk.folder.with_name("away")
+    alone.chmod(0o600)  # another change time, and the same file
+    os.rename(desk.folder / "left", away)
+    os.rename(desk.folder / "right", desk.folder / "left")
+    desk.pass_time(gone_for_s)
+    os.rename(away, desk.folder / "right")
+    desk.pass_time(31)
+    desk.pass_time(3)
+    assert [desk.state(name) for name in (b"left", b"right", b"alone")] == [
+        FileState.READY,
+        FileState.READY,
+        FileState.QUARANTINED,
+    ]
+    assert {desk.finish().path, desk.finish().path} == {b"left", b"right"}
+    desk.pass_time(90)
+    assert desk.states() == {FileState.QUARANTINED: 3}
+
+
 def test_an_empty_file_waits_a_day_and_a_write_revives_it(desk: Desk) -> None:
     desk.write("film", b"")
     desk.pass_time(60)
