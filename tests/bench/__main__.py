@@ -15,6 +15,7 @@ import platform
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -28,6 +29,7 @@ from tests.machine import memory_bytes, processor
 
 WITHIN_S = 900.0
 _SPACING_S = 0.6  # between single films: longer than any of them takes
+_KNOWN = (100, 100_000)  # films in the ledger before
 LIBRARIES = ("preread", "ai-edge-litert", "imagecodecs", "keras", "numpy", "pillow", "pydicom", "sqlalchemy")
 _DOCS = Path(__file__).parents[2] / "docs"
 _TABLES, _FIGURES = _DOCS / "speed.md", _DOCS / "speed.json"
@@ -129,8 +131,21 @@ def _measure(kind: Kind, folder: Path, new_database: Callable[[], str]) -> dict[
     _say("where the time goes")
     found["stages_ms"] = costs.stages(few[:8])
     if kind.name.startswith("JPEG, 224"):
+        _say("the worker with films in its ledger")
+        found["parent_ms_with"] = _with_films_known(films[: math.ceil(len(films) / 2)], place, new_database)
         found["parent_ms"] = costs.parent(films[: math.ceil(len(films) / 4)], place / "profile")
     shutil.rmtree(place)
+    return found
+
+
+def _with_films_known(films: list[Path], place: Path, new_database: Callable[[], str]) -> dict[str, dict[str, float]]:
+    """Processor time of the parent a film, by database and by how many films its ledger held before."""
+    found: dict[str, dict[str, float]] = {}
+    for name, make in (("sqlite", lambda: _sqlite(place / f"{time.monotonic_ns()}.db")), ("postgres", new_database)):
+        for known in _KNOWN:
+            worker = ways.Worker(place / f"{name}-{known}", make(), known=known)
+            found.setdefault(name, {})[str(known)] = round(worker.pass_all(films, WITHIN_S).parent_ms, 2)
+            worker.close()
     return found
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine, text
 
-from worker import films, health, history, migrating, readings, results, store, worklist
+from worker import agreement, films, health, history, migrating, readings, results, store, worklist
 from worker.domain import OPEN_STATES, Answer, Outcome
 from worker.results import ResultFilter
 from worker.worklist import Order, WorklistFilter
@@ -82,7 +82,7 @@ WORDS = {
 
 
 def fill(engine: Engine, count: int) -> None:
-    """Put ``count`` made-up films into an empty database."""
+    """Put ``count`` made-up films of a root /srv into an empty database."""
     dialect = engine.dialect.name
     sql = FILL
     for word, meant in WORDS[dialect].items():
@@ -95,6 +95,10 @@ def fill(engine: Engine, count: int) -> None:
         for statement in sql.split(";"):
             values = {name: value for name, value in (known | {"empty": b""}).items() if f":{name}" in statement}
             connection.execute(text(statement), values)
+        if dialect == "postgresql":
+            for table in ("root", "bundle", "instance", "assessment", "file", "transition", "account", "reading"):
+                last = f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), max(id)) FROM {table}"
+                connection.execute(text(last))
         connection.execute(text("ANALYZE"))
 
 
@@ -144,6 +148,7 @@ def questions(engine: Engine, count: int) -> dict[str, Callable[[], object]]:
         ),
         "one film": lambda: history.show(engine, film.result_id),
         "its earlier films": lambda: films.earlier(engine, film),
+        "statistics": lambda: agreement.stats(engine),
         "its readings": lambda: readings.of_films(engine, [film.result_id]),
     }
 

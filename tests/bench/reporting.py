@@ -19,7 +19,7 @@ def page(found: dict[str, Any]) -> str:
         + ", ".join(f"{name} {number}" for name, number in machine["libraries"].items())
     )
     kinds = found["kinds"]
-    parts = [about, *(table(kinds) for table in (_rates, _costs, _delays, _sizing, _stages, _parent))]
+    parts = [about, *(table(kinds) for table in (_rates, _costs, _delays, _sizing, _flatness, _stages, _parent))]
     return "\n\n".join([*parts, f"From start to ready: {found['starts_in_s']} s (best of three; goal 2.0)."]) + "\n"
 
 
@@ -116,6 +116,13 @@ def _sizing(kinds: dict[str, Any]) -> str:
             cells.append(f"{round(3600 * rate, -2):,.0f}" + ("" if cores in known else " (computed)"))
         rows.append([name, *cells, f"{of['database_kb']:.1f}", f"{of['preview_kb']:.0f}"])
     return _table(header, rows)
+
+
+def _flatness(kinds: dict[str, Any]) -> str:
+    found = next((of["parent_ms_with"] for of in kinds.values() if "parent_ms_with" in of), {})
+    known = list(dict.fromkeys(number for of in found.values() for number in of))
+    header = ["the parent's CPU ms a film, by films in the ledger before", *(f"{int(number):,}" for number in known)]
+    return _table(header, [[name, *(of[number] for number in known)] for name, of in found.items()])
 
 
 def _stages(kinds: dict[str, Any]) -> str:

@@ -24,10 +24,12 @@ from pathlib import Path
 from sqlalchemy import create_engine, text
 
 from tests.bench.films import put
+from tests.bench.page import fill
 from worker import bundle as bundles
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _READY_WITHIN_S = 120.0
+_COMMITTED = "FROM file JOIN root ON root.id = root_id WHERE root.path_text = :root AND committed_at IS NOT NULL"
 _USUAL = Path(__file__).with_name("usual.py")
 
 
@@ -152,12 +154,14 @@ class Worker:
     Args:
         url: of an empty database.
         cores: how many of the machine's it may use; ``None`` for all. As many slots as that.
+        known: so many made-up films of another folder are put into the database first.
     """
 
-    def __init__(self, folder: Path, url: str, cores: int | None = None) -> None:
+    def __init__(self, folder: Path, url: str, cores: int | None = None, known: int = 0) -> None:
         self.folder, self.root, self._log = folder, folder / "root", folder / "worker.log"
         self.root.mkdir(parents=True)
         self._engine = create_engine(url)
+        self._where = {"root": os.fspath(self.root)}
         self._cores = sorted(os.sched_getaffinity(0))[:cores]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PREREAD_")}
         self.environment = environment | {
@@ -172,6 +176,8 @@ class Worker:
             check=True,
             stdout=subprocess.DEVNULL,
         )
+        if known:
+            fill(self._engine, known)
 
     @property
     def previews(self) -> Path:
@@ -215,9 +221,7 @@ class Worker:
     def done(self) -> int:
         """How many files are committed."""
         with self._engine.connect() as connection:
-            return int(
-                connection.execute(text("SELECT count(*) FROM file WHERE committed_at IS NOT NULL")).scalar_one()
-            )
+            return int(connection.execute(text(f"SELECT count(*) {_COMMITTED}"), self._where).scalar_one())
 
     def times(self) -> list[tuple[str, float, float]]:
         """Of each committed file: name, when it settled and when it was committed, in seconds of the epoch.
@@ -226,11 +230,8 @@ class Worker:
             RuntimeError: a film was not assessed, so that this measured something else.
         """
         with self._engine.connect() as connection:
-            rows = connection.execute(
-                text(
-                    "SELECT path_text, settled_at, committed_at, outcome, code FROM file WHERE committed_at IS NOT NULL"
-                )
-            ).all()
+            what = f"SELECT file.path_text, settled_at, committed_at, outcome, code {_COMMITTED}"
+            rows = connection.execute(text(what), self._where).all()
         if others := [f"{row.path_text}: {row.outcome} {row.code}" for row in rows if row.outcome != "assessed"]:
             raise RuntimeError(f"{len(others)} of {len(rows)} films were not assessed, as {others[0]}")
         return [(Path(row.path_text).name, _epoch_s(row.settled_at), _epoch_s(row.committed_at)) for row in rows]
