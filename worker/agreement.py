@@ -1,24 +1,55 @@
-"""How far readers agree with the bundles: counts by bundle, device and month, from the readings that stand."""
+"""How far readers agree with the bundles: counts by bundle, device and month, from the readings that stand.
+
+A hospital's readings are too many to be looked at one by one for each question. They are never changed, so what a block
+of them (by number) adds up to, less what they correct, is written down once (``tally``); the newest are counted when
+somebody asks. Tallies are nothing but a shortcut: any of them may be deleted. A film's device is what it was when its
+readings were counted; only another program's look at its tags could change it.
+"""
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Iterable
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, String, exists, func, select
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Engine,
+    Select,
+    String,
+    and_,
+    case,
+    cast,
+    func,
+    insert,
+    select,
+)
 
-from worker import schema
+from worker import review_schema, schema
 from worker.domain import Answer, JSONObject, Presence, Verdict
+from worker.errors import DatabaseAway
+from worker.forgetting import lock_contents
 from worker.readings import implied
-from worker.review_schema import reading, reading_finding
-from worker.store import read
+from worker.review_schema import reading, reading_finding, tally
+from worker.store import database_now, read, write
 
 BY = ("bundle", "device", "month")
+# No transaction lasts so long: readings signed before that are all there, and in the order of their numbers.
+_SETTLED_AFTER = timedelta(hours=1)
+_DAY_S, _HOUR_S, _MINUTE_S = 86_400, 3_600, 60
+# What a correction takes back. A film has waited as long as it has, also when its reading was corrected.
+_OF_READINGS = ("signed", "said")
 _reading = reading.c
 _AGREES = {(Answer.FLAGGED, Presence.PRESENT), (Answer.NOT_FLAGGED, Presence.ABSENT)}
 _DISAGREES = {(Answer.FLAGGED, Presence.ABSENT), (Answer.NOT_FLAGGED, Presence.PRESENT)}
+Counts = dict[str, Counter[tuple[Any, ...]]]
+"""By what is counted (see ``_questions``): how many readings, findings or films, by what they have in common."""
 
 
 @dataclass(slots=True)
@@ -30,17 +61,17 @@ class Agreement:
         verdicts: how often each was signed.
         table: findings by what the bundle answered and what the reader says of it.
         before_answer: readings that were signed before the answer could be seen.
-        waited_s: from arrival to the first reading, one a film.
-        overtook: unread films that had come before, one a film.
+        waited: films by the seconds from arrival to the first reading, down to whole minutes (hours, after a day).
+        overtook: unread films that had come before those films, one film's added to the other's.
     """
 
     group: dict[str, str]
     readings: int = 0
-    verdicts: dict[Verdict, int] = field(default_factory=lambda: dict.fromkeys(Verdict, 0))
-    table: dict[tuple[Answer, Presence], int] = field(default_factory=dict)
+    verdicts: Counter[Verdict] = field(default_factory=lambda: Counter(dict.fromkeys(Verdict, 0)))
+    table: Counter[tuple[Answer, Presence]] = field(default_factory=Counter)
     before_answer: int = 0
-    waited_s: list[float] = field(default_factory=list, repr=False)
-    overtook: list[int] = field(default_factory=list, repr=False)
+    waited: Counter[int] = field(default_factory=Counter, repr=False)
+    overtook: int = 0
 
     @property
     def agree(self) -> int:
@@ -66,21 +97,29 @@ class Agreement:
     @property
     def median_waited_s(self) -> float | None:
         """Half of the films were read within this time."""
-        return statistics.median(self.waited_s) if self.waited_s else None
+        left = self.waited.total() / 2
+        for seconds, films in sorted(self.waited.items()):
+            left -= films
+            if left <= 0:
+                return float(seconds)
+        return None
 
     @property
     def mean_overtook(self) -> float | None:
         """How many unread films that had come before a film it was read ahead of."""
-        return statistics.fmean(self.overtook) if self.overtook else None
+        films = self.waited.total()
+        return self.overtook / films if films else None
 
 
 def stats(engine: Engine, by: tuple[str, ...] = BY) -> list[Agreement]:
-    """Count the readings that stand (not corrected since).
+    """Count the readings that stand: that were not corrected. One of a later result corrects none of an earlier.
 
     Args:
         by: some of ``bundle``, ``device`` and ``month`` (of the signature, UTC).
     """
-    return together(read(engine, _counted), by)
+    with suppress(DatabaseAway):  # what takes no changes can be counted all the same; what is away says so below
+        write_down(engine)
+    return together(read(engine, lambda connection: _groups(connection, _counted(connection))), by)
 
 
 def together(groups: Iterable[Agreement], by: tuple[str, ...]) -> list[Agreement]:
@@ -91,57 +130,134 @@ def together(groups: Iterable[Agreement], by: tuple[str, ...]) -> list[Agreement
         into = found.setdefault(tuple(group.values()), Agreement(group))
         into.readings += one.readings
         into.before_answer += one.before_answer
-        into.waited_s += one.waited_s
         into.overtook += one.overtook
-        for verdict, count in one.verdicts.items():
-            into.verdicts[verdict] += count
-        for cell, count in one.table.items():
-            into.table[cell] = into.table.get(cell, 0) + count
+        into.verdicts.update(one.verdicts)
+        into.table.update(one.table)
+        into.waited.update(one.waited)
     return [found[key] for key in sorted(found)]
 
 
-def _counted(connection: Connection) -> Iterable[Agreement]:
-    """Let the database count: a hospital's readings are too many to be looked at one by one."""
-    successor, month = reading.alias(), _month(connection)
-    group = (schema.bundle.c.name, schema.bundle.c.version, schema.file.c.device, month)
-    standing = (
-        select(*group)
-        .select_from(reading)
-        .join(schema.file, schema.file.c.id == _reading.file_id)
-        .outerjoin(schema.bundle, schema.bundle.c.id == _reading.bundle_id)
-        .where(~exists().where(successor.c.supersedes_id == _reading.id))
-    )
+def _groups(connection: Connection, counts: Counts) -> Iterable[Agreement]:
+    b = schema.bundle.c
+    bundles = {one.id: f"{one.name}/{one.version}" for one in connection.execute(select(b.id, b.name, b.version))}
     found: dict[tuple[str, ...], Agreement] = {}
 
-    def of(row: Any) -> Agreement:
-        name, version, device, month = row[:4]
-        values = ("" if name is None else f"{name}/{version}", device or "", month)
+    def of(key: tuple[Any, ...]) -> Agreement:
+        bundle_id, device, month = key[:3]
+        values = (bundles.get(bundle_id, ""), device or "", month)
         return found.setdefault(values, Agreement(dict(zip(BY, values, strict=True))))
 
-    signed = (_reading.verdict, _reading.answer_visible)
-    for row in connection.execute(standing.add_columns(*signed, func.count()).group_by(*group, *signed)):
-        verdict, answer_visible, count = tuple(row)[-3:]
-        of(row).readings += count
-        of(row).verdicts[Verdict(verdict)] += count
-        of(row).before_answer += 0 if answer_visible else count
-    f, said = schema.finding.c, reading_finding.c
-    cell = (_reading.verdict, f.answer, said.presence)
-    findings = (
-        standing.add_columns(*cell, func.count())
-        .join(schema.finding, f.assessment_id == _reading.assessment_id)
-        .outerjoin(reading_finding, (said.reading_id == _reading.id) & (said.finding == f.finding))
-    )
-    for row in connection.execute(findings.group_by(*group, *cell)):
-        verdict, answer, presence, count = tuple(row)[-4:]
-        meant = Presence(presence) if presence else implied(Verdict(verdict), Answer(answer))
+    for key, count in counts["signed"].items():
+        one, verdict, answer_visible = of(key), Verdict(key[3]), key[4]
+        one.readings += count
+        one.verdicts[verdict] += count
+        one.before_answer += 0 if answer_visible else count
+    for key, count in counts["said"].items():
+        verdict, answer, presence = Verdict(key[3]), Answer(key[4]), key[5]
+        meant = Presence(presence) if presence else implied(verdict, answer)
         if meant is not None:
-            at = (Answer(answer), meant)
-            of(row).table[at] = of(row).table.get(at, 0) + count
-    first = standing.add_columns(_reading.waited_s, _reading.overtook).where(_reading.overtook.is_not(None))
-    for row in connection.execute(first):
-        of(row).waited_s.append(row.waited_s)
-        of(row).overtook.append(row.overtook)
+            of(key).table[answer, meant] += count
+    for key, count in counts["waited"].items():
+        of(key).waited[key[3]] += count
+    for key, count in counts["overtook"].items():
+        of(key).overtook += count
     return found.values()
+
+
+# ---------------------------------------------------------------------- counting
+
+
+def _counted(connection: Connection) -> Counts:
+    """Return what the readings that stand add up to: from the tallies, and what those leave out."""
+    total: Counts = {}
+    after = 0
+    for row in connection.execute(select(tally).order_by(tally.c.block)):
+        if row.block > after:
+            _add(total, _count(connection, after, row.block))
+        _add(total, {kind: {tuple(key): n for *key, n in rows} for kind, rows in json.loads(row.counted).items()})
+        after = row.block + 1
+    _add(total, _count(connection, after))
+    return {kind: +counts for kind, counts in total.items()}
+
+
+def write_down(engine: Engine) -> None:
+    """Write down what the blocks add up to that no reading will come into any more."""
+    for block in read(engine, _to_write):
+
+        def body(connection: Connection, _again: bool, block: int = block) -> None:
+            lock_contents(connection, [review_schema.TALLY_LOCK])
+            if connection.execute(select(tally.c.block).where(tally.c.block == block)).first() is None:
+                counts = _count(connection, block, block + 1)
+                rows = {kind: [[*key, n] for key, n in found.items()] for kind, found in counts.items()}
+                connection.execute(insert(tally), {"block": block, "counted": json.dumps(rows)})
+
+        write(engine, body)
+
+
+def _to_write(connection: Connection) -> list[int]:
+    newest = connection.execute(select(func.max(_reading.id))).scalar() or 0
+    there = set(connection.execute(select(tally.c.block)).scalars())
+    size = review_schema.READINGS_A_BLOCK
+    full = [block for block in range(newest // size) if block not in there]
+    before = database_now(connection) - _SETTLED_AFTER
+    while full:
+        beyond = select(_reading.signed_at).where(_reading.id >= (full[-1] + 1) * size).order_by(_reading.id).limit(1)
+        if connection.execute(beyond).scalar_one() < before:
+            break
+        full.pop()
+    return full
+
+
+def _count(connection: Connection, first: int, end: int | None = None) -> Counts:
+    """Count the readings of the blocks from ``first`` to before ``end``, and take off those that they correct."""
+    size = review_schema.READINGS_A_BLOCK
+
+    def within(number: ColumnElement[int]) -> ColumnElement[bool]:
+        return number >= first * size if end is None else and_(number >= first * size, number < end * size)
+
+    before, after = reading.alias(), reading.alias()
+    b, a = before.c, after.c
+    same = (a[name].is_not_distinct_from(b[name]) for name in ("outcome", "code", "assessment_id"))
+    corrected = select(b.id).join(after, a.supersedes_id == b.id).where(within(a.id), *same)
+    found: Counts = {}
+    for kind, statement in _questions(connection):
+        found[kind] = Counter({tuple(key): n for *key, n in connection.execute(statement.where(within(_reading.id)))})
+        if kind in _OF_READINGS:
+            off = connection.execute(statement.where(_reading.id.in_(corrected)))
+            found[kind].subtract({tuple(key): n for *key, n in off})
+    return found
+
+
+def _questions(connection: Connection) -> Iterator[tuple[str, Select[Any]]]:
+    """Yield what is counted, and its statement: by bundle, device, month and more, how many.
+
+    ``signed``: readings; ``said``: findings; ``waited``: films that were read, by the wait; ``overtook``: films that
+    were overtaken.
+    """
+    common = (_reading.bundle_id, schema.file.c.device, _month(connection))
+
+    def counted(number: ColumnElement[int], *by: ColumnElement[Any]) -> Select[Any]:
+        of = select(*common, *by, number).join_from(reading, schema.file, schema.file.c.id == _reading.file_id)
+        return of.group_by(*common, *by)
+
+    f, said = schema.finding.c, reading_finding.c
+    yield "signed", counted(func.count(), _reading.verdict, _reading.answer_visible)
+    yield (
+        "said",
+        counted(func.count(), _reading.verdict, f.answer, said.presence)
+        .join(schema.finding, f.assessment_id == _reading.assessment_id)
+        .outerjoin(reading_finding, (said.reading_id == _reading.id) & (said.finding == f.finding)),
+    )
+    first = _reading.overtook.is_not(None)
+    seconds = cast(_reading.waited_s, BigInteger)
+    unit = case((seconds >= _DAY_S, _HOUR_S), else_=_MINUTE_S)
+    yield "waited", counted(func.count(), seconds - seconds % unit).where(first)
+    yield "overtook", counted(func.sum(_reading.overtook)).where(first)
+
+
+def _add(total: Counts, more: Mapping[str, Mapping[tuple[Any, ...], int]]) -> None:
+    for kind, counts in more.items():
+        total.setdefault(kind, Counter()).update(counts)
 
 
 def _month(connection: Connection) -> ColumnElement[str]:

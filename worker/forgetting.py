@@ -33,7 +33,7 @@ from sqlalchemy import (
 from worker import schema
 from worker.domain import FORGOTTEN, FileState
 from worker.moves import record
-from worker.review_schema import reading, reading_finding, secret, viewing
+from worker.review_schema import READINGS_A_BLOCK, TALLY_LOCK, reading, reading_finding, secret, tally, viewing
 from worker.upkeep_schema import forgetting, shadow, shadow_finding, tombstone
 
 KEY_NAME = "forgotten"
@@ -131,6 +131,11 @@ def forget(
         done.readings = len(signed)
     else:
         done.readings_kept = len(signed)
+    if signed:
+        # what they add up to has changed; nobody may write down meanwhile what was counted before
+        lock_contents(connection, [TALLY_LOCK])
+        blocks = {one // READINGS_A_BLOCK for one in signed}
+        connection.execute(delete(tally).where(tally.c.block.in_(blocks)))
     connection.execute(delete(viewing).where(viewing.c.file_id.in_(ids)))
     connection.execute(delete(schema.past_outcome).where(_past.file_id.in_(ids)))
     connection.execute(delete(schema.transition).where(schema.transition.c.file_id.in_(ids)))

@@ -144,6 +144,18 @@ class ReadingFindingColumns(TypedColumns):
 reading_finding = Table("reading_finding", metadata, ReadingFindingColumns, _one_of("presence", Presence))
 
 
+class TallyColumns(TypedColumns):
+    """What the readings of one ``block`` of numbers add up to: a shortcut of ``agreement.py``, which may be deleted."""
+
+    block = Column(RowId, primary_key=True, autoincrement=False)
+    counted = Column(Text, nullable=False)
+
+
+tally = Table("tally", metadata, TallyColumns)
+READINGS_A_BLOCK = 10_000
+TALLY_LOCK = "tally"
+
+
 class AuditColumns(TypedColumns):
     """One event, chained: ``hash`` covers this row and ``previous_hash``. Ids only, no name of a patient or a file."""
 

@@ -17,7 +17,7 @@ from fastapi.staticfiles import StaticFiles
 from sqlalchemy import Engine
 from starlette.exceptions import HTTPException
 
-from worker import audit
+from worker import agreement, audit
 from worker.errors import DatabaseAway, PrereadError
 from worker.web import api, doors, filmroutes, language, lists, reports
 from worker.web.guard import POLL_HEADER, Shield, SignInNeededError
@@ -65,17 +65,18 @@ class _Static(StaticFiles):
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    heads = asyncio.create_task(_log_heads(app.state.site))
+    daily = asyncio.create_task(_daily(app.state.site))
     yield
-    heads.cancel()
+    daily.cancel()
     with suppress(asyncio.CancelledError):
-        await heads
+        await daily
 
 
-async def _log_heads(here: Site) -> None:
-    """Write the head of the audit trail to the system log, at the start and daily."""
+async def _daily(here: Site) -> None:
+    """At the start and daily: write the head of the audit trail to the system log, and what readings add up to."""
     while True:
         try:
+            await asyncio.to_thread(agreement.write_down, here.engine)
             await asyncio.to_thread(audit.log_head, here.engine)
         except DatabaseAway as error:
             _LOG.warning("database_away", extra={"code": error.code})

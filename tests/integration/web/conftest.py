@@ -85,7 +85,7 @@ class Films:
         self.ledger.settle(seen.values())
         return self._read(path, answer, preview=preview, content=content or f"{name} {mtime_ns}", identity=identity)
 
-    def again(self, film: int, name: str, answer: Answer | RefusalCode | None) -> None:
+    def again(self, film: int, name: str, answer: Answer | RefusalCode | None, **identity: Any) -> None:
         """Read a film again, with this outcome, by a newer bundle."""
         self.bundle_id += 1
         digest = f"{self.bundle_id:064}"
@@ -93,11 +93,11 @@ class Films:
             name="films", version=str(self.bundle_id), digest=digest, manifest=MANIFEST
         )
         assert self.ledger.reopen([film], "asked for", states=[FileState.DONE, FileState.QUARANTINED]) == 1
-        assert self.commit(name, answer) == film
+        assert self.commit(name, answer, **identity) == film
 
-    def commit(self, name: str, answer: Answer | RefusalCode | None) -> int:
+    def commit(self, name: str, answer: Answer | RefusalCode | None, **identity: Any) -> int:
         """Read a film that waits, with this outcome, by the bundle in use."""
-        return self._read(name.encode(), answer, content=f"{name} 1", identity={})
+        return self._read(name.encode(), answer, content=f"{name} 1", identity=identity)
 
     def _read(
         self,

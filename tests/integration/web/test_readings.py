@@ -11,17 +11,30 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 from PIL import Image
-from sqlalchemy import delete, update
+from sqlalchemy import delete, select, update
 from sqlalchemy.exc import DBAPIError
 
-from worker import agreement, audit, exporting, previews, readings, results, review_schema, schema, worklist
+from worker import (
+    agreement,
+    audit,
+    exporting,
+    forgetting,
+    previews,
+    readings,
+    results,
+    review_schema,
+    schema,
+    store,
+    worklist,
+)
 from worker.accounts import Account
 from worker.domain import Answer, FileState, Outcome, Presence, RefusalCode, Role, Verdict
-from worker.errors import NotAllowed, PrereadError, ReadingOutdated, UsageError
+from worker.errors import DatabaseFull, NotAllowed, PrereadError, ReadingOutdated, UsageError
 from worker.readings import Draft, Shown
 
 from .conftest import Films
@@ -299,6 +312,74 @@ def test_agreement_counts_the_readings_that_stand(films: Films) -> None:
     (together,) = agreement.stats(films.engine, ())
     assert (together.readings, together.mean_overtook) == (4, 0.0)
     assert [one.group["bundle"] for one in agreement.stats(films.engine)] == ["films/1", "films/1"]
+
+
+def test_a_later_result_takes_nothing_from_what_was_said_of_an_earlier(films: Films) -> None:
+    ada, film = films.person(), films.add("a.dcm", Answer.FLAGGED)
+    first = sign(films, ada, film)
+    films.again(film, "a.dcm", Answer.NOT_FLAGGED)
+    second = sign(films, ada, film, supersedes_id=first)
+    sign(films, ada, film, Verdict.REJECTED, supersedes_id=second)
+    one, two = agreement.stats(films.engine, ("bundle",))
+    assert (one.readings, one.agree, one.disagree) == (1, 1, 0)
+    assert (two.readings, two.agree, two.disagree) == (1, 0, 1)
+    assert (one.median_waited_s, one.mean_overtook, two.median_waited_s) == (0.0, 0.0, None)
+
+
+def test_what_was_written_down_is_what_the_readings_themselves_add_up_to(
+    films: Films, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(review_schema, "READINGS_A_BLOCK", 4)
+    monkeypatch.setattr(forgetting, "READINGS_A_BLOCK", 4)
+    monkeypatch.setattr(agreement, "_SETTLED_AFTER", timedelta(0))
+    tally = review_schema.tally
+
+    def stand() -> list[Any]:
+        """What the statistics say, having looked whether every reading for itself says the same."""
+        with films.engine.connect() as connection:
+            readings_alone = {kind: +of for kind, of in agreement._count(connection, 0).items()}
+            slowly = agreement.together(agreement._groups(connection, readings_alone), agreement.BY)
+        found = agreement.stats(films.engine)
+        assert [agreement.to_json(one) for one in found] == [agreement.to_json(one) for one in slowly]
+        return found
+
+    def written() -> list[int]:
+        with films.engine.connect() as connection:
+            return list(connection.execute(select(tally.c.block).order_by(tally.c.block)).scalars())
+
+    assert stand() == []
+    readers = [films.person(name) for name in ("ada", "ben")]
+    answers = [Answer.FLAGGED, Answer.NOT_FLAGGED, Answer.UNCERTAIN, RefusalCode.VIEW]
+    made = [films.add(f"{n}.dcm", answers[n % 4], station_name=f"ROOM {n % 3}") for n in range(6)]
+    last: dict[tuple[str, int], int] = {}
+    for number, verdict in enumerate((Verdict.ACCEPTED, Verdict.REJECTED, Verdict.SUPPLEMENTED)):
+        for who in readers:
+            for film in made:
+                said = {"pneumonia": list(Presence)[(film + number) % 3]} if verdict is Verdict.SUPPLEMENTED else {}
+                before = last.get((who.name, film))
+                last[who.name, film] = sign(films, who, film, verdict, findings=said, supersedes_id=before)
+        assert sum(one.readings for one in stand()) == 12 + 2 * (number == 2)
+        if number == 1:
+            films.again(made[0], "0.dcm", Answer.NOT_FLAGGED, station_name="ROOM 0")
+    assert written() == list(range(max(last.values()) // 4))
+    # whatever was written down may be gone
+    with films.engine.begin() as connection:
+        connection.execute(delete(tally).where(tally.c.block.in_([0, 3])))
+        now, key = store.database_now(connection), forgetting.Key(b"k" * 32)
+    with monkeypatch.context() as full:
+        full.setattr(agreement, "write", Mock(side_effect=DatabaseFull))
+        stand()
+    assert {0, 3}.isdisjoint(written())
+    stand()
+    assert {0, 3} <= set(written())
+
+    def purge(film: int, *, signed: bool) -> None:
+        store.write(films.engine, lambda c, _: forgetting.forget(c, now, key, [film], "asked for", readings=signed))
+
+    for film, signed in ((made[1], True), (made[2], False), (made[3], True)):
+        at_once(partial(purge, film, signed=signed), *[partial(agreement.stats, films.engine)] * 2)
+        stand()
+    assert sum(one.readings for one in stand()) == 10
 
 
 # --------------------------------------------------------------------------- export
