@@ -19,7 +19,14 @@ from typing import Any, TypeVar
 from urllib.parse import quote, unquote
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
-from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import (
+    ArgumentError,
+    DBAPIError,
+    DisconnectionError,
+    InterfaceError,
+    OperationalError,
+    ProgrammingError,
+)
 
 from worker.errors import (
     DatabaseAway,
@@ -96,7 +103,8 @@ def _open_sqlite(url: URL) -> Engine:
     )
 
     @event.listens_for(engine, "connect")
-    def _prepare(dbapi_connection: Any, _record: object) -> None:
+    def _prepare(dbapi_connection: Any, record: Any) -> None:
+        record.info["file"] = _identity(path)
         dbapi_connection.isolation_level = None  # the driver begins nothing by itself; see _begin
         cursor = dbapi_connection.cursor()
         try:
@@ -110,6 +118,12 @@ def _open_sqlite(url: URL) -> Engine:
         finally:
             cursor.close()
 
+    @event.listens_for(engine, "checkout")
+    def _see_that_it_is_there(_dbapi_connection: object, record: Any, _proxy: object) -> None:
+        # a file that was deleted or replaced takes everything along that is still written to it
+        if record.info["file"] != _identity(path):
+            raise DisconnectionError("the database's file went away")
+
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         reading = connection.get_execution_options().get("preread_reading", False)
@@ -122,7 +136,6 @@ def _open_postgres(url: URL) -> Engine:
     engine = create_engine(
         url.set(drivername="postgresql+psycopg"),
         isolation_level="READ COMMITTED",
-        pool_pre_ping=True,
         hide_parameters=True,
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_S,
@@ -143,6 +156,14 @@ def _open_postgres(url: URL) -> Engine:
         dbapi_connection.autocommit = False
 
     return engine
+
+
+def _identity(path: str) -> tuple[int, int] | None:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def sqlite_path(engine: Engine) -> Path | None:

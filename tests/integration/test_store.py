@@ -15,7 +15,7 @@ from urllib.parse import quote
 import psycopg
 import pytest
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, event, text
+from sqlalchemy import Connection, Engine, event, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from worker import migrating, schema, store
@@ -131,6 +131,41 @@ def test_sqlite_writes_begin_immediately_and_reads_do_not(migrated_sqlite: Path)
     store.read(engine, lambda c: c.execute(schema.root.select()).all())
     engine.dispose()
     assert begun == ["BEGIN IMMEDIATE", "BEGIN"]
+
+
+def test_nothing_is_written_to_an_sqlite_file_that_was_deleted(migrated_sqlite: Path, tmp_path: Path) -> None:
+    """An open file goes on taking what is written to it, and takes all of it along."""
+    path, aside = tmp_path / "preread.db", tmp_path / "aside.db"
+    shutil.copy(migrated_sqlite, path)
+    engine = store.open_engine(f"sqlite:///{path}")
+    insert = schema.bundle.insert()
+
+    def add(name: str) -> None:
+        def body(connection: Connection, _again: bool) -> None:
+            row = {"name": name, "version": "1", "digest": name, "manifest": "{}"}
+            connection.execute(insert, {**row, "registered_at": store.database_now(connection)})
+
+        store.write(engine, body, sleep=no_pause)
+
+    def names() -> list[str]:
+        return store.read(engine, lambda connection: list(connection.execute(select(schema.bundle.c.name)).scalars()))
+
+    add("before")
+    path.rename(aside)
+    with pytest.raises(DatabaseAway):
+        add("away")
+    with pytest.raises(DatabaseAway):
+        names()
+    assert not path.exists(), "none is made in its place"
+    aside.rename(path)
+    add("back")
+    assert names() == ["before", "back"]
+    for file in tmp_path.glob("preread.db*"):
+        file.unlink()
+    shutil.copy(migrated_sqlite, path)
+    add("another")
+    assert names() == ["another"]
+    engine.dispose()
 
 
 def test_a_new_sqlite_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
