@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import secrets
 import shutil
 import sqlite3
 from collections.abc import Iterator
@@ -12,21 +14,25 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, insert, select, text
 from sqlalchemy.exc import DBAPIError
 
-from worker import access, accounts, audit, ledger_check, previews, purging, readings, results, store
+from worker import access, accounts, audit, batches, ledger_check, previews, purging, readings, results, store
 from worker.domain import FORGOTTEN, FileState, Identity, Population, Presence, RefusalCode, Role, Verdict
-from worker.entries import FileFacts, Observation
-from worker.errors import SettingsError, UsageError
+from worker.entries import FileFacts, Observation, Pulse, RootPulse
+from worker.errors import EnvironmentFault, ScanIncomplete, SettingsError, UsageError
+from worker.fleet_queue import FleetQueue, from_arguments
 from worker.history import explain, show
 from worker.ledger import Ledger
 from worker.purging import Person
 from worker.readings import Draft, Shown
 from worker.review_schema import session
-from worker.schema import metadata
+from worker.scanning import FileSystem, Listing
+from worker.schema import metadata, root
+from worker.shard_work import ShardJob
+from worker.shards import Shard, walk
 
 Bench = Any  # the fixture's class lives in conftest, which cannot be imported
 ACTOR = "uid:0"
@@ -46,8 +52,11 @@ def who(**more: str) -> dict[str, str]:
 
 
 def cells(engine: Engine) -> Iterator[tuple[str, str]]:
-    """Every value of every table as text, with the table's name."""
+    """Every value of every table as text, with the table's name; of the fleet's queue as well."""
     with engine.connect() as connection:
+        for name in ("jobs", "events", "workers", "periodic_defers") if batches.applied(connection) else ():
+            for row in connection.execute(text(f"SELECT t::text FROM {batches.SCHEMA}.procrastinate_{name} AS t")):
+                yield name, str(row[0])
         for table in metadata.sorted_tables:
             for row in connection.execute(select(table)):
                 for value in row:
@@ -150,34 +159,104 @@ def test_what_is_signed_goes_with_a_purge_and_in_no_other_way(filled: Bench) -> 
         connection.execute(text("DELETE FROM reading"))
 
 
-@settings(max_examples=8, deadline=None)
-@given(name=st.text(min_size=4, max_size=30).filter(lambda text: len(text.strip(" \x00^=")) >= 4), data=st.data())
-def test_no_table_holds_a_patient_that_was_purged(
-    migrated_sqlite: Path, tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
-) -> None:
-    """The law: whatever a film says of its patient, after the purge no column says it."""
-    path = tmp_path_factory.mktemp("law") / "preread.db"
-    shutil.copy(migrated_sqlite, path)
-    engine = store.open_engine(f"sqlite:///{path}")
+TEXT = st.characters(codec="utf-8", exclude_characters="\x00/")
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(name=st.text(TEXT, min_size=4, max_size=30).filter(lambda text: len(text.strip(" ^=")) >= 4), data=st.data())
+def test_no_table_holds_a_patient_that_was_purged(engine: Engine, name: str, data: st.DataObject) -> None:
+    """The law: whatever a film says of its patient, in its tags or in its path, after the purge no column says it."""
+    number = secrets.token_hex(4)
+    patient, sha256, mark = f"ID-{number}", number * 8, "Zq" + name
+    folder = data.draw(st.sampled_from(["flat", patient, mark])).encode()
+    path = b"%s/film %s" % (folder, mark.encode())
     ledger = Ledger(engine, worker_id="one", lease_s=60)
-    root_id = ledger.register_root(b"/srv/inbox")
+    root_id = ledger.register_root(b"/srv/" + number.encode())
     bundle_id = ledger.register_bundle(name="b", version="1", digest="d" * 64)
     texts = [one.name for one in dataclasses.fields(Identity) if one.type == "str | None" and one.name != "patient_id"]
     chosen = data.draw(st.sets(st.sampled_from(texts)))
     before = {cell for _, cell in cells(engine)}
-    mark = "Zq" + name
     texts_of_film: dict[str, Any] = dict.fromkeys(chosen, mark)
-    identity = Identity(patient_id="ID-1", **texts_of_film)
-    ledger.settle(ledger.observe(root_id, [Observation(b"ID-1/film", 10, 1)]).values())
+    identity = Identity(patient_id=patient, **texts_of_film)
+    ledger.settle(ledger.observe(root_id, [Observation(path, 10, 1)]).values())
     (claim,) = ledger.claim([root_id], 1)
-    facts = FileFacts("a" * 64, identity, "DICOM", None, 1, 1, Population.UNDECLARED, (), 1.0)
+    facts = FileFacts(sha256, identity, "DICOM", None, 1, 1, Population.UNDECLARED, (), 1.0)
     assert ledger.commit_refused(claim, facts, bundle_id, RefusalCode.VIEW, mark)
-    films = purging.of_patient(engine, Person("ID-1"))
+    fault = EnvironmentFault(f"{os.fsdecode(path)} cannot be listed")
+    ledger.heartbeat(Pulse(30.0, 1, 1, (RootPulse(root_id, True, fault),)))
+    if engine.dialect.name == "postgresql":
+        hand_over(engine, root_id, path, b"%s/beside it" % folder, b"other/studies of %s/film" % patient.encode())
+    films = purging.of_patient(engine, Person(patient))
     purging.purge(engine, ACTOR, "purged", films, readings=True, journal=None, preview_dir=None)
     left = {cell for _, cell in cells(engine)} - before
-    engine.dispose()
     assert films == [claim.file_id]
-    assert not [cell for cell in left if "Zq" in cell or "zq" in cell or "ID-1" in cell or "a" * 64 in cell]
+    assert not [cell for cell in left if any(word in cell.casefold() for word in ("zq", f"id-{number}", sha256))]
+
+
+def hand_over(engine: Engine, root_id: int, *boundaries: bytes, of: str = "todo") -> None:
+    """A job for each of these last paths, of which each begins behind the one before."""
+    queue = FleetQueue(engine)
+    queue.install()
+    shards = [Shard(after, until, 10) for after, until in zip((None, *boundaries), boundaries, strict=False)]
+    queue.submit(ShardJob(root_id, "d" * 64, False, shard) for shard in shards)
+    with engine.begin() as connection:
+        connection.execute(text(f"SET LOCAL search_path = {batches.SCHEMA}"))
+        connection.execute(text(f"UPDATE procrastinate_jobs SET status = '{of}' WHERE args->>'root_id' = '{root_id}'"))
+
+
+def shards_of(engine: Engine) -> list[tuple[str, str | None, str]]:
+    with engine.connect() as connection:
+        rows = connection.execute(text(f"SELECT * FROM {batches.SCHEMA}.procrastinate_jobs ORDER BY id")).all()
+    return [(row.status, row.args["after"], row.args["until"]) for row in rows]
+
+
+ON_POSTGRES = pytest.mark.parametrize("database_kind", ["postgres"], indirect=True)
+
+
+@ON_POSTGRES
+def test_the_fleet_takes_back_the_shards_that_name_a_film_and_no_others(filled: Bench) -> None:
+    boundaries = (b"ABC/z", b"PAT-4711/notes.txt", b"PAT-50/a", b"Q/MUSTERMANN 1/a", b"Q/x", b"R/x")
+    hand_over(filled.engine, filled.root_id, *boundaries)
+    other = filled.ledger.register_root(b"/srv/other")
+    hand_over(filled.engine, other, b"PAT-4711/a")
+    done = purge(filled, filled.mine)
+    assert done.shards == 4
+    assert shards_of(filled.engine) == [
+        ("todo", None, "ABC/z"),
+        ("todo", "Q/x", "R/x"),
+        ("todo", None, "PAT-4711/a"),  # of another folder, in which no film of the patient was known
+    ]
+
+
+@ON_POSTGRES
+@pytest.mark.parametrize("status", ["doing", "succeeded", "failed"])
+def test_a_shard_in_hand_or_done_names_no_film_and_does_no_harm(filled: Bench, tmp_path: Path, status: str) -> None:
+    hand_over(filled.engine, filled.root_id, b"PAT-4711/a.dcm", b"Q/x", of=status)
+    done = purge(filled, filled.mine)
+    assert shards_of(filled.engine) == [(status, "", ""), (status, "", "")]
+    assert done.shards == (2 if status == "doing" else 0)
+    assert tables_with(filled.engine, IDENTIFIER) == set()
+    # taken up again it is empty
+    (tmp_path / "PAT-4711").mkdir()
+    (tmp_path / "PAT-4711" / "a.dcm").touch()
+    (tmp_path / "top").touch()
+    job = from_arguments({"root_id": 1, "digest": "d", "again": False, "after": "", "until": "", "files": 10})
+    assert list(walk(FileSystem(), bytes(tmp_path), job.shard, Listing())) == []
+
+
+def test_why_a_folder_cannot_be_listed_names_no_film(filled: Bench) -> None:
+    fault = ScanIncomplete("PAT-4711/a.dcm cannot be looked at")
+    elsewhere = filled.ledger.register_root(b"/srv/other")
+    filled.ledger.heartbeat(
+        Pulse(30.0, 1, 1, (RootPulse(filled.root_id, True, fault), RootPulse(elsewhere, True, ScanIncomplete("x"))))
+    )
+    purge(filled, filled.mine)
+    with filled.engine.connect() as connection:
+        told = connection.execute(select(root.c.fault_code, root.c.fault).order_by(root.c.id)).all()
+    assert [tuple(one) for one in told] == [
+        ("scan_incomplete", "it, or a part of it, cannot be listed"),
+        ("scan_incomplete", "x"),
+    ]
 
 
 # --------------------------------------------------------------------------- and it stays gone
