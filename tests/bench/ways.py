@@ -206,7 +206,7 @@ class Worker:
             finally:
                 os.sched_setaffinity(0, every)
         try:
-            _until(lambda: self.is_ready() or process.poll() is not None, _READY_WITHIN_S, 0.01)
+            until(lambda: self.is_ready() or process.poll() is not None, _READY_WITHIN_S, 0.01)
             if process.poll() is not None:
                 raise RuntimeError(f"the worker ended: {self._log.read_text()[-2000:]}")
             yield process.pid
@@ -246,7 +246,7 @@ class Worker:
             processes = [pid, *_children(pid)]
             before_s = [cpu_s(process) for process in processes]
             put(films, self.root)
-            _until(lambda: self.done() == len(films), within_s)
+            until(lambda: self.done() == len(films), within_s)
             spent_ms = [1000 * (cpu_s(one) - was) / len(films) for one, was in zip(processes, before_s, strict=True)]
             names = ["parent", *(f"slot {number}" for number in range(len(processes) - 1))]
             memory = dict(zip(names, map(peak_mb, processes), strict=True))
@@ -266,7 +266,7 @@ class Worker:
                 put([film], self.root)
                 closed[film.name] = time.time()
                 time.sleep(every_s)
-            _until(lambda: self.done() == len(films), within_s)
+            until(lambda: self.done() == len(films), within_s)
         times = self.times()
         return (
             sorted(1000 * (committed - settled) for _, settled, committed in times),
@@ -298,7 +298,7 @@ def _epoch_s(value: str | datetime) -> float:
     return (at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp()
 
 
-def _until(condition: Callable[[], bool], within_s: float, look_every_s: float = 0.1) -> None:
+def until(condition: Callable[[], bool], within_s: float, look_every_s: float = 0.1) -> None:
     """Wait; what looks more often takes the cores from what is measured."""
     give_up_at = time.monotonic() + within_s
     while not condition():
