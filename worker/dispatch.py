@@ -153,6 +153,8 @@ class Dispatcher:
         self._owed.append(event)  # type: ignore[arg-type]  # its ticket is a claim
         if not self._ahead:
             self._claim_at = float("-inf")
+        if self.away_since is None:
+            self._feed()
 
     def renew(self) -> None:
         """Extend the leases of what is in hand."""
