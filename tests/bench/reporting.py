@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-BEGIN, END = "<!-- bench: begin; what make bench ARGS=--write measured -->", "<!-- bench: end -->"
+_BEGIN, _END = "<!-- {}: begin; what make bench ARGS=--write measured -->", "<!-- {}: end -->"
 # The share of its committed value below which a ratio counts as fallen; single runs differ by some 5 %.
 FALLEN = 0.85
 _SETTLED_MS = 60.0
@@ -19,17 +19,18 @@ def page(found: dict[str, Any]) -> str:
         + ", ".join(f"{name} {number}" for name, number in machine["libraries"].items())
     )
     kinds = found["kinds"]
-    parts = [about, *(table(kinds) for table in (_rates, _costs, _delays, _sizing, _flatness, _stages, _parent))]
+    parts = [about, *(table(kinds) for table in (_rates, _costs, _delays, sizing, _flatness, _stages, _parent))]
     return "\n\n".join([*parts, f"From start to ready: {found['starts_in_s']} s (best of three; goal 2.0)."]) + "\n"
 
 
-def inserted(text: str, tables: str) -> str:
-    """The document with its measured part replaced."""
-    head, _, rest = text.partition(BEGIN)
-    _, end, tail = rest.partition(END)
-    if not end:
-        raise ValueError(f"the document lacks the lines {BEGIN} and {END}")
-    return f"{head}{BEGIN}\n\n{tables}\n{END}{tail}"
+def inserted(text: str, part: str, tables: str) -> str:
+    """The document with a measured part replaced."""
+    begin, end = _BEGIN.format(part), _END.format(part)
+    head, _, rest = text.partition(begin)
+    _, found, tail = rest.partition(end)
+    if not found:
+        raise ValueError(f"the document lacks the lines {begin} and {end}")
+    return f"{head}{begin}\n\n{tables}\n{end}{tail}"
 
 
 def ratios(of: dict[str, Any]) -> dict[str, float]:
@@ -101,7 +102,7 @@ def _delays(kinds: dict[str, Any]) -> str:
     return _table(header, rows)
 
 
-def _sizing(kinds: dict[str, Any]) -> str:
+def sizing(kinds: dict[str, Any]) -> str:
     """1 core and all cores are measured. Of more, the slots' share grows with them; the parent stays one process."""
     header = ["films an hour", *(f"{cores} core{'s' if cores > 1 else ''}" for cores in _SIZES)]
     header += ["GB a million results: SQLite", "previews"]
