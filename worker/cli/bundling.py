@@ -85,7 +85,8 @@ def shadow(
 ) -> None:
     """Have a second bundle assess the same films, after their results, and show its answers nowhere.
 
-    `preread bundle compare` says how it differs. Each film is read a second time when no film waits.
+    `preread bundle compare` says how it differs. Each film is read a second time when no film waits. That is done by
+    `preread run` while it watches: neither with --once nor by `preread fleet work`, whose films get no such answer.
 
     Exit code: 0; 2 unless either a bundle or --off is named; 4 when the bundle is missing, damaged or withdrawn.
     """

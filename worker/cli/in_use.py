@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from worker.cli import door
+from worker.cli import door, output
 
 _LOG = logging.getLogger(__name__)
 
@@ -104,6 +104,14 @@ def load(settings: Settings, engine: Engine) -> InUse:
         except BundleError as error:  # no film waits for a shadow
             _LOG.error("bundle_not_usable", extra={"code": error.code, "bundle": now.shadow.bundle.label})
     return InUse(bundle, chosen is not None, wanted, shadow)
+
+
+def say_no_shadow(label: str) -> None:
+    """Say that the films of this command get no answer of the bundle in the shadow."""
+    output.say(
+        f"{label} does not assess these films: a bundle in the shadow works in `preread run` that goes on watching, "
+        "neither with --once nor in a fleet"
+    )
 
 
 class Watch:

@@ -38,7 +38,8 @@ def run(
     """Watch folders, assess each new film and keep the results; SIGTERM or Ctrl-C ends it after the films in hand.
 
     Files are only ever read, never changed, moved or deleted. What lies in a folder when it is first watched is counted
-    and taken in as backlog: assessed after the films that come later, and outside the list of unread ones.
+    and taken in as backlog: assessed after the films that come later, and outside the list of unread ones. With --once
+    a bundle in the shadow assesses nothing.
 
     Exit code: 0 when it was told to stop, or with --once when every file has its outcome; 2 settings or schema; 3 a
     share or the database is away; 4 the bundle may not be used.
@@ -61,7 +62,10 @@ def run(
         while code == daemon.BUNDLE_CHANGED:
             now = in_use.load(settings, engine)
             still = in_use.Watch(settings, engine, now).still
-            code = daemon.run(engine, now.bundle, roots, options, shadow=now.shadow, still=still, notifier=notifier)
+            if once and now.shadow is not None:
+                in_use.say_no_shadow(now.shadow[0].label)
+            shadow = None if once else now.shadow
+            code = daemon.run(engine, now.bundle, roots, options, shadow=shadow, still=still, notifier=notifier)
     finally:
         engine.dispose()
     if code:

@@ -89,6 +89,19 @@ def test_a_worker_changes_over_when_another_bundle_is_chosen(here, stub_bundle, 
     engine.dispose()
 
 
+@pytest.mark.parametrize("once", [False, True])
+def test_a_single_run_says_that_no_bundle_works_in_its_shadow(here, stub_bundle, tmp_path, monkeypatch, once):
+    (tmp_path / "inbox").mkdir()
+    here("bundle", "add", str(stub_bundle.path))
+    here("bundle", "shadow", "stub/1.0.0")
+    given = []
+    monkeypatch.setattr(daemon, "run", lambda *_, shadow, **__: given.append(shadow) or 0)
+    ran = here("run", "--root", "inbox", *(["--once"] if once else []))
+    assert ran.exit_code == 0, ran.err
+    assert ("stub/1.0.0 does not assess these films" in ran.err) is once
+    assert [shadow is None for shadow in given] == [once]
+
+
 def test_a_worker_whose_machine_lacks_the_chosen_bundle_goes_on_until_its_own_is_withdrawn(
     here, stub_bundle, tmp_path, caplog
 ):
