@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Engine, Row, func, literal_column, or_, select
 
 from worker import batches, schema, store
 from worker.batches import FleetHealth
@@ -127,9 +127,9 @@ class _Look:
             roots=roots,
             counts=found,
             missed=self._judge_missed(),
-            locked=self._judge_locked(),
+            locked=self._judge_locked() if found.get(FileState.RETRY) != 0 else 0,
             quarantined=self._judge_quarantined(),
-            unsettled_age_s=self._judge_unsettled(),
+            unsettled_age_s=self._judge_unsettled() if found.get(FileState.SETTLING) != 0 else None,
             ready_age_s=ready_age_s,
             progress_age_s=progress_age_s,
             write_age_s=self._age_s(max(written)) if written else None,
@@ -232,7 +232,7 @@ class _Look:
         waiting: list[datetime] = []
         of_workers = _file.root_id.in_([root.id for root in self._roots if self._fleet_at(root) is None])
         for alone in (False, True):
-            for backlog in (False, True):
+            for backlog in (False, True) if found.get(FileState.READY) != 0 else ():
                 # each of these is one stretch of an index; the oldest by number is as good as the oldest
                 lane = (_file.state == FileState.READY, _file.alone.is_(alone), _file.backlog.is_(backlog))
                 oldest = select(_file.changed_at).where(*lane, of_workers).order_by(_file.id).limit(_LOOKED_AT)
@@ -267,7 +267,8 @@ class _Look:
         return locked
 
     def _judge_quarantined(self) -> dict[str, int]:
-        aside = (_file.state == FileState.QUARANTINED, _file.newest, self._here())
+        # written out: with a value that is bound later no planner knows that the index over these alone will do
+        aside = (_file.state == literal_column(f"'{FileState.QUARANTINED}'"), _file.newest, self._here())
         counted = select(_file.code, func.count().label("files")).where(*aside).group_by(_file.code)
         found = {str(row.code): row.files for row in self._connection.execute(counted.order_by(_file.code))}
         whole = {code: number for code, number in found.items() if worth_a_look(code)}

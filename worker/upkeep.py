@@ -23,6 +23,7 @@ REQUEUED_FROM = (FileState.DONE, FileState.QUARANTINED, FileState.RETRY)
 """The states from which a version can be put back into the queue."""
 
 _file, _root = schema.file.c, schema.root.c
+_other = schema.file.alias("other").c
 _MAY_BE_WHOLE = UNREAD_CODES | {SlotError.code, *(kind.code for kind in SlotError.__subclasses__())}
 
 
@@ -131,13 +132,12 @@ def count_missed(connection: Connection, root_ids: Collection[int]) -> int:
 
 
 def _unexplained() -> ColumnElement[bool]:
-    other = schema.file.alias("other")
     same = (
-        (other.c.root_id == _file.root_id)
-        & (other.c.inode == _file.inode)
-        & (other.c.size_bytes == _file.size_bytes)
-        & (other.c.mtime_ns == _file.mtime_ns)
-        & (other.c.state != FileState.MISSED)
+        (_other.root_id == _file.root_id)
+        & (_other.inode == _file.inode)
+        & (_other.size_bytes == _file.size_bytes)
+        & (_other.mtime_ns == _file.mtime_ns)
+        & (_other.state != FileState.MISSED)
     )
     renamed = exists().where(same, _file.inode != 0)
     return and_(_file.code.is_(None), _file.newest, ~renamed)

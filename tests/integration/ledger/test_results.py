@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
-from worker import history, results, schema
+from worker import health, history, results, schema
 from worker.domain import Answer, FileState, Outcome, RefusalCode
 from worker.errors import SlotCrashed, UnknownFormat
 from worker.ledger import Observation
@@ -194,6 +194,27 @@ def test_lists_are_served_by_indexes(bench: Bench, wanted: ResultFilter, index: 
     if index == "ix_file_committed_at_id":
         statement = statement.order_by(file.committed_at.desc(), file.id.desc()).limit(100)
     assert index in plan(bench, statement)
+
+
+def test_what_was_set_aside_is_counted_from_an_index_alone(bench: Bench) -> None:
+    # every page asks for it, and no film leaves that state by itself
+    asked: list[tuple[str, Any]] = []
+
+    def keep(_connection: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
+        asked.append((statement, values))
+
+    event.listen(bench.engine, "before_cursor_execute", keep)
+    health.report(bench.engine, roots=None, scan_interval_s=30)
+    event.remove(bench.engine, "before_cursor_execute", keep)
+    ((statement, values),) = [one for one in asked if "GROUP BY file.code" in one[0]]
+    sqlite = bench.engine.dialect.name == "sqlite"
+    with bench.engine.connect() as connection:
+        if not sqlite:
+            for way in ("seqscan", "sort", "bitmapscan"):
+                connection.exec_driver_sql(f"SET LOCAL enable_{way} = off")
+        explain = "EXPLAIN QUERY PLAN" if sqlite else "EXPLAIN"
+        found = connection.exec_driver_sql(f"{explain} {statement}", values).all()
+    assert "ix_file_aside" in " ".join(str(row) for row in found)
 
 
 def test_claims_are_served_by_an_index(bench: Bench) -> None:
