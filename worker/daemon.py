@@ -200,6 +200,7 @@ class _Run:
             clock=time.monotonic,
             shadow=in_shadow,
             meters=meters,
+            preview_dir=options.preview_dir,
         )
         extra = {"worker_id": ledger.worker_id, "bundle": bundle.label, "roots": len(watched), "slots": options.slots}
         _LOG.info("worker_started", extra=extra)

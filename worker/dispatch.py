@@ -25,6 +25,8 @@ from worker.slot_messages import Job
 from worker.slots import Broke, Done, Fault, Read, SlotPool
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from worker.meters import Meters
 
 _LOG = logging.getLogger(__name__)
@@ -53,6 +55,7 @@ class Dispatcher:
         clock: monotonic seconds.
         claim: takes up to so many films of these roots; ``None``: ``Ledger.claim``.
         meters: count what ends; ``None`` where nobody asks.
+        preview_dir: where slots keep previews; ``None`` where they keep none.
     """
 
     def __init__(
@@ -68,9 +71,10 @@ class Dispatcher:
         shadow: Shadow | None = None,
         claim: Callable[[Sequence[int], int], list[Claim]] | None = None,
         meters: Meters | None = None,
+        preview_dir: Path | None = None,
     ) -> None:
         self.away_since: float | None = None
-        self.endings = Endings(ledger, bundle_id, roots, once=once, clock=clock, meters=meters)
+        self.endings = Endings(ledger, bundle_id, roots, once=once, clock=clock, meters=meters, preview_dir=preview_dir)
         self._ledger = ledger
         self._pool = pool
         self._bundle = bundle

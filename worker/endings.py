@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice, takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from worker.domain import FORGOTTEN, Caveat, FileState, Outcome, Population, RefusalCode
 from worker.entries import Claim, Ending
 from worker.errors import (
+    DatabaseAway,
     EnvironmentFault,
     FileChanged,
     FileLocked,
@@ -18,6 +22,7 @@ from worker.errors import (
     ShareDown,
     SlotError,
     UnreadableError,
+    UsageError,
     named,
 )
 from worker.ledger import Ledger
@@ -37,6 +42,7 @@ _TRIES_AT_WORD = 3
 _ONCE_LOCKED_TRIES = 3
 _ONCE_LOCKED_S = 0.5
 _REFUSALS_KEPT = 10_000
+_FENCED_KEPT = 1000
 # A file that was given its full size at once looks complete while its end is still unwritten, and so all zero.
 TAIL_ZERO_SETTLE_S = 60.0
 
@@ -65,6 +71,7 @@ class Endings:
         once: the run ends: what is locked is set aside after a few tries, since no later one will come.
         clock: monotonic seconds.
         meters: count what ends; ``None`` where nobody asks.
+        preview_dir: where slots keep previews; ``None`` where they keep none.
 
     Attributes:
         done: how many films ended so.
@@ -80,6 +87,7 @@ class Endings:
         once: bool,
         clock: Callable[[], float],
         meters: Meters | None,
+        preview_dir: Path | None,
     ) -> None:
         self.done = dict.fromkeys(Outcome, 0)
         self.previews_dropped = False
@@ -90,6 +98,8 @@ class Endings:
         self._clock = clock
         self._meters = meters
         self._refusals: dict[int, int] = {}
+        self._preview_dir = preview_dir
+        self._fenced: deque[tuple[int, str]] = deque(maxlen=_FENCED_KEPT)
 
     def write(self, events: Sequence[Done[Claim] | Fault[Claim] | Broke[Claim]]) -> int:
         """Write how the first of these films ended, and with it those behind it that one transaction can take.
@@ -100,6 +110,13 @@ class Endings:
         Raises:
             DatabaseAway: none was.
         """
+        written = self._write(events)
+        # after a failure the next one looks at it; what was written is not written again for this
+        with contextlib.suppress(DatabaseAway):
+            self._drop_previews()
+        return written
+
+    def _write(self, events: Sequence[Done[Claim] | Fault[Claim] | Broke[Claim]]) -> int:
         plain = [one for one in islice(takewhile(self._is_plain, events), MOST_TOGETHER) if isinstance(one, Done)]
         if plain:
             return self._commit(plain)
@@ -107,8 +124,8 @@ class Endings:
             case Done(ticket=claim, report=report) if report.code == FORGOTTEN and report.sha256 is not None:
                 if not self._ledger.forget(claim, report.sha256):
                     self._give_back(claim, EnvironmentFault("it was taken for a film that was purged, and is none"))
-            case Done(ticket=claim):
-                self._let_settle(claim)
+            case Done(ticket=claim, report=report):
+                self._let_settle(claim, report)
             case Fault(ticket=claim, error=fault):
                 self._give_back(claim, fault)
             case Broke(ticket=claim, error=error):
@@ -163,6 +180,7 @@ class Endings:
         if report.preview_dropped:
             extra["dropped"] = "preview"
         self._note_preview(claim, report)
+        self._note_fenced(claim, report, fenced=not kept)
         _LOG.info("file_done", extra=extra)
         _LOG.debug("file_done_at", extra={"file_id": claim.file_id, "path": claim.path})
 
@@ -177,6 +195,23 @@ class Endings:
         else:
             _LOG.info("previews_kept", extra={"file_id": claim.file_id})
 
+    def _note_fenced(self, claim: Claim, report: Report, *, fenced: bool) -> None:
+        if fenced and self._preview_dir is not None and report.sha256 is not None:
+            self._fenced.append((claim.file_id, report.sha256))
+
+    def _drop_previews(self) -> None:
+        """Delete what slots kept of films that were purged while they were read: the purge did not know their bytes."""
+        while self._fenced:
+            file_id, sha256 = self._fenced[0]
+            if self._ledger.is_left_behind(file_id, sha256):
+                from worker import previews  # not before: a worker draws none itself
+
+                try:
+                    previews.remove(self._preview_dir, sha256)
+                except UsageError:
+                    _LOG.warning("preview_not_deleted", extra={"file_id": file_id})
+            self._fenced.popleft()
+
     # ------------------------------------------------------------------ what is to be read again
 
     def _may_be_unwritten(self, claim: Claim, report: Report) -> bool:
@@ -185,7 +220,7 @@ class Endings:
         # longer than the whole: the database's clock was set back meanwhile
         return not self._once and tail_zero and 0 < TAIL_ZERO_SETTLE_S - claim.settled_for_s <= TAIL_ZERO_SETTLE_S
 
-    def _let_settle(self, claim: Claim) -> None:
+    def _let_settle(self, claim: Claim, report: Report) -> None:
         wait_s = TAIL_ZERO_SETTLE_S - claim.settled_for_s
         state = self._ledger.give_back(
             claim,
@@ -193,6 +228,7 @@ class Endings:
             retry_in_s=wait_s,
             was_read=True,
         )
+        self._note_fenced(claim, report, fenced=state is None)
         extra = {"file_id": claim.file_id, "code": Caveat.TAIL_ZERO.value, "delay_s": round(wait_s, 1)}
         _LOG.info("file_delayed", extra=extra | {"state": state.value if state else "fenced"})
 

@@ -101,6 +101,13 @@ def among_forgotten(connection: Connection, sha256s: Iterable[str]) -> set[str]:
     return {by_digest[digest] for digest in found}
 
 
+def is_left_behind(connection: Connection, file_id: int, sha256: str) -> bool:
+    """See ``Ledger.is_left_behind``."""
+    stub = select(_f.id).where(_f.id == file_id, _f.state == FileState.IGNORED, _f.code == FORGOTTEN)
+    held = select(_i.id).where(_i.sha256 == sha256)
+    return connection.execute(stub).first() is not None and connection.execute(held).first() is None
+
+
 def forget(
     connection: Connection, now: datetime, key: Key, file_ids: Collection[int], why: str, *, readings: bool
 ) -> Forgotten:

@@ -27,7 +27,7 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from worker import claims, commits, discovery, roots, shard_claims, store, workers
+from worker import claims, commits, discovery, forgetting, roots, shard_claims, store, workers
 from worker.domain import FileState, Outcome, Population, RefusalCode
 from worker.entries import Claim, ContentAssessment, Ending, FileFacts, Observation, Pulse, Version
 from worker.errors import EnvironmentFault, PrereadError, SlotError, UnreadableError
@@ -286,6 +286,10 @@ class Ledger:
     def forget(self, claim: Claim, sha256: str) -> bool:
         """IGNORED('forgotten'): the version holds bytes that were purged; ``False`` when it does not, or was fenced."""
         return self._write(lambda c, _: commits.forget_again(c, self._clock(c), claim, sha256))
+
+    def is_left_behind(self, file_id: int, sha256: str) -> bool:
+        """Tell whether this version was purged and no film holds these bytes: what a slot wrote of them is to go."""
+        return store.read(self.engine, lambda c: forgetting.is_left_behind(c, file_id, sha256))
 
     def commit(self, bundle_id: int, endings: Sequence[Ending]) -> list[bool]:
         """DONE or QUARANTINED(code): the outcomes of some claims, all of them in one transaction.

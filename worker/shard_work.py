@@ -220,6 +220,7 @@ class _OneShard:
             clock=time.monotonic,
             claim=self._claim,
             meters=work.meters,
+            preview_dir=options.preview_dir,
         )
         self._system = FileSystem()
         absence = Absence(self._system, root.path, job.root_id, ledger)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from worker import results
+from worker import previews, purging, results
 from worker.bundle import Bundle
 from worker.dispatch import Dispatcher
 from worker.domain import Answer, Caveat, FileState, Finding, Identity, Outcome, PictureStatistics, Population
@@ -70,6 +72,7 @@ class Desk:
     pool: ScriptedPool = field(default_factory=ScriptedPool)
     looked_at: list[bytes] = field(default_factory=list)
     suspected: int = 0
+    preview_dir: Path | None = None
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.engine, worker_id="one", lease_s=3600, clock=lambda _: self.wall)
@@ -86,6 +89,7 @@ class Desk:
             {self.root_id: root},
             once=self.once,
             clock=lambda: self.now,
+            preview_dir=self.preview_dir,
         )
 
     def _suspect(self) -> None:
@@ -457,6 +461,33 @@ def test_of_two_films_with_the_same_bytes_the_second_waits_for_no_other_outcome(
     desk.dispatcher.work([desk.root_id])
     assert desk.state(first.path) is FileState.DONE
     assert desk.pool.answers[asked:] == [True]
+
+
+def test_nothing_stays_of_a_film_that_was_purged_while_a_slot_read_it(
+    make_desk: Callable[..., Desk], tmp_path: Path
+) -> None:
+    """The purge cannot know its bytes yet, and its preview is drawn before it is committed."""
+    desk = make_desk(preview_dir=tmp_path)
+    desk.ready(b"purged", b"fenced")
+    claims = {claim.path: claim for claim in (desk.claimed(b"purged"), desk.claimed(b"fenced"))}
+    for path, sha256 in ((b"purged", "a" * 64), (b"fenced", "b" * 64)):
+        assert previews.keep(tmp_path, sha256, np.zeros((9, 9), np.uint8), 0)
+        if path == b"purged":
+            purging.purge(
+                desk.engine,
+                "uid:0",
+                "purged",
+                [claims[path].file_id],
+                readings=False,
+                journal=None,
+                preview_dir=tmp_path,
+            )
+        else:
+            desk.ledger.give_back(claims[path], "taken away")
+        desk.says(claims[path], Done(claims[path], report(sha256)))
+    desk.work()
+    assert not previews.exists(tmp_path, "a" * 64)
+    assert previews.exists(tmp_path, "b" * 64), "another worker may be about to commit it"
 
 
 def test_what_will_not_be_finished_is_given_back(desk: Desk) -> None:
