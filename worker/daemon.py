@@ -1,7 +1,7 @@
 """The worker: each root watched by a thread of its own, films read by slots, all that is owed kept in the ledger.
 
-The main thread never touches a share: one that hangs stops its own root's thread, and no more. SIGTERM and SIGINT let
-the slots finish what they have in hand.
+The main thread never touches a share: one that hangs stops its own root's thread, and no more. SIGTERM, SIGINT and
+SIGHUP let the slots finish what they have in hand.
 """
 
 from __future__ import annotations

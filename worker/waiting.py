@@ -38,7 +38,7 @@ class Wake:
 
 
 class Signals:
-    """SIGTERM and SIGINT: the first asks to finish, the second to hurry."""
+    """SIGTERM, SIGINT and, unless it is ignored (nohup), SIGHUP: the first asks to finish, the second to hurry."""
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self.count = 0
@@ -47,8 +47,9 @@ class Signals:
         self._before: dict[signal.Signals, object] = {}
 
     def __enter__(self) -> Self:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._before[number] = signal.signal(number, self._take)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._take)
         return self
 
     def __exit__(self, *_: object) -> None:
