@@ -97,12 +97,12 @@ def what_is_known(connection: Connection, sha256: str, bundle_digest: str) -> tu
 def commit(connection: Connection, now: datetime, bundle_id: int, endings: Sequence[Ending], again: bool) -> list[bool]:
     """See ``Ledger.commit``."""
     _lock(connection, endings)
-    gone = _forgotten(connection, now, endings)
+    _forget(connection, now, endings)
     ids = [one.claim.file_id for one in endings]
     c = schema.file.c
     claimed = select(c.id, c.epoch, c.owner, c.outcome).where(c.id.in_(ids), c.state == FileState.CLAIMED)
     rows = {(row.id, row.epoch): row for row in connection.execute(claimed.order_by(c.id).with_for_update())}
-    kept = [one for one in endings if one not in gone and _key(one) in rows]
+    kept = [one for one in endings if _key(one) in rows]
     instances = _instances(connection, now, [one for one in kept if one.facts is not None])
     assessments = _assessments(
         connection, now, bundle_id, [one for one in kept if one.outcome is Outcome.ASSESSED], instances
@@ -125,10 +125,8 @@ def commit(connection: Connection, now: datetime, bundle_id: int, endings: Seque
     for (state, why, owner), moved in moves.items():
         record(connection, now, moved, FileState.CLAIMED, state, why, owner)
     _mark_uid_conflicts(connection, _uids(kept))
-    return [
-        one in kept or (one not in gone and again and ended_as(connection, one.claim) is _STATES[one.outcome])
-        for one in endings
-    ]
+    # what no claim holds may have been written by the try before, whose answer was lost
+    return [_key(one) in rows or (again and ended_as(connection, one.claim) is _STATES[one.outcome]) for one in endings]
 
 
 def _key(one: Ending) -> tuple[int, int]:
@@ -150,13 +148,12 @@ def _lock(connection: Connection, endings: Sequence[Ending]) -> None:
             connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(uid, 0))))
 
 
-def _forgotten(connection: Connection, now: datetime, endings: Sequence[Ending]) -> list[Ending]:
-    """Forget the films whose bytes were purged while a slot read them; return them."""
+def _forget(connection: Connection, now: datetime, endings: Sequence[Ending]) -> None:
+    """Forget the films whose bytes were purged while a slot read them: no claim holds them any more."""
     contents = forgetting.among_forgotten(connection, [one.facts.sha256 for one in endings if one.facts is not None])
-    gone = [one for one in endings if one.facts is not None and one.facts.sha256 in contents]
-    for one in gone:
-        forget_again(connection, now, one.claim, one.read.sha256)
-    return gone
+    for one in endings:
+        if one.facts is not None and one.facts.sha256 in contents:
+            forget_again(connection, now, one.claim, one.facts.sha256)
 
 
 def _ended(
