@@ -36,6 +36,8 @@ def main(prepare: Callable[[Engine], None] = lambda _engine: None) -> int:
         bad_share.install([os.fsencode(root) for root in roots])
     root_thread.STALL_S = settings.pop("stall_s", root_thread.STALL_S)
     endings.TAIL_ZERO_SETTLE_S = settings.pop("tail_zero_settle_s", endings.TAIL_ZERO_SETTLE_S)
+    if (preview_dir := settings.pop("preview_dir", None)) is not None:
+        settings["preview_dir"] = Path(preview_dir)
     shadow = settings.pop("shadow", None)
     since = datetime(2000, 1, 1, tzinfo=UTC)
     specs = [RootSpec(Path(os.fsdecode(root)), Population.CHILDREN_1_5Y, pattern, poll) for root in roots]
