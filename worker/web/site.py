@@ -75,6 +75,7 @@ class Site:
             number=self._number,
             waited=self._waited,
             taken=_taken,
+            person=_person,
             code=self._code,
             answer=self._answer,
             problem=self._problem,
@@ -115,7 +116,7 @@ class Site:
 
     def _percent(self, share: float) -> str:
         said = percent(share, self.language("number.below"), self.language("number.above"))
-        return said.replace(".", self.language("number.point"))
+        return said.replace(".", self.language("number.point")).replace(" ", "\N{NO-BREAK SPACE}")
 
     def _number(self, value: float) -> str:
         return f"{value:.1f}".replace(".", self.language("number.point"))
@@ -145,6 +146,13 @@ def _taken(digits: str | None) -> str:
     if not digits or len(digits) != 14:
         return digits or ""
     return f"{digits[:4]}-{digits[4:6]}-{digits[6:8]} {digits[8:10]}:{digits[10:12]}"
+
+
+def _person(name: str | None) -> str:
+    """A DICOM name (PS3.5 section 6.2.1.1) as people write it: family name first, in each of its scripts."""
+    ways = [[part.strip() for part in way.split("^")] for way in (name or "").split("=")]
+    said = [", ".join(filter(None, (way[0], " ".join(filter(None, way[1:]))))) for way in ways]
+    return " / ".join(filter(None, said))
 
 
 def of(request: Request) -> Site:

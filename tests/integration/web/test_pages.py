@@ -364,6 +364,23 @@ def test_asking_for_news_does_not_keep_a_session_alive(films_here: Films, ada: B
         assert connection.execute(review_schema.session.select().with_only_columns(c.seen_at)).scalar_one() > long_ago
 
 
+@pytest.mark.parametrize(
+    "written, said",
+    [
+        ("MÜLLER^Ada^M.^Dr.", "MÜLLER, Ada M. Dr."),
+        ("YAMADA^Hanako=山田^花子=", "YAMADA, Hanako / 山田, 花子"),
+        ("^Hanako", "Hanako"),
+        ("MULLER^^", "MULLER"),
+        ("no carets", "no carets"),
+        ("^=^", "P-1"),
+    ],
+)
+def test_a_name_is_said_as_people_write_it(films_here: Films, ada: Browser, written: str, said: str) -> None:
+    film = films_here.add("a.dcm", patient_name=written, patient_id="P-1")
+    assert f"Film {film} {said} " in ada.get("/worklist").words
+    assert f"Name {written} Patient ID" in ada.get(f"/films/{film}").words, "among the tags as it is written"
+
+
 def test_markup_in_tags_is_shown_and_not_run(films_here: Films, ada: Browser) -> None:
     hostile = "<script>alert(1)</script>\x1b[2J\u202e\"'&"
     film = films_here.add("<b>.dcm", Answer.FLAGGED, patient_name=hostile, patient_id=hostile, station_name=hostile)
@@ -530,12 +547,12 @@ def test_a_result_that_changed_after_it_was_viewed_says_so(films_here: Films, ad
     assert "looked at by Dr Ada, Dr Ben" in eve.words
     assert "accepted · Dr Ben" in eve.words
     assert "of an earlier result" in eve.words
-    assert "accepted by Dr Ben · the result changed since" in eve.get("/worklist?show=all").words
+    assert "read before its result changed ✓ accepted by Dr Ben" in eve.get("/worklist?show=all").words
     # whoever reads before the answer is shown learns that it changed, not what it says or said
     ben.post("/account/options", csrf=ben.get("/account").hidden["csrf"], read_before_reveal="yes")
     assert "pneumonia flagged" not in ben.get(f"/films/{film}").words  # has signed what it said before
     assert "read before its result changed" in ben.words
-    assert "read before its result changed: to be read again" in ben.get("/worklist").words
+    assert "read before its result changed" in ben.get("/worklist").words
     assert ben.get("/worklist/next").location.startswith(f"/films/{film}?")
     ada.post("/account/options", csrf=ada.get("/account").hidden["csrf"], read_before_reveal="yes")
     other = films_here.add("b.dcm", Answer.FLAGGED)
@@ -549,6 +566,7 @@ def test_a_result_that_changed_after_it_was_viewed_says_so(films_here: Films, ad
     eve.get(f"/films/{film}")
     ada.post(f"/films/{film}/readings", **ada.reading(film))
     assert "This result changed after you looked at it" not in ada.get(f"/films/{film}").words
+    assert "accepted by Dr Ben · the result changed since ✓ accepted by Dr Ada" in eve.get("/worklist?show=all").words
     newer = films_here.add("a.dcm", Answer.FLAGGED, mtime_ns=2)
     assert f'href="/films/{newer}"' in ada.get(f"/films/{film}").text
 
