@@ -158,9 +158,13 @@ def test_a_doctor_signs_in_filters_opens_looks_signs_and_leaves(films_here: Film
     doctor.until(lambda: doctor.all("#canvas:not([hidden])"))
     assert "Not for diagnosis".upper() in doctor.words.upper()
     assert not doctor.one("#overlay").is_displayed()
+    whole = "const v = document.getElementById('view'); return v.scrollHeight <= v.clientHeight + 1"
+    assert doctor.chromium.execute_script(whole), "at first the whole film is in view"
     drawn = doctor.chromium.execute_script("return document.getElementById('canvas').toDataURL()")
     doctor.one("#overlay-on").click()
     assert doctor.one("#overlay").is_displayed()
+    over, under = doctor.one("#overlay").rect, doctor.one("#canvas").rect
+    assert all(abs(over[part] - under[part]) <= 1 for part in under), (over, under)
     assert "marks no lesion" in doctor.words
     doctor.one("#window").send_keys(Keys.ARROW_LEFT * 20)
     assert doctor.chromium.execute_script("return document.getElementById('canvas').toDataURL()") != drawn

@@ -48,10 +48,14 @@ if (view) {
     pen.drawImage(small, 0, 0, overlay.width, overlay.height);
   }
 
+  // At first the whole film is in view, as high as its frame may be.
   function zoom() {
-    const wide = `${Number(control("zoom").value) * 100}%`;
-    canvas.style.width = wide;
-    overlay.style.width = wide;
+    const frame = getComputedStyle(view);
+    const highest = parseFloat(frame.maxHeight) - parseFloat(frame.borderTopWidth) - parseFloat(frame.borderBottomWidth);
+    const fits = Math.min(view.clientWidth, Math.floor((highest * canvas.width) / canvas.height));
+    canvas.style.width = `${Number(control("zoom").value) * fits}px`;
+    overlay.style.width = canvas.style.width;
+    overlay.style.left = `${canvas.offsetLeft}px`;
   }
 
   function showOverlay() {
@@ -64,6 +68,8 @@ if (view) {
   function start() {
     control("controls").hidden = false;
     drawPicture();
+    zoom();
+    addEventListener("resize", zoom);
     control("window").addEventListener("input", drawPicture);
     control("level").addEventListener("input", drawPicture);
     control("zoom").addEventListener("input", zoom);
