@@ -22,8 +22,8 @@ from model_training.phantoms import draw_chest
 from model_training.pretrained import SOURCE
 from model_training.running import ALL_FILMS, RECORD_FILE, finished_folds, network_of, out_of_fold
 from model_training.scope import FILMS, Network, embed_with_keras, fit_scope
-from model_training.summarising import metrics
-from model_training.thresholds import specify
+from model_training.summarising import metrics, reference
+from model_training.thresholds import probabilities, specify
 from worker import bundle as bundles
 from worker.bundle import CARD_FILE, DETECTOR_FILE, GOLDEN_FILE, MANIFEST_SCHEMA, WEIGHTS_FILE, Bundle
 from worker.classifier import Classifier
@@ -35,6 +35,10 @@ from worker.scope import Detector
 FITTED_ON = {
     True: "all films; the figures are those of the same recipe fitted without each film's patient, fold by fold",
     False: "the films of all folds but one; the figures are those of this network on the patients of that fold",
+}
+REFERENCE_FILMS = {
+    True: "those it was fitted to; probabilities out of fold",
+    False: "those of the fold that it was not fitted to",
 }
 GOLDEN_TOLERANCE = 0.02
 _GOLDEN_PHANTOMS = 4
@@ -116,12 +120,13 @@ def publish(
     record = json.loads((run / RECORD_FILE).read_text(encoding="utf-8"))
     Recipe.from_record(record["recipe"])  # a reference system is refused by its name
     model = _served(run, fitted.parent.name, data, batch=1)
-    findings, measured = [], {}
+    findings, measured, probability = [], {}, {}
     examined = examine(run, data, prevalence)
     for column, finding in enumerate(data.findings):
         films, rows = out_of_fold(run, data, column)
         findings.append(specify(films, finding, declaration.code(finding), prevalence))
         measured[finding] = metrics(films, data, findings[-1], rows, examined.get(finding))
+        probability[finding] = probabilities(films, findings[-1].calibration)
     refusing = detector(run, data, foreign=foreign or {}, say=say)
     manifest: JSONObject = {
         "manifest_schema": MANIFEST_SCHEMA,
@@ -144,6 +149,7 @@ def publish(
             "parameters": model.count_params(),
         },
         "metrics": measured,
+        "reference": reference(REFERENCE_FILMS[of_all], probability, data.pictures[rows]),
         "scope": asdict(refusing.spec),
     }
 

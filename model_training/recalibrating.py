@@ -13,8 +13,8 @@ import numpy as np
 
 from model_training.card import card
 from model_training.dataset import Data, labels_for, summary
-from model_training.summarising import metrics
-from model_training.thresholds import specify
+from model_training.summarising import metrics, reference
+from model_training.thresholds import probabilities, specify
 from worker import bundle as bundles
 from worker.batch import FileResult, Found, assess_found
 from worker.bundle import CARD_FILE, Bundle
@@ -51,7 +51,7 @@ def recalibrate(
         progress()
     assessed = np.array([bool(result.findings) for result in results])
     rows = np.flatnonzero(assessed)
-    findings, measured = [], {}
+    findings, measured, probability = [], {}, {}
     for column, spec in enumerate(bundle.manifest.findings):
         labels = labels_for(data.films, spec.finding)[assessed]
         for present, what in ((1, "with"), (0, "without")):
@@ -64,11 +64,13 @@ def recalibrate(
         films = data.of(data.findings.index(spec.finding), logits, rows)
         findings.append(specify(films, spec.finding, spec.code, prevalence))
         measured[spec.finding] = metrics(films, data, findings[-1], rows)
+        probability[spec.finding] = probabilities(films, findings[-1].calibration)
     manifest: JSONObject = json.loads(bundle.manifest_json)
     manifest.update(
         version=version,
         findings=[asdict(finding) for finding in findings],
         metrics=measured,
+        reference=reference("the site's own to which it was calibrated", probability, data.pictures[rows]),
         recalibrated={
             "from": bundle.label,
             "digest": bundle.digest,

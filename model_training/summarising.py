@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+
 import numpy as np
 import numpy.typing as npt
 
@@ -18,9 +21,28 @@ from model_training.thresholds import (
     what_the_band_buys,
 )
 from worker.calibration import FindingSpec
-from worker.domain import JSONObject
+from worker.distributions import Reference, tenths
+from worker.domain import JSONObject, PictureStatistics, PixelArray
+from worker.picture_statistics import measure as measure_picture
 
 NOT_MEASURED = "not yet measured"
+
+
+def reference(which: str, probability: Mapping[str, npt.NDArray[np.float64]], pictures: PixelArray) -> JSONObject:
+    """The manifest's ``reference``: how films were distributed, for `preread drift` to compare a site's with.
+
+    Args:
+        which: films, in words.
+        probability: by finding, of films that the network had not seen.
+        pictures: uint8 [films, rows, columns], as the network sees them.
+    """
+    figures = [measure_picture(picture) for picture in pictures]
+    of_pictures = {
+        one.name: tenths([getattr(figure, one.name) for figure in figures]) for one in fields(PictureStatistics)
+    }
+    return asdict(
+        Reference(which, {name: tenths(values.tolist()) for name, values in probability.items()}, of_pictures)
+    )
 
 
 def by_fold(films: OutOfFold) -> JSONObject:

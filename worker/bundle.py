@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from worker.calibration import FindingSpec
 from worker.distributions import Reference
-from worker.domain import IntendedUse, JSONObject
+from worker.domain import IntendedUse, JSONObject, PictureStatistics
 from worker.errors import BundleDamaged, BundleMissing, UsageError
 from worker.preprocessing import PreprocessingSpec
 from worker.scope import ScopeSpec
@@ -73,6 +73,11 @@ class Manifest:
             raise ValueError("preprocessing_digest is not that of preprocessing")
         if not self.findings:
             raise ValueError("findings is empty")
+        if self.reference is not None:
+            if unknown := self.reference.probability.keys() - {finding.finding for finding in self.findings}:
+                raise ValueError(f"reference speaks of {', '.join(sorted(unknown))}, of which the bundle says nothing")
+            if unknown := self.reference.picture.keys() - {one.name for one in fields(PictureStatistics)}:
+                raise ValueError(f"reference speaks of {', '.join(sorted(unknown))}, which no picture is measured by")
         for file in self.files:
             if os.path.isabs(file) or ".." in Path(file).parts:
                 raise ValueError(f"files names {file}, outside the bundle")

@@ -137,6 +137,10 @@ def test_recalibrating_keeps_the_network_and_fits_the_rest_to_the_sites_films(
     assert raw["from"] == "pneumonia-children/1.0.0"
     assert raw["films"]["films"] == 100
     assert raw["outcomes"]["assessed"] == made.manifest.metrics["pneumonia"]["count"]
+    reference = made.manifest.reference
+    assert reference is not None
+    assert "site's own" in reference.films
+    assert reference.probability["pneumonia"].total == reference.picture["border"].total == raw["outcomes"]["assessed"]
     film = str(next((site / "PNEUMONIA").iterdir()))
     answers = [assess_found(Found(film, named=True), Classifier(which)).findings[0] for which in (bundle, made)]
     assert answers[0].logit == answers[1].logit

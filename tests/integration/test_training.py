@@ -26,10 +26,14 @@ from model_training.keeping import NotKept
 from model_training.phantoms import draw_chest
 from tests.programs.fit_small import small
 from worker import bundle as bundles
+from worker import drift
 from worker.classifier import Classifier
+from worker.distributions import tenths
 from worker.domain import Answer
 from worker.errors import BundleMismatch, UsageError
-from worker.preprocessing import TRAINING_SPEC
+from worker.picture_statistics import measure
+from worker.preprocessing import TRAINING_SPEC, shrink
+from worker.radiograph import decode, read_header
 
 HOUSE = Path(__file__).parents[2]
 FILMS = 12
@@ -174,6 +178,25 @@ def test_the_card_of_a_published_bundle_is_made_from_its_manifest(published: bun
     assert "## 20. " in text
     assert measured["inside"]["activation_map"]["largest_deviation_of_logit"] < 1e-4
     assert f"{measured['inside']['reframing']['films']} films without the finding, cut at the top" in text
+
+
+def test_a_published_bundle_says_how_its_films_were_distributed(
+    data: Path, run: Path, published: bundles.Bundle
+) -> None:
+    """By answers of networks that had not seen them, and by the pictures as the worker measures them."""
+    reference = published.manifest.reference
+    assert reference is not None
+    assert "out of fold" in reference.films
+    parts = [np.load(fold / "logits.npz") for fold in sorted(run.glob("fold-*"))]
+    calibration = published.manifest.findings[0].calibration
+    probability = [calibration.probability(one) for part in parts for one in part["logits"][:, 0].tolist()]
+    assert len(probability) == 2 * FILMS
+    assert reference.probability == {"pneumonia": tenths(probability)}
+    films = [decode(read_header(path.read_bytes())).pixels for path in data.rglob("*.png")]
+    means = [measure(shrink(TRAINING_SPEC, film)).mean for film in films]
+    assert reference.picture.keys() == {"mean", "contrast", "sharpness", "border"}
+    assert reference.picture["mean"] == tenths(means)
+    assert drift._reference(json.loads(published.manifest_json)) == reference
 
 
 def test_a_loss_that_is_no_number_ends_the_fit(tmp_path: Path) -> None:

@@ -131,6 +131,26 @@ def test_a_manifest_may_not_point_outside_its_bundle(tmp_path: Path) -> None:
         bundles.load(bundle.path)
 
 
+SPREAD = {"edges": [0.5], "films": [3, 4]}
+
+
+@pytest.mark.parametrize(
+    "reference, words",
+    [
+        ({"films": "some", "probability": {"effusion": SPREAD}}, "effusion, of which the bundle says nothing"),
+        ({"films": "some", "picture": {"colour": SPREAD}}, "colour, which no picture"),
+        ({"films": "some", "picture": {"mean": SPREAD | {"films": [3]}}}, "for each bin"),
+        ({"picture": {"mean": SPREAD}}, "reference.films"),
+    ],
+    ids=["finding", "figure", "bins", "films"],
+)
+def test_a_reference_of_something_else_is_refused(tmp_path: Path, reference: dict[str, Any], words: str) -> None:
+    sound = {"films": "some", "probability": {"pneumonia": SPREAD}, "picture": {"mean": SPREAD}}
+    assert bundles.publish(tmp_path, manifest(reference=sound), write).manifest.reference is not None
+    with pytest.raises(BundleDamaged, match=words):
+        bundles.publish(tmp_path, manifest(version="2.0.0", reference=reference), write)
+
+
 def test_text_that_is_no_json_is_named(tmp_path: Path) -> None:
     bundle = bundles.publish(tmp_path, manifest(), write)
     (bundle.path / "manifest.json").write_text("{")
