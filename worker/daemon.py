@@ -26,6 +26,7 @@ from worker.domain import OPEN_STATES, FileState, RootSpec
 from worker.endings import WatchedRoot
 from worker.entries import Claim, Pulse, RootPulse
 from worker.errors import UNREAD_CODES, DatabaseAway, EnvironmentFault
+from worker.housekeeping import Housekeeping
 from worker.inbox import InboxOptions
 from worker.ledger import Ledger
 from worker.monitoring import monitored
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _MIB = 1024 * 1024
-_HEARTBEAT_S = 5.0
-_RECOVER_S = 10.0
 _LOOK_UP_S = 1.0
 _ONCE_LOOK_UP_S = 0.1
 _ONCE_SETTLE_S = 0.5
@@ -163,9 +162,7 @@ class _Run:
         self._wake = wake
         self._signals = signals
         self._notifier = notifier
-        self._heartbeat = Timer(min(_HEARTBEAT_S, ledger.lease_s / 4))
-        self._renew = Timer(ledger.lease_s / 4)
-        self._recover = Timer(_RECOVER_S)
+        self._house = Housekeeping(ledger)
         self._stuck_at: dict[int, int] = {}
         ledger.heartbeat()  # first of all: what is claimed belongs to a worker that is known
         bundle_id = ledger.register_bundle(**bundle.registration)
@@ -249,20 +246,13 @@ class _Run:
             self._dispatcher.work_appeared()
 
     def _housekeeping(self) -> None:
-        now = time.monotonic()
         if self._meters is not None:
             self._meters.note_slots(self._options.slots, self._pool.alive, self._pool.deaths)
-        if self._dispatcher.away_since is not None:
+        self._house.keep(self._dispatcher, self._pulse)
+        if self._options.once or self._dispatcher.away_since is not None or not self._choice.due(time.monotonic()):
             return
         try:
-            if self._heartbeat.due(now):
-                self._ledger.heartbeat(self._pulse())
-            if self._renew.due(now):
-                self._dispatcher.renew()
-            if self._recover.due(now) and (count := self._ledger.recover_interrupted()):
-                _LOG.warning("claims_recovered", extra={"count": count})
-                self._dispatcher.work_appeared()
-            if not self._options.once and self._choice.due(now) and not self._still():
+            if not self._still():
                 self._changed = True
         except DatabaseAway as error:
             self._dispatcher.database_failed(error)

@@ -26,7 +26,8 @@ from worker.dispatch import Dispatcher
 from worker.domain import FileState, Outcome, Population
 from worker.endings import WatchedRoot
 from worker.entries import Claim
-from worker.errors import DatabaseAway, ShareDown
+from worker.errors import ShareDown
+from worker.housekeeping import Housekeeping
 from worker.ledger import Ledger
 from worker.scanning import GONE_ERRNOS, FileSystem, Listing, Look, check_root, look_at_entries, look_at_path
 from worker.settling import Settling
@@ -42,8 +43,6 @@ _LOG = logging.getLogger(__name__)
 _BATCH = 500
 _ROUNDS = 3
 _LOOK_UP_S = 0.25
-_HEARTBEAT_S = 5.0
-_RECOVER_S = 10.0
 _LOOK_AT_SHARE_S = 5.0
 # A share that is away for longer is another process's to try: perhaps it is not mounted here.
 SHARE_PATIENCE_S = 300.0
@@ -102,9 +101,7 @@ class ShardWork:
         self._pool: SlotPool[Any] | None = None
         self._bundle: Bundle | None = None
         self._deaths = 0  # of slots in earlier pools
-        self._heartbeat = Timer(min(_HEARTBEAT_S, ledger.lease_s / 4))
-        self._renew = Timer(ledger.lease_s / 4)
-        self._recover = Timer(_RECOVER_S)
+        self._house = Housekeeping(ledger)
 
     def do(self, job: ShardJob, bundle: Bundle) -> dict[Outcome, int]:
         """Do one shard; return how many films ended here, by outcome.
@@ -144,25 +141,11 @@ class ShardWork:
         return self._share_patience_s
 
     def keep_house(self, dispatcher: Dispatcher | None) -> None:
-        """Write the heartbeat, extend the leases, give back what dead workers held, each in its time."""
-        now = time.monotonic()
+        """See ``Housekeeping.keep``."""
         if self.meters is not None and self._pool is not None:
             deaths = self._deaths + self._pool.deaths
             self.meters.note_slots(self._options.slots, self._pool.alive, deaths)
-        if dispatcher is not None and dispatcher.away_since is not None:
-            return
-        try:
-            if self._heartbeat.due(now):
-                self._ledger.heartbeat()
-            if dispatcher is not None and self._renew.due(now):
-                dispatcher.renew()
-            if self._recover.due(now) and (count := self._ledger.recover_interrupted()):
-                _LOG.warning("claims_recovered", extra={"count": count})
-        except DatabaseAway as error:
-            if dispatcher is not None:
-                dispatcher.database_failed(error)
-            else:
-                _LOG.warning("database_away", extra={"code": error.code})
+        self._house.keep(dispatcher)
 
     def clear_wake(self) -> None:
         """Take note of a wake-up."""
