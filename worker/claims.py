@@ -86,9 +86,9 @@ def claim(
     in_flight = lone_in_flight(connection, worker_id)
     if any(in_flight):
         return []
-    lonely = connection.execute(
-        select(c.id, c.changed_at).where(*ready, c.alone).order_by(c.id).limit(1)
-    ).one_or_none()  # fmt: skip
+    # in the index's own order: by id alone, SQLite walks through all that is done to find that nothing is there
+    first_alone = select(c.id, c.changed_at).where(*ready, c.alone).order_by(c.backlog, c.id).limit(1)
+    lonely = connection.execute(first_alone).one_or_none()
     patience_ends = lonely is not None and lonely.changed_at <= now - ALONE_PATIENCE
     if patience_ends and in_flight:
         return []
