@@ -1,4 +1,4 @@
-"""A flame graph of the worker and its slots at work: ``python -m tests.bench.flame docs/speed.svg --data DIR``.
+"""A flame graph of the worker and its slots at work: ``python -m tests.bench.flame flame.svg --data DIR``.
 
 By hand, on an idle machine; ``py-spy`` must be on the path. Threads that wait are left out.
 """
