@@ -99,9 +99,11 @@ def fill(engine: Engine, count: int) -> None:
             for table in ("root", "bundle", "instance", "assessment", "file", "transition", "account", "reading"):
                 last = f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), max(id)) FROM {table}"
                 connection.execute(text(last))
-    # what a server does by itself within minutes of so many rows
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("VACUUM ANALYZE" if dialect == "postgresql" else "ANALYZE"))
+        if dialect == "sqlite":
+            connection.execute(text("ANALYZE"))
+    if dialect == "postgresql":  # what a server does by itself within minutes of so many rows
+        with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("VACUUM ANALYZE"))
 
 
 def questions(engine: Engine, count: int) -> dict[str, Callable[[], object]]:
