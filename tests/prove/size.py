@@ -47,8 +47,8 @@ def backlog(folder: Path, database: Database, files: int, *, timed_out: bool) ->
         for number in range(3):
             live_s.append(_answer_to_a_new_film(bench, number))
             if number == 0:
-                until(lambda: _first_scan(bench) is not None, "the end of the first scan")
-        scans = _scans(bench, worker)
+                until(lambda: _first_scan(bench) is not None, "the end of the first scan", 300 + files / 500)
+        scans = _scans(bench, worker, 300 + files / 500)
         memory_mib = _peak_memory_mib(worker)
         backlogged, live = _lanes(bench)
         worker.process.send_signal(signal.SIGTERM)
@@ -151,13 +151,13 @@ def _first_scan(bench: Bench) -> object:
     return bench.scalars(select(schema.root.c.last_scan_completed_at))[0]
 
 
-def _scans(bench: Bench, worker: Worker) -> list[float]:
+def _scans(bench: Bench, worker: Worker, within_s: float) -> list[float]:
     """Seconds that the first two full scans took."""
 
     def durations() -> list[float]:
         return [event["duration_s"] for event in worker.events() if event["event"] == "scan_complete"]
 
-    until(lambda: len(durations()) >= 2, "a second full scan")
+    until(lambda: len(durations()) >= 2, "a second full scan", within_s)
     return durations()
 
 
