@@ -175,11 +175,13 @@ class Dispatcher:
 
     # ------------------------------------------------------------------ films to the slots
 
+    def _slots(self) -> int:
+        return self._pool.idle + len(self._pool.in_flight)
+
     def _most_ahead(self) -> int:
         if self._film_s is None:
             return 0
-        slots = self._pool.idle + len(self._pool.in_flight)
-        return min(_MOST_AHEAD, self._calm // _CALM_FILMS, int(_AHEAD_S * slots / max(self._film_s, 0.001)))
+        return min(_MOST_AHEAD, self._calm // _CALM_FILMS, int(_AHEAD_S * self._slots() / max(self._film_s, 0.001)))
 
     def _wants_films(self) -> bool:
         return self._pool.idle > 0 or 2 * len(self._ahead) < self._most_ahead()
@@ -197,9 +199,8 @@ class Dispatcher:
 
     def _newest(self, root_ids: Sequence[int], limit: int) -> list[Claim]:
         """Claim. Films that held a slot until its deadline never have all slots: else they hold up the rest."""
-        slots = self._pool.idle + len(self._pool.in_flight)
         in_hand = sum(one.file_id in self._slow for one in self.held)
-        return self._ledger.claim(root_ids, limit, slow=set(self._slow), slow_limit=max(1, slots - 1) - in_hand)
+        return self._ledger.claim(root_ids, limit, slow=set(self._slow), slow_limit=max(1, self._slots() - 1) - in_hand)
 
     def _turn_away(self, root_ids: Sequence[int]) -> None:
         for claim in [one for one in self._ahead if one.root_id not in root_ids]:
