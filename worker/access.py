@@ -17,7 +17,7 @@ from worker.domain import JSONObject
 from worker.exporting import write_image
 from worker.records import reversible_path
 from worker.result_records import iso
-from worker.review_schema import account, reading, reading_finding, viewing
+from worker.review_schema import account, listing, reading, reading_finding, viewing
 from worker.review_schema import audit as trail
 from worker.schema import assessment, bundle, file, finding, instance, past_outcome, root, transition
 from worker.store import read, write
@@ -69,10 +69,11 @@ def _film(connection: Connection, file_id: int) -> JSONObject:
         one["bundle"] = names.get(one["bundle_id"])
     people = {f"account:{row.id}": row.name for row in connection.execute(select(account.c.id, account.c.name))}
     viewings = _rows(connection, viewing, viewing.c.file_id == file_id)
+    listings = _rows(connection, listing, listing.c.file_id == file_id)
     events = _rows(connection, trail, trail.c.object == f"film:{file_id}")
     for one in (*readings, *viewings):
         one["who"] = people.get(f"account:{one['account_id']}")
-    for one in events:
+    for one in (*listings, *events):
         one["who"] = people.get(one["actor"], one["actor"])
     return {
         **film,
@@ -83,6 +84,7 @@ def _film(connection: Connection, file_id: int) -> JSONObject:
         "shadows": shadows,
         "readings": readings,
         "viewings": viewings,
+        "listings": listings,
         "transitions": _rows(connection, transition, transition.c.file_id == file_id),
         "audit": events,
     }

@@ -25,19 +25,23 @@ _WITH_OUTCOME = frozenset({FileState.DONE, FileState.QUARANTINED, FileState.VANI
 _NO_OUTCOME: dict[str, Any] = {"outcome": None, "code": None, "reason": None, "committed_at": None}
 
 
-def insert_or_skip(
-    connection: Connection, table: Any, rows: Sequence[schema.Row], *also: ColumnElement[Any]
-) -> list[tuple[Any, ...]]:
-    """Insert the rows that no unique constraint forbids; return of those the id, and these columns."""
+def inserting(connection: Connection, table: Any) -> Any:
+    """Return an insert that passes over the rows that a unique constraint forbids."""
     # the two dialects' inserts share on_conflict_do_nothing, but not through a common type
     if connection.dialect.name == "sqlite":
         from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
-        statement: Any = sqlite_insert(table).on_conflict_do_nothing()
-    else:
-        from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+        return sqlite_insert(table).on_conflict_do_nothing()
+    from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 
-        statement = postgresql_insert(table).on_conflict_do_nothing()
+    return postgresql_insert(table).on_conflict_do_nothing()
+
+
+def insert_or_skip(
+    connection: Connection, table: Any, rows: Sequence[schema.Row], *also: ColumnElement[Any]
+) -> list[tuple[Any, ...]]:
+    """Insert the rows that no unique constraint forbids; return of those the id, and these columns."""
+    statement = inserting(connection, table)
     inserted: list[tuple[Any, ...]] = []
     for batch in chunks(rows):
         inserted.extend(tuple(row) for row in connection.execute(statement.returning(table.c.id, *also), batch))

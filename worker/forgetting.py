@@ -33,7 +33,7 @@ from sqlalchemy import (
 from worker import schema
 from worker.domain import FORGOTTEN, FileState
 from worker.moves import record
-from worker.review_schema import READINGS_A_BLOCK, TALLY_LOCK, reading, reading_finding, secret, tally, viewing
+from worker.review_schema import READINGS_A_BLOCK, TALLY_LOCK, listing, reading, reading_finding, secret, tally, viewing
 from worker.upkeep_schema import forgetting, shadow, shadow_finding, tombstone
 
 KEY_NAME = "forgotten"
@@ -144,6 +144,7 @@ def forget(
         blocks = {one // READINGS_A_BLOCK for one in signed}
         connection.execute(delete(tally).where(tally.c.block.in_(blocks)))
     connection.execute(delete(viewing).where(viewing.c.file_id.in_(ids)))
+    connection.execute(delete(listing).where(listing.c.file_id.in_(ids)))
     connection.execute(delete(schema.past_outcome).where(_past.file_id.in_(ids)))
     connection.execute(delete(schema.transition).where(schema.transition.c.file_id.in_(ids)))
     for row in rows:

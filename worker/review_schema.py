@@ -1,8 +1,8 @@
-"""The tables of people and of what they say: accounts, sessions, viewings, readings, the audit trail.
+"""The tables of people and of what they say: accounts, sessions, viewings, listings, readings, the audit trail.
 
 ``account`` ─< ``session``; ``account`` ─< ``viewing`` >─ ``file``; ``account`` ─< ``reading`` >─ ``file``; ``reading``
-─< ``reading_finding``. Readings, viewings and the audit trail are append-only: triggers of the migration refuse every
-change and deletion, whoever tries it.
+─< ``reading_finding``; ``listing`` >─ ``file``. Readings, viewings, listings and the audit trail are append-only:
+triggers of the migrations refuse every change and deletion, whoever tries it.
 """
 
 from __future__ import annotations
@@ -94,6 +94,21 @@ viewing = Table(
     Index(None, "file_id"),
     _one_of("outcome", Outcome),
 )
+
+
+class ListingColumns(TypedColumns):
+    """That a list showed a result of one film to somebody, the first time.
+
+    ``actor``: as in the audit trail. ``committed_at``: of that result, in ``file`` or in ``past_outcome``.
+    """
+
+    file_id = Column(RowId, ForeignKey("file.id"), primary_key=True, autoincrement=False)
+    actor = Column(String(64), primary_key=True)
+    committed_at = Column(UtcDateTime, primary_key=True)
+    at = Column(UtcDateTime, nullable=False)
+
+
+listing = Table("listing", metadata, ListingColumns, sqlite_with_rowid=False)
 
 
 class ReadingColumns(TypedColumns):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from sqlalchemy import Engine, insert
 
-from worker import accounts, review_schema, store
+from worker import accounts, listings, results, review_schema, store
 from worker.domain import Answer, Finding, Identity, Population, RefusalCode, Role
 from worker.entries import ContentAssessment, FileFacts, Observation
 from worker.errors import TruncatedPixels
@@ -13,7 +13,7 @@ from worker.ledger import Ledger
 
 
 def fill(engine: Engine, name: bytes = b"film") -> None:
-    """Add an assessed, a refused, an unreadable, a claimed and a waiting film, an account, a reading, audit events."""
+    """Add an assessed, a refused, an unreadable, a claimed and a waiting film, account, list, reading, audit rows."""
     ledger = Ledger(engine, worker_id=f"worker of {name.decode()}", lease_s=3600)
     ledger.heartbeat()
     root_id = ledger.register_root(b"/srv/inbox")
@@ -34,6 +34,7 @@ def fill(engine: Engine, name: bytes = b"film") -> None:
     assert ledger.commit_unreadable(unreadable, TruncatedPixels(), facts("c"))
     accounts.add(engine, "uid:0", name.decode(), "Program", Role.SERVICE, None)
     account_id = accounts.by_name(engine, name.decode()).account_id
+    listings.note(engine, f"account:{account_id}", results.query(engine))
     reading = {
         "file_id": assessed.file_id,
         "account_id": account_id,

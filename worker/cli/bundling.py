@@ -144,7 +144,8 @@ def withdraw(
 ) -> None:
     """Strike a bundle's results through wherever they are shown, stop it, and list its films and who saw them.
 
-    This cannot be taken back. Said again, it prints the list again.
+    Of each film it says who opened it, and whom a list showed the bundle's result (worklist, search, API, shell). This
+    cannot be taken back. Said again, it prints the list again.
 
     Exit code: 0; 1 when it was not confirmed; 2 when the bundle is unknown or no reason is given.
     """
@@ -169,12 +170,15 @@ def withdraw(
             else:
                 rows.append(_recalled(film))
         if rows:
-            output.print_table(("id", "taken", "patient / accession", "what it says now", "opened by"), rows)
-        listed = recall.listed(engine, ids)
+            output.print_table(
+                ("id", "taken", "patient / accession", "what it says now", "opened by", "seen in a list by"), rows
+            )
+        unnamed = recall.unnamed(engine, ids)
     output.say(f"{label} is withdrawn; its results are struck through, and no worker assesses with it")
-    output.say(
-        f"lists, {listed} searches and exports since its first result showed answers too, without naming films here"
-    )
+    if unnamed.exports:
+        output.say(f"readings were exported {unnamed.exports} times since its first result; those name no film here")
+    since = unnamed.lists_since
+    output.say("no list is on record" if since is None else f"lists are on record since {since:%Y-%m-%d %H:%M} UTC")
 
 
 def _print(found: Comparison, first: str, second: str) -> None:
@@ -244,6 +248,16 @@ def _recalled(film: Recalled) -> tuple[str, ...]:
     from worker.cli.views import acquired, local, patient, says
 
     result = film.result
-    seen = "; ".join(f"{one.who} {local(one.at)[:16]} ({one.action})" for one in film.seen)
+    opened = "; ".join(f"{one.who} {local(one.at)[:16]} ({one.action})" for one in film.seen)
+    openers = {one.who for one in film.seen}
+    # whoever opened it is named by that
+    listed = "; ".join(f"{one.who} {local(one.at)[:16]}" for one in film.listed if one.who not in openers)
     now = f"(replaced) {says(result)}" if film.replaced else says(result)
-    return str(result.result_id), acquired(result.acquired_local), patient(result.identity), now, seen or "nobody"
+    return (
+        str(result.result_id),
+        acquired(result.acquired_local),
+        patient(result.identity),
+        now,
+        opened or "nobody",
+        listed or "nobody",
+    )

@@ -91,12 +91,21 @@ def show(
 
     Exit code: 0; 2 when there is no result with this ID.
     """
-    from worker import history
+    from worker import audit, history, store
     from worker.cli import views
+    from worker.cli.users import actor
     from worker.errors import UsageError
+    from worker.history import ResultDetail
     from worker.result_records import detail_to_json
 
-    detail = _with_database(context, lambda engine: history.show(engine, result_id))
+    def look(engine: Engine) -> ResultDetail | None:
+        found = history.show(engine, result_id)
+        if found is not None:
+            seen = f"film:{result_id}"
+            store.write(engine, lambda connection, _: audit.append(connection, actor(), audit.Action.VIEW, seen))
+        return found
+
+    detail = _with_database(context, look)
     if detail is None:
         raise UsageError(f"there is no result {result_id}: `preread results` lists them")
     if json:
@@ -136,23 +145,24 @@ def explain(
 
 
 def _print(engine: Engine, wanted: ResultFilter, *, json: bool, csv: bool) -> None:
+    from worker import listings
     from worker import results as stored
     from worker.cli import views
+    from worker.cli.users import actor
     from worker.result_records import result_to_json
     from worker.words import explain_caveats, explain_predictive_values
 
+    found = listings.noted(engine, actor(), stored.stream(engine, wanted))
     if csv:
-        output.print_csv(
-            views.CSV_COLUMNS, (row for one in stored.stream(engine, wanted) for row in views.csv_rows(one))
-        )
+        output.print_csv(views.CSV_COLUMNS, (row for one in found for row in views.csv_rows(one)))
     elif json:
-        for one in stored.stream(engine, wanted):
+        for one in found:
             output.print_json(result_to_json(one))
     else:
         rows = []
         caveats: set[Caveat] = set()
         answered: set[tuple[str, Finding]] = set()
-        for one in stored.stream(engine, wanted):
+        for one in found:
             rows.append(views.result_row(one))
             caveats.update(one.caveats)
             answered.update((one.bundle or "", finding) for finding in one.findings)

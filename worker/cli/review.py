@@ -49,13 +49,14 @@ def list_films(
 
     Exit code: 0, also when there is none.
     """
-    from worker import worklist
+    from worker import listings, worklist
     from worker.result_records import iso, result_to_json
     from worker.worklist import Order, WorklistFilter
 
     with door.database(context) as engine:
         wanted = WorklistFilter(order=Order(order), unread=not everything, limit=limit)
         films = [film for study in worklist.page(engine, wanted).studies for film in study]
+        listings.note(engine, actor(), (film.result for film in films))
     if json:
         for film in films:
             read_at = film.read_at and iso(film.read_at)

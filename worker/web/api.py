@@ -18,7 +18,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from worker import accounts, agreement, audit, films, history, previews, readings, results, worklist
+from worker import accounts, agreement, audit, films, history, listings, previews, readings, results, worklist
 from worker.accounts import Account
 from worker.audit import Action
 from worker.domain import Answer, JSONObject, Outcome
@@ -224,6 +224,7 @@ def _add_routes(api: FastAPI) -> None:
         values = wanted.model_dump(exclude={"before"})
         before = None if wanted.before is None else (wanted.before.committed_at, wanted.before.id)
         rows = results.query(here.engine, ResultFilter(**values, before=before))
+        listings.note(here.engine, who.actor, rows)
         last = rows[-1] if len(rows) == wanted.limit else None
         following = None if last is None else Position(committed_at=last.committed_at, id=last.result_id)
         return Results(results=[result_to_json(row) for row in rows], next=following)
@@ -262,6 +263,7 @@ def _add_routes(api: FastAPI) -> None:
         here = of(request)
         _note(here, who, Action.SEARCH, "worklist")
         page = worklist.page(here.engine, WorklistFilter(**wanted.model_dump()))
+        listings.note(here.engine, who.actor, (film.result for study in page.studies for film in study))
         studies = [[_film(film) for film in study] for study in page.studies]
         return WorklistAnswer(at=page.at, cut=page.cut, studies=studies, next=page.next)
 

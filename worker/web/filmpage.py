@@ -14,7 +14,7 @@ from fastapi import HTTPException
 from fastapi.responses import HTMLResponse
 from starlette.datastructures import FormData
 
-from worker import films, history, previews, readings
+from worker import films, history, listings, previews, readings
 from worker.domain import Outcome, Presence, Role, Verdict
 from worker.errors import UsageError
 from worker.history import PastOutcome, ResultDetail
@@ -43,10 +43,16 @@ class Typed:
 
 @dataclass(frozen=True, slots=True)
 class EarlierResult:
-    """What the film's result was before; ``viewers``: the names of those who looked at it meanwhile."""
+    """What the film's result was before.
+
+    Attributes:
+        viewers: the names of those who opened the film meanwhile.
+        listed: of those whom a list showed this result, and who are not among them.
+    """
 
     result: PastOutcome
     viewers: tuple[str, ...]
+    listed: tuple[str, ...]
 
     def stood_at(self, at: datetime) -> bool:
         """Tell whether this was the result then."""
@@ -99,6 +105,8 @@ def show(
     if typed is None:
         typed = _form(own, shown, correct)
     earlier_results = [] if hidden else _earlier_results(here, detail)
+    earlier = films.earlier(here.engine, row)
+    listings.note(here.engine, who.actor, () if who.read_before_reveal else earlier)
     return here.page(
         "film.html",
         session,
@@ -122,7 +130,7 @@ def show(
         then=next((one for one in earlier_results if looked_at is not None and one.stood_at(looked_at)), None),
         earlier_results=earlier_results,
         newer=films.newest_version(here.engine, film_id),
-        earlier=films.earlier(here.engine, row),
+        earlier=earlier,
         pacs=_pacs(here.options.pacs_url, row.identity.study_instance_uid),
         Verdict=Verdict,
         Presence=Presence,
@@ -180,9 +188,15 @@ def again(here: Site, session: Session, form: FormData, *, message: str, status:
 
 
 def _earlier_results(here: Site, detail: ResultDetail) -> list[EarlierResult]:
-    past = [EarlierResult(one, ()) for one in detail.history.past]
+    past = [EarlierResult(one, (), ()) for one in detail.history.past]
     looked = readings.viewers(here.engine, detail.row.result_id) if past else []
-    return [replace(one, viewers=tuple(dict.fromkeys(name for name, at in looked if one.stood_at(at)))) for one in past]
+    listed = listings.of_film(here.engine, detail.row.result_id) if past else {}
+    found = []
+    for one in past:
+        viewers = tuple(dict.fromkeys(name for name, at in looked if one.stood_at(at)))
+        others = [name for name in listed.get(one.result.committed_at, ()) if name not in viewers]
+        found.append(replace(one, viewers=viewers, listed=tuple(others)))
+    return found
 
 
 def _form(own: Reading | None, shown: Shown, correct: int | None) -> Typed | None:

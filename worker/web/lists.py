@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
-from worker import films, readings, sessions, worklist
+from worker import films, listings, readings, sessions, worklist
 from worker.domain import Answer, Outcome
 from worker.sessions import Session
 from worker.web import guard, site
@@ -73,22 +73,27 @@ def next_film(request: Request, session: Reader) -> RedirectResponse:
 
 def _rows(here: site.Site, session: Session, wanted: WorklistFilter, request: Request) -> dict[str, Any]:
     page = worklist.page(here.engine, wanted)
-    ids = [film.result.result_id for study in page.studies for film in study]
+    listed = [film for study in page.studies for film in study]
+    ids = [film.result.result_id for film in listed]
     signed = readings.of_films(here.engine, ids)
     me = session.account.account_id
     mine = {
         film.result.result_id
-        for study in page.studies
-        for film in study
+        for film in listed
         if any(one.account_id == me and one.shown == film.shown for one in signed[film.result.result_id])
     }
+    # whoever reads before the answer is shown does not see it in the list either
+    hidden = set(ids) - mine if session.account.read_before_reveal else set()
+    shown = [
+        one.result for one in listed if one.result.result_id not in hidden or one.result.outcome is not Outcome.ASSESSED
+    ]
+    listings.note(here.engine, session.account.actor, shown)
     kept = {name: request.query_params.get(name, "") for name in _PARAMETERS}
     following = "" if page.next is None else "{}-{}".format(*page.next)
     return {
         "list_page": page,
         "signed": signed,
-        # whoever reads before the answer is shown does not see it in the list either
-        "hidden": set(ids) - mine if session.account.read_before_reveal else set(),
+        "hidden": hidden,
         "here_query": urlencode({**_set(kept), **({"after": request.query_params["after"]} if wanted.after else {})}),
         "next_query": urlencode({**_set(kept), "after": following}) if following else "",
         "first_query": urlencode(_set(kept)) if wanted.after else "",

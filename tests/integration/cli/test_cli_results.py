@@ -5,17 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import shutil
 from datetime import datetime
 
 import numpy as np
 import pytest
+from sqlalchemy import select
 
 from worker import store
 from worker.domain import CAVEAT_TEXT, Answer, Caveat, Finding, Identity, Population, RefusalCode
 from worker.entries import ContentAssessment, FileFacts, Observation
 from worker.errors import TruncatedPixels
 from worker.ledger import Ledger
+from worker.review_schema import audit, listing
 from worker.words import NO_DEVICE
 
 STATED = [
@@ -349,3 +352,22 @@ def test_times_are_local_for_people_and_utc_for_programs(preread, filled):
     assert record["committed_at"].endswith("Z")
     local = datetime.fromisoformat(record["committed_at"]).astimezone()
     assert f"{local:%Y-%m-%d}" in preread("results").out
+
+
+def test_what_the_shell_showed_is_on_record(preread, filled, database):
+    def on_record():
+        engine = store.open_engine(database)
+        with engine.connect() as connection:
+            listed = connection.execute(select(listing.c.file_id, listing.c.actor)).all()
+            opened = connection.execute(select(audit.c.object, audit.c.action)).all()
+        engine.dispose()
+        assert {row.actor for row in listed} <= {f"uid:{os.getuid()}"}
+        return sorted(row.file_id for row in listed), [tuple(row) for row in opened]
+
+    preread("results", "--answer", "flagged")
+    assert on_record() == ([1], [])
+    for kind in ("--json", "--csv", "--limit=0"):
+        assert preread("results", kind).exit_code == 0
+        assert on_record() == ([1, 2, 3, 4], [])
+    preread("results", "show", "2")
+    assert on_record()[1] == [("film:2", "view")]

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import select
 
 from tests.conftest import make_stub_bundle
-from worker import audit, bundle, comparison, recall, results, standing, store
+from worker import audit, bundle, comparison, listings, recall, results, standing, store
 from worker.bundle import Bundle
 from worker.domain import Answer, FileState, Finding, Outcome, RefusalCode
 from worker.entries import ContentAssessment
@@ -170,14 +170,27 @@ def test_the_films_of_a_withdrawn_bundle_are_listed_with_who_saw_them(bench: Ben
 
     store.write(bench.engine, look)
     ids = [one.bundle_id for one in standing.find(bench.engine, "films/1")]
+    assert recall.unnamed(bench.engine, ids) == recall.Unnamed(0, None)
+    rows = {row.path_text: row for row in results.query(bench.engine)}
+    listings.note(bench.engine, "uid:9", [rows["a.dcm"], rows["c.dcm"], rows["d.dcm"]])
+    # the other bundle's answer of the same film, which another person saw, is none of this one's
+    bench.wait(1)
+    assert bench.ledger.reopen([first], "a better bundle", states=[FileState.DONE])
+    (claim,) = bench.claim()
+    assert bench.ledger.commit_assessed(claim, bench.facts(b"a"), other, content_of(Answer.NOT_FLAGGED))
+    listings.note(bench.engine, "uid:10", results.query(bench.engine))
     found = list(recall.films(bench.engine, ids))
-    assert [(one.result.path_text, [seen.who for seen in one.seen]) for one in found] == [
-        ("a.dcm", []),
-        ("b.dcm", ["uid:7"]),
-        ("c.dcm", []),
+    said = [(one.result.path_text, [of.who for of in one.seen], sorted(of.who for of in one.listed)) for one in found]
+    assert said == [
+        ("a.dcm", [], ["uid:9"]),
+        ("b.dcm", ["uid:7"], ["uid:10"]),
+        ("c.dcm", [], ["uid:10", "uid:9"]),
     ]
     assert found[0].result.result_id == first
-    assert recall.listed(bench.engine, ids) == 1
+    assert [one["who"] for one in recall.to_json(found[2])["listed"]] == ["uid:9", "uid:10"]
+    store.write(bench.engine, lambda c, _: audit.append(c, "uid:9", audit.Action.EXPORT, "readings"))
+    unnamed = recall.unnamed(bench.engine, ids)
+    assert unnamed == recall.Unnamed(1, found[0].listed[0].at)
 
 
 # --------------------------------------------------------------------------- in the shadow

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, insert, select, text
 from sqlalchemy.exc import DBAPIError
 
-from worker import access, accounts, audit, batches, ledger_check, previews, purging, readings, results, store
+from worker import access, accounts, audit, batches, ledger_check, listings, previews, purging, readings, results, store
 from worker.domain import FORGOTTEN, FileState, Identity, Population, Presence, RefusalCode, Role, Verdict
 from worker.entries import FileFacts, Observation, Pulse, RootPulse
 from worker.errors import EnvironmentFault, ScanIncomplete, SettingsError, UsageError
@@ -84,6 +84,7 @@ def sign(bench: Bench, film: int, comment: str = "") -> None:
     assert detail is not None
     shown = Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
     readings.note_viewing(bench.engine, reader, film, shown, answer_visible=True)
+    listings.note(bench.engine, reader.actor, [detail.row])
     draft = Draft(film, shown, Verdict.ACCEPTED, f"form-token-{film:010}", {"pneumonia": Presence.PRESENT}, comment)
     readings.sign(bench.engine, reader, draft)
 
@@ -151,10 +152,12 @@ def test_readings_stay_unless_they_are_named_and_say_no_patient(filled: Bench) -
 
 def test_what_is_signed_goes_with_a_purge_and_in_no_other_way(filled: Bench) -> None:
     for statement in ("DELETE FROM reading", "DELETE FROM reading_finding", "DELETE FROM viewing",
+                      "DELETE FROM listing", "UPDATE listing SET actor = ''",
                       "UPDATE reading SET comment = ''"):  # fmt: skip
         with pytest.raises(DBAPIError, match="append-only"), filled.engine.begin() as connection:
             connection.execute(text(statement))
     purge(filled, filled.mine, readings=True)
+    assert filled.count("viewing") == filled.count("listing") == 1
     with pytest.raises(DBAPIError, match="append-only"), filled.engine.begin() as connection:
         connection.execute(text("DELETE FROM reading"))
 
@@ -436,7 +439,7 @@ def test_a_patient_gets_everything_that_is_held(filled: Bench) -> None:
     first, second, refused = record["films"]
     assert second["patient_name"] == NAME
     assert second["readings"][0]["comment"] == f"{NAME} is better"
-    assert second["readings"][0]["who"] == second["viewings"][0]["who"] == "ada"
+    assert second["readings"][0]["who"] == second["viewings"][0]["who"] == second["listings"][0]["who"] == "ada"
     assert second["readings"][0]["findings"][0]["presence"] == "present"
     assert second["assessments"][0]["findings"][0]["answer"] == "flagged"
     assert second["assessments"][0]["bundle"] == "films/1"
