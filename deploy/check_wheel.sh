@@ -8,6 +8,9 @@ place=$(mktemp -d "${TMPDIR:-/tmp}/preread-wheel.XXXXXX")
 trap 'rm -rf "$place"' EXIT
 
 tar -C "$place" -xf "$archive"
+for page in docs/administrators.md deploy/RUNBOOK.md deploy/prometheus/preread.rules.yml deploy/grafana/preread.json; do
+  test -e "$place"/preread-*/"$page" || { echo "the tar lacks $page" >&2; exit 1; }
+done
 set -- "$place"/preread-*/install.sh
 # where the kernel lets us, without any network at all; pip is told not to use one in either case
 if unshare --net true 2>/dev/null; then alone="unshare --net"; else alone=""; fi

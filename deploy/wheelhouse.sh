@@ -1,6 +1,7 @@
 #!/bin/sh
 # Packs everything that a machine without network needs into one tar: the product's wheel, the locked wheels of what it
-# needs, and the script that installs them. For the interpreter and processor of the machine that it runs on.
+# needs, the script that installs them, and the pages for those who keep it. For the interpreter and processor of the
+# machine that it runs on.
 # usage: wheelhouse.sh PYTHON WHEEL FOLDER
 set -eu
 python=$1
@@ -22,7 +23,11 @@ cp "$wheel" "$tree/wheels/"
 cp "$here/../requirements/runtime.txt" "$tree/requirements.txt"
 printf 'preread==%s \\\n    --hash=sha256:%s\n' "$version" \
   "$(sha256sum "$wheel" | cut -d' ' -f1)" >>"$tree/requirements.txt"
-cp "$here/install.sh" "$here/RUNBOOK.md" "$here/../README.md" "$here/../CHANGELOG.md" "$here/../LICENSE" "$tree/"
+# what a person there reads lies as in the source, so that its links lead somewhere
+cp "$here/install.sh" "$here/../README.md" "$here/../CHANGELOG.md" "$here/../LICENSE" "$tree/"
+mkdir "$tree/deploy"
+cp -R "$here/RUNBOOK.md" "$here/prometheus" "$here/grafana" "$tree/deploy/"
+cp -R "$here/../docs" "$tree/"
 printf '%s\n' "$version" >"$tree/VERSION"
 printf '%s\n' "$platform" >"$tree/PLATFORM"
 (cd "$tree" && find . -type f ! -name SHA256SUMS | LC_ALL=C sort | xargs sha256sum >SHA256SUMS)
