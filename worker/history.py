@@ -21,6 +21,15 @@ from worker.store import read
 
 _file, _root, _transition = schema.file.c, schema.root.c, schema.transition.c
 _past, _bundle = schema.past_outcome.c, schema.bundle.c
+_WAY = (  # through the ledger, of which lists say nothing
+    _file.mtime_ns,
+    _file.newest,
+    _file.attempts,
+    _file.interruptions,
+    _file.retry_at,
+    _file.settled_at,
+    _file.locked_since,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +141,8 @@ def root_paths(engine: Engine) -> list[bytes]:
 
 
 def _show(connection: Connection, result_id: int) -> ResultDetail | None:
-    row = connection.execute(selected().where(_file.id == result_id, _file.committed_at.is_not(None))).one_or_none()
+    statement = selected(*_WAY).where(_file.id == result_id, _file.committed_at.is_not(None))
+    row = connection.execute(statement).one_or_none()
     if row is None:
         return None
     (result,) = typed(connection, [row])

@@ -19,6 +19,7 @@ from worker.audit import Action
 from worker.domain import Answer, FileState, Outcome, Presence, Role, Verdict
 from worker.errors import NotAllowed, ReadingOutdated, UsageError
 from worker.escaping import escape
+from worker.results import findings_of
 from worker.review_schema import account, reading, reading_finding, viewing
 from worker.store import database_now, read, write
 
@@ -303,10 +304,9 @@ def may_see_answer(engine: Engine, who: Account, file_id: int, shown: Shown) -> 
     return bool(read(engine, lambda connection: connection.execute(asked).scalar_one()))
 
 
-def read_before(connection: Connection, file_ids: Sequence[int]) -> set[int]:
-    """Return those of the films that were signed, and are to be read again since their result has changed."""
-    statement = select(_file.id).where(_file.id.in_(file_ids), _file.read_at.is_(None))
-    return set(connection.execute(statement.where(exists().where(_reading.file_id == _file.id))).scalars())
+def read_before() -> ColumnElement[bool]:
+    """Return whether a row of ``file`` was signed, and is to be read again since its result has changed."""
+    return and_(_file.read_at.is_(None), exists().where(_reading.file_id == _file.id))
 
 
 # ---------------------------------------------------------------------- looking up
@@ -315,7 +315,7 @@ def read_before(connection: Connection, file_ids: Sequence[int]) -> set[int]:
 def of_films(engine: Engine, file_ids: Sequence[int]) -> dict[int, list[Reading]]:
     """Return the readings of these films by film, the first signed first."""
     found: dict[int, list[Reading]] = {file_id: [] for file_id in file_ids}
-    for one in _typed(engine, _reading.file_id.in_(file_ids)) if file_ids else ():
+    for one in _typed(engine, schema.among(engine, _reading.file_id, file_ids)) if file_ids else ():
         found[one.file_id].append(one)
     return found
 
@@ -331,7 +331,7 @@ def films_after(engine: Engine, file_id: int, limit: int) -> list[int]:
     return list(read(engine, lambda connection: connection.execute(statement.limit(limit)).scalars().all()))
 
 
-def _typed(engine: Engine, condition: Any, limit: int | None = None) -> list[Reading]:
+def _typed(engine: Engine, condition: ColumnElement[bool], limit: int | None = None) -> list[Reading]:
     successor = reading.alias()
     b = schema.bundle.c
     statement = (
@@ -356,15 +356,14 @@ def _typed(engine: Engine, condition: Any, limit: int | None = None) -> list[Rea
 
     def body(connection: Connection) -> list[Reading]:
         rows = connection.execute(statement).all()
+        if not rows:
+            return []
         said: dict[int, dict[str, Presence]] = {}
         c = reading_finding.c
-        for one in connection.execute(select(reading_finding).where(c.reading_id.in_([row.id for row in rows]))):
+        of_these = schema.among(connection, c.reading_id, [row.id for row in rows])
+        for one in connection.execute(select(reading_finding).where(of_these)).all():
             said.setdefault(one.reading_id, {})[one.finding] = Presence(one.presence)
-        answers: dict[int, dict[str, Answer]] = {}
-        f = schema.finding.c
-        asked = {row.assessment_id for row in rows if row.assessment_id is not None}
-        for one in connection.execute(select(schema.finding).where(f.assessment_id.in_(asked)).order_by(f.position)):
-            answers.setdefault(one.assessment_id, {})[one.finding] = Answer(one.answer)
+        answers = findings_of(connection, sorted({row.assessment_id for row in rows if row.assessment_id is not None}))
         return [
             Reading(
                 reading_id=row.id,
@@ -374,7 +373,7 @@ def _typed(engine: Engine, condition: Any, limit: int | None = None) -> list[Rea
                 shown=shown_of(row),
                 verdict=Verdict(row.verdict),
                 findings=said.get(row.id, {}),
-                answers=answers.get(row.assessment_id, {}),
+                answers={one.finding: one.answer for one in answers.get(row.assessment_id, ())},
                 comment=row.comment,
                 answer_visible=row.answer_visible,
                 signed_at=row.signed_at,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 
@@ -20,6 +21,7 @@ def finding_to_json(finding: Finding) -> JSONObject:
     }
 
 
+@functools.lru_cache(maxsize=8)  # a manifest is some 45 KB, and each list asks for its bundle's
 def stated_predictive_values(manifest: str) -> dict[str, tuple[PredictiveValues, ...]]:
     """Return what a bundle's manifest (JSON text) states of each finding by name; older ones state nothing."""
     return {

@@ -7,6 +7,7 @@ and in pages (``limit``, ``before``), over indexes, so that a million files are 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from worker.store import read
 _PAGE = 500
 _file, _instance, _assessment = schema.file.c, schema.instance.c, schema.assessment.c
 _bundle, _finding, _root = schema.bundle.c, schema.finding.c, schema.root.c
+_IDENTITY = tuple(schema.file.c[field.name] for field in dataclasses.fields(Identity))
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +172,31 @@ def outcome_counts(engine: Engine, root_ids: Sequence[int] | None = None) -> lis
 # ---------------------------------------------------------------------- rows
 
 
-def selected() -> Select[Any]:
-    """Return the statement whose rows ``typed`` reads."""
+def selected(*more: ColumnElement[Any]) -> Select[Any]:
+    """Return the statement whose rows ``typed`` reads, the identity first; ``more``: what else is to stand in them."""
     return (
         select(
-            schema.file,
+            *_IDENTITY,
+            _file.id,
+            _file.root_id,
+            _file.path,
+            _file.path_text,
+            _file.state,
+            _file.outcome,
+            _file.code,
+            _file.reason,
+            _file.gate_caveats,
+            _file.uid_conflict,
+            _file.acquired_local,
+            _file.population,
+            _file.research,
+            _file.size_bytes,
+            _file.ms,
+            _file.first_seen_at,
+            _file.committed_at,
+            _file.instance_id,
+            _file.assessment_id,
+            _file.bundle_id,
             _root.path_text.label("root_text"),
             _bundle.name.label("bundle_name"),
             _bundle.version.label("bundle_version"),
@@ -188,6 +210,7 @@ def selected() -> Select[Any]:
             _instance.columns.label("pixel_columns"),
             _assessment.decoder,
             _assessment.pixel_caveats,
+            *more,
         )
         .select_from(schema.file)
         .join(schema.root, _root.id == _file.root_id)
@@ -201,8 +224,10 @@ def typed(connection: Connection, rows: Sequence[Row[Any]]) -> list[ResultRow]:
     """Turn rows of ``selected`` into results, with their findings and what the bundle states of those."""
     findings = findings_of(connection, sorted({row.assessment_id for row in rows if row.assessment_id is not None}))
     digests = sorted({row.bundle_digest for row in rows if row.assessment_id is not None})
-    bundles = connection.execute(select(_bundle.digest, _bundle.manifest).where(_bundle.digest.in_(digests)))
-    stated = {row.digest: stated_predictive_values(row.manifest) for row in bundles}
+    stated = {}
+    if digests:
+        bundles = select(_bundle.digest, _bundle.manifest).where(schema.among(connection, _bundle.digest, digests))
+        stated = {row.digest: stated_predictive_values(row.manifest) for row in connection.execute(bundles).all()}
     return [
         _result(
             row,
@@ -265,21 +290,22 @@ def findings_of(connection: Connection, assessment_ids: Sequence[int]) -> dict[i
     found: dict[int, tuple[Finding, ...]] = {}
     for start in range(0, len(assessment_ids), _PAGE):
         batch = assessment_ids[start : start + _PAGE]
-        rows = connection.execute(
-            select(schema.finding)
-            .where(_finding.assessment_id.in_(batch))
-            .order_by(_finding.assessment_id, _finding.position)
-        )
-        for row in rows:
+        statement = select(schema.finding).where(schema.among(connection, _finding.assessment_id, batch))
+        for row in connection.execute(statement.order_by(_finding.assessment_id, _finding.position)).all():
             one = Finding(row.finding, row.logit, row.probability, row.prevalence, Answer(row.answer))
             found[row.assessment_id] = (*found.get(row.assessment_id, ()), one)
     return found
 
 
-def _result(row: Row[Any], findings: tuple[Finding, ...]) -> ResultRow:
-    caveats = [Caveat(value) for value in json.loads(row.gate_caveats) + json.loads(row.pixel_caveats or "[]")]
-    if row.uid_conflict:
+@functools.lru_cache(maxsize=256)  # of a million films few differ in them
+def _caveats(of_gate: str, of_pixels: str | None, uid_conflict: bool) -> tuple[Caveat, ...]:
+    caveats = [Caveat(value) for value in json.loads(of_gate) + json.loads(of_pixels or "[]")]
+    if uid_conflict:
         caveats.append(Caveat.UID_CONFLICT)
+    return tuple(dict.fromkeys(caveats))
+
+
+def _result(row: Row[Any], findings: tuple[Finding, ...]) -> ResultRow:
     return ResultRow(
         result_id=row.id,
         root_id=row.root_id,
@@ -291,11 +317,11 @@ def _result(row: Row[Any], findings: tuple[Finding, ...]) -> ResultRow:
         code=row.code,
         reason=row.reason,
         findings=findings,
-        caveats=tuple(dict.fromkeys(caveats)),
+        caveats=_caveats(row.gate_caveats, row.pixel_caveats, row.uid_conflict),
         bundle=None if row.bundle_name is None else f"{row.bundle_name}/{row.bundle_version}",
         bundle_digest=row.bundle_digest,
         sha256=row.sha256,
-        identity=Identity(**{field.name: getattr(row, field.name) for field in dataclasses.fields(Identity)}),
+        identity=Identity(*row[: len(_IDENTITY)]),
         acquired_local=row.acquired_local,
         population=Population(row.population or Population.UNDECLARED),
         research=row.research,

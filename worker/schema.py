@@ -6,17 +6,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import (
+    ARRAY,
     BigInteger,
     Boolean,
     CheckConstraint,
     Column,
+    ColumnElement,
+    Connection,
     DateTime,
     Dialect,
     Double,
+    Engine,
     ForeignKey,
     Index,
     Integer,
@@ -28,11 +33,14 @@ from sqlalchemy import (
     TypedColumns,
     TypeDecorator,
     UniqueConstraint,
+    any_,
+    literal,
     text,
 )
 
 from worker.domain import Answer, FileState, Outcome
 
+T = TypeVar("T")
 metadata = MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -69,6 +77,17 @@ class UtcDateTime(TypeDecorator[datetime]):
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+def among(database: Connection | Engine, column: ColumnElement[T], values: Sequence[T]) -> ColumnElement[bool]:
+    """Return the condition that a column holds one of these values.
+
+    On Postgres they are one array, so that the statement reads the same for any number of them: the driver prepares it
+    once, where it would send, and the server plan, a hundred parameters anew for each page of a list.
+    """
+    if database.dialect.name == "postgresql":
+        return column == any_(literal(list(values), ARRAY(column.type)))
+    return column.in_(values)
 
 
 def _one_of(name: str, values: type[FileState | Outcome | Answer]) -> CheckConstraint:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
@@ -48,6 +48,7 @@ _COUNTED_AT_MOST = 1_000
 _FEW = 2_000
 _DEVICES_AT_MOST = 200
 _file, _past = schema.file.c, schema.past_outcome.c
+_other = schema.file.alias()
 
 
 class Order(StrEnum):
@@ -141,6 +142,15 @@ class Displaced:
     longest_s: float
 
 
+class _Leader(NamedTuple):
+    """The film that stands for its study."""
+
+    bucket: int
+    file_id: int
+    study_instance_uid: str | None
+    patient_id: str | None
+
+
 def page(engine: Engine, wanted: WorklistFilter) -> WorklistPage:
     """Return one page of the worklist."""
     return read(engine, lambda connection: _page(connection, wanted))
@@ -153,64 +163,66 @@ def displaced(engine: Engine) -> Displaced:
 
 def devices(engine: Engine) -> list[str]:
     """Return the devices that films came from, by name; each found by one step along the index."""
-
-    def body(connection: Connection) -> list[str]:
-        found: list[str] = []
-        while len(found) < _DEVICES_AT_MOST:
-            beyond = _file.device > found[-1] if found else _file.device.is_not(None)
-            device = connection.execute(select(func.min(_file.device)).where(beyond)).scalar()
-            if device is None:
-                break
-            found.append(device)
-        return found
-
-    return read(engine, body)
+    nearest = select(func.min(_file.device).label("device"), literal(1).label("number")).cte(recursive=True)
+    beyond = select(func.min(_file.device)).where(_file.device > nearest.c.device).scalar_subquery()
+    further = select(beyond, nearest.c.number + 1).where(
+        nearest.c.device.is_not(None), nearest.c.number < _DEVICES_AT_MOST
+    )
+    steps = nearest.union_all(further).c
+    found = select(steps.device).where(steps.device.is_not(None)).order_by(steps.number)
+    return list(read(engine, lambda connection: connection.execute(found).scalars().all()))
 
 
 def _page(connection: Connection, wanted: WorklistFilter) -> WorklistPage:
     now = database_now(connection)
-    leaders: list[tuple[int, int]] = []
+    leaders: list[_Leader] = []
     risen = _risen(connection, now) if wanted.order is Order.PRIORITY else 0
-    searched, cut = _search(connection, wanted.search) if wanted.search else (None, False)
-    start_bucket, start_id = wanted.after or (0, 0)
+    searched, cut = _search(connection, wanted.search) if wanted.search else ([], False)
+    start_bucket, _ = wanted.after or (0, 0)
     leading = _leading(connection, wanted)
+    sequence = _sequence(wanted, leading)
+    newest = wanted.order is Order.NEWEST
+    beyond: ColumnElement[bool] = true()
+    if wanted.after is not None:
+        here, start = tuple_(*sequence), _start(connection, wanted, sequence)
+        beyond = here < start if newest else here > start
 
     def holds(c: Any, by: str | None = None) -> ColumnElement[bool]:
-        return and_(true(), *_conditions(c, wanted, searched, by))
+        found = schema.among(connection, c.id, searched) if wanted.search else true()
+        return and_(found, *_conditions(c, wanted, by))
 
     for bucket in (0, 1) if wanted.order is Order.PRIORITY else (0,):
         left = wanted.limit + 1 - len(leaders)
         if bucket < start_bucket or left <= 0:
             continue
         statement = _leaders(wanted, bucket, risen, holds).where(holds(_file, leading))
-        if bucket == start_bucket and wanted.after is not None:
-            start = _place(schema.file.c, wanted)
-            if wanted.by_date:
-                taken = select(_file.acquired_local).where(_file.id == start_id)
-                at = literal(connection.execute(taken).scalar() or "")
-                after: ColumnElement[Any] = tuple_(at, literal(start_id))
-            else:
-                after = literal(start_id)
-            statement = statement.where(start < after if wanted.order is Order.NEWEST else start > after)
-        leaders.extend((bucket, file_id) for file_id in connection.execute(statement.limit(left)).scalars())
+        statement = statement.order_by(*(column.desc() if newest else column for column in sequence)).limit(left)
+        if bucket == start_bucket:
+            statement = statement.where(beyond)
+        leaders.extend(_Leader(bucket, *row) for row in connection.execute(statement).all())
     more = len(leaders) > wanted.limit
     leaders = leaders[: wanted.limit]
     return WorklistPage(
         studies=tuple(_groups(connection, leaders, holds, now, risen, wanted.order)),
-        next=leaders[-1] if more else None,
+        next=(leaders[-1].bucket, leaders[-1].file_id) if more else None,
         at=now,
         cut=cut,
     )
+
+
+def _equal(wanted: WorklistFilter) -> dict[str, str]:
+    """Return the columns with an index that are to hold one value, and which."""
+    asked = {"answer": wanted.answer, "device": wanted.device, "outcome": wanted.outcome}
+    return {name: value for name, value in asked.items() if value is not None}
 
 
 def _leading(connection: Connection, wanted: WorklistFilter) -> str | None:
     """Return the column whose index leads to the films; ``None`` for that of the unread, of a search, of all."""
     if wanted.unread or wanted.search:
         return None
-    equal = {"answer": wanted.answer, "device": wanted.device}
-    if wanted.answer is None:
-        equal["outcome"] = wanted.outcome
-    given = {name: value for name, value in equal.items() if value is not None}
+    given = _equal(wanted)
+    if wanted.answer is not None:
+        given.pop("outcome", None)
     for name, value in given.items():
         some = select(_file.id).where(schema.file.c[name] == value).limit(_FEW).subquery()
         if connection.execute(select(func.count()).select_from(some)).scalar_one() < _FEW:
@@ -218,29 +230,36 @@ def _leading(connection: Connection, wanted: WorklistFilter) -> str | None:
     return "acquired_local" if wanted.by_date else next(iter(given), None)
 
 
-def _checked(column: ColumnElement[str]) -> ColumnElement[str]:
-    """Return the column's value, looked at row by row: no index holds this expression."""
-    return column.concat("")
+def _sequence(wanted: WorklistFilter, leading: str | None) -> list[ColumnElement[Any]]:
+    """Return by what films are sorted: in the leading column they are equal, but only its index has them so."""
+    first = "acquired_local" if wanted.by_date else leading
+    return [_file.id] if first is None else [schema.file.c[first], _file.id]
 
 
-def _place(c: Any, wanted: WorklistFilter) -> ColumnElement[Any]:
-    """Return by what films are sorted."""
-    return tuple_(c.acquired_local, c.id) if wanted.by_date else c.id
+def _start(connection: Connection, wanted: WorklistFilter, sequence: list[ColumnElement[Any]]) -> ColumnElement[Any]:
+    """Return where in the sequence the page before ended."""
+    _, file_id = wanted.after or (0, 0)
+    *first, _ = sequence
+    if wanted.by_date:
+        values = [connection.execute(select(*first).where(_file.id == file_id)).scalar() or ""]
+    else:
+        values = [_equal(wanted)[column.name] for column in first]
+    return tuple_(*map(literal, values), literal(file_id))
+
+
+def _checked(condition: ColumnElement[bool]) -> ColumnElement[bool]:
+    """Return a condition that is looked at row by row: no index serves a truth value, but statistics do."""
+    return condition.is_(true())
 
 
 def _leaders(
     wanted: WorklistFilter, bucket: int, risen: int, holds: Callable[[Any], ColumnElement[bool]]
-) -> Select[Any]:
-    """Select the ids of the films that stand for their studies: of each study the one that comes first."""
-    other = schema.file.alias()
-    o = other.c
+) -> Select[*tuple[Any, ...]]:
+    """Select the films that stand for their studies (id, study, patient): of each study the one that comes first."""
+    o = _other.c
     same = (o.study_instance_uid == _file.study_instance_uid) & o.patient_id.is_not_distinct_from(_file.patient_id)
-    here_at, there_at = _place(schema.file.c, wanted), _place(o, wanted)
-    sequence: list[ColumnElement[Any]] = [_file.acquired_local, _file.id] if wanted.by_date else [_file.id]
-    if wanted.order is Order.NEWEST:
-        first, sequence = there_at > here_at, [column.desc() for column in sequence]
-    else:
-        first = there_at < here_at
+    here_at, there_at = (tuple_(c.acquired_local, c.id) if wanted.by_date else c.id for c in (_file, o))
+    first = there_at > here_at if wanted.order is Order.NEWEST else there_at < here_at
     here: ColumnElement[bool] = true()
     if wanted.order is Order.PRIORITY:
         behind = _behind(_file, risen)
@@ -248,7 +267,7 @@ def _leaders(
         ahead = ~_behind(o, risen)
         first = or_(ahead, first) if bucket else and_(ahead, first)
     earlier = exists().where(same, first, holds(o))
-    return select(_file.id).where(here, ~earlier).order_by(*sequence)
+    return select(_file.id, _file.study_instance_uid, _file.patient_id).where(here, ~earlier)
 
 
 def _behind(c: Any, risen: int) -> ColumnElement[bool]:
@@ -265,46 +284,40 @@ def _risen(connection: Connection, now: datetime) -> int:
     return connection.execute(statement).scalar() or 0
 
 
-def _conditions(
-    c: Any, wanted: WorklistFilter, searched: Sequence[int] | None, leading: str | None
-) -> Iterator[ColumnElement[bool]]:
-    def value(name: str) -> ColumnElement[str]:
-        column: ColumnElement[str] = c[name]
-        return column if name == leading else _checked(column)
-
-    if searched is not None:
-        yield c.id.in_(searched) if searched else false()
-    if wanted.unread and searched is None:
+def _conditions(c: Any, wanted: WorklistFilter, leading: str | None) -> Iterator[ColumnElement[bool]]:
+    if wanted.unread and not wanted.search:
         yield from unread(c)
     else:
         yield c.committed_at.is_not(None)
         yield c.state != FileState.SUPERSEDED
-    if wanted.outcome is not None:
-        yield value("outcome") == wanted.outcome
+    for name, value in _equal(wanted).items():
+        # a stretch and no equality, of which planners know that any order by id will do: see _sequence
+        yield c[name].between(value, value) if name == leading else _checked(c[name] == value)
     if wanted.answer is not None:
-        yield value("answer") == wanted.answer
-        yield _checked(c.outcome) == Outcome.ASSESSED
-    if wanted.device is not None:
-        yield value("device") == wanted.device
-    if wanted.taken_from is not None:
-        yield value("acquired_local") >= f"{wanted.taken_from:%Y%m%d}000000"
-    if wanted.taken_to is not None:
-        yield value("acquired_local") <= f"{wanted.taken_to:%Y%m%d}235959"
+        yield _checked(c.outcome == Outcome.ASSESSED)
+    for day in (
+        None if wanted.taken_from is None else c.acquired_local >= f"{wanted.taken_from:%Y%m%d}000000",
+        None if wanted.taken_to is None else c.acquired_local <= f"{wanted.taken_to:%Y%m%d}235959",
+    ):
+        if day is not None:
+            yield day if leading == "acquired_local" else _checked(day)
 
 
 def _search(connection: Connection, text: str) -> tuple[list[int], bool]:
     """Return films by Patient ID, Accession Number or the beginning of a name, and whether more of them match."""
     identifier, name = clean_identifier(text), name_key(text)
-    conditions: list[ColumnElement[bool]] = []
+    conditions: dict[ColumnElement[Any], ColumnElement[bool]] = {}
     if identifier:
-        conditions += [_file.patient_id == identifier, _file.accession_number == identifier]
+        conditions = {column: column == identifier for column in (_file.patient_id, _file.accession_number)}
     if name:
-        conditions.append((_file.patient_name_key >= name) & (_file.patient_name_key < name + "\U0010ffff"))
+        key = _file.patient_name_key
+        conditions[key] = (key >= name) & (key < name + "\U0010ffff")
     found: set[int] = set()
     cut = False
-    for one in conditions:
-        statement = select(_file.id).where(one, _file.committed_at.is_not(None)).limit(_SEARCH_AT_MOST + 1)
-        ids = connection.execute(statement).scalars().all()
+    for column, one in conditions.items():
+        # in the index's own order: of all that begin so no more are looked at than are taken
+        statement = select(_file.id).where(one, _file.committed_at.is_not(None)).order_by(column)
+        ids = connection.execute(statement.limit(_SEARCH_AT_MOST + 1)).scalars().all()
         cut = cut or len(ids) > _SEARCH_AT_MOST
         found.update(ids[:_SEARCH_AT_MOST])
     return sorted(found), cut
@@ -312,59 +325,46 @@ def _search(connection: Connection, text: str) -> tuple[list[int], bool]:
 
 def _groups(
     connection: Connection,
-    leaders: Sequence[tuple[int, int]],
+    leaders: Sequence[_Leader],
     holds: Callable[[Any], ColumnElement[bool]],
     now: datetime,
     risen: int,
     order: Order,
 ) -> Iterator[tuple[WorklistFilm, ...]]:
     """Yield, for each film that stands for its study, the study's films that match."""
-    ids = [file_id for _, file_id in leaders]
-    if not ids:
-        return
-    heads = {
-        row.id: row
-        for row in connection.execute(
-            select(_file.id, _file.study_instance_uid, _file.patient_id).where(_file.id.in_(ids))
-        )
-    }
-    members: dict[int, list[int]] = {file_id: [file_id] for file_id in ids}
-    leads = {
-        (row.study_instance_uid, row.patient_id): row.id for row in heads.values() if row.study_instance_uid is not None
-    }
-    if leads:
-        studies = sorted({uid for uid, _ in leads})
-        statement = select(_file.id, _file.study_instance_uid, _file.patient_id).where(
-            _file.study_instance_uid.in_(studies), holds(_file), _file.id.not_in(ids)
-        )
-        for row in connection.execute(statement.order_by(_file.id).limit(len(ids) * _GROUP_AT_MOST)):
+    members = {one.file_id: [one.file_id] for one in leaders}
+    leads = {(one.study_instance_uid, one.patient_id): one.file_id for one in leaders}
+    studies = sorted({one.study_instance_uid for one in leaders if one.study_instance_uid is not None})
+    if studies:
+        of_these = schema.among(connection, _file.study_instance_uid, studies)
+        statement = select(_file.id, _file.study_instance_uid, _file.patient_id).where(of_these, holds(_file))
+        for row in connection.execute(statement.order_by(_file.id).limit(len(leaders) * _GROUP_AT_MOST)).all():
             lead = leads.get((row.study_instance_uid, row.patient_id))
-            if lead is not None and len(members[lead]) < _GROUP_AT_MOST:
+            if lead not in {None, row.id} and len(members[lead]) < _GROUP_AT_MOST:
                 members[lead].append(row.id)
-    every = sorted({one for group in members.values() for one in group})
-    behind = set()
-    if order is Order.PRIORITY:
-        behind = set(connection.execute(select(_file.id).where(_file.id.in_(every), _behind(_file, risen))).scalars())
-    replaced = select(_past.file_id, func.max(_past.replaced_at)).where(_past.file_id.in_(every))
-    changed = {row[0]: row[1] for row in connection.execute(replaced.group_by(_past.file_id))}
-    again = read_before(connection, every)
-    rows = connection.execute(selected().where(_file.id.in_(every))).all()
+    every = [one for group in members.values() for one in group]
+    if not every:
+        return
+    changed_at = select(func.max(_past.replaced_at)).where(_past.file_id == _file.id).scalar_subquery()
+    behind = _behind(_file, risen) if order is Order.PRIORITY else false()
+    beside = (_file.read_at, changed_at.label("changed_at"), read_before().label("again"), behind.label("behind"))
+    rows = connection.execute(selected(*beside).where(schema.among(connection, _file.id, every))).all()
     films = {
         row.id: WorklistFilm(
             result=result,
             shown=shown_of(row),
             read_at=row.read_at,
-            read_before=row.id in again,
-            changed_at=changed.get(row.id),
+            read_before=row.again,
+            changed_at=row.changed_at,
             waited_s=max(0.0, ((row.read_at or now) - since).total_seconds()),
-            behind=row.id in behind,
+            behind=row.behind,
         )
         for row, result in zip(rows, typed(connection, rows), strict=True)
-        for since in [changed.get(row.id, row.first_seen_at) if row.id in again else row.first_seen_at]
+        for since in [(row.again and row.changed_at) or row.first_seen_at]
     }
-    for file_id in ids:
-        if file_id in films:
-            yield tuple(films[one] for one in members[file_id] if one in films)
+    for group in members.values():
+        if group[0] in films:
+            yield tuple(films[one] for one in group if one in films)
 
 
 def _displaced(connection: Connection) -> Displaced:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import select
 
+from tests.plans import asked_by, explained
 from worker import health, history, results, schema
 from worker.domain import Answer, FileState, Outcome, RefusalCode
 from worker.errors import SlotCrashed, UnknownFormat
@@ -197,35 +197,11 @@ def test_lists_are_served_by_indexes(bench: Bench, wanted: ResultFilter, index: 
     assert index in plan(bench, statement)
 
 
-def asked_by(bench: Bench, act: Callable[[], object]) -> list[tuple[str, Any]]:
-    """The statements that something asks the database."""
-    asked: list[tuple[str, Any]] = []
-
-    def keep(_connection: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
-        asked.append((statement, values))
-
-    event.listen(bench.engine, "before_cursor_execute", keep)
-    act()
-    event.remove(bench.engine, "before_cursor_execute", keep)
-    return asked
-
-
-def explained(bench: Bench, statement: str, values: Any) -> str:
-    """How the database would answer it from indexes alone."""
-    sqlite = bench.engine.dialect.name == "sqlite"
-    with bench.engine.connect() as connection:
-        if not sqlite:
-            for way in ("seqscan", "sort", "bitmapscan"):
-                connection.exec_driver_sql(f"SET LOCAL enable_{way} = off")
-        explain = "EXPLAIN QUERY PLAN" if sqlite else "EXPLAIN"
-        return " ".join(str(row) for row in connection.exec_driver_sql(f"{explain} {statement}", values).all())
-
-
 def test_what_was_set_aside_is_counted_from_an_index_alone(bench: Bench) -> None:
     # every page asks for it, and no film leaves that state by itself
-    asked = asked_by(bench, lambda: health.report(bench.engine, roots=None, scan_interval_s=30))
+    asked = asked_by(bench.engine, lambda: health.report(bench.engine, roots=None, scan_interval_s=30))
     ((statement, values),) = [one for one in asked if "GROUP BY file.code" in one[0]]
-    assert "ix_file_aside" in explained(bench, statement, values)
+    assert "ix_file_aside" in explained(bench.engine, statement, values)
 
 
 def test_a_claim_walks_through_nothing_that_is_done(bench: Bench) -> None:
@@ -234,10 +210,12 @@ def test_a_claim_walks_through_nothing_that_is_done(bench: Bench) -> None:
     with bench.engine.begin() as connection:
         connection.exec_driver_sql("ANALYZE")
     bench.ready(b"film")
-    asked = [one for one in asked_by(bench, bench.claim) if one[0].startswith("SELECT file.id") and "alone" in one[0]]
+    asked = [
+        one for one in asked_by(bench.engine, bench.claim) if one[0].startswith("SELECT file.id") and "alone" in one[0]
+    ]
     assert len(asked) >= 2
     for statement, values in asked:
-        assert "ix_file_state_alone_backlog_id" in explained(bench, statement, values)
+        assert "ix_file_state_alone_backlog_id" in explained(bench.engine, statement, values)
 
 
 def test_claims_are_served_by_an_index(bench: Bench) -> None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import date, timedelta
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import update
+from sqlalchemy import Engine, update
 
+from tests.bench import page as made_up
+from tests.plans import asked_by, explained
 from worker import films as beside
 from worker import lookups, readings, schema, worklist
-from worker.domain import Answer, RefusalCode
+from worker.domain import Answer, Outcome, RefusalCode
+from worker.ledger import Observation
 from worker.worklist import Order, WorklistFilter
 
 from .conftest import Films
@@ -114,16 +118,49 @@ def test_whatever_index_leads_the_films_are_the_same(films: Films, monkeypatch: 
             assert seen == [film for _, film in expected]
 
 
+def test_only_the_leading_index_has_the_order_of_a_list(engine: Engine) -> None:
+    # by id alone all films are in order too, and a planner walks through a million to those of a device that is gone
+    made_up.fill(engine, 20_000)
+    for name, wanted in (
+        ("answer", WorklistFilter(unread=False, answer=Answer.FLAGGED)),
+        ("device", WorklistFilter(unread=False, device="ROOM 7")),
+        ("outcome", WorklistFilter(Order.NEWEST, unread=False, outcome=Outcome.REFUSED)),
+    ):
+        for after in (None, (0, 9_000)):
+            asked = asked_by(engine, partial(worklist.page, engine, replace(wanted, after=after)))
+            ((statement, values),) = [one for one in asked if "NOT (EXISTS" in one[0]]
+            plan = explained(engine, statement, values)
+            assert f"ix_file_{name}_id" in plan
+            assert "pk_file" not in plan
+
+
+def test_a_page_asks_the_same_few_things_however_many_films_it_has(films: Films) -> None:
+    # each asking costs the round trip; and what reads the same each time Postgres plans once
+    for number in range(3):
+        films.add(f"{number}.dcm", Answer.FLAGGED, study_instance_uid=f"1.{number // 2}", patient_id="P")
+    films.again(1, "0.dcm", Answer.NOT_FLAGGED, study_instance_uid="1.0", patient_id="P")
+    for order, most in ((Order.ARRIVAL, 6), (Order.NEWEST, 6), (Order.PRIORITY, 8)):
+        few, more = (
+            asked_by(films.engine, partial(worklist.page, films.engine, WorklistFilter(order=order, limit=limit)))
+            for limit in (1, 50)
+        )
+        assert len([statement for statement, _ in more if not statement.startswith("BEGIN")]) <= most
+        if films.engine.dialect.name == "postgresql":
+            assert {statement for statement, _ in few} <= {statement for statement, _ in more}
+
+
 def test_devices_are_found_one_after_the_other(films: Films) -> None:
+    found: list[str] = []
     for name in ("ROOM 2", "ROOM 1", "ROOM 2", None):
         films.add(f"{name}{films.now}{len(worklist.devices(films.engine))}.dcm", station_name=name)
         films.wait(1)
-    assert worklist.devices(films.engine) == ["ROOM 1", "ROOM 2"]
+    asked = asked_by(films.engine, lambda: found.extend(worklist.devices(films.engine)))
+    assert found == ["ROOM 1", "ROOM 2"]
+    ((statement, values),) = [one for one in asked if "BEGIN" not in one[0]]
+    assert "ix_file_device_id" in explained(films.engine, statement, values)
 
 
 def test_a_waiting_film_is_listed_by_its_name(films: Films) -> None:
-    from worker.ledger import Observation
-
     films.ledger.observe(films.root_id, [Observation(b"soon.dcm", 5, 1)])
     (one,) = beside.waiting(films.engine)
     assert (one.path_text, one.state) == ("soon.dcm", "settling")
