@@ -18,6 +18,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import procrastinate
@@ -26,7 +27,7 @@ from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job, Status
 from sqlalchemy import Engine
 
-from worker import fleet_queue, slots
+from worker import fleet_queue, slots, standing
 from worker.batches import STALLED_S, TASK
 from worker.bundle import Bundle
 from worker.daemon import RunOptions
@@ -124,7 +125,7 @@ def work(
                 if (one := puller.next(_LOOK_UP_S)) is None:
                     doing.rest()
                 else:
-                    _do(doing, one, held)
+                    _do(engine, doing, one, held)
         finally:
             puller.end()
             doing.close()
@@ -142,11 +143,22 @@ class _Handed:
     answer: Future[None]
 
 
-def _do(doing: ShardWork, one: _Handed, held: Mapping[str, Bundle]) -> None:
+def _in_shadow(engine: Engine, held: Mapping[str, Bundle], active: str) -> tuple[Bundle, datetime] | None:
+    """Return the bundle that is to work in the shadow of a shard's own, and since when."""
+    chosen = standing.look(engine).shadow
+    if chosen is None or chosen.bundle is None or chosen.bundle.digest == active:
+        return None
+    if (bundle := held.get(chosen.bundle.digest)) is None:  # no film waits for a shadow
+        _LOG.error("bundle_not_usable", extra={"code": BundleMissing.code, "bundle": chosen.bundle.label})
+        return None
+    return bundle, chosen.at
+
+
+def _do(engine: Engine, doing: ShardWork, one: _Handed, held: Mapping[str, Bundle]) -> None:
     try:
         if (bundle := held.get(one.job.digest)) is None:
             raise BundleMissing("the bundle of this shard is not installed here")
-        done = doing.do(one.job, bundle)
+        done = doing.do(one.job, bundle, _in_shadow(engine, held, one.job.digest))
     except BaseException as error:
         one.answer.set_exception(error if isinstance(error, Exception) else InternalError())
         if isinstance(error, ShardStopped):

@@ -7,7 +7,7 @@ are read again and must be the same. What goes wrong here is noted beside the sh
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -52,23 +52,38 @@ class Shadow:
         active_id: the bundle in use.
         shadow_id: the one in the shadow.
         since: films with a result from then on are assessed.
+        within: of these films alone; it may grow. ``None``: of all.
     """
 
-    def __init__(self, engine: Engine, active_id: int, shadow_id: int, since: datetime) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        active_id: int,
+        shadow_id: int,
+        since: datetime,
+        within: Collection[int] | None = None,
+    ) -> None:
+        self.exhausted = False
+        """Nothing was due when it was last looked; what is in hand apart."""
         self._engine = engine
         self._active_id = active_id
         self._shadow_id = shadow_id
         self._from = (since, 0)
+        self._within = within
         self._due: list[ShadowFilm] = []
         self._in_hand: set[int] = set()
         self._faults = 0
 
     def films(self, root_ids: Sequence[int], count: int) -> list[ShadowFilm]:
         """Return up to ``count`` films whose turn it is."""
-        if count < 1 or not root_ids or self._faults >= _FAULTS_AT_MOST:
+        if self._faults >= _FAULTS_AT_MOST:
+            self.exhausted = True
+            return []
+        if count < 1 or not root_ids:
             return []
         if not self._due:
             self._due = read(self._engine, lambda connection: self._look(connection, root_ids))
+            self.exhausted = not self._due
         given, self._due = self._due[:count], self._due[count:]
         self._in_hand.update(film.instance_id for film in given)
         return given
@@ -87,6 +102,7 @@ class Shadow:
             else:
                 # the share or the shadow bundle itself: tried again, but not for ever
                 self._faults += 1
+                self.exhausted = False
                 extra = {"code": event.error.code, "file_id": film.file_id, "tries": self._faults}
                 _LOG.warning("shadow_failed", extra=extra)
         except DatabaseAway as error:
@@ -106,6 +122,8 @@ class Shadow:
             .order_by(_f.committed_at, _f.id)
             .limit(_PAGE)
         )
+        if self._within is not None:
+            statement = statement.where(_f.id.in_(self._within))
         rows = connection.execute(statement).all()
         if rows:
             self._from = max((rows[0].committed_at - _LOOK_BACK, 0), self._from)

@@ -31,7 +31,9 @@ from worker.housekeeping import Housekeeping
 from worker.ledger import Ledger
 from worker.scanning import GONE_ERRNOS, FileSystem, Listing, Look, check_root, look_at_entries, look_at_path
 from worker.settling import Settling
+from worker.shadowing import Shadow
 from worker.shards import Shard
+from worker.slot_messages import Setup
 from worker.slots import SlotPool
 from worker.telling import Teller
 from worker.waiting import Signals, Timer, Wake
@@ -99,12 +101,15 @@ class ShardWork:
         self._share_patience_s = share_patience_s
         self._slot_command = slot_command
         self._pool: SlotPool[Any] | None = None
-        self._bundle: Bundle | None = None
+        self._setup: Setup | None = None
         self._deaths = 0  # of slots in earlier pools
         self._house = Housekeeping(ledger)
 
-    def do(self, job: ShardJob, bundle: Bundle) -> dict[Outcome, int]:
+    def do(self, job: ShardJob, bundle: Bundle, shadow: tuple[Bundle, datetime] | None = None) -> dict[Outcome, int]:
         """Do one shard; return how many films ended here, by outcome.
+
+        Args:
+            shadow: a bundle that works in the shadow, and since when: it assesses the shard's films after the others.
 
         Raises:
             ShardStopped: a signal came.
@@ -113,7 +118,8 @@ class ShardWork:
             BundleError, SlotCrashed: no slot can start.
             DatabaseAway: see ``Ledger``.
         """
-        return _OneShard(self, self._ledger, self._options, job, self._pool_for(bundle), bundle).done()
+        pool = self._pool_for(bundle, shadow)
+        return _OneShard(self, self._ledger, self._options, job, pool, bundle, shadow).done()
 
     def rest(self) -> None:
         """Between two shards: say that this process lives, and keep its slots going."""
@@ -151,12 +157,13 @@ class ShardWork:
         """Take note of a wake-up."""
         self._wake.clear()
 
-    def _pool_for(self, bundle: Bundle) -> SlotPool[Any]:
-        if self._pool is None or self._bundle is None or self._bundle.digest != bundle.digest:
+    def _pool_for(self, bundle: Bundle, shadow: tuple[Bundle, datetime] | None) -> SlotPool[Any]:
+        setup = slot_setup(bundle, self._options, shadow[0] if shadow else None)
+        if self._pool is None or self._setup != setup:
             self.close()
-            self._bundle = bundle
+            self._setup = setup
             self._pool = SlotPool(
-                slot_setup(bundle, self._options),
+                setup,
                 count=self._options.slots,
                 deadline_s=self._options.deadline_s,
                 command=self._slot_command,
@@ -178,6 +185,7 @@ class _OneShard:
         job: ShardJob,
         pool: SlotPool[Any],
         bundle: Bundle,
+        shadow: tuple[Bundle, datetime] | None,
     ) -> None:
         self._work = work
         self._ledger = ledger
@@ -190,6 +198,11 @@ class _OneShard:
         self._backlog = root.counted_at is None
         bundle_id = ledger.register_bundle(**bundle.registration)
         self._replacing = bundle_id if job.again else None
+        self._shadow: Shadow | None = None
+        self._films: set[int] = set()
+        if shadow is not None:
+            shadow_id = ledger.register_bundle(**shadow[0].registration)
+            self._shadow = Shadow(ledger.engine, bundle_id, shadow_id, shadow[1], within=self._films)
         watched = WatchedRoot(
             job.root_id, root.path, Population(root.population), root.path_pattern, lambda _: None, self._suspect
         )
@@ -201,6 +214,7 @@ class _OneShard:
             {job.root_id: watched},
             once=True,
             clock=time.monotonic,
+            shadow=self._shadow,
             claim=self._claim,
             meters=work.meters,
             preview_dir=options.preview_dir,
@@ -326,8 +340,11 @@ class _OneShard:
 
     def _read(self, file_ids: Sequence[int]) -> None:
         self._todo = deque(sorted(self._ledger.owed_of(file_ids, self._replacing)))
-        dispatcher = self._dispatcher
-        while self._todo or self._waiting or not dispatcher.is_idle():
+        self._films.update(file_ids)
+        dispatcher, shadow = self._dispatcher, self._shadow
+        if shadow is not None:
+            shadow.exhausted = False
+        while self._todo or self._waiting or not dispatcher.is_idle() or not (shadow is None or shadow.exhausted):
             self._turn(dispatcher.next_at())
             if self._work.stopping:
                 self._drain()

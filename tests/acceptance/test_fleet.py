@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, func, select
 
 from model_training import phantoms
 from tests.conftest import make_stub_bundle
-from worker import backup, schema, shards
+from worker import backup, schema, shards, standing
 from worker import bundle as bundles
 from worker.bundle import Bundle
 from worker.domain import FileState, Population
@@ -26,6 +26,7 @@ from worker.fleet_queue import FleetQueue
 from worker.ledger import Ledger
 from worker.scanning import FileSystem, Listing
 from worker.shard_work import ShardJob
+from worker.upkeep_schema import shadow
 
 HOUSE = Path(__file__).parents[2]
 RUN_FLEET = HOUSE / "tests" / "programs" / "run_fleet.py"
@@ -259,6 +260,42 @@ def test_another_bundle_reads_the_archive_again(archive: Archive, eventually: Ev
     kept = backup.back_up(archive.engine, tmp_path / "backup")
     assert kept.rows["file"] == 20
     assert "procrastinate_jobs" not in kept.rows, "the queue is no truth"
+
+
+def test_a_bundle_in_the_shadow_reads_what_the_fleet_reads(
+    archive: Archive, eventually: Eventually, tmp_path: Path
+) -> None:
+    """Two processes, of which one lacks it; a shard of its own is no shadow's."""
+    second = make_stub_bundle(tmp_path / "second", version="2.0.0")
+    archive.fill(20)
+    archive.backfill(20)
+    before = archive.work()
+    eventually(archive.over, WITHIN_S)
+    archive.stop(before)
+    standing.shadow(archive.engine, "uid:0", second)
+    archive.fill(20)
+    archive.queue.forget(1, archive.bundle.digest)
+    archive.backfill(10)
+    lacking = archive.work()
+    eventually(lambda: "bundle_not_usable" in archive.log(lacking), WITHIN_S)
+    archive.stop(lacking)
+    having = archive.work(second)
+    archive.fill(10)
+    archive.queue.forget(1, archive.bundle.digest)
+    archive.backfill(10)
+    eventually(archive.over, WITHIN_S)
+    archive.stop(having)
+    assert archive.results() == archive.expected()
+    assert archive.results(second) == Counter(), "what it says is no result"
+    # each film that got its result since it was chosen, once; none from before
+    assert archive.scalar(select(func.count()).select_from(shadow)) == 30
+    assert archive.scalar(select(func.count(shadow.c.code))) == 0
+    assert set(Counter(archive.inferences.read_text().split()).values()) == {1, 2}
+    archive.backfill(50, second, again=True)
+    own = archive.work(second)
+    eventually(lambda: archive.results(second) == archive.expected(), WITHIN_S)
+    archive.stop(own)
+    assert archive.scalar(select(func.count()).select_from(shadow)) == 30
 
 
 def test_a_share_that_is_not_there_costs_no_film_and_no_shard(archive: Archive, eventually: Eventually) -> None:

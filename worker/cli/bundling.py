@@ -86,7 +86,7 @@ def shadow(
     """Have a second bundle assess the same films, after their results, and show its answers nowhere.
 
     `preread bundle compare` says how it differs. Each film is read a second time when no film waits. That is done by
-    `preread run` while it watches: neither with --once nor by `preread fleet work`, whose films get no such answer.
+    `preread run` while it watches (not with --once), and by `preread fleet work` at the end of each shard.
 
     Exit code: 0; 2 unless either a bundle or --off is named; 4 when the bundle is missing, damaged or withdrawn.
     """

@@ -141,8 +141,8 @@ def work(
     Each process takes one shard at a time, for any bundle that is installed here, and reads it with PREREAD_SLOTS
     slots. The folders must be mounted at the paths that `preread backfill` was given. What a process leaves behind when
     it is killed, another one takes up. Where PREREAD_HEALTH_LISTEN names an address, each process answers GET /health
-    and GET /metrics on the first free port after that one, which is left to `preread run`. A bundle in the shadow
-    assesses nothing here.
+    and GET /metrics on the first free port after that one, which is left to `preread run`. A bundle in the shadow that
+    is installed here assesses each shard's films after the shard's own bundle.
 
     Exit code: 0 when it was told to stop; 2 SQLite, settings or schema; 3 a folder or the database is away, or the
     processes keep dying; 4 no bundle may be used.
@@ -190,8 +190,6 @@ def _installed(settings: Settings, engine: Engine) -> list[Bundle]:
     from worker.errors import BundleError, BundleMissing
 
     now = standing.look(engine)
-    if now.shadow is not None and now.shadow.bundle is not None:
-        in_use.say_no_shadow(now.shadow.bundle.label)
     own = [Path(settings.bundle)] if settings.bundle is not None and Path(settings.bundle).is_dir() else []
     found = []
     for path in (*bundles.everywhere(in_use.added_folder(settings)), *own):

@@ -110,7 +110,7 @@ def say_no_shadow(label: str) -> None:
     """Say that the films of this command get no answer of the bundle in the shadow."""
     output.say(
         f"{label} does not assess these films: a bundle in the shadow works in `preread run` that goes on watching, "
-        "neither with --once nor in a fleet"
+        "and in a fleet, not with --once"
     )
 
 

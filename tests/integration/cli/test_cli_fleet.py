@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from importlib import resources
 from pathlib import Path
 
@@ -11,8 +10,7 @@ import psycopg
 import pytest
 from sqlalchemy import Engine, select
 
-from worker import batches, fleet, fleet_queue, schema, standing
-from worker.bundle import Bundle
+from worker import batches, fleet_queue, schema
 from worker.errors import DatabaseUnsuitable
 from worker.fleet_queue import FleetQueue
 from worker.ledger import Ledger
@@ -76,20 +74,6 @@ def test_an_archive_touches_no_other_root_and_must_be_there(
     assert preread("backfill", str(archive.parent / "away")).exit_code == 3
     assert preread("backfill", str(archive), "--bundle", "unknown").exit_code == 4
     assert preread("fleet", "status", "--json").out == ""
-
-
-@POSTGRES
-def test_a_fleet_says_that_no_bundle_works_in_its_shadow(
-    preread, monkeypatch, database_url: str, engine: Engine, stub_bundle: Bundle
-) -> None:
-    monkeypatch.setenv("PREREAD_DATABASE_URL", database_url)
-    monkeypatch.setattr(fleet, "work", lambda *_: 0)
-    monkeypatch.setattr(os, "nice", lambda _: 0)
-    for chosen in (None, stub_bundle):
-        standing.shadow(engine, "uid:0", chosen)
-        done = preread("fleet", "work")
-        assert done.exit_code == 0, done.err
-        assert ("stub/1.0.0 does not assess these films" in done.err) is (chosen is not None)
 
 
 @POSTGRES
