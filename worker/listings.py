@@ -11,6 +11,7 @@ from datetime import datetime
 
 from sqlalchemy import Connection, Engine, func, select
 
+from worker import schema
 from worker.discovery import inserting
 from worker.results import ResultRow
 from worker.review_schema import account, listing
@@ -31,7 +32,8 @@ def note(engine: Engine, actor: str, shown: Iterable[ResultRow]) -> None:
 
     def known(connection: Connection) -> set[tuple[int, datetime]]:
         films = [film for film, _ in wanted]
-        rows = connection.execute(select(_c.file_id, _c.committed_at).where(_c.file_id.in_(films), _c.actor == actor))
+        these = schema.among(connection, _c.file_id, films)
+        rows = connection.execute(select(_c.file_id, _c.committed_at).where(these, _c.actor == actor)).all()
         return {(row.file_id, row.committed_at) for row in rows}
 
     fresh = wanted - read(engine, known) if wanted else wanted
