@@ -206,8 +206,7 @@ class Inbox:
         self._earlier_restarts += self._hints.restarts
         self._chosen = True
         self._polled = network is not None if self._options.poll is None else self._options.poll
-        settle_s = self._options.settle_s if network is None else self._options.network_settle_s
-        self._teller.settling = Settling(settle_s)
+        self._teller.settling = Settling(self._options.settle_s if network is None else self._options.network_settle_s)
         self._hints = NoHints() if self._polled else self._watch(self._root, self._wake)
         if self._options.poll is not None:
             why = "as set"
@@ -377,11 +376,12 @@ class Inbox:
         identity = (status.st_dev, status.st_ino)
         if identity == self._identity:
             return
-        network = self._system.network(self._root)
-        if self._identity is not None:
-            if listing.files == 0 and self._ledger.live_paths(self.root_id, limit=1):
+        if listing.files == 0 and (point := self._system.missing_mount(self._root)):
+            raise ShareDown(f"/etc/fstab names {point}, and nothing is mounted there")
+        if self._identity is not None or self.share_down is not None:
+            if self._identity is not None and listing.files == 0 and self._ledger.live_paths(self.root_id, limit=1):
                 raise ShareDown("another, empty folder lies where the share was: it is probably not mounted")
-            self._choose_hints(network)
+            self._choose_hints(self._system.network(self._root))
             self._rescan = True
         self._identity = identity
 

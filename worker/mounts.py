@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MOUNTINFO = Path("/proc/self/mountinfo")
+FSTAB = Path("/etc/fstab")
 UNKNOWN = "unknown"
 
 # Served by another host (or by the host of a virtual machine), so that writes can happen behind this kernel's back.
@@ -45,8 +46,7 @@ def parse(table: bytes) -> list[Mount]:
         before, separator, after = line.partition(b" - ")
         fields = before.split(b" ")
         if separator and len(fields) >= 6 and after:
-            mount_point = _OCTAL.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), fields[4])
-            mounts.append(Mount(mount_point, os.fsdecode(after.split(b" ")[0])))
+            mounts.append(Mount(_unescaped(fields[4]), os.fsdecode(after.split(b" ")[0])))
     return mounts
 
 
@@ -94,6 +94,32 @@ def network_reason(root: str | bytes | os.PathLike[str], mounts: Iterable[Mount]
         if is_network(mount.fs_type) and mount.mount_point != resolved and _beneath(mount.mount_point, resolved):
             return f"{mount.fs_type} mounted below it"
     return None
+
+
+def missing_mount(root: str | bytes | os.PathLike[str]) -> str | None:
+    """Return the mount point at or above ``root`` which fstab(5) names and where nothing is mounted; ``None`` if none.
+
+    With ``nofail`` a host starts without its share, and an empty folder lies there in its place.
+    """
+    resolved = os.path.realpath(os.fsencode(root))
+    try:
+        lines = FSTAB.read_bytes().splitlines()
+    except OSError:
+        return None
+    there = {mount.mount_point for mount in mounted()}
+    for line in lines:
+        fields = line.split()
+        if len(fields) < 2 or fields[0].startswith(b"#") or not fields[1].startswith(b"/"):
+            continue
+        point = os.path.realpath(_unescaped(fields[1]))
+        if _beneath(resolved, point) and point not in there:
+            return os.fsdecode(point)
+    return None
+
+
+def _unescaped(field: bytes) -> bytes:
+    """Undo how mount tables write blanks: as octal numbers."""
+    return _OCTAL.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), field)
 
 
 def _beneath(path: bytes, folder: bytes) -> bool:

@@ -44,6 +44,10 @@ class FileSystem:
         """Like ``mounts.network_reason``, which resolves the root's links."""
         return self._ask(mounts.network_reason, root)
 
+    def missing_mount(self, root: bytes) -> str | None:
+        """Like ``mounts.missing_mount``, which resolves the root's links."""
+        return self._ask(mounts.missing_mount, root)
+
     def status(self, path: bytes) -> os.stat_result:
         """Like ``stat``: links are followed (the root itself may be one)."""
         return self._ask(os.stat, path)

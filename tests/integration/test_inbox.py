@@ -38,7 +38,11 @@ class FailingFileSystem(FileSystem):
     def __init__(self) -> None:
         self.fail_listing: dict[bytes, int] = {}
         self.fail_status: dict[bytes, int] = {}
+        self.missing: str | None = None
         self.statuses = 0
+
+    def missing_mount(self, root: bytes) -> str | None:
+        return self.missing
 
     def entries(self, path: bytes) -> Iterator[os.DirEntry[bytes]]:
         if path in self.fail_listing:
@@ -667,6 +671,28 @@ def test_an_empty_mount_point_is_no_empty_share(desk: Desk) -> None:
     desk.pass_time(40)
     assert desk.inbox.share_down is None
     assert desk.state(b"film") is FileState.READY
+
+
+def test_a_share_that_is_not_mounted_when_the_worker_starts_is_down_and_no_empty_folder(desk: Desk) -> None:
+    """As after a reboot while the file server is away: fstab(5) with ``nofail``, and a worker without memory."""
+    desk.write("film")
+    desk.pass_time(3)
+    desk.folder.rename(desk.folder.parent / "unmounted")
+    desk.folder.mkdir()
+    desk.system.missing = str(desk.folder)
+    desk.start()
+    desk.pass_time(200)
+    assert "names" in str(desk.inbox.share_down)
+    assert desk.inbox.complete_scans == 0
+    assert desk.state(b"film") is FileState.READY
+    chosen_before, desk.hints = desk.hints, ScriptedHints()
+    desk.folder.rmdir()
+    (desk.folder.parent / "unmounted").rename(desk.folder)
+    desk.system.missing = None
+    desk.pass_time(40)
+    assert desk.inbox.share_down is None
+    assert desk.state(b"film") is FileState.READY
+    assert chosen_before.stopped, "a network share would be watched as the local folder that lay below it"
 
 
 def test_another_share_with_films_is_watched_anew(desk: Desk) -> None:

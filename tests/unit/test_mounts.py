@@ -83,3 +83,21 @@ def test_a_link_is_followed(tmp_path: Path) -> None:
 
 def test_the_real_table_knows_proc() -> None:
     assert mounts.file_system_of("/proc/self") == "proc"
+
+
+def test_a_mount_that_fstab_names_and_the_kernel_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table, fstab = tmp_path / "mountinfo", tmp_path / "fstab"
+    table.write_bytes(TABLE)
+    fstab.write_bytes(
+        b"# //old/share /srv/films3 cifs\n/dev/vda / ext4 defaults 0 1\n/dev/vdd none swap sw 0 0\nword\n\n"
+        b"//modality/films\t/srv/films cifs ro,_netdev,nofail 0 0\nserver:/x /srv/away nfs4 ro,nofail 0 0\n"
+        b"//server/y /srv/with\\040space\\011tab cifs ro 0 0\n//server/y /srv/a\\040room/ cifs ro 0 0\n"
+    )
+    monkeypatch.setattr(mounts, "MOUNTINFO", table)
+    monkeypatch.setattr(mounts, "FSTAB", fstab)
+    missing = {path: mounts.missing_mount(path) for path in ("/srv/away", "/srv/away/kids", "/srv/a room/kids")}
+    assert missing == {"/srv/away": "/srv/away", "/srv/away/kids": "/srv/away", "/srv/a room/kids": "/srv/a room"}
+    for there in ("/srv/films/2026", "/srv/films3", "/srv/awayfarer", "/srv/with space\ttab", "/", "/home"):
+        assert mounts.missing_mount(there) is None, there
+    fstab.unlink()
+    assert mounts.missing_mount("/srv/away") is None

@@ -197,11 +197,15 @@ def _share(settings: Settings, spec: RootSpec) -> Checked:
 
 
 def _list(path: Path) -> str | None:
+    from worker.mounts import missing_mount
+
     try:
         with os.scandir(path) as listing:
-            next(listing, None)
+            empty = next(listing, None) is None
     except OSError as error:
         return f"cannot be listed: {error.strerror}"
+    if empty and (point := missing_mount(path)):
+        return f"is empty: /etc/fstab names {point}, and nothing is mounted there"
     return None if os.access(path, os.R_OK | os.X_OK) else "its files may not be opened"
 
 
