@@ -5,15 +5,18 @@ Read from the queue's own tables, without Procrastinate: ``preread status`` asks
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, func, or_, select, text
+from sqlalchemy import Connection, Engine, func, or_, select, text
 
-from worker import schema
+from worker import schema, store
+from worker.discovery import inserting
 from worker.domain import FileState, JSONObject
+from worker.review_schema import secret
 from worker.words import say_span
 
 SCHEMA = "preread_fleet"
@@ -21,6 +24,8 @@ TASK = "preread.shard"
 STALLED_S = 30.0
 _RATE_WINDOW_S = 1800
 OPEN = ("todo", "doing")
+_ORDER_KEY = "shards"
+_KEY_BYTES = 32
 # An archive has time: a share that is away is waited for, and a shard that failed is tried again after minutes.
 _PATIENCE_S = 600.0
 _MOVES_LOOKED_AT = 10_000
@@ -99,6 +104,20 @@ def applied(connection: Connection) -> str | None:
     statement = text("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = :name")
     found: str | None = connection.execute(statement, {"name": SCHEMA}).scalar_one_or_none()
     return found
+
+
+def order_key(engine: Engine) -> bytes:
+    """Return the key by which archives are cut, made once: of this database, for all machines; see ``shards.place``."""
+    wanted = select(secret.c.value).where(secret.c.name == _ORDER_KEY)
+
+    def make(connection: Connection, _again: bool) -> str:
+        fresh = {"name": _ORDER_KEY, "value": secrets.token_hex(_KEY_BYTES)}
+        connection.execute(inserting(connection, secret), fresh)
+        value: str = connection.execute(wanted).scalar_one()
+        return value
+
+    found = store.read(engine, lambda connection: connection.execute(wanted).scalar_one_or_none())
+    return bytes.fromhex(found or store.write(engine, make))
 
 
 _COUNTS = f"""

@@ -19,8 +19,7 @@ from worker import batches, store
 from worker.batches import SCHEMA, TASK, Batch
 from worker.errors import DatabaseUnsuitable, SettingsError
 from worker.shard_work import ShardJob
-from worker.shards import Shard
-from worker.slot_messages import to_path, to_text
+from worker.shards import Place, Shard
 
 MAX_ATTEMPTS = 10
 HEARTBEAT_S = 10.0
@@ -29,6 +28,8 @@ _INSTALL_LOCK = 0x7072_6561_6671  # any number that no other program locks: "pre
 REAP_LOCK = _INSTALL_LOCK + 1
 _GRANT = "Let its owner run `GRANT CREATE ON DATABASE ... TO ...`, or make the schema preread_fleet for this user."
 _NO_RIGHT = "42501"
+# Shards of versions that named them by paths: `preread backfill` cuts them anew.
+_DROP_PATHS = f"DELETE FROM {SCHEMA}.procrastinate_jobs WHERE task_name = :task AND args->>'until' IS NOT NULL"  # noqa: S608
 
 
 class FleetQueue:
@@ -130,27 +131,35 @@ def queue_of(digest: str) -> str:
 
 
 def to_arguments(job: ShardJob) -> dict[str, Any]:
-    """Return what a job carries. Paths one character a byte: a name need not be text."""
+    """Return what a job carries."""
     return {
         "root_id": job.root_id,
         "digest": job.digest,
         "again": job.again,
-        "after": None if job.shard.after is None else to_text(job.shard.after),
-        "until": to_text(job.shard.until),
+        "behind": None if job.shard.after is None else _to_text(job.shard.after),
+        "last": _to_text(job.shard.until),
         "files": job.shard.files,
     }
 
 
 def from_arguments(arguments: dict[str, Any]) -> ShardJob:
     """Return the job again."""
-    after = arguments["after"]
-    shard = Shard(None if after is None else to_path(after), to_path(arguments["until"]), arguments["files"])
+    after = arguments["behind"]
+    shard = Shard(None if after is None else _to_place(after), _to_place(arguments["last"]), arguments["files"])
     return ShardJob(arguments["root_id"], arguments["digest"], arguments["again"], shard)
 
 
 def _lock_of(job: ShardJob) -> str:
-    bounds = hashlib.sha256(b"\0".join((job.shard.after or b"", job.shard.until))).hexdigest()
-    return f"{job.root_id}:{job.digest[:16]}:{int(job.again)}:{bounds[:32]}"
+    bounds = "-".join((_to_text(job.shard.after or ()), _to_text(job.shard.until)))
+    return f"{job.root_id}:{job.digest[:16]}:{int(job.again)}:{hashlib.sha256(bounds.encode()).hexdigest()[:32]}"
+
+
+def _to_text(place: Place) -> str:
+    return "/".join(digest.hex() for digest in place)
+
+
+def _to_place(text: str) -> Place:
+    return tuple(bytes.fromhex(digest) for digest in text.split("/"))
 
 
 # ---------------------------------------------------------------------- inside
@@ -165,8 +174,13 @@ def migrations() -> list[str]:
 def _install(connection: Connection, _again: bool) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _INSTALL_LOCK})
     applied, known = batches.applied(connection), migrations()
-    if applied == known[-1]:
-        return
+    if applied != known[-1]:
+        _bring_up(connection, applied, known)
+    connection.execute(text(f"SET LOCAL search_path = {SCHEMA}"))  # for the triggers
+    connection.execute(text(_DROP_PATHS), {"task": TASK})
+
+
+def _bring_up(connection: Connection, applied: str | None, known: list[str]) -> None:
     folder = resources.files("procrastinate.sql")
     if applied is None:
         scripts = [folder / "schema.sql"]

@@ -20,7 +20,6 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, func, ins
 
 from worker import audit, previews, schema
 from worker.audit import Action
-from worker.batch_forgetting import forget_paths
 from worker.domain import FORGOTTEN, OPEN_STATES, FileState, JSONObject
 from worker.errors import SettingsError, UsageError
 from worker.escaping import clean_identifier
@@ -34,7 +33,6 @@ _PAGE = 500
 _KEY_BYTES = 32
 _FAULT = "it, or a part of it, cannot be listed"
 _f, _root = schema.file.c, schema.root.c
-_NAMING = (_f.root_id, _f.path, _f.patient_id, _f.patient_name, _f.accession_number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +46,13 @@ class Person:
 
 @dataclass(slots=True)
 class Purge:
-    """What was forgotten: file versions, signed readings that went and that stayed, contents, previews.
-
-    ``shards``: of archives, not done yet, that named such a film: the fleet does them no more.
-    """
+    """What was forgotten: file versions, signed readings that went and that stayed, contents, previews."""
 
     films: int = 0
     readings: int = 0
     readings_kept: int = 0
     contents: int = 0
     previews: int = 0
-    shards: int = 0
 
     def add(self, one: Purge) -> None:
         """Count more."""
@@ -197,18 +191,17 @@ def _forget(
 
     def body(connection: Connection, _again: bool) -> Purge:
         now = database_now(connection)
-        films = connection.execute(select(*_NAMING).where(_f.id.in_(file_ids), ~_stub())).all()
+        roots = connection.execute(select(_f.root_id).where(_f.id.in_(file_ids), ~_stub()).distinct()).scalars().all()
         one = forget(connection, now, key, file_ids, why, readings=readings)
         bury(connection, now, [number])
         # what somebody searched for may name the patient
         connection.execute(update(session).where(session.c.search.is_not(None)).values(search=None))
         audit.append(connection, actor, Action.PURGE, f"films:{one.films}")
         # why a folder cannot be listed may name what lies in it; its worker says it anew
-        of_these = _root.id.in_(sorted({film.root_id for film in films})) & _root.fault.is_not(None)
+        of_these = _root.id.in_(sorted(roots)) & _root.fault.is_not(None)
         connection.execute(update(schema.root).where(of_these).values(fault=_FAULT))
-        shards = forget_paths(connection, films)
         removed = sum(previews.remove(preview_dir, sha256) for sha256 in one.contents)
-        return Purge(one.films, one.readings, one.readings_kept, len(one.contents), removed, shards)
+        return Purge(one.films, one.readings, one.readings_kept, len(one.contents), removed)
 
     return write(engine, body)
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Row, select
 
-from worker import schema, shards, slots, store
+from worker import batches, schema, shards, slots, store
 from worker.absence import Absence
 from worker.bundle import Bundle
 from worker.daemon import RunOptions, slot_setup
@@ -194,6 +194,7 @@ class _OneShard:
         self._pool = pool
         root = store.read(ledger.engine, lambda connection: _root(connection, job.root_id))
         self._root: bytes = root.path
+        self._order_key = batches.order_key(ledger.engine)
         # once a worker has taken in what lay there, whatever the ledger does not know has just come: it is live
         self._backlog = root.counted_at is None
         bundle_id = ledger.register_bundle(**bundle.registration)
@@ -256,7 +257,7 @@ class _OneShard:
         settle_s = self._options.settle_s if network is None else self._options.network_settle_s
         self._teller.settling = Settling(settle_s, capacity=4 * shards.MAX_FILES)
         self._listing, self._paths = Listing(), []
-        entries = shards.walk(self._system, self._root, self._job.shard, self._listing)
+        entries = shards.walk(self._system, self._root, self._job.shard, self._listing, self._order_key)
         while batch := list(islice(entries, _BATCH)):
             looks = look_at_entries(self._system, batch, self._listing)
             self._teller.tell(time.monotonic(), looks, backlog=self._backlog)

@@ -18,7 +18,7 @@ from sqlalchemy import Engine, func, select
 
 from model_training import phantoms
 from tests.conftest import make_stub_bundle
-from worker import backup, schema, shards, standing
+from worker import backup, batches, schema, shards, standing
 from worker import bundle as bundles
 from worker.bundle import Bundle
 from worker.domain import FileState, Population
@@ -76,7 +76,7 @@ class Archive:
         root = os.fsencode(self.root)
         root_id = self.ledger.register_root(root, population=Population.CHILDREN_1_5Y)
         digest = (bundle or self.bundle).digest
-        cut = shards.cut(FileSystem(), root, files, Listing())
+        cut = shards.cut(FileSystem(), root, files, Listing(), batches.order_key(self.engine))
         return self.queue.submit(ShardJob(root_id, digest, again, shard) for shard in cut)
 
     def work(self, *more: Bundle, **options: Any) -> subprocess.Popen[bytes]:

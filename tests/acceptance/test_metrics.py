@@ -21,7 +21,7 @@ import yaml
 from sqlalchemy import Engine
 
 from model_training import phantoms
-from worker import shards
+from worker import batches, shards
 from worker.bundle import Bundle
 from worker.domain import Population
 from worker.fleet_queue import FleetQueue
@@ -180,7 +180,7 @@ def test_prometheus_finds_what_each_process_of_a_fleet_did(
         assert len({port, *ports}) == 3
         value = partial(value_of, prometheus(*ports))
         eventually(lambda: value('count(preread_films_total{outcome="assessed"} == 0)') == 2, WITHIN_S)
-        cut = shards.cut(FileSystem(), os.fsencode(archive), 4, Listing())
+        cut = shards.cut(FileSystem(), os.fsencode(archive), 4, Listing(), batches.order_key(engine))
         assert queue.submit(ShardJob(root_id, stub_bundle.digest, False, shard) for shard in cut) == (3, 0, 12)
         eventually(lambda: value('sum(preread_films_total{outcome="assessed"})') == 12, WITHIN_S)
         assert value('sum(preread_stage_seconds_count{stage="invoke"})') == 12

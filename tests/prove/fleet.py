@@ -25,8 +25,8 @@ from sqlalchemy import func, select, text
 
 from tests.conftest import PostgresServer, make_stub_bundle
 from tests.prove.bench import film, until
+from worker import batches, migrating, schema, shards, store
 from worker import bundle as bundles
-from worker import migrating, schema, shards, store
 from worker.bundle import Bundle
 from worker.domain import FileState, Population
 from worker.fleet_queue import FleetQueue
@@ -82,7 +82,7 @@ class Archive:
         ledger = Ledger(self.engine, worker_id="the proof", lease_s=60.0)
         root = os.fsencode(self.root)
         root_id = ledger.register_root(root, population=Population.CHILDREN_1_5Y)
-        cut = shards.cut(FileSystem(), root, shard_files, Listing())
+        cut = shards.cut(FileSystem(), root, shard_files, Listing(), batches.order_key(self.engine))
         self.queue.submit(ShardJob(root_id, self.bundle.digest, False, shard) for shard in cut)
         self.cut_s = time.monotonic() - began
 

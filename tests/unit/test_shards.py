@@ -15,7 +15,9 @@ from hypothesis import strategies as st
 
 from worker.errors import ShareDown
 from worker.scanning import FileSystem, Listing
-from worker.shards import Shard, cut, walk
+from worker.shards import Shard, cut, place, walk
+
+KEY = bytes(range(32))
 
 NAMES = st.text("ab-.é", min_size=1, max_size=3).filter(lambda name: not name.startswith(".") and name != "..")
 PATHS = st.lists(st.lists(NAMES, min_size=1, max_size=4).map("/".join), max_size=25)
@@ -35,23 +37,34 @@ def plant(root: Path, paths: list[str]) -> set[bytes]:
 
 
 @settings(max_examples=60, deadline=None)
-@given(paths=PATHS, files=st.integers(1, 7), later=PATHS)
-def test_every_entry_is_in_exactly_one_shard(paths: list[str], files: int, later: list[str]) -> None:
+@given(paths=PATHS, files=st.integers(1, 7), later=PATHS, key=st.binary(min_size=32, max_size=32))
+def test_every_entry_is_in_exactly_one_shard(paths: list[str], files: int, later: list[str], key: bytes) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = os.fsencode(folder)
         planted = plant(Path(folder), paths)
-        shards = list(cut(FileSystem(), root, files, Listing()))
+        shards = list(cut(FileSystem(), root, files, Listing(), key))
         assert sum(shard.files for shard in shards) == len(planted)
         assert all(shard.files == files for shard in shards[:-1])
         assert all(one.until == other.after for one, other in pairwise(shards))
         # films that come later move no boundary, and those between two boundaries are found
         come = plant(Path(folder), later) - planted
-        met = [found.path for shard in shards for found in walk(FileSystem(), root, shard, Listing())]
+        met = [found.path for shard in shards for found in walk(FileSystem(), root, shard, Listing(), key)]
         assert len(met) == len(set(met))
         assert planted <= set(met) <= planted | come
-        last = tuple(shards[-1].until.split(b"/")) if shards else ()
-        assert {path for path in come if tuple(path.split(b"/")) < last} <= set(met)
-        assert met == sorted(met, key=lambda path: path.split(b"/"))
+        last = shards[-1].until if shards else ()
+        assert {path for path in come if place(key, path) < last} <= set(met)
+        assert met == sorted(met, key=lambda path: place(key, path))
+
+
+def test_names_that_share_a_digest_stay_in_one_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.shards._DIGEST_BYTES", 1)
+    planted = plant(tmp_path, [f"{folder}/{number}" for folder in range(3) for number in range(300)])
+    root = os.fsencode(tmp_path)
+    cuts = list(cut(FileSystem(), root, 1, Listing(), KEY))
+    assert len({shard.until for shard in cuts}) < len(cuts) == len(planted)
+    met = [found.path for shard in cuts for found in walk(FileSystem(), root, shard, Listing(), KEY)]
+    assert len(met) == len(planted)
+    assert set(met) == planted
 
 
 class Counting(FileSystem):
@@ -70,24 +83,23 @@ class Counting(FileSystem):
 
 def test_only_folders_that_a_shard_touches_are_listed(tmp_path: Path) -> None:
     plant(tmp_path, [f"{year}/{month:02}/film" for year in range(2000, 2005) for month in range(1, 13)])
-    system = Counting()
-    met = list(walk(system, os.fsencode(tmp_path), Shard(b"2002/03/film", b"2002/05/film", 2), Listing()))
-    assert [found.path for found in met] == [b"2002/04/film", b"2002/05/film"]
-    assert set(system.listed[1:]) == {b"2002", b"03", b"04", b"05"}
+    system, root = Counting(), os.fsencode(tmp_path)
+    every = [found.path for found in walk(system, root, None, Listing(), KEY)]
+    system.listed.clear()
+    met = list(walk(system, root, Shard(place(KEY, every[14]), place(KEY, every[16]), 2), Listing(), KEY))
+    assert [found.path for found in met] == every[15:17]
+    touched = {folder for path in every[14:17] for folder in path.split(b"/")[:2]}
+    assert set(system.listed[1:]) == touched
 
 
 def test_a_folder_that_cannot_be_listed_is_counted_and_a_share_that_fails_is_named(tmp_path: Path) -> None:
     plant(tmp_path, ["a/film", "b/film", "c/film"])
     root, listing = os.fsencode(tmp_path), Listing()
-    shards = list(cut(Counting({b"b": errno.EACCES}), root, 10, listing))
+    shards = list(cut(Counting({b"b": errno.EACCES}), root, 10, listing, KEY))
     assert (shards[0].files, listing.failed_folders, listing.complete) == (2, 1, False)
     with pytest.raises(ShareDown):
-        list(cut(Counting(), root + b"/away", 10, Listing()))
+        list(cut(Counting(), root + b"/away", 10, Listing(), KEY))
     (tmp_path / "b").rename(tmp_path / "elsewhere")
     (tmp_path / "b").symlink_to(tmp_path / "elsewhere")
-    assert [shard.until for shard in cut(Counting(), root, 1, Listing())] == [
-        b"a/film",
-        b"b",
-        b"c/film",
-        b"elsewhere/film",
-    ]
+    met = [shard.until for shard in cut(Counting(), root, 1, Listing(), KEY)]
+    assert met == sorted(place(KEY, path) for path in (b"a/film", b"b", b"c/film", b"elsewhere/film"))

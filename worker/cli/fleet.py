@@ -63,8 +63,8 @@ def backfill(
 def _backfill(
     settings: Settings, engine: Engine, spec: RootSpec, name: str | None, shard_files: int, cancel: bool
 ) -> bool:
+    from worker import batches, shards
     from worker import bundle as bundles
-    from worker import shards
     from worker.cli.upkeep import ledger_of
     from worker.fleet_queue import FleetQueue
     from worker.scanning import FileSystem, Listing, check_root
@@ -87,7 +87,7 @@ def _backfill(
         output.say(f"{taken} shards taken back; those in hand are finished")
         return True
     queue.forget(root_id, loaded.digest)
-    cut = shards.cut(system, path, shard_files, listing)
+    cut = shards.cut(system, path, shard_files, listing, batches.order_key(engine))
     count, waited, files = queue.submit(ShardJob(root_id, loaded.digest, name is not None, shard) for shard in cut)
     handed = f"{files} files in {count} shards, to be read with {loaded.label}"
     output.say(f"{handed}; {waited} of the shards waited already" if waited else handed)
@@ -176,8 +176,6 @@ def _work(settings: Settings) -> int:
         names = {field.name for field in fields(daemon.RunOptions)} - {"once", "include_existing"}
         options = daemon.RunOptions(**{name: getattr(settings, name) for name in names})
         options = replace(options, preview_dir=previews.folder_for(settings.preview_dir, None))
-        if options.preview_dir is not None:
-            previews.sweep(options.preview_dir)
         return fleet.work(engine, _installed(settings, engine), options)
     finally:
         engine.dispose()

@@ -152,11 +152,6 @@ def _tell(done: Purge) -> None:
         f"forgotten: {say_files(done.films)}, {done.contents} contents, {done.previews} previews, "
         f"{done.readings} readings; {done.readings_kept} readings were kept"
     )
-    if done.shards:
-        output.say(
-            f"{done.shards} shards of archives named such a film and will not be done: `preread backfill` hands over "
-            "what is left of them"
-        )
 
 
 def _read_person(option: str) -> Person:

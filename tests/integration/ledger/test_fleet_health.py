@@ -34,7 +34,7 @@ class Archive:
 
     def hand_over(self, shards: int = 3) -> None:
         self.queue.submit(
-            ShardJob(self.root_id, "d" * 64, False, Shard(None, b"%03d" % number, 10)) for number in range(shards)
+            ShardJob(self.root_id, "d" * 64, False, Shard(None, (b"%03d" % number,), 10)) for number in range(shards)
         )
 
     def sql(self, statement: str, **values: Any) -> None:
@@ -126,7 +126,7 @@ def test_shards_for_which_no_process_has_the_bundle(archive: Archive) -> None:
     archive.age(601)
     assert archive.codes() == {"fleet_stalled": WARNS}
     other = archive.bench.ledger.register_root(b"/srv/other")
-    archive.queue.submit([ShardJob(other, "e" * 64, False, Shard(None, b"x", 10))])
+    archive.queue.submit([ShardJob(other, "e" * 64, False, Shard(None, (b"x",), 10))])
     archive.sql(
         "UPDATE procrastinate_jobs SET status = 'doing', worker_id = (SELECT max(id) FROM procrastinate_workers)"
         " WHERE queue_name LIKE '%eee'"

@@ -19,11 +19,24 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, insert, select, text
 from sqlalchemy.exc import DBAPIError
 
-from worker import access, accounts, audit, batches, ledger_check, listings, previews, purging, readings, results, store
+from worker import (
+    access,
+    accounts,
+    audit,
+    batches,
+    ledger_check,
+    listings,
+    previews,
+    purging,
+    readings,
+    results,
+    shards,
+    store,
+)
 from worker.domain import FORGOTTEN, FileState, Identity, Population, Presence, RefusalCode, Role, Verdict
 from worker.entries import FileFacts, Observation, Pulse, RootPulse
 from worker.errors import EnvironmentFault, ScanIncomplete, SettingsError, UsageError
-from worker.fleet_queue import FleetQueue, from_arguments
+from worker.fleet_queue import FleetQueue
 from worker.history import explain, show
 from worker.ledger import Ledger
 from worker.purging import Person
@@ -32,7 +45,6 @@ from worker.review_schema import session
 from worker.scanning import FileSystem, Listing
 from worker.schema import metadata, root
 from worker.shard_work import ShardJob
-from worker.shards import Shard, walk
 
 Bench = Any  # the fixture's class lives in conftest, which cannot be imported
 ACTOR = "uid:0"
@@ -187,8 +199,6 @@ def test_no_table_holds_a_patient_that_was_purged(engine: Engine, name: str, dat
     assert ledger.commit_refused(claim, facts, bundle_id, RefusalCode.VIEW, mark)
     fault = EnvironmentFault(f"{os.fsdecode(path)} cannot be listed")
     ledger.heartbeat(Pulse(30.0, 1, 1, (RootPulse(root_id, True, fault),)))
-    if engine.dialect.name == "postgresql":
-        hand_over(engine, root_id, path, b"%s/beside it" % folder, b"other/studies of %s/film" % patient.encode())
     films = purging.of_patient(engine, Person(patient))
     purging.purge(engine, ACTOR, "purged", films, readings=True, journal=None, preview_dir=None)
     left = {cell for _, cell in cells(engine)} - before
@@ -196,55 +206,40 @@ def test_no_table_holds_a_patient_that_was_purged(engine: Engine, name: str, dat
     assert not [cell for cell in left if any(word in cell.casefold() for word in ("zq", f"id-{number}", sha256))]
 
 
-def hand_over(engine: Engine, root_id: int, *boundaries: bytes, of: str = "todo") -> None:
-    """A job for each of these last paths, of which each begins behind the one before."""
+def hand_over(engine: Engine, root: Path, root_id: int, files: int = 1) -> tuple[int, int, int]:
+    """Have a fleet's queue hold a folder."""
     queue = FleetQueue(engine)
     queue.install()
-    shards = [Shard(after, until, 10) for after, until in zip((None, *boundaries), boundaries, strict=False)]
-    queue.submit(ShardJob(root_id, "d" * 64, False, shard) for shard in shards)
-    with engine.begin() as connection:
-        connection.execute(text(f"SET LOCAL search_path = {batches.SCHEMA}"))
-        connection.execute(text(f"UPDATE procrastinate_jobs SET status = '{of}' WHERE args->>'root_id' = '{root_id}'"))
-
-
-def shards_of(engine: Engine) -> list[tuple[str, str | None, str]]:
-    with engine.connect() as connection:
-        rows = connection.execute(text(f"SELECT * FROM {batches.SCHEMA}.procrastinate_jobs ORDER BY id")).all()
-    return [(row.status, row.args["after"], row.args["until"]) for row in rows]
+    cut = shards.cut(FileSystem(), bytes(root), files, Listing(), batches.order_key(engine))
+    return queue.submit(ShardJob(root_id, "d" * 64, False, shard) for shard in cut)
 
 
 ON_POSTGRES = pytest.mark.parametrize("database_kind", ["postgres"], indirect=True)
 
 
 @ON_POSTGRES
-def test_the_fleet_takes_back_the_shards_that_name_a_film_and_no_others(filled: Bench) -> None:
-    boundaries = (b"ABC/z", b"PAT-4711/notes.txt", b"PAT-50/a", b"Q/MUSTERMANN 1/a", b"Q/x", b"R/x")
-    hand_over(filled.engine, filled.root_id, *boundaries)
-    other = filled.ledger.register_root(b"/srv/other")
-    hand_over(filled.engine, other, b"PAT-4711/a")
-    done = purge(filled, filled.mine)
-    assert done.shards == 4
-    assert shards_of(filled.engine) == [
-        ("todo", None, "ABC/z"),
-        ("todo", "Q/x", "R/x"),
-        ("todo", None, "PAT-4711/a"),  # of another folder, in which no film of the patient was known
-    ]
-
-
-@ON_POSTGRES
-@pytest.mark.parametrize("status", ["doing", "succeeded", "failed"])
-def test_a_shard_in_hand_or_done_names_no_film_and_does_no_harm(filled: Bench, tmp_path: Path, status: str) -> None:
-    hand_over(filled.engine, filled.root_id, b"PAT-4711/a.dcm", b"Q/x", of=status)
-    done = purge(filled, filled.mine)
-    assert shards_of(filled.engine) == [(status, "", ""), (status, "", "")]
-    assert done.shards == (2 if status == "doing" else 0)
-    assert tables_with(filled.engine, IDENTIFIER) == set()
-    # taken up again it is empty
-    (tmp_path / "PAT-4711").mkdir()
-    (tmp_path / "PAT-4711" / "a.dcm").touch()
-    (tmp_path / "top").touch()
-    job = from_arguments({"root_id": 1, "digest": "d", "again": False, "after": "", "until": "", "files": 10})
-    assert list(walk(FileSystem(), bytes(tmp_path), job.shard, Listing())) == []
+def test_a_fleet_s_queue_names_nobody_whatever_became_of_a_shard(bench: Bench, tmp_path: Path) -> None:
+    """Nor in words that no tag has: there is nothing in it for a purge to take back."""
+    for name in ("PAT-4711/a.dcm", "Frau Mustermann, Erika/b", "Q/x"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert hand_over(bench.engine, tmp_path, bench.root_id) == (3, 0, 3)
+    assert hand_over(bench.engine, tmp_path, bench.root_id) == (3, 3, 3), "it is cut in the same way again"
+    with bench.engine.begin() as connection:
+        connection.execute(text(f"SET LOCAL search_path = {batches.SCHEMA}"))
+        for number, status in enumerate(("doing", "succeeded"), start=1):
+            connection.execute(text(f"UPDATE procrastinate_jobs SET status = '{status}' WHERE id = {number}"))
+    assert tables_with(bench.engine, "PAT-4711", "mustermann", "erika", "dcm") == set()
+    # what versions before named by paths is gone with the next start
+    old = {"root_id": bench.root_id, "digest": "d", "again": False, "after": None, "until": "PAT-4711/a", "files": 1}
+    with bench.engine.begin() as connection:
+        connection.execute(text(f"SET LOCAL search_path = {batches.SCHEMA}"))
+        connection.execute(
+            text("UPDATE procrastinate_jobs SET args = CAST(:args AS jsonb) WHERE id = 3"), {"args": json.dumps(old)}
+        )
+    FleetQueue(bench.engine).install()
+    (batch,) = FleetQueue(bench.engine).batches()
+    assert batch.shards == {"doing": 1, "succeeded": 1}
 
 
 def test_why_a_folder_cannot_be_listed_names_no_film(filled: Bench) -> None:
