@@ -60,6 +60,7 @@ _NAMED: dict[int | str, type[DatabaseAway]] = {
 }
 _SESSION_ENDED = "25P03"  # the server ended a transaction that idled: this process was stopped for a while
 _OTHER_FILE = "Restore it from a backup, or name another database (PREREAD_DATABASE_URL)."
+_MAKE_UTF8 = "Make one that keeps it as UTF-8: `createdb --template template0 --encoding UTF8 --owner preread preread`."
 _NAME_A_FILE = "Name a file in that folder, such as preread.db (PREREAD_DATABASE_URL)."
 GIVE_RIGHTS = "Give the worker's user the right to write it, or name another database (PREREAD_DATABASE_URL)."
 
@@ -140,6 +141,7 @@ def _open_postgres(url: URL) -> Engine:
         connect_args={
             "connect_timeout": CONNECT_TIMEOUT_S,
             "application_name": "preread",
+            "client_encoding": "utf8",
             "keepalives_idle": 30,
             "keepalives_interval": 10,
             "keepalives_count": 3,
@@ -148,6 +150,10 @@ def _open_postgres(url: URL) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _prepare(dbapi_connection: Any, _record: object) -> None:
+        encoding = dbapi_connection.info.parameter_status("server_encoding")
+        if encoding != "UTF8":
+            # what initdb chooses on a host without a language
+            raise DatabaseUnsuitable(f"the database keeps text as {encoding}: not every name fits", _MAKE_UTF8)
         dbapi_connection.autocommit = True
         with dbapi_connection.cursor() as cursor:
             cursor.execute("SET synchronous_commit = on")

@@ -16,13 +16,13 @@ import pytest
 from sqlalchemy import Connection, Engine, event, func, insert, select, text
 
 from tests.conftest import PostgresServer
-from worker import schema, store
+from worker import migrating, schema, store
 from worker.bundle import Bundle
 from worker.dispatch import Dispatcher
 from worker.domain import FileState, Outcome, Population
 from worker.endings import WatchedRoot
 from worker.entries import Claim
-from worker.errors import DatabaseAway, DatabaseFull, DatabaseReadOnly
+from worker.errors import DatabaseAway, DatabaseFull, DatabaseReadOnly, DatabaseUnsuitable
 from worker.inbox import Inbox, InboxOptions
 from worker.ledger import Ledger
 from worker.slot_messages import Job, Report
@@ -43,6 +43,19 @@ def raise_sqlstate(sqlstate: str) -> Callable[[Connection, bool], None]:
     """What the server answers when it has this trouble."""
     statement = text(f"DO $$ BEGIN RAISE EXCEPTION 'seam' USING ERRCODE = '{sqlstate}'; END $$")
     return lambda connection, _again: connection.execute(statement) and None
+
+
+def test_a_server_database_that_cannot_keep_every_name_is_refused(postgres_server: PostgresServer) -> None:
+    """A host without a language makes its databases so; patients' names would come back as bytes, or not fit."""
+    name = postgres_server.create("template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'")
+    engine = store.open_engine(postgres_server.url(name))
+    try:
+        with pytest.raises(DatabaseUnsuitable, match="as SQL_ASCII") as refused:
+            migrating.upgrade(engine)
+        assert "--encoding UTF8" in refused.value.hint
+    finally:
+        engine.dispose()
+        postgres_server.drop(name)
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
