@@ -309,3 +309,15 @@ def eventually() -> Callable[..., None]:
 def stub_bundle_copy(stub_bundle: bundles.Bundle, tmp_path: Path) -> Path:
     """The same, for a test to damage."""
     return Path(shutil.copytree(stub_bundle.path, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A certificate for this machine, signed by itself, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    asked = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
+    usage = "keyUsage=critical,digitalSignature,keyCertSign"  # Python 3.13 wants it said
+    named = ["-addext", "subjectAltName=DNS:localhost", "-addext", usage, "-keyout", key, "-out", cert]
+    subprocess.run([*asked.split(), *named], check=True, capture_output=True)
+    return cert, key

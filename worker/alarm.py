@@ -140,8 +140,7 @@ class Mail:
                     connection.login(unquote(url.username), unquote(url.password or ""))
                 connection.send_message(message)
         except (OSError, smtplib.SMTPException) as error:
-            # the server's own words may quote an address, and ours a password: the class says enough
-            raise AlarmNotSent(f"the mail server {url.hostname} did not take the mail: {_name(error)}") from error
+            raise AlarmNotSent(f"the mail server {url.hostname} did not take the mail: {_why(error)}") from error
 
     def _connect(self, url: SplitResult) -> smtplib.SMTP:
         host, port = url.hostname or "", url.port or MAIL_PORTS[url.scheme]
@@ -183,14 +182,27 @@ class Webhook:
             error.close()
         except (OSError, ValueError) as error:
             # never the address: what lets one post to it often stands in it
-            raise AlarmNotSent(f"the webhook did not answer: {_name(error)}") from error
+            raise AlarmNotSent(f"the webhook did not answer: {_why(error)}") from error
         if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
             raise AlarmNotSent(f"the webhook answered with status {status}")
 
 
-def _name(error: Exception) -> str:
+def _why(error: Exception) -> str:
+    """Name a failure; never in the server's words, which may quote an address, nor in ours, with a password in them."""
     reason = getattr(error, "reason", None)
-    return type(reason if isinstance(reason, Exception) else error).__name__
+    cause = reason if isinstance(reason, Exception) else error
+    match cause:
+        case ssl.SSLCertVerificationError():
+            said = f": its certificate is not trusted ({cause.verify_message})"
+        case ssl.SSLError():
+            said = ": no TLS connection came about; is this the port for it?"
+        case smtplib.SMTPAuthenticationError():
+            said = f": it refuses the user or the password ({cause.smtp_code})"
+        case smtplib.SMTPNotSupportedError():
+            said = ": it offers no STARTTLS, or no signing in by password"
+        case _:
+            said = ""
+    return type(cause).__name__ + said
 
 
 def channels(
@@ -304,7 +316,7 @@ class Watch:
             one.channel.send(news)
         except AlarmNotSent as error:
             one.not_before = now + min(_FIRST_PAUSE_S * 2 ** (one.tries - 1), _LONGEST_PAUSE_S)
-            _LOG.warning("alarm_not_sent", extra=extra | {"code": error.code})
+            _LOG.warning("alarm_not_sent", extra=extra | {"code": error.code, "error": str(error)})
             return
         _LOG.info("alarm_sent", extra=extra)
         one.told, one.wanted, one.kept = lasting, None, False

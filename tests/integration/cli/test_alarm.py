@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.server
 import json
 import os
 import re
 import signal
 import socketserver
+import ssl
 import subprocess
 import sys
 import threading
@@ -16,9 +18,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from email import message_from_string
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
+from aiosmtpd.smtp import SMTP, AuthResult, Envelope
 from sqlalchemy import Engine
 
 from worker import alarm, settings, store
@@ -172,6 +175,142 @@ def test_a_server_without_tls_gets_no_password(mail: MailSink) -> None:
     with pytest.raises(AlarmNotSent, match="SMTPNotSupportedError"):
         Mail(f"starttls://me:secret@{address(mail)}", ("a@x.org",), "b@x.org").send(NEWS)
     assert mail.mails == []
+
+
+# --------------------------------------------------------------------------- mail over TLS
+
+
+class MailServer:
+    """A real mail server, on a thread of its own: STARTTLS, or TLS from the first byte."""
+
+    def __init__(self, certificate: tuple[Path, Path], scheme: str) -> None:
+        self.mails: list[Envelope] = []
+        self.sign_ins: list[tuple[bytes, bytes]] = []
+        self.connections = 0
+        self._scheme = scheme
+        self._tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        self._tls.load_cert_chain(*certificate)
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever)
+
+    def _serve(self) -> SMTP:
+        self.connections += 1
+        return SMTP(
+            self,
+            tls_context=self._tls if self._scheme == "starttls" else None,
+            require_starttls=self._scheme == "starttls",
+            auth_require_tls=self._scheme == "starttls",  # a connection that began with TLS is none that turned to it
+            auth_required=True,
+            authenticator=self._authenticate,
+            loop=self._loop,
+        )
+
+    def _authenticate(self, _server: SMTP, _session: object, _envelope: object, _kind: str, given: Any) -> AuthResult:
+        self.sign_ins.append((given.login, given.password))
+        return AuthResult(success=(given.login, given.password) == (b"me@desk", b"se/cret"), handled=False)
+
+    async def handle_DATA(self, _server: SMTP, _session: object, envelope: Envelope) -> str:
+        self.mails.append(envelope)
+        return "250 taken"
+
+    def url(self, host: str = "localhost", password: str = "se%2Fcret", scheme: str = "") -> str:
+        return f"{scheme or self._scheme}://me%40desk:{password}@{host}:{self.port}"
+
+    def __enter__(self) -> Self:
+        implicit = self._tls if self._scheme == "smtps" else None
+        listening = self._loop.create_server(self._serve, "127.0.0.1", 0, ssl=implicit)
+        self._server = self._loop.run_until_complete(listening)
+        self.port = self._server.sockets[0].getsockname()[1]
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
+    def close(self) -> None:
+        async def end() -> None:
+            self._server.close()
+
+        asyncio.run_coroutine_threadsafe(end(), self._loop).result(60.0)
+
+
+@pytest.fixture(params=["starttls", "smtps"])
+def tls_mail(request: pytest.FixtureRequest, certificate: tuple[Path, Path]) -> Iterator[MailServer]:
+    with MailServer(certificate, request.param) as server:
+        yield server
+
+
+@pytest.fixture
+def trusted(certificate: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a hospital's own authority would be."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+
+
+def sending(url: str) -> Mail:
+    return Mail(url, ("a@example.org",), "b@example.org")
+
+
+# with TLS from the first byte the server does not know of it, and warns that passwords might travel in the clear
+over_tls = pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS:UserWarning")
+
+
+@over_tls
+@pytest.mark.usefixtures("trusted")
+def test_a_mail_arrives_over_tls_signed_in(tls_mail: MailServer) -> None:
+    sending(tls_mail.url()).send(NEWS)
+    (envelope,) = tls_mail.mails
+    assert envelope.rcpt_tos == ["a@example.org"]
+    assert b"CRITICAL share_down" in envelope.content
+    assert tls_mail.sign_ins == [(b"me@desk", b"se/cret")]
+
+
+@over_tls
+@pytest.mark.parametrize("host, said", [("localhost", "self-signed"), ("127.0.0.1", "mismatch")])
+def test_a_certificate_that_is_not_trusted_gets_neither_password_nor_mail(
+    tls_mail: MailServer, host: str, said: str, request: pytest.FixtureRequest
+) -> None:
+    if host == "127.0.0.1":  # trusted, and another's
+        request.getfixturevalue("trusted")
+    with pytest.raises(AlarmNotSent, match=f"SSLCertVerificationError: its certificate is not trusted.*{said}"):
+        sending(tls_mail.url(host)).send(NEWS)
+    assert (tls_mail.mails, tls_mail.sign_ins, tls_mail.connections > 0) == ([], [], True)
+
+
+@pytest.mark.usefixtures("trusted")
+def test_a_refused_password_and_the_wrong_port_are_named(certificate: tuple[Path, Path]) -> None:
+    with MailServer(certificate, "starttls") as server:
+        with pytest.raises(AlarmNotSent, match=r"SMTPAuthenticationError: it refuses .* \(535\)") as failed:
+            sending(server.url(password="wrong")).send(NEWS)
+        assert "wrong" not in str(failed.value)
+        with pytest.raises(AlarmNotSent, match="SSLError: no TLS connection came about"):
+            sending(server.url(scheme="smtps")).send(NEWS)
+        assert server.mails == []
+
+
+@over_tls
+@pytest.mark.usefixtures("trusted")
+@pytest.mark.parametrize("password", ["wrong", "se%2Fcret"])
+def test_a_server_that_refuses_or_is_away_is_tried_a_bounded_number_of_times(
+    certificate: tuple[Path, Path], password: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk = Desk()
+    with MailServer(certificate, "smtps") as server:
+        if password != "wrong":
+            server.close()
+        way = sending(server.url(password=password))
+        desk.watch = Watch([way], site="desk", after_s=AFTER_S, told={}, keep=desk._keep)
+        desk.see("share_down", for_s=2 * 86_400.0)
+        assert caplog.messages.count("alarm_not_sent") == TRIES_AT_MOST
+        assert bool(server.sign_ins) is (password == "wrong")
+        assert len(server.sign_ins) % TRIES_AT_MOST == 0
+        assert server.mails == []
+    whys = {record.error for record in caplog.records if record.message == "alarm_not_sent"}  # type: ignore[attr-defined]
+    assert len(whys) == 1
+    assert ("SMTPAuthenticationError" in whys.pop()) is (password == "wrong")
 
 
 # --------------------------------------------------------------------------- when it is told

@@ -30,17 +30,6 @@ from worker.web.site import WebOptions
 from .conftest import PASSWORD, Films
 
 
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate for this machine, signed by itself, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    asked = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
-    named = ["-addext", "subjectAltName=DNS:localhost", "-keyout", key, "-out", cert]
-    subprocess.run([*asked.split(), *named], check=True, capture_output=True)
-    return cert, key
-
-
 def sign_in(connection: http.client.HTTPConnection, password: str, **headers: str) -> http.client.HTTPResponse:
     """Fetch the form and send it."""
     connection.request("GET", "/sign-in")
