@@ -78,7 +78,7 @@ def page() -> str:
         "",
         "Made by `python deploy/licences.py > docs/licences.md` from the packages' own metadata; a test compares it",
         "with the lock and lets no other licence in. psycopg (LGPL) and tqdm (MPL) are used as they come. The wheels",
-        "of numpy, pillow and imagecodecs bring libraries of others, whose licences lie in them. `make sbom` writes",
+        "of numpy, pillow, imagecodecs and isal bring libraries of others, whose licences lie in them. `make sbom` writes",
         "the same packages with versions and hashes as CycloneDX.",
         "",
         "| package | licence |",

@@ -8,7 +8,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, select, update
 
-from worker import schema
+from worker import forgetting, schema
 from worker.discovery import gone_state
 from worker.domain import FileState, Outcome, Population, RefusalCode
 from worker.entries import Claim
@@ -52,7 +52,7 @@ _REFUSED_BY_DECLARATION = (RefusalCode.AGE_UNKNOWN, RefusalCode.AGE_OUTSIDE, Ref
 _f = schema.file.c
 _OF_CLAIM = (
     _f.id, _f.root_id, _f.path, _f.size_bytes, _f.mtime_ns, _f.epoch, _f.attempts, _f.interruptions, _f.alone,
-    _f.settled_at,
+    _f.settled_at, forgetting.key_value().is_not(None).label("forgets"),
 )  # fmt: skip
 
 DECLARED_ANEW = "the root declares another population"
@@ -171,6 +171,7 @@ def _claims(now: datetime, rows: Iterable[Row[Any]]) -> list[Claim]:
             interruptions=row.interruptions,
             alone=row.alone,
             settled_for_s=(now - row.settled_at).total_seconds(),
+            forgets=bool(row.forgets),
         )
         for row in rows
     ]

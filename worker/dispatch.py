@@ -37,11 +37,13 @@ _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
 # Films are claimed ahead for so long at the pace of the last ones: who comes meanwhile waits no longer than that.
 _AHEAD_S = 0.2
-_MOST_AHEAD = 8
+_MOST_AHEAD = 32
 # What is claimed while a worker dies counts as having taken part: the more films went well, the more are claimed ahead.
 _CALM_FILMS = 4
 # An outcome waits for others so long, and only while films are claimed ahead.
-_TOGETHER_S = 0.1
+_TOGETHER_S = 0.2
+# To assess a smaller film once more takes no longer than to ask whether it was; the commit keeps the first assessment.
+_ASK_FROM_BYTES = 64 * 1024
 _PACE_OF_LAST = 0.2
 _SLOW_KEPT = 500
 
@@ -233,6 +235,7 @@ class Dispatcher:
             path_pattern=root.path_pattern,
             preview=preview,
             shadow=shadow,
+            ask=isinstance(ticket, Claim) and (ticket.size_bytes >= _ASK_FROM_BYTES or ticket.forgets),
         )
 
     # ------------------------------------------------------------------ the shadow
@@ -244,9 +247,6 @@ class Dispatcher:
             self._pool.submit(film, self._job(film, shadow=True))
 
     def _hear_of_shadow(self, event: Any, film: ShadowFilm) -> None:
-        if isinstance(event, Read):
-            self._pool.answer(film, known=False)
-            return
         if self._shadow is not None:
             self._shadow.hear(event)
         self._claim_at = float("-inf")

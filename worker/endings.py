@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from worker.meters import Meters
 
 _LOG = logging.getLogger(__name__)
-MOST_TOGETHER = 8
+MOST_TOGETHER = 32
 """Films that one transaction ends, at most."""
 _LOCKED_FIRST_S = 2.0
 _LOCKED_LONGEST_S = 300.0

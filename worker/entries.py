@@ -128,6 +128,7 @@ class Claim:
         alone: it took part in three deaths of a worker: run it with nothing else in flight. The ledger hands it out
             only while this worker holds no other claim, and hands out nothing beside it.
         settled_for_s: how long ago the version had settled when it was claimed.
+        forgets: films were purged from this database, and what this one holds may be among them.
     """
 
     file_id: int
@@ -140,6 +141,7 @@ class Claim:
     interruptions: int
     alone: bool = False
     settled_for_s: float = math.inf
+    forgets: bool = False
 
 
 @dataclass(frozen=True, slots=True)

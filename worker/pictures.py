@@ -87,22 +87,24 @@ def decode(data: bytes, kind: str, max_pixels: int) -> Picture:
             raise MultiFrame
         try:
             picture.load()
-            upright = ImageOps.exif_transpose(picture)
+            ImageOps.exif_transpose(picture, in_place=True)
         except OSError as error:
             if "truncated" in str(error) or "incomplete" in str(error):
                 raise TruncatedPixels from None
             raise DecodeFailed from None
         except PARSE_ERRORS:
             raise DecodeFailed from None
-    if upright.mode.startswith("I"):
-        return _deep(np.asarray(upright), decoder)
-    if upright.mode in {"L", "LA", "1"}:
-        return Picture(np.array(upright.convert("L")), decoder)
-    if upright.mode not in _COLOUR_MODES:
-        raise UnsupportedPixels(f"The picture's mode is {upright.mode}.")
-    colours = upright.convert("RGB")
+    if picture.mode.startswith("I"):
+        return _deep(np.asarray(picture), decoder)
+    if picture.mode == "L":
+        return Picture(np.asarray(picture), decoder)
+    if picture.mode in {"LA", "1"}:
+        return Picture(np.asarray(picture.convert("L")), decoder)
+    if picture.mode not in _COLOUR_MODES:
+        raise UnsupportedPixels(f"The picture's mode is {picture.mode}.")
+    colours = picture.convert("RGB")
     require_grey(np.asarray(colours))
-    return Picture(np.array(colours.convert("L")), decoder)
+    return Picture(np.asarray(colours.convert("L")), decoder)
 
 
 def require_grey(channels: PixelArray) -> None:

@@ -33,6 +33,7 @@ class Setup:
         preview_dir: where previews are kept, as ``to_text`` gives it; ``None`` keeps none.
         min_free_bytes: what previews leave free on their disk.
         shadow: folder of the bundle for jobs in the shadow, as ``to_text`` gives it; ``shadow_digest`` is what it has.
+        notes_fd: of a pipe into which the slot writes a byte when it has those of its film.
     """
 
     bundle: str
@@ -45,6 +46,7 @@ class Setup:
     min_free_bytes: int = 0
     shadow: str | None = None
     shadow_digest: str = ""
+    notes_fd: int = -1
 
     def of_shadow(self) -> Setup:
         """Return what a slot needs to load the bundle of the shadow."""
@@ -57,6 +59,7 @@ class Job:
 
     ``preview``: keep one of it. Asked at the first attempt only, so that no preview can cost a film its outcome.
     ``shadow``: assess it with the bundle in the shadow.
+    ``ask``: before it is assessed, say ``Say.READ`` and wait for ``Known``.
     """
 
     root: str
@@ -67,6 +70,7 @@ class Job:
     path_pattern: str | None
     preview: bool = False
     shadow: bool = False
+    ask: bool = True
 
 
 @dataclass(frozen=True, slots=True)

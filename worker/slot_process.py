@@ -35,7 +35,7 @@ from worker.errors import (
     UnreadableError,
 )
 from worker.escaping import escape
-from worker.slot_messages import Content, Job, Reply, Report, Say, Setup
+from worker.slot_messages import Content, Job, Known, Reply, Report, Say, Setup
 
 if TYPE_CHECKING:
     from worker.classifier import Classifier
@@ -159,8 +159,11 @@ def _read_film(job: Job, setup: Setup, classifier: Classifier, lines: BinaryIO, 
         return _unreadable(error, None, began)
     sha256 = hashlib.sha256(contents.data).hexdigest()
     laps.ended(Stage.READ)
-    _send(replies, Reply(Say.READ, sha256=sha256))
-    answer = slot_messages.decode_known(lines.readline())
+    os.write(setup.notes_fd, b".")
+    answer = Known(False)
+    if job.ask:
+        _send(replies, Reply(Say.READ, sha256=sha256))
+        answer = slot_messages.decode_known(lines.readline())
     if answer.forgotten:
         return Report(Outcome.REFUSED, sha256, _ms_since(began), code=FORGOTTEN)
     laps.start()

@@ -9,19 +9,15 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
-import os
 import selectors
-import signal
 import subprocess
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic
 
-from worker import slot_messages
 from worker.errors import (
     EnvironmentFault,
     PrereadError,
@@ -31,7 +27,8 @@ from worker.errors import (
     SlotMemory,
     named,
 )
-from worker.slot_messages import MAX_LINE_BYTES, Job, Known, Reply, Report, Say, Setup
+from worker.slot_child import GOODBYE_S, SlotChild, Ticket
+from worker.slot_messages import Job, Known, Reply, Report, Say, Setup
 
 _LOG = logging.getLogger(__name__)
 START_DEADLINE_S = 120.0
@@ -40,18 +37,7 @@ SPAWN_PAUSE_S = 5.0
 _NO_ROOM = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 _STARTS_AT_MOST = 3
 _RAREST_START = 5  # half a minute: as a power of two
-_GOODBYE_S = 2.0
-_PASSED_ON = ("PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV")
-# One core each; one arena keeps the address space near the memory in use.
-_FOR_SLOTS = {
-    "OMP_NUM_THREADS": "1",
-    "OPENBLAS_NUM_THREADS": "1",
-    "MKL_NUM_THREADS": "1",
-    "MALLOC_ARENA_MAX": "1",
-}
 COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "worker.slot_process")
-
-Ticket = TypeVar("Ticket")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,67 +74,6 @@ class Broke(Generic[Ticket]):
     late: bool = False
 
 
-class _Slot(Generic[Ticket]):
-    """One child process."""
-
-    def __init__(self, command: Sequence[str], setup: Setup, start_by: float) -> None:
-        self.process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # what decoders print there can quote a film
-            env=_environment(),
-            close_fds=True,
-            start_new_session=True,
-        )
-        assert self.process.stdin is not None
-        assert self.process.stdout is not None
-        self.to_slot = self.process.stdin
-        self.from_slot = self.process.stdout
-        os.set_blocking(self.from_slot.fileno(), False)
-        self.pending = b""
-        self.started = False
-        self.ticket: Ticket | None = None
-        self.has_bytes = False
-        self.deadline_at: float | None = start_by
-        self.send(setup)
-
-    def send(self, message: Setup | Job | Known) -> None:
-        # a few kilobytes into the pipe of a process that waits for them; one that is gone shows at its other pipe
-        with contextlib.suppress(BrokenPipeError):
-            self.to_slot.write(slot_messages.encode(message))
-            self.to_slot.flush()
-
-    def replies(self) -> Iterator[Reply | None]:
-        """Yield what the slot has said since; ``None`` when it will say no more.
-
-        Raises:
-            ValueError: it talks nonsense.
-        """
-        while True:
-            try:
-                block = os.read(self.from_slot.fileno(), 65536)
-            except BlockingIOError:
-                return
-            if not block:
-                yield None
-                return
-            *lines, self.pending = (self.pending + block).split(b"\n")
-            for line in lines:
-                yield slot_messages.decode_reply(line)
-            if len(self.pending) > MAX_LINE_BYTES:
-                raise ValueError("a line of the slot is too long")
-
-    def kill(self) -> None:
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-
-    def close(self) -> None:
-        for pipe in (self.to_slot, self.from_slot):
-            with contextlib.suppress(OSError):
-                pipe.close()
-
-
 class SlotPool(Generic[Ticket]):
     """All slots of one worker. For one thread, which must be the main one: a slot ends with the thread that started it.
 
@@ -175,7 +100,7 @@ class SlotPool(Generic[Ticket]):
         self._command = command
         self._clock = clock
         self._selector = selectors.DefaultSelector()
-        self._slots: list[_Slot[Ticket]] = []
+        self._slots: list[SlotChild[Ticket]] = []
         self._unreaped: list[subprocess.Popen[bytes]] = []
         self._failed_starts = 0
         self._start_at = float("-inf")
@@ -209,9 +134,7 @@ class SlotPool(Generic[Ticket]):
     def submit(self, ticket: Ticket, job: Job) -> None:
         """Give a job to an idle slot; ``idle`` must be above 0."""
         slot = next(slot for slot in self._slots if slot.started and slot.ticket is None)
-        slot.ticket, slot.has_bytes = ticket, False
-        slot.deadline_at = self._clock() + self._deadline_s
-        slot.send(job)
+        slot.take(ticket, job, self._clock() + self._deadline_s)
 
     def answer(self, ticket: Ticket, *, known: bool, forgotten: bool = False) -> None:
         """Answer a ``Read``. Without effect when its slot has died since."""
@@ -258,7 +181,7 @@ class SlotPool(Generic[Ticket]):
                 slot.kill()
             self._selector.unregister(slot.from_slot)
             slot.close()
-        give_up_at = time.monotonic() + _GOODBYE_S
+        give_up_at = time.monotonic() + GOODBYE_S
         for slot in self._slots:
             try:
                 slot.process.wait(max(0.0, give_up_at - time.monotonic()))
@@ -269,7 +192,7 @@ class SlotPool(Generic[Ticket]):
         for process in self._unreaped:
             # a process that waits for a dead share cannot be reaped until the share answers; it dies then by itself
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_GOODBYE_S)
+                process.wait(GOODBYE_S)
         self._unreaped.clear()
         self._selector.close()
 
@@ -283,7 +206,7 @@ class SlotPool(Generic[Ticket]):
             if len(self._slots) + len(self._unreaped) >= 2 * self._count or self._clock() < self._spawn_at:
                 return
             try:
-                slot: _Slot[Ticket] = _Slot(self._command, self._setup, self._clock() + START_DEADLINE_S)
+                slot: SlotChild[Ticket] = SlotChild(self._command, self._setup, self._clock() + START_DEADLINE_S)
             except OSError as error:
                 if error.errno not in _NO_ROOM:
                     raise
@@ -293,7 +216,7 @@ class SlotPool(Generic[Ticket]):
             self._slots.append(slot)
             self._selector.register(slot.from_slot, selectors.EVENT_READ, slot)
 
-    def _hear(self, slot: _Slot[Ticket]) -> None:
+    def _hear(self, slot: SlotChild[Ticket]) -> None:
         try:
             for reply in slot.replies():
                 if reply is None:
@@ -305,7 +228,7 @@ class SlotPool(Generic[Ticket]):
         except ValueError:
             self._lose(slot, SlotCrashed("the process that read this film said what no slot says"))
 
-    def _take(self, slot: _Slot[Ticket], reply: Reply) -> None:
+    def _take(self, slot: SlotChild[Ticket], reply: Reply) -> None:
         if reply.say is Say.READY and not slot.started:
             slot.started, slot.deadline_at = True, None
             if not self.ever_ready:
@@ -318,7 +241,6 @@ class SlotPool(Generic[Ticket]):
         if slot.ticket is None:
             raise ValueError("a slot without a file speaks of one")
         if reply.say is Say.READ and reply.sha256 is not None:
-            slot.has_bytes = True
             self.events.append(Read(slot.ticket, reply.sha256))
         elif reply.say is Say.DONE and reply.report is not None:
             self.events.append(Done(self._finish(slot), reply.report))
@@ -331,25 +253,25 @@ class SlotPool(Generic[Ticket]):
         else:
             raise ValueError("a slot's line lacks what its kind needs")
 
-    def _finish(self, slot: _Slot[Ticket]) -> Ticket:
+    def _finish(self, slot: SlotChild[Ticket]) -> Ticket:
         ticket = slot.ticket
         assert ticket is not None
         slot.ticket, slot.deadline_at = None, None
         return ticket
 
-    def _death(self, slot: _Slot[Ticket]) -> SlotError | EnvironmentFault:
+    def _death(self, slot: SlotChild[Ticket]) -> SlotError | EnvironmentFault:
         """Whose fault a death is: not the film's before its bytes were read, as when a slot died while it waited."""
-        error = _cause_of_death(slot.process)
-        early = slot.ticket is not None and not slot.has_bytes
+        error = slot.cause_of_death()
+        early = slot.ticket is not None and not slot.has_bytes()
         return EnvironmentFault(f"{error}, before it had its bytes") if early else error
 
-    def _too_late(self, slot: _Slot[Ticket]) -> SlotError | EnvironmentFault:
+    def _too_late(self, slot: SlotChild[Ticket]) -> SlotError | EnvironmentFault:
         """Whose fault a deadline is: the film's only once its bytes were read."""
-        if slot.ticket is not None and not slot.has_bytes:
+        if slot.ticket is not None and not slot.has_bytes():
             return EnvironmentFault(f"the share did not hand out the film within {self._deadline_s:g} s")
         return SlotDeadline(f"reading the film took longer than {self._deadline_s:g} s")
 
-    def _lose(self, slot: _Slot[Ticket], error: SlotError | EnvironmentFault, *, late: bool = False) -> None:
+    def _lose(self, slot: SlotChild[Ticket], error: SlotError | EnvironmentFault, *, late: bool = False) -> None:
         if (ticket := slot.ticket) is not None:
             ended = Broke(ticket, error, late) if isinstance(error, SlotError) else Fault(ticket, error, late)
             self.events.append(ended)
@@ -366,7 +288,7 @@ class SlotPool(Generic[Ticket]):
         elif self._unfit is None:
             self._unfit = SlotCrashed(f"{_STARTS_AT_MOST} slots in a row died while they started: {error}")
 
-    def _remove(self, slot: _Slot[Ticket]) -> None:
+    def _remove(self, slot: SlotChild[Ticket]) -> None:
         self.deaths += 1
         self._selector.unregister(slot.from_slot)
         slot.kill()
@@ -376,24 +298,3 @@ class SlotPool(Generic[Ticket]):
 
     def _reap(self) -> None:
         self._unreaped = [process for process in self._unreaped if process.poll() is None]
-
-
-def _cause_of_death(process: subprocess.Popen[bytes]) -> SlotCrashed:
-    try:
-        status = process.wait(_GOODBYE_S)
-    except subprocess.TimeoutExpired:
-        return SlotCrashed("the process that read this film fell silent")
-    if status >= 0:
-        return SlotCrashed(f"the process that read this film ended with code {status}")
-    try:
-        name = signal.Signals(-status).name
-    except ValueError:
-        name = str(-status)
-    return SlotCrashed(f"the process that read this film was ended by {name}")
-
-
-def _environment() -> dict[str, str]:
-    """None of the worker's settings, one of which may hold the database's password."""
-    passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    # this very package, wherever the worker was started from
-    return passed_on | _FOR_SLOTS | {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine
 
-from worker import previews, purging, results
+from worker import previews, purging, results, slot_messages
 from worker.bundle import Bundle
 from worker.dispatch import Dispatcher
 from worker.domain import Answer, Caveat, FileState, Finding, Identity, Outcome, PictureStatistics, Population
@@ -397,7 +397,7 @@ def test_while_films_queue_some_are_claimed_ahead_and_outcomes_written_together(
     desk.ready(*(b"film%02d" % number for number in range(30)))
     desk.work()
     assert len(desk.pool.in_flight) == 2
-    assert len(desk.dispatcher.held) == 10
+    assert len(desk.dispatcher.held) == 12
     first, second = desk.pool.in_flight
     desk.says(first, Done(first, report("a" * 64)))
     desk.dispatcher.work([desk.root_id])
@@ -406,7 +406,7 @@ def test_while_films_queue_some_are_claimed_ahead_and_outcomes_written_together(
     desk.says(second, Done(second, report("b" * 64)))
     desk.dispatcher.work([desk.root_id])
     assert {desk.state(first.path), desk.state(second.path)} == {FileState.CLAIMED}
-    assert desk.now < desk.dispatcher.next_at() <= desk.now + 0.1
+    assert desk.now < desk.dispatcher.next_at() <= desk.now + 0.2
     desk.now = desk.dispatcher.next_at()
     desk.dispatcher.work([desk.root_id])
     assert {desk.state(first.path), desk.state(second.path)} == {FileState.DONE}
@@ -488,6 +488,22 @@ def test_nothing_stays_of_a_film_that_was_purged_while_a_slot_read_it(
     desk.work()
     assert not previews.exists(tmp_path, "a" * 64)
     assert previews.exists(tmp_path, "b" * 64), "another worker may be about to commit it"
+
+
+def test_slots_ask_whether_a_film_is_known_unless_it_is_small_and_nothing_was_ever_purged(desk: Desk) -> None:
+    def asks() -> dict[bytes, bool]:
+        jobs = [job for _, job in desk.pool.jobs.values()]
+        desk.dispatcher.release(desk.pool.in_flight)
+        desk.pool.jobs.clear()
+        return {slot_messages.to_path(job.path): job.ask for job in jobs}
+
+    seen = desk.ledger.observe(desk.root_id, [Observation(b"small", 65_535, 1), Observation(b"large", 65_536, 1)])
+    desk.ledger.settle(seen.values())
+    desk.work()
+    assert asks() == {b"small": False, b"large": True}
+    purging.purge(desk.engine, "uid:0", "other", [99], readings=False, journal=None, preview_dir=None)
+    desk.work()
+    assert asks() == {b"small": True, b"large": True}
 
 
 def test_what_will_not_be_finished_is_given_back(desk: Desk) -> None:

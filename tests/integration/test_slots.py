@@ -383,6 +383,18 @@ def test_a_film_does_not_answer_for_a_slot_that_died_while_it_waited(bench: Benc
     assert isinstance(bench.outcome(pool, bench.film("film")), Done)
 
 
+def test_a_film_that_need_not_be_asked_about_is_assessed_at_once_and_answers_for_its_slot(bench: Bench) -> None:
+    pool = bench.pool()
+    bench.ready(pool)
+    for name, content, ends in (("film", FILM, Done), ("bad", FILM + b"ABORT", Broke), ("after", FILM, Done)):
+        bench.ready(pool)
+        pool.submit(name, bench.film(name, content, ask=False))
+        give_up_at = time.monotonic() + WITHIN_S
+        while not (events := pool.poll(1.0)):
+            assert time.monotonic() < give_up_at
+        assert [(type(event), event.ticket) for event in events] == [(ends, name)]
+
+
 def test_slots_that_die_while_they_start_are_tried_again_once_any_was_ready(
     bench: Bench, tmp_path: Path, eventually: Callable[..., None]
 ) -> None:

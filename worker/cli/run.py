@@ -79,8 +79,6 @@ def _preview_dir(settings: Settings, engine: Engine, roots: Sequence[RootSpec]) 
     folder = previews.folder_for(settings.preview_dir, store.sqlite_path(engine))
     for root in roots:
         refuse_within(root, folder, "folder of previews", "PREREAD_PREVIEW_DIR")
-    if folder is not None:
-        previews.sweep(folder)
     return folder
 
 
