@@ -85,11 +85,15 @@ class Place:
             lambda: all(self._at(folder).is_dir() for folder in (CONFIG.parent, HOME)),
             partial(self._systemd, "systemd-tmpfiles", tmpfiles, "--create"),
         )
-        yield Step(f"the settings {CONFIG}", self._at(CONFIG).exists, self._write_config)
+        yield Step(f"the settings {CONFIG}", self.has_settings, self._write_config)
         for unit in sorted(units_folder().glob("*.service")):
             content = unit.read_text(encoding="utf-8").replace("@BIN@", str(self.programs))
             yield self._file(Path("/etc/systemd/system") / unit.name, content)
         yield from self._database()
+
+    def has_settings(self) -> bool:
+        """Tell whether there is a file of settings, which stays as it is."""
+        return self._at(CONFIG).exists()
 
     def _at(self, path: Path) -> Path:
         return self.root / path.relative_to("/")

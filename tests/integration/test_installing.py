@@ -70,7 +70,9 @@ def test_a_place_is_made_once(tree: Path, capsys: pytest.CaptureFixture[str]) ->
     (tree / "etc/systemd/system/preread-web.service").write_text("# of an older version\n")
     before = content(tree)
     assert main(arguments) == 0
-    assert capsys.readouterr().out.splitlines() == ["make the file /etc/systemd/system/preread-web.service"]
+    said = capsys.readouterr()
+    assert said.out.splitlines() == ["make the file /etc/systemd/system/preread-web.service"]
+    assert "preread.toml is there and stays" in said.err
     assert {name for name, what in content(tree).items() if before[name] != what} == {
         "etc/systemd/system",
         "etc/systemd/system/preread-web.service",
@@ -103,6 +105,18 @@ def test_what_setup_needs_is_named(
     steps = {step.what: step for step in installing.Place(tmp_path).steps()}
     with pytest.raises(EnvironmentFault, match="systemd-sysusers is not on the PATH"):
         steps["the user preread"].do()
+
+
+def test_a_place_that_cannot_be_written_and_a_database_that_is_none_are_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    assert main(["setup", "--root", str(tmp_path / "tree"), "--database-url", "mysql://preread@db/preread"]) == 2
+    assert "mysql" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "etc").write_text("a file where a folder belongs")
+    assert main(["setup", "--root", str(tmp_path)]) == 3
+    assert str(tmp_path / "etc") in capsys.readouterr().err
 
 
 def test_a_servers_schema_is_made_by_the_services_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,23 +28,32 @@ def setup(
     What is there already stays, so that it may run again at any time: settings are never written over; units are (make
     changes with `systemctl edit`). Nothing is started: it prints what is left to do.
 
-    Exit code: 0 done; 2 without the rights to do it; 3 when a program of systemd's is missing or fails.
+    Exit code: 0 done; 2 without the rights to do it, or when a setting cannot be meant; 3 when a file cannot be written,
+    or a program of systemd's is missing or fails.
     """
-    from worker import installing
-    from worker.errors import UsageError
+    from worker import installing, store
+    from worker.errors import EnvironmentFault, UsageError
 
     if not dry_run and os.geteuid() != 0:
         raise UsageError("setup makes a user, folders and units: run it with sudo, or look with --dry-run")
     tree = Path(os.path.abspath(root))
     place = installing.Place(tree, database_url or installing.DATABASE_URL, share or ())
+    store.open_engine(place.database_url).dispose()  # before anything is made: is it one?
     made = 0
-    for step in place.steps():
-        if step.is_done():
-            continue
-        made += 1
-        output.print_text(f"{'would make' if dry_run else 'make'} {step.what}")
-        if not dry_run:
-            step.do()
+    try:
+        if (share or database_url) and place.has_settings():
+            output.say(
+                f"{installing.CONFIG} is there and stays as it is: say in it what --share and --database-url say"
+            )
+        for step in place.steps():
+            if step.is_done():
+                continue
+            made += 1
+            output.print_text(f"{'would make' if dry_run else 'make'} {step.what}")
+            if not dry_run:
+                step.do()
+    except OSError as error:
+        raise EnvironmentFault(f"{error.filename or tree}: {error.strerror or error}") from error
     if not made:
         output.say("everything is there already")
     if dry_run:
@@ -52,9 +61,11 @@ def setup(
     if tree == Path("/") and os.path.isdir("/run/systemd/system") and (systemctl := shutil.which("systemctl")):
         subprocess.run([systemctl, "daemon-reload"], check=False, stdin=subprocess.DEVNULL)
     _warn_of_a_closed_folder(place.programs)
-    output.say(f"next: name the folders of films in {installing.CONFIG}, then")
+    output.say(f"next: say in {installing.CONFIG} which folders hold films and what is certain of them, then")
     output.say("  systemctl enable --now preread-worker preread-web")
-    output.say(f"  sudo -u preread {place.programs}/preread --config {installing.CONFIG} users add NAME --role reader")
+    as_service = f"runuser -u {installing.USER} -- {place.programs}/preread --config {installing.CONFIG}"
+    output.say(f"  {as_service} check")
+    output.say(f"  {as_service} users add NAME --role reader")
 
 
 def _warn_of_a_closed_folder(programs: Path) -> None:
