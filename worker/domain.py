@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-import numpy as np
-import numpy.typing as npt
+if TYPE_CHECKING:  # a tenth of a second, and most commands look at no pixel
+    import numpy as np
+    import numpy.typing as npt
 
-PixelArray = npt.NDArray[np.uint8]
-FloatArray = npt.NDArray[np.float32]
+PixelArray: TypeAlias = "npt.NDArray[np.uint8]"
+FloatArray: TypeAlias = "npt.NDArray[np.float32]"
 
 
 FORGOTTEN: Final = "forgotten"

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from alembic import command
-from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, inspect, text
 
-from worker import compatibility, store
+from worker import store
 from worker.errors import DatabaseAway, DatabaseUnsuitable, SchemaOutdated, SchemaTooNew, UpgradeFailed
+
+# Alembic is loaded where a schema is changed, or is newer: every command looks at the schema, and nearly always it is
+# as it should be.
+if TYPE_CHECKING:
+    from alembic.config import Config
 
 _LOG = logging.getLogger(__name__)
 LOCK_TIMEOUT_S = 5
 _UPGRADE_LOCK = 0x7072_6561_6421  # any number that no other program locks: "pread!"
+_REVISION_FILE = re.compile(r"(\d{4})_\w+\.py")
 _MAKE_FOLDER = "Make that folder, or name another database (PREREAD_DATABASE_URL)."
 
 
@@ -33,6 +37,8 @@ def migrations_folder() -> Path:
 
 
 def _config() -> Config:
+    from alembic.config import Config
+
     config = Config()
     # alembic reads a percent sign in its options as the start of an interpolation
     config.set_main_option("script_location", str(migrations_folder()).replace("%", "%%"))
@@ -84,6 +90,9 @@ def downgrade(engine: Engine) -> str:
 
 def _migrate(engine: Engine, down_to: str | None = None) -> None:
     """Change the schema, look whether all is there, and commit; else everything is as it was before."""
+    from alembic import command
+
+    from worker import compatibility
 
     def body(connection: Connection, _again: bool) -> None:
         if connection.dialect.name != "sqlite":
@@ -164,7 +173,10 @@ def older_revisions() -> list[str]:
 
 
 def _revision(connection: Connection) -> str | None:
-    return MigrationContext.configure(connection).get_current_revision()
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    found: str | None = connection.execute(text("SELECT version_num FROM alembic_version")).scalar_one_or_none()
+    return found
 
 
 def _ahead(connection: Connection) -> bool:
@@ -176,6 +188,8 @@ def _ahead(connection: Connection) -> bool:
     revision, known = _revision(connection), _revisions()
     if revision is None or revision in known:
         return False
+    from worker import compatibility
+
     if not compatibility.is_next(revision, known[0]):
         raise SchemaTooNew(f"the schema is {revision}, and this program's is {known[0]}: too far ahead of it")
     if found := compatibility.hindrances(connection):
@@ -185,5 +199,6 @@ def _ahead(connection: Connection) -> bool:
 
 
 def _revisions() -> list[str]:
-    """Return this program's revisions, newest first."""
-    return [script.revision for script in ScriptDirectory.from_config(_config()).walk_revisions()]
+    """Return this program's revisions, newest first: the numbers that the names of the migrations begin with."""
+    names = (_REVISION_FILE.fullmatch(path.name) for path in (migrations_folder() / "versions").iterdir())
+    return sorted((name[1] for name in names if name is not None), reverse=True)

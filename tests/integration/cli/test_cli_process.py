@@ -50,6 +50,20 @@ def test_help_loads_nothing_heavy():
     assert answer.stdout.strip() == "[]"
 
 
+def test_the_status_loads_nothing_that_it_does_not_need(database):
+    # monitoring asks every minute or so
+    program = (
+        "import sys; from worker.cli import main; main(['status']); "
+        "print({'numpy', 'alembic', 'pydicom', 'ai_edge_litert'} & {*sys.modules})"
+    )
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREREAD_")}
+    command = [sys.executable, "-c", program]
+    environment = {**inherited, "PYTHONPATH": str(HOUSE)}
+    answer = subprocess.run(command, cwd=database, check=True, capture_output=True, text=True, env=environment)
+    assert "no_worker" in answer.stdout
+    assert answer.stdout.endswith("set()\n")
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
