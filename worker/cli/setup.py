@@ -28,7 +28,7 @@ def setup(
     What is there already stays, so that it may run again at any time: settings are never written over; units are (make
     changes with `systemctl edit`). Nothing is started: it prints what is left to do.
 
-    Exit code: 0 done; 2 without the rights to do it, or when a setting cannot be meant; 3 when a file cannot be written,
+    Exit code: 0 done; 2 without the rights to do it, or when an option cannot be meant; 3 when a file cannot be written
     or a program of systemd's is missing or fails.
     """
     from worker import installing, store
@@ -42,9 +42,7 @@ def setup(
     made = 0
     try:
         if (share or database_url) and place.has_settings():
-            output.say(
-                f"{installing.CONFIG} is there and stays as it is: say in it what --share and --database-url say"
-            )
+            output.say(f"{installing.CONFIG} is there and stays: write into it what --share and --database-url say")
         for step in place.steps():
             if step.is_done():
                 continue
