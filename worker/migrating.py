@@ -90,9 +90,6 @@ def downgrade(engine: Engine) -> str:
 
 def _migrate(engine: Engine, down_to: str | None = None) -> None:
     """Change the schema, look whether all is there, and commit; else everything is as it was before."""
-    from alembic import command
-
-    from worker import compatibility
 
     def body(connection: Connection, _again: bool) -> None:
         if connection.dialect.name != "sqlite":
@@ -102,6 +99,10 @@ def _migrate(engine: Engine, down_to: str | None = None) -> None:
             connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
         if _ahead(connection) or (down_to is None and _revision(connection) == _revisions()[0]):
             return
+        from alembic import command
+
+        from worker import compatibility
+
         kept = compatibility.rows_kept(connection)
         config = _config()
         config.attributes["connection"] = connection
