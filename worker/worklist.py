@@ -5,7 +5,8 @@ behind all others, until it has waited for ``RISE_AFTER_S``: then it has its arr
 films never lose theirs. Everything is read-only here.
 
 One index leads to a page, and ``_leading`` says which: the other conditions are written so that no planner can take
-theirs (``_checked``), with or without statistics on the tables. So a page costs the same at a million films.
+theirs (``_checked``), with or without statistics on the tables, and the order is one that no other index has
+(``_sequence``). So a page costs the same at a million films.
 """
 
 from __future__ import annotations
