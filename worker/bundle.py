@@ -192,7 +192,10 @@ def resolve(name: str | None = None, added: Path | None = None) -> Path:
     there = installed() if name is None else everywhere(added)
     found = [path for path in there if [path.parent.name, path.name][: len(wanted)] == wanted]
     if not found:
-        raise BundleMissing(f"no bundle {name or _DEFAULT_NAME} is installed, and no folder of that name holds one")
+        here = ", ".join(f"{path.parent.name}/{path.name}" for path in there) or "none"
+        raise BundleMissing(
+            f"no bundle {name or _DEFAULT_NAME} is installed, and no folder of that name holds one; installed: {here}"
+        )
     return found[-1]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 from sqlalchemy import Engine, insert
 
@@ -12,12 +14,12 @@ from worker.errors import TruncatedPixels
 from worker.ledger import Ledger
 
 
-def fill(engine: Engine, name: bytes = b"film") -> None:
+def fill(engine: Engine, name: bytes = b"film", bundle: Mapping[str, str] | None = None) -> None:
     """Add an assessed, a refused, an unreadable, a claimed and a waiting film, account, list, reading, audit rows."""
     ledger = Ledger(engine, worker_id=f"worker of {name.decode()}", lease_s=3600)
     ledger.heartbeat()
     root_id = ledger.register_root(b"/srv/inbox")
-    bundle_id = ledger.register_bundle(name="films", version="1", digest="d" * 64)
+    bundle_id = ledger.register_bundle(**{"name": "films", "version": "1", "digest": "d" * 64} | dict(bundle or {}))
     names = [name + bytes([48 + number]) for number in range(5)]
     ledger.settle(ledger.observe(root_id, [Observation(one, 10, 1) for one in names]).values())
     assessed, refused, unreadable, _ = ledger.claim([root_id], 4)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from worker.cli import door, output
+from worker.cli import door, in_use, output
 
 if TYPE_CHECKING:
     from worker.alarm import Channel
@@ -49,7 +49,8 @@ def watch(context: typer.Context) -> None:
     roots = [os.fsencode(os.path.abspath(root.path)) for root in settings.roots] or None
 
     def probe() -> health.Health:
-        return health.report(engine, roots=roots, scan_interval_s=settings.scan_interval_s, states=())
+        found = health.report(engine, roots=roots, scan_interval_s=settings.scan_interval_s, states=())
+        return in_use.judged(settings, engine, found)
 
     try:
         alarm.run(watcher, probe, stop, time.monotonic)

@@ -44,7 +44,7 @@ def list_bundles(
 ) -> None:
     """List the bundles that ship and those that were added: which is in use, in the shadow, withdrawn or damaged.
 
-    Exit code: 0 when all are whole; 4 when one is damaged or none is installed.
+    Exit code: 0 when all are whole; 4 when one is damaged, none is installed, or the one in use is not here.
     """
     settings = door.of(context).settings()
     from worker import bundle as bundles
@@ -86,11 +86,21 @@ def list_bundles(
                 }
             )
         rows.append((label, role, state, intended))
+    lacking = isinstance(used, BundleMissing)
+    if lacking:
+        label = settings.bundle if chosen is None else chosen.label
+        state = "not on this machine"
+        rows.append((label or "", "in use", state, ""))
+        if json:
+            record = {"bundle": label, "path": None, "in_use": True, "shadow": False, "withdrawn": None}
+            output.print_json({**record, "whole": False, "state": state})
     if not json:
         output.print_table(("bundle", "role", "state", "intended use"), rows)
         if now is not None and now.active is not None:
             output.say(f"chosen by {now.active.actor} at {now.active.at:%Y-%m-%d %H:%M} UTC")
-    if damaged:
+    if lacking:
+        output.say(str(used))
+    if damaged or lacking:
         raise typer.Exit(BundleError.exit_code)
 
 

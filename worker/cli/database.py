@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.cli import door, output
+from worker.cli import door, in_use, output
 from worker.cli.forgetting import forget_again
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from worker.backup import Backup
+    from worker.settings import Settings
 
 app = typer.Typer(help="The database: its schema, backup and restore.", no_args_is_help=True)
 
@@ -42,7 +43,19 @@ def upgrade(
             _back_up_before(engine, backup)
         migrating.upgrade(engine)
         migrating.check_schema(engine)
-    output.say(f"the schema of {url} fits this version")
+        output.say(f"the schema of {url} fits this version")
+        _look_at_bundle(door.of(context).settings(), engine)
+
+
+def _look_at_bundle(settings: Settings, engine: Engine) -> None:
+    """Say what a worker of this version would not start with: the bundle in use may have shipped with another one."""
+    from worker.errors import BundleError
+
+    try:
+        in_use.load(settings, engine)
+    except BundleError as error:
+        output.say(f"but no worker can start on this machine: {error} [{error.code}]")
+        output.say(f"  {error.hint}")
 
 
 @app.command("downgrade")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,11 +11,16 @@ from typing import TYPE_CHECKING
 from worker.cli import door, output
 
 _LOG = logging.getLogger(__name__)
+_LACKING = (
+    "Films wait and none is lost. Choose one that is here, `preread bundle activate NAME/VERSION`, or bring that one, "
+    "`preread bundle add FOLDER`: one that shipped with the version before lies there in worker/bundles."
+)
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from worker.bundle import Bundle
+    from worker.health import Health
     from worker.settings import Settings
     from worker.standing import Known, Standing
 
@@ -106,6 +111,34 @@ def load(settings: Settings, engine: Engine) -> InUse:
     return InUse(bundle, chosen is not None, wanted, shadow)
 
 
+def judged(settings: Settings, engine: Engine, found: Health) -> Health:
+    """Return a report that also says, where no worker runs, that none could start on this machine for its bundle."""
+    from worker.errors import BundleError
+    from worker.health import Level, Problem
+
+    silent = {"no_worker", "worker_silent"} & {problem.code for problem in found.problems}
+    if not silent or not (settings.bundle or _was_chosen(engine)):  # the one that ships is here
+        return found
+    try:
+        load(settings, engine)
+    except BundleError as error:
+        problem = Problem(Level.CRITICAL, error.code, f"no worker can start on this machine: {error}. {error.hint}")
+        return replace(found, problems=(problem, *found.problems))
+    return found
+
+
+def _was_chosen(engine: Engine) -> bool:
+    """Look without what it takes to load a bundle."""
+    from sqlalchemy import select
+
+    from worker import store
+    from worker.upkeep_schema import Part, activation
+
+    a = activation.c
+    last = select(a.bundle_id).where(a.part == Part.ACTIVE).order_by(a.id.desc()).limit(1)
+    return store.read(engine, lambda connection: connection.execute(last).scalar()) is not None
+
+
 def say_no_shadow(label: str) -> None:
     """Say that the films of this command get no answer of the bundle in the shadow."""
     output.say(
@@ -169,7 +202,12 @@ def _load(settings: Settings, chosen: Known) -> Bundle:
     from worker import bundle as bundles
     from worker.errors import BundleMissing
 
-    found = bundles.load(bundles.resolve(chosen.label, added_folder(settings)))
+    try:
+        found = bundles.load(bundles.resolve(chosen.label, added_folder(settings)))
+    except BundleMissing as error:
+        lacking = BundleMissing(f"{chosen.label} was chosen with `preread bundle`: {error}")
+        lacking.hint = _LACKING
+        raise lacking from error
     if found.digest != chosen.digest:
         raise BundleMissing(f"{found.path} is another bundle than the {chosen.label} that was chosen")
     return found

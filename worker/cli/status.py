@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.cli import door, output
+from worker.cli import door, in_use, output
 from worker.cli.roots import paths_of
 
 if TYPE_CHECKING:
@@ -55,11 +55,8 @@ def _look(context: typer.Context, root: list[Path] | None) -> Health:
         settings = door.of(context).settings()
         engine = door.open_database(settings)
         try:
-            return health.report(
-                engine,
-                roots=paths_of(settings, root),
-                scan_interval_s=settings.scan_interval_s,
-            )
+            found = health.report(engine, roots=paths_of(settings, root), scan_interval_s=settings.scan_interval_s)
+            return in_use.judged(settings, engine, found)
         finally:
             engine.dispose()
     except PrereadError as error:

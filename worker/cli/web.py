@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from worker.cli import door, output
+from worker.cli import door, in_use, output
 from worker.cli.roots import paths_of
 
 
@@ -45,6 +46,7 @@ def web(
             preview_dir=previews.folder_for(settings.preview_dir, store.sqlite_path(engine)),
             pacs_url=settings.pacs_url,
             https=tls or settings.web_proxy is not None,
+            judged=partial(in_use.judged, settings, engine),
         )
         site = app.create_app(engine, options, settings.web_language)
         if not accounts.everyone(engine):

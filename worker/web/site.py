@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -36,6 +37,7 @@ class WebOptions:
         preview_dir: where the slots keep previews; ``None`` for nowhere.
         pacs_url: with ``{study_instance_uid}``; ``None`` for no such link.
         https: people reach the page by TLS, its own or a proxy's.
+        judged: adds to a report what the database does not know.
     """
 
     idle_s: float = 1800.0
@@ -44,6 +46,7 @@ class WebOptions:
     preview_dir: Path | None = None
     pacs_url: str | None = None
     https: bool = False
+    judged: Callable[[Health], Health] = lambda found: found
 
     @property
     def cookie(self) -> str:
@@ -92,7 +95,7 @@ class Site:
                     scan_interval_s=self.options.scan_interval_s,
                     states=OPEN_STATES,
                 )
-                self._health = (time.monotonic(), found)
+                self._health = (time.monotonic(), self.options.judged(found))
             return self._health[1]
 
     def page(self, name: str, session: Session | None, *, status: int = 200, **values: Any) -> HTMLResponse:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from tests.programs import ledger_rows
 from worker import bundle as bundles
 from worker import daemon, standing, store
 from worker.cli import door, in_use
 from worker.errors import BundleWithdrawn
+from worker.ledger import Ledger
 from worker.settings import load as load_settings
 
 
@@ -55,6 +57,43 @@ def test_a_bundle_from_its_folder_to_its_end(here, stub_bundle, tmp_path):
         assert "it turned films" in ran.err
         assert "bundle_withdrawn" in ran.err
     assert roles(here("bundle", "list", "--json"))["stub/1.0.0"][2] == "it turned films"
+
+
+def test_an_upgrade_that_no_longer_ships_the_chosen_bundle_says_so_everywhere_and_loses_nothing(
+    here, stub_bundle, tmp_path
+):
+    here("bundle", "add", str(stub_bundle.path))
+    here("bundle", "activate", "stub/1.0.0")
+    engine = store.open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
+    ledger_rows.fill(engine, bundle=stub_bundle.registration)
+    Ledger(engine, worker_id="worker of film", lease_s=60).stop()
+    engine.dispose()
+    kept = (tmp_path / "preread.db-bundles" / "stub").rename(tmp_path / "elsewhere")
+    shipped = f"pneumonia-children/{bundles.load(bundles.resolve()).manifest.version}"
+    (tmp_path / "inbox").mkdir()
+    for command, exit_code in ((["run", "--root", "inbox"], 4), (["db", "upgrade"], 0)):
+        ran = here(*command)
+        assert ran.exit_code == exit_code
+        assert "stub/1.0.0 was chosen" in ran.err
+        assert f"installed: {shipped}" in ran.err
+        assert "preread bundle activate" in ran.err
+    ran = here("bundle", "list", "--json")
+    assert ran.exit_code == 4
+    assert {"bundle": "stub/1.0.0", "in_use": True, "whole": False}.items() <= ran.records[-1].items()
+    assert roles(ran)["stub/1.0.0"] == (True, False, None)
+    (record,) = here("status", "--json").records
+    (said,) = [one for one in record["problems"] if one["code"] == "bundle_missing"]
+    assert said["level"] == "critical"
+    assert "preread bundle add FOLDER" in said["what"]
+    shown = here("results", "--json", "--outcome", "assessed").records
+    assert [one["bundle"] for one in shown] == ["stub/1.0.0"]
+    # either way out
+    assert here("bundle", "activate", shipped).exit_code == 0
+    assert "bundle_missing" not in here("status").out
+    assert here("bundle", "rollback").exit_code == 4
+    assert here("bundle", "add", str(kept / "1.0.0")).exit_code == 0
+    assert here("bundle", "list").exit_code == 0
+    assert "bundle_missing" not in here("status").out
 
 
 def test_a_setting_that_names_the_bundle_decides(here, stub_bundle, monkeypatch):

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import pytest
 from sqlalchemy import update
 from starlette.testclient import TestClient
 
-from worker import accounts, audit, health, readings, review_schema, store
+from worker import accounts, audit, health, readings, review_schema, settings, standing, store
+from worker.bundle import Bundle
+from worker.cli import in_use
 from worker.domain import Answer, RefusalCode, Role
 from worker.entries import Observation, Pulse, RootPulse
 from worker.errors import DatabaseAway, FileLocked, SettingsError, ShareDown
@@ -80,6 +83,22 @@ def ada(films_here: Films, browser: Callable[..., Browser]) -> Browser:
     signed_in = browser().sign_in()
     assert (signed_in.status, signed_in.location) == (303, "/")
     return signed_in
+
+
+def test_the_page_says_that_no_worker_can_start_for_its_bundle(
+    films_here: Films, stub_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PREREAD_DATABASE_URL", f"sqlite:///{tmp_path / 'preread.db'}")
+    films_here.person("ada")
+    film = films_here.add("a.dcm", Answer.FLAGGED)
+    standing.activate(films_here.engine, "uid:0", stub_bundle)
+    judged = partial(in_use.judged, settings.load(), films_here.engine)
+    browser = Browser(films_here, judged=judged).sign_in()
+    assert "cannot run, since its model is not to be had" in browser.get("/worklist").words
+    assert "pneumonia flagged" in browser.get(f"/films/{film}").words.lower()
+    films_here.scan()
+    assert "not to be had" not in Browser(films_here, judged=judged).sign_in().get("/worklist").words
 
 
 # --------------------------------------------------------------------------- who may
