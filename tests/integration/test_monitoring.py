@@ -18,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, insert, select
 
 from worker import drift, figures, schema
+from worker.batches import FleetHealth
 from worker.domain import Answer, FileState, Finding, Outcome, PictureStatistics, RefusalCode, Stage
 from worker.entries import Claim, ContentAssessment, FileFacts, Observation
 from worker.errors import DatabaseAway
@@ -67,10 +68,12 @@ def everything(meters: Meters) -> bytes:
     meters.attempt_lost("slot_crashed")
     meters.note_slots(2, 1, 3)
     root = RootHealth("/srv/a", True, 5.0, 1.0, 7, 1.0, None, None, None)
+    shards = FleetHealth({"todo": 3, "doing": 1, "succeeded": 5}, processes=2)
+    archive = RootHealth("/srv/archive", False, None, None, None, None, None, None, None, shards)
     found = Health(
         datetime.now(UTC),
         (Problem(Level.CRITICAL, "missed", "1 film"),),
-        roots=(root,),
+        roots=(root, archive),
         counts={FileState.READY: 1},
         quarantined={"truncated": 1},
         unsettled_age_s=1.0,
