@@ -1,4 +1,4 @@
-"""Making a place for Preread on a Linux host: its user, its folders, its settings, its database and its systemd units.
+"""Making a place for Preread on a Linux host: its user, folders, settings, database, systemd units, and root's command.
 
 Each step says whether it is still needed, so that setup may run again at any time; settings that are there are never
 written over, units are (local changes belong into ``systemctl edit``). User and folders are made by systemd's own
@@ -28,6 +28,15 @@ CONFIG = Path("/etc/preread/preread.toml")
 DATABASE_URL = f"sqlite:///{HOME / 'preread.db'}"
 _SYSUSERS = f'u {USER} - "Preread" {HOME}\n'
 _TMPFILES = f"d {CONFIG.parent} 0750 root {USER} -\nd {HOME} 0700 {USER} {USER} -\n"
+COMMAND = Path("/usr/local/sbin/preread")
+# What root types. The variables of the units count as they do for them, which `runuser` would leave out.
+_COMMAND = f"""\
+#!/bin/sh
+# From preread setup: the program as the service has it, with its user, settings and rights. Name files by whole paths.
+exec systemd-run --quiet --pipe --pty --wait --collect --uid={USER} --gid={USER} --working-directory={HOME} \\
+  --property=EnvironmentFile=-/etc/preread/preread.env --property=UMask=0077 \\
+  @BIN@/preread --config {CONFIG} "$@"
+"""
 _CONFIG_HEAD = """\
 # Settings of Preread: the README has all of them. PREREAD_* in /etc/preread/preread.env win over this file.
 database_url = {url}
@@ -87,8 +96,8 @@ class Place:
         )
         yield Step(f"the settings {CONFIG}", self.has_settings, self._write_config)
         for unit in sorted(units_folder().glob("*.service")):
-            content = unit.read_text(encoding="utf-8").replace("@BIN@", str(self.programs))
-            yield self._file(Path("/etc/systemd/system") / unit.name, content)
+            yield self._file(Path("/etc/systemd/system") / unit.name, unit.read_text(encoding="utf-8"))
+        yield self._file(COMMAND, _COMMAND, mode=0o755)
         yield from self._database()
 
     def has_settings(self) -> bool:
@@ -98,13 +107,13 @@ class Place:
     def _at(self, path: Path) -> Path:
         return self.root / path.relative_to("/")
 
-    def _file(self, path: Path, content: str) -> Step:
-        target = self._at(path)
+    def _file(self, path: Path, content: str, mode: int = 0o644) -> Step:
+        target, content = self._at(path), content.replace("@BIN@", str(self.programs))
 
         def is_done() -> bool:
             return target.is_file() and target.read_text(encoding="utf-8") == content
 
-        return Step(f"the file {path}", is_done, lambda: _write(target, content, 0o644))
+        return Step(f"the file {path}", is_done, lambda: _write(target, content, mode))
 
     def _systemd(self, program: str, declaration: Path, *options: str) -> None:
         found = shutil.which(program)

@@ -55,9 +55,12 @@ def test_a_place_is_made_once(tree: Path, capsys: pytest.CaptureFixture[str]) ->
         (database.parent, 0o700, int(uid), int(gid)),
         (tree / "etc/preread", 0o750, 0, int(gid)),
         (tree / "etc/preread/preread.toml", 0o640, 0, int(gid)),
+        (tree / "usr/local/sbin/preread", 0o755, 0, 0),
     ):
         status = path.stat()
         assert (status.st_mode & 0o777, status.st_uid, status.st_gid) == (mode, owner, group), path
+    subprocess.run(["sh", "-n", tree / "usr/local/sbin/preread"], check=True)
+    assert f"{Path(sys.prefix) / 'bin'}/preread --config" in (tree / "usr/local/sbin/preread").read_text()
     engine = store.open_engine(f"sqlite:///{database}")
     migrating.check_schema(engine, exactly=True)
     engine.dispose()

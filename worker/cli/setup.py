@@ -23,7 +23,7 @@ def setup(
     root: Annotated[Path, typer.Option(help="install into this tree, for an image")] = Path("/"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would be made, and make nothing")] = False,
 ) -> None:
-    """Make the user preread, its folders, settings, database and the units of worker and page; needs root and systemd.
+    """Make the user preread, its folders, settings, database, units, and a command for root; needs root and systemd.
 
     What is there already stays, so that it may run again at any time: settings are never written over; units are (make
     changes with `systemctl edit`). Nothing is started: it prints what is left to do.
@@ -61,9 +61,8 @@ def setup(
     _warn_of_a_closed_folder(place.programs)
     output.say(f"next: say in {installing.CONFIG} which folders hold films and what is certain of them, then")
     output.say("  systemctl enable --now preread-worker preread-web")
-    as_service = f"runuser -u {installing.USER} -- {place.programs}/preread --config {installing.CONFIG}"
-    output.say(f"  {as_service} check")
-    output.say(f"  {as_service} users add NAME --role reader")
+    output.say(f"  {installing.COMMAND} check")
+    output.say(f"  {installing.COMMAND} users add NAME --role reader")
 
 
 def _warn_of_a_closed_folder(programs: Path) -> None:
