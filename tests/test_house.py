@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import os
 import re
 import subprocess
@@ -20,9 +21,9 @@ from packaging.requirements import Requirement
 
 import worker.cli
 from deploy import licences
-from worker import codecs, errors, identity, settings
+from worker import codecs, errors, identity, settings, settings_page
 from worker.batch import FileResult
-from worker.domain import Outcome, RefusalCode
+from worker.domain import Outcome, Population, RefusalCode, RootSpec
 
 HOUSE = Path(__file__).parent.parent
 PACKAGES = ("worker", "model_training")
@@ -380,8 +381,13 @@ def test_the_readme_lists_every_command_and_no_other() -> None:
     assert set(column("Commands")) == there
 
 
-def test_the_readme_says_every_setting_as_the_code_does() -> None:
-    assert settings.markdown_table() in README
+def test_the_reference_says_every_setting_as_the_code_does() -> None:
+    """``python -m worker.settings_page`` prints the table."""
+    page = (HOUSE / "docs" / "settings.md").read_text(encoding="utf-8")
+    assert settings_page.markdown_table() in page
+    keys = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
+    assert {one.name for one in dataclasses.fields(RootSpec)} <= keys
+    assert all(f"`{population}`" in page for population in Population)
 
 
 def test_the_file_of_settings_in_the_readme_can_be_used(tmp_path: Path) -> None:

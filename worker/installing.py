@@ -38,7 +38,7 @@ exec systemd-run --quiet --pipe --pty --wait --collect --uid={USER} --gid={USER}
   @BIN@/preread --config {CONFIG} "$@"
 """
 _CONFIG_HEAD = """\
-# Settings of Preread: the README has all of them. PREREAD_* in /etc/preread/preread.env win over this file.
+# Settings of Preread: docs/settings.md has all of them. PREREAD_* in /etc/preread/preread.env win over this file.
 database_url = {url}
 """
 _NO_SHARE = """

@@ -14,7 +14,7 @@ import os
 import re
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -242,39 +242,6 @@ class Settings(BaseSettings):
                     # an empty path would mean the working folder, which nobody can have meant
                     raise ValueError("a root's path is empty: name a folder")
         return value
-
-
-@dataclass(frozen=True, slots=True)
-class SettingDoc:
-    """One row of the settings table.
-
-    Attributes:
-        env: name of the environment variable.
-        default: as an operator would write it; empty when unset.
-        help: one line.
-    """
-
-    env: str
-    default: str
-    help: str
-
-
-def describe() -> list[SettingDoc]:
-    """Every setting in order; the README's table and ``preread check`` come from here."""
-    rows = []
-    for name, field in Settings.model_fields.items():
-        default = "" if field.default in (None, ()) else str(field.default)
-        rows.append(SettingDoc(PREFIX + name.upper(), default, field.description or ""))
-    return rows
-
-
-def markdown_table() -> str:
-    """The settings as the table that stands in the README."""
-    lines = ["| variable | default | meaning |", "| --- | --- | --- |"]
-    for row in describe():
-        default = f"`{row.default}`" if row.default else "unset"
-        lines.append(f"| `{row.env}` | {default} | {row.help} |")
-    return "\n".join(lines)
 
 
 def load(config: Path | None = None) -> Settings:

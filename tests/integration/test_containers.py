@@ -14,7 +14,7 @@ import typer
 import yaml
 
 from tests.test_house import commands
-from worker import settings
+from worker import settings_page
 from worker.cli.app import app
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "container"
@@ -43,7 +43,7 @@ def test_the_compose_file_is_one_by_the_specification() -> None:
 def test_the_proxys_file_can_be_read() -> None:
     adapted = checked("caddy", "adapt", "--config", FOLDER / "Caddyfile", "--adapter", "caddyfile")
     assert '"dial":"web:8350"' in adapted
-    assert {row.env: row.default for row in settings.describe()}["PREREAD_WEB_PORT"] == "8350"
+    assert {row.env: row.default for row in settings_page.describe()}["PREREAD_WEB_PORT"] == "8350"
 
 
 def test_the_image_is_small_in_rights_and_without_what_trains() -> None:
@@ -58,7 +58,7 @@ def test_the_image_is_small_in_rights_and_without_what_trains() -> None:
 def test_every_service_of_ours_is_read_only_and_calls_what_exists() -> None:
     assert set(OURS) == {"migration", "worker", "web"}
     there = {*commands(typer.main.get_command(app), "preread")}
-    known = {row.env for row in settings.describe()}
+    known = {row.env for row in settings_page.describe()}
     for service in OURS.values():
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]
