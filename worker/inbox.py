@@ -28,6 +28,7 @@ from worker.scanning import (
     Found,
     Listing,
     Look,
+    check_mounted,
     check_root,
     look_at_entries,
     look_at_path,
@@ -376,8 +377,7 @@ class Inbox:
         identity = (status.st_dev, status.st_ino)
         if identity == self._identity:
             return
-        if listing.files == 0 and (point := self._system.missing_mount(self._root)):
-            raise ShareDown(f"/etc/fstab names {point}, and nothing is mounted there")
+        check_mounted(self._system, self._root, listing)
         if self._identity is not None or self.share_down is not None:
             if self._identity is not None and listing.files == 0 and self._ledger.live_paths(self.root_id, limit=1):
                 raise ShareDown("another, empty folder lies where the share was: it is probably not mounted")

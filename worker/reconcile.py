@@ -24,7 +24,17 @@ from worker.errors import EnvironmentFault, ScanIncomplete, ShareDown, TooManyBy
 from worker.escaping import display_path
 from worker.ledger_check import Difference
 from worker.moves import absolute, path_key
-from worker.scanning import GONE_ERRNOS, FileSystem, Listing, Look, check_root, look_at_entry, look_at_path, walk
+from worker.scanning import (
+    GONE_ERRNOS,
+    FileSystem,
+    Listing,
+    Look,
+    check_mounted,
+    check_root,
+    look_at_entry,
+    look_at_path,
+    walk,
+)
 
 _BATCH = 500
 _LOOK_AGAIN_S = 1.0
@@ -130,6 +140,7 @@ class _Root:
                             listing.first_errno = listing.first_errno or error.errno
                 self._compare(looks)
                 progress(f"{self._text}: {listing.files:,} files compared")
+            check_mounted(self._system, self._path, listing)
         except ShareDown as error:
             self._found.unproven.append(type(error)(f"{self._text}: {error}"))
             return

@@ -205,6 +205,16 @@ def check_root(system: FileSystem, root: bytes) -> os.stat_result:
     return status
 
 
+def check_mounted(system: FileSystem, root: bytes, listing: Listing) -> None:
+    """Make sure, once a root was listed, that it is not the empty folder on which its share belongs.
+
+    Raises:
+        ShareDown: it is.
+    """
+    if listing.files == 0 and (point := system.missing_mount(root)):
+        raise ShareDown(f"/etc/fstab names {point}, and nothing is mounted there")
+
+
 def look_at_entry(system: FileSystem, found: Found) -> Look:
     """Ask for the status of a listed entry. Raises ``OSError`` as ``lstat`` does."""
     return _look(found.path, system.status_of_entry(found.entry), found.rule)

@@ -160,6 +160,15 @@ def test_a_share_that_is_away_proves_nothing(place: Place) -> None:
     assert found.differences == []
     assert [fault.code for fault in found.unproven] == ["share_down"]
     assert str(place.folder) in str(found.unproven[0])
+    place.folder.mkdir()
+
+    class Unmounted(FileSystem):
+        def missing_mount(self, root: bytes) -> str:
+            return os.fsdecode(root)
+
+    found = place.compare(system=Unmounted())
+    assert found.differences == []
+    assert [fault.code for fault in found.unproven] == ["share_down"]
 
 
 def test_a_folder_that_cannot_be_listed_hides_no_absence(place: Place) -> None:
