@@ -25,7 +25,7 @@ MAX_SIDE_PX = 1024
 _MIN_SIDE_PX = 768
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 _GREY_8_BITS = (8, 0, 0, 0, 0)
-_AVERAGE = 3
+_UP = 2
 _FOLDER_MODE, _FILE_MODE = 0o700, 0o600
 
 
@@ -54,16 +54,15 @@ def draw(pixels: PixelArray) -> bytes:
 
 
 def _as_png(pixels: PixelArray) -> bytes:
-    """Write uint8 [rows, columns] as PNG (ISO/IEC 15948), each pixel as its difference from left and above.
+    """Write uint8 [rows, columns] as PNG (ISO/IEC 15948), each pixel as its difference from the one above.
 
     Pillow and libpng take two to seven times as long, which was more than the network takes.
     """
     rows, columns = pixels.shape
-    left, above = np.zeros_like(pixels), np.zeros_like(pixels)
-    left[:, 1:], above[1:] = pixels[:, :-1], pixels[:-1]
     lines = np.empty((rows, columns + 1), np.uint8)
-    lines[:, 0] = _AVERAGE
-    lines[:, 1:] = pixels - ((left & above) + ((left ^ above) >> 1))  # half of their sum, which has nine bits
+    lines[:, 0] = _UP
+    lines[0, 1:] = pixels[0]
+    np.subtract(pixels[1:], pixels[:-1], out=lines[1:, 1:])
     header = struct.pack(">II5B", columns, rows, *_GREY_8_BITS)
     chunks = ((b"IHDR", header), (b"IDAT", isal_zlib.compress(lines, 1)), (b"IEND", b""))
     return _PNG_START + b"".join(_chunk(kind, content) for kind, content in chunks)
