@@ -15,10 +15,11 @@ import queue
 import secrets
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import procrastinate
@@ -99,6 +100,7 @@ def work(
     jobs = FleetQueue(engine)
     jobs.install()
     held = {bundle.digest: bundle for bundle in bundles}
+    lacking: set[str] = set()
     fleet = fleet or FleetOptions()
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     ledger = Ledger(engine, worker_id=worker_id, lease_s=max(options.lease_s, 2 * options.deadline_s))
@@ -125,7 +127,7 @@ def work(
                 if (one := puller.next(_LOOK_UP_S)) is None:
                     doing.rest()
                 else:
-                    _do(engine, doing, one, held)
+                    _do(doing, one, held, partial(_in_shadow, engine, held, lacking))
         finally:
             puller.end()
             doing.close()
@@ -143,22 +145,36 @@ class _Handed:
     answer: Future[None]
 
 
-def _in_shadow(engine: Engine, held: Mapping[str, Bundle], active: str) -> tuple[Bundle, datetime] | None:
-    """Return the bundle that is to work in the shadow of a shard's own, and since when."""
+def _in_shadow(
+    engine: Engine, held: Mapping[str, Bundle], lacking: set[str], active: str
+) -> tuple[Bundle, datetime] | None:
+    """Return the bundle that is to work in the shadow of a shard's own, and since when.
+
+    Args:
+        lacking: those of which the log knows already that this machine has them not.
+    """
     chosen = standing.look(engine).shadow
     if chosen is None or chosen.bundle is None or chosen.bundle.digest == active:
         return None
-    if (bundle := held.get(chosen.bundle.digest)) is None:  # no film waits for a shadow
+    digest = chosen.bundle.digest
+    if (bundle := held.get(digest)) is not None:
+        return bundle, chosen.at
+    if digest not in lacking:  # no film waits for a shadow
+        lacking.add(digest)
         _LOG.error("bundle_not_usable", extra={"code": BundleMissing.code, "bundle": chosen.bundle.label})
-        return None
-    return bundle, chosen.at
+    return None
 
 
-def _do(engine: Engine, doing: ShardWork, one: _Handed, held: Mapping[str, Bundle]) -> None:
+def _do(
+    doing: ShardWork,
+    one: _Handed,
+    held: Mapping[str, Bundle],
+    in_shadow: Callable[[str], tuple[Bundle, datetime] | None],
+) -> None:
     try:
         if (bundle := held.get(one.job.digest)) is None:
             raise BundleMissing("the bundle of this shard is not installed here")
-        done = doing.do(one.job, bundle, _in_shadow(engine, held, one.job.digest))
+        done = doing.do(one.job, bundle, in_shadow(one.job.digest))
     except BaseException as error:
         one.answer.set_exception(error if isinstance(error, Exception) else InternalError())
         if isinstance(error, ShardStopped):
