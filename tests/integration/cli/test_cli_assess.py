@@ -334,16 +334,6 @@ def test_run_makes_no_database_that_was_named(preread, started, monkeypatch, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_run_begins_with_sweeping_half_written_previews(preread, started, monkeypatch, tmp_path):
-    monkeypatch.setenv("PREREAD_PREVIEW_DIR", str(tmp_path / "previews"))
-    (tmp_path / "previews").mkdir()
-    left = tmp_path / "previews" / f"{'0' * 64}.part"
-    left.write_bytes(b"half")
-    os.utime(left, (0, 0))
-    assert preread("run", "--root", "inbox").exit_code == 0
-    assert not left.exists()
-
-
 def test_run_takes_no_root_in_another(preread, started):
     ran = preread("run", "--root", "inbox", "--root", "inbox/today")
     assert ran.exit_code == 2
