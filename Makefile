@@ -11,7 +11,7 @@ LOCK += --constraint requirements/constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test prove fleet-proof bench run fuzz lint type wheel wheelhouse check-wheel sbom audit lock clean
+.PHONY: help demo test prove fleet-proof bench run fuzz lint type wheel wheelhouse check-wheel try-host sbom audit lock clean
 
 help: ## say what can be made
 	@echo "Preread: a first read of every chest X-ray, where it is taken."
@@ -59,6 +59,9 @@ wheelhouse: wheel ## pack dist/preread-*.tar: all that a machine without network
 
 check-wheel: wheelhouse ## install from that tar, without network, outside the tree, and use it there
 	@sh deploy/check_wheel.sh $(PY) dist/preread-*.tar
+
+try-host: wheelhouse ## boot a Debian host without network from that tar and try its units there (root, debootstrap, systemd-container)
+	@sh deploy/try_host.sh $(PY) dist/preread-*.tar
 
 sbom: $(VENV)/.dev ## list what a worker installs, with hashes, as CycloneDX: dist/preread.cdx.json
 	@mkdir -p dist
