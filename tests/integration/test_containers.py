@@ -1,4 +1,4 @@
-"""What no engine here can run is checked by linters, and against the program: names of settings, commands, rights."""
+"""What needs an engine to run is checked by linters, and against the program: names of settings, commands, rights."""
 
 from __future__ import annotations
 
