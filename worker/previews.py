@@ -21,7 +21,7 @@ from worker.domain import PixelArray
 from worker.errors import UsageError
 
 MAX_SIDE_PX = 1024
-# A longer side of at least this many is left as whole pixels averaged give it; else it is resampled to the maximum.
+# A longer side of at least this many is left as whole pixels averaged give it; else shares of pixels are averaged.
 _MIN_SIDE_PX = 768
 _PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
 _GREY_8_BITS = (8, 0, 0, 0, 0)
@@ -49,7 +49,7 @@ def draw(pixels: PixelArray) -> bytes:
     if longer / factor >= min(_MIN_SIDE_PX, longer):
         picture = picture.reduce(factor) if factor > 1 else picture
     else:
-        picture = ImageOps.contain(picture, (MAX_SIDE_PX, MAX_SIDE_PX), Image.Resampling.BILINEAR)
+        picture = ImageOps.contain(picture, (MAX_SIDE_PX, MAX_SIDE_PX), Image.Resampling.BOX)
     return _as_png(np.asarray(picture))
 
 

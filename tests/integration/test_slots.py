@@ -186,6 +186,25 @@ def test_bytes_at_fault_have_their_code(bench: Bench, content: bytes, code: str)
     assert (done.report.facts(Population.UNDECLARED) is None) == (code == "too_many_bytes")
 
 
+def of_one_level(*, brightest: int, share: float) -> bytes:
+    """A film of 600 px a side at grey level 100 but for a corner."""
+    pixels = np.full((600, 600), 100, np.uint8)
+    side = max(1, round(600 * share))
+    pixels[:side, :side] = brightest
+    return phantoms.to_png(pixels)
+
+
+@pytest.mark.parametrize("brightest, share, blank", [(107, 0.5, True), (108, 0.5, False), (108, 0.0, False)])
+def test_a_film_is_blank_where_all_its_own_pixels_are_alike(
+    bench: Bench, brightest: int, share: float, blank: bool
+) -> None:
+    """A single pixel, which nothing smaller shows, is enough."""
+    done = bench.outcome(bench.pool(), bench.film("film", of_one_level(brightest=brightest, share=share)))
+    assert isinstance(done, Done)
+    assert (done.report.code == "blank") == blank
+    assert ("100 and 107" in done.report.reason) == blank
+
+
 def test_a_damaged_film_still_belongs_to_its_patient(bench: Bench) -> None:
     whole = phantoms.to_dicom(phantoms.draw_chest(2, rows=96, columns=96), PatientID="P12")
     done = bench.outcome(bench.pool(), bench.film("film", whole[:-3000]))
