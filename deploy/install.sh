@@ -40,9 +40,9 @@ trap undo EXIT
   --require-hashes --only-binary :all: -r requirements.txt)
 "$target/bin/preread" bundle verify
 if [ -e "$config" ]; then
-  # as the service's user: files stay its own, and a server on this host knows it by that
+  # as the service's user: files stay its own, and a server knows it by that, or by the .pgpass in its home
   if id preread >/dev/null 2>&1; then
-    runuser -u preread -- "$target/bin/preread" --config "$config" db upgrade \
+    runuser -u preread -- env HOME=/var/lib/preread "$target/bin/preread" --config "$config" db upgrade \
       --backup "/var/lib/preread/before-$version.backup"
   else
     "$target/bin/preread" --config "$config" db upgrade

@@ -190,7 +190,8 @@ class Place:
     def _upgrade_server(self) -> None:
         user, group = self._owner()
         command = (str(self.programs / "preread"), "--config", str(CONFIG), "db", "upgrade")
-        self._run(*command, user=user, group=group, extra_groups=[], cwd=HOME)
+        # libpq looks for .pgpass where HOME says
+        self._run(*command, user=user, group=group, extra_groups=[], cwd=HOME, env=os.environ | {"HOME": str(HOME)})
 
 
 def programs_folder(prefix: Path) -> Path:

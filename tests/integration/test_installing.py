@@ -138,3 +138,6 @@ def test_a_servers_schema_is_made_by_the_services_user(tmp_path: Path, monkeypat
     ((command, options),) = ran
     assert command == ["/opt/preread/current/bin/preread", "--config", "/etc/preread/preread.toml", "db", "upgrade"]
     assert (options["user"], options["group"], options["extra_groups"]) == (990, 991, [])
+    environment = options["env"]
+    assert isinstance(environment, dict)
+    assert environment["HOME"] == "/var/lib/preread", "libpq finds the password there"
