@@ -130,7 +130,7 @@ def take(
     c = schema.file.c
     taken = (
         update(schema.file)
-        .where(c.id.in_(file_ids), c.state == FileState.READY)
+        .where(schema.among(connection, c.id, file_ids), c.state == FileState.READY)
         .values(
             state=FileState.CLAIMED,
             changed_at=now,

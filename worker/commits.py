@@ -35,7 +35,7 @@ from worker.entries import Claim, Ending, FileFacts
 from worker.errors import BundleWithdrawn
 from worker.escaping import clean_identifier, clean_text
 from worker.lookups import device_of, name_key
-from worker.moves import SET_FREE, ended_as, held, keep_outcomes, read_with, record
+from worker.moves import SET_FREE, ended_as, held, keep_outcomes, lock, read_with, record
 
 _IDENTIFIERS = frozenset(
     {
@@ -50,6 +50,7 @@ _IDENTIFIERS = frozenset(
     }
 )
 
+_OF_UIDS = 0
 _STATES = {
     Outcome.ASSESSED: FileState.DONE,
     Outcome.REFUSED: FileState.DONE,
@@ -100,7 +101,8 @@ def commit(connection: Connection, now: datetime, bundle_id: int, endings: Seque
     _forget(connection, now, endings)
     ids = [one.claim.file_id for one in endings]
     c = schema.file.c
-    claimed = select(c.id, c.epoch, c.owner, c.outcome).where(c.id.in_(ids), c.state == FileState.CLAIMED)
+    these = schema.among(connection, c.id, ids)
+    claimed = select(c.id, c.epoch, c.owner, c.outcome).where(these, c.state == FileState.CLAIMED)
     rows = {(row.id, row.epoch): row for row in connection.execute(claimed.order_by(c.id).with_for_update())}
     kept = [one for one in endings if _key(one) in rows]
     instances = _instances(connection, now, [one for one in kept if one.facts is not None])
@@ -142,10 +144,8 @@ def _uids(endings: Iterable[Ending]) -> set[str]:
 def _lock(connection: Connection, endings: Sequence[Ending]) -> None:
     """Have commits and purges of the same wait for each other: contents first, then UIDs, then rows, each in order."""
     forgetting.lock_contents(connection, [one.facts.sha256 for one in endings if one.facts is not None])
-    if connection.dialect.name == "postgresql":
-        # of two films with one UID that are committed at the same moment, neither would see the other
-        for uid in sorted(_uids(endings)):
-            connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(uid, 0))))
+    # of two films with one UID that are committed at the same moment, neither would see the other
+    lock(connection, _uids(endings), _OF_UIDS)
 
 
 def _forget(connection: Connection, now: datetime, endings: Sequence[Ending]) -> None:
@@ -312,7 +312,8 @@ def _mark_uid_conflicts(connection: Connection, uids: Collection[str]) -> None:
     if not uids:
         return
     c = schema.file.c
-    carriers = select(c.sop_instance_uid).where(c.sop_instance_uid.in_(uids)).group_by(c.sop_instance_uid)
+    these = schema.among(connection, c.sop_instance_uid, sorted(uids))
+    carriers = select(c.sop_instance_uid).where(these).group_by(c.sop_instance_uid)
     several = carriers.having(func.min(c.instance_id) != func.max(c.instance_id))
     shared = connection.execute(several).scalars().all()
     if shared:

@@ -22,7 +22,6 @@ from sqlalchemy import (
     ScalarSelect,
     delete,
     exists,
-    func,
     insert,
     or_,
     select,
@@ -32,11 +31,12 @@ from sqlalchemy import (
 
 from worker import schema
 from worker.domain import FORGOTTEN, FileState
-from worker.moves import record
+from worker.moves import lock, record
 from worker.review_schema import READINGS_A_BLOCK, TALLY_LOCK, listing, reading, reading_finding, secret, tally, viewing
 from worker.upkeep_schema import forgetting, shadow, shadow_finding, tombstone
 
 KEY_NAME = "forgotten"
+_OF_CONTENTS = 1
 _f, _i, _a, _past = schema.file.c, schema.instance.c, schema.assessment.c, schema.past_outcome.c
 
 
@@ -97,7 +97,9 @@ def among_forgotten(connection: Connection, sha256s: Iterable[str]) -> set[str]:
     if key is None:
         return set()
     by_digest = {key.content(sha256): sha256 for sha256 in sha256s}
-    found = connection.execute(select(tombstone.c.digest).where(tombstone.c.digest.in_(by_digest))).scalars()
+    found = connection.execute(
+        select(tombstone.c.digest).where(schema.among(connection, tombstone.c.digest, list(by_digest)))
+    ).scalars()
     return {by_digest[digest] for digest in found}
 
 
@@ -158,9 +160,7 @@ def forget(
 
 def lock_contents(connection: Connection, sha256s: Iterable[str]) -> None:
     """Have commits and purges of one content wait for each other; take it before any row. SQLite has one writer."""
-    if connection.dialect.name == "postgresql":
-        for sha256 in sorted(set(sha256s)):
-            connection.execute(select(func.pg_advisory_xact_lock(func.hashtextextended(sha256, 1))))
+    lock(connection, set(sha256s), _OF_CONTENTS)
 
 
 def bury(connection: Connection, now: datetime, digests: Sequence[str]) -> None:

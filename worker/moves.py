@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, ScalarSelect, func, insert, literal, select, update
+from sqlalchemy import ColumnElement, Connection, ScalarSelect, func, insert, literal, select, text, update
 
 from worker import schema
 from worker.domain import FileState
@@ -49,6 +49,23 @@ def path_key(path: bytes) -> bytes:
 def absolute(path: bytes) -> bytes:
     """Return a root's path in the one form under which it is known: no trailing slash, no doubled one."""
     return os.path.normpath(path)
+
+
+# one after the other and always in one order: else two transactions could wait for each other
+_LOCKS = text(
+    "SELECT pg_advisory_xact_lock(hashtextextended(name, :kind))"
+    ' FROM (SELECT unnest(CAST(:names AS text[])) COLLATE "C" AS name ORDER BY 1) AS ordered'
+)
+
+
+def lock(connection: Connection, names: Collection[str], kind: int) -> None:
+    """Let transactions that name the same wait for each other, until this one ends. SQLite has one writer anyway.
+
+    Args:
+        kind: of name; equal names of different kinds are different locks.
+    """
+    if names and connection.dialect.name == "postgresql":
+        connection.execute(_LOCKS, {"names": list(names), "kind": kind})
 
 
 def record(
