@@ -6,6 +6,7 @@ list that is loaded again writes nothing, and the table grows no faster than peo
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from datetime import datetime
 
@@ -13,16 +14,20 @@ from sqlalchemy import Connection, Engine, func, select
 
 from worker import schema
 from worker.discovery import inserting
+from worker.errors import DatabaseFull, DatabaseReadOnly
 from worker.results import ResultRow
 from worker.review_schema import account, listing
 from worker.store import database_now, read, write
 
+_LOG = logging.getLogger(__name__)
 _PAGE = 500
 _c = listing.c
 
 
 def note(engine: Engine, actor: str, shown: Iterable[ResultRow]) -> None:
     """Put on record that a list is about to show these results; one transaction, and none where nothing is new.
+
+    A database that is full or takes no changes keeps no list from a reader who waits for results; the log says so.
 
     Args:
         actor: as in ``audit.append``.
@@ -46,7 +51,10 @@ def note(engine: Engine, actor: str, shown: Iterable[ResultRow]) -> None:
         # a second window of the same reader may have been quicker
         connection.execute(inserting(connection, listing), rows)
 
-    write(engine, body)
+    try:
+        write(engine, body)
+    except (DatabaseFull, DatabaseReadOnly) as error:
+        _LOG.warning("listing_not_kept", extra={"code": error.code, "count": len(fresh)})
 
 
 def noted(engine: Engine, actor: str, shown: Iterable[ResultRow]) -> Iterator[ResultRow]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from functools import partial
 from typing import Any
+from unittest.mock import Mock
 
+import pytest
 from sqlalchemy import select
 
-from worker import accounts
+from worker import accounts, listings
 from worker.domain import Answer, RefusalCode, Verdict
+from worker.errors import DatabaseFull
 from worker.review_schema import listing
 
 from .conftest import Films
@@ -47,6 +50,18 @@ def test_a_list_that_is_loaded_again_adds_nothing_and_a_changed_result_does(film
     browser.get("/worklist/rows")
     assert on_record(films) == {(one, actor) for one in (first, second, third)}
     assert count(films) == 4
+
+
+def test_a_full_disk_keeps_no_list_from_its_reader(films: Films, monkeypatch: pytest.MonkeyPatch) -> None:
+    film, actor = films.add("a.dcm", Answer.FLAGGED), films.person("ada").actor
+    browser = Browser(films).sign_in("ada")
+    with monkeypatch.context() as full:
+        full.setattr(listings, "write", Mock(side_effect=DatabaseFull))
+        page = browser.get("/worklist")
+        assert (page.status, f"/films/{film}" in page.text) == (200, True)
+    assert on_record(films) == set()
+    browser.get("/worklist")
+    assert on_record(films) == {(film, actor)}
 
 
 def test_who_saw_an_earlier_result_in_a_list_only_is_named_as_that(films: Films) -> None:
