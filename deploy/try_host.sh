@@ -45,13 +45,13 @@ say "a host: $PRETTY_NAME"
 debootstrap --variant=minbase --include=systemd-sysv,dbus,python3-venv,procps "$VERSION_CODENAME" "$host" >"$place/debootstrap" 2>&1 ||
   { tail -5 "$place/debootstrap" >&2; exit 1; }
 mkdir "$host/srv/films" "$place/films"
-tar -C "$host/root" -xf "$archive"
+tar -C "$host/srv" -xf "$archive"
 "$python" -c 'import sys; from pathlib import Path; from model_training import phantoms
 phantoms.write_examples(Path(sys.argv[1]))' "$place/films"
 boot
 
 say "install, set up, start"
-inside sh -c 'sh /root/preread-*/install.sh && /opt/preread/current/bin/preread setup --share /srv/films'
+inside sh -c 'sh /srv/preread-*/install.sh && /opt/preread/current/bin/preread setup --share /srv/films'
 inside systemctl enable --now preread-worker preread-web
 inside preread check >/dev/null
 for unit in worker web alarm; do inside systemd-analyze security --no-pager "preread-$unit" | tail -1; done
