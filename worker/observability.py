@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import sys
 import threading
 import traceback
@@ -49,6 +50,7 @@ DEBUG_FIELDS = frozenset({"path", "root"})
 _TRUSTED = ("worker", "model_training")
 _TEMPLATES_TRUSTED = ("alembic",)
 _RESERVED = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {"message", "asctime", "taskName"}
+_PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
 _COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "31"}
 
 
@@ -66,6 +68,7 @@ def set_up(
     target = stream if stream is not None else sys.stderr
     terminal = target.isatty()
     handler = _Handler(target)
+    handler.to_journal = _is_journal(target)
     as_json = not terminal if json_lines is None else json_lines
     handler.setFormatter(JSONFormatter() if as_json else HumanFormatter(colour=terminal))
     root = logging.getLogger()
@@ -164,7 +167,12 @@ class _Handler(logging.StreamHandler[TextIO]):
     number.
     """
 
+    to_journal = False
     _lost = 0
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        return f"<{_PRIORITIES.get(record.levelname, 6)}>{line}" if self.to_journal else line
 
     def emit(self, record: logging.LogRecord) -> None:
         before = self._lost
@@ -185,6 +193,18 @@ class _Handler(logging.StreamHandler[TextIO]):
         if self._lost == 1 and self.stream is not sys.__stderr__:
             with contextlib.suppress(OSError, ValueError):
                 print(f"log line lost: {type(error).__name__}", file=sys.__stderr__)
+
+
+def _is_journal(stream: TextIO) -> bool:
+    """Tell whether what is written goes to systemd's journal, which takes a line's priority from its beginning.
+
+    See systemd.exec(5), ``JOURNAL_STREAM``, and sd-daemon(3).
+    """
+    try:
+        status = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
 
 
 def _time(record: logging.LogRecord) -> str:

@@ -275,6 +275,8 @@ class SlotPool(Generic[Ticket]):
         if (ticket := slot.ticket) is not None:
             ended = Broke(ticket, error, late) if isinstance(error, SlotError) else Fault(ticket, error, late)
             self.events.append(ended)
+        else:
+            _LOG.warning("slot_lost", extra={"code": error.code, "why": str(error)})
         if not slot.started:
             self._failed_starts += 1
             if self._failed_starts >= _STARTS_AT_MOST:

@@ -415,7 +415,7 @@ def test_a_film_that_need_not_be_asked_about_is_assessed_at_once_and_answers_for
 
 
 def test_slots_that_die_while_they_start_are_tried_again_once_any_was_ready(
-    bench: Bench, tmp_path: Path, eventually: Callable[..., None]
+    bench: Bench, tmp_path: Path, eventually: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
     """A machine that is out of memory for a while kills what starts; that is no fault of the bundle."""
     out_of_memory = tmp_path / "out of memory"
@@ -429,6 +429,7 @@ def test_slots_that_die_while_they_start_are_tried_again_once_any_was_ready(
     out_of_memory.touch()
     pool._slots[0].process.kill()
     eventually(lambda: pool.poll(0.1) == [] and pool.deaths >= 5, WITHIN_S)
+    assert [record.getMessage() for record in caplog.records].count("slot_lost") == pool.deaths
     out_of_memory.unlink()
     bench.ready(pool)
 

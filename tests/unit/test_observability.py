@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import logging
+import os
 import sys
 import threading
 import warnings
@@ -46,6 +47,21 @@ def test_an_event_is_one_json_line_with_its_fields(log_stream):
     assert (line["file_id"], line["ms"], line["outcome"]) == (7, 41.25, "assessed")
     assert line["level"] == "info"
     assert line["time"].endswith("Z")
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_systemds_journal_gets_each_lines_priority_and_nobody_else_does(log_stream, tmp_path, monkeypatch, named):
+    with (tmp_path / "journal").open("w+") as journal:
+        status = os.fstat(journal.fileno())
+        monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino + (not named)}")
+        observability.set_up(json_lines=True, stream=journal)
+        for level in ("info", "warning", "error", "critical"):
+            getattr(logging.getLogger("worker.daemon"), level)("share_down")
+        journal.seek(0)
+        written = journal.read().splitlines()
+    heads = ["<6>", "<4>", "<3>", "<2>"] if named else [""] * 4
+    assert [line.partition("{")[0] for line in written] == heads
+    assert {json.loads(line[line.index("{") :])["event"] for line in written} == {"share_down"}
 
 
 def test_a_field_off_the_list_is_left_out_and_only_its_name_is_told(log_stream):
