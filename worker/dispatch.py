@@ -212,7 +212,10 @@ class Dispatcher:
     def _feed(self) -> None:
         while self._ahead and self._pool.idle:
             claim = self._ahead.popleft()
-            self._pool.submit(claim, self._job(claim, preview=claim.attempts == 1 and not claim.alone))
+            # while no film waits, the cores of idle slots are free
+            threads = max(1, self._pool.idle - len(self._ahead))
+            preview = claim.attempts == 1 and not claim.alone
+            self._pool.submit(claim, self._job(claim, preview=preview, threads=threads))
 
     def _claim(self, root_ids: Sequence[int]) -> None:
         wanted = self._pool.idle + self._most_ahead() - len(self._ahead)
@@ -224,7 +227,7 @@ class Dispatcher:
         if not claims and self._pool.idle and self._shadow is not None:
             self._work_in_shadow(self._shadow, root_ids)
 
-    def _job(self, ticket: _Ticket, *, preview: bool = False, shadow: bool = False) -> Job:
+    def _job(self, ticket: _Ticket, *, preview: bool = False, shadow: bool = False, threads: int = 1) -> Job:
         root = self._roots[ticket.root_id]
         return Job(
             root=slot_messages.to_text(root.path),
@@ -235,6 +238,7 @@ class Dispatcher:
             path_pattern=root.path_pattern,
             preview=preview,
             shadow=shadow,
+            threads=threads,
             ask=isinstance(ticket, Claim) and (ticket.size_bytes >= _ASK_FROM_BYTES or ticket.forgets),
         )
 

@@ -60,6 +60,7 @@ class Job:
     ``preview``: keep one of it. Asked at the first attempt only, so that no preview can cost a film its outcome.
     ``shadow``: assess it with the bundle in the shadow.
     ``ask``: before it is assessed, say ``Say.READ`` and wait for ``Known``.
+    ``threads``: so many a decoder may use that can use several.
     """
 
     root: str
@@ -71,6 +72,7 @@ class Job:
     preview: bool = False
     shadow: bool = False
     ask: bool = True
+    threads: int = 1
 
 
 @dataclass(frozen=True, slots=True)

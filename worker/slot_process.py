@@ -149,6 +149,7 @@ class _Laps:
 def _read_film(job: Job, setup: Setup, classifier: Classifier, lines: BinaryIO, replies: BinaryIO) -> Report:
     from worker.radiograph import Limits
 
+    os.environ["OPJ_NUM_THREADS"] = str(job.threads)  # OpenJPEG looks there for each film that it decodes
     began = time.perf_counter()
     laps = _Laps()
     limits = Limits(max_bytes=setup.max_file_bytes, max_pixels=setup.max_pixels)

@@ -506,6 +506,15 @@ def test_slots_ask_whether_a_film_is_known_unless_it_is_small_and_nothing_was_ev
     assert asks() == {b"small": True, b"large": True}
 
 
+def test_a_film_that_comes_alone_may_use_the_cores_of_idle_slots(desk: Desk) -> None:
+    claim = desk.claimed()
+    assert desk.pool.jobs[claim.file_id][1].threads == 2
+    desk.says(claim, Done(claim, report()))
+    desk.ready(b"one", b"two")
+    desk.work()
+    assert [job.threads for _, job in desk.pool.jobs.values()] == [1, 1]
+
+
 def test_what_will_not_be_finished_is_given_back(desk: Desk) -> None:
     claim = desk.claimed()
     desk.dispatcher.release([claim])

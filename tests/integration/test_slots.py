@@ -244,6 +244,12 @@ def test_printing_does_not_reach_the_worker(bench: Bench) -> None:
     assert isinstance(bench.outcome(bench.pool(), bench.film("film", FILM + b"PRINT")), Done)
 
 
+def test_decoders_hear_how_many_threads_a_film_may_use(bench: Bench) -> None:
+    broke = bench.outcome(bench.pool(), bench.film("film", FILM + b"THREADS", threads=3))
+    assert isinstance(broke, Broke)
+    assert "ended with code 3" in str(broke.error)
+
+
 # --------------------------------------------------------------------------- what kills it
 
 

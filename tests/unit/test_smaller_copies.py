@@ -44,6 +44,15 @@ def test_a_smaller_copy_is_the_same_film_to_the_network(how: dict[str, object]) 
     assert apart.max() <= 40  # at the hard edges of markers: a smaller copy lies half a pixel of the film aside
 
 
+@pytest.mark.parametrize("shorter_side_px", [None, 400])
+def test_the_number_of_threads_changes_no_pixel(monkeypatch: pytest.MonkeyPatch, shorter_side_px: int | None) -> None:
+    header, seen = read_header(film(bits=12)), []
+    for threads in ("1", "3"):
+        monkeypatch.setenv("OPJ_NUM_THREADS", threads)
+        seen.append(decode(header, shorter_side_px=shorter_side_px).pixels)
+    assert np.array_equal(*seen)
+
+
 def test_the_answer_stays_within_what_the_bundle_allows_between_machines() -> None:
     classifier = Classifier(bundles.load(bundles.resolve()))
     manifest = classifier.bundle.manifest
