@@ -86,7 +86,7 @@ def kinds(data: Path | None, share: float) -> list[Kind]:
         Kind("JPEG, full size", number(300), number(60), full),
         Kind("DICOM 3000x2500, uncompressed", number(100), number(40), _dicom("explicit")),
         Kind("DICOM 3000x2500, JPEG lossless", number(80), number(40), _dicom("jpeg-lossless-sv1")),
-        Kind("DICOM 3000x2500, JPEG 2000", number(40), number(16), _dicom("jpeg-2000-lossless")),
+        Kind("DICOM 3000x2500, JPEG 2000", number(40), number(24), _dicom("jpeg-2000-lossless")),
     ]
 
 
