@@ -28,6 +28,7 @@ from tests.acceptance.test_worker import (
     Worker,
     bench,
     film,
+    large_film,
     on_sqlite,
     sha256,
 )
@@ -294,7 +295,7 @@ def hostile_names() -> list[bytes]:
 def test_no_name_is_lost_or_taken_for_another(bench: Bench) -> None:
     """Every byte but the slash, names as long as they may be, names that steer a terminal or look alike."""
     names = list(dict.fromkeys(hostile_names()))
-    content = film(1)  # one content: the names are what is tried
+    content = large_film(1)  # one content: the names are what is tried
     for name in names:
         bench.write(name, content)
     deep = b"/".join([b"\xfe" * 200] * 15)
@@ -330,7 +331,7 @@ def test_what_is_no_film_is_never_opened_and_holds_nobody_up(bench: Bench, monke
     if os.geteuid() == 0:  # nobody else may make one; the rule itself is tested with every kind
         os.mknod(bench.inbox / "device", 0o600 | stat.S_IFCHR, os.makedev(1, 8))
         others.add("device")
-    bench.write("film", film(3))
+    bench.write("film", large_film(3))
     (bench.inbox / "hard").hardlink_to(bench.inbox / "film")
     monkeypatch.chdir(bench.inbox)
     with socket.socket(socket.AF_UNIX) as server:
@@ -342,7 +343,7 @@ def test_what_is_no_film_is_never_opened_and_holds_nobody_up(bench: Bench, monke
         b"film": (FileState.DONE, None),
         b"hard": (FileState.DONE, None),
     }
-    assert bench.inferred() == {sha256(film(3)): 1}
+    assert bench.inferred() == {sha256(large_film(3)): 1}
 
 
 @on_sqlite

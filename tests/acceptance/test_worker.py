@@ -36,6 +36,11 @@ def film(seed: int) -> bytes:
     return phantoms.to_jpeg(phantoms.draw_chest(seed, rows=96, columns=96))
 
 
+def large_film(seed: int) -> bytes:
+    """So large that it is asked whether it is known before it is assessed; a smaller one may be assessed twice."""
+    return film(seed) + b"." * 64 * 1024
+
+
 class Worker:
     """A worker process with stub slots; ``log`` names the file to which its log is appended."""
 
@@ -139,7 +144,7 @@ def sha256(content: bytes) -> str:
 
 def test_every_file_ends_in_a_named_outcome(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     chest = phantoms.draw_chest(3, rows=96, columns=96)
-    good = {f"good/{seed}": film(seed) for seed in range(5)}
+    good = {f"good/{seed}": large_film(seed) for seed in range(5)}
     for name, content in good.items():
         bench.write(name, content)
     bench.write("again", good["good/0"])
