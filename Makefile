@@ -11,7 +11,7 @@ LOCK += --constraint requirements/constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test prove fleet-proof bench run fuzz lint type wheel wheelhouse check-wheel try-host sbom audit lock clean
+.PHONY: help demo test prove fleet-proof bench run fuzz lint type wheel wheelhouse check-wheel try-host sbom audit tags lock clean
 
 help: ## say what can be made
 	@echo "Preread: a first read of every chest X-ray, where it is taken."
@@ -67,8 +67,11 @@ sbom: $(VENV)/.dev ## list what a worker installs, with hashes, as CycloneDX: di
 	@mkdir -p dist
 	@$(VENV)/bin/cyclonedx-py requirements requirements/runtime.txt --pyproject pyproject.toml --output-reproducible -o dist/preread.cdx.json
 
-audit: $(VENV)/.dev ## ask the network for known holes in what a worker installs; says what it could not ask about
-	@$(VENV)/bin/pip-audit --disable-pip --require-hashes --requirement requirements/runtime.txt
+audit: $(VENV)/.dev ## ask the network for vulnerabilities of what a worker installs (1: known, 3: could not ask about all)
+	@$(PY) -m deploy.audit
+
+tags: $(VENV)/.runtime ## make the tags that RELEASES names, and check those that are there
+	@$(PY) -m deploy.tags
 
 lock: ## write requirements/*.txt anew from pyproject.toml (needs uv)
 	$(UV) pip compile pyproject.toml $(LOCK) --upgrade --extra demo --extra train --group dev -o requirements/dev.txt

@@ -30,6 +30,8 @@ PACKAGES = ("worker", "model_training")
 PROJECT = tomllib.loads((HOUSE / "pyproject.toml").read_text())
 README = (HOUSE / "README.md").read_text()
 RUNBOOK = (HOUSE / "deploy" / "RUNBOOK.md").read_text()
+CONFTEST = (HOUSE / "conftest.py").read_text()
+CI = (HOUSE / ".ci" / "run").read_text()
 LOCKS = sorted(path for path in (HOUSE / "requirements").glob("*.txt") if path.name != "constraints.txt")
 LINES_MAX = 400
 
@@ -353,6 +355,16 @@ def test_every_make_command_in_the_record_exists() -> None:
     }
     assert said <= targets
     assert {"help", "demo", "test", "run", "lint", "type"} <= targets
+
+
+def test_ci_installs_each_program_that_a_test_asks_for() -> None:
+    """Else a run on a machine that happens to have it hides that the installation is missing."""
+    wanted = set(re.findall(r'"([a-z0-9-]+)"', "".join(re.findall(r"_programs\((.+?)\)", CONFTEST))))
+    installed = set(
+        re.findall(r"([a-z0-9-]+)=[a-z0-9-]+", re.findall(r'^programs="(.+?)"', CI, re.MULTILINE | re.DOTALL)[0])
+    )
+    assert len(wanted) > 8
+    assert wanted <= installed
 
 
 def column(heading: str) -> list[str]:
