@@ -79,3 +79,14 @@ def test_only_the_proxy_is_reached_from_outside_and_nothing_starts_before_the_mi
     assert OURS["migration"]["restart"] == "no"
     for name in ("worker", "web"):
         assert OURS[name]["depends_on"] == {"migration": {"condition": "service_completed_successfully"}}
+
+
+def test_each_public_image_can_be_pinned() -> None:
+    """By an argument, since no digest stands here: each needs a name in ``.env.example``."""
+    example = (FOLDER / ".env.example").read_text()
+    public = [service["image"] for service in COMPOSE["services"].values() if service["image"] != "preread"]
+    public.append(OURS["worker"]["build"]["args"]["BASE"])
+    names = [re.fullmatch(r"\$\{(\w+_IMAGE):-[a-z./]+:[\w.-]+\}", image) for image in public]
+    assert len(names) == 3
+    assert all(name and f"#{name[1]}=docker.io/library/" in example for name in names)
+    assert set(re.findall(r"^FROM (\S+)", CONTAINERFILE, flags=re.MULTILINE)) == {"${BASE}"}
