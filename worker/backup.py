@@ -18,7 +18,7 @@ import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 from urllib.parse import quote
@@ -26,8 +26,10 @@ from urllib.parse import quote
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import Connection, Engine, func, inspect, select, table, text
 
-from worker import claims, store
+from worker import claims, migrating, store
 from worker.errors import BackupDamaged, DatabaseUnsuitable, EnvironmentFault, PrereadError, UsageError
+from worker.forgetting import KEY_NAME
+from worker.review_schema import secret
 
 _FILE_MODE = 0o600  # patient data: nobody but the owner reads it
 _SQLITE, _POSTGRES = b"SQLite format 3\0", b"PGDMP"
@@ -45,12 +47,14 @@ class Backup:
         kind: ``sqlite`` or ``postgresql``.
         revision: its schema's.
         rows: how many each table has.
+        purge_key: of what was purged, by which its journal is known; ``None`` before the first purge.
     """
 
     kind: str
     revision: str
     rows: dict[str, int]
     size_bytes: int
+    purge_key: str | None = field(default=None, repr=False)
 
 
 def back_up(engine: Engine, target: Path, *, replace: bool = False) -> Backup:
@@ -93,21 +97,28 @@ def look_into(file: Path) -> Backup:
     except OSError as error:
         raise EnvironmentFault(f"the backup {file} cannot be read: {error.strerror}") from error
     if head == _SQLITE:
-        kind, (revision, rows) = "sqlite", _look_into_sqlite(file)
+        kind, (revision, rows, purge_key) = "sqlite", _look_into_sqlite(file)
     elif head.startswith(_POSTGRES):
-        kind, (revision, rows) = "postgresql", _look_into_dump(file)
+        kind, (revision, rows, purge_key) = "postgresql", _look_into_dump(file)
     else:
         raise BackupDamaged(f"{file} is no backup of Preread's")
     if revision is None:
         raise BackupDamaged(f"{file} holds no database of Preread's")
-    return Backup(kind, revision, rows, size_bytes)
+    return Backup(kind, revision, rows, size_bytes, purge_key)
 
 
-def restore(engine: Engine, file: Path, prepare: Callable[[Engine], None] = lambda _: None) -> Backup:
+def restore(
+    engine: Engine,
+    file: Path,
+    prepare: Callable[[Engine], None] = lambda _: None,
+    admit: Callable[[Backup], None] = lambda _: None,
+) -> Backup:
     """Put a backup into an empty place: an SQLite path where nothing lies, a Postgres database without tables.
 
     Args:
-        prepare: what to do with the restored database; on SQLite before it gets its name.
+        prepare: what to do with the restored database before any program may use it: on SQLite before it gets its
+            name, on Postgres while a table says that it is not finished.
+        admit: raises where this backup may not be restored; called before anything is changed.
 
     Raises:
         BackupDamaged: it is not whole, or of the other kind of database.
@@ -120,6 +131,7 @@ def restore(engine: Engine, file: Path, prepare: Callable[[Engine], None] = lamb
     here = "sqlite" if path is not None else "postgresql"
     if found.kind != here:
         raise BackupDamaged(f"{file} is a backup of {found.kind}, and PREREAD_DATABASE_URL names {here}")
+    admit(found)
     if path is not None:
         _restore_file(path, file, found, prepare)
         return found
@@ -127,10 +139,16 @@ def restore(engine: Engine, file: Path, prepare: Callable[[Engine], None] = lamb
         raise DatabaseUnsuitable(f"the database is not empty: it holds {tables} tables", _NOT_EMPTY)
     into, environment = _connection_of(engine)
     options = ("--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges", f"--dbname={into}")
-    with _program("pg_restore", *options, os.fspath(file), environment=environment):
-        pass
+    migrating.set_unfinished(engine, "a restore")
+    try:
+        with _program("pg_restore", *options, os.fspath(file), environment=environment):
+            pass
+    except PrereadError:
+        migrating.set_unfinished(engine, None)  # one transaction: the database is empty again
+        raise
     _compare(engine, found)
     prepare(engine)
+    migrating.set_unfinished(engine, None)
     return found
 
 
@@ -151,7 +169,7 @@ def release(engine: Engine) -> None:
 
 def rows_of(connection: Connection) -> dict[str, int]:
     """Count the rows of every table."""
-    names = sorted(inspect(connection).get_table_names())
+    names = sorted(set(inspect(connection).get_table_names()) - {migrating.UNFINISHED})
     return {name: connection.execute(select(func.count()).select_from(table(name))).scalar_one() for name in names}
 
 
@@ -173,7 +191,7 @@ def _copy(connection: Connection, part: Path) -> dict[str, int]:
     return rows
 
 
-def _look_into_sqlite(file: Path) -> tuple[str | None, dict[str, int]]:
+def _look_into_sqlite(file: Path) -> tuple[str | None, dict[str, int], str | None]:
     address = f"file:{quote(os.path.abspath(file))}?mode=ro&immutable=1"
     try:
         with closing(sqlite3.connect(address, uri=True)) as connection:
@@ -186,9 +204,12 @@ def _look_into_sqlite(file: Path) -> tuple[str | None, dict[str, int]]:
             rows = {name: connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in tables}  # noqa: S608
             revisions = connection.execute(f"SELECT version_num FROM {_REVISIONS}") if _REVISIONS in rows else ()  # noqa: S608
             revision = next((str(found) for (found,) in revisions), None)
+            of_purges = "SELECT value FROM secret WHERE name = ?"
+            keys = connection.execute(of_purges, (KEY_NAME,)) if secret.name in rows else ()
+            purge_key = next((str(found) for (found,) in keys), None)
     except sqlite3.Error as error:
         raise BackupDamaged(f"{file} is damaged: {error}") from error
-    return revision, rows
+    return revision, rows, purge_key
 
 
 def _restore_file(path: Path, file: Path, found: Backup, prepare: Callable[[Engine], None]) -> None:
@@ -232,10 +253,10 @@ def _dump(connection: Connection, part: Path) -> dict[str, int]:
     return rows
 
 
-def _look_into_dump(file: Path) -> tuple[str | None, dict[str, int]]:
+def _look_into_dump(file: Path) -> tuple[str | None, dict[str, int], str | None]:
     """Read every row of a dump, as ``pg_restore`` would write it: one row a line."""
     rows: dict[str, int] = {}
-    revision = None
+    revision = purge_key = None
     name: str | None = None
     with _program("pg_restore", "--data-only", "--file=-", os.fspath(file), failed=BackupDamaged) as lines:
         for line in lines:
@@ -249,7 +270,9 @@ def _look_into_dump(file: Path) -> tuple[str | None, dict[str, int]]:
                 rows[name] += 1
                 if name == _REVISIONS:
                     revision = line.decode().strip()
-    return revision, dict(sorted(rows.items()))
+                elif name == secret.name and KEY_NAME in (cells := line.decode().strip().split("\t")):
+                    purge_key = next(cell for cell in cells if cell != KEY_NAME)
+    return revision, dict(sorted(rows.items())), purge_key
 
 
 def _connection_of(engine: Engine) -> tuple[str, dict[str, str]]:

@@ -165,6 +165,7 @@ def lock_contents(connection: Connection, sha256s: Iterable[str]) -> None:
 
 def bury(connection: Connection, now: datetime, digests: Sequence[str]) -> None:
     """Note contents as forgotten, given by ``Key.content``."""
+    lock_contents(connection, digests)  # a page that starts replays what a purge is writing down at this moment
     c = tombstone.c
     there = set(connection.execute(select(c.digest).where(c.digest.in_(digests))).scalars())
     rows = [{"digest": one, "at": now} for one in sorted(set(digests) - there)]

@@ -26,6 +26,8 @@ _LOG = logging.getLogger(__name__)
 LOCK_TIMEOUT_S = 5
 _UPGRADE_LOCK = 0x7072_6561_6421  # any number that no other program locks: "pread!"
 _REVISION_FILE = re.compile(r"(\d{4})_\w+\.py")
+UNFINISHED = "preread_unfinished"
+_BEGIN_ANEW = "Wait for it; where it was broken off, make an empty database and begin anew."
 _MAKE_FOLDER = "Make that folder, or name another database (PREREAD_DATABASE_URL)."
 
 
@@ -125,6 +127,28 @@ def _migrate(engine: Engine, down_to: str | None = None) -> None:
         raise UpgradeFailed(f"a migration failed ({type(error).__name__}): it was taken back") from error
 
 
+def set_unfinished(engine: Engine, what: str | None) -> None:
+    """Have ``check_schema`` refuse a Postgres database until this is called with ``None``: it is being filled.
+
+    A table of its own, so that nothing shows before all is there, and a program that was killed leaves it refused.
+    """
+
+    def body(connection: Connection, _again: bool) -> None:
+        connection.execute(text(f"DROP TABLE IF EXISTS {UNFINISHED}"))
+        if what is not None:
+            connection.execute(text(f"CREATE TABLE {UNFINISHED} (what text)"))
+            connection.execute(text(f"INSERT INTO {UNFINISHED} VALUES (:what)"), {"what": what})  # noqa: S608
+
+    store.write(engine, body)
+
+
+def _refuse_unfinished(connection: Connection) -> None:
+    if connection.dialect.name == "sqlite" or not inspect(connection).has_table(UNFINISHED):
+        return
+    what = connection.execute(text(f"SELECT what FROM {UNFINISHED}")).scalar()  # noqa: S608
+    raise DatabaseUnsuitable(f"{what or 'a change'} of this database has not come to its end", _BEGIN_ANEW)
+
+
 def check_schema(engine: Engine, *, exactly: bool = False) -> None:
     """Make sure that this program can work with the schema: it is its own, or the next one, which only adds to it.
 
@@ -142,7 +166,7 @@ def check_schema(engine: Engine, *, exactly: bool = False) -> None:
         store.refuse_place(path)
         raise SchemaOutdated("there is no database yet")
     try:
-        ahead, revision = store.read(engine, lambda connection: (_ahead(connection), _revision(connection)))
+        ahead, revision = store.read(engine, _look)
     except DatabaseAway:
         if path is not None:
             store.refuse_place(path)  # nothing that passes by itself, where a program starts
@@ -171,6 +195,11 @@ def revision_of(engine: Engine) -> str | None:
 def older_revisions() -> list[str]:
     """Return the revisions that this program can upgrade from."""
     return _revisions()[1:]
+
+
+def _look(connection: Connection) -> tuple[bool, str | None]:
+    _refuse_unfinished(connection)
+    return _ahead(connection), _revision(connection)
 
 
 def _revision(connection: Connection) -> str | None:

@@ -7,8 +7,6 @@ holds what was there when it was made, and ``replay`` forgets the same films aga
 from __future__ import annotations
 
 import dataclasses
-import json
-import os
 import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,9 +16,9 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, func, insert, select, union, update
 
-from worker import audit, previews, schema
+from worker import audit, previews, purge_journal, schema
 from worker.audit import Action
-from worker.domain import FORGOTTEN, OPEN_STATES, FileState, JSONObject
+from worker.domain import FORGOTTEN, OPEN_STATES, FileState
 from worker.errors import SettingsError, UsageError
 from worker.escaping import clean_identifier
 from worker.forgetting import KEY_NAME, Key, bury, forget, load_key
@@ -187,7 +185,7 @@ def _forget(
             version, content = _digests(key, row)
             content = None if row.instance_id in held else content
             entries.append({"purge": number, "version": version, "content": content, "readings": readings})
-        _append(journal, entries)
+        purge_journal.append(journal, entries)
 
     def body(connection: Connection, _again: bool) -> Purge:
         now = database_now(connection)
@@ -227,7 +225,7 @@ def replay(engine: Engine, actor: str, journal: Path | None, preview_dir: Path |
     if journal is None or not journal.exists():
         return done
     key = _key(engine, journal)
-    entries = [entry for entry in _read(journal) if "version" in entry]
+    entries = [entry for entry in purge_journal.read(journal) if "version" in entry]
     contents = {entry["content"]: entry["readings"] for entry in entries if entry["content"]}
     versions = {entry["version"]: entry["readings"] for entry in entries}
     known = read(engine, lambda connection: set(connection.execute(select(tombstone.c.digest)).scalars()))
@@ -292,58 +290,31 @@ def _stub() -> ColumnElement[bool]:
 # ---------------------------------------------------------------------- the key and the journal
 
 
-def journal_for(named: Path | None, database: Path | None) -> Path | None:
-    """Return where the journal lies: the file that is named, else beside the SQLite file; ``None`` for neither."""
-    if named is not None:
-        return Path(os.path.abspath(named))
-    return None if database is None else Path(f"{os.path.abspath(database)}-forgotten")
+def remember(engine: Engine, journal: Path) -> None:
+    """Make sure that database and journal have the same key before a first purge, so that a backup is known by it.
+
+    Raises:
+        SettingsError: the journal is another database's, or cannot be written.
+    """
+    _key(engine, journal)
 
 
 def _key(engine: Engine, journal: Path | None) -> Key:
     """Return the key, made at the first purge, of which database and journal must have the same."""
-    written = None
-    if journal is not None and journal.exists():
-        written = next((entry["key"] for entry in _read(journal) if "key" in entry), None)
+    written = None if journal is None else purge_journal.key_of(journal)
+    if (found := read(engine, load_key)) is None:
 
-    def body(connection: Connection, _again: bool) -> Key:
-        found = load_key(connection)
-        if found is None:
+        def body(connection: Connection, _again: bool) -> Key:
+            # two programs at once: the one that comes first makes it
+            if (there := load_key(connection)) is not None:
+                return there
             value = written or secrets.token_hex(_KEY_BYTES)
             connection.execute(insert(secret), {"name": KEY_NAME, "value": value})
-            found = Key(bytes.fromhex(value))
-        return found
+            return Key(bytes.fromhex(value))
 
-    key = write(engine, body)
+        found = write(engine, body)
     if written is None and journal is not None:
-        _append(journal, [{"key": key.value.hex()}])
-    elif written is not None and written != key.value.hex():
+        purge_journal.append(journal, [{"key": found.value.hex()}])
+    elif written is not None and written != found.value.hex():
         raise SettingsError(f"{journal} is another database's: name this one's (PREREAD_FORGOTTEN_FILE)")
-    return key
-
-
-def _read(journal: Path) -> list[JSONObject]:
-    try:
-        lines = journal.read_text(encoding="ascii").splitlines()
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{journal} cannot be read as what was forgotten: {error}") from error
-    entries = []
-    for line in lines:
-        try:
-            entries.append(json.loads(line))
-        except ValueError:
-            continue  # a power cut left it unfinished, so that its films were not forgotten yet
-    return entries
-
-
-def _append(journal: Path, entries: Sequence[JSONObject]) -> None:
-    """Add lines that survive a power cut; only the owner reads them."""
-    written = b"".join(json.dumps(entry).encode() + b"\n" for entry in entries)
-    try:
-        descriptor = os.open(journal, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        with open(descriptor, "r+b", buffering=0) as stream:
-            size = os.fstat(descriptor).st_size
-            unfinished = size > 0 and os.pread(descriptor, 1, size - 1) != b"\n"
-            stream.write(b"\n" * unfinished + written)
-            os.fsync(descriptor)
-    except OSError as error:
-        raise SettingsError(f"{journal} cannot be written: {error.strerror}") from error
+    return found

@@ -125,7 +125,7 @@ class Settings(BaseSettings):
     forgotten_file: Path | None = Field(
         default=None,
         description="file in which `preread purge` remembers by keyed hashes what was forgotten, for when a backup is "
-        "restored; unset: beside the SQLite file, and none with Postgres",
+        "restored; unset: beside the SQLite file, and none with Postgres, where purge is refused then",
     )
     web_host: str = Field(
         default="127.0.0.1",

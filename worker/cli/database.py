@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.cli import door, in_use, output
-from worker.cli.forgetting import forget_again
+from worker.cli import door, forgetting, in_use, output
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -114,6 +113,7 @@ def back_up(
     with door.opened(context) as (engine, _):
         from worker import backup
 
+        forgetting.remember(door.of(context).settings(), engine)
         made = backup.back_up(engine, file, replace=replace)
     output.say(f"wrote {file}: {_say(made)}")
     output.say("films and previews are no part of it")
@@ -121,27 +121,37 @@ def back_up(
 
 @app.command("restore")
 def restore(
-    context: typer.Context, file: Annotated[Path, typer.Argument(help="a file of `preread db backup`")]
+    context: typer.Context,
+    file: Annotated[Path, typer.Argument(help="a file of `preread db backup`")],
+    without_record: Annotated[
+        bool,
+        typer.Option(
+            forgetting.WITHOUT_RECORD, help="go on where the file that remembers what was purged since is not here"
+        ),
+    ] = False,
 ) -> None:
     """Put a backup where PREREAD_DATABASE_URL points: a path where nothing lies, or an empty Postgres database.
 
-    The backup is read to its end first. An older schema is brought up to this version's; whoever was at work at the
-    moment of the backup counts as ended, and every session is closed. Then start the worker: it finds by itself which
-    films came since.
+    The backup is read to its end first. An older schema is brought up to this version's; what was purged since the
+    backup is purged again; whoever was at work at the moment of the backup counts as ended, and every session is
+    closed. Only then may any program use it. Then start the worker: it finds by itself which films came since.
 
-    Exit code: 0 done; 1 when the backup is damaged; 2 when the place is not empty; 3 when it cannot be read or written.
+    Exit code: 0 done; 1 when the backup is damaged; 2 when the place is not empty, or the file that remembers what was
+    purged (PREREAD_FORGOTTEN_FILE) is not here; 3 when it cannot be read or written.
     """
     with door.opened(context) as (engine, url):
         from worker import backup, migrating
 
+        purged = forgetting.Restored(door.of(context).settings(), engine, file, without_record=without_record)
+
         def prepare(restored: Engine) -> None:
             migrating.upgrade(restored)
             backup.release(restored)
+            purged.forget(restored)
 
-        found = backup.restore(engine, file, prepare)
+        found = backup.restore(engine, file, prepare, purged.find)
     output.say(f"restored {url}: {_say(found)}")
-    with door.database(context) as restored:
-        forget_again(door.of(context).settings(), restored)
+    purged.keep()
     output.say("start the worker; `preread reconcile --wait 60` then shows whether every film is accounted for")
 
 

@@ -15,6 +15,7 @@ from worker.cli.users import actor
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from worker.backup import Backup
     from worker.purging import Person, Purge
     from worker.settings import Settings
 
@@ -22,6 +23,8 @@ _PATIENT_HELP = (
     "the Patient ID, read from standard input: write `-`, never the ID. A second line may hold its issuer, a third the "
     "birth date as the films have it"
 )
+_ACCEPT = "or say --without-record, and take back what was purged by hand after a restore"
+WITHOUT_RECORD = "--without-record"
 _PROMPTS = ("Patient ID:", "Issuer of the Patient ID, empty for any:", "Birth date (YYYYMMDD), empty for any:")
 
 
@@ -40,6 +43,9 @@ def purge(
         bool, typer.Option("--readings", help="what readers signed goes too; else it stays, and names no patient")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would go, and change nothing")] = False,
+    without_record: Annotated[
+        bool, typer.Option(WITHOUT_RECORD, help="go on where no file remembers it: a restored backup brings it back")
+    ] = False,
     yes: Annotated[bool, YES_OPTION] = False,
 ) -> None:
     """Forget films: their rows and previews go, and a keyed hash stays, so that no scan or restore brings them back.
@@ -47,21 +53,40 @@ def purge(
     The files themselves are never touched: one that still lies in its folder is known, and not read. Without this
     command everything is kept.
 
-    Exit code: 0; 1 when no film matches or it was not confirmed; 2 when more than one thing may be meant.
+    Exit code: 0; 1 when no film matches or it was not confirmed; 2 when more than one thing may be meant, or when no
+    file would remember what was purged (PREREAD_FORGOTTEN_FILE).
     """
     settings = door.of(context).settings()
-    from worker.errors import UsageError
+    from worker import purge_journal
+    from worker.errors import SettingsError, UsageError
 
     if sum([older_than is not None, patient is not None, study is not None, again]) != 1:
         raise UsageError("say which films: one of --older-than, --patient -, --study and --again")
     person = None if patient is None else _read_person(patient)
     with door.database(context) as engine:
         if again:
+            if _journal(engine, settings) is None:
+                raise SettingsError(f"nothing remembers what was purged: {purge_journal.hindrance(None)}")
             if not forget_again(settings, engine).films:
                 output.say("nothing that was purged is there")
                 raise typer.Exit(1)
         else:
-            _purge(engine, settings, older_than, person, study, readings=readings, dry_run=dry_run, yes=yes)
+            journal = _journal(engine, settings)
+            hindrance = purge_journal.hindrance(journal)
+            if hindrance is not None and without_record:
+                journal = hindrance = None
+            _purge(
+                engine,
+                settings,
+                older_than,
+                person,
+                study,
+                journal,
+                hindrance,
+                readings=readings,
+                dry_run=dry_run,
+                yes=yes,
+            )
 
 
 def export_patient(
@@ -93,11 +118,117 @@ def export_patient(
 
 def forget_again(settings: Settings, engine: Engine) -> Purge:
     """Forget what was purged before, where an older backup brought it back."""
-    from worker import previews, purging, store
+    from worker import store
 
     database = store.sqlite_path(engine)
-    journal = purging.journal_for(settings.forgotten_file, database)
-    done = purging.replay(engine, actor(), journal, previews.folder_for(settings.preview_dir, database))
+    journal = _journal(engine, settings)
+    return _replay(settings, engine, database, [] if journal is None else [journal])
+
+
+def remember(settings: Settings, engine: Engine) -> None:
+    """Give the database and its journal their key, so that a backup of now finds what is purged later.
+
+    A journal that cannot be written is no reason to go without a backup: that is only said.
+    """
+    from worker import purge_journal, purging
+    from worker.errors import PrereadError
+
+    journal = _journal(engine, settings)
+    if (hindrance := purge_journal.hindrance(journal)) is None:
+        try:
+            assert journal is not None
+            purging.remember(engine, journal)
+        except PrereadError as error:
+            hindrance = str(error)
+    if hindrance is not None:
+        output.say(f"{hindrance}: {purge_journal.WHY}")
+
+
+class Restored:
+    """What was purged since a backup: looked for before it is restored, forgotten again before anybody may see it."""
+
+    def __init__(self, settings: Settings, engine: Engine, file: Path, *, without_record: bool) -> None:
+        from worker import purge_journal, store
+
+        self._settings = settings
+        self._database = store.sqlite_path(engine)
+        self._own = purge_journal.path_for(settings.forgotten_file, self._database)
+        self._folders = [path.absolute().parent for path in (self._own, file) if path is not None]
+        self._without_record = without_record
+        self._journals: list[Path] = []
+
+    def find(self, backup: Backup) -> None:
+        """Find the files that remember what this backup's database forgot.
+
+        Raises:
+            SettingsError: its database had one, and it is not here; or it cannot be told which it is.
+        """
+        from worker import purge_journal
+        from worker.errors import SettingsError
+
+        there = purge_journal.beside(self._folders)
+        own = self._own
+        written = None if own is None else purge_journal.key_of(own)
+        if own is not None and written is not None:
+            if backup.purge_key not in {None, written}:
+                raise SettingsError(f"{own} is another database's: name this one's (PREREAD_FORGOTTEN_FILE)")
+            self._journals = [own, *(path for path in there if path != own and _has_key(path, written))]
+            return
+        key = backup.purge_key
+        self._journals = [path for path in there if key is not None and _has_key(path, key)]
+        if self._journals or self._without_record:
+            return
+        if key is not None:
+            where = "PREREAD_FORGOTTEN_FILE names none" if own is None else f"{own} is not there"
+            raise SettingsError(
+                f"the file that remembers what was purged from this database is not here ({where}): without it "
+                f"{purge_journal.WHY}. Name it in PREREAD_FORGOTTEN_FILE, {_ACCEPT}"
+            )
+        if there:
+            raise SettingsError(
+                f"{there[0]} may remember what was purged from this database: name it in PREREAD_FORGOTTEN_FILE if it "
+                f"does; {_ACCEPT}"
+            )
+
+    def forget(self, restored: Engine) -> None:
+        """Forget again what they name."""
+        _replay(self._settings, restored, self._database, self._journals)
+
+    def keep(self) -> None:
+        """Let the file of the restored database remember all of it from now on."""
+        from worker import purge_journal
+
+        if self._own is not None and self._journals:
+            purge_journal.take_over(self._own, self._journals)
+        if (hindrance := purge_journal.hindrance(self._own)) is not None:
+            output.say(f"{hindrance}: {purge_journal.WHY}")
+
+
+def _has_key(path: Path, key: str) -> bool:
+    """Tell whether a file beside the database or the backup is a journal with this key; anything may lie there."""
+    from worker import purge_journal
+    from worker.errors import SettingsError
+
+    try:
+        return purge_journal.key_of(path) == key
+    except SettingsError as error:
+        output.say(f"passed over: {error}")
+        return False
+
+
+def _journal(engine: Engine, settings: Settings) -> Path | None:
+    from worker import purge_journal, store
+
+    return purge_journal.path_for(settings.forgotten_file, store.sqlite_path(engine))
+
+
+def _replay(settings: Settings, engine: Engine, database: Path | None, journals: list[Path]) -> Purge:
+    from worker import previews, purging
+
+    folder = previews.folder_for(settings.preview_dir, database)
+    done = purging.Purge()
+    for journal in journals:
+        done.add(purging.replay(engine, actor(), journal, folder))
     if done.films:
         output.say("a restored backup brought back what was purged:")
         _tell(done)
@@ -110,12 +241,15 @@ def _purge(
     older_than: float | None,
     person: Person | None,
     study: str | None,
+    journal: Path | None,
+    hindrance: str | None,
     *,
     readings: bool,
     dry_run: bool,
     yes: bool,
 ) -> None:
-    from worker import previews, purging, store
+    from worker import previews, purge_journal, purging, store
+    from worker.errors import SettingsError
 
     if older_than is not None:
         films, why = purging.older_than(engine, older_than), f"purged: older than {older_than:g} days"
@@ -133,18 +267,24 @@ def _purge(
         what += f"; {waiting} wait to be read, and will not be"
     if dry_run:
         output.say(f"would forget {what}")
+        if hindrance is not None:
+            output.say(
+                f"but {hindrance}: {purge_journal.WHY}. Without --dry-run nothing is forgotten before that is mended"
+            )
         return
+    if hindrance is not None:
+        raise SettingsError(
+            f"nothing was forgotten: {hindrance}, and {purge_journal.WHY}. Name a file that can be written "
+            f"(PREREAD_FORGOTTEN_FILE), {_ACCEPT}"
+        )
     if not confirmed(f"forget {what}? There is no way back.", yes=yes):
         raise typer.Exit(1)
-    journal = purging.journal_for(settings.forgotten_file, store.sqlite_path(engine))
     folder = previews.folder_for(settings.preview_dir, store.sqlite_path(engine))
     with output.progress("forgetting", lambda: len(films)) as step:
         done = purging.purge(
             engine, actor(), why, films, readings=readings, journal=journal, preview_dir=folder, each=step
         )
     _tell(done)
-    if journal is None:
-        output.say("a restored backup would bring them back: PREREAD_FORGOTTEN_FILE names a file that remembers")
 
 
 def _tell(done: Purge) -> None:

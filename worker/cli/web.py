@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from worker.cli import door, in_use, output
+from worker.cli import door, forgetting, in_use, output
 from worker.cli.roots import paths_of
 
 
@@ -39,6 +39,7 @@ def web(
     serving.refuse_open_address(address, tls=tls, proxy=settings.web_proxy)
     engine = door.open_database(settings)
     try:
+        forgetting.forget_again(settings, engine)  # whoever restored the database, and however
         options = WebOptions(
             idle_s=60 * settings.web_idle_minutes,
             scan_interval_s=settings.scan_interval_s,
