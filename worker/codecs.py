@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from typing import Any
 
@@ -21,8 +21,8 @@ import numpy.typing as npt
 import openjpeg
 from PIL import Image, features
 
-from worker import tags
-from worker.codestream import Codestream, read_frame, read_jpeg, read_jpeg_2000, read_rle
+from worker import jpeg_2000, tags
+from worker.codestream import Codestream, read_frame, read_jpeg, read_rle
 from worker.dicom_file import EXPLICIT_BIG, NATIVE, DicomFile
 from worker.domain import Caveat
 from worker.errors import (
@@ -50,7 +50,6 @@ _PERHAPS_LOSSY = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (81, 91, 203))
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
 _TAIL_BYTES = 64 * 1024
-_END_OF_CODESTREAM = b"\xff\xd9"
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +141,13 @@ def stored_values(file: DicomFile, module: PixelModule, halvings: int = 0) -> St
     if file.pixels.length is not None:
         raise BrokenHeader("The transfer syntax is a compressed one, but the pixel data is not encapsulated.")
     frame = read_frame(file.body, file.pixels.start)
-    if halvings and syntax in _CLASSIC_JPEG_2000 and (smaller := _smaller(frame, file, module, halvings)):
-        return StoredValues(smaller.values, smaller.decoder, _lossy(file))
+    if syntax not in _CLASSIC_JPEG_2000 or "PixelPaddingValue" in file.dataset:
+        halvings = 0  # a mean of padding and film is neither
     decoders: tuple[tuple[frozenset[str], Callable[[bytes, PixelModule], StoredValues]], ...] = (
         (frozenset({RLE}), _rle),
         (JPEG_LOSSY | JPEG_LOSSLESS, _jpeg),
         (JPEG_LS, _jpeg_ls),
-        (JPEG_2000, _jpeg_2000),
+        (JPEG_2000, partial(_jpeg_2000, halvings=halvings)),
     )
     decode = next(function for syntaxes, function in decoders if syntax in syntaxes)
     try:
@@ -250,30 +249,28 @@ def _jpeg_ls(frame: bytes, module: PixelModule) -> StoredValues:
     return StoredValues(_signed(values, found, module), _named("pyjpegls"))
 
 
-def _jpeg_2000(frame: bytes, module: PixelModule) -> StoredValues:
+def _jpeg_2000(frame: bytes, module: PixelModule, halvings: int) -> StoredValues:
     """Decode JPEG 2000 (ITU-T T.800) and HTJ2K (T.814)."""
-    found = read_jpeg_2000(frame)
+    found = jpeg_2000.read_size(frame)
     _agree(found, module)
-    buffer = openjpeg.decode_pixel_data(frame, version=2)
+    bare = jpeg_2000.rebuild(frame)
+    plain = module.photometric_interpretation in GREY and not (found.signed or module.signed)
+    if halvings and plain and (smaller := _smaller(bare, found, module, halvings)):
+        return smaller
+    buffer = openjpeg.decode_pixel_data(bare, version=2)
     flat: Stored = np.frombuffer(buffer, "<u1" if found.precision <= 8 else "<u2")
     return StoredValues(_signed(_shaped(flat, module, 0), found, module), _named("pylibjpeg-openjpeg"))
 
 
-def _smaller(frame: bytes, file: DicomFile, module: PixelModule, halvings: int) -> StoredValues | None:
+def _smaller(bare: bytes, found: Codestream, module: PixelModule, halvings: int) -> StoredValues | None:
     """Decode a JPEG 2000 film without its finest resolutions (T.800 B.5), which are most of the work.
 
     Returns:
-        ``None`` for what is to be decoded whole: a film that is cut off, coloured, signed or padded (a mean of padding
-        and film is neither), that holds fewer resolutions, or at which this decoder fails.
+        ``None`` for what is to be decoded whole: a film that holds fewer resolutions, or at which this decoder fails.
     """
-    found = read_jpeg_2000(frame)
-    _agree(found, module)
-    plain = module.photometric_interpretation in GREY and not (found.signed or module.signed)
-    if not plain or "PixelPaddingValue" in file.dataset or not frame.rstrip(b"\0").endswith(_END_OF_CODESTREAM):
-        return None
     halved = -(-module.rows >> halvings), -(-module.columns >> halvings)
     try:
-        with Image.open(io.BytesIO(frame), formats=["JPEG2000"]) as picture:
+        with Image.open(io.BytesIO(bare), formats=["JPEG2000"]) as picture:
             picture.reduce = halvings  # type: ignore[method-assign, assignment]  # an attribute here, see Pillow's docs
             values = np.asarray(picture)
     except tags.PARSE_ERRORS:

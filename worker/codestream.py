@@ -11,7 +11,6 @@ from itertools import pairwise
 
 from worker.errors import BrokenHeader, DecodeFailed, TruncatedPixels
 
-_JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  "
 # Start Of Frame markers (ITU-T T.81 table B.1, T.87): all of C0..CF but DHT, JPG and DAC; F7 is JPEG-LS.
 _SOF = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
@@ -68,43 +67,6 @@ def read_jpeg(data: bytes) -> Codestream:
             return Codestream(rows, columns, samples, precision, process=marker)
         position += 2 + length
     raise TruncatedPixels("The JPEG codestream breaks off before its frame header.")
-
-
-def read_jpeg_2000(data: bytes) -> Codestream:
-    """Read the SIZ segment of a JPEG 2000 or HTJ2K codestream (ITU-T T.800 A.5.1), also within JP2 boxes.
-
-    Raises:
-        DecodeFailed: there is none, or its components differ in size or depth.
-        TruncatedPixels: the codestream is cut off.
-    """
-    start = _jp2_codestream(data) if data.startswith(_JP2_SIGNATURE) else 0
-    if data[start : start + 4] != b"\xff\x4f\xff\x51":
-        raise DecodeFailed("The pixel data does not begin as a JPEG 2000 codestream.")
-    if len(data) < start + 45:
-        raise TruncatedPixels("The JPEG 2000 codestream breaks off.")
-    right, bottom, left, top = struct.unpack_from(">4I", data, start + 8)
-    (samples,) = struct.unpack_from(">H", data, start + 40)
-    components = data[start + 42 : start + 42 + 3 * samples]
-    if samples == 0 or len(components) < 3 * samples:
-        raise DecodeFailed("The JPEG 2000 codestream names no components.")
-    depths, steps = set(components[0::3]), set(components[1::3]) | set(components[2::3])
-    if len(depths) != 1 or steps != {1} or right <= left or bottom <= top:
-        raise DecodeFailed("The components of the JPEG 2000 codestream differ.")
-    depth = components[0]
-    return Codestream(bottom - top, right - left, samples, (depth & 0x7F) + 1, signed=bool(depth & 0x80))
-
-
-def _jp2_codestream(data: bytes) -> int:
-    """Return where the codestream begins within JP2 boxes (T.800 I.4)."""
-    position = 0
-    while position + 8 <= len(data):
-        length, kind = struct.unpack_from(">I4s", data, position)
-        if kind == b"jp2c":
-            return position + 8
-        if length < 8:
-            break
-        position += length
-    raise DecodeFailed("The JP2 boxes hold no codestream.")
 
 
 def read_rle(data: bytes, segments: int) -> list[bytes]:

@@ -1,0 +1,70 @@
+"""What reaches a decoder: frames under a header of their own, and a record of the bytes that decoders get."""
+
+from __future__ import annotations
+
+import io
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from unittest import mock
+
+import numpy as np
+from PIL import Image
+from pydicom.dataset import Dataset
+
+from worker import codecs
+from worker.codecs import PixelModule
+from worker.dicom_file import DicomFile, PixelSpan
+from worker.errors import UnreadableError
+
+
+def items(*fragments: bytes) -> bytes:
+    """Encapsulated pixel data (PS3.5 A.4), without an offset table."""
+    written = b"".join(struct.pack("<HHI", 0xFFFE, 0xE000, len(one)) + one for one in (b"", *fragments))
+    return written + struct.pack("<HHI", 0xFFFE, 0xE0DD, 0)
+
+
+def stored(frame: bytes, syntax: str, like: np.ndarray, *, bits: int | None = None, halvings: int = 0) -> np.ndarray:
+    """Decode a frame under a header that says the size, depth and sign of an array."""
+    allocated = 8 * like.dtype.itemsize
+    bits = bits or allocated
+    samples = 1 if like.ndim == 2 else 3
+    colours = "MONOCHROME2" if samples == 1 else "RGB"
+    signed = like.dtype.kind == "i"
+    module = PixelModule(like.shape[0], like.shape[1], samples, allocated, bits, bits - 1, signed, colours, 0)
+    file = DicomFile(Dataset(), syntax, None, True, items(frame), PixelSpan(0x7FE00010, "OB", 0, None))
+    return codecs.stored_values(file, module, halvings).values
+
+
+@contextmanager
+def recorded() -> Iterator[list[bytes]]:
+    """Yield a list that every frame or file goes into that a decoder is called with while the block runs."""
+    handed: list[bytes] = []
+
+    def watched(decoder: Callable[..., object]) -> Callable[..., object]:
+        def call(data: bytes | io.BytesIO, *rest: object, **named: object) -> object:
+            handed.append(data.getvalue() if isinstance(data, io.BytesIO) else bytes(data))
+            return decoder(data, *rest, **named)
+
+        return call
+
+    places = (
+        (codecs.openjpeg, "decode_pixel_data"),
+        (codecs.jpeg_ls, "decode_pixel_data"),
+        (codecs.imagecodecs, "jpeg8_decode"),
+        (codecs.imagecodecs, "packbits_decode"),
+        (Image, "open"),
+    )
+    with ExitStack() as stack:
+        for module, name in places:
+            stack.enter_context(mock.patch.object(module, name, watched(getattr(module, name))))
+        yield handed
+
+
+def outcome(read: Callable[[], np.ndarray]) -> tuple[list[bytes], np.ndarray | None, str]:
+    """Return what decoders were handed, and the pixels or the name of the error."""
+    with recorded() as handed:
+        try:
+            return handed, read(), ""
+        except tuple(UnreadableError.__subclasses__()) as error:  # each with a name of its own, not the general one
+            return handed, None, str(error.code)
