@@ -1,7 +1,8 @@
-"""Where mail goes, as operators write it."""
+"""Addresses: where mail goes, as operators write it, and by what a client is counted."""
 
 from __future__ import annotations
 
+import ipaddress
 from urllib.parse import SplitResult, urlsplit
 
 MAIL_PORTS = {"smtp": 25, "starttls": 587, "smtps": 465}
@@ -25,3 +26,15 @@ def mail_server(text: str) -> SplitResult:
     if url.scheme == "smtp" and url.username is not None:
         raise ValueError("would send a password unencrypted: write starttls:// or smtps://")
     return url
+
+
+def source_of(address: str) -> str:
+    """Return by what an address is counted: itself, or the /64 network of an IPv6 address, which is one customer's."""
+    try:
+        found = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address
+    if isinstance(found, ipaddress.IPv4Address):
+        return str(found)
+    mapped = found.ipv4_mapped
+    return str(mapped) if mapped is not None else str(ipaddress.ip_network((int(found), 64), strict=False))

@@ -47,6 +47,8 @@ def web(
             preview_dir=previews.folder_for(settings.preview_dir, store.sqlite_path(engine)),
             pacs_url=settings.pacs_url,
             https=tls or settings.web_proxy is not None,
+            tls=tls,
+            proxy=settings.web_proxy,
             judged=partial(in_use.judged, settings, engine),
         )
         site = app.create_app(engine, options, settings.web_language)

@@ -18,7 +18,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from sqlalchemy import Connection
 from starlette.exceptions import HTTPException as AnyHTTPException
 
-from worker import accounts, agreement, audit, films, history, listings, previews, readings, results, worklist
+from worker import agreement, audit, films, history, listings, previews, readings, results, worklist
 from worker.accounts import Account
 from worker.audit import Action
 from worker.domain import Answer, JSONObject, Outcome
@@ -27,6 +27,7 @@ from worker.exporting import reading_to_json
 from worker.result_records import detail_to_json, iso, result_to_json
 from worker.results import ResultFilter
 from worker.store import write
+from worker.web.admission import visitor_of
 from worker.web.site import Site, of
 from worker.worklist import Order, WorklistFilter
 
@@ -35,6 +36,7 @@ _MESSAGES = {
     401: ("not_signed_in", "A token is needed: Authorization: Bearer TOKEN."),
     404: ("not_found", "There is no such thing."),
     405: ("method_not_allowed", "This address does not take this method."),
+    408: ("too_slow", "The body did not come in time."),
     413: ("too_large", "The body is too large."),
     422: ("unprocessable", "A field cannot be meant."),
     500: ("internal", "Preread failed in a way that nobody foresaw."),
@@ -186,8 +188,8 @@ def create_api(here: Site) -> FastAPI:
 def _program(
     request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
 ) -> Account:
-    """Return the program whose token this is (401)."""
-    found = accounts.by_token(of(request).engine, given.credentials) if given is not None else None
+    """Return the program whose token this is (401); ``given`` stands here for the description."""
+    found = visitor_of(request).program
     if found is None:
         raise HTTPException(401, headers={"www-authenticate": "Bearer"})
     return found
@@ -299,6 +301,14 @@ def _answer(status: int, headers: dict[str, str] | None = None, **more: Any) -> 
     code, message = _MESSAGES.get(status, _MESSAGES[400])
     error = {"code": code, "message": message, "hint": "", "fields": []} | more
     return JSONResponse({"error": error}, status, headers=headers)
+
+
+def refusal(status: int, headers: dict[str, str]) -> Response:
+    """Return the answer to a request that is not worked on."""
+    if status == 401:
+        headers = {**headers, "www-authenticate": "Bearer"}
+    busy = {"code": "busy", "message": "Too many requests at once: send it again."} if status == 503 else {}
+    return _answer(status, headers, **busy)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

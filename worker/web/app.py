@@ -20,7 +20,9 @@ from starlette.exceptions import HTTPException
 from worker import agreement, audit
 from worker.errors import DatabaseAway, PrereadError
 from worker.web import api, doors, filmroutes, language, lists, reports
-from worker.web.guard import POLL_HEADER, Shield, SignInNeededError
+from worker.web.admission import POLL_HEADER, Admission
+from worker.web.forwarded import Forwarded, Proxies
+from worker.web.guard import Shield, SignInNeededError
 from worker.web.site import Site, WebOptions, of
 
 _LOG = logging.getLogger(__name__)
@@ -50,6 +52,15 @@ def create_app(engine: Engine, options: WebOptions, code: str = language.ENGLISH
     app.add_exception_handler(RequestValidationError, _not_meant)
     app.add_exception_handler(PrereadError, _failed)
     app.add_exception_handler(Exception, _unforeseen)
+
+    def refuse(path: str, status: int, headers: dict[str, str]) -> Response:
+        if path.startswith("/api/"):
+            return api.refusal(status, headers)
+        return _answer(here, status, _key(status), headers)
+
+    # the last one is the first to see a request
+    app.add_middleware(Admission, here=here, refuse=refuse)
+    app.add_middleware(Forwarded, proxies=Proxies(options.proxy), tls=options.tls)
     app.add_middleware(Shield, https=options.https)
     return app
 
@@ -98,9 +109,7 @@ async def _sign_in_needed(request: Request, error: Exception) -> Response:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    known = error.status_code if error.status_code in {403, 404, 405, 413, 422} else 400
-    headers = dict(error.headers or {})
-    return _page(request, error.status_code, f"error.{known}", headers)
+    return _page(request, error.status_code, _key(error.status_code), dict(error.headers or {}))
 
 
 async def _not_meant(request: Request, error: Exception) -> Response:
@@ -119,8 +128,17 @@ async def _unforeseen(request: Request, error: Exception) -> Response:
     return _page(request, 500, "error.500")
 
 
+def _key(status: int) -> str:
+    """Return the key of what to say."""
+    return f"error.{status if status in {403, 404, 405, 408, 413, 422, 503} else 400}"
+
+
 def _page(request: Request, status: int, key: str, headers: dict[str, str] | None = None) -> Response:
+    return _answer(of(request), status, key, headers)
+
+
+def _answer(here: Site, status: int, key: str, headers: dict[str, str] | None = None) -> Response:
     """A page that needs nothing: neither the database nor to know who is there."""
-    response = of(request).page("error.html", None, status=status, key=key)
+    response = here.page("error.html", None, status=status, key=key)
     response.headers.update(headers or {})
     return response

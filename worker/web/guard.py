@@ -5,18 +5,18 @@ from __future__ import annotations
 import hmac
 from collections.abc import Callable
 from typing import Annotated
+from urllib.parse import parse_qsl
 
 from fastapi import Depends, HTTPException, Request
 from starlette.datastructures import FormData, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from worker import sessions
 from worker.domain import Role
 from worker.sessions import Session
-from worker.web import site
+from worker.web.admission import visitor_of
 
-POLL_HEADER = "x-preread-poll"
-MAX_BODY_BYTES = 16 * 1024 * 1024
+_FORM = "application/x-www-form-urlencoded"
+_FIELDS_AT_MOST = 200
 _HEADERS = {
     "content-security-policy": "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -34,7 +34,7 @@ class SignInNeededError(Exception):
 
 
 class Shield:
-    """Puts the headers on every answer, and refuses bodies that no form of ours can have."""
+    """Puts the headers on every answer."""
 
     def __init__(self, app: ASGIApp, *, https: bool) -> None:
         self._app = app
@@ -47,15 +47,6 @@ class Shield:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        taken = 0
-
-        async def receive_bounded() -> Message:
-            nonlocal taken
-            message = await receive()
-            taken += len(message.get("body", b""))
-            if taken > MAX_BODY_BYTES:
-                raise HTTPException(413)
-            return message
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -66,16 +57,12 @@ class Shield:
                     headers[name] = value
             await send(message)
 
-        await self._app(scope, receive_bounded, send_with_headers)
+        await self._app(scope, receive, send_with_headers)
 
 
 def current(request: Request) -> Session | None:
     """Return the session of this browser, if it has one; the page's own asking for news does not prolong it."""
-    here = site.of(request)
-    token = request.cookies.get(here.options.cookie)
-    if not token:
-        return None
-    return sessions.find(here.engine, token, here.options.idle_s, touch=POLL_HEADER not in request.headers)
+    return visitor_of(request).session
 
 
 def needs(*roles: Role) -> Callable[[Request], Session]:
@@ -98,8 +85,17 @@ Person = Annotated[Session, Depends(needs(Role.READER, Role.ADMIN))]
 
 
 async def form_of(request: Request) -> FormData:
-    """Return what a form sent."""
-    return await request.form(max_files=0, max_fields=200)
+    """Return what a form sent. Forms are urlencoded, bounded in size (``admission``) and in fields."""
+    body = await request.body()
+    if not body:
+        return FormData()
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
+        raise HTTPException(415)
+    try:
+        fields = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_FIELDS_AT_MOST)
+    except ValueError:
+        raise HTTPException(422) from None
+    return FormData([*fields])
 
 
 Form = Annotated[FormData, Depends(form_of)]

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import signal
 import socket
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import uvicorn
 from anyio import to_thread
@@ -14,9 +17,12 @@ from fastapi import FastAPI
 
 from worker.errors import EnvironmentFault, SettingsError
 from worker.notifying import SILENT, Notifier
+from worker.web.connections import Gate, GuardedProtocol, raise_file_limit
+from worker.web.forwarded import Proxies
 
-_BACKLOG = 128
-_CONNECTIONS_AT_MOST = 200
+_LOG = logging.getLogger(__name__)
+_BACKLOG = 512
+_GRACE_S = 20
 
 
 def refuse_open_address(host: str, *, tls: bool, proxy: str | None) -> None:
@@ -44,22 +50,29 @@ def configure(
     Raises:
         SettingsError: the certificate or its key cannot be used.
     """
+    # the protocol brings TLS itself, and ``Forwarded`` what a proxy says
     config = uvicorn.Config(
         app,
         ssl_certfile=tls_cert,
         ssl_keyfile=tls_key,
-        proxy_headers=proxy is not None,
-        forwarded_allow_ips=proxy,
+        proxy_headers=False,
         log_config=None,
         access_log=False,
         server_header=False,
-        limit_concurrency=_CONNECTIONS_AT_MOST,
         ws="none",
+        timeout_graceful_shutdown=_GRACE_S,
     )
     try:
         config.load()
     except OSError as error:
         raise SettingsError(f"the certificate {tls_cert} or its key {tls_key} cannot be used: {error}") from error
+    context, config.ssl = config.ssl, None
+    proxies = Proxies(proxy)
+    if proxies.any:
+        # each peer is believed: whoever reaches the port past the proxy can write any address
+        _LOG.warning("proxy_unnamed")
+    gate = Gate(proxies.__contains__)
+    config.http_protocol_class = cast("type[asyncio.Protocol]", partial(GuardedProtocol, gate=gate, context=context))
     return config
 
 
@@ -83,6 +96,7 @@ def serve(
         EnvironmentFault: the address cannot be listened on.
     """
     config = configure(app, tls_cert=tls_cert, tls_key=tls_key, proxy=proxy)
+    raise_file_limit()
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)

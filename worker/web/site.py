@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 from worker import health
 from worker.domain import OPEN_STATES, Role
 from worker.health import Health, Level, Problem
+from worker.readings import MAX_COMMENT_CHARS
 from worker.sessions import Session
 from worker.web.language import Language
 from worker.web.throttle import Throttle
@@ -37,6 +38,8 @@ class WebOptions:
         preview_dir: where the slots keep previews; ``None`` for nowhere.
         pacs_url: with ``{study_instance_uid}``; ``None`` for no such link.
         https: people reach the page by TLS, its own or a proxy's.
+        tls: the page brings TLS itself.
+        proxy: addresses of the proxy that brings it, as in ``PREREAD_WEB_PROXY``.
         judged: adds to a report what the database does not know.
     """
 
@@ -46,6 +49,8 @@ class WebOptions:
     preview_dir: Path | None = None
     pacs_url: str | None = None
     https: bool = False
+    tls: bool = False
+    proxy: str | None = None
     judged: Callable[[Health], Health] = lambda found: found
 
     @property
@@ -71,7 +76,9 @@ class Site:
             trim_blocks=True,
             lstrip_blocks=True,
         )
-        self._templates.globals.update(t=language, lang=language.code, Role=Role, Level=Level)
+        self._templates.globals.update(
+            t=language, lang=language.code, Role=Role, Level=Level, comment_chars=MAX_COMMENT_CHARS
+        )
         self._templates.filters.update(
             local=_local,
             percent=self._percent,

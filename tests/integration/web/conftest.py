@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -13,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import uvicorn
 from argon2 import PasswordHasher
 from sqlalchemy import Connection, Engine
 
@@ -23,6 +27,9 @@ from worker.domain import Answer, Caveat, FileState, Finding, Identity, Populati
 from worker.entries import Pulse, RootPulse
 from worker.errors import DecodeFailed
 from worker.ledger import ContentAssessment, FileFacts, Ledger, Observation
+from worker.web import serving
+from worker.web.app import create_app
+from worker.web.site import WebOptions
 
 PASSWORD = "correct horse battery"
 MANIFEST = json.dumps(
@@ -147,6 +154,26 @@ class Films:
     def person(self, name: str = "ada", role: Role = Role.READER) -> Account:
         accounts.add(self.engine, "uid:0", name, f"Dr {name.title()}", role, PASSWORD)
         return accounts.by_name(self.engine, name)
+
+
+@contextmanager
+def served(
+    films: Films, proxy: str | None, eventually: Callable[..., None], certificate: tuple[Path, Path] | None = None
+) -> Iterator[int]:
+    """The page on a free port, as ``preread web`` serves it with this setting."""
+    options = WebOptions(https=bool(proxy or certificate), proxy=proxy, tls=certificate is not None)
+    app = create_app(films.engine, options)
+    cert, key = certificate or (None, None)
+    server = uvicorn.Server(serving.configure(app, proxy=proxy, tls_cert=cert, tls_key=key))
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as listening:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            eventually(lambda: server.started)
+            yield listening.getsockname()[1]
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @pytest.fixture(autouse=True)

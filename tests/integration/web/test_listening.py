@@ -10,24 +10,21 @@ import socket
 import ssl
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import pytest
-import uvicorn
 from starlette.testclient import TestClient
 
 from worker import audit
 from worker.store import sqlite_path
-from worker.web import serving
 from worker.web.app import create_app
 from worker.web.site import WebOptions
 
-from .conftest import PASSWORD, Films
+from .conftest import PASSWORD, Films, served
 
 
 def sign_in(connection: http.client.HTTPConnection, password: str, **headers: str) -> http.client.HTTPResponse:
@@ -101,24 +98,8 @@ def _listens(port: int) -> bool:
     return True
 
 
-@contextmanager
-def served(films: Films, proxy: str | None, eventually: Callable[..., None]) -> Iterator[int]:
-    """The page on a free port, as ``preread web`` serves it with this setting."""
-    app = create_app(films.engine, WebOptions(https=proxy is not None))
-    server = uvicorn.Server(serving.configure(app, proxy=proxy))
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            eventually(lambda: server.started)
-            yield listening.getsockname()[1]
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
 @pytest.mark.parametrize(
-    "proxy,believed", [(None, False), ("127.0.0.1", True), ("192.0.2.1", False), ("192.0.2.0/24,127.0.0.1", True)]
+    "proxy,believed", [(None, False), ("127.0.0.1", True), ("192.0.2.0/24,127.0.0.1", True), ("*", True)]
 )
 def test_what_a_proxy_says_counts_only_from_the_proxy_that_is_set(
     films_here: Films, monkeypatch: Any, eventually: Callable[..., None], proxy: str | None, believed: bool
@@ -133,6 +114,33 @@ def test_what_a_proxy_says_counts_only_from_the_proxy_that_is_set(
         assert [sign_in(connection, "wrong wrong wrong", **first).status for _ in range(3)] == [403, 403, 429]
         # another address behind the proxy may still try; without a proxy, what a browser claims changes nothing
         assert sign_in(connection, "wrong wrong wrong", **second).status == (403 if believed else 429)
+
+
+@pytest.mark.parametrize(
+    "proxy,said,status",
+    [
+        ("192.0.2.1", {}, 403),
+        ("192.0.2.1", {"x-forwarded-proto": "https", "x-forwarded-for": "192.0.2.1"}, 403),
+        ("127.0.0.1", {}, 200),
+        ("127.0.0.1", {"x-forwarded-proto": "https"}, 200),
+        ("127.0.0.1", {"x-forwarded-proto": "http"}, 403),
+        ("127.0.0.1", {"x-forwarded-proto": "https, http"}, 403),
+    ],
+)
+def test_plain_http_is_taken_from_the_proxy_alone(
+    films_here: Films, eventually: Callable[..., None], proxy: str, said: dict[str, str], status: int
+) -> None:
+    with served(films_here, proxy, eventually) as port:
+        for method, path in (("GET", "/sign-in"), ("POST", "/sign-in"), ("GET", "/api/v1/status")):
+            with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=60)) as connection:
+                connection.request(method, path, headers=said)
+                answer = connection.getresponse()
+                text = answer.read().decode()
+            refused = status == 403
+            assert ("proxy alone" in text) == refused, path
+            assert answer.headers["x-content-type-options"] == "nosniff"
+            if method == "GET" and path == "/sign-in":
+                assert answer.status == status
 
 
 def test_the_head_of_the_audit_trail_reaches_the_system_log(films_here: Films, tmp_path: Path) -> None:

@@ -1,0 +1,59 @@
+"""Places for work are bounded: in all, by source, and in their queue."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from worker.web.places import NoPlaceError, Places
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from("abc"), max_size=60), st.integers(1, 5), st.integers(1, 3), st.integers(0, 6))
+def test_never_more_than_allowed_and_nothing_is_left(sources: list[str], at_once: int, each: int, waiting: int) -> None:
+    places = Places(at_once=at_once, each=each, waiting=waiting, waiting_in_all=100, within_s=60)
+    working: Counter[str] = Counter()
+    done: Counter[str] = Counter()
+    refused: Counter[str] = Counter()
+
+    async def work(source: str) -> None:
+        try:
+            async with places.place(source):
+                working[source] += 1
+                assert working[source] <= each
+                assert working.total() <= at_once
+                await asyncio.sleep(0)
+                working[source] -= 1
+                done[source] += 1
+        except NoPlaceError:
+            refused[source] += 1
+
+    async def everybody() -> None:
+        await asyncio.gather(*map(work, sources))
+
+    asyncio.run(everybody())
+    for source, asked in Counter(sources).items():
+        assert done[source] + refused[source] == asked
+        assert done[source] >= min(asked, each + waiting)
+    assert (places.taken, places._sources) == (0, {})
+
+
+def test_who_waits_too_long_is_refused_and_takes_no_place() -> None:
+    async def wait() -> None:
+        places = Places(at_once=1, each=1, waiting=1, waiting_in_all=1, within_s=0.01)
+        async with places.place("a"):
+            with pytest.raises(NoPlaceError):
+                async with places.place("b"):
+                    pass
+            with pytest.raises(NoPlaceError):
+                async with places.place("a"):
+                    pass
+        async with places.place("b"):
+            pass
+        assert (places.taken, places._sources) == (0, {})
+
+    asyncio.run(wait())
