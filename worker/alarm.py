@@ -27,7 +27,7 @@ from urllib.parse import SplitResult, unquote
 
 from sqlalchemy import Connection, Engine, delete, insert, select
 
-from worker import health, schema, store
+from worker import health, store, upkeep_schema
 from worker.addresses import MAIL_PORTS, mail_server
 from worker.domain import JSONObject
 from worker.errors import AlarmNotSent, PrereadError
@@ -40,7 +40,7 @@ _FIRST_PAUSE_S = 30.0
 _LONGEST_PAUSE_S = 3600.0
 # Some seventeen hours; then this one message is given up, and the next one has its own tries.
 TRIES_AT_MOST = 24
-_alarm = schema.alarm.c
+_alarm = upkeep_schema.alarm.c
 
 
 # ---------------------------------------------------------------------- what is said
@@ -223,7 +223,7 @@ def channels(
 
 def read_told(engine: Engine) -> dict[str, frozenset[str]]:
     """Return of what each channel was told last, by its name."""
-    rows = store.read(engine, lambda connection: connection.execute(select(schema.alarm)).all())
+    rows = store.read(engine, lambda connection: connection.execute(select(upkeep_schema.alarm)).all())
     return {row.channel: frozenset(row.codes.split()) for row in rows}
 
 
@@ -232,8 +232,8 @@ def keep_told(engine: Engine, channel: str, codes: Collection[str]) -> None:
 
     def body(connection: Connection, _again: bool) -> None:
         row = {"channel": channel, "codes": " ".join(sorted(codes)), "told_at": store.database_now(connection)}
-        connection.execute(delete(schema.alarm).where(_alarm.channel == channel))
-        connection.execute(insert(schema.alarm), row)
+        connection.execute(delete(upkeep_schema.alarm).where(_alarm.channel == channel))
+        connection.execute(insert(upkeep_schema.alarm), row)
 
     store.write(engine, body)
 

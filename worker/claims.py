@@ -19,9 +19,11 @@ from worker.errors import (
     PrereadError,
     ShareDown,
     SlotCrashed,
+    SlotDeadline,
     SlotError,
 )
 from worker.escaping import clean_text
+from worker.failing import Source, lanes, was_late
 from worker.moves import (
     FRESH_START,
     SET_FREE,
@@ -52,7 +54,7 @@ _REFUSED_BY_DECLARATION = (RefusalCode.AGE_UNKNOWN, RefusalCode.AGE_OUTSIDE, Ref
 _f = schema.file.c
 _OF_CLAIM = (
     _f.id, _f.root_id, _f.path, _f.size_bytes, _f.mtime_ns, _f.epoch, _f.attempts, _f.interruptions, _f.alone,
-    _f.settled_at, forgetting.key_value().is_not(None).label("forgets"),
+    _f.settled_at, _f.failed_at, forgetting.key_value().is_not(None).label("forgets"),
 )  # fmt: skip
 
 DECLARED_ANEW = "the root declares another population"
@@ -70,8 +72,8 @@ def claim(
     lease_s: float,
     root_ids: Sequence[int],
     limit: int,
-    slow: Collection[int],
-    slow_limit: int,
+    sources: Sequence[Source],
+    behind_limit: int | None,
     token: str,
     again: bool,
 ) -> list[Claim]:
@@ -94,14 +96,18 @@ def claim(
         return []
     file_ids: list[int] = []
     if not patience_ends:
-        quick = [c.id.not_in(slow)] if slow else []
-        # today's patients wait behind no archive, and behind no film that held a slot until its deadline
-        live, last, backlog = [~c.backlog, *quick], [c.id.in_(slow)], [c.backlog, *quick]
-        for lane, most in ((live, limit), (last, slow_limit), (backlog, limit)):
-            room = min(most, limit - len(file_ids))
-            if room > 0:
-                newest_first = select(c.id).where(*ready, ~c.alone, *lane).order_by(c.id.desc()).limit(room)
-                file_ids += connection.execute(newest_first.with_for_update(skip_locked=True)).scalars()
+        behind_left = limit if behind_limit is None else behind_limit
+        # today's patients wait behind no archive
+        for backlog in (~c.backlog, c.backlog):
+            for lane, is_behind in lanes(sources):
+                room = min(limit - len(file_ids), behind_left if is_behind else limit)
+                if room > 0:
+                    newest_first = select(c.id).where(*ready, ~c.alone, backlog, *lane).order_by(c.id.desc())
+                    found = (
+                        connection.execute(newest_first.limit(room).with_for_update(skip_locked=True)).scalars().all()
+                    )
+                    file_ids += found
+                    behind_left -= len(found) if is_behind else 0
     if not file_ids and lonely is not None and not in_flight:
         only = select(c.id).where(*ready, c.alone, c.id == lonely.id)
         file_ids += connection.execute(only.with_for_update(skip_locked=True)).scalars()
@@ -172,6 +178,7 @@ def _claims(now: datetime, rows: Iterable[Row[Any]]) -> list[Claim]:
             alone=row.alone,
             settled_for_s=(now - row.settled_at).total_seconds(),
             forgets=bool(row.forgets),
+            failed=row.failed_at is not None,
         )
         for row in rows
     ]
@@ -203,6 +210,7 @@ def give_back(
     why: EnvironmentFault | str,
     retry_in_s: float,
     was_read: bool,
+    held_slot: bool,
     again: bool,
 ) -> FileState | None:
     """See ``Ledger.give_back``."""
@@ -222,6 +230,8 @@ def give_back(
             values["locked_since"] = None  # it was read, or no file of that root can be
         elif isinstance(why, EnvironmentFault):
             values["locked_since"] = row.locked_since or now
+            if held_slot:
+                values["failed_at"] = now
             if now - values["locked_since"] >= LOCKED_FOR:
                 return _set_aside(connection, now, one, why, values)
         to_state = FileState.READY
@@ -233,7 +243,13 @@ def give_back(
 
 
 def fail(
-    connection: Connection, now: datetime, one: Claim, error: SlotError, retry_in_s: float, again: bool
+    connection: Connection,
+    now: datetime,
+    one: Claim,
+    error: SlotError,
+    retry_in_s: float,
+    sha256: str | None,
+    again: bool,
 ) -> FileState | None:
     """See ``Ledger.fail``."""
     row = _held_row(connection, one)
@@ -242,9 +258,12 @@ def fail(
     if not row.newest:
         leave_claim(connection, now, one, FileState.SUPERSEDED, f"{error.code}: {error}")
         return FileState.SUPERSEDED
+    values: dict[str, Any] = {"failed_at": now, "failed_code": error.code, "failed_sha256": sha256}
+    if isinstance(error, SlotDeadline) and was_late(connection, one.file_id, sha256):
+        return _set_aside(connection, now, one, SlotDeadline(f"{error}; it is the second time for these bytes"), values)
     if row.attempts >= MAX_ATTEMPTS:
-        return _set_aside(connection, now, one, error, {})
-    values = {"retry_at": now + timedelta(seconds=retry_in_s), "locked_since": None}
+        return _set_aside(connection, now, one, error, values)
+    values |= {"retry_at": now + timedelta(seconds=retry_in_s), "locked_since": None}
     leave_claim(connection, now, one, FileState.RETRY, f"{error.code}: {error}", **values)
     return FileState.RETRY
 

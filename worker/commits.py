@@ -35,7 +35,7 @@ from worker.entries import Claim, Ending, FileFacts
 from worker.errors import BundleWithdrawn
 from worker.escaping import clean_identifier, clean_text
 from worker.lookups import device_of, name_key
-from worker.moves import SET_FREE, ended_as, held, keep_outcomes, lock, read_with, record
+from worker.moves import NOT_FAILED, SET_FREE, ended_as, held, keep_outcomes, lock, read_with, record
 
 _IDENTIFIERS = frozenset(
     {
@@ -164,9 +164,9 @@ def _ended(
     assessments: Mapping[int, tuple[int, Answer | None]],
 ) -> tuple[FileState, str, dict[str, Any]]:
     """Return the state in which a version ends, why, and what it holds from then on."""
-    values: dict[str, Any] = {"locked_since": None}
+    values: dict[str, Any] = {"locked_since": None, **NOT_FAILED}
     if one.facts is not None:
-        values = _file_values(one.facts, instances[one.facts.sha256])
+        values |= _file_values(one.facts, instances[one.facts.sha256])
     if one.outcome is Outcome.ASSESSED:
         assessment_id, answer = assessments[instances[one.read.sha256]]
         ended = {"assessment_id": assessment_id, "answer": answer, "bundle_id": bundle_id}

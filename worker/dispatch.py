@@ -19,6 +19,7 @@ from worker.bundle import Bundle
 from worker.endings import MOST_TOGETHER, Endings, WatchedRoot
 from worker.entries import Claim
 from worker.errors import DatabaseAway
+from worker.failing import Source
 from worker.ledger import Ledger
 from worker.shadowing import Shadow, ShadowFilm
 from worker.slot_messages import Job
@@ -45,7 +46,9 @@ _TOGETHER_S = 0.2
 # To assess a smaller film once more takes no longer than to ask whether it was; the commit keeps the first assessment.
 _ASK_FROM_BYTES = 64 * 1024
 _PACE_OF_LAST = 0.2
-_SLOW_KEPT = 500
+_LOOK_AT_SOURCES_S = 10.0
+# Whatever a slot has had for longer is counted with what fails: most films take a tenth of it.
+_LONG_S = 5.0
 
 
 class Dispatcher:
@@ -76,7 +79,16 @@ class Dispatcher:
         preview_dir: Path | None = None,
     ) -> None:
         self.away_since: float | None = None
-        self.endings = Endings(ledger, bundle_id, roots, once=once, clock=clock, meters=meters, preview_dir=preview_dir)
+        self.endings = Endings(
+            ledger,
+            bundle_id,
+            roots,
+            once=once,
+            deadline_s=pool.deadline_s,
+            clock=clock,
+            meters=meters,
+            preview_dir=preview_dir,
+        )
         self._ledger = ledger
         self._pool = pool
         self._bundle = bundle
@@ -85,7 +97,8 @@ class Dispatcher:
         self._clock = clock
         self._shadow = shadow
         self._take = claim or self._newest
-        self._slow: deque[int] = deque(maxlen=_SLOW_KEPT)
+        self._sources: list[Source] = []
+        self._look_at_sources_at = float("-inf")
         self._ahead: deque[Claim] = deque()
         self._film_s: float | None = None
         self._calm = 0
@@ -189,10 +202,9 @@ class Dispatcher:
         return self._pool.idle > 0 or 2 * len(self._ahead) < self._most_ahead()
 
     def _note_pace(self, event: _Event) -> None:
-        if not isinstance(event, Done | Read) and event.late:
-            self._slow.append(event.ticket.file_id)
         if isinstance(event, Broke):
             self._calm = 0
+            self._look_at_sources_at = float("-inf")
         elif isinstance(event, Done):
             self._calm += 1
             took_s = event.report.ms / 1000
@@ -200,9 +212,17 @@ class Dispatcher:
             self._film_s = before_s + _PACE_OF_LAST * (took_s - before_s)
 
     def _newest(self, root_ids: Sequence[int], limit: int) -> list[Claim]:
-        """Claim. Films that held a slot until its deadline never have all slots: else they hold up the rest."""
-        in_hand = sum(one.file_id in self._slow for one in self.held)
-        return self._ledger.claim(root_ids, limit, slow=set(self._slow), slow_limit=max(1, self._slots() - 1) - in_hand)
+        """Claim. What failed, or comes from where much fails, never has all slots: else it holds up the rest."""
+        if self._clock() >= self._look_at_sources_at:
+            self._sources = self._ledger.failing_sources(root_ids)
+            self._look_at_sources_at = self._clock() + _LOOK_AT_SOURCES_S
+        behind = {one.file_id for one in self.held if self._comes_last(one)}
+        behind |= {one.file_id for one in self._pool.held_for(_LONG_S) if isinstance(one, Claim)}
+        behind_limit = max(1, self._slots() - 1) - len(behind)
+        return self._ledger.claim(root_ids, limit, sources=self._sources, behind_limit=behind_limit)
+
+    def _comes_last(self, claim: Claim) -> bool:
+        return claim.failed or any(one.covers(claim.root_id, claim.path) for one in self._sources)
 
     def _turn_away(self, root_ids: Sequence[int]) -> None:
         for claim in [one for one in self._ahead if one.root_id not in root_ids]:

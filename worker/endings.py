@@ -20,6 +20,7 @@ from worker.errors import (
     FileLocked,
     FileVanished,
     ShareDown,
+    SlotDeadline,
     SlotError,
     UnreadableError,
     UsageError,
@@ -41,6 +42,7 @@ _LOCKED_LONGEST_S = 300.0
 _TRIES_AT_WORD = 3
 _ONCE_LOCKED_TRIES = 3
 _ONCE_LOCKED_S = 0.5
+_RETRY_S = 1.0
 _REFUSALS_KEPT = 10_000
 _FENCED_KEPT = 1000
 # A file that was given its full size at once looks complete while its end is still unwritten, and so all zero.
@@ -69,6 +71,7 @@ class Endings:
 
     Args:
         once: the run ends: what is locked is set aside after a few tries, since no later one will come.
+        deadline_s: for how long a film may hold its slot.
         clock: monotonic seconds.
         meters: count what ends; ``None`` where nobody asks.
         preview_dir: where slots keep previews; ``None`` where they keep none.
@@ -85,6 +88,7 @@ class Endings:
         roots: Mapping[int, WatchedRoot],
         *,
         once: bool,
+        deadline_s: float,
         clock: Callable[[], float],
         meters: Meters | None,
         preview_dir: Path | None,
@@ -95,6 +99,7 @@ class Endings:
         self._bundle_id = bundle_id
         self._roots = roots
         self._once = once
+        self._deadline_s = deadline_s
         self._clock = clock
         self._meters = meters
         self._refusals: dict[int, int] = {}
@@ -126,10 +131,10 @@ class Endings:
                     self._give_back(claim, EnvironmentFault("it was taken for a film that was purged, and is none"))
             case Done(ticket=claim, report=report):
                 self._let_settle(claim, report)
-            case Fault(ticket=claim, error=fault):
-                self._give_back(claim, fault)
-            case Broke(ticket=claim, error=error):
-                self._fail(claim, error)
+            case Fault(ticket=claim, error=fault, late=late):
+                self._give_back(claim, fault, held_slot=late)
+            case Broke(ticket=claim, error=error, sha256=sha256):
+                self._fail(claim, error, sha256)
         return 1
 
     # ------------------------------------------------------------------ commits
@@ -232,7 +237,7 @@ class Endings:
         extra = {"file_id": claim.file_id, "code": Caveat.TAIL_ZERO.value, "delay_s": round(wait_s, 1)}
         _LOG.info("file_delayed", extra=extra | {"state": state.value if state else "fenced"})
 
-    def _give_back(self, claim: Claim, error: EnvironmentFault) -> None:
+    def _give_back(self, claim: Claim, error: EnvironmentFault, *, held_slot: bool = False) -> None:
         root = self._roots[claim.root_id]
         tries = self._refusals.get(claim.file_id, 0) + 1
         extra = {"file_id": claim.file_id, "code": error.code, "tries": tries}
@@ -249,7 +254,7 @@ class Endings:
             delay_s = (
                 _ONCE_LOCKED_S if self._once else min(_LOCKED_FIRST_S * 2 ** min(tries - 1, 10), _LOCKED_LONGEST_S)
             )
-            state = self._ledger.give_back(claim, error, retry_in_s=delay_s)
+            state = self._ledger.give_back(claim, error, retry_in_s=delay_s, held_slot=held_slot)
             extra["delay_s"] = delay_s
         if of_this_version:
             root.look_again(claim.path)
@@ -257,8 +262,11 @@ class Endings:
             root.suspect()
         _LOG.info("file_delayed", extra=extra | {"state": state.value if state else "fenced"})
 
-    def _fail(self, claim: Claim, error: SlotError) -> None:
-        state = self._ledger.fail(claim, error)
+    def _fail(self, claim: Claim, error: SlotError, sha256: str | None) -> None:
+        retry_in_s = _RETRY_S
+        if isinstance(error, SlotDeadline) and not self._once:
+            retry_in_s = self._deadline_s  # its only other try: what keeps the machine busy may have passed by then
+        state = self._ledger.fail(claim, error, retry_in_s=retry_in_s, sha256=sha256)
         if self._meters is not None:
             self._meters.attempt_lost(error.code)
         extra = {

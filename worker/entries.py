@@ -129,6 +129,7 @@ class Claim:
             only while this worker holds no other claim, and hands out nothing beside it.
         settled_for_s: how long ago the version had settled when it was claimed.
         forgets: films were purged from this database, and what this one holds may be among them.
+        failed: it ended its inference process, or held it until the deadline, since it was to be read.
     """
 
     file_id: int
@@ -142,6 +143,7 @@ class Claim:
     alone: bool = False
     settled_for_s: float = math.inf
     forgets: bool = False
+    failed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

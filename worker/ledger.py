@@ -3,7 +3,7 @@
 ::
 
     observe ──► SETTLING ── settle ──► READY ── claim ──► CLAIMED ── commit ──► DONE
-                  ▲  │                  ▲ ▲                 │ │ └─ commit (unreadable), third fail ──► QUARANTINED(code)
+                  ▲  │                  ▲ ▲                 │ │ └─ commit (unreadable), last fail ──► QUARANTINED(code)
                   │  └ quarantine_empty │ └── give_back ────┤ └─── fail, give_back(retry_in_s) ► RETRY(retry_at) ► READY
                   └── give_back(FileChanged)                └ recover_interrupted ──► READY (attempt refunded)
 
@@ -27,10 +27,11 @@ from typing import TypeVar
 
 from sqlalchemy import Connection, Engine
 
-from worker import claims, commits, discovery, forgetting, roots, shard_claims, store, workers
+from worker import claims, commits, discovery, failing, forgetting, roots, shard_claims, store, workers
 from worker.domain import FileState, Outcome, Population, RefusalCode
 from worker.entries import Claim, ContentAssessment, Ending, FileFacts, Observation, Pulse, Version
 from worker.errors import EnvironmentFault, PrereadError, SlotError, UnreadableError
+from worker.failing import Source
 
 __all__ = ["Claim", "ContentAssessment", "Ending", "FileFacts", "Ledger", "Observation", "Version"]
 
@@ -191,7 +192,12 @@ class Ledger:
     # ------------------------------------------------------------------ claims
 
     def claim(
-        self, root_ids: Sequence[int], limit: int, *, slow: Collection[int] = (), slow_limit: int = 0
+        self,
+        root_ids: Sequence[int],
+        limit: int,
+        *,
+        sources: Sequence[Source] = (),
+        behind_limit: int | None = None,
     ) -> list[Claim]:
         """Take up to ``limit`` READY versions, live before backlog, newest first; committed before it returns.
 
@@ -199,15 +205,23 @@ class Ledger:
         of one version are ever live at once, in whatever process or on whatever machine. See ``Claim.alone``.
 
         Args:
-            slow: versions (some hundred at most) that come after other live ones, however new, and before the backlog.
-            slow_limit: how many of those to take at most.
+            sources: what lies in these comes after the others of its lane, however new; after those what failed itself.
+            behind_limit: how many that come after others to take at most; ``None``: ``limit``.
         """
-        token, last = store.new_token(), sorted(slow)
+        token, last = store.new_token(), list(sources)
         return self._write(
             lambda c, again: claims.claim(
-                c, self._clock(c), self.worker_id, self.lease_s, list(root_ids), limit, last, slow_limit, token, again
+                c, self._clock(c), self.worker_id, self.lease_s, list(root_ids), limit, last, behind_limit, token, again
             )
         )
+
+    def failing_sources(self, root_ids: Sequence[int]) -> list[Source]:
+        """Return the folders whose files lately ended their inference process, or held it until its deadline, often.
+
+        None where every folder of these roots that files came from is such a one.
+        """
+        batch = list(root_ids)
+        return store.read(self.engine, lambda c: failing.failing_sources(c, self._clock(c), batch))
 
     def claim_these(self, file_ids: Sequence[int], bundle_id: int | None = None) -> list[Claim]:
         """Take of these versions those that are READY, or RETRY and due, whatever their lane; see ``claim``.
@@ -233,7 +247,13 @@ class Ledger:
         return self._write(lambda c, _: claims.renew(c, self._clock(c), self.lease_s, held))
 
     def give_back(
-        self, claim: Claim, why: EnvironmentFault | str, *, retry_in_s: float = 0.0, was_read: bool = False
+        self,
+        claim: Claim,
+        why: EnvironmentFault | str,
+        *,
+        retry_in_s: float = 0.0,
+        was_read: bool = False,
+        held_slot: bool = False,
     ) -> FileState | None:
         """Give up a claim for which the file is not to blame; its attempt is refunded.
 
@@ -241,22 +261,29 @@ class Ledger:
         ``FileVanished`` MISSED. A version that nothing but such errors has met for 24 h is QUARANTINED with the last
         one's code; ``was_read`` (its bytes were) begins a new day, and ``ShareDown``, which is no file's own. Whatever
         the error, SUPERSEDED when a newer version of the path is known. A plain ``str`` is the reason, e.g. ``"the
-        worker stops"``, and says nothing of the file.
+        worker stops"``, and says nothing of the file. ``held_slot``: until the deadline; the version comes after others
+        then.
 
         Returns:
             The new state; ``None`` when the claim was fenced.
         """
         return self._write(
-            lambda c, again: claims.give_back(c, self._clock(c), claim, why, retry_in_s, was_read, again)
+            lambda c, again: claims.give_back(c, self._clock(c), claim, why, retry_in_s, was_read, held_slot, again)
         )
 
-    def fail(self, claim: Claim, error: SlotError, *, retry_in_s: float = 1.0) -> FileState | None:
+    def fail(
+        self, claim: Claim, error: SlotError, *, retry_in_s: float = 1.0, sha256: str | None = None
+    ) -> FileState | None:
         """Note that the slot died while this worker lived: the attempt stays counted.
 
+        Args:
+            sha256: of what it had in hand, where that is known.
+
         Returns:
-            RETRY (due in ``retry_in_s``), at the third attempt QUARANTINED(code), ``None`` when the claim was fenced.
+            RETRY (due in ``retry_in_s``); QUARANTINED(code) at the third attempt, and at the second deadline of the
+            version or of the content; ``None`` when the claim was fenced.
         """
-        return self._write(lambda c, again: claims.fail(c, self._clock(c), claim, error, retry_in_s, again))
+        return self._write(lambda c, again: claims.fail(c, self._clock(c), claim, error, retry_in_s, sha256, again))
 
     def quarantine(self, claim: Claim, error: PrereadError) -> bool:
         """Set a claimed version aside for a person to look at, at once, with the error's code; ``False`` when fenced.

@@ -22,12 +22,14 @@ CHUNK = 500
 """Rows per statement: far below the limits on bound parameters of either database."""
 
 SET_FREE: dict[str, Any] = {"owner": None, "claim_token": None, "lease_until": None}
+NOT_FAILED: dict[str, Any] = {"failed_at": None, "failed_code": None, "failed_sha256": None}
 FRESH_START: dict[str, Any] = {
     "attempts": 0,
     "interruptions": 0,
     "alone": False,
     "retry_at": None,
     "locked_since": None,
+    **NOT_FAILED,
 }
 """What a version begins with when it is to be read, for the first time or again; its last outcome stands meanwhile."""
 

@@ -206,6 +206,8 @@ class FileColumns(TypedColumns):
     ``outcome`` and what belongs to it are those last committed: a version that is read again keeps them until the next
     are, and then they become a ``past_outcome``. ``answer``: of its findings the most urgent, kept here because the
     worklist is ordered and filtered by it. Identity columns carry the names of ``domain.Identity``.
+    ``failed_...``: when it last ended its inference process or held it until the deadline, by which error, and which
+    content it had where that was known; a good end clears them.
     ``read_at``: when the first reading of its present result was signed. ``device``, ``patient_name_key``: see
     ``lookups.py``.
     """
@@ -236,6 +238,9 @@ class FileColumns(TypedColumns):
     settled_at = Column(UtcDateTime, nullable=True)
     committed_at = Column(UtcDateTime, nullable=True)
     changed_at = Column(UtcDateTime, nullable=False)
+    failed_at = Column(UtcDateTime, nullable=True)
+    failed_code = Column(String(64), nullable=True)
+    failed_sha256 = Column(String(64), nullable=True)
 
     outcome = Column(String(16), nullable=True)
     code = Column(String(64), nullable=True)
@@ -283,6 +288,7 @@ class FileColumns(TypedColumns):
     institution_name = Column(Text, nullable=True)
 
 
+_FAILED = text("failed_at IS NOT NULL")
 file = Table(
     "file",
     metadata,
@@ -319,6 +325,8 @@ file = Table(
         sqlite_where=text("state = 'quarantined'"),
         postgresql_where=text("state = 'quarantined'"),
     ),
+    # Serves what fails, of which there is little.
+    Index("ix_file_failed", "failed_at", sqlite_where=_FAILED, postgresql_where=_FAILED),
 )
 
 
@@ -384,16 +392,6 @@ class WorkerColumns(TypedColumns):
 
 worker = Table("worker", metadata, WorkerColumns)
 
-
-class AlarmColumns(TypedColumns):
-    """What one channel (``mail``, ``webhook``) was told last: the ``codes`` of what was wrong, with blanks between."""
-
-    channel = Column(String(16), primary_key=True)
-    codes = Column(Text, nullable=False)
-    told_at = Column(UtcDateTime, nullable=False)
-
-
-alarm = Table("alarm", metadata, AlarmColumns)
 
 Row = dict[str, Any]
 """Values by column name, on their way into a table."""

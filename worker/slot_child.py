@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -26,6 +27,8 @@ _FOR_SLOTS = {
     "MKL_NUM_THREADS": "1",
     "MALLOC_ARENA_MAX": "1",
 }
+
+_SHA256 = re.compile(rb"[0-9a-f]{64}")
 
 Ticket = TypeVar("Ticket")
 
@@ -65,6 +68,7 @@ class SlotChild(Generic[Ticket]):
         self.pending = b""
         self.started = False
         self.ticket: Ticket | None = None
+        self.sha256: str | None = None
         self.deadline_at: float | None = start_by
         self.send(replace(setup, notes_fd=notes_fd))
 
@@ -101,16 +105,19 @@ class SlotChild(Generic[Ticket]):
             os.killpg(self.process.pid, signal.SIGKILL)
 
     def has_bytes(self) -> bool:
-        """Tell whether it has read the bytes of the film in hand; to be asked once."""
+        """Tell whether it has read the bytes of the film in hand, and note their ``sha256``; to be asked once."""
         try:
-            return os.read(self._notes, 4096) != b""
+            noted = os.read(self._notes, 4096)
         except BlockingIOError:
             return False
+        self.sha256 = noted.decode() if _SHA256.fullmatch(noted) else None
+        return noted != b""
 
     def take(self, ticket: Ticket, job: Job, deadline_at: float) -> None:
         """Give it a film."""
         self.ticket, self.deadline_at = ticket, deadline_at
         self.has_bytes()  # what it noted of the film before
+        self.sha256 = None
         self.send(job)
 
     def close(self) -> None:

@@ -33,7 +33,7 @@ class Setup:
         preview_dir: where previews are kept, as ``to_text`` gives it; ``None`` keeps none.
         min_free_bytes: what previews leave free on their disk.
         shadow: folder of the bundle for jobs in the shadow, as ``to_text`` gives it; ``shadow_digest`` is what it has.
-        notes_fd: of a pipe into which the slot writes a byte when it has those of its film.
+        notes_fd: of a pipe into which the slot writes the SHA-256 of its film when it has the bytes, in hex.
     """
 
     bundle: str

@@ -160,7 +160,7 @@ def _read_film(job: Job, setup: Setup, classifier: Classifier, lines: BinaryIO, 
         return _unreadable(error, None, began)
     sha256 = hashlib.sha256(contents.data).hexdigest()
     laps.ended(Stage.READ)
-    os.write(setup.notes_fd, b".")
+    os.write(setup.notes_fd, sha256.encode())
     answer = Known(False)
     if job.ask:
         _send(replies, Reply(Say.READ, sha256=sha256))

@@ -67,11 +67,11 @@ class Fault(Generic[Ticket]):
 
 @dataclass(frozen=True, slots=True)
 class Broke(Generic[Ticket]):
-    """The slot died, or had to be killed, while it had this file; ``late``: it was held until its deadline."""
+    """The slot died, or had to be killed, while it had this file; ``sha256`` of its content."""
 
     ticket: Ticket
     error: SlotError
-    late: bool = False
+    sha256: str | None = None
 
 
 class SlotPool(Generic[Ticket]):
@@ -96,7 +96,7 @@ class SlotPool(Generic[Ticket]):
     ) -> None:
         self._setup = setup
         self._count = count
-        self._deadline_s = deadline_s
+        self.deadline_s = deadline_s
         self._command = command
         self._clock = clock
         self._selector = selectors.DefaultSelector()
@@ -121,6 +121,12 @@ class SlotPool(Generic[Ticket]):
         """How many slots could read a film: they have started, and their process lives."""
         return sum(slot.started and slot.process.poll() is None for slot in self._slots)
 
+    def held_for(self, seconds: float) -> list[Ticket]:
+        """Return what slots have had in hand for so long, or longer."""
+        since = self._clock() + self.deadline_s - seconds
+        late = [slot for slot in self._slots if slot.deadline_at is not None and slot.deadline_at <= since]
+        return [slot.ticket for slot in late if slot.ticket is not None]
+
     @property
     def in_flight(self) -> list[Ticket]:
         """What the slots have in hand."""
@@ -134,7 +140,7 @@ class SlotPool(Generic[Ticket]):
     def submit(self, ticket: Ticket, job: Job) -> None:
         """Give a job to an idle slot; ``idle`` must be above 0."""
         slot = next(slot for slot in self._slots if slot.started and slot.ticket is None)
-        slot.take(ticket, job, self._clock() + self._deadline_s)
+        slot.take(ticket, job, self._clock() + self.deadline_s)
 
     def answer(self, ticket: Ticket, *, known: bool, forgotten: bool = False) -> None:
         """Answer a ``Read``. Without effect when its slot has died since."""
@@ -268,12 +274,12 @@ class SlotPool(Generic[Ticket]):
     def _too_late(self, slot: SlotChild[Ticket]) -> SlotError | EnvironmentFault:
         """Whose fault a deadline is: the film's only once its bytes were read."""
         if slot.ticket is not None and not slot.has_bytes():
-            return EnvironmentFault(f"the share did not hand out the film within {self._deadline_s:g} s")
-        return SlotDeadline(f"reading the film took longer than {self._deadline_s:g} s")
+            return EnvironmentFault(f"the share did not hand out the film within {self.deadline_s:g} s")
+        return SlotDeadline(f"reading the film took longer than {self.deadline_s:g} s")
 
     def _lose(self, slot: SlotChild[Ticket], error: SlotError | EnvironmentFault, *, late: bool = False) -> None:
         if (ticket := slot.ticket) is not None:
-            ended = Broke(ticket, error, late) if isinstance(error, SlotError) else Fault(ticket, error, late)
+            ended = Broke(ticket, error, slot.sha256) if isinstance(error, SlotError) else Fault(ticket, error, late)
             self.events.append(ended)
         else:
             _LOG.warning("slot_lost", extra={"code": error.code, "why": str(error)})

@@ -16,6 +16,7 @@ from sqlalchemy import (
     Integer,
     String,
     Table,
+    Text,
     TypedColumns,
     UniqueConstraint,
 )
@@ -91,3 +92,14 @@ class ForgettingColumns(TypedColumns):
 
 
 forgetting = Table("forgetting", metadata, ForgettingColumns)
+
+
+class AlarmColumns(TypedColumns):
+    """What one channel (``mail``, ``webhook``) was told last: the ``codes`` of what was wrong, with blanks between."""
+
+    channel = Column(String(16), primary_key=True)
+    codes = Column(Text, nullable=False)
+    told_at = Column(UtcDateTime, nullable=False)
+
+
+alarm = Table("alarm", metadata, AlarmColumns)

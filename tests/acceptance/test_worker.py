@@ -29,6 +29,7 @@ RUN_WORKER = Path(__file__).parent.parent / "programs" / "run_worker.py"
 WITHIN_S = 120.0
 # The verbs are the same on both databases; what kills a worker, and what it makes of bad files, is shown on both.
 on_sqlite = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+HUNG = (FileState.QUARANTINED, "slot_deadline")
 FAST = {"settle_s": 0.2, "network_settle_s": 0.2, "scan_interval_s": 1.0, "slots": 2}
 
 
@@ -108,6 +109,9 @@ class Bench:
 
     def state(self, path: bytes) -> str | None:
         return self.rows().get(path, (None, None))[0]
+
+    def states(self, folder: bytes) -> list[str]:
+        return [state for path, (state, _) in self.rows().items() if path.startswith(folder)]
 
     def done(self) -> int:
         return sum(state == FileState.DONE for state, _ in self.rows().values())
@@ -193,6 +197,32 @@ def test_every_file_ends_in_a_named_outcome(bench: Bench, monkeypatch: pytest.Mo
     log = bench.workers[0].log.read_bytes()
     assert b"good/" not in log
     assert str(bench.folder).encode() not in log
+
+
+def test_a_folder_whose_films_hang_never_has_all_processes_even_after_a_restart(
+    bench: Bench, eventually: Callable[..., None]
+) -> None:
+    """The first few cost what they cost; then others are read at once, while such films come and come."""
+    bench.write("good/0", film(0))
+    for number in range(3):
+        bench.write(f"bad/{number}", film(number) + b"%dHANG" % number)
+    worker = bench.start(deadline_s=2.0)
+    # each is tried once more and then set aside, however often such films are sent again
+    eventually(lambda: [bench.rows().get(b"bad/%d" % number) for number in range(3)] == [HUNG] * 3)
+    with bench.engine.connect() as connection:
+        c = schema.transition.c
+        assert connection.execute(select(func.count()).where(c.to_state == FileState.RETRY)).scalar_one() == 3
+    worker.signal(signal.SIGTERM)
+    assert worker.ends() == 0
+    for number in range(3, 9):
+        bench.write(f"bad/{number}", film(number) + b"%dHANG" % number)
+    bench.start(deadline_s=300.0)
+    eventually(lambda: FileState.CLAIMED in bench.states(b"bad/"))
+    for number in range(1, 9):
+        bench.write(f"good/{number}", film(100 + number))
+        eventually(lambda number=number: bench.state(b"good/%d" % number) == FileState.DONE)
+        assert bench.states(b"bad/").count(FileState.CLAIMED) == 1, "of two processes"
+    assert bench.states(b"bad/").count(FileState.READY) == 5
 
 
 @on_sqlite

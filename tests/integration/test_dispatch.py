@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Engine, select, update
 
-from worker import previews, purging, results, slot_messages
+from worker import previews, purging, results, schema, slot_messages
 from worker.bundle import Bundle
 from worker.dispatch import Dispatcher
 from worker.domain import Answer, Caveat, FileState, Finding, Identity, Outcome, PictureStatistics, Population
@@ -39,10 +39,16 @@ PICTURE = PictureStatistics(mean=120.0, contrast=50.0, sharpness=4.0, border=20.
 class ScriptedPool:
     """Slots that say what a test wants."""
 
+    deadline_s = 60.0
+
     def __init__(self, count: int = 2) -> None:
         self.count = count
         self.jobs: dict[int, tuple[Claim, Job]] = {}
         self.answers: list[bool] = []
+        self.long: list[Claim] = []
+
+    def held_for(self, _seconds: float) -> list[Claim]:
+        return [claim for claim in self.in_flight if claim in self.long]
 
     @property
     def idle(self) -> int:
@@ -106,7 +112,10 @@ class Desk:
         self.dispatcher.work([self.root_id])
 
     def claimed(self, path: bytes = b"film") -> Claim:
-        self.work()
+        for _ in range(3):
+            if any(claim.path == path for claim in self.pool.in_flight):
+                break
+            self.work()
         return next(claim for claim in self.pool.in_flight if claim.path == path)
 
     def says(self, claim: Claim, event: Any) -> None:
@@ -355,13 +364,25 @@ def test_while_the_database_is_away_results_wait_and_nothing_is_claimed(
     assert desk.dispatcher.is_idle()
 
 
-def test_films_that_held_a_slot_until_its_deadline_never_have_all_slots(desk: Desk) -> None:
+def another_worker(desk: Desk) -> None:
+    """Take the place of a worker that ended, on the same ledger."""
+    wall, now = desk.wall, desk.now
+    desk.pool = ScriptedPool()
+    desk.__post_init__()
+    desk.wall, desk.now = wall, now
+
+
+@pytest.mark.parametrize("begun_anew", [False, True])
+def test_films_that_held_a_slot_until_its_deadline_never_have_all_slots(desk: Desk, begun_anew: bool) -> None:
     """Else a few films that hang hold up every other one, a deadline long, again and again."""
     for path in (b"older", b"hangs", b"stalls"):
         desk.ready(path)
     hangs, stalls = desk.claimed(b"hangs"), desk.claimed(b"stalls")
-    desk.says(hangs, Broke(hangs, SlotDeadline(), late=True))
+    desk.says(hangs, Broke(hangs, SlotDeadline()))
     desk.says(stalls, Fault(stalls, EnvironmentFault("it was not handed out"), late=True))
+    desk.dispatcher.work([])
+    if begun_anew:
+        another_worker(desk)
     for expected in ({b"film", b"older"}, {b"stalls"}, {b"hangs"}):  # one slot is left for what comes
         desk.work()
         desk.work()
@@ -370,11 +391,85 @@ def test_films_that_held_a_slot_until_its_deadline_never_have_all_slots(desk: De
             desk.says(claim, Done(claim, report()))
 
 
+def fails(desk: Desk, *paths: bytes) -> None:
+    for path in paths:
+        desk.ready(path)
+        claim = desk.claimed(path)
+        desk.says(claim, Broke(claim, SlotCrashed()))
+        desk.dispatcher.work([])
+        desk.ledger.reopen([claim.file_id], "so that it is in nobody's way", states=[FileState.RETRY])
+        with desk.engine.begin() as connection:
+            failed = update(schema.file).where(schema.file.c.id == claim.file_id)
+            connection.execute(failed.values(state=FileState.MISSED, failed_at=desk.wall))
+
+
+@pytest.mark.parametrize("begun_anew", [False, True])
+def test_films_from_where_many_fail_never_have_all_slots_and_come_after_others(desk: Desk, begun_anew: bool) -> None:
+    film = desk.claimed()
+    desk.says(film, Done(film, report()))
+    fails(desk, b"ct/1", b"ct/2", b"ct/3")
+    if begun_anew:
+        another_worker(desk)
+    desk.ready(b"quick")
+    desk.ready(b"ct/4", b"ct/5")
+    desk.work()
+    assert {claim.path for claim in desk.pool.in_flight} == {b"quick", b"ct/5"}
+    quick = desk.claimed(b"quick")
+    desk.says(quick, Done(quick, report()))
+    desk.work()
+    assert {claim.path for claim in desk.pool.in_flight} == {b"ct/5"}, "a process stays free for others"
+    assert desk.claimed(b"ct/5")
+    desk.ready(b"quick2")
+    assert desk.claimed(b"quick2")
+    desk.wall += timedelta(hours=2)  # nothing failed for so long
+    another = desk.claimed(b"quick2")
+    desk.says(another, Done(another, report()))
+    desk.work()
+    assert {claim.path for claim in desk.pool.in_flight} == {b"ct/5", b"ct/4"}
+
+
+def test_what_failed_waits_while_another_film_is_read_for_long(desk: Desk) -> None:
+    """It may hang as well: then no process would be left for what comes."""
+    desk.ready(b"failed")
+    claim = desk.claimed(b"failed")
+    desk.says(claim, Broke(claim, SlotCrashed()))
+    desk.dispatcher.work([])
+    long = desk.claimed()
+    desk.pool.long.append(long)
+    desk.work()
+    desk.work()
+    assert desk.pool.in_flight == [long]
+    desk.says(long, Done(long, report()))
+    assert desk.claimed(b"failed")
+
+
+@pytest.mark.parametrize("once", [False, True])
+def test_a_first_deadline_is_tried_again_once_and_not_at_once(make_desk: Callable[..., Desk], once: bool) -> None:
+    """What kept the machine busy may have passed a deadline later; where the run ends nothing is waited for."""
+    desk = make_desk(once=once)
+    desk.ready(b"film")
+    claim = desk.claimed()
+    desk.says(claim, Broke(claim, SlotDeadline(), "a" * 64))
+    desk.dispatcher.work([])
+    with desk.engine.connect() as connection:
+        row = connection.execute(select(schema.file)).one()
+    assert (row.retry_at - desk.wall).total_seconds() == (1.0 if once else desk.pool.deadline_s)
+    assert (row.failed_code, row.failed_sha256) == ("slot_deadline", "a" * 64)
+    claim = desk.claimed()
+    desk.ready(b"copy")
+    copy = desk.claimed(b"copy")
+    desk.says(copy, Broke(copy, SlotDeadline(), "a" * 64))
+    desk.says(claim, Broke(claim, SlotDeadline(), "a" * 64))
+    desk.work()
+    assert desk.state(b"film") is desk.state(b"copy") is FileState.QUARANTINED
+
+
 def test_where_there_is_one_slot_it_takes_what_hung_when_nothing_else_waits(desk: Desk) -> None:
     desk.pool.count = 1
     desk.ready(b"hangs")
     claim = desk.claimed(b"hangs")
-    desk.says(claim, Broke(claim, SlotDeadline(), late=True))
+    desk.says(claim, Broke(claim, SlotDeadline()))
+    desk.dispatcher.work([])
     film = desk.claimed()
     desk.says(film, Done(film, report()))
     assert desk.claimed(b"hangs")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -287,7 +288,19 @@ def test_a_film_that_hangs_is_killed_at_its_deadline_and_holds_nobody_up(bench: 
     broke = bench.wait(pool)["bad"]
     assert isinstance(broke, Broke)
     assert broke.error.code == "slot_deadline"
-    assert broke.late
+    assert broke.sha256 == hashlib.sha256(FILM + b"HANG").hexdigest()
+
+
+def test_what_a_slot_has_held_for_long_is_known(bench: Bench) -> None:
+    now = [0.0]
+    pool = bench.pool(count=2, deadline_s=1000.0, clock=lambda: now[0])
+    bench.ready(pool, 2)
+    assert pool.held_for(0.0) == []
+    pool.submit("first", bench.film("bad", FILM + b"HANG"))
+    now[0] = 5.0
+    pool.submit("second", bench.film("worse", FILM + b"HANG2HANG"))
+    assert pool.held_for(5.0) == ["first"]
+    assert pool.held_for(5.1) == []
 
 
 def test_a_share_that_does_not_hand_out_a_film_is_at_fault_and_not_the_film(bench: Bench) -> None:

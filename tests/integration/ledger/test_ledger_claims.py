@@ -8,7 +8,7 @@ import signal
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, select, update
 
 from worker import schema, store, workers
 from worker.domain import FileState, Outcome, RefusalCode
@@ -21,6 +21,7 @@ from worker.errors import (
     SlotCrashed,
     SlotDeadline,
 )
+from worker.failing import Source
 from worker.ledger import Ledger, Observation
 
 Bench = Any  # the fixture's class lives in conftest, which cannot be imported
@@ -34,17 +35,31 @@ def test_newest_first_up_to_the_limit(bench: Bench) -> None:
     assert bench.claim(9) == []
 
 
-def test_what_is_slow_comes_after_live_films_and_before_the_backlog(bench: Bench) -> None:
-    old = bench.ledger.observe(bench.root_id, [Observation(b"old", 100, 1)], backlog=True)
-    bench.ledger.settle(old.values())
-    bench.ready(b"new")
-    slow = [version.file_id for version in bench.ready(b"slow", b"slower")]
-    assert [one.path for one in bench.ledger.claim([bench.root_id], 2, slow=slow, slow_limit=0)] == [b"new", b"old"]
-    bench.ready(b"newer")
-    claims = bench.ledger.claim([bench.root_id], 3, slow=slow, slow_limit=1)
-    assert [one.path for one in claims] == [b"newer", b"slower"]
-    assert [one.path for one in bench.ledger.claim([bench.root_id], 1, slow=slow, slow_limit=-1)] == []
-    assert [one.path for one in bench.claim()] == [b"slow"]
+def test_what_failed_or_comes_from_where_much_fails_comes_after_others_of_its_lane(bench: Bench) -> None:
+    for path in (b"failed", b"old/failed"):
+        bench.ledger.fail(bench.claimed(path), SlotCrashed(), retry_in_s=5)
+    with bench.engine.begin() as connection:
+        connection.execute(update(schema.file).where(schema.file.c.path == b"old/failed").values(backlog=True))
+    for path in (b"old", b"a/old"):
+        bench.ledger.settle(bench.ledger.observe(bench.root_id, [Observation(path, 100, 1)], backlog=True).values())
+    for path in (b"new", b"a/new", b"a!/new"):
+        bench.ready(path)
+    bench.wait(5)
+
+    def claimed(limit: int, behind_limit: int | None) -> list[bytes]:
+        sources = [Source(bench.root_id, b"a"), Source(bench.root_id + 1, b"")]
+        taken = bench.ledger.claim([bench.root_id], limit, sources=sources, behind_limit=behind_limit)
+        for one in taken:
+            bench.ledger.give_back(one, "the worker stops")
+            assert one.failed is one.path.endswith(b"failed")
+        return [one.path for one in taken]
+
+    every = [b"a!/new", b"new", b"a/new", b"failed", b"old", b"a/old", b"old/failed"]
+    assert claimed(9, None) == every
+    assert claimed(4, None) == every[:4]
+    assert claimed(9, 0) == claimed(9, -1) == [b"a!/new", b"new", b"old"]
+    assert claimed(9, 1) == [b"a!/new", b"new", b"a/new", b"old"]
+    assert claimed(9, 2) == [b"a!/new", b"new", b"a/new", b"failed", b"old"]
 
 
 def test_nothing_is_claimed_for_nobody(bench: Bench) -> None:
@@ -83,6 +98,77 @@ def test_three_deaths_of_its_slot_set_a_file_aside(bench: Bench) -> None:
     row = bench.row(claim.file_id)
     assert (row["outcome"], row["code"], row["reason"]) == (Outcome.UNREADABLE, "slot_crashed", "signal 11")
     assert bench.claim() == []
+
+
+def test_a_second_deadline_sets_aside_and_a_first_is_tried_once_more(bench: Bench) -> None:
+    bench.ready(b"film.dcm")
+    (claim,) = bench.claim()
+    assert bench.ledger.fail(claim, SlotDeadline("longer than 60 s"), retry_in_s=5) is FileState.RETRY
+    bench.wait(5)
+    (claim,) = bench.claim()
+    assert bench.ledger.fail(claim, SlotDeadline("longer than 60 s"), retry_in_s=5) is FileState.QUARANTINED
+    row = bench.row(claim.file_id)
+    assert (row["outcome"], row["code"]) == (Outcome.UNREADABLE, "slot_deadline")
+    assert row["reason"] == "longer than 60 s; it is the second time for these bytes"
+
+
+@pytest.mark.parametrize("again", ["copy.dcm", "film.dcm"])
+def test_a_second_deadline_of_one_content_sets_aside_under_whatever_name(bench: Bench, again: str) -> None:
+    """A film that hangs and is sent again costs one deadline, whichever of the two is read next."""
+    sha256 = "a" * 64
+    assert bench.ledger.fail(bench.claimed(), SlotDeadline(), sha256=sha256, retry_in_s=5) is FileState.RETRY
+    other = bench.claimed(b"other.dcm")
+    assert bench.ledger.fail(other, SlotDeadline(), sha256="b" * 64, retry_in_s=99) is FileState.RETRY
+    nameless = bench.claimed(b"nameless.dcm")
+    assert bench.ledger.fail(nameless, SlotDeadline(), sha256=None, retry_in_s=99) is FileState.RETRY
+    if again == "copy.dcm":
+        claim = bench.claimed(b"copy.dcm")
+    else:
+        bench.wait(5)
+        (claim,) = bench.claim()
+    assert bench.ledger.fail(claim, SlotDeadline(), sha256=sha256) is FileState.QUARANTINED
+
+
+def test_a_deadline_after_a_crash_is_the_first_and_a_crash_after_one_no_deadline(bench: Bench) -> None:
+    bench.ready(b"film.dcm")
+    states = []
+    for error in (SlotCrashed(), SlotDeadline(), SlotCrashed()):
+        (claim,) = bench.claim()
+        states.append(bench.ledger.fail(claim, error, retry_in_s=0))
+    assert states == [FileState.RETRY, FileState.RETRY, FileState.QUARANTINED]
+
+
+def test_a_deadline_of_the_share_is_none_of_the_film(bench: Bench) -> None:
+    """It was not handed out: it comes after others, and has both its tries still."""
+    bench.ready(b"film.dcm")
+    states = []
+    for error in (EnvironmentFault("late"), SlotDeadline(), EnvironmentFault("late"), SlotDeadline()):
+        (claim,) = bench.claim()
+        bench.wait(1)
+        if isinstance(error, SlotDeadline):
+            states.append(bench.ledger.fail(claim, error, retry_in_s=0))
+        else:
+            states.append(bench.ledger.give_back(claim, error, retry_in_s=0.1, held_slot=True))
+            assert bench.row(claim.file_id)["failed_at"] == bench.now
+            bench.wait(1)
+    assert states == [FileState.RETRY] * 3 + [FileState.QUARANTINED]
+
+
+@pytest.mark.parametrize("fresh", ["opened again", "other bytes", "read well"])
+def test_what_begins_anew_or_ends_well_has_no_deadline_behind_it(bench: Bench, fresh: str) -> None:
+    claim = bench.claimed()
+    assert bench.ledger.fail(claim, SlotDeadline(), sha256="a" * 64, retry_in_s=0) is FileState.RETRY
+    if fresh == "opened again":
+        bench.ledger.reopen([claim.file_id], "the operator asked", states=(FileState.RETRY,))
+        (claim,) = bench.claim()
+    elif fresh == "other bytes":
+        claim = bench.claimed(mtime_ns=2)
+    else:
+        (claim,) = bench.claim()
+        assert bench.ledger.commit_refused(claim, bench.facts(), bench.bundle_id, RefusalCode.VIEW, "lateral")
+        claim = bench.claimed(b"copy.dcm")
+    sha256 = "c" * 64 if fresh == "other bytes" else "a" * 64
+    assert bench.ledger.fail(claim, SlotDeadline(), sha256=sha256) is FileState.RETRY
 
 
 @pytest.mark.parametrize("why", ["the worker stops", ShareDown()])

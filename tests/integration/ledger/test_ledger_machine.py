@@ -28,7 +28,17 @@ from sqlalchemy import Engine, func, select, text
 
 from worker import schema, store
 from worker.domain import Answer, FileState, Finding, Outcome, RefusalCode
-from worker.errors import EnvironmentFault, FileChanged, FileLocked, FileVanished, ShareDown, SlotCrashed, UnknownFormat
+from worker.errors import (
+    EnvironmentFault,
+    FileChanged,
+    FileLocked,
+    FileVanished,
+    ShareDown,
+    SlotCrashed,
+    SlotDeadline,
+    SlotError,
+    UnknownFormat,
+)
 from worker.ledger import Claim, ContentAssessment, Ending, FileFacts, Ledger, Observation
 
 PATHS = [b"a.dcm", b"b.dcm", b"\xff.dcm"]
@@ -179,8 +189,8 @@ class LedgerMachine(RuleBasedStateMachine):
         elif taken:
             rows = {row.id: row for row in self._files()}
             left = [row for row in rows.values() if row.state == FileState.READY and not row.alone]
-            last = max((rows[one.file_id].backlog, -one.file_id) for one in taken)
-            assert all((row.backlog, -row.id) > last for row in left), "live before backlog, newest first"
+            last = max(_order(rows[one.file_id]) for one in taken)
+            assert all(_order(row) > last for row in left), "live before backlog, then what never failed, newest first"
         return multiple(*taken)
 
     def _holds(self, claim: Claim) -> bool:
@@ -232,22 +242,30 @@ class LedgerMachine(RuleBasedStateMachine):
     def find_unreadable(self, claim: Claim) -> None:
         self._ended(claim, self.workers[0].commit_unreadable(claim, UnknownFormat()))
 
-    @rule(claim=consumes(claims))
-    def slot_dies(self, claim: Claim) -> None:
-        state = self.workers[0].fail(claim, SlotCrashed(), retry_in_s=5)
+    @rule(
+        claim=consumes(claims),
+        error=st.sampled_from([SlotCrashed(), SlotDeadline()]),
+        content=st.sampled_from([None, *CONTENTS]),
+    )
+    def slot_dies(self, claim: Claim, error: SlotError, content: str | None) -> None:
+        late = {row for row in self._files() if row.failed_code == SlotDeadline.code}
+        again = any(row.id == claim.file_id or (content and row.failed_sha256 == content) for row in late)
+        state = self.workers[0].fail(claim, error, retry_in_s=5, sha256=content)
         self._ended(claim, state)
+        last = claim.attempts == 3 or (isinstance(error, SlotDeadline) and again)
         if state is FileState.QUARANTINED:
-            assert claim.attempts == 3
+            assert last
         elif state is FileState.RETRY:
-            assert claim.attempts < 3
+            assert not last
 
     @rule(
         claim=consumes(claims),
         fault=st.sampled_from([FileLocked(), FileVanished(), FileChanged(), ShareDown()]),
         retry_in_s=st.sampled_from([0.0, 5.0]),
+        held_slot=st.booleans(),
     )
-    def environment_fails(self, claim: Claim, fault: EnvironmentFault, retry_in_s: float) -> None:
-        self._ended(claim, self.workers[0].give_back(claim, fault, retry_in_s=retry_in_s))
+    def environment_fails(self, claim: Claim, fault: EnvironmentFault, retry_in_s: float, held_slot: bool) -> None:
+        self._ended(claim, self.workers[0].give_back(claim, fault, retry_in_s=retry_in_s, held_slot=held_slot))
 
     @rule(claim=claims)
     def renew(self, claim: Claim) -> None:
@@ -306,6 +324,9 @@ class LedgerMachine(RuleBasedStateMachine):
             assert (state is FileState.RETRY) == (row.retry_at is not None)
             assert 0 <= row.attempts <= 3
             assert row.alone == (row.interruptions >= 3)
+            assert (row.failed_code is None) <= (row.failed_sha256 is None)
+            assert row.failed_code is None or row.failed_at is not None
+            assert state is not FileState.DONE or row.failed_at is None
 
     @invariant()
     def no_outcome_is_ever_lost(self) -> None:
@@ -353,6 +374,10 @@ class LedgerMachine(RuleBasedStateMachine):
         assert ledger.owed([self.root_id]) == 0
         known = ledger.known(self.root_id, list(self.folder))
         assert {one.state for one in known.values()} <= {FileState.DONE, FileState.QUARANTINED}
+
+
+def _order(row: Any) -> tuple[bool, bool, int]:
+    return (row.backlog, row.failed_at is not None, -row.id)
 
 
 def _run(engine: Engine, examples: int) -> None:
