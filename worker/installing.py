@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from worker import migrating, store
+from worker import migrating, purge_journal, store
 from worker.errors import EnvironmentFault, SettingsError
 
 USER = "preread"
@@ -40,6 +40,14 @@ exec systemd-run --quiet --pipe --pty --wait --collect --uid={USER} --gid={USER}
 _CONFIG_HEAD = """\
 # Settings of Preread: docs/settings.md has all of them. PREREAD_* in /etc/preread/preread.env win over this file.
 database_url = {url}
+"""
+# With SQLite they lie beside the database by themselves.
+_BESIDE_A_SERVER = f"""
+# What lies on this machine and not on the server: previews for the page, bundles that were added, and the hashes by
+# which a restored backup forgets again what was purged.
+preview_dir = "{HOME}/previews"
+bundle_dir = "{HOME}/bundles"
+forgotten_file = "{HOME}/forgotten"
 """
 _NO_SHARE = """
 # Each folder of films is a table like this one; population says what is certain of every film in it.
@@ -145,7 +153,8 @@ class Place:
 
     def _write_config(self) -> None:
         tables = [f"\n[[roots]]\npath = {_toml(os.path.abspath(share))}\n" for share in self.shares]
-        content = _CONFIG_HEAD.format(url=_toml(self.database_url)) + ("".join(tables) or _NO_SHARE)
+        beside = "" if self.database_url.startswith("sqlite") else _BESIDE_A_SERVER
+        content = _CONFIG_HEAD.format(url=_toml(self.database_url)) + beside + ("".join(tables) or _NO_SHARE)
         # the URL may hold a password: for the service's group alone
         _write(self._at(CONFIG), content, 0o640, group=self._owner()[1])
 
@@ -162,16 +171,26 @@ class Place:
             yield Step("the database's schema", lambda: False, self._upgrade_server)
 
     def _configured_url(self) -> str:
+        return str(self._configured().get("database_url", DATABASE_URL))
+
+    def _configured(self) -> dict[str, object]:
+        """Return what stands in the file of settings, or will."""
         try:
-            found = tomllib.loads(self._at(CONFIG).read_text(encoding="utf-8")).get("database_url", DATABASE_URL)
+            return tomllib.loads(self._at(CONFIG).read_text(encoding="utf-8"))
         except FileNotFoundError:
-            return self.database_url
+            return {"database_url": self.database_url}
         except (OSError, ValueError) as error:
             raise SettingsError(f"{self._at(CONFIG)} cannot be read: {error}") from error
-        return str(found)
 
     def _make_sqlite(self, path: Path) -> None:
         """Make it apart and put it in its place: in a folder of the service's, root follows no link."""
+        engine = store.open_engine(f"sqlite:///{path}")
+        named = (self._configured().get(name) for name in ("preview_dir", "forgotten_file"))
+        beside = [Path(f"{path}-previews"), Path(f"{path}{purge_journal.ENDING}")]
+        try:
+            migrating.refuse_remains(engine, [*beside, *(self._at(HOME / str(one)) for one in named if one)])
+        finally:
+            engine.dispose()
         user, group = self._owner()
         with tempfile.TemporaryDirectory(prefix=".preread-setup-", dir=path.parent.parent) as apart:
             made = Path(apart) / path.name

@@ -6,9 +6,11 @@ wrong, the database is as it was, with all that workers wrote meanwhile.
 
 from __future__ import annotations
 
+import glob
 import logging
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +18,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from worker import store
 from worker.errors import DatabaseAway, DatabaseUnsuitable, SchemaOutdated, SchemaTooNew, UpgradeFailed
+from worker.mounts import missing_mount
 
 # Alembic is loaded where a schema is changed, or is newer: every command looks at the schema, and nearly always it is
 # as it should be.
@@ -28,6 +31,11 @@ _UPGRADE_LOCK = 0x7072_6561_6421  # any number that no other program locks: "pre
 _REVISION_FILE = re.compile(r"(\d{4})_\w+\.py")
 UNFINISHED = "preread_unfinished"
 _BEGIN_ANEW = "Wait for it; where it was broken off, make an empty database and begin anew."
+_MOUNT_OR_MAKE = "Mount its disk, or correct PREREAD_DATABASE_URL; only a new installation runs `preread db upgrade`."
+_ANEW = (
+    "Mount its disk or restore its backup (`preread db restore`); an empty one is made by `preread db upgrade --new`."
+)
+_MOVE_ASIDE = "Bring the database back to which it belongs, or move it aside."
 _MAKE_FOLDER = "Make that folder, or name another database (PREREAD_DATABASE_URL)."
 
 
@@ -72,6 +80,49 @@ def upgrade(engine: Engine) -> None:
         except OSError as error:
             raise DatabaseUnsuitable(f"{path} cannot be written: {error.strerror}", store.GIVE_RIGHTS) from error
     _migrate(engine)
+
+
+def refuse_remains(engine: Engine, kept: Iterable[Path] = (), *, anew: bool = False) -> None:
+    """Refuse to make a database where something of another one lies: its disk is more likely away than it is new.
+
+    Args:
+        kept: where previews and the hashes of purged files lie.
+        anew: an empty one is meant; SQLite's own log of another file is refused all the same, which would go into it.
+
+    Raises:
+        DatabaseUnsuitable: names what lies there.
+        DatabaseAway: the database does not answer.
+    """
+    if revision_of(engine) is not None:
+        return
+    path = store.sqlite_path(engine)
+    found = [one for one in kept if _holds_something(one)]
+    if path is not None:
+        for log in (Path(f"{path}-wal"), Path(f"{path}-journal")):
+            if _holds_something(log):
+                raise DatabaseUnsuitable(f"{log} lies there without its database: it holds committed rows", _MOVE_ASIDE)
+        found += [Path(f"{path}-shm")] if os.path.lexists(f"{path}-shm") else []
+        found += sorted(path.parent.glob(f"{glob.escape(path.name)}.*.backup"))
+    if anew:
+        return
+    if found:
+        where = "the database that is named" if path is None else f"{path}"
+        raise DatabaseUnsuitable(f"{where} is not there or empty, and {found[0]} of an earlier one lies here", _ANEW)
+    if path is not None and missing_mount(path):
+        raise DatabaseUnsuitable(store.say_missing(path), _ANEW)
+
+
+def _holds_something(path: Path) -> bool:
+    """Tell whether a file has bytes, or a folder entries."""
+    try:
+        if path.is_dir():
+            with os.scandir(path) as listing:
+                return next(listing, None) is not None
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DatabaseUnsuitable(f"{path} cannot be looked at: {error.strerror}", store.GIVE_RIGHTS) from error
 
 
 def downgrade(engine: Engine) -> str:
@@ -164,7 +215,9 @@ def check_schema(engine: Engine, *, exactly: bool = False) -> None:
     path = store.sqlite_path(engine)
     if path is not None and not os.path.exists(path):
         store.refuse_place(path)
-        raise SchemaOutdated("there is no database yet")
+        missing = SchemaOutdated(store.say_missing(path))
+        missing.hint = _MOUNT_OR_MAKE
+        raise missing
     try:
         ahead, revision = store.read(engine, _look)
     except DatabaseAway:

@@ -37,7 +37,7 @@ from worker.errors import (
     SchemaOutdated,
     SettingsError,
 )
-from worker.mounts import file_system_of, is_network
+from worker.mounts import file_system_of, is_network, missing_mount
 
 T = TypeVar("T")
 
@@ -193,6 +193,13 @@ def refuse_place(path: Path) -> None:
             raise DatabaseUnsuitable(f"{needed} may not be written", GIVE_RIGHTS)
 
 
+def say_missing(path: Path) -> str:
+    """Return in words that no SQLite file lies there, and what its absence probably means."""
+    if point := missing_mount(path):
+        return f"there is no database at {path}: /etc/fstab names {point}, and nothing is mounted there"
+    return f"there is no database at {path}: is its disk mounted?"
+
+
 # ---------------------------------------------------------------------- transactions
 
 
@@ -261,6 +268,8 @@ def _away(engine: Engine, error: DBAPIError) -> DatabaseAway:
     if kind and kind not in _WAITING:
         engine.dispose()  # a file that was opened while its disk was read-only stays so
     lines = message.splitlines() or [""]
+    if path is not None and not os.path.exists(path):
+        return DatabaseAway(say_missing(path))
     if named is not None:
         return named(f"{(named.__doc__ or '').rstrip('.')}: {lines[0]}")
     return DatabaseAway(f"the database does not answer: {lines[0]}")

@@ -71,6 +71,14 @@ def test_every_service_of_ours_is_read_only_and_calls_what_exists() -> None:
     assert [volume["read_only"] for volume in films] == [True]
 
 
+def test_every_service_of_ours_has_the_folders_that_a_server_has_no_place_for() -> None:
+    """Beside an SQLite file they are found by themselves; with Postgres a missing one is a feature that is off."""
+    for service in OURS.values():
+        for name in ("PREREAD_PREVIEW_DIR", "PREREAD_BUNDLE_DIR", "PREREAD_FORGOTTEN_FILE"):
+            assert Path(service["environment"][name]).parent == Path("/var/lib/preread")
+        assert "state:/var/lib/preread" in service["volumes"]
+
+
 def test_only_the_proxy_is_reached_from_outside_and_nothing_starts_before_the_migration() -> None:
     services = COMPOSE["services"]
     assert [name for name, service in services.items() if "ports" in service] == ["proxy"]

@@ -85,6 +85,36 @@ def test_a_place_is_made_once(tree: Path, capsys: pytest.CaptureFixture[str]) ->
 
 
 @pytest.mark.systemd
+def test_settings_for_a_server_name_what_lies_on_this_machine(tree: Path) -> None:
+    assert main(["setup", "--root", str(tree), "--database-url", "postgresql://preread@/preread"]) == 0
+    loaded = settings.load(tree / "etc/preread/preread.toml")
+    assert loaded.database_url == "postgresql://preread@/preread"
+    home = installing.HOME
+    assert [loaded.preview_dir, loaded.bundle_dir, loaded.forgotten_file] == [
+        home / "previews", home / "bundles", home / "forgotten",
+    ]  # fmt: skip
+    assert (tree / "var/lib/preread").is_dir()
+
+
+@pytest.mark.systemd
+@pytest.mark.parametrize("remains", ["preread.db-previews/ab/cd.png", "preread.db-wal", "kept/ab/cd.png"])
+def test_setup_makes_no_database_where_something_of_another_one_lies(
+    tree: Path, remains: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["setup", "--root", str(tree)]) == 0
+    home = tree / "var/lib/preread"
+    (home / "preread.db").unlink()
+    config = tree / "etc/preread/preread.toml"
+    config.write_text(f'{config.read_text()}preview_dir = "/var/lib/preread/kept"\n')
+    (home / remains).parent.mkdir(parents=True, exist_ok=True)
+    (home / remains).write_bytes(b"x")
+    capsys.readouterr()
+    assert main(["setup", "--root", str(tree)]) == 2
+    assert remains.split("/", maxsplit=1)[0] in capsys.readouterr().err
+    assert not (home / "preread.db").exists()
+
+
+@pytest.mark.systemd
 def test_the_units_pass_systemds_own_checks(tmp_path: Path) -> None:
     units = []
     for unit in installing.units_folder().iterdir():

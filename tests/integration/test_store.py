@@ -182,9 +182,9 @@ def test_a_new_sqlite_file_is_readable_by_its_owner_only(tmp_path: Path) -> None
 
 def test_opening_a_mistyped_sqlite_path_creates_nothing(tmp_path: Path) -> None:
     engine = store.open_engine(f"sqlite:///{tmp_path / 'typo.db'}")
-    with pytest.raises(SchemaOutdated, match="no database yet"):
+    with pytest.raises(SchemaOutdated, match="is its disk mounted"):
         migrating.check_schema(engine)
-    with pytest.raises(DatabaseAway):
+    with pytest.raises(DatabaseAway, match=r"typo\.db: is its disk mounted"):
         store.read(engine, store.database_now)
     engine.dispose()
     assert list(tmp_path.iterdir()) == []

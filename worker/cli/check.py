@@ -36,13 +36,20 @@ class Checked:
         what: what was looked at.
         ok: whether the worker can start as far as this goes.
         found: what was found, in words.
-        remedy: what to do; empty when ok.
+        remedy: what to do; empty when nothing is.
+        warning: the worker can start, and something that matters is missing.
     """
 
     what: str
     ok: bool
     found: str
     remedy: str = ""
+    warning: bool = False
+
+    @property
+    def word(self) -> str:
+        """What stands in the table."""
+        return "NOT OK" if not self.ok else "warning" if self.warning else "ok"
 
 
 def check(
@@ -61,10 +68,12 @@ def check(
         if json:
             output.print_json(asdict(checked))
     if not json:
-        rows = ((r.what, "ok" if r.ok else "NOT OK", r.found, r.remedy) for r in results)
+        rows = ((r.what, r.word, r.found, r.remedy) for r in results)
         output.print_table(("check", "", "found", "what to do"), rows, medical=False)
     failed = sum(not checked.ok for checked in results)
-    output.say(f"{failed} of {len(results)} checks failed" if failed else "the worker can start")
+    warned = sum(checked.ok and checked.warning for checked in results)
+    more = f"; {warned} warning{'s' * (warned > 1)}" if warned else ""
+    output.say((f"{failed} of {len(results)} checks failed" if failed else "the worker can start") + more)
     if failed:
         raise typer.Exit(1)
 
@@ -82,6 +91,8 @@ def _all(context: typer.Context, root: list[Path] | None, population: Population
     yield _tried("database", partial(_database, settings))
     yield _tried("disk space", partial(_disk, settings))
     yield _tried("previews", partial(_previews, settings))
+    yield _tried("added bundles", partial(_bundles, settings))
+    yield _tried("purged files", partial(_purged, settings))
     try:
         roots = chosen(settings, root, population)
     except PrereadError as error:
@@ -157,9 +168,37 @@ def _previews(settings: Settings) -> Checked:
     folder = previews.folder_for(settings.preview_dir, store.sqlite_path(engine))
     engine.dispose()
     if folder is None:
-        return Checked("previews", True, "none are kept: PREREAD_PREVIEW_DIR names no folder")
+        return _unnamed("previews", "PREREAD_PREVIEW_DIR", "the page shows no images", "previews")
     remedy = "Films are assessed without. Free some space, or name another folder (PREREAD_PREVIEW_DIR)."
     return _space("previews", folder, settings.min_free_bytes, remedy)
+
+
+def _bundles(settings: Settings) -> Checked:
+    folder = in_use.added_folder(settings)
+    if folder is None:
+        return _unnamed("added bundles", "PREREAD_BUNDLE_DIR", "no bundle can be added", "bundles")
+    return Checked("added bundles", True, f"lie in {folder}")
+
+
+def _purged(settings: Settings) -> Checked:
+    from worker import purge_journal, store
+
+    engine = store.open_engine(settings.database_url)
+    journal = purge_journal.path_for(settings.forgotten_file, store.sqlite_path(engine))
+    engine.dispose()
+    if journal is None:
+        why = f"purge is refused, since {purge_journal.WHY}"
+        return _unnamed("purged files", "PREREAD_FORGOTTEN_FILE", why, "forgotten")
+    if hindrance := purge_journal.hindrance(journal):
+        remedy = "Purge is refused. Give the service's user the right to write it, or name another file."
+        return Checked("purged files", True, hindrance, remedy, warning=True)
+    return Checked("purged files", True, f"are remembered by keyed hashes in {journal}")
+
+
+def _unnamed(what: str, setting: str, why: str, name: str) -> Checked:
+    """Return what to say where the database is no file beside which a place could be taken."""
+    found = f"with Postgres {setting} names no place: {why}"
+    return Checked(what, True, found, f"Name one on this machine, such as /var/lib/preread/{name}.", warning=True)
 
 
 def _space(what: str, folder: Path, min_free_bytes: int, remedy: str) -> Checked:

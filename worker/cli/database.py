@@ -26,8 +26,14 @@ def upgrade(
         typer.Option(help="where the backup before a change of schema goes; default: beside the SQLite file"),
     ] = None,
     no_backup: Annotated[bool, typer.Option("--no-backup", help="take none: there is one already")] = False,
+    new: Annotated[
+        bool, typer.Option("--new", help="make an empty database even where something of an earlier one lies")
+    ] = False,
 ) -> None:
     """Create the schema, or back the database up and bring the schema up to this version; does nothing when it is.
+
+    Where there is no database, but previews, hashes of purged files, a log or a backup of one lie, none is made: its
+    disk is not mounted, or it is to be restored.
 
     The change is one transaction that looks whether everything is there before it ends. If anything fails, the database
     is as it was. Workers and the page may go on meanwhile.
@@ -38,6 +44,7 @@ def upgrade(
     with door.opened(context) as (engine, url):
         from worker import migrating
 
+        migrating.refuse_remains(engine, forgetting.kept_beside(door.of(context).settings(), engine), anew=new)
         if _will_change(engine) and not no_backup:
             _back_up_before(engine, backup)
         migrating.upgrade(engine)

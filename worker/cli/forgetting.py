@@ -204,6 +204,14 @@ class Restored:
             output.say(f"{hindrance}: {purge_journal.WHY}")
 
 
+def kept_beside(settings: Settings, engine: Engine) -> list[Path]:
+    """Return where this installation keeps what belongs to its database: previews, and hashes of what was purged."""
+    from worker import previews, store
+
+    folder = previews.folder_for(settings.preview_dir, store.sqlite_path(engine))
+    return [path for path in (folder, _journal(engine, settings)) if path is not None]
+
+
 def _has_key(path: Path, key: str) -> bool:
     """Tell whether a file beside the database or the backup is a journal with this key; anything may lie there."""
     from worker import purge_journal
