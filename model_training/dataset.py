@@ -38,6 +38,7 @@ from worker.domain import Identity, JSONObject, PixelArray
 from worker.errors import UnreadableError, UsageError
 from worker.preprocessing import TRAINING_SPEC, PreprocessingSpec, shrink
 from worker.radiograph import decode, read_header
+from worker.sheets import plain, write_rows
 
 ABSENT = "NORMAL"
 _PERSON = re.compile(r"person(\d+)_(virus|bacteria)_\d+")
@@ -127,7 +128,9 @@ def _read_csv(source: Path, absent: str) -> list[Film]:
         raise UsageError(f"{source} is no CSV in UTF-8: {error}") from None
     if short := [number for number, row in enumerate(rows, 2) if not (row["path"] and row["label"])]:
         raise UsageError(f"{source}: line {short[0]} lacks its path or label")
-    return [_film(source.parent / row["path"], row["label"], row.get("patient"), absent) for row in rows]
+    # `review export` and `preread-train index` put apostrophes before what a spreadsheet would run
+    texts = [{name: plain(row[name]) for name in ("path", "label", "patient") if row.get(name)} for row in rows]
+    return [_film(source.parent / row["path"], row["label"], row.get("patient"), absent) for row in texts]
 
 
 def findings_of(films: Sequence[Film]) -> tuple[str, ...]:
@@ -324,11 +327,18 @@ def _contradicting(
 def to_csv(data: Data) -> str:
     """A line for each film: path, label, patient, fold, SHA-256, whether its border contradicts a label."""
     stream = io.StringIO()
-    writer = csv.writer(stream)
-    writer.writerow(["path", "label", "patient", "fold", "sha256", "conflict"])
-    for row, film in enumerate(data.films):
-        label, conflict = "|".join(film.present).upper() or ABSENT, int(data.conflict[row].any())
-        writer.writerow([film.path.resolve(), label, film.patient, data.folds[row], data.hashes[row], conflict])
+    rows = (
+        (
+            film.path.resolve(),
+            "|".join(film.present).upper() or ABSENT,
+            film.patient,
+            int(data.folds[row]),
+            data.hashes[row],
+            int(data.conflict[row].any()),
+        )
+        for row, film in enumerate(data.films)
+    )
+    write_rows(stream, ("path", "label", "patient", "fold", "sha256", "conflict"), rows)
     return stream.getvalue()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from worker.calibration import predictive_values
 from worker.classifier import Classifier
 from worker.domain import Answer, Finding, JSONObject, Outcome, PredictiveValues
 from worker.errors import UsageError
+from worker.sheets import write_rows
 
 _MEASURES = (
     "auc",
@@ -185,11 +185,12 @@ def said(value: float | None) -> str:
 
 def write_predictions(path: Path, judged: Judged) -> None:
     """Write a CSV with path, label, patient, outcome, code, logit, probability and answer of every film."""
+    columns = ("path", "label", "patient", "outcome", "code", "logit", "probability", "answer")
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["path", "label", "patient", "outcome", "code", "logit", "probability", "answer"])
-        for film, result in judged.results:
-            finding = result.findings[judged.column] if result.findings else None
-            numbers = [finding.logit, finding.probability, finding.answer] if finding else ["", "", ""]
-            label = "|".join(film.present).upper()
-            writer.writerow([film.path, label, film.patient, result.outcome, result.code or "", *numbers])
+        write_rows(stream, columns, (_prediction(film, result, judged.column) for film, result in judged.results))
+
+
+def _prediction(film: Film, result: FileResult, column: int) -> tuple[object, ...]:
+    finding = result.findings[column] if result.findings else None
+    numbers = (finding.logit, finding.probability, finding.answer) if finding else (None, None, None)
+    return (film.path, "|".join(film.present).upper(), film.patient, result.outcome, result.code, *numbers)

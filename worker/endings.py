@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from worker.domain import FORGOTTEN, Caveat, FileState, Outcome, Population, RefusalCode
 from worker.entries import Claim, Ending
+from worker.error_codes import named
 from worker.errors import (
     DatabaseAway,
     EnvironmentFault,
@@ -24,7 +25,6 @@ from worker.errors import (
     SlotError,
     UnreadableError,
     UsageError,
-    named,
 )
 from worker.ledger import Ledger
 from worker.slot_messages import Report

@@ -21,7 +21,7 @@
     ├── SettingsError            the operator wrote something that cannot be meant
     │   └── SchemaTooNew         SchemaOutdated       DatabaseUnsuitable
     ├── UsageError               a command was called with something that does not exist
-    │   └── NotAllowed           ReadingOutdated
+    │   └── NotAllowed           ReadingOutdated      FindingUnknown
     ├── BackupDamaged            UpgradeFailed        (a database's copy, its schema)
     ├── AuditBroken              the audit trail is not what was written
     └── InternalError            Preread itself is at fault
@@ -31,7 +31,7 @@ A refusal is not an error: see ``domain.RefusalCode``.
 
 from __future__ import annotations
 
-from typing import ClassVar, TypeVar
+from typing import ClassVar
 
 
 class PrereadError(Exception):
@@ -355,6 +355,13 @@ class ReadingOutdated(UsageError):
     hint = "Look at the film again, then sign."
 
 
+class FindingUnknown(UsageError):
+    """The reading names a finding that the film's bundle does not know."""
+
+    code = "finding_unknown"
+    hint = "`preread review show ID` lists the findings of the film; what else there is belongs into the comment."
+
+
 class BackupDamaged(PrereadError):
     """The backup is not whole, or is none for this database."""
 
@@ -382,17 +389,3 @@ class InternalError(PrereadError):
     code = "internal"
     exit_code = 70
     hint = "Report it with the lines above; they hold no patient data."
-
-
-Failure = TypeVar("Failure", bound=PrereadError)
-
-
-def named(code: str, message: str, among: type[Failure]) -> Failure:
-    """Return the error of this code at or below ``among``, or ``among`` itself where the code is none of theirs."""
-    pending: list[type[Failure]] = [among]
-    while pending:
-        kind = pending.pop()
-        if kind.code == code:
-            return kind(message)
-        pending.extend(kind.__subclasses__())
-    return among(message)

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,11 +22,14 @@ from worker.result_records import iso
 from worker.results import ResultRow, selected, typed
 from worker.review_schema import secret
 from worker.schema import file
+from worker.sheets import cell
 from worker.store import read, write
 
 ABSENT = "ABSENT"
 COLUMNS = ("path", "label", "patient", "bundle", "answer_visible", "readers", "film", "sha256")
 _KEY = "pseudonym"
+_JSON_STRING = re.compile(r'"(?:[^"\\]|\\.)*"')
+_FORMULA_SIGN = re.compile(r"[=+\-@|%]")
 _PAGE = 500
 _PSEUDONYM_CHARS = 24
 
@@ -57,10 +61,18 @@ class ReadFilm:
             self.patient,
             " ".join(bundles),
             any(one.answer_visible for one in self.readings),
-            json.dumps([reading_to_json(one) for one in self.readings]),
+            _json_cell([reading_to_json(one) for one in self.readings]),
             self.result.result_id,
             self.result.sha256,
         )
+
+
+def _json_cell(records: list[JSONObject]) -> str:
+    """Return records as JSON that a cell of a spreadsheet holds unchanged: what would start a formula is escaped."""
+    written = json.dumps(records)
+    if cell(written) == written:
+        return written
+    return _JSON_STRING.sub(lambda one: _FORMULA_SIGN.sub(lambda sign: f"\\u{ord(sign[0]):04x}", one[0]), written)
 
 
 def films(engine: Engine) -> Iterator[ReadFilm]:

@@ -6,12 +6,15 @@ And the films of which nothing but their names is known yet.
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import ColumnElement, Connection, Engine, Row, select
 
 from worker import schema
 from worker.domain import OPEN_STATES, FileState
+from worker.errors import FindingUnknown
 from worker.results import ResultRow, selected, typed
 from worker.store import database_now, read
 
@@ -63,16 +66,33 @@ def newest_version(engine: Engine, result_id: int) -> int | None:
 
 def findings_of(engine: Engine, bundle_digest: str | None) -> tuple[str, ...]:
     """Return what the bundle speaks of, by name; where none was asked, what the latest one does."""
+    of_bundle = None if bundle_digest is None else _bundle.digest == bundle_digest
+    return read(engine, lambda connection: _findings(connection, of_bundle))
 
-    def body(connection: Connection) -> tuple[str, ...]:
-        statement = select(_bundle.manifest)
-        if bundle_digest is not None:
-            statement = statement.where(_bundle.digest == bundle_digest)
-        manifest = connection.execute(statement.order_by(_bundle.id.desc()).limit(1)).scalar()
-        findings = json.loads(manifest).get("findings", ()) if manifest else ()
-        return tuple(finding["finding"] for finding in findings)
 
-    return read(engine, body)
+def refuse_unknown(connection: Connection, film: Row[Any], findings: Collection[str]) -> None:
+    """Refuse to have findings signed of which neither the film's bundle nor its result speaks: exports label by them.
+
+    Args:
+        film: a row of ``file``.
+
+    Raises:
+        FindingUnknown: names the first of them.
+    """
+    of_bundle = None if film.bundle_id is None else _bundle.id == film.bundle_id
+    of_result = select(schema.finding.c.finding).where(schema.finding.c.assessment_id == film.assessment_id)
+    known = {*_findings(connection, of_bundle), *connection.execute(of_result).scalars()}
+    if unknown := sorted(set(findings) - known):
+        raise FindingUnknown(f"film {film.id}: {unknown[0][:64]!r} is none of its findings, {', '.join(sorted(known))}")
+
+
+def _findings(connection: Connection, of_bundle: ColumnElement[bool] | None) -> tuple[str, ...]:
+    statement = select(_bundle.manifest)
+    if of_bundle is not None:
+        statement = statement.where(of_bundle)
+    manifest = connection.execute(statement.order_by(_bundle.id.desc()).limit(1)).scalar()
+    findings = json.loads(manifest).get("findings", ()) if manifest else ()
+    return tuple(finding["finding"] for finding in findings)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from worker.errors import SettingsError, UsageError
 from worker.escaping import clean_identifier
 from worker.forgetting import KEY_NAME, Key, bury, forget, load_key
 from worker.review_schema import reading, secret, session
-from worker.store import database_now, read, write
+from worker.store import compact, database_now, read, write
 from worker.upkeep_schema import tombstone
 
 _BATCH = 100
@@ -44,13 +44,17 @@ class Person:
 
 @dataclass(slots=True)
 class Purge:
-    """What was forgotten: file versions, signed readings that went and that stayed, contents, previews."""
+    """What was forgotten: file versions, signed readings that went and that stayed, contents, previews.
+
+    ``uncleaned``: how often SQLite's file could not be written anew afterwards, so that it may still name the patient.
+    """
 
     films: int = 0
     readings: int = 0
     readings_kept: int = 0
     contents: int = 0
     previews: int = 0
+    uncleaned: int = 0
 
     def add(self, one: Purge) -> None:
         """Count more."""
@@ -144,6 +148,7 @@ def purge(
     journal: Path | None,
     preview_dir: Path | None,
     each: Callable[[], None] = lambda: None,
+    clean: bool = True,
 ) -> Purge:
     """Forget these films, a hundred in one transaction.
 
@@ -154,6 +159,7 @@ def purge(
         journal: the file by which a restored database forgets them again; ``None`` for none.
         preview_dir: where previews lie.
         each: called after every transaction.
+        clean: leave nothing of them in the bytes of an SQLite file either; see ``store.compact``.
 
     Raises:
         SettingsError: the journal is another database's, or cannot be written.
@@ -163,6 +169,8 @@ def purge(
     for start in range(0, len(file_ids), _BATCH):
         done.add(_forget(engine, actor, why, key, file_ids[start : start + _BATCH], readings, journal, preview_dir))
         each()
+    if clean and done.films:
+        done.uncleaned = int(not compact(engine))
     return done
 
 

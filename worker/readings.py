@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, exists, func, insert, select, update
 
-from worker import audit, schema
+from worker import audit, films, schema
 from worker.accounts import Account
 from worker.audit import Action
 from worker.domain import Answer, FileState, Outcome, Presence, Role, Verdict
@@ -110,6 +110,7 @@ def sign(engine: Engine, who: Account, draft: Draft) -> int:
     """Sign a reading and return its id; of each reader one reading of a film stands, the last one of the row.
 
     Raises:
+        FindingUnknown: it names a finding that neither the film's bundle nor its result knows.
         NotAllowed: the account is no reader's, or the reading to correct is another's.
         ReadingOutdated: the film's result is no longer the one shown, the reader has signed the film and this names no
             reading to correct, or that one was corrected before.
@@ -140,6 +141,7 @@ def _sign(connection: Connection, who: Account, draft: Draft, comment: str) -> i
         return _same(connection, known, who, draft, comment)
     if film.state == FileState.SUPERSEDED or shown_of(film) != draft.shown:
         raise ReadingOutdated
+    films.refuse_unknown(connection, film, draft.findings)
     columns = (_reading.id, _reading.account_id, _reading.supersedes_id)
     before = connection.execute(select(*columns).where(_reading.file_id == film.id).order_by(_reading.id)).all()
     _refuse_second(before, who, draft)

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Generic
 
+from worker.error_codes import named
 from worker.errors import (
     EnvironmentFault,
     PrereadError,
@@ -25,7 +26,6 @@ from worker.errors import (
     SlotDeadline,
     SlotError,
     SlotMemory,
-    named,
 )
 from worker.slot_child import GOODBYE_S, SlotChild, Ticket
 from worker.slot_messages import Job, Known, Reply, Report, Say, Setup

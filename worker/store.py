@@ -13,6 +13,7 @@ import secrets
 import sqlite3
 import time
 from collections.abc import Callable
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -115,6 +116,8 @@ def _open_sqlite(url: URL) -> Engine:
                 raise DatabaseUnsuitable(f"SQLite cannot keep a write-ahead log here (journal mode {mode})")
             cursor.execute("PRAGMA synchronous=FULL")
             cursor.execute("PRAGMA foreign_keys=ON")
+            # what is deleted is overwritten with zeros; not every build of SQLite does so by itself
+            cursor.execute("PRAGMA secure_delete=ON")
             cursor.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
         finally:
             cursor.close()
@@ -177,6 +180,38 @@ def sqlite_path(engine: Engine) -> Path | None:
     if engine.dialect.name != "sqlite":
         return None
     return Path(unquote(str(engine.url.database).removeprefix("file:")))
+
+
+def compact(engine: Engine, *, sleep: Callable[[float], None] = time.sleep) -> bool:
+    """Write the whole SQLite file anew and cut its log, so that neither holds anything that was deleted.
+
+    ``secure_delete`` alone leaves copies of rows behind that SQLite moved from page to page. Postgres is left as it is.
+
+    Returns:
+        Whether it is done: ``False`` when other connections were in the way at every try, or the disk is full.
+    """
+    if engine.dialect.name != "sqlite":
+        return True
+    return all(_unhindered(engine, statement, sleep) for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"))
+
+
+def _unhindered(engine: Engine, statement: str, sleep: Callable[[float], None]) -> bool:
+    """Run what SQLite refuses inside a transaction; see ``compact``."""
+    for last in (False, False, True):
+        try:
+            with closing(engine.raw_connection()) as connection:
+                row = connection.cursor().execute(statement).fetchone()
+            if row is None or row[0] == 0:
+                return True
+        except sqlite3.OperationalError as error:
+            kind = error.sqlite_errorcode & 0xFF
+            if kind == sqlite3.SQLITE_FULL:
+                return False
+            if kind not in _WAITING:
+                raise DatabaseAway(f"the database cannot be written anew: {error}") from error
+        if not last:
+            sleep(random.uniform(0.5, 1.5))  # each try has waited for BUSY_TIMEOUT_S already
+    return False
 
 
 def refuse_place(path: Path) -> None:

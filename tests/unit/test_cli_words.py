@@ -67,22 +67,6 @@ def test_the_words_of_the_options_are_those_of_the_enums():
     assert get_args(LevelName) == tuple(level.value for level in LogLevel)
 
 
-@pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "  =cmd|' /C calc'!A0", "＝1"])  # noqa: RUF001
-def test_a_csv_cell_is_no_formula(text):
-    assert output.csv_cell(text).startswith("'")
-
-
-@pytest.mark.parametrize(
-    "value, cell", [(None, ""), (-1, "-1"), (0.5, "0.5"), (True, "True"), ("MUSTER^E", "MUSTER^E")]
-)
-def test_other_csv_cells_stay_as_they_are(value, cell):
-    assert output.csv_cell(value) == cell
-
-
-def test_a_csv_cell_holds_no_control_character():
-    assert output.csv_cell("a\x1b[2J\r\n=b") == r"a\x1b[2J\x0d\x0a=b"
-
-
 def test_a_table_takes_markup_and_escapes_as_plain_text(capsys):
     output.print_table(("file", "name"), [("[red]x[/red].dcm", "\x1b]0;owned\x07\u202e^E[/]")])
     printed = capsys.readouterr().out

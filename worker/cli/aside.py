@@ -61,7 +61,8 @@ def show_quarantined(
         from worker import history
         from worker.cli import views
         from worker.domain import FileState
-        from worker.errors import PrereadError, UsageError, named
+        from worker.error_codes import named
+        from worker.errors import PrereadError, UsageError
         from worker.result_records import detail_to_json
 
         detail = history.show(engine, file_id)

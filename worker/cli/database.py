@@ -162,6 +162,27 @@ def restore(
     output.say("start the worker; `preread reconcile --wait 60` then shows whether every film is accounted for")
 
 
+@app.command("compact")
+def compact(context: typer.Context) -> None:
+    """Write the SQLite file anew and cut its log, so that neither holds anything that was ever deleted.
+
+    `preread purge` does so itself. This is for a purge with --no-compact, for one that could not do it, and, once, for
+    what version 0.1.0 purged. It takes as much free space again as the file has, and other programs wait meanwhile. For
+    Postgres: docs/security.md.
+
+    Exit code: 0 done; 2 when it is no SQLite database; 3 when other programs were in the way or the disk is full.
+    """
+    from worker import store
+    from worker.errors import DatabaseBusy, UsageError
+
+    with door.database(context) as engine:
+        if store.sqlite_path(engine) is None:
+            raise UsageError("this is for an SQLite file: what Postgres keeps of deleted rows, see docs/security.md")
+        if not store.compact(engine):
+            raise DatabaseBusy("other programs use the database, or its disk is full: try at a quiet moment")
+    output.say("neither the database's file nor its log holds anything that was deleted")
+
+
 def _will_change(engine: Engine) -> bool:
     from worker import migrating
 

@@ -42,6 +42,12 @@ def purge(
     readings: Annotated[
         bool, typer.Option("--readings", help="what readers signed goes too; else it stays, and names no patient")
     ] = False,
+    clean: Annotated[
+        bool,
+        typer.Option(
+            "--compact/--no-compact", help="write the SQLite file anew afterwards, or leave it to `db compact`"
+        ),
+    ] = True,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would go, and change nothing")] = False,
     without_record: Annotated[
         bool, typer.Option(WITHOUT_RECORD, help="go on where no file remembers it: a restored backup brings it back")
@@ -51,7 +57,8 @@ def purge(
     """Forget films: their rows and previews go, and a keyed hash stays, so that no scan or restore brings them back.
 
     The files themselves are never touched: one that still lies in its folder is known, and not read. Without this
-    command everything is kept.
+    command everything is kept. An SQLite file is written anew at the end, so that no byte of it holds anything of them;
+    that takes as much free space again as it has, and other programs wait meanwhile.
 
     Exit code: 0; 1 when no film matches or it was not confirmed; 2 when more than one thing may be meant, or when no
     file would remember what was purged (PREREAD_FORGOTTEN_FILE).
@@ -84,6 +91,7 @@ def purge(
                 journal,
                 hindrance,
                 readings=readings,
+                clean=clean,
                 dry_run=dry_run,
                 yes=yes,
             )
@@ -253,6 +261,7 @@ def _purge(
     hindrance: str | None,
     *,
     readings: bool,
+    clean: bool,
     dry_run: bool,
     yes: bool,
 ) -> None:
@@ -290,7 +299,15 @@ def _purge(
     folder = previews.folder_for(settings.preview_dir, store.sqlite_path(engine))
     with output.progress("forgetting", lambda: len(films)) as step:
         done = purging.purge(
-            engine, actor(), why, films, readings=readings, journal=journal, preview_dir=folder, each=step
+            engine,
+            actor(),
+            why,
+            films,
+            readings=readings,
+            journal=journal,
+            preview_dir=folder,
+            each=step,
+            clean=clean,
         )
     _tell(done)
 
@@ -300,6 +317,11 @@ def _tell(done: Purge) -> None:
         f"forgotten: {say_files(done.films)}, {done.contents} contents, {done.previews} previews, "
         f"{done.readings} readings; {done.readings_kept} readings were kept"
     )
+    if done.uncleaned:
+        output.say(
+            "but the database's file could not be written anew, since other programs use it or its disk is full: it "
+            "and its log (-wal) may still hold what was forgotten. Run `preread db compact` at a quiet moment"
+        )
 
 
 def _read_person(option: str) -> Person:

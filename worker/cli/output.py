@@ -1,13 +1,11 @@
 """Printing: data on standard output, talk on standard error; nothing that is printed can steer a terminal or a sheet.
 
 File names and tags are written by anyone: in tables they are plain text (no rich markup) with control characters
-escaped, in CSV a cell that a spreadsheet would take for a formula gets an apostrophe, in JSON everything beyond ASCII
-is escaped by JSON itself.
+escaped, in CSV nothing is a formula (``sheets``), in JSON everything beyond ASCII is escaped by JSON itself.
 """
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import sys
@@ -15,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from worker import sheets
 from worker.escaping import escape
 
 if TYPE_CHECKING:
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
 
 # A pipe has no width: wide enough that each row stays on one line, for grep and the like.
 _PIPE_WIDTH = 1_000
-# What starts a formula in the common spreadsheets, the full-width forms included.
-_FORMULA_STARTS = frozenset("=+-@|%\t\r＝＋－＠")  # noqa: RUF001
 
 
 def console() -> Console:
@@ -89,21 +86,9 @@ def print_json(record: JSONObject) -> None:
 
 
 def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a header and rows as CSV (RFC 4180)."""
-    writer = csv.writer(sys.stdout)
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([csv_cell(cell) for cell in row])
-
-
-def csv_cell(value: Any) -> str:
-    """Return what a cell holds; text that a spreadsheet would run as a formula gets an apostrophe in front."""
-    if value is None:
-        return ""
-    if isinstance(value, bool | int | float):
-        return str(value)
-    text = escape(str(value))
-    return f"'{text}" if text.lstrip()[:1] in _FORMULA_STARTS else text
+    """Print a header and rows as CSV, control characters escaped; see ``sheets``."""
+    shown = ([escape(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    sheets.write_rows(sys.stdout, columns, shown)
 
 
 def say(text: str) -> None:

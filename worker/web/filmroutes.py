@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.datastructures import FormData
 
 from worker import films, previews, readings
-from worker.errors import DatabaseAway, NotAllowed, ReadingOutdated, UsageError
+from worker.errors import DatabaseAway, FindingUnknown, NotAllowed, ReadingOutdated, UsageError
 from worker.web import filmpage, guard, site
 from worker.web.doors import sign_in_form
 from worker.web.guard import Form, Reader, text_of
@@ -56,6 +56,8 @@ def sign(request: Request, film_id: FilmId, form: Form) -> Response:
             return filmpage.again(here, session, form, message="film.outdated", status=409)
         except NotAllowed:
             raise HTTPException(403) from None
+        except FindingUnknown:
+            return filmpage.again(here, session, form, message="film.unknown_finding", status=422)
         except UsageError:
             message = "film.too_long" if _too_long(form) else "film.incomplete"
             return filmpage.again(here, session, form, message=message, status=422)

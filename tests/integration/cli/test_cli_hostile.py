@@ -58,7 +58,8 @@ QUIET = {
     "preread db backup", "preread db restore", "preread db downgrade", "preread setup",
     "preread bundle add", "preread bundle activate", "preread bundle rollback", "preread bundle shadow",
     "preread bundle compare",
-    "preread db check", "preread version", "preread web", "preread review sign", "preread audit verify",
+    "preread db check", "preread db compact", "preread version", "preread web", "preread review sign",
+    "preread audit verify",
     "preread users add", "preread users disable", "preread users options", "preread users passwd",
 }  # fmt: skip
 

@@ -9,6 +9,7 @@ import secrets
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from worker.entries import FileFacts, Observation, Pulse, RootPulse
 from worker.errors import EnvironmentFault, ScanIncomplete, SettingsError, UsageError
 from worker.fleet_queue import FleetQueue
 from worker.history import explain, show
-from worker.ledger import Ledger
+from worker.ledger import ContentAssessment, Ledger
 from worker.purging import Person
 from worker.readings import Draft, Shown
 from worker.review_schema import session
@@ -150,6 +151,109 @@ def test_nothing_that_names_the_patient_is_left_in_any_table(filled: Bench, tmp_
     assert sound(filled)
     assert audit.latest(filled.engine, 1)[0].object == "films:3"
     audit.verify(filled.engine)
+
+
+def forms_of(*words: str) -> set[bytes]:
+    """A word as it may lie in bytes: in any case, folded, in UTF-8 and both orders of UTF-16."""
+    cases = {form for word in words for form in (word, word.lower(), word.upper(), word.casefold(), word.title())}
+    return {form.encode(code) for form in cases for code in ("utf-8", "utf-16-le", "utf-16-be")}
+
+
+def places_with(folder: Path, *words: str) -> dict[str, set[bytes]]:
+    """The files below a folder whose name or content holds a word, in whatever form."""
+    found = {}
+    for path in folder.rglob("*"):
+        content = os.fsencode(path) + (path.read_bytes() if path.is_file() else b"")
+        if held := {form for form in forms_of(*words) if form in content}:
+            found[path.name] = held
+    return found
+
+
+@pytest.fixture
+def overwrites_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite as most build it: what is deleted stays until something else is written there."""
+
+    def connect(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = sqlite3.Connection(*arguments, **options)
+        connection.execute("PRAGMA secure_delete=OFF")
+        return connection
+
+    monkeypatch.setattr("sqlite3.dbapi2.connect", connect)
+
+
+@pytest.mark.usefixtures("overwrites_nothing")
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_no_byte_of_the_patient_is_left_in_any_file(
+    filled: Bench, database_url: str, content: ContentAssessment
+) -> None:
+    database = Path(database_url.removeprefix("sqlite:///"))
+    folder = database.parent
+    words = (NAME, "mustermann", IDENTIFIER, "remarkable comment")
+    kept = folder / "previews"
+    # many at once, read in any order, so that SQLite moves rows between its pages and leaves copies of them behind
+    paths = [f"{IDENTIFIER if number % 3 == 0 else 'other'}/{number}.dcm".encode() for number in range(90)]
+    filled.ready(*paths)
+    while claims := filled.claim(limit=7):
+        for claim in reversed(claims):
+            number = paths.index(claim.path) if claim.path in paths else 0
+            more = {"patient_name": NAME + "x" * (number % 40)}
+            if number % 3:
+                more = {"patient_id": f"P{number}", "patient_name": f"Other{number}"}
+            facts = filled.facts(b"%d" % number, **who(**more))
+            assert filled.ledger.commit_assessed(claim, facts, filled.bundle_id, content)
+            if number % 30 == 0:
+                sign(filled, claim.file_id, "a remarkable comment")
+    digest = filled.facts(b"0").sha256
+    assert previews.keep(kept, digest, np.zeros((20, 20), np.uint8), 0)
+    other = store.open_engine(database_url)  # the page, which stays open
+    assert store.read(other, store.database_now)
+    assert f"{database.name}-wal" in places_with(folder, *words)
+    done = purge(filled, purging.of_patient(filled.engine, PERSON), readings=True, preview_dir=kept)
+    assert (done.films, done.previews, done.uncleaned) == (33, 1, 0)
+    assert places_with(folder, *words) == {}
+    assert f"{database.name}-wal" in {path.name for path in folder.iterdir()}
+    filled.engine.dispose()
+    other.dispose()
+    assert places_with(folder, *words) == {}
+    assert store.read(filled.engine, lambda connection: connection.execute(text("PRAGMA secure_delete")).scalar()) == 1
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_a_file_that_another_program_reads_is_told_and_cleaned_later(
+    filled: Bench, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store, "BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(purging, "compact", partial(store.compact, sleep=(pauses := []).append))
+    filled.engine.dispose()
+    log = Path(f"{database_url.removeprefix('sqlite:///')}-wal")
+    other = store.open_engine(database_url)
+    with other.connect() as connection:
+        reading = connection.execution_options(preread_reading=True)
+        reading.execute(text("SELECT count(*) FROM file")).all()
+        assert purge(filled, filled.mine, clean=False).uncleaned == 0
+        assert not pauses
+        assert purge(filled, [filled.other]).uncleaned == 1
+        assert len(pauses) == 2
+        assert log.stat().st_size > 0
+    assert store.compact(filled.engine)
+    assert log.stat().st_size == 0
+    other.dispose()
+
+
+@pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+def test_what_an_older_version_left_in_free_pages_goes_when_the_file_is_written_anew(
+    filled: Bench, database_url: str
+) -> None:
+    folder = Path(database_url.removeprefix("sqlite:///")).parent
+    raw = filled.engine.raw_connection()
+    raw.cursor().execute("PRAGMA secure_delete=OFF")
+    raw.cursor().execute("CREATE TABLE old AS SELECT 'Zwetschgenbaum ' || value AS name FROM json_each('[1, 2, 3]')")
+    raw.cursor().execute("DROP TABLE old")
+    raw.close()
+    filled.engine.dispose()
+    assert places_with(folder, "zwetschgenbaum")
+    assert store.compact(filled.engine)
+    assert places_with(folder, "zwetschgenbaum") == {}
 
 
 def test_readings_stay_unless_they_are_named_and_say_no_patient(filled: Bench) -> None:

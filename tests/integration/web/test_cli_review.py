@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import text
 
 from model_training.dataset import index
-from worker import accounts
+from worker import accounts, store
 from worker.cli import main
 from worker.domain import Answer, FileState, RefusalCode
 from worker.store import sqlite_path
@@ -110,6 +110,9 @@ def test_the_worklist_is_read_signed_and_exported_by_command(films_here: Films, 
 
     assert signed(flagged, password="wrong password") == 2
     assert signed(flagged, "--finding", "pneumonia=perhaps") == 2
+    assert signed(flagged, "--finding", "=8+8;=9+9=present") == 2
+    assert signed(flagged, "--finding", "effusion=present") == 2
+    assert "[finding_unknown]" in preread.err
     assert signed(flagged, "--finding", "pneumonia=present", "--comment", "left base") == 0
     assert signed(other) == 0
     assert signed(refused) == 0
@@ -148,6 +151,13 @@ def test_the_worklist_is_read_signed_and_exported_by_command(films_here: Films, 
     (group,) = [json.loads(line) for line in preread("stats", "--by", "bundle", "--json").out.splitlines()]
     assert (group["readings"], group["agree"], group["accepted"]) == (3, 2, 3)
     assert "films/1" in preread("stats").out
+
+
+def test_the_database_is_written_anew_by_command(films_here: Films, preread: Shell, monkeypatch: Any) -> None:
+    assert preread("db", "compact").code == 0
+    monkeypatch.setattr(store, "compact", lambda _engine: False)
+    assert preread("db", "compact").code == 3
+    assert "[database_busy]" in preread.err
 
 
 def test_a_broken_trail_is_told(films_here: Films, preread: Shell) -> None:

@@ -29,12 +29,13 @@ from worker import (
     results,
     review_schema,
     schema,
+    sheets,
     store,
     worklist,
 )
 from worker.accounts import Account
 from worker.domain import Answer, FileState, Outcome, Presence, RefusalCode, Role, Verdict
-from worker.errors import DatabaseFull, NotAllowed, PrereadError, ReadingOutdated, UsageError
+from worker.errors import DatabaseFull, FindingUnknown, NotAllowed, PrereadError, ReadingOutdated, UsageError
 from worker.readings import Draft, Shown
 
 from .conftest import Films
@@ -268,6 +269,30 @@ def test_only_readers_sign_and_only_films_that_are_there(films: Films) -> None:
         readings.sign(films.engine, films.person(), Draft(99, Shown(Outcome.ASSESSED, None, 1), Verdict.ACCEPTED, "t"))
 
 
+@pytest.mark.parametrize(
+    "name", ["=8+8;=9+9", "a|b", "", "\u202eevil", "Pneumonia", "pneumonia ", "pneumonia\u200b", "effusion"]
+)
+@pytest.mark.parametrize("answer", [Answer.FLAGGED, RefusalCode.VIEW, None])
+def test_only_findings_that_the_bundle_knows_are_signed(
+    films: Films, answer: Answer | RefusalCode | None, name: str
+) -> None:
+    ada, film = films.person(), films.add("a.dcm", answer)
+    with pytest.raises(FindingUnknown, match="none of its findings, pneumonia"):
+        sign(films, ada, film, findings={"pneumonia": Presence.PRESENT, name: Presence.PRESENT})
+    assert readings.of_films(films.engine, [film])[film] == []
+    assert sign(films, ada, film, findings={"pneumonia": Presence.PRESENT})
+
+
+def test_findings_are_those_of_the_bundle_of_this_result(films: Films) -> None:
+    ada, old = films.person(), films.add("a.dcm", Answer.FLAGGED)
+    manifest = json.dumps({"findings": [{"finding": "effusion"}]})
+    films.ledger.register_bundle(name="films", version="2", digest="e" * 64, manifest=manifest)
+    with pytest.raises(FindingUnknown):
+        sign(films, ada, old, findings={"effusion": Presence.ABSENT})
+    # nothing was asked about a file that could not be read: the latest bundle counts
+    assert sign(films, ada, films.add("b.dcm", None), findings={"effusion": Presence.ABSENT})
+
+
 def test_a_comment_has_a_limit(films: Films) -> None:
     ada, film = films.person(), films.add("a.dcm")
     sign(films, ada, film, comment="x" * readings.MAX_COMMENT_CHARS)
@@ -417,3 +442,13 @@ def test_an_export_names_nobody_and_merges_no_disagreement(films: Films, tmp_pat
     assert saved.read_bytes() == previews.load(films.preview_dir, kept)
     assert np.asarray(Image.open(saved)).shape == (400, 320)
     assert exporting.save_image(tmp_path / "images", found[two], films.preview_dir) is None
+
+
+def test_a_comment_in_an_export_is_no_formula_and_stays_what_was_written(films: Films) -> None:
+    ada, film = films.person(), films.add("a.dcm", Answer.FLAGGED)
+    comment = '-1; =7+7;@x, "=1" | \\ %'
+    sign(films, ada, film, comment=comment)
+    (line,) = [one.cells("path") for one in exporting.films(films.engine)]
+    cell = line[exporting.COLUMNS.index("readers")]
+    assert sheets.cell(cell) == cell
+    assert [one["comment"] for one in json.loads(str(cell))] == [comment]
