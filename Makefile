@@ -11,7 +11,7 @@ LOCK += --constraint requirements/constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test prove fleet-proof bench run fuzz lint type wheel wheelhouse check-wheel try-host sbom audit tags lock clean
+.PHONY: help demo test prove fleet-proof bench run fuzz lint type wheel wheelhouse check-wheel try-host sbom audit tags release lock clean
 
 help: ## say what can be made
 	@echo "Preread: a first read of every chest X-ray, where it is taken."
@@ -52,9 +52,11 @@ type: $(VENV)/.dev ## mypy, strict
 	@$(PY) -m mypy
 
 wheel: $(VENV)/.runtime ## build the wheel into dist/
+	@rm -f dist/preread-*.whl
 	@$(PY) -m hatchling build -t wheel
 
 wheelhouse: wheel ## pack dist/preread-*.tar: all that a machine without network needs to install and upgrade
+	@rm -f dist/preread-*.tar
 	@sh deploy/wheelhouse.sh $(PY) dist/preread-*.whl dist
 
 check-wheel: wheelhouse ## install from that tar, without network, outside the tree, and use it there
@@ -73,10 +75,15 @@ audit: $(VENV)/.dev ## ask the network for vulnerabilities of what a worker inst
 tags: $(VENV)/.runtime ## make the tags that RELEASES names, and check those that are there
 	@$(PY) -m deploy.tags
 
+release: $(VENV)/.dev ## build and sign the version in pyproject.toml from the commit in RELEASES: make release KEY=preread.key
+	@test -n "$(KEY)" || { echo "make release KEY=FILE: the secret key (minisign -G -s preread.key -p preread.pub)" >&2; exit 2; }
+	@sh deploy/release.sh $(PY) "$(KEY)"
+
 lock: ## write requirements/*.txt anew from pyproject.toml (needs uv)
 	$(UV) pip compile pyproject.toml $(LOCK) --upgrade --extra demo --extra train --group dev -o requirements/dev.txt
 	$(UV) pip compile pyproject.toml $(LOCK) -c requirements/dev.txt --extra demo --extra train --group build -o requirements/train.txt
 	$(UV) pip compile pyproject.toml $(LOCK) -c requirements/dev.txt --extra demo --group build -o requirements/demo.txt
+	$(UV) pip compile pyproject.toml $(LOCK) -c requirements/dev.txt --extra fleet -o requirements/fleet.txt
 	$(UV) pip compile pyproject.toml $(LOCK) -c requirements/dev.txt -o requirements/runtime.txt
 
 clean: ## remove what was built and cached (never .venv, a database, an inbox or a demo's folder)

@@ -60,6 +60,7 @@ PIECES = {
         lambda: os.geteuid() == 0 and _programs("systemd-analyze", "systemd-sysusers", "systemd-tmpfiles")(),
         "install systemd's programs (Debian: apt-get install systemd) and run as root",
     ),
+    "minisign": Piece(_programs("minisign"), "install minisign (Debian: apt-get install minisign)"),
     "prometheus": Piece(_programs("prometheus", "promtool"), "install Prometheus (Debian: apt-get install prometheus)"),
     "films": Piece(_films, f"set PREREAD_FILMS to the folder that holds {' and '.join(FILM_FOLDERS)}"),
 }

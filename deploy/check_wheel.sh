@@ -1,9 +1,11 @@
 #!/bin/sh
-# Installs from a wheelhouse, without network, outside the tree, and uses what it installed, as a hospital would.
+# Installs from a wheelhouse, without network, outside the tree, and uses what it installed, as a hospital would: unsigned
+# by its flag only, then signed as a release is, with a key of its own (Debian package minisign).
 # usage: check_wheel.sh PYTHON TAR
 set -eu
 python=$(realpath -s "$1")
 archive=$(realpath "$2")
+here=$(realpath "$(dirname "$0")")
 place=$(mktemp -d "${TMPDIR:-/tmp}/preread-wheel.XXXXXX")
 trap 'rm -rf "$place"' EXIT
 
@@ -11,11 +13,17 @@ tar -C "$place" -xf "$archive"
 for page in docs/administrators.md deploy/RUNBOOK.md deploy/prometheus/preread.rules.yml deploy/grafana/preread.json; do
   test -e "$place"/preread-*/"$page" || { echo "the tar lacks $page" >&2; exit 1; }
 done
-set -- "$place"/preread-*/install.sh
+folder=$(echo "$place"/preread-*)
 # where the kernel lets us, without any network at all; pip is told not to use one in either case
 if unshare --net true 2>/dev/null; then alone="unshare --net"; else alone=""; fi
-$alone "$1" --prefix "$place/opt" --python "$python" --config "$place/none.toml"
-if $alone "$1" --prefix "$place/opt" --python "$python" 2>/dev/null; then echo "it installed over itself" >&2; exit 1; fi
+install() { $alone sh "$folder/install.sh" --prefix "$place/opt" --python "$python" --config "$place/none.toml" "$@"; }
+if install 2>/dev/null; then echo "it installed what nobody signed" >&2; exit 1; fi
+test ! -e "$place/opt" || { echo "it left something behind" >&2; exit 1; }
+minisign -G -W -s "$place/check.key" -p "$place/check.pub" >/dev/null
+sh "$here/sign.sh" "$folder" "$place/check.key" "preread $(cat "$folder/VERSION") $(cat "$folder/PLATFORM") commit none"
+install --fleet --key "$place/check.pub"
+if install 2>/dev/null; then echo "it installed over itself" >&2; exit 1; fi
+"$place/opt/current/bin/python" -I -c 'import procrastinate'
 ln -s opt/current "$place/venv"
 cd "$place"
 mkdir inbox

@@ -1,6 +1,7 @@
 """Say under which licence each package comes that a worker installs: ``python deploy/licences.py > docs/licences.md``.
 
-Taken from the packages' own metadata, for what ``requirements/runtime.txt`` pins on this platform.
+Taken from the packages' own metadata, for what ``requirements/fleet.txt`` pins here: what a worker installs,
+and what the extra ``fleet`` adds.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 RUNTIME = Path(__file__).parents[1] / "requirements" / "runtime.txt"
+FLEET = RUNTIME.with_name("fleet.txt")
 PERMISSIVE = frozenset(
     {
         "0BSD",
@@ -32,6 +34,7 @@ PERMISSIVE = frozenset(
 WEAK_COPYLEFT = {
     "psycopg": "LGPL-3.0-only",
     "psycopg-binary": "LGPL-3.0-only",
+    "psycopg-pool": "LGPL-3.0-only",
     "tqdm": "MPL-2.0",
 }
 # What older metadata say in words.
@@ -45,9 +48,9 @@ _SPDX = {
 }
 
 
-def pinned() -> list[str]:
-    """Names of the packages that the runtime's lock pins for this platform and Python, in order."""
-    lines = [line.split(" \\")[0] for line in RUNTIME.read_text(encoding="utf-8").splitlines() if line[:1].isalnum()]
+def pinned(lock: Path = RUNTIME) -> list[str]:
+    """Names of the packages that a lock pins for this platform and Python, in order."""
+    lines = [line.split(" \\")[0] for line in lock.read_text(encoding="utf-8").splitlines() if line[:1].isalnum()]
     wanted = [Requirement(line) for line in lines]
     return sorted({each.name for each in wanted if each.marker is None or each.marker.evaluate()})
 
@@ -79,12 +82,13 @@ def page() -> str:
         "Made by `python deploy/licences.py > docs/licences.md` from the packages' own metadata; a test compares it",
         "with the lock and lets no other licence in. psycopg (LGPL) and tqdm (MPL) are used as they come. The wheels",
         "of numpy, pillow, imagecodecs and isal bring libraries of others, whose licences lie in them. `make sbom`",
-        "writes the same packages with versions and hashes as CycloneDX.",
+        "writes the same packages with versions and hashes as CycloneDX, and those libraries. Installed only for a",
+        f"fleet: {', '.join(sorted({*pinned(FLEET)} - {*pinned()}))}.",
         "",
         "| package | licence |",
         "| --- | --- |",
     ]
-    return "\n".join([*lines, *(f"| {name} | {licence(name)} |" for name in pinned())]) + "\n"
+    return "\n".join([*lines, *(f"| {name} | {licence(name)} |" for name in pinned(FLEET))]) + "\n"
 
 
 if __name__ == "__main__":

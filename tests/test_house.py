@@ -268,7 +268,7 @@ def test_the_locks_agree_and_hold_what_the_project_asks_for() -> None:
         """Without the marker: an extra may need everywhere what the runtime needs on one system."""
         return [re.sub(r"\s*(;.*?)?\s+--hash", " --hash", line) for line in locks[lock].get(name, [])]
 
-    for small, large in pairwise(("runtime", "demo", "train", "dev")):
+    for small, large in (*pairwise(("runtime", "demo", "train", "dev")), ("runtime", "fleet"), ("fleet", "dev")):
         for name in locks[small]:
             assert set(pins(small, name)) <= set(pins(large, name)), name
     for wanted in map(Requirement, PROJECT["project"]["dependencies"]):
@@ -279,13 +279,13 @@ def test_the_locks_agree_and_hold_what_the_project_asks_for() -> None:
 
 def test_a_worker_never_installs_what_trains() -> None:
     for lock in LOCKS:
-        if lock.stem in {"runtime", "demo"}:
+        if lock.stem in {"runtime", "demo", "fleet"}:
             assert not {"tensorflow", "keras", "torch"} & set(requirements_of(lock))
 
 
 def test_no_licence_comes_into_the_runtime_unseen() -> None:
     page = (HOUSE / "docs" / "licences.md").read_text()
-    names = licences.pinned()
+    names = licences.pinned(licences.FLEET)
     assert len(names) > 30
     for name in names:
         said = licences.licence(name)
