@@ -9,10 +9,9 @@ from contextlib import ExitStack, contextmanager
 from unittest import mock
 
 import numpy as np
-from PIL import Image
 from pydicom.dataset import Dataset
 
-from worker import codecs
+from worker import codecs, pictures
 from worker.codecs import PixelModule
 from worker.dicom_file import DicomFile, PixelSpan
 from worker.errors import UnreadableError
@@ -53,11 +52,13 @@ def recorded() -> Iterator[list[bytes]]:
         (codecs.jpeg_ls, "decode_pixel_data"),
         (codecs.imagecodecs, "jpeg8_decode"),
         (codecs.imagecodecs, "packbits_decode"),
-        (Image, "open"),
+        (codecs.Jpeg2KImagePlugin, "Jpeg2KImageFile"),
     )
+    forms = {kind: form._replace(reader=watched(form.reader)) for kind, form in pictures._FORMS.items()}
     with ExitStack() as stack:
         for module, name in places:
             stack.enter_context(mock.patch.object(module, name, watched(getattr(module, name))))
+        stack.enter_context(mock.patch.object(pictures, "_FORMS", forms))
         yield handed
 
 

@@ -19,10 +19,10 @@ import jpeg_ls
 import numpy as np
 import numpy.typing as npt
 import openjpeg
-from PIL import Image, features
+from PIL import Jpeg2KImagePlugin, features
 
-from worker import jpeg_2000, tags
-from worker.codestream import Codestream, read_frame, read_jpeg, read_rle
+from worker import jpeg, jpeg_2000, tags
+from worker.codestream import Codestream, read_frame, read_rle
 from worker.dicom_file import EXPLICIT_BIG, NATIVE, DicomFile
 from worker.domain import Caveat
 from worker.errors import (
@@ -50,6 +50,7 @@ _PERHAPS_LOSSY = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (81, 91, 203))
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
 _TAIL_BYTES = 64 * 1024
+_END_OF_CODESTREAM = b"\xff\xd9"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,10 +228,11 @@ def _jpeg(frame: bytes, module: PixelModule) -> StoredValues:
     Colour is not converted: of a grey film the first channel is the picture, be the others equal (RGB) or mid-scale
     (YCbCr), and no header needs to be believed about which it is.
     """
-    found = read_jpeg(frame)
+    found = jpeg.read_size(frame)
     _agree(found, module)
+    bare = jpeg.rebuild(frame)
     same = {1: "GRAYSCALE", 3: "YCBCR"}[module.samples_per_pixel]
-    values = np.asarray(imagecodecs.jpeg8_decode(frame, colorspace=same, outcolorspace=same))
+    values = np.asarray(imagecodecs.jpeg8_decode(bare, colorspace=same, outcolorspace=same))
     name = f"{_named('imagecodecs')} ({imagecodecs.jpeg8_version()})"
     if found.process == 0xC3 or module.signed:
         # Lossless words are the stored ones, bits above BitsStored included.
@@ -241,9 +243,9 @@ def _jpeg(frame: bytes, module: PixelModule) -> StoredValues:
 
 def _jpeg_ls(frame: bytes, module: PixelModule) -> StoredValues:
     """Decode JPEG-LS (ITU-T T.87), lossless and near-lossless."""
-    found = read_jpeg(frame)
+    found = jpeg.read_size(frame)
     _agree(found, module)
-    buffer, info = jpeg_ls.decode_pixel_data(frame)
+    buffer, info = jpeg_ls.decode_pixel_data(jpeg.rebuild(frame))
     flat: Stored = np.frombuffer(buffer, "<u1" if found.precision <= 8 else "<u2")
     values = _shaped(flat, module, 1 if info["interleave_mode"] == 0 else 0)
     return StoredValues(_signed(values, found, module), _named("pyjpegls"))
@@ -255,8 +257,10 @@ def _jpeg_2000(frame: bytes, module: PixelModule, halvings: int) -> StoredValues
     _agree(found, module)
     bare = jpeg_2000.rebuild(frame)
     plain = module.photometric_interpretation in GREY and not (found.signed or module.signed)
-    if halvings and plain and (smaller := _smaller(bare, found, module, halvings)):
-        return smaller
+    if halvings and plain and frame.rstrip(b"\0").endswith(_END_OF_CODESTREAM):
+        smaller = _smaller(bare, found, module, halvings)
+        if smaller is not None:
+            return smaller
     buffer = openjpeg.decode_pixel_data(bare, version=2)
     flat: Stored = np.frombuffer(buffer, "<u1" if found.precision <= 8 else "<u2")
     return StoredValues(_signed(_shaped(flat, module, 0), found, module), _named("pylibjpeg-openjpeg"))
@@ -270,8 +274,8 @@ def _smaller(bare: bytes, found: Codestream, module: PixelModule, halvings: int)
     """
     halved = -(-module.rows >> halvings), -(-module.columns >> halvings)
     try:
-        with Image.open(io.BytesIO(bare), formats=["JPEG2000"]) as picture:
-            picture.reduce = halvings  # type: ignore[method-assign, assignment]  # an attribute here, see Pillow's docs
+        with Jpeg2KImagePlugin.Jpeg2KImageFile(io.BytesIO(bare)) as picture:
+            picture.reduce = halvings  # an attribute here, see Pillow's docs
             values = np.asarray(picture)
     except tags.PARSE_ERRORS:
         return None

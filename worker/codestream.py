@@ -9,12 +9,11 @@ import struct
 from dataclasses import dataclass
 from itertools import pairwise
 
-from worker.errors import BrokenHeader, DecodeFailed, TruncatedPixels
+from worker.errors import BrokenHeader, TruncatedPixels
 
-# Start Of Frame markers (ITU-T T.81 table B.1, T.87): all of C0..CF but DHT, JPG and DAC; F7 is JPEG-LS.
-_SOF = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
-_STANDALONE = frozenset({0x01, *range(0xD0, 0xD9)})
 _RLE_HEADER_BYTES = 64
+# One frame may lie in several; a fragment of two kilobytes, and a file at the limit of 200 MiB.
+_FRAGMENTS_MAX = 100_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,38 +34,12 @@ class Codestream:
     signed: bool = False
 
 
-def read_jpeg(data: bytes) -> Codestream:
-    """Read the frame header of JPEG (ITU-T T.81 B.2.2) or JPEG-LS (T.87 C.2.2).
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a file says beside its picture: EXIF (TIFF data) and XMP, each perhaps empty."""
 
-    Raises:
-        DecodeFailed: there is none.
-        TruncatedPixels: the codestream has no end-of-image marker.
-    """
-    if data[:2] != b"\xff\xd8":
-        raise DecodeFailed("The pixel data does not begin as a JPEG codestream.")
-    position = 2
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:
-            raise DecodeFailed("The JPEG codestream is damaged before its frame header.")
-        marker = data[position + 1]
-        if marker == 0xFF:  # fill byte
-            position += 1
-            continue
-        if marker in _STANDALONE:
-            position += 2
-            continue
-        (length,) = struct.unpack_from(">H", data, position + 2)
-        if marker in _SOF:
-            if position + 10 > len(data):
-                break
-            precision, rows, columns, samples = struct.unpack_from(">BHHB", data, position + 4)
-            # Within entropy-coded data FF is always stuffed, so the last FFD9 ends the picture. Decoders fill what
-            # is missing with grey and say nothing.
-            if data.rfind(b"\xff\xd9") < position:
-                raise TruncatedPixels("The JPEG codestream breaks off.")
-            return Codestream(rows, columns, samples, precision, process=marker)
-        position += 2 + length
-    raise TruncatedPixels("The JPEG codestream breaks off before its frame header.")
+    exif: bytes = b""
+    xmp: bytes = b""
 
 
 def read_rle(data: bytes, segments: int) -> list[bytes]:
@@ -104,6 +77,8 @@ def read_frame(body: bytes, start: int) -> bytes:
     fragments: list[bytes] = []
     position, table_seen = start, False
     while position + 8 <= len(body):
+        if len(fragments) > _FRAGMENTS_MAX:
+            raise BrokenHeader(f"The pixel data has more than {_FRAGMENTS_MAX} fragments.")
         group, element, length = struct.unpack_from("<HHI", body, position)
         position += 8
         if (group, element) == (0xFFFE, 0xE0DD):

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import io
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import PIL
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin
 
+from worker import jpeg, png
+from worker.codestream import Codestream, Told
 from worker.domain import Caveat, PixelArray
 from worker.errors import (
     BrokenHeader,
     ColourNotGrey,
     DecodeFailed,
-    MultiFrame,
     TooManyPixels,
     TruncatedPixels,
     UnsupportedPixels,
@@ -28,6 +32,34 @@ _COLOUR_MODES = frozenset({"RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr"})
 _BANDS = {"CMYK": 4, "RGBA": 4, "RGB": 3, "YCbCr": 3, "P": 3}
 # A 16-bit PNG without a value in its upper half-of-half holds fewer bits, right-aligned.
 _DEEP_RIGHT_ALIGNED = 1 << 14
+
+
+# Not even a film that the limit on pixels would be raised for has more.
+_PIXELS_MAX = 180_000_000
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
+
+
+class _Form(NamedTuple):
+    """How a format is read; the readers are named, so that no other is loaded."""
+
+    read_size: Callable[[bytes], Codestream]
+    rebuild_picture: Callable[[bytes], tuple[bytes, Told]]
+    reader: Callable[[io.BytesIO], Image.Image]
+
+
+_FORMS = {
+    "JPEG": _Form(jpeg.read_size, jpeg.rebuild_picture, JpegImagePlugin.JpegImageFile),
+    "PNG": _Form(png.read_size, png.rebuild_picture, PngImagePlugin.PngImageFile),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +95,13 @@ def read_size(data: bytes, kind: str) -> Size:
         BrokenHeader: it cannot be parsed.
         TooManyPixels: it claims more than any picture has.
     """
-    with _opened(data, kind) as picture:
-        return Size(picture.height, picture.width)
+    try:
+        found = _FORMS[kind].read_size(data)
+    except (DecodeFailed, TruncatedPixels) as error:
+        raise BrokenHeader(f"The {kind} header cannot be parsed: {error}") from None
+    if found.rows * found.columns > _PIXELS_MAX:
+        raise TooManyPixels(f"The picture claims {found.rows} x {found.columns} pixels.")
+    return Size(found.rows, found.columns)
 
 
 def decode(data: bytes, kind: str, max_pixels: int) -> Picture:
@@ -80,20 +117,28 @@ def decode(data: bytes, kind: str, max_pixels: int) -> Picture:
         BrokenHeader, TruncatedPixels, DecodeFailed: the file is damaged.
     """
     decoder = f"Pillow {PIL.__version__}"
-    with _opened(data, kind) as picture:
+    form = _FORMS[kind]
+    size = read_size(data, kind)
+    if size.rows * size.columns > max_pixels:
+        raise TooManyPixels(f"The picture claims {size.rows} x {size.columns} pixels.")
+    bare, told = form.rebuild_picture(data)
+    try:
+        picture: Image.Image = form.reader(io.BytesIO(bare))
+    except PARSE_ERRORS:
+        raise BrokenHeader(f"The {kind} header cannot be parsed.") from None
+    with picture:
         if picture.width * picture.height * _BANDS.get(picture.mode, 1) > max_pixels:
             raise TooManyPixels(f"The picture claims {picture.height} x {picture.width} pixels.")
-        if kind == "PNG" and getattr(picture, "n_frames", 1) > 1:
-            raise MultiFrame
         try:
             picture.load()
-            ImageOps.exif_transpose(picture, in_place=True)
         except OSError as error:
             if "truncated" in str(error) or "incomplete" in str(error):
                 raise TruncatedPixels from None
             raise DecodeFailed from None
         except PARSE_ERRORS:
             raise DecodeFailed from None
+        if (turn := _TURNS.get(_orientation(told))) is not None:
+            picture = picture.transpose(turn)
     if picture.mode.startswith("I"):
         return _deep(np.asarray(picture), decoder)
     if picture.mode == "L":
@@ -107,6 +152,19 @@ def decode(data: bytes, kind: str, max_pixels: int) -> Picture:
     return Picture(np.asarray(colours.convert("L")), decoder)
 
 
+def _orientation(told: Told) -> int:
+    """Return EXIF's orientation, else that of XMP; 1, as it is stored, where neither can be read."""
+    exif = Image.Exif()
+    try:
+        exif.load(told.exif)
+        found = exif.get(ExifTags.Base.Orientation)
+    except PARSE_ERRORS:
+        found = None
+    if found is None and (named := _XMP_ORIENTATION.search(told.xmp)):
+        found = int(named[1])
+    return found if isinstance(found, int) else 1
+
+
 def require_grey(channels: PixelArray) -> None:
     """Check that uint8 [rows, columns, 3] is grey but for what lossy coding adds.
 
@@ -118,15 +176,6 @@ def require_grey(channels: PixelArray) -> None:
     apart = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     if np.count_nonzero(apart > _CHANNELS_APART_MAX) > _COLOURED_SHARE_MAX * apart.size:
         raise ColourNotGrey
-
-
-def _opened(data: bytes, kind: str) -> Image.Image:
-    try:
-        return Image.open(io.BytesIO(data), formats=[kind])
-    except Image.DecompressionBombError:
-        raise TooManyPixels("The picture claims more pixels than any film has.") from None
-    except PARSE_ERRORS:
-        raise BrokenHeader(f"The {kind} header cannot be parsed.") from None
 
 
 def _deep(levels: np.ndarray[tuple[int, ...], np.dtype[np.generic]], decoder: str) -> Picture:
