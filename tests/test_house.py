@@ -20,6 +20,7 @@ import typer
 from packaging.requirements import Requirement
 
 import worker.cli
+import worker.confinement
 from deploy import licences
 from worker import codecs, errors, identity, settings, settings_page
 from worker.batch import FileResult

@@ -2,7 +2,8 @@
 
 Each component is opened from the descriptor of the folder above it and no link is followed, so that nothing a writer
 puts into the share can lead outside it, not even between looking and opening. The handle is closed as soon as the bytes
-are in memory: on a Windows share an open handle hinders the sender's rename or delete.
+are in memory: on a Windows share an open handle hinders the sender's rename or delete. The process that reads a file is
+not the one that opens it: see ``worker.slot_child``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from worker.entries import Observation
@@ -24,6 +26,10 @@ _LOCKED = frozenset({errno.EACCES, errno.EPERM, errno.EBUSY, errno.ETXTBSY, errn
 _VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR})
 # a link, folder, socket or device took the file's place
 _REPLACED = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})
+
+
+Key = tuple[int, int, int, int]
+"""Device, inode, size and modification time (ns): what makes a file version the same as another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,22 @@ def read(root: bytes, expected: Observation, max_bytes: int) -> Contents:
         TooManyBytes: the file is larger than ``max_bytes``.
         EnvironmentFault: a subclass says that the file is another one, gone, locked, or that reading failed.
     """
+    file_fd, status = open_file(root, expected, max_bytes)
+    try:
+        return Contents(read_open(file_fd, expected), status)
+    finally:
+        os.close(file_fd)
+
+
+def open_file(root: bytes, expected: Observation, max_bytes: int) -> tuple[int, os.stat_result]:
+    """Open the file that was observed, and read nothing of it.
+
+    Args, Raises:
+        As ``read``.
+
+    Returns:
+        Its descriptor, which is the caller's to close, and its status.
+    """
     try:
         root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -57,13 +79,40 @@ def read(root: bytes, expected: Observation, max_bytes: int) -> Contents:
     try:
         folder_fd = _open_folder(root_fd, expected.path)
         try:
-            return _read(folder_fd, expected, max_bytes)
+            return _open(folder_fd, expected, max_bytes)
         finally:
             os.close(folder_fd)
     except OSError as error:
         raise fault_of(error) from error
     finally:
         os.close(root_fd)
+
+
+def _key_of(file_fd: int) -> Key:
+    return _key(os.fstat(file_fd))
+
+
+def read_open(file_fd: int, expected: Observation, key_of: Callable[[int], Key] = _key_of) -> bytes:
+    """Read an open file whole.
+
+    Args:
+        expected: size and modification time that it had when it was observed.
+        key_of: asks the kernel what the descriptor leads to.
+
+    Raises:
+        EnvironmentFault: a subclass says that it changed meanwhile, or that reading failed.
+    """
+    try:
+        before = key_of(file_fd)
+        if before[2:] != (expected.size_bytes, expected.mtime_ns):
+            raise FileChanged("the file changed before it was read")
+        data = read_up_to(file_fd, expected.size_bytes + 1)
+        after = key_of(file_fd)
+    except OSError as error:
+        raise fault_of(error) from error
+    if before != after or len(data) != expected.size_bytes:
+        raise FileChanged("the file changed while it was read")
+    return data
 
 
 def check_unchanged(root: bytes, path: bytes, status: os.stat_result) -> None:
@@ -115,23 +164,20 @@ def _open_folder(root_fd: int, path: bytes) -> int:
     return folder_fd
 
 
-def _read(folder_fd: int, expected: Observation, max_bytes: int) -> Contents:
+def _open(folder_fd: int, expected: Observation, max_bytes: int) -> tuple[int, os.stat_result]:
     name = expected.path.rsplit(b"/", 1)[-1]
     # asked before opening: opening a device can already do something to it
     _check_expected(os.stat(name, dir_fd=folder_fd, follow_symlinks=False), expected)
     file_fd = os.open(name, _FILE_FLAGS, dir_fd=folder_fd)
     try:
-        before = os.fstat(file_fd)
-        _check_expected(before, expected)
-        if before.st_size > max_bytes:
-            raise TooManyBytes(f"The file has {before.st_size} bytes; the limit is {max_bytes}.")
-        data = read_up_to(file_fd, before.st_size + 1)
-        after = os.fstat(file_fd)
-    finally:
+        status = os.fstat(file_fd)
+        _check_expected(status, expected)
+        if status.st_size > max_bytes:
+            raise TooManyBytes(f"The file has {status.st_size} bytes; the limit is {max_bytes}.")
+    except BaseException:
         os.close(file_fd)
-    if _key(before) != _key(after) or len(data) != before.st_size:
-        raise FileChanged("the file changed while it was read")
-    return Contents(data, after)
+        raise
+    return file_fd, status
 
 
 def _check_expected(status: os.stat_result, expected: Observation) -> None:
@@ -151,5 +197,5 @@ def read_up_to(file_fd: int, count: int) -> bytes:
     return b"".join(chunks)
 
 
-def _key(status: os.stat_result) -> tuple[int, int, int, int]:
+def _key(status: os.stat_result) -> Key:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

@@ -31,6 +31,7 @@ from worker.inbox import InboxOptions
 from worker.ledger import Ledger
 from worker.monitoring import monitored
 from worker.notifying import SILENT, Notifier
+from worker.previews import Place
 from worker.root_thread import RootThread
 from worker.shadowing import Shadow, ShadowFilm
 from worker.slot_messages import Setup
@@ -71,8 +72,9 @@ class RunOptions:
         lease_s: seconds for which a claim holds; longer than the deadline.
         max_file_bytes: larger files are not read.
         max_pixels: films with more rows x columns x samples are not decoded.
-        preview_dir: where the slots keep previews; ``None`` keeps none.
+        preview_dir: where previews are kept; ``None`` keeps none.
         min_free_bytes: what previews leave free on their disk.
+        require_confinement: do not run where the kernel lacks what confines the slots.
         health_listen: ``host:port`` for ``GET /health`` and ``GET /metrics``; ``None``, or with ``once``: nowhere.
         once: end when everything that is there has its outcome.
         include_existing: what lies in a root when it is first watched is as live as what comes later, and no backlog.
@@ -89,6 +91,7 @@ class RunOptions:
     max_pixels: int = 64_000_000
     preview_dir: Path | None = None
     min_free_bytes: int = 0
+    require_confinement: bool = False
     health_listen: str | None = None
     once: bool = False
     include_existing: bool = False
@@ -185,6 +188,7 @@ class _Run:
             count=options.slots,
             deadline_s=options.deadline_s,
             command=slot_command,
+            place=preview_place(options),
         )
         self._pool.wake_on(wake.fd)
         self._dispatcher = Dispatcher(
@@ -352,11 +356,15 @@ def slot_setup(bundle: Bundle, options: RunOptions, shadow: Bundle | None = None
         max_file_bytes=options.max_file_bytes,
         max_pixels=options.max_pixels,
         parent_pid=os.getpid(),
-        preview_dir=None if options.preview_dir is None else slot_messages.to_text(os.fsencode(options.preview_dir)),
-        min_free_bytes=options.min_free_bytes,
         shadow=None if shadow is None else slot_messages.to_text(os.fsencode(shadow.path.resolve())),
         shadow_digest="" if shadow is None else shadow.digest,
+        require_confinement=options.require_confinement,
     )
+
+
+def preview_place(options: RunOptions) -> Place | None:
+    """Return where previews of such a run are kept."""
+    return None if options.preview_dir is None else Place(options.preview_dir, options.min_free_bytes)
 
 
 def _inbox_options(spec: RootSpec, options: RunOptions) -> InboxOptions:

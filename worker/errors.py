@@ -19,7 +19,7 @@
     ├── BundleError              the bundle may not be used
     │   └── BundleMissing        BundleDamaged        BundleMismatch       BundleWithdrawn
     ├── SettingsError            the operator wrote something that cannot be meant
-    │   └── SchemaTooNew         SchemaOutdated       DatabaseUnsuitable
+    │   └── SchemaTooNew         SchemaOutdated       DatabaseUnsuitable   Unconfined
     ├── UsageError               a command was called with something that does not exist
     │   └── NotAllowed           ReadingOutdated      FindingUnknown
     ├── BackupDamaged            UpgradeFailed        (a database's copy, its schema)

@@ -36,7 +36,7 @@ _MAX_FRAMES = 12
 
 FIELDS = frozenset(
     """
-    address assessed attempt attempts backlog backlog_bytes bundle bundle_digest change changed claimed code count
+    address assessed attempt attempts backlog backlog_bytes bundle bundle_digest call change changed claimed code count
     counts database deadline_s delay_s difference done dropped duration_s epoch errno error event exit_code fenced
     file_id files free_bytes fs_type gave_back host ignored interrupted interruptions interval_s lease_s level
     limit limit_bytes machine memory_bytes missed mode ms outcome owed pid poll population python quarantined

@@ -1,5 +1,7 @@
 """Previews: what a slot saw of a film, small and lossless, for the page; kept beside the database, never in a root.
 
+A slot draws it (``preview_drawing``) and hands it over; the worker looks whether it is one, and writes it.
+
 A preview is named by the SHA-256 of its film's bytes and holds pixels alone: no tag, no name. It is a convenience:
 where it cannot be written (disk full, read-only, no rights) it is dropped, and the assessment goes on; no film waits
 for a disk to confirm it. One that lacks its end, since it is being written, or its writer was killed, or a power loss
@@ -11,21 +13,20 @@ from __future__ import annotations
 import os
 import stat
 import struct
+import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from isal import isal_zlib
-from PIL import Image, ImageOps
-
-from worker.domain import PixelArray
 from worker.errors import UsageError
 
 MAX_SIDE_PX = 1024
-# A longer side of at least this many is left as whole pixels averaged give it; else shares of pixels are averaged.
-_MIN_SIDE_PX = 768
-_PNG_START, _PNG_END = b"\x89PNG\r\n\x1a\n", b"IEND\xaeB`\x82"
-_GREY_8_BITS = (8, 0, 0, 0, 0)
-_UP = 2
+MAX_BYTES = 5 * MAX_SIDE_PX * MAX_SIDE_PX // 4
+"""More than the largest preview that cannot be compressed."""
+PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"IEND\xaeB`\x82"
+GREY_8_BITS = (8, 0, 0, 0, 0)
+_HEAD, _HEADER_BYTES = struct.Struct(">8sI4s"), 13
+_SMALLEST = len(PNG_START) + 3 * 12 + _HEADER_BYTES
 _FOLDER_MODE, _FILE_MODE = 0o700, 0o600
 
 
@@ -41,50 +42,54 @@ def path_of(folder: Path, sha256: str) -> Path:
     return folder / sha256[:2] / f"{sha256}.png"
 
 
-def draw(pixels: PixelArray) -> bytes:
-    """Return a PNG of at most 1024 px a side from uint8 [rows, columns]; pixels are never stretched."""
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    longer = max(picture.size)
-    factor = -(-longer // MAX_SIDE_PX)
-    if longer / factor >= min(_MIN_SIDE_PX, longer):
-        picture = picture.reduce(factor) if factor > 1 else picture
-    else:
-        picture = ImageOps.contain(picture, (MAX_SIDE_PX, MAX_SIDE_PX), Image.Resampling.BOX)
-    return _as_png(np.asarray(picture))
+def is_preview(content: bytes) -> bool:
+    """Tell whether these bytes, which may be anybody's, are a grey PNG of at most 1024 px a side and nothing more.
 
-
-def _as_png(pixels: PixelArray) -> bytes:
-    """Write uint8 [rows, columns] as PNG (ISO/IEC 15948), each pixel as its difference from the one above.
-
-    Pillow and libpng take two to seven times as long, which was more than the network takes.
+    What the compressed part holds is not looked at: that is for the browser, which reads PNG from anywhere.
     """
-    rows, columns = pixels.shape
-    lines = np.empty((rows, columns + 1), np.uint8)
-    lines[:, 0] = _UP
-    lines[0, 1:] = pixels[0]
-    np.subtract(pixels[1:], pixels[:-1], out=lines[1:, 1:])
-    header = struct.pack(">II5B", columns, rows, *_GREY_8_BITS)
-    chunks = ((b"IHDR", header), (b"IDAT", isal_zlib.compress(lines, 1)), (b"IEND", b""))
-    return _PNG_START + b"".join(_chunk(kind, content) for kind, content in chunks)
+    head = _HEAD.pack(PNG_START, _HEADER_BYTES, b"IHDR")
+    if not content.startswith(head) or not _SMALLEST <= len(content) <= MAX_BYTES:
+        return False
+    kinds = []
+    at = len(PNG_START)
+    while at + 12 <= len(content):
+        length, kind = struct.unpack_from(">I4s", content, at)
+        end = at + 8 + length
+        if content[end : end + 4] != struct.pack(">I", zlib.crc32(content[at + 4 : end])):
+            return False
+        kinds.append(kind)
+        at = end + 4
+    columns, rows, *rest = struct.unpack_from(">II5B", content, len(head))
+    sides = 0 < columns <= MAX_SIDE_PX and 0 < rows <= MAX_SIDE_PX
+    return sides and tuple(rest) == GREY_8_BITS and kinds == [b"IHDR", b"IDAT", b"IEND"] and at == len(content)
 
 
-def _chunk(kind: bytes, content: bytes) -> bytes:
-    checked = isal_zlib.crc32(content, isal_zlib.crc32(kind))
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checked)
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where previews are kept.
+
+    Attributes:
+        folder: see ``folder_for``.
+        min_free_bytes: what must stay free on that disk.
+    """
+
+    folder: Path
+    min_free_bytes: int = 0
 
 
-def keep(folder: Path, sha256: str, pixels: PixelArray, min_free_bytes: int) -> bool:
+def keep(folder: Path, sha256: str, content: bytes, min_free_bytes: int) -> bool:
     """Write the preview of a film whole or not at all; ``False`` when it had to be dropped.
 
     Args:
-        pixels: uint8 [rows, columns], as rendered.
+        content: as ``preview_drawing.draw`` returned it; of anything else none is kept.
         min_free_bytes: what must stay free on that disk.
     """
+    if not is_preview(content):
+        return False
     target = path_of(folder, sha256)
     try:
         os.makedirs(target.parent, mode=_FOLDER_MODE, exist_ok=True)
         disk = os.statvfs(target.parent)
-        content = draw(pixels)
         if disk.f_bavail * disk.f_frsize - len(content) < min_free_bytes:
             return False
         # two slots that write the same film write the same bytes, and neither makes the file shorter than it is to be

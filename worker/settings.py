@@ -127,6 +127,11 @@ class Settings(BaseSettings):
         description="file in which `preread purge` remembers by keyed hashes what was forgotten, for when a backup is "
         "restored; unset: beside the SQLite file, and none with Postgres, where purge is refused then",
     )
+    require_confinement: bool = Field(
+        default=False,
+        description="refuse to run where the kernel lacks seccomp or Landlock, which confine the processes that read "
+        "films; else `preread check` and `preread status` say so",
+    )
     web_host: str = Field(
         default="127.0.0.1",
         min_length=1,

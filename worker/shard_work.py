@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Row, select
 from worker import batches, schema, shards, slots, store
 from worker.absence import Absence
 from worker.bundle import Bundle
-from worker.daemon import RunOptions, slot_setup
+from worker.daemon import RunOptions, preview_place, slot_setup
 from worker.dispatch import Dispatcher
 from worker.domain import FileState, Outcome, Population
 from worker.endings import WatchedRoot
@@ -167,6 +167,7 @@ class ShardWork:
                 count=self._options.slots,
                 deadline_s=self._options.deadline_s,
                 command=self._slot_command,
+                place=preview_place(self._options),
             )
             self._pool.wake_on(self._wake.fd)
             if self.meters is not None:

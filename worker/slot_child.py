@@ -1,4 +1,9 @@
-"""One slot as its worker sees it: a child process, two pipes, and the film that it has in hand."""
+"""One slot as its worker sees it: a child process, what leads to it, and the film that it has in hand.
+
+The slot opens nothing. A thread here, one for each slot, opens the film beneath its root and sends the descriptor; when
+the slot has answered, it looks whether the path still leads to that file, and writes the preview. A share that hangs
+holds this thread and its slot, not the worker.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +11,24 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Generic, TypeVar
 
-from worker import slot_messages
-from worker.errors import SlotCrashed
-from worker.slot_messages import MAX_LINE_BYTES, Job, Known, Reply, Setup
+from worker import beneath, previews, slot_messages
+from worker.domain import Outcome
+from worker.entries import Observation
+from worker.errors import EnvironmentFault, SlotCrashed, TooManyBytes
+from worker.escaping import escape
+from worker.previews import Place
+from worker.refused_calls import RefusedCalls
+from worker.slot_messages import MAX_LINE_BYTES, Job, Known, Reply, Report, Setup
 
 GOODBYE_S = 2.0
 """A process that is told to end, or whose pipes have ended, is waited for so long."""
@@ -29,55 +43,127 @@ _FOR_SLOTS = {
 }
 
 _SHA256 = re.compile(rb"[0-9a-f]{64}")
-
+_RECEIVE = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 Ticket = TypeVar("Ticket")
 
 
+@dataclass(frozen=True, slots=True)
+class Looked(Generic[Ticket]):
+    """What a slot's thread found: how the film ended, or why it could not be handed out or is another one by now."""
+
+    slot: SlotChild[Ticket]
+    ticket: Ticket
+    found: Report | EnvironmentFault
+
+
+class Post(Generic[Ticket]):
+    """Takes in what the threads of all slots found; ``fd`` can be read when there is something."""
+
+    def __init__(self) -> None:
+        self._found: SimpleQueue[Looked[Ticket]] = SimpleQueue()
+        self.fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+
+    def put(self, looked: Looked[Ticket]) -> None:
+        self._found.put(looked)
+        os.eventfd_write(self.fd, 1)
+
+    def take(self) -> Iterator[Looked[Ticket]]:
+        """Yield what came since."""
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self.fd)
+        while not self._found.empty():
+            yield self._found.get()
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
 class SlotChild(Generic[Ticket]):
-    """One child process: its pipes, what it has in hand, and how it died.
+    """One child process: what leads to it, what it has in hand, and how it died.
 
     Raises:
         OSError: there is no room for another process.
     """
 
-    def __init__(self, command: Sequence[str], setup: Setup, start_by: float) -> None:
+    def __init__(
+        self, command: Sequence[str], setup: Setup, start_by: float, post: Post[Ticket], place: Place | None
+    ) -> None:
         # what comes through there wakes nobody: it is looked at only once the slot is dead or late
         self._notes, notes_fd = os.pipe()
         os.set_blocking(self._notes, False)
+        self._control, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._preview = -1 if place is None else os.memfd_create("preview", os.MFD_CLOEXEC)
+        given = [notes_fd]
         try:
+            if self._preview >= 0:
+                os.ftruncate(self._preview, previews.MAX_BYTES)
+                given.append(self._preview)
             self.process = subprocess.Popen(
                 command,
-                stdin=subprocess.PIPE,
+                stdin=control.fileno(),
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,  # what decoders print there can quote a film
                 env=_environment(),
                 close_fds=True,
-                pass_fds=(notes_fd,),
+                pass_fds=given,
                 start_new_session=True,
             )
         except OSError:
-            os.close(self._notes)
+            self._close_own()
             raise
         finally:
+            control.close()
             os.close(notes_fd)
-        assert self.process.stdin is not None
         assert self.process.stdout is not None
-        self.to_slot = self.process.stdin
         self.from_slot = self.process.stdout
         os.set_blocking(self.from_slot.fileno(), False)
         self.pending = b""
         self.started = False
+        self.lacking: tuple[str, ...] = ()
+        self.refused: RefusedCalls | None = None
         self.ticket: Ticket | None = None
         self.sha256: str | None = None
         self.deadline_at: float | None = start_by
-        self.send(replace(setup, notes_fd=notes_fd))
+        self.answered = False
+        """The slot has said how the film ended, and its thread looks at the file again."""
+        self.last = False
+        """It ends by itself, since a decoder failed in it."""
+        self.ended = False
+        """It has said all that it will."""
+        self._post = post
+        self._place = place
+        self._max_bytes = setup.max_file_bytes
+        self._job: Job | None = None
+        self._status: os.stat_result | None = None
+        # guards what the thread does to descriptors: none may be another's by then
+        self._lock = threading.Lock()
+        self._gone = False
+        self._tasks: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self.thread = threading.Thread(target=self._work, name="slot's files", daemon=True)
+        self.thread.start()
+        self.send(replace(setup, notes_fd=notes_fd, preview_fd=self._preview))
 
-    def send(self, message: Setup | Job | Known) -> None:
-        """Write it a line."""
-        # a few kilobytes into the pipe of a process that waits for them; one that is gone shows at its other pipe
-        with contextlib.suppress(BrokenPipeError):
-            self.to_slot.write(slot_messages.encode(message))
-            self.to_slot.flush()
+    def send(self, message: Setup | Job | Known, *descriptors: int) -> None:
+        """Send it a message. One that is gone, or does not read what it is sent, shows at its other pipe or is late."""
+        with contextlib.suppress(OSError):
+            socket.send_fds(self._control, [slot_messages.encode(message)], descriptors, socket.MSG_DONTWAIT)
+
+    def greet(self, reply: Reply) -> None:
+        """Take in that it has started; nothing more comes through the socket.
+
+        Raises:
+            ValueError: it did not send what it said.
+        """
+        self.started, self.deadline_at, self.lacking = True, None, reply.lacking
+        if reply.telling:
+            try:
+                _, descriptors, _, _ = socket.recv_fds(self._control, 64, 1, _RECEIVE)
+            except OSError:
+                descriptors = []
+            if not descriptors:
+                raise ValueError("the slot sent no descriptor")
+            self.refused = RefusedCalls(descriptors[0])
+        self._control.shutdown(socket.SHUT_RD)
 
     def replies(self) -> Iterator[Reply | None]:
         """Yield what the slot has said since; ``None`` when it will say no more.
@@ -113,19 +199,22 @@ class SlotChild(Generic[Ticket]):
         self.sha256 = noted.decode() if _SHA256.fullmatch(noted) else None
         return noted != b""
 
-    def take(self, ticket: Ticket, job: Job, deadline_at: float) -> None:
-        """Give it a film."""
-        self.ticket, self.deadline_at = ticket, deadline_at
-        self.has_bytes()  # what it noted of the film before
-        self.sha256 = None
-        self.send(job)
-
     def close(self) -> None:
-        """Let go of all that led to it."""
+        """Let go of all that led to it; its thread ends when the share lets it."""
+        with self._lock:
+            self._gone = True
+        self._tasks.put(None)
+        self._close_own()
+        if self.refused is not None:
+            self.refused.close()
+        with contextlib.suppress(OSError):
+            self.from_slot.close()
+
+    def _close_own(self) -> None:
+        self._control.close()
         os.close(self._notes)
-        for pipe in (self.to_slot, self.from_slot):
-            with contextlib.suppress(OSError):
-                pipe.close()
+        if self._preview >= 0:
+            os.close(self._preview)
 
     def cause_of_death(self) -> SlotCrashed:
         """Say how it ended; it must have, or be about to."""
@@ -140,6 +229,94 @@ class SlotChild(Generic[Ticket]):
         except ValueError:
             name = str(-status)
         return SlotCrashed(f"the process that read this film was ended by {name}")
+
+    # ------------------------------------------------------------------ one film
+
+    def take(self, ticket: Ticket, job: Job, deadline_at: float) -> None:
+        """Give it a film."""
+        self.ticket, self.deadline_at, self._job = ticket, deadline_at, job
+        self.answered = False
+        self.has_bytes()  # what it noted of the film before
+        self.sha256 = None
+        self._tasks.put(lambda: self._hand_out(ticket, job))
+
+    def answer(self, *, known: bool, forgotten: bool) -> None:
+        """Answer what it asked of the bytes that it has."""
+        place, sha256 = self._place, self.sha256
+        kept = place is not None and sha256 is not None and previews.exists(place.folder, sha256)
+        self.send(Known(known, forgotten, kept))
+
+    def note_read(self, sha256: str) -> None:
+        """Take in what it said that it has read."""
+        self.sha256 = sha256
+
+    def look_again(self, report: Report) -> None:
+        """Have the file looked at once more, and the preview written, before the report counts."""
+        ticket, job, status = self.ticket, self._job, self._status
+        assert ticket is not None
+        assert job is not None
+        if status is None or self.answered:
+            raise ValueError("the slot answers for a film that it was not given")
+        self.answered = True
+        preview = None
+        if self._place is not None and job.preview and report.preview_bytes:
+            # copied: the slot could still write there while it is looked at
+            preview = os.pread(self._preview, min(report.preview_bytes, previews.MAX_BYTES), 0)
+        self._tasks.put(lambda: self._conclude(ticket, job, status, report, preview))
+
+    def finish(self) -> Ticket:
+        """Take the film from it."""
+        ticket = self.ticket
+        assert ticket is not None
+        self.ticket, self.deadline_at, self._job, self._status = None, None, None, None
+        self.answered = False
+        return ticket
+
+    # ------------------------------------------------------------------ on the slot's thread
+
+    def _work(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            task()
+
+    def _hand_out(self, ticket: Ticket, job: Job) -> None:
+        began = time.perf_counter()
+        expected = Observation(slot_messages.to_path(job.path), job.size_bytes, job.mtime_ns)
+        try:
+            descriptor, status = beneath.open_file(slot_messages.to_path(job.root), expected, self._max_bytes)
+        except TooManyBytes as error:
+            ms = (time.perf_counter() - began) * 1000
+            self._tell(ticket, Report(Outcome.UNREADABLE, None, ms, code=error.code, reason=escape(str(error))))
+            return
+        except EnvironmentFault as error:
+            self._tell(ticket, error)
+            return
+        with self._lock:
+            if not self._gone:
+                self._status = status
+                self.send(replace(job, root=""), descriptor)
+        os.close(descriptor)
+
+    def _conclude(
+        self, ticket: Ticket, job: Job, status: os.stat_result, report: Report, preview: bytes | None
+    ) -> None:
+        try:
+            # whatever was found holds only for a file that stood still meanwhile
+            beneath.check_unchanged(slot_messages.to_path(job.root), slot_messages.to_path(job.path), status)
+        except EnvironmentFault as error:
+            self._tell(ticket, error)
+            return
+        place, sha256 = self._place, report.sha256
+        if place is not None and sha256 is not None and preview is not None and not self._gone:
+            kept = previews.exists(place.folder, sha256) or previews.keep(
+                place.folder, sha256, preview, place.min_free_bytes
+            )
+            report = replace(report, preview_dropped=report.preview_dropped or not kept)
+        self._tell(ticket, report)
+
+    def _tell(self, ticket: Ticket, found: Report | EnvironmentFault) -> None:
+        with self._lock:
+            if not self._gone:
+                self._post.put(Looked(self, ticket, found))
 
 
 def _environment() -> dict[str, str]:

@@ -1,7 +1,8 @@
-"""What passes between the worker and its slots: JSON Lines over two pipes.
+"""What passes between the worker and its slots: JSON, by a socket to the slot and by lines of a pipe from it.
 
-The worker sends one ``Setup`` and then one ``Job`` at a time; the slot sends ``Reply`` lines. A slot has read hostile
-bytes, so that its lines are validated before anything in them is used, and no line may be longer than the limit.
+The worker sends one ``Setup`` and then one ``Job`` at a time, with the descriptor of its file; the slot sends ``Reply``
+lines. A slot has read hostile bytes, so that its lines are validated before anything in them is used, and no line may
+be longer than the limit.
 """
 
 from __future__ import annotations
@@ -30,10 +31,10 @@ class Setup:
         digest: the digest that this bundle must have.
         memory_bytes: address space that the slot may use.
         parent_pid: the worker's; when that process ends, so does the slot.
-        preview_dir: where previews are kept, as ``to_text`` gives it; ``None`` keeps none.
-        min_free_bytes: what previews leave free on their disk.
         shadow: folder of the bundle for jobs in the shadow, as ``to_text`` gives it; ``shadow_digest`` is what it has.
         notes_fd: of a pipe into which the slot writes the SHA-256 of its film when it has the bytes, in hex.
+        preview_fd: of memory shared with the worker, ``previews.MAX_BYTES`` of it, into which it draws previews.
+        require_confinement: do not start where the kernel lacks what confines the slot.
     """
 
     bundle: str
@@ -42,11 +43,11 @@ class Setup:
     max_file_bytes: int
     max_pixels: int
     parent_pid: int
-    preview_dir: str | None = None
-    min_free_bytes: int = 0
     shadow: str | None = None
     shadow_digest: str = ""
     notes_fd: int = -1
+    preview_fd: int = -1
+    require_confinement: bool = False
 
     def of_shadow(self) -> Setup:
         """Return what a slot needs to load the bundle of the shadow."""
@@ -57,6 +58,8 @@ class Setup:
 class Job:
     """One file version to read. ``root`` and ``path`` as ``to_text`` gives them.
 
+    The worker opens it and sends its descriptor along; the slot is told the path, which may name the patient, and not
+    the root.
     ``preview``: keep one of it. Asked at the first attempt only, so that no preview can cost a film its outcome.
     ``shadow``: assess it with the bundle in the shadow.
     ``ask``: before it is assessed, say ``Say.READ`` and wait for ``Known``.
@@ -80,19 +83,21 @@ class Known:
     """The worker's answer to ``Say.READ``: whether these bytes were assessed before, so that header and gate do.
 
     ``forgotten``: they were purged, so that nothing more is looked at, and the report has that code.
+    ``preview``: one is kept already.
     """
 
     known: bool
     forgotten: bool = False
+    preview: bool = False
 
 
 class Say(StrEnum):
     """Kinds of ``Reply``, and what they bring."""
 
-    READY = "ready"  # the slot waits for a job
+    READY = "ready"  # lacking, telling: the slot is confined and waits for a job
     UNFIT = "unfit"  # code, message: the slot cannot start
     READ = "read"  # sha256: the bytes are in memory and the slot waits for ``Known``
-    DONE = "done"  # report: the file has its outcome
+    DONE = "done"  # report, last: the file has its outcome
     FAULT = "fault"  # code, message: the machine or the share is at fault
     BROKE = "broke"  # code, message: the slot is at fault and ends
 
@@ -118,6 +123,7 @@ class Report:
         reason: the same in words.
         content: ``None`` unless it was assessed just now.
         preview_dropped: a preview was asked for and could not be kept.
+        preview_bytes: so many bytes of a preview lie in the shared memory.
         stages_ms: how long each stage took that came to its end.
     """
 
@@ -134,6 +140,7 @@ class Report:
     reason: str = ""
     content: Content | None = None
     preview_dropped: bool = False
+    preview_bytes: Annotated[int, Field(ge=0)] = 0
     stages_ms: dict[Stage, Milliseconds] = field(default_factory=dict)
 
     def facts(self, population: Population) -> FileFacts | None:
@@ -167,13 +174,22 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One line of a slot."""
+    """One line of a slot.
+
+    Attributes:
+        lacking: what of the confinement this machine does not have; see ``confinement``.
+        telling: the descriptor by which the kernel tells of refused calls was sent.
+        last: the slot ends now, since a decoder failed in it.
+    """
 
     say: Say
     code: str | None = None
     message: str = ""
     sha256: Sha256 | None = None
     report: Report | None = None
+    lacking: tuple[str, ...] = ()
+    telling: bool = False
+    last: bool = False
 
 
 _REPLY = TypeAdapter(Reply)

@@ -1,7 +1,8 @@
 """Child processes that read films: one file in flight each, a deadline, a memory limit, respawn.
 
 The worker itself never touches a film's bytes. What a slot says is validated; a slot that dies, hangs or talks nonsense
-costs the file that it had in hand, and the next slot takes its place.
+costs the file that it had in hand, and the next slot takes its place. One in which a decoder failed ends before it
+reads another film.
 """
 
 from __future__ import annotations
@@ -12,12 +13,15 @@ import logging
 import selectors
 import subprocess
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic
 
+from worker.confinement import ESSENTIAL
 from worker.error_codes import named
 from worker.errors import (
     EnvironmentFault,
@@ -27,8 +31,10 @@ from worker.errors import (
     SlotError,
     SlotMemory,
 )
-from worker.slot_child import GOODBYE_S, SlotChild, Ticket
-from worker.slot_messages import Job, Known, Reply, Report, Say, Setup
+from worker.previews import Place
+from worker.refused_calls import MOST, RefusedCalls
+from worker.slot_child import GOODBYE_S, Post, SlotChild, Ticket
+from worker.slot_messages import Job, Reply, Report, Say, Setup
 
 _LOG = logging.getLogger(__name__)
 START_DEADLINE_S = 120.0
@@ -83,6 +89,10 @@ class SlotPool(Generic[Ticket]):
         deadline_s: a slot that has one file for longer is killed; before it has the bytes, the share is at fault.
         command: the slot's program; tests give another.
         clock: monotonic seconds.
+        place: where previews are kept; ``None`` keeps none.
+
+    Attributes:
+        lacking: what of the confinement this machine does not have, as the last slot said that started.
     """
 
     def __init__(
@@ -93,6 +103,7 @@ class SlotPool(Generic[Ticket]):
         deadline_s: float,
         command: Sequence[str] = COMMAND,
         clock: Callable[[], float] = time.monotonic,
+        place: Place | None = None,
     ) -> None:
         self._setup = setup
         self._count = count
@@ -101,7 +112,11 @@ class SlotPool(Generic[Ticket]):
         self._clock = clock
         self._selector = selectors.DefaultSelector()
         self._slots: list[SlotChild[Ticket]] = []
+        self._place = place
         self._unreaped: list[subprocess.Popen[bytes]] = []
+        self._stuck: list[threading.Thread] = []
+        self._post: Post[Ticket] = Post()
+        self._selector.register(self._post.fd, selectors.EVENT_READ, self._take_post)
         self._failed_starts = 0
         self._start_at = float("-inf")
         self._spawn_at = float("-inf")
@@ -109,6 +124,7 @@ class SlotPool(Generic[Ticket]):
         self._wake_fd: int | None = None
         self.events: deque[Read[Ticket] | Done[Ticket] | Fault[Ticket] | Broke[Ticket]] = deque()
         self.deaths = 0
+        self.lacking: tuple[str, ...] = ()
         self.ever_ready = False
 
     @property
@@ -146,7 +162,7 @@ class SlotPool(Generic[Ticket]):
         """Answer a ``Read``. Without effect when its slot has died since."""
         for slot in self._slots:
             if slot.ticket == ticket:
-                slot.send(Known(known, forgotten))
+                slot.answer(known=known, forgotten=forgotten)
 
     def poll(self, timeout_s: float) -> list[Read[Ticket] | Done[Ticket] | Fault[Ticket] | Broke[Ticket]]:
         """Keep the slots going and wait for news, at most ``timeout_s``.
@@ -161,7 +177,7 @@ class SlotPool(Generic[Ticket]):
         wait_s = max(0.0, min([timeout_s, *(at - now for at in deadlines)]))
         for key, _ in self._selector.select(wait_s):
             if key.data is not None:
-                self._hear(key.data)
+                key.data()
         now = self._clock()
         for slot in list(self._slots):
             if slot.deadline_at is not None and now >= slot.deadline_at:
@@ -185,7 +201,7 @@ class SlotPool(Generic[Ticket]):
         for slot in self._slots:
             if slot.ticket is not None or not slot.started:
                 slot.kill()
-            self._selector.unregister(slot.from_slot)
+            self._unregister(slot)
             slot.close()
         give_up_at = time.monotonic() + GOODBYE_S
         for slot in self._slots:
@@ -201,18 +217,22 @@ class SlotPool(Generic[Ticket]):
                 process.wait(GOODBYE_S)
         self._unreaped.clear()
         self._selector.close()
+        self._post.close()
 
     # ------------------------------------------------------------------ inside
 
     def _spawn(self) -> None:
         if self._clock() < self._start_at:
             return
-        # killed slots that hang in the kernel on a dead share count: else every deadline would add a process
+        # killed slots that hang in the kernel on a dead share count, as do their threads: else each deadline adds one
         for _ in range(self._count - len(self._slots)):
-            if len(self._slots) + len(self._unreaped) >= 2 * self._count or self._clock() < self._spawn_at:
+            hanging = max(len(self._unreaped), len(self._stuck))
+            if len(self._slots) + hanging >= 2 * self._count or self._clock() < self._spawn_at:
                 return
             try:
-                slot: SlotChild[Ticket] = SlotChild(self._command, self._setup, self._clock() + START_DEADLINE_S)
+                slot: SlotChild[Ticket] = SlotChild(
+                    self._command, self._setup, self._clock() + START_DEADLINE_S, self._post, self._place
+                )
             except OSError as error:
                 if error.errno not in _NO_ROOM:
                     raise
@@ -220,13 +240,15 @@ class SlotPool(Generic[Ticket]):
                 self._spawn_at = self._clock() + SPAWN_PAUSE_S
                 return
             self._slots.append(slot)
-            self._selector.register(slot.from_slot, selectors.EVENT_READ, slot)
+            self._selector.register(slot.from_slot, selectors.EVENT_READ, partial(self._hear, slot))
 
     def _hear(self, slot: SlotChild[Ticket]) -> None:
+        if slot not in self._slots:
+            return
         try:
             for reply in slot.replies():
                 if reply is None:
-                    self._lose(slot, self._death(slot))
+                    self._end(slot)
                     return
                 self._take(slot, reply)
                 if slot not in self._slots:
@@ -234,9 +256,49 @@ class SlotPool(Generic[Ticket]):
         except ValueError:
             self._lose(slot, SlotCrashed("the process that read this film said what no slot says"))
 
+    def _end(self, slot: SlotChild[Ticket]) -> None:
+        """Take in that a slot will say no more."""
+        if slot.last or slot.answered:
+            # it is removed once its film's file was looked at again
+            self._selector.unregister(slot.from_slot)
+            slot.ended = True
+        else:
+            self._lose(slot, self._death(slot))
+
+    def _refuse(self, slot: SlotChild[Ticket], calls: RefusedCalls) -> None:
+        """Answer for a call that no slot makes."""
+        if slot not in self._slots:
+            return
+        name = calls.answer()
+        if name is not None:
+            _LOG.warning("slot_call_refused", extra={"call": name, "pid": slot.process.pid})
+        if calls.count > MOST:
+            self._lose(slot, SlotCrashed(f"the process that read this film made {calls.count} calls that it may not"))
+
+    def _take_post(self) -> None:
+        """Take in what the slots' threads found of the files."""
+        for looked in self._post.take():
+            slot = looked.slot
+            if slot not in self._slots or slot.ticket is not looked.ticket:
+                continue
+            ticket = slot.finish()
+            if isinstance(looked.found, Report):
+                self.events.append(Done(ticket, looked.found))
+            else:
+                self.events.append(Fault(ticket, looked.found))
+            if slot.last or slot.ended:
+                self._remove(slot)
+
     def _take(self, slot: SlotChild[Ticket], reply: Reply) -> None:
         if reply.say is Say.READY and not slot.started:
-            slot.started, slot.deadline_at = True, None
+            slot.greet(reply)
+            if slot.refused is not None:
+                answer = partial(self._refuse, slot, slot.refused)
+                self._selector.register(slot.refused.fd, selectors.EVENT_READ, answer)
+            before, self.lacking = self.lacking, slot.lacking
+            if slot.lacking and slot.lacking != before:
+                level = logging.WARNING if ESSENTIAL.intersection(slot.lacking) else logging.INFO
+                _LOG.log(level, "slots_confined_in_part", extra={"why": ", ".join(slot.lacking)})
             if not self.ever_ready:
                 _LOG.info("worker_ready")
             self.ever_ready, self._failed_starts = True, 0
@@ -244,26 +306,22 @@ class SlotPool(Generic[Ticket]):
         if reply.say is Say.UNFIT and not slot.started:
             self._unfit = named(reply.code or "", reply.message, PrereadError)
             return
-        if slot.ticket is None:
+        if slot.ticket is None or slot.answered:
             raise ValueError("a slot without a file speaks of one")
         if reply.say is Say.READ and reply.sha256 is not None:
+            slot.note_read(reply.sha256)
             self.events.append(Read(slot.ticket, reply.sha256))
         elif reply.say is Say.DONE and reply.report is not None:
-            self.events.append(Done(self._finish(slot), reply.report))
+            slot.last = reply.last
+            slot.look_again(reply.report)
         elif reply.say is Say.FAULT:
             error = named(reply.code or "", reply.message, EnvironmentFault)
-            self.events.append(Fault(self._finish(slot), error))
+            self.events.append(Fault(slot.finish(), error))
         elif reply.say is Say.BROKE:
             kind = SlotMemory if reply.code == SlotMemory.code else SlotCrashed
             self._lose(slot, kind(reply.message))
         else:
             raise ValueError("a slot's line lacks what its kind needs")
-
-    def _finish(self, slot: SlotChild[Ticket]) -> Ticket:
-        ticket = slot.ticket
-        assert ticket is not None
-        slot.ticket, slot.deadline_at = None, None
-        return ticket
 
     def _death(self, slot: SlotChild[Ticket]) -> SlotError | EnvironmentFault:
         """Whose fault a death is: not the film's before its bytes were read, as when a slot died while it waited."""
@@ -273,7 +331,7 @@ class SlotPool(Generic[Ticket]):
 
     def _too_late(self, slot: SlotChild[Ticket]) -> SlotError | EnvironmentFault:
         """Whose fault a deadline is: the film's only once its bytes were read."""
-        if slot.ticket is not None and not slot.has_bytes():
+        if slot.ticket is not None and (slot.answered or not slot.has_bytes()):
             return EnvironmentFault(f"the share did not hand out the film within {self.deadline_s:g} s")
         return SlotDeadline(f"reading the film took longer than {self.deadline_s:g} s")
 
@@ -296,13 +354,21 @@ class SlotPool(Generic[Ticket]):
         elif self._unfit is None:
             self._unfit = SlotCrashed(f"{_STARTS_AT_MOST} slots in a row died while they started: {error}")
 
+    def _unregister(self, slot: SlotChild[Ticket]) -> None:
+        if not slot.ended:
+            self._selector.unregister(slot.from_slot)
+        if slot.refused is not None:
+            self._selector.unregister(slot.refused.fd)
+
     def _remove(self, slot: SlotChild[Ticket]) -> None:
-        self.deaths += 1
-        self._selector.unregister(slot.from_slot)
+        self.deaths += not slot.last
+        self._unregister(slot)
         slot.kill()
         slot.close()
         self._slots.remove(slot)
         self._unreaped.append(slot.process)
+        self._stuck.append(slot.thread)
 
     def _reap(self) -> None:
+        self._stuck = [thread for thread in self._stuck if thread.is_alive()]
         self._unreaped = [process for process in self._unreaped if process.poll() is None]

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from tests.bench import ways
 from worker import bundle as bundles
-from worker import previews
 from worker.assess import SHORTER_SIDE_PX
 from worker.classifier import Classifier
 from worker.preprocessing import normalise, shrink
+from worker.preview_drawing import draw
 from worker.radiograph import decode, read_header
 
 _TURNS = 3
@@ -62,7 +62,7 @@ def stages(films: Sequence[Path]) -> dict[str, float]:
         spent["shrink"].append(_best(lambda pixels=pixels: shrink(spec, pixels)))
         spent["network"].append(_best(lambda batch=batch: classifier.classify(batch)))
         spent["detector"].append(_best(lambda one=picture, of=output: classifier.detector.judge(one, of.embedding)))
-        spent["preview"].append(_best(lambda pixels=pixels: previews.draw(pixels)))
+        spent["preview"].append(_best(lambda pixels=pixels: draw(pixels)))
     return {stage: round(sum(times) / len(times), 2) for stage, times in spent.items()}
 
 

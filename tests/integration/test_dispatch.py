@@ -29,6 +29,7 @@ from worker.errors import (
     SlotDeadline,
 )
 from worker.ledger import Ledger
+from worker.preview_drawing import draw
 from worker.shadowing import ShadowFilm
 from worker.slot_messages import Content, Job, Report
 from worker.slots import Broke, Done, Fault, Read
@@ -566,7 +567,7 @@ def test_nothing_stays_of_a_film_that_was_purged_while_a_slot_read_it(
     desk.ready(b"purged", b"fenced")
     claims = {claim.path: claim for claim in (desk.claimed(b"purged"), desk.claimed(b"fenced"))}
     for path, sha256 in ((b"purged", "a" * 64), (b"fenced", "b" * 64)):
-        assert previews.keep(tmp_path, sha256, np.zeros((9, 9), np.uint8), 0)
+        assert previews.keep(tmp_path, sha256, draw(np.zeros((9, 9), np.uint8)), 0)
         if path == b"purged":
             purging.purge(
                 desk.engine,

@@ -395,7 +395,7 @@ def test_a_slot_is_confined(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> No
     assert "Max core file size        0" in limits
     assert (process / "oom_score_adj").read_text().strip() == "1000"
     targets = [os.readlink(path) for path in (process / "fd").iterdir()]
-    assert sorted({target.split(":")[0] for target in targets}) == ["/dev/null", "pipe"]
+    assert sorted({target.split(":")[0] for target in targets}) == ["/dev/null", "pipe", "socket"]
     assert os.getpgid(int(process.name)) == int(process.name)
 
 

@@ -11,6 +11,7 @@ from worker import previews, store
 from worker.domain import Identity, Population, RefusalCode
 from worker.entries import FileFacts, Observation
 from worker.ledger import Ledger
+from worker.preview_drawing import draw
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def here(preread, tmp_path, migrated_sqlite, monkeypatch):
         facts = FileFacts(f"{number:064x}", who, "DICOM", None, 1, 1, Population.UNDECLARED, (), 1.0)
         assert ledger.commit_refused(claim, facts, bundle_id, RefusalCode.VIEW, "lateral")
     engine.dispose()
-    assert previews.keep(tmp_path / "preread.db-previews", "0" * 64, np.zeros((9, 9), np.uint8), 0)
+    assert previews.keep(tmp_path / "preread.db-previews", "0" * 64, draw(np.zeros((9, 9), np.uint8)), 0)
     return preread
 
 

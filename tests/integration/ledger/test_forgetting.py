@@ -40,6 +40,7 @@ from worker.errors import EnvironmentFault, ScanIncomplete, SettingsError, Usage
 from worker.fleet_queue import FleetQueue
 from worker.history import explain, show
 from worker.ledger import ContentAssessment, Ledger
+from worker.preview_drawing import draw
 from worker.purging import Person
 from worker.readings import Draft, Shown
 from worker.review_schema import session
@@ -137,7 +138,7 @@ def test_nothing_that_names_the_patient_is_left_in_any_table(filled: Bench, tmp_
     drawn = np.zeros((20, 20), np.uint8)
     digest = results.query(filled.engine, results.ResultFilter(patient_id=IDENTIFIER))[0].sha256
     assert digest is not None
-    assert previews.keep(tmp_path, digest, drawn, 0)
+    assert previews.keep(tmp_path, digest, draw(drawn), 0)
     done = purge(filled, films, readings=True, preview_dir=tmp_path)
     assert (done.films, done.readings, done.readings_kept, done.contents, done.previews) == (3, 1, 0, 2, 1)
     # somebody else's accession number and study are the same here, and stay

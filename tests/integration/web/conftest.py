@@ -27,6 +27,7 @@ from worker.domain import Answer, Caveat, FileState, Finding, Identity, Populati
 from worker.entries import Pulse, RootPulse
 from worker.errors import DecodeFailed
 from worker.ledger import ContentAssessment, FileFacts, Ledger, Observation
+from worker.preview_drawing import draw
 from worker.web import serving
 from worker.web.app import create_app
 from worker.web.site import WebOptions
@@ -148,7 +149,7 @@ class Films:
             assert self.ledger.commit_unreadable(claim, DecodeFailed("the pixel data is damaged"), facts)
         if preview:
             drawn = phantoms.draw_chest(claim.file_id, rows=400, columns=320)
-            assert previews.keep(self.preview_dir, sha256, drawn, 0)
+            assert previews.keep(self.preview_dir, sha256, draw(drawn), 0)
         return claim.file_id
 
     def person(self, name: str = "ada", role: Role = Role.READER) -> Account:
