@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-import threading
+import socket
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, Row, delete, insert, select, update
 
-from worker import audit
+from worker import audit, brakes, passwords
 from worker.audit import Action
 from worker.domain import Role
 from worker.errors import NotAllowed, UsageError
 from worker.escaping import clean_text
-from worker.review_schema import account, session
+from worker.review_schema import account, device, session
 from worker.store import database_now, read, write
 
 if TYPE_CHECKING:
@@ -26,10 +26,8 @@ if TYPE_CHECKING:
 
 PASSWORD_CHARS = range(12, 1025)
 _NAME = re.compile(r"[a-z][a-z0-9._-]{0,63}")
-_FREE_FAILURES = 5
-_LONGEST_WAIT_S = 60.0
-# Each hash costs 64 MiB and a core: a crowd of sign-ins must not take the machine from the worker.
-_HASHING = threading.BoundedSemaphore(2)
+TOKEN_DAYS = 365
+HERE = "here"
 _c = account.c
 
 
@@ -40,6 +38,7 @@ class Account:
     Attributes:
         disabled_at: since when it may do nothing.
         read_before_reveal: this reader sees a film's answer only after reading it, or on demand.
+        token_expires_at: until when a program's token is valid.
     """
 
     account_id: int
@@ -49,6 +48,7 @@ class Account:
     created_at: datetime
     disabled_at: datetime | None
     read_before_reveal: bool
+    token_expires_at: datetime | None = None
 
     @property
     def actor(self) -> str:
@@ -56,11 +56,23 @@ class Account:
         return f"account:{self.account_id}"
 
 
-def add(engine: Engine, actor: str, name: str, full_name: str, role: Role, password: str | None) -> str | None:
+def add(
+    engine: Engine,
+    actor: str,
+    name: str,
+    full_name: str,
+    role: Role,
+    password: str | None,
+    *,
+    token_days: float = TOKEN_DAYS,
+) -> str | None:
     """Add an account; return the token of a program (role ``service``), which is shown this once and never again.
 
+    Args:
+        token_days: so long that token is valid.
+
     Raises:
-        UsageError: the name is taken or unusable, or the password is too short or too long.
+        UsageError: the name is taken or unusable, or the password is too short, too long or too easily guessed.
     """
     name = name.strip().lower()
     if not _NAME.fullmatch(name):
@@ -74,7 +86,7 @@ def add(engine: Engine, actor: str, name: str, full_name: str, role: Role, passw
         "not_before": None,
         "read_before_reveal": False,
     }
-    token, secret = _new_secret(name, role, password)
+    token, secret = _new_secret(name, values["full_name"], role, password)
 
     def body(connection: Connection, again: bool) -> None:
         existing = connection.execute(select(account).where(_c.name == name)).one_or_none()
@@ -85,7 +97,8 @@ def add(engine: Engine, actor: str, name: str, full_name: str, role: Role, passw
             ):
                 return
             raise UsageError(f"there is a user {name} already")
-        row = values | secret | {"created_at": database_now(connection)}
+        now = database_now(connection)
+        row = values | secret | {"created_at": now, "token_expires_at": _expiry(now, token, token_days)}
         account_id = connection.execute(insert(account).returning(_c.id), row).scalar_one()
         audit.append(connection, actor, Action.USER_ADDED, f"account:{account_id}")
 
@@ -93,16 +106,28 @@ def add(engine: Engine, actor: str, name: str, full_name: str, role: Role, passw
     return token
 
 
-def renew_secret(engine: Engine, actor: str, name: str, password: str | None) -> str | None:
+def renew_secret(
+    engine: Engine, actor: str, name: str, password: str | None, *, token_days: float = TOKEN_DAYS
+) -> str | None:
     """Give a person a new password, or a program a new token (returned); all its sessions end.
 
     Raises:
-        UsageError: there is no such user, or the password is too short or too long.
+        UsageError: there is no such user, or the password is too short, too long, easily guessed or the present one.
     """
     found = by_name(engine, name)
-    token, secret = _new_secret(found.name, found.role, password)
-    changes: dict[str, Any] = secret | {"failures": 0, "not_before": None}
-    _change(engine, actor, found.account_id, changes, Action.USER_PASSWORD)
+    token, secret = _new_secret(found.name, found.full_name, found.role, password)
+    if password is not None:
+        present = select(_c.password_hash).where(_c.id == found.account_id)
+        stored: str | None = read(engine, lambda connection: connection.execute(present).scalar_one())
+        if stored is not None and _matches(stored, password):
+            raise UsageError("the new password is the present one")
+
+    def body(connection: Connection, _again: bool) -> None:
+        expires = _expiry(database_now(connection), token, token_days)
+        _set(connection, found.account_id, {**secret, "failures": 0, "not_before": None, "token_expires_at": expires})
+        audit.append(connection, actor, Action.USER_PASSWORD, found.actor)
+
+    write(engine, body)
     return token
 
 
@@ -144,66 +169,70 @@ def by_name(engine: Engine, name: str) -> Account:
 
 
 def by_token(engine: Engine, token: str) -> Account | None:
-    """Return the program with this token, ``None`` when there is none or it is disabled."""
+    """Return the program with this token, ``None`` when there is none, it is disabled, or the token has expired."""
     statement = select(account).where(_c.token_hash == digest(token), _c.disabled_at.is_(None))
-    row = read(engine, lambda connection: connection.execute(statement).one_or_none())
-    return None if row is None else typed(row)
+    row, now = read(engine, lambda connection: (connection.execute(statement).one_or_none(), database_now(connection)))
+    if row is None or (row.token_expires_at is not None and row.token_expires_at <= now):
+        return None
+    return typed(row)
 
 
-def check_password(engine: Engine, name: str, password: str) -> Account:
+def check_password(
+    engine: Engine, name: str, password: str, *, source: str = HERE, device_token: str | None = None
+) -> Account:
     """Return the person with this name and password.
 
-    After five failures in a row each further try must wait, longer each time, up to a minute.
+    Args:
+        source: who tries: an address, or ``uid:1000``. It stands in the audit trail beside a failure.
+        device_token: of a browser that somebody signed in with before.
 
     Raises:
-        NotAllowed: name or password is wrong, the account is disabled, or it is too early for another try.
+        TooManyTries: it is too early for another try, see ``brakes``; the password was not looked at.
+        NotAllowed: name or password is wrong, or the account is disabled.
     """
-    statement = select(account).where(_c.name == name.strip().lower(), _c.password_hash.is_not(None))
-    row = read(engine, lambda connection: connection.execute(statement).one_or_none())
-    now = read(engine, database_now)
-    if row is not None and row.not_before is not None and row.not_before > now:
-        wait_s = (row.not_before - now).total_seconds()
-        raise NotAllowed(f"too many failed attempts: try again in {wait_s:.0f} s")
+    name = name.strip().lower()
+    row, known = read(engine, lambda connection: _looked_up(connection, name, device_token))
+    reserved = brakes.reserve(engine, name, source, digest(device_token) if known and device_token else None)
     # an unknown name costs as much time as a known one
     right = _matches(row.password_hash if row is not None else _nobodys_hash(), password)
     if row is not None and right and row.disabled_at is None:
-        if row.failures:
-            write(engine, lambda connection, _: _noted(connection, row.id, 0))
+        write(engine, lambda connection, _: brakes.release(connection, reserved))
         return typed(row)
-    write(engine, lambda connection, _: _failed(connection, row))
+    of_whom = "account:?" if row is None else f"account:{row.id}"
+    write(engine, lambda c, _: audit.append(c, f"nobody@{source}"[:64], Action.SIGN_IN_FAILED, of_whom))
     raise NotAllowed("the name or the password is wrong, or the account is disabled")
 
 
-def _failed(connection: Connection, row: Row[Any] | None) -> None:
-    if row is not None:
-        failures = connection.execute(select(_c.failures).where(_c.id == row.id)).scalar_one()
-        _noted(connection, row.id, failures + 1)
-    audit.append(connection, "nobody", Action.SIGN_IN_FAILED, "account:?" if row is None else f"account:{row.id}")
-
-
-def _noted(connection: Connection, account_id: int, failures: int) -> None:
-    wait_s = min(2.0 ** min(failures - _FREE_FAILURES, 20), _LONGEST_WAIT_S) if failures >= _FREE_FAILURES else 0.0
-    not_before = database_now(connection) + timedelta(seconds=wait_s) if wait_s else None
-    connection.execute(update(account).where(_c.id == account_id).values(failures=failures, not_before=not_before))
-
-
-def _change(engine: Engine, actor: str, account_id: int, values: dict[str, Any], action: Action) -> None:
-    def body(connection: Connection, _again: bool) -> None:
-        _set(connection, account_id, values)
-        audit.append(connection, actor, action, f"account:{account_id}")
-
-    write(engine, body)
+def _looked_up(connection: Connection, name: str, token: str | None) -> tuple[Row[Any] | None, bool]:
+    """Return the person of this name, and whether this browser is known to belong to it."""
+    row = connection.execute(select(account).where(_c.name == name, _c.password_hash.is_not(None))).one_or_none()
+    # looked for also where there is no such name
+    account_id = -1 if row is None else row.id
+    theirs = (device.c.account_id == account_id, device.c.token_hash == digest(token or ""))
+    return row, connection.execute(select(device.c.id).where(*theirs)).one_or_none() is not None
 
 
 def _set(connection: Connection, account_id: int, values: dict[str, Any]) -> None:
     connection.execute(update(account).where(_c.id == account_id).values(**values))
     connection.execute(delete(session).where(session.c.account_id == account_id))
+    connection.execute(delete(device).where(device.c.account_id == account_id))
+
+
+def _expiry(now: datetime, token: str | None, days: float) -> datetime | None:
+    return None if token is None else now + timedelta(days=days)
 
 
 def typed(row: Row[Any]) -> Account:
     """Turn a row of ``account`` into an account."""
     return Account(
-        row.id, row.name, row.full_name, Role(row.role), row.created_at, row.disabled_at, row.read_before_reveal
+        row.id,
+        row.name,
+        row.full_name,
+        Role(row.role),
+        row.created_at,
+        row.disabled_at,
+        row.read_before_reveal,
+        row.token_expires_at,
     )
 
 
@@ -215,7 +244,9 @@ def digest(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _new_secret(name: str, role: Role, password: str | None) -> tuple[str | None, dict[str, str | None]]:
+def _new_secret(
+    name: str, full_name: str, role: Role, password: str | None
+) -> tuple[str | None, dict[str, str | None]]:
     """Return the token to show (programs only) and the columns to store."""
     if role is Role.SERVICE:
         if password is not None:
@@ -227,6 +258,9 @@ def _new_secret(name: str, role: Role, password: str | None) -> tuple[str | None
     if len(password) not in PASSWORD_CHARS or password.strip().lower() == name:
         low, high = PASSWORD_CHARS.start, PASSWORD_CHARS.stop - 1
         raise UsageError(f"a password has {low} to {high} characters and is not the name")
+    weak = passwords.weakness(password, (name, full_name, "preread", socket.gethostname()))
+    if weak is not None:
+        raise UsageError(f"this password is too easily guessed: {weak}; take a longer one, or words of your own")
     return None, {"password_hash": _hasher().hash(_encoded(password)), "token_hash": None}
 
 
@@ -247,11 +281,10 @@ def _matches(stored: str, password: str) -> bool:
 
     if len(password) >= PASSWORD_CHARS.stop:
         return False
-    with _HASHING:
-        try:
-            return _hasher().verify(stored, _encoded(password))
-        except VerificationError:
-            return False
+    try:
+        return _hasher().verify(stored, _encoded(password))
+    except VerificationError:
+        return False
 
 
 def _encoded(password: str) -> bytes:

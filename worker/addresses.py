@@ -38,3 +38,19 @@ def source_of(address: str) -> str:
         return str(found)
     mapped = found.ipv4_mapped
     return str(mapped) if mapped is not None else str(ipaddress.ip_network((int(found), 64), strict=False))
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether an address is reached from this machine alone."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def host_of(header: str) -> str:
+    """Return the name or address of a ``Host`` header, lower case, without port and brackets."""
+    text = header.strip().lower()
+    if text.startswith("["):
+        return text[1:].partition("]")[0]
+    return text.partition(":")[0].rstrip(".")

@@ -34,6 +34,7 @@ class Action(StrEnum):
     SIGN_IN = "sign_in"
     SIGN_IN_FAILED = "sign_in_failed"
     SIGN_OUT = "sign_out"
+    SESSIONS_ENDED = "sessions_ended"
     SEARCH = "search"
     VIEW = "view"
     REVEAL = "reveal"

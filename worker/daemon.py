@@ -76,6 +76,7 @@ class RunOptions:
         min_free_bytes: what previews leave free on their disk.
         require_confinement: do not run where the kernel lacks what confines the slots.
         health_listen: ``host:port`` for ``GET /health`` and ``GET /metrics``; ``None``, or with ``once``: nowhere.
+        health_hosts: as ``monitored`` takes them.
         once: end when everything that is there has its outcome.
         include_existing: what lies in a root when it is first watched is as live as what comes later, and no backlog.
     """
@@ -93,6 +94,7 @@ class RunOptions:
     min_free_bytes: int = 0
     require_confinement: bool = False
     health_listen: str | None = None
+    health_hosts: str | None = None
     once: bool = False
     include_existing: bool = False
 
@@ -131,7 +133,9 @@ def run(
     ledger = Ledger(engine, worker_id=worker_id, lease_s=max(options.lease_s, 2 * options.deadline_s))
     paths = [os.fsencode(os.path.abspath(spec.path)) for spec in roots]
     listen = None if options.once else options.health_listen
-    monitor = monitored(listen, engine, roots=paths, scan_interval_s=options.scan_interval_s)
+    monitor = monitored(
+        listen, engine, roots=paths, scan_interval_s=options.scan_interval_s, hosts=options.health_hosts
+    )
     with monitor as meters, Wake() as wake, Signals(wake.set) as signals:
         run = _Run(ledger, bundle, roots, options, wake, signals, slot_command, notifier, shadow, still, meters)
         return run.until_the_end()

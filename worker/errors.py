@@ -21,7 +21,7 @@
     ├── SettingsError            the operator wrote something that cannot be meant
     │   └── SchemaTooNew         SchemaOutdated       DatabaseUnsuitable   Unconfined
     ├── UsageError               a command was called with something that does not exist
-    │   └── NotAllowed           ReadingOutdated      FindingUnknown
+    │   └── NotAllowed           TooManyTries         ReadingOutdated      FindingUnknown
     ├── BackupDamaged            UpgradeFailed        (a database's copy, its schema)
     ├── AuditBroken              the audit trail is not what was written
     └── InternalError            Preread itself is at fault
@@ -346,6 +346,14 @@ class NotAllowed(UsageError):
 
     code = "not_allowed"
     hint = "Look at name and password; `preread users list` shows roles and what is disabled."
+
+
+class TooManyTries(NotAllowed):
+    """Too many passwords were tried: the next try must wait."""
+
+    code = "too_many_tries"
+    hint = "Wait for as long as it says. Whose failures these were: `sign_in_failed` in the log names the address."
+    wait_s: float = 1.0
 
 
 class ReadingOutdated(UsageError):

@@ -107,7 +107,12 @@ def work(
     ledger.heartbeat()  # first of all: what is claimed belongs to a worker that is known
     puller = _Puller(jobs, [fleet_queue.queue_of(digest) for digest in held], fleet)
     monitor = monitored(
-        options.health_listen, engine, roots=None, scan_interval_s=options.scan_interval_s, ports_after=MOST_PROCESSES
+        options.health_listen,
+        engine,
+        roots=None,
+        scan_interval_s=options.scan_interval_s,
+        ports_after=MOST_PROCESSES,
+        hosts=options.health_hosts,
     )
     with monitor as meters, Wake() as wake, Signals(wake.set) as signals:
         doing = ShardWork(

@@ -12,7 +12,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, func, literal_column, or_, select
 
-from worker import batches, schema, store
+from worker import batches, review_schema, schema, store
 from worker.batches import FleetHealth
 from worker.discovery import counts
 from worker.domain import FileState
@@ -28,6 +28,7 @@ __all__ = ["Health", "Level", "Problem", "RootHealth", "WorkerHealth", "report",
 LEAST_PATIENCE_S = 10.0
 STUCK_SETTLING = timedelta(minutes=15)
 RESTARTED_LATELY = timedelta(minutes=15)
+TOKEN_WARNING = timedelta(days=30)
 _RESTARTS = 3
 _LOOKED_AT = 50
 _file, _root, _worker, _transition = schema.file.c, schema.root.c, schema.worker.c, schema.transition.c
@@ -120,6 +121,7 @@ class _Look:
             self._tell(Level.CRITICAL, "unwatched", f"no worker ever watched {name}", name)
         found = counts(self._connection, [root.id for root in self._roots], states)
         ready_age_s, progress_age_s = self._judge_progress(found)
+        self._judge_tokens()
         written = [self._workers[worker_id].heartbeat_at for worker_id in self._alive]
         return Health(
             at=self._now,
@@ -277,6 +279,19 @@ class _Look:
             what = f"{say_films(sum(whole.values()))} set aside that may be whole ({named}): `preread quarantine list`"
             self._tell(Level.WARNING, "quarantined", what, count=sum(whole.values()))
         return found
+
+    def _judge_tokens(self) -> None:
+        c = review_schema.account.c
+        ends = (c.token_expires_at < self._now + TOKEN_WARNING, c.token_hash.is_not(None), c.disabled_at.is_(None))
+        soon = self._connection.execute(
+            select(c.name, c.token_expires_at).where(*ends).order_by(c.token_expires_at)
+        ).all()
+        if soon:
+            name, at = soon[0]
+            others = f", and those of {len(soon) - 1} others end soon" if len(soon) > 1 else ""
+            state = "expired" if at <= self._now else "expires"
+            what = f"the token of {name} {state} on {at:%Y-%m-%d}{others}: `preread users passwd {name}` makes another"
+            self._tell(Level.WARNING, "token_expires", what, count=len(soon))
 
     def _judge_unsettled(self) -> float | None:
         lane = (_file.state == FileState.SETTLING, _file.alone.is_(False), _file.backlog.is_(False))

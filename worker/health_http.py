@@ -20,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Generic, Protocol, TypeVar
 
 from worker import health
+from worker.addresses import host_of
 from worker.errors import DatabaseAway, EnvironmentFault, InternalError, PrereadError
 from worker.health import Health, Level
 
@@ -33,6 +34,8 @@ _FRESH_S = 1.0
 ANSWER_WITHIN_S = 3.0
 _REQUEST_WITHIN_S = 5.0
 _AT_ONCE = 16
+ANY_HOST = "*"
+_THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Prober(threading.Thread, Generic[T]):
@@ -131,6 +134,10 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = _REQUEST_WITHIN_S
 
     def do_GET(self) -> None:
+        if not self._is_meant():
+            # a page of another site can make its own name lead here, and would read what a browser is answered
+            self.send_error(HTTPStatus.MISDIRECTED_REQUEST, explain="PREREAD_HEALTH_HOSTS does not name this host")
+            return
         path = self.path.partition("?")[0]
         metrics = self.server.metrics
         if path == PATH:
@@ -143,6 +150,12 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             here = PATH if metrics is None else f"{PATH} and {METRICS_PATH}"
             self.send_error(HTTPStatus.NOT_FOUND, explain=f"there is {here} here and nothing else")
+
+    def _is_meant(self) -> bool:
+        asked = self.headers.get_all("Host") or []
+        if not asked:
+            return self.request_version == "HTTP/1.0"  # knows no such header; no browser sends that
+        return len(asked) == 1 and self.server.is_named(host_of(asked[0]))
 
     def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
         self.send_response(status)
@@ -163,12 +176,19 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, address: tuple[str, int], prober: Prober[Health], metrics: Page | None) -> None:
+    def __init__(
+        self, address: tuple[str, int], prober: Prober[Health], metrics: Page | None, hosts: frozenset[str]
+    ) -> None:
         self.prober = prober
+        self._hosts = hosts | _THIS_MACHINE | {address[0].lower()}
         self.metrics = metrics
         self._places = threading.BoundedSemaphore(_AT_ONCE)
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, _Handler)
+
+    def is_named(self, host: str) -> bool:
+        """Tell whether this is one of the names by which this server may be asked."""
+        return host in self._hosts or ANY_HOST in self._hosts
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._places.acquire(blocking=False):
@@ -192,12 +212,18 @@ class _Server(ThreadingHTTPServer):
         _LOG.debug("health_request_failed", exc_info=True)
 
 
-def _open(address: tuple[str, int], prober: Prober[Health], metrics: Page | None, others: Iterator[int]) -> _Server:
+def _open(
+    address: tuple[str, int],
+    prober: Prober[Health],
+    metrics: Page | None,
+    others: Iterator[int],
+    hosts: frozenset[str],
+) -> _Server:
     try:
-        return _Server(address, prober, metrics)
+        return _Server(address, prober, metrics, hosts)
     except OSError as error:
         if error.errno == errno.EADDRINUSE and (port := next(others, None)) is not None:
-            return _open((address[0], port), prober, metrics, others)
+            return _open((address[0], port), prober, metrics, others, hosts)
         where = f"{address[0]}:{address[1]}"
         raise EnvironmentFault(f"the health address {where} cannot be used: {error.strerror}") from error
 
@@ -209,6 +235,7 @@ def serving(
     metrics: Page | None = None,
     *,
     other_ports: Iterable[int] = (),
+    hosts: frozenset[str] = frozenset(),
 ) -> Iterator[int]:
     """Answer ``GET /health`` and, where there are metrics, ``GET /metrics`` while the block runs.
 
@@ -216,6 +243,7 @@ def serving(
         address: host and port; port 0 takes a free one.
         probe: makes a report; called from another thread.
         other_ports: tried one after the other where that one is taken.
+        hosts: names by which it may be asked, beside those of this machine alone; ``*``: any.
 
     Yields:
         The port.
@@ -224,7 +252,7 @@ def serving(
         EnvironmentFault: the address cannot be used.
     """
     prober = Prober("health", probe, health.unavailable, fresh_s=_FRESH_S, within_s=ANSWER_WITHIN_S)
-    server = _open(address, prober, metrics, iter(other_ports))
+    server = _open(address, prober, metrics, iter(other_ports), hosts)
     probers = (prober,) if metrics is None else (prober, metrics)
     for one in probers:
         one.start()

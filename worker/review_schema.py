@@ -37,7 +37,8 @@ class AccountColumns(TypedColumns):
     """One person, or (role ``service``) one program.
 
     ``name`` is lower case. A person has a ``password_hash`` (argon2id), a program a ``token_hash`` (SHA-256 of 32
-    random bytes). ``failures`` counts failed sign-ins in a row; before ``not_before`` none is tried.
+    random bytes), which is valid until ``token_expires_at``. ``failures`` and ``not_before`` are what counted failed
+    sign-ins before ``brake`` did.
     """
 
     id = Column(RowId, primary_key=True)
@@ -51,6 +52,7 @@ class AccountColumns(TypedColumns):
     failures = Column(Integer, nullable=False)
     not_before = Column(UtcDateTime, nullable=True)
     read_before_reveal = Column(Boolean, nullable=False)
+    token_expires_at = Column(UtcDateTime, nullable=True)
 
 
 account = Table(
@@ -59,7 +61,11 @@ account = Table(
 
 
 class SessionColumns(TypedColumns):
-    """One signed-in browser. ``token_hash``: SHA-256 of its cookie. ``search``: what it looks for, kept out of URLs."""
+    """One signed-in browser.
+
+    ``token_hash``: SHA-256 of its cookie. ``search``: what it looks for, kept out of URLs. ``address``: from where it
+    signed in.
+    """
 
     id = Column(RowId, primary_key=True)
     token_hash = Column(String(64), nullable=False)
@@ -68,9 +74,40 @@ class SessionColumns(TypedColumns):
     created_at = Column(UtcDateTime, nullable=False)
     seen_at = Column(UtcDateTime, nullable=False)
     search = Column(Text, nullable=True)
+    address = Column(String(64), nullable=True)
 
 
 session = Table("session", metadata, SessionColumns, UniqueConstraint("token_hash"))
+
+
+class DeviceColumns(TypedColumns):
+    """That a person signed in with a browser. ``token_hash``: SHA-256 of the browser's token."""
+
+    id = Column(RowId, primary_key=True)
+    account_id = Column(RowId, ForeignKey("account.id"), nullable=False)
+    token_hash = Column(String(64), nullable=False)
+    seen_at = Column(UtcDateTime, nullable=False)
+
+
+device = Table(
+    "device", metadata, DeviceColumns, UniqueConstraint("account_id", "token_hash"), Index(None, "token_hash")
+)
+
+
+class BrakeColumns(TypedColumns):
+    """One count of failed sign-ins, see ``brakes``. ``key``: SHA-256 of what is counted, such as a name and an address.
+
+    ``since``: when the window began. ``not_before``: no try before. ``at``: of the last one.
+    """
+
+    key = Column(String(64), primary_key=True)
+    failures = Column(Integer, nullable=False)
+    since = Column(UtcDateTime, nullable=False)
+    not_before = Column(UtcDateTime, nullable=True)
+    at = Column(UtcDateTime, nullable=False, index=True)
+
+
+brake = Table("brake", metadata, BrakeColumns)
 
 
 class ViewingColumns(TypedColumns):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import Connection, Engine, delete, insert, select, update
 
@@ -34,8 +34,28 @@ class Session:
     search: str
 
 
-def begin(engine: Engine, who: Account) -> str:
-    """Begin a session and return the cookie's token."""
+@dataclass(frozen=True, slots=True)
+class Browser:
+    """A session, as its owner and administrators may see it.
+
+    Attributes:
+        seen_at: of its last request, within half a minute.
+        address: from where it signed in.
+    """
+
+    session_id: int
+    created_at: datetime
+    seen_at: datetime
+    address: str | None
+
+
+def begin(engine: Engine, who: Account, *, address: str | None = None, replaces: str | None = None) -> str:
+    """Begin a session and return the cookie's token.
+
+    Args:
+        address: from where.
+        replaces: the token that this browser had; its session ends.
+    """
     token = secrets.token_urlsafe(32)
 
     def body(connection: Connection, again: bool) -> None:
@@ -43,6 +63,8 @@ def begin(engine: Engine, who: Account) -> str:
             return
         now = database_now(connection)
         connection.execute(delete(session).where(_c.created_at < now - timedelta(seconds=LONGEST_S)))
+        if replaces is not None:
+            connection.execute(delete(session).where(_c.token_hash == digest(replaces)))
         row = {
             "token_hash": digest(token),
             "account_id": who.account_id,
@@ -50,6 +72,7 @@ def begin(engine: Engine, who: Account) -> str:
             "created_at": now,
             "seen_at": now,
             "search": None,
+            "address": None if address is None else address[:64],
         }
         connection.execute(insert(session), row)
         audit.append(connection, who.actor, Action.SIGN_IN, who.actor)
@@ -88,6 +111,39 @@ def end(engine: Engine, ended: Session) -> None:
         audit.append(connection, ended.account.actor, Action.SIGN_OUT, ended.account.actor)
 
     write(engine, body)
+
+
+def of_account(engine: Engine, account_id: int, idle_s: float) -> list[Browser]:
+    """Return the sessions of an account that have not ended, the last used first."""
+
+    def body(connection: Connection) -> list[Browser]:
+        now = database_now(connection)
+        lives = (_c.seen_at >= now - timedelta(seconds=idle_s), _c.created_at >= now - timedelta(seconds=LONGEST_S))
+        columns = select(_c.id, _c.created_at, _c.seen_at, _c.address)
+        found = columns.where(_c.account_id == account_id, *lives).order_by(_c.seen_at.desc(), _c.id.desc())
+        return [Browser(*row) for row in connection.execute(found)]
+
+    return read(engine, body)
+
+
+def end_others(engine: Engine, actor: str, of: Account, *, only: int | None = None, but: int | None = None) -> int:
+    """End sessions of an account and return how many.
+
+    Args:
+        only: this one alone; nothing happens where it is another account's.
+        but: all others than this one.
+    """
+
+    def body(connection: Connection, _again: bool) -> int:
+        which = [_c.account_id == of.account_id]
+        which += [] if only is None else [_c.id == only]
+        which += [] if but is None else [_c.id != but]
+        ended = connection.execute(delete(session).where(*which)).rowcount
+        if ended:
+            audit.append(connection, actor, Action.SESSIONS_ENDED, of.actor)
+        return ended
+
+    return write(engine, body)
 
 
 def search_for(engine: Engine, searching: Session, text: str) -> None:

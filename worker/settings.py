@@ -143,7 +143,8 @@ class Settings(BaseSettings):
     web_proxy: str | None = Field(
         default=None,
         min_length=1,
-        description="addresses, with `,` between them, of the proxy that brings TLS; its `X-Forwarded-*` are trusted",
+        description="addresses or networks, with `,` between them, of the proxy that brings TLS: its `X-Forwarded-*` "
+        "are believed, and plain HTTP is taken from it alone; `*` believes whoever reaches the port",
     )
     web_idle_minutes: float = Field(
         default=30.0,
@@ -151,6 +152,9 @@ class Settings(BaseSettings):
         le=720,
         allow_inf_nan=False,
         description="minutes without a request after which a session ends",
+    )
+    api_token_days: int = Field(
+        default=365, ge=1, le=3650, description="days for which a new token of a program (role service) is valid"
     )
     web_language: str = Field(
         default="en", pattern=r"^[a-z]{2,3}$", description="language of the page, one of its files"
@@ -165,6 +169,12 @@ class Settings(BaseSettings):
         description="`host:port` on which `preread run` answers `GET /health` (200, or 503 when critical) and "
         "`GET /metrics`, such as `127.0.0.1:8321`; each process of `preread fleet work` does so on the first free port "
         "after it; unset: none is opened",
+    )
+    health_hosts: str | None = Field(
+        default=None,
+        pattern=r"^[^\s,]+(\s*,\s*[^\s,]+)*$",
+        description="names and addresses, with `,` between them, by which others ask for `/health` and `/metrics`, "
+        "such as `xray-desk-1`, or `*` for any; unset: `health_listen` opens on this machine alone",
     )
     alarm_mail_server: str | None = Field(
         default=None,

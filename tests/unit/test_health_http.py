@@ -121,6 +121,72 @@ def test_clients_that_say_nothing_do_not_shut_others_out_for_long(
         assert ask(port)[0] == 200
 
 
+@pytest.mark.parametrize(
+    "head,status",
+    [
+        ("HTTP/1.1\r\nHost: 127.0.0.1:{port}", 200),
+        ("HTTP/1.1\r\nHost: localhost", 200),
+        ("HTTP/1.1\r\nHost: LOCALHOST.:{port}", 200),
+        ("HTTP/1.1\r\nHost: [::1]:{port}", 200),
+        ("HTTP/1.1\r\nHost: xray-desk-1:{port}", 200),
+        ("HTTP/1.0", 200),
+        ("HTTP/1.1", 421),
+        ("HTTP/1.1\r\nHost:", 421),
+        ("HTTP/1.1\r\nHost: rebound.example:{port}", 421),
+        ("HTTP/1.1\r\nHost: 127.0.0.1.rebound.example", 421),
+        ("HTTP/1.1\r\nHost: localhost\r\nHost: rebound.example", 421),
+        ("HTTP/1.1\r\nHost: 192.0.2.1", 421),
+    ],
+)
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/"])
+def test_only_the_names_that_are_set_are_answered(probe: Probe, head: str, status: int, path: str) -> None:
+    with (
+        health_http.serving(ANY_PORT, probe, hosts=frozenset({"xray-desk-1"})) as port,
+        socket.create_connection(("127.0.0.1", port), timeout=60) as connection,
+    ):
+        connection.sendall(f"GET {path} {head.format(port=port)}\r\n\r\n".encode())
+        found = int(connection.makefile("rb").readline().split()[1])
+    assert found == (status if status == 421 or path == "/health" else 404)
+    assert probe.calls == (found == 200)
+
+
+def test_any_host_may_be_set(probe: Probe) -> None:
+    with health_http.serving(ANY_PORT, probe, hosts=frozenset({"*"})) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+        connection.request("GET", "/health", headers={"host": "anything.example"})
+        assert connection.getresponse().status == 200
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    "listen, hosts, opened",
+    [
+        ("0.0.0.0:8321", None, "127.0.0.1"),
+        ("[::]:8321", None, "::1"),
+        ("192.0.2.1:8321", None, "127.0.0.1"),
+        ("xray-desk-1:8321", None, "127.0.0.1"),
+        ("0.0.0.0:8321", "xray-desk-1", "0.0.0.0"),
+        ("127.0.0.1:8321", None, "127.0.0.1"),
+        ("localhost:8321", None, "localhost"),
+    ],
+)
+def test_others_reach_it_only_where_that_is_set(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, listen: str, hosts: str | None, opened: str
+) -> None:
+    asked: list[str] = []
+
+    @contextlib.contextmanager
+    def serving(address: tuple[str, int], *_: object, **__: object) -> Iterator[int]:
+        asked.append(address[0])
+        yield 1
+
+    monkeypatch.setattr(health_http, "serving", serving)
+    with monitored(listen, create_engine("sqlite://"), roots=None, scan_interval_s=1.0, hosts=hosts):
+        pass
+    assert asked == [opened]
+    assert ("health_kept_inside" in caplog.messages) == (opened != listen.rpartition(":")[0].strip("[]"))
+
+
 def test_an_address_in_use_is_named(probe: Probe) -> None:
     with health_http.serving(ANY_PORT, probe) as port:
         for others in ((), (port,)):
@@ -149,7 +215,7 @@ def test_the_port_that_is_named_is_the_workers(
     asked: list[object] = []
 
     @contextlib.contextmanager
-    def serving(address: object, *_: object, other_ports: Iterable[int]) -> Iterator[int]:
+    def serving(address: object, *_: object, other_ports: Iterable[int], hosts: object) -> Iterator[int]:
         asked.extend((address, list(other_ports)))
         yield 1
 

@@ -149,7 +149,7 @@ def sign(
     presences = _presences(finding or [])
     password = ask_password(f"Password of {reader}: ")
     with door.database(context) as engine:
-        who = accounts.check_password(engine, reader, password)
+        who = accounts.check_password(engine, reader, password, source=actor())
         detail = history.show(engine, film)
         if detail is None:
             raise UsageError(f"there is no film {film}: `preread review list` shows them")

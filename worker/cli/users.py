@@ -30,16 +30,17 @@ def add(
 ) -> None:
     """Add a user. The password is asked for, or read from standard input; it never stands on the command line.
 
-    A program (role service) gets a token instead, which is printed this once.
+    A program (role service) gets a token instead, which is printed this once and is valid for PREREAD_API_TOKEN_DAYS.
 
-    Exit code: 0; 2 when the name is taken or unusable, or the password is too short.
+    Exit code: 0; 2 when the name is taken or unusable, or the password is too short or easily guessed.
     """
     from worker import accounts
     from worker.domain import Role
 
     password = None if role == "service" else _ask_password(name)
+    days = door.of(context).settings().api_token_days
     with door.database(context) as engine:
-        token = accounts.add(engine, actor(), name, full_name, Role(role), password)
+        token = accounts.add(engine, actor(), name, full_name, Role(role), password, token_days=days)
     _tell(f"added {name} ({role})", token)
 
 
@@ -47,15 +48,16 @@ def add(
 def passwd(context: typer.Context, name: _Name) -> None:
     """Give a user a new password, or a program a new token; all sessions of that user end.
 
-    Exit code: 0; 2 when there is no such user or the password is too short.
+    Exit code: 0; 2 when there is no such user, or the password is too short, easily guessed or the present one.
     """
     from worker import accounts
     from worker.domain import Role
 
+    days = door.of(context).settings().api_token_days
     with door.database(context) as engine:
         found = accounts.by_name(engine, name)
         password = None if found.role is Role.SERVICE else _ask_password(found.name)
-        token = accounts.renew_secret(engine, actor(), name, password)
+        token = accounts.renew_secret(engine, actor(), name, password, token_days=days)
     _tell(f"{name} has a new {'token' if token else 'password'}", token)
 
 
@@ -116,7 +118,8 @@ def list_users(
             created_at = iso(one.created_at)
             record = {"name": one.name, "full_name": one.full_name, "role": one.role.value, "created_at": created_at}
             options = {"disabled_at": disabled_at, "read_before_reveal": one.read_before_reveal}
-            output.print_json({"id": one.account_id, **record, **options})
+            expires = {"token_expires_at": one.token_expires_at and iso(one.token_expires_at)}
+            output.print_json({"id": one.account_id, **record, **options, **expires})
         return
     rows = [
         (
@@ -125,11 +128,43 @@ def list_users(
             one.full_name,
             one.role.value,
             "after reading" if one.read_before_reveal else "",
+            f"{one.token_expires_at:%Y-%m-%d}" if one.token_expires_at else "",
             "disabled" if one.disabled_at else "",
         )
         for one in everyone
     ]
-    output.print_table(("id", "user", "name", "role", "answers", ""), rows, medical=False)
+    output.print_table(("id", "user", "name", "role", "answers", "token until", ""), rows, medical=False)
+
+
+@app.command("sessions")
+def list_sessions(
+    context: typer.Context,
+    name: _Name,
+    end: Annotated[int | None, typer.Option("--end", min=1, help="end the session of this number")] = None,
+    end_all: Annotated[bool, typer.Option("--end-all", help="end every session of this user")] = False,
+) -> None:
+    """List where a user is signed in on the page, or end that.
+
+    Exit code: 0, also when there is none; 2 when there is no such user or session.
+    """
+    from worker import accounts, sessions
+    from worker.errors import UsageError
+
+    idle_s = 60 * door.of(context).settings().web_idle_minutes
+    with door.database(context) as engine:
+        found = accounts.by_name(engine, name)
+        if end is not None or end_all:
+            ended = sessions.end_others(engine, actor(), found, only=None if end_all else end)
+            if not (ended or end_all):
+                raise UsageError(f"{name} has no session {end}: `preread users sessions {name}` shows them")
+            output.say(f"{ended} sessions of {name} ended")
+            return
+        signed_in = sessions.of_account(engine, found.account_id, idle_s)
+    rows = [
+        (str(one.session_id), f"{one.created_at:%Y-%m-%d %H:%M} UTC", f"{one.seen_at:%H:%M} UTC", one.address or "")
+        for one in signed_in
+    ]
+    output.print_table(("id", "since", "last used", "from"), rows, medical=False)
 
 
 def actor() -> str:

@@ -19,10 +19,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from worker import accounts, sessions
+from worker import accounts, devices, sessions
 from worker.accounts import Account, digest
 from worker.addresses import source_of
-from worker.errors import PrereadError
+from worker.errors import DatabaseAway, PrereadError
 from worker.sessions import Session
 from worker.web.places import NoPlaceError, Places
 from worker.web.site import Site
@@ -45,11 +45,13 @@ class Visitor:
     Attributes:
         session: of a signed-in browser.
         program: whose token it carries.
+        device: token of a browser that somebody signed in with before; only where passwords are looked at.
         failure: why that could not be looked up.
     """
 
     session: Session | None = None
     program: Account | None = None
+    device: str | None = None
     failure: PrereadError | None = None
 
     @property
@@ -146,8 +148,8 @@ class Admission:
     def _places(self, scope: Scope, visitor: Visitor, source: str) -> tuple[Places, str]:
         if visitor.known:
             return self._people, _name(visitor)
-        if scope["method"] == "POST" and scope["path"] == "/sign-in":
-            return self._sign_ins, source
+        if _is_sign_in(scope):
+            return self._sign_ins, source if visitor.device is None else digest(visitor.device)
         return self._strangers, source
 
     def _may_send(self, scope: Scope, visitor: Visitor) -> bool:
@@ -156,6 +158,8 @@ class Admission:
         return visitor.known or visitor.failure is not None or _OPEN_FORMS.fullmatch(scope["path"]) is not None
 
     async def _who(self, request: HTTPConnection, source: str) -> Visitor:
+        if _is_sign_in(request.scope):
+            return await self._browser(request, source)
         token, look = self._look(request)
         if token is None:
             return Visitor()
@@ -176,6 +180,20 @@ class Admission:
             return (token.strip() or None) if scheme.lower() == "bearer" else None, self._program
         touch = POLL_HEADER not in request.headers
         return request.cookies.get(self._here.options.cookie) or None, lambda token: self._session(token, touch)
+
+    async def _browser(self, request: HTTPConnection, source: str) -> Visitor:
+        token = request.cookies.get(self._here.options.device_cookie)
+        if not token:
+            return Visitor()
+        async with self._lookups.place(source):
+            known = await run_in_threadpool(self._is_known, token)
+        return Visitor(device=token if known else None)
+
+    def _is_known(self, token: str) -> bool:
+        try:
+            return devices.is_known(self._here.engine, token)
+        except DatabaseAway:
+            return False  # looking at the password will say so
 
     def _program(self, token: str) -> Visitor:
         try:
@@ -203,6 +221,10 @@ def _name(visitor: Visitor) -> str:
         return f"session:{visitor.session.session_id}"
     assert visitor.program is not None
     return visitor.program.actor
+
+
+def _is_sign_in(scope: Scope) -> bool:
+    return (scope["method"], scope["path"]) == ("POST", "/sign-in")
 
 
 def _is_api(path: str) -> bool:

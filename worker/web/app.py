@@ -81,6 +81,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     daily.cancel()
     with suppress(asyncio.CancelledError):
         await daily
+    app.state.site.hashing.end()
 
 
 async def _daily(here: Site) -> None:

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import hmac
+import logging
 import secrets
+from functools import partial
 
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from sqlalchemy import Engine
+from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 
-from worker import accounts, sessions
+from worker import accounts, devices, sessions
+from worker.accounts import Account
+from worker.addresses import source_of
 from worker.domain import Role
-from worker.errors import NotAllowed, UsageError
+from worker.errors import NotAllowed, TooManyTries, UsageError
+from worker.sessions import Session
 from worker.web import filmpage, guard, site
+from worker.web.admission import visitor_of
 from worker.web.guard import Form, Person, text_of
+from worker.web.places import NoPlaceError
 
+_LOG = logging.getLogger(__name__)
 router = APIRouter()
+_RETRY_S = "5"
 _DOOR = "preread_door"
 HOME = {Role.READER: "/worklist", Role.ADMIN: "/statistics"}
 
@@ -51,7 +62,7 @@ def sign_in_form(
 
 
 @router.post("/sign-in", response_class=HTMLResponse)
-def sign_in(request: Request, form: Form) -> Response:
+async def sign_in(request: Request, form: Form) -> Response:
     """Check name and password, and begin a session."""
     here = site.of(request)
     address = request.client.host if request.client else ""
@@ -59,20 +70,54 @@ def sign_in(request: Request, form: Form) -> Response:
     draft = form if text_of(form, "draft_film") else None
     if not hmac.compare_digest(text_of(form, "door").encode(), request.cookies.get(_DOOR, "").encode() or b"-"):
         return sign_in_form(request, to=to, status=403, message="sign_in.again", draft=draft)
-    if not here.throttle.is_open(address):
-        return sign_in_form(request, to=to, status=429, message="sign_in.too_many", draft=draft)
+    device = visitor_of(request).device
+    check = partial(
+        accounts.check_password,
+        here.engine,
+        text_of(form, "name"),
+        text_of(form, "password"),
+        source=address or accounts.HERE,
+        device_token=device,
+    )
     try:
-        who = accounts.check_password(here.engine, text_of(form, "name"), text_of(form, "password"))
-    except NotAllowed:
-        here.throttle.failed(address)
-        return sign_in_form(request, to=to, status=403, message="sign_in.wrong", draft=draft)
-    token = sessions.begin(here.engine, who)
+        # the limit by source is for strangers: one who is known waits among the known
+        who = await here.hashing.run(check, known=device is not None, source=device or source_of(address))
+    except NoPlaceError:
+        busy = sign_in_form(request, to=to, status=503, message="sign_in.busy", draft=draft)
+        busy.headers["retry-after"] = _RETRY_S
+        return busy
+    except NotAllowed as error:
+        # one line that fail2ban reads: see deploy/fail2ban
+        _LOG.warning("sign_in_failed", extra={"address": address, "code": error.code})
+        early = isinstance(error, TooManyTries)
+        message = "sign_in.too_many" if early else "sign_in.wrong"
+        refused = sign_in_form(request, to=to, status=429 if early else 403, message=message, draft=draft)
+        if isinstance(error, TooManyTries):
+            refused.headers["retry-after"] = f"{error.wait_s:.0f}"
+        return refused
+    return await run_in_threadpool(_signed_in, request, who, address, to, draft)
+
+
+def _signed_in(request: Request, who: Account, address: str, to: str, draft: FormData | None) -> Response:
+    """Begin a session in place of the one that this browser had, and know the browser from now on."""
+    here = site.of(request)
+    token = sessions.begin(here.engine, who, address=address or None, replaces=request.cookies.get(here.options.cookie))
+    device = devices.remember(here.engine, who, request.cookies.get(here.options.device_cookie))
     response: Response = RedirectResponse(to, 303)
     if draft is not None and who.role is Role.READER:
         session = sessions.find(here.engine, token, here.options.idle_s, touch=False)
         if session is not None:
             response = filmpage.again(here, session, draft, message="film.signed_in_again")
     response.set_cookie(here.options.cookie, token, httponly=True, samesite="lax", secure=here.options.https, path="/")
+    response.set_cookie(
+        here.options.device_cookie,
+        device,
+        max_age=int(devices.KEPT_S),
+        httponly=True,
+        samesite="strict",
+        secure=here.options.https,
+        path="/sign-in",
+    )
     return response
 
 
@@ -89,26 +134,60 @@ def sign_out(request: Request, form: Form, session: Person) -> RedirectResponse:
 
 @router.get("/account", response_class=HTMLResponse)
 def account_page(request: Request, session: Person) -> Response:
-    """Show what a person can set."""
-    return site.of(request).page("account.html", session, message=None, wrong=None)
+    """Show what a person can set, and where the account is signed in."""
+    return _account(request, session)
+
+
+def _account(request: Request, session: Session, *, status: int = 200, wrong: str | None = None) -> Response:
+    here = site.of(request)
+    signed_in = sessions.of_account(here.engine, session.account.account_id, here.options.idle_s)
+    return here.page("account.html", session, status=status, wrong=wrong, signed_in=signed_in)
+
+
+@router.post("/account/sessions", response_class=RedirectResponse)
+def end_sessions(request: Request, form: Form, session: Person) -> RedirectResponse:
+    """End one of the own sessions, or all but this one."""
+    guard.refuse_foreign_form(session, form)
+    which, who = text_of(form, "session"), session.account
+    if which and not (which.isascii() and which.isdigit() and len(which) < 19):
+        raise HTTPException(422)
+    only = int(which) if which else None
+    sessions.end_others(site.of(request).engine, who.actor, who, only=only, but=session.session_id)
+    return RedirectResponse("/account", 303)
 
 
 @router.post("/account/password", response_class=HTMLResponse)
-def change_password(request: Request, form: Form, session: Person) -> Response:
+async def change_password(request: Request, form: Form, session: Person) -> Response:
     """Give the own account a new password; every session of it ends."""
     guard.refuse_foreign_form(session, form)
-    here, who = site.of(request), session.account
-    if text_of(form, "new") != text_of(form, "new_again"):
-        return here.page("account.html", session, status=422, message=None, wrong="account.not_twice")
+    who = session.account
+    address = request.client.host if request.client else accounts.HERE
     try:
-        accounts.check_password(here.engine, who.name, text_of(form, "password"))
+        work = partial(_change_password, site.of(request).engine, who, form, address)
+        status, wrong = await site.of(request).hashing.run(work, known=True, source=who.actor)
+    except NoPlaceError:
+        status, wrong = 503, "sign_in.busy"
+    if wrong is None:
+        return RedirectResponse("/sign-in", 303)
+    return await run_in_threadpool(_account, request, session, status=status, wrong=wrong)
+
+
+def _change_password(engine: Engine, who: Account, form: FormData, address: str) -> tuple[int, str | None]:
+    """Return the status of the answer, and the key of what is wrong."""
+    new = text_of(form, "new")
+    if new != text_of(form, "new_again"):
+        return 422, "account.not_twice"
+    try:
+        accounts.check_password(engine, who.name, text_of(form, "password"), source=address)
     except NotAllowed:
-        return here.page("account.html", session, status=403, message=None, wrong="account.wrong_password")
+        return 403, "account.wrong_password"
+    if new == text_of(form, "password"):
+        return 422, "account.same_password"
     try:
-        accounts.renew_secret(here.engine, who.actor, who.name, text_of(form, "new"))
+        accounts.renew_secret(engine, who.actor, who.name, new)
     except UsageError:
-        return here.page("account.html", session, status=422, message=None, wrong="account.poor_password")
-    return RedirectResponse("/sign-in", 303)
+        return 422, "account.poor_password"
+    return 303, None
 
 
 @router.post("/account/options", response_class=HTMLResponse)

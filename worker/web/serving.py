@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import signal
 import socket
@@ -15,6 +14,7 @@ import uvicorn
 from anyio import to_thread
 from fastapi import FastAPI
 
+from worker.addresses import is_loopback
 from worker.errors import EnvironmentFault, SettingsError
 from worker.notifying import SILENT, Notifier
 from worker.web.connections import Gate, GuardedProtocol, raise_file_limit
@@ -31,11 +31,7 @@ def refuse_open_address(host: str, *, tls: bool, proxy: str | None) -> None:
     Raises:
         SettingsError: the address is not this machine's own, and nothing brings TLS.
     """
-    try:
-        here = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        here = False
-    if not (here or tls or proxy):
+    if not (is_loopback(host) or tls or proxy):
         raise SettingsError(
             f"PREREAD_WEB_HOST is {host!r}, which others can reach: passwords and films would go there in the open; "
             "set PREREAD_WEB_TLS_CERT and PREREAD_WEB_TLS_KEY, or PREREAD_WEB_PROXY if a proxy brings TLS"

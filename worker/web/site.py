@@ -21,8 +21,8 @@ from worker.domain import OPEN_STATES, Role
 from worker.health import Health, Level, Problem
 from worker.readings import MAX_COMMENT_CHARS
 from worker.sessions import Session
+from worker.web.hashing import Hashing
 from worker.web.language import Language
-from worker.web.throttle import Throttle
 from worker.words import percent
 
 _FRESH_FOR_S = 2.0
@@ -58,6 +58,11 @@ class WebOptions:
         """Name of the session's cookie; a browser takes the prefix only with TLS and for this host alone."""
         return "__Host-preread" if self.https else "preread"
 
+    @property
+    def device_cookie(self) -> str:
+        """Name of the cookie by which a browser is known again; it is sent to the form for signing in alone."""
+        return "preread_device"
+
 
 class Site:
     """One per application."""
@@ -66,7 +71,7 @@ class Site:
         self.engine = engine
         self.options = options
         self.language = language
-        self.throttle = Throttle()
+        self.hashing = Hashing()
         self._lock = threading.Lock()
         self._health: tuple[float, Health] | None = None
         self._templates = Environment(

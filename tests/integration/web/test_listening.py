@@ -104,7 +104,7 @@ def _listens(port: int) -> bool:
 def test_what_a_proxy_says_counts_only_from_the_proxy_that_is_set(
     films_here: Films, monkeypatch: Any, eventually: Callable[..., None], proxy: str | None, believed: bool
 ) -> None:
-    monkeypatch.setattr("worker.web.throttle.FAILURES_AT_MOST", 2)
+    monkeypatch.setattr("worker.brakes.SOURCE_FAILURES", 2)
     films_here.person("ada")
     first, second = {"x-forwarded-for": "203.0.113.1"}, {"x-forwarded-for": "203.0.113.2"}
     with (

@@ -121,6 +121,7 @@ FOR_ADMIN = {
     ("GET", "/account"),
     ("POST", "/sign-out"),
     ("POST", "/account/password"),
+    ("POST", "/account/sessions"),
 }
 NOT_FOR_READERS = {("GET", "/audit")}
 
@@ -150,14 +151,21 @@ def test_an_administrator_sees_no_film_and_a_reader_no_audit_trail(films_here: F
     root.get("/account")
     csrf = root.hidden["csrf"]
     for method, path in routes(root):
-        if method == "POST" and path not in {"/sign-in", "/sign-out"}:
+        if method == "POST" and path not in {"/sign-in", "/sign-out", "/account/sessions"}:
             assert root.post(path, csrf=csrf).status in {403, 422}, path
 
 
 def test_a_form_from_elsewhere_changes_nothing(films_here: Films, ada: Browser) -> None:
     film = films_here.add("a.dcm")
     for fields in ({}, {"csrf": "guess"}):
-        for path in ("/sign-out", "/account/options", "/account/password", "/worklist/search", f"/films/{film}/reveal"):
+        for path in (
+            "/sign-out",
+            "/account/options",
+            "/account/password",
+            "/account/sessions",
+            "/worklist/search",
+            f"/films/{film}/reveal",
+        ):
             assert ada.post(path, **fields).status == 403
         form = {name: value for name, value in ada.reading(film).items() if name != "csrf"}
         assert ada.post(f"/films/{film}/readings", **form, **fields).status == 403
@@ -206,7 +214,7 @@ def test_signing_in_leads_on_to_where_one_wanted_to_go(films_here: Films) -> Non
 
 
 def test_a_crowd_of_tries_from_one_address_is_stopped(films_here: Films, monkeypatch: Any) -> None:
-    monkeypatch.setattr("worker.web.throttle.FAILURES_AT_MOST", 3)
+    monkeypatch.setattr("worker.brakes.SOURCE_FAILURES", 3)
     films_here.person("ada")
     browser = Browser(films_here)
     for name in ("a", "b", "c"):
@@ -228,13 +236,53 @@ def test_a_service_does_not_sign_in_by_the_page(films_here: Films) -> None:
 def test_a_person_changes_the_own_password(ada: Browser, films_here: Films) -> None:
     csrf = ada.get("/account").hidden["csrf"]
     new = "another long password"
-    for old, first, second in ((PASSWORD, new, "different"), ("wrong", new, new), (PASSWORD, "short", "short")):
+    weak = "Krankenhaus2026!"
+    for old, first, second in (
+        (PASSWORD, new, "different"),
+        ("wrong", new, new),
+        (PASSWORD, "short", "short"),
+        (PASSWORD, weak, weak),
+        (PASSWORD, PASSWORD, PASSWORD),
+    ):
         answer = ada.post("/account/password", csrf=csrf, password=old, new=first, new_again=second)
         assert answer.status in {403, 422}
         assert 'role="alert"' in answer.text
     assert ada.post("/account/password", csrf=csrf, password=PASSWORD, new=new, new_again=new).status == 303
     assert ada.get("/worklist").status == 303
     assert Browser(films_here).sign_in(password=new).location == "/"
+
+
+def test_a_person_sees_and_ends_the_own_sessions(ada: Browser, films_here: Films) -> None:
+    other, third = Browser(films_here).sign_in(), Browser(films_here).sign_in()
+    page = ada.get("/account")
+    assert page.words.count("last used") == 3
+    assert "from testclient" in page.words
+    csrf = page.hidden["csrf"]
+    numbers = re.findall(r'name="session" value="(\d+)"', page.text)
+    assert len(numbers) == 2
+    for wrong in ("x", "1" * 30, "-1"):
+        assert ada.post("/account/sessions", csrf=csrf, session=wrong).status == 422
+    # the last one used stands first
+    assert ada.post("/account/sessions", csrf=csrf, session=numbers[0]).location == "/account"
+    assert (other.get("/worklist").status, third.get("/worklist").status) == (200, 303)
+    assert ada.post("/account/sessions", csrf=csrf).location == "/account"
+    assert (ada.get("/worklist").status, other.get("/worklist").status) == (200, 303)
+    assert "End all others" not in ada.get("/account").words
+    # signing in again in the same browser ends the session before
+    before = dict(ada.client.cookies)["preread"]
+    ada.sign_in()
+    after = dict(ada.client.cookies)["preread"]
+    ada.client.cookies.set("preread", before, domain="here.local", path="/")
+    assert after != before
+    assert Browser(films_here).get("/worklist", cookie=f"preread={before}").status == 303
+
+
+def test_administrators_are_told_of_tokens_that_end(films_here: Films, ada: Browser) -> None:
+    accounts.add(films_here.engine, "uid:0", "ris", "", Role.SERVICE, None, token_days=3)
+    films_here.person("root", Role.ADMIN)
+    root = Browser(films_here).sign_in("root")
+    assert "Tokens of programs expire soon" in root.get("/statistics").words
+    assert "Tokens of programs" not in Browser(films_here).sign_in().get("/worklist").words
 
 
 # --------------------------------------------------------------------------- the list

@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Engine, delete, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from worker import accounts, audit, review_schema, sessions
+from worker import accounts, audit, health, review_schema, sessions
 from worker.audit import Head
 from worker.domain import Role
 from worker.errors import AuditBroken, NotAllowed, UsageError
@@ -51,23 +51,6 @@ def test_a_poor_name_or_password_is_no_account(engine: Engine, name: str, role: 
     with pytest.raises(UsageError):
         accounts.add(engine, SHELL, name, "", role, password)
     assert accounts.everyone(engine) == []
-
-
-def test_failures_in_a_row_slow_the_next_try_down_and_a_success_ends_that(engine: Engine) -> None:
-    accounts.add(engine, SHELL, "ada", "", Role.READER, PASSWORD)
-    for _ in range(5):
-        with pytest.raises(NotAllowed, match="wrong"):
-            accounts.check_password(engine, "ada", "wrong password")
-    with pytest.raises(NotAllowed, match="too many"):
-        accounts.check_password(engine, "ada", PASSWORD)
-    c = review_schema.account.c
-    with engine.begin() as connection:
-        waits = connection.execute(select(c.failures, c.not_before)).one()
-        assert waits.failures == 5
-        connection.execute(update(review_schema.account).values(not_before=waits.not_before - timedelta(minutes=2)))
-    assert accounts.check_password(engine, "ada", PASSWORD).name == "ada"
-    with engine.connect() as connection:
-        assert connection.execute(select(c.failures)).scalar_one() == 0
 
 
 def test_a_program_has_a_token_that_is_shown_once_and_can_be_renewed(engine: Engine) -> None:
@@ -117,6 +100,64 @@ def test_a_session_ends_by_idling_by_signing_out_by_disabling_and_by_a_new_passw
         accounts.check_password(engine, "ada", PASSWORD + "2")
 
 
+def test_a_token_is_valid_until_its_day(engine: Engine) -> None:
+    token = accounts.add(engine, SHELL, "ris", "", Role.SERVICE, None, token_days=10)
+    assert token is not None
+    assert accounts.by_token(engine, token) is not None
+    expires = accounts.by_name(engine, "ris").token_expires_at
+    assert expires is not None
+
+    def said() -> list[str]:
+        found = health.report(engine, roots=None, scan_interval_s=1)
+        return [problem.what for problem in found.problems if problem.code == "token_expires"]
+
+    assert f"the token of ris expires on {expires:%Y-%m-%d}" in said()[0]
+    with engine.begin() as connection:
+        connection.execute(update(review_schema.account).values(token_expires_at=expires - timedelta(days=10)))
+    assert accounts.by_token(engine, token) is None
+    assert "expired" in said()[0]
+    renewed = accounts.renew_secret(engine, SHELL, "ris", None)
+    assert accounts.by_token(engine, str(renewed)) is not None
+    assert said() == []
+    accounts.renew_secret(engine, SHELL, "ris", None, token_days=1)
+    accounts.disable(engine, SHELL, "ris")
+    assert said() == []
+
+
+def test_sessions_are_listed_and_ended(engine: Engine) -> None:
+    for name in ("ada", "ben"):
+        accounts.add(engine, SHELL, name, "", Role.READER, PASSWORD)
+    ada, ben = accounts.by_name(engine, "ada"), accounts.by_name(engine, "ben")
+    tokens = [sessions.begin(engine, ada, address=f"203.0.113.{n}") for n in range(4)]
+    others = sessions.begin(engine, ben)
+
+    def here() -> list[str | None]:
+        return sorted(str(one.address) for one in sessions.of_account(engine, ada.account_id, 60))
+
+    assert here() == [f"203.0.113.{n}" for n in range(4)]
+    own, *rest = (sessions.find(engine, token, 60, touch=True) for token in tokens)
+    assert own is not None
+    assert rest[0] is not None
+    assert sessions.end_others(engine, ben.actor, ben, only=own.session_id) == 0, "another's session is not ben's"
+    assert sessions.end_others(engine, ada.actor, ada, only=rest[0].session_id, but=own.session_id) == 1
+    assert here() == ["203.0.113.0", "203.0.113.2", "203.0.113.3"]
+    assert sessions.end_others(engine, ada.actor, ada, only=own.session_id, but=own.session_id) == 0
+    assert sessions.end_others(engine, ada.actor, ada, but=own.session_id) == 2
+    assert [sessions.find(engine, token, 60, touch=True) is not None for token in tokens] == [True, False, False, False]
+    assert sessions.find(engine, others, 60, touch=True) is not None
+    # the same browser signs in again: the session before ends
+    again = sessions.begin(engine, ada, replaces=tokens[0])
+    assert sessions.find(engine, tokens[0], 60, touch=True) is None
+    assert sessions.find(engine, again, 60, touch=True) is not None
+    with engine.begin() as connection:
+        c = review_schema.session.c
+        seen = connection.execute(select(c.seen_at).where(c.account_id == ada.account_id)).scalar_one()
+        connection.execute(update(review_schema.session).values(seen_at=seen - timedelta(seconds=61)))
+    assert here() == []
+    rows = [(row.actor, row.action) for row in audit.latest(engine, 50) if row.action == "sessions_ended"]
+    assert rows == [(ada.actor, "sessions_ended")] * 2
+
+
 # --------------------------------------------------------------------------- the audit trail
 
 
@@ -127,13 +168,13 @@ def test_every_act_is_on_record_by_ids_alone(engine: Engine) -> None:
     with pytest.raises(NotAllowed):
         accounts.check_password(engine, "ada", "wrong password")
     with pytest.raises(NotAllowed):
-        accounts.check_password(engine, "mallory", "wrong password")
+        accounts.check_password(engine, "mallory", "wrong password", source="203.0.113.9")
     rows = audit.latest(engine, 10)
     assert [(row.actor, row.action, row.object) for row in reversed(rows)] == [
         (SHELL, "user_added", ada.actor),
         (ada.actor, "sign_in", ada.actor),
-        ("nobody", "sign_in_failed", ada.actor),
-        ("nobody", "sign_in_failed", "account:?"),
+        ("nobody@here", "sign_in_failed", ada.actor),
+        ("nobody@203.0.113.9", "sign_in_failed", "account:?"),
     ]
     assert audit.verify(engine).rows == 4
 

@@ -1,0 +1,69 @@
+"""Passwords that everybody tries first are refused, and what people make up is not."""
+
+from __future__ import annotations
+
+import secrets
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from worker import passwords
+from worker.passwords import weakness
+
+OWN = ("grace.hopper", "Dr Grace Hopper", "preread", "xray-desk-1")
+WORDS = sorted(passwords._WORDS)
+
+
+@pytest.mark.parametrize(
+    "password",
+    """
+    password1234 123456789012 aaaaaaaaaaaa preread-preread ada-ada-ada-ada P@ssw0rd2026! qwertzuiop123 1q2w3e4r5t6z
+    Sommer2026!! drowssap1234 hunter2hunter2 Welcome2026!Welcome gracehopper2026 grace.hopper!1 hopper-grace-12
+    xraydesk1xraydesk1 abcdefghijkl zyxwvutsrqpo 098765432109 Krankenhaus2025! p.a.s.s.w.o.r.d pässwörtpässwört
+    1qaz2wsx3edc letmeinletmein abcdabcdabcd 121212121212 !@#$%^&*()12 iloveyou2026 correcthorsebatterystaple
+    """.split(),  # noqa: SIM905  a list of one word a line would be longer
+)
+def test_what_everybody_tries_first_is_refused(password: str) -> None:
+    assert weakness(password, OWN) is not None
+    assert weakness(password.upper(), OWN) is not None
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        "a long pass phrase",
+        "correct horse battery",
+        "another long password",
+        "k8Jf-29sLq-pz",
+        "Der Mond ist rund, sagt Eva",
+        "vier Tassen Tee um drei",
+        "grete77Blumen!",
+        "schräg übers Feld",
+        "ογδόντα γαλάζια τραμ",
+    ],
+)
+def test_what_people_make_up_is_not(password: str) -> None:
+    assert weakness(password, OWN) is None
+
+
+@given(
+    st.sampled_from(WORDS), st.sampled_from(WORDS), st.integers(1950, 2049), st.sampled_from(["", " ", "-", "!", "."])
+)
+def test_two_words_and_a_year_are_refused(first: str, second: str, year: int, between: str) -> None:
+    assert weakness(f"{first}{between}{second.title()}{between}{year}") is not None
+
+
+@given(st.text("abcdefghijklmnop0123", min_size=1, max_size=6), st.integers(2, 20))
+def test_a_short_part_repeated_is_refused(part: str, times: int) -> None:
+    assert weakness(part * times) is not None
+
+
+@given(st.text(max_size=200), st.lists(st.text(max_size=40), max_size=3))
+def test_any_text_has_an_answer(password: str, own: list[str]) -> None:
+    assert weakness(password, own) in {None, weakness(password, own)}
+    assert weakness("", own) is not None
+
+
+def test_random_passwords_are_taken() -> None:
+    assert not [one for one in (secrets.token_urlsafe(12) for _ in range(500)) if weakness(one, OWN)]
