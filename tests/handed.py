@@ -13,7 +13,8 @@ from pydicom.dataset import Dataset
 
 from worker import codecs, pictures
 from worker.codecs import PixelModule
-from worker.dicom_file import DicomFile, PixelSpan
+from worker.dicom_file import DicomFile
+from worker.elements import PixelSpan
 from worker.errors import UnreadableError
 
 

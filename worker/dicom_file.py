@@ -6,16 +6,16 @@ before it parses anything, and gives up where the transfer syntax is missing.
 
 from __future__ import annotations
 
-import io
+import itertools
 import struct
 import zlib
 from dataclasses import dataclass
 
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
-from pydicom.filereader import read_dataset
-from pydicom.tag import BaseTag
 
+from worker import elements
+from worker.elements import LONG, PixelSpan
 from worker.errors import BrokenHeader, TooManyBytes, UnknownFormat
 from worker.tags import PARSE_ERRORS
 
@@ -26,29 +26,9 @@ EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 NATIVE = frozenset({IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG})
 
 _PREAMBLE_BYTES = 128
-_PIXEL_DATA = 0x7FE00010
-_ANY_PIXEL_DATA = frozenset({_PIXEL_DATA, 0x7FE00008, 0x7FE00009})
-_UNDEFINED = 0xFFFFFFFF
-# Value representations whose length stands in four bytes after two reserved ones (PS3.5 table 7.1-1).
-_LONG = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
+# Group 0002 has some ten.
+_META_ELEMENTS_MAX = 1_000
 _GROUPS_AT_START = frozenset({0x0002, 0x0008})
-
-
-@dataclass(frozen=True, slots=True)
-class PixelSpan:
-    """Where the pixel data lies in ``DicomFile.body``.
-
-    Attributes:
-        tag: (7FE0,0010), or that of the float kinds, which no radiograph has.
-        vr: as written, ``None`` in an implicit encoding.
-        start: offset of its first byte.
-        length: as written; ``None`` is undefined, that is encapsulated.
-    """
-
-    tag: int
-    vr: str | None
-    start: int
-    length: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,29 +86,12 @@ def parse(data: bytes, max_bytes: int) -> DicomFile:
         syntax = IMPLICIT_LITTLE if implicit else EXPLICIT_LITTLE if little else EXPLICIT_BIG
     else:
         implicit, little = syntax == IMPLICIT_LITTLE, syntax != EXPLICIT_BIG
-    span: list[tuple[int, str | None, int]] = []
-
-    def at_pixels(tag: BaseTag, vr: str | None, length: int) -> bool:
-        if tag in _ANY_PIXEL_DATA:
-            span.append((int(tag), vr, length))
-            return True
-        return False
-
-    stream = io.BytesIO(body)
-    stream.seek(offset)
     try:
-        dataset = read_dataset(stream, implicit, little, stop_when=at_pixels)
-    except RecursionError:
-        raise BrokenHeader("The header nests sequences too deeply.") from None
+        dataset, pixels = elements.read(body, offset, implicit=implicit, little=little)
     except PARSE_ERRORS:
         raise BrokenHeader("The DICOM header cannot be parsed.") from None
     except MemoryError:
         raise TooManyBytes("The header needs more memory than there is.") from None
-    pixels = None
-    if span:
-        tag, vr, length = span[-1]
-        start = stream.tell() + (12 if vr in _LONG else 8)
-        pixels = PixelSpan(tag, vr, start, None if length == _UNDEFINED else length)
     return DicomFile(dataset, syntax, meta.get(0x0002), little, body, pixels)
 
 
@@ -139,13 +102,17 @@ def _read_meta(data: bytes, offset: int) -> tuple[dict[int, str], int]:
         The UIDs (0002,0002) and (0002,0010) by element number, and the offset of the Data Set.
     """
     found: dict[int, str] = {}
-    while offset + 8 <= len(data):
+    for count in itertools.count():
+        if offset + 8 > len(data):
+            break
         group, element = struct.unpack_from("<HH", data, offset)
         if group != 0x0002:
             break
+        if count == _META_ELEMENTS_MAX:
+            raise BrokenHeader(f"The file meta information has more than {_META_ELEMENTS_MAX} elements.")
         vr = data[offset + 4 : offset + 6]
         if vr.isalpha() and vr.isupper():
-            if vr.decode() in _LONG:
+            if vr.decode() in LONG:
                 if offset + 12 > len(data):
                     raise BrokenHeader("The file meta information breaks off.")
                 start, length = offset + 12, struct.unpack_from("<I", data, offset + 8)[0]

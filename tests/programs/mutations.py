@@ -9,10 +9,12 @@ import io
 import random
 import struct
 import warnings
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pydicom
+import pydicom.encaps
 from PIL import Image
 
 from model_training import phantoms
@@ -22,7 +24,7 @@ from worker.domain import PixelArray
 SIDE_PX = 64
 SEED_BYTES_MAX = 150_000
 # What films are made from, in percent: by the first word of a seed's name. Most of pydicom's own hold no pixels.
-SHARES = {"phantom": 45, "graft": 25, "picture": 15, "pydicom": 15}
+SHARES = {"phantom": 35, "extra": 20, "graft": 20, "picture": 12, "pydicom": 13}
 HOSTILE_NUMBERS = (0, 1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 127, 128, 255, 256, 4095, 4096, 32767, 32768, 65534, 65535)
 HOSTILE_LENGTHS = (0, 1, 2, 0x7F, 0xFF, 0xFFFE, 0xFFFF, 0x10000, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFE, 0xFFFFFFFF)
 # The Image Pixel Module and what steers rendering: (group, element).
@@ -31,7 +33,9 @@ STEERING = (
     *((0x0028, element) for element in (0x1050, 0x1051, 0x1052, 0x1053, 0x1101, 0x1201, 0x3000, 0x3002, 0x3010)),
     (0x0002, 0x0010), (0x0008, 0x0005), (0x0010, 0x1010), (0x7FE0, 0x0010),
 )  # fmt: skip
-JPEG_MARKERS = bytes.fromhex("c0 c1 c2 c3 c4 d0 d8 d9 da db dd e0 e1 ee f7 fe 4f 51")
+JPEG_MARKERS = bytes.fromhex(
+    "c0 c1 c2 c3 c4 cc d0 d8 d9 da db dc dd e0 e1 e8 ee f7 f8 fe 4f 50 51 52 53 55 57 58 5c 5d 5e 5f 60 61 63 64 90 93"
+)
 
 
 def seeds() -> dict[str, bytes]:
@@ -40,6 +44,7 @@ def seeds() -> dict[str, bytes]:
     found = {f"phantom {name}": phantoms.to_dicom(film, encoding) for name, encoding in phantoms.encodings()}
     found["phantom bare"] = phantoms.to_dicom(film, Encoding("implicit", preamble=False))
     found |= {f"picture {name}": data for name, data in _pictures(film)}
+    found |= {f"extra {name}": data for name, data in _extras(film)}
     folder = Path(pydicom.__file__).parent / "data" / "test_files"
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix != ".py" and 0 < path.stat().st_size <= SEED_BYTES_MAX:
@@ -72,6 +77,72 @@ def _pictures(film: PixelArray) -> list[tuple[str, bytes]]:
         picture.save(stream, kind, **options)
         written.append((name, stream.getvalue()))
     return written
+
+
+def _box(kind: bytes, content: bytes = b"") -> bytes:
+    return struct.pack(">I4s", 8 + len(content), kind) + content
+
+
+def _segment(marker: int, content: bytes = b"") -> bytes:
+    return struct.pack(">HH", marker, 2 + len(content)) + content
+
+
+def _extras(film: PixelArray) -> Iterator[tuple[str, bytes]]:
+    """Films whose codec may carry more than a picture needs: boxes, marker segments, chunks, tile-parts."""
+
+    def of(syntax: str, change: Callable[[bytes], bytes]) -> bytes:
+        encoding = Encoding(syntax, bits=8)
+        whole = pydicom.dcmread(io.BytesIO(phantoms.to_dicom(film, encoding)))
+        frame = next(pydicom.encaps.generate_frames(whole.PixelData, number_of_frames=1))
+        whole.PixelData = pydicom.encaps.encapsulate([change(frame)])
+        stream = io.BytesIO()
+        whole.save_as(stream)
+        return stream.getvalue()
+
+    def boxes(*within: bytes) -> Callable[[bytes], bytes]:
+        shape = _box(b"ihdr", struct.pack(">IIHBBBB", *film.shape, 1, 7, 7, 0, 0))
+        head = _box(b"jp2h", shape + _box(b"colr", struct.pack(">BBBI", 1, 0, 0, 17)) + b"".join(within))
+        start = _box(b"jP  ", b"\r\n\x87\n") + _box(b"ftyp", b"jp2 \0\0\0\0jp2 ")
+        return lambda frame: start + head + _box(b"xml ", b"<a/>") + _box(b"uuid", bytes(24)) + _box(b"jp2c", frame)
+
+    def behind(position: int, extra: bytes) -> Callable[[bytes], bytes]:
+        return lambda frame: frame[:position] + extra + frame[position:]
+
+    def in_header(extra: bytes) -> Callable[[bytes], bytes]:
+        return lambda frame: frame.replace(b"\xff\x90\x00\x0a", extra + b"\xff\x90\x00\x0a", 1)
+
+    def in_parts(frame: bytes) -> bytes:
+        start, end = frame.index(b"\xff\x90\x00\x0a"), frame.rindex(b"\xff\xd9")
+        packets = frame[frame.index(b"\xff\x93", start) + 2 : end]
+        cuts = [packets[at : at + len(packets) // 4 + 1] for at in range(0, len(packets), len(packets) // 4 + 1)]
+        parts = [
+            struct.pack(">HHHIBB", 0xFF90, 10, 0, 14 + 8 + len(one), index, 0)
+            + _segment(0xFF58, b"\0" * 4)
+            + b"\xff\x93"
+            for index, one in enumerate(cuts)
+        ]
+        return frame[:start] + b"".join(map(bytes.__add__, parts, cuts)) + frame[end:]
+
+    grey = bytes(range(256))
+    palette = _box(b"pclr", struct.pack(">HBB", 256, 1, 7) + grey), _box(b"cmap", struct.pack(">HBB", 0, 1, 0))
+    described = b"".join(_segment(marker, bytes(6)) for marker in (0xFF55, 0xFF57, 0xFF63, 0xFF64))
+    yield "jp2-boxes.dcm", of("jpeg-2000", boxes())
+    yield "jp2-palette.dcm", of("jpeg-2000", boxes(*palette))
+    yield "jp2-channels.dcm", of("jpeg-2000-lossless", boxes(_box(b"cdef", struct.pack(">4H", 1, 0, 0, 0))))
+    yield "htj2k-boxes.dcm", of("htj2k", boxes())
+    yield "j2k-segments.dcm", of("jpeg-2000-lossless", in_header(described))
+    yield "htj2k-segments.dcm", of("htj2k-lossless", in_header(described))
+    yield "j2k-parts.dcm", of("jpeg-2000", in_parts)
+    for syntax in ("jpeg-baseline", "jpeg-lossless-sv1", "jpeg-ls"):
+        added = (
+            _segment(0xFFE1, b"Exif\0\0II*\0\x08\0\0\0" + bytes(6)) + _segment(0xFFFE, b"made by") + _segment(0xFFE8)
+        )
+        yield f"{syntax}-segments.dcm", of(syntax, behind(2, added + _segment(0xFFEE, b"Adobe" + bytes(7))))
+    plain = phantoms.to_png(film)
+    for name, kind in (("text.png", b"tEXt"), ("profile.png", b"iCCP"), ("exif.png", b"eXIf"), ("frames.png", b"acTL")):
+        content = b"Raw profile type exif\0\0" + bytes(20)
+        chunk = struct.pack(">I", len(content)) + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
+        yield name, plain[:33] + chunk + plain[33:]
 
 
 def _grafted(path: Path) -> bytes | None:
@@ -165,6 +236,26 @@ def set_marker(rng: random.Random, data: bytearray) -> None:
     data[at : at + len(written)] = written
 
 
+def add_piece(rng: random.Random, data: bytearray) -> None:
+    """Put a marker segment, a box or a chunk where another begins, with any content."""
+    content = rng.randbytes(rng.choice((0, 1, 2, 6, 40, 400)))
+    form = rng.random()
+    if form < 0.6:
+        at = data.find(b"\xff", _place(rng, data))
+        piece = _segment(0xFF00 | rng.choice((*JPEG_MARKERS, rng.randrange(256))), content)
+    elif form < 0.8:
+        kind = rng.choice((b"pclr", b"cmap", b"cdef", b"jp2h", b"jp2c", b"ihdr", b"bpcc", b"free", rng.randbytes(4)))
+        at = data.find(rng.choice((b"jP  ", b"ftyp", b"ihdr", b"colr", b"jp2c")))
+        at, piece = at - 4 if at >= 4 else -1, _box(kind, content)
+    else:
+        kind = rng.choice((b"PLTE", b"tRNS", b"IDAT", b"IHDR", b"IEND", b"acTL", b"fdAT", b"iCCP", rng.randbytes(4)))
+        at = data.find(rng.choice((b"IHDR", b"IDAT", b"IEND")))
+        checked = zlib.crc32(kind + content).to_bytes(4, "big")
+        at, piece = at - 4 if at >= 4 else -1, struct.pack(">I", len(content)) + kind + content + checked
+    at = at if at >= 0 else _place(rng, data)
+    data[at:at] = piece
+
+
 def cut(rng: random.Random, data: bytearray) -> None:
     del data[_place(rng, data) :]
 
@@ -200,7 +291,7 @@ def swap(rng: random.Random, data: bytearray) -> None:
 
 WAYS: tuple[Callable[[random.Random, bytearray], None], ...] = (
     flip_bits, flip_bits, set_bytes, set_length, set_length, set_steering, set_steering, set_steering, set_text,
-    set_marker, cut, lose, repeat, insert, zero, swap,
+    set_marker, add_piece, add_piece, cut, lose, repeat, insert, zero, swap,
 )  # fmt: skip
 
 
