@@ -51,7 +51,8 @@ phantoms.write_examples(Path(sys.argv[1]))' "$place/films"
 boot
 
 say "install, set up, start"
-inside sh -c 'sh /srv/preread-*/install.sh --unsigned && /opt/preread/current/bin/preread setup --share /srv/films'
+inside sh -c 'sh /srv/preread-*/install.sh --unsigned &&
+  /opt/preread/current/bin/preread setup --share /srv/films --population undeclared'
 inside systemctl enable --now preread-worker preread-web
 inside preread check >/dev/null
 for unit in worker web alarm; do inside systemd-analyze security --no-pager "preread-$unit" | tail -1; done

@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 
 from worker import migrating, purge_journal, store
+from worker.domain import Population
 from worker.errors import EnvironmentFault, SettingsError
 
 USER = "preread"
@@ -49,11 +50,21 @@ preview_dir = "{HOME}/previews"
 bundle_dir = "{HOME}/bundles"
 forgotten_file = "{HOME}/forgotten"
 """
-_NO_SHARE = """
-# Each folder of films is a table like this one; population says what is certain of every film in it.
+_POPULATION = """
+# population says what is certain of every image in a folder: children-1-5y (each patient is 1 to 5 years old: an image
+# that names no age is answered as a child's, an adult's too), undeclared (not certain: images that name no age are not
+# analysed), or research (images outside the intended use are analysed too, with that limitation).
+"""
+_NO_SHARE = """\
+# Each watched folder is a table like this one.
 # [[roots]]
 # path = "/srv/films"
-# population = "children-1-5y"
+# population = "undeclared"
+"""
+_SHARE = """\
+[[roots]]
+path = {path}
+population = {population}
 """
 
 
@@ -79,6 +90,7 @@ class Place:
         root: the tree; another than ``/`` for images and tests.
         database_url: for the file of settings, where there is none yet.
         shares: folders of films, the same.
+        population: what is declared of the films in these folders.
         programs: where ``preread`` lies, as the units will see it.
         run: runs a program.
     """
@@ -86,6 +98,7 @@ class Place:
     root: Path = Path("/")
     database_url: str = DATABASE_URL
     shares: Sequence[Path] = ()
+    population: Population = Population.UNDECLARED
     programs: Path = field(default_factory=lambda: programs_folder(Path(sys.prefix)))
     run: Callable[..., object] = subprocess.run
 
@@ -152,9 +165,12 @@ class Place:
         return ids
 
     def _write_config(self) -> None:
-        tables = [f"\n[[roots]]\npath = {_toml(os.path.abspath(share))}\n" for share in self.shares]
+        population = _toml(self.population.value)
+        tables = [_SHARE.format(path=_toml(os.path.abspath(one)), population=population) for one in self.shares]
         beside = "" if self.database_url.startswith("sqlite") else _BESIDE_A_SERVER
-        content = _CONFIG_HEAD.format(url=_toml(self.database_url)) + beside + ("".join(tables) or _NO_SHARE)
+        content = (
+            _CONFIG_HEAD.format(url=_toml(self.database_url)) + beside + _POPULATION + ("\n".join(tables) or _NO_SHARE)
+        )
         # the URL may hold a password: for the service's group alone
         _write(self._at(CONFIG), content, 0o640, group=self._owner()[1])
 

@@ -14,8 +14,10 @@ import typer
 import yaml
 
 from tests.test_house import commands
-from worker import settings_page
+from worker import settings, settings_page
 from worker.cli.app import app
+from worker.domain import Population
+from worker.errors import SettingsError
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "container"
 CONTAINERFILE = (FOLDER / "Containerfile").read_text()
@@ -77,6 +79,34 @@ def test_every_service_of_ours_has_the_folders_that_a_server_has_no_place_for() 
         for name in ("PREREAD_PREVIEW_DIR", "PREREAD_BUNDLE_DIR", "PREREAD_FORGOTTEN_FILE"):
             assert Path(service["environment"][name]).parent == Path("/var/lib/preread")
         assert "state:/var/lib/preread" in service["volumes"]
+
+
+def interpolated(text: str, environment: dict[str, str]) -> str:
+    """What an engine makes of ``${NAME:?message}``: an error where it is unset or empty."""
+
+    def value(found: re.Match[str]) -> str:
+        if not environment.get(found[1]):
+            raise ValueError(f"{found[1]}: {found[2]}")
+        return environment[found[1]]
+
+    return re.sub(r"\$\{(\w+):\?([^}]*)\}", value, text)
+
+
+def test_nothing_starts_before_somebody_said_whose_images_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    roots = OURS["worker"]["environment"]["PREREAD_ROOTS"]
+    example = (FOLDER / ".env.example").read_text()
+    assert "\nPOPULATION=\n" in example
+    assert "answered as if they were children's" in example.replace("\n#                  ", " ")
+    for unfilled in ({}, {"POPULATION": ""}):
+        with pytest.raises(ValueError, match=r"POPULATION: .*undeclared"):
+            interpolated(roots, unfilled)
+    for population in Population:
+        assert f"#   {population.value} " in example
+        monkeypatch.setenv("PREREAD_ROOTS", interpolated(roots, {"POPULATION": population.value}))
+        assert [(str(root.path), root.population) for root in settings.load().roots] == [("/films", population)]
+    monkeypatch.setenv("PREREAD_ROOTS", interpolated(roots, {"POPULATION": "everybody"}))
+    with pytest.raises(SettingsError, match="undeclared"):
+        settings.load()
 
 
 def test_only_the_proxy_is_reached_from_outside_and_nothing_starts_before_the_migration() -> None:

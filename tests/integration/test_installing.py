@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from worker import installing, migrating, settings, store
 from worker.cli import main
+from worker.domain import Population
 from worker.errors import EnvironmentFault
 
 EXPOSURE_MAX = 20  # tenths; systemd calls what is below 2.0 OK, a unit without hardening has 9.6
@@ -38,7 +40,7 @@ def content(tree: Path) -> dict[str, tuple[int, int, int]]:
 
 @pytest.mark.systemd
 def test_a_place_is_made_once(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["setup", "--root", str(tree), "--share", "/srv/films"]
+    arguments = ["setup", "--root", str(tree), "--share", "/srv/films", "--population", "research"]
     assert main([*arguments, "--dry-run"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert {"would make the user preread", "would make the database /var/lib/preread/preread.db"} <= set(said)
@@ -67,7 +69,7 @@ def test_a_place_is_made_once(tree: Path, capsys: pytest.CaptureFixture[str]) ->
     assert [entry.name for entry in database.parent.parent.iterdir()] == ["preread"]
     loaded = settings.load(tree / "etc/preread/preread.toml")
     assert loaded.database_url == "sqlite:////var/lib/preread/preread.db"
-    assert [str(root.path) for root in loaded.roots] == ["/srv/films"]
+    assert [(str(root.path), root.population) for root in loaded.roots] == [("/srv/films", Population.RESEARCH)]
 
     (tree / "etc/preread/preread.toml").write_text("# mine\n")
     (tree / "etc/systemd/system/preread-web.service").write_text("# of an older version\n")
@@ -82,6 +84,47 @@ def test_a_place_is_made_once(tree: Path, capsys: pytest.CaptureFixture[str]) ->
     }
     assert main(arguments) == 0
     assert capsys.readouterr().out == ""
+
+
+@pytest.mark.systemd
+def test_whose_images_they_are_is_asked_and_no_answer_is_preset(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["setup", "--root", str(tree), "--share", "/srv/films", "--share", "/srv/more"]
+    assert main(arguments) == 2, "nobody to ask"
+    said = capsys.readouterr().err
+    assert "--population" in said
+    assert "answered as if they were children's" in said
+    assert content(tree) == {}
+    assert main(["setup", "--root", str(tree), "--population", "undeclared"]) == 2, "of which folder?"
+    assert main([*arguments, "--population", "adults"]) == 2
+    assert content(tree) == {}
+    monkeypatch.setattr("worker.cli.upkeep.somebody_is_there", lambda: True)
+    for answers in ("", "\n\n", "yes\nchildren\nCHILDREN-1-5Y\n\n1\n2\n"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(answers))
+        assert main(arguments) != 0, "an empty line is no answer, nor is a guess"
+        assert content(tree) == {}
+    capsys.readouterr()
+    monkeypatch.setattr("sys.stdin", io.StringIO("\nnobody\nundeclared\n"))
+    assert main(arguments) == 0
+    assert "answered as if they were children's" in capsys.readouterr().err
+    config = tree / "etc/preread/preread.toml"
+    assert [(str(root.path), root.population.value) for root in settings.load(config).roots] == [
+        ("/srv/films", "undeclared"),
+        ("/srv/more", "undeclared"),
+    ]
+    assert "an adult's too" in config.read_text()
+
+
+@pytest.mark.systemd
+def test_without_a_folder_the_settings_show_where_population_goes(tree: Path) -> None:
+    assert main(["setup", "--root", str(tree)]) == 0
+    config = tree / "etc/preread/preread.toml"
+    assert settings.load(config).roots == ()
+    lines = config.read_text().splitlines()
+    at = lines.index("# [[roots]]")
+    config.write_text("\n".join([*lines[:at], *(line.removeprefix("# ") for line in lines[at:])]))
+    assert [root.population for root in settings.load(config).roots] == [Population.UNDECLARED]
 
 
 @pytest.mark.systemd

@@ -5,12 +5,24 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from worker.cli import output
+from worker.cli.roots import PopulationName
+
+_POPULATIONS: tuple[PopulationName, ...] = ("children-1-5y", "undeclared", "research")
+_TRIES = 5
+_WHO = """\
+Whose images arrive in {folders}? Preread was made for children of 1 to 5 years, and many images name no age.
+  children-1-5y  It is certain that every patient there is 1 to 5 years old. An image that names no age is then answered
+                 as a child's. If images of adults arrive there too, they are answered as if they were children's.
+  undeclared     It is not certain. An image that names no age is not analysed.
+  research       Images outside the intended age or view are analysed too, with that limitation; not for care.
+"""
 
 
 def setup(
@@ -19,6 +31,13 @@ def setup(
     ] = None,
     database_url: Annotated[
         str | None, typer.Option(help="database for the new file of settings; default: SQLite in /var/lib/preread")
+    ] = None,
+    population: Annotated[
+        PopulationName | None,
+        typer.Option(
+            help="what is certain of every image in the folders of --share; asked where it is not given. "
+            "children-1-5y: images that name no age are answered as children's, those of adults too"
+        ),
     ] = None,
     root: Annotated[Path, typer.Option(help="install into this tree, for an image")] = Path("/"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would be made, and make nothing")] = False,
@@ -32,6 +51,7 @@ def setup(
     or a program of systemd's is missing or fails.
     """
     from worker import installing, store
+    from worker.domain import Population
     from worker.errors import EnvironmentFault, UsageError
 
     if not dry_run and os.geteuid() != 0:
@@ -41,8 +61,13 @@ def setup(
     store.open_engine(place.database_url).dispose()  # before anything is made: is it one?
     made = 0
     try:
-        if (share or database_url) and place.has_settings():
-            output.say(f"{installing.CONFIG} is there and stays: write into it what --share and --database-url say")
+        if place.has_settings():
+            if share or database_url or population:
+                output.say(f"{installing.CONFIG} is there and stays: write into it what these options say")
+        elif population and not share:
+            raise UsageError("--population says what is certain of the images of --share: name the folder too")
+        elif share and not (dry_run and population is None):
+            place = replace(place, population=Population(population or _asked(share)))
         for step in place.steps():
             if step.is_done():
                 continue
@@ -59,10 +84,31 @@ def setup(
     if tree == Path("/") and os.path.isdir("/run/systemd/system") and (systemctl := shutil.which("systemctl")):
         subprocess.run([systemctl, "daemon-reload"], check=False, stdin=subprocess.DEVNULL)
     _warn_of_a_closed_folder(place.programs)
-    output.say(f"next: say in {installing.CONFIG} which folders hold films and what is certain of them, then")
+    if not share:
+        output.say(f"next: say in {installing.CONFIG} which folders hold films and what is certain of them, then")
+    else:
+        output.say(f"next: see that {installing.CONFIG} says of each folder what is certain of its films, then")
     output.say("  systemctl enable --now preread-worker preread-web")
     output.say(f"  {installing.COMMAND} check")
     output.say(f"  {installing.COMMAND} users add NAME --role reader")
+
+
+def _asked(shares: list[Path]) -> PopulationName:
+    """Ask what is certain of the films; no answer is preset, since each is wrong for somebody."""
+    from worker.cli.upkeep import somebody_is_there
+    from worker.errors import UsageError
+
+    said = _WHO.format(folders=", ".join(map(str, shares)))
+    if not somebody_is_there():
+        raise UsageError(f"{said}There is no terminal to ask at: say it with --population")
+    output.say(said)
+    for _ in range(_TRIES):
+        answer = typer.prompt(f"population ({', '.join(_POPULATIONS)})", err=True)
+        for name in _POPULATIONS:
+            if answer.strip() == name:
+                return name
+        output.say("write one of these words out")
+    raise UsageError("no population was given: nothing was made")
 
 
 def _warn_of_a_closed_folder(programs: Path) -> None:
