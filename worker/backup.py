@@ -212,12 +212,27 @@ def _look_into_sqlite(file: Path) -> tuple[str | None, dict[str, int], str | Non
     return revision, rows, purge_key
 
 
-def _restore_file(path: Path, file: Path, found: Backup, prepare: Callable[[Engine], None]) -> None:
+@contextlib.contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yield a name for a database that is to be made; under its own name it is there whole, or nothing is.
+
+    Raises:
+        DatabaseUnsuitable: something lies there already, or nothing can be kept there.
+        EnvironmentFault: it cannot be written.
+    """
     for ending in ("", "-wal", "-shm", "-journal"):
         if os.path.lexists(f"{path}{ending}"):
             raise DatabaseUnsuitable(f"{path}{ending} is there already", _NOT_EMPTY)
     store.refuse_place(path)
     with _unfinished(path) as part:
+        yield part
+        _sync(part)
+        os.link(part, path)  # unlike a renaming it replaces nothing
+        _sync(path.parent)
+
+
+def _restore_file(path: Path, file: Path, found: Backup, prepare: Callable[[Engine], None]) -> None:
+    with new_file(path) as part:
         shutil.copyfile(file, part)
         copy = store.open_engine(f"sqlite:///{part}")
         try:
@@ -225,9 +240,6 @@ def _restore_file(path: Path, file: Path, found: Backup, prepare: Callable[[Engi
             prepare(copy)
         finally:
             copy.dispose()  # the last connection takes the write-ahead log in and removes it
-        _sync(part)
-        os.link(part, path)  # unlike a renaming it replaces nothing
-        _sync(path.parent)
 
 
 def _compare(engine: Engine, found: Backup) -> None:

@@ -152,16 +152,16 @@ def _migrate(engine: Engine, down_to: str | None = None) -> None:
             connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
         if _ahead(connection) or (down_to is None and _revision(connection) == _revisions()[0]):
             return
-        from alembic import command
-
         from worker import compatibility
 
         kept = compatibility.rows_kept(connection)
-        config = _config()
-        config.attributes["connection"] = connection
         if down_to is None:
-            command.upgrade(config, "head")
+            create(connection)
         else:
+            from alembic import command
+
+            config = _config()
+            config.attributes["connection"] = connection
             command.downgrade(config, down_to)
         faults = compatibility.losses(connection, kept)
         if down_to is None:
@@ -198,6 +198,15 @@ def _refuse_unfinished(connection: Connection) -> None:
         return
     what = connection.execute(text(f"SELECT what FROM {UNFINISHED}")).scalar()  # noqa: S608
     raise DatabaseUnsuitable(f"{what or 'a change'} of this database has not come to its end", _BEGIN_ANEW)
+
+
+def create(connection: Connection) -> None:
+    """Bring the schema to this program's in the transaction of the caller, who commits it."""
+    from alembic import command
+
+    config = _config()
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
 
 
 def check_schema(engine: Engine, *, exactly: bool = False) -> None:

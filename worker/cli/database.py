@@ -183,6 +183,90 @@ def compact(context: typer.Context) -> None:
     output.say("neither the database's file nor its log holds anything that was deleted")
 
 
+@app.command("move")
+def move(
+    context: typer.Context,
+    url: Annotated[
+        str,
+        typer.Argument(
+            metavar="URL",
+            help="where to: sqlite:////srv/preread.db or postgresql://user@host/name; - reads it from stdin",
+        ),
+    ],
+) -> None:
+    """Copy the whole database into an empty one, from SQLite to Postgres or back, and compare both row by row.
+
+    Stop worker, page and fleet first. It is one transaction at the target: all of it is there in the end, or nothing.
+    The database in use is only read and stays as it is; the last lines say which settings to change.
+
+    Exit code: 0 done, and equal; 1 when what was written is not what was read, and was taken back; 2 when the target is
+    not empty or a worker is at work; 3 when one of them is away, full or takes no changes.
+    """
+    with door.opened(context) as (engine, shown):
+        from worker import store, transfer
+
+        where = _target(url)
+        target = store.open_engine(where)
+        try:
+            with output.progress("moving", transfer.tables) as step:
+                moved = transfer.move(engine, target, step)
+        finally:
+            target.dispose()
+    rows = ((one.table, str(one.rows), one.digest[:16]) for one in moved.tables)
+    output.print_table(("table", "rows", "digest, the same in both"), rows, medical=False)
+    output.say(f"moved {moved.rows} rows in {len(moved.tables)} tables from {shown} to {door.show_url(where)}")
+    output.say(f"the audit trail is whole in both and ends at {moved.head}")
+    output.say("write into the settings, before worker and page are started:")
+    for line in _settings_after(door.of(context).settings(), engine, door.show_url(where)):
+        output.print_text(line)
+    output.say(f"{shown} is as it was: start nothing on it any more, and keep it until you trust the other one")
+
+
+def _settings_after(settings: Settings, source: Engine, url: str) -> list[str]:
+    """Return the lines for preread.toml with which an installation goes on with a database that was moved.
+
+    What lay beside the SQLite file by itself has to be named from then on.
+    """
+    import json
+
+    from worker import bundle, previews, purge_journal, store
+
+    path = store.sqlite_path(source)
+    lines = [f"database_url = {json.dumps(url, ensure_ascii=False)}"]
+    if path is None:
+        return lines
+    beside = {
+        "preview_dir": (settings.preview_dir, previews.folder_for(None, path)),
+        "bundle_dir": (settings.bundle_dir, bundle.folder_for(None, path)),
+        "forgotten_file": (settings.forgotten_file, purge_journal.path_for(None, path)),
+    }
+    unnamed = ((name, place) for name, (named, place) in beside.items() if named is None)
+    return lines + [f"{name} = {json.dumps(str(place), ensure_ascii=False)}" for name, place in unnamed]
+
+
+def _target(url: str) -> str:
+    """Return where to move to, without a password on the command line."""
+    import sys
+
+    from worker.errors import SettingsError, UsageError
+
+    if url == "-":
+        return sys.stdin.readline().strip()
+    from sqlalchemy import make_url
+    from sqlalchemy.exc import ArgumentError
+
+    try:
+        password = make_url(url).password
+    except (ArgumentError, ValueError) as error:
+        raise SettingsError("that is no database URL such as sqlite:////srv/preread.db") from error
+    if password is not None:
+        raise UsageError(
+            "a password on the command line shows in the list of processes: keep it in ~/.pgpass, or write - and give "
+            "the URL on standard input"
+        )
+    return url
+
+
 def _will_change(engine: Engine) -> bool:
     from worker import migrating
 
