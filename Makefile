@@ -65,9 +65,9 @@ check-wheel: wheelhouse ## install from that tar, without network, outside the t
 try-host: wheelhouse ## boot a Debian host without network from that tar and try its units there (root, debootstrap, systemd-container)
 	@sh deploy/try_host.sh $(PY) dist/preread-*.tar
 
-sbom: $(VENV)/.dev ## list what a worker installs, with hashes, as CycloneDX: dist/preread.cdx.json
+sbom: $(VENV)/.dev ## list what a worker installs, with hashes and the libraries inside wheels: dist/preread.cdx.json (CycloneDX)
 	@mkdir -p dist
-	@$(VENV)/bin/cyclonedx-py requirements requirements/runtime.txt --pyproject pyproject.toml --output-reproducible -o dist/preread.cdx.json
+	@$(PY) -m deploy.sbom dist/preread.cdx.json
 
 audit: $(VENV)/.dev ## ask the network for vulnerabilities of what a worker installs (1: known, 3: could not ask about all)
 	@$(PY) -m deploy.audit

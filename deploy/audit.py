@@ -27,30 +27,35 @@ class Verdict:
     """What is known of the locked packages.
 
     Attributes:
-        total: packages that the lock pins for this platform and Python.
-        not_asked: those of which nothing was learned.
+        worker, fleet: of what a worker installs, and of what a fleet adds, whether each package was asked about.
         known: lines that name a vulnerability: package, version, ID, versions with the fix.
     """
 
-    total: int
-    not_asked: tuple[str, ...]
+    worker: dict[str, bool]
+    fleet: dict[str, bool]
     known: tuple[str, ...]
 
     @property
     def exit_code(self) -> int:
         """1 where something is known, else 3 where a package could not be asked about, else 0."""
-        return KNOWN if self.known else NOT_ASKED if self.not_asked else 0
+        asked = all(self.worker.values()) and all(self.fleet.values())
+        return KNOWN if self.known else 0 if asked else NOT_ASKED
 
     def lines(self) -> list[str]:
         """The result in words; the last line counts."""
-        if self.not_asked:
-            return [*self.known, f"not asked: {len(self.not_asked)} of {self.total}"]
         count = f"{len(self.known) or 'no'} known {'vulnerability' if len(self.known) == 1 else 'vulnerabilities'}"
-        return [*self.known, f"asked about all {self.total}: {count}"]
+        last = f"asked about all {len(self.worker)} and {len(self.fleet)} of a fleet: {count}"
+        if not all((*self.worker.values(), *self.fleet.values())):
+            last = f"not asked: {_missing(self.worker)}, and {_missing(self.fleet)} of a fleet"
+        return [*self.known, last]
 
 
-def verdict(report: dict[str, Any], pinned: list[str]) -> Verdict:
-    """Verdict on pip-audit's report in JSON about the pinned packages.
+def _missing(asked: dict[str, bool]) -> str:
+    return f"{sum(not each for each in asked.values())} of {len(asked)}"
+
+
+def verdict(report: dict[str, Any], worker: list[str], fleet: list[str]) -> Verdict:
+    """Verdict on pip-audit's report in JSON about the packages that a worker installs, and those that a fleet adds.
 
     A package counts as asked about only if the report has an entry for it with a list of vulnerabilities.
     """
@@ -60,13 +65,18 @@ def verdict(report: dict[str, Any], pinned: list[str]) -> Verdict:
         for name, entry in sorted(asked.items())
         for hole in entry["vulns"]
     ]
-    return Verdict(len(pinned), tuple(name for name in pinned if name not in asked), tuple(known))
+    groups = ({name: name in asked for name in names} for names in (worker, fleet))
+    return Verdict(*groups, tuple(known))
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run pip-audit on the runtime's lock, print the verdict and return its exit code; 2 if pip-audit itself failed."""
+    """Run pip-audit on the fleet's lock, which holds the worker's, and print the verdict.
+
+    Returns:
+        Exit code of the verdict, or 2 if pip-audit itself failed.
+    """
     command = [
-        sys.executable, "-m", "pip_audit", "--disable-pip", "--require-hashes", "--requirement", str(licences.RUNTIME),
+        sys.executable, "-m", "pip_audit", "--disable-pip", "--require-hashes", "--requirement", str(licences.FLEET),
         "--format", "json", "--progress-spinner", "off", *(sys.argv[1:] if arguments is None else arguments),
     ]  # fmt: skip
     done = subprocess.run(command, check=False, capture_output=True, text=True)
@@ -78,7 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
     else:
         sys.stderr.write(f"{done.stderr}pip-audit ended with {done.returncode} and without a report\n")
         return BROKEN
-    outcome = verdict(report, licences.pinned())
+    worker, both = licences.pinned(), licences.pinned(licences.FLEET)
+    outcome = verdict(report, worker, [name for name in both if name not in worker])
     sys.stdout.write("".join(f"{line}\n" for line in outcome.lines()))
     return outcome.exit_code
 

@@ -10,6 +10,9 @@ cd "$(dirname "$0")/.."
 fail() { printf '%s\n' "$@" >&2; exit 1; }
 
 command -v minisign >/dev/null || fail "minisign is not installed (Debian: apt-get install minisign)"
+for each in "$key" "${key%.key}.pub"; do
+  [ -f "$each" ] || fail "$each is missing: minisign -G -s NAME.key -p NAME.pub makes a pair"
+done
 changed=$(git status --porcelain)
 [ -z "$changed" ] || fail "the tree is not clean; commit, or put aside:" "$changed"
 version=$("$python" -c 'import tomllib; print(tomllib.load(open("pyproject.toml", "rb"))["project"]["version"])')
@@ -31,8 +34,7 @@ git -c tar.umask=0022 archive "$commit" | tar -x -C "$place/tree"
 (
   cd "$place/tree"
   "$python" -m hatchling build -t wheel -d "$place/out"
-  "$python" -m cyclonedx_py requirements requirements/runtime.txt --pyproject pyproject.toml --output-reproducible \
-    -o "$place/out/preread-$version-$platform.cdx.json"
+  "$python" -m deploy.sbom "$place/out/preread-$version-$platform.cdx.json"
   sh deploy/wheelhouse.sh "$python" "$place/out/preread-$version-py3-none-any.whl" "$place/out" "$key" "$commit"
   sh deploy/sign.sh "$place/out" "$key" "preread $version $platform release of commit $commit"
 )

@@ -12,9 +12,6 @@ fi
 key=$2
 comment=$3
 public=${key%.key}.pub
-for each in "$key" "$public"; do
-  test -f "$each" || { echo "$each is missing: minisign -G -s NAME.key -p NAME.pub makes a pair" >&2; exit 2; }
-done
 cp "$public" "$folder/release.pub"
 sums
 minisign -S -s "$key" -m "$folder/SHA256SUMS" -t "$comment" -c "of SHA256SUMS; verify with release.pub as published" >/dev/null
