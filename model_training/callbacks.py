@@ -14,6 +14,7 @@ from model_training.pace import Advance, Pace, unheard
 from worker.errors import PrereadError
 
 HISTORY_FILE = "history.csv"
+_HISTORY_HEADER = "epoch,loss,seconds"
 FIT_FILE = "fit.json"
 
 
@@ -102,7 +103,7 @@ class Told(keras.callbacks.Callback):  # type: ignore[misc]
         took_s, loss = time.monotonic() - self._began_s, (logs or {})["loss"]
         lines = self._history.read_text(encoding="utf-8").splitlines() if self._history.exists() else []
         kept = [line for line in lines if line[:1].isdigit() and int(line.split(",")[0]) <= epoch]
-        keep_text(self._history, "\n".join([*kept, f"{epoch + 1},{loss:.6f},{took_s:.3f}"]) + "\n")
+        keep_text(self._history, "\n".join([_HISTORY_HEADER, *kept, f"{epoch + 1},{loss:.6f},{took_s:.3f}"]) + "\n")
         left_min = took_s * (self._epochs - epoch - 1) / 60
         self._say(f"epoch {epoch + 1} of {self._epochs}: loss {loss:.4f}, about {left_min:.0f} min left")
 
@@ -146,7 +147,10 @@ def spent_s(folder: Path, epochs: int) -> float:
 
 
 def history_of(folder: Path) -> list[tuple[int, float, float]]:
-    """(epoch from 1, loss, seconds) of each epoch that a fit has kept; empty where it has kept none."""
+    """(epoch from 1, loss, seconds) of each epoch that a fit has kept; empty where it has kept none.
+
+    Files of 0.1.0 have no header.
+    """
     file = folder / HISTORY_FILE
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     rows = [line.split(",") for line in lines if line[:1].isdigit()]

@@ -9,11 +9,13 @@ import re
 import textwrap
 from typing import Any
 
-from model_training.declaration import PNEUMONIA_CHILDREN
+from model_training.declaration import notes_of
+from model_training.probing import LUNG_BOX
 from worker.domain import JSONObject
 
 _TEMPLATE = "card.md.j2"
 _WIDTH = 110
+_FEW = 200  # films without the finding on which a row of the calibration table rests
 _MEASURES = {
     "auc": "AUC",
     "accuracy": "accuracy",
@@ -56,7 +58,9 @@ def card(manifest: JSONObject) -> str:
         training=training,
         data=training["data"],
         baselines={name: of["baselines"] for name, of in measured_on["findings"].items()},
-        children=training["source"] == PNEUMONIA_CHILDREN.source,
+        notes=notes_of(training),
+        lung_box=LUNG_BOX,
+        few=_FEW,
         measures=_MEASURES,
         held_out=_HELD_OUT,
         weighings=_WEIGHINGS,

@@ -41,6 +41,10 @@ from worker.radiograph import decode, read_header
 from worker.sheets import plain, write_rows
 
 ABSENT = "NORMAL"
+# Digest (see ``content_digest``) of the published training split on which the shipped bundle was fitted.
+PUBLISHED_FILMS = "3a4cd12d5d43368bb00bd1b877cd8e261f014930a0d949bb4c5cd00f746b1c97"
+# The published set holds pictures; scanners and viewers name DICOM files IM-0001-0001 too, whoever the patient is.
+_PICTURES = frozenset({".jpeg", ".jpg", ".png"})
 _PERSON = re.compile(r"person(\d+)_(virus|bacteria)_\d+")
 _IM = re.compile(r"(NORMAL2-)?IM-(\d+)-\d+")
 
@@ -77,7 +81,7 @@ def _film(path: Path, label: str, patient: str | None, absent: str) -> Film:
     names = {name.strip().lower() for name in label.split("|")}
     if "" in names or (absent.lower() in names and len(names) > 1):
         raise UsageError(f"{path}: label {label!r} is neither {absent} nor findings joined by |")
-    known = patient or patient_key(path.name)
+    known = patient or (patient_key(path.name) if path.suffix.lower() in _PICTURES else None)
     return Film(path, tuple(sorted(names - {absent.lower()})), known or f"film:{path.name}", known is not None)
 
 
@@ -219,7 +223,7 @@ def _with_patient_of_tags(film: Film, identity: Identity) -> Film:
     return replace(film, patient=f"tags:{key}", patient_known=True)
 
 
-def _join_twins(films: Sequence[Film], hashes: Sequence[str]) -> list[Film]:
+def join_twins(films: Sequence[Film], hashes: Sequence[str]) -> list[Film]:
     """Make one patient of all patients that share a film, byte for byte, so that no fold knows a film of another."""
     joined: dict[str, str] = {}
 
@@ -258,6 +262,16 @@ def patients_of(films: Sequence[Film]) -> npt.NDArray[np.str_]:
     return np.array([film.patient for film in films])
 
 
+def _label_names(films: Sequence[Film]) -> list[str]:
+    return ["|".join(film.present).upper() or ABSENT for film in films]
+
+
+def content_digest(films: Sequence[Film], hashes: Sequence[str]) -> str:
+    """SHA-256 (hex) over every film's hash, label and patient: the same wherever they lie, whatever the folds."""
+    rows = zip(hashes, _label_names(films), (film.patient for film in films), strict=True)
+    return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
+
+
 @dataclass(frozen=True)
 class Data:
     """A data set in memory.
@@ -269,6 +283,7 @@ class Data:
         labels: int64 [n, findings] in {0, 1}.
         folds: int64 [n], the fold in which each film is held out.
         conflict: bool [n, findings], the conflict slice: films whose border alone says the opposite of their label.
+        absent: the label of films with none of the findings, as it was given.
     """
 
     films: list[Film]
@@ -279,6 +294,7 @@ class Data:
     patients: npt.NDArray[np.str_]
     folds: npt.NDArray[np.int64]
     conflict: npt.NDArray[np.bool_]
+    absent: str = ABSENT
 
     @cached_property
     def misled_by_sharpness(self) -> npt.NDArray[np.bool_]:
@@ -288,9 +304,13 @@ class Data:
     @property
     def digest(self) -> str:
         """SHA-256 (hex) over every film's hash, label, patient and fold."""
-        names = ["|".join(film.present).upper() or ABSENT for film in self.films]
-        rows = zip(self.hashes, names, self.patients.tolist(), self.folds.tolist(), strict=True)
+        rows = zip(self.hashes, _label_names(self.films), self.patients.tolist(), self.folds.tolist(), strict=True)
         return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
+
+    @cached_property
+    def published(self) -> bool:
+        """Whether these are the images, labels and patients of the published set, however they were dealt."""
+        return content_digest(self.films, self.hashes) == PUBLISHED_FILMS
 
     def of(
         self, finding: int, logits: npt.NDArray[np.float64], rows: npt.NDArray[np.int64] | slice = slice(None)
@@ -309,12 +329,12 @@ def read(
         UsageError: see ``index``, ``load_pixels`` and ``split_folds``.
     """
     films, pictures, hashes = load_pixels(index(source, absent), TRAINING_SPEC, progress)
-    films = _join_twins(films, hashes)
+    films = join_twins(films, hashes)
     findings = findings_of(films)
     labels = labels_of(films, findings)
     assigned = split_folds(films, folds, seed)
     conflict = _contradicting(border(thumbnails(pictures)), labels, assigned)
-    return Data(films, pictures, hashes, findings, labels, patients_of(films), assigned, conflict)
+    return Data(films, pictures, hashes, findings, labels, patients_of(films), assigned, conflict, absent)
 
 
 def _contradicting(

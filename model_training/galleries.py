@@ -64,11 +64,11 @@ def overlaid(film: PixelArray, cells: FloatArray, full: float) -> PixelArray:
 
 
 def kinds(data: Data, finding: int) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
-    """What is to be told apart, and the rows of each: without and with the finding, bacterial and viral by name."""
+    """What is to be told apart, and the rows of each: without and with the finding, by kind in the published set."""
     name, labels = data.findings[finding], data.labels[:, finding]
     yield f"without {name}", np.flatnonzero(labels == 0)
     rest = labels == 1
-    for prefix, kind in (("bacteria-", "bacterial"), ("virus-", "viral")):
+    for prefix, kind in (("bacteria-", "bacterial"), ("virus-", "viral")) if data.published else ():
         chosen = np.char.startswith(data.patients, prefix) & (labels == 1)
         if chosen.any():
             yield f"{name}, {kind}", np.flatnonzero(chosen)

@@ -88,6 +88,16 @@ def read_state_dict(stream: BinaryIO) -> StateDict:
     }
 
 
+class TrainingMissing(UsageError):
+    """A package that only training needs is not installed."""
+
+    # No package index has this project: the file is named, not a name that somebody else may register.
+    hint = (
+        "Fit, publish and report need the extra `train`: pip install './preread-VERSION-py3-none-any.whl[train]', or "
+        "'.[train]' in a checkout."
+    )
+
+
 def imagenet_state_dict() -> StateDict:
     """Read the installed package's weights.
 
@@ -96,6 +106,6 @@ def imagenet_state_dict() -> StateDict:
     """
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:
-        raise UsageError(f"the package {_PACKAGE} is not installed: pip install preread[train]")
+        raise TrainingMissing(f"the package {_PACKAGE} is not installed")
     path = Path(spec.submodule_search_locations[0]) / _FILE
     return read_state_dict(io.BytesIO(path.read_bytes()))

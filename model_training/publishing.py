@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,20 +13,22 @@ import numpy as np
 import numpy.typing as npt
 
 from model_training.card import card
-from model_training.dataset import Data
-from model_training.declaration import PNEUMONIA_CHILDREN, Declaration
+from model_training.dataset import Data, content_digest
+from model_training.declaration import Declaration
 from model_training.examining import examine
 from model_training.fitting import WEIGHTS_FILE as FITTED_FILE
 from model_training.fitting import Recipe
 from model_training.phantoms import draw_chest
 from model_training.pretrained import SOURCE
-from model_training.running import ALL_FILMS, RECORD_FILE, finished_folds, network_of, out_of_fold
+from model_training.run_record import record_of
+from model_training.running import ALL_FILMS, finished_folds, network_of, out_of_fold
 from model_training.scope import FILMS, Network, embed_with_keras, fit_scope
 from model_training.summarising import metrics, reference
 from model_training.thresholds import probabilities, specify
 from worker import bundle as bundles
 from worker.bundle import CARD_FILE, DETECTOR_FILE, GOLDEN_FILE, MANIFEST_SCHEMA, WEIGHTS_FILE, Bundle
 from worker.classifier import Classifier
+from worker.cli.door import without_native_chatter
 from worker.domain import JSONObject, PixelArray
 from worker.errors import UsageError
 from worker.preprocessing import TRAINING_SPEC, PreprocessingSpec, apply
@@ -58,6 +60,11 @@ def _served(run: Path, part: str, data: Data, batch: int | None = None) -> keras
     return served
 
 
+def _check(bundle: Bundle) -> None:
+    with without_native_chatter():
+        Classifier(bundle).self_check()
+
+
 def _network(run: Path, part: str, data: Data, fitted: npt.NDArray[np.bool_]) -> Network:
     return Network(part, embed_with_keras(_served(run, part, data), TRAINING_SPEC), fitted)
 
@@ -82,6 +89,30 @@ def detector(
     return fit_scope(data.pictures, folds, final, TRAINING_SPEC, foreign=foreign, films_max=films_max, say=say)
 
 
+def final_part(run: Path) -> Path:
+    """Return the folder of the network that a run would publish.
+
+    Raises:
+        UsageError: there is none yet, it is a reference system's, or Keras does not run on TensorFlow.
+    """
+    if (backend := keras.backend.backend()) != "tensorflow":
+        raise UsageError(
+            f"a run is published by TensorFlow, whatever fitted it: unset KERAS_BACKEND, which is {backend}"
+        )
+    folds = finished_folds(run)
+    parts = [run / ALL_FILMS, *(folds if len(folds) == 1 else [])]
+    for part in parts:
+        if (part / FITTED_FILE).exists():
+            Recipe.from_record(record_of(run)["recipe"])  # a reference system is refused by its name
+            return part
+    raise UsageError(f"{run} has no network fitted on all films yet: run `preread-train fit` to its end")
+
+
+def name_for(findings: Sequence[str], *, shipped: bool) -> str:
+    """Name a bundle that its publisher does not name: the shipped one's name is for the published set alone."""
+    return bundles.DEFAULT_NAME if shipped else re.sub(r"[^a-z0-9.]+", "-", "-".join(findings)).strip("-.")[:64]
+
+
 def publish(
     run: Path,
     data: Data,
@@ -90,7 +121,7 @@ def publish(
     name: str,
     version: str,
     prevalence: float,
-    declaration: Declaration = PNEUMONIA_CHILDREN,
+    declaration: Declaration,
     foreign: Mapping[str, PixelArray] | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> Bundle:
@@ -99,6 +130,7 @@ def publish(
     The network fitted on all films, which the folds speak for; or, of a run with one fold, that fold's network.
 
     Args:
+        declaration: what is known of these films and of nothing else, see ``declaration.declaration_for``.
         foreign: pictures that are no chest film, by kind, with which its detector of such pictures is measured.
 
     Raises:
@@ -106,19 +138,9 @@ def publish(
             something else than TensorFlow, which alone converts to LiteRT.
         BundleMismatch: LiteRT and Keras differ by more than the golden tolerance.
     """
-    if (backend := keras.backend.backend()) != "tensorflow":
-        raise UsageError(
-            f"a run is published by TensorFlow, whatever fitted it: unset KERAS_BACKEND, which is {backend}"
-        )
-    fitted = run / ALL_FILMS / FITTED_FILE
-    folds = finished_folds(run)
-    if not fitted.exists() and len(folds) == 1:
-        fitted = folds[0] / FITTED_FILE
-    if not fitted.exists():
-        raise UsageError(f"{run} has no network fitted on all films yet: run `preread-train fit` to its end")
+    fitted = final_part(run) / FITTED_FILE
     of_all = fitted.parent.name == ALL_FILMS
-    record = json.loads((run / RECORD_FILE).read_text(encoding="utf-8"))
-    Recipe.from_record(record["recipe"])  # a reference system is refused by its name
+    record = record_of(run)
     model = _served(run, fitted.parent.name, data, batch=1)
     findings, measured, probability = [], {}, {}
     examined = examine(run, data, prevalence)
@@ -145,6 +167,8 @@ def publish(
             "source": declaration.source,
             "films_licence": declaration.films_licence,
             "labelled_by": declaration.labelled_by,
+            "notes": asdict(declaration.notes),
+            "content_digest": content_digest(data.films, data.hashes),
             "initial_weights": SOURCE,
             "parameters": model.count_params(),
         },
@@ -161,4 +185,4 @@ def publish(
         (part / CARD_FILE).write_text(card(manifest), encoding="utf-8")
 
     # A bundle whose network LiteRT runs differently never appears under its name.
-    return bundles.publish(folder, manifest, write, check=lambda bundle: Classifier(bundle).self_check())
+    return bundles.publish(folder, manifest, write, check=_check)

@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from model_training.card import card
-from model_training.dataset import Data, labels_for, summary
+from model_training.dataset import Data, content_digest, labels_for, summary
+from model_training.declaration import SHIPPED_DATA, Declaration
 from model_training.summarising import metrics, reference
 from model_training.thresholds import probabilities, specify
 from worker import bundle as bundles
@@ -25,6 +26,15 @@ from worker.errors import UsageError
 _FILMS_MIN = 50
 
 
+def fitted_to(bundle: Bundle, data: Data) -> bool:
+    """Whether these are the films of the bundle's network, all of them and no other."""
+    training = bundle.manifest.training
+    known = training.get("content_digest")
+    if known is None and training["data"]["digest"] == SHIPPED_DATA:
+        return data.published
+    return bool(known == content_digest(data.films, data.hashes))
+
+
 def recalibrate(
     bundle: Bundle,
     data: Data,
@@ -32,6 +42,7 @@ def recalibrate(
     *,
     version: str,
     prevalence: float,
+    declaration: Declaration,
     progress: Callable[[], None] = lambda: None,
 ) -> Bundle:
     """Publish a new version of a bundle with the same network, calibrated on films that it has never seen.
@@ -39,11 +50,14 @@ def recalibrate(
     Args:
         data: the site's films; those that the bundle refuses are counted and left out.
         prevalence: to which the probability is calibrated.
+        declaration: whose films these are, see ``declaration.films_declared``.
 
     Raises:
-        UsageError: fewer than 50 films with or without a finding are left, no label names the bundle's finding, or the
-            version is there already.
+        UsageError: the network was fitted to these very films, fewer than 50 films with or without a finding are left,
+            no label names the bundle's finding, or the version is there already.
     """
+    if fitted_to(bundle, data):
+        raise UsageError(f"{bundle.label} was fitted to these very films: calibration wants films new to the network")
     classifier = Classifier(bundle)
     results: list[FileResult] = []
     for film in data.films:
@@ -75,6 +89,10 @@ def recalibrate(
             "from": bundle.label,
             "digest": bundle.digest,
             "films": summary(data),
+            "source": declaration.source,
+            "films_licence": declaration.films_licence,
+            "labelled_by": declaration.labelled_by,
+            "notes": asdict(declaration.notes),
             "outcomes": {str(outcome): count for outcome, count in Counter(r.outcome for r in results).items()},
             "metrics_before": manifest["metrics"],
         },

@@ -19,12 +19,14 @@ from model_training import galleries
 from model_training import report_sections as sections
 from model_training.comparing import gather
 from model_training.dataset import Data
+from model_training.evaluation import OutOfFold
 from model_training.keeping import keep_bytes, keep_text
 from model_training.report_numbers import Judged, judge, judge_baselines, predictive_table
 from model_training.run_record import parts_of, record_of, record_rows
 from model_training.running import out_of_fold
 from model_training.sizes import kept_sizes, measure_sizes
-from model_training.subgroups import subgroups
+from model_training.subgroups import subgroups, top_centre
+from model_training.thresholds import NothingLearned
 from worker.errors import UsageError
 
 PAGE, SHARED_PAGE, FIGURES = "report.html", "report-shared.html", "figures"
@@ -61,7 +63,6 @@ def report(run: Path, data: Data, out: Path, wanted: Wanted, progress: Callable[
 
     Raises:
         UsageError: the run has no finished fold, is of other films, or knows no such finding or comparison.
-        NothingLearned: its logits do not rise with the finding.
         NotKept: the disk is full.
     """
     record = record_of(run)
@@ -80,8 +81,6 @@ def report(run: Path, data: Data, out: Path, wanted: Wanted, progress: Callable[
     others = gather(wanted.compare) if wanted.compare else []
     progress("measuring")
     name = data.findings[finding]
-    baselines, useless = judge_baselines(data, rows, finding, wanted.prevalence)
-    models = [judge("network", films, name, wanted.prevalence), *baselines]
     drawn = sections.Drawn()
     page: dict[str, Any] = {
         "share": wanted.share,
@@ -89,31 +88,38 @@ def report(run: Path, data: Data, out: Path, wanted: Wanted, progress: Callable[
         "recipe": record["recipe"]["name"],
         "finding": name,
         "prevalence": wanted.prevalence,
-        "useless": useless,
         "parts": parts,
         "films": len(rows),
         "all_films": len(data.films),
         "patients": len(np.unique(films.groups)),
+        "published": data.published,
+        "top_centre": top_centre(data),
         "patients_known": all(film.patient_known for film in data.films),
         "balance": sections.balance(data, finding, drawn),
         "learning": sections.learning(parts, record, drawn),
-        **sections.separation(models, drawn),
-        **sections.answers(models[0], drawn),
-        **sections.calibration(models, drawn),
-        "predictive": predictive_table(models),
         "record": record_rows(record, parts),
         "environment": record["environment"],
+        "timing": sections.timing(parts, record),
+        "samples": None,
+        "errors": None,
     }
-    progress("measuring subgroups")
-    page |= sections.by_subgroup(models, subgroups(data, rows, finding), drawn)
+    network, nothing = _judged(films, name, wanted.prevalence)
+    page["nothing_learned"] = nothing
+    if network is not None:
+        baselines, page["useless"] = judge_baselines(data, rows, finding, wanted.prevalence)
+        models = [network, *baselines]
+        page |= sections.separation(models, drawn)
+        page |= sections.answers(network, drawn)
+        page |= sections.calibration(models, drawn)
+        page["predictive"] = predictive_table(models)
+        progress("measuring subgroups")
+        page |= sections.by_subgroup(models, subgroups(data, rows, finding), drawn)
     page["sizes"] = sections.sizes(sizes, name, drawn)
-    page["timing"] = sections.timing(parts, record)
     page["compared"] = sections.compared(others, drawn) if others else None
-    page["samples"], page["errors"] = None, None
     if not wanted.share:
         progress("drawing films")
         page["samples"] = _samples(data, finding)
-        page["errors"] = _errors(run, data, finding, rows, models[0])
+        page["errors"] = _errors(run, data, finding, rows, network) if network else None
     progress("writing")
     text = _render(page)
     try:
@@ -125,6 +131,14 @@ def report(run: Path, data: Data, out: Path, wanted: Wanted, progress: Callable[
     path = out / (SHARED_PAGE if wanted.share else PAGE)
     keep_text(path, text)
     return path
+
+
+def _judged(films: OutOfFold, finding: str, prevalence: float) -> tuple[Judged | None, str]:
+    """Judge the network; if it has learned nothing there is nothing to judge, and the reason is returned."""
+    try:
+        return judge("network", films, finding, prevalence), ""
+    except NothingLearned as error:
+        return None, f"{str(error).capitalize()}. {error.hint}"
 
 
 def _render(page: Mapping[str, Any]) -> str:

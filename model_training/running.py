@@ -74,6 +74,7 @@ def run(
         "recipe": json.loads(describe(recipe)),
         "seed": seed,
         "steps_per_epoch": steps_per_epoch,
+        "absent": data.absent,
         "data": summary(data),
         "environment": environment(),
     }

@@ -37,18 +37,25 @@ def tertiles(values: Features) -> npt.NDArray[np.int64]:
     return np.digitize(values, np.quantile(values, [1 / 3, 2 / 3])).astype(np.int64)
 
 
+def top_centre(data: Data) -> str:
+    """Name what ``chin_contrast`` measures: that it is the chin is known of the published set only."""
+    return "chin in view" if data.published else "top centre bright"
+
+
 def subgroups(data: Data, rows: npt.NDArray[np.int64], finding: int) -> dict[str, npt.NDArray[np.bool_]]:
     """Name the subgroups of these rows of a data set, for ``evaluation.subgroup_table``: bool [rows] each.
 
-    What the data do not tell (names of another form, no conflict slice, unknown patients) is left out.
+    What the data do not tell (no conflict slice, unknown patients) is left out; names of patients tell a kind of
+    pneumonia in the published set only.
     """
     return {name: chosen for name, chosen in _all(data, rows, finding) if chosen.any()}
 
 
 def _all(data: Data, rows: npt.NDArray[np.int64], finding: int) -> Iterator[tuple[str, npt.NDArray[np.bool_]]]:
     labels, conflict, patients = data.labels[rows, finding], data.conflict[rows, finding], data.patients[rows]
-    for prefix, name, label in _BY_NAME:
-        yield name, np.char.startswith(patients, prefix) & (labels == label)
+    if data.published:
+        for prefix, name, label in _BY_NAME:
+            yield name, np.char.startswith(patients, prefix) & (labels == label)
     yield "conflict slice, without", conflict & (labels == 0)
     yield "conflict slice, with", conflict & (labels == 1)
     misled = data.misled_by_sharpness[rows, finding]
@@ -57,7 +64,7 @@ def _all(data: Data, rows: npt.NDArray[np.int64], finding: int) -> Iterator[tupl
     for values, names in (
         (
             chin_contrast(data.pictures[rows]),
-            ("chin in view: least", "chin in view: middle third", "chin in view: most"),
+            tuple(f"{top_centre(data)}: {third}" for third in ("least", "middle third", "most")),
         ),
         (
             data.pictures[rows].mean(axis=(1, 2)),

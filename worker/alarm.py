@@ -54,6 +54,7 @@ class News:
         appeared: codes of critical problems that the channel was not told of yet.
         present: codes of all critical problems; none: all is well again.
         site: which installation this is.
+        page: address of the doctors' page, empty where it is not known.
     """
 
     appeared: tuple[str, ...]
@@ -61,6 +62,18 @@ class News:
     site: str
     at: datetime
     trial: bool = False
+    page: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """What is wrong and where, for a chat: whole sentences, and the page's address."""
+        look = f"Look at {self.page}." if self.page else "`preread status` on that machine says more."
+        if self.trial:
+            return f"This is a trial of the alarm of Preread on {self.site}: nothing is wrong."
+        if not self.present:
+            return f"Preread on {self.site} has recovered: nothing is critical any more. {look}"
+        what = " ".join(f"{in_words(code)} ({code})." for code in self.appeared or self.present)
+        return f"Preread on {self.site} needs somebody: {what} {look}"
 
     @property
     def subject(self) -> str:
@@ -81,7 +94,8 @@ class News:
             said = "Nothing is critical any more."
         else:
             said = f"Critical now: {', '.join(self.present)}.\nThe runbook has a row for each of these words."
-        return f"{self.subject}\n\n{when}\n{said}\n`preread status` on that machine says more.\n"
+        page = f"The page: {self.page}\n" if self.page else ""
+        return f"{self.subject}\n\n{when}\n{said}\n{page}`preread status` on that machine says more.\n"
 
     def to_json(self) -> JSONObject:
         """The record that a webhook gets."""
@@ -92,8 +106,33 @@ class News:
             "present": list(self.present),
             "site": self.site,
             "at": self.at.astimezone(UTC).isoformat(timespec="seconds"),
-            "text": self.subject,
+            "text": self.sentence,
         }
+
+
+_CRITICAL = {
+    "no_worker": "no worker is running, so new films are not assessed",
+    "worker_silent": "the worker does not answer: it hangs, was killed, or cannot write to the database",
+    "no_slots": "the worker cannot read any film",
+    "unwatched": "a folder is not watched by any worker",
+    "scan_stalled": "the scan of a folder does not go on",
+    "scan_overdue": "a folder was not scanned for too long",
+    "stalled": "films are waiting and none is being assessed",
+    "missed": "films went away before they could be read",
+}
+
+
+def in_words(code: str) -> str:
+    """Say a critical problem in words; a fault of share or database by what its error stands for."""
+    if code in _CRITICAL:
+        return _CRITICAL[code]
+    kinds: list[type[PrereadError]] = [PrereadError]
+    for kind in kinds:
+        if kind.code == code and kind.__doc__:
+            said = kind.__doc__.splitlines()[0].rstrip(".")
+            return said[0].lower() + said[1:]
+        kinds += kind.__subclasses__()
+    return "something is critical"
 
 
 # ---------------------------------------------------------------------- ways to say it
@@ -259,6 +298,7 @@ class Watch:
         after_s: so long a problem must last, or be gone, before anybody is told.
         told: what the channels were told by an earlier process, by name.
         keep: notes what a channel was told; raises ``PrereadError`` where it cannot.
+        page: address of the doctors' page, for the messages; empty where it is not known.
     """
 
     def __init__(
@@ -269,9 +309,11 @@ class Watch:
         after_s: float,
         told: dict[str, frozenset[str]],
         keep: Callable[[str, Collection[str]], None],
+        page: str = "",
     ) -> None:
         self._tellings = [_Telling(way, told.get(way.name, frozenset())) for way in ways]
         self._site = site
+        self._page = page
         self._after_s = after_s
         self._keep = keep
         self._since: dict[str, float] = {}
@@ -310,7 +352,7 @@ class Watch:
         if one.tries >= TRIES_AT_MOST or now < one.not_before:
             return
         one.tries += 1
-        news = News(tuple(sorted(lasting - one.told)), tuple(sorted(lasting)), self._site, at)
+        news = News(tuple(sorted(lasting - one.told)), tuple(sorted(lasting)), self._site, at, page=self._page)
         extra = {"why": one.channel.name, "tries": one.tries, "state": "critical" if lasting else "recovered"}
         try:
             one.channel.send(news)

@@ -29,7 +29,7 @@ CARD_FILE = "card.md"
 DETECTOR_FILE = "detector.npz"
 MANIFEST_SCHEMA = 2
 _FOLDER = Path(__file__).parent / "bundles"
-_DEFAULT_NAME = "pneumonia-children"
+DEFAULT_NAME = "pneumonia-children"
 _SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 
 
@@ -188,13 +188,13 @@ def resolve(name: str | None = None, added: Path | None = None) -> Path:
     """
     if name is not None and (Path(name) / MANIFEST_FILE).is_file():
         return Path(name)
-    wanted = (name or _DEFAULT_NAME).split("/")
+    wanted = (name or DEFAULT_NAME).split("/")
     there = installed() if name is None else everywhere(added)
     found = [path for path in there if [path.parent.name, path.name][: len(wanted)] == wanted]
     if not found:
         here = ", ".join(f"{path.parent.name}/{path.name}" for path in there) or "none"
         raise BundleMissing(
-            f"no bundle {name or _DEFAULT_NAME} is installed, and no folder of that name holds one; installed: {here}"
+            f"no bundle {name or DEFAULT_NAME} is installed, and no folder of that name holds one; installed: {here}"
         )
     return found[-1]
 

@@ -50,7 +50,11 @@ class FleetQueue:
                 "Name a Postgres database (PREREAD_DATABASE_URL), or let `preread run` here read the folder.",
             )
         if importlib.util.find_spec("procrastinate") is None:
-            raise SettingsError("a fleet needs the extra `fleet`: pip install 'preread[fleet]'")
+            # no package index has this project: the file is named, not a name that somebody else may register
+            raise SettingsError(
+                "a fleet needs the extra `fleet`: pip install './preread-VERSION-py3-none-any.whl[fleet]', or "
+                "'.[fleet]' in a checkout"
+            )
         self._engine = engine
 
     def connection_arguments(self) -> dict[str, Any]:

@@ -32,6 +32,8 @@ CONFIG_FILE = "preread.toml"
 OTHER_NAMES = frozenset({"PREREAD_CONFIG", "PREREAD_FILMS"})
 # Kubernetes hands every container such names for a service called "preread"; they are nobody's mistake.
 _SERVICE_LINK = re.compile(r"PREREAD_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)\w*)?)")
+# A list of paths as other settings write lists; the next path begins as one does.
+_OTHER_SEPARATOR = re.compile(r"([,;])\s*[/~.]")
 _ROOT_KEYS = tuple(field.name for field in fields(RootSpec))
 _MIB = 1024 * 1024
 
@@ -157,12 +159,13 @@ class Settings(BaseSettings):
         default=365, ge=1, le=3650, description="days for which a new token of a program (role service) is valid"
     )
     web_language: str = Field(
-        default="en", pattern=r"^[a-z]{2,3}$", description="language of the page, one of its files"
+        default="en", pattern=r"^[a-z]{2,3}$", description="language of the page, one of its files", examples=["en"]
     )
     pacs_url: str | None = Field(
         default=None,
         pattern=r"^https?://.*\{study_instance_uid\}",
         description="where *Open in PACS* leads: a URL with `{study_instance_uid}` in it; unset: no such link",
+        examples=["https://pacs.example.org/view?study={study_instance_uid}"],
     )
     health_listen: str | None = Field(
         default=None,
@@ -183,16 +186,23 @@ class Settings(BaseSettings):
         "`starttls://user:password@host:587` or `smtps://user:password@host:465`",
     )
     alarm_mail_to: str | None = Field(
-        default=None, pattern=ADDRESSES, description="addresses that get its mail, with `,` between them"
+        default=None,
+        pattern=ADDRESSES,
+        description="addresses that get its mail, with `,` between them",
+        examples=["it@example.org, radiology@example.org"],
     )
     alarm_mail_from: str | None = Field(
-        default=None, pattern=ADDRESS, description="address that its mail comes from; unset: `preread@` and this host"
+        default=None,
+        pattern=ADDRESS,
+        description="address that its mail comes from; unset: `preread@` and this host",
+        examples=["preread@example.org"],
     )
     alarm_webhook: str | None = Field(
         default=None,
         pattern=r"^https?://[^\s]+$",
         repr=False,
         description="URL to which it posts a JSON record instead, or as well",
+        examples=["https://chat.example.org/hooks/preread"],
     )
     alarm_after_s: float = Field(
         default=60.0,
@@ -240,13 +250,22 @@ class Settings(BaseSettings):
         if isinstance(value, str):
             text = value.strip()
             if not text.startswith("["):
-                return [{"path": path} for path in text.split(os.pathsep) if path]
+                paths = [path for path in text.split(os.pathsep) if path]
+                if several := next((found for path in paths if (found := _OTHER_SEPARATOR.search(path))), None):
+                    raise ValueError(
+                        f"paths stand with {os.pathsep!r} between them, not {several[1]!r}; a path that holds one is "
+                        'named in a JSON list: [{"path": "/srv/a,/b"}]'
+                    )
+                return [{"path": path} for path in paths]
             try:
                 value = json.loads(text)
             except json.JSONDecodeError as error:
                 raise ValueError(f"is no JSON list: {error}") from None
         if not isinstance(value, list | tuple):
-            raise ValueError("must be a list of tables, each with a path")  # noqa: TRY004  pydantic wants ValueError
+            raise ValueError(  # noqa: TRY004  pydantic wants ValueError
+                "must be a list of tables, each with a path: in preread.toml a line [[roots]], with two brackets, and "
+                'below it path = "/srv/films"'
+            )
         for root in value:
             if isinstance(root, Mapping):
                 for key in root:
@@ -348,7 +367,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SettingsError(f"the file of settings {str(path)!r} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise SettingsError(f"the file of settings {str(path)!r} is not TOML: {error}") from None
+        said = f"the file of settings {str(path)!r} is not TOML: {error}"
+        if isinstance(error, tomllib.TOMLDecodeError) and ("'\\'" in str(error) or "hex" in str(error)):
+            said += "; a path with backslashes stands in single quotes: 'D:\\films'"
+        raise SettingsError(said) from None
     for key in content:
         if key not in Settings.model_fields:
             raise SettingsError(f"{path}: there is no setting {key!r}{_did_you_mean(key, Settings.model_fields)}")
@@ -361,6 +383,16 @@ def _did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {nearest[0]}?" if nearest else f"; there are {', '.join(names)}"
 
 
+def _in_words(kind: str, message: str, setting: str) -> str:
+    """Say what is wrong with a value, and how one looks that is right."""
+    field = Settings.model_fields.get(setting)
+    if kind == "string_pattern_mismatch" and field is not None and field.examples:
+        return f"does not have the form of, for example, {field.examples[0]}"
+    said = message.removeprefix("Value error, ")
+    wants_number = kind.startswith(("int_", "float_", "greater_than", "less_than", "finite"))
+    return f"{said}, such as {field.default:g}" if wants_number and field is not None and field.default else said
+
+
 def _explain(error: ValidationError, path: Path | None) -> str:
     in_environment = {name.upper() for name, value in os.environ.items() if value}
     parts = []
@@ -369,5 +401,5 @@ def _explain(error: ValidationError, path: Path | None) -> str:
         env = PREFIX + setting.upper()
         place = "".join(f" [{part}]" for part in rest)
         where = env if env in in_environment or path is None else f"{setting} in {path}"
-        parts.append(f"{where}{place}: {item['msg'].removeprefix('Value error, ')}")
+        parts.append(f"{where}{place}: {_in_words(item['type'], item['msg'], setting)}")
     return "; ".join(parts)

@@ -22,8 +22,9 @@ def test_damaged_films_end_in_named_outcomes_and_no_worker_ends(tmp_path: Path) 
 def test_a_finding_can_be_had_again_and_made_small() -> None:
     films = mutations.seeds()
     assert len(films) > 100
-    assert mutations.mutated(1, 7, films) == mutations.mutated(1, 7, films)
-    assert mutations.mutated(1, 7, films) != mutations.mutated(1, 8, films)
+    first, again, other = (mutations.mutated(1, number, films) for number in (7, 7, 8))
+    assert first == again
+    assert first != other
     small = fuzz.minimised(
         b"harmless" * 300 + b"EVIL" + b"harmless" * 300, "it died", lambda d: "it died" if b"EVIL" in d else None
     )

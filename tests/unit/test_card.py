@@ -19,6 +19,7 @@ from model_training.declaration import PNEUMONIA_CHILDREN
 from model_training.inside import Seen
 from model_training.probing import look_inside
 from model_training.thresholds import specify
+from worker import bundle as bundles
 from worker.preprocessing import TRAINING_SPEC
 
 N = 120
@@ -81,6 +82,7 @@ def manifest() -> dict[str, Any]:
             "source": PNEUMONIA_CHILDREN.source,
             "films_licence": "CC BY 4.0",
             "labelled_by": "two graders",
+            "notes": asdict(PNEUMONIA_CHILDREN.notes),
             "initial_weights": "ImageNet",
             "parameters": 3_350_705,
             "published_on": "2026-03-31",
@@ -92,6 +94,22 @@ def manifest() -> dict[str, Any]:
 
 def _section(text: str, number: int) -> str:
     return re.split(r"^## \d+\. ", text, flags=re.MULTILINE)[number]
+
+
+def test_films_of_unknown_patients_are_counted_on_a_line_of_their_list(manifest: dict[str, Any]) -> None:
+    data = {**manifest["training"]["data"], "patients_unknown": 7}
+    text = card({**manifest, "training": {**manifest["training"], "data": data}})
+    assert "Of 7 films the patient is not known; each counts as one." in " ".join(text.split())
+    assert re.search(r"^- Labelled by: ", text, flags=re.MULTILINE)
+
+
+def test_the_card_of_the_shipped_bundle_is_what_its_manifest_gives() -> None:
+    """Its manifest is older than notes: they are those of the declaration of its films, and of no others."""
+    shipped = bundles.load(bundles.resolve())
+    manifest = json.loads(shipped.manifest_json)
+    assert card(manifest) == (shipped.path / "card.md").read_text(encoding="utf-8")
+    other = {**manifest["training"]["data"], "digest": "0" * 64}
+    assert "published test split" not in card({**manifest, "training": {**manifest["training"], "data": other}})
 
 
 def test_the_card_has_twenty_sections_in_order_and_none_is_empty(manifest: dict[str, Any]) -> None:
@@ -136,7 +154,7 @@ def test_held_out_figures_take_the_place_kept_for_them(manifest: dict[str, Any])
 
 
 def test_films_of_elsewhere_get_no_facts_of_the_published_ones(manifest: dict[str, Any]) -> None:
-    text = card({**manifest, "training": {**manifest["training"], "source": "our own"}})
+    text = card({**manifest, "training": {**manifest["training"], "notes": {}}})
     for fact in ("Guangzhou", "808 of", "bacterial and 1,345", "Known beforehand", "The 624 films"):
         assert fact in card(manifest)
         assert fact not in text
@@ -164,12 +182,18 @@ def test_a_recalibrated_bundle_says_on_whose_films(manifest: dict[str, Any]) -> 
         "from": "test/0.9.0",
         "digest": "0" * 64,
         "films": manifest["training"]["data"],
+        "source": "a site",
+        "films_licence": "none",
+        "labelled_by": "a doctor",
+        "notes": {"films": ["All on one device."]},
         "outcomes": {"assessed": 120, "refused": 3},
         "metrics_before": {},
     }
     text = " ".join(card({**manifest, "recalibrated": again}).split())
     assert "120 films of a site's own" in text
     assert "assessed 120, refused 3" in text
+    assert "- All on one device." in text
+    assert "Films of further hospitals" in text
     assert "On films of the site" in _section(card({**manifest, "recalibrated": again}), 9)
 
 

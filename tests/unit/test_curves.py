@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from model_training import curves
+from model_training import curves, dataset
 from model_training.dataset import Data, Film, labels_of, patients_of
 from model_training.evaluation import auc, average_precision
 from model_training.galleries import kinds, overlaid, sample
@@ -77,6 +78,21 @@ def _data() -> Data:
     )
 
 
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take the films of ``_data`` for the published set."""
+    monkeypatch.setattr(dataset, "PUBLISHED_FILMS", dataset.content_digest(_data().films, _data().hashes))
+
+
+def test_other_films_get_no_kind_of_the_published_ones() -> None:
+    """Whatever their patients are called."""
+    assert [name for name, _ in kinds(_data(), 0)] == ["without pneumonia", "pneumonia"]
+    names = " ".join(subgroups(_data(), np.arange(5), 0))
+    assert not re.search("bacterial|viral|IM|chin", names)
+    assert "top centre bright: most" in names
+
+
+@pytest.mark.usefixtures("published")
 def test_subgroups_follow_names_framing_and_patients() -> None:
     found = {name: rows.tolist() for name, rows in subgroups(_data(), np.arange(5), 0).items()}
     assert found["bacterial"] == [True, True, False, False, False]
@@ -108,6 +124,7 @@ def test_tertiles_are_thirds() -> None:
     assert np.bincount(tertiles(np.random.default_rng(0).normal(size=300))).tolist() == [100, 100, 100]
 
 
+@pytest.mark.usefixtures("published")
 def test_kinds_take_the_names_where_they_tell() -> None:
     found = {name: rows.tolist() for name, rows in kinds(_data(), 0)}
     assert found == {

@@ -174,6 +174,47 @@ def test_a_file_that_is_not_toml_is_named(tmp_path):
         load()
 
 
+@pytest.mark.parametrize(
+    "text, cure",
+    [
+        (
+            '[roots]\npath = "/srv/films"\n',
+            r'a line \[\[roots\]\], with two brackets, and below it path = "/srv/films"',
+        ),
+        ('slots = "many"\n', r"slots in preread\.toml: Input should be a valid integer.*, such as 2$"),
+        ("slots = 0\n", r"greater than or equal to 1, such as 2$"),
+        ('deadline_s = "soon"\n', r"valid number.*, such as 60$"),
+        ('alarm_webhook = "chat.example.org"\n', r"form of, for example, https://chat\.example\.org/hooks/preread"),
+        ('pacs_url = "http://pacs"\n', r"form of, for example, https://pacs\.example\.org/view\?study=\{study_inst"),
+        ('web_language = "Deutsch"\n', r"form of, for example, en$"),
+        ('alarm_mail_to = "it"\n', r"form of, for example, it@example\.org"),
+        ('[[roots]]\npath = "D:\\Films"\n', r"single quotes: 'D:\\films'"),
+        ('[[roots]]\npath = "C:\\Users\\x"\n', r"single quotes: 'D:\\films'"),
+        ('[[roots]]\npath = "D:\\xray"\n', r"single quotes: 'D:\\films'"),
+    ],
+)
+def test_a_message_says_how_it_would_be_right(tmp_path, text, cure):
+    (tmp_path / "preread.toml").write_text(text)
+    with pytest.raises(SettingsError, match=cure):
+        load()
+
+
+def test_every_setting_with_a_form_has_an_example_of_it():
+    for name, field in Settings.model_fields.items():
+        if any(getattr(one, "pattern", None) for one in field.metadata):
+            assert field.examples, name
+            assert getattr(Settings(**{name: field.examples[0]}), name) == field.examples[0]
+
+
+@pytest.mark.parametrize("separator", [",", ";", ", "])
+def test_paths_with_another_separator_are_not_taken_for_one(monkeypatch, separator):
+    monkeypatch.setenv("PREREAD_ROOTS", f"/srv/a{separator}/srv/b")
+    with pytest.raises(SettingsError, match=rf"with ':' between them, not '{separator.strip()}'"):
+        load()
+    monkeypatch.setenv("PREREAD_ROOTS", "/srv/a,b:/srv/c;d")
+    assert [str(root.path) for root in load().roots] == ["/srv/a,b", "/srv/c;d"]
+
+
 def test_settings_do_not_change():
     with pytest.raises(ValueError, match="frozen"):
         load().slots = 9

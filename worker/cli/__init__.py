@@ -51,7 +51,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     except SystemExit as end:  # how typer says that it is done
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except PrereadError as error:
-        _tell(error)
+        tell(error)
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -61,10 +61,11 @@ def _run(arguments: Sequence[str] | None) -> int:
     return 0
 
 
-def _tell(error: PrereadError) -> None:
+def tell(error: PrereadError, program: str = "preread") -> None:
+    """Print an expected failure on standard error: what happened, its code, and what to do next."""
     from worker.cli.output import say
 
-    say(f"preread: {error} [{error.code}]")
+    say(f"{program}: {error} [{error.code}]")
     if error.hint:
         say(f"  {error.hint}")
 

@@ -45,6 +45,7 @@ def watch(context: typer.Context) -> None:
         after_s=settings.alarm_after_s,
         told=alarm.read_told(engine),
         keep=lambda channel, codes: alarm.keep_told(engine, channel, codes),
+        page=_page(settings),
     )
     roots = [os.fsencode(os.path.abspath(root.path)) for root in settings.roots] or None
 
@@ -71,8 +72,9 @@ def test(context: typer.Context) -> None:
     from worker.errors import AlarmNotSent
 
     failed = False
-    news = News((), (), socket.gethostname(), datetime.now(UTC), trial=True)
-    for way in _channels(door.of(context).settings()):
+    settings = door.of(context).settings()
+    news = News((), (), socket.gethostname(), datetime.now(UTC), trial=True, page=_page(settings))
+    for way in _channels(settings):
         try:
             way.send(news)
         except AlarmNotSent as error:
@@ -83,6 +85,25 @@ def test(context: typer.Context) -> None:
             output.print_text(f"{way.name}: taken")
     if failed:
         raise typer.Exit(1)
+
+
+def _page(settings: Settings) -> str:
+    """Return the address of the doctors' page, where the settings tell one that other machines can open.
+
+    Behind a proxy, or on every address of this machine, they do not.
+    """
+    from ipaddress import ip_address
+
+    host = settings.web_host
+    try:
+        address = ip_address(host)
+        known = not (address.is_loopback or address.is_unspecified)
+    except ValueError:  # a name
+        known = host != "localhost"
+    if settings.web_proxy is not None or not known:
+        return ""
+    scheme = "https" if settings.web_tls_cert is not None else "http"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{settings.web_port}/"
 
 
 def _channels(settings: Settings) -> list[Channel]:

@@ -30,6 +30,7 @@ from worker.cli import (
     web,
 )
 from worker.cli.door import Door
+from worker.cli.output import end_with_version, print_version
 
 LevelName = Literal["debug", "info", "warning", "error"]
 
@@ -54,7 +55,9 @@ def door(
     log_json: Annotated[
         bool | None, typer.Option("--log-json/--log-text", help="log as JSON Lines; default: unless at a terminal")
     ] = None,
-    version: Annotated[bool, typer.Option("--version", help="print the version and end")] = False,
+    version: Annotated[  # acts when it is read
+        bool, typer.Option("--version", callback=end_with_version, is_eager=True, help="print the version and end")
+    ] = False,
 ) -> None:
     """A first read of every chest X-ray, where it is taken.
 
@@ -66,23 +69,9 @@ def door(
     in Preread; 130 interrupted.
     """
     context.obj = Door(config, log_level, log_json)
-    if version:
-        print_version()
-        raise typer.Exit
 
 
-@app.command("version")
-def print_version() -> None:
-    """Print the version of Preread."""
-    from importlib.metadata import PackageNotFoundError
-    from importlib.metadata import version as version_of
-
-    from worker.cli.output import print_text
-
-    try:
-        print_text(f"preread {version_of('preread')}")
-    except PackageNotFoundError:
-        print_text("preread (not installed: run from its source)")
+app.command("version")(print_version)
 
 
 app.command("run")(run.run)

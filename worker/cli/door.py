@@ -138,14 +138,14 @@ def load_checked(bundle: str | None) -> tuple[Classifier, float]:
     from worker.classifier import Classifier
 
     loaded = bundles.load(bundles.resolve(bundle))
-    with _without_native_chatter():
+    with without_native_chatter():
         classifier = Classifier(loaded)
         difference = classifier.self_check()
     return classifier, difference
 
 
 @contextmanager
-def _without_native_chatter() -> Iterator[None]:
+def without_native_chatter() -> Iterator[None]:
     """Keep what a native library writes to standard error by itself, and show it only when loading fails."""
     sys.stderr.flush()
     own = os.dup(2)

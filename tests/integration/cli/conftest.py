@@ -11,6 +11,7 @@ import logging
 import sys
 import threading
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -99,8 +100,21 @@ def _process_as_it_was(monkeypatch):
         logger.handlers[:] = handlers
 
 
+@dataclass(frozen=True)
+class Ran:
+    """What one command said; another command changes nothing of it."""
+
+    exit_code: int
+    out: str
+    err: str
+
+    @property
+    def records(self):
+        return [json.loads(line) for line in self.out.splitlines()]
+
+
 class Preread:
-    """Runs commands in this process and keeps what they printed."""
+    """Runs commands in this process."""
 
     def __init__(self, capsys, monkeypatch):
         self._capsys = capsys
@@ -109,13 +123,7 @@ class Preread:
     def __call__(self, *arguments, stdin=""):
         self._monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
         self._capsys.readouterr()
-        self.exit_code = main(arguments)
-        self.out, self.err = self._capsys.readouterr()
-        return self
-
-    @property
-    def records(self):
-        return [json.loads(line) for line in self.out.splitlines()]
+        return Ran(main(arguments), *self._capsys.readouterr())
 
 
 @pytest.fixture

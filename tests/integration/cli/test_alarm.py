@@ -15,6 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from email import message_from_string
 from pathlib import Path
@@ -24,11 +25,13 @@ import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope
 from sqlalchemy import Engine
 
-from worker import alarm, settings, store
-from worker.alarm import TRIES_AT_MOST, Mail, News, Watch, Webhook
+from worker import alarm, health, settings, store
+from worker.alarm import TRIES_AT_MOST, Mail, News, Watch, Webhook, in_words
 from worker.cli import main
-from worker.errors import AlarmNotSent, DatabaseAway, SettingsError
+from worker.cli.alarm import _page
+from worker.errors import AlarmNotSent, DatabaseAway, SettingsError, ShareDown
 from worker.health import Health, Level, Problem
+from worker.settings import Settings
 
 AFTER_S = 60.0
 NEWS = News(("share_down",), ("missed", "share_down"), "desk", datetime(2026, 3, 1, tzinfo=UTC))
@@ -135,6 +138,39 @@ def test_a_webhook_gets_a_record(hook: HookSink) -> None:
     (record,) = hook.posts
     assert record["status"] == "critical"
     assert (record["appeared"], record["present"]) == (["share_down"], ["missed", "share_down"])
+    assert record["text"] == (
+        "Preread on desk needs somebody: the share cannot be listed (share_down). "
+        "`preread status` on that machine says more."
+    )
+
+
+@pytest.mark.parametrize(
+    "host, proxy, told",
+    [
+        ("127.0.0.1", None, ""),
+        ("localhost", None, ""),
+        ("0.0.0.0", None, ""),
+        ("::", None, ""),
+        ("10.0.0.5", None, "http://10.0.0.5:8350/"),
+        ("fd00::5", None, "http://[fd00::5]:8350/"),
+        ("xray.example.org", None, "http://xray.example.org:8350/"),
+        ("10.0.0.5", "10.0.0.1", ""),
+    ],
+)
+def test_the_page_is_named_where_others_can_open_it(host: str, proxy: str | None, told: str) -> None:
+    page = _page(Settings(web_host=host, web_proxy=proxy))
+    assert page == told
+    news = replace(NEWS, page=page)
+    assert (f"Look at {told}." in news.to_json()["text"]) is bool(told)
+    assert ("The page: " in news.text) is bool(told)
+
+
+def test_every_critical_problem_is_said_in_words() -> None:
+    text = "".join((Path(health.__file__).parent / f"{name}.py").read_text() for name in ("health", "batches"))
+    codes = set(re.findall(r'Level\.CRITICAL, "(\w+)"', text)) | {ShareDown.code, DatabaseAway.code}
+    assert len(codes) > 8
+    assert "something is critical" not in {in_words(code) for code in codes}
+    assert in_words("none such") == "something is critical"
 
 
 def test_a_mail_server_that_refuses_is_named_without_its_words(mail: MailSink) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -365,11 +368,22 @@ def test_an_unforeseen_failure_is_named_without_its_values(preread, monkeypatch)
     assert "Mustermann" not in ran.err
 
 
-def test_the_version_is_that_of_the_package(preread):
-    ran = preread("version")
+@pytest.mark.parametrize(
+    "words", [("version",), ("--version",), ("--version", "check"), ("--config", "no", "--version")]
+)
+def test_the_version_is_that_of_the_package(preread, words):
+    ran = preread(*words)
     assert ran.exit_code == 0
-    assert ran.out.startswith("preread ")
-    assert preread("--version").out == ran.out
+    assert ran.out == f"preread {importlib.metadata.version('preread')}\n"
+    assert ran.err == ""
+
+
+@pytest.mark.parametrize("program", [["-m", "worker"], ["-m", "model_training"]])
+def test_every_program_prints_its_version(program):
+    command = [sys.executable, *program, "--version"]
+    ran = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert ran.stdout == f"preread {importlib.metadata.version('preread')}\n"
+    assert ran.stderr == ""
 
 
 def test_json_records_hold_no_naked_control_character(assess, tmp_path, jpeg):

@@ -42,8 +42,9 @@ def test_an_archive_is_handed_over_told_of_and_taken_back(
     preread, monkeypatch, database_url: str, archive: Path, engine: Engine
 ) -> None:
     monkeypatch.setenv("PREREAD_DATABASE_URL", database_url)
-    assert preread("fleet", "status").exit_code == 0
-    assert "no archive" in preread.err
+    empty = preread("fleet", "status")
+    assert empty.exit_code == 0
+    assert "no archive" in empty.err
     for waited in (False, True):
         done = preread("backfill", str(archive), "--shard-files", "2", "--population", "children-1-5y")
         assert done.exit_code == 0, done.err

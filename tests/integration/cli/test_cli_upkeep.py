@@ -57,7 +57,6 @@ class Place:
         assert self.ledger.commit_unreadable(broken, TruncatedPixels(), facts(4))
         assert self.ledger.quarantine(crashing, SlotCrashed("signal 11"))
         assert self.ledger.quarantine(locked, FileLocked())
-        return self
 
     def states(self):
         columns = schema.file.c
@@ -76,7 +75,8 @@ def facts(number):
 @pytest.fixture
 def place(monkeypatch, tmp_path, database_url):
     monkeypatch.setenv("PREREAD_DATABASE_URL", database_url)
-    place = Place(database_url, tmp_path / "inbox").fill()
+    place = Place(database_url, tmp_path / "inbox")
+    place.fill()
     yield place
     place.engine.dispose()
 

@@ -12,7 +12,7 @@ import threading
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from sqlalchemy import text
@@ -26,19 +26,25 @@ from worker.store import sqlite_path
 from .conftest import PASSWORD, Films
 
 
+class Ran(NamedTuple):
+    """What one command said; another command changes nothing of it."""
+
+    code: int
+    out: str
+    err: str
+
+
 class Shell:
-    """Runs commands in this process and keeps what they printed."""
+    """Runs commands in this process."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
         self._capsys = capsys
         self._monkeypatch = monkeypatch
 
-    def __call__(self, *arguments: str, stdin: str = "") -> Shell:
+    def __call__(self, *arguments: str, stdin: str = "") -> Ran:
         self._monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
         self._capsys.readouterr()
-        self.code = main(arguments)
-        self.out, self.err = self._capsys.readouterr()
-        return self
+        return Ran(main(arguments), *self._capsys.readouterr())
 
 
 @pytest.fixture
@@ -104,9 +110,12 @@ def test_the_worklist_is_read_signed_and_exported_by_command(films_here: Films, 
     assert preread("review", "show", str(refused), "--png", str(picture)).code == 1
     assert preread("review", "show", "99").code == 2
 
-    def signed(film: int, *more: str, password: str = PASSWORD) -> int:
+    def sign(film: int, *more: str, password: str = PASSWORD) -> Ran:
         command = ("review", "sign", str(film), "--reader", "ada", "--verdict", "accepted", *more)
-        return preread(*command, stdin=f"{password}\n").code
+        return preread(*command, stdin=f"{password}\n")
+
+    def signed(film: int, *more: str, password: str = PASSWORD) -> int:
+        return sign(film, *more, password=password).code
 
     assert signed(flagged, password="wrong password") == 2
     assert signed(flagged, "--finding", "pneumonia=perhaps") == 2
@@ -117,8 +126,9 @@ def test_the_worklist_is_read_signed_and_exported_by_command(films_here: Films, 
     assert signed(other) == 0
     assert signed(refused) == 0
     assert signed(99) == 2
-    assert signed(other, "--comment", "again") == 2
-    (number,) = re.findall(r"ada has signed film \d+ before: correct reading (\d+)", preread.err)
+    again = sign(other, "--comment", "again")
+    assert again.code == 2
+    (number,) = re.findall(r"ada has signed film \d+ before: correct reading (\d+)", again.err)
     assert signed(other, "--corrects", number) == 0
     assert preread("review", "next").code == 1
     assert "left base" in preread("review", "show", str(flagged)).out

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -49,7 +50,7 @@ class Browser:
     def _took(self, answer: Any) -> Browser:
         self.status, self.text, self.headers = answer.status_code, answer.text, answer.headers
         self.location = answer.headers.get("location", "")
-        return self
+        return copy.copy(self)  # the answer to this request: the next one changes nothing of it
 
     @property
     def hidden(self) -> dict[str, str]:
