@@ -73,7 +73,7 @@ def publish(
     final_part(run)
     films = films_of_run(run, data, folds=folds, seed=seed, absent=absent)
     declared = declaration_for(films.findings, declaration, published=films.published)
-    foreign = of_folder(not_chest, TRAINING_SPEC) if not_chest else {}
+    foreign = of_folder(not_chest) if not_chest else {}
     bundle = publish_run(
         run,
         films,
@@ -137,16 +137,14 @@ def evaluate(
     from model_training.dataset import index as index_films
     from model_training.judging import judge, report_lines, write_predictions
     from worker import bundle as bundles
-    from worker.classifier import Classifier
 
     films = index_films(data, absent)
     if predictions is not None:
         check_writable(predictions)
-    classifier = Classifier(bundles.load(bundles.resolve(bundle)))
-    classifier.self_check()
+    chosen = bundles.load(bundles.resolve(bundle))
     with progress_bar() as progress:
         task = progress.add_task("assessing", total=len(films))
-        judged = judge(films, classifier, lambda: progress.advance(task), finding=finding)
+        judged = judge(films, chosen, lambda: progress.advance(task), finding=finding)
     if predictions is not None:
         write_predictions(predictions, judged)
     if as_json:

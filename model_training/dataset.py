@@ -9,13 +9,14 @@ patient of its own, and the record says so.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -34,10 +35,11 @@ from model_training.baselines import (
 )
 from model_training.evaluation import OutOfFold, auc
 from model_training.intervals import number
+from worker.assessing import Processes, pictures_of
+from worker.batch import Found
 from worker.domain import Identity, JSONObject, PixelArray
-from worker.errors import UnreadableError, UsageError
-from worker.preprocessing import TRAINING_SPEC, PreprocessingSpec, shrink
-from worker.radiograph import decode, read_header
+from worker.errors import EnvironmentFault, PrereadError, UsageError
+from worker.preprocessing import TRAINING_SPEC
 from worker.sheets import plain, write_rows
 
 ABSENT = "NORMAL"
@@ -182,9 +184,9 @@ def split_folds(films: Sequence[Film], folds: int, seed: int) -> npt.NDArray[np.
 
 
 def load_pixels(
-    films: Sequence[Film], spec: PreprocessingSpec, progress: Callable[[], None] = lambda: None
+    films: Sequence[Film], progress: Callable[[], None] = lambda: None, processes: Processes | None = None
 ) -> tuple[list[Film], PixelArray, list[str]]:
-    """Read, decode and shrink every film exactly as the worker does.
+    """Read, decode and shrink every film exactly as the worker does, and in inference processes as it does.
 
     Returns:
         The films, with the patient of their tags where nothing else told one; uint8 [films, rows, columns]; and the
@@ -195,23 +197,40 @@ def load_pixels(
     """
     found, pictures, hashes = [], [], []
     film_of: dict[str, Film] = {}
-    for film in films:
-        try:
-            data = film.path.read_bytes()
-            radiograph = decode(read_header(data))
-        except UnreadableError as error:
-            raise UsageError(f"{film.path} is unreadable ({error.code}): {error}") from error
-        except OSError as error:
-            raise UsageError(f"{film.path} cannot be read: {error.strerror}") from error
-        digest = hashlib.sha256(data).hexdigest()
-        twin = film_of.setdefault(digest, film)
-        if twin.present != film.present:
-            raise UsageError(f"{film.path} and {twin.path} hold the same bytes under different labels")
-        found.append(_with_patient_of_tags(film, radiograph.identity))
-        pictures.append(shrink(spec, radiograph.pixels))
-        hashes.append(digest)
-        progress()
+    with contextlib.closing(read_pictures([film.path for film in films], processes)) as read:
+        for film, (picture, digest, identity) in zip(films, read, strict=True):
+            twin = film_of.setdefault(digest, film)
+            if twin.present != film.present:
+                raise UsageError(f"{film.path} and {twin.path} hold the same bytes under different labels")
+            found.append(_with_patient_of_tags(film, identity))
+            pictures.append(picture)
+            hashes.append(digest)
+            progress()
     return found, np.stack(pictures), hashes
+
+
+def read_pictures(
+    paths: Sequence[Path], processes: Processes | None = None
+) -> Generator[tuple[PixelArray, str, Identity], None, None]:
+    """Yield of each file its picture, uint8 of ``TRAINING_SPEC``, the SHA-256 of its bytes, and its identity.
+
+    Args:
+        processes: in which the files are read; by default one for each core.
+
+    Raises:
+        UsageError: a file is unreadable, or ends its process; it is named.
+    """
+    with contextlib.closing(pictures_of((Found(str(path), named=True) for path in paths), processes)) as reads:
+        for path, read in zip(paths, reads, strict=True):
+            if isinstance(read.ended, EnvironmentFault):
+                raise UsageError(f"{path} cannot be read: {read.ended}")
+            if isinstance(read.ended, PrereadError) or read.sha256 is None:
+                raise UsageError(f"{path} is unreadable ({read.ended.code}): {read.ended}")
+            try:
+                picture = read.ended.picture(TRAINING_SPEC.rows, TRAINING_SPEC.columns)
+            except ValueError:
+                raise UsageError(f"{path} is unreadable: its process answered with no picture of that size") from None
+            yield picture, read.sha256, read.ended.identity
 
 
 def _with_patient_of_tags(film: Film, identity: Identity) -> Film:
@@ -328,8 +347,13 @@ def read(
     Raises:
         UsageError: see ``index``, ``load_pixels`` and ``split_folds``.
     """
+<<<<<<< HEAD
     films, pictures, hashes = load_pixels(index(source, absent), TRAINING_SPEC, progress)
     films = join_twins(films, hashes)
+=======
+    films, pictures, hashes = load_pixels(index(source, absent), progress)
+    films = _join_twins(films, hashes)
+>>>>>>> 8be2668 (Read the films of commands in inference processes, too)
     findings = findings_of(films)
     labels = labels_of(films, findings)
     assigned = split_folds(films, folds, seed)

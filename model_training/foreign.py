@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 from collections import defaultdict
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from model_training.dataset import read_pictures
 from worker.domain import PixelArray
 from worker.errors import UnreadableError, UsageError
 from worker.preprocessing import PreprocessingSpec, shrink
@@ -78,22 +80,18 @@ def shipped(spec: PreprocessingSpec) -> dict[str, PixelArray]:
     return {kind: np.concatenate(pictures) for kind, pictures in sorted(found.items())}
 
 
-def of_folder(folder: Path, spec: PreprocessingSpec) -> dict[str, PixelArray]:
-    """Pictures of a folder with one folder per kind.
+def of_folder(folder: Path) -> dict[str, PixelArray]:
+    """Pictures of a folder with one folder per kind, shrunk as ``TRAINING_SPEC`` says.
 
     Raises:
         UsageError: there is no such folder, it holds no folder with pictures, or one is unreadable.
     """
     found = {}
     for place in sorted(path for path in folder.glob("*") if path.is_dir()):
-        pictures = []
-        for path in sorted(path for path in place.iterdir() if path.is_file() and not path.name.startswith(".")):
-            try:
-                pictures.append(shrink(spec, decode(read_header(path.read_bytes())).pixels))
-            except UnreadableError as error:
-                raise UsageError(f"{path} is unreadable ({error.code}): {error}") from error
-        if pictures:
-            found[place.name] = np.stack(pictures)
+        paths = sorted(path for path in place.iterdir() if path.is_file() and not path.name.startswith("."))
+        if paths:
+            with contextlib.closing(read_pictures(paths)) as read:
+                found[place.name] = np.stack([picture for picture, *_ in read])
     if not found:
         raise UsageError(f"{folder} holds no folder with pictures; each kind needs one, such as knee/")
     return found

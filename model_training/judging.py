@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,9 +15,10 @@ from model_training.dataset import Film, labels_for, patients_of
 from model_training.evaluation import Confusion, answer_counts, measure
 from model_training.intervals import Labels
 from model_training.reliability import calibration_measures
-from worker.batch import FileResult, Found, assess_found
+from worker.assessing import Processes, assess_found
+from worker.batch import FileResult, Found
+from worker.bundle import Bundle
 from worker.calibration import predictive_values
-from worker.classifier import Classifier
 from worker.domain import Answer, Finding, JSONObject, Outcome, PredictiveValues
 from worker.errors import UsageError
 from worker.sheets import write_rows
@@ -47,10 +49,11 @@ class Judged:
 
 def judge(
     films: Sequence[Film],
-    classifier: Classifier,
+    bundle: Bundle,
     progress: Callable[[], None] = lambda: None,
     *,
     finding: str | None = None,
+    processes: Processes | None = None,
 ) -> Judged:
     """Assess every film and measure one finding of the bundle at its own operating point.
 
@@ -59,21 +62,24 @@ def judge(
 
     Args:
         finding: its name; the bundle's first where absent.
+        processes: in which the films are read; by default one for each core.
 
     Raises:
         UsageError: the bundle does not speak of the finding, or no label names it.
     """
-    specs = classifier.bundle.manifest.findings
+    specs = bundle.manifest.findings
     names = [spec.finding for spec in specs]
     if finding is not None and finding not in names:
-        raise UsageError(f"{classifier.bundle.label} speaks of {', '.join(names)}, not of {finding}")
+        raise UsageError(f"{bundle.label} speaks of {', '.join(names)}, not of {finding}")
     column = names.index(finding) if finding is not None else 0
     spec = specs[column]
     labels = labels_for(films, spec.finding)
+    found = (Found(str(film.path), named=True) for film in films)
     results = []
-    for film in films:
-        results.append((film, assess_found(Found(str(film.path), named=True), classifier)))
-        progress()
+    with contextlib.closing(assess_found(found, bundle, processes=processes)) as ended:
+        for film, result in zip(films, ended, strict=True):
+            results.append((film, result))
+            progress()
     findings = [result.findings[column] if result.findings else None for _, result in results]
     worst = np.where(labels == 1, -np.inf, np.inf)
     scores = np.array([one.logit if one else rank for one, rank in zip(findings, worst, strict=True)])
@@ -86,7 +92,7 @@ def judge(
     answers = np.array([one.answer.value if one else "" for one in findings])
     outcomes = Counter(result.outcome for _, result in results)
     report: JSONObject = {
-        "bundle": classifier.bundle.label,
+        "bundle": bundle.label,
         "finding": spec.finding,
         "operating_point": threshold,
         "prevalence": spec.calibration.prevalence,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections import Counter
@@ -17,7 +18,8 @@ from model_training.declaration import SHIPPED_DATA, Declaration
 from model_training.summarising import metrics, reference
 from model_training.thresholds import probabilities, specify
 from worker import bundle as bundles
-from worker.batch import FileResult, Found, assess_found
+from worker.assessing import assess_found
+from worker.batch import FileResult, Found
 from worker.bundle import CARD_FILE, Bundle
 from worker.classifier import Classifier
 from worker.domain import JSONObject
@@ -56,13 +58,17 @@ def recalibrate(
         UsageError: the network was fitted to these very films, fewer than 50 films with or without a finding are left,
             no label names the bundle's finding, or the version is there already.
     """
+<<<<<<< HEAD
     if fitted_to(bundle, data):
         raise UsageError(f"{bundle.label} was fitted to these very films: calibration wants films new to the network")
     classifier = Classifier(bundle)
+=======
+>>>>>>> 8be2668 (Read the films of commands in inference processes, too)
     results: list[FileResult] = []
-    for film in data.films:
-        results.append(assess_found(Found(str(film.path), named=True), classifier))
-        progress()
+    with contextlib.closing(assess_found((Found(str(film.path), named=True) for film in data.films), bundle)) as ended:
+        for result in ended:
+            results.append(result)
+            progress()
     assessed = np.array([bool(result.findings) for result in results])
     rows = np.flatnonzero(assessed)
     findings, measured, probability = [], {}, {}

@@ -1,43 +1,20 @@
-"""Files and folders to results, one by one and without a database: what ``preread assess`` and evaluation run on.
+"""Files and folders by name, and how each ended, without a database: what ``preread assess`` and evaluation run on.
 
-Every file ends in a named outcome, and none ends the batch. Folders are walked in the order of their names; symbolic
-links, pipes, sockets and devices in them are named and not opened. The bytes are read once, from a regular file only.
+Folders are walked in the order of their names; symbolic links, pipes, sockets and devices in them are named and not
+opened.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
-import logging
 import os
 import stat
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from worker.assess import assess
-from worker.beneath import read_up_to
-from worker.classifier import Classifier
-from worker.domain import Assessment, Caveat, Declared, Finding, JSONObject, Outcome
-from worker.errors import (
-    EnvironmentFault,
-    FileChanged,
-    FileLocked,
-    FileVanished,
-    InternalError,
-    NotAFile,
-    PrereadError,
-    TooManyBytes,
-    UnreadableError,
-)
-from worker.radiograph import DEFAULT_LIMITS, Limits
+from worker.domain import Caveat, Finding, JSONObject, Outcome
+from worker.errors import EnvironmentFault, FileLocked, FileVanished, NotAFile, PrereadError
 from worker.records import finding_to_json, reversible_path
-
-_LOG = logging.getLogger(__name__)
-# O_NONBLOCK: a pipe that took the file's place must not make us wait for a writer.
-_OPEN_FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
-_O_NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
-ASSUME_AGE = Declared(assume_age=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,83 +113,24 @@ def _walk(folder: str) -> Iterator[Found]:
         pending.extend(reversed(folders))
 
 
-def read_regular_file(path: str, max_bytes: int, *, follow: bool = False) -> bytes:
-    """Read a whole regular file once.
-
-    Args:
-        max_bytes: more than this is not read.
-        follow: whether ``path`` itself may be a symbolic link.
+def locate(found: Found) -> tuple[str, str, os.stat_result]:
+    """Return the folder of a file, its name there, and what it is now.
 
     Raises:
         NotAFile: it is a link, folder, pipe, socket or device.
-        TooManyBytes: it is larger than ``max_bytes``.
-        EnvironmentFault: a subclass says that it is gone, may not be read, changed meanwhile, or that reading failed.
+        EnvironmentFault: a subclass says that it is gone or may not be looked at.
+        PrereadError: the fault of ``found``.
     """
+    if found.fault is not None:
+        raise found.fault
     try:
         # asked before opening: to open a pipe or a device can already do something to it
-        _refuse_irregular(os.stat(path, follow_symlinks=follow))
-        descriptor = os.open(path, _OPEN_FLAGS | (0 if follow else _O_NOFOLLOW))
-        try:
-            before = os.fstat(descriptor)
-            _refuse_irregular(before)
-            if before.st_size > max_bytes:
-                raise TooManyBytes(f"the file has {before.st_size} bytes; {max_bytes} are read at most")
-            data = read_up_to(descriptor, max_bytes + 1)
-            after = os.fstat(descriptor)
-        finally:
-            os.close(descriptor)
+        status = os.stat(found.path, follow_symlinks=found.named)
+        _refuse_irregular(status)
+        path = os.path.realpath(found.path) if found.named else os.path.join(os.getcwd(), found.path)
     except OSError as error:
         raise _environment_fault(error) from None
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or len(data) != before.st_size:
-        raise FileChanged("the file changed while it was read; try again when it is whole")
-    return data
-
-
-def assess_files(
-    paths: Iterable[str | os.PathLike[str]],
-    classifier: Classifier,
-    declared: Declared = ASSUME_AGE,
-    limits: Limits = DEFAULT_LIMITS,
-) -> Iterator[FileResult]:
-    """Assess files and every file in folders; yields one result each as it is done.
-
-    Args:
-        declared: by default an unknown age is assumed to be the intended one, with a caveat that says so.
-    """
-    for found in find_files(paths):
-        yield assess_found(found, classifier, declared, limits)
-
-
-def assess_found(
-    found: Found, classifier: Classifier, declared: Declared = ASSUME_AGE, limits: Limits = DEFAULT_LIMITS
-) -> FileResult:
-    """Assess one name of ``find_files``; never raises for what is wrong with the file."""
-    began = time.perf_counter()
-    sha256 = None
-    try:
-        if found.fault is not None:
-            raise found.fault
-        data = read_regular_file(found.path, limits.max_bytes, follow=found.named)
-        sha256 = hashlib.sha256(data).hexdigest()
-        answer = assess(data, classifier, declared, limits, sha256=sha256)
-    except PrereadError as error:
-        outcome, code, reason = Outcome.UNREADABLE, error.code, str(error)
-        judged = isinstance(error, UnreadableError)
-    except Exception as error:  # noqa: BLE001  one bad file must not end the others; it is named and logged
-        _LOG.exception("assess_failed", extra={"sha256": sha256})
-        outcome, code, judged = Outcome.UNREADABLE, InternalError.code, False
-        reason = f"Preread failed on this file ({type(error).__name__})"
-    else:
-        ms = (time.perf_counter() - began) * 1000
-        if isinstance(answer, Assessment):
-            return FileResult(
-                found.path, sha256, Outcome.ASSESSED, None, None, answer.findings, answer.caveats, answer.bundle, ms
-            )
-        return FileResult(
-            found.path, sha256, Outcome.REFUSED, answer.code.value, answer.reason, (), (), answer.bundle, ms
-        )
-    ms = (time.perf_counter() - began) * 1000
-    return FileResult(found.path, sha256, outcome, code, reason, (), (), classifier.bundle.label, ms, judged)
+    return *os.path.split(path), status
 
 
 def _refuse_irregular(status: os.stat_result) -> None:

@@ -86,8 +86,8 @@ def images() -> dict[str, bytes]:
     return found
 
 
-def run(images: Mapping[str, bytes], classifier: Classifier) -> None:
-    """Decode these images as any image would be, draw a preview and run the network.
+def run(images: Mapping[str, bytes], classifier: Classifier | None) -> None:
+    """Decode these images as any image would be, draw a preview and run the network, if there is one.
 
     Raises:
         Unconfined: names what does not work.
@@ -104,6 +104,8 @@ def run(images: Mapping[str, bytes], classifier: Classifier) -> None:
         if pixels.shape != (_SIDE_PX, _SIDE_PX) or int(np.ptp(pixels)) == 0:
             raise Unconfined(f"an image of our own ({what}) is decoded to another one")
         draw(pixels)
+    if classifier is None:
+        return
     spec = classifier.bundle.manifest.preprocessing
     logit = classifier.classify(np.zeros((1, spec.rows, spec.columns, 1), np.float32)).logit
     if not np.isfinite(logit).all():

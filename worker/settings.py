@@ -36,6 +36,8 @@ _SERVICE_LINK = re.compile(r"PREREAD_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w
 _OTHER_SEPARATOR = re.compile(r"([,;])\s*[/~.]")
 _ROOT_KEYS = tuple(field.name for field in fields(RootSpec))
 _MIB = 1024 * 1024
+DEADLINE_S = 60.0
+SLOT_MEMORY_BYTES = 2048 * _MIB
 
 
 class LogLevel(StrEnum):
@@ -90,14 +92,14 @@ class Settings(BaseSettings):
         default=10.0, ge=0.0, le=3_600, allow_inf_nan=False, description="the same on a network share"
     )
     deadline_s: float = Field(
-        default=60.0,
+        default=DEADLINE_S,
         ge=1.0,
         le=3_600,
         allow_inf_nan=False,
         description="seconds after which the process that reads one film is killed",
     )
     slot_memory_bytes: int = Field(
-        default=2048 * _MIB,
+        default=SLOT_MEMORY_BYTES,
         ge=512 * _MIB,
         description="address space that one slot may use; more than this ends the film as `slot_memory`",
     )

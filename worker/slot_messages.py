@@ -7,6 +7,7 @@ be longer than the limit.
 
 from __future__ import annotations
 
+import base64
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Annotated
@@ -14,7 +15,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, StringConstraints, TypeAdapter
 
-from worker.domain import Caveat, Finding, Identity, Outcome, PictureStatistics, Population, Stage
+from worker.domain import Caveat, Finding, Identity, Outcome, PictureStatistics, PixelArray, Population, Stage
 from worker.entries import ContentAssessment, FileFacts
 
 MAX_LINE_BYTES = 1024 * 1024
@@ -35,6 +36,7 @@ class Setup:
         notes_fd: of a pipe into which the slot writes the SHA-256 of its film when it has the bytes, in hex.
         preview_fd: of memory shared with the worker, ``previews.MAX_BYTES`` of it, into which it draws previews.
         require_confinement: do not start where the kernel lacks what confines the slot.
+        pictures: assess nothing, but answer with each picture as a network is trained on it; no bundle is loaded then.
     """
 
     bundle: str
@@ -48,6 +50,7 @@ class Setup:
     notes_fd: int = -1
     preview_fd: int = -1
     require_confinement: bool = False
+    pictures: bool = False
 
     def of_shadow(self) -> Setup:
         """Return what a slot needs to load the bundle of the shadow."""
@@ -64,6 +67,7 @@ class Job:
     ``shadow``: assess it with the bundle in the shadow.
     ``ask``: before it is assessed, say ``Say.READ`` and wait for ``Known``.
     ``threads``: so many a decoder may use that can use several.
+    ``assume_age``: see ``Declared``.
     """
 
     root: str
@@ -76,6 +80,7 @@ class Job:
     shadow: bool = False
     ask: bool = True
     threads: int = 1
+    assume_age: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +130,7 @@ class Report:
         preview_dropped: a preview was asked for and could not be kept.
         preview_bytes: so many bytes of a preview lie in the shared memory.
         stages_ms: how long each stage took that came to its end.
+        shrunk: where ``Setup.pictures`` asks for it, uint8 of ``preprocessing.TRAINING_SPEC`` in Base64.
     """
 
     outcome: Outcome
@@ -142,6 +148,7 @@ class Report:
     preview_dropped: bool = False
     preview_bytes: Annotated[int, Field(ge=0)] = 0
     stages_ms: dict[Stage, Milliseconds] = field(default_factory=dict)
+    shrunk: str | None = None
 
     def facts(self, population: Population) -> FileFacts | None:
         """What the ledger wants to know of the version; ``None`` where no bytes were read."""
@@ -158,6 +165,11 @@ class Report:
             gate_caveats=self.gate_caveats,
             ms=self.ms,
         )
+
+    def picture(self, rows: int, columns: int) -> PixelArray:
+        """Return the picture that was asked for: uint8 [rows, columns]. Raises ``ValueError`` if it is none."""
+        pixels = np.frombuffer(base64.b64decode(self.shrunk or "", validate=True), np.uint8)
+        return pixels.reshape(rows, columns)
 
     def assessment(self) -> ContentAssessment | None:
         """What the ledger wants to know of the content."""

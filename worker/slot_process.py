@@ -155,7 +155,7 @@ class _Slot:
     ) -> None:
         self.setup = setup
         self.control = control
-        self.classifier = load(setup)
+        self.classifier = None if setup.pictures else load(setup)
         self._replies = replies
         self._preview = preview
         self._in_shadow: Classifier | PrereadError | None = None
@@ -173,7 +173,7 @@ class _Slot:
                 return 0
             job = slot_messages.decode_job(message)
             chosen = self._in_shadow if job.shadow else self.classifier
-            if chosen is None or isinstance(chosen, PrereadError):
+            if isinstance(chosen, PrereadError) or (job.shadow and chosen is None):
                 os.close(descriptor)
                 text = f"the bundle in the shadow cannot be used: {chosen}"
                 _send(self._replies, Reply(Say.FAULT, EnvironmentFault.code, escape(text)))

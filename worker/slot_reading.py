@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import itertools
 import math
@@ -44,6 +45,7 @@ class Film:
 
     Attributes:
         descriptor: of its file; closed once it is read.
+        classifier: ``None`` where pictures are asked for and no assessment.
         ask: asks the worker what it knows of these bytes, by their SHA-256.
         draw: keeps a preview of these pixels; ``None`` where none is kept. Returns its size, 0 if there is no room.
         decoder_failed: a decoder raised, which may have left the process's memory in any state.
@@ -51,7 +53,7 @@ class Film:
 
     job: Job
     descriptor: int
-    classifier: Classifier
+    classifier: Classifier | None
     setup: Setup
     ask: Callable[[str], Known]
     draw: Callable[[PixelArray], int] | None
@@ -85,10 +87,12 @@ def read(film: Film) -> Report:
     laps.start()
     pixels: PixelArray | None = None
     try:
-        if answer.known:
+        if film.classifier is None:
+            report = _shrunk(data, sha256, limits, began, laps)
+        elif answer.known:
             report = _screen(data, sha256, job, film.classifier, limits, began)
         else:
-            report, pixels = _assess(data, sha256, film, limits, began, laps)
+            report, pixels = _assess(data, sha256, job, film.classifier, limits, began, laps)
     except UnreadableError as error:
         # before the header is read, no decoder of pixels has run
         film.decoder_failed |= Stage.HEADER in laps.ms and _from_decoder(error)
@@ -129,11 +133,11 @@ def _with_preview(report: Report, data: bytes, pixels: PixelArray | None, film: 
 
 
 def _assess(
-    data: bytes, sha256: str, film: Film, limits: Limits, began: float, laps: _Laps
+    data: bytes, sha256: str, job: Job, classifier: Classifier, limits: Limits, began: float, laps: _Laps
 ) -> tuple[Report, PixelArray | None]:
     from worker.assess import assess
 
-    answer = assess(data, film.classifier, Declared(film.job.population), limits, laps.ended, sha256)
+    answer = assess(data, classifier, Declared(job.population, job.assume_age), limits, laps.ended, sha256)
     if isinstance(answer, Refusal):
         refused = _refused(answer.sha256, answer.code.value, answer.reason, answer.identity, answer.format, began)
         return refused, None
@@ -157,6 +161,24 @@ def _assessed(answer: Assessment, began: float) -> Report:
         columns=film.columns,
         gate_caveats=tuple(caveat for caveat in answer.caveats if caveat not in film.caveats),
         content=Content(answer.findings, film.caveats, film.decoder, activations, answer.picture),
+    )
+
+
+def _shrunk(data: bytes, sha256: str, limits: Limits, began: float, laps: _Laps) -> Report:
+    """What a network that is trained would see of it, and what its header says."""
+    from worker.preprocessing import TRAINING_SPEC, shrink
+    from worker.radiograph import decode, read_header
+
+    header = read_header(data, limits)
+    laps.ended(Stage.HEADER)
+    pixels = shrink(TRAINING_SPEC, decode(header, limits).pixels)
+    return Report(
+        Outcome.ASSESSED,
+        sha256,
+        _ms_since(began),
+        identity=header.identity,
+        format=header.format,
+        shrunk=base64.b64encode(pixels.tobytes()).decode(),
     )
 
 

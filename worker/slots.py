@@ -337,6 +337,8 @@ class SlotPool(Generic[Ticket]):
 
     def _lose(self, slot: SlotChild[Ticket], error: SlotError | EnvironmentFault, *, late: bool = False) -> None:
         if (ticket := slot.ticket) is not None:
+            if slot.sha256 is None:
+                slot.has_bytes()
             ended = Broke(ticket, error, slot.sha256) if isinstance(error, SlotError) else Fault(ticket, error, late)
             self.events.append(ended)
         else:

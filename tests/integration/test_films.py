@@ -17,7 +17,6 @@ from worker import bundle as bundles
 from worker.assess import assess
 from worker.classifier import Classifier
 from worker.domain import Assessment, Declared
-from worker.preprocessing import TRAINING_SPEC
 
 pytestmark = pytest.mark.films
 
@@ -51,8 +50,8 @@ def test_a_full_film_shrinks_to_the_published_training_picture(films: Path) -> N
     """The published twin went through JPEG at quality 75 once more; nothing else may differ."""
     full, small = zip(*_twins(films), strict=True)
     labelled = {film.path: film for name in ("chest_xray_full", "chest_xray_224/train") for film in index(films / name)}
-    _, shrunk, _ = load_pixels([labelled[path] for path in full], TRAINING_SPEC)
-    _, published, _ = load_pixels([labelled[path] for path in small], TRAINING_SPEC)
+    _, shrunk, _ = load_pixels([labelled[path] for path in full])
+    _, published, _ = load_pixels([labelled[path] for path in small])
     off = np.abs(shrunk.astype(int) - published.astype(int)).mean(axis=(1, 2))
     assert np.median(off) < 2.0
     assert off.max() < 3.0
@@ -85,7 +84,7 @@ def some(films: Path) -> tuple[np.ndarray, np.ndarray]:
         [film for film in labelled if bool(film.present) is present][:: 11 if not present else 32][:120]
         for present in (False, True)
     ]
-    kept, pictures, _ = load_pixels([*chosen[0], *chosen[1]], TRAINING_SPEC)
+    kept, pictures, _ = load_pixels([*chosen[0], *chosen[1]])
     return pictures, np.array([int(bool(film.present)) for film in kept])
 
 

@@ -23,10 +23,9 @@ from model_training.phantoms import draw_chest, to_dicom, to_png
 from model_training.thresholds import NothingLearned, calibrate
 from tests.declared import declare
 from worker import bundle as bundles
-from worker.batch import Found, assess_found
+from worker.assessing import assess_files
 from worker.classifier import Classifier
 from worker.errors import UsageError
-from worker.preprocessing import TRAINING_SPEC
 
 
 def _run(*arguments: str | Path | int) -> str:
@@ -130,7 +129,7 @@ def test_films_may_be_dicom_and_their_tags_tell_the_patient(tmp_path: Path) -> N
         for number in range(3):
             film = to_dicom(draw_chest(number + 10 * len(label)), PatientID=f"{label}-{number // 2}")
             (tmp_path / label / f"{number}.dcm").write_bytes(film)
-    films, pictures, _ = load_pixels(index(tmp_path), TRAINING_SPEC)
+    films, pictures, _ = load_pixels(index(tmp_path))
     assert pictures.shape == (6, 224, 224)
     assert all(film.patient_known and "NODULE-" not in film.patient for film in films)
     assert [films[0].patient == films[1].patient, films[1].patient == films[2].patient] == [True, False]
@@ -257,7 +256,7 @@ def test_recalibrating_keeps_the_network_and_fits_the_rest_to_the_sites_films(
     assert "site's own" in reference.films
     assert reference.probability["pneumonia"].total == reference.picture["border"].total == raw["outcomes"]["assessed"]
     film = str(next((site / "PNEUMONIA").iterdir()))
-    answers = [assess_found(Found(film, named=True), Classifier(which)).findings[0] for which in (bundle, made)]
+    answers = [next(assess_files([film], which)).findings[0] for which in (bundle, made)]
     assert answers[0].logit == answers[1].logit
     assert answers[1].prevalence == 0.2
     card = " ".join((made.path / "card.md").read_text().split())

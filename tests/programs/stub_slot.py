@@ -19,7 +19,7 @@ import numpy as np
 
 import worker.assess
 from tests.programs import bad_share
-from worker import bundle, slot_messages, slot_process
+from worker import bundle, slot_messages, slot_process, slot_reading
 from worker.classifier import RawOutput
 from worker.scope import Detector
 
@@ -78,18 +78,28 @@ TRICKS = {
     b"SLOW": lambda: time.sleep(1.5),
     b"THREADS": lambda: os._exit(int(os.environ["OPJ_NUM_THREADS"])),
 }
-really_assess = worker.assess.assess
+really_assess, really_shrunk = worker.assess.assess, slot_reading._shrunk
 
 
-def assess(data: bytes, *arguments: Any) -> Any:
+def play_tricks(data: bytes) -> None:
     for word, trick in TRICKS.items():
         if data.endswith(word):
             trick()
+
+
+def assess(data: bytes, *arguments: Any) -> Any:
+    play_tricks(data)
     note(data)
     return really_assess(data, *arguments)
 
 
+def shrunk(data: bytes, *arguments: Any) -> Any:
+    play_tricks(data)
+    return really_shrunk(data, *arguments)
+
+
 worker.assess.assess = assess
+slot_reading._shrunk = shrunk
 bad_share.install_in_slot()
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ from PIL import Image
 
 from model_training.dataset import Film, index, load_pixels, patient_key, read, split_folds
 from worker.errors import UsageError
-from worker.preprocessing import TRAINING_SPEC
 
 
 @pytest.mark.parametrize(
@@ -116,7 +115,7 @@ def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
 
 
 def test_pixels_come_through_the_workers_decoding(tmp_path: Path) -> None:
-    _, pictures, hashes = load_pixels(index(_data_set(tmp_path)), TRAINING_SPEC)
+    _, pictures, hashes = load_pixels(index(_data_set(tmp_path)))
     assert pictures.shape == (6, 224, 224)
     assert pictures[:, 0, 0].tolist() == [60, 100, 140, 90, 130, 170]
     assert len(set(hashes)) == 6
@@ -126,14 +125,14 @@ def test_an_unreadable_film_is_named(tmp_path: Path) -> None:
     _data_set(tmp_path)
     (tmp_path / "NORMAL" / "film1.png").write_text("no picture")
     with pytest.raises(UsageError, match=r"film1\.png is unreadable \(unknown_format\)"):
-        load_pixels(index(tmp_path), TRAINING_SPEC)
+        load_pixels(index(tmp_path))
 
 
 def test_equal_bytes_under_two_labels_are_named(tmp_path: Path) -> None:
     _data_set(tmp_path)
     (tmp_path / "NORMAL" / "film0.png").write_bytes((tmp_path / "PNEUMONIA" / "film2.png").read_bytes())
     with pytest.raises(UsageError, match="same bytes"):
-        load_pixels(index(tmp_path), TRAINING_SPEC)
+        load_pixels(index(tmp_path))
 
 
 def test_patients_that_share_a_film_are_one(tmp_path: Path) -> None:

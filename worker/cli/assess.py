@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Mapping
@@ -28,26 +29,36 @@ def assess(
 
     Where no tag tells the patient's age, 1 to 5 years is assumed and the caveat age_assumed says so.
 
+    Films are read in processes of their own, PREREAD_SLOTS at once, with a deadline and a memory limit: a film that
+    ends its process is named slot_crashed, slot_deadline or slot_memory, and the others get their answers.
+
     Exit code: 0 when every file was assessed, refused or found unreadable for what is in it; 1 when a path does not
-    exist or may not be read, when Preread failed on a file, or when there was no file at all.
+    exist or may not be read, when a film ended its process, or when there was no file at all.
     """
     settings = door.of(context).settings()
     from worker import batch
+    from worker.assessing import Processes, assess_files
     from worker.domain import Declared, Population
     from worker.radiograph import Limits
     from worker.words import explain_caveats, explain_predictive_values
 
-    classifier = door.load_classifier(in_use.named(settings, bundle or settings.bundle))
+    chosen = door.load_bundle(in_use.named(settings, bundle or settings.bundle))
     declared = Declared(population=Population(population), assume_age=True)
     limits = Limits(max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels)
+    processes = Processes(
+        settings.slots, settings.deadline_s, settings.slot_memory_bytes, limits, settings.require_confinement
+    )
     counts: Counter[Outcome] = Counter()
     codes: dict[Outcome, Counter[str]] = {}
     not_judged = 0
     caveats: set[Caveat] = set()
     rows = []
     answered: set[tuple[str, Finding]] = set()
-    with output.progress("assessing", lambda: sum(1 for _ in batch.find_files(paths)), printing=json) as step:
-        for result in batch.assess_files(paths, classifier, declared, limits):
+    with (
+        output.progress("assessing", lambda: sum(1 for _ in batch.find_files(paths)), printing=json) as step,
+        contextlib.closing(assess_files(paths, chosen, declared, processes)) as results,
+    ):
+        for result in results:
             counts[result.outcome] += 1
             codes.setdefault(result.outcome, Counter()).update([result.code] if result.code else [])
             if not result.judged:
@@ -64,7 +75,7 @@ def assess(
         columns = ("file", "outcome", "what it says", "caveats", "ms")
         notes = (*explain_predictive_values(answered), *explain_caveats(caveats))
         output.print_table(columns, rows, notes=notes)
-    _summarise(counts, codes, classifier.bundle.label)
+    _summarise(counts, codes, chosen.label)
     if not_judged or not counts.total():
         raise typer.Exit(1)
 

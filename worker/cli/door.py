@@ -16,6 +16,7 @@ import typer
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
+    from worker.bundle import Bundle
     from worker.classifier import Classifier
     from worker.settings import Settings
 
@@ -121,6 +122,17 @@ def database(context: typer.Context) -> Iterator[Engine]:
         yield engine
     finally:
         engine.dispose()
+
+
+def load_bundle(bundle: str | None) -> Bundle:
+    """Load a bundle whose network runs elsewhere: in inference processes, which look whether it answers as it should.
+
+    Raises:
+        BundleError: it is missing or damaged.
+    """
+    from worker import bundle as bundles
+
+    return bundles.load(bundles.resolve(bundle))
 
 
 def load_classifier(bundle: str | None) -> Classifier:

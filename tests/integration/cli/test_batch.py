@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
+import signal
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from pydicom.data import get_testdata_file
 
-from worker import batch
-from worker.batch import assess_files, find_files, read_regular_file, reversible_path
+from model_training import phantoms
+from worker import batch, slots
+from worker.assessing import ASSUME_AGE, Processes, assess_files
+from worker.batch import Found, find_files, locate, reversible_path
 from worker.domain import Answer, Caveat, Declared, Outcome, Population
-from worker.errors import FileChanged, FileLocked, FileVanished, NotAFile, TooManyBytes
+from worker.errors import BundleMismatch, BundleMissing, FileLocked, FileVanished, NotAFile, SlotCrashed
 from worker.radiograph import Limits
+from worker.slots import SlotPool
 
+PROGRAMS = Path(__file__).parents[2] / "programs"
 NOT_UTF8 = b"caf\xe9.jpg"
 
 
 @pytest.fixture
-def run(brightness_classifier):
-    def assess(*paths, **options):
-        return list(assess_files(paths, brightness_classifier, **options))
+def run(brightness_classifier, brightness_slots):
+    def assess(*paths, declared=ASSUME_AGE, **options):
+        return list(assess_files(paths, brightness_classifier.bundle, declared, Processes(2, **options)))
 
     return assess
 
@@ -129,24 +138,91 @@ def test_a_link_that_was_named_is_followed(tmp_path, run, jpeg):
     assert result.outcome is Outcome.ASSESSED
 
 
-def test_a_fault_of_preread_on_one_file_does_not_end_the_others(tmp_path, run, jpeg, monkeypatch, caplog):
-    (tmp_path / "1.jpg").write_bytes(jpeg())
-    (tmp_path / "2.jpg").write_bytes(jpeg())
-    real = batch.assess
-    calls = []
+@pytest.fixture
+def hostile(tmp_path, monkeypatch, stub_bundle):
+    """Films that break their process, each with a good one behind it, and that process's command."""
+    command = (sys.executable, "-P", str(PROGRAMS / "stub_slot.py"), str(tmp_path / "inferences"))
+    monkeypatch.setattr(slots, "COMMAND", command)
+    folder = tmp_path / "films"
+    folder.mkdir()
+    film = phantoms.to_jpeg(phantoms.draw_chest(1, rows=96, columns=96))
+    for word in ("ABORT", "BABBLE", "CRASH", "EAT", "HANG", "LEAVE", "PRINT", "RAISE"):
+        (folder / f"{word}.jpg").write_bytes(film + word.encode())
+        (folder / f"{word}.jpg.good").write_bytes(film)
+    return folder
 
-    def fail_once(*arguments, **named):
-        calls.append(1)
-        if len(calls) == 1:
-            raise ZeroDivisionError("Mustermann^Erika")
-        return real(*arguments, **named)
 
-    monkeypatch.setattr(batch, "assess", fail_once)
-    first, second = run(tmp_path)
-    assert (first.outcome, first.code, first.judged) == (Outcome.UNREADABLE, "internal", False)
-    assert "Mustermann" not in first.reason
-    assert second.outcome is Outcome.ASSESSED
-    assert "assess_failed" in caplog.text
+def test_a_film_that_breaks_its_process_costs_that_film_alone(hostile, stub_bundle):
+    results = list(assess_files([hostile], stub_bundle, ASSUME_AGE, Processes(2, deadline_s=5.0)))
+    assert [os.path.basename(one.path) for one in results] == sorted(os.listdir(hostile))
+    good = {one for one in results if one.path.endswith(("good", "PRINT.jpg"))}
+    assert {(one.outcome, one.judged) for one in good} == {(Outcome.ASSESSED, True)}
+    assert {os.path.basename(one.path): (one.outcome.value, one.code, one.judged) for one in set(results) - good} == {
+        "ABORT.jpg": ("unreadable", "slot_crashed", False),
+        "BABBLE.jpg": ("unreadable", "slot_crashed", False),
+        "CRASH.jpg": ("unreadable", "slot_crashed", False),
+        "EAT.jpg": ("unreadable", "slot_memory", False),
+        "HANG.jpg": ("unreadable", "slot_deadline", False),
+        "LEAVE.jpg": ("unreadable", "slot_crashed", False),
+        "RAISE.jpg": ("unreadable", "slot_crashed", False),
+    }
+    assert all("patient" not in (one.reason or "") for one in results)
+    assert len({one.sha256 for one in results}) == 9, "each is named with its content"
+
+
+def test_ctrl_c_ends_the_command_and_its_processes(hostile, stub_bundle, eventually):
+    for name in os.listdir(hostile):
+        if not name.startswith("HANG"):
+            (hostile / name).unlink()
+    (hostile / "A.jpg").write_bytes((hostile / "HANG.jpg.good").read_bytes())
+    imports = "import sys; from worker import cli, slots"
+    program = f"{imports}; slots.COMMAND = {slots.COMMAND!r}; sys.exit(cli.main(['assess', '.', '--json']))"
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=hostile,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PREREAD_BUNDLE": str(stub_bundle.path), "PYTHONUNBUFFERED": "1", "PREREAD_SLOTS": "2"},
+    ) as command:
+        assert json.loads(command.stdout.readline())["outcome"] == "assessed"
+        children = [int(pid) for pid in Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()]
+        assert children
+        command.send_signal(signal.SIGINT)
+        assert command.wait(60) != 0
+        assert b"Traceback" not in command.stderr.read()
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in children))
+
+
+@pytest.mark.parametrize("why", ["another digest", "no such folder"])
+def test_a_bundle_that_no_process_can_load_ends_the_command_by_name(tmp_path, stub_bundle, why):
+    path = stub_bundle.path if why == "another digest" else tmp_path / "gone"
+    kind = BundleMismatch if why == "another digest" else BundleMissing
+    with pytest.raises(kind):
+        list(assess_files([tmp_path], dataclasses.replace(stub_bundle, path=path, digest="0" * 64)))
+
+
+def test_processes_that_die_at_once_end_the_command_by_name(tmp_path, stub_bundle, monkeypatch):
+    monkeypatch.setattr(slots, "COMMAND", (sys.executable, "-c", "pass"))
+    with pytest.raises(SlotCrashed, match="3 slots in a row"):
+        list(assess_files([tmp_path], stub_bundle))
+
+
+def test_a_file_is_read_again_when_its_process_dies_before_it_has_the_bytes(tmp_path, run, jpeg, monkeypatch):
+    """The death of an idle process, which shows when the next file is given to it, is no fault of that file."""
+    for number in range(3):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg())
+    submit, killed = SlotPool.submit, []
+
+    def kill_first(pool, ticket, job):
+        if not killed:
+            killed.append(ticket)
+            os.kill(pool._slots[0].process.pid, signal.SIGKILL)
+            pool._slots[0].process.wait()
+        submit(pool, ticket, job)
+
+    monkeypatch.setattr(SlotPool, "submit", kill_first)
+    assert [one.outcome for one in run(tmp_path)] == [Outcome.ASSESSED] * 3
+    assert killed
 
 
 def test_limits_hold_before_reading(tmp_path, run):
@@ -154,35 +230,43 @@ def test_limits_hold_before_reading(tmp_path, run):
         stream.truncate(10 * 1024**3)
     (result,) = run(tmp_path, limits=Limits(max_bytes=1_000_000, max_pixels=1_000_000))
     assert result.code == "too_many_bytes"
-    with pytest.raises(TooManyBytes):
-        read_regular_file(str(tmp_path / "sparse.dcm"), 1_000_000)
+    assert result.judged
 
 
-def test_reading_names_what_is_at_fault(tmp_path, monkeypatch):
-    with pytest.raises(FileVanished):
-        read_regular_file(str(tmp_path / "missing"), 100)
+def test_locating_names_what_is_at_fault(tmp_path, monkeypatch):
+    for path, error in (("missing", FileVanished), (".", NotAFile), ("film/below", FileVanished)):
+        (tmp_path / "film").write_bytes(b"x")
+        with pytest.raises(error):
+            locate(Found(str(tmp_path / path), named=True))
+    os.symlink("film", tmp_path / "link")
     with pytest.raises(NotAFile):
-        read_regular_file(str(tmp_path), 100)
-    film = tmp_path / "film"
-    film.write_bytes(b"x" * 50)
-    assert read_regular_file(str(film), 50) == b"x" * 50
+        locate(Found(str(tmp_path / "link")))
+    monkeypatch.chdir(tmp_path)
+    assert locate(Found("link", named=True))[:2] == (str(tmp_path), "film")
+    assert locate(Found("film"))[:2] == (str(tmp_path), "film")
 
-    def refuse(*_):
+    def refuse(*_, **__):
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patched:
-        patched.setattr(batch.os, "open", refuse)
+        patched.setattr(batch.os, "stat", refuse)
         with pytest.raises(FileLocked):
-            read_regular_file(str(film), 100)
+            locate(Found("film", named=True))
 
-    def grow(descriptor, count):
+
+def test_what_changes_between_looking_and_reading_is_named(tmp_path, run, jpeg, monkeypatch):
+    film = tmp_path / "film.jpg"
+    film.write_bytes(jpeg())
+
+    def then_grow(found):
+        folder, name, status = locate(found)
         with film.open("ab") as stream:
             stream.write(b"more")
-        return b"x" * 50
+        return folder, name, status
 
-    monkeypatch.setattr(batch, "read_up_to", grow)
-    with pytest.raises(FileChanged):
-        read_regular_file(str(film), 100)
+    monkeypatch.setattr("worker.assessing.locate", then_grow)
+    (result,) = run(tmp_path)
+    assert (result.outcome, result.code, result.judged) == (Outcome.UNREADABLE, "changed", False)
 
 
 def test_a_folder_that_cannot_be_listed_is_named(tmp_path, run, jpeg, monkeypatch):

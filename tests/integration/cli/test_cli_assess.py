@@ -6,22 +6,24 @@ import dataclasses
 import importlib.metadata
 import json
 import os
+<<<<<<< HEAD
 import subprocess
+=======
+>>>>>>> 8be2668 (Read the films of commands in inference processes, too)
 import sys
 
 import pytest
 
 from worker import bundle as bundles
-from worker import daemon, settings
+from worker import daemon, settings, slots
 from worker.cli import bundle, door
 from worker.domain import Population
-from worker.errors import BundleMismatch
 from worker.words import NO_DEVICE
 
 
 @pytest.fixture
-def assess(preread, monkeypatch, brightness_classifier):
-    monkeypatch.setattr(door, "load_classifier", lambda bundle: brightness_classifier)
+def assess(preread, monkeypatch, brightness_classifier, brightness_slots):
+    monkeypatch.setattr(door, "load_bundle", lambda bundle: brightness_classifier.bundle)
     return lambda *arguments: preread("assess", *map(str, arguments))
 
 
@@ -157,14 +159,25 @@ def test_a_damaged_bundle_is_named_and_not_used(preread, tmp_path, monkeypatch):
     assert [(record["whole"], record["in_use"]) for record in ran.records] == [(False, True)]
 
 
-def test_a_bundle_that_answers_otherwise_here_is_not_used(preread, monkeypatch, tmp_path):
-    def differs(bundle):
-        raise BundleMismatch("bundle x/1 differs from its golden vectors by 0.5 in logit on this machine")
+_DIFFERS = """
+import sys
+from worker import slot_process
+from worker.errors import BundleMismatch
 
-    monkeypatch.setattr(door, "load_classifier", differs)
-    ran = preread("assess", "x.dcm")
+def load(setup):
+    raise BundleMismatch("bundle x/1 differs from its golden vectors by 0.5 in logit on this machine")
+
+sys.exit(slot_process.main(load))
+"""
+
+
+def test_a_bundle_that_answers_otherwise_here_is_not_used(assess, monkeypatch):
+    """The process that would use it looks, before anything is read."""
+    monkeypatch.setattr(slots, "COMMAND", (sys.executable, "-c", _DIFFERS))
+    ran = assess("x.dcm")
     assert ran.exit_code == 4
     assert "golden vectors" in ran.err
+    assert ran.out == ""
 
 
 # ---------------------------------------------------------------------- check

@@ -1,0 +1,63 @@
+"""A slot whose network answers by how bright a film is, so that a test can choose what it says."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from worker import self_test, slot_process
+from worker.bundle import MANIFEST_SCHEMA, Bundle, Manifest
+from worker.calibration import Calibration, FindingSpec, OperatingPoint, predictive_values
+from worker.classifier import RawOutput
+from worker.domain import IntendedUse
+from worker.preprocessing import TRAINING_SPEC
+from worker.scope import ScopeSpec
+
+USE = IntendedUse(("CR", "DX"), ("AP", "PA"), 1.0, 6.0, ("CHEST",), "films of children, for tests")
+
+
+class BrightnessClassifier:
+    """Stands for ``classifier.Classifier``: logit = mean of its input, above 0 for films brighter than mid-grey."""
+
+    def __init__(self) -> None:
+        manifest = Manifest(
+            manifest_schema=MANIFEST_SCHEMA,
+            name="brightness",
+            version="1.0.0",
+            licence="Apache-2.0",
+            intended_use=USE,
+            preprocessing=TRAINING_SPEC,
+            preprocessing_digest=TRAINING_SPEC.digest,
+            findings=(
+                FindingSpec(
+                    "pneumonia",
+                    "SCT:233604007",
+                    Calibration(slope=8.0, intercept=0.0, prevalence=0.25),
+                    OperatingPoint(threshold=0.5, uncertain_low=0.4, uncertain_high=0.6, reason="for tests"),
+                    predictive_values((0.9, 0.1), (0.1, 0.9)),
+                ),
+            ),
+            golden_tolerance=0.02,
+            training={},
+            metrics={},
+            files={"weights.tflite": "", "golden/vectors.npz": "", "card.md": "", "detector.npz": ""},
+            scope=ScopeSpec(score_max=0.0, turned_max=0.0, turned_gain=0.1, reason="for tests", rates={}),
+        )
+        self.detector = SimpleNamespace(judge=lambda picture, embedding: None)
+        self.bundle = Bundle(Path("brightness/1.0.0"), manifest, "b" * 64)
+
+    def classify(self, batch: Any) -> RawOutput:
+        return RawOutput(np.array([batch.mean()], np.float32), np.zeros((7, 7), np.float32), np.zeros(8, np.float32))
+
+    def self_check(self) -> float:
+        return 0.0
+
+
+if __name__ == "__main__":
+    self_test.import_all()
+    self_test.run(self_test.images(), None)  # as a slot with a network does: what is looked up late is known then
+    sys.exit(slot_process.main(lambda _setup: BrightnessClassifier()))
