@@ -347,13 +347,8 @@ def read(
     Raises:
         UsageError: see ``index``, ``load_pixels`` and ``split_folds``.
     """
-<<<<<<< HEAD
-    films, pictures, hashes = load_pixels(index(source, absent), TRAINING_SPEC, progress)
-    films = join_twins(films, hashes)
-=======
     films, pictures, hashes = load_pixels(index(source, absent), progress)
-    films = _join_twins(films, hashes)
->>>>>>> 8be2668 (Read the films of commands in inference processes, too)
+    films = join_twins(films, hashes)
     findings = findings_of(films)
     labels = labels_of(films, findings)
     assigned = split_folds(films, folds, seed)

@@ -58,12 +58,8 @@ def recalibrate(
         UsageError: the network was fitted to these very films, fewer than 50 films with or without a finding are left,
             no label names the bundle's finding, or the version is there already.
     """
-<<<<<<< HEAD
     if fitted_to(bundle, data):
         raise UsageError(f"{bundle.label} was fitted to these very films: calibration wants films new to the network")
-    classifier = Classifier(bundle)
-=======
->>>>>>> 8be2668 (Read the films of commands in inference processes, too)
     results: list[FileResult] = []
     with contextlib.closing(assess_found((Found(str(film.path), named=True) for film in data.films), bundle)) as ended:
         for result in ended:

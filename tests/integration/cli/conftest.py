@@ -11,12 +11,7 @@ import logging
 import sys
 import threading
 import warnings
-<<<<<<< HEAD
 from dataclasses import dataclass
-from pathlib import Path
-from types import SimpleNamespace
-=======
->>>>>>> 8be2668 (Read the films of commands in inference processes, too)
 
 import numpy as np
 import pytest

@@ -6,10 +6,7 @@ import dataclasses
 import importlib.metadata
 import json
 import os
-<<<<<<< HEAD
 import subprocess
-=======
->>>>>>> 8be2668 (Read the films of commands in inference processes, too)
 import sys
 
 import pytest
