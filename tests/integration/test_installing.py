@@ -171,6 +171,30 @@ def test_the_units_pass_systemds_own_checks(tmp_path: Path) -> None:
     assert assessed.returncode == 0, assessed.stdout[-300:]
 
 
+def calls_of(name: str) -> set[str]:
+    """System calls of one name in a unit's filter: a set of systemd's, with the sets in it, or the call itself."""
+    if not name.startswith("@"):
+        return {name}
+    listed = subprocess.run(
+        ["systemd-analyze", "syscall-filter", name], check=True, capture_output=True, text=True
+    ).stdout
+    names = {line.strip() for line in listed.splitlines()[1:] if line.strip() and "#" not in line}
+    return set().union(*map(calls_of, names))
+
+
+@pytest.mark.systemd
+def test_the_workers_unit_allows_what_confines_inference_processes() -> None:
+    """A process that may not ask for a filter stays without one; `preread check` runs outside of the unit."""
+    unit = (installing.units_folder() / "preread-worker.service").read_text()
+    allowed: set[str] = set()
+    for words in re.findall(r"^SystemCallFilter=(.+)$", unit, re.MULTILINE):
+        named = set().union(*map(calls_of, words.removeprefix("~").split()))
+        allowed = allowed - named if words.startswith("~") else allowed | named
+    assert len(allowed) > 200
+    assert {"seccomp", "landlock_create_ruleset", "landlock_restrict_self", "prctl", "prlimit64", "fstat"} <= allowed
+    assert not {"mount", "ptrace", "bpf", "init_module", "reboot", "chroot"} & allowed
+
+
 def test_what_setup_needs_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
