@@ -33,8 +33,9 @@ from model_training.baselines import (
     sharpness,
     thumbnails,
 )
+from model_training.digests import ABSENT, PUBLISHED_FILMS, content_digest, label_names
 from model_training.evaluation import OutOfFold, auc
-from model_training.intervals import number
+from model_training.intervals import Labels, number
 from worker.assessing import Processes, pictures_of
 from worker.batch import Found
 from worker.domain import Identity, JSONObject, PixelArray
@@ -42,9 +43,6 @@ from worker.errors import EnvironmentFault, PrereadError, UsageError
 from worker.preprocessing import TRAINING_SPEC
 from worker.sheets import plain, write_rows
 
-ABSENT = "NORMAL"
-# Digest (see ``content_digest``) of the published training split on which the shipped bundle was fitted.
-PUBLISHED_FILMS = "3a4cd12d5d43368bb00bd1b877cd8e261f014930a0d949bb4c5cd00f746b1c97"
 # The published set holds pictures; scanners and viewers name DICOM files IM-0001-0001 too, whoever the patient is.
 _PICTURES = frozenset({".jpeg", ".jpg", ".png"})
 _PERSON = re.compile(r"person(\d+)_(virus|bacteria)_\d+")
@@ -281,16 +279,6 @@ def patients_of(films: Sequence[Film]) -> npt.NDArray[np.str_]:
     return np.array([film.patient for film in films])
 
 
-def _label_names(films: Sequence[Film]) -> list[str]:
-    return ["|".join(film.present).upper() or ABSENT for film in films]
-
-
-def content_digest(films: Sequence[Film], hashes: Sequence[str]) -> str:
-    """SHA-256 (hex) over every film's hash, label and patient: the same wherever they lie, whatever the folds."""
-    rows = zip(hashes, _label_names(films), (film.patient for film in films), strict=True)
-    return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
-
-
 @dataclass(frozen=True)
 class Data:
     """A data set in memory.
@@ -323,7 +311,7 @@ class Data:
     @property
     def digest(self) -> str:
         """SHA-256 (hex) over every film's hash, label, patient and fold."""
-        rows = zip(self.hashes, _label_names(self.films), self.patients.tolist(), self.folds.tolist(), strict=True)
+        rows = zip(self.hashes, label_names(self.films), self.patients.tolist(), self.folds.tolist(), strict=True)
         return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
 
     @cached_property
@@ -356,9 +344,7 @@ def read(
     return Data(films, pictures, hashes, findings, labels, patients_of(films), assigned, conflict, absent)
 
 
-def _contradicting(
-    features: Features, labels: npt.NDArray[np.int64], folds: npt.NDArray[np.int64]
-) -> npt.NDArray[np.bool_]:
+def _contradicting(features: Features, labels: Labels, folds: Labels) -> npt.NDArray[np.bool_]:
     """Bool [n, findings], see ``baselines.contradicting``."""
     return np.stack([contradicting(features, column, folds) for column in labels.T], axis=1)
 

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from model_training.card import card
-from model_training.dataset import Data, content_digest
+from model_training.dataset import Data
 from model_training.declaration import Declaration
+from model_training.digests import content_digest
 from model_training.examining import examine
 from model_training.fitting import WEIGHTS_FILE as FITTED_FILE
 from model_training.fitting import Recipe

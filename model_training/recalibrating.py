@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from model_training.card import card
-from model_training.dataset import Data, content_digest, labels_for, summary
+from model_training.dataset import Data, labels_for, summary
 from model_training.declaration import SHIPPED_DATA, Declaration
+from model_training.digests import content_digest
 from model_training.summarising import metrics, reference
 from model_training.thresholds import probabilities, specify
 from worker import bundle as bundles

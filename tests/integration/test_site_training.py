@@ -16,8 +16,9 @@ from typer.testing import CliRunner
 
 import model_training
 from model_training.cli import app
-from model_training.dataset import PUBLISHED_FILMS, content_digest, index, join_twins, load_pixels, read
+from model_training.dataset import index, join_twins, load_pixels, read
 from model_training.declaration import PNEUMONIA_CHILDREN, declaration_for
+from model_training.digests import PUBLISHED_FILMS, content_digest
 from model_training.evaluation import OutOfFold
 from model_training.phantoms import draw_chest, to_dicom, to_png
 from model_training.thresholds import NothingLearned, calibrate

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_training import curves, dataset
+from model_training import curves, dataset, digests
 from model_training.dataset import Data, Film, labels_of, patients_of
 from model_training.evaluation import auc, average_precision
 from model_training.galleries import kinds, overlaid, sample
@@ -81,7 +81,7 @@ def _data() -> Data:
 @pytest.fixture
 def published(monkeypatch: pytest.MonkeyPatch) -> None:
     """Take the films of ``_data`` for the published set."""
-    monkeypatch.setattr(dataset, "PUBLISHED_FILMS", dataset.content_digest(_data().films, _data().hashes))
+    monkeypatch.setattr(dataset, "PUBLISHED_FILMS", digests.content_digest(_data().films, _data().hashes))
 
 
 def test_other_films_get_no_kind_of_the_published_ones() -> None:
