@@ -105,6 +105,7 @@ FORBIDDEN_CALLS = {"rmtree", "removedirs"}
 MAY_REMOVE = {
     "worker/backup.py",
     "worker/installing.py",
+    "worker/uninstalling.py",
     "worker/bundle.py",
     "worker/previews.py",
     "model_training/publishing.py",

@@ -26,6 +26,7 @@ from worker.cli import (
     run,
     setup,
     status,
+    uninstall,
     users,
     web,
 )
@@ -107,3 +108,4 @@ app.add_typer(database.app, name="db")
 app.command("purge")(forgetting.purge)
 app.command("export-patient")(forgetting.export_patient)
 app.command("setup")(setup.setup)
+app.command("uninstall")(uninstall.uninstall)

@@ -56,6 +56,7 @@ QUIET = {
     "preread run", "preread backfill", "preread fleet work", "preread fleet status", "preread bundle list",
     "preread bundle show", "preread bundle verify", "preread db upgrade",
     "preread db backup", "preread db restore", "preread db downgrade", "preread db move", "preread setup",
+    "preread uninstall",
     "preread bundle add", "preread bundle activate", "preread bundle rollback", "preread bundle shadow",
     "preread bundle compare",
     "preread db check", "preread db compact", "preread version", "preread web", "preread review sign",

@@ -10,6 +10,7 @@ import pytest
 
 from worker import migrating, mounts, previews, store
 from worker.errors import DatabaseAway
+from worker.preview_drawing import draw
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_where_fstab_names_a_disk_that_is_away_nothing_is_made_on_the_other_one(
 
 
 def a_preview(folder: Path) -> None:
-    assert previews.keep(folder, "0" * 64, np.zeros((9, 9), np.uint8), 0)
+    assert previews.keep(folder, "0" * 64, draw(np.zeros((9, 9), np.uint8)), 0)
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
