@@ -10,7 +10,8 @@ place=$(mktemp -d "${TMPDIR:-/tmp}/preread-wheel.XXXXXX")
 trap 'rm -rf "$place"' EXIT
 
 tar -C "$place" -xf "$archive"
-for page in docs/administrators.md deploy/RUNBOOK.md deploy/prometheus/preread.rules.yml deploy/grafana/preread.json; do
+for page in SECURITY.md docs/administrators.md deploy/RUNBOOK.md deploy/prometheus/preread.rules.yml \
+  deploy/grafana/preread.json deploy/fail2ban/jail.conf; do
   test -e "$place"/preread-*/"$page" || { echo "the tar lacks $page" >&2; exit 1; }
 done
 folder=$(echo "$place"/preread-*)

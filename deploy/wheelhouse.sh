@@ -31,7 +31,7 @@ done
 # what a person there reads lies as in the source, so that its links lead somewhere
 cp "$here/install.sh" "$here/../README.md" "$here/../CHANGELOG.md" "$here/../SECURITY.md" "$here/../LICENSE" "$tree/"
 mkdir "$tree/deploy"
-cp -R "$here/RUNBOOK.md" "$here/prometheus" "$here/grafana" "$tree/deploy/"
+cp -R "$here/RUNBOOK.md" "$here/prometheus" "$here/grafana" "$here/fail2ban" "$tree/deploy/"
 cp -R "$here/../docs" "$tree/"
 printf '%s\n' "$version" >"$tree/VERSION"
 printf '%s\n' "$platform" >"$tree/PLATFORM"
