@@ -16,7 +16,7 @@ import io
 import json
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -33,14 +33,13 @@ from model_training.baselines import (
     sharpness,
     thumbnails,
 )
+from model_training.decoding import read_pictures
 from model_training.digests import ABSENT, PUBLISHED_FILMS, content_digest, label_names
 from model_training.evaluation import OutOfFold, auc
 from model_training.intervals import Labels, number
-from worker.assessing import Processes, pictures_of
-from worker.batch import Found
+from worker.assessing import Processes
 from worker.domain import Identity, JSONObject, PixelArray
-from worker.errors import EnvironmentFault, PrereadError, UsageError
-from worker.preprocessing import TRAINING_SPEC
+from worker.errors import UsageError
 from worker.sheets import plain, write_rows
 
 # The published set holds pictures; scanners and viewers name DICOM files IM-0001-0001 too, whoever the patient is.
@@ -205,30 +204,6 @@ def load_pixels(
             hashes.append(digest)
             progress()
     return found, np.stack(pictures), hashes
-
-
-def read_pictures(
-    paths: Sequence[Path], processes: Processes | None = None
-) -> Generator[tuple[PixelArray, str, Identity], None, None]:
-    """Yield of each file its picture, uint8 of ``TRAINING_SPEC``, the SHA-256 of its bytes, and its identity.
-
-    Args:
-        processes: in which the files are read; by default one for each core.
-
-    Raises:
-        UsageError: a file is unreadable, or ends its process; it is named.
-    """
-    with contextlib.closing(pictures_of((Found(str(path), named=True) for path in paths), processes)) as reads:
-        for path, read in zip(paths, reads, strict=True):
-            if isinstance(read.ended, EnvironmentFault):
-                raise UsageError(f"{path} cannot be read: {read.ended}")
-            if isinstance(read.ended, PrereadError) or read.sha256 is None:
-                raise UsageError(f"{path} is unreadable ({read.ended.code}): {read.ended}")
-            try:
-                picture = read.ended.picture(TRAINING_SPEC.rows, TRAINING_SPEC.columns)
-            except ValueError:
-                raise UsageError(f"{path} is unreadable: its process answered with no picture of that size") from None
-            yield picture, read.sha256, read.ended.identity
 
 
 def _with_patient_of_tags(film: Film, identity: Identity) -> Film:

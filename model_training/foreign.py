@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from model_training.dataset import read_pictures
+from model_training.decoding import read_pictures
 from worker.domain import PixelArray
 from worker.errors import UnreadableError, UsageError
 from worker.preprocessing import PreprocessingSpec, shrink

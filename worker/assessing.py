@@ -22,7 +22,6 @@ from worker.domain import Declared, Outcome
 from worker.error_codes import named
 from worker.errors import EnvironmentFault, PrereadError, SlotCrashed, UnreadableError
 from worker.radiograph import DEFAULT_LIMITS, Limits
-from worker.settings import DEADLINE_S, SLOT_MEMORY_BYTES
 from worker.slot_messages import Job, Report, Setup
 from worker.slots import Broke, Done, Fault, SlotPool
 from worker.slots import Read as Asked
@@ -39,7 +38,7 @@ _STARTS_WITHIN_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Processes:
-    """How many inference processes a command has, and what each may take.
+    """How many inference processes a command has, and what each may take; by default as the settings say by default.
 
     Attributes:
         count: at most; for few files fewer are started.
@@ -49,8 +48,8 @@ class Processes:
     """
 
     count: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-    deadline_s: float = DEADLINE_S
-    memory_bytes: int = SLOT_MEMORY_BYTES
+    deadline_s: float = 60.0
+    memory_bytes: int = 2048 * 1024 * 1024
     limits: Limits = DEFAULT_LIMITS
     require_confinement: bool = False
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from model_training import phantoms
-from model_training.dataset import index, load_pixels, read_pictures
+from model_training.dataset import index, load_pixels
+from model_training.decoding import read_pictures
 from model_training.judging import judge, write_predictions
 from worker import slots
 from worker.assessing import Processes

@@ -22,6 +22,7 @@ from worker.batch import Found, find_files, locate, reversible_path
 from worker.domain import Answer, Caveat, Declared, Outcome, Population
 from worker.errors import BundleMismatch, BundleMissing, FileLocked, FileVanished, NotAFile, SlotCrashed
 from worker.radiograph import Limits
+from worker.settings import Settings
 from worker.slots import SlotPool
 
 PROGRAMS = Path(__file__).parents[2] / "programs"
@@ -304,3 +305,14 @@ def _bytes_of(piece):
     if piece == "\\\\":
         return b"\\"
     return bytes.fromhex(piece[2:]) if piece.startswith("\\x") else piece.encode()
+
+
+def test_training_has_the_limits_that_the_worker_has_by_default():
+    default = {name: field.default for name, field in Settings.model_fields.items()}
+    assert Processes(1) == Processes(
+        1,
+        default["deadline_s"],
+        default["slot_memory_bytes"],
+        Limits(default["max_file_bytes"], default["max_pixels"]),
+        default["require_confinement"],
+    )
