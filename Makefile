@@ -11,7 +11,7 @@ LOCK += --constraint requirements/constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test prove fleet-proof bench run fuzz lint type wheel wheelhouse check-wheel try-host sbom audit tags release lock clean
+.PHONY: help demo test prove fleet-proof bench bench-page run fuzz lint type wheel wheelhouse check-wheel try-host sbom audit tags release lock clean
 
 help: ## say what can be made
 	@echo "Preread: a first read of every chest X-ray, where it is taken."
@@ -34,6 +34,9 @@ fleet-proof: $(VENV)/.dev ## kill a fleet's processes at random over 100,000 sma
 
 bench: $(VENV)/.dev ## measure the worker against its floor and the usual way, on an idle machine (ARGS=--write keeps it, ARGS=--check compares)
 	@$(PY) -m tests.bench $(ARGS)
+
+bench-page: $(VENV)/.dev ## measure a signed-in doctor's page while strangers attack it (ARGS=--write keeps the table in docs/measured.md)
+	@$(PY) -m tests.bench.attack $(ARGS)
 
 run: $(VENV)/.runtime ## run the worker in the foreground on ./preread.toml's folders, else on ./inbox (Ctrl-C stops it)
 	@mkdir -p inbox

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.web.places import NoPlaceError, Places
+from worker.web.places import NoPlaceError, Pace, Places
 
 
 @settings(deadline=None)
@@ -57,3 +57,34 @@ def test_who_waits_too_long_is_refused_and_takes_no_place() -> None:
         assert (places.taken, places._sources) == (0, {})
 
     asyncio.run(wait())
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.floats(0, 0.5)), max_size=120))
+def test_a_pace_is_kept_whoever_comes(coming: list[tuple[str, float]]) -> None:
+    now = 1000.0
+    pace = Pace(each_s=10, in_all_s=20, burst_s=1, longest_s=3, clock=lambda: now)
+    turns: dict[str, list[float]] = {"a": [], "b": [], "c": []}
+    for source, later in coming:
+        now += later
+        delay, may_go_on = pace.delay_s(source)
+        assert 0 <= delay <= 3
+        if may_go_on:
+            turns[source].append(now + delay)
+    for at in turns.values():
+        for first in range(len(at)):
+            for last in range(first, len(at)):
+                # what may come at once, and from then on no faster than the rate
+                assert last - first + 1 <= 10 * (at[last] - at[first]) + 11.001
+    assert sum(map(len, turns.values())) <= 20 * (now - 1000 + 1 + 3) + 1.001
+
+
+def test_who_comes_slowly_never_waits() -> None:
+    now = 1000.0
+    pace = Pace(each_s=10, in_all_s=20, burst_s=1, longest_s=3, clock=lambda: now)
+    for _ in range(1000):
+        assert pace.delay_s("a") == (0.0, True)
+        now += 0.11
+    for number in range(30_000):
+        pace.delay_s(f"from {number}")
+    assert len(pace._turns) <= Pace._SOURCES_AT_MOST

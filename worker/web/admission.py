@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fastapi.responses import Response
@@ -24,14 +24,13 @@ from worker.accounts import Account, digest
 from worker.addresses import source_of
 from worker.errors import DatabaseAway, PrereadError
 from worker.sessions import Session
-from worker.web.places import NoPlaceError, Places
+from worker.web.places import NoPlaceError, Pace, Places
 from worker.web.site import Site
 
 POLL_HEADER = "x-preread-poll"
 MAX_BODY_BYTES = 64 * 1024
 BODY_WITHIN_S = 20.0
 RETRY_AFTER_S = 2
-_KNOWN_AT_MOST = 10_000
 _API = "/api/v1"
 _STATIC = "/static/"
 # A reading whose session has ended is kept while its reader signs in again, so its form is read as well.
@@ -60,26 +59,6 @@ class Visitor:
         return self.session is not None or self.program is not None
 
 
-class Known:
-    """Tokens that were valid when they were last looked up, by their digests, within bounds."""
-
-    def __init__(self, at_most: int = _KNOWN_AT_MOST) -> None:
-        self._at_most = at_most
-        self._digests: OrderedDict[str, None] = OrderedDict()
-
-    def __contains__(self, token: str) -> bool:
-        return digest(token) in self._digests
-
-    def note(self, token: str, valid: bool) -> None:
-        """Remember, or forget, a token."""
-        key = digest(token)
-        self._digests.pop(key, None)
-        if valid:
-            self._digests[key] = None
-            while len(self._digests) > self._at_most:
-                self._digests.popitem(last=False)
-
-
 class RefusedError(Exception):
     """This request is not worked on."""
 
@@ -101,7 +80,7 @@ class Admission:
         self._app = app
         self._here = here
         self._refuse = refuse
-        self._known = Known()
+        self._pace = Pace(each_s=50.0, in_all_s=100.0, burst_s=4.0, longest_s=5.0)
         # sign-ins wait for a place to be hashed at, which is bounded for itself
         self._sign_ins = Places(at_once=64, each=32, waiting=0, waiting_in_all=0, within_s=BODY_WITHIN_S)
         self._strangers = Places(at_once=8, each=4, waiting=100, waiting_in_all=400, within_s=5.0)
@@ -127,8 +106,13 @@ class Admission:
 
     async def _serve(self, request: HTTPConnection, receive: Receive, send: Send) -> None:
         scope = request.scope
-        _refuse_large(request.headers.getlist("content-length"))
         source = source_of(scope["client"][0]) if scope.get("client") else ""
+        device = request.cookies.get(self._here.options.device_cookie, "")
+        if not (self._token(request) in self._here.known or device in self._here.known):
+            await self._wait_for_turn(scope, source)
+        _refuse_large(request.headers.getlist("content-length"))
+        if _is_sign_in(scope) and not device and self._here.hashing.is_full(source):
+            raise NoPlaceError
         visitor = await self._who(request, source)
         scope.setdefault("state", {})["visitor"] = visitor
         connection = scope["state"].get("connection")
@@ -143,7 +127,27 @@ class Admission:
             _turn_deaf(scope)
         places, key = self._places(scope, visitor, source)
         async with places.place(key):
+            if connection is not None:
+                connection.work()
             await self._app(scope, _replayed(body, receive), send)
+
+    async def _wait_for_turn(self, scope: Scope, source: str) -> None:
+        """Let strangers come no faster than ``Pace`` allows; a connection that waits gives way to a new one."""
+        delay_s, may_go_on = self._pace.delay_s(source)
+        if delay_s:
+            await asyncio.sleep(delay_s)
+            connection = scope.get("state", {}).get("connection")
+            if connection is not None and connection.gone:
+                raise ClientDisconnect
+        if not may_go_on:
+            raise NoPlaceError
+
+    def _token(self, request: HTTPConnection) -> str:
+        """Return what a request carries to say who sends it; empty for nothing."""
+        if _is_api(request.scope["path"]):
+            scheme, _, token = request.headers.get("authorization", "").partition(" ")
+            return token.strip() if scheme.lower() == "bearer" else ""
+        return request.cookies.get(self._here.options.cookie, "")
 
     def _places(self, scope: Scope, visitor: Visitor, source: str) -> tuple[Places, str]:
         if visitor.known:
@@ -160,10 +164,14 @@ class Admission:
     async def _who(self, request: HTTPConnection, source: str) -> Visitor:
         if _is_sign_in(request.scope):
             return await self._browser(request, source)
-        token, look = self._look(request)
-        if token is None:
+        token = self._token(request)
+        if not token:
             return Visitor()
-        if token in self._known:
+        if _is_api(request.scope["path"]):
+            look = self._program
+        else:
+            look = partial(self._session, touch=POLL_HEADER not in request.headers)
+        if token in self._here.known:
             visitor = await run_in_threadpool(look, token)
         elif request.scope["path"].startswith(_STATIC):
             return Visitor()
@@ -171,15 +179,8 @@ class Admission:
             async with self._lookups.place(source):
                 visitor = await run_in_threadpool(look, token)
         if visitor.failure is None:
-            self._known.note(token, visitor.known)
+            self._here.known.note(token, visitor.known)
         return visitor
-
-    def _look(self, request: HTTPConnection) -> tuple[str | None, Callable[[str], Visitor]]:
-        if _is_api(request.scope["path"]):
-            scheme, _, token = request.headers.get("authorization", "").partition(" ")
-            return (token.strip() or None) if scheme.lower() == "bearer" else None, self._program
-        touch = POLL_HEADER not in request.headers
-        return request.cookies.get(self._here.options.cookie) or None, lambda token: self._session(token, touch)
 
     async def _browser(self, request: HTTPConnection, source: str) -> Visitor:
         token = request.cookies.get(self._here.options.device_cookie)
@@ -187,6 +188,7 @@ class Admission:
             return Visitor()
         async with self._lookups.place(source):
             known = await run_in_threadpool(self._is_known, token)
+        self._here.known.note(token, known)
         return Visitor(device=token if known else None)
 
     def _is_known(self, token: str) -> bool:
@@ -201,7 +203,7 @@ class Admission:
         except PrereadError as error:
             return Visitor(failure=error)
 
-    def _session(self, token: str, touch: bool) -> Visitor:
+    def _session(self, token: str, *, touch: bool) -> Visitor:
         try:
             return Visitor(session=sessions.find(self._here.engine, token, self._here.options.idle_s, touch=touch))
         except PrereadError as error:

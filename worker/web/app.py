@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import RedirectResponse, Response
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 from sqlalchemy import Engine
 from starlette.exceptions import HTTPException
@@ -53,10 +53,14 @@ def create_app(engine: Engine, options: WebOptions, code: str = language.ENGLISH
     app.add_exception_handler(PrereadError, _failed)
     app.add_exception_handler(Exception, _unforeseen)
 
+    refusals: dict[int, bytes] = {}  # the same for everybody, and made once: strangers must cost little
+
     def refuse(path: str, status: int, headers: dict[str, str]) -> Response:
         if path.startswith("/api/"):
             return api.refusal(status, headers)
-        return _answer(here, status, _key(status), headers)
+        if status not in refusals:
+            refusals[status] = bytes(_answer(here, status, _key(status)).body)
+        return HTMLResponse(refusals[status], status, headers)
 
     # the last one is the first to see a request
     app.add_middleware(Admission, here=here, refuse=refuse)

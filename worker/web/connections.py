@@ -141,15 +141,25 @@ class GuardedProtocol(H11Protocol):
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._deaf = False
+        self._worked_on = False
         self.peer = ""
         self.source = ""
         self.known = False
 
     @property
     def waits(self) -> bool:
-        """Whether nothing is due to the client: no whole request has come that is not answered yet."""
+        """Whether nothing is worked on for this client."""
         cycle: RequestResponseCycle | None = self.cycle
-        return cycle is None or cycle.response_complete or (not self.known and cycle.more_body)
+        return cycle is None or cycle.response_complete or not (self.known or self._worked_on)
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody is there any more."""
+        return self.transport.is_closing()
+
+    def work(self) -> None:
+        """Note that what came last has a place and is worked on."""
+        self._worked_on = True
 
     def vouch(self) -> None:
         """See ``Gate.vouch``."""
@@ -224,6 +234,7 @@ class GuardedProtocol(H11Protocol):
 
     def on_response_complete(self) -> None:
         """Wait for the next request, but not for long."""
+        self._worked_on = False
         self._gate.idle_again(self)
         self._arm(LINGER_S if self._deaf else HEAD_WITHIN_S)
         if self._deaf and not self.transport.is_closing():

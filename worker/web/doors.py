@@ -103,6 +103,8 @@ def _signed_in(request: Request, who: Account, address: str, to: str, draft: For
     here = site.of(request)
     token = sessions.begin(here.engine, who, address=address or None, replaces=request.cookies.get(here.options.cookie))
     device = devices.remember(here.engine, who, request.cookies.get(here.options.device_cookie))
+    here.known.note(token, valid=True)
+    here.known.note(device, valid=True)
     response: Response = RedirectResponse(to, 303)
     if draft is not None and who.role is Role.READER:
         session = sessions.find(here.engine, token, here.options.idle_s, touch=False)

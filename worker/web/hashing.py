@@ -44,6 +44,10 @@ class Hashing:
         async with self._lanes[known].place(source):
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
+    def is_full(self, source: str) -> bool:
+        """Tell whether a stranger from there finds no place."""
+        return self._lanes[False].is_full(source)
+
     def end(self) -> None:
         """Let the threads go when they have done what they do."""
         self._threads.shutdown(wait=False)

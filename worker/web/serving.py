@@ -21,7 +21,7 @@ from worker.web.connections import Gate, GuardedProtocol, raise_file_limit
 from worker.web.forwarded import Proxies
 
 _LOG = logging.getLogger(__name__)
-_BACKLOG = 512
+_BACKLOG = 128
 _GRACE_S = 20
 
 
@@ -56,6 +56,7 @@ def configure(
         access_log=False,
         server_header=False,
         ws="none",
+        backlog=_BACKLOG,
         timeout_graceful_shutdown=_GRACE_S,
     )
     try:

@@ -22,6 +22,7 @@ from worker.health import Health, Level, Problem
 from worker.readings import MAX_COMMENT_CHARS
 from worker.sessions import Session
 from worker.web.hashing import Hashing
+from worker.web.known import Known
 from worker.web.language import Language
 from worker.words import percent
 
@@ -72,6 +73,7 @@ class Site:
         self.options = options
         self.language = language
         self.hashing = Hashing()
+        self.known = Known()
         self._lock = threading.Lock()
         self._health: tuple[float, Health] | None = None
         self._templates = Environment(

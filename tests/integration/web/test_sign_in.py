@@ -261,22 +261,27 @@ def test_a_full_queue_is_answered_at_once_and_known_browsers_have_their_own(
     monkeypatch.setattr(accounts, "_matches", slow)
     stranger = Browser(films_here)
     site: Any = stranger.client.app.state.site  # type: ignore[attr-defined]
-    crowd = []
+    crowd = [threading.Thread(target=lambda n=number: _try(stranger, n)) for number in range(2)]
     with stranger.client:
-        for number in range(2):
-            crowd.append(threading.Thread(target=lambda n=number: _try(stranger, n)))
-            crowd[-1].start()
-        assert entered.wait(60)
-        eventually(lambda: site.hashing._lanes[False].taken == 2)
-        answer = _try(stranger, 3)
-        assert (answer.status_code, answer.headers["retry-after"]) == (503, "5")
-        assert "Many people are signing in" in answer.text
-        assert stranger.client.get("/sign-in").status_code == 200
-        go_on.set()
-        for one in crowd:
-            one.join()
+        try:
+            for one in crowd:
+                one.start()
+            assert entered.wait(60)
+            eventually(lambda: site.hashing._lanes[False].taken == 2)
+            answer = _try(stranger, 3)
+            assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+            assert "Preread is busy" in answer.text
+            # a browser that looks as if it were known is told at the place itself, and its form is kept
+            guessing = _try(stranger, 4, "; preread_device=guess")
+            assert (guessing.status_code, guessing.headers["retry-after"]) == (503, "5")
+            assert "Many people are signing in" in guessing.text
+            assert stranger.client.get("/sign-in").status_code == 200
+        finally:
+            go_on.set()
+            for one in crowd:
+                one.join()
 
 
-def _try(browser: Browser, number: int) -> Any:
+def _try(browser: Browser, number: int, more: str = "") -> Any:
     fields = {"door": "d", "to": "/", "name": f"name{number}", "password": "slow"}
-    return browser.client.post("/sign-in", data=fields, headers={"cookie": "preread_door=d"})
+    return browser.client.post("/sign-in", data=fields, headers={"cookie": f"preread_door=d{more}"})
