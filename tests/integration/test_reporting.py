@@ -200,9 +200,23 @@ def test_every_error_is_in_the_gallery_with_its_map_where_there_is_a_network(
     assert len(shown) == missed + called
     with_map = sum(fold == "0" for _, _, fold in shown)
     samples = len(page.jpegs) - len(shown) - with_map
-    assert samples == 6 + 5 + 5  # one film a patient: of many without, of five bacterial, of five viral
+    assert samples == 6 + 6  # one film a patient: of many without, of many with; names tell no kind of other films
     labels = {film.path.name: label for film, label in zip(data.films, data.labels[:, 0].tolist(), strict=True)}
     assert sum(labels[name] for name, _, _ in shown) == missed
+
+
+def test_a_run_that_learned_nothing_still_shows_its_films_and_its_loss(data: Data, tmp_path: Path) -> None:
+    run = _write_run(tmp_path / "useless", data, (0, 1))
+    for part in run.glob("fold-*"):
+        kept = np.load(part / "logits.npz")
+        np.savez(part / "logits.npz", index=kept["index"], logits=-kept["logits"])
+    page = _read(report(run, data, tmp_path / "page", Wanted(share=True)))
+    assert {"films", "learning", "timing", "record"} <= set(page.ids)
+    assert not {"separation", "answers", "calibration", "subgroups", "errors"} & set(page.ids)
+    assert "Nothing was learned yet." in page.text
+    assert "its logit does not rise with the finding" in page.text
+    assert {address.removeprefix("#") for address in page.addresses if address.startswith("#")} <= set(page.ids)
+    assert "learning-curves" in {path.stem for path in (tmp_path / "page" / "figures").iterdir()}
 
 
 def test_a_shared_page_holds_no_film_and_no_name_of_one(shared: Path, data: Data) -> None:

@@ -5,29 +5,38 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from worker.cli import door, in_use, output
-from worker.cli.roots import PopulationOption
+from worker.cli.roots import PopulationName
 
 if TYPE_CHECKING:
     from worker.batch import FileResult
-    from worker.domain import Caveat, Finding, Outcome
+    from worker.domain import Caveat, Finding, Outcome, Population, RootSpec
+    from worker.settings import Settings
 
 
 def assess(
     context: typer.Context,
     paths: Annotated[list[str], typer.Argument(metavar="FILE_OR_DIR...", help="films, and folders of films")],
     json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record a file")] = False,
-    population: PopulationOption = "undeclared",
+    population: Annotated[
+        PopulationName | None,
+        typer.Option(
+            help="what is declared of films whose tags do not say it; default: what the settings declare of the root "
+            "that holds them, else undeclared"
+        ),
+    ] = None,
     bundle: Annotated[str | None, typer.Option(help="bundle to use; default: the setting PREREAD_BUNDLE")] = None,
 ) -> None:
     """Say what the bundle says of films, at once and without a database.
 
-    Where no tag tells the patient's age, 1 to 5 years is assumed and the caveat age_assumed says so.
+    Where no tag tells the patient's age, 1 to 5 years is assumed and the caveat age_assumed says so, unless the root
+    that holds the film, or --population, declares it.
 
     Films are read in processes of their own, PREREAD_SLOTS at once, with a deadline and a memory limit: a film that
     ends its process is named slot_crashed, slot_deadline or slot_memory, and the others get their answers.
@@ -38,12 +47,13 @@ def assess(
     settings = door.of(context).settings()
     from worker import batch
     from worker.assessing import Processes, assess_files
-    from worker.domain import Declared, Population
+    from worker.domain import Declared
     from worker.radiograph import Limits
     from worker.words import explain_caveats, explain_predictive_values
 
     chosen = door.load_bundle(in_use.named(settings, bundle or settings.bundle))
-    declared = Declared(population=Population(population), assume_age=True)
+    assumed, why = _declared(settings, paths, population)
+    declared = Declared(population=assumed, assume_age=True)
     limits = Limits(max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels)
     processes = Processes(
         settings.slots, settings.deadline_s, settings.slot_memory_bytes, limits, settings.require_confinement
@@ -75,9 +85,45 @@ def assess(
         columns = ("file", "outcome", "what it says", "caveats", "ms")
         notes = (*explain_predictive_values(answered), *explain_caveats(caveats))
         output.print_table(columns, rows, notes=notes)
+    if counts.total() and population is None:
+        output.say(f"population {assumed.value}: {why}")
     _summarise(counts, codes, chosen.label)
     if not_judged or not counts.total():
         raise typer.Exit(1)
+
+
+def _declared(settings: Settings, paths: Sequence[str], named: PopulationName | None) -> tuple[Population, str]:
+    """Return what is declared of these files, and why it is that.
+
+    Raises:
+        UsageError: they lie in roots that declare different populations.
+    """
+    from worker.domain import Population
+    from worker.errors import UsageError
+
+    if named is not None:
+        return Population(named), "said by --population"
+    found: dict[Population, str] = {}
+    for path in paths:
+        places = {Path(os.path.abspath(path)), Path(os.path.realpath(path))}
+        holding = [
+            root
+            for root in settings.roots
+            if any(place.is_relative_to(where) for place in places for where in _places_of(root))
+        ]
+        said = holding[0].population if holding else Population.UNDECLARED
+        found.setdefault(said, str(holding[0].path) if holding else "")
+    if len(found) > 1:
+        kinds = ", ".join(f"{kind.value} ({root or 'in no root of the settings'})" for kind, root in found.items())
+        raise UsageError(f"these files lie under different declarations: {kinds}; say which with --population")
+    ((kind, root),) = found.items()
+    if root:
+        return kind, f"declared by the settings of the root {root}; --population says another"
+    return kind, "no root of the settings holds these files; --population says what is known of them"
+
+
+def _places_of(root: RootSpec) -> tuple[str, str]:
+    return os.path.abspath(root.path), os.path.realpath(root.path)
 
 
 def _row(result: FileResult) -> tuple[str, ...]:

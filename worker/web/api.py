@@ -218,6 +218,8 @@ def _add_routes(api: FastAPI) -> None:
         record = found.to_json()
         return Status.model_validate({**record, "scanned_at": found.scanned_at, "waiting": found.waiting})
 
+    # The short addresses are there so that a GET of them is answered with what to do, and not as unknown.
+    @api.post("/results", include_in_schema=False)
     @api.post("/results/search")
     def search_results(request: Request, who: Program, wanted: ResultSearch) -> Results:
         """Search results."""
@@ -259,6 +261,7 @@ def _add_routes(api: FastAPI) -> None:
         _note(here, who, Action.VIEW, f"film:{result_id}")
         return Response(content, media_type="image/png")
 
+    @api.post("/worklist", include_in_schema=False)
     @api.post("/worklist/search")
     def search_worklist(request: Request, who: Program, wanted: WorklistSearch) -> WorklistAnswer:
         """Search the worklist."""
@@ -269,6 +272,7 @@ def _add_routes(api: FastAPI) -> None:
         studies = [[_film(film) for film in study] for study in page.studies]
         return WorklistAnswer(at=page.at, cut=page.cut, studies=studies, next=page.next)
 
+    @api.post("/readings", include_in_schema=False)
     @api.post("/readings/search")
     def search_readings(request: Request, who: Program, wanted: ReadingSearch) -> Readings:
         """Go through all readings."""
@@ -313,7 +317,10 @@ def refusal(status: int, headers: dict[str, str]) -> Response:
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, AnyHTTPException)
-    return _answer(error.status_code, dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405 and "POST" in headers.get("Allow", headers.get("allow", "")):
+        return _answer(405, headers, hint="Send POST with a JSON body that says which ones: {} for the newest.")
+    return _answer(error.status_code, headers)
 
 
 async def _not_meant(request: Request, error: Exception) -> Response:

@@ -35,6 +35,28 @@ def test_people_get_a_table_in_words(assess, tmp_path, jpeg):
     assert "1 file: 1 assessed; bundle brightness/1.0.0" in ran.err
 
 
+def test_the_root_of_the_settings_that_holds_a_film_declares_it(assess, tmp_path, jpeg):
+    for folder in ("kids", "lab", "else"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "film.jpg").write_bytes(jpeg(230))
+    (tmp_path / "behind").symlink_to(tmp_path / "kids")
+    (tmp_path / "preread.toml").write_text(
+        '[[roots]]\npath = "kids"\npopulation = "children-1-5y"\n[[roots]]\npath = "lab"\npopulation = "research"\n'
+    )
+    for path in ("kids/film.jpg", "kids", "behind/film.jpg"):
+        ran = assess(path, "--json")
+        assert "age_declared" in ran.records[0]["caveats"]
+        assert "population children-1-5y: declared by the settings of the root kids" in ran.err
+    assert "age_assumed" in assess("else/film.jpg", "--json").records[0]["caveats"]
+    assert "no root of the settings holds these files" in assess("else/film.jpg").err
+    mixed = assess("kids", "lab")
+    assert mixed.exit_code == 2
+    assert "say which with --population" in mixed.err
+    said = assess("kids", "lab", "--population", "research")
+    assert said.exit_code == 0
+    assert "population" not in said.err
+
+
 def test_programs_get_json_lines_and_nothing_else_on_standard_output(assess, tmp_path, jpeg):
     (tmp_path / "a.jpg").write_bytes(jpeg(230))
     (tmp_path / "b.jpg").write_bytes(b"no film")

@@ -145,7 +145,9 @@ def test_a_film_is_assessed_with_the_bundle_that_is_shipped(tmp_path):
     assert record["outcome"] == "assessed"
     assert record["findings"][0]["finding"] == "pneumonia"
     assert 0 < record["findings"][0]["prevalence"] < 1
-    assert err == f"1 file: 1 assessed; bundle {record['bundle']}\n"
+    assumed, summary = err.splitlines()
+    assert assumed.startswith("population undeclared: no root of the settings holds these files")
+    assert summary == f"1 file: 1 assessed; bundle {record['bundle']}"
 
 
 def test_a_picture_that_is_no_film_is_refused_by_the_bundle_that_is_shipped(tmp_path, jpeg):

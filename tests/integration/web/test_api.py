@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shlex
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -92,6 +95,30 @@ def test_a_program_finds_what_a_person_finds(films_here: Films, program: Program
     actions = {entry.action for entry in audit.latest(films_here.engine, 50) if entry.actor != "uid:0"}
     assert {"search", "view", "export"} <= actions
     audit.verify(films_here.engine)
+
+
+def test_the_documented_lines_of_curl_are_answered(films_here: Films, program: Program) -> None:
+    fill(films_here)
+    page = (Path(__file__).parents[3] / "docs" / "administrators.md").read_text()
+    lines = [shlex.split(line) for line in page.splitlines() if line.startswith("curl ")]
+    assert len(lines) == 5
+    for words in lines:
+        assert words[words.index("-H") + 1] == "Authorization: Bearer $TOKEN"
+        path = words[-1].removeprefix("http://127.0.0.1:8350")
+        if "--json" in words:
+            body = json.loads(words[words.index("--json") + 1])
+            answered = program.client.post(path, json=body)
+        else:
+            answered = program.client.get(path)
+        assert answered.status_code == 200, (path, answered.text)
+
+
+@pytest.mark.parametrize("path", ["/results", "/worklist", "/readings"])
+def test_a_list_that_is_asked_for_with_get_says_how_to_ask(program: Program, path: str) -> None:
+    answered = program.get(path)
+    assert (answered.status_code, answered.headers["allow"]) == (405, "POST")
+    assert "Send POST with a JSON body" in answered.json()["error"]["hint"]
+    assert program.post(path).status_code == 200, "what is allowed is answered"
 
 
 def test_every_failure_has_one_shape(films_here: Films, program: Program) -> None:
