@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -19,6 +19,7 @@ import jpeg_ls
 import numpy as np
 import numpy.typing as npt
 import openjpeg
+import PIL
 from PIL import Jpeg2KImagePlugin, features
 
 from worker import jpeg, jpeg_2000, tags
@@ -165,9 +166,8 @@ def _lossy(file: DicomFile) -> tuple[Caveat, ...]:
     return (Caveat.LOSSY,) if lossy else ()
 
 
-@lru_cache
-def _named(distribution: str) -> str:
-    return f"{distribution} {version(distribution)}"
+# Looked up once and for all: a confined process can open no file later.
+_NAMED = {name: f"{name} {version(name)}" for name in ("numpy", "imagecodecs", "pyjpegls", "pylibjpeg-openjpeg")}
 
 
 def _native(file: DicomFile, module: PixelModule) -> StoredValues:
@@ -201,7 +201,7 @@ def _native(file: DicomFile, module: PixelModule) -> StoredValues:
         flat = np.empty((quads.shape[0], 2, 3), quads.dtype)
         flat[:, :, 0], flat[:, :, 1], flat[:, :, 2] = quads[:, :2], quads[:, 2:3], quads[:, 3:]
     values = _shaped(flat, module, 0 if halved else module.planar_configuration)
-    return StoredValues(_kept_bits(values, module), _named("numpy"), (*caveats, *_lossy(file)))
+    return StoredValues(_kept_bits(values, module), _NAMED["numpy"], (*caveats, *_lossy(file)))
 
 
 def _rle(frame: bytes, module: PixelModule) -> StoredValues:
@@ -219,7 +219,7 @@ def _rle(frame: bytes, module: PixelModule) -> StoredValues:
     for index, plane in enumerate(planes):
         sample, byte = divmod(index, width)
         flat[sample] |= plane[:count].astype(flat.dtype) << (8 * (width - 1 - byte))
-    return StoredValues(_kept_bits(_shaped(flat, module, 1), module), _named("imagecodecs"))
+    return StoredValues(_kept_bits(_shaped(flat, module, 1), module), _NAMED["imagecodecs"])
 
 
 def _jpeg(frame: bytes, module: PixelModule) -> StoredValues:
@@ -233,7 +233,7 @@ def _jpeg(frame: bytes, module: PixelModule) -> StoredValues:
     bare = jpeg.rebuild(frame)
     same = {1: "GRAYSCALE", 3: "YCBCR"}[module.samples_per_pixel]
     values = np.asarray(imagecodecs.jpeg8_decode(bare, colorspace=same, outcolorspace=same))
-    name = f"{_named('imagecodecs')} ({imagecodecs.jpeg8_version()})"
+    name = f"{_NAMED['imagecodecs']} ({imagecodecs.jpeg8_version()})"
     if found.process == 0xC3 or module.signed:
         # Lossless words are the stored ones, bits above BitsStored included.
         widened = values.astype(f"u{module.bits_allocated // 8}", copy=False)
@@ -248,7 +248,7 @@ def _jpeg_ls(frame: bytes, module: PixelModule) -> StoredValues:
     buffer, info = jpeg_ls.decode_pixel_data(jpeg.rebuild(frame))
     flat: Stored = np.frombuffer(buffer, "<u1" if found.precision <= 8 else "<u2")
     values = _shaped(flat, module, 1 if info["interleave_mode"] == 0 else 0)
-    return StoredValues(_signed(values, found, module), _named("pyjpegls"))
+    return StoredValues(_signed(values, found, module), _NAMED["pyjpegls"])
 
 
 def _jpeg_2000(frame: bytes, module: PixelModule, halvings: int) -> StoredValues:
@@ -263,7 +263,7 @@ def _jpeg_2000(frame: bytes, module: PixelModule, halvings: int) -> StoredValues
             return smaller
     buffer = openjpeg.decode_pixel_data(bare, version=2)
     flat: Stored = np.frombuffer(buffer, "<u1" if found.precision <= 8 else "<u2")
-    return StoredValues(_signed(_shaped(flat, module, 0), found, module), _named("pylibjpeg-openjpeg"))
+    return StoredValues(_signed(_shaped(flat, module, 0), found, module), _NAMED["pylibjpeg-openjpeg"])
 
 
 def _smaller(bare: bytes, found: Codestream, module: PixelModule, halvings: int) -> StoredValues | None:
@@ -284,7 +284,7 @@ def _smaller(bare: bytes, found: Codestream, module: PixelModule, halvings: int)
         return None
     # Pillow moves the bits up to the top of their word
     values = np.right_shift(values, depth - found.precision)
-    name = f"Pillow {version('pillow')} (OpenJPEG {features.version('jpg_2000')}), halved {halvings} times"
+    name = f"Pillow {PIL.__version__} (OpenJPEG {features.version('jpg_2000')}), halved {halvings} times"
     return StoredValues(values, name)
 
 

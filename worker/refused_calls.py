@@ -15,7 +15,7 @@ _REQUEST_BYTES, _NUMBER_AT = 80, 16
 _RECEIVE, _ANSWER = 0xC0502100, 0xC0182101
 _PASSED = frozenset({errno.ENOENT, errno.EINTR, errno.EAGAIN})
 MOST = 100
-"""A process that goes on after so many refused calls is not one that looks whether it may."""
+"""A process that goes on after so many refused calls for one image is not one that looks whether it may."""
 
 
 class RefusedCalls:

@@ -270,6 +270,8 @@ class SlotChild(Generic[Ticket]):
         assert ticket is not None
         self.ticket, self.deadline_at, self._job, self._status = None, None, None, None
         self.answered = False
+        if self.refused is not None:
+            self.refused.count = 0
         return ticket
 
     # ------------------------------------------------------------------ on the slot's thread

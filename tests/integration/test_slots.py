@@ -20,6 +20,8 @@ import numpy as np
 import pytest
 
 from model_training import phantoms
+from model_training.phantoms import Encoding
+from worker import bundle as bundles
 from worker import slot_messages, slots
 from worker.bundle import Bundle
 from worker.domain import Caveat, Outcome, Population
@@ -132,6 +134,24 @@ def test_a_film_is_assessed(bench: Bench) -> None:
     assert content is not None
     assert content.activation_map.shape == (7, 7)
     assert content.findings[0].finding == "pneumonia"
+
+
+def test_large_films_of_every_codec_are_read_one_after_the_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a whole slot: a codec that holds smaller copies of a film has decoders of its own for them."""
+    monkeypatch.setattr(slots, "MOST", 4)
+    bundle = bundles.load(bundles.resolve())
+    name = slot_messages.to_text(os.fsencode(bundle.path.resolve()))
+    changes = {"bundle": name, "digest": bundle.digest, "max_file_bytes": 64 * MIB}
+    pool = bench.pool(command=slots.COMMAND, **changes)
+    drawn = phantoms.draw_chest(3, rows=520, columns=524).repeat(4, axis=0).repeat(4, axis=1)
+    syntaxes = ("jpeg-2000", "jpeg-2000-lossless", "htj2k-lossless", "jpeg-ls", "jpeg-lossless", "rle", "explicit")
+    films = {syntax: phantoms.to_dicom(drawn, Encoding(syntax)) for syntax in syntaxes}
+    for round_ in range(3):
+        for syntax, content in films.items():
+            done = bench.outcome(pool, bench.film(f"{syntax} {round_}", content, threads=2))
+            assert isinstance(done, Done), (syntax, done)
+            assert done.report.outcome is Outcome.ASSESSED
+            assert pool.idle == 1
 
 
 def test_a_picture_that_is_no_chest_film_is_refused_by_its_pixels(bench: Bench) -> None:
