@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, Row, delete, insert, select, update
 
-from worker import audit, brakes, passwords
+from worker import audit, brakes, passwords, proof
 from worker.audit import Action
 from worker.domain import Role
 from worker.errors import NotAllowed, UsageError
@@ -100,7 +100,7 @@ def add(
         now = database_now(connection)
         row = values | secret | {"created_at": now, "token_expires_at": _expiry(now, token, token_days)}
         account_id = connection.execute(insert(account).returning(_c.id), row).scalar_one()
-        audit.append(connection, actor, Action.USER_ADDED, f"account:{account_id}")
+        _record(connection, actor, Action.USER_ADDED, account_id)
 
     write(engine, body)
     return token
@@ -125,7 +125,7 @@ def renew_secret(
     def body(connection: Connection, _again: bool) -> None:
         expires = _expiry(database_now(connection), token, token_days)
         _set(connection, found.account_id, {**secret, "failures": 0, "not_before": None, "token_expires_at": expires})
-        audit.append(connection, actor, Action.USER_PASSWORD, found.actor)
+        _record(connection, actor, Action.USER_PASSWORD, found.account_id)
 
     write(engine, body)
     return token
@@ -137,7 +137,7 @@ def disable(engine: Engine, actor: str, name: str) -> None:
 
     def body(connection: Connection, _again: bool) -> None:
         _set(connection, found.account_id, {"disabled_at": database_now(connection)})
-        audit.append(connection, actor, Action.USER_DISABLED, found.actor)
+        _record(connection, actor, Action.USER_DISABLED, found.account_id)
 
     write(engine, body)
 
@@ -149,7 +149,7 @@ def set_read_before_reveal(engine: Engine, actor: str, of: Account, wanted: bool
 
     def body(connection: Connection, _again: bool) -> None:
         connection.execute(update(account).where(_c.id == of.account_id).values(read_before_reveal=wanted))
-        audit.append(connection, actor, Action.USER_OPTIONS, of.actor)
+        _record(connection, actor, Action.USER_OPTIONS, of.account_id)
 
     write(engine, body)
 
@@ -210,6 +210,11 @@ def _looked_up(connection: Connection, name: str, token: str | None) -> tuple[Ro
     account_id = -1 if row is None else row.id
     theirs = (device.c.account_id == account_id, device.c.token_hash == digest(token or ""))
     return row, connection.execute(select(device.c.id).where(*theirs)).one_or_none() is not None
+
+
+def _record(connection: Connection, actor: str, action: Action, account_id: int) -> None:
+    """Put a change of an account on record, with what it is from now on."""
+    audit.append(connection, actor, action, f"account:{account_id}", proof.of_account(connection, account_id))
 
 
 def _set(connection: Connection, account_id: int, values: dict[str, Any]) -> None:

@@ -28,6 +28,20 @@ def mail_server(text: str) -> SplitResult:
     return url
 
 
+def listen_address(text: str) -> tuple[str, int]:
+    """Read ``host:port``; an IPv6 address stands in brackets: ``[::1]:8321``.
+
+    Raises:
+        ValueError: it is none.
+    """
+    host, _, port = text.rpartition(":")
+    bare = host.removeprefix("[").removesuffix("]")
+    bracketed = host == f"[{bare}]"
+    if not bare or (":" in bare) != bracketed or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
+        raise ValueError("is no address with a port, such as 127.0.0.1:8321 or [::1]:8321")
+    return bare, int(port)
+
+
 def source_of(address: str) -> str:
     """Return by what an address is counted: itself, or the /64 network of an IPv6 address, which is one customer's."""
     try:

@@ -26,7 +26,7 @@ from urllib.parse import quote
 from psycopg.conninfo import make_conninfo
 from sqlalchemy import Connection, Engine, func, inspect, select, table, text
 
-from worker import claims, migrating, store
+from worker import audit_key, claims, migrating, store
 from worker.errors import BackupDamaged, DatabaseUnsuitable, EnvironmentFault, PrereadError, UsageError
 from worker.forgetting import KEY_NAME
 from worker.review_schema import secret
@@ -133,7 +133,7 @@ def restore(
         raise BackupDamaged(f"{file} is a backup of {found.kind}, and PREREAD_DATABASE_URL names {here}")
     admit(found)
     if path is not None:
-        _restore_file(path, file, found, prepare)
+        _restore_file(path, file, found, prepare, audit_key.of(engine).path)
         return found
     if tables := store.read(engine, lambda connection: len(inspect(connection).get_table_names())):
         raise DatabaseUnsuitable(f"the database is not empty: it holds {tables} tables", _NOT_EMPTY)
@@ -231,10 +231,12 @@ def new_file(path: Path) -> Iterator[Path]:
         _sync(path.parent)
 
 
-def _restore_file(path: Path, file: Path, found: Backup, prepare: Callable[[Engine], None]) -> None:
+def _restore_file(
+    path: Path, file: Path, found: Backup, prepare: Callable[[Engine], None], key_file: Path | None
+) -> None:
     with new_file(path) as part:
         shutil.copyfile(file, part)
-        copy = store.open_engine(f"sqlite:///{part}")
+        copy = store.open_engine(f"sqlite:///{part}", key_file)
         try:
             _compare(copy, found)
             prepare(copy)

@@ -283,6 +283,7 @@ def set_aside_values(now: datetime, code: str, reason: str) -> dict[str, Any]:
         "code": code,
         "reason": clean_text(reason),
         "committed_at": now,
+        "seal": None,
         "retry_at": None,
     }
 

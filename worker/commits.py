@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from sqlalchemy import Connection, bindparam, exists, func, select, update
 
-from worker import forgetting, schema
+from worker import audit_key, forgetting, schema, sealing
 from worker.claims import set_aside_values
 from worker.discovery import insert_or_skip
 from worker.domain import (
@@ -110,10 +110,13 @@ def commit(connection: Connection, now: datetime, bundle_id: int, endings: Seque
         connection, now, bundle_id, [one for one in kept if one.outcome is Outcome.ASSESSED], instances
     )
     keep_outcomes(connection, now, [one.claim.file_id for one in kept if rows[_key(one)].outcome is not None])
+    key = audit_key.of(connection).for_seals(connection)
     moves: dict[tuple[FileState, str, str | None], list[tuple[int, int]]] = {}
     changes: dict[tuple[FileState, bool], list[dict[str, Any]]] = {}
     for one in kept:
         state, why, values = _ended(one, now, bundle_id, instances, assessments)
+        if one.facts is not None and one.outcome is not Outcome.UNREADABLE:
+            values["seal"] = sealing.of_result(key, one.claim.file_id, values)
         values |= {"state": state, "changed_at": now, **SET_FREE}
         if rows[_key(one)].outcome is not None:
             values["read_at"] = read_with(values)
@@ -223,6 +226,7 @@ def _assessments(
 ) -> dict[int, tuple[int, Answer | None]]:
     """Return of each content's instance the assessment and its most urgent answer; those that are new are stored."""
     contents = {instances[one.read.sha256]: one.content for one in reversed(endings) if one.content is not None}
+    key = audit_key.of(connection).for_seals(connection)
     rows: list[schema.Row] = []
     for instance_id, content in contents.items():
         activation_map = np.ascontiguousarray(content.activation_map, dtype="<f4")
@@ -235,6 +239,7 @@ def _assessments(
                 "activation_map": activation_map.tobytes(),
                 "activation_map_shape": ",".join(str(length) for length in activation_map.shape),
                 "assessed_at": now,
+                "seal": sealing.of_answers(key, instance_id, bundle_id, finding_rows(content.findings)),
                 **_picture_values(content.picture),
             }
         )

@@ -317,6 +317,7 @@ def quarantine_empty(connection: Connection, now: datetime, versions: Iterable[V
         settled_at=now,
         committed_at=now,
         outcome=Outcome.UNREADABLE,
+        seal=None,
         code=EmptyFile.code,
         reason=str(EmptyFile()),
     )

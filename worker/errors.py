@@ -4,11 +4,9 @@
 
     PrereadError
     ├── UnreadableError          the bytes are at fault; the same bytes fail the same way for ever
-    │   ├── NotAFile             (a link, pipe, socket or device: there are no bytes to read)
-    │   ├── EmptyFile            TooManyBytes         UnknownFormat
-    │   ├── BrokenHeader         NoPixels             TooManyPixels
-    │   ├── TruncatedPixels      DecodeFailed         UnsupportedTransferSyntax
-    │   ├── UnsupportedPixels    (bits, samples or photometric interpretation that no rule covers)
+    │   ├── NotAFile             EmptyFile            TooManyBytes         UnknownFormat
+    │   ├── BrokenHeader         NoPixels             TooManyPixels        TruncatedPixels
+    │   ├── DecodeFailed         UnsupportedPixels    UnsupportedTransferSyntax
     │   └── ColourNotGrey        MultiFrame           BlankPicture
     ├── SlotError                the slot (child process) is at fault or died; retried, then quarantined
     │   └── SlotCrashed          SlotDeadline         SlotMemory
@@ -22,11 +20,8 @@
     │   └── SchemaTooNew         SchemaOutdated       DatabaseUnsuitable   Unconfined
     ├── UsageError               a command was called with something that does not exist
     │   └── NotAllowed           TooManyTries         ReadingOutdated      FindingUnknown
-    ├── BackupDamaged            UpgradeFailed        (a database's copy, its schema)
-    ├── AuditBroken              the audit trail is not what was written
+    ├── BackupDamaged            UpgradeFailed        AuditBroken          AuditKeyMissing
     └── InternalError            Preread itself is at fault
-
-A refusal is not an error: see ``domain.RefusalCode``.
 """
 
 from __future__ import annotations
@@ -42,8 +37,10 @@ class PrereadError(Exception):
     exit_code: ClassVar[int] = 1
     hint: str = ""
 
-    def __init__(self, message: str = "") -> None:
+    def __init__(self, message: str = "", hint: str = "") -> None:
+        """Take a remedy that fits this cause better than the class's, where there is one."""
         super().__init__(message or (type(self).__doc__ or "").strip())
+        self.hint = hint or self.hint
 
 
 class UnreadableError(PrereadError):
@@ -328,11 +325,6 @@ class DatabaseUnsuitable(SettingsError):
     code = "database_unsuitable"
     hint = "Put the SQLite file on a local disk, or use Postgres."
 
-    def __init__(self, message: str = "", hint: str = "") -> None:
-        """Keep a remedy that fits this cause better than the class's."""
-        super().__init__(message)
-        self.hint = hint or self.hint
-
 
 class UsageError(PrereadError):
     """The command names something that does not exist."""
@@ -389,6 +381,13 @@ class AuditBroken(PrereadError):
 
     code = "audit_broken"
     hint = "Keep a copy of the database as it is, and find out who could write to it."
+
+
+class AuditKeyMissing(PrereadError):
+    """The key of the audit trail is missing, so that the trail cannot be verified."""
+
+    code = "audit_key_missing"
+    hint = "Put the key's file back (PREREAD_AUDIT_KEY_FILE); if it is lost, look first, then `preread audit rekey`."
 
 
 class InternalError(PrereadError):

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 
 from worker import health, health_http
-from worker.addresses import is_loopback
-from worker.settings import listen_address
+from worker.addresses import is_loopback, listen_address
 
 if TYPE_CHECKING:
     from worker.meters import Meters

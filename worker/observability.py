@@ -36,9 +36,10 @@ _MAX_FRAMES = 12
 
 FIELDS = frozenset(
     """
-    address assessed attempt attempts backlog backlog_bytes bundle bundle_digest call change changed claimed code count
-    counts database deadline_s delay_s difference done dropped duration_s epoch errno error event exit_code fenced
-    file_id files free_bytes fs_type gave_back host ignored interrupted interruptions interval_s lease_s level
+    address assessed attempt attempts audit_head backlog backlog_bytes bundle bundle_digest call change changed
+    claimed code count counts database deadline_s delay_s difference done dropped duration_s epoch errno error event
+    exit_code fenced file_id files free_bytes fs_type gave_back host ignored interrupted interruptions interval_s
+    lease_s level
     limit limit_bytes machine memory_bytes missed mode ms outcome owed pid poll population python quarantined
     ready reason_code refused reopened restarts retry root_count root_id roots rss_bytes rule scan_s
     schema_revision seen settled settling sha256 signal signal_name size_bytes slot slots state states threads

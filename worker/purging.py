@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, func, insert, select, union, update
 
-from worker import audit, previews, purge_journal, schema
+from worker import audit, previews, proof, purge_journal, schema
 from worker.audit import Action
 from worker.domain import FORGOTTEN, OPEN_STATES, FileState
 from worker.errors import SettingsError, UsageError
@@ -198,6 +198,7 @@ def _forget(
     def body(connection: Connection, _again: bool) -> Purge:
         now = database_now(connection)
         roots = connection.execute(select(_f.root_id).where(_f.id.in_(file_ids), ~_stub()).distinct()).scalars().all()
+        proof.append_forgotten(connection, actor, file_ids, readings=readings)
         one = forget(connection, now, key, file_ids, why, readings=readings)
         bury(connection, now, [number])
         # what somebody searched for may name the patient

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, exists, func, insert, select, update
 
-from worker import audit, films, schema
+from worker import audit, films, proof, schema
 from worker.accounts import Account
 from worker.audit import Action
 from worker.domain import Answer, FileState, Outcome, Presence, Role, Verdict
@@ -175,7 +175,7 @@ def _sign(connection: Connection, who: Account, draft: Draft, comment: str) -> i
         connection.execute(insert(reading_finding), rows)
     if film.read_at is None:
         connection.execute(update(schema.file).where(_file.id == film.id).values(read_at=now))
-    audit.append(connection, who.actor, Action.READING, f"film:{film.id}")
+    audit.append(connection, who.actor, Action.READING, f"film:{film.id}", proof.of_reading(connection, reading_id))
     return reading_id
 
 
@@ -252,9 +252,9 @@ def note_viewing(engine: Engine, who: Account, file_id: int, shown: Shown, *, an
             "assessment_id": shown.assessment_id,
             "answer_visible": answer_visible,
         }
-        connection.execute(insert(viewing), row)
+        viewing_id = connection.execute(insert(viewing).returning(_viewing.id), row).scalar_one()
         action = Action.REVEAL if answer_visible and before is not None and not before.answer_visible else Action.VIEW
-        audit.append(connection, who.actor, action, f"film:{file_id}")
+        audit.append(connection, who.actor, action, f"film:{file_id}", proof.of_viewing(connection, viewing_id))
 
     write(engine, body)
 

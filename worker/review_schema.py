@@ -209,7 +209,11 @@ TALLY_LOCK = "tally"
 
 
 class AuditColumns(TypedColumns):
-    """One event, chained: ``hash`` covers this row and ``previous_hash``. Ids only, no name of a patient or a file."""
+    """One event, chained: ``hash`` covers this row and ``previous_hash``. Ids only, no name of a patient or a file.
+
+    ``key_id``: of the key that ``hash`` was made with; ``None``: without one. ``content``: a keyed digest of the row
+    that it is about, as it was then.
+    """
 
     id = Column(RowId, primary_key=True, autoincrement=False)
     at = Column(UtcDateTime, nullable=False)
@@ -218,6 +222,8 @@ class AuditColumns(TypedColumns):
     object = Column(String(64), nullable=False)
     previous_hash = Column(String(64), nullable=False)
     hash = Column(String(64), nullable=False)
+    key_id = Column(String(16), nullable=True)
+    content = Column(String(64), nullable=True)
 
 
 audit = Table("audit", metadata, AuditColumns)

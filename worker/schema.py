@@ -163,6 +163,7 @@ class AssessmentColumns(TypedColumns):
     """What one bundle says of one instance. ``activation_map``: little-endian float32, C order.
 
     ``picture_...``: see ``domain.PictureStatistics``; ``None`` in rows of a program that did not measure them.
+    ``seal``: see ``sealing.py``; ``None`` in rows of a program that had no key.
     """
 
     id = Column(RowId, primary_key=True)
@@ -177,6 +178,7 @@ class AssessmentColumns(TypedColumns):
     picture_contrast = Column(Double, nullable=True)
     picture_sharpness = Column(Double, nullable=True)
     picture_border = Column(Double, nullable=True)
+    seal = Column(String(64), nullable=True)
 
 
 assessment = Table("assessment", metadata, AssessmentColumns, UniqueConstraint("instance_id", "bundle_id"))
@@ -254,6 +256,7 @@ class FileColumns(TypedColumns):
     assessment_id = Column(RowId, ForeignKey("assessment.id"), nullable=True, index=True)
     answer = Column(String(16), nullable=True)
     bundle_id = Column(RowId, ForeignKey("bundle.id"), nullable=True, index=True)
+    seal = Column(String(64), nullable=True)
 
     read_at = Column(UtcDateTime, nullable=True)
     device = Column(Text, nullable=True)

@@ -21,7 +21,7 @@ from typing import Annotated, Any
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from worker.addresses import ADDRESS, ADDRESSES, mail_server
+from worker.addresses import ADDRESS, ADDRESSES, listen_address, mail_server
 from worker.domain import RootSpec
 from worker.errors import SettingsError
 from worker.settings_messages import did_you_mean, explain
@@ -135,6 +135,11 @@ class Settings(BaseSettings):
         default=False,
         description="refuse to run where the kernel lacks seccomp or Landlock, which confine the processes that read "
         "films; else `preread check` and `preread status` say so",
+    )
+    audit_key_file: Path | None = Field(
+        default=None,
+        description="file with the key of the audit trail, which nobody who may write to the database should be able "
+        "to read; unset: beside the SQLite file, with Postgres in the unit's state folder, and none elsewhere",
     )
     web_host: str = Field(
         default="127.0.0.1",
@@ -303,20 +308,6 @@ def load(config: Path | None = None) -> Settings:
     roots = tuple(replace(root, path=base / root.path.expanduser()) for root in settings.roots)
     refuse_overlapping(roots)
     return settings.model_copy(update={"roots": roots})
-
-
-def listen_address(text: str) -> tuple[str, int]:
-    """Read ``host:port``; an IPv6 address stands in brackets: ``[::1]:8321``.
-
-    Raises:
-        ValueError: it is none.
-    """
-    host, _, port = text.rpartition(":")
-    bare = host.removeprefix("[").removesuffix("]")
-    bracketed = host == f"[{bare}]"
-    if not bare or (":" in bare) != bracketed or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise ValueError("is no address with a port, such as 127.0.0.1:8321 or [::1]:8321")
-    return bare, int(port)
 
 
 def refuse_overlapping(roots: Iterable[RootSpec]) -> None:

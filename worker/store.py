@@ -29,6 +29,7 @@ from sqlalchemy.exc import (
     ProgrammingError,
 )
 
+from worker import audit_key
 from worker.errors import (
     DatabaseAway,
     DatabaseBusy,
@@ -66,11 +67,12 @@ _NAME_A_FILE = "Name a file in that folder, such as preread.db (PREREAD_DATABASE
 GIVE_RIGHTS = "Give the worker's user the right to write it, or name another database (PREREAD_DATABASE_URL)."
 
 
-def open_engine(database_url: str) -> Engine:
+def open_engine(database_url: str, audit_key_file: Path | None = None) -> Engine:
     """Return an engine for the database; nothing is connected yet.
 
     Args:
         database_url: ``sqlite:///relative.db``, ``sqlite:////absolute.db`` or ``postgresql://user@host/name``.
+        audit_key_file: where the key of the audit trail lies; ``None`` for ``audit_key.default_path``.
 
     Raises:
         DatabaseUnsuitable: SQLite in memory or on a network file system.
@@ -83,10 +85,13 @@ def open_engine(database_url: str) -> Engine:
         raise SettingsError("PREREAD_DATABASE_URL is not a database URL such as sqlite:////srv/preread.db") from error
     backend = url.get_backend_name()
     if backend == "sqlite":
-        return _open_sqlite(url)
-    if backend in {"postgresql", "postgres"}:
-        return _open_postgres(url)
-    raise SettingsError(f"PREREAD_DATABASE_URL names {backend}; Preread keeps its results in SQLite or Postgres")
+        engine = _open_sqlite(url)
+    elif backend in {"postgresql", "postgres"}:
+        engine = _open_postgres(url)
+    else:
+        raise SettingsError(f"PREREAD_DATABASE_URL names {backend}; Preread keeps its results in SQLite or Postgres")
+    audit_key.attach(engine, audit_key_file or audit_key.default_path(sqlite_path(engine)))
+    return engine
 
 
 def _open_sqlite(url: URL) -> Engine:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import (
@@ -30,7 +31,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError
 
-from worker import audit, backup, migrating, review_schema, schema, store, upkeep_schema, workers
+from worker import audit, audit_key, backup, migrating, review_schema, schema, store, upkeep_schema, workers
 from worker.errors import DatabaseUnsuitable, UpgradeFailed, UsageError
 
 _BATCH = 1_000
@@ -60,10 +61,12 @@ class Moved:
 
     Attributes:
         head: of the audit trail.
+        key_file: where its key lies for the target; ``None`` where it has none, or where the target has no place.
     """
 
     tables: list[Content]
     head: audit.Head
+    key_file: Path | None = None
 
     @property
     def rows(self) -> int:
@@ -89,22 +92,22 @@ def move(source: Engine, target: Engine, each: Callable[[], None] = lambda: None
     if _place(source) == _place(target):
         raise UsageError("that is the database which is in use: name another one to move it to")
     migrating.check_schema(source, exactly=True)
-    path = store.sqlite_path(target)
+    path, keys = store.sqlite_path(target), audit_key.of(source)
     if path is None:
         _refuse_filled(target)
-        head = audit.verify(source)
+        head = _verified(source, keys)
         contents = _fill(source, target, each)
-        _compare_heads(head, audit.verify(target))
-        return Moved(contents, head)
-    with backup.new_file(path) as part:
-        head = audit.verify(source)
-        engine = store.open_engine(f"sqlite:///{part}")
-        try:
-            contents = _fill(source, engine, each)
-            _compare_heads(head, audit.verify(engine))
-        finally:
-            engine.dispose()  # the last connection takes the write-ahead log in and removes it
-    return Moved(contents, head)
+        _compare_heads(head, _verified(target, keys))
+    else:
+        with backup.new_file(path) as part:
+            head = _verified(source, keys)
+            engine = store.open_engine(f"sqlite:///{part}", keys.path)
+            try:
+                contents = _fill(source, engine, each)
+                _compare_heads(head, _verified(engine, keys))
+            finally:
+                engine.dispose()  # the last connection takes the write-ahead log in and removes it
+    return Moved(contents, head, keys.hand_on(audit_key.of(target).path))
 
 
 def tables() -> int:
@@ -259,6 +262,10 @@ def _failed(what: str) -> UpgradeFailed:
     error = UpgradeFailed(f"{what}: do not use the target")
     error.hint = "Go on with the database in use, and report this line."
     return error
+
+
+def _verified(engine: Engine, keys: audit_key.Keyring) -> audit.Head:
+    return audit.verify(engine, keys=keys).head
 
 
 def _compare_heads(before: audit.Head, after: audit.Head) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from worker import settings as settings_module
+from worker.addresses import listen_address
 from worker.domain import Population
 from worker.errors import SettingsError
 from worker.settings import Settings, load
@@ -244,7 +245,7 @@ def test_a_setting_says_its_unit_and_range():
 )
 def test_an_address_to_listen_on(monkeypatch, text, address):
     monkeypatch.setenv("PREREAD_HEALTH_LISTEN", text)
-    assert settings_module.listen_address(load().health_listen) == address
+    assert listen_address(load().health_listen) == address
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,8 @@ def _all(context: typer.Context, root: list[Path] | None, population: Population
     yield _tried("previews", partial(_previews, settings))
     yield _tried("added bundles", partial(_bundles, settings))
     yield _tried("purged files", partial(_purged, settings))
+    yield _tried("audit trail's key", partial(_audit_key, settings))
+    yield _tried("rights", partial(_rights, door.of(context).config, settings))
     try:
         roots = chosen(settings, root, population)
     except PrereadError as error:
@@ -193,6 +195,65 @@ def _purged(settings: Settings) -> Checked:
         remedy = "Purge is refused. Give the service's user the right to write it, or name another file."
         return Checked("purged files", True, hindrance, remedy, warning=True)
     return Checked("purged files", True, f"are remembered by keyed hashes in {journal}")
+
+
+def _audit_key(settings: Settings) -> Checked:
+    from worker import audit_key, store
+
+    what = "audit trail's key"
+    engine = store.open_engine(settings.database_url, settings.audit_key_file)
+    try:
+        path = audit_key.of(engine).path
+        if path is None:
+            return _unnamed(
+                what, "PREREAD_AUDIT_KEY_FILE", "who can write to it can forge the audit trail", "audit-key"
+            )
+        fault = store.read(engine, audit_key.of(engine).fault)
+    finally:
+        engine.dispose()
+    if fault is not None:
+        remedy = "Put it back. If it is lost: look at `preread audit verify`, then `preread audit rekey`."
+        return Checked(what, True, fault, remedy, warning=True)
+    return Checked(what, True, f"{'lies in' if path.exists() else 'will lie in'} {path}")
+
+
+def _rights(config: Path | None, settings: Settings) -> Checked:
+    """Look for what holds patient data or secrets, and is open to others."""
+    from worker import audit_key, previews, purge_journal, store
+
+    engine = store.open_engine(settings.database_url, settings.audit_key_file)
+    engine.dispose()
+    database = store.sqlite_path(engine)
+    config = config or Path(os.environ.get("PREREAD_CONFIG") or "preread.toml")
+    beside = () if database is None else tuple(Path(f"{database}{ending}") for ending in ("-wal", "-shm"))
+    private = (database, *beside, previews.folder_for(settings.preview_dir, database))
+    secret = (
+        audit_key.of(engine).path,
+        purge_journal.path_for(settings.forgotten_file, database),
+        settings.web_tls_key,
+    )
+    open_to = [f"{path} ({mode:o})" for path in private if path and (mode := _mode(path)) & 0o007]
+    open_to += [f"{path} ({mode:o})" for path in secret if path and (mode := _mode(path)) & 0o027]
+    if _holds_password(settings) and (mode := _mode(config)) & 0o007:
+        open_to.append(f"{config}, which holds a password ({mode:o})")
+    if open_to:
+        remedy = "Take the rights of others away: `chmod o-rwx`, for keys `chmod 600`."
+        return Checked("rights", True, f"other users may read or change {', '.join(open_to)}", remedy, warning=True)
+    return Checked("rights", True, "no other user reads or changes the database, previews, keys and passwords")
+
+
+def _mode(path: Path) -> int:
+    try:
+        return os.stat(path).st_mode & 0o777
+    except OSError:
+        return 0  # what is not there is open to nobody
+
+
+def _holds_password(settings: Settings) -> bool:
+    return any(
+        ":" in url.partition("://")[2].rpartition("@")[0]
+        for url in (settings.database_url, settings.alarm_mail_server or "", settings.alarm_webhook or "")
+    )
 
 
 def _unnamed(what: str, setting: str, why: str, name: str) -> Checked:

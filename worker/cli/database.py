@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from worker.cli import door, forgetting, in_use, output
+from worker.cli.users import actor
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -42,7 +43,7 @@ def upgrade(
     be used; 3 when it is away or busy.
     """
     with door.opened(context) as (engine, url):
-        from worker import migrating
+        from worker import migrating, proof
 
         migrating.refuse_remains(engine, forgetting.kept_beside(door.of(context).settings(), engine), anew=new)
         if _will_change(engine) and not no_backup:
@@ -50,6 +51,8 @@ def upgrade(
         migrating.upgrade(engine)
         migrating.check_schema(engine)
         output.say(f"the schema of {url} fits this version")
+        if sealed := proof.vouch(engine, actor()):
+            output.say(f"the audit trail has a key now, and {sealed} results are sealed")
         _look_at_bundle(door.of(context).settings(), engine)
 
 
@@ -206,7 +209,7 @@ def move(
         from worker import store, transfer
 
         where = _target(url)
-        target = store.open_engine(where)
+        target = store.open_engine(where, door.of(context).settings().audit_key_file)
         try:
             with output.progress("moving", transfer.tables) as step:
                 moved = transfer.move(engine, target, step)
@@ -216,6 +219,8 @@ def move(
     output.print_table(("table", "rows", "digest, the same in both"), rows, medical=False)
     output.say(f"moved {moved.rows} rows in {len(moved.tables)} tables from {shown} to {door.show_url(where)}")
     output.say(f"the audit trail is whole in both and ends at {moved.head}")
+    if moved.key_file is not None:
+        output.say(f"the key of the audit trail lies in {moved.key_file} for the other one")
     output.say("write into the settings, before worker and page are started:")
     for line in _settings_after(door.of(context).settings(), engine, door.show_url(where)):
         output.print_text(line)
@@ -229,7 +234,7 @@ def _settings_after(settings: Settings, source: Engine, url: str) -> list[str]:
     """
     import json
 
-    from worker import bundle, previews, purge_journal, store
+    from worker import audit_key, bundle, previews, purge_journal, store
 
     path = store.sqlite_path(source)
     lines = [f"database_url = {json.dumps(url, ensure_ascii=False)}"]
@@ -239,6 +244,7 @@ def _settings_after(settings: Settings, source: Engine, url: str) -> list[str]:
         "preview_dir": (settings.preview_dir, previews.folder_for(None, path)),
         "bundle_dir": (settings.bundle_dir, bundle.folder_for(None, path)),
         "forgotten_file": (settings.forgotten_file, purge_journal.path_for(None, path)),
+        "audit_key_file": (settings.audit_key_file, audit_key.default_path(path)),
     }
     unnamed = ((name, place) for name, (named, place) in beside.items() if named is None)
     return lines + [f"{name} = {json.dumps(str(place), ensure_ascii=False)}" for name, place in unnamed]

@@ -84,7 +84,7 @@ def open_database(settings: Settings, prepare: Callable[[Engine], None] = lambda
     from worker import migrating, store
     from worker.errors import PrereadError
 
-    engine = store.open_engine(settings.database_url)
+    engine = store.open_engine(settings.database_url, settings.audit_key_file)
     try:
         prepare(engine)
         migrating.check_schema(engine)
@@ -100,7 +100,7 @@ def opened(context: typer.Context) -> Iterator[tuple[Engine, str]]:
     settings = of(context).settings()
     from worker import store
 
-    engine = store.open_engine(settings.database_url)
+    engine = store.open_engine(settings.database_url, settings.audit_key_file)
     try:
         yield engine, show_url(settings.database_url)
     finally:

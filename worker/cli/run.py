@@ -12,6 +12,7 @@ import typer
 
 from worker.cli import door, forgetting, in_use, output
 from worker.cli.roots import PopulationOption, RootOption, chosen
+from worker.cli.users import actor
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -46,7 +47,7 @@ def run(
     """
     settings = door.of(context).with_log(None, log_json).settings(quiet=False)
     roots = chosen(settings, root, population)
-    from worker import daemon
+    from worker import daemon, proof
     from worker.notifying import Notifier
 
     engine = _open_or_create(settings, roots)
@@ -57,6 +58,7 @@ def run(
     options = replace(options, preview_dir=_preview_dir(settings, engine, roots))
     notifier = Notifier.from_environment(os.environ)
     forgetting.forget_again(settings, engine)
+    proof.vouch(engine, actor())  # the key is there before the first result, which it seals
     code = daemon.BUNDLE_CHANGED
     try:
         while code == daemon.BUNDLE_CHANGED:

@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import logging
+import os
 import re
 import sys
 import threading
@@ -18,7 +19,7 @@ import pytest
 from sqlalchemy import text
 
 from model_training.dataset import index
-from worker import accounts, store
+from worker import accounts, audit_key, store
 from worker.cli import main
 from worker.domain import Answer, FileState, RefusalCode
 from worker.store import sqlite_path
@@ -89,7 +90,9 @@ def test_users_are_added_changed_disabled_and_listed(films_here: Films, preread:
         ("ris", "service", False),
     ]
     assert "password" not in preread("users", "list").out
-    assert preread("audit", "verify").out.startswith("the audit trail is whole: 7 rows")
+    verified = preread("audit", "verify")
+    assert verified.out.startswith("the audit trail is whole: 8 rows, 8 with a key")
+    assert preread("audit", "verify", "--journal", os.devnull).code == 2
 
 
 def test_the_worklist_is_read_signed_and_exported_by_command(films_here: Films, preread: Shell, tmp_path: Path) -> None:
@@ -181,6 +184,24 @@ def test_a_broken_trail_is_told(films_here: Films, preread: Shell) -> None:
     broken = preread("audit", "verify")
     assert broken.code == 1
     assert "[audit_broken]" in broken.err
+
+
+def test_what_is_not_as_it_was_is_named_and_taken_as_it_is_with_a_new_key(films_here: Films, preread: Shell) -> None:
+    films_here.person("ada")
+    with films_here.engine.begin() as connection:
+        connection.execute(text("UPDATE account SET role = 'admin'"))
+    broken = preread("audit", "verify")
+    assert broken.code == 1
+    assert "account 1 is not what it was" in broken.out
+    assert "[audit_broken]" in broken.err
+    assert preread("audit", "rekey").code == 2
+    assert preread("audit", "rekey", "--yes").code == 0
+    assert preread("audit", "verify").code == 0
+    key = audit_key.of(films_here.engine).path
+    assert key is not None
+    key.unlink()
+    assert "[audit_key_missing]" in preread("audit", "verify").err
+    assert "the key of the audit trail, is missing" in preread("check").out
 
 
 def test_the_page_is_not_opened_to_others_in_the_open(preread: Shell, monkeypatch: Any) -> None:

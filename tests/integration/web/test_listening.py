@@ -151,8 +151,8 @@ def test_the_head_of_the_audit_trail_reaches_the_system_log(films_here: Films, t
         system_log.settimeout(30)
         head = audit.log_head(films_here.engine, path)
         # facility auth (4), severity notice (5)
-        assert system_log.recv(4096) == f"<37>preread: audit head {head}\0".encode()
-    assert audit.verify(films_here.engine, head) == head
+        assert system_log.recv(4096) == f"<37>preread: audit head {head} key {head.key_id}\0".encode()
+    assert audit.verify(films_here.engine, [head]).head == head
     with pytest.raises(FileNotFoundError):
         audit.log_head(films_here.engine, str(tmp_path / "nowhere" / "log"))
 

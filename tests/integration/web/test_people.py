@@ -170,13 +170,13 @@ def test_every_act_is_on_record_by_ids_alone(engine: Engine) -> None:
     with pytest.raises(NotAllowed):
         accounts.check_password(engine, "mallory", "wrong password", source="203.0.113.9")
     rows = audit.latest(engine, 10)
-    assert [(row.actor, row.action, row.object) for row in reversed(rows)] == [
+    assert [(row.actor, row.action, row.object) for row in reversed(rows) if row.action != audit.Action.KEY] == [
         (SHELL, "user_added", ada.actor),
         (ada.actor, "sign_in", ada.actor),
         ("nobody@here", "sign_in_failed", ada.actor),
         ("nobody@203.0.113.9", "sign_in_failed", "account:?"),
     ]
-    assert audit.verify(engine).rows == 4
+    assert audit.verify(engine).head.rows == rows[0].number
 
 
 def test_the_database_refuses_to_change_or_remove_what_is_signed(engine: Engine) -> None:
@@ -184,7 +184,7 @@ def test_the_database_refuses_to_change_or_remove_what_is_signed(engine: Engine)
     for statement in (update(review_schema.audit).values(actor="nobody"), delete(review_schema.audit)):
         with pytest.raises(DBAPIError, match="append-only"), engine.begin() as connection:
             connection.execute(statement)
-    assert audit.verify(engine).rows == 1
+    assert audit.verify(engine).head == audit.head(engine)
 
 
 def _without_triggers(engine: Engine) -> None:
@@ -206,15 +206,15 @@ def _remove(connection: Any) -> None:
 
 
 def _put_in(connection: Any) -> None:
-    row = connection.execute(select(review_schema.audit).where(review_schema.audit.c.id == 3)).one()
-    connection.execute(insert(review_schema.audit), {**row._mapping, "id": 4})
+    last = connection.execute(select(review_schema.audit).order_by(review_schema.audit.c.id.desc()).limit(1)).one()
+    connection.execute(insert(review_schema.audit), {**last._mapping, "id": last.id + 1})
 
 
 @pytest.mark.parametrize("forge", [_change, _remove, _put_in])
 def test_whoever_rewrites_the_trail_breaks_the_chain(engine: Engine, forge: Any) -> None:
     for name in ("ada", "ben", "eve"):
         accounts.add(engine, SHELL, name, "", Role.READER, PASSWORD)
-    assert audit.verify(engine).rows == 3
+    assert audit.verify(engine).head.rows >= 3
     _without_triggers(engine)
     with engine.begin() as connection:
         forge(connection)
@@ -226,12 +226,12 @@ def test_a_head_that_was_written_down_tells_of_a_trail_that_was_cut_or_forged(en
     for name in ("ada", "ben"):
         accounts.add(engine, SHELL, name, "", Role.READER, PASSWORD)
     known = audit.head(engine)
-    assert audit.verify(engine, known) == known
+    assert audit.verify(engine, [known]).head == known
     _without_triggers(engine)
     with engine.begin() as connection:
-        connection.execute(delete(review_schema.audit).where(review_schema.audit.c.id == 2))
+        connection.execute(delete(review_schema.audit).where(review_schema.audit.c.id == known.rows))
     audit.verify(engine)  # the chain alone does not show that its end is missing
-    with pytest.raises(AuditBroken, match="ends at row 1"):
-        audit.verify(engine, known)
+    with pytest.raises(AuditBroken, match=f"ends at row {known.rows - 1}"):
+        audit.verify(engine, [known])
     with pytest.raises(AuditBroken, match="written down"):
-        audit.verify(engine, Head(1, "f" * 64))
+        audit.verify(engine, [Head(1, "f" * 64)])
