@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from model_training import cli_bundles
+from model_training import cli_bundles, cli_judge
 from model_training.cli_base import (
     AbsentOption,
     DataOption,
@@ -202,7 +202,13 @@ def report(
     talk.print(f"wrote {page} and {page.parent / 'figures'}", markup=False)
 
 
-for command in (cli_bundles.declaration, cli_bundles.publish, cli_bundles.recalibrate, cli_bundles.evaluate):
+for command in (
+    cli_judge.judge,
+    cli_bundles.declaration,
+    cli_bundles.publish,
+    cli_bundles.recalibrate,
+    cli_bundles.evaluate,
+):
     app.command()(command)
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -98,6 +99,22 @@ def test_every_film_has_one_logit_out_of_fold(run: Path) -> None:
     parts = [np.load(file) for file in sorted(run.glob("fold-*/logits.npz"))]
     assert sorted(np.concatenate([part["index"] for part in parts]).tolist()) == list(range(2 * FILMS))
     assert np.isfinite(np.concatenate([part["logits"] for part in parts])).all()
+
+
+def test_runs_are_judged_by_four_measures(data: Path, run: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(run, other)
+    found = json.loads(_run("judge", run, other, "--data", data, "--json"))
+    assert found["images"] == 2 * FILMS
+    assert found["folds"] == 2
+    measured = found["runs"]["other"]["auc"]
+    assert measured["disturbed"]["value"] is not None
+    assert measured == found["runs"][run.name]["auc"]
+    assert found["runs"]["other"]["verdict"] == "undecided"
+    # kept for the next time, and for these images alone
+    kept = [np.load(file)["index"] for file in sorted(run.glob("fold-*/disturbed.npz"))]
+    assert sorted(np.concatenate(kept).tolist()) == list(range(2 * FILMS))
+    assert "fit at least 3" in CliRunner().invoke(app, ["judge", str(run), "--data", str(data)]).stderr
 
 
 def test_a_finished_run_is_not_fitted_again(data: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
