@@ -1,0 +1,61 @@
+"""Which codecs a process has loaded that decoded a film of every kind: those that read films, and no other."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from model_training import phantoms
+
+FILM = phantoms.draw_chest(1, rows=96, columns=96)
+PROGRAM = """
+import json, sys
+from pathlib import Path
+from worker.radiograph import decode, read_header
+
+for path in sys.argv[1:]:
+    for side in (None, 20):
+        decode(read_header(Path(path).read_bytes()), shorter_side_px=side)
+mapped = {Path(line.split()[-1]) for line in open("/proc/self/maps") if line.rstrip().endswith(".so")}
+print(json.dumps([sorted(sys.modules), sorted(str(path) for path in mapped)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], set[Path]]:
+    folder = tmp_path_factory.mktemp("films")
+    films = {
+        f"{number}": phantoms.to_dicom(FILM, encoding) for number, (_, encoding) in enumerate(phantoms.encodings())
+    }
+    films |= {"jpeg": phantoms.to_jpeg(FILM), "png": phantoms.to_png(FILM)}
+    for name, content in films.items():
+        (folder / name).write_bytes(content)
+    command = [sys.executable, "-c", PROGRAM, *(str(folder / name) for name in films)]
+    modules, mapped = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return set(modules), {Path(path) for path in mapped}
+
+
+def test_of_imagecodecs_two_codecs_are_loaded(loaded: tuple[set[str], set[Path]]) -> None:
+    modules, mapped = loaded
+    shared = {"imagecodecs._shared", "imagecodecs._shared_cython"}
+    codecs = {name for name in modules if name.startswith("imagecodecs._")}
+    assert codecs - shared == {"imagecodecs._imcd", "imagecodecs._jpeg8"}
+    objects = {path.name.split(".")[0] for path in mapped if path.parent.name == "imagecodecs"}
+    assert objects - {"_shared", "_shared_cython"} == {"_imcd", "_jpeg8"}
+
+
+def test_of_pillow_three_formats_are_loaded(loaded: tuple[set[str], set[Path]]) -> None:
+    modules, mapped = loaded
+    formats = {name for name in modules if name.startswith("PIL.") and name.endswith("ImagePlugin")}
+    # TIFF's is Python alone, and reads EXIF
+    assert formats - {"PIL.TiffImagePlugin"} == {
+        "PIL.Jpeg2KImagePlugin",
+        "PIL.JpegImagePlugin",
+        "PIL.PngImagePlugin",
+    }
+    objects = {path.name.split(".")[0] for path in mapped if path.parent.name == "PIL"}
+    assert not objects & {"_avif", "_webp", "_imagingft", "_imagingtk"}
