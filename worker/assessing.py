@@ -30,7 +30,7 @@ ASSUME_AGE = Declared(assume_age=True)
 # Taken in beyond the first that has no answer yet, so that one film holds no other up.
 _MOST_AHEAD = 1000
 # To start a process costs as much as to read so many files.
-_FILES_EACH = 8
+_FILES_EACH = 16
 # A process that dies before it has a file's bytes is not the file's fault.
 _TRIES = 3
 _STARTS_WITHIN_S = 120.0

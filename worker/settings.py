@@ -36,8 +36,6 @@ _SERVICE_LINK = re.compile(r"PREREAD_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w
 _OTHER_SEPARATOR = re.compile(r"([,;])\s*[/~.]")
 _ROOT_KEYS = tuple(field.name for field in fields(RootSpec))
 _MIB = 1024 * 1024
-DEADLINE_S = 60.0
-SLOT_MEMORY_BYTES = 2048 * _MIB
 
 
 class LogLevel(StrEnum):
@@ -92,14 +90,14 @@ class Settings(BaseSettings):
         default=10.0, ge=0.0, le=3_600, allow_inf_nan=False, description="the same on a network share"
     )
     deadline_s: float = Field(
-        default=DEADLINE_S,
+        default=60.0,
         ge=1.0,
         le=3_600,
         allow_inf_nan=False,
         description="seconds after which the process that reads one film is killed",
     )
     slot_memory_bytes: int = Field(
-        default=SLOT_MEMORY_BYTES,
+        default=2048 * _MIB,
         ge=512 * _MIB,
         description="address space that one slot may use; more than this ends the film as `slot_memory`",
     )
