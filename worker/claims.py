@@ -249,6 +249,7 @@ def fail(
     error: SlotError,
     retry_in_s: float,
     sha256: str | None,
+    final: bool,
     again: bool,
 ) -> FileState | None:
     """See ``Ledger.fail``."""
@@ -261,7 +262,7 @@ def fail(
     values: dict[str, Any] = {"failed_at": now, "failed_code": error.code, "failed_sha256": sha256}
     if isinstance(error, SlotDeadline) and was_late(connection, one.file_id, sha256):
         return _set_aside(connection, now, one, SlotDeadline(f"{error}; it is the second time for these bytes"), values)
-    if row.attempts >= MAX_ATTEMPTS:
+    if final or row.attempts >= MAX_ATTEMPTS:
         return _set_aside(connection, now, one, error, values)
     values |= {"retry_at": now + timedelta(seconds=retry_in_s), "locked_since": None}
     leave_claim(connection, now, one, FileState.RETRY, f"{error.code}: {error}", **values)

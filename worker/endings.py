@@ -22,7 +22,6 @@ from worker.errors import (
     FileVanished,
     ShareDown,
     SlotDeadline,
-    SlotError,
     UnreadableError,
     UsageError,
 )
@@ -43,6 +42,8 @@ _TRIES_AT_WORD = 3
 _ONCE_LOCKED_TRIES = 3
 _ONCE_LOCKED_S = 0.5
 _RETRY_S = 1.0
+# A process that had a processor for so much of its deadline was not held up by the machine: the film takes that long.
+_BUSY = 0.8
 _REFUSALS_KEPT = 10_000
 _FENCED_KEPT = 1000
 # A file that was given its full size at once looks complete while its end is still unwritten, and so all zero.
@@ -133,8 +134,8 @@ class Endings:
                 self._let_settle(claim, report)
             case Fault(ticket=claim, error=fault, late=late):
                 self._give_back(claim, fault, held_slot=late)
-            case Broke(ticket=claim, error=error, sha256=sha256):
-                self._fail(claim, error, sha256)
+            case Broke():
+                self._fail(events[0])
         return 1
 
     # ------------------------------------------------------------------ commits
@@ -262,11 +263,14 @@ class Endings:
             root.suspect()
         _LOG.info("file_delayed", extra=extra | {"state": state.value if state else "fenced"})
 
-    def _fail(self, claim: Claim, error: SlotError, sha256: str | None) -> None:
-        retry_in_s = _RETRY_S
-        if isinstance(error, SlotDeadline) and not self._once:
-            retry_in_s = self._deadline_s  # its only other try: what keeps the machine busy may have passed by then
-        state = self._ledger.fail(claim, error, retry_in_s=retry_in_s, sha256=sha256)
+    def _fail(self, event: Broke[Claim]) -> None:
+        claim, error = event.ticket, event.error
+        retry_in_s, final = _RETRY_S, False
+        if isinstance(error, SlotDeadline):
+            if not self._once:
+                retry_in_s = self._deadline_s  # its only other try: what keeps the machine busy may have passed by then
+            final = event.computed_s >= _BUSY * self._deadline_s
+        state = self._ledger.fail(claim, error, retry_in_s=retry_in_s, sha256=event.sha256, final=final)
         if self._meters is not None:
             self._meters.attempt_lost(error.code)
         extra = {

@@ -272,18 +272,27 @@ class Ledger:
         )
 
     def fail(
-        self, claim: Claim, error: SlotError, *, retry_in_s: float = 1.0, sha256: str | None = None
+        self,
+        claim: Claim,
+        error: SlotError,
+        *,
+        retry_in_s: float = 1.0,
+        sha256: str | None = None,
+        final: bool = False,
     ) -> FileState | None:
         """Note that the slot died while this worker lived: the attempt stays counted.
 
         Args:
             sha256: of what it had in hand, where that is known.
+            final: another try would end alike.
 
         Returns:
-            RETRY (due in ``retry_in_s``); QUARANTINED(code) at the third attempt, and at the second deadline of the
-            version or of the content; ``None`` when the claim was fenced.
+            RETRY (due in ``retry_in_s``); QUARANTINED(code) if ``final``, at the third attempt, and at the second
+            deadline of the version or of the content; ``None`` when the claim was fenced.
         """
-        return self._write(lambda c, again: claims.fail(c, self._clock(c), claim, error, retry_in_s, sha256, again))
+        return self._write(
+            lambda c, again: claims.fail(c, self._clock(c), claim, error, retry_in_s, sha256, final, again)
+        )
 
     def quarantine(self, claim: Claim, error: PrereadError) -> bool:
         """Set a claimed version aside for a person to look at, at once, with the error's code; ``False`` when fenced.

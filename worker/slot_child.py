@@ -123,6 +123,7 @@ class SlotChild(Generic[Ticket]):
         self.refused: RefusedCalls | None = None
         self.ticket: Ticket | None = None
         self.sha256: str | None = None
+        self._computed_before_s = 0.0
         self.deadline_at: float | None = start_by
         self.answered = False
         """The slot has said how the film ended, and its thread looks at the file again."""
@@ -199,6 +200,19 @@ class SlotChild(Generic[Ticket]):
         self.sha256 = noted.decode() if _SHA256.fullmatch(noted) else None
         return noted != b""
 
+    def computed_s(self) -> float:
+        """Return for how many seconds it has computed since it has the film in hand; 0 where that is not known."""
+        return max(0.0, self._computed_s() - self._computed_before_s)
+
+    def _computed_s(self) -> float:
+        try:
+            status = Path(f"/proc/{self.process.pid}/stat").read_bytes()
+        except OSError:
+            return 0.0
+        # behind the program's name, which may hold anything: utime and stime (proc(5))
+        user, system = status.rpartition(b")")[2].split()[11:13]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
     def close(self) -> None:
         """Let go of all that led to it; its thread ends when the share lets it."""
         with self._lock:
@@ -238,6 +252,7 @@ class SlotChild(Generic[Ticket]):
         self.answered = False
         self.has_bytes()  # what it noted of the film before
         self.sha256 = None
+        self._computed_before_s = self._computed_s()
         self._tasks.put(lambda: self._hand_out(ticket, job))
 
     def answer(self, *, known: bool, forgotten: bool) -> None:

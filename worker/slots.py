@@ -73,11 +73,15 @@ class Fault(Generic[Ticket]):
 
 @dataclass(frozen=True, slots=True)
 class Broke(Generic[Ticket]):
-    """The slot died, or had to be killed, while it had this file; ``sha256`` of its content."""
+    """The slot died, or had to be killed, while it had this file; ``sha256`` of its content.
+
+    ``computed_s``: for so long it had a processor meanwhile, all its threads together; 0 where that is not known.
+    """
 
     ticket: Ticket
     error: SlotError
     sha256: str | None = None
+    computed_s: float = 0.0
 
 
 class SlotPool(Generic[Ticket]):
@@ -339,8 +343,10 @@ class SlotPool(Generic[Ticket]):
         if (ticket := slot.ticket) is not None:
             if slot.sha256 is None:
                 slot.has_bytes()
-            ended = Broke(ticket, error, slot.sha256) if isinstance(error, SlotError) else Fault(ticket, error, late)
-            self.events.append(ended)
+            if isinstance(error, SlotError):
+                self.events.append(Broke(ticket, error, slot.sha256, slot.computed_s()))
+            else:
+                self.events.append(Fault(ticket, error, late))
         else:
             _LOG.warning("slot_lost", extra={"code": error.code, "why": str(error)})
         if not slot.started:

@@ -170,6 +170,8 @@ def test_a_server_that_turned_read_only_is_waited_for(
 class SlowPool:
     """Two slots that take three seconds a film, on the test's clock."""
 
+    deadline_s = 60.0
+
     def __init__(self) -> None:
         self.jobs: dict[int, tuple[Claim, Job, float]] = {}
         self.read: Counter[bytes] = Counter()
@@ -182,6 +184,9 @@ class SlowPool:
     @property
     def in_flight(self) -> list[Claim]:
         return [claim for claim, _, _ in self.jobs.values()]
+
+    def held_for(self, _seconds: float) -> list[Claim]:
+        return []
 
     def submit(self, claim: Claim, job: Job) -> None:
         self.jobs[claim.file_id] = claim, job, self.now + 3.0

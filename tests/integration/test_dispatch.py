@@ -476,6 +476,16 @@ def test_where_there_is_one_slot_it_takes_what_hung_when_nothing_else_waits(desk
     assert desk.claimed(b"hangs")
 
 
+@pytest.mark.parametrize("busy", [0.7, 0.9])
+def test_a_film_whose_process_computed_until_its_deadline_is_not_tried_again(desk: Desk, busy: float) -> None:
+    """The machine held nothing up; another try would take a process for as long, and end alike."""
+    claim = desk.claimed()
+    desk.says(claim, Broke(claim, SlotDeadline(), "a" * 64, busy * desk.pool.deadline_s))
+    desk.dispatcher.work([])
+    assert desk.state() is (FileState.QUARANTINED if busy > 0.8 else FileState.RETRY)
+    assert desk.ledger.known(desk.root_id, [b"film"])[b"film"].code == ("slot_deadline" if busy > 0.8 else None)
+
+
 def goes_well(desk: Desk) -> None:
     """Let everything that is there, and films enough for claiming ahead, end well."""
     desk.ready(*(b"calm%d" % number for number in range(32)))

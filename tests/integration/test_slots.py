@@ -311,6 +311,19 @@ def test_a_film_that_hangs_is_killed_at_its_deadline_and_holds_nobody_up(bench: 
     assert broke.sha256 == hashlib.sha256(FILM + b"HANG").hexdigest()
 
 
+@pytest.mark.parametrize("word,least,most", [(b"SPIN", 0.3, 6.5), (b"HANG", 0.0, 0.3)])
+def test_whether_a_film_that_is_late_had_a_processor_is_known(
+    bench: Bench, word: bytes, least: float, most: float
+) -> None:
+    """With several others on the machine it may have had one for a small part of the time."""
+    pool = bench.pool(deadline_s=6.0)
+    assert isinstance(bench.outcome(pool, bench.film("before")), Done)
+    broke = bench.outcome(pool, bench.film("late", FILM + word))
+    assert isinstance(broke, Broke)
+    assert broke.error.code == "slot_deadline"
+    assert least <= broke.computed_s <= most
+
+
 def test_what_a_slot_has_held_for_long_is_known(bench: Bench) -> None:
     now = [0.0]
     pool = bench.pool(count=2, deadline_s=1000.0, clock=lambda: now[0])

@@ -51,6 +51,11 @@ def hang() -> None:
         time.sleep(3600)
 
 
+def spin() -> None:
+    while True:
+        pass
+
+
 def eat() -> None:
     eaten = []
     while True:
@@ -71,6 +76,7 @@ TRICKS = {
     b"ABORT": os.abort,
     b"LEAVE": lambda: os._exit(0),
     b"HANG": hang,
+    b"SPIN": spin,
     b"EAT": eat,
     b"BABBLE": babble,
     b"RAISE": lambda: {}["patient's name"],

@@ -20,7 +20,7 @@ Bench = Any  # the fixture's class lives in conftest, which cannot be imported
 
 def fail(bench: Bench, *paths: bytes, error: SlotError | None = None) -> None:
     for path in paths:
-        bench.ledger.fail(bench.claimed(path), error or SlotCrashed(), retry_in_s=36_000)
+        bench.ledger.fail(bench.claimed(path), error or SlotCrashed(), retry_in_s=1_700)
 
 
 def end_well(bench: Bench, folder: bytes, count: int) -> None:
