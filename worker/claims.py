@@ -230,8 +230,7 @@ def give_back(
             values["locked_since"] = None  # it was read, or no file of that root can be
         elif isinstance(why, EnvironmentFault):
             values["locked_since"] = row.locked_since or now
-            if held_slot:
-                values["failed_at"] = now
+            values |= {"failed_at": now} if held_slot else {}
             if now - values["locked_since"] >= LOCKED_FOR:
                 return _set_aside(connection, now, one, why, values)
         to_state = FileState.READY
