@@ -28,7 +28,7 @@ from worker.addresses import source_of
 from worker.discovery import inserting
 from worker.errors import TooManyTries
 from worker.review_schema import brake
-from worker.store import database_now, write
+from worker.store import database_now, read, write
 
 FREE_FAILURES = 5
 LONGEST_WAIT_S = 300.0
@@ -70,17 +70,23 @@ def reserve(engine: Engine, name: str, source: str, device: str | None = None) -
     """
     brakes = _brakes(name, source, device)
 
+    # most tries of a crowd end here, and cost no write
+    wait_s = read(engine, lambda connection: _longest(connection, brakes, database_now(connection)))
+
     def body(connection: Connection, _again: bool) -> float:
         now = database_now(connection)
         connection.execute(delete(brake).where(_c.at < now - timedelta(seconds=_FORGOTTEN_AFTER_S)))
-        counted = [(one, _locked(connection, one, now)) for one in brakes]
-        wait_s = max(_wait_s(one, row, now) for one, row in counted)
-        if wait_s <= 0:
-            for one, row in counted:
+        for one in brakes:
+            _lock(connection, one, now)
+        longest = _longest(connection, brakes, now)
+        if longest <= 0:
+            for one in brakes:
+                row = connection.execute(select(brake).where(_c.key == one.key)).one()
                 connection.execute(update(brake).where(_c.key == one.key).values(**_one_more(one, row, now)))
-        return wait_s
+        return longest
 
-    wait_s = write(engine, body)
+    if wait_s <= 0:
+        wait_s = write(engine, body)
     if wait_s > 0:
         error = TooManyTries(f"too many failed attempts: try again in {max(1.0, wait_s):.0f} s")
         error.wait_s = max(1.0, wait_s)
@@ -114,10 +120,16 @@ def _key(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _locked(connection: Connection, one: Brake, now: datetime) -> Any:
+def _lock(connection: Connection, one: Brake, now: datetime) -> None:
     empty = {"key": one.key, "failures": 0, "since": now, "not_before": None, "at": now}
     connection.execute(inserting(connection, brake), empty)
-    return connection.execute(select(brake).where(_c.key == one.key).with_for_update()).one()
+    connection.execute(select(_c.key).where(_c.key == one.key).with_for_update()).one()
+
+
+def _longest(connection: Connection, brakes: tuple[Brake, ...], now: datetime) -> float:
+    """Return for how long the next try must wait; 0 or less: it need not."""
+    rows = {row.key: row for row in connection.execute(select(brake).where(_c.key.in_([one.key for one in brakes])))}
+    return max(_wait_s(one, rows[one.key], now) if one.key in rows else 0.0 for one in brakes)
 
 
 def _wait_s(one: Brake, row: Any, now: datetime) -> float:
