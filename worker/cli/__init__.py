@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from io import TextIOWrapper
 
-from worker.errors import InternalError, PrereadError
+from worker.errors import InternalError, PrereadError, UsageError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,6 +49,8 @@ def _run(arguments: Sequence[str] | None) -> int:
     try:
         app(args=None if arguments is None else list(arguments), prog_name="preread")
     except SystemExit as end:  # how typer says that it is done
+        if end.code == UsageError.exit_code:
+            _say_where_options_go(sys.argv[1:] if arguments is None else arguments)
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except PrereadError as error:
         tell(error)
@@ -59,6 +61,14 @@ def _run(arguments: Sequence[str] | None) -> int:
         _tell_unforeseen(error)
         return InternalError.exit_code
     return 0
+
+
+def _say_where_options_go(words: Sequence[str]) -> None:
+    from worker.cli.output import say
+
+    late = [word.split("=")[0] for word in words[1:] if word.split("=")[0] in {"--config", "--log-level"}]
+    if late and not words[0].startswith("-"):
+        say(f"  {late[0]} stands before the command: preread {late[0]} ... {words[0]}")
 
 
 def tell(error: PrereadError, program: str = "preread") -> None:

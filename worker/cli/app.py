@@ -38,7 +38,7 @@ LevelName = Literal["debug", "info", "warning", "error"]
 app = typer.Typer(
     name="preread",
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     # plain help: the same at a terminal and in a pipe, and no markup to trip over
     rich_markup_mode=None,

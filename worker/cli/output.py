@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,12 +18,14 @@ from worker import sheets
 from worker.escaping import escape
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
     from worker.domain import JSONObject
 
 # A pipe has no width: wide enough that each row stays on one line, for grep and the like.
 _PIPE_WIDTH = 1_000
+# Below this many columns a table of results takes six lines and more a row.
+_WIDE_TABLE = 140
 
 
 def console() -> Console:
@@ -48,12 +51,40 @@ def print_table(
         table.add_column(Text(column), overflow="fold")
     for row in rows:
         table.add_row(*(Text(escape(cell)) for cell in row))
+    _print([table, *(Text(escape(note)) for note in notes), *([Text(NO_DEVICE)] if medical else [])])
+
+
+def _print(parts: Iterable[RenderableType]) -> None:
+    """Print what rich lays out, without the blanks with which it fills each line."""
     target = console()
-    target.print(table)
-    for note in notes:
-        target.print(Text(escape(note)))
-    if medical:
-        target.print(Text(NO_DEVICE))
+    with target.capture() as captured:
+        for part in parts:
+            target.print(part)
+    sys.stdout.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+
+def is_narrow() -> bool:
+    """Whether data goes to a terminal on which a wide table would fold every row over many lines."""
+    return console().width < _WIDE_TABLE
+
+
+def print_blocks(blocks: Iterable[Sequence[str]], *, notes: Iterable[str] = (), medical: bool = True) -> None:
+    """Print for each record a few lines instead of a row, the first at the margin, the others set in; they fold."""
+    from worker.words import NO_DEVICE
+
+    width = console().width
+
+    def fill(text: str, indent: str = "") -> None:
+        folded = textwrap.wrap(escape(text), width, initial_indent=indent, subsequent_indent=f"{indent}  ")
+        sys.stdout.write("".join(f"{line}\n" for line in folded))
+
+    for first, *rest in blocks:
+        fill(first)
+        for text in rest:
+            fill(text, "  ")
+    sys.stdout.write("\n")
+    for text in (*notes, *([NO_DEVICE] if medical else [])):
+        fill(text)
 
 
 def print_pairs(pairs: Iterable[tuple[str, str]], *, medical: bool = True) -> None:
@@ -68,10 +99,7 @@ def print_pairs(pairs: Iterable[tuple[str, str]], *, medical: bool = True) -> No
     table.add_column(overflow="fold")
     for name, value in pairs:
         table.add_row(Text(escape(name)), Text(escape(value)))
-    target = console()
-    target.print(table)
-    if medical:
-        target.print(Text(NO_DEVICE))
+    _print([table, *([Text(NO_DEVICE)] if medical else [])])
 
 
 def print_text(text: str) -> None:

@@ -159,18 +159,22 @@ def _print(engine: Engine, wanted: ResultFilter, *, json: bool, csv: bool) -> No
         for one in found:
             output.print_json(result_to_json(one))
     else:
+        narrow = output.is_narrow()
         rows = []
         caveats: set[Caveat] = set()
         answered: set[tuple[str, Finding]] = set()
         for one in found:
-            rows.append(views.result_row(one))
+            rows.append(views.result_block(one) if narrow else views.result_row(one))
             caveats.update(one.caveats)
             answered.update((one.bundle or "", finding) for finding in one.findings)
         if not rows:
             output.say("no result matches")
             return
         notes = (*explain_predictive_values(answered), *explain_caveats(caveats))
-        output.print_table(views.TABLE_COLUMNS, rows, notes=notes)
+        if narrow:
+            output.print_blocks(rows, notes=notes)
+        else:
+            output.print_table(views.TABLE_COLUMNS, rows, notes=notes)
         if len(rows) == wanted.limit:
             output.say(f"these are the newest {len(rows)}; --limit 0 shows all")
 

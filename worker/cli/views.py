@@ -63,6 +63,13 @@ def result_row(result: ResultRow) -> tuple[str, ...]:
     )
 
 
+def result_block(result: ResultRow) -> tuple[str, ...]:
+    """Return the same as lines for a narrow terminal: which film and whose, what it says, what limits that."""
+    number, committed, taken, who, path, said, limits = result_row(result)
+    when = f"taken {taken}" if taken else committed
+    return "  ".join(part for part in (number, when, who, path) if part), f"{said} [{limits}]" if limits else said
+
+
 def csv_rows(result: ResultRow) -> Iterator[tuple[Any, ...]]:
     """Yield one row for each finding, or one without finding for a film that has none."""
     identity = result.identity

@@ -410,6 +410,22 @@ def test_the_version_is_that_of_the_package(preread, words):
     assert ran.err == ""
 
 
+def test_an_option_that_stands_before_the_command_is_sent_there(preread):
+    ran = preread("run", "--config", "site.toml")
+    assert ran.exit_code == 2
+    assert "No such option: --config" in ran.err
+    assert "--config stands before the command: preread --config ... run" in ran.err
+    assert "stands before" not in preread("run", "--nonsense").err
+    assert "stands before" not in preread("--config", "missing.toml", "run").err
+
+
+def test_a_shell_completes_the_commands(preread, monkeypatch):
+    monkeypatch.setenv("_PREREAD_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "preread recon")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert preread().out.split() == ["reconcile"]
+
+
 @pytest.mark.parametrize("program", [["-m", "worker"], ["-m", "model_training"]])
 def test_every_program_prints_its_version(program):
     command = [sys.executable, *program, "--version"]

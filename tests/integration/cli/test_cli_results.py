@@ -371,3 +371,26 @@ def test_what_the_shell_showed_is_on_record(preread, filled, database):
         assert on_record() == ([1, 2, 3, 4], [])
     preread("results", "show", "2")
     assert on_record()[1] == [("film:2", "view")]
+
+
+def test_a_narrow_terminal_gets_a_few_lines_an_image_and_no_table(preread, filled, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    ran = preread("results")
+    assert ran.exit_code == 0
+    films, notes = ran.out.split("\n\n")
+    lines = films.splitlines()
+    assert len([line for line in lines if not line.startswith(" ")]) == 4
+    assert len(lines) <= 3 * 4, films
+    assert all(len(line) <= 80 and line == line.rstrip() for line in ran.out.splitlines())
+    assert "  pneumonia flagged (87 % at prevalence 25 %) [declared children-1-5y;" in films
+    assert "PAT-1 / +4711" in films
+    assert " ".join(notes.split()).endswith(NO_DEVICE)
+    assert "\x1b" not in ran.out
+
+
+@pytest.mark.parametrize("words", [("results",), ("results", "show", "1"), ("bundle", "show")])
+def test_a_pipe_gets_no_trailing_blanks(preread, filled, words):
+    ran = preread(*words)
+    assert ran.exit_code == 0
+    assert [line for line in ran.out.splitlines() if line != line.rstrip()] == []
+    assert max(map(len, ran.out.splitlines())) < 1000
