@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,15 @@ for name in [name for name in os.environ if name.startswith("PREREAD_") and name
 hypothesis.settings.register_profile("local", deadline=None)
 hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
+
+
+def _end(number: int, _frame: object) -> None:
+    raise KeyboardInterrupt(signal.Signals(number).name)
+
+
+def pytest_configure() -> None:
+    """End at SIGTERM as at Ctrl-C: what the fixtures started, a Postgres server among it, is stopped."""
+    signal.signal(signal.SIGTERM, _end)
 
 
 @dataclass(frozen=True)
