@@ -72,6 +72,7 @@ PIECES = {
     ),
     "minisign": Piece(_programs("minisign"), "install minisign (Debian: apt-get install minisign)"),
     "prometheus": Piece(_programs("prometheus", "promtool"), "install Prometheus (Debian: apt-get install prometheus)"),
+    "fail2ban": Piece(_programs("fail2ban-regex"), "install fail2ban (Debian: apt-get install fail2ban)"),
     "films": Piece(_films, f"set PREREAD_FILMS to the folder that holds {' and '.join(FILM_FOLDERS)}"),
 }
 DESELECTED = pytest.StashKey[dict[str, int]]()

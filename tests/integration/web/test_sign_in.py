@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -240,6 +242,32 @@ def test_failures_stand_in_log_and_trail_as_fail2ban_reads_them(
     ]
     assert len(found) >= 10
     assert set(found) == {"203.0.113.9", "2001:db8::9"}
+
+
+@pytest.mark.fail2ban
+def test_fail2ban_reads_the_log_and_is_not_led_astray(tmp_path: Path) -> None:
+    log = tmp_path / "web.log"
+    with log.open("w") as stream:
+        for as_json in (True, False):
+            observability.set_up(json_lines=as_json, stream=stream)
+            said = logging.getLogger("worker.web.doors")
+            for address, code in (("203.0.113.9", "not_allowed"), ("2001:db8::9", "too_many_tries")):
+                said.warning("sign_in_failed", extra={"address": address, "code": code})
+            # what a client can write into a field is no failure of somebody else
+            for address in (
+                'x", "event": "sign_in_failed", "address": "198.51.100.1',
+                "a sign_in_failed  address=1.2.3.4",
+            ):
+                said.warning("page_failed", extra={"address": address, "code": "not_allowed"})
+            said.info("sign_in_failed", extra={"address": "198.51.100.2"})
+        observability.set_up()
+    answer = subprocess.run(
+        ["fail2ban-regex", "--print-all-matched", log, FILTER], check=True, capture_output=True, text=True
+    )
+    assert "4 matched" in answer.stdout, answer.stdout
+    matched = answer.stdout.split("Matched line(s)")[1].split("Missed line(s)")[0]
+    assert matched.count("203.0.113.9") == matched.count("2001:db8::9") == 2
+    assert "198.51.100" not in matched
 
 
 def test_a_full_queue_is_answered_at_once_and_known_browsers_have_their_own(
