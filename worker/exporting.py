@@ -102,6 +102,7 @@ def write_image(target: Path, content: bytes) -> Path:
     try:
         os.makedirs(target.parent, mode=0o700, exist_ok=True)
         with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as stream:
+            os.fchmod(stream.fileno(), 0o600)  # also where an older file was open to others
             stream.write(content)
     except OSError as error:
         raise UsageError(f"{target} cannot be written: {error.strerror}") from error

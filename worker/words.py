@@ -5,12 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from worker.domain import CAVEAT_TEXT, Answer, Caveat, Finding, PredictiveValues
+from worker.looks import Look
 
 NO_DEVICE = "Preread is no medical device: a first read for research, no diagnosis. A doctor reads every film."
 _ANSWER = {
     Answer.FLAGGED: "{finding} flagged",
     Answer.UNCERTAIN: "{finding} uncertain",
     Answer.NOT_FLAGGED: "{finding} not flagged; this excludes no disease",
+}
+
+
+LOOK_TEXT: dict[Look, str] = {
+    Look.INVISIBLE: "contains invisible characters",
+    Look.MIXED_SCRIPTS: "mixed scripts",
+    Look.LOOKALIKE: "letters that look like others",
 }
 
 

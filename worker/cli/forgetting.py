@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from worker.cli import door, output
+from worker.cli import door, identifiers, output
 from worker.cli.upkeep import YES_OPTION, confirmed, say_files
 from worker.cli.users import actor
 
@@ -35,7 +35,9 @@ def purge(
         typer.Option(metavar="DAYS", min=0, help="films whose last result, or arrival without one, is older"),
     ] = None,
     patient: Annotated[str | None, typer.Option(metavar="-", help=_PATIENT_HELP)] = None,
-    study: Annotated[str | None, typer.Option(metavar="UID", help="films of this Study Instance UID")] = None,
+    study: Annotated[
+        str | None, typer.Option(metavar="-", help="films of the Study Instance UID on standard input")
+    ] = None,
     again: Annotated[
         bool, typer.Option("--again", help="what was purged before and came back with a restored backup")
     ] = False,
@@ -68,8 +70,9 @@ def purge(
     from worker.errors import SettingsError, UsageError
 
     if sum([older_than is not None, patient is not None, study is not None, again]) != 1:
-        raise UsageError("say which films: one of --older-than, --patient -, --study and --again")
+        raise UsageError("say which films: one of --older-than, --patient -, --study - and --again")
     person = None if patient is None else _read_person(patient)
+    study = identifiers.read(study, "--study", "Study Instance UID")
     with door.database(context) as engine:
         if again:
             if _journal(engine, settings) is None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import itertools
 import os
 import stat
-import sys
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
 
 import typer
 
-from worker.cli import door, output
+from worker.cli import door, identifiers, output
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -44,7 +43,10 @@ def results(
         str | None,
         typer.Option(metavar="-", help="only this Patient ID, read from standard input: write `-`, never the ID"),
     ] = None,
-    accession: Annotated[str | None, typer.Option(metavar="NUMBER", help="only this Accession Number")] = None,
+    accession: Annotated[
+        str | None,
+        typer.Option(metavar="-", help="only this Accession Number, on standard input, after the Patient ID if any"),
+    ] = None,
     limit: Annotated[
         int | None,
         typer.Option(min=0, help=f"the newest so many; 0 for all; default {TABLE_LIMIT}, all with --json, --csv"),
@@ -73,7 +75,7 @@ def results(
         outcome=Outcome(outcome) if outcome else None,
         code=code,
         patient_id=_read_patient_id(patient),
-        accession_number=accession,
+        accession_number=identifiers.read(accession, "--accession", "Accession Number"),
         limit=all_by_default if limit is None else (limit or None),
     )
     _with_database(context, lambda engine: _print(engine, wanted, json=json, csv=csv))
@@ -204,15 +206,7 @@ def _read_patient_id(option: str | None) -> str | None:
             "a patient ID on the command line stays in the shell's history and shows in the list of processes: "
             "write --patient - and give the ID on standard input"
         )
-    if sys.stdin.isatty():
-        output.say("Patient ID:")
-    try:
-        patient_id = sys.stdin.readline().rstrip("\r\n")
-    except UnicodeDecodeError:
-        raise UsageError("the patient ID on standard input is not UTF-8 text") from None
-    if not patient_id.strip():
-        raise UsageError("--patient - found no patient ID on standard input")
-    return patient_id
+    return identifiers.read(option, "--patient", "Patient ID")
 
 
 def _explanations(engine: Engine, path: str) -> list[Explanation]:

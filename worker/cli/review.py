@@ -99,7 +99,7 @@ def show(
     from worker.audit import Action, append
     from worker.cli import views
     from worker.errors import UsageError
-    from worker.exporting import reading_to_json
+    from worker.exporting import reading_to_json, write_image
     from worker.result_records import detail_to_json
 
     settings = door.of(context).settings()
@@ -120,7 +120,7 @@ def show(
         if picture is None:
             output.say(f"no preview of film {film} is kept")
             raise typer.Exit(1)
-        _save(png, picture)
+        write_image(png, picture)
         output.say(f"{png}: a preview, not for diagnosis")
 
 
@@ -298,12 +298,3 @@ def _why(film: ReadFilm) -> str:
         "undecided": "no reader says definitely what it shows",
         "changed": "the file holds other bytes than those that were read",
     }[film.open or ""]
-
-
-def _save(path: Path, content: bytes) -> None:
-    from worker.errors import UsageError
-
-    try:
-        path.write_bytes(content)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from error

@@ -11,9 +11,10 @@ from worker.calibration import PREDICTIVE_PREVALENCES
 from worker.domain import CAVEAT_TEXT, FileState, Finding, Identity, JSONObject, Population
 from worker.history import Explanation, ResultDetail
 from worker.ignoring import RULES
+from worker.looks import looks_of
 from worker.result_records import history_to_json, iso
 from worker.results import ResultRow
-from worker.words import name_caveats, say_answer, say_finding, say_predictive_values, say_withdrawn
+from worker.words import LOOK_TEXT, name_caveats, say_answer, say_finding, say_predictive_values, say_withdrawn
 
 TABLE_COLUMNS = ("id", "committed", "taken", "patient / accession", "file", "what it says", "caveats")
 CSV_COLUMNS = (
@@ -46,6 +47,7 @@ CSV_COLUMNS = (
     "sop_instance_uid",
     "modality",
     "view_position",
+    "marks",
 )
 
 
@@ -104,6 +106,7 @@ def csv_rows(result: ResultRow) -> Iterator[tuple[Any, ...]]:
             identity.sop_instance_uid,
             identity.modality,
             identity.view_position,
+            " ".join(looks_of(identity)),
         )
 
 
@@ -135,6 +138,8 @@ def detail_pairs(detail: ResultDetail) -> Iterator[tuple[str, str]]:
         if value not in (None, "", False):
             said = f"{value:.2f}" if isinstance(value, float) else str(value)
             yield field.name.replace("_", " "), said
+    if marks := _marks(row.identity):
+        yield "BEWARE", f"name or identifiers{marks}"
     if row.rows and row.columns:
         yield "pixels", f"{row.rows} rows x {row.columns} columns"
     for name, text in (("format", row.format), ("transfer syntax", row.transfer_syntax_uid), ("decoder", row.decoder)):
@@ -195,7 +200,13 @@ def _predictive_cells(finding: Finding | None) -> tuple[float | None, ...]:
 def patient(identity: Identity) -> str:
     """Name a film's patient and accession in one cell of a table."""
     parts = (identity.patient_id, identity.accession_number)
-    return " / ".join(part or "-" for part in parts) if any(parts) else ""
+    return " / ".join(part or "-" for part in parts) + _marks(identity) if any(parts) else ""
+
+
+def _marks(identity: Identity) -> str:
+    """Return what does not show of name and identifiers, in brackets; empty for nothing."""
+    marks = [LOOK_TEXT[look] for look in looks_of(identity)]
+    return f" ({', '.join(marks)})" if marks else ""
 
 
 def _limits(result: ResultRow) -> str:

@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 from worker import health
 from worker.domain import OPEN_STATES, Role
 from worker.health import Health, Level, Problem
+from worker.looks import looks_of, shown
 from worker.readings import MAX_COMMENT_CHARS
 from worker.sessions import Session
 from worker.web.hashing import Hashing
@@ -82,6 +83,7 @@ class Site:
             undefined=StrictUndefined,
             trim_blocks=True,
             lstrip_blocks=True,
+            finalize=_shown,
         )
         self._templates.globals.update(
             t=language, lang=language.code, Role=Role, Level=Level, comment_chars=MAX_COMMENT_CHARS
@@ -93,6 +95,7 @@ class Site:
             waited=self._waited,
             taken=_taken,
             person=_person,
+            looks=looks_of,
             code=self._code,
             answer=self._answer,
             problem=self._problem,
@@ -163,6 +166,11 @@ def _taken(digits: str | None) -> str:
     if not digits or len(digits) != 14:
         return digits or ""
     return f"{digits[:4]}-{digits[4:6]}-{digits[6:8]} {digits[8:10]}:{digits[10:12]}"
+
+
+def _shown(value: object) -> object:
+    """Write out what nobody sees, in whatever a page shows; markup is ours."""
+    return shown(value) if type(value) is str else value
 
 
 def _person(name: str | None) -> str:

@@ -72,7 +72,8 @@ def test_what_could_mean_two_people_is_refused(here):
 
 
 def test_films_are_forgotten_by_study_and_by_age(here):
-    assert here("purge", "--study", "1.1", "--yes").exit_code == 0
+    assert here("purge", "--study", "-", "--yes", stdin="1.1\n").exit_code == 0
+    assert "list of processes" in here("purge", "--study", "1.9", "--yes").err
     assert patients(here("results", "--json")) == ["P2", "P2", "P1"]
     assert here("purge", "--older-than", "1", "--yes").exit_code == 1
     assert here("purge", "--older-than", "0", "--yes").exit_code == 0

@@ -28,7 +28,7 @@ NAME = NASTY.replace("/", "|").encode() + b"\xff.dcm"
 # What each command is called with; a command that shows nothing a film could have said stands in QUIET.
 CALLS = {
     "preread assess": [["assess", "{root}"], ["assess", "{root}", "--json"]],
-    "preread purge": [["purge", "--older-than", "0", "--dry-run"], ["purge", "--study", "1.2", "--dry-run"]],
+    "preread purge": [["purge", "--older-than", "0", "--dry-run"], ["purge", "--study", "-", "--dry-run"]],
     "preread export-patient": [["export-patient", "-"]],
     "preread bundle withdraw": [["bundle", "withdraw", "test/1.0.0", "--reason", "x", "--yes"]],
     "preread check": [["check", "--root", "{root}"], ["check", "--root", "{root}", "--json"]],

@@ -197,6 +197,20 @@ def test_a_patient_is_named_on_standard_input_only(preread, filled):
     assert ran.exit_code == 2
 
 
+def test_an_accession_number_is_named_on_standard_input(preread, filled):
+    ran = preread("results", "--json", "--accession", "-", stdin="+4711\n")
+    assert [record["code"] for record in ran.records] == [None]
+    assert "list of processes" not in ran.err
+    both = preread("results", "--json", "--patient", "-", "--accession", "-", stdin="PAT-1\n+4711\n")
+    assert [record["identity"]["patient_id"] for record in both.records] == ["PAT-1"]
+    assert preread("results", "--json", "--patient", "-", "--accession", "-", stdin="PAT-2\n+4711\n").records == []
+    # as version 0.1.0 took it, for one more version
+    ran = preread("results", "--json", "--accession", "+4711")
+    assert [record["code"] for record in ran.records] == [None]
+    assert "list of processes" in ran.err
+    assert preread("results", "--accession", "-", stdin="\n").exit_code == 2
+
+
 def test_a_shortened_table_says_so(preread, filled):
     ran = preread("results", "--limit", "2")
     assert "these are the newest 2" in ran.err

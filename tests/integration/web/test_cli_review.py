@@ -110,6 +110,10 @@ def test_the_worklist_is_read_signed_and_exported_by_command(films_here: Films, 
     picture = tmp_path / "film.png"
     assert preread("review", "show", str(flagged), "--png", str(picture)).code == 0
     assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_mode & 0o777 == 0o600
+    picture.chmod(0o644)
+    assert preread("review", "show", str(flagged), "--png", str(picture)).code == 0
+    assert picture.stat().st_mode & 0o777 == 0o600
     assert preread("review", "show", str(refused), "--png", str(picture)).code == 1
     assert preread("review", "show", "99").code == 2
 
@@ -212,6 +216,19 @@ def test_what_is_not_as_it_was_is_named_and_taken_as_it_is_with_a_new_key(films_
     key.unlink()
     assert "[audit_key_missing]" in preread("audit", "verify").err
     assert "the key of the audit trail, is missing" in preread("check").out
+
+
+def test_what_is_open_to_others_is_named(films_here: Films, preread: Shell) -> None:
+    films_here.person("ada")
+    database, key = sqlite_path(films_here.engine), audit_key.of(films_here.engine).path
+    assert database is not None
+    assert key is not None
+    database.chmod(0o600)
+    assert "no other user reads" in preread("check").out
+    for path, mode in ((database, 0o666), (key, 0o640)):
+        path.chmod(mode)
+        assert f"{path} ({mode:o})" in preread("check").out
+        path.chmod(0o600)
 
 
 def test_the_page_is_not_opened_to_others_in_the_open(preread: Shell, monkeypatch: Any) -> None:
