@@ -226,14 +226,10 @@ def _rights(config: Path | None, settings: Settings) -> Checked:
     database = store.sqlite_path(engine)
     config = config or Path(os.environ.get("PREREAD_CONFIG") or "preread.toml")
     beside = () if database is None else tuple(Path(f"{database}{ending}") for ending in ("-wal", "-shm"))
-    private = (database, *beside, previews.folder_for(settings.preview_dir, database))
-    secret = (
-        audit_key.of(engine).path,
-        purge_journal.path_for(settings.forgotten_file, database),
-        settings.web_tls_key,
-    )
+    private = (database, *beside, previews.folder_for(settings.preview_dir, database), settings.web_tls_key)
+    keys = (audit_key.of(engine).path, purge_journal.path_for(settings.forgotten_file, database))
     open_to = [f"{path} ({mode:o})" for path in private if path and (mode := _mode(path)) & 0o007]
-    open_to += [f"{path} ({mode:o})" for path in secret if path and (mode := _mode(path)) & 0o027]
+    open_to += [f"{path} ({mode:o})" for path in keys if path and (mode := _mode(path)) & 0o077]
     if _holds_password(settings) and (mode := _mode(config)) & 0o007:
         open_to.append(f"{config}, which holds a password ({mode:o})")
     if open_to:
