@@ -60,7 +60,7 @@ QUIET = {
     "preread bundle add", "preread bundle activate", "preread bundle rollback", "preread bundle shadow",
     "preread bundle compare",
     "preread db check", "preread db compact", "preread version", "preread web", "preread review sign",
-    "preread audit verify", "preread audit rekey",
+    "preread audit verify", "preread audit rekey", "preread users sessions",
     "preread users add", "preread users disable", "preread users options", "preread users passwd",
 }  # fmt: skip
 
