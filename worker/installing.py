@@ -44,11 +44,12 @@ database_url = {url}
 """
 # With SQLite they lie beside the database by themselves.
 _BESIDE_A_SERVER = f"""
-# What lies on this machine and not on the server: previews for the page, bundles that were added, and the hashes by
-# which a restored backup forgets again what was purged.
+# What lies on this machine and not on the server: previews for the page, bundles that were added, the hashes by which a
+# restored backup forgets again what was purged, and the key of the audit trail.
 preview_dir = "{HOME}/previews"
 bundle_dir = "{HOME}/bundles"
 forgotten_file = "{HOME}/forgotten"
+audit_key_file = "{HOME}/audit-key"
 """
 _POPULATION = """
 # population says what is certain of every image in a folder: children-1-5y (each patient is 1 to 5 years old: an image

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
-from worker import installing, store
+from worker import audit_key, installing, store
 from worker.bundle import folder_for as bundles_beside
 from worker.errors import EnvironmentFault
 from worker.previews import folder_for as previews_beside
@@ -81,7 +81,7 @@ class Host:
             raise EnvironmentFault(f"systemctl failed: {error}") from error
 
     def steps(self, *, data: bool) -> Iterator[Step]:
-        """Yield what goes, that is there; with ``data`` the database, previews, hashes and settings too."""
+        """Yield what goes, that is there; with ``data`` the database, previews, hashes, key and settings too."""
         for path in (*(UNITS / unit.name for unit in self._units()), *_OF_SETUP):
             if os.path.lexists(self._at(path)):
                 yield self._file(path)
@@ -135,10 +135,14 @@ class Host:
     def _journal(self) -> Path | None:
         return journal_beside(_of_service(self.settings.forgotten_file), self._database())
 
+    def _audit_key(self) -> Path | None:
+        return _of_service(self.settings.audit_key_file) or audit_key.default_path(self._database())
+
     def _places(self) -> list[Path]:
         """Return where this installation's data lie, the database's file first."""
         bundles = bundles_beside(_of_service(self.settings.bundle_dir), self._database())
-        return [path for path in (self._database(), self._previews(), self._journal(), bundles) if path is not None]
+        places = (self._database(), self._previews(), self._journal(), self._audit_key(), bundles)
+        return [path for path in places if path is not None]
 
     def _data(self) -> Iterator[Step]:
         database, previews, journal = self._database(), self._previews(), self._journal()
@@ -151,9 +155,9 @@ class Host:
                     yield self._file(path)
         if previews is not None and self._at(previews).is_dir():
             yield Step(f"the previews in {previews}", lambda: _remove_previews(self._at(previews)))
-        for path in (*([] if journal is None else [journal]), *_OF_ADMINISTRATOR):
-            if os.path.lexists(self._at(path)):
-                yield self._file(path)
+        for one in (journal, self._audit_key(), *_OF_ADMINISTRATOR):
+            if one is not None and os.path.lexists(self._at(one)):
+                yield self._file(one)
         for folder in (installing.HOME, installing.CONFIG.parent):
             if self._at(folder).is_dir():
                 yield Step(f"the folder {folder}, if nothing else is in it", lambda one=folder: _rmdir(self._at(one)))  # type: ignore[misc]

@@ -76,8 +76,8 @@ def test_every_service_of_ours_is_read_only_and_calls_what_exists() -> None:
 def test_every_service_of_ours_has_the_folders_that_a_server_has_no_place_for() -> None:
     """Beside an SQLite file they are found by themselves; with Postgres a missing one is a feature that is off."""
     for service in OURS.values():
-        for name in ("PREREAD_PREVIEW_DIR", "PREREAD_BUNDLE_DIR", "PREREAD_FORGOTTEN_FILE"):
-            assert Path(service["environment"][name]).parent == Path("/var/lib/preread")
+        for name in ("PREVIEW_DIR", "BUNDLE_DIR", "FORGOTTEN_FILE", "AUDIT_KEY_FILE"):
+            assert Path(service["environment"][f"PREREAD_{name}"]).parent == Path("/var/lib/preread")
         assert "state:/var/lib/preread" in service["volumes"]
 
 

@@ -133,8 +133,8 @@ def test_settings_for_a_server_name_what_lies_on_this_machine(tree: Path) -> Non
     loaded = settings.load(tree / "etc/preread/preread.toml")
     assert loaded.database_url == "postgresql://preread@/preread"
     home = installing.HOME
-    assert [loaded.preview_dir, loaded.bundle_dir, loaded.forgotten_file] == [
-        home / "previews", home / "bundles", home / "forgotten",
+    assert [loaded.preview_dir, loaded.bundle_dir, loaded.forgotten_file, loaded.audit_key_file] == [
+        home / "previews", home / "bundles", home / "forgotten", home / "audit-key",
     ]  # fmt: skip
     assert (tree / "var/lib/preread").is_dir()
 

@@ -36,7 +36,13 @@ def installed(tree: Path) -> Path:
     home = tree / "var/lib/preread"
     for number in range(3):
         assert previews.keep(home / "preread.db-previews", f"{number}" * 64, draw(np.zeros((9, 9), np.uint8)), 0)
-    for name in ("preread.db-wal", "preread.db-shm", "preread.db.0010.backup", "preread.db-forgotten"):
+    for name in (
+        "preread.db-wal",
+        "preread.db-shm",
+        "preread.db.0010.backup",
+        "preread.db-forgotten",
+        "preread.db-audit-key",
+    ):
         (home / name).write_bytes(b"x")
     (home / "preread.db-bundles/films/2").mkdir(parents=True)
     (home / "preread.db-bundles/films/2/manifest.json").write_text("{}")
@@ -141,6 +147,7 @@ def test_with_postgres_the_server_s_database_is_its_administrator_s(
     assert main(["setup", "--root", str(tree), "--database-url", "postgresql://preread@/preread"]) == 0
     home = tree / "var/lib/preread"
     (home / "forgotten").write_text("{}\n")
+    (home / "audit-key").write_text("key\n")
     assert previews.keep(home / "previews", "0" * 64, draw(np.zeros((9, 9), np.uint8)), 0)
     assert main(["uninstall", "--root", str(tree), "--data", "--confirm", DATABASE]) == 2
     assert main(["uninstall", "--root", str(tree), "--data", "--confirm", "/var/lib/preread"]) == 0

@@ -150,12 +150,13 @@ def restore(
     purged (PREREAD_FORGOTTEN_FILE) is not here; 3 when it cannot be read or written.
     """
     with door.opened(context) as (engine, url):
-        from worker import backup, migrating
+        from worker import backup, migrating, proof
 
         purged = forgetting.Restored(door.of(context).settings(), engine, file, without_record=without_record)
 
         def prepare(restored: Engine) -> None:
             migrating.upgrade(restored)
+            proof.vouch(restored, actor())  # as an upgrade does for what was written before there was a key
             backup.release(restored)
             purged.forget(restored)
 
