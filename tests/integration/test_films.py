@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def test_evaluate_and_assess_agree_on_every_film(films: Path, tmp_path: Path) ->
     assess_all = [sys.executable, "-m", "worker", "assess", folder, "--json"]
     lines = subprocess.run(assess_all, check=True, capture_output=True, text=True).stdout.splitlines()
     assessed = {Path(row["path"]).name: row["findings"][0] for row in map(json.loads, lines)}
-    rows = [line.split(",") for line in predictions.read_text().splitlines()]
+    rows = list(csv.reader(predictions.read_text().splitlines()))
     column = {name: number for number, name in enumerate(rows[0])}
     assert len(rows) == 181
     for row in rows[1:]:
