@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from worker import readings
+from worker.audit import Action
 from worker.domain import Answer, RefusalCode, Role
 from worker.entries import Observation
 from worker.errors import DatabaseAway, SettingsError
@@ -178,6 +179,14 @@ def test_a_language_that_lacks_a_text_says_it_in_english(tmp_path: Path, monkeyp
     monkeypatch.setattr(language, "_FOLDER", tmp_path)
     other = language.load("xx")
     assert (other("site.worklist"), other("site.statistics")) == ("Lista", "Statistics")
+
+
+@pytest.mark.parametrize("code", language.installed())
+def test_every_event_of_the_audit_trail_has_its_word(code: str) -> None:
+    words = language.load(code)
+    assert [action for action in Action if not words.get(f"action.{action}")] == []
+    own = language.Language(code, language._read(code))
+    assert [action for action in Action if not own.get(f"action.{action}")] == []
 
 
 def test_the_german_page(films_here: Films) -> None:
