@@ -11,7 +11,7 @@ LOCK += --constraint requirements/constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test prove fleet-proof bench bench-page run fuzz lint type wheel wheelhouse check-wheel try-host sbom audit tags release lock clean
+.PHONY: help demo test prove fleet-proof bench bench-page run fuzz lint type wheel wheelhouse check-wheel try-host sbom audit tags release lock clean clean-demo
 
 help: ## say what can be made
 	@echo "Preread: a first read of every chest X-ray, where it is taken."
@@ -89,7 +89,12 @@ lock: ## write requirements/*.txt anew from pyproject.toml (needs uv)
 	$(UV) pip compile pyproject.toml $(LOCK) -c requirements/dev.txt --extra fleet -o requirements/fleet.txt
 	$(UV) pip compile pyproject.toml $(LOCK) -c requirements/dev.txt -o requirements/runtime.txt
 
-clean: ## remove what was built and cached (never .venv, a database, an inbox or a demo's folder)
+clean-demo: ## remove the folders that `make demo` made, and no other
+	@for folder in demo/[0-9]*-[0-9]*-*; do \
+		if grep -qsxF "database_url = \"sqlite:///$(CURDIR)/$$folder/preread.db\"" "$$folder/preread.toml"; then \
+			rm -rf "$$folder" && echo "removed $$folder"; fi; done; rmdir demo 2>/dev/null || true
+
+clean: ## remove what was built and cached (never .venv, a database, an inbox or a demo's folder: make clean-demo)
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find worker model_training migrations tests deploy -type d -name __pycache__ -prune -exec rm -rf {} +
 

@@ -30,6 +30,7 @@ from worker.words import NO_DEVICE, say_in_full
 WAIT_S = 180.0
 STOP_S = 60.0
 POLL_S = 1.0
+ENCODINGS_DIFFER_AT_MOST = 0.05
 PIPE_WIDTH = 210
 PREREAD = [sys.executable, "-m", "worker"]
 # The real chest film that pydicom-data brings; its patient is 64 by birth and study date.
@@ -97,8 +98,11 @@ def main() -> int:
     problems = look_for_problems(dropped, rows, code)
     for problem in problems:
         console.print(f"NOT AS EXPECTED: {problem}", markup=False)
+    command = f"PREREAD_CONFIG={os.path.relpath(folder)}/preread.toml .venv/bin/preread"
+    console.print(f"Look further:  {command} results", markup=False)
     console.print(
-        f"Look further:  PREREAD_CONFIG={os.path.relpath(folder)}/preread.toml .venv/bin/preread results", markup=False
+        f"The page:      {command} users add ada --role reader; {command} web, then open http://127.0.0.1:8350/",
+        markup=False,
     )
     return 1 if problems else 0
 
@@ -183,7 +187,8 @@ def show(console: Console, dropped: list[Dropped], rows: list[dict[str, Any]]) -
     console.print()
     console.print("The folder inbox declares children of 1 to 5 years, the folder research declares research.")
     console.print("The real film's patient is 64: inbox refuses it, research assesses it and says what limits that.")
-    console.print("A phantom is a drawing: that it was read is the point, its answer is worth nothing clinically.")
+    console.print("Every phantom is the same drawing in another encoding, so its answer is the same but for rounding.")
+    console.print("That it was read is the point: an answer on a drawing is worth nothing clinically.")
     console.print(NO_DEVICE)
 
 
@@ -226,6 +231,9 @@ def look_for_problems(dropped: list[Dropped], rows: list[dict[str, Any]], code: 
             problems.append(f"{film.root}/{film.name} ended as {ended}, not as {expected}")
         if row and film.root == "research" and "outside_intended_age" not in row["caveats"]:
             problems.append(f"{film.root}/{film.name} lacks the caveat on its age")
+    shown = [finding["probability"] for row in rows if row["path"].startswith("phantom") for finding in row["findings"]]
+    if shown and max(shown) - min(shown) > ENCODINGS_DIFFER_AT_MOST:
+        problems.append(f"one drawing got probabilities from {min(shown):.3f} to {max(shown):.3f}")
     if code != 0:
         problems.append(f"the worker ended with exit code {code}")
     return problems
