@@ -45,6 +45,7 @@ def test_a_run_that_is_terminated_stops_its_postgres() -> None:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+        server = None
         try:
             server = _wait_for_server(Path(folder), run)
             run.send_signal(signal.SIGTERM)
@@ -53,3 +54,5 @@ def test_a_run_that_is_terminated_stops_its_postgres() -> None:
         finally:
             run.kill()
             run.wait()
+            if server is not None and _lives(server):
+                os.kill(server, signal.SIGQUIT)
