@@ -54,6 +54,19 @@ _TAIL_BYTES = 64 * 1024
 _END_OF_CODESTREAM = b"\xff\xd9"
 
 
+@dataclass(slots=True)
+class Survived:
+    """Failures of decoders in this process after which the image was decoded all the same, by another.
+
+    A failed decoder may have left the memory in any state: who reads several images in one process looks here.
+    """
+
+    failures: int = 0
+
+
+survived = Survived()
+
+
 @dataclass(frozen=True, slots=True)
 class PixelModule:
     """The Image Pixel Module (PS3.3 C.7.6.3) of a film, checked."""
@@ -272,12 +285,15 @@ def _smaller(bare: bytes, found: Codestream, module: PixelModule, halvings: int)
     Returns:
         ``None`` for what is to be decoded whole: a film that holds fewer resolutions, or at which this decoder fails.
     """
+    if halvings > jpeg_2000.halvings_of(bare):
+        return None
     halved = -(-module.rows >> halvings), -(-module.columns >> halvings)
     try:
         with Jpeg2KImagePlugin.Jpeg2KImageFile(io.BytesIO(bare)) as picture:
             picture.reduce = halvings  # an attribute here, see Pillow's docs
             values = np.asarray(picture)
     except tags.PARSE_ERRORS:
+        survived.failures += 1
         return None
     depth = 8 * values.dtype.itemsize
     if values.shape != halved or values.dtype.kind != "u" or depth < found.precision:

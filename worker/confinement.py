@@ -15,7 +15,7 @@ import socket
 import struct
 from functools import cache
 
-from worker import syscalls
+from worker import slot_messages, syscalls
 from worker.errors import SettingsError
 from worker.syscalls import Machine
 
@@ -24,10 +24,12 @@ ESSENTIAL = frozenset({SECCOMP, LANDLOCK})
 """Without these a process counts as not confined; what else may be lacking is defence in depth."""
 CALLS_UNTOLD = "refused_calls_untold"
 NEWEST_ABI_USED = 6
+_OLD_ABI = "landlock_abi_"
 _MOST_DESCRIPTORS = 64
 _MOST_TASKS = 4096
 
-_PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 4, 38
+_PR_SET_DUMPABLE, _PR_SET_SECCOMP, _PR_SET_NO_NEW_PRIVS = 4, 22, 38
+_MODE_FILTER = 2
 _SECCOMP_CALL = {"x86_64": 317, "aarch64": 277}
 _SET_MODE_FILTER = 1
 # struct stat of both machines has these fields at the same places.
@@ -51,6 +53,13 @@ class _Ruleset(ctypes.Structure):
 
 class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+
+def named(lacking: str) -> str:
+    """Return in words what is lacking."""
+    if lacking.startswith(_OLD_ABI):
+        return f"Landlock of ABI {NEWEST_ABI_USED} (it has ABI {lacking.removeprefix(_OLD_ABI)})"
+    return {SECCOMP: "seccomp", LANDLOCK: "Landlock", CALLS_UNTOLD: "word of refused calls"}.get(lacking, lacking)
 
 
 class Unconfined(SettingsError):
@@ -125,7 +134,7 @@ def _restrict_by_landlock(libc: ctypes.CDLL) -> str | None:
             return LANDLOCK
     finally:
         os.close(ruleset)
-    return None if abi >= NEWEST_ABI_USED else f"landlock_abi_{abi}"
+    return None if abi >= NEWEST_ABI_USED else f"{_OLD_ABI}{abi}"
 
 
 class _Filters:
@@ -151,7 +160,7 @@ class _Filters:
             return None
         if listener is not None:
             # whoever holds it may let a refused call through: it must be gone before a file is read
-            socket.send_fds(control, [b"refused calls"], [listener])
+            slot_messages.send(control, b"refused calls", [listener])
             os.close(listener)
         if self._set(libc, self._closing, flags) is None:
             raise OSError(errno.EPERM, "the second seccomp filter was not taken")
@@ -163,6 +172,9 @@ class _Filters:
         answer: int = libc.syscall(
             self._number, ctypes.c_uint(_SET_MODE_FILTER), ctypes.c_uint(flags), ctypes.byref(program)
         )
+        if answer < 0 and not flags & _NEW_LISTENER:
+            # an older call, and the only one that a filter around this process may let through
+            answer = libc.prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(program), 0, 0)
         return answer if answer >= 0 else None
 
 

@@ -277,6 +277,7 @@ class _Run:
             ),
             sum(thread.inbox.watcher_restarts for thread in self._threads.values()),
             self._dispatcher.endings.previews_dropped,
+            self._pool.lacking,
         )
 
     def _raise_failures(self) -> None:

@@ -107,6 +107,7 @@ class Pulse:
         slots_alive: how many of them could read a film now.
         watcher_restarts: how often watching for the kernel's events had to begin anew, in all its roots together.
         previews_dropped: the last preview that was asked for could not be kept.
+        slots_lack: what confines slots and is not to be had here; see ``confinement``.
     """
 
     scan_interval_s: float
@@ -115,6 +116,7 @@ class Pulse:
     roots: tuple[RootPulse, ...] = ()
     watcher_restarts: int = 0
     previews_dropped: bool = False
+    slots_lack: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, func, literal_col
 
 from worker import batches, review_schema, schema, store
 from worker.batches import FleetHealth
+from worker.confinement import ESSENTIAL, named
 from worker.discovery import counts
 from worker.domain import FileState
 from worker.errors import FileLocked
@@ -150,6 +151,7 @@ class _Look:
             if row.previews_dropped_since is not None:
                 since = say_span(self._age_s(row.previews_dropped_since))
                 self._tell(Level.WARNING, "previews_dropped", f"{worker_id} keeps no previews, for {since}: disk full?")
+            self._judge_confinement(row)
             if row.slots_alive is None or row.started_at > self._now - self._patience(row):
                 continue
             if row.slots_alive == 0:
@@ -171,6 +173,16 @@ class _Look:
             for row in sorted(self._workers.values(), key=lambda row: row.heartbeat_at, reverse=True)
             if row.id in shown
         )
+
+    def _judge_confinement(self, worker: Row[Any]) -> None:
+        lacking = (worker.slots_lack or "").split()
+        if not lacking:
+            return
+        what = f"the slots of {worker.id} are confined in part: its machine has no {', no '.join(map(named, lacking))}"
+        if ESSENTIAL.intersection(lacking):
+            self._tell(Level.WARNING, "degraded", what)
+        else:
+            self._tell(Level.OK, "degraded", what)
 
     def _tell_of_no_worker(self) -> None:
         last = max(self._workers.values(), key=lambda row: row.heartbeat_at, default=None)

@@ -112,6 +112,13 @@ def rebuild(data: bytes) -> bytes:
     return b"".join((*written, _EOC))
 
 
+def halvings_of(data: bytes) -> int:
+    """Return how often an image can be halved by leaving out resolutions (T.800 A.6.1); its tiles may have fewer."""
+    segments, _ = _main_header(_codestream(data))
+    coding = next((content for marker, content in segments if marker == _COD), b"")
+    return coding[5] if len(coding) > 5 else 0
+
+
 def _codestream(data: bytes) -> memoryview:
     view = memoryview(data)
     return _unboxed(view) if data.startswith(_JP2_SIGNATURE) else view

@@ -374,7 +374,7 @@ class WorkerColumns(TypedColumns):
 
     ``slots`` is how many it wants, ``slots_alive`` how many could read a film when it last wrote here.
     ``watcher_restarts``: how often its watching for the kernel's events had to begin anew. ``previews_dropped_since``:
-    since when the previews of new films could not be kept; ``None`` while they can.
+    since when the previews of new films could not be kept; ``None`` while they can. ``slots_lack``: see ``Pulse``.
     """
 
     id = Column(String(128), primary_key=True)
@@ -391,10 +391,10 @@ class WorkerColumns(TypedColumns):
     watcher_restarts = Column(Integer, nullable=True)
     watcher_restarted_at = Column(UtcDateTime, nullable=True)
     previews_dropped_since = Column(UtcDateTime, nullable=True)
+    slots_lack = Column(Text, nullable=True)
 
 
 worker = Table("worker", metadata, WorkerColumns)
-
 
 Row = dict[str, Any]
 """Values by column name, on their way into a table."""

@@ -43,7 +43,6 @@ _FOR_SLOTS = {
 }
 
 _SHA256 = re.compile(rb"[0-9a-f]{64}")
-_RECEIVE = socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
 Ticket = TypeVar("Ticket")
 
 
@@ -91,7 +90,7 @@ class SlotChild(Generic[Ticket]):
         # what comes through there wakes nobody: it is looked at only once the slot is dead or late
         self._notes, notes_fd = os.pipe()
         os.set_blocking(self._notes, False)
-        self._control, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.control, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._preview = -1 if place is None else os.memfd_create("preview", os.MFD_CLOEXEC)
         given = [notes_fd]
         try:
@@ -121,6 +120,8 @@ class SlotChild(Generic[Ticket]):
         self.started = False
         self.lacking: tuple[str, ...] = ()
         self.refused: RefusedCalls | None = None
+        self.starting = True
+        """The listener may still come."""
         self.ticket: Ticket | None = None
         self.sha256: str | None = None
         self._computed_before_s = 0.0
@@ -147,24 +148,22 @@ class SlotChild(Generic[Ticket]):
     def send(self, message: Setup | Job | Known, *descriptors: int) -> None:
         """Send it a message. One that is gone, or does not read what it is sent, shows at its other pipe or is late."""
         with contextlib.suppress(OSError):
-            socket.send_fds(self._control, [slot_messages.encode(message)], descriptors, socket.MSG_DONTWAIT)
+            slot_messages.send(self.control, slot_messages.encode(message), descriptors)
 
-    def greet(self, reply: Reply) -> None:
-        """Take in that it has started; nothing more comes through the socket.
+    def take_listener(self) -> bool:
+        """Take what comes through the socket while it starts: the descriptor by which the kernel tells of its calls.
 
-        Raises:
-            ValueError: it did not send what it said.
+        Returns:
+            Whether it came now. Nothing more comes through the socket then.
         """
-        self.started, self.deadline_at, self.lacking = True, None, reply.lacking
-        if reply.telling:
-            try:
-                _, descriptors, _, _ = socket.recv_fds(self._control, 64, 1, _RECEIVE)
-            except OSError:
-                descriptors = []
-            if not descriptors:
-                raise ValueError("the slot sent no descriptor")
-            self.refused = RefusedCalls(descriptors[0])
-        self._control.shutdown(socket.SHUT_RD)
+        try:
+            _, descriptor = slot_messages.receive(self.control, 64, socket.MSG_DONTWAIT)
+        except OSError:
+            descriptor = None
+        if descriptor is not None:
+            self.refused = RefusedCalls(descriptor)
+        self.control.shutdown(socket.SHUT_RD)
+        return self.refused is not None
 
     def replies(self) -> Iterator[Reply | None]:
         """Yield what the slot has said since; ``None`` when it will say no more.
@@ -225,7 +224,7 @@ class SlotChild(Generic[Ticket]):
             self.from_slot.close()
 
     def _close_own(self) -> None:
-        self._control.close()
+        self.control.close()
         os.close(self._notes)
         if self._preview >= 0:
             os.close(self._preview)

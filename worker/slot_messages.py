@@ -8,6 +8,9 @@ be longer than the limit.
 from __future__ import annotations
 
 import base64
+import socket
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Annotated
@@ -99,7 +102,7 @@ class Known:
 class Say(StrEnum):
     """Kinds of ``Reply``, and what they bring."""
 
-    READY = "ready"  # lacking, telling: the slot is confined and waits for a job
+    READY = "ready"  # lacking: the slot is confined and waits for a job
     UNFIT = "unfit"  # code, message: the slot cannot start
     READ = "read"  # sha256: the bytes are in memory and the slot waits for ``Known``
     DONE = "done"  # report, last: the file has its outcome
@@ -190,7 +193,6 @@ class Reply:
 
     Attributes:
         lacking: what of the confinement this machine does not have; see ``confinement``.
-        telling: the descriptor by which the kernel tells of refused calls was sent.
         last: the slot ends now, since a decoder failed in it.
     """
 
@@ -200,7 +202,6 @@ class Reply:
     sha256: Sha256 | None = None
     report: Report | None = None
     lacking: tuple[str, ...] = ()
-    telling: bool = False
     last: bool = False
 
 
@@ -251,3 +252,27 @@ def to_text(path: bytes) -> str:
 def to_path(text: str) -> bytes:
     """Return the path again."""
     return text.encode("latin-1")
+
+
+def send(control: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -> None:
+    """Send one message and its descriptors, without waiting: ``socket.send_fds`` of Python 3.11 drops its flags.
+
+    Raises:
+        OSError: the other end is gone, or does not read.
+    """
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
+    control.sendmsg([message], rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+
+def receive(control: socket.socket, most_bytes: int, flags: int = 0) -> tuple[bytes, int | None]:
+    """Return the next message, and the descriptor that came with it; no bytes at the end.
+
+    Raises:
+        OSError: as the flags have it.
+    """
+    space = socket.CMSG_LEN(array("i").itemsize)
+    message, rights, _, _ = control.recvmsg(most_bytes, space, flags | socket.MSG_CMSG_CLOEXEC)
+    for level, kind, content in rights:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            return message, array("i", content)[0]
+    return message, None

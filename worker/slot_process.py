@@ -51,10 +51,10 @@ def main(load: Callable[[Setup], Classifier] | None = None, *, confined: bool = 
     devnull = os.open(os.devnull, os.O_WRONLY)
     os.dup2(devnull, 1)
     os.dup2(devnull, 2)
-    control = _Control(socket.socket(fileno=os.dup(0)))
+    control = socket.socket(fileno=os.dup(0))
     os.dup2(devnull, 0)
     os.close(devnull)
-    setup = slot_messages.decode_setup(control.receive()[0])
+    setup = slot_messages.decode_setup(slot_messages.receive(control, _MAX_MESSAGE_BYTES)[0])
     _limit(setup)
     preview = None
     if setup.preview_fd >= 0:
@@ -72,10 +72,9 @@ def main(load: Callable[[Setup], Classifier] | None = None, *, confined: bool = 
         message = f"{setup.memory_bytes} bytes are too few for a slot to start"
         _send(replies, Reply(Say.UNFIT, SlotMemory.code, message))
         return 1
-    telling = confined and not {confinement.SECCOMP, confinement.CALLS_UNTOLD} & set(lacking)
-    _send(replies, Reply(Say.READY, lacking=lacking, telling=telling))
+    _send(replies, Reply(Say.READY, lacking=lacking))
     code = slot.serve()
-    control.socket.detach()  # whoever closes it, ends it; the process does
+    control.detach()  # whoever closes it, ends it; the process does
     return code
 
 
@@ -103,7 +102,7 @@ def _confine(slot: _Slot, *, self_tested: bool) -> tuple[str, ...]:
     if self_tested:
         self_test.run(images, slot.classifier)  # once without: what it imports is there then
     self_test.import_no_more()
-    lacking = confinement.confine(slot.control.socket)
+    lacking = confinement.confine(slot.control)
     if slot.setup.require_confinement and (missing := confinement.ESSENTIAL.intersection(lacking)):
         raise confinement.Unconfined(f"this machine has no {' and no '.join(sorted(missing))}")
     if self_tested:
@@ -123,18 +122,6 @@ def _load(setup: Setup) -> Classifier:
     return classifier
 
 
-class _Control:
-    """The socket from the worker: messages, and the descriptors that come with them."""
-
-    def __init__(self, control: socket.socket) -> None:
-        self.socket = control
-
-    def receive(self) -> tuple[bytes, int | None]:
-        """Return the next message and its descriptor; no bytes at the end."""
-        message, descriptors, _, _ = socket.recv_fds(self.socket, _MAX_MESSAGE_BYTES, 1)
-        return message, descriptors[0] if descriptors else None
-
-
 class _Slot:
     """What serves jobs.
 
@@ -148,7 +135,7 @@ class _Slot:
     def __init__(
         self,
         setup: Setup,
-        control: _Control,
+        control: socket.socket,
         replies: BinaryIO,
         preview: mmap.mmap | None,
         load: Callable[[Setup], Classifier],
@@ -168,7 +155,7 @@ class _Slot:
     def serve(self) -> int:
         """Answer jobs until there are no more; return the exit code."""
         while True:
-            message, descriptor = self.control.receive()
+            message, descriptor = slot_messages.receive(self.control, _MAX_MESSAGE_BYTES)
             if not message or descriptor is None:
                 return 0
             job = slot_messages.decode_job(message)
@@ -187,7 +174,7 @@ class _Slot:
     def _ask(self, sha256: str) -> Known:
         """Ask the worker what it knows of these bytes."""
         _send(self._replies, Reply(Say.READ, sha256=sha256))
-        return slot_messages.decode_known(self.control.receive()[0])
+        return slot_messages.decode_known(slot_messages.receive(self.control, _MAX_MESSAGE_BYTES)[0])
 
     def _draw(self, pixels: PixelArray) -> int:
         """Draw a preview into the memory that the worker reads; return its size, 0 where there is no room for it."""

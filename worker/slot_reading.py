@@ -66,6 +66,7 @@ def read(film: Film) -> Report:
     Raises:
         EnvironmentFault: it changed meanwhile, or the share does not hand out its bytes.
     """
+    from worker import codecs
     from worker.radiograph import Limits
 
     job, setup = film.job, film.setup
@@ -86,6 +87,7 @@ def read(film: Film) -> Report:
         return Report(Outcome.REFUSED, sha256, _ms_since(began), code=FORGOTTEN)
     laps.start()
     pixels: PixelArray | None = None
+    survived = codecs.survived.failures
     try:
         if film.classifier is None:
             report = _shrunk(data, sha256, limits, began, laps)
@@ -101,6 +103,7 @@ def read(film: Film) -> Report:
         laps.start()
         report = _with_preview(report, data, pixels, film, limits)
         laps.ended(Stage.PREVIEW)
+    film.decoder_failed |= codecs.survived.failures > survived
     return replace(_named_by_path(report, job), ms=_ms_since(began), stages_ms=laps.ms)
 
 

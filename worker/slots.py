@@ -245,6 +245,7 @@ class SlotPool(Generic[Ticket]):
                 return
             self._slots.append(slot)
             self._selector.register(slot.from_slot, selectors.EVENT_READ, partial(self._hear, slot))
+            self._selector.register(slot.control, selectors.EVENT_READ, partial(self._listen, slot))
 
     def _hear(self, slot: SlotChild[Ticket]) -> None:
         if slot not in self._slots:
@@ -268,6 +269,15 @@ class SlotPool(Generic[Ticket]):
             slot.ended = True
         else:
             self._lose(slot, self._death(slot))
+
+    def _listen(self, slot: SlotChild[Ticket]) -> None:
+        """Answer for a slot's calls from now on: those of its own test would else wait for ever."""
+        if slot not in self._slots or not slot.starting:
+            return
+        slot.starting = False
+        self._selector.unregister(slot.control)
+        if slot.take_listener() and slot.refused is not None:
+            self._selector.register(slot.refused.fd, selectors.EVENT_READ, partial(self._refuse, slot, slot.refused))
 
     def _refuse(self, slot: SlotChild[Ticket], calls: RefusedCalls) -> None:
         """Answer for a call that no slot makes."""
@@ -295,10 +305,8 @@ class SlotPool(Generic[Ticket]):
 
     def _take(self, slot: SlotChild[Ticket], reply: Reply) -> None:
         if reply.say is Say.READY and not slot.started:
-            slot.greet(reply)
-            if slot.refused is not None:
-                answer = partial(self._refuse, slot, slot.refused)
-                self._selector.register(slot.refused.fd, selectors.EVENT_READ, answer)
+            self._listen(slot)  # whatever was to come is there
+            slot.started, slot.deadline_at, slot.lacking = True, None, reply.lacking
             before, self.lacking = self.lacking, slot.lacking
             if slot.lacking and slot.lacking != before:
                 level = logging.WARNING if ESSENTIAL.intersection(slot.lacking) else logging.INFO
@@ -365,6 +373,8 @@ class SlotPool(Generic[Ticket]):
     def _unregister(self, slot: SlotChild[Ticket]) -> None:
         if not slot.ended:
             self._selector.unregister(slot.from_slot)
+        if slot.starting:
+            self._selector.unregister(slot.control)
         if slot.refused is not None:
             self._selector.unregister(slot.refused.fd)
 

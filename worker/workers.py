@@ -31,6 +31,7 @@ def heartbeat(connection: Connection, now: datetime, worker_id: str, pulse: Puls
             "slots": pulse.slots,
             "slots_alive": pulse.slots_alive,
             "watcher_restarts": pulse.watcher_restarts,
+            "slots_lack": " ".join(pulse.slots_lack) or None,
         }
         more = func.coalesce(c.watcher_restarts, 0) < pulse.watcher_restarts
         connection.execute(update(schema.worker).where(c.id == worker_id, more).values(watcher_restarted_at=now))

@@ -7,6 +7,7 @@ import platform
 import shutil
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -102,7 +103,10 @@ def _all(context: typer.Context, root: list[Path] | None, population: Population
     else:
         for spec in roots:
             yield _tried(f"share {spec.path}", partial(_share, settings, spec))
-    yield _tried("bundle", partial(_bundle, settings))
+    bundle = _tried("bundle", partial(_bundle, settings))
+    yield bundle
+    if bundle.ok:  # else no slot starts, for that reason
+        yield _tried("slots", partial(_slots, settings))
 
 
 def _tried(what: str, action: Callable[[], Checked]) -> Checked:
@@ -320,3 +324,32 @@ def _bundle(settings: Settings) -> Checked:
     return Checked(
         "bundle", True, f"{bundle.label} is whole and gives its golden results here; digest {bundle.digest[:12]}"
     )
+
+
+def _slots(settings: Settings) -> Checked:
+    """Start a slot, which decodes an image of each codec once it is confined."""
+    from worker import bundle as bundles
+    from worker import confinement, daemon
+    from worker.slots import SlotPool
+
+    options = daemon.RunOptions(
+        slot_memory_bytes=settings.slot_memory_bytes, require_confinement=settings.require_confinement
+    )
+    bundle = bundles.load(bundles.resolve(in_use.path(settings)))
+    began = time.monotonic()
+    pool: SlotPool[None] = SlotPool(daemon.slot_setup(bundle, options), count=1, deadline_s=options.deadline_s)
+    try:
+        while not pool.idle:
+            pool.poll(1.0)
+        took_s = time.monotonic() - began
+        lacking = pool.lacking
+    finally:
+        pool.close()
+    found = f"one started in {took_s:.1f} s and decodes an image of each codec, confined by seccomp and Landlock"
+    if not lacking:
+        return Checked("slots", True, found)
+    found = f"{found}, but this machine has no {', no '.join(map(confinement.named, lacking))}"
+    if confinement.ESSENTIAL.isdisjoint(lacking):
+        return Checked("slots", True, found)
+    remedy = "Films are read with less protection: see `degraded` in the runbook. A kernel from 5.13 has both."
+    return Checked("slots", True, f"degraded: {found}", remedy, warning=True)

@@ -67,8 +67,11 @@ def _look(context: typer.Context, root: list[Path] | None) -> Health:
 
 def _headline(health: Health) -> str:
     """Return the first line, which is all that most monitoring shows, with figures behind the bar."""
-    worst = [problem.what for problem in health.problems if problem.level is health.level]
-    more = len(health.problems) - len(worst)
+    from worker.health import Level
+
+    wrong = [problem for problem in health.problems if problem.level is not Level.OK]
+    worst = [problem.what for problem in wrong if problem.level is health.level]
+    more = len(wrong) - len(worst)
     said = "; ".join(worst) + (f"; and {more} warnings" if more else "") if worst else "nothing is wrong"
     figures = {state.value: float(count) for state, count in health.counts.items()}
     figures["missed_unacknowledged"] = float(health.missed)

@@ -255,6 +255,18 @@ def test_previews_that_cannot_be_kept_are_said_with_their_beginning(watched: Ben
         )
 
 
+@pytest.mark.parametrize(
+    "lacking, level",
+    [(("seccomp",), Level.WARNING), (("landlock", "x"), Level.WARNING), (("landlock_abi_2",), Level.OK)],
+)
+def test_slots_that_are_confined_in_part_are_said(watched: Bench, lacking: tuple[str, ...], level: Level) -> None:
+    for slots_lack in (lacking, ()):
+        watched.wait(5)
+        watched.ledger.heartbeat(Pulse(INTERVAL_S, 2, 2, (RootPulse(watched.root_id, True),), slots_lack=slots_lack))
+        assert codes(watched) == ({"degraded": level} if slots_lack else {})
+        assert look(watched).level is (level if slots_lack else Level.OK)
+
+
 def test_a_writer_that_is_stuck(watched: Bench) -> None:
     watched.see(b"growing.dcm", 5)
     watched.see(b"empty.dcm", 0)
