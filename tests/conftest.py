@@ -103,6 +103,13 @@ class PostgresServer:
                 start_new_session=True,
                 **self._as_whom,
             )
+        try:
+            self._wait_until_it_answers()
+        except BaseException:  # a run that is ended meanwhile leaves no server behind either
+            self.stop(signal.SIGQUIT)
+            raise
+
+    def _wait_until_it_answers(self) -> None:
         give_up_at = time.monotonic() + START_WITHIN_S
         while True:
             try:
