@@ -205,7 +205,7 @@ def test_no_byte_of_the_patient_is_left_in_any_file(
             if number % 30 == 0:
                 sign(filled, claim.file_id, "a remarkable comment")
     digest = filled.facts(b"0").sha256
-    assert previews.keep(kept, digest, np.zeros((20, 20), np.uint8), 0)
+    assert previews.keep(kept, digest, draw(np.zeros((20, 20), np.uint8)), 0)
     other = store.open_engine(database_url)  # the page, which stays open
     assert store.read(other, store.database_now)
     assert f"{database.name}-wal" in places_with(folder, *words)
