@@ -89,12 +89,13 @@ def _all(context: typer.Context, root: list[Path] | None, population: Population
         yield _failed("settings", error)
         return
     yield Checked("settings", True, "every name is known and every value can be meant")
-    yield _tried("database", partial(_database, settings))
+    database = _tried("database", partial(_database, settings))
+    yield database
     yield _tried("disk space", partial(_disk, settings))
     yield _tried("previews", partial(_previews, settings))
     yield _tried("added bundles", partial(_bundles, settings))
     yield _tried("purged files", partial(_purged, settings))
-    yield _tried("audit trail's key", partial(_audit_key, settings))
+    yield _tried("audit trail's key", partial(_audit_key, settings, there=database.ok))
     yield _tried("rights", partial(_rights, door.of(context).config, settings))
     try:
         roots = chosen(settings, root, population)
@@ -201,7 +202,8 @@ def _purged(settings: Settings) -> Checked:
     return Checked("purged files", True, f"are remembered by keyed hashes in {journal}")
 
 
-def _audit_key(settings: Settings) -> Checked:
+def _audit_key(settings: Settings, *, there: bool) -> Checked:
+    """Look for the key, and, in a database that is there, whether it is the one of its entries."""
     from worker import audit_key, store
 
     what = "audit trail's key"
@@ -212,7 +214,7 @@ def _audit_key(settings: Settings) -> Checked:
             return _unnamed(
                 what, "PREREAD_AUDIT_KEY_FILE", "who can write to it can forge the audit trail", "audit-key"
             )
-        fault = store.read(engine, audit_key.of(engine).fault)
+        fault = store.read(engine, audit_key.of(engine).fault) if there else None
     finally:
         engine.dispose()
     if fault is not None:
