@@ -49,7 +49,7 @@ def test_an_epoch_that_is_done_again_stands_once_in_the_history(tmp_path: Path) 
     _epoch(resumed, 1, 0.39)
     _epoch(resumed, 2, 0.3)
     rows = [line.split(",")[:2] for line in history.read_text().splitlines()]
-    assert rows == [["1", "0.500000"], ["2", "0.390000"], ["3", "0.300000"]]
+    assert rows == [["epoch", "loss"], ["1", "0.500000"], ["2", "0.390000"], ["3", "0.300000"]]
     assert [text.split(":")[0] for text in said[-2:]] == ["epoch 2 of 3", "epoch 3 of 3"]
 
 

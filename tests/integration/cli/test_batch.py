@@ -176,7 +176,8 @@ def test_ctrl_c_ends_the_command_and_its_processes(hostile, stub_bundle, eventua
         if not name.startswith("HANG"):
             (hostile / name).unlink()
     (hostile / "A.jpg").write_bytes((hostile / "HANG.jpg.good").read_bytes())
-    imports = "import sys; from worker import cli, slots"
+    # a run of the tests in the background ignores the signal, and what it starts does too
+    imports = "import signal, sys; from worker import cli, slots; signal.signal(2, signal.default_int_handler)"
     program = f"{imports}; slots.COMMAND = {slots.COMMAND!r}; sys.exit(cli.main(['assess', '.', '--json']))"
     with subprocess.Popen(
         [sys.executable, "-c", program],

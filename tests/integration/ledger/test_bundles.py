@@ -107,7 +107,7 @@ def test_activating_is_on_record_and_queues_no_film_again(bench: Bench, two: tup
     assert (now.bundle.label, now.bundle.digest, now.actor) == ("stub/2.0.0", "2" * 64, ACTOR)
     assert bench.row(film) == before
     assert results.query(bench.engine)[0].bundle == "films/1"
-    assert [one.action for one in audit.latest(bench.engine, 9)] == ["bundle_chosen"] * 2
+    assert [one.action for one in audit.latest(bench.engine, 9) if one.action != "key"] == ["bundle_chosen"] * 2
     audit.verify(bench.engine)
 
 
@@ -153,7 +153,7 @@ def test_a_withdrawn_bundle_strikes_its_results_through_and_assesses_no_more(ben
     assert detail is not None
     assert detail.row.withdrawn is None
     assert detail_to_json(detail)["history"]["past"][0]["withdrawn"].startswith("it misses")
-    assert [one.action for one in audit.latest(bench.engine, 9)] == ["bundle_withdrawn"]
+    assert [one.action for one in audit.latest(bench.engine, 9) if one.action != "key"] == ["bundle_withdrawn"]
 
 
 def test_the_films_of_a_withdrawn_bundle_are_listed_with_who_saw_them(bench: Bench) -> None:

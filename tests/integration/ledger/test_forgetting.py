@@ -287,7 +287,7 @@ TEXT = st.characters(codec="utf-8", exclude_characters="\x00/")
 def test_no_table_holds_a_patient_that_was_purged(engine: Engine, name: str, data: st.DataObject) -> None:
     """The law: whatever a film says of its patient, in its tags or in its path, after the purge no column says it."""
     number = secrets.token_hex(4)
-    patient, sha256, mark = f"ID-{number}", number * 8, "Zq" + name
+    patient, sha256, mark = f"ID-{number}", number * 8, "Zqxwkq" + name  # keyed hashes hold no such word by chance
     folder = data.draw(st.sampled_from(["flat", patient, mark])).encode()
     path = b"%s/film %s" % (folder, mark.encode())
     ledger = Ledger(engine, worker_id="one", lease_s=60)
@@ -308,7 +308,7 @@ def test_no_table_holds_a_patient_that_was_purged(engine: Engine, name: str, dat
     purging.purge(engine, ACTOR, "purged", films, readings=True, journal=None, preview_dir=None)
     left = {cell for _, cell in cells(engine)} - before
     assert films == [claim.file_id]
-    assert not [cell for cell in left if any(word in cell.casefold() for word in ("zq", f"id-{number}", sha256))]
+    assert not [cell for cell in left if any(word in cell.casefold() for word in ("zqxwkq", f"id-{number}", sha256))]
 
 
 def hand_over(engine: Engine, root: Path, root_id: int, files: int = 1) -> tuple[int, int, int]:
