@@ -10,7 +10,7 @@ import contextlib
 import os
 import time
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import TypeAlias
@@ -18,7 +18,7 @@ from typing import TypeAlias
 from worker import slot_messages, slots
 from worker.batch import FileResult, Found, find_files, locate
 from worker.bundle import Bundle
-from worker.domain import Declared, Outcome
+from worker.domain import Declared, Outcome, RootSpec
 from worker.error_codes import named
 from worker.errors import EnvironmentFault, PrereadError, SlotCrashed, UnreadableError
 from worker.radiograph import DEFAULT_LIMITS, Limits
@@ -77,6 +77,7 @@ def assess_files(
     bundle: Bundle,
     declared: Declared = ASSUME_AGE,
     processes: Processes | None = None,
+    roots: Sequence[RootSpec] = (),
 ) -> Generator[FileResult, None, None]:
     """Assess files and every file in folders; yields one result each, in the order of ``find_files``.
 
@@ -84,19 +85,24 @@ def assess_files(
 
     Args:
         declared: by default an unknown age is assumed to be the intended one, with a caveat that says so.
+        roots: watched folders, whose path patterns name the patients of files in them.
 
     Raises:
         BundleError: the bundle gives other results on this machine.
         SlotCrashed: no process can be started.
     """
-    return assess_found(find_files(paths), bundle, declared, processes)
+    return assess_found(find_files(paths), bundle, declared, processes, roots)
 
 
 def assess_found(
-    found: Iterable[Found], bundle: Bundle, declared: Declared = ASSUME_AGE, processes: Processes | None = None
+    found: Iterable[Found],
+    bundle: Bundle,
+    declared: Declared = ASSUME_AGE,
+    processes: Processes | None = None,
+    roots: Sequence[RootSpec] = (),
 ) -> Generator[FileResult, None, None]:
     """Assess names of ``find_files``; see ``assess_files``."""
-    with contextlib.closing(_read(found, bundle, declared, processes or Processes())) as reads:
+    with contextlib.closing(_read(found, bundle, declared, processes or Processes(), roots)) as reads:
         for one in reads:
             yield _result(one, bundle.label)
 
@@ -118,7 +124,13 @@ def _result(one: FileRead, bundle: str) -> FileResult:
     return FileResult(path, sha256, report.outcome, report.code, report.reason, (), (), bundle, ms)
 
 
-def _read(found: Iterable[Found], bundle: Bundle | None, declared: Declared, processes: Processes) -> Reads:
+def _read(
+    found: Iterable[Found],
+    bundle: Bundle | None,
+    declared: Declared,
+    processes: Processes,
+    roots: Sequence[RootSpec] = (),
+) -> Reads:
     names = iter(found)
     first = list(islice(names, _FILES_EACH * processes.count))
     count = max(1, -(-len(first) // _FILES_EACH))
@@ -134,7 +146,7 @@ def _read(found: Iterable[Found], bundle: Bundle | None, declared: Declared, pro
     )
     pool: SlotPool[int] = SlotPool(setup, count=count, deadline_s=processes.deadline_s, command=slots.COMMAND)
     try:
-        yield from _Reading(pool, chain(first, names), declared, max(1, processes.count // count)).reads()
+        yield from _Reading(pool, chain(first, names), declared, max(1, processes.count // count), roots).reads()
     finally:
         pool.close()
 
@@ -146,11 +158,21 @@ class _Reading:
         threads: see ``Job``.
     """
 
-    def __init__(self, pool: SlotPool[int], names: Iterator[Found], declared: Declared, threads: int) -> None:
+    def __init__(
+        self,
+        pool: SlotPool[int],
+        names: Iterator[Found],
+        declared: Declared,
+        threads: int,
+        roots: Sequence[RootSpec] = (),
+    ) -> None:
         self._pool = pool
         self._names = names
         self._declared = declared
         self._threads = threads
+        self._patterns = [
+            (os.path.realpath(root.path), root.path_pattern) for root in roots if root.path_pattern is not None
+        ]
         self._all_named = False
         self._count = 0
         self._next = 0
@@ -200,6 +222,7 @@ class _Reading:
 
     def _job(self, found: Found) -> Job:
         folder, name, status = locate(found)
+        folder, name, pattern = self._within_root(folder, name)
         return Job(
             root=slot_messages.to_text(os.fsencode(folder)),
             path=slot_messages.to_text(os.fsencode(name)),
@@ -207,10 +230,18 @@ class _Reading:
             mtime_ns=status.st_mtime_ns,
             population=self._declared.population,
             assume_age=self._declared.assume_age,
-            path_pattern=None,
+            path_pattern=pattern,
             ask=False,
             threads=self._threads,
         )
+
+    def _within_root(self, folder: str, name: str) -> tuple[str, str, str | None]:
+        """Return root, path beneath it, and its pattern, of a file in a root that has one; else folder and name."""
+        path = os.path.join(os.path.realpath(folder), name)
+        for root, pattern in self._patterns:
+            if path.startswith(os.path.join(root, "")):
+                return root, os.path.relpath(path, root), pattern
+        return folder, name, None
 
     def _hear(self, event: Asked[int] | Done[int] | Fault[int] | Broke[int]) -> None:
         number = event.ticket

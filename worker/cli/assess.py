@@ -66,7 +66,7 @@ def assess(
     answered: set[tuple[str, Finding]] = set()
     with (
         output.progress("assessing", lambda: sum(1 for _ in batch.find_files(paths)), printing=json) as step,
-        contextlib.closing(assess_files(paths, chosen, declared, processes)) as results,
+        contextlib.closing(assess_files(paths, chosen, declared, processes, settings.roots)) as results,
     ):
         for result in results:
             counts[result.outcome] += 1

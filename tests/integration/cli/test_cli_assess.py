@@ -57,6 +57,23 @@ def test_the_root_of_the_settings_that_holds_a_film_declares_it(assess, tmp_path
     assert "population" not in said.err
 
 
+def test_the_root_that_holds_a_film_names_its_patient_by_the_path(assess, tmp_path, jpeg):
+    for folder in ("kids/P1/a", "kids/other", "else/P2/a"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "film.jpg").write_bytes(jpeg(230))
+    (tmp_path / "behind").symlink_to(tmp_path / "kids")
+    (tmp_path / "preread.toml").write_text(
+        '[[roots]]\npath = "kids"\npopulation = "children-1-5y"\npath_pattern = "{patient_id}/a/*.jpg"\n'
+    )
+    for path in ("kids/P1/a/film.jpg", "kids/P1", "behind/P1/a/film.jpg"):
+        (record,) = assess(path, "--json").records
+        assert record["outcome"] == "assessed"
+        assert "unidentified" not in record["caveats"]
+    for path in ("kids/other", "else"):  # another form of path, and no root's
+        (record,) = assess(path, "--json").records
+        assert "unidentified" in record["caveats"]
+
+
 def test_programs_get_json_lines_and_nothing_else_on_standard_output(assess, tmp_path, jpeg):
     (tmp_path / "a.jpg").write_bytes(jpeg(230))
     (tmp_path / "b.jpg").write_bytes(b"no film")
