@@ -15,7 +15,7 @@ import socket
 import struct
 from functools import cache
 
-from worker import slot_messages, syscalls
+from worker import syscalls
 from worker.errors import SettingsError
 from worker.syscalls import Machine
 
@@ -154,6 +154,8 @@ class _Filters:
             Whether the kernel, or what runs around this process, cannot tell of refused calls; ``None`` if it has no
             filters at all.
         """
+        from worker import slot_messages  # loads numpy, which `preread status` needs not
+
         flags = _ALL_THREADS | _NO_SPECULATION_GUARD
         listener = self._set(libc, self._telling, flags | _NEW_LISTENER | _THREADS_AS_ERROR)
         if listener is None and self._set(libc, self._silent, flags) is None:

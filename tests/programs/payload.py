@@ -60,6 +60,10 @@ class Lab:
         return self.share / "another patient.dcm"
 
     @property
+    def abstract(self) -> str:
+        return f"\0{self.folder / 'abstract'}"
+
+    @property
     def local(self) -> str:
         return str(self.folder / "socket")
 
@@ -252,7 +256,7 @@ def ending(lab: Lab) -> dict[str, Callable[[], object]]:
         "connect by TCP": lambda: sent(socket.SOCK_STREAM, inet, ("127.0.0.1", lab.tcp)),
         "send by UDP": lambda: sent(socket.SOCK_DGRAM, inet, ("127.0.0.1", lab.udp)),
         "connect to a local socket": lambda: sent(socket.SOCK_STREAM, unix, lab.local),
-        "connect to an abstract socket": lambda: sent(socket.SOCK_DGRAM, unix, "\0preread payload"),
+        "connect to an abstract socket": lambda: sent(socket.SOCK_DGRAM, unix, lab.abstract),
         "ask the kernel by netlink": lambda: socket.socket(16, socket.SOCK_RAW, 0).close(),
         "make a pair of sockets": lambda: [one.close() for one in socket.socketpair()],
         "send a descriptor": lambda: call(of(46, 211), 0, NULL, 0),
@@ -361,7 +365,7 @@ def lab_in(folder: Path) -> Iterator[Lab]:
         socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as abstract,
     ):
         udp.bind(("127.0.0.1", 0))
-        abstract.bind("\0preread payload")
+        abstract.bind(f"\0{folder / 'abstract'}")
         lab = Lab(folder, os.getpid(), tcp.getsockname()[1], udp.getsockname()[1])
         local.bind(lab.local)
         local.listen()
