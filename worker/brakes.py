@@ -31,6 +31,7 @@ from worker.review_schema import brake
 from worker.store import database_now, read, write
 
 FREE_FAILURES = 5
+FIRST_WAIT_S = 1.0
 LONGEST_WAIT_S = 300.0
 SOURCE_FAILURES = 30
 SOURCE_WINDOW_S = 300.0
@@ -144,5 +145,5 @@ def _one_more(one: Brake, row: Any, now: datetime) -> dict[str, Any]:
         over = row.since <= now - timedelta(seconds=one.window_s)
         return {"failures": 1, "since": now, "at": now} if over else {"failures": row.failures + 1, "at": now}
     failures = row.failures + 1
-    wait_s = min(2.0 ** min(failures - one.failures, 20), LONGEST_WAIT_S) if failures >= one.failures else 0.0
+    wait_s = min(FIRST_WAIT_S * 2.0 ** min(failures - one.failures, 20), LONGEST_WAIT_S) if failures >= one.failures else 0.0
     return {"failures": failures, "at": now, "not_before": now + timedelta(seconds=wait_s) if wait_s else None}
