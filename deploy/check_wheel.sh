@@ -34,12 +34,12 @@ import importlib.util
 from importlib.metadata import files
 
 tops = {file.parts[0] for file in files("preread") or [] if ".." not in file.parts}
-assert {top for top in tops if not top.endswith(".dist-info")} == {"worker", "model_training"}, tops
+assert {top for top in tops if not top.endswith(".dist-info")} == {"preread", "preread_training"}, tops
 assert importlib.util.find_spec("tensorflow") is None
 assert importlib.util.find_spec("pytest") is None
 
 from pathlib import Path
-from model_training import phantoms
+from preread_training.data import phantoms
 
 print(len(phantoms.write_examples(Path("inbox"))), "phantoms drawn")
 PYTHON

@@ -23,16 +23,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from model_training import phantoms
-from worker.domain import CAVEAT_TEXT, Answer, Caveat
-from worker.words import NO_DEVICE, say_in_full
+from preread.core.text.wording import NO_DEVICE, say_in_full
+from preread.core.types import CAVEAT_TEXT, Answer, Caveat
+from preread_training.data import phantoms
 
 WAIT_S = 180.0
 STOP_S = 60.0
 POLL_S = 1.0
 ENCODINGS_DIFFER_AT_MOST = 0.05
 PIPE_WIDTH = 210
-PREREAD = [sys.executable, "-m", "worker"]
+PREREAD = [sys.executable, "-m", "preread"]
 # The real chest film that pydicom-data brings; its patient is 64 by birth and study date.
 REAL_FILMS = {"RG1_UNCR.dcm": "real film, uncompressed", "RG1_J2KI.dcm": "real film, JPEG 2000"}
 # Phantoms that are drawn to be refused, and why.

@@ -46,7 +46,7 @@ debootstrap --variant=minbase --include=systemd-sysv,dbus,python3-venv,procps "$
   { tail -5 "$place/debootstrap" >&2; exit 1; }
 mkdir "$host/srv/films" "$place/films"
 tar -C "$host/srv" -xf "$archive"
-"$python" -c 'import sys; from pathlib import Path; from model_training import phantoms
+"$python" -c 'import sys; from pathlib import Path; from preread_training.data import phantoms
 phantoms.write_examples(Path(sys.argv[1]))' "$place/films"
 boot
 

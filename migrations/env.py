@@ -1,11 +1,11 @@
-"""Run by alembic: applies the migrations on the connection that ``worker.store`` opened, in its transaction."""
+"""Run by alembic: applies the migrations on the connection that ``preread.db.engine`` opened, in its transaction."""
 
 from __future__ import annotations
 
 from alembic import context
 
-from worker import review_schema, upkeep_schema  # noqa: F401  their tables belong to the same metadata
-from worker.schema import metadata
+from preread.db import admin_schema as upkeep_schema  # noqa: F401  their tables belong to the same metadata
+from preread.db.ledger_schema import metadata
 
 connection = context.config.attributes.get("connection")
 if connection is None:

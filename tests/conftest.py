@@ -25,11 +25,12 @@ import psycopg
 import pytest
 from sqlalchemy import Engine
 
-from worker import bundle as bundles
-from worker import migrating, store
-from worker.domain import IntendedUse
-from worker.preprocessing import TRAINING_SPEC
-from worker.scope import EDGES, Detector, ScopeSpec, Subspace
+from preread.core.types import IntendedUse
+from preread.db import engine as store
+from preread.db import migrate as migrating
+from preread.imaging.preprocessing import TRAINING_SPEC
+from preread.model import bundle as bundles
+from preread.model.out_of_scope import EDGES, Detector, ScopeSpec, Subspace
 
 START_WITHIN_S = 60
 SOCKET_PATH_MAX_BYTES = 90  # the kernel's limit is 107, and Postgres adds its own name

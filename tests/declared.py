@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from model_training.declaration import template
+from preread_training.publish.declaration import template
 
 CODES = {"pneumonia": "SCT:233604007", "effusion": "SCT:60046008", "nodule": "SCT:786838002"}
 

@@ -11,11 +11,12 @@ from unittest import mock
 import numpy as np
 from pydicom.dataset import Dataset
 
-from worker import codecs, pictures
-from worker.codecs import PixelModule
-from worker.dicom_file import DicomFile
-from worker.elements import PixelSpan
-from worker.errors import UnreadableError
+from preread.core.errors import UnreadableError
+from preread.imaging import raster as pictures
+from preread.imaging.codecs import decoders as codecs
+from preread.imaging.codecs.decoders import PixelModule
+from preread.imaging.data_set import PixelSpan
+from preread.imaging.dicom_file import DicomFile
 
 
 def items(*fragments: bytes) -> bytes:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
-from worker.domain import Identity
-from worker.lookups import device_of, name_key
+from preread.core.types import Identity
+from preread.imaging.search_keys import device_of, name_key
 
 revision = "0003"
 down_revision = "0002"

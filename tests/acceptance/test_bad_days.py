@@ -20,7 +20,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import func, select
 
-from model_training import phantoms
+from preread.core.types import FileState
+from preread.db import ledger_schema as schema
+from preread.imaging import previews
+from preread.monitoring import health
+from preread_training.data import phantoms
 from tests.acceptance.test_worker import (
     FAST,
     WITHIN_S,
@@ -33,8 +37,6 @@ from tests.acceptance.test_worker import (
     sha256,
 )
 from tests.programs import storm
-from worker import health, previews, schema
-from worker.domain import FileState
 
 __all__ = ["bench"]  # the fixture
 LONG_S = 3600.0

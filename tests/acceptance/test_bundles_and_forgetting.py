@@ -9,12 +9,15 @@ from pathlib import Path
 
 from sqlalchemy import select
 
+from preread.admin import bundle_comparison as comparison
+from preread.admin import bundle_registry as standing
+from preread.admin import purge as purging
+from preread.admin.reconcile import reconcile
+from preread.core.types import FORGOTTEN, FileState
+from preread.db.admin_schema import shadow
+from preread.db.ledger_schema import metadata
+from preread.review import results
 from tests.acceptance.test_worker import Bench, bench, film, on_sqlite, sha256
-from worker import comparison, purging, results, standing
-from worker.domain import FORGOTTEN, FileState
-from worker.reconcile import reconcile
-from worker.schema import metadata
-from worker.upkeep_schema import shadow
 
 __all__ = ["bench"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from model_training import phantoms
+from preread_training.data import phantoms
 
 HOUSE = Path(__file__).parents[2]
 PAGES = {

@@ -16,17 +16,21 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, func, select
 
-from model_training import phantoms
+from preread.admin import backup
+from preread.admin import bundle_registry as standing
+from preread.core.types import FileState, Population
+from preread.db import ledger_schema as schema
+from preread.db.admin_schema import shadow
+from preread.fleet import partition as shards
+from preread.fleet.queue import FleetQueue
+from preread.fleet.shard_runner import ShardJob
+from preread.ledger import archives as batches
+from preread.ledger.ledger import Ledger
+from preread.model import bundle as bundles
+from preread.model.bundle import Bundle
+from preread.share.scanner import FileSystem, Listing
+from preread_training.data import phantoms
 from tests.conftest import make_stub_bundle
-from worker import backup, batches, schema, shards, standing
-from worker import bundle as bundles
-from worker.bundle import Bundle
-from worker.domain import FileState, Population
-from worker.fleet_queue import FleetQueue
-from worker.ledger import Ledger
-from worker.scanning import FileSystem, Listing
-from worker.shard_work import ShardJob
-from worker.upkeep_schema import shadow
 
 HOUSE = Path(__file__).parents[2]
 RUN_FLEET = HOUSE / "tests" / "programs" / "run_fleet.py"
@@ -88,7 +92,7 @@ class Archive:
     def preread(self, *arguments: str | Path, **settings: Any) -> subprocess.Popen[bytes]:
         """Start ``preread`` as it is installed."""
         named = {f"PREREAD_{name.upper()}": str(value) for name, value in settings.items()}
-        return self.start([sys.executable, "-m", "worker", *arguments], PREREAD_DATABASE_URL=self.url, **named)
+        return self.start([sys.executable, "-m", "preread", *arguments], PREREAD_DATABASE_URL=self.url, **named)
 
     def start(self, command: list[Any], **environment: str) -> subprocess.Popen[bytes]:
         """Start any program in the archive's parent folder, its output in a file."""

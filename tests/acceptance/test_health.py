@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from model_training import phantoms
-from worker import health
-from worker.bundle import Bundle
-from worker.domain import FileState
+from preread.core.types import FileState
+from preread.model.bundle import Bundle
+from preread.monitoring import health
+from preread_training.data import phantoms
 
 RUN_WORKER = Path(__file__).parent.parent / "programs" / "run_worker.py"
 WITHIN_S = 120.0

@@ -12,10 +12,13 @@ import pytest
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from sqlalchemy import select
 
-from model_training import phantoms
-from worker import drift, figures, schema, store
-from worker.bundle import Bundle
-from worker.meters import Meters
+from preread.db import engine as store
+from preread.db import ledger_schema as schema
+from preread.model.bundle import Bundle
+from preread.monitoring import database_metrics as figures
+from preread.monitoring import drift
+from preread.runner.counters import Meters
+from preread_training.data import phantoms
 
 RUN_WORKER = Path(__file__).parent.parent / "programs" / "run_worker.py"
 MARK = "SENTINEL"

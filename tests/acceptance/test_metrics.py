@@ -20,14 +20,15 @@ import pytest
 import yaml
 from sqlalchemy import Engine
 
-from model_training import phantoms
-from worker import batches, shards
-from worker.bundle import Bundle
-from worker.domain import Population
-from worker.fleet_queue import FleetQueue
-from worker.ledger import Ledger
-from worker.scanning import FileSystem, Listing
-from worker.shard_work import ShardJob
+from preread.core.types import Population
+from preread.fleet import partition as shards
+from preread.fleet.queue import FleetQueue
+from preread.fleet.shard_runner import ShardJob
+from preread.ledger import archives as batches
+from preread.ledger.ledger import Ledger
+from preread.model.bundle import Bundle
+from preread.share.scanner import FileSystem, Listing
+from preread_training.data import phantoms
 
 HOUSE = Path(__file__).parents[2]
 RUN_WORKER = HOUSE / "tests" / "programs" / "run_worker.py"

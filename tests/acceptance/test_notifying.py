@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from model_training import phantoms
-from worker.bundle import Bundle
-from worker.notifying import Notifier
+from preread.core.systemd import Notifier
+from preread.model.bundle import Bundle
+from preread_training.data import phantoms
 
 HOUSE = Path(__file__).parents[2]
 FAULTY_WORKER = HOUSE / "tests" / "programs" / "faulty_worker.py"
@@ -65,7 +65,7 @@ def test_a_program_says_that_it_is_ready_and_goes_on(tmp_path: Path, line: socke
         "PREREAD_DATABASE_URL": f"sqlite:///{tmp_path / 'preread.db'}",
         "PREREAD_WEB_PORT": str(port),
     }
-    preread = [sys.executable, "-m", "worker"]
+    preread = [sys.executable, "-m", "preread"]
     subprocess.run([*preread, "db", "upgrade"], cwd=tmp_path, env=environment, check=True, capture_output=True)
     arguments = {"run": ["run", "--root", "inbox"], "web": ["web"]}[program]
     with (tmp_path / "log").open("wb") as log:

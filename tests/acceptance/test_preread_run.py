@@ -17,7 +17,7 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
-from model_training import phantoms
+from preread_training.data import phantoms
 
 HOUSE = Path(__file__).parents[2]
 WITHIN_S = 120.0
@@ -40,7 +40,7 @@ def place(tmp_path: Path) -> Path:
 def preread(place: Path, *arguments: str, log: str = "log") -> subprocess.Popen[bytes]:
     with (place / log).open("wb") as stream:
         return subprocess.Popen(
-            [sys.executable, "-m", "worker", *arguments],
+            [sys.executable, "-m", "preread", *arguments],
             cwd=place,
             env=os.environ | {"PYTHONPATH": str(HOUSE)},
             stdin=subprocess.DEVNULL,

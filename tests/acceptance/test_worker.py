@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import Engine, func, select
 
-from model_training import phantoms
-from worker import schema
-from worker.bundle import Bundle
-from worker.domain import FileState
+from preread.core.types import FileState
+from preread.db import ledger_schema as schema
+from preread.model.bundle import Bundle
+from preread_training.data import phantoms
 
 if TYPE_CHECKING:
     from tests.conftest import PostgresServer

@@ -29,11 +29,17 @@ from urllib.parse import urlencode
 import numpy as np
 from sqlalchemy import update
 
-from model_training import phantoms
+from preread.core.types import Role
+from preread.db import engine as store
+from preread.db import ledger_schema as schema
+from preread.db import migrate as migrating
+from preread.imaging import preview_png as preview_drawing
+from preread.imaging import previews
+from preread.review import related_images as films
+from preread.review.auth import accounts
+from preread_training.data import phantoms
 from tests.bench.page import fill
 from tests.machine import processor
-from worker import accounts, films, migrating, preview_drawing, previews, schema, store
-from worker.domain import Role
 
 FILMS = 5_000
 PAGES = 25  # of each kind, under each attack
@@ -239,7 +245,7 @@ def page(folder: Path) -> Iterator[tuple[int, int, int]]:
         "PREREAD_PREVIEW_DIR": str(folder / "previews"),
     }
     with (folder / "web.log").open("wb") as log:
-        command = [sys.executable, "-m", "worker", "web"]
+        command = [sys.executable, "-m", "preread", "web"]
         server = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log)
         try:
             until = time.monotonic() + 60

@@ -12,18 +12,18 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from preread.imaging.preprocessing import normalise, shrink
+from preread.imaging.preview_png import draw
+from preread.imaging.radiograph import decode, read_header
+from preread.model import bundle as bundles
+from preread.model.assess import SHORTER_SIDE_PX
+from preread.model.classifier import Classifier
 from tests.bench import ways
-from worker import bundle as bundles
-from worker.assess import SHORTER_SIDE_PX
-from worker.classifier import Classifier
-from worker.preprocessing import normalise, shrink
-from worker.preview_drawing import draw
-from worker.radiograph import decode, read_header
 
 _TURNS = 3
 _PROFILE = """
 import cProfile, sys, time
-from worker.cli import main
+from preread.cli import main
 sys.argv = ["preread", *sys.argv[2:]]
 profile = cProfile.Profile(time.thread_time)
 try:
@@ -83,7 +83,7 @@ def parent(films: Sequence[Path], folder: Path) -> dict[str, float]:
     found = {
         (Path(path).name, function): cumulated
         for (path, _, function), (_, _, _, cumulated, _) in by_function.items()
-        if Path(path).parent.name == "worker"
+        if "/worker/preread/" in path
     }
     return {name: round(1000 * found.get(key, 0.0) / len(films), 2) for name, key in _DONE_BY.items()}
 

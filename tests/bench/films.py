@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from model_training.phantoms import Encoding, draw_chest, to_dicom, to_jpeg
+from preread_training.data.phantoms import Encoding, draw_chest, to_dicom, to_jpeg
 
 DICOM_SHAPE_PX = (3000, 2500)
 _FULL_SHAPES_PX = ((1330, 1650), (820, 1220))  # typical of the published films without and with pneumonia

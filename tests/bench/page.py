@@ -16,11 +16,17 @@ from pathlib import Path
 
 from sqlalchemy import Engine, bindparam, text, update
 
-from worker import agreement, films, health, history, migrating, readings, results, schema, store, worklist
-from worker import bundle as bundles
-from worker.domain import OPEN_STATES, Answer, Outcome
-from worker.results import ResultFilter
-from worker.worklist import Order, WorklistFilter
+from preread.core.types import OPEN_STATES, Answer, Outcome
+from preread.db import engine as store
+from preread.db import ledger_schema as schema
+from preread.db import migrate as migrating
+from preread.model import bundle as bundles
+from preread.monitoring import health
+from preread.review import agreement, history, results, worklist
+from preread.review import related_images as films
+from preread.review import reviews as readings
+from preread.review.results import ResultFilter
+from preread.review.worklist import Order, WorklistFilter
 
 TIMES = 40
 # A film every ten seconds. Of a hundred three are still to be read, ten flagged, five uncertain, thirteen refused.

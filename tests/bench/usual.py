@@ -25,7 +25,7 @@ from pydicom.uid import JPEGLossless, JPEGLosslessSV1
 from watchdog.events import FileMovedEvent, FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-from model_training.architectures import efficientnet_lite0
+from preread_training.nets.architectures import efficientnet_lite0
 
 _SIDE_PX = 224
 

@@ -23,9 +23,9 @@ from pathlib import Path
 
 from sqlalchemy import create_engine, text
 
+from preread.model import bundle as bundles
 from tests.bench.films import put
 from tests.bench.page import fill
-from worker import bundle as bundles
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _READY_WITHIN_S = 120.0
@@ -101,10 +101,10 @@ def floor(films: Sequence[Path], processes: int) -> Passed:
 def _floor(
     films: list[str], barrier: Barrier, results: mp.Queue[tuple[float, float, list[float], float, float]]
 ) -> None:
-    from worker.assess import SHORTER_SIDE_PX
-    from worker.classifier import Classifier
-    from worker.preprocessing import apply
-    from worker.radiograph import decode, read_header
+    from preread.imaging.preprocessing import apply
+    from preread.imaging.radiograph import decode, read_header
+    from preread.model.assess import SHORTER_SIDE_PX
+    from preread.model.classifier import Classifier
 
     def look(film: str | Path) -> None:
         header = read_header(Path(film).read_bytes())
@@ -170,7 +170,7 @@ class Worker:
             "PREREAD_PREVIEW_DIR": os.fspath(self.previews),
         }
         subprocess.run(
-            [sys.executable, "-m", "worker", "db", "upgrade"],
+            [sys.executable, "-m", "preread", "db", "upgrade"],
             env=self.environment,
             cwd=folder,
             check=True,
@@ -197,7 +197,7 @@ class Worker:
             os.sched_setaffinity(0, self._cores)  # what is started inherits it
             try:
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "worker", *self.command()],
+                    [sys.executable, "-m", "preread", *self.command()],
                     env=self.environment,
                     cwd=self.folder,
                     stderr=log,

@@ -14,13 +14,17 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Engine, func, select, text
 
-from model_training import phantoms
+from preread.admin import backup, reconcile
+from preread.cli import main
+from preread.core.errors import BackupDamaged, DatabaseUnsuitable, EnvironmentFault, UsageError
+from preread.core.types import FileState
+from preread.db import engine as store
+from preread.db import ledger_schema as schema
+from preread.db import migrate as migrating
+from preread.db import review_schema
+from preread.model.bundle import Bundle
+from preread_training.data import phantoms
 from tests.programs import ledger_rows
-from worker import backup, migrating, reconcile, review_schema, schema, store
-from worker.bundle import Bundle
-from worker.cli import main
-from worker.domain import FileState
-from worker.errors import BackupDamaged, DatabaseUnsuitable, EnvironmentFault, UsageError
 
 RUN_WORKER = Path(__file__).parent.parent / "programs" / "run_worker.py"
 WITHIN_S = 240.0

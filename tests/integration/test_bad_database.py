@@ -15,18 +15,20 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, event, func, insert, select, text
 
+from preread.core.errors import DatabaseAway, DatabaseFull, DatabaseReadOnly, DatabaseUnsuitable
+from preread.core.types import FileState, Outcome, Population
+from preread.db import engine as store
+from preread.db import ledger_schema as schema
+from preread.db import migrate as migrating
+from preread.ledger.ledger import Ledger
+from preread.ledger.records import Claim
+from preread.model.bundle import Bundle
+from preread.runner.child.protocol import Job, Report
+from preread.runner.dispatcher import Dispatcher
+from preread.runner.outcomes import WatchedRoot
+from preread.runner.pool import Done
+from preread.share.root_monitor import Inbox, InboxOptions
 from tests.conftest import PostgresServer
-from worker import migrating, schema, store
-from worker.bundle import Bundle
-from worker.dispatch import Dispatcher
-from worker.domain import FileState, Outcome, Population
-from worker.endings import WatchedRoot
-from worker.entries import Claim
-from worker.errors import DatabaseAway, DatabaseFull, DatabaseReadOnly, DatabaseUnsuitable
-from worker.inbox import Inbox, InboxOptions
-from worker.ledger import Ledger
-from worker.slot_messages import Job, Report
-from worker.slots import Done
 
 
 def no_pause(_seconds: float) -> None: ...
@@ -100,7 +102,7 @@ def test_a_file_that_was_opened_while_its_disk_was_read_only_is_opened_anew(
 import ctypes, os
 ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
 from sqlalchemy import text
-from worker import store
+from preread.db import engine as store
 folder = {str(folder)!r}
 engine = store.open_engine(f"sqlite:///{{folder}}/preread.db")
 def change(connection, again):

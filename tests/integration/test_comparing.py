@@ -13,14 +13,15 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from model_training import comparing, running
-from model_training.callbacks import FittingFailed
-from model_training.cli import app
-from model_training.comparison_page import figure, page, table, write
-from model_training.phantoms import draw_chest
-from model_training.reference_data import REFERENCES
-from worker.domain import JSONObject
-from worker.errors import UsageError
+from preread.core.errors import UsageError
+from preread.core.types import JSONObject
+from preread_training.cli.app import app
+from preread_training.data.phantoms import draw_chest
+from preread_training.fit import cross_validation as running
+from preread_training.fit.callbacks import FittingFailed
+from preread_training.reference.systems import REFERENCES
+from preread_training.report import comparison as comparing
+from preread_training.report.comparison_page import figure, page, table, write
 
 FILMS = 8
 
@@ -130,7 +131,8 @@ def test_the_table_needs_no_films(runs: Path, tmp_path: Path) -> None:
 
 def test_the_page_is_written_without_tensorflow(runs: Path, tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from model_training import comparing, comparison_page\n"
+        "import sys; from pathlib import Path\n"
+        "from preread_training.report import comparison as comparing, comparison_page\n"
         "comparison_page.write(comparing.gather(Path(sys.argv[1])), Path(sys.argv[2]))\n"
         "print({'keras', 'tensorflow'} & {*sys.modules})"
     )

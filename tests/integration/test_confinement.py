@@ -14,16 +14,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_training import phantoms
+from preread.core.errors import EnvironmentFault, SlotCrashed
+from preread.core.types import Outcome, PixelArray, Population
+from preread.imaging import previews
+from preread.imaging.preview_png import draw
+from preread.model import bundle as bundles
+from preread.runner import pool as slots
+from preread.runner.child import protocol as slot_messages
+from preread.runner.child.protocol import Job, Setup
+from preread.runner.confine import confinement
+from preread.runner.confine.confinement import Unconfined
+from preread.runner.pool import Broke, Done, Fault, Read, SlotPool
+from preread.share import safe_read as beneath
+from preread_training.data import phantoms
 from tests.programs import payload
-from worker import beneath, confinement, previews, slot_messages, slots
-from worker import bundle as bundles
-from worker.confinement import Unconfined
-from worker.domain import Outcome, PixelArray, Population
-from worker.errors import EnvironmentFault, SlotCrashed
-from worker.preview_drawing import draw
-from worker.slot_messages import Job, Setup
-from worker.slots import Broke, Done, Fault, Read, SlotPool
 
 HOUSE = Path(__file__).parents[2]
 WITHOUT = Path(payload.__file__).with_name("without.py")

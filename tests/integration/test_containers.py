@@ -13,11 +13,12 @@ import pytest
 import typer
 import yaml
 
+from preread.cli import settings_page
+from preread.cli.app import app
+from preread.core import settings
+from preread.core.errors import SettingsError
+from preread.core.types import Population
 from tests.test_house import commands
-from worker import settings, settings_page
-from worker.cli.app import app
-from worker.domain import Population
-from worker.errors import SettingsError
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "container"
 CONTAINERFILE = (FOLDER / "Containerfile").read_text()

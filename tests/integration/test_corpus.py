@@ -10,10 +10,10 @@ import pydicom
 import pytest
 from pydicom.data import get_testdata_file
 
-from worker.domain import Caveat, Declared, IntendedUse, Population, RefusalCode
-from worker.errors import UnreadableError
-from worker.gate import screen
-from worker.radiograph import decode, read_header
+from preread.core.errors import UnreadableError
+from preread.core.types import Caveat, Declared, IntendedUse, Population, RefusalCode
+from preread.imaging.radiograph import decode, read_header
+from preread.model.intended_use import screen
 
 USE = IntendedUse(("CR", "DX"), ("AP", "PA"), 1.0, 6.0, ("CHEST",), "")
 RESEARCH = Declared(Population.RESEARCH)

@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from model_training import phantoms
-from model_training.phantoms import Encoding
-from worker.domain import Caveat
-from worker.radiograph import decode, read_header
+from preread.core.types import Caveat
+from preread.imaging.radiograph import decode, read_header
+from preread_training.data import phantoms
+from preread_training.data.phantoms import Encoding
 
 pytestmark = pytest.mark.dcmtk
 

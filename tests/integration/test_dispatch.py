@@ -12,13 +12,8 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, select, update
 
-from worker import previews, purging, results, schema, slot_messages
-from worker.bundle import Bundle
-from worker.dispatch import Dispatcher
-from worker.domain import Answer, Caveat, FileState, Finding, Identity, Outcome, PictureStatistics, Population
-from worker.endings import TAIL_ZERO_SETTLE_S, WatchedRoot
-from worker.entries import Claim, Observation
-from worker.errors import (
+from preread.admin import purge as purging
+from preread.core.errors import (
     DatabaseAway,
     EnvironmentFault,
     FileChanged,
@@ -28,11 +23,20 @@ from worker.errors import (
     SlotCrashed,
     SlotDeadline,
 )
-from worker.ledger import Ledger
-from worker.preview_drawing import draw
-from worker.shadowing import ShadowFilm
-from worker.slot_messages import Content, Job, Report
-from worker.slots import Broke, Done, Fault, Read
+from preread.core.types import Answer, Caveat, FileState, Finding, Identity, Outcome, PictureStatistics, Population
+from preread.db import ledger_schema as schema
+from preread.imaging import previews
+from preread.imaging.preview_png import draw
+from preread.ledger.ledger import Ledger
+from preread.ledger.records import Claim, Observation
+from preread.model.bundle import Bundle
+from preread.review import results
+from preread.runner.child import protocol as slot_messages
+from preread.runner.child.protocol import Content, Job, Report
+from preread.runner.dispatcher import Dispatcher
+from preread.runner.outcomes import TAIL_ZERO_SETTLE_S, WatchedRoot
+from preread.runner.pool import Broke, Done, Fault, Read
+from preread.runner.shadow import ShadowFilm
 
 PICTURE = PictureStatistics(mean=120.0, contrast=50.0, sharpness=4.0, border=20.0)
 

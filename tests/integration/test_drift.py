@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, insert
 
-from worker import bundle as bundles
-from worker import drift, schema
-from worker.drift import Against, Judgement
-from worker.entries import Observation
-from worker.ledger import Ledger
+from preread.db import ledger_schema as schema
+from preread.ledger.ledger import Ledger
+from preread.ledger.records import Observation
+from preread.model import bundle as bundles
+from preread.monitoring import drift
+from preread.monitoring.drift import Against, Judgement
 
 NOW = datetime.now(UTC)
 BIMODAL = {"edges": [0.5], "films": [500, 500]}

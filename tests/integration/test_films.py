@@ -11,13 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_training.dataset import index, load_pixels
-from model_training.inside import head_bias, look_with
-from model_training.probing import exchange_lungs, occlude, reframing
-from worker import bundle as bundles
-from worker.assess import assess
-from worker.classifier import Classifier
-from worker.domain import Assessment, Declared
+from preread.core.types import Assessment, Declared
+from preread.model import bundle as bundles
+from preread.model.assess import assess
+from preread.model.classifier import Classifier
+from preread_training.analysis.activation_maps import head_bias, look_with
+from preread_training.analysis.perturbation import exchange_lungs, occlude, reframing
+from preread_training.data.dataset import index, load_pixels
 
 pytestmark = pytest.mark.films
 
@@ -61,11 +61,11 @@ def test_a_full_film_shrinks_to_the_published_training_picture(films: Path) -> N
 def test_evaluate_and_assess_agree_on_every_film(films: Path, tmp_path: Path) -> None:
     folder = films / "chest_xray_full"
     predictions = tmp_path / "predictions.csv"
-    evaluate = [sys.executable, "-m", "model_training", "evaluate", "--data", folder, "--predictions", predictions]
+    evaluate = [sys.executable, "-m", "preread_training", "evaluate", "--data", folder, "--predictions", predictions]
     report = json.loads(subprocess.run([*evaluate, "--json"], check=True, capture_output=True).stdout)
     assert report["counts"]["films"] == report["counts"]["assessed"] == 180
     assert report["counts"]["refused"] == report["counts"]["unreadable"] == 0
-    assess_all = [sys.executable, "-m", "worker", "assess", folder, "--json"]
+    assess_all = [sys.executable, "-m", "preread", "assess", folder, "--json"]
     lines = subprocess.run(assess_all, check=True, capture_output=True, text=True).stdout.splitlines()
     assessed = {Path(row["path"]).name: row["findings"][0] for row in map(json.loads, lines)}
     rows = list(csv.reader(predictions.read_text().splitlines()))

@@ -14,16 +14,16 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
-from worker import inbox as inbox_module
-from worker import mounts
-from worker.domain import FileState
-from worker.entries import Claim, Version
-from worker.errors import DatabaseAway, UnknownFormat
-from worker.inbox import BATCH, Inbox, InboxOptions
-from worker.ledger import Ledger
-from worker.scanning import FileSystem
-from worker.settling import Settling
-from worker.watching import Watcher
+from preread.core import filesystems as mounts
+from preread.core.errors import DatabaseAway, UnknownFormat
+from preread.core.types import FileState
+from preread.ledger.ledger import Ledger
+from preread.ledger.records import Claim, Version
+from preread.share import root_monitor as inbox_module
+from preread.share.root_monitor import BATCH, Inbox, InboxOptions
+from preread.share.scanner import FileSystem
+from preread.share.stability import Settling
+from preread.share.watcher import Watcher
 
 
 @pytest.fixture

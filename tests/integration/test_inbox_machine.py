@@ -18,11 +18,11 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
-from worker import store
-from worker.domain import FileState
-from worker.errors import FileChanged, FileVanished, UnknownFormat
-from worker.inbox import Inbox, InboxOptions
-from worker.ledger import Ledger
+from preread.core.errors import FileChanged, FileVanished, UnknownFormat
+from preread.core.types import FileState
+from preread.db import engine as store
+from preread.ledger.ledger import Ledger
+from preread.share.root_monitor import Inbox, InboxOptions
 
 NAMES = [b"a", b"b", b"\xff", b"folder/c", b"folder/d.part", b"folder/e"]
 SETTLE_S, SCAN_S = 2.0, 30.0

@@ -13,10 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from worker import installing, migrating, settings, store
-from worker.cli import main
-from worker.domain import Population
-from worker.errors import EnvironmentFault
+from preread.admin import install as installing
+from preread.cli import main
+from preread.core import settings
+from preread.core.errors import EnvironmentFault
+from preread.core.types import Population
+from preread.db import engine as store
+from preread.db import migrate as migrating
 
 EXPOSURE_MAX = 20  # tenths; systemd calls what is below 2.0 OK, a unit without hardening has 9.6
 
@@ -99,7 +102,7 @@ def test_whose_images_they_are_is_asked_and_no_answer_is_preset(
     assert main(["setup", "--root", str(tree), "--population", "undeclared"]) == 2, "of which folder?"
     assert main([*arguments, "--population", "adults"]) == 2
     assert content(tree) == {}
-    monkeypatch.setattr("worker.cli.upkeep.somebody_is_there", lambda: True)
+    monkeypatch.setattr("preread.cli.selection_options.somebody_is_there", lambda: True)
     for answers in ("", "\n\n", "yes\nchildren\nCHILDREN-1-5Y\n\n1\n2\n"):
         monkeypatch.setattr("sys.stdin", io.StringIO(answers))
         assert main(arguments) != 0, "an empty line is no answer, nor is a guess"

@@ -11,10 +11,13 @@ import pytest
 from alembic import command
 from sqlalchemy import Engine, MetaData, inspect, text
 
+from preread.admin import backup
+from preread.cli import main
+from preread.core.errors import DatabaseBusy, SchemaOutdated, SchemaTooNew, UpgradeFailed
+from preread.db import engine as store
+from preread.db import migrate as migrating
+from preread.db import schema_diff as compatibility
 from tests.programs import ledger_rows
-from worker import backup, compatibility, migrating, store
-from worker.cli import main
-from worker.errors import DatabaseBusy, SchemaOutdated, SchemaTooNew, UpgradeFailed
 
 Revise = Callable[..., str]
 HEADER = """from __future__ import annotations

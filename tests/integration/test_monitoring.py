@@ -17,17 +17,19 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, insert, select
 
-from worker import drift, figures, schema
-from worker.batches import FleetHealth
-from worker.domain import Answer, FileState, Finding, Outcome, PictureStatistics, RefusalCode, Stage
-from worker.entries import Claim, ContentAssessment, FileFacts, Observation
-from worker.errors import DatabaseAway
-from worker.figures import Figures
-from worker.health import Health, Level, Problem, RootHealth
-from worker.ledger import Ledger
-from worker.meters import COMMIT, Meters
-from worker.review_schema import account, reading, reading_finding
-from worker.slot_messages import Content, Report
+from preread.core.errors import DatabaseAway
+from preread.core.types import Answer, FileState, Finding, Outcome, PictureStatistics, RefusalCode, Stage
+from preread.db import ledger_schema as schema
+from preread.db.review_schema import account, reading, reading_finding
+from preread.ledger.archives import FleetHealth
+from preread.ledger.ledger import Ledger
+from preread.ledger.records import Claim, ContentAssessment, FileFacts, Observation
+from preread.monitoring import database_metrics as figures
+from preread.monitoring import drift
+from preread.monitoring.database_metrics import Figures
+from preread.monitoring.health import Health, Level, Problem, RootHealth
+from preread.runner.child.protocol import Content, Report
+from preread.runner.counters import COMMIT, Meters
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "preread.rules.yml"

@@ -22,13 +22,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from model_training import phantoms
-from worker import previews, slot_messages
-from worker.bundle import Bundle
-from worker.domain import Outcome, Population
-from worker.preview_drawing import draw
-from worker.slot_messages import Job, Report, Setup
-from worker.slots import Done, Read, SlotPool
+from preread.core.types import Outcome, Population
+from preread.imaging import previews
+from preread.imaging.preview_png import draw
+from preread.model.bundle import Bundle
+from preread.runner.child import protocol as slot_messages
+from preread.runner.child.protocol import Job, Report, Setup
+from preread.runner.pool import Done, Read, SlotPool
+from preread_training.data import phantoms
 
 STUB_SLOT = Path(__file__).parent.parent / "programs" / "stub_slot.py"
 WITHIN_S = 120.0

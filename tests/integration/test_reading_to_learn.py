@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_training import phantoms
-from model_training.dataset import index, load_pixels
-from model_training.decoding import read_pictures
-from model_training.judging import judge, write_predictions
-from worker import slots
-from worker.assessing import Processes
-from worker.bundle import Bundle
-from worker.domain import Outcome
-from worker.errors import UsageError
-from worker.preprocessing import TRAINING_SPEC, shrink
-from worker.radiograph import decode, read_header
+from preread.core.errors import UsageError
+from preread.core.types import Outcome
+from preread.imaging.preprocessing import TRAINING_SPEC, shrink
+from preread.imaging.radiograph import decode, read_header
+from preread.model.bundle import Bundle
+from preread.runner import pool as slots
+from preread.runner.assess_files import Processes
+from preread_training.analysis.evaluate import judge, write_predictions
+from preread_training.data import phantoms
+from preread_training.data.dataset import index, load_pixels
+from preread_training.data.decoding import read_pictures
 
 STUB_SLOT = Path(__file__).parent.parent / "programs" / "stub_slot.py"
 AT_ONCE = Processes(2, deadline_s=5.0)

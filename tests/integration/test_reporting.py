@@ -16,17 +16,17 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from model_training import report_sections as sections
-from model_training import reporting
-from model_training.cli import app
-from model_training.dataset import Data, read, summary
-from model_training.fitting import RECIPES, WEIGHTS_FILE, build, describe
-from model_training.keeping import NotKept
-from model_training.phantoms import draw_chest
-from model_training.reporting import PAGE, SHARED_PAGE, Wanted, report
-from model_training.run_record import parts_of, record_of
-from model_training.sizes import SIZES_FILE, kept_sizes, measure_sizes
-from worker.errors import UsageError
+from preread.core.errors import UsageError
+from preread_training.cli.app import app
+from preread_training.data.atomic_files import NotKept
+from preread_training.data.dataset import Data, read, summary
+from preread_training.data.phantoms import draw_chest
+from preread_training.fit.input_sizes import SIZES_FILE, kept_sizes, measure_sizes
+from preread_training.fit.run_record import parts_of, record_of
+from preread_training.fit.trainer import RECIPES, WEIGHTS_FILE, build, describe
+from preread_training.report import report as reporting
+from preread_training.report import sections
+from preread_training.report.report import PAGE, SHARED_PAGE, Wanted, report
 
 SECTIONS = ("films", "learning", "separation", "answers", "calibration", "subgroups", "sizes", "timing", "record")
 FIGURES = {
@@ -282,7 +282,7 @@ def test_sizes_are_measured_once_and_kept_until_the_networks_change(
     for side in measured["sides"]:
         assert 0 < side["median_ms"] <= side["p95_ms"]
         assert set(side["findings"]["pneumonia"]) == {"auc", "auc_conflict_normals"}
-    monkeypatch.setattr("model_training.sizes.network_of", None)  # measuring anew would call it
+    monkeypatch.setattr("preread_training.fit.input_sizes.network_of", None)  # measuring anew would call it
     assert measure_sizes(run, data) == json.loads((run / SIZES_FILE).read_text())
     section = sections.sizes(measured, "pneumonia", sections.Drawn())
     assert section is not None
@@ -396,7 +396,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(
 def test_a_baseline_that_learned_nothing_is_named_not_shown(
     run: Path, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from model_training import report_numbers
+    from preread_training.report import tables as report_numbers
 
     fitted = report_numbers.cross_fitted_logits
     monkeypatch.setattr(

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model_training import decoys
-from model_training.foreign import of_folder, shipped, views
-from model_training.phantoms import draw_chest, to_jpeg
-from model_training.scope import Embed, Network, fit_detector, fit_scope
-from worker.domain import FloatArray, PixelArray
-from worker.errors import UsageError
-from worker.preprocessing import TRAINING_SPEC
-from worker.scope import Detector
+from preread.core.errors import UsageError
+from preread.core.types import FloatArray, PixelArray
+from preread.imaging.preprocessing import TRAINING_SPEC
+from preread.model.out_of_scope import Detector
+from preread_training.data.phantoms import draw_chest, to_jpeg
+from preread_training.detector import synthetic_negatives as decoys
+from preread_training.detector.detector import Embed, Network, fit_detector, fit_scope
+from preread_training.detector.ood_images import of_folder, shipped, views
 
 FILMS = 48
 FOREIGN = 12

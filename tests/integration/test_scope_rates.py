@@ -13,15 +13,15 @@ import pytest
 from PIL import Image
 from pydicom.data import get_testdata_file
 
-from model_training import decoys
-from model_training.foreign import shipped, views
-from model_training.phantoms import demo_films, draw_chest, to_png
-from worker import bundle as bundles
-from worker.assess import assess
-from worker.classifier import Classifier
-from worker.domain import Declared, PixelArray, Population, Refusal, RefusalCode
-from worker.preprocessing import TRAINING_SPEC, shrink
-from worker.radiograph import decode, read_header
+from preread.core.types import Declared, PixelArray, Population, Refusal, RefusalCode
+from preread.imaging.preprocessing import TRAINING_SPEC, shrink
+from preread.imaging.radiograph import decode, read_header
+from preread.model import bundle as bundles
+from preread.model.assess import assess
+from preread.model.classifier import Classifier
+from preread_training.data.phantoms import demo_films, draw_chest, to_png
+from preread_training.detector import synthetic_negatives as decoys
+from preread_training.detector.ood_images import shipped, views
 
 BY_PICTURE = {RefusalCode.NOT_CHEST, RefusalCode.INVERTED, RefusalCode.ORIENTATION}
 US_FILES = ("examples_ybr_color.dcm", "examples_jpeg2k.dcm", "examples_palette.dcm", "color3d_jpeg_baseline.dcm")

@@ -14,19 +14,19 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import model_training
-from model_training.cli import app
-from model_training.dataset import index, join_twins, load_pixels, read
-from model_training.declaration import PNEUMONIA_CHILDREN, declaration_for
-from model_training.digests import PUBLISHED_FILMS, content_digest
-from model_training.evaluation import OutOfFold
-from model_training.phantoms import draw_chest, to_dicom, to_png
-from model_training.thresholds import NothingLearned, calibrate
+import preread_training
+from preread.core.errors import UsageError
+from preread.model import bundle as bundles
+from preread.model.classifier import Classifier
+from preread.runner.assess_files import assess_files
+from preread_training.cli.app import app
+from preread_training.data.dataset import index, join_twins, load_pixels, read
+from preread_training.data.digests import PUBLISHED_FILMS, content_digest
+from preread_training.data.phantoms import draw_chest, to_dicom, to_png
+from preread_training.publish.declaration import PNEUMONIA_CHILDREN, declaration_for
+from preread_training.stats.metrics import OutOfFold
+from preread_training.stats.operating_point import NothingLearned, calibrate
 from tests.declared import declare
-from worker import bundle as bundles
-from worker.assessing import assess_files
-from worker.classifier import Classifier
-from worker.errors import UsageError
 
 
 def _run(*arguments: str | Path | int) -> str:
@@ -168,9 +168,9 @@ def _published_facts() -> set[str]:
 
     Words of the card's own text are taken out, and numbers that any figure may be.
     """
-    folder = Path(model_training.__file__).parent
+    folder = Path(preread_training.__file__).parent
     said = _words(json.dumps(PNEUMONIA_CHILDREN.to_json()))
-    own = _words((folder / "card.md.j2").read_text() + (folder / "report.html.j2").read_text())
+    own = _words((folder / "publish" / "card.md.j2").read_text() + (folder / "report" / "report.html.j2").read_text())
     numbers = {word for word in said if word[0].isdigit() and "," in word}
     facts = {word for word in said - own - _MEASURED if not word[0].isdigit()}
     shipped = json.loads(bundles.load(bundles.resolve()).manifest_json)["training"]["data"]

@@ -19,13 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model_training import phantoms
-from model_training.phantoms import Encoding
-from worker import bundle as bundles
-from worker import slot_messages, slots
-from worker.bundle import Bundle
-from worker.domain import Caveat, Outcome, Population
-from worker.errors import (
+from preread.core.errors import (
     BundleDamaged,
     BundleMismatch,
     EnvironmentFault,
@@ -34,8 +28,15 @@ from worker.errors import (
     SlotCrashed,
     SlotMemory,
 )
-from worker.slot_messages import Job, Setup
-from worker.slots import Broke, Done, Fault, Read, SlotPool
+from preread.core.types import Caveat, Outcome, Population
+from preread.model import bundle as bundles
+from preread.model.bundle import Bundle
+from preread.runner import pool as slots
+from preread.runner.child import protocol as slot_messages
+from preread.runner.child.protocol import Job, Setup
+from preread.runner.pool import Broke, Done, Fault, Read, SlotPool
+from preread_training.data import phantoms
+from preread_training.data.phantoms import Encoding
 
 STUB_SLOT = Path(__file__).parent.parent / "programs" / "stub_slot.py"
 WITHIN_S = 120.0
@@ -493,8 +494,8 @@ def test_slots_end_with_a_worker_that_is_killed(bench: Bench, eventually: Callab
         f"""
         import json, os, sys
         from dataclasses import replace
-        from worker import slot_messages as m
-        from worker.slots import SlotPool
+        from preread.runner.child import protocol as m
+        from preread.runner.pool import SlotPool
         setup = m.decode_setup({slot_messages.encode(bench.setup)!r})
         pool = SlotPool(replace(setup, parent_pid=os.getpid()), count=2, deadline_s=600,
                         command={(sys.executable, "-P", str(STUB_SLOT), str(bench.inferences))!r})

@@ -18,8 +18,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, Engine, event, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
-from worker import migrating, schema, store
-from worker.errors import DatabaseAway, DatabaseUnsuitable, SchemaOutdated, SchemaTooNew, SettingsError
+from preread.core.errors import DatabaseAway, DatabaseUnsuitable, SchemaOutdated, SchemaTooNew, SettingsError
+from preread.db import engine as store
+from preread.db import ledger_schema as schema
+from preread.db import migrate as migrating
 
 
 def no_pause(_seconds: float) -> None:
@@ -292,7 +294,7 @@ def _said_by_a_user_without_privileges(action: str, path: Path) -> list[str]:
 import ctypes
 # root may write everywhere: give up all capabilities (capset, version 3)
 ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
-from worker import migrating, store
+from preread.db import engine as store, migrate as migrating
 engine = store.open_engine({f"sqlite:///{path}"!r})
 try:
     migrating.{action}(engine)

@@ -18,24 +18,24 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from model_training import fitting
-from model_training.architectures import ARCHITECTURES
-from model_training.callbacks import FittingFailed
-from model_training.cli import app
-from model_training.fitting import RECIPES, WEIGHTS_FILE, fit
-from model_training.keeping import NotKept
-from model_training.phantoms import draw_chest
+from preread.core.errors import BundleMismatch, UsageError
+from preread.core.types import Answer
+from preread.imaging.preprocessing import TRAINING_SPEC, shrink
+from preread.imaging.radiograph import decode, read_header
+from preread.imaging.statistics import measure
+from preread.model import bundle as bundles
+from preread.model.classifier import Classifier
+from preread.model.distributions import tenths
+from preread.monitoring import drift
+from preread_training.cli.app import app
+from preread_training.data.atomic_files import NotKept
+from preread_training.data.phantoms import draw_chest
+from preread_training.fit import trainer as fitting
+from preread_training.fit.callbacks import FittingFailed
+from preread_training.fit.trainer import RECIPES, WEIGHTS_FILE, fit
+from preread_training.nets.architectures import ARCHITECTURES
 from tests.declared import declare
 from tests.programs.fit_small import small
-from worker import bundle as bundles
-from worker import drift
-from worker.classifier import Classifier
-from worker.distributions import tenths
-from worker.domain import Answer
-from worker.errors import BundleMismatch, UsageError
-from worker.picture_statistics import measure
-from worker.preprocessing import TRAINING_SPEC, shrink
-from worker.radiograph import decode, read_header
 
 HOUSE = Path(__file__).parents[2]
 FILMS = 12

@@ -31,27 +31,11 @@ from sqlalchemy import (
     update,
 )
 
-from tests.conftest import PostgresServer
-from tests.programs import ledger_rows
-from worker import (
-    accounts,
-    audit,
-    audit_key,
-    migrating,
-    proof,
-    purge_journal,
-    purging,
-    readings,
-    results,
-    schema,
-    store,
-    transfer,
-)
-from worker.audit import Action
-from worker.cli import main
-from worker.domain import Answer, Finding, Identity, Population, Presence, RefusalCode, Role, Verdict
-from worker.entries import ContentAssessment, FileFacts, Observation
-from worker.errors import (
+from preread.admin import purge as purging
+from preread.admin import purge_journal, transfer
+from preread.admin.purge import Person
+from preread.cli import main
+from preread.core.errors import (
     AuditBroken,
     AuditKeyMissing,
     DatabaseAway,
@@ -63,9 +47,21 @@ from worker.errors import (
     UpgradeFailed,
     UsageError,
 )
-from worker.history import show
-from worker.ledger import Ledger
-from worker.purging import Person
+from preread.core.types import Answer, Finding, Identity, Population, Presence, RefusalCode, Role, Verdict
+from preread.db import audit_key
+from preread.db import engine as store
+from preread.db import ledger_schema as schema
+from preread.db import migrate as migrating
+from preread.ledger.ledger import Ledger
+from preread.ledger.records import ContentAssessment, FileFacts, Observation
+from preread.review import audit, results
+from preread.review import audit_proof as proof
+from preread.review import reviews as readings
+from preread.review.audit import Action
+from preread.review.auth import accounts
+from preread.review.history import show
+from tests.conftest import PostgresServer
+from tests.programs import ledger_rows
 
 IMAGES = 1_000  # several thousand rows: more than two batches of the largest table
 
@@ -440,7 +436,7 @@ def test_nobody_writes_behind_the_copy(ended: Engine, elsewhere: str, monkeypatc
 @pytest.mark.parametrize("database_kind", ["postgres"], indirect=True)
 def test_a_move_that_is_killed_leaves_nothing_under_the_name(ended: Engine, database_url: str, tmp_path: Path) -> None:
     program = (
-        "import os, sys\nfrom worker import store, transfer\n"
+        "import os, sys\nfrom preread.db import engine as store\nfrom preread.admin import transfer\n"
         "transfer._set_sequences = lambda connection: os.kill(os.getpid(), 9)\n"
         "transfer.move(store.open_engine(sys.argv[1]), store.open_engine(sys.argv[2]))\n"
     )

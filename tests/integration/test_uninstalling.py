@@ -12,11 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from worker import installing, previews, uninstalling
-from worker.cli import main
-from worker.errors import EnvironmentFault
-from worker.preview_drawing import draw
-from worker.settings import Settings, load
+from preread.admin import install as installing
+from preread.admin import uninstall as uninstalling
+from preread.cli import main
+from preread.core.errors import EnvironmentFault
+from preread.core.settings import Settings, load
+from preread.imaging import previews
+from preread.imaging.preview_png import draw
 
 DATABASE = "/var/lib/preread/preread.db"
 
@@ -99,7 +101,7 @@ def test_data_go_by_their_name_alone(
     for wrong in (["--confirm", "yes"], ["--confirm", ""], ["--confirm", "/var/lib/preread"], []):
         assert main([*arguments, *wrong]) == 2
     assert main(["uninstall", "--root", str(installed), "--confirm", DATABASE]) == 2, "without --data nothing is meant"
-    monkeypatch.setattr("worker.cli.upkeep.somebody_is_there", lambda: True)
+    monkeypatch.setattr("preread.cli.selection_options.somebody_is_there", lambda: True)
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     assert main(arguments) == 2
     assert files(installed) == before

@@ -14,7 +14,7 @@ import pytest
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
-from worker.watching import REBUILD_FIRST_S, TAKEN_AT_ONCE, Watcher
+from preread.share.watcher import REBUILD_FIRST_S, TAKEN_AT_ONCE, Watcher
 
 WITHIN_S = 30.0
 

@@ -13,7 +13,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from worker import beneath, scanning
+from preread.share import safe_read as beneath
+from preread.share import scanner as scanning
 
 
 def wait_while_it_hangs(root: bytes) -> None:
@@ -48,7 +49,7 @@ class BadFileSystem(scanning.FileSystem):
 
 def install(roots: list[bytes]) -> None:
     """Let these roots hang on demand, in a worker."""
-    from worker import inbox  # a slot, which needs none, would take twice as long to start
+    from preread.share import root_monitor as inbox  # a slot, which needs none, would take twice as long to start
 
     BadFileSystem.roots = tuple(roots)
     inbox.FileSystem = BadFileSystem  # type: ignore[misc]

@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from worker import self_test, slot_process
-from worker.bundle import MANIFEST_SCHEMA, Bundle, Manifest
-from worker.calibration import Calibration, FindingSpec, OperatingPoint, predictive_values
-from worker.classifier import RawOutput
-from worker.domain import IntendedUse
-from worker.preprocessing import TRAINING_SPEC
-from worker.scope import ScopeSpec
+from preread.core.types import IntendedUse
+from preread.imaging.preprocessing import TRAINING_SPEC
+from preread.model.bundle import MANIFEST_SCHEMA, Bundle, Manifest
+from preread.model.calibration import Calibration, FindingSpec, OperatingPoint, predictive_values
+from preread.model.classifier import RawOutput
+from preread.model.out_of_scope import ScopeSpec
+from preread.runner.child import main as slot_process
+from preread.runner.confine import self_test
 
 USE = IntendedUse(("CR", "DX"), ("AP", "PA"), 1.0, 6.0, ("CHEST",), "films of children, for tests")
 

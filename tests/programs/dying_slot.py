@@ -13,8 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import worker.assess
-from worker import beneath, slot_messages, slot_process
+import preread.model.assess
+from preread.runner.child import main as slot_process
+from preread.runner.child import protocol as slot_messages
+from preread.share import safe_read as beneath
 
 sys.path.append(str(Path(__file__).parent))  # a slot is started without its own folder
 import stub_slot
@@ -67,7 +69,7 @@ wrap(slot_process, "_limit", "giving up its rights")
 wrap(slot_messages, "decode_job", "hearing a job")
 wrap(beneath, "read_open", "reading the file")
 wrap(slot_messages, "decode_known", "hearing whether the content is known")
-wrap(worker.assess, "assess", "assessing")
+wrap(preread.model.assess, "assess", "assessing")
 slot_process._send = send
 
 if __name__ == "__main__":

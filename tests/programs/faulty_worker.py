@@ -21,7 +21,10 @@ from typing import Any
 import run_worker
 from sqlalchemy import Engine, event
 
-from worker import dispatch, endings, ledger, slots
+from preread.ledger import ledger
+from preread.runner import dispatcher as dispatch
+from preread.runner import outcomes as endings
+from preread.runner import pool as slots
 
 KIND, POINT = sys.argv[1:3]
 ENDED = 9

@@ -9,8 +9,8 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from model_training import fitting
-from worker.preprocessing import TRAINING_SPEC
+from preread.imaging.preprocessing import TRAINING_SPEC
+from preread_training.fit import trainer as fitting
 
 
 def small(*, findings: int, dropout: float) -> keras.Model:

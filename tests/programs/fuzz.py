@@ -24,13 +24,14 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from preread.core.errors import UnreadableError
+from preread.core.types import Population, RefusalCode
+from preread.model import bundle as bundles
+from preread.runner import pool as slots
+from preread.runner.child import protocol as slot_messages
+from preread.runner.child.protocol import Job, Setup
+from preread.runner.pool import Broke, Done, Read, SlotPool
 from tests.programs import mutations
-from worker import bundle as bundles
-from worker import slot_messages, slots
-from worker.domain import Population, RefusalCode
-from worker.errors import UnreadableError
-from worker.slot_messages import Job, Setup
-from worker.slots import Broke, Done, Read, SlotPool
 
 HOUSE = Path(__file__).parents[2]
 BATCH = 2000
@@ -73,7 +74,7 @@ def run_batch(folder: Path, films: dict[str, bytes], numbers: range, seed: int, 
         "PREREAD_DEADLINE_S": str(DEADLINE_S),
         "PREREAD_SLOT_MEMORY_BYTES": str(MEMORY_BYTES),
     }
-    command = (sys.executable, "-m", "worker", "run", "--once", "--root", inbox, "--population", "children-1-5y")
+    command = (sys.executable, "-m", "preread", "run", "--once", "--root", inbox, "--population", "children-1-5y")
     log = folder / "log"
     with log.open("wb") as stream:
         ended = subprocess.run(

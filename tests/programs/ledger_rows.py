@@ -7,11 +7,15 @@ from collections.abc import Mapping
 import numpy as np
 from sqlalchemy import Engine, insert
 
-from worker import accounts, listings, results, review_schema, store
-from worker.domain import Answer, Finding, Identity, Population, RefusalCode, Role
-from worker.entries import ContentAssessment, FileFacts, Observation
-from worker.errors import TruncatedPixels
-from worker.ledger import Ledger
+from preread.core.errors import TruncatedPixels
+from preread.core.types import Answer, Finding, Identity, Population, RefusalCode, Role
+from preread.db import engine as store
+from preread.db import review_schema
+from preread.ledger.ledger import Ledger
+from preread.ledger.records import ContentAssessment, FileFacts, Observation
+from preread.review import disclosures as listings
+from preread.review import results
+from preread.review.auth import accounts
 
 
 def fill(engine: Engine, name: bytes = b"film", bundle: Mapping[str, str] | None = None) -> None:

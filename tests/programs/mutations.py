@@ -17,9 +17,9 @@ import pydicom
 import pydicom.encaps
 from PIL import Image
 
-from model_training import phantoms
-from model_training.phantoms import Encoding
-from worker.domain import PixelArray
+from preread.core.types import PixelArray
+from preread_training.data import phantoms
+from preread_training.data.phantoms import Encoding
 
 SIDE_PX = 64
 SEED_BYTES_MAX = 150_000

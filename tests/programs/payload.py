@@ -312,8 +312,9 @@ def attempt(action: Callable[[], object]) -> str:
 
 def serve(lab: Lab, *, confined: bool) -> int:
     """Be an inference process whose decoder of uncompressed images makes attempts."""
-    from worker import codecs, slot_process
-    from worker.errors import UnsupportedPixels
+    from preread.core.errors import UnsupportedPixels
+    from preread.imaging.codecs import decoders as codecs
+    from preread.runner.child import main as slot_process
 
     one_by_one, all_at_once = ending(lab), refused(lab)
     really_native = codecs._native
@@ -338,7 +339,8 @@ def serve(lab: Lab, *, confined: bool) -> int:
 
 def need_a_file() -> int:
     """Be an inference process whose decoder of JPEG-LS needs what no confined one has."""
-    from worker import codecs, slot_process
+    from preread.imaging.codecs import decoders as codecs
+    from preread.runner.child import main as slot_process
 
     really_jpeg_ls = codecs._jpeg_ls
 
@@ -396,11 +398,11 @@ def _receives(server: socket.socket) -> bool:
 @contextmanager
 def tries(lab: Lab, *, confined: bool) -> Iterator[Callable[[str], Any]]:
     """Start processes; what is given has one make an attempt, by its name, and returns how the image ended."""
-    from model_training import phantoms
-    from worker import bundle as bundles
-    from worker import slot_messages
-    from worker.domain import Population
-    from worker.slots import Broke, Done, Fault, Read, SlotPool
+    from preread.core.types import Population
+    from preread.model import bundle as bundles
+    from preread.runner.child import protocol as slot_messages
+    from preread.runner.pool import Broke, Done, Fault, Read, SlotPool
+    from preread_training.data import phantoms
 
     bundle = bundles.load(bundles.resolve(None))
     setup = slot_messages.Setup(
@@ -451,7 +453,7 @@ def run(lab: Lab, *, confined: bool, ends: bool = True) -> tuple[dict[str, str],
     Returns:
         What each of the first list reached, and how the process ended at each of the second.
     """
-    from worker.slots import Done
+    from preread.runner.pool import Done
 
     with tries(lab, confined=confined) as tried:
         event = tried("all")

@@ -11,9 +11,12 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from worker import bundle, fleet, observability, store
-from worker.daemon import RunOptions
-from worker.fleet import FleetOptions
+from preread.core import log as observability
+from preread.db import engine as store
+from preread.fleet import worker as fleet
+from preread.fleet.worker import FleetOptions
+from preread.model import bundle
+from preread.runner.service import RunOptions
 
 
 def main() -> int:

@@ -13,10 +13,15 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
+from preread.core import log as observability
+from preread.core.systemd import Notifier
+from preread.core.types import Population, RootSpec
+from preread.db import engine as store
+from preread.model import bundle
+from preread.runner import outcomes as endings
+from preread.runner import service as daemon
+from preread.share import root_thread
 from tests.programs import bad_share
-from worker import bundle, daemon, endings, observability, root_thread, store
-from worker.domain import Population, RootSpec
-from worker.notifying import Notifier
 
 
 def main(prepare: Callable[[Engine], None] = lambda _engine: None) -> int:

@@ -17,11 +17,14 @@ from typing import Any
 
 import numpy as np
 
-import worker.assess
+import preread.model.assess
+from preread.model import bundle
+from preread.model.classifier import RawOutput
+from preread.model.out_of_scope import Detector
+from preread.runner.child import main as slot_process
+from preread.runner.child import protocol as slot_messages
+from preread.runner.child import reading as slot_reading
 from tests.programs import bad_share
-from worker import bundle, slot_messages, slot_process, slot_reading
-from worker.classifier import RawOutput
-from worker.scope import Detector
 
 INFERENCES = Path(sys.argv[1])
 
@@ -84,7 +87,7 @@ TRICKS = {
     b"SLOW": lambda: time.sleep(1.5),
     b"THREADS": lambda: os._exit(int(os.environ["OPJ_NUM_THREADS"])),
 }
-really_assess, really_shrunk = worker.assess.assess, slot_reading._shrunk
+really_assess, really_shrunk = preread.model.assess.assess, slot_reading._shrunk
 
 
 def play_tricks(data: bytes) -> None:
@@ -104,7 +107,7 @@ def shrunk(data: bytes, *arguments: Any) -> Any:
     return really_shrunk(data, *arguments)
 
 
-worker.assess.assess = assess
+preread.model.assess.assess = assess
 slot_reading._shrunk = shrunk
 bad_share.install_in_slot()
 

@@ -11,8 +11,8 @@ import os
 import platform
 import sys
 
-from worker import syscalls
-from worker.syscalls import ALLOW, MACHINES
+from preread.runner.confine import syscalls
+from preread.runner.confine.syscalls import ALLOW, MACHINES
 
 _ANSWER = 0x00050000
 WHAT, *COMMAND = sys.argv[1:]

@@ -20,10 +20,12 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, func, make_url, select
 
-from model_training import phantoms
+from preread.core.types import FileState, Outcome
+from preread.db import engine as store
+from preread.db import ledger_schema as schema
+from preread.db import migrate as migrating
+from preread_training.data import phantoms
 from tests.conftest import PostgresServer, make_stub_bundle
-from worker import migrating, schema, store
-from worker.domain import FileState, Outcome
 
 HOUSE = Path(__file__).parents[2]
 PROGRAMS = HOUSE / "tests" / "programs"
@@ -266,7 +268,7 @@ class Bench:
         command = [
             sys.executable,
             "-m",
-            "worker",
+            "preread",
             "run",
             "--root",
             self.inbox,

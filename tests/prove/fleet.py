@@ -23,16 +23,20 @@ from typing import Any
 
 from sqlalchemy import func, select, text
 
+from preread.core.types import FileState, Population
+from preread.db import engine as store
+from preread.db import ledger_schema as schema
+from preread.db import migrate as migrating
+from preread.fleet import partition as shards
+from preread.fleet.queue import FleetQueue
+from preread.fleet.shard_runner import ShardJob
+from preread.ledger import archives as batches
+from preread.ledger.ledger import Ledger
+from preread.model import bundle as bundles
+from preread.model.bundle import Bundle
+from preread.share.scanner import FileSystem, Listing
 from tests.conftest import PostgresServer, make_stub_bundle
 from tests.prove.bench import film, until
-from worker import batches, migrating, schema, shards, store
-from worker import bundle as bundles
-from worker.bundle import Bundle
-from worker.domain import FileState, Population
-from worker.fleet_queue import FleetQueue
-from worker.ledger import Ledger
-from worker.scanning import FileSystem, Listing
-from worker.shard_work import ShardJob
 
 HOUSE = Path(__file__).parents[2]
 RUN_FLEET = HOUSE / "tests" / "programs" / "run_fleet.py"
@@ -92,7 +96,7 @@ class Archive:
         if stub:
             command = [RUN_FLEET, url, self.bundle.path, self.inferences, json.dumps(OPTIONS | {"slots": slots})]
         else:
-            command = ["-m", "worker", "fleet", "work", "--nice", "0"]
+            command = ["-m", "preread", "fleet", "work", "--nice", "0"]
         named = {"PREREAD_DATABASE_URL": url, "PREREAD_SLOTS": str(slots), "PREREAD_SETTLE_S": "0.2"}
         with (self.folder / "log").open("ab") as log:
             process = subprocess.Popen(

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from sqlalchemy import func, select
 
+from preread.core.types import FileState
+from preread.db import ledger_schema as schema
 from tests.prove.bench import (
     Bench,
     Database,
@@ -21,8 +23,6 @@ from tests.prove.bench import (
     timed,
     until,
 )
-from worker import schema
-from worker.domain import FileState
 
 WAITING = 40
 SLOW = b"SLOW"

@@ -15,12 +15,13 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, literal, select
 
+from preread.core.types import FileState, Outcome, Population
+from preread.db import engine as store
+from preread.db import ledger_schema as schema
+from preread.ledger.ledger import Ledger
+from preread.ledger.transitions import FRESH_START, path_key
 from tests.prove.bench import HOUSE, Bench, Database, Row, timed
 from tests.prove.size import fill
-from worker import schema, store
-from worker.domain import FileState, Outcome, Population
-from worker.ledger import Ledger
-from worker.moves import FRESH_START, path_key
 
 BATCH = 5_000
 # What an assessed film went through; each of its versions has such a row for each.
@@ -49,7 +50,7 @@ def commands(folder: Path, database: Database, files: int) -> Row:
 def _run(bench: Bench, *words: str) -> tuple[float, int, str]:
     environment = os.environ | {"PYTHONPATH": str(HOUSE), "PREREAD_DATABASE_URL": bench.url}
     began = time.monotonic()
-    command = [sys.executable, "-m", "worker", *words, "--root", str(bench.inbox)]
+    command = [sys.executable, "-m", "preread", *words, "--root", str(bench.inbox)]
     ran = subprocess.run(command, cwd=bench.folder, env=environment, capture_output=True, text=True, check=False)
     return time.monotonic() - began, ran.returncode, ran.stdout[-500:] + ran.stderr
 

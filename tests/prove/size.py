@@ -13,9 +13,9 @@ from typing import Any
 
 from sqlalchemy import func, select
 
+from preread.db import ledger_schema as schema
 from tests.programs import storm as storms
 from tests.prove.bench import Bench, Database, Row, Worker, film, timed, until
-from worker import schema
 
 MEMORY_MAX_MIB = 300
 FIRST_RESULT_MAX_S = 10.0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from worker.commits import acquired_local
-from worker.domain import Identity
+from preread.core.types import Identity
+from preread.ledger.commits import acquired_local
 
 
 @pytest.mark.parametrize(

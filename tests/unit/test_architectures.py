@@ -9,8 +9,8 @@ import keras
 import numpy as np
 import pytest
 
-from model_training.architectures import efficientnet_lite0, load_imagenet
-from model_training.pretrained import imagenet_state_dict, read_state_dict
+from preread_training.nets.architectures import efficientnet_lite0, load_imagenet
+from preread_training.nets.pretrained import imagenet_state_dict, read_state_dict
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import tensorflow as tf
 
-from model_training.augmentation import Augmentation, augment
-from model_training.baselines import sharpness
-from model_training.disturbing import blur
-from model_training.evaluation import auc
+from preread_training.analysis.transforms import blur
+from preread_training.data.augmentation import Augmentation, augment
+from preread_training.stats.baselines import sharpness
+from preread_training.stats.metrics import auc
 
 SIDE = 112
 STILL = Augmentation(0.999999, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from worker import beneath
-from worker.entries import Observation
-from worker.errors import EnvironmentFault, FileChanged, FileLocked, FileVanished, ShareDown, TooManyBytes
+from preread.core.errors import EnvironmentFault, FileChanged, FileLocked, FileVanished, ShareDown, TooManyBytes
+from preread.ledger.records import Observation
+from preread.share import safe_read as beneath
 
 LIMIT = 1000
 

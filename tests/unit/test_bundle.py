@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
-from worker import bundle as bundles
-from worker.classifier import Classifier
-from worker.domain import IntendedUse
-from worker.errors import BundleDamaged, BundleMissing, UsageError
-from worker.preprocessing import TRAINING_SPEC
+from preread.core.errors import BundleDamaged, BundleMissing, UsageError
+from preread.core.types import IntendedUse
+from preread.imaging.preprocessing import TRAINING_SPEC
+from preread.model import bundle as bundles
+from preread.model.classifier import Classifier
 
 USE = IntendedUse(("CR",), ("AP",), 1.0, 6.0, ("CHEST",), "test")
 

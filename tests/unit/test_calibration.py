@@ -9,8 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.calibration import PREDICTIVE_PREVALENCES, Calibration, FindingSpec, OperatingPoint, predictive_values
-from worker.domain import Answer, PredictiveValues
+from preread.core.types import Answer, PredictiveValues
+from preread.model.calibration import (
+    PREDICTIVE_PREVALENCES,
+    Calibration,
+    FindingSpec,
+    OperatingPoint,
+    predictive_values,
+)
 
 SPEC = FindingSpec("pneumonia", "SCT:233604007", Calibration(1.5, -0.5, 0.5), OperatingPoint(0.5, 0.2, 0.7, "test"))
 finite = st.floats(-1e6, 1e6)

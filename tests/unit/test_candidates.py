@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model_training.candidates import (
+from preread.core.errors import UsageError
+from preread_training.data.dataset import Data, Film
+from preread_training.data.phantoms import draw_chest
+from preread_training.fit.candidates import (
     CONFLICT,
     DISTURBED,
     MEASURES,
@@ -20,11 +23,8 @@ from model_training.candidates import (
     judge,
     verdict,
 )
-from model_training.dataset import Data, Film
-from model_training.evaluation import auc
-from model_training.intervals import Measure
-from model_training.phantoms import draw_chest
-from worker.errors import UsageError
+from preread_training.stats.bootstrap import Measure
+from preread_training.stats.metrics import auc
 
 IMAGES = 60
 

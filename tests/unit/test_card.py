@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model_training import summarising
-from model_training.baselines import border, contradicting, thumbnails
-from model_training.card import card
-from model_training.dataset import Data, Film, summary
-from model_training.declaration import PNEUMONIA_CHILDREN
-from model_training.inside import Seen
-from model_training.probing import look_inside
-from model_training.thresholds import specify
-from worker import bundle as bundles
-from worker.preprocessing import TRAINING_SPEC
+from preread.imaging.preprocessing import TRAINING_SPEC
+from preread.model import bundle as bundles
+from preread_training.analysis import manifest_metrics as summarising
+from preread_training.analysis.activation_maps import Seen
+from preread_training.analysis.perturbation import look_inside
+from preread_training.data.dataset import Data, Film, summary
+from preread_training.publish.card import card
+from preread_training.publish.declaration import PNEUMONIA_CHILDREN
+from preread_training.stats.baselines import border, contradicting, thumbnails
+from preread_training.stats.operating_point import specify
 
 N = 120
 

@@ -11,14 +11,14 @@ from typing import get_args
 
 import pytest
 
-from worker import words
-from worker.calibration import predictive_values
-from worker.cli import output, roots
-from worker.cli.app import LevelName
-from worker.cli.times import since
-from worker.domain import CAVEAT_TEXT, Answer, Caveat, Finding, Population
-from worker.errors import UsageError
-from worker.settings import LogLevel
+from preread.cli import output, roots
+from preread.cli.app import LevelName
+from preread.cli.times import since
+from preread.core.errors import UsageError
+from preread.core.settings import LogLevel
+from preread.core.text import wording as words
+from preread.core.types import CAVEAT_TEXT, Answer, Caveat, Finding, Population
+from preread.model.calibration import predictive_values
 
 
 def finding(answer=Answer.NOT_FLAGGED, probability=0.02):

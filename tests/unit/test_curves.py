@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_training import curves, dataset, digests
-from model_training.dataset import Data, Film, labels_of, patients_of
-from model_training.evaluation import auc, average_precision
-from model_training.galleries import kinds, overlaid, sample
-from model_training.subgroups import chin_contrast, subgroups, tertiles
+from preread_training.analysis.subgroups import chin_contrast, subgroups, tertiles
+from preread_training.data import dataset, digests
+from preread_training.data.dataset import Data, Film, labels_of, patients_of
+from preread_training.report.galleries import kinds, overlaid, sample
+from preread_training.stats import curves
+from preread_training.stats.metrics import auc, average_precision
 
 
 @pytest.fixture

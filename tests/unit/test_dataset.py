@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from model_training.dataset import Film, index, load_pixels, patient_key, read, split_folds
-from worker.errors import UsageError
+from preread.core.errors import UsageError
+from preread_training.data.dataset import Film, index, load_pixels, patient_key, read, split_folds
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.distributions import Distribution, by_chance, spread, stability_index, tenths
+from preread.model.distributions import Distribution, by_chance, spread, stability_index, tenths
 
 _counts = st.lists(st.integers(0, 500), min_size=2, max_size=10)
 

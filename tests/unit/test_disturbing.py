@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model_training import disturbing
-from model_training.disturbing import DISTURBANCES
-from model_training.phantoms import draw_chest
+from preread_training.analysis import transforms as disturbing
+from preread_training.analysis.transforms import DISTURBANCES
+from preread_training.data.phantoms import draw_chest
 
 PICTURES = np.stack([draw_chest(seed, rows=224, columns=224) for seed in range(3)])
 

@@ -16,12 +16,12 @@ from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.filereader import read_dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
-from model_training import phantoms
-from model_training.phantoms import Encoding
-from worker import elements
-from worker.dicom_file import parse
-from worker.errors import BrokenHeader, NoPixels, UnreadableError
-from worker.radiograph import decode, read_header
+from preread.core.errors import BrokenHeader, NoPixels, UnreadableError
+from preread.imaging import data_set as elements
+from preread.imaging.dicom_file import parse
+from preread.imaging.radiograph import decode, read_header
+from preread_training.data import phantoms
+from preread_training.data.phantoms import Encoding
 
 FILM = phantoms.draw_chest(1, rows=32, columns=32)
 FILMS = {name: phantoms.to_dicom(FILM, encoding) for name, encoding in phantoms.encodings()}

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.escaping import clean_identifier, clean_text, display_path, escape, path_bytes
+from preread.core.text.escaping import clean_identifier, clean_text, display_path, escape, path_bytes
 
 
 @pytest.mark.parametrize(

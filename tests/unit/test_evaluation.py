@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_training.baselines import balanced_weights, border, cross_fitted_logits, fit_logistic, thumbnails
-from model_training.evaluation import (
+from preread_training.stats.baselines import balanced_weights, border, cross_fitted_logits, fit_logistic, thumbnails
+from preread_training.stats.bootstrap import effective_count, share
+from preread_training.stats.metrics import (
     Confusion,
     OutOfFold,
     auc,
@@ -20,8 +21,7 @@ from model_training.evaluation import (
     measure,
     subgroup_table,
 )
-from model_training.intervals import effective_count, share
-from model_training.thresholds import (
+from preread_training.stats.operating_point import (
     calibrate,
     choose,
     choose_cut,

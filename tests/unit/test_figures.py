@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 
-from model_training import figures
-from model_training.figure_style import ABSENT, NETWORK, PRESENT, Curve, png, spread, svg
+from preread_training.report import figures
+from preread_training.report.figure_style import ABSENT, NETWORK, PRESENT, Curve, png, spread, svg
 
 
 def _panel(figure: Figure) -> Axes:

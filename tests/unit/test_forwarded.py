@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.addresses import source_of
-from worker.errors import SettingsError
-from worker.web.forwarded import Proxies
+from preread.core.addresses import source_of
+from preread.core.errors import SettingsError
+from preread.web.forwarded import Proxies
 
 PEER = "10.0.0.1"
 

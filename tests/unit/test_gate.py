@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from worker.domain import Caveat, Declared, Identity, IntendedUse, Population, RefusalCode
-from worker.gate import Verdict, screen
-from worker.radiograph import Header
+from preread.core.types import Caveat, Declared, Identity, IntendedUse, Population, RefusalCode
+from preread.imaging.radiograph import Header
+from preread.model.intended_use import Verdict, screen
 
 USE = IntendedUse(("CR", "DX"), ("AP", "PA"), 1.0, 6.0, ("CHEST",), "children of 1 to 5 years")
 CHILD = Identity(patient_id="P1", patient_age_years=3.0, modality="CR", body_part_examined="CHEST", view_position="AP")

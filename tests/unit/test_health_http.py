@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 import pytest
 from sqlalchemy import create_engine
 
-from worker import health_http
-from worker.errors import DatabaseAway, EnvironmentFault
-from worker.health import Health, Level, Problem
-from worker.monitoring import monitored
+from preread.core.errors import DatabaseAway, EnvironmentFault
+from preread.monitoring import http_server as health_http
+from preread.monitoring.endpoint import monitored
+from preread.monitoring.health import Health, Level, Problem
 
 ANY_PORT = ("127.0.0.1", 0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model_training.callbacks import HISTORY_FILE, Told, history_of
+from preread_training.fit.callbacks import HISTORY_FILE, Told, history_of
 
 
 def _epochs(folder: Path, *epochs: int) -> None:

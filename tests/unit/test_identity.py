@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_training import phantoms
-from worker.domain import Identity
-from worker.errors import SettingsError
-from worker.identity import age_in_years, compile_path_pattern, fill, from_path, iso_date
-from worker.radiograph import read_header
+from preread.core.errors import SettingsError
+from preread.core.types import Identity
+from preread.imaging.identity import age_in_years, compile_path_pattern, fill, from_path, iso_date
+from preread.imaging.radiograph import read_header
+from preread_training.data import phantoms
 
 FILM = phantoms.draw_chest(1, rows=64, columns=64)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from worker import ignoring
+from preread.share import ignore_rules as ignoring
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from model_training import phantoms
+from preread.core.errors import DecodeFailed, TruncatedPixels, UnreadableError, UnsupportedPixels
+from preread.imaging import raster as pictures
+from preread.imaging.codecs import jpeg
+from preread_training.data import phantoms
 from tests.handed import outcome, stored
-from worker import jpeg, pictures
-from worker.errors import DecodeFailed, TruncatedPixels, UnreadableError, UnsupportedPixels
 
 BASELINE, LOSSLESS, LS = "1.2.840.10008.1.2.4.50", "1.2.840.10008.1.2.4.70", "1.2.840.10008.1.2.4.80"
 FILM = phantoms.draw_chest(3, rows=40, columns=56)

@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from openjpeg.utils import encode_array
 from PIL import Image
 
-from model_training import phantoms
+from preread.core.errors import DecodeFailed, TruncatedPixels, UnreadableError, UnsupportedPixels
+from preread.imaging.codecs import jpeg_2000
+from preread_training.data import phantoms
 from tests.handed import outcome, recorded, stored
-from worker import jpeg_2000
-from worker.errors import DecodeFailed, TruncatedPixels, UnreadableError, UnsupportedPixels
 
 LOSSLESS, HTJ2K = "1.2.840.10008.1.2.4.90", "1.2.840.10008.1.2.4.201"
 FILM = phantoms.draw_chest(3, rows=70, columns=90)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from worker import liveness
+from preread.ledger import processes as liveness
 
 
 def test_this_process_lives_and_keeps_its_token() -> None:
@@ -46,7 +46,7 @@ def test_without_proc_the_kernel_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_p
 def test_the_host_is_named_with_its_boot() -> None:
     here = liveness.this_host()
     there = subprocess.run(
-        [sys.executable, "-c", "from worker import liveness; print(liveness.this_host())"],
+        [sys.executable, "-c", "from preread.ledger import processes as liveness; print(liveness.this_host())"],
         check=True, capture_output=True, text=True,
     )  # fmt: skip
     assert there.stdout.strip() == here

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from model_training import phantoms
+from preread_training.data import phantoms
 
 FILM = phantoms.draw_chest(1, rows=96, columns=96)
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from worker.radiograph import decode, read_header
+from preread.imaging.radiograph import decode, read_header
 
 for path in sys.argv[1:]:
     for side in (None, 20):

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.domain import Identity
-from worker.looks import Look, looks_of, shown, visible
+from preread.core.text.confusables import Look, looks_of, shown, visible
+from preread.core.types import Identity
 
 NAMES = [
     "Nuñez^José",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from worker import mounts
+from preread.core import filesystems as mounts
 
 TABLE = rb"""22 27 0:21 / /proc rw,relatime - proc proc rw
 27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw

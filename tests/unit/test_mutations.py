@@ -6,12 +6,12 @@ import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from model_training import phantoms
-from model_training.phantoms import Encoding
-from worker.domain import Declared, IntendedUse
-from worker.errors import UnreadableError
-from worker.gate import screen
-from worker.radiograph import Limits, decode, read_header
+from preread.core.errors import UnreadableError
+from preread.core.types import Declared, IntendedUse
+from preread.imaging.radiograph import Limits, decode, read_header
+from preread.model.intended_use import screen
+from preread_training.data import phantoms
+from preread_training.data.phantoms import Encoding
 
 FILM = phantoms.draw_chest(5, rows=48, columns=48)
 USE = IntendedUse(("CR", "DX"), ("AP", "PA"), 1.0, 6.0, ("CHEST",), "")

@@ -15,9 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker import observability
-from worker.errors import TruncatedPixels
-from worker.observability import DEBUG_FIELDS, FIELDS, MAX_LINE_CHARS, MAX_TEXT_CHARS, HumanFormatter, JSONFormatter
+from preread.core import log as observability
+from preread.core.errors import TruncatedPixels
+from preread.core.log import DEBUG_FIELDS, FIELDS, MAX_LINE_CHARS, MAX_TEXT_CHARS, HumanFormatter, JSONFormatter
 
 NAME = "Mustermann^Erika"
 
@@ -27,7 +27,7 @@ def log_stream(monkeypatch):
     """A stream that set_up may log to; what set_up changes in the process is put back."""
     for target, name in [(sys, "excepthook"), (threading, "excepthook"), (warnings, "showwarning")]:
         monkeypatch.setattr(target, name, getattr(target, name))
-    loggers = [logging.getLogger(name) for name in (None, "worker", "model_training")]
+    loggers = [logging.getLogger(name) for name in (None, "preread", "preread_training")]
     before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
     yield io.StringIO()
     for logger, level, handlers in before:
@@ -41,7 +41,9 @@ def lines(stream):
 
 def test_an_event_is_one_json_line_with_its_fields(log_stream):
     observability.set_up(json_lines=True, stream=log_stream)
-    logging.getLogger("worker.daemon").info("file_done", extra={"file_id": 7, "ms": 41.25, "outcome": "assessed"})
+    logging.getLogger("preread.runner.service").info(
+        "file_done", extra={"file_id": 7, "ms": 41.25, "outcome": "assessed"}
+    )
     (line,) = lines(log_stream)
     assert line["event"] == "file_done"
     assert (line["file_id"], line["ms"], line["outcome"]) == (7, 41.25, "assessed")
@@ -56,7 +58,7 @@ def test_systemds_journal_gets_each_lines_priority_and_nobody_else_does(log_stre
         monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino + (not named)}")
         observability.set_up(json_lines=True, stream=journal)
         for level in ("info", "warning", "error", "critical"):
-            getattr(logging.getLogger("worker.daemon"), level)("share_down")
+            getattr(logging.getLogger("preread.runner.service"), level)("share_down")
         journal.seek(0)
         written = journal.read().splitlines()
     heads = ["<6>", "<4>", "<3>", "<2>"] if named else [""] * 4
@@ -66,7 +68,7 @@ def test_systemds_journal_gets_each_lines_priority_and_nobody_else_does(log_stre
 
 def test_a_field_off_the_list_is_left_out_and_only_its_name_is_told(log_stream):
     observability.set_up(json_lines=True, stream=log_stream)
-    logging.getLogger("worker.daemon").info("file_done", extra={"file_id": 7, "patient_name": NAME})
+    logging.getLogger("preread.runner.service").info("file_done", extra={"file_id": 7, "patient_name": NAME})
     assert NAME not in log_stream.getvalue()
     assert lines(log_stream)[0]["left_out"] == ["patient_name"]
 
@@ -80,12 +82,12 @@ _values = st.recursive(
 
 @given(
     st.dictionaries(st.from_regex(r"[a-z][a-z_]{0,20}", fullmatch=True), _values, min_size=1, max_size=6),
-    st.sampled_from(["worker", "worker.slots", "pydicom", "sqlalchemy.engine", "py.warnings"]),
+    st.sampled_from(["preread", "preread.runner.pool", "pydicom", "sqlalchemy.engine", "py.warnings"]),
     st.sampled_from([logging.INFO, logging.ERROR]),
 )
 def test_no_value_leaves_but_by_a_field_on_the_list(extras, logger, level):
     record = logging.LogRecord(logger, level, __file__, 1, "event", (NAME,), (ValueError, ValueError(NAME), None))
-    allowed = {name for name in extras if name in FIELDS} if logger.startswith("worker") else set()
+    allowed = {name for name in extras if name in FIELDS} if logger.startswith("preread") else set()
     record.__dict__.update({name: value for name, value in extras.items() if name not in allowed})
     for formatter in (JSONFormatter(), HumanFormatter()):
         assert NAME not in formatter.format(record)
@@ -96,13 +98,13 @@ def test_no_value_leaves_but_by_a_field_on_the_list(extras, logger, level):
 
 def test_arguments_of_a_message_are_never_written(log_stream):
     observability.set_up(json_lines=True, stream=log_stream)
-    logging.getLogger("worker.slots").warning("odd tag %s", NAME)
+    logging.getLogger("preread.runner.pool").warning("odd tag %s", NAME)
     assert NAME not in log_stream.getvalue()
 
 
 def test_paths_are_written_at_debug_only(log_stream):
     observability.set_up(level="debug", json_lines=True, stream=log_stream)
-    log = logging.getLogger("worker.inbox")
+    log = logging.getLogger("preread.share.root_monitor")
     log.info("seen", extra={"path": "/films/Mustermann.dcm"})
     log.debug("seen", extra={"path": "/films/Mustermann.dcm"})
     at_info, at_debug = lines(log_stream)
@@ -115,7 +117,7 @@ def test_other_packages_messages_are_replaced_by_their_place(log_stream, logger)
     observability.set_up(json_lines=True, stream=log_stream)
     log = logging.getLogger(logger)
     before = log.level
-    log.setLevel(logging.WARNING)  # worker.tags silences pydicom altogether; the log must not rely on it
+    log.setLevel(logging.WARNING)  # preread.imaging.elements silences pydicom altogether; the log must not rely on it
     try:
         log.warning(f"Invalid value: '{NAME}'")  # noqa: G004  as those packages do
     finally:
@@ -146,7 +148,7 @@ def test_an_exception_keeps_class_code_and_places_and_loses_its_message(log_stre
         except ValueError as error:
             raise TruncatedPixels(f"in {NAME}") from error
     except TruncatedPixels:
-        logging.getLogger("worker.slots").exception("file_failed")
+        logging.getLogger("preread.runner.pool").exception("file_failed")
     assert NAME not in log_stream.getvalue()
     (line,) = lines(log_stream)
     assert (line["exception"], line["code"], line["cause"]) == ("TruncatedPixels", "truncated", "ValueError")
@@ -155,7 +157,7 @@ def test_an_exception_keeps_class_code_and_places_and_loses_its_message(log_stre
 
 def test_no_line_grows_beyond_its_bound(log_stream):
     observability.set_up(json_lines=True, stream=log_stream)
-    log = logging.getLogger("worker.inbox")
+    log = logging.getLogger("preread.share.root_monitor")
     log.info("seen", extra={"why": "x" * 100_000})
     log.info("seen", extra={"counts": {f"state{number}": "y" * 400 for number in range(400)}})
     logging.getLogger("watchdog").warning("z" * 140_000)
@@ -167,13 +169,15 @@ def test_no_line_grows_beyond_its_bound(log_stream):
 
 def test_a_human_line_leaves_out_what_is_not_there(log_stream):
     observability.set_up(json_lines=False, stream=log_stream)
-    logging.getLogger("worker.dispatch").info("file_done", extra={"file_id": 7, "code": None, "why": "two words"})
+    logging.getLogger("preread.runner.dispatcher").info(
+        "file_done", extra={"file_id": 7, "code": None, "why": "two words"}
+    )
     assert log_stream.getvalue().endswith('file_done  file_id=7  why="two words"\n')
 
 
 def test_a_human_line_cannot_steer_the_terminal(log_stream):
     observability.set_up(json_lines=False, stream=log_stream)
-    logging.getLogger("worker.inbox").info("seen", extra={"why": "a\x1b[2Jb\nc\u202e"})
+    logging.getLogger("preread.share.root_monitor").info("seen", extra={"why": "a\x1b[2Jb\nc\u202e"})
     (line,) = log_stream.getvalue().splitlines()
     assert "\x1b" not in line
     assert "\u202e" not in line
@@ -183,14 +187,14 @@ def test_a_human_line_cannot_steer_the_terminal(log_stream):
 def test_setting_up_again_does_not_write_twice(log_stream):
     observability.set_up(json_lines=True, stream=log_stream)
     observability.set_up(json_lines=True, stream=log_stream)
-    logging.getLogger("worker").info("started")
+    logging.getLogger("preread").info("started")
     assert len(lines(log_stream)) == 1
 
 
 def test_quiet_keeps_warnings(log_stream):
     observability.set_up(json_lines=True, stream=log_stream, quiet=True)
-    logging.getLogger("worker").info("started")
-    logging.getLogger("worker").warning("share_down")
+    logging.getLogger("preread").info("started")
+    logging.getLogger("preread").warning("share_down")
     assert [line["event"] for line in lines(log_stream)] == ["share_down"]
 
 
@@ -207,7 +211,7 @@ def test_a_stream_that_nobody_reads_stops_nothing(log_stream):
             raise BrokenPipeError
 
     observability.set_up(json_lines=True, stream=Closed())
-    logging.getLogger("worker").info("started")
+    logging.getLogger("preread").info("started")
 
 
 def test_a_full_disk_costs_log_lines_and_says_how_many(log_stream):
@@ -221,7 +225,7 @@ def test_a_full_disk_costs_log_lines_and_says_how_many(log_stream):
 
     disk = Disk()
     observability.set_up(json_lines=True, stream=disk)
-    logger = logging.getLogger("worker")
+    logger = logging.getLogger("preread")
     disk.full = True
     for _ in range(3):
         logger.info("file_done")
@@ -243,4 +247,4 @@ def test_a_full_disk_below_standard_error_too_stops_nothing(log_stream, monkeypa
     monkeypatch.setattr(sys, "__stderr__", Full())
     for stream in (Full(), sys.__stderr__):
         observability.set_up(json_lines=True, stream=stream)
-        logging.getLogger("worker").info("started")
+        logging.getLogger("preread").info("started")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from model_training.callbacks import Told
-from model_training.pace import Bars, Pace
+from preread_training.fit.callbacks import Told
+from preread_training.fit.progress import Bars, Pace
 
 
 def _shown(terminal: bool, *paces: Pace) -> str:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker import passwords
-from worker.passwords import weakness
+from preread.review.auth import passwords
+from preread.review.auth.passwords import weakness
 
 OWN = ("grace.hopper", "Dr Grace Hopper", "preread", "xray-desk-1")
 WORDS = sorted(passwords._WORDS)

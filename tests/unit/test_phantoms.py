@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_training import phantoms
-from model_training.phantoms import Encoding
-from worker.domain import Declared, IntendedUse, Population, RefusalCode
-from worker.gate import screen
-from worker.radiograph import decode, read_header
+from preread.core.types import Declared, IntendedUse, Population, RefusalCode
+from preread.imaging.radiograph import decode, read_header
+from preread.model.intended_use import screen
+from preread_training.data import phantoms
+from preread_training.data.phantoms import Encoding
 
 USE = IntendedUse(("CR", "DX"), ("AP", "PA"), 1.0, 6.0, ("CHEST",), "")
 

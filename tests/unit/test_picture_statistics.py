@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.domain import Stage
-from worker.picture_statistics import measure
+from preread.core.types import Stage
+from preread.imaging.statistics import measure
 
 
 def test_a_picture_of_one_grey_has_neither_contrast_nor_edges() -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.web.places import NoPlaceError, Pace, Places
+from preread.web.limits.work_slots import NoPlaceError, Pace, Places
 
 
 @settings(deadline=None)

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
-from model_training import phantoms
+from preread.core.errors import DecodeFailed, MultiFrame, UnreadableError
+from preread.imaging import raster as pictures
+from preread.imaging.codecs import png
+from preread_training.data import phantoms
 from tests.handed import outcome
-from worker import pictures, png
-from worker.errors import DecodeFailed, MultiFrame, UnreadableError
 
 FILM = phantoms.draw_chest(3, rows=40, columns=56)
 # PNG third edition, extensions, APNG, and some that are none

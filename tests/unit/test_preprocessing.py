@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from worker.preprocessing import TRAINING_SPEC, PreprocessingSpec, apply, normalise, shrink
+from preread.imaging.preprocessing import TRAINING_SPEC, PreprocessingSpec, apply, normalise, shrink
 
 
 @given(st.integers(1, 900), st.integers(1, 900), st.integers(0, 2**32 - 1))

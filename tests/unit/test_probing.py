@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_training import inside, probing
-from model_training.inside import Seen
-from model_training.probing import border_region, look_inside, lung_region
-from worker.calibration import Calibration
+from preread.model.calibration import Calibration
+from preread_training.analysis import activation_maps as inside
+from preread_training.analysis import perturbation as probing
+from preread_training.analysis.activation_maps import Seen
+from preread_training.analysis.perturbation import border_region, look_inside, lung_region
 
 CALIBRATION = Calibration(1.0, 0.0, 0.5)
 N = 40

@@ -17,11 +17,12 @@ from PIL import Image
 from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate
 
-from model_training import phantoms
-from model_training.phantoms import Encoding
-from worker import errors, tags
-from worker.domain import Caveat
-from worker.radiograph import Header, Limits, decode, read_header
+from preread.core import errors
+from preread.core.types import Caveat
+from preread.imaging import elements as tags
+from preread.imaging.radiograph import Header, Limits, decode, read_header
+from preread_training.data import phantoms
+from preread_training.data.phantoms import Encoding
 
 FILM = phantoms.draw_chest(1, rows=96, columns=128)
 
@@ -271,7 +272,7 @@ def test_memory_that_runs_out_has_a_name(monkeypatch: pytest.MonkeyPatch) -> Non
         raise MemoryError
 
     header = read_header(phantoms.to_dicom(FILM))
-    monkeypatch.setattr("worker.codecs.stored_values", exhausted)
+    monkeypatch.setattr("preread.imaging.codecs.decoders.stored_values", exhausted)
     with pytest.raises(errors.TooManyPixels):
         decode(header)
 

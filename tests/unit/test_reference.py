@@ -12,15 +12,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model_training import generator, reference
-from model_training.generator import shift
-from model_training.notation import Layer, build, parse
-from model_training.phantoms import draw_chest
-from model_training.reference import fit, logits_of, nearest, validation_rows
-from model_training.reference_data import REFERENCES, Reference, Shifts
-from worker.domain import PixelArray
-from worker.errors import UsageError
-from worker.preprocessing import TRAINING_SPEC, shrink
+from preread.core.errors import UsageError
+from preread.core.types import PixelArray
+from preread.imaging.preprocessing import TRAINING_SPEC, shrink
+from preread_training.data.phantoms import draw_chest
+from preread_training.reference import fit as reference
+from preread_training.reference import generator
+from preread_training.reference.fit import fit, logits_of, nearest, validation_rows
+from preread_training.reference.generator import shift
+from preread_training.reference.notation import Layer, build, parse
+from preread_training.reference.systems import REFERENCES, Reference, Shifts
 
 FILMS = 12
 LABELS = np.array([0, 1] * (FILMS // 2))
@@ -286,7 +287,7 @@ def test_when_its_minutes_are_over_a_fit_ends_between_steps_and_says_how_far_it_
     pictures: PixelArray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ticks = iter(range(10_000))
-    monkeypatch.setattr("model_training.callbacks.time.monotonic", lambda: float(next(ticks)))
+    monkeypatch.setattr("preread_training.fit.callbacks.time.monotonic", lambda: float(next(ticks)))
     _fit(small("E1", epochs=50), pictures, tmp_path, steps_per_epoch=4, minutes=0.5)
     record = _record(tmp_path)
     assert record["ended"] == "time"

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_training.reliability import (
+from preread_training.stats.calibration_metrics import (
     brier_score,
     calibration_measures,
     expected_calibration_error,

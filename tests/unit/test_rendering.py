@@ -10,13 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
-from model_training import phantoms
-from model_training.phantoms import Encoding
-from worker import rendering
-from worker.codecs import PixelModule
-from worker.dicom_file import DicomFile
-from worker.domain import Caveat, PixelArray
-from worker.radiograph import decode, read_header
+from preread.core.types import Caveat, PixelArray
+from preread.imaging import rendering
+from preread.imaging.codecs.decoders import PixelModule
+from preread.imaging.dicom_file import DicomFile
+from preread.imaging.radiograph import decode, read_header
+from preread_training.data import phantoms
+from preread_training.data.phantoms import Encoding
 
 # Black and white in more than half a percent of the pixels, all levels between.
 RAMP = np.concatenate([np.zeros((4, 256)), np.tile(np.arange(256), (60, 1)), np.full((4, 256), 255)]).astype(np.uint8)

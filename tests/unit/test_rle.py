@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model_training import phantoms
-from model_training.phantoms import Encoding
+from preread.core.errors import BrokenHeader, TruncatedPixels
+from preread.imaging.codecs.codestreams import read_frame, read_rle
+from preread.imaging.codecs.decoders import RLE
+from preread_training.data import phantoms
+from preread_training.data.phantoms import Encoding
 from tests.handed import items, outcome, stored
-from worker.codecs import RLE
-from worker.codestream import read_frame, read_rle
-from worker.errors import BrokenHeader, TruncatedPixels
 
 FILM = phantoms.draw_chest(3, rows=40, columns=56).astype(np.uint16) * 257
 FRAME = phantoms.compress(FILM, Encoding("rle", bits=16))

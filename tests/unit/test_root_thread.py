@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from worker.errors import ShareDown
-from worker.inbox import InboxOptions
-from worker.root_thread import STALL_S, RootThread
+from preread.core.errors import ShareDown
+from preread.share.root_monitor import InboxOptions
+from preread.share.root_thread import STALL_S, RootThread
 
 
 @pytest.fixture

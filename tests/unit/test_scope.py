@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.domain import PixelArray, RefusalCode
-from worker.errors import BundleDamaged
-from worker.scope import CELLS, DIRECTIONS, EDGES, Detector, Pose, ScopeSpec, Subspace, edges
+from preread.core.errors import BundleDamaged
+from preread.core.types import PixelArray, RefusalCode
+from preread.model.out_of_scope import CELLS, DIRECTIONS, EDGES, Detector, Pose, ScopeSpec, Subspace, edges
 
 FEATURES = 12
 SPEC = ScopeSpec(score_max=0.5, turned_max=1.5, turned_gain=0.1, reason="for tests", rates={})

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from worker import settings as settings_module
-from worker.addresses import listen_address
-from worker.domain import Population
-from worker.errors import SettingsError
-from worker.settings import Settings, load
-from worker.settings_page import describe
+from preread.cli.settings_page import describe
+from preread.core import settings as settings_module
+from preread.core.addresses import listen_address
+from preread.core.errors import SettingsError
+from preread.core.settings import Settings, load
+from preread.core.types import Population
 
 
 @pytest.fixture(autouse=True)

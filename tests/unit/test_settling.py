@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.entries import Observation
-from worker.settling import Settling
+from preread.ledger.records import Observation
+from preread.share.stability import Settling
 
 
 def look(path: bytes = b"a", size_bytes: int = 10, mtime_ns: int = 1, inode: int = 1) -> Observation:

@@ -10,8 +10,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from worker.entries import Observation
-from worker.settling import Settling
+from preread.ledger.records import Observation
+from preread.share.stability import Settling
 
 SETTLE_S = 3.0
 CAPACITY = 4

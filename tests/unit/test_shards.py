@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from worker.errors import ShareDown
-from worker.scanning import FileSystem, Listing
-from worker.shards import Shard, cut, place, walk
+from preread.core.errors import ShareDown
+from preread.fleet.partition import Shard, cut, place, walk
+from preread.share.scanner import FileSystem, Listing
 
 KEY = bytes(range(32))
 
@@ -57,7 +57,7 @@ def test_every_entry_is_in_exactly_one_shard(paths: list[str], files: int, later
 
 
 def test_names_that_share_a_digest_stay_in_one_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.shards._DIGEST_BYTES", 1)
+    monkeypatch.setattr("preread.fleet.partition._DIGEST_BYTES", 1)
     planted = plant(tmp_path, [f"{folder}/{number}" for folder in range(3) for number in range(300)])
     root = os.fsencode(tmp_path)
     cuts = list(cut(FileSystem(), root, 1, Listing(), KEY))

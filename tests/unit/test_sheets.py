@@ -12,9 +12,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from model_training.dataset import index
-from worker import sheets
-from worker.cli import output
+from preread.cli import output
+from preread.core.text import csv_cells as sheets
+from preread_training.data.dataset import index
 
 # What begins a formula, what may stand before it, and what a sheet may take for the end of a cell.
 SIGNS = st.sampled_from(

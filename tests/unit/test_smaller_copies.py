@@ -11,15 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from model_training import phantoms
-from model_training.phantoms import Encoding
-from worker import bundle as bundles
-from worker import rendering
-from worker.assess import SHORTER_SIDE_PX
-from worker.classifier import Classifier
-from worker.errors import UnreadableError
-from worker.preprocessing import TRAINING_SPEC, apply, shrink
-from worker.radiograph import decode, read_header
+from preread.core.errors import UnreadableError
+from preread.imaging import rendering
+from preread.imaging.preprocessing import TRAINING_SPEC, apply, shrink
+from preread.imaging.radiograph import decode, read_header
+from preread.model import bundle as bundles
+from preread.model.assess import SHORTER_SIDE_PX
+from preread.model.classifier import Classifier
+from preread_training.data import phantoms
+from preread_training.data.phantoms import Encoding
 
 ROWS, COLUMNS = 1201, 902
 FILM = np.asarray(Image.fromarray(phantoms.draw_chest(2, rows=600, columns=450)).resize((COLUMNS, ROWS)))

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker import syscalls
-from worker.syscalls import ALLOW, KILL_PROCESS, MACHINES, REFUSE, TELL, Machine
+from preread.runner.confine import syscalls
+from preread.runner.confine.syscalls import ALLOW, KILL_PROCESS, MACHINES, REFUSE, TELL, Machine
 
 PID = 4711
 ENOSYS = 0x00050000 | errno.ENOSYS

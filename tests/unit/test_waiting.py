@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from worker.waiting import Signals
+from preread.core.signals import Signals
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from preread.cli import main
+from preread.runner import pool as slots
 from tests.programs import brightness_slot
 from tests.programs.brightness_slot import BrightnessClassifier
-from worker import slots
-from worker.cli import main
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def _process_as_it_was(monkeypatch):
     """A command sets up the log of its process; here the process is the tests'."""
     for target, name in [(sys, "excepthook"), (threading, "excepthook"), (warnings, "showwarning")]:
         monkeypatch.setattr(target, name, getattr(target, name))
-    loggers = [logging.getLogger(name) for name in (None, "worker", "model_training")]
+    loggers = [logging.getLogger(name) for name in (None, "preread", "preread_training")]
     before = [(logger, logger.level, list(logger.handlers)) for logger in loggers]
     yield
     for logger, level, handlers in before:

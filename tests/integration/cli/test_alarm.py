@@ -25,13 +25,15 @@ import pytest
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope
 from sqlalchemy import Engine
 
-from worker import alarm, health, settings, store
-from worker.alarm import TRIES_AT_MOST, Mail, News, Watch, Webhook, in_words
-from worker.cli import main
-from worker.cli.alarm import _page
-from worker.errors import AlarmNotSent, DatabaseAway, SettingsError, ShareDown
-from worker.health import Health, Level, Problem
-from worker.settings import Settings
+from preread.cli import main
+from preread.cli.alarm import _page
+from preread.core import settings
+from preread.core.errors import AlarmNotSent, DatabaseAway, SettingsError, ShareDown
+from preread.core.settings import Settings
+from preread.db import engine as store
+from preread.monitoring import alarm, health
+from preread.monitoring.alarm import TRIES_AT_MOST, Mail, News, Watch, Webhook, in_words
+from preread.monitoring.health import Health, Level, Problem
 
 AFTER_S = 60.0
 NEWS = News(("share_down",), ("missed", "share_down"), "desk", datetime(2026, 3, 1, tzinfo=UTC))
@@ -546,7 +548,7 @@ def test_a_watch_tells_of_a_worker_that_never_ran_and_a_second_one_does_not_repe
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREREAD_")}
     environment |= {"PREREAD_DATABASE_URL": url, "PREREAD_ALARM_WEBHOOK": f"http://{address(hook)}/x"}
     environment |= {"PREREAD_ALARM_AFTER_S": "0"}
-    command = [sys.executable, "-m", "worker", "alarm", "watch"]
+    command = [sys.executable, "-m", "preread", "alarm", "watch"]
     engine = store.open_engine(url)
     try:
         for log in (tmp_path / "first", tmp_path / "second"):

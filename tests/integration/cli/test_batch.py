@@ -15,15 +15,16 @@ from pathlib import Path
 import pytest
 from pydicom.data import get_testdata_file
 
-from model_training import phantoms
-from worker import batch, slots
-from worker.assessing import ASSUME_AGE, Processes, assess_files
-from worker.batch import Found, find_files, locate, reversible_path
-from worker.domain import Answer, Caveat, Declared, Outcome, Population
-from worker.errors import BundleMismatch, BundleMissing, FileLocked, FileVanished, NotAFile, SlotCrashed
-from worker.radiograph import Limits
-from worker.settings import Settings
-from worker.slots import SlotPool
+from preread.core.errors import BundleMismatch, BundleMissing, FileLocked, FileVanished, NotAFile, SlotCrashed
+from preread.core.settings import Settings
+from preread.core.types import Answer, Caveat, Declared, Outcome, Population
+from preread.imaging.radiograph import Limits
+from preread.runner import offline as batch
+from preread.runner import pool as slots
+from preread.runner.assess_files import ASSUME_AGE, Processes, assess_files
+from preread.runner.offline import Found, find_files, locate, reversible_path
+from preread.runner.pool import SlotPool
+from preread_training.data import phantoms
 
 PROGRAMS = Path(__file__).parents[2] / "programs"
 NOT_UTF8 = b"caf\xe9.jpg"
@@ -177,7 +178,8 @@ def test_ctrl_c_ends_the_command_and_its_processes(hostile, stub_bundle, eventua
             (hostile / name).unlink()
     (hostile / "A.jpg").write_bytes((hostile / "HANG.jpg.good").read_bytes())
     # a run of the tests in the background ignores the signal, and what it starts does too
-    imports = "import signal, sys; from worker import cli, slots; signal.signal(2, signal.default_int_handler)"
+    imports = "import signal, sys; from preread import cli; from preread.runner import pool as slots; "
+    imports += "signal.signal(2, signal.default_int_handler)"
     program = f"{imports}; slots.COMMAND = {slots.COMMAND!r}; sys.exit(cli.main(['assess', '.', '--json']))"
     with subprocess.Popen(
         [sys.executable, "-c", program],
@@ -266,7 +268,7 @@ def test_what_changes_between_looking_and_reading_is_named(tmp_path, run, jpeg, 
             stream.write(b"more")
         return folder, name, status
 
-    monkeypatch.setattr("worker.assessing.locate", then_grow)
+    monkeypatch.setattr("preread.runner.assess_files.locate", then_grow)
     (result,) = run(tmp_path)
     assert (result.outcome, result.code, result.judged) == (Outcome.UNREADABLE, "changed", False)
 

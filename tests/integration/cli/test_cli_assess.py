@@ -11,11 +11,14 @@ import sys
 
 import pytest
 
-from worker import bundle as bundles
-from worker import daemon, settings, slots
-from worker.cli import bundle, door
-from worker.domain import Population
-from worker.words import NO_DEVICE
+from preread.cli import bundle
+from preread.cli import context as door
+from preread.core import settings
+from preread.core.text.wording import NO_DEVICE
+from preread.core.types import Population
+from preread.model import bundle as bundles
+from preread.runner import pool as slots
+from preread.runner import service as daemon
 
 
 @pytest.fixture
@@ -197,8 +200,8 @@ def test_a_damaged_bundle_is_named_and_not_used(preread, tmp_path, monkeypatch):
 
 _DIFFERS = """
 import sys
-from worker import slot_process
-from worker.errors import BundleMismatch
+from preread.runner.child import main as slot_process
+from preread.core.errors import BundleMismatch
 
 def load(setup):
     raise BundleMismatch("bundle x/1 differs from its golden vectors by 0.5 in logit on this machine")
@@ -443,7 +446,7 @@ def test_a_shell_completes_the_commands(preread, monkeypatch):
     assert preread().out.split() == ["reconcile"]
 
 
-@pytest.mark.parametrize("program", [["-m", "worker"], ["-m", "model_training"]])
+@pytest.mark.parametrize("program", [["-m", "preread"], ["-m", "preread_training"]])
 def test_every_program_prints_its_version(program):
     command = [sys.executable, *program, "--version"]
     ran = subprocess.run(command, check=True, capture_output=True, text=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from preread.admin import bundle_registry as standing
+from preread.cli import context as door
+from preread.cli import in_use
+from preread.core.errors import BundleWithdrawn
+from preread.core.settings import load as load_settings
+from preread.db import engine as store
+from preread.ledger.ledger import Ledger
+from preread.model import bundle as bundles
+from preread.runner import service as daemon
 from tests.programs import ledger_rows
-from worker import bundle as bundles
-from worker import daemon, standing, store
-from worker.cli import door, in_use
-from worker.errors import BundleWithdrawn
-from worker.ledger import Ledger
-from worker.settings import load as load_settings
 
 
 @pytest.fixture

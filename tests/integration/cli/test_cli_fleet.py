@@ -10,10 +10,12 @@ import psycopg
 import pytest
 from sqlalchemy import Engine, select
 
-from worker import batches, fleet_queue, schema
-from worker.errors import DatabaseUnsuitable
-from worker.fleet_queue import FleetQueue
-from worker.ledger import Ledger
+from preread.core.errors import DatabaseUnsuitable
+from preread.db import ledger_schema as schema
+from preread.fleet import queue as fleet_queue
+from preread.fleet.queue import FleetQueue
+from preread.ledger import archives as batches
+from preread.ledger.ledger import Ledger
 
 POSTGRES = pytest.mark.parametrize("database_kind", ["postgres"], indirect=True)
 

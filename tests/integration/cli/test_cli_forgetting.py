@@ -7,11 +7,12 @@ import json
 import numpy as np
 import pytest
 
-from worker import previews, store
-from worker.domain import Identity, Population, RefusalCode
-from worker.entries import FileFacts, Observation
-from worker.ledger import Ledger
-from worker.preview_drawing import draw
+from preread.core.types import Identity, Population, RefusalCode
+from preread.db import engine as store
+from preread.imaging import previews
+from preread.imaging.preview_png import draw
+from preread.ledger.ledger import Ledger
+from preread.ledger.records import FileFacts, Observation
 
 
 @pytest.fixture

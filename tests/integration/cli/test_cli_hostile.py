@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import typer
 
+from preread.cli import context as door
+from preread.cli.app import app
+from preread.core.errors import FileLocked, ShareDown, SlotCrashed, TruncatedPixels
+from preread.core.types import Answer, Caveat, FileState, Finding, Identity, Population, RefusalCode
+from preread.db import engine as store
+from preread.ledger.ledger import Ledger
+from preread.ledger.records import ContentAssessment, FileFacts, Observation
 from tests.test_house import commands
-from worker import store
-from worker.cli import door
-from worker.cli.app import app
-from worker.domain import Answer, Caveat, FileState, Finding, Identity, Population, RefusalCode
-from worker.entries import ContentAssessment, FileFacts, Observation
-from worker.errors import FileLocked, ShareDown, SlotCrashed, TruncatedPixels
-from worker.ledger import Ledger
 
 # Clears the screen, retitles the window, rings, reorders, breaks lines, looks like markup, a formula, a page's script.
 NASTY = "\x1b[2J\x1b]0;pwned\x07[bold]\u202e<script>alert(1)</script>[/x]{x}%s\r\n\x9b31m\u2028"

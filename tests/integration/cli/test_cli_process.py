@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from model_training.phantoms import draw_chest, to_jpeg
+from preread_training.data.phantoms import draw_chest, to_jpeg
 
 HOUSE = Path(__file__).parents[3]
 # What no command may load before it is needed: `preread --help` answers at once.
@@ -21,7 +21,7 @@ HEAVY = ("ai_edge_litert", "numpy", "pydicom", "sqlalchemy", "alembic", "pydanti
 def start(*arguments, cwd, environment=None, **options):
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREREAD_")}
     return subprocess.Popen(
-        [sys.executable, "-m", "worker", *arguments],
+        [sys.executable, "-m", "preread", *arguments],
         cwd=cwd,
         env={**inherited, "PYTHONPATH": str(HOUSE), **(environment or {})},
         stdout=options.pop("stdout", subprocess.PIPE),
@@ -45,7 +45,7 @@ def database(tmp_path, migrated_sqlite):
 
 
 def test_help_loads_nothing_heavy():
-    program = f"import sys, worker.cli.app; print([name for name in {HEAVY} if name in sys.modules])"
+    program = f"import sys, preread.cli.app; print([name for name in {HEAVY} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", program], cwd=HOUSE, check=True, capture_output=True, text=True)
     assert answer.stdout.strip() == "[]"
 
@@ -53,7 +53,7 @@ def test_help_loads_nothing_heavy():
 def test_the_status_loads_nothing_that_it_does_not_need(database):
     # monitoring asks every minute or so
     program = (
-        "import sys; from worker.cli import main; main(['status']); "
+        "import sys; from preread.cli import main; main(['status']); "
         "print({'numpy', 'alembic', 'pydicom', 'ai_edge_litert'} & {*sys.modules})"
     )
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREREAD_")}

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from worker import store
-from worker.domain import CAVEAT_TEXT, Answer, Caveat, Finding, Identity, Population, RefusalCode
-from worker.entries import ContentAssessment, FileFacts, Observation
-from worker.errors import TruncatedPixels
-from worker.ledger import Ledger
-from worker.review_schema import audit, listing
-from worker.words import NO_DEVICE
+from preread.core.errors import TruncatedPixels
+from preread.core.text.wording import NO_DEVICE
+from preread.core.types import CAVEAT_TEXT, Answer, Caveat, Finding, Identity, Population, RefusalCode
+from preread.db import engine as store
+from preread.db.review_schema import audit, listing
+from preread.ledger.ledger import Ledger
+from preread.ledger.records import ContentAssessment, FileFacts, Observation
 
 STATED = [
     {"prevalence": 0.05, "ppv": 0.36, "npv": 0.9995},

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from worker import schema, store
-from worker.cli.status import _headline
-from worker.domain import Answer, FileState, Finding, Identity, RefusalCode
-from worker.entries import ContentAssessment, FileFacts, Observation, Pulse, RootPulse
-from worker.errors import FileLocked, SlotCrashed, TruncatedPixels
-from worker.health import Health
-from worker.ledger import Ledger
+from preread.cli.status import _headline
+from preread.core.errors import FileLocked, SlotCrashed, TruncatedPixels
+from preread.core.types import Answer, FileState, Finding, Identity, RefusalCode
+from preread.db import engine as store
+from preread.db import ledger_schema as schema
+from preread.ledger.ledger import Ledger
+from preread.ledger.records import ContentAssessment, FileFacts, Observation, Pulse, RootPulse
+from preread.monitoring.health import Health
 
 SAID = ContentAssessment(
     (Finding("pneumonia", 1.5, 0.87, 0.25, Answer.FLAGGED),), (), "test 1", np.zeros((7, 7), np.float32)
@@ -176,7 +177,7 @@ def test_one_path_of_two_is_unknown(preread, place):
 
 @pytest.mark.parametrize("says, exit_code", [("y", 0), ("n", 1), ("", 1)])
 def test_somebody_at_a_terminal_is_asked(preread, place, monkeypatch, says, exit_code):
-    monkeypatch.setattr("worker.cli.upkeep.somebody_is_there", lambda: True)
+    monkeypatch.setattr("preread.cli.selection_options.somebody_is_there", lambda: True)
     ran = preread("requeue", "--code", "locked", stdin=f"{says}\n")
     assert (ran.exit_code, len(place.ready())) == (exit_code, 1 - exit_code)
     assert "have 1 file read again?" in ran.err
@@ -267,7 +268,7 @@ def test_missed_films_are_listed_until_acknowledged(preread, place):
 
 
 def test_reconcile_prints_what_differs(preread, place, monkeypatch):
-    monkeypatch.setattr("worker.cli.reconcile._SAID_EVERY_S", 0.0)
+    monkeypatch.setattr("preread.cli.reconcile._SAID_EVERY_S", 0.0)
     clean = preread("reconcile")
     assert (clean.exit_code, clean.out) == (0, "")
     assert f"{place.folder}: 6 files compared" in clean.err

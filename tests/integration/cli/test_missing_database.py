@@ -8,14 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from worker import migrating, mounts, previews, store
-from worker.errors import DatabaseAway
-from worker.preview_drawing import draw
+from preread.core import filesystems as mounts
+from preread.core.errors import DatabaseAway
+from preread.db import engine as store
+from preread.db import migrate as migrating
+from preread.imaging import previews
+from preread.imaging.preview_png import draw
 
 
 @pytest.fixture
 def able(preread, brightness_classifier, monkeypatch, tmp_path):
-    monkeypatch.setattr("worker.cli.door.load_classifier", lambda _bundle: brightness_classifier)
+    monkeypatch.setattr("preread.cli.context.load_classifier", lambda _bundle: brightness_classifier)
     (tmp_path / "films").mkdir()
     return preread
 

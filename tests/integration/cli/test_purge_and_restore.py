@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, inspect, text
 
-from worker import backup, migrating, purge_journal, results, store
-from worker.domain import FORGOTTEN, FileState, Identity, Population, RefusalCode
-from worker.entries import FileFacts, Observation
-from worker.errors import DatabaseUnsuitable
-from worker.ledger import Ledger
+from preread.admin import backup, purge_journal
+from preread.core.errors import DatabaseUnsuitable
+from preread.core.types import FORGOTTEN, FileState, Identity, Population, RefusalCode
+from preread.db import engine as store
+from preread.db import migrate as migrating
+from preread.ledger.ledger import Ledger
+from preread.ledger.records import FileFacts, Observation
+from preread.review import results
 
 pytestmark = pytest.mark.usefixtures("postgres_programs")
 Preread = Any  # the fixture's class lives in conftest, which cannot be imported

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from sqlalchemy import Connection, Engine, select
 
-from worker import schema, store
-from worker.domain import Answer, Caveat, FileState, Finding, Identity, Population
-from worker.ledger import Claim, ContentAssessment, FileFacts, Ledger, Observation, Version
+from preread.core.types import Answer, Caveat, FileState, Finding, Identity, Population
+from preread.db import engine as store
+from preread.db import ledger_schema as schema
+from preread.ledger.ledger import Claim, ContentAssessment, FileFacts, Ledger, Observation, Version
 
 DIGEST = "d" * 64
 

@@ -10,12 +10,10 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from tests.conftest import make_stub_bundle
-from worker import audit, bundle, comparison, listings, recall, results, standing, store
-from worker.bundle import Bundle
-from worker.domain import Answer, FileState, Finding, Outcome, RefusalCode
-from worker.entries import ContentAssessment
-from worker.errors import (
+from preread.admin import bundle_comparison as comparison
+from preread.admin import bundle_recall as recall
+from preread.admin import bundle_registry as standing
+from preread.core.errors import (
     BundleDamaged,
     BundleMismatch,
     BundleWithdrawn,
@@ -24,12 +22,20 @@ from worker.errors import (
     SlotCrashed,
     UsageError,
 )
-from worker.history import show
-from worker.result_records import detail_to_json, result_to_json
-from worker.shadowing import Shadow, ShadowFilm
-from worker.slot_messages import Report
-from worker.slots import Broke, Done, Fault
-from worker.upkeep_schema import shadow as shadow_table
+from preread.core.types import Answer, FileState, Finding, Outcome, RefusalCode
+from preread.db import engine as store
+from preread.db.admin_schema import shadow as shadow_table
+from preread.ledger.records import ContentAssessment
+from preread.model import bundle
+from preread.model.bundle import Bundle
+from preread.review import audit, results
+from preread.review import disclosures as listings
+from preread.review.history import show
+from preread.review.result_json import detail_to_json, result_to_json
+from preread.runner.child.protocol import Report
+from preread.runner.pool import Broke, Done, Fault
+from preread.runner.shadow import Shadow, ShadowFilm
+from tests.conftest import make_stub_bundle
 
 Bench = Any  # the fixture's class lives in conftest, which cannot be imported
 ACTOR = "uid:0"

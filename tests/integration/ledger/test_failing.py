@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sqlalchemy import event, select
 
-from worker import failing, schema
-from worker.domain import FileState
-from worker.errors import EnvironmentFault, SlotCrashed, SlotDeadline, SlotError, SlotMemory
-from worker.failing import Source
-from worker.ledger import Observation
+from preread.core.errors import EnvironmentFault, SlotCrashed, SlotDeadline, SlotError, SlotMemory
+from preread.core.types import FileState
+from preread.db import ledger_schema as schema
+from preread.ledger import failing_sources as failing
+from preread.ledger.failing_sources import Source
+from preread.ledger.ledger import Observation
 
 Bench = Any  # the fixture's class lives in conftest, which cannot be imported
 

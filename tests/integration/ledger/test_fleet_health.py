@@ -7,15 +7,16 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from worker import figures, health
-from worker.batches import SCHEMA
-from worker.cli import status
-from worker.entries import Observation, Pulse, RootPulse
-from worker.fleet_queue import FleetQueue
-from worker.health import Health, Level
-from worker.meters import Meters
-from worker.shard_work import ShardJob
-from worker.shards import Shard
+from preread.cli import status
+from preread.fleet.partition import Shard
+from preread.fleet.queue import FleetQueue
+from preread.fleet.shard_runner import ShardJob
+from preread.ledger.archives import SCHEMA
+from preread.ledger.records import Observation, Pulse, RootPulse
+from preread.monitoring import database_metrics as figures
+from preread.monitoring import health
+from preread.monitoring.health import Health, Level
+from preread.runner.counters import Meters
 
 Bench = Any  # the fixture's class lives in conftest, which cannot be imported
 ARCHIVE = b"/srv/archive"

@@ -20,33 +20,30 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, insert, select, text
 from sqlalchemy.exc import DBAPIError
 
-from worker import (
-    access,
-    accounts,
-    audit,
-    batches,
-    ledger_check,
-    listings,
-    previews,
-    purging,
-    readings,
-    results,
-    shards,
-    store,
-)
-from worker.domain import FORGOTTEN, FileState, Identity, Population, Presence, RefusalCode, Role, Verdict
-from worker.entries import FileFacts, Observation, Pulse, RootPulse
-from worker.errors import EnvironmentFault, ScanIncomplete, SettingsError, UsageError
-from worker.fleet_queue import FleetQueue
-from worker.history import explain, show
-from worker.ledger import ContentAssessment, Ledger
-from worker.preview_drawing import draw
-from worker.purging import Person
-from worker.readings import Draft, Shown
-from worker.review_schema import session
-from worker.scanning import FileSystem, Listing
-from worker.schema import metadata, root
-from worker.shard_work import ShardJob
+from preread.admin import patient_export as access
+from preread.admin import purge as purging
+from preread.admin.purge import Person
+from preread.core.errors import EnvironmentFault, ScanIncomplete, SettingsError, UsageError
+from preread.core.types import FORGOTTEN, FileState, Identity, Population, Presence, RefusalCode, Role, Verdict
+from preread.db import engine as store
+from preread.db.ledger_schema import metadata, root
+from preread.db.review_schema import session
+from preread.fleet import partition as shards
+from preread.fleet.queue import FleetQueue
+from preread.fleet.shard_runner import ShardJob
+from preread.imaging import previews
+from preread.imaging.preview_png import draw
+from preread.ledger import archives as batches
+from preread.ledger import invariants as ledger_check
+from preread.ledger.ledger import ContentAssessment, Ledger
+from preread.ledger.records import FileFacts, Observation, Pulse, RootPulse
+from preread.review import audit, results
+from preread.review import disclosures as listings
+from preread.review import reviews as readings
+from preread.review.auth import accounts
+from preread.review.history import explain, show
+from preread.review.reviews import Draft, Shown
+from preread.share.scanner import FileSystem, Listing
 
 Bench = Any  # the fixture's class lives in conftest, which cannot be imported
 ACTOR = "uid:0"

@@ -7,10 +7,7 @@ from typing import Any
 
 import pytest
 
-from worker import health, workers
-from worker.domain import FileState
-from worker.entries import Observation, Pulse, RootPulse
-from worker.errors import (
+from preread.core.errors import (
     EnvironmentFault,
     FileChanged,
     FileLocked,
@@ -19,7 +16,11 @@ from worker.errors import (
     ShareDown,
     UnknownFormat,
 )
-from worker.health import Health, Level
+from preread.core.types import FileState
+from preread.ledger import workers
+from preread.ledger.records import Observation, Pulse, RootPulse
+from preread.monitoring import health
+from preread.monitoring.health import Health, Level
 
 Bench = Any  # the fixture's class lives in conftest, which cannot be imported
 ROOT = b"/srv/inbox"

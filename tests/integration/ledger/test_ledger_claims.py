@@ -10,9 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, select, update
 
-from worker import schema, store, workers
-from worker.domain import FileState, Outcome, RefusalCode
-from worker.errors import (
+from preread.core.errors import (
     EnvironmentFault,
     FileChanged,
     FileLocked,
@@ -21,8 +19,12 @@ from worker.errors import (
     SlotCrashed,
     SlotDeadline,
 )
-from worker.failing import Source
-from worker.ledger import Ledger, Observation
+from preread.core.types import FileState, Outcome, RefusalCode
+from preread.db import engine as store
+from preread.db import ledger_schema as schema
+from preread.ledger import workers
+from preread.ledger.failing_sources import Source
+from preread.ledger.ledger import Ledger, Observation
 
 Bench = Any  # the fixture's class lives in conftest, which cannot be imported
 

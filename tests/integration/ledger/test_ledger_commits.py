@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from worker import history, results, schema, store
-from worker.domain import Answer, Caveat, FileState, Finding, Identity, Outcome, Population, RefusalCode
-from worker.errors import TruncatedPixels, UnknownFormat
-from worker.ledger import ContentAssessment, Ending, FileFacts, Ledger, Observation
+from preread.core.errors import TruncatedPixels, UnknownFormat
+from preread.core.types import Answer, Caveat, FileState, Finding, Identity, Outcome, Population, RefusalCode
+from preread.db import engine as store
+from preread.db import ledger_schema as schema
+from preread.ledger.ledger import ContentAssessment, Ending, FileFacts, Ledger, Observation
+from preread.review import history, results
 
 Bench = Any  # the fixture's class lives in conftest, which cannot be imported
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import select
 
-from worker import schema
-from worker.domain import FileState, Population, RefusalCode
-from worker.errors import UnknownFormat
-from worker.ledger import Observation
+from preread.core.errors import UnknownFormat
+from preread.core.types import FileState, Population, RefusalCode
+from preread.db import ledger_schema as schema
+from preread.ledger.ledger import Observation
 
 from .conftest import Bench
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from worker.domain import FileState, Outcome
-from worker.errors import FileChanged, FileLocked, UnknownFormat
-from worker.ledger import Observation
+from preread.core.errors import FileChanged, FileLocked, UnknownFormat
+from preread.core.types import FileState, Outcome
+from preread.ledger.ledger import Observation
 
 Bench = Any  # the fixture's class lives in conftest, which cannot be imported
 
@@ -224,7 +224,7 @@ def test_hostile_times_and_inodes(bench: Bench, mtime_ns: int) -> None:
 
 
 def test_registering_a_root_again_renews_what_it_declares(bench: Bench) -> None:
-    from worker.domain import Population
+    from preread.core.types import Population
 
     again = bench.ledger.register_root(b"/srv/inbox/", population=Population.RESEARCH, path_pattern="{patient_id}/*")
     assert again == bench.root_id
@@ -247,7 +247,7 @@ def test_scans_are_noted(bench: Bench) -> None:
     bench.ledger.scan_completed(bench.root_id, files_seen=12)
     from sqlalchemy import select
 
-    from worker import schema
+    from preread.db import ledger_schema as schema
 
     with bench.engine.connect() as connection:
         root = connection.execute(select(schema.root)).one()

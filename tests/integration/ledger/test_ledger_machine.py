@@ -26,9 +26,7 @@ from hypothesis.stateful import (
 )
 from sqlalchemy import Engine, func, select, text
 
-from worker import schema, store
-from worker.domain import Answer, FileState, Finding, Outcome, RefusalCode
-from worker.errors import (
+from preread.core.errors import (
     EnvironmentFault,
     FileChanged,
     FileLocked,
@@ -39,7 +37,10 @@ from worker.errors import (
     SlotError,
     UnknownFormat,
 )
-from worker.ledger import Claim, ContentAssessment, Ending, FileFacts, Ledger, Observation
+from preread.core.types import Answer, FileState, Finding, Outcome, RefusalCode
+from preread.db import engine as store
+from preread.db import ledger_schema as schema
+from preread.ledger.ledger import Claim, ContentAssessment, Ending, FileFacts, Ledger, Observation
 
 PATHS = [b"a.dcm", b"b.dcm", b"\xff.dcm"]
 CONTENTS = ["0" * 64, "1" * 64]

@@ -10,11 +10,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, delete, insert, select, update
 
-from worker import ledger_check, reconcile, schema
-from worker.domain import FileState, Outcome, RefusalCode
-from worker.entries import Observation
-from worker.errors import FileLocked, UnknownFormat
-from worker.scanning import FileSystem
+from preread.admin import reconcile
+from preread.core.errors import FileLocked, UnknownFormat
+from preread.core.types import FileState, Outcome, RefusalCode
+from preread.db import ledger_schema as schema
+from preread.ledger import invariants as ledger_check
+from preread.ledger.records import Observation
+from preread.share.scanner import FileSystem
 
 Bench = Any  # the fixture's class lives in conftest, which cannot be imported
 file = schema.file.c

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from preread.core.errors import SlotCrashed, UnknownFormat
+from preread.core.types import Answer, FileState, Outcome, RefusalCode
+from preread.db import ledger_schema as schema
+from preread.ledger.ledger import Observation
+from preread.monitoring import health
+from preread.review import history, results
+from preread.review.results import ResultFilter
 from tests.plans import asked_by, explained
-from worker import health, history, results, schema
-from worker.domain import Answer, FileState, Outcome, RefusalCode
-from worker.errors import SlotCrashed, UnknownFormat
-from worker.ledger import Observation
-from worker.results import ResultFilter
 
 Bench = Any  # the fixture's class lives in conftest, which cannot be imported
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from sqlalchemy import select
 
-from worker import schema
-from worker.domain import FileState, RefusalCode
-from worker.errors import ShareDown, UnknownFormat
+from preread.core.errors import ShareDown, UnknownFormat
+from preread.core.types import FileState, RefusalCode
+from preread.db import ledger_schema as schema
 
 Bench = Any  # the fixture's class lives in conftest, which cannot be imported
 

@@ -20,17 +20,19 @@ import uvicorn
 from argon2 import PasswordHasher
 from sqlalchemy import Connection, Engine
 
-from model_training import phantoms
-from worker import accounts, previews, store
-from worker.accounts import Account
-from worker.domain import Answer, Caveat, FileState, Finding, Identity, Population, RefusalCode, Role
-from worker.entries import Pulse, RootPulse
-from worker.errors import DecodeFailed
-from worker.ledger import ContentAssessment, FileFacts, Ledger, Observation
-from worker.preview_drawing import draw
-from worker.web import serving
-from worker.web.app import create_app
-from worker.web.site import WebOptions
+from preread.core.errors import DecodeFailed
+from preread.core.types import Answer, Caveat, FileState, Finding, Identity, Population, RefusalCode, Role
+from preread.db import engine as store
+from preread.imaging import previews
+from preread.imaging.preview_png import draw
+from preread.ledger.ledger import ContentAssessment, FileFacts, Ledger, Observation
+from preread.ledger.records import Pulse, RootPulse
+from preread.review.auth import accounts
+from preread.review.auth.accounts import Account
+from preread.web import server as serving
+from preread.web.app import create_app
+from preread.web.context import WebOptions
+from preread_training.data import phantoms
 
 PASSWORD = "correct horse battery"
 MANIFEST = json.dumps(

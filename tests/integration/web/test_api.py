@@ -18,11 +18,13 @@ from schemathesis.specs.openapi.checks import (
 )
 from starlette.testclient import TestClient
 
-from worker import accounts, audit, readings
-from worker.domain import Answer, Presence, RefusalCode, Role, Verdict
-from worker.readings import Draft
-from worker.web.app import create_app
-from worker.web.site import WebOptions
+from preread.core.types import Answer, Presence, RefusalCode, Role, Verdict
+from preread.review import audit
+from preread.review import reviews as readings
+from preread.review.auth import accounts
+from preread.review.reviews import Draft
+from preread.web.app import create_app
+from preread.web.context import WebOptions
 
 from .conftest import PASSWORD, Films
 
@@ -59,7 +61,7 @@ def fill(films: Films) -> list[int]:
     ]
     ada = films.person("ada")
     with films.engine.connect() as connection:
-        from worker import schema
+        from preread.db import ledger_schema as schema
 
         row = connection.execute(schema.file.select().where(schema.file.c.id == made[0])).one()
     draft = Draft(made[0], readings.shown_of(row), Verdict.ACCEPTED, "t" * 20, {"pneumonia": Presence.PRESENT}, "left")

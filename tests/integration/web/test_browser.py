@@ -15,11 +15,11 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-from worker import readings
-from worker.domain import Answer, RefusalCode, Role
-from worker.web import serving
-from worker.web.app import create_app
-from worker.web.site import WebOptions
+from preread.core.types import Answer, RefusalCode, Role
+from preread.review import reviews as readings
+from preread.web import server as serving
+from preread.web.app import create_app
+from preread.web.context import WebOptions
 
 from .conftest import PASSWORD, Films
 
@@ -230,7 +230,7 @@ def test_news_come_without_moving_what_is_looked_at(films_here: Films, doctor: D
     films_here.add("6.dcm", Answer.FLAGGED)
     ben = films_here.person("ben")
     with films_here.engine.connect() as connection:
-        from worker import schema
+        from preread.db import ledger_schema as schema
 
         shown = readings.shown_of(connection.execute(schema.file.select().where(schema.file.c.id == 2)).one())
     readings.sign(films_here.engine, ben, readings.Draft(2, shown, readings.Verdict.ACCEPTED, "t" * 20))
@@ -273,7 +273,7 @@ def test_everybody_can_use_every_page(films_here: Films, doctor: Doctor, theme: 
 
 
 def test_the_pages_ask_no_other_host(doctor: Doctor) -> None:
-    static = Path(str(resources.files("worker.web")))
+    static = Path(str(resources.files("preread.web")))
     written = [path.read_text() for folder in ("templates", "static") for path in (static / folder).iterdir()]
     assert not [text for text in written if "//" in text.replace("http://www.w3.org/2000/svg", "").replace("// ", "")]
     doctor.open("/sign-in")

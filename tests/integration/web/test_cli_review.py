@@ -18,11 +18,13 @@ from typing import Any, NamedTuple
 import pytest
 from sqlalchemy import text
 
-from model_training.dataset import index
-from worker import accounts, audit_key, store
-from worker.cli import main
-from worker.domain import Answer, FileState, RefusalCode
-from worker.store import sqlite_path
+from preread.cli import main
+from preread.core.types import Answer, FileState, RefusalCode
+from preread.db import audit_key
+from preread.db import engine as store
+from preread.db.engine import sqlite_path
+from preread.review.auth import accounts
+from preread_training.data.dataset import index
 
 from .conftest import PASSWORD, Films
 
@@ -58,7 +60,7 @@ def preread(
     for target, name in [(sys, "excepthook"), (threading, "excepthook"), (warnings, "showwarning")]:
         monkeypatch.setattr(target, name, getattr(target, name))
     before = [
-        (one, one.level, list(one.handlers)) for one in map(logging.getLogger, (None, "worker", "model_training"))
+        (one, one.level, list(one.handlers)) for one in map(logging.getLogger, (None, "preread", "preread_training"))
     ]
     yield Shell(capsys, monkeypatch)
     for logger, level, handlers in before:

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from worker import readings
-from worker.audit import Action
-from worker.domain import Answer, RefusalCode, Role
-from worker.entries import Observation
-from worker.errors import DatabaseAway, SettingsError
-from worker.web import language
+from preread.core.errors import DatabaseAway, SettingsError
+from preread.core.types import Answer, RefusalCode, Role
+from preread.ledger.records import Observation
+from preread.review import reviews as readings
+from preread.review.audit import Action
+from preread.web import i18n as language
 
 from .conftest import Films
 from .test_pages import Browser
@@ -164,7 +164,7 @@ def test_one_file_dropped_in_is_another_language_of_every_page(
         look(path, 404)
     form = browser.reading(second)
     with monkeypatch.context() as patch:
-        patch.setattr("worker.sessions.read", lambda *_: (_ for _ in ()).throw(DatabaseAway()))
+        patch.setattr("preread.review.auth.sessions.read", lambda *_: (_ for _ in ()).throw(DatabaseAway()))
         look("/worklist", 503)
         assert browser.post(f"/films/{second}/readings", **form).status == 503
         assert Said(browser.text).foreign() == []

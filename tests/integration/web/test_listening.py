@@ -19,10 +19,10 @@ from urllib.parse import urlencode
 import pytest
 from starlette.testclient import TestClient
 
-from worker import audit
-from worker.store import sqlite_path
-from worker.web.app import create_app
-from worker.web.site import WebOptions
+from preread.db.engine import sqlite_path
+from preread.review import audit
+from preread.web.app import create_app
+from preread.web.context import WebOptions
 
 from .conftest import PASSWORD, Films, served
 
@@ -55,7 +55,7 @@ def test_the_page_as_a_process_with_tls(
         "PREREAD_WEB_TLS_KEY": str(certificate[1]),
     }
     # an address that others can reach, which is refused without a certificate
-    command = [sys.executable, "-m", "worker", "web", "--host", "0.0.0.0", "--port", str(port)]
+    command = [sys.executable, "-m", "preread", "web", "--host", "0.0.0.0", "--port", str(port)]
     process = subprocess.Popen(
         command, env=environment, cwd=films_here.preview_dir.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
@@ -104,7 +104,7 @@ def _listens(port: int) -> bool:
 def test_what_a_proxy_says_counts_only_from_the_proxy_that_is_set(
     films_here: Films, monkeypatch: Any, eventually: Callable[..., None], proxy: str | None, believed: bool
 ) -> None:
-    monkeypatch.setattr("worker.brakes.SOURCE_FAILURES", 2)
+    monkeypatch.setattr("preread.review.auth.rate_limits.SOURCE_FAILURES", 2)
     films_here.person("ada")
     first, second = {"x-forwarded-for": "203.0.113.1"}, {"x-forwarded-for": "203.0.113.2"}
     with (

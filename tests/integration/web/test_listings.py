@@ -9,10 +9,11 @@ from unittest.mock import Mock
 import pytest
 from sqlalchemy import select
 
-from worker import accounts, listings
-from worker.domain import Answer, RefusalCode, Verdict
-from worker.errors import DatabaseFull
-from worker.review_schema import listing
+from preread.core.errors import DatabaseFull
+from preread.core.types import Answer, RefusalCode, Verdict
+from preread.db.review_schema import listing
+from preread.review import disclosures as listings
+from preread.review.auth import accounts
 
 from .conftest import Films
 from .test_api import Program

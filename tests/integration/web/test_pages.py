@@ -16,15 +16,23 @@ import pytest
 from sqlalchemy import update
 from starlette.testclient import TestClient
 
-from worker import accounts, audit, health, readings, review_schema, settings, standing, store
-from worker.bundle import Bundle
-from worker.cli import in_use
-from worker.domain import Answer, RefusalCode, Role
-from worker.entries import Observation, Pulse, RootPulse
-from worker.errors import DatabaseAway, FileLocked, SettingsError, ShareDown
-from worker.web import language, serving
-from worker.web.app import create_app
-from worker.web.site import WebOptions
+from preread.admin import bundle_registry as standing
+from preread.cli import in_use
+from preread.core import settings
+from preread.core.errors import DatabaseAway, FileLocked, SettingsError, ShareDown
+from preread.core.types import Answer, RefusalCode, Role
+from preread.db import engine as store
+from preread.db import review_schema
+from preread.ledger.records import Observation, Pulse, RootPulse
+from preread.model.bundle import Bundle
+from preread.monitoring import health
+from preread.review import audit
+from preread.review import reviews as readings
+from preread.review.auth import accounts
+from preread.web import i18n as language
+from preread.web import server as serving
+from preread.web.app import create_app
+from preread.web.context import WebOptions
 
 from .conftest import PASSWORD, Films
 
@@ -215,7 +223,7 @@ def test_signing_in_leads_on_to_where_one_wanted_to_go(films_here: Films) -> Non
 
 
 def test_a_crowd_of_tries_from_one_address_is_stopped(films_here: Films, monkeypatch: Any) -> None:
-    monkeypatch.setattr("worker.brakes.SOURCE_FAILURES", 3)
+    monkeypatch.setattr("preread.review.auth.rate_limits.SOURCE_FAILURES", 3)
     films_here.person("ada")
     browser = Browser(films_here)
     for name in ("a", "b", "c"):
@@ -338,7 +346,7 @@ def test_filters_narrow_the_list(films_here: Films, ada: Browser) -> None:
 
 def test_pages_follow_each_other_without_a_gap(films_here: Films, ada: Browser, monkeypatch: Any) -> None:
     made = [films_here.add(f"{n}.dcm", Answer.FLAGGED if n % 3 else Answer.NOT_FLAGGED) for n in range(7)]
-    monkeypatch.setattr("worker.web.lists.WorklistFilter", _small)
+    monkeypatch.setattr("preread.web.worklist_routes.WorklistFilter", _small)
     for order in ("arrival", "priority", "newest"):
         seen, query = [], f"order={order}"
         while query:
@@ -350,7 +358,7 @@ def test_pages_follow_each_other_without_a_gap(films_here: Films, ada: Browser, 
 
 
 def _small(**values: Any) -> Any:
-    from worker.worklist import WorklistFilter
+    from preread.review.worklist import WorklistFilter
 
     return replace(WorklistFilter(**values), limit=2)
 
@@ -653,13 +661,13 @@ def test_a_database_that_goes_away_has_a_page_and_comes_back(
         raise DatabaseAway
 
     with monkeypatch.context() as patch:
-        patch.setattr("worker.sessions.read", away)
+        patch.setattr("preread.review.auth.sessions.read", away)
         assert ada.get("/worklist").status == 503
         assert "tries again by itself" in ada.words
         assert 'http-equiv="refresh"' in ada.text
         assert ada.post(f"/films/{film}/readings", **form).status == 503
         assert ada.hidden["comment"] == "typed before"
-        patch.setattr("worker.accounts.read", away)
+        patch.setattr("preread.review.auth.accounts.read", away)
         token = ada.get("/api/v1/status", authorization="Bearer x")
         assert (token.status, "database_away" in token.text) == (503, True)
     kept = ada.post(f"/films/{film}/readings", **form)
@@ -675,7 +683,7 @@ def test_an_unforeseen_failure_tells_nothing_of_a_film(
     def fail(*_arguments: object, **_options: object) -> None:
         raise ValueError("PATIENT^NAME")
 
-    monkeypatch.setattr("worker.web.filmpage.films.earlier", fail)
+    monkeypatch.setattr("preread.web.image_view.films.earlier", fail)
     app: Any = ada.client.app
     quiet = TestClient(app, raise_server_exceptions=False, base_url="http://here", cookies=ada.client.cookies)
     answer = quiet.get(f"/films/{film}")

@@ -9,10 +9,13 @@ import pytest
 from sqlalchemy import Engine, delete, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
-from worker import accounts, audit, health, review_schema, sessions
-from worker.audit import Head
-from worker.domain import Role
-from worker.errors import AuditBroken, NotAllowed, UsageError
+from preread.core.errors import AuditBroken, NotAllowed, UsageError
+from preread.core.types import Role
+from preread.db import review_schema
+from preread.monitoring import health
+from preread.review import audit
+from preread.review.audit import Head
+from preread.review.auth import accounts, sessions
 
 PASSWORD = "correct horse battery"
 SHELL = "uid:0"

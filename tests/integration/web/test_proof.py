@@ -13,12 +13,19 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, delete, insert, select, text, update
 
-from worker import accounts, audit, audit_key, proof, purging, readings, review_schema, schema, store
-from worker.audit import Action, Head
-from worker.cli import audit as audit_command
-from worker.domain import Answer, FileState, Presence, RefusalCode, Role, Verdict
-from worker.errors import AuditBroken, AuditKeyMissing, SettingsError, UsageError
-from worker.readings import Draft, Shown
+from preread.admin import purge as purging
+from preread.cli import audit as audit_command
+from preread.core.errors import AuditBroken, AuditKeyMissing, SettingsError, UsageError
+from preread.core.types import Answer, FileState, Presence, RefusalCode, Role, Verdict
+from preread.db import audit_key, review_schema
+from preread.db import engine as store
+from preread.db import ledger_schema as schema
+from preread.review import audit
+from preread.review import audit_proof as proof
+from preread.review import reviews as readings
+from preread.review.audit import Action, Head
+from preread.review.auth import accounts
+from preread.review.reviews import Draft, Shown
 
 from .conftest import PASSWORD, Films
 

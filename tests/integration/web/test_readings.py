@@ -19,24 +19,19 @@ from PIL import Image
 from sqlalchemy import delete, select, update
 from sqlalchemy.exc import DBAPIError
 
-from worker import (
-    agreement,
-    audit,
-    exporting,
-    forgetting,
-    previews,
-    readings,
-    results,
-    review_schema,
-    schema,
-    sheets,
-    store,
-    worklist,
-)
-from worker.accounts import Account
-from worker.domain import Answer, FileState, Outcome, Presence, RefusalCode, Role, Verdict
-from worker.errors import DatabaseFull, FindingUnknown, NotAllowed, PrereadError, ReadingOutdated, UsageError
-from worker.readings import Draft, Shown
+from preread.core.errors import DatabaseFull, FindingUnknown, NotAllowed, PrereadError, ReadingOutdated, UsageError
+from preread.core.text import csv_cells as sheets
+from preread.core.types import Answer, FileState, Outcome, Presence, RefusalCode, Role, Verdict
+from preread.db import engine as store
+from preread.db import ledger_schema as schema
+from preread.db import review_schema
+from preread.imaging import previews
+from preread.ledger import tombstones as forgetting
+from preread.review import agreement, audit, results, worklist
+from preread.review import export as exporting
+from preread.review import reviews as readings
+from preread.review.auth.accounts import Account
+from preread.review.reviews import Draft, Shown
 
 from .conftest import Films
 

@@ -15,10 +15,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, select, update
 
-from worker import accounts, audit, brakes, devices, observability, review_schema
-from worker.domain import Role
-from worker.errors import NotAllowed, TooManyTries, UsageError
-from worker.web import hashing
+from preread.core import log as observability
+from preread.core.errors import NotAllowed, TooManyTries, UsageError
+from preread.core.types import Role
+from preread.db import review_schema
+from preread.review import audit
+from preread.review.auth import accounts, devices
+from preread.review.auth import rate_limits as brakes
+from preread.web.limits import password_threads as hashing
 
 from .conftest import PASSWORD, Films
 from .test_pages import Browser
@@ -252,7 +256,7 @@ def test_fail2ban_reads_the_log_and_is_not_led_astray(tmp_path: Path) -> None:
     with log.open("w") as stream:
         for as_json in (True, False):
             observability.set_up(json_lines=as_json, stream=stream)
-            said = logging.getLogger("worker.web.doors")
+            said = logging.getLogger("preread.web.auth_routes")
             for address, code in (("203.0.113.9", "not_allowed"), ("2001:db8::9", "too_many_tries")):
                 said.warning("sign_in_failed", extra={"address": address, "code": code})
             # what a client can write into a field is no failure of somebody else

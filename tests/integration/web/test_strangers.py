@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from worker import accounts, sessions
-from worker.domain import Role
-from worker.web import admission, connections
+from preread.core.types import Role
+from preread.review.auth import accounts, sessions
+from preread.web.limits import admission, connections
 
 from .conftest import Films, served
 

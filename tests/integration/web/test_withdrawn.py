@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from worker import readings, standing
-from worker.domain import Answer, Outcome, Presence, RefusalCode, Verdict
-from worker.exporting import reading_to_json
-from worker.history import show
-from worker.readings import Draft, Shown
+from preread.admin import bundle_registry as standing
+from preread.core.types import Answer, Outcome, Presence, RefusalCode, Verdict
+from preread.review import reviews as readings
+from preread.review.export import reading_to_json
+from preread.review.history import show
+from preread.review.reviews import Draft, Shown
 
 from .conftest import Films
 from .test_api import Program

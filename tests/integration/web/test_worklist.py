@@ -11,13 +11,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, update
 
+from preread.core.types import Answer, Outcome, RefusalCode
+from preread.db import ledger_schema as schema
+from preread.imaging import search_keys as lookups
+from preread.ledger.ledger import Observation
+from preread.review import related_images as beside
+from preread.review import reviews as readings
+from preread.review import worklist
+from preread.review.worklist import Order, WorklistFilter
 from tests.bench import page as made_up
 from tests.plans import asked_by, explained
-from worker import films as beside
-from worker import lookups, readings, schema, worklist
-from worker.domain import Answer, Outcome, RefusalCode
-from worker.ledger import Observation
-from worker.worklist import Order, WorklistFilter
 
 from .conftest import Films
 

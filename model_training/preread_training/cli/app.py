@@ -1,0 +1,236 @@
+"""``preread-train``: index films, fit networks, measure a bundle, publish one."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from preread.cli import tell
+from preread.cli.output import end_with_version
+from preread.core.errors import PrereadError
+from preread_training.cli import bundles as cli_bundles
+from preread_training.cli import judge as cli_judge
+from preread_training.cli.base import (
+    AbsentOption,
+    DataOption,
+    FoldsOption,
+    PrevalenceOption,
+    RecordedAbsentOption,
+    SeedOption,
+    StepsOption,
+    ThreadsOption,
+    Vgg19Option,
+    app,
+    check_writable,
+    films_of_run,
+    known_recipe,
+    load_tensorflow,
+    read_films,
+    talk,
+    use_threads,
+)
+from preread_training.nets.pretrained import TrainingMissing
+
+__all__ = ["app", "main"]
+_OF_TRAINING = frozenset({"jax", "jinja2", "keras", "matplotlib", "scipy", "tensorflow"})
+
+
+@app.command()
+def index(
+    data: DataOption,
+    out: Annotated[Path | None, typer.Option(help="Write a CSV of path, label, patient, fold, SHA-256 here.")] = None,
+    folds: FoldsOption = 5,
+    seed: SeedOption = 0,
+    absent: AbsentOption = "NORMAL",
+) -> None:
+    """Count films, patients and twins of a data set, and check that it can be trained on."""
+    from preread_training.data.dataset import summary, to_csv
+
+    read = read_films(data, folds, seed, absent)
+    if out is not None:
+        check_writable(out)
+        out.write_text(to_csv(read), encoding="utf-8", newline="")
+        talk.print(f"wrote {out}", markup=False)
+    typer.echo(json.dumps(summary(read), indent=2))
+
+
+@app.command()
+def fit(
+    data: DataOption,
+    run: Annotated[Path, typer.Option(help="Folder of this run; the same command goes on after an interruption.")],
+    recipe: Annotated[str, typer.Option(help="Name of a recipe.")] = "default",
+    folds: FoldsOption = 5,
+    seed: SeedOption = 0,
+    absent: AbsentOption = "NORMAL",
+    only: Annotated[
+        str | None,
+        typer.Option(help="Fit this part alone: a fold's number, or `all`. Parts of one run may be fitted at once."),
+    ] = None,
+    steps_per_epoch: StepsOption = None,
+    threads: ThreadsOption = None,
+    minutes: Annotated[float | None, typer.Option(help="End each fit after so many, wherever it is.", min=0)] = None,
+    vgg19_weights: Vgg19Option = None,
+) -> None:
+    """Fit a network to each fold's other films, keep the logits out of fold, then fit one to all films.
+
+    Beside the product's own recipes there are the reference systems, A1 to K3.
+    """
+    use_threads(threads)
+    load_tensorflow()
+    from preread_training.fit.cross_validation import run as run_recipe
+    from preread_training.fit.progress import Bars
+    from preread_training.fit.trainer import RECIPES, Recipe
+    from preread_training.reference.systems import REFERENCES, Reference
+
+    recipes: dict[str, Recipe | Reference] = {**RECIPES, **REFERENCES}
+    chosen, films = recipes[known_recipe(recipe, recipes)], read_films(data, folds, seed, absent)
+    try:
+        with Bars(talk) as bars:
+            run_recipe(
+                chosen,
+                films,
+                run,
+                seed=seed,
+                only=only,
+                steps_per_epoch=steps_per_epoch,
+                minutes=minutes,
+                vgg19_weights=vgg19_weights,
+                say=lambda text: talk.print(text, markup=False),
+                advance=bars,
+            )
+    except KeyboardInterrupt:
+        talk.print("interrupted: the same command goes on where this one stopped", markup=False)
+        raise
+    then = (
+        "publish it with `preread-train publish`"
+        if isinstance(chosen, Recipe)
+        else "see it with `preread-train report`"
+    )
+    talk.print(f"the run is at {run}; {then}", markup=False)
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        Path, typer.Option(help="Folder with a folder for each system; what it holds is not fitted again.")
+    ],
+    data: Annotated[
+        Path | None, typer.Option(help="As for `fit`; without it the table is made of the finished systems alone.")
+    ] = None,
+    recipe: Annotated[
+        list[str] | None, typer.Option(help="A system; repeatable. Default: all of them, and the product's own.")
+    ] = None,
+    minutes: Annotated[float, typer.Option(help="For each fit; then it ends, wherever it is.", min=0)] = 15.0,
+    void_minutes: Annotated[
+        float, typer.Option(help="The same for systems whose reported number says nothing of them.", min=0)
+    ] = 5.0,
+    own: Annotated[
+        Path | None, typer.Option(help="A run of the product's own recipe on the same films, for a row of its own.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Write compare.md, compare.json and compare.svg here.")] = None,
+    folds: FoldsOption = 5,
+    seed: SeedOption = 0,
+    steps_per_epoch: StepsOption = None,
+    threads: ThreadsOption = None,
+    vgg19_weights: Vgg19Option = None,
+) -> None:
+    """Fit the reference systems and the product's own under one protocol, and put them into one table.
+
+    Fold 0 is held out. Several processes may fit different systems into the same folder at once.
+    """
+    use_threads(threads)
+    load_tensorflow()
+    from preread_training.reference.systems import REFERENCES
+    from preread_training.report import comparison as comparing
+    from preread_training.report.comparison_page import table, write
+
+    if data is not None:
+        from preread_training.fit.trainer import RECIPES
+
+        usual = [*REFERENCES, *([] if own else ["default"])]
+        names = [known_recipe(name, {**RECIPES, **REFERENCES}) for name in recipe or usual]
+        films = read_films(data, folds, seed, "NORMAL")
+        comparing.keep_baselines(films, runs, seed)
+        if own is not None:
+            comparing.keep_run(comparing.PRODUCT, own, runs, films, seed=seed, minutes=None)
+        comparing.fit_all(
+            names,
+            films,
+            runs,
+            seed=seed,
+            minutes=minutes,
+            void_minutes=void_minutes,
+            steps_per_epoch=steps_per_epoch,
+            vgg19_weights=vgg19_weights,
+            say=lambda text: talk.print(text, markup=False),
+        )
+    rows = comparing.gather(runs)
+    typer.echo(table(rows), nl=False)
+    if out is not None:
+        for path in write(rows, out):
+            talk.print(f"wrote {path}", markup=False)
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Folder of a run with at least one finished fold.")],
+    data: DataOption,
+    out: Annotated[Path | None, typer.Option(help="Folder for the page and its figures; default: RUN/report.")] = None,
+    share: Annotated[bool, typer.Option("--share", help="Leave out every picture and name of a film.")] = False,
+    finding: Annotated[str | None, typer.Option(help="Of the run's findings; default: the first.")] = None,
+    prevalence: PrevalenceOption = 0.5,
+    sizes: Annotated[
+        bool, typer.Option("--sizes", help="Measure other input sizes too, unless the run keeps them: some minutes.")
+    ] = False,
+    compare: Annotated[Path | None, typer.Option(help="Folder of `compare`, to show the time of each recipe.")] = None,
+    absent: RecordedAbsentOption = None,
+) -> None:
+    """Show what a run learned: one HTML page that needs no other file, and its figures as PNG.
+
+    The page shows films and is to stay where they may be, unless it is made with --share.
+    """
+    load_tensorflow()
+    from preread_training.report.report import Wanted
+    from preread_training.report.report import report as write_report
+
+    films = films_of_run(run, data, absent=absent)
+    wanted = Wanted(share, prevalence, finding, sizes, compare)
+    page = write_report(run, films, out or run / "report", wanted, lambda text: talk.print(text, markup=False))
+    talk.print(f"wrote {page} and {page.parent / 'figures'}", markup=False)
+
+
+for command in (
+    cli_judge.judge,
+    cli_bundles.declaration,
+    cli_bundles.publish,
+    cli_bundles.recalibrate,
+    cli_bundles.evaluate,
+):
+    app.command()(command)
+
+
+@app.callback()
+def door(
+    version: Annotated[  # acts when it is read
+        bool, typer.Option("--version", callback=end_with_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+) -> None:
+    """Train, measure and publish the model of Preread. Data go to stdout, talk to stderr."""
+
+
+def main() -> None:
+    """Run the command; a known error becomes one message and its exit code."""
+    try:
+        app()
+    except PrereadError as error:
+        tell(error, "preread-train")
+        sys.exit(error.exit_code)
+    except ModuleNotFoundError as error:
+        if error.name not in _OF_TRAINING:
+            raise
+        tell(TrainingMissing(f"{error.name} is not installed"), "preread-train")
+        sys.exit(TrainingMissing.exit_code)

@@ -1,0 +1,1 @@
+"""Images, labels, patients, folds; synthetic images; files on disk."""

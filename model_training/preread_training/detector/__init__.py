@@ -1,0 +1,1 @@
+"""The detector of images that are no frontal chest radiograph."""

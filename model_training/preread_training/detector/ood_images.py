@@ -1,0 +1,97 @@
+"""Real pictures that are no chest film, to measure the detector with: nothing is fitted to them or chosen with them."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from preread.core.errors import UnreadableError, UsageError
+from preread.core.types import PixelArray
+from preread.imaging.preprocessing import PreprocessingSpec, shrink
+from preread.imaging.radiograph import decode, read_header
+from preread_training.data.decoding import read_pictures
+
+_MODALITIES = ("CT", "MR", "NM", "US")
+_SIDE_MIN_PX = 64
+_LEVELS_MIN = 8  # of standard deviation; a flatter test picture shows nothing
+_PHOTOGRAPHS = ("grace_hopper.jpg", "Minduka_Present_Blue_Pack.png")
+_LUMA = np.array([0.299, 0.587, 0.114])
+_VIEWS = 10
+
+
+def views(picture: PixelArray, spec: PreprocessingSpec, seed: int, count: int = _VIEWS) -> PixelArray:
+    """The picture as it is, then parts of it, every second one mirrored: uint8 [count, spec.rows, spec.columns]."""
+    rng = np.random.default_rng(seed)
+    shown = [shrink(spec, picture)]
+    for number in range(1, count):
+        rows, columns = (int(side * rng.uniform(0.45, 1)) for side in picture.shape)
+        top, left = rng.integers(0, picture.shape[0] - rows + 1), rng.integers(0, picture.shape[1] - columns + 1)
+        part = picture[top : top + rows, left : left + columns]
+        shown.append(shrink(spec, np.ascontiguousarray(part[:, :: 1 if number % 2 else -1])))
+    return np.stack(shown)
+
+
+def _dicom_files() -> Iterator[Path]:
+    """The test files of pydicom and, where it is installed, of pydicom-data (whose package is ``data_store``)."""
+    for package, folder in (("pydicom", "data/test_files"), ("data_store", "data")):
+        spec = importlib.util.find_spec(package)
+        for place in (spec.submodule_search_locations or ()) if spec else ():
+            yield from sorted((Path(place) / folder).rglob("*.dcm"))
+
+
+def _slices() -> Iterator[tuple[str, PixelArray]]:
+    """Modality in lower case and pixels, each picture once."""
+    seen = set()
+    for path in _dicom_files():
+        try:
+            radiograph = decode(read_header(path.read_bytes()))
+        except UnreadableError:
+            continue  # these files are there to break readers; what cannot be read gets no answer anyway
+        pixels, modality = radiograph.pixels, radiograph.identity.modality
+        if modality not in _MODALITIES or min(pixels.shape) < _SIDE_MIN_PX or pixels.std() < _LEVELS_MIN:
+            continue
+        sketch = (pixels.shape, pixels[::32, ::32].tobytes())
+        if sketch not in seen:
+            seen.add(sketch)
+            yield modality.lower(), pixels
+
+
+def _photographs() -> Iterator[PixelArray]:
+    from matplotlib.cbook import get_sample_data
+    from matplotlib.image import imread
+
+    for name in _PHOTOGRAPHS:
+        colours = np.asarray(imread(get_sample_data(name, asfileobj=False)), dtype=np.float64)[..., :3]
+        yield (colours @ _LUMA * (1 if colours.max() > 1 else 255)).astype(np.uint8)
+
+
+def shipped(spec: PreprocessingSpec) -> dict[str, PixelArray]:
+    """Slices (CT, MR, NM, US) and photographs that the installed packages bring, each in several views, by kind."""
+    found: dict[str, list[PixelArray]] = defaultdict(list)
+    for number, (kind, pixels) in enumerate(_slices()):
+        found[kind].append(views(pixels, spec, number))
+    for number, pixels in enumerate(_photographs()):
+        found["photograph"].append(views(pixels, spec, number, 5 * _VIEWS))
+    return {kind: np.concatenate(pictures) for kind, pictures in sorted(found.items())}
+
+
+def of_folder(folder: Path) -> dict[str, PixelArray]:
+    """Pictures of a folder with one folder per kind, shrunk as ``TRAINING_SPEC`` says.
+
+    Raises:
+        UsageError: there is no such folder, it holds no folder with pictures, or one is unreadable.
+    """
+    found = {}
+    for place in sorted(path for path in folder.glob("*") if path.is_dir()):
+        paths = sorted(path for path in place.iterdir() if path.is_file() and not path.name.startswith("."))
+        if paths:
+            with contextlib.closing(read_pictures(paths)) as read:
+                found[place.name] = np.stack([picture for picture, *_ in read])
+    if not found:
+        raise UsageError(f"{folder} holds no folder with pictures; each kind needs one, such as knee/")
+    return found

@@ -1,0 +1,173 @@
+"""Pictures that are no upright frontal chest film, made from films or from nothing: what the detector learns to refuse.
+
+No real picture of anything else is among them, so that knees, slices, ultrasound and photographs, with which the
+detector is measured, are all new to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from preread.core.types import PixelArray
+from preread.imaging.preprocessing import PreprocessingSpec, shrink
+
+Grey = npt.NDArray[np.float64]
+_Make = Callable[[PixelArray, np.random.Generator], npt.NDArray[np.uint8]]
+
+
+def inverted(pictures: PixelArray) -> PixelArray:
+    """Exchange black and white."""
+    return 255 - pictures
+
+
+def turned(pictures: PixelArray, quarters: int) -> PixelArray:
+    """Turn uint8 [n, side, side] counter-clockwise by quarters."""
+    return np.ascontiguousarray(np.rot90(pictures, quarters, axes=(1, 2)))
+
+
+# What a sender can do wrong to a film; the detector names these.
+MISHAPS: Mapping[str, Callable[[PixelArray], PixelArray]] = {
+    "inverted": inverted,
+    "turned_left": lambda pictures: turned(pictures, 1),
+    "upside_down": lambda pictures: turned(pictures, 2),
+    "turned_right": lambda pictures: turned(pictures, 3),
+}
+
+
+def _spectrum(shape: tuple[int, ...]) -> Grey:
+    """Frequencies in cycles per pixel, as ``rfft2`` orders them; the constant part counts as the lowest."""
+    rows, columns = shape
+    radius = np.hypot(np.fft.fftfreq(rows)[:, np.newaxis], np.fft.rfftfreq(columns))
+    return np.asarray(np.maximum(radius, 1 / max(shape)), dtype=np.float64)
+
+
+def _filtered(noise: Grey, weights: Grey) -> Grey:
+    return np.fft.irfft2(np.fft.rfft2(noise) * weights, s=noise.shape)
+
+
+def _stretched(values: Grey) -> PixelArray:
+    low, high = float(values.min()), float(values.max())
+    return ((values - low) * (255 / max(high - low, 1e-9))).astype(np.uint8)
+
+
+def _field(shape: tuple[int, ...], wave_px: float, rng: np.random.Generator) -> Grey:
+    """A smooth random surface, mean 0, standard deviation 1."""
+    found = _filtered(rng.normal(size=shape), np.exp(-((_spectrum(shape) * wave_px) ** 2)))
+    return np.asarray((found - found.mean()) / max(float(found.std()), 1e-9))
+
+
+def _noise(film: PixelArray, rng: np.random.Generator) -> PixelArray:
+    kind = rng.integers(3)
+    if kind == 0:
+        return rng.permutation(film.ravel()).reshape(film.shape)
+    if kind == 1:
+        return np.where(rng.random(film.shape) < rng.uniform(0.02, 0.5), 255, 0).astype(np.uint8)
+    return np.clip(rng.normal(rng.uniform(0, 255), rng.uniform(3, 80), film.shape), 0, 255).astype(np.uint8)
+
+
+def _clouds(film: PixelArray, rng: np.random.Generator) -> PixelArray:
+    """Noise whose coarse parts are the strongest, or, every third time, as strong as in the film."""
+    noise = rng.normal(size=film.shape)
+    if rng.random() < 1 / 3:
+        phase = np.fft.rfft2(noise)
+        strength = np.abs(np.fft.rfft2(film.astype(np.float64)))
+        return _stretched(np.fft.irfft2(strength * phase / np.maximum(np.abs(phase), 1e-9), s=film.shape))
+    return _stretched(_filtered(noise, _spectrum(film.shape) ** -rng.uniform(0.3, 2.5)))
+
+
+def _faint(film: PixelArray, rng: np.random.Generator) -> PixelArray:
+    """Next to nothing: a wedge, a step or a disc between two near grey levels, with a little noise."""
+    rows, columns = film.shape
+    y, x = np.mgrid[0:rows, 0:columns]
+    x, y = x / columns - rng.random(), y / rows - rng.random()
+    a, b = rng.normal(size=2)
+    shape = (a * x + b * y, np.hypot(x, y), (a * x + b * y > 0) * 1.0, (np.hypot(x, y) < rng.uniform(0.1, 0.5)) * 1.0)
+    low = rng.uniform(0, 240)
+    grey = low + _stretched(shape[rng.integers(4)]) / 255 * rng.uniform(8, 255 - low)
+    return np.clip(grey + rng.normal(0, rng.uniform(0, 4), film.shape), 0, 255).astype(np.uint8)
+
+
+def _shapes(film: PixelArray, rng: np.random.Generator) -> PixelArray:
+    """Ellipses and bars at random, as in a drawing or a test pattern."""
+    rows, columns = film.shape
+    y, x = np.mgrid[0:rows, 0:columns] / np.array([[[rows]], [[columns]]])
+    grey = np.full(film.shape, rng.uniform(0, 100))
+    for _ in range(rng.integers(1, 9)):
+        (cx, cy), (a, b), angle = rng.random(2), rng.uniform(0.04, 0.5, 2), rng.uniform(0, np.pi)
+        u = (x - cx) * np.cos(angle) + (y - cy) * np.sin(angle)
+        v = (y - cy) * np.cos(angle) - (x - cx) * np.sin(angle)
+        inside = (u / a) ** 2 + (v / b) ** 2 < 1 if rng.random() < 0.6 else (np.abs(u) < a) & (np.abs(v) < b)
+        grey += inside * rng.uniform(-80, 160)
+    grey += rng.uniform(0, 20) * _field(film.shape, rng.uniform(20, 200), rng)
+    return np.clip(grey + rng.normal(0, rng.uniform(0, 8), film.shape), 0, 255).astype(np.uint8)
+
+
+def _scrambled(film: PixelArray, rng: np.random.Generator) -> PixelArray:
+    """The film cut into 4 to 25 tiles that lie in another order."""
+    count = int(rng.integers(2, 6))
+    rows, columns = film.shape[0] // count, film.shape[1] // count
+    tiles = [
+        film[i * rows : (i + 1) * rows, j * columns : (j + 1) * columns] for i in range(count) for j in range(count)
+    ]
+    order = rng.permutation(count * count)
+    return np.block([[tiles[order[i * count + j]] for j in range(count)] for i in range(count)])
+
+
+def _warped(film: PixelArray, rng: np.random.Generator) -> PixelArray:
+    """The film bent out of any likeness."""
+    wave_px, by_px = rng.uniform(0.25, 0.9) * film.shape[0], rng.uniform(0.11, 0.27) * film.shape[0]
+    y, x = np.mgrid[0 : film.shape[0], 0 : film.shape[1]]
+    rows = np.clip(y + by_px * _field(film.shape, wave_px, rng), 0, film.shape[0] - 1)
+    columns = np.clip(x + by_px * _field(film.shape, wave_px, rng), 0, film.shape[1] - 1)
+    return np.asarray(film[rows.astype(np.int64), columns.astype(np.int64)])
+
+
+def _part(film: PixelArray, rng: np.random.Generator) -> PixelArray:
+    """A small part of the film, enlarged."""
+    side = int(rng.uniform(0.18, 0.4) * film.shape[0])
+    top, left = rng.integers(0, film.shape[0] - side), rng.integers(0, film.shape[1] - side)
+    return film[top : top + side, left : left + side]
+
+
+def _shifted(film: PixelArray, rng: np.random.Generator) -> PixelArray:
+    """The film rolled round its frame, or its upper half mirrored into the lower."""
+    rows, columns = film.shape
+    kind = rng.integers(3)
+    if kind == 0:
+        return np.concatenate([film[: rows // 2], film[: rows - rows // 2][::-1]])
+    by = int(rng.uniform(0.27, 0.73) * (rows if kind == 1 else columns))
+    return np.roll(film, by, axis=0 if kind == 1 else 1)
+
+
+_OTHERS: Mapping[str, _Make] = {
+    "noise": _noise,
+    "clouds": _clouds,
+    "faint": _faint,
+    "shapes": _shapes,
+    "scrambled": _scrambled,
+    "warped": _warped,
+    "part_of_a_film": _part,
+    "shifted": _shifted,
+}
+KINDS = (*MISHAPS, *_OTHERS)
+# A film cut up, bent, rolled or enlarged comes from no sender; it teaches the detector where a chest ends.
+NEAR = ("scrambled", "warped", "part_of_a_film", "shifted")
+
+
+def make(kind: str, films: PixelArray, spec: PreprocessingSpec, seed: int) -> PixelArray:
+    """Make one picture of a kind from each film.
+
+    Args:
+        kind: of ``KINDS``.
+        films: uint8 [n, rows, columns] after ``preprocessing.shrink``, square.
+
+    Returns:
+        uint8 [n, rows, columns].
+    """
+    if kind in MISHAPS:
+        return MISHAPS[kind](films)
+    rng = np.random.default_rng([seed, KINDS.index(kind)])
+    return np.stack([shrink(spec, np.ascontiguousarray(_OTHERS[kind](film, rng))) for film in films])

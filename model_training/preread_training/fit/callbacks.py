@@ -1,0 +1,157 @@
+"""What is done between the steps and epochs of every fit: keep, tell, stop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from preread.core.errors import PrereadError
+from preread_training.data.atomic_files import keep_text, keep_weights
+from preread_training.fit.progress import Advance, Pace, unheard
+
+HISTORY_FILE = "history.csv"
+_HISTORY_HEADER = "epoch,loss,seconds"
+FIT_FILE = "fit.json"
+
+
+class FittingFailed(PrereadError):
+    """The loss is no longer a number."""
+
+    code = "fitting_failed"
+    hint = "Lower the learning rate, or look for a film whose picture is constant."
+
+
+class NotANumber(keras.callbacks.Callback):  # type: ignore[misc]
+    """End the fit at a loss that is no number."""
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        if logs and not np.isfinite(logs["loss"]):
+            raise FittingFailed(f"the loss became {logs['loss']} at step {batch}")
+
+
+class Reseed(keras.callbacks.Callback):  # type: ignore[misc]
+    """Set dropout's generators at each epoch: no checkpoint has their state, and a resumed fit must be the same."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self._seed = seed
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        dropouts = [layer for layer in self.model.layers if isinstance(layer, keras.layers.Dropout) and layer.rate]
+        for position, layer in enumerate(dropouts):  # layers of one network draw apart
+            layer.seed_generator.state.assign([self._seed + 7919 * position, epoch])
+
+
+class AllowanceOver(Exception):
+    """The minutes allowed for a fit are over.
+
+    Attributes:
+        epochs: reached, the last one broken off.
+    """
+
+    def __init__(self, epochs: float) -> None:
+        super().__init__(f"broke off after {epochs:.2f} epochs")
+        self.epochs = epochs
+
+
+class Allowance(keras.callbacks.Callback):  # type: ignore[misc]
+    """Break the fit off once its minutes are over, between two steps: an epoch may take longer than all of them."""
+
+    def __init__(self, minutes: float | None, spent_s: float = 0.0) -> None:
+        super().__init__()
+        self._until_s = None if minutes is None else time.monotonic() + minutes * 60 - spent_s
+        self._epoch = 0
+
+    @property
+    def over(self) -> bool:
+        """Whether the time has passed; never without a bound."""
+        return self._until_s is not None and time.monotonic() >= self._until_s
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._epoch = epoch
+        if self.over:
+            raise AllowanceOver(epoch)
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        steps = self.params["steps"]
+        if self.over and batch + 1 < steps:  # an epoch that is complete is kept as one
+            raise AllowanceOver(self._epoch + (batch + 1) / steps)
+
+
+class Told(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keep and say after each epoch how far the fit is, and how long the rest takes at this pace; tell every step.
+
+    A fit that was broken off after its history and before its checkpoint does that epoch again: its row is replaced.
+    """
+
+    def __init__(self, epochs: int, history: Path, say: Callable[[str], None], advance: Advance = unheard) -> None:
+        super().__init__()
+        self._epochs, self._history, self._say, self._advance = epochs, history, say, advance
+        self._epoch = 0
+
+    def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        self._began_s, self._epoch = time.monotonic(), epoch
+
+    def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        self._advance(Pace(self._epoch, self._epochs, batch + 1, self.params["steps"]))
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        took_s, loss = time.monotonic() - self._began_s, (logs or {})["loss"]
+        lines = self._history.read_text(encoding="utf-8").splitlines() if self._history.exists() else []
+        kept = [line for line in lines if line[:1].isdigit() and int(line.split(",")[0]) <= epoch]
+        keep_text(self._history, "\n".join([_HISTORY_HEADER, *kept, f"{epoch + 1},{loss:.6f},{took_s:.3f}"]) + "\n")
+        left_min = took_s * (self._epochs - epoch - 1) / 60
+        self._say(f"epoch {epoch + 1} of {self._epochs}: loss {loss:.4f}, about {left_min:.0f} min left")
+
+
+class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keep weights and optimizer after each epoch, the epoch in the name; replaced at once, so never half there."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self._folder = folder
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        earlier = _checkpoints(self._folder)
+        keep_weights(self.model, self._folder / f"checkpoint-{epoch + 1}.weights.h5")
+        for path in earlier.values():
+            path.unlink()
+
+    @staticmethod
+    def epochs(folder: Path) -> int:
+        """Number of epochs of the newest checkpoint; 0 without any."""
+        return max(_checkpoints(folder), default=0)
+
+    @staticmethod
+    def restore(model: keras.Model, folder: Path) -> int:
+        """Load the newest checkpoint into a compiled model and return its number of epochs; 0 without any."""
+        kept = _checkpoints(folder)
+        if not kept:
+            return 0
+        model.optimizer.build(model.trainable_variables)
+        model.load_weights(kept[max(kept)])
+        return max(kept)
+
+
+def _checkpoints(folder: Path) -> dict[int, Path]:
+    return {int(path.name.split("-")[1].split(".")[0]): path for path in folder.glob("checkpoint-*.weights.h5")}
+
+
+def spent_s(folder: Path, epochs: int) -> float:
+    """Seconds that the first so many epochs of a fit have taken, by its history; 0 where none is kept."""
+    return sum(took_s for epoch, _, took_s in history_of(folder) if epoch <= epochs)
+
+
+def history_of(folder: Path) -> list[tuple[int, float, float]]:
+    """(epoch from 1, loss, seconds) of each epoch that a fit has kept; empty where it has kept none.
+
+    Files of 0.1.0 have no header.
+    """
+    file = folder / HISTORY_FILE
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
+    rows = [line.split(",") for line in lines if line[:1].isdigit()]
+    return [(int(row[0]), float(row[1]), float(row[2])) for row in rows if len(row) == 3]

@@ -1,0 +1,119 @@
+"""Input size against speed and accuracy: the same networks, served at other sides, measured once and kept."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from preread.core.errors import UsageError
+from preread.core.types import JSONObject, PixelArray
+from preread.imaging.preprocessing import TRAINING_SPEC, apply
+from preread.model import bundle as bundles
+from preread.model.bundle import DETECTOR_FILE, WEIGHTS_FILE
+from preread.model.classifier import Classifier
+from preread_training.data.atomic_files import keep_text
+from preread_training.data.dataset import Data
+from preread_training.fit.cross_validation import RECORD_FILE, finished_folds, network_of
+from preread_training.fit.trainer import WEIGHTS_FILE as FITTED_FILE
+from preread_training.fit.trainer import logits_of
+from preread_training.stats.bootstrap import number
+from preread_training.stats.metrics import auc
+
+SIZES_FILE = "sizes.json"
+SIDES_PX = (96, 128, 160, 224)
+_TIMED = 60
+_WARM_UP = 5
+
+
+def kept_sizes(run: Path, data: Data) -> JSONObject | None:
+    """What an earlier ``measure_sizes`` found; ``None`` if nothing, or other networks than those of the run now."""
+    file = run / SIZES_FILE
+    if not file.exists():
+        return None
+    kept: JSONObject = json.loads(file.read_text(encoding="utf-8"))
+    return kept if kept.get("networks") == _networks(run) and kept.get("data") == data.digest else None
+
+
+def _networks(run: Path) -> JSONObject:
+    """SHA-256 (hex) of the weights of every fold that has its logits."""
+    files = [fold / FITTED_FILE for fold in finished_folds(run)]
+    return {path.parent.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files if path.exists()}
+
+
+def measure_sizes(
+    run: Path, data: Data, *, sides_px: tuple[int, ...] = SIDES_PX, progress: Callable[[], None] = lambda: None
+) -> JSONObject:
+    """Serve each fold's network at each side: AUC on its held-out films, ms a picture with LiteRT on one thread.
+
+    Takes minutes; what it finds is kept in the run as ``sizes.json`` and taken from there next time.
+
+    Args:
+        sides_px: beside the recipe's own.
+        progress: called after each network and side.
+
+    Raises:
+        UsageError: the run has no network of the project's own recipes to serve.
+        NotKept: the disk is full.
+    """
+    if kept := kept_sizes(run, data):
+        return kept
+    recipe = json.loads((run / RECORD_FILE).read_text(encoding="utf-8"))["recipe"]
+    networks = _networks(run)
+    if "serving_px" not in recipe or not networks:
+        raise UsageError(f"{run} has no network that could be served at another size")
+    found = []
+    for side in sorted({*sides_px, recipe["serving_px"]}):
+        logits = np.full(data.labels.shape, np.nan)
+        times_ms: list[float] = []
+        for part in networks:
+            served = network_of(run, part, len(data.findings), side)
+            assert served is not None, "its weights were hashed above"
+            held = np.flatnonzero(data.folds == int(part.removeprefix("fold-")))
+            logits[held] = logits_of(served, TRAINING_SPEC, data.pictures[held])
+            if not times_ms:  # all folds' networks cost the same
+                times_ms = _times_ms(served, data.pictures[held[:_TIMED]])
+            progress()
+        rows = np.flatnonzero(np.isfinite(logits).all(axis=1))
+        by_finding = {}
+        for column, name in enumerate(data.findings):
+            films = data.of(column, logits[rows, column], rows)
+            by_finding[name] = {
+                "auc": number(auc(films.logits, films.labels)),
+                "auc_conflict_normals": number(auc(*films.on_conflict_normals())),
+            }
+        middle, slow = np.percentile(times_ms, [50, 95])
+        found.append({"side_px": side, "findings": by_finding, "median_ms": middle, "p95_ms": slow})
+    measured: JSONObject = {
+        "networks": networks,
+        "data": data.digest,
+        "serving_px": recipe["serving_px"],
+        "pictures_timed": len(times_ms),
+        "sides": found,
+    }
+    keep_text(run / SIZES_FILE, json.dumps(measured, indent=2) + "\n")
+    return measured
+
+
+def _times_ms(served: keras.Model, pictures: PixelArray) -> list[float]:
+    """Time the walk from shrunken picture to logit that the worker takes, with the worker's own classifier."""
+    inputs = keras.Input(batch_shape=(1, TRAINING_SPEC.rows, TRAINING_SPEC.columns, 1), name="radiograph")
+    model = keras.Model(inputs, served(inputs))
+    shipped = bundles.load(bundles.resolve())
+    with tempfile.TemporaryDirectory() as folder:
+        model.export(str(Path(folder) / WEIGHTS_FILE), format="litert", verbose=False)
+        (Path(folder) / DETECTOR_FILE).write_bytes((shipped.path / DETECTOR_FILE).read_bytes())
+        classifier = Classifier(replace(shipped, path=Path(folder)))
+        times_ms: list[float] = []
+        for index in range(-_WARM_UP, len(pictures)):
+            began_s = time.process_time()  # of the processor: whatever else the machine does is not counted
+            classifier.classify(apply(TRAINING_SPEC, pictures[max(0, index)]))
+            times_ms.append(1000 * (time.process_time() - began_s))
+    return times_ms[_WARM_UP:]

@@ -1,0 +1,1 @@
+"""Networks as Keras models, and their first weights."""

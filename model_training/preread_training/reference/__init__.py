@@ -1,0 +1,1 @@
+"""Reference systems: published student projects, fitted anew."""

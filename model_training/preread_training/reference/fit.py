@@ -1,0 +1,317 @@
+"""Fit a reference system: one builder and one loop for all of them; resumable, bounded in time, recorded."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from preread.core.errors import UsageError
+from preread.core.types import JSONObject, PixelArray
+from preread_training.data.atomic_files import keep_text, keep_weights
+from preread_training.fit.callbacks import (
+    FIT_FILE,
+    HISTORY_FILE,
+    Allowance,
+    AllowanceOver,
+    Checkpoint,
+    NotANumber,
+    Reseed,
+    Told,
+    spent_s,
+)
+from preread_training.fit.progress import Advance, unheard
+from preread_training.fit.trainer import WEIGHTS_FILE
+from preread_training.reference.generator import shift
+from preread_training.reference.notation import build
+from preread_training.reference.systems import Reference
+
+_VALIDATION_FILE = "validation.csv"
+_BEST_FILE = "best.weights.h5"
+_CROSS_VALIDATION = 3
+_OF_SEARCH = 0.75  # of the minutes; the rest is for the fit of what was chosen
+_LABELS = npt.NDArray[np.int64]
+_Say = Callable[[str], None]
+
+
+def nearest(pictures: PixelArray, side_px: int) -> PixelArray:
+    """Take the nearest pixel, as the systems' own reading did: uint8 [n, rows, columns] to [n, side_px, side_px]."""
+    rows, columns = (((np.arange(side_px) + 0.5) * side / side_px).astype(np.int64) for side in pictures.shape[1:])
+    return np.ascontiguousarray(pictures[:, rows[:, np.newaxis], columns])
+
+
+def validation_rows(labels: _LABELS, patients: npt.NDArray[np.str_], share: float, seed: int) -> npt.NDArray[np.bool_]:
+    """Bool [n]: about this share of the films of each label, all of a patient's or none; at least one patient."""
+    kept = np.zeros(len(labels), bool)
+    generator = np.random.default_rng([seed, 1])
+    positive = set(patients[labels == 1].tolist())
+    everyone = set(patients.tolist())
+    for group in (sorted(everyone - positive), sorted(positive)):
+        wanted = share * np.isin(patients, group).sum()
+        for patient in generator.permutation(group):
+            if wanted <= 0:
+                break
+            films = patients == patient
+            kept |= films
+            wanted -= films.sum()
+    return kept
+
+
+@dataclass(frozen=True)
+class _Films:
+    """What a network is fitted to: uint8 [n, side, side] and int64 [n]."""
+
+    pictures: PixelArray
+    labels: _LABELS
+
+    def __getitem__(self, rows: Any) -> _Films:
+        return _Films(self.pictures[rows], self.labels[rows])
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def _input(recipe: Reference, grey: Any) -> Any:
+    """Grey levels 0..255 [n, side, side, 1] as the network takes them."""
+    scaled = tf.cast(grey, tf.float32) / 255
+    return scaled if recipe.channels == 1 else tf.repeat(scaled, recipe.channels, axis=-1)
+
+
+def _batches(recipe: Reference, films: _Films, seed: int, steps: range) -> tf.data.Dataset:
+    """Passes over the films, each in an order of its own, the last batch of a pass short; drawn by seed and step."""
+    n = len(films)
+    in_pass = math.ceil(n / recipe.batch)
+    passes = math.ceil(steps.stop / in_pass)
+    order = tf.constant(np.concatenate([np.random.default_rng([seed, at]).permutation(n) for at in range(passes)]))
+    held, labels = tf.constant(films.pictures), tf.constant(films.labels.astype(np.float32))
+    weights = tf.constant(recipe.class_weights, tf.float32)
+
+    def draw(step: Any) -> Any:
+        within = step // in_pass * n
+        first = step % in_pass * recipe.batch
+        rows = order[within + first : within + tf.minimum(first + recipe.batch, n)]
+        label = tf.gather(labels, rows)
+        grey = tf.cast(tf.gather(held, rows), tf.float32)[..., tf.newaxis]
+        if recipe.shifts is not None:
+            grey = shift(recipe.shifts, grey, tf.stack([tf.constant(seed, tf.int64), step]))
+        return _input(recipe, grey), label[:, tf.newaxis], tf.gather(weights, tf.cast(label, tf.int32))
+
+    return tf.data.Dataset.range(steps.start, steps.stop).map(draw, num_parallel_calls=1).prefetch(2)
+
+
+def _compiled(recipe: Reference, seed: int, *, frozen: bool = False) -> keras.Model:
+    keras.utils.set_random_seed(seed)
+    model = build(recipe.layers, recipe.side_px, recipe.channels)
+    for body in _bodies(model):
+        body.trainable = not frozen
+    optimizers = {"sgd": keras.optimizers.SGD, "rmsprop": keras.optimizers.RMSprop}
+    model.compile(
+        optimizer=optimizers[recipe.optimizer](recipe.learning_rate),
+        loss=keras.losses.BinaryCrossentropy(from_logits=True),
+        jit_compile=False,
+    )
+    return model
+
+
+def _bodies(model: keras.Model) -> list[keras.Model]:
+    return [layer for layer in model.layers if isinstance(layer, keras.Model)]
+
+
+def _imagenet(recipe: Reference, file: Path | None, say: _Say) -> list[npt.NDArray[np.float32]] | None:
+    """ImageNet weights of VGG19 from a file, else from Keras's cache or the network, else None, which it says."""
+    body = keras.applications.VGG19(
+        include_top=False, weights=None, input_shape=(recipe.side_px, recipe.side_px, recipe.channels)
+    )
+    if file is not None:
+        try:
+            body.load_weights(file)
+        except (OSError, ValueError, KeyError) as error:
+            raise UsageError(f"{file} holds no weights of VGG19 without its top: {error}") from None
+        return list(body.get_weights())
+    try:
+        with contextlib.redirect_stdout(sys.stderr):  # on which Keras shows its progress
+            loaded = keras.applications.VGG19(include_top=False, weights="imagenet", input_shape=body.input_shape[1:])
+    except Exception as error:  # noqa: BLE001 - Keras raises Exception itself where it cannot fetch a file
+        say(f"{recipe.name}: no ImageNet weights ({error}); VGG19 starts from random weights and is not frozen")
+        return None
+    return list(loaded.get_weights())
+
+
+def logits_of(model: keras.Model, recipe: Reference, pictures: PixelArray, batch: int = 64) -> npt.NDArray[np.float64]:
+    """float64 [n], the network's logit of each film.
+
+    Args:
+        pictures: uint8 [n, rows, columns] of any size.
+    """
+    small = nearest(pictures, recipe.side_px)[..., np.newaxis]
+    parts = [
+        model.predict_on_batch(_input(recipe, small[start : start + batch])) for start in range(0, len(small), batch)
+    ]
+    return np.concatenate(parts)[:, 0].astype(np.float64)
+
+
+class _Validated(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keep each epoch's validation loss and the best epoch's weights; end the fit when none was better for long."""
+
+    def __init__(self, recipe: Reference, films: _Films, folder: Path, done: int) -> None:
+        super().__init__()
+        self._recipe, self._films, self._folder = recipe, films, folder
+        file = folder / _VALIDATION_FILE
+        lines = file.read_text(encoding="utf-8").splitlines() if done else []
+        self.losses = [float(line.split(",")[1]) for line in lines[:done]]
+
+    @property
+    def best(self) -> int:
+        """Position of the best epoch."""
+        return int(np.argmin(self.losses))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether no epoch was better for as many as the recipe is patient."""
+        patience = max(self._recipe.patience or 0, 1)
+        return bool(self.losses) and len(self.losses) - 1 - self.best >= patience
+
+    def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
+        logits = logits_of(self.model, self._recipe, self._films.pictures)
+        self.losses.append(float(np.logaddexp(0.0, np.where(self._films.labels == 1, -logits, logits)).mean()))
+        lines = [f"{position + 1},{loss:.9g}\n" for position, loss in enumerate(self.losses)]
+        keep_text(self._folder / _VALIDATION_FILE, "".join(lines))
+        if self._recipe.best and self.best == epoch:
+            keep_weights(self.model, self._folder / _BEST_FILE)
+        if self.is_over:
+            self.model.stop_training = True
+
+
+def _choose(recipe: Reference, films: _Films, groups: _LABELS, allowance: Allowance, seed: int) -> JSONObject:
+    """Cross-validate the candidates as far as time allows; each is built from its own settings.
+
+    Args:
+        groups: int64 [n], the part in which each film is held out.
+    """
+    accuracies: list[float] = []
+    for layers, epochs in recipe.candidates:
+        candidate, right = replace(recipe, layers=layers, epochs=epochs), 0
+        for group in range(_CROSS_VALIDATION):
+            if allowance.over:
+                break
+            held = groups == group
+            model, fitted = _compiled(candidate, seed), films[~held]
+            steps = math.ceil(len(fitted) / recipe.batch)
+            batches = _batches(candidate, fitted, seed, range(steps * epochs))
+            model.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=0, shuffle=False, callbacks=[NotANumber()])
+            called = logits_of(model, candidate, films.pictures[held]) > 0
+            right += int((called == (films.labels[held] == 1)).sum())
+        else:
+            accuracies.append(right / len(films))
+    layers, epochs = recipe.candidates[int(np.argmax(accuracies)) if accuracies else 0]
+    return {"layers": layers, "epochs_meant": epochs, "cross_validated_accuracies": accuracies}
+
+
+def fit(
+    recipe: Reference,
+    pictures: PixelArray,
+    labels: _LABELS,
+    patients: npt.NDArray[np.str_],
+    folder: Path,
+    *,
+    seed: int = 0,
+    steps_per_epoch: int | None = None,
+    minutes: float | None = None,
+    vgg19_weights: Path | None = None,
+    say: _Say = lambda _: None,
+    advance: Advance = unheard,
+) -> keras.Model:
+    """Fit a system and return its network; called again after an interruption it goes on after the last whole epoch.
+
+    Args:
+        pictures: uint8 [n, rows, columns] after ``preprocessing.shrink``.
+        labels: int64 [n] in {0, 1}.
+        patients: str [n]; those kept for the validation loss, where a system has one, are not fitted to.
+        folder: gets ``history.csv`` (epoch, loss, seconds), checkpoints, ``fit.json`` (epochs reached and meant,
+            seconds, how the fit ended, parameters, ImageNet weights or none) and ``fitted.weights.h5``.
+        steps_per_epoch: shortens each epoch, for a trial.
+        minutes: after them the fit ends with the step in progress, and what it reached is recorded.
+        vgg19_weights: file of ImageNet weights without top; where absent, Keras is asked for them.
+
+    Raises:
+        FittingFailed: the loss is NaN or infinite.
+        UsageError: the file of weights holds none.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / FIT_FILE
+    state: JSONObject = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    began_s = time.monotonic()
+    films = _Films(nearest(pictures, recipe.side_px), labels)
+    held = np.zeros(len(labels), bool)
+    if recipe.patience is not None:
+        held = validation_rows(labels, patients, recipe.validation, seed)
+    if recipe.films is not None:
+        drawn = np.random.default_rng([seed, 2]).permutation(np.flatnonzero(~held))[: recipe.films]
+        fitted, patients = films[drawn], patients[drawn]
+    else:
+        fitted = films[~held]
+
+    imagenet = None
+    if not state.get("ended") and not Checkpoint.epochs(folder) and "VGG19" in recipe.layers:
+        imagenet = _imagenet(recipe, vgg19_weights, say)
+        state["imagenet"] = imagenet is not None
+    if "epochs_meant" not in state:
+        state["epochs_meant"] = recipe.epochs
+        if recipe.candidates:
+            _, patient = np.unique(patients, return_inverse=True)
+            search = Allowance(None if minutes is None else minutes * _OF_SEARCH)
+            state |= _choose(recipe, fitted, patient % _CROSS_VALIDATION, search, seed)
+    recipe = replace(recipe, layers=state.get("layers", recipe.layers), epochs=state["epochs_meant"])
+    model = _compiled(recipe, seed, frozen=state.get("imagenet", False))
+    if imagenet is not None:
+        for body in _bodies(model):
+            body.set_weights(imagenet)
+    if state.get("ended"):
+        model.optimizer.build(model.trainable_variables)
+        model.load_weights(folder / WEIGHTS_FILE)
+        return model
+    state["parameters"] = model.count_params()
+    keep_text(file, json.dumps(state, indent=2) + "\n")
+
+    done = Checkpoint.restore(model, folder)
+    before_s = spent_s(folder, done)
+    steps = steps_per_epoch or recipe.steps_per_epoch or math.ceil(len(fitted) / recipe.batch)
+    allowance = Allowance(minutes, before_s + time.monotonic() - began_s)
+    validated = _Validated(recipe, films[held], folder, done) if held.any() else None
+    callbacks = [NotANumber(), Reseed(seed), allowance, Told(recipe.epochs, folder / HISTORY_FILE, say, advance)]
+    callbacks += [validated, Checkpoint(folder)] if validated else [Checkpoint(folder)]
+    reached, ended = float(done), "done"
+    if done < recipe.epochs and not (validated and validated.is_over):
+        try:
+            history = model.fit(
+                _batches(recipe, fitted, seed, range(done * steps, recipe.epochs * steps)),
+                steps_per_epoch=steps,
+                initial_epoch=done,
+                epochs=recipe.epochs,
+                verbose=0,
+                shuffle=False,
+                callbacks=callbacks,
+            )
+            reached += len(history.epoch)
+        except AllowanceOver as over:
+            ended, reached = "time", over.epochs
+    if validated and validated.is_over and reached < recipe.epochs:
+        ended = "early"
+    if validated and recipe.best and validated.losses:
+        model.load_weights(folder / _BEST_FILE)
+        state["best_epoch"] = validated.best + 1
+    keep_weights(model, folder / WEIGHTS_FILE)
+    state |= {"epochs": reached, "seconds": before_s + time.monotonic() - began_s, "ended": ended}
+    keep_text(file, json.dumps(state, indent=2) + "\n")
+    return model

@@ -1,0 +1,110 @@
+"""Does a probability mean what it says? Calibration measures, films weighed for the prevalence that is claimed."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from preread.core.types import JSONObject
+from preread_training.stats.baselines import fit_logistic
+from preread_training.stats.bootstrap import Labels, Scores, number
+
+BINS = 15
+_SMALLEST = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """Films of like probability.
+
+    Attributes:
+        probability: their weighted mean.
+        share: the weighted share of them with the finding.
+        weight: their part of all weight, in (0, 1].
+        films: their number.
+    """
+
+    probability: float
+    share: float
+    weight: float
+    films: int
+
+
+def reliability_bins(probability: Scores, labels: Labels, weights: Scores | None = None, bins: int = BINS) -> list[Bin]:
+    """Sort films by probability into bins of equal weight; films of one probability stay together.
+
+    Args:
+        probability: float64 [n] in [0, 1].
+        labels: int64 [n] in {0, 1}.
+        weights: float64 [n], see ``OutOfFold.weights``; 1 where absent.
+
+    Returns:
+        At most ``bins`` bins by rising probability; fewer where films are few or tied.
+    """
+    weight = np.ones(len(labels)) if weights is None else weights
+    _, rank = np.unique(probability, return_inverse=True)
+    mass = np.bincount(rank, weight)
+    middle = (np.cumsum(mass) - mass / 2) / mass.sum()
+    of = np.minimum((middle * bins).astype(int), bins - 1)[rank]
+    found = []
+    for each in np.unique(of):
+        rows = of == each
+        part = weight[rows].sum()
+        if part > 0:
+            mean, share = (float(weight[rows] @ of_rows / part) for of_rows in (probability[rows], labels[rows]))
+            found.append(Bin(mean, share, float(part / weight.sum()), int(rows.sum())))
+    return found
+
+
+def expected_calibration_error(bins: list[Bin]) -> float:
+    """Mean distance between probability and share over equal-mass bins (Naeini 2015, with bins by mass), in [0, 1].
+
+    Noise within a bin adds to it: even a perfect probability has an error above 0 on few films.
+    """
+    return float(sum(each.weight * abs(each.probability - each.share) for each in bins))
+
+
+def brier_score(probability: Scores, labels: Labels, weights: Scores | None = None) -> float:
+    """Weighted mean squared distance of probability and label, in [0, 1]."""
+    return float(np.average((probability - labels) ** 2, weights=weights))
+
+
+def negative_log_likelihood(probability: Scores, labels: Labels, weights: Scores | None = None) -> float:
+    """Weighted mean of -log of the probability given to what was there, in nats."""
+    given = np.clip(np.where(labels == 1, probability, 1 - probability), _SMALLEST, 1.0)
+    return float(np.average(-np.log(given), weights=weights))
+
+
+def slope_and_intercept(probability: Scores, labels: Labels, weights: Scores | None = None) -> tuple[float, float]:
+    """Slope and intercept of the labels' logit on the probability's (Cox 1958); 1 and 0 where it means what it says.
+
+    A slope below 1 is an overconfident probability. NaN when a label is absent.
+    """
+    if len(np.unique(labels)) < 2:
+        return math.nan, math.nan
+    clipped = np.clip(probability, 1e-9, 1 - 1e-9)
+    weight = np.ones(len(labels)) if weights is None else weights
+    slope, intercept = fit_logistic(np.log(clipped / (1 - clipped))[:, None], labels, weight, ridge=1e-6)
+    return float(slope), float(intercept)
+
+
+def calibration_measures(probability: Scores, labels: Labels, weights: Scores | None = None) -> JSONObject:
+    """Return every measure of this module as a record.
+
+    Keys: ``expected_calibration_error``, ``brier``, ``negative_log_likelihood``, ``slope``, ``intercept``, ``bins``.
+    """
+    bins = reliability_bins(probability, labels, weights)
+    slope, intercept = slope_and_intercept(probability, labels, weights)
+    return {
+        "expected_calibration_error": expected_calibration_error(bins),
+        "brier": brier_score(probability, labels, weights),
+        "negative_log_likelihood": negative_log_likelihood(probability, labels, weights),
+        "slope": number(slope),
+        "intercept": number(intercept),
+        "bins": [
+            {"probability": each.probability, "share": each.share, "weight": each.weight, "films": each.films}
+            for each in bins
+        ],
+    }

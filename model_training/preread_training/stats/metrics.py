@@ -1,0 +1,262 @@
+"""What networks said of films, and measures of it with 95 % intervals that know which films are of one patient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from preread.core.types import Answer, JSONObject
+from preread_training.stats.bootstrap import Groups, Labels, Measure, Rows, Scores, bootstrap, share
+
+# Half of the normals' weight lies on those that are framed like films with the finding, because films of elsewhere are.
+CONFLICT_SHARE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfFold:
+    """What networks said of films of patients that they had not seen.
+
+    Attributes:
+        logits: float64 [n].
+        labels: int64 [n] in {0, 1}.
+        conflict: bool [n], see ``dataset.Data``.
+        patients: str [n], the patient of each film; ``None`` where that is unknown.
+        folds: int64 [n], the fold in which each film was held out; ``None`` where there was one only.
+    """
+
+    logits: Scores
+    labels: Labels
+    conflict: Rows
+    patients: Groups | None = None
+    folds: npt.NDArray[np.int64] | None = None
+
+    @property
+    def groups(self) -> Groups:
+        """Str [n], what is drawn in a bootstrap: the patient, or the film where patients are unknown."""
+        return np.arange(len(self.labels)).astype(np.str_) if self.patients is None else self.patients
+
+    @property
+    def conflict_normals(self) -> Rows:
+        """Films without the finding that are framed like films with it."""
+        return np.asarray(self.conflict & (self.labels == 0))
+
+    @property
+    def hard_normals(self) -> Rows:
+        """The conflict normals; in a data set without any, all films without the finding."""
+        return self.conflict_normals if self.conflict_normals.any() else np.asarray(self.labels == 0)
+
+    @property
+    def conflict_normals_and_present(self) -> Rows:
+        """The conflict normals and all films with the finding."""
+        return np.asarray(self.conflict_normals | (self.labels == 1))
+
+    def on_conflict_normals(self) -> tuple[Scores, Labels]:
+        """Scores and labels of the conflict normals against all films with the finding."""
+        kept = self.conflict_normals_and_present
+        return self.logits[kept], self.labels[kept]
+
+    def at(self, rows: Rows) -> OutOfFold:
+        """The films of these rows."""
+        patients = None if self.patients is None else self.patients[rows]
+        folds = None if self.folds is None else self.folds[rows]
+        return OutOfFold(self.logits[rows], self.labels[rows], self.conflict[rows], patients, folds)
+
+    def weights(self, prevalence: float, conflict_share: float | None = CONFLICT_SHARE) -> Scores:
+        """How much each film counts so that the whole stands for a place with this prevalence: float64 [n], sum n.
+
+        Args:
+            prevalence: weight of the films with the finding, in (0, 1).
+            conflict_share: how much of the other films' weight lies on the conflict normals, in [0, 1]; ``None``
+                counts all of them alike.
+        """
+        hard, rest = self.hard_normals, (self.labels == 0) & ~self.hard_normals
+        if conflict_share is None:
+            conflict_share = hard.sum() / max(1, hard.sum() + rest.sum())
+        weight = np.zeros(len(self.labels))
+        for rows, part in (
+            (self.labels == 1, prevalence),
+            (hard, (1 - prevalence) * conflict_share),
+            (rest if rest.any() else hard, (1 - prevalence) * (1 - conflict_share)),
+        ):
+            weight[rows] += part / max(1, rows.sum())
+        return weight * len(weight)
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """Films counted by label and by what was called."""
+
+    true_positive: int
+    false_negative: int
+    false_positive: int
+    true_negative: int
+
+    @classmethod
+    def of(cls, called: Rows, labels: Labels) -> Confusion:
+        """Count bool [n] against int64 [n]."""
+        present = labels == 1
+        tables = (called & present, ~called & present, called & ~present, ~called & ~present)
+        return cls(*(int(table.sum()) for table in tables))
+
+    def to_json(self) -> JSONObject:
+        """The four counts."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranked:
+    """Films sorted into ranks once, so that a measure of many reweighings is cheap; ties share a rank."""
+
+    rank: npt.NDArray[np.int64]
+    present: Rows
+
+    @classmethod
+    def of(cls, scores: Scores, labels: Labels) -> _Ranked:
+        return cls(np.unique(scores, return_inverse=True)[1], np.asarray(labels == 1))
+
+    def _mass(self, weight: Scores) -> tuple[Scores, Scores]:
+        present, absent = (np.bincount(self.rank, weight * rows) for rows in (self.present, ~self.present))
+        return np.asarray(present, float), np.asarray(absent, float)
+
+    def auc(self, weight: Scores) -> float:
+        present, absent = self._mass(weight)
+        total = present.sum() * absent.sum()
+        below = np.cumsum(absent) - absent
+        return float((present * (below + absent / 2)).sum() / total) if total else float("nan")
+
+    def average_precision(self, weight: Scores) -> float:
+        present, absent = (mass[::-1] for mass in self._mass(weight))
+        found, called = np.cumsum(present), np.cumsum(present + absent)
+        if not found[-1]:
+            return float("nan")
+        return float((present * found / np.maximum(called, 1e-300)).sum() / found[-1])
+
+
+def auc(scores: Scores, labels: Labels, weights: Scores | None = None) -> float:
+    """Area under the ROC curve: the chance that a film with the finding scores above one without; ties count half.
+
+    Args:
+        weights: float64 [n], how often each film counts (bootstrap), 1 where absent.
+
+    Returns:
+        A value in [0, 1]; NaN when a label is absent.
+    """
+    return _Ranked.of(scores, labels).auc(np.ones(len(scores)) if weights is None else weights)
+
+
+def average_precision(scores: Scores, labels: Labels, weights: Scores | None = None) -> float:
+    """Area under the precision-recall curve as a sum of steps; at chance it is the share of films with the finding.
+
+    Returns:
+        A value in [0, 1]; NaN without any film with the finding.
+    """
+    return _Ranked.of(scores, labels).average_precision(np.ones(len(scores)) if weights is None else weights)
+
+
+def matthews_correlation(called: Rows, labels: Labels, weights: Scores | None = None) -> float:
+    """Correlation of what was called with the labels, in [-1, 1]; NaN when either is the same for all films."""
+    weight = np.ones(len(labels)) if weights is None else weights
+    yes, present = called.astype(float), (labels == 1).astype(float)
+    total = weight.sum()
+    if not total:
+        return float("nan")
+    a, b = yes - (weight @ yes) / total, present - (weight @ present) / total
+    scale = math.sqrt((weight @ (a * a)) * (weight @ (b * b)))
+    return float(weight @ (a * b) / scale) if scale > 1e-12 else float("nan")
+
+
+def measure(
+    scores: Scores, called: Rows, labels: Labels, groups: Groups, *, draws: int = 2000, seed: int = 0
+) -> dict[str, Measure]:
+    """Measure what was said of films, with 95 % intervals.
+
+    Args:
+        scores: float64 [n], higher = more likely.
+        called: bool [n], at or above the operating point.
+        labels: int64 [n] in {0, 1}.
+        groups: str [n], the unit that is drawn (patient, or image where patients are unknown).
+
+    Returns:
+        ``auc``, ``accuracy``, ``sensitivity``, ``specificity``, ``balanced_accuracy`` (mean of the last two),
+        ``matthews_correlation`` and ``average_precision``; the last two and accuracy hold for this share of films with
+        the finding only.
+    """
+    present, right = labels == 1, called == (labels == 1)
+    ranked = _Ranked.of(scores, labels)
+
+    def balanced(weight: Scores) -> float:
+        both = [(weight[rows & right].sum(), weight[rows].sum()) for rows in (present, ~present)]
+        return float(sum(hits / of for hits, of in both) / 2) if all(of for _, of in both) else float("nan")
+
+    drawn = bootstrap(
+        {
+            "auc": ranked.auc,
+            "balanced_accuracy": balanced,
+            "matthews_correlation": lambda weight: matthews_correlation(called, labels, weight),
+            "average_precision": ranked.average_precision,
+        },
+        groups,
+        count=draws,
+        seed=seed,
+    )
+    return {
+        "auc": drawn.pop("auc"),
+        "accuracy": share(right, groups),
+        "sensitivity": share(right[present], groups[present]),
+        "specificity": share(right[~present], groups[~present]),
+        **drawn,
+    }
+
+
+def auc_difference(first: Scores, second: Scores, labels: Labels, groups: Groups, *, count: int = 2000) -> Measure:
+    """First minus second AUC on the same films, paired; an interval without 0 tells two networks apart on them."""
+    a, b = _Ranked.of(first, labels), _Ranked.of(second, labels)
+    return bootstrap({"auc": lambda weight: a.auc(weight) - b.auc(weight)}, groups, count=count)["auc"]
+
+
+def answer_counts(answers: npt.NDArray[np.str_], labels: Labels) -> JSONObject:
+    """Films of each answer, with and without the finding."""
+    return {
+        answer.value: {
+            "with_finding": int(((answers == answer) & (labels == 1)).sum()),
+            "without_finding": int(((answers == answer) & (labels == 0)).sum()),
+        }
+        for answer in Answer
+    }
+
+
+def subgroup_table(films: OutOfFold, called: Rows, subgroups: Mapping[str, Rows], *, count: int = 500) -> JSONObject:
+    """Measure parts of the films, each by name.
+
+    Returns:
+        For each subgroup ``films``, ``with_finding``, ``patients``, ``missed`` (with the finding, not called),
+        ``called`` (without it, called), ``sensitivity``, ``specificity`` and ``auc``. A subgroup of one label has its
+        AUC against all films of the other label. What is undefined is absent.
+    """
+    right = called == (films.labels == 1)
+    table: JSONObject = {}
+    for name, rows in subgroups.items():
+        labels, groups = films.labels[rows], films.groups[rows]
+        if not len(labels):
+            continue
+        only = labels[0] if (labels == labels[0]).all() else None
+        against = rows if only is None else rows | (films.labels != only)
+        scored = _Ranked.of(films.logits[against], films.labels[against])
+        found = {
+            "sensitivity": share(right[rows][labels == 1], groups[labels == 1]),
+            "specificity": share(right[rows][labels == 0], groups[labels == 0]),
+            "auc": bootstrap({"auc": scored.auc}, films.groups[against], count=count)["auc"],
+        }
+        table[name] = {
+            "films": len(labels),
+            "with_finding": int(labels.sum()),
+            "patients": len(np.unique(groups)),
+            "missed": int((~right[rows] & (labels == 1)).sum()),
+            "called": int((~right[rows] & (labels == 0)).sum()),
+            **{key: value.to_json() for key, value in found.items() if not math.isnan(value.value)},
+        }
+    return table

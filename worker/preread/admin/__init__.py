@@ -1,0 +1,1 @@
+"""Bundles in use, purge, backup, transfer, installation."""

@@ -1,0 +1,109 @@
+"""What is held of one patient, whole: the answer to a request for access."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Table, select
+
+from preread.core.jsonable import reversible_path
+from preread.core.types import JSONObject
+from preread.db.admin_schema import shadow, shadow_finding
+from preread.db.engine import read, write
+from preread.db.ledger_schema import assessment, bundle, file, finding, instance, past_outcome, root, transition
+from preread.db.review_schema import account, listing, reading, reading_finding, viewing
+from preread.db.review_schema import audit as trail
+from preread.imaging import previews
+from preread.review import audit
+from preread.review.audit import Action
+from preread.review.export import write_image
+from preread.review.result_json import iso
+
+
+def export(engine: Engine, actor: str, file_ids: Sequence[int]) -> JSONObject:
+    """Return everything that the database holds of these films, and put on record that it was asked for.
+
+    Every column of every row is there, under its name; who looked and signed by user name, as the audit trail has them.
+    """
+
+    def note(connection: Connection, _again: bool) -> None:
+        for file_id in file_ids:
+            audit.append(connection, actor, Action.EXPORT_PATIENT, f"film:{file_id}")
+
+    write(engine, note)
+    return read(engine, lambda connection: {"films": [_film(connection, file_id) for file_id in file_ids]})
+
+
+def save_images(folder: Path, record: JSONObject, preview_dir: Path | None) -> int:
+    """Write the previews of the exported films into a folder, named by film; return how many are kept at all."""
+    saved = 0
+    for film in record["films"]:
+        content = previews.load(preview_dir, film["content"] and film["content"]["sha256"])
+        if content is not None:
+            write_image(folder / f"film-{film['id']}.png", content)
+            saved += 1
+    return saved
+
+
+def _film(connection: Connection, file_id: int) -> JSONObject:
+    (film,) = _rows(connection, file, file.c.id == file_id)
+    (place,) = _rows(connection, root, root.c.id == film["root_id"])
+    past = _rows(connection, past_outcome, past_outcome.c.file_id == file_id)
+    readings = _rows(connection, reading, reading.c.file_id == file_id)
+    for one in readings:
+        one["findings"] = _rows(connection, reading_finding, reading_finding.c.reading_id == one["id"])
+    contents = {row["instance_id"] for row in (film, *past, *readings)} - {None}
+    content = _rows(connection, instance, instance.c.id == film["instance_id"])
+    answers = _rows(connection, assessment, assessment.c.instance_id.in_(contents))
+    shadows = _rows(connection, shadow, shadow.c.instance_id.in_(contents))
+    for one in answers:
+        one["findings"] = _rows(connection, finding, finding.c.assessment_id == one["id"])
+    for one in shadows:
+        one["findings"] = _rows(connection, shadow_finding, shadow_finding.c.shadow_id == one["id"])
+    names = {row.id: f"{row.name}/{row.version}" for row in connection.execute(select(bundle))}
+    for one in (film, *past, *readings, *answers, *shadows):
+        one["bundle"] = names.get(one["bundle_id"])
+    people = {f"account:{row.id}": row.name for row in connection.execute(select(account.c.id, account.c.name))}
+    viewings = _rows(connection, viewing, viewing.c.file_id == file_id)
+    listings = _rows(connection, listing, listing.c.file_id == file_id)
+    events = _rows(connection, trail, trail.c.object == f"film:{file_id}")
+    for one in (*readings, *viewings):
+        one["who"] = people.get(f"account:{one['account_id']}")
+    for one in (*listings, *events):
+        one["who"] = people.get(one["actor"], one["actor"])
+    return {
+        **film,
+        "root": place["path_text"],
+        "content": content[0] if content else None,
+        "past_outcomes": past,
+        "assessments": answers,
+        "shadows": shadows,
+        "readings": readings,
+        "viewings": viewings,
+        "listings": listings,
+        "transitions": _rows(connection, transition, transition.c.file_id == file_id),
+        "audit": events,
+    }
+
+
+def _rows(connection: Connection, table: Table, condition: Any) -> list[JSONObject]:
+    found = connection.execute(select(table).where(condition).order_by(*table.primary_key.columns))
+    return [{name: _value(name, value) for name, value in row._mapping.items()} for row in found]  # noqa: SLF001
+
+
+def _value(name: str, value: Any) -> Any:
+    if isinstance(value, datetime):
+        return iso(value)
+    if isinstance(value, bytes):
+        return reversible_path(value) if name == "path" else base64.b64encode(value).decode()
+    return value
+
+
+def to_text(record: JSONObject) -> str:
+    """Return the record as JSON for people: indented, ASCII."""
+    return json.dumps(record, indent=2, allow_nan=False)

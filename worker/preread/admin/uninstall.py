@@ -1,0 +1,204 @@
+"""Taking Preread off a Linux host: what setup and its units made goes; data goes only where that is asked for by name.
+
+Nothing is deleted recursively: each file is one whose name setup, the worker or a purge gives, and what else lies there
+stays and is named. Programs below ``/opt/preread`` and the user are left to whoever reads the last lines.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import make_url
+
+from preread.admin import install as installing
+from preread.admin.purge_journal import path_for as journal_beside
+from preread.core.errors import EnvironmentFault
+from preread.core.settings import Settings
+from preread.db import audit_key
+from preread.db import engine as store
+from preread.imaging.previews import folder_for as previews_beside
+from preread.model.bundle import folder_for as bundles_beside
+
+UNITS = Path("/etc/systemd/system")
+_OF_SETUP = (Path("/etc/sysusers.d/preread.conf"), Path("/etc/tmpfiles.d/preread.conf"), installing.COMMAND)
+_OF_ADMINISTRATOR = (installing.CONFIG, installing.CONFIG.with_name("preread.env"))
+_PREVIEWS_OF = re.compile(r"[0-9a-f]{2}")
+_PREVIEW = re.compile(r"[0-9a-f]{64}\.png")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One file or folder that goes.
+
+    Attributes:
+        what: in words, after "remove" or "would remove".
+        do: removes it.
+    """
+
+    what: str
+    do: Callable[[], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """From where to uninstall.
+
+    Attributes:
+        root: the tree; another than ``/`` for images and tests.
+        settings: where the data lie.
+        run: runs a program.
+    """
+
+    settings: Settings
+    root: Path = Path("/")
+    run: Callable[..., object] = subprocess.run
+
+    @property
+    def name_of_data(self) -> str:
+        """What has to be named before data are deleted: the database's file, else the folder of the service."""
+        return str(self._database() or installing.HOME)
+
+    def stop(self) -> None:
+        """End the services, now and for the next start of the host.
+
+        Raises:
+            EnvironmentFault: systemd does not do it.
+        """
+        units = [unit.name for unit in self._units()]
+        systemctl = shutil.which("systemctl")
+        if not units or systemctl is None:
+            return
+        here = self.root == Path("/") and os.path.isdir("/run/systemd/system")
+        how = ["disable", "--now"] if here else ["disable", f"--root={self.root}"]
+        try:
+            self.run([systemctl, *how, *units], check=True, stdin=subprocess.DEVNULL)
+        except (OSError, subprocess.CalledProcessError) as error:
+            raise EnvironmentFault(f"systemctl failed: {error}") from error
+
+    def steps(self, *, data: bool) -> Iterator[Step]:
+        """Yield what goes, that is there; with ``data`` the database, previews, hashes, key and settings too."""
+        for path in (*(UNITS / unit.name for unit in self._units()), *_OF_SETUP):
+            if os.path.lexists(self._at(path)):
+                yield self._file(path)
+        if data:
+            yield from self._data()
+
+    def left(self) -> list[tuple[str, str]]:
+        """Return what stays, and how it goes."""
+        found = [
+            (f"programs in {path}", f"rm -r {path}") for path in (Path("/opt/preread"),) if self._at(path).is_dir()
+        ]
+        for folder in dict.fromkeys((installing.HOME, installing.CONFIG.parent, *self._places())):
+            place = self._at(folder)
+            if place.is_dir():
+                entries = sorted(entry.name for entry in os.scandir(place))
+                found.append((f"{folder}: {', '.join(entries) or 'empty'}", f"rm -r {folder}"))
+            elif os.path.lexists(place):
+                found.append((str(folder), f"rm {folder}"))
+        drop_ins = [UNITS / f"{unit}.d" for unit in self._shipped() if self._at(UNITS / f"{unit}.d").is_dir()]
+        found += [(f"changes of the unit in {path}", f"rm -r {path}") for path in drop_ins]
+        if self._database() is None:
+            found.append(("the database on its server", "dropdb, as its administrator"))
+        if self._has_user():
+            found.append((f"the user {installing.USER}", f"userdel {installing.USER}"))
+        return found
+
+    def _at(self, path: Path) -> Path:
+        return self.root / path.relative_to("/")
+
+    def _shipped(self) -> list[str]:
+        return sorted(unit.name for unit in installing.units_folder().glob("*.service"))
+
+    def _units(self) -> list[Path]:
+        return [place for unit in self._shipped() if os.path.lexists(place := self._at(UNITS / unit))]
+
+    def _has_user(self) -> bool:
+        try:
+            lines = self._at(Path("/etc/passwd")).read_text(encoding="utf-8", errors="replace").splitlines()
+        except FileNotFoundError:
+            return False
+        return any(line.startswith(f"{installing.USER}:") for line in lines)
+
+    def _database(self) -> Path | None:
+        store.open_engine(self.settings.database_url).dispose()  # is it a URL?
+        url = make_url(self.settings.database_url)
+        return installing.HOME / str(url.database) if url.get_backend_name() == "sqlite" else None
+
+    def _previews(self) -> Path | None:
+        return previews_beside(_of_service(self.settings.preview_dir), self._database())
+
+    def _journal(self) -> Path | None:
+        return journal_beside(_of_service(self.settings.forgotten_file), self._database())
+
+    def _audit_key(self) -> Path | None:
+        return _of_service(self.settings.audit_key_file) or audit_key.default_path(self._database())
+
+    def _places(self) -> list[Path]:
+        """Return where this installation's data lie, the database's file first."""
+        bundles = bundles_beside(_of_service(self.settings.bundle_dir), self._database())
+        places = (self._database(), self._previews(), self._journal(), self._audit_key(), bundles)
+        return [path for path in places if path is not None]
+
+    def _data(self) -> Iterator[Step]:
+        database, previews, journal = self._database(), self._previews(), self._journal()
+        if database is not None:
+            here = self._at(database)
+            named = [Path(f"{database}{ending}") for ending in ("", "-wal", "-shm", "-journal")]
+            backups = here.parent.glob(f"{here.name}.????.backup") if here.parent.is_dir() else ()
+            for path in (*named, *(database.with_name(one.name) for one in sorted(backups))):
+                if os.path.lexists(self._at(path)):
+                    yield self._file(path)
+        if previews is not None and self._at(previews).is_dir():
+            yield Step(f"the previews in {previews}", lambda: _remove_previews(self._at(previews)))
+        for one in (journal, self._audit_key(), *_OF_ADMINISTRATOR):
+            if one is not None and os.path.lexists(self._at(one)):
+                yield self._file(one)
+        for folder in (installing.HOME, installing.CONFIG.parent):
+            if self._at(folder).is_dir():
+                yield Step(f"the folder {folder}, if nothing else is in it", lambda one=folder: _rmdir(self._at(one)))  # type: ignore[misc]
+
+    def _file(self, path: Path) -> Step:
+        return Step(f"the file {path}", lambda: _unlink(self._at(path)))
+
+
+def _of_service(path: Path | None) -> Path | None:
+    """Return a place as the service means it, whose working folder is its own."""
+    return None if path is None else installing.HOME / path
+
+
+def _unlink(path: Path) -> None:
+    """Remove a file or a link; where a folder lies under its name it stays, and is named with what is left."""
+    if not stat.S_ISDIR(os.lstat(path).st_mode):
+        os.unlink(path)
+
+
+def _rmdir(path: Path) -> None:
+    """Remove a folder that is empty."""
+    if not os.listdir(path):
+        os.rmdir(path)
+
+
+def _remove_previews(folder: Path) -> None:
+    """Remove the previews, whose names are hashes, and the folders that are empty then; no link is followed."""
+    for name in sorted(entry.name for entry in os.scandir(folder) if _PREVIEWS_OF.fullmatch(entry.name)):
+        try:
+            inner = os.open(folder / name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        except NotADirectoryError:
+            continue
+        try:
+            for preview in os.listdir(inner):
+                if _PREVIEW.fullmatch(preview):
+                    os.unlink(preview, dir_fd=inner)
+            empty = not os.listdir(inner)
+        finally:
+            os.close(inner)
+        if empty:
+            os.rmdir(folder / name)
+    _rmdir(folder)

@@ -1,0 +1,311 @@
+"""``preread review`` and ``preread stats``: the worklist and readings, for those who use a shell."""
+
+from __future__ import annotations
+
+import os
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from preread.cli import context as door
+from preread.cli import output
+from preread.cli.users import actor, ask_password
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from preread.core.types import Presence
+    from preread.review.export import ReadFilm
+    from preread.review.reviews import Reading, Shown
+    from preread.review.worklist import WorklistFilm
+
+app = typer.Typer(help="What is to be read, and what readers signed.", no_args_is_help=True)
+OrderName = Literal["arrival", "priority", "newest"]
+VerdictName = Literal["accepted", "rejected", "supplemented"]
+
+
+class GroupName(StrEnum):
+    """What readings are counted by."""
+
+    BUNDLE = "bundle"
+    DEVICE = "device"
+    MONTH = "month"
+
+
+_Order = Annotated[OrderName, typer.Option(help="priority: flagged and uncertain first, none overtaken for long")]
+_Film = Annotated[int, typer.Argument(metavar="ID", min=1, max=2**63 - 1, help="the number of the film")]
+
+
+@app.command("list")
+def list_films(
+    context: typer.Context,
+    order: _Order = "arrival",
+    everything: Annotated[bool, typer.Option("--all", help="films that were read, too")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="at most so many studies")] = 50,
+    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record a film")] = False,
+) -> None:
+    """List the films that are to be read, grouped by study.
+
+    Exit code: 0, also when there is none.
+    """
+    from preread.review import disclosures as listings
+    from preread.review import worklist
+    from preread.review.result_json import iso, result_to_json
+    from preread.review.worklist import Order, WorklistFilter
+
+    with door.database(context) as engine:
+        wanted = WorklistFilter(order=Order(order), unread=not everything, limit=limit)
+        films = [film for study in worklist.page(engine, wanted).studies for film in study]
+        listings.note(engine, actor(), (film.result for film in films))
+    if json:
+        for film in films:
+            read_at = film.read_at and iso(film.read_at)
+            record = {"read_at": read_at, "read_before": film.read_before, "waited_s": film.waited_s}
+            output.print_json({**result_to_json(film.result), **record})
+        return
+    columns = ("id", "waiting", "patient / accession", "file", "what it says", "read")
+    output.print_table(columns, map(_row, films))
+
+
+@app.command("next")
+def next_film(context: typer.Context, order: _Order = "arrival") -> None:
+    """Print the number of the film that is to be read next.
+
+    Exit code: 0; 1 when nothing is to be read.
+    """
+    from preread.review import worklist
+    from preread.review.worklist import Order, WorklistFilter
+
+    with door.database(context) as engine:
+        studies = worklist.page(engine, WorklistFilter(order=Order(order), limit=1)).studies
+    if not studies:
+        output.say("nothing is to be read")
+        raise typer.Exit(1)
+    output.print_text(str(studies[0][0].result.result_id))
+
+
+@app.command("show")
+def show(
+    context: typer.Context,
+    film: _Film,
+    png: Annotated[Path | None, typer.Option(help="save the preview here (not for diagnosis)")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print one JSON record")] = False,
+) -> None:
+    """Show a film's result and its readings, and save its preview.
+
+    Exit code: 0; 1 when a preview was asked for and none is kept; 2 when there is no such film.
+    """
+    from preread.cli import views
+    from preread.core.errors import UsageError
+    from preread.db import engine as store
+    from preread.imaging import previews
+    from preread.review import history
+    from preread.review import reviews as readings
+    from preread.review.audit import Action, append
+    from preread.review.export import reading_to_json, write_image
+    from preread.review.result_json import detail_to_json
+
+    settings = door.of(context).settings()
+    with door.database(context) as engine:
+        detail = history.show(engine, film)
+        if detail is None:
+            raise UsageError(f"there is no film {film}: `preread review list` shows them")
+        shown = readings.Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
+        signed = readings.of_films(engine, [film])[film]
+        store.write(engine, lambda connection, _: append(connection, actor(), Action.VIEW, f"film:{film}"))
+        folder = previews.folder_for(settings.preview_dir, store.sqlite_path(engine))
+        picture = previews.load(folder, detail.row.sha256) if png is not None else None
+    if json:
+        output.print_json({**detail_to_json(detail), "readings": [reading_to_json(one) for one in signed]})
+    else:
+        output.print_pairs([*views.detail_pairs(detail), *(("reading", _say(one, shown)) for one in signed)])
+    if png is not None:
+        if picture is None:
+            output.say(f"no preview of film {film} is kept")
+            raise typer.Exit(1)
+        write_image(png, picture)
+        output.say(f"{png}: a preview, not for diagnosis")
+
+
+@app.command("sign")
+def sign(
+    context: typer.Context,
+    film: _Film,
+    reader: Annotated[str, typer.Option(help="user name of the reader; the password is asked for")],
+    verdict: Annotated[VerdictName, typer.Option(help="what the reader says of Preread's result")],
+    finding: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=PRESENCE", help="what the reader sees: present, absent or unsure; may be repeated"),
+    ] = None,
+    comment: Annotated[str, typer.Option(help="in the reader's words; it stays in the shell's history")] = "",
+    corrects: Annotated[int | None, typer.Option(min=1, help="the own reading that this one corrects")] = None,
+) -> None:
+    """Sign a reading of a film, after its answer was seen here. It is no radiology report.
+
+    Exit code: 0; 2 when there is no such film, or the reader, password or correction does not fit.
+    """
+    from preread.core.errors import UsageError
+    from preread.core.types import Verdict
+    from preread.db import engine as store
+    from preread.review import history
+    from preread.review import reviews as readings
+    from preread.review.auth import accounts
+    from preread.review.reviews import Draft, Shown
+
+    presences = _presences(finding or [])
+    password = ask_password(f"Password of {reader}: ")
+    with door.database(context) as engine:
+        who = accounts.check_password(engine, reader, password, source=actor())
+        detail = history.show(engine, film)
+        if detail is None:
+            raise UsageError(f"there is no film {film}: `preread review list` shows them")
+        shown = Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
+        readings.note_viewing(engine, who, film, shown, answer_visible=True)
+        draft = Draft(film, shown, Verdict(verdict), store.new_token(), presences, comment, corrects)
+        reading_id = readings.sign(engine, who, draft)
+    output.say(f"reading {reading_id} of film {film} is signed as {who.full_name}")
+
+
+@app.command("export")
+def export(
+    context: typer.Context,
+    images: Annotated[Path | None, typer.Option(help="folder for the films' previews, as pseudonymised PNGs")] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="print every reading, corrected ones too, as JSON Lines instead")
+    ] = False,
+) -> None:
+    """Print the films that were read as CSV for `preread-train --absent ABSENT`; patients go by pseudonym.
+
+    Films on which readers disagree or are not sure are left out and named, as are, with --images, those of which no
+    preview is kept. A preview has at most 1024 pixels a side; text that is burned into its pixels stays in it. Without
+    --images the paths are those of the films themselves.
+
+    Exit code: 0 when every film that was read is printed; 1 when some were left out.
+    """
+    from preread.db import engine as store
+    from preread.imaging import previews
+    from preread.review import export as exporting
+    from preread.review import reviews as readings
+    from preread.review.audit import Action, append
+
+    settings = door.of(context).settings()
+    left_out: list[str] = []
+    with door.database(context) as engine:
+        store.write(engine, lambda connection, _: append(connection, actor(), Action.EXPORT, "readings"))
+        if json:
+            after = 0
+            while batch := readings.page(engine, after, 500):
+                for one in batch:
+                    output.print_json(exporting.reading_to_json(one))
+                after = batch[-1].reading_id
+            return
+        folder = previews.folder_for(settings.preview_dir, store.sqlite_path(engine))
+        output.print_csv(exporting.COLUMNS, _lines(engine, images, folder, left_out))
+    for line in left_out:
+        output.say(line)
+    if left_out:
+        raise typer.Exit(1)
+
+
+def stats(
+    context: typer.Context,
+    by: Annotated[list[GroupName] | None, typer.Option(help="what to count by; default: all three")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record a group")] = False,
+) -> None:
+    """Say how far readers and bundles agree, how long films waited, and whom priority order overtook.
+
+    Exit code: 0, also when nobody has signed a reading.
+    """
+    from preread.core.text.wording import percent
+    from preread.review import agreement
+
+    names = tuple(by or agreement.BY)
+    with door.database(context) as engine:
+        found = agreement.stats(engine, names)
+    if json:
+        for one in found:
+            output.print_json(agreement.to_json(one))
+        return
+    rows = [
+        (
+            *one.group.values(),
+            str(one.readings),
+            *(str(count) for count in one.verdicts.values()),
+            str(one.agree),
+            str(one.disagree),
+            str(one.undecided),
+            "" if one.share is None else percent(one.share),
+            str(one.before_answer),
+            "" if one.median_waited_s is None else f"{one.median_waited_s / 60:.0f}",
+            "" if one.mean_overtook is None else f"{one.mean_overtook:.1f}",
+        )
+        for one in found
+    ]
+    verdicts = ("accepted", "rejected", "supplemented")
+    counted = ("agree", "disagree", "undecided", "agreement", "before answer", "median wait min", "overtook")
+    output.print_table((*names, "readings", *verdicts, *counted), rows)
+
+
+def _say(one: Reading, shown: Shown) -> str:
+    corrected = ", corrected since" if one.superseded else "" if one.shown == shown else ", of an earlier result"
+    comment = f": {one.comment}" if one.comment else ""
+    when = f"{one.signed_at:%Y-%m-%d %H:%M} UTC"
+    return f"{one.reading_id}: {one.verdict.value} by {one.reader} {when}{corrected}{comment}"
+
+
+def _row(film: WorklistFilm) -> tuple[str, ...]:
+    from preread.cli.views import patient, says
+
+    result = film.result
+    read = "before its result changed" if film.read_before else "" if film.read_at is None else "yes"
+    return (
+        str(result.result_id),
+        f"{film.waited_s / 60:.0f} min",
+        patient(result.identity),
+        result.path_text,
+        says(result),
+        read,
+    )
+
+
+def _presences(written: list[str]) -> dict[str, Presence]:
+    from preread.core.errors import UsageError
+    from preread.core.types import Presence
+
+    found = {}
+    for one in written:
+        name, _, presence = one.partition("=")
+        if not name or presence not in set(Presence):
+            raise UsageError(f"{one!r} cannot be meant: write pneumonia=present, =absent or =unsure")
+        found[name] = Presence(presence)
+    return found
+
+
+def _lines(
+    engine: Engine, images: Path | None, folder: Path | None, left_out: list[str]
+) -> list[tuple[str | int | bool | None, ...]]:
+    from preread.review import export as exporting
+
+    lines = []
+    for film in exporting.films(engine):
+        number = film.result.result_id
+        if film.open is not None:
+            left_out.append(f"film {number} is left out: {_why(film)}")
+            continue
+        saved = None if images is None else exporting.save_image(images, film, folder)
+        if images is not None and saved is None:
+            left_out.append(f"film {number} is left out: no preview of it is kept")
+            continue
+        path = os.path.join(film.result.root_text, film.result.path_text) if saved is None else os.path.abspath(saved)
+        lines.append(film.cells(str(path)))
+    return lines
+
+
+def _why(film: ReadFilm) -> str:
+    return {
+        "disagreement": "its readers disagree",
+        "undecided": "no reader says definitely what it shows",
+        "changed": "the file holds other bytes than those that were read",
+    }[film.open or ""]

@@ -1,0 +1,111 @@
+"""``preread run``: the worker."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from preread.cli import context as door
+from preread.cli import in_use, output
+from preread.cli import purge as forgetting
+from preread.cli.roots import PopulationOption, RootOption, chosen
+from preread.cli.users import actor
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
+    from preread.core.settings import Settings
+    from preread.core.types import RootSpec
+
+
+def run(
+    context: typer.Context,
+    root: RootOption = None,
+    once: Annotated[bool, typer.Option("--once", help="handle what is there, settled, and end")] = False,
+    include_existing: Annotated[
+        bool,
+        typer.Option(
+            "--include-existing", help="a folder's films from before its first start are new as well, and no backlog"
+        ),
+    ] = False,
+    population: PopulationOption = "undeclared",
+    log_json: Annotated[
+        bool | None, typer.Option("--log-json/--log-text", help="log as JSON Lines; default: unless at a terminal")
+    ] = None,
+) -> None:
+    """Watch folders, assess each new film and keep the results; SIGTERM or Ctrl-C ends it after the films in hand.
+
+    Files are only ever read, never changed, moved or deleted. What lies in a folder when it is first watched is counted
+    and taken in as backlog: assessed after the films that come later, and outside the list of unread ones. With --once
+    a bundle in the shadow assesses nothing.
+
+    Exit code: 0 when it was told to stop, or with --once when every file has its outcome; 2 settings or schema; 3 a
+    share or the database is away; 4 the bundle may not be used.
+    """
+    settings = door.of(context).with_log(None, log_json).settings(quiet=False)
+    roots = chosen(settings, root, population)
+    from preread.core.systemd import Notifier
+    from preread.review import audit_proof as proof
+    from preread.runner import service as daemon
+
+    engine = _open_or_create(settings, roots)
+    # the options have the names of the settings
+    names = {field.name for field in fields(daemon.RunOptions)} - {"once", "include_existing"}
+    values = {name: getattr(settings, name) for name in names}
+    options = daemon.RunOptions(once=once, include_existing=include_existing, **values)
+    options = replace(options, preview_dir=_preview_dir(settings, engine, roots))
+    notifier = Notifier.from_environment(os.environ)
+    forgetting.forget_again(settings, engine)
+    proof.vouch(engine, actor())  # the key is there before the first result, which it seals
+    code = daemon.BUNDLE_CHANGED
+    try:
+        while code == daemon.BUNDLE_CHANGED:
+            now = in_use.load(settings, engine)
+            still = in_use.Watch(settings, engine, now).still
+            if once and now.shadow is not None:
+                in_use.say_no_shadow(now.shadow[0].label)
+            shadow = None if once else now.shadow
+            code = daemon.run(engine, now.bundle, roots, options, shadow=shadow, still=still, notifier=notifier)
+    finally:
+        engine.dispose()
+    if code:
+        raise typer.Exit(code)
+
+
+def _preview_dir(settings: Settings, engine: Engine, roots: Sequence[RootSpec]) -> Path | None:
+    from preread.core.settings import refuse_within
+    from preread.db import engine as store
+    from preread.imaging import previews
+
+    folder = previews.folder_for(settings.preview_dir, store.sqlite_path(engine))
+    for root in roots:
+        refuse_within(root, folder, "folder of previews", "PREREAD_PREVIEW_DIR")
+    return folder
+
+
+def _open_or_create(settings: Settings, roots: Sequence[RootSpec]) -> Engine:
+    """Open the database; a new installation with the default database gets its file made.
+
+    Only then: a database that was named and is not there is more likely mistyped or not mounted than new.
+    """
+    from preread.core.settings import Settings as AnySettings
+    from preread.core.settings import refuse_within
+    from preread.db import engine as store
+    from preread.db import migrate as migrating
+
+    def prepare(engine: Engine) -> None:
+        path = store.sqlite_path(engine)
+        for root in roots:
+            refuse_within(root, path, "database", "PREREAD_DATABASE_URL")
+        by_default = settings.database_url == AnySettings.model_fields["database_url"].default
+        if by_default and path is not None and not os.path.exists(path):
+            migrating.refuse_remains(engine, forgetting.kept_beside(settings, engine))
+            migrating.upgrade(engine)
+            output.say(f"made the database {path}")
+
+    return door.open_database(settings, prepare)

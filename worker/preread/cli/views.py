@@ -1,0 +1,233 @@
+"""Stored results as rows, pairs and records."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+from preread.core.text.confusables import looks_of
+from preread.core.text.wording import (
+    LOOK_TEXT,
+    name_caveats,
+    say_answer,
+    say_finding,
+    say_predictive_values,
+    say_withdrawn,
+)
+from preread.core.types import CAVEAT_TEXT, FileState, Finding, Identity, JSONObject, Population
+from preread.model.calibration import PREDICTIVE_PREVALENCES
+from preread.review.history import Explanation, ResultDetail
+from preread.review.result_json import history_to_json, iso
+from preread.review.results import ResultRow
+from preread.share.ignore_rules import RULES
+
+TABLE_COLUMNS = ("id", "committed", "taken", "patient / accession", "file", "what it says", "caveats")
+CSV_COLUMNS = (
+    "id",
+    "committed_at",
+    "acquired_local",
+    "root",
+    "path",
+    "sha256",
+    "outcome",
+    "code",
+    "reason",
+    "finding",
+    "answer",
+    "answer_text",
+    "probability",
+    "prevalence",
+    *(f"{value}_at_{share * 100:.0f}" for share in PREDICTIVE_PREVALENCES for value in ("ppv", "npv")),
+    "caveats",
+    "bundle",
+    "withdrawn",
+    "population",
+    "patient_id",
+    "issuer_of_patient_id",
+    "patient_name",
+    "patient_birth_date",
+    "patient_sex",
+    "accession_number",
+    "study_instance_uid",
+    "sop_instance_uid",
+    "modality",
+    "view_position",
+    "marks",
+)
+
+
+def result_row(result: ResultRow) -> tuple[str, ...]:
+    """Return a row of the table of results."""
+    identity = result.identity
+    return (
+        str(result.result_id),
+        local(result.committed_at)[:16],
+        acquired(result.acquired_local),
+        patient(identity),
+        result.path_text,
+        says(result),
+        _limits(result),
+    )
+
+
+def result_block(result: ResultRow) -> tuple[str, ...]:
+    """Return the same as lines for a narrow terminal: which film and whose, what it says, what limits that."""
+    number, committed, taken, who, path, said, limits = result_row(result)
+    when = f"taken {taken}" if taken else committed
+    return "  ".join(part for part in (number, when, who, path) if part), f"{said} [{limits}]" if limits else said
+
+
+def csv_rows(result: ResultRow) -> Iterator[tuple[Any, ...]]:
+    """Yield one row for each finding, or one without finding for a film that has none."""
+    identity = result.identity
+    for finding in result.findings or (None,):
+        yield (
+            result.result_id,
+            iso(result.committed_at),
+            result.acquired_local,
+            result.root_text,
+            result.path_text,
+            result.sha256,
+            result.outcome.value,
+            result.code,
+            result.reason,
+            finding and finding.finding,
+            finding and finding.answer.value,
+            finding and say_answer(finding.answer, finding.finding),
+            finding and finding.probability,
+            finding and finding.prevalence,
+            *_predictive_cells(finding),
+            " ".join(result.caveats),
+            result.bundle,
+            result.withdrawn,
+            result.population.value,
+            identity.patient_id,
+            identity.issuer_of_patient_id,
+            identity.patient_name,
+            identity.patient_birth_date,
+            identity.patient_sex,
+            identity.accession_number,
+            identity.study_instance_uid,
+            identity.sop_instance_uid,
+            identity.modality,
+            identity.view_position,
+            " ".join(looks_of(identity)),
+        )
+
+
+def detail_pairs(detail: ResultDetail) -> Iterator[tuple[str, str]]:
+    """Yield one result in full for people: names and values, what is unknown left out."""
+    row = detail.row
+    yield "result", str(row.result_id)
+    yield "file", f"{row.path_text} in {row.root_text}"
+    yield "outcome", row.outcome.value
+    if row.withdrawn is not None:
+        yield "WITHDRAWN", f"do not rely on this result, its bundle was withdrawn: {row.withdrawn}"
+    if row.findings:
+        for finding in row.findings:
+            yield "what it says", say_finding(finding)
+            if finding.predictive_values:
+                yield "  PPV and NPV", say_predictive_values(finding.predictive_values)
+    else:
+        yield "reason", f"{row.code}: {row.reason}"
+    for caveat in row.caveats:
+        yield "caveat", CAVEAT_TEXT[caveat]
+    yield "population", row.population.value
+    if row.bundle:
+        yield "bundle", f"{row.bundle} ({row.bundle_digest})"
+    if row.acquired_local:
+        yield "taken", f"{acquired(row.acquired_local)} on the modality's clock"
+    yield "committed", local(row.committed_at)
+    for field in dataclasses.fields(row.identity):
+        value = getattr(row.identity, field.name)
+        if value not in (None, "", False):
+            said = f"{value:.2f}" if isinstance(value, float) else str(value)
+            yield field.name.replace("_", " "), said
+    if marks := _marks(row.identity):
+        yield "BEWARE", f"name or identifiers{marks}"
+    if row.rows and row.columns:
+        yield "pixels", f"{row.rows} rows x {row.columns} columns"
+    for name, text in (("format", row.format), ("transfer syntax", row.transfer_syntax_uid), ("decoder", row.decoder)):
+        if text:
+            yield name, text
+    if row.sha256:
+        yield "sha256", row.sha256
+    for result_id, root, path in detail.same_content:
+        yield "same bytes", f"result {result_id}: {path} in {root}"
+    for result_id, root, path in detail.same_uid:
+        yield "same SOP Instance UID, other bytes", f"result {result_id}: {path} in {root}"
+    for ended in detail.history.past:
+        says = say_withdrawn(
+            "; ".join(map(say_finding, ended.findings)) or f"{ended.code}: {ended.reason}", ended.withdrawn
+        )
+        bundle = f", {ended.bundle}" if ended.bundle else ""
+        yield f"earlier, of {local(ended.committed_at)}", f"{ended.outcome.value}{bundle}: {says}"
+    for move in detail.history.transitions:
+        yield f"  {local(move.at)}", f"{move.to_state.value}: {move.why}"
+
+
+def explanation_to_json(explanation: Explanation) -> JSONObject:
+    """Return why a path has or has no result, as a record."""
+    return {
+        "root": explanation.root_text,
+        "path": explanation.path_text,
+        "sentence": sentence(explanation),
+        "versions": [history_to_json(version) for version in explanation.versions],
+    }
+
+
+def sentence(explanation: Explanation) -> str:
+    """Say why a path has or has no result; a rule that leaves it out is explained."""
+    newest = explanation.versions[-1]
+    rule = RULES.get(newest.code or "") if newest.state is FileState.IGNORED else None
+    return f"It has no result: {rule} (rule {newest.code})." if rule else explanation.sentence
+
+
+def history_rows(explanation: Explanation) -> Iterator[tuple[str, ...]]:
+    """Yield every move of every version of a path, the oldest first."""
+    for version in explanation.versions:
+        for move in version.transitions:
+            yield local(move.at), f"{version.file_id} ({version.size_bytes} bytes)", move.to_state.value, move.why
+
+
+def says(result: ResultRow) -> str:
+    """Say a result in one cell of a table."""
+    said = "; ".join(map(say_finding, result.findings))
+    return say_withdrawn(said or f"{result.outcome.value}: {result.code}: {result.reason}", result.withdrawn)
+
+
+def _predictive_cells(finding: Finding | None) -> tuple[float | None, ...]:
+    if finding is None or not finding.predictive_values:
+        return (None,) * (2 * len(PREDICTIVE_PREVALENCES))
+    return tuple(value for at in finding.predictive_values for value in (at.ppv, at.npv))
+
+
+def patient(identity: Identity) -> str:
+    """Name a film's patient and accession in one cell of a table."""
+    parts = (identity.patient_id, identity.accession_number)
+    return " / ".join(part or "-" for part in parts) + _marks(identity) if any(parts) else ""
+
+
+def _marks(identity: Identity) -> str:
+    """Return what does not show of name and identifiers, in brackets; empty for nothing."""
+    marks = [LOOK_TEXT[look] for look in looks_of(identity)]
+    return f" ({', '.join(marks)})" if marks else ""
+
+
+def _limits(result: ResultRow) -> str:
+    declared = "" if result.population is Population.UNDECLARED else f"declared {result.population.value}"
+    return "; ".join(part for part in (declared, name_caveats(result.caveats)) if part)
+
+
+def local(at: datetime) -> str:
+    """Say when, by this machine's clock."""
+    return f"{at.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def acquired(digits: str | None) -> str:
+    """Say when a film was taken, by the modality's clock."""
+    if not digits or len(digits) != 14:
+        return digits or ""
+    return f"{digits[:4]}-{digits[4:6]}-{digits[6:8]} {digits[8:10]}:{digits[10:12]}"

@@ -1,0 +1,73 @@
+"""``preread web``: the doctors' page."""
+
+from __future__ import annotations
+
+import os
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from preread.cli import context as door
+from preread.cli import in_use, output
+from preread.cli import purge as forgetting
+from preread.cli.roots import paths_of
+
+
+def web(
+    context: typer.Context,
+    host: Annotated[
+        str | None, typer.Option(help="address to listen on; default: the setting PREREAD_WEB_HOST")
+    ] = None,
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="port to listen on; default: the setting PREREAD_WEB_PORT")
+    ] = None,
+) -> None:
+    """Serve the doctors' page beside the worker's database, until SIGTERM or Ctrl-C.
+
+    It listens on this machine alone. Another address is refused unless a certificate is set (PREREAD_WEB_TLS_CERT) or a
+    proxy that brings TLS (PREREAD_WEB_PROXY). Nobody can sign in before `preread users add`.
+
+    Exit code: 0 when it was told to stop; 2 settings or schema; 3 the address or the database cannot be had.
+    """
+    settings = door.of(context).settings(quiet=False)
+    from preread.core.systemd import Notifier
+    from preread.db import engine as store
+    from preread.imaging import previews
+    from preread.review.auth import accounts
+    from preread.web import app
+    from preread.web import server as serving
+    from preread.web.context import WebOptions
+
+    address, number = host or settings.web_host, port or settings.web_port
+    tls = settings.web_tls_cert is not None
+    serving.refuse_open_address(address, tls=tls, proxy=settings.web_proxy)
+    engine = door.open_database(settings)
+    try:
+        forgetting.forget_again(settings, engine)  # whoever restored the database, and however
+        options = WebOptions(
+            idle_s=60 * settings.web_idle_minutes,
+            scan_interval_s=settings.scan_interval_s,
+            roots=paths_of(settings),
+            preview_dir=previews.folder_for(settings.preview_dir, store.sqlite_path(engine)),
+            pacs_url=settings.pacs_url,
+            https=tls or settings.web_proxy is not None,
+            tls=tls,
+            proxy=settings.web_proxy,
+            judged=partial(in_use.judged, settings, engine),
+        )
+        site = app.create_app(engine, options, settings.web_language)
+        if not accounts.everyone(engine):
+            output.say("nobody can sign in yet: `preread users add NAME --role reader`")
+        output.say(f"the page is at {'https' if tls else 'http'}://{address}:{number}/")
+        serving.serve(
+            site,
+            host=address,
+            port=number,
+            tls_cert=settings.web_tls_cert,
+            tls_key=settings.web_tls_key,
+            proxy=settings.web_proxy,
+            notifier=Notifier.from_environment(os.environ),
+        )
+    finally:
+        engine.dispose()

@@ -1,0 +1,1 @@
+"""Types, errors, settings, text and logging that every package shares."""

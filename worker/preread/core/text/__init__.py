@@ -1,0 +1,1 @@
+"""Text that is safe to print, to store and to put into tables."""

@@ -1,0 +1,226 @@
+"""The key of the audit trail: a file outside the database, so that whoever writes the one alone can forge nothing.
+
+A line of the file is one key of 32 bytes in hex, the last one in use; older ones stay, to verify what was written under
+them. The database holds the identifier of the key in use, from which the key cannot be told. Where the file is missing,
+cannot be read or is another database's, entries are written without a key: the log and ``preread check`` say so, and
+``preread audit verify`` lists them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import logging
+import os
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, insert, select, update
+
+from preread.core.errors import SettingsError
+from preread.db.review_schema import secret
+
+_LOG = logging.getLogger(__name__)
+_OPTION = "preread_audit_key"
+_NAME = "audit_key"
+_KEY_BYTES = 32
+_ID_CHARS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key; ``key_id`` is the beginning of its SHA-256."""
+
+    value: bytes = field(repr=False)
+
+    @property
+    def key_id(self) -> str:
+        """What the database calls it."""
+        return hashlib.sha256(self.value).hexdigest()[:_ID_CHARS]
+
+    def digest(self, kind: str, content: Any) -> str:
+        """Return 64 hex characters that only who has the key can make for this content.
+
+        Args:
+            kind: what the content is, so that no digest of one kind passes for another.
+            content: what JSON can hold; times as well.
+        """
+        written = json.dumps([kind, content], sort_keys=True, default=_plain)
+        return hmac.new(self.value, written.encode(), hashlib.sha256).hexdigest()
+
+
+def present(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns that hold something, so that a column that a later version adds changes no digest."""
+    return {name: value for name, value in row.items() if value is not None}
+
+
+class Keyring:
+    """The keys of one database.
+
+    Attributes:
+        path: the file; ``None`` where none is named, which is so for Postgres without a setting.
+        told: up to which entry the system log knows the trail.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.told: int | None = None
+        self._read: tuple[tuple[int, int], dict[str, Key]] | None = None
+        self._in_use: Key | None = None
+        self._warned = False
+
+    def keys(self) -> dict[str, Key]:
+        """Return the keys by their identifiers, the newest last; none where the file is missing or cannot be used."""
+        if self.path is None:
+            return {}
+        try:
+            status = os.stat(self.path)
+            stamp = (status.st_mtime_ns, status.st_size)
+            if self._read is None or self._read[0] != stamp:
+                values = [bytes.fromhex(line) for line in self.path.read_text(encoding="ascii").split()]
+                found = {key.key_id: key for key in map(Key, values) if len(key.value) == _KEY_BYTES}
+                self._read, self._in_use = (stamp, found), None
+        except (OSError, ValueError):
+            self._read = self._in_use = None
+            return {}
+        return self._read[1]
+
+    def for_seals(self, connection: Connection) -> Key | None:
+        """Return the key that results are sealed with; ``None`` where the database has none, or it is not here."""
+        keys = self.keys()
+        if keys and self._in_use is None and in_use(connection) in keys:
+            self._in_use = list(keys.values())[-1]
+        return self._in_use if keys else None
+
+    def current(self, connection: Connection) -> Key | None:
+        """Return the key that new entries are written under; made where the database has none yet.
+
+        ``None`` where it cannot be had. For one transaction at a time: whoever calls holds the lock on the chain.
+        """
+        if self.path is None:
+            return None
+        keys, named = self.keys(), in_use(connection)
+        if not keys and named is None and not os.path.lexists(self.path):
+            with contextlib.suppress(SettingsError):  # told below, and no reason to let nobody sign in
+                keys = {key.key_id: key for key in [self.add(connection)]}
+        if not keys or (named is not None and named not in keys):
+            if not self._warned:
+                _LOG.warning("audit_key_missing")
+                self._warned = True
+            return None
+        key = list(keys.values())[-1]
+        if named is None:
+            connection.execute(insert(secret), {"name": _NAME, "value": key.key_id})
+        elif named != key.key_id:
+            connection.execute(update(secret).where(secret.c.name == _NAME).values(value=key.key_id))
+        self._warned = False
+        return key
+
+    def add(self, connection: Connection) -> Key:
+        """Add a key to the file, which is made where it is not there; only its owner reads it.
+
+        Raises:
+            SettingsError: no file is named, or it cannot be written.
+        """
+        if self.path is None:
+            raise SettingsError("no file for the key of the audit trail is named (PREREAD_AUDIT_KEY_FILE)")
+        key = Key(secrets.token_bytes(_KEY_BYTES))
+        try:
+            descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "r+b", buffering=0) as stream:
+                if os.geteuid() == 0:
+                    _hand_over(descriptor, connection)
+                stream.write(key.value.hex().encode() + b"\n")
+                os.fsync(descriptor)
+        except OSError as error:
+            raise SettingsError(f"{self.path} cannot be written: {error.strerror}") from error
+        self._read = self._in_use = None
+        return key
+
+    def hand_on(self, path: Path | None) -> Path | None:
+        """Copy the keys to where a copy of the database looks for them; return where they lie, ``None`` for nowhere.
+
+        Raises:
+            SettingsError: the file cannot be written, or holds other keys.
+        """
+        keys = self.keys()
+        if not keys or path is None or path == self.path:
+            return path if keys else None
+        if Keyring(path).keys() == keys:
+            return path
+        try:
+            descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "wb", buffering=0) as stream:
+                stream.write(b"".join(key.value.hex().encode() + b"\n" for key in keys.values()))
+                os.fsync(descriptor)
+        except OSError as error:
+            raise SettingsError(f"{path} cannot be written: {error.strerror}") from error
+        return path
+
+    def fault(self, connection: Connection) -> str | None:
+        """Say why entries are written without a key; ``None`` where they are not."""
+        if self.path is None:
+            return "no file for the key of the audit trail is named (PREREAD_AUDIT_KEY_FILE)"
+        keys, named = self.keys(), in_use(connection)
+        if named is None:
+            return None if keys or not os.path.lexists(self.path) else f"{self.path} holds no key, or cannot be read"
+        if not keys:
+            return f"{self.path}, the key of the audit trail, is missing or cannot be read"
+        return None if named in keys else f"{self.path} holds no key of this database's"
+
+
+def attach(engine: Engine, path: Path | None) -> None:
+    """Let every connection of an engine know where its key lies."""
+    engine.update_execution_options(**{_OPTION: Keyring(path)})
+
+
+def of(database: Connection | Engine) -> Keyring:
+    """Return the keyring of a database."""
+    found = database.get_execution_options().get(_OPTION)
+    return found if isinstance(found, Keyring) else Keyring(None)
+
+
+def renew(connection: Connection) -> None:
+    """Add a key to the file, and have the database use it."""
+    keyring = of(connection)
+    key = keyring.add(connection)
+    if in_use(connection) is None:
+        connection.execute(insert(secret), {"name": _NAME, "value": key.key_id})
+    else:
+        connection.execute(update(secret).where(secret.c.name == _NAME).values(value=key.key_id))
+
+
+def default_path(database: Path | None) -> Path | None:
+    """Return where the key lies unless a setting says otherwise.
+
+    Beside the SQLite file; for a database on a server in the unit's state folder, if systemd gave one.
+    """
+    if database is not None:
+        return Path(f"{os.path.abspath(database)}-audit-key")
+    state = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
+    return Path(state) / "audit-key" if state else None
+
+
+def in_use(connection: Connection) -> str | None:
+    """Return the identifier of the key in use, as the database holds it; ``None`` where there never was one."""
+    return connection.execute(select(secret.c.value).where(secret.c.name == _NAME)).scalar_one_or_none()
+
+
+def _hand_over(descriptor: int, connection: Connection) -> None:
+    """Give root's file to the owner of the SQLite database, as whom the worker runs."""
+    if connection.dialect.name == "sqlite":
+        named = connection.exec_driver_sql("PRAGMA database_list").all()
+        owner = os.stat(next(path for _, name, path in named if name == "main"))
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat(timespec="microseconds")
+    raise TypeError(f"no digest covers {type(value).__name__}")

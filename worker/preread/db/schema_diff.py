@@ -1,0 +1,91 @@
+"""Whether the tables in a database are those of this program, or differ from them only by what it need not know.
+
+Revisions are numbered, and one that only adds (tables, indexes, columns that may stay empty or have a default) takes
+the next number: a program goes on with the schema that is one number ahead of its own. A revision that an older
+program cannot live with skips a number.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Connection, MetaData, func, inspect, select, table
+
+from preread.db import admin_schema as upkeep_schema
+from preread.db import review_schema
+from preread.db.ledger_schema import metadata as _own
+
+# what workers and readers meanwhile end by themselves
+_PASSING = frozenset({"session"})
+assert {review_schema.account.metadata, upkeep_schema.activation.metadata} == {_own}, "all tables belong to one schema"
+
+
+def differences(connection: Connection) -> list[str]:
+    """Return in words what the database lacks of the tables of this program, or has in a way that hinders it.
+
+    What somebody added to them (an index, a column that may stay empty) is no matter, nor are other tables.
+    """
+    return [_say(change) for change in _changes(connection, _own) if change[0] == "add_index" or _hinders(change, _own)]
+
+
+def hindrances(connection: Connection, tables: MetaData = _own) -> list[str]:
+    """Return in words what keeps a program with these tables from working on this newer database."""
+    return [_say(change) for change in _changes(connection, tables) if _hinders(change, tables)]
+
+
+def rows_kept(connection: Connection) -> dict[str, int]:
+    """Count the rows of every table that a change of schema must not lose any of."""
+    names = inspect(connection).get_table_names()
+    counted = [name for name in names if name in _own.tables and name not in _PASSING]
+    return {name: connection.execute(select(func.count()).select_from(table(name))).scalar_one() for name in counted}
+
+
+def losses(connection: Connection, kept: dict[str, int]) -> list[str]:
+    """Return in words what a change of schema lost: rows of tables that are still there, and what those refer to."""
+    names = set(inspect(connection).get_table_names())
+    now = rows_kept(connection)
+    found = [
+        f"{name} has {now[name]} of {count} rows" for name, count in kept.items() if name in names and now[name] < count
+    ]
+    if connection.dialect.name == "sqlite" and (strays := connection.exec_driver_sql("PRAGMA foreign_key_check").all()):
+        found.append(f"{len(strays)} rows refer to what is gone")  # Postgres checks this itself
+    return found
+
+
+def is_next(revision: str, own: str) -> bool:
+    """Tell whether a revision is numbered as the one after this program's."""
+    return revision.isdecimal() and own.isdecimal() and int(revision) == int(own) + 1
+
+
+def _changes(connection: Connection, tables: MetaData) -> Iterator[tuple[Any, ...]]:
+    """Yield what would make the database the program's: ``remove_*`` is what only the database has."""
+
+    def known(name: str | None, kind: str, _parents: object) -> bool:
+        return kind != "table" or name in tables.tables
+
+    options = {"compare_type": True, "compare_server_default": True, "include_name": known}
+    context = MigrationContext.configure(connection, opts=options)
+    for change in compare_metadata(context, tables):
+        # changes of one column come as a list
+        yield from change if isinstance(change, list) else [change]
+
+
+def _hinders(change: tuple[Any, ...], tables: MetaData) -> bool:
+    what, subject = change[0], change[-1]
+    match what:
+        case "remove_column":
+            return not (subject.nullable or subject.server_default is not None)
+        case "add_index" | "remove_index":
+            return bool(subject.unique)  # any other only makes things faster
+        case "remove_fk":
+            return any(column.name in tables.tables[subject.table.name].c for column in subject.columns)
+        case _:
+            return True
+
+
+def _say(change: tuple[Any, ...]) -> str:
+    names = [str(getattr(part, "name", part)) for part in change[1:] if part is not None and not isinstance(part, dict)]
+    return f"{change[0]} {' '.join(names[:3])}"

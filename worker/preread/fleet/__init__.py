@@ -1,0 +1,1 @@
+"""Archives split into shards, over Procrastinate."""

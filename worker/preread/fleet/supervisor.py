@@ -1,0 +1,104 @@
+"""Several processes of the fleet on one machine: started together, started again when they die, stopped together."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import select
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from preread.core.errors import BundleError, EnvironmentFault, SettingsError
+from preread.core.signals import Signals, Wake
+
+MOST_PROCESSES = 64
+"""On one machine. Each that serves metrics does so on a port of its own."""
+_LOG = logging.getLogger(__name__)
+_LOOK_UP_S = 1.0
+_PAUSE_S = 5.0
+_DEATHS_WITHIN_S = 600.0
+_DEATHS_AT_MOST = 10
+# A person has to act: starting again gives the same.
+_NO_USE = frozenset({SettingsError.exit_code, BundleError.exit_code})
+_PR_SET_PDEATHSIG = 1
+
+
+def supervise(command: Sequence[str], count: int) -> int:
+    """Keep so many processes running until SIGTERM or SIGINT, each of which is passed on. Only on the main thread.
+
+    Returns:
+        0 when it was told to stop; 2 or 4 when a process ended so, which stops the others; 3 when processes keep dying.
+    """
+    with Wake() as wake, Signals(wake.set) as signals:
+        return _Processes(command, count, wake, signals).until_the_end()
+
+
+def end_with(parent_pid: int) -> None:
+    """Have this process end as by SIGTERM when its parent is gone.
+
+    Raises:
+        SystemExit: it is gone already.
+    """
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    if os.getppid() != parent_pid:
+        raise SystemExit(EnvironmentFault.exit_code)
+
+
+class _Processes:
+    def __init__(self, command: Sequence[str], count: int, wake: Wake, signals: Signals) -> None:
+        self._command = [*command, "--parent", str(os.getpid())]
+        self._count = count
+        self._wake = wake
+        self._signals = signals
+        self._running: list[subprocess.Popen[bytes]] = []
+        self._deaths: deque[float] = deque(maxlen=_DEATHS_AT_MOST)
+        self._start_at = 0.0
+
+    def until_the_end(self) -> int:
+        """See ``supervise``."""
+        exit_code = None
+        while exit_code is None and not self._signals.count:
+            self._start()
+            self._wait()
+            exit_code = self._reap()
+        return self._stop(exit_code or 0)
+
+    def _start(self) -> None:
+        while len(self._running) < self._count and time.monotonic() >= self._start_at:
+            # of their own session: Ctrl-C at a terminal must not reach them twice
+            process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, start_new_session=True)
+            self._running.append(process)
+
+    def _wait(self) -> None:
+        select.select([self._wake.fd], [], [], _LOOK_UP_S)
+        self._wake.clear()
+
+    def _reap(self) -> int | None:
+        """Take note of the dead; return an exit code when the others should end as well."""
+        dead = [process for process in self._running if process.poll() is not None]
+        self._running = [process for process in self._running if process.returncode is None]
+        now = time.monotonic()
+        for process in dead:
+            _LOG.warning("process_ended", extra={"pid": process.pid, "exit_code": process.returncode})
+            if process.returncode in _NO_USE:
+                return process.returncode
+            self._deaths.append(now)
+            self._start_at = now + _PAUSE_S
+        if len(self._deaths) == _DEATHS_AT_MOST and now - self._deaths[0] < _DEATHS_WITHIN_S:
+            return EnvironmentFault.exit_code
+        return None
+
+    def _stop(self, exit_code: int) -> int:
+        passed_on = 0
+        while self._running:
+            for _ in range(max(1, self._signals.count) - passed_on):
+                passed_on += 1
+                for process in self._running:
+                    process.terminate()
+            self._wait()
+            self._running = [process for process in self._running if process.poll() is None]
+        return exit_code

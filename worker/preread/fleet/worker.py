@@ -1,0 +1,342 @@
+"""One process of the fleet: pulls shards from the queue, does them on its main thread, until it is told to stop.
+
+Procrastinate runs on a thread of its own, with its own event loop, and never touches a share or a slot: a process whose
+share hangs goes on saying that it lives. A job whose process fell silent is put back by whichever process notices
+first, a bounded number of times.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import queue
+import secrets
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import procrastinate
+import psycopg
+from procrastinate.exceptions import ConnectorException
+from procrastinate.jobs import Job, Status
+from sqlalchemy import Engine
+
+from preread.admin import bundle_registry as standing
+from preread.core.errors import (
+    BundleError,
+    BundleMissing,
+    BundleWithdrawn,
+    DatabaseAway,
+    InternalError,
+    PrereadError,
+    SettingsError,
+    ShareDown,
+)
+from preread.core.signals import Signals, Timer, Wake
+from preread.fleet import queue as fleet_queue
+from preread.fleet.queue import FleetQueue
+from preread.fleet.shard_runner import SHARE_PATIENCE_S, ShardJob, ShardStopped, ShardWork
+from preread.fleet.supervisor import MOST_PROCESSES
+from preread.ledger.archives import STALLED_S, TASK
+from preread.ledger.ledger import Ledger
+from preread.model.bundle import Bundle
+from preread.monitoring.endpoint import monitored
+from preread.runner import pool as slots
+from preread.runner.service import RunOptions
+
+_LOG = logging.getLogger(__name__)
+_FIRST_PAUSE_S = 0.5
+_LONGEST_PAUSE_S = 30.0
+_LONGEST_RETRY_S = 300.0
+_PRUNE_S = 3600.0
+_LOOK_UP_S = 0.5
+_ENDS_WITHIN_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class FleetOptions:
+    """How a process takes part.
+
+    Attributes:
+        heartbeat_s: seconds from one sign of life to the next.
+        stalled_s: after so many without one the shard in hand is another process's.
+        share_patience_s: so long a share that is away is waited for; then the process ends, and its shard goes back.
+    """
+
+    heartbeat_s: float = fleet_queue.HEARTBEAT_S
+    stalled_s: float = STALLED_S
+    share_patience_s: float = SHARE_PATIENCE_S
+
+
+def work(
+    engine: Engine,
+    bundles: Sequence[Bundle],
+    options: RunOptions,
+    fleet: FleetOptions | None = None,
+    *,
+    slot_command: Sequence[str] = slots.COMMAND,
+) -> int:
+    """Do shards until SIGTERM or SIGINT: the first finishes the films in hand, the second hurries. On the main thread.
+
+    Args:
+        bundles: verified; shards of others are left to other machines.
+        slot_command: the slots' program; tests give another.
+
+    Returns:
+        0 when it was told to stop.
+
+    Raises:
+        DatabaseUnsuitable, SettingsError: see ``FleetQueue``.
+        DatabaseAway: at the start.
+        BundleError, SlotCrashed: no slot can start.
+        ShareDown: a root has been away for ``share_patience_s``.
+        EnvironmentFault: no port for ``/health`` and ``/metrics`` is free.
+    """
+    jobs = FleetQueue(engine)
+    jobs.install()
+    held = {bundle.digest: bundle for bundle in bundles}
+    lacking: set[str] = set()
+    fleet = fleet or FleetOptions()
+    worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    ledger = Ledger(engine, worker_id=worker_id, lease_s=max(options.lease_s, 2 * options.deadline_s))
+    ledger.heartbeat()  # first of all: what is claimed belongs to a worker that is known
+    puller = _Puller(jobs, [fleet_queue.queue_of(digest) for digest in held], fleet)
+    monitor = monitored(
+        options.health_listen,
+        engine,
+        roots=None,
+        scan_interval_s=options.scan_interval_s,
+        ports_after=MOST_PROCESSES,
+        hosts=options.health_hosts,
+    )
+    with monitor as meters, Wake() as wake, Signals(wake.set) as signals:
+        doing = ShardWork(
+            ledger,
+            options,
+            wake,
+            signals,
+            share_patience_s=fleet.share_patience_s,
+            slot_command=slot_command,
+            meters=meters,
+        )
+        _LOG.info("fleet_started", extra={"worker_id": worker_id, "slots": options.slots})
+        puller.start()
+        try:
+            while not signals.count:
+                puller.check()
+                if (one := puller.next(_LOOK_UP_S)) is None:
+                    doing.rest()
+                else:
+                    _do(doing, one, held, partial(_in_shadow, engine, held, lacking))
+        finally:
+            puller.end()
+            doing.close()
+            with contextlib.suppress(DatabaseAway):  # the worker's silence says it as well
+                ledger.stop()
+            _LOG.info("fleet_stopped", extra={"worker_id": worker_id})
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Handed:
+    """A shard on its way from the queue's thread to the main one, and where the answer goes."""
+
+    job: ShardJob
+    answer: Future[None]
+
+
+def _in_shadow(
+    engine: Engine, held: Mapping[str, Bundle], lacking: set[str], active: str
+) -> tuple[Bundle, datetime] | None:
+    """Return the bundle that is to work in the shadow of a shard's own, and since when.
+
+    Args:
+        lacking: those of which the log knows already that this machine has them not.
+    """
+    chosen = standing.look(engine).shadow
+    if chosen is None or chosen.bundle is None or chosen.bundle.digest == active:
+        return None
+    digest = chosen.bundle.digest
+    if (bundle := held.get(digest)) is not None:
+        return bundle, chosen.at
+    if digest not in lacking:  # no film waits for a shadow
+        lacking.add(digest)
+        _LOG.error("bundle_not_usable", extra={"code": BundleMissing.code, "bundle": chosen.bundle.label})
+    return None
+
+
+def _do(
+    doing: ShardWork,
+    one: _Handed,
+    held: Mapping[str, Bundle],
+    in_shadow: Callable[[str], tuple[Bundle, datetime] | None],
+) -> None:
+    try:
+        if (bundle := held.get(one.job.digest)) is None:
+            raise BundleMissing("the bundle of this shard is not installed here")
+        done = doing.do(one.job, bundle, in_shadow(one.job.digest))
+    except BaseException as error:
+        one.answer.set_exception(error if isinstance(error, Exception) else InternalError())
+        if isinstance(error, ShardStopped):
+            return
+        code = error.code if isinstance(error, PrereadError) else InternalError.code
+        _LOG.warning("shard_failed", extra={"root_id": one.job.root_id, "code": code})
+        of_the_shard = isinstance(error, PrereadError) and not isinstance(
+            error, BundleError | SettingsError | ShareDown
+        )
+        if not (of_the_shard or isinstance(error, BundleMissing | BundleWithdrawn)):
+            raise
+    else:
+        one.answer.set_result(None)
+        counts = {outcome.value: count for outcome, count in done.items()}
+        _LOG.info("shard_done", extra={"root_id": one.job.root_id, "files": one.job.shard.files, "counts": counts})
+
+
+class _Puller(threading.Thread):
+    """The queue's thread."""
+
+    def __init__(self, jobs: FleetQueue, queues: Sequence[str], options: FleetOptions) -> None:
+        super().__init__(name="fleet-queue", daemon=True)
+        self._options = options
+        self._queues = list(queues)
+        self._handed: queue.SimpleQueue[_Handed] = queue.SimpleQueue()
+        self._loop = asyncio.new_event_loop()
+        self._ending = asyncio.Event()
+        self._prune = Timer(_PRUNE_S)
+        self._failure: BaseException | None = None
+        connector = procrastinate.PsycopgConnector(
+            kwargs=jobs.connection_arguments(), min_size=1, max_size=5, timeout=_ENDS_WITHIN_S
+        )
+        self._app = procrastinate.App(connector=connector)
+        self._app.task(name=TASK, retry=_Retry())(self._hand_over)
+
+    # ------------------------------------------------------------------ for the main thread
+
+    def next(self, within_s: float) -> _Handed | None:
+        """Return the next shard, if one comes in time."""
+        with contextlib.suppress(queue.Empty):
+            return self._handed.get(timeout=within_s)
+        return None
+
+    def check(self) -> None:
+        """Raise what ended the thread, if anything did."""
+        if self._failure is not None:
+            raise self._failure
+
+    def end(self) -> None:
+        """Pull no more, give back what was pulled, and end the thread."""
+        with contextlib.suppress(RuntimeError):  # its loop is closed: it ended by itself
+            self._loop.call_soon_threadsafe(self._ending.set)
+        for _ in range(int(_ENDS_WITHIN_S / _LOOK_UP_S)):
+            if not self.is_alive():
+                return
+            if (one := self.next(_LOOK_UP_S)) is not None:
+                one.answer.set_exception(ShardStopped())
+
+    # ------------------------------------------------------------------ on this thread
+
+    def run(self) -> None:
+        """Pull until ``end``; while the database is away, try again."""
+        try:
+            with contextlib.closing(self._loop):
+                self._loop.run_until_complete(self._serve())
+        except BaseException as error:  # noqa: BLE001  the main thread ends the process with it
+            self._failure = error
+
+    async def _hand_over(self, **arguments: Any) -> None:
+        answer: Future[None] = Future()
+        self._handed.put(_Handed(fleet_queue.from_arguments(arguments), answer))
+        await asyncio.wrap_future(answer)
+
+    async def _serve(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while not self._ending.is_set():
+            try:
+                async with self._app.open_async():
+                    pause_s = _FIRST_PAUSE_S
+                    await self._pull()
+            except (ConnectorException, psycopg.Error) as error:
+                _LOG.warning("database_away", extra={"code": DatabaseAway.code, "why": type(error).__name__})
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    async def _pull(self) -> None:
+        worker = asyncio.create_task(
+            self._app.run_worker_async(
+                queues=self._queues,
+                concurrency=1,
+                install_signal_handlers=False,
+                delete_jobs="never",
+                fetch_job_polling_interval=min(5.0, self._options.stalled_s),
+                update_heartbeat_interval=self._options.heartbeat_s,
+                stalled_worker_timeout=self._options.stalled_s,
+            )
+        )
+        others = [asyncio.create_task(self._ending.wait()), asyncio.create_task(self._reap_for_ever())]
+        try:
+            await asyncio.wait([worker, *others], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (worker, *others):
+                task.cancel()  # the worker takes this as: finish what runs, and end
+            ended = await asyncio.gather(worker, *others, return_exceptions=True)
+        for error in ended:
+            if isinstance(error, Exception):
+                raise error
+
+    async def _reap_for_ever(self) -> None:
+        while True:
+            await self._reap()
+            if self._prune.due(self._loop.time()):
+                await self._app.job_manager.delete_old_jobs(
+                    nb_hours=fleet_queue.KEEP_FINISHED_H,
+                    include_failed=True,
+                    include_cancelled=True,
+                    include_aborted=True,
+                )
+            await asyncio.sleep(self._options.heartbeat_s)
+
+    async def _reap(self) -> None:
+        """Put back the shards of processes that fell silent; one process at a time does."""
+        connector = self._app.connector
+        assert isinstance(connector, procrastinate.PsycopgConnector)
+        async with connector.pool.connection() as connection:
+            asked = await connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (fleet_queue.REAP_LOCK,))
+            if (row := await asked.fetchone()) is None or not row[0]:
+                return
+            stalled = await self._app.job_manager.get_stalled_jobs(
+                task_name=TASK, seconds_since_heartbeat=self._options.stalled_s
+            )
+            for job in stalled:
+                await self._put_back(job)
+
+    async def _put_back(self, job: Job) -> None:
+        may_retry = job.attempts + 1 < fleet_queue.MAX_ATTEMPTS
+        extra = {"attempts": job.attempts + 1, "retry": may_retry}
+        try:
+            if may_retry:
+                await self._app.job_manager.retry_job(job)
+            else:
+                await self._app.job_manager.finish_job(job, status=Status.FAILED, delete_job=False)
+        except ConnectorException:
+            _LOG.info("shard_ended_meanwhile", extra=extra)
+        else:
+            _LOG.warning("shard_stalled", extra=extra)
+
+
+class _Retry(procrastinate.BaseRetryStrategy):
+    """A shard that failed is tried again, ever later and a bounded number of times; one that was stopped, at once."""
+
+    def get_retry_decision(self, *, exception: BaseException, job: Job) -> procrastinate.RetryDecision | None:
+        if isinstance(exception, ShardStopped):
+            return procrastinate.RetryDecision(retry_in={"seconds": 0})
+        if job.attempts + 1 >= fleet_queue.MAX_ATTEMPTS:
+            return None
+        return procrastinate.RetryDecision(retry_in={"seconds": int(min(2.0**job.attempts, _LONGEST_RETRY_S))})

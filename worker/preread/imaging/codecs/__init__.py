@@ -1,0 +1,1 @@
+"""Decoders of compressed pixels, and the checks before each."""

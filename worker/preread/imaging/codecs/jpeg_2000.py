@@ -1,0 +1,377 @@
+"""JPEG 2000 and HTJ2K frames, rebuilt from what a picture needs (ITU-T T.800, T.814).
+
+A decoder is handed a codestream that is written here: the main header from the marker segments listed below, and one
+tile-part for each tile. What only describes the picture (comments, indices of lengths, JP2 boxes) is dropped. What the
+samples would depend on and no radiograph uses (a palette, packet headers apart from their packets, a change of
+progression, another codestream's extensions) is refused, as is any marker that is not known.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from preread.core.errors import DecodeFailed, TruncatedPixels, UnsupportedPixels
+from preread.imaging.codecs.codestreams import Codestream
+
+_JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  "
+_SOC, _SOT, _SOD, _EOC = b"\xff\x4f", 0xFF90, 0xFF93, b"\xff\xd9"
+_SIZ, _CAP, _COD, _COC, _QCD, _QCC, _RGN = 0xFF51, 0xFF50, 0xFF52, 0xFF53, 0xFF5C, 0xFF5D, 0xFF5E
+KEPT = frozenset({_SIZ, _CAP, _COD, _COC, _QCD, _QCC, _RGN})
+"""Marker segments of the main header that a decoder is handed."""
+DROPPED = frozenset({0xFF55, 0xFF56, 0xFF57, 0xFF59, 0xFF63, 0xFF64})
+"""TLM, PRF, PLM, CPF, CRG, COM: the samples do not depend on them."""
+KEPT_IN_TILES = frozenset({_COD, _COC, _QCD, _QCC, _RGN})
+"""Those of a tile's first tile-part."""
+DROPPED_IN_TILES = frozenset({0xFF58, 0xFF64})
+"""PLT and COM, of any tile-part."""
+PALETTE_BOXES = frozenset({b"pclr", b"cmap"})
+
+# A film of 8000 x 8000 in tiles of 64, each resolution a tile-part; its code-blocks of 8 x 8; its layers and precincts.
+_TILES_MAX = 16_384
+_TILE_PARTS_MAX = 131_072
+_BLOCKS_MAX = 2_000_000
+_PACKETS_MAX = 4_000_000
+_TABLE_MAX = 4_000_000
+# Boxes, and segments that are dropped: walking them costs about a microsecond each.
+_PIECES_MAX = 100_000
+_COMPONENTS_MAX = 4
+_STEPS_MAX = 97
+_SHIFT_MAX = 37
+
+
+_EVERYWHERE = -1
+
+
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """How the SIZ segment divides the image (T.800 A.5.1, B.3)."""
+
+    components: int
+    tile_columns: int
+    tile_rows: int
+    tiles: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Style:
+    """Coding style of a component (T.800 table A.15): exponents of its code-blocks and of its precincts."""
+
+    levels: int
+    block: tuple[int, int]
+    precincts: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Coding:
+    """What the segments of a header say, by component or ``_EVERYWHERE``: styles, and numbers of step sizes."""
+
+    layers: int
+    styles: dict[int, _Style]
+    steps: dict[int, int]
+
+
+def read_size(data: bytes) -> Codestream:
+    """Return what a frame says of its size.
+
+    Raises:
+        DecodeFailed: it is no JPEG 2000 codestream, or its components differ in size or depth.
+        UnsupportedPixels: its samples are indices of a palette.
+        TruncatedPixels: it is cut off.
+    """
+    return _read_size(_main_header(_codestream(data))[0][0][1])
+
+
+def rebuild(data: bytes) -> bytes:
+    """Return the codestream to decode.
+
+    Raises:
+        DecodeFailed: the frame contradicts itself, or holds what no radiograph needs.
+        UnsupportedPixels, TruncatedPixels: as for ``read_size``.
+    """
+    view = _codestream(data)
+    segments, position = _main_header(view)
+    grid, size = _read_grid(segments[0][1])
+    coding = _read_coding(segments[1:], grid, None)
+    written: list[bytes | memoryview] = [_SOC, _segment(_SIZ, size)]
+    written.extend(_segment(marker, content) for marker, content in segments[1:])
+    blocks = packets = 0
+    usual = _fineness(coding, grid)
+    for tile, (own, bodies) in enumerate(_tiles(view, position, grid.tiles)):
+        fineness = _fineness(_read_coding(own, grid, coding), grid) if own else usual
+        blocks, packets = blocks + fineness[0], packets + fineness[1]
+        head = b"".join(_segment(marker, content) for marker, content in own)
+        length = len(head) + sum(map(len, bodies))
+        written.append(struct.pack(">HHHIBB", _SOT, 10, tile, 14 + length, 0, 1) + head + _SOD.to_bytes(2, "big"))
+        written.extend(bodies)
+    if blocks > _BLOCKS_MAX:
+        raise DecodeFailed(f"The JPEG 2000 codestream has more than {_BLOCKS_MAX} code-blocks.")
+    if packets > _PACKETS_MAX:
+        raise DecodeFailed(f"The JPEG 2000 codestream has more than {_PACKETS_MAX} packets.")
+    return b"".join((*written, _EOC))
+
+
+def halvings_of(data: bytes) -> int:
+    """Return how often an image can be halved by leaving out resolutions (T.800 A.6.1); its tiles may have fewer."""
+    segments, _ = _main_header(_codestream(data))
+    coding = next((content for marker, content in segments if marker == _COD), b"")
+    return coding[5] if len(coding) > 5 else 0
+
+
+def _codestream(data: bytes) -> memoryview:
+    view = memoryview(data)
+    return _unboxed(view) if data.startswith(_JP2_SIGNATURE) else view
+
+
+def _main_header(view: memoryview) -> tuple[list[tuple[int, bytes]], int]:
+    """Return the marker segments that are kept, SIZ first, and where the first tile-part begins."""
+    if bytes(view[:4]) != _SOC + _SIZ.to_bytes(2, "big"):
+        raise DecodeFailed("The pixel data does not begin as a JPEG 2000 codestream.")
+    return _walk(view, 2, _SOT, KEPT, DROPPED)
+
+
+def _boxes(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
+    """Yield kind and content of each JP2 box (T.800 I.4) up to the codestream's."""
+    position = 0
+    for _ in range(_PIECES_MAX):
+        if position + 8 > len(view):
+            return
+        length, kind = struct.unpack_from(">I4s", view, position)
+        head = 8
+        if length == 1 and position + 16 <= len(view):
+            (length,) = struct.unpack_from(">Q", view, position + 8)
+            head = 16
+        elif length == 0:
+            length = len(view) - position
+        if length < head:
+            raise DecodeFailed("The JP2 boxes of the pixel data are damaged.")
+        if position + length > len(view):
+            raise TruncatedPixels("The JP2 boxes of the pixel data break off.")
+        yield kind, view[position + head : position + length]
+        position += length
+    raise DecodeFailed(f"The pixel data holds more than {_PIECES_MAX} JP2 boxes.")
+
+
+def _unboxed(view: memoryview) -> memoryview:
+    """Return the codestream within JP2 boxes, which PS3.5 A.4.4 does not allow and old archives hold."""
+    for kind, content in _boxes(view):
+        if kind == b"jp2h" and any(inner in PALETTE_BOXES for inner, _ in _boxes(content)):
+            raise UnsupportedPixels("The samples of the JPEG 2000 frame are indices of a palette in its JP2 boxes.")
+        if kind == b"jp2c":
+            return content
+    raise DecodeFailed("The JP2 boxes hold no codestream.")
+
+
+def _segment(marker: int, content: bytes) -> bytes:
+    return struct.pack(">HH", marker, 2 + len(content)) + content
+
+
+def _walk(
+    view: memoryview,
+    position: int,
+    end_marker: int,
+    kept: frozenset[int],
+    dropped: frozenset[int],
+) -> tuple[list[tuple[int, bytes]], int]:
+    """Return the kept marker segments up to another marker, and where that stands."""
+    segments: list[tuple[int, bytes]] = []
+    for _ in range(_PIECES_MAX):
+        marker = int.from_bytes(view[position : position + 2], "big")
+        if marker == end_marker:
+            return segments, position
+        if position + 4 > len(view):
+            break
+        (length,) = struct.unpack_from(">H", view, position + 2)
+        if marker not in kept and marker not in dropped:
+            raise DecodeFailed(f"The JPEG 2000 codestream holds {marker:04X}, which no radiograph needs.")
+        if length < 2:
+            raise DecodeFailed(f"The length of a marker segment {marker:04X} is {length}; 2 is the least.")
+        if position + 2 + length > len(view):
+            break
+        if marker in kept:
+            segments.append((marker, bytes(view[position + 4 : position + 2 + length])))
+        position += 2 + length
+    else:
+        raise DecodeFailed(f"A header of the JPEG 2000 codestream holds more than {_PIECES_MAX} marker segments.")
+    raise TruncatedPixels("The JPEG 2000 codestream breaks off.")
+
+
+def _read_size(content: bytes) -> Codestream:
+    """Read size and depth out of the SIZ segment (T.800 A.5.1)."""
+    if len(content) < 36:
+        raise DecodeFailed("The JPEG 2000 codestream states no size.")
+    right, bottom, left, top = struct.unpack_from(">4I", content, 2)
+    (samples,) = struct.unpack_from(">H", content, 34)
+    components = content[36:]
+    if not 1 <= samples <= _COMPONENTS_MAX or len(components) != 3 * samples:
+        raise DecodeFailed(f"The JPEG 2000 codestream names no components, or more than {_COMPONENTS_MAX}.")
+    depths, steps = set(components[0::3]), set(components[1::3]) | set(components[2::3])
+    if len(depths) != 1 or steps != {1} or right <= left or bottom <= top:
+        raise DecodeFailed("The components of the JPEG 2000 codestream differ.")
+    depth = components[0]
+    return Codestream(bottom - top, right - left, samples, (depth & 0x7F) + 1, signed=bool(depth & 0x80))
+
+
+def _read_grid(content: bytes) -> tuple[_Grid, bytes]:
+    """Check the tiles; return them and the SIZ segment with tiles cut to the image, which changes no sample."""
+    found = _read_size(content)
+    left, top, width, height, tile_left, tile_top = struct.unpack_from(">6I", content, 10)
+    if left or top or tile_left or tile_top:
+        raise DecodeFailed(f"The JPEG 2000 image begins at {left}, {top} of its grid; only 0, 0 is read.")
+    if not width or not height:
+        raise DecodeFailed("The tiles of the JPEG 2000 codestream have no size.")
+    width, height = min(width, found.columns), min(height, found.rows)
+    tiles = -(-found.columns // width) * -(-found.rows // height)
+    if tiles > _TILES_MAX:
+        raise DecodeFailed(f"The JPEG 2000 codestream has {tiles} tiles; {_TILES_MAX} are read at most.")
+    written = content[:2] + struct.pack(">8I", found.columns, found.rows, 0, 0, width, height, 0, 0) + content[34:]
+    return _Grid(found.samples, width, height, tiles), written
+
+
+def _read_coding(segments: list[tuple[int, bytes]], grid: _Grid, inherited: _Coding | None) -> _Coding:
+    """Check each segment against what a decoder takes for granted of it.
+
+    Args:
+        inherited: of the main header, where the segments are a tile's.
+    """
+    seen: set[tuple[int, int]] = set()
+    styles: dict[int, _Style] = {}
+    steps: dict[int, int] = {}
+    layers = inherited.layers if inherited else 0
+    for marker, whole in segments:
+        component, content = _EVERYWHERE, whole
+        if marker in {_COC, _QCC, _RGN}:
+            component, content = _component(whole, grid.components)
+        if (marker, component) in seen:
+            raise DecodeFailed(f"A header of the JPEG 2000 codestream holds {marker:04X} twice.")
+        seen.add((marker, component))
+        if marker == _COD:
+            if len(content) < 5 or content[0] > 7 or content[1] > 4 or content[4] > 1:
+                raise _damaged(marker)
+            (layers,) = struct.unpack_from(">H", content, 2)
+            styles[component] = _read_style(marker, content[5:], precincts=bool(content[0] & 1))
+        elif marker == _COC:
+            if not content or content[0] > 1:
+                raise _damaged(marker)
+            styles[component] = _read_style(marker, content[1:], precincts=bool(content[0]))
+        elif marker in {_QCD, _QCC}:
+            steps[component] = _read_steps(marker, content)
+        elif marker == _RGN:
+            if len(content) != 2 or content[0] != 0 or content[1] > _SHIFT_MAX:
+                raise _damaged(marker)
+        elif marker != _CAP or len(content) != 6 or content[:4] != b"\x00\x02\x00\x00":  # Part 15 and nothing else
+            raise _damaged(marker)
+    if inherited:  # a tile's own COD counts for more than a COC of the main header (T.800 A.6.1, A.6.4)
+        styles = styles if _EVERYWHERE in styles else inherited.styles | styles
+        steps = steps if _EVERYWHERE in steps else inherited.steps | steps
+    if _EVERYWHERE not in styles or _EVERYWHERE not in steps or layers == 0:
+        raise DecodeFailed("The JPEG 2000 codestream says nothing of its coding style, quantisation or layers.")
+    for component in range(grid.components):
+        style = styles.get(component, styles[_EVERYWHERE])
+        if steps.get(component, steps[_EVERYWHERE]) < 3 * style.levels + 1:
+            raise DecodeFailed("The JPEG 2000 codestream has fewer quantisation steps than subbands.")
+    return _Coding(layers, styles, steps)
+
+
+def _damaged(marker: int) -> DecodeFailed:
+    return DecodeFailed(f"The marker segment {marker:04X} of the JPEG 2000 codestream is damaged.")
+
+
+def _component(content: bytes, components: int) -> tuple[int, bytes]:
+    """Split the component's number off, which is one byte where there are so few."""
+    if not content or content[0] >= components:
+        raise DecodeFailed(f"The JPEG 2000 codestream codes a component that is none of its {components}.")
+    return content[0], content[1:]
+
+
+def _read_style(marker: int, content: bytes, *, precincts: bool) -> _Style:
+    if len(content) < 5:
+        raise _damaged(marker)
+    levels, width, height, style, wavelet = content[:5]
+    sizes = content[5:]
+    well = levels <= 32 and width + height <= 8 and style <= 0x7F and wavelet <= 1
+    if (
+        not well
+        or len(sizes) != (levels + 1 if precincts else 0)
+        or any(not size & 15 or size < 16 for size in sizes[1:])
+    ):
+        raise _damaged(marker)
+    exponents = tuple((size & 15, size >> 4) for size in sizes) or ((15, 15),) * (levels + 1)
+    return _Style(levels, (width + 2, height + 2), exponents)
+
+
+def _read_steps(marker: int, content: bytes) -> int:
+    """Return how many subbands have a step size (T.800 table A.28)."""
+    kind = content[0] & 31 if content else 3
+    if kind > 2:
+        raise _damaged(marker)
+    count, rest = divmod(len(content) - 1, 1 if kind == 0 else 2)
+    if rest or not 1 <= count <= _STEPS_MAX or (kind == 1 and count != 1):
+        raise _damaged(marker)
+    return _STEPS_MAX if kind == 1 else count
+
+
+def _spans(length: int, exponent: int) -> int:
+    """Most intervals of 2**exponent that so many samples can touch, wherever they begin."""
+    return ((length + (1 << exponent) - 2) >> exponent) + 1
+
+
+def _fineness(coding: _Coding, grid: _Grid) -> tuple[int, int]:
+    """Return at most how many code-blocks and packets a tile has; a decoder's memory and time go by them."""
+    blocks = packets = most = resolutions = 0
+    for component in range(grid.components):
+        style = coding.styles.get(component, coding.styles[_EVERYWHERE])
+        resolutions = max(resolutions, style.levels + 1)
+        for resolution, (across, down) in enumerate(style.precincts):
+            shift = style.levels - resolution
+            columns, rows = -(-grid.tile_columns >> shift), -(-grid.tile_rows >> shift)
+            precincts = _spans(columns, across) * _spans(rows, down)
+            packets += precincts
+            most = max(most, precincts)
+            bands, half = (3, 1) if resolution else (1, 0)
+            wide = _spans(-(-columns >> half), min(style.block[0], across - half))
+            high = _spans(-(-rows >> half), min(style.block[1], down - half))
+            blocks += bands * wide * high
+    # Decoders keep a table of a tile's packets as if each resolution had as many precincts as the finest.
+    if (table := most * resolutions * grid.components * coding.layers) > _TABLE_MAX:
+        raise DecodeFailed(f"A tile of the JPEG 2000 codestream has up to {table} packets; {_TABLE_MAX} is the most.")
+    return blocks, packets * coding.layers
+
+
+def _tiles(view: memoryview, position: int, tiles: int) -> list[tuple[list[tuple[int, bytes]], list[memoryview]]]:
+    """Return each tile's own marker segments and its packets, from its tile-parts in order (T.800 A.4.2)."""
+    own: list[list[tuple[int, bytes]]] = [[] for _ in range(tiles)]
+    bodies: list[list[memoryview]] = [[] for _ in range(tiles)]
+    announced = [0] * tiles
+    for _ in range(_TILE_PARTS_MAX):
+        if position + 12 > len(view):
+            break
+        marker, length, tile, size, part, parts = struct.unpack_from(">HHHIBB", view, position)
+        if marker != _SOT:
+            break
+        if length != 10 or tile >= tiles or part != len(bodies[tile]):
+            raise DecodeFailed("The tile-parts of the JPEG 2000 codestream are damaged or out of order.")
+        end = position + size if size else _end(view, position)
+        if end > len(view):
+            raise TruncatedPixels("The JPEG 2000 codestream breaks off.")
+        kept = frozenset[int]() if part else KEPT_IN_TILES
+        found, start = _walk(view[:end], position + 12, _SOD, kept, DROPPED_IN_TILES)
+        own[tile].extend(found)
+        bodies[tile].append(view[start + 2 : end])
+        announced[tile] = max(announced[tile], parts)
+        position = end
+    else:
+        raise DecodeFailed(f"The JPEG 2000 codestream has more than {_TILE_PARTS_MAX} tile-parts.")
+    for packets, count in zip(bodies, announced, strict=True):
+        if len(packets) < count or not any(map(len, packets)):
+            raise TruncatedPixels("The JPEG 2000 codestream lacks a tile or a part of one.")
+    return list(zip(own, bodies, strict=True))
+
+
+def _end(view: memoryview, position: int) -> int:
+    """Where the last tile-part ends that does not say its length."""
+    end = bytes(view[position:]).rfind(_EOC)
+    if end < 0:
+        raise TruncatedPixels("The JPEG 2000 codestream breaks off.")
+    return position + end

@@ -1,0 +1,145 @@
+"""PNG files, rebuilt from the chunks that a picture needs (ISO/IEC 15948).
+
+A decoder is handed the header, the palette, the image data and an end. Ancillary chunks are dropped after what the
+product itself reads of them was read; critical chunks that are not known are refused.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+
+from preread.core.errors import DecodeFailed, MultiFrame, TruncatedPixels
+from preread.imaging.codecs.codestreams import Codestream, Told
+from preread.imaging.elements import PARSE_ERRORS
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+KEPT = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
+# Colour type: samples, and depths that it may have (table 8).
+_COLOURS = {0: (1, {1, 2, 4, 8, 16}), 2: (3, {8, 16}), 3: (1, {1, 2, 4, 8}), 4: (2, {8, 16}), 6: (4, {8, 16})}
+_PALETTE = 3
+_CHUNKS_MAX = 100_000
+_TOLD_BYTES_MAX = 1 << 20
+_END = struct.pack(">I4sI", 0, b"IEND", 0xAE426082)
+
+
+def read_size(data: bytes) -> Codestream:
+    """Read the header chunk.
+
+    Raises:
+        DecodeFailed: it is missing or damaged.
+        TruncatedPixels: the file is cut off before its end.
+    """
+    for kind, content, _ in _chunks(data):
+        if kind == b"IHDR":
+            return _read_header(content)[0]
+        break
+    raise DecodeFailed("The PNG does not begin with its header.")
+
+
+def rebuild_picture(data: bytes) -> tuple[bytes, Told]:
+    """Return the file to decode, and what it says beside the picture.
+
+    Raises:
+        DecodeFailed: the file contradicts itself, or holds a critical chunk that is not known.
+        MultiFrame: it is an animation.
+        TruncatedPixels: it is cut off.
+    """
+    written = [SIGNATURE]
+    exif = profile = xmp = b""
+    colour, last, pixels = -1, -1, 0
+    for kind, content, whole in _chunks(data):
+        if kind in KEPT - {b"IDAT"} and whole[-4:] != zlib.crc32(whole[4:-4]).to_bytes(4, "big"):
+            raise DecodeFailed(f"The checksum of the PNG chunk {kind.decode()} is wrong.")
+        order = (b"IHDR", b"PLTE", b"IDAT", b"IEND").index(kind) if kind in KEPT else -1
+        if order >= 0:
+            if order < last or (order == last and kind != b"IDAT") or (last < 0) != (kind == b"IHDR"):
+                raise DecodeFailed("The PNG has its chunks out of order.")
+            last = order
+        if kind == b"IHDR":
+            colour = _read_header(content)[1]
+            written.append(whole)
+        elif kind == b"PLTE":
+            if not content or len(content) % 3 or len(content) > 768:
+                raise DecodeFailed("The palette of the PNG is damaged.")
+            if colour == _PALETTE:
+                written.append(whole)
+        elif kind == b"IDAT":
+            if colour == _PALETTE and len(written) < 3:
+                raise DecodeFailed("The PNG lacks its palette.")
+            pixels += len(content)
+            written.append(whole)
+        elif kind == b"IEND":
+            break
+        elif kind == b"fdAT" or (kind == b"acTL" and int.from_bytes(content[:4], "big") > 1):
+            raise MultiFrame
+        elif not kind[0] & 0x20:
+            raise DecodeFailed("The PNG holds a critical chunk that is not known.")
+        elif kind == b"eXIf":
+            exif = content
+        elif kind in {b"iTXt", b"tEXt", b"zTXt"}:
+            key, _, text = content.partition(b"\0")
+            if key == b"XML:com.adobe.xmp" and kind == b"iTXt":
+                xmp = _international(text)
+            elif key == b"Raw profile type exif" and kind != b"iTXt":
+                profile = _profile(text if kind == b"tEXt" else _inflated(text[1:]))
+    if not pixels:
+        raise TruncatedPixels("The PNG has no image data.")
+    return b"".join((*written, _END)), Told(exif or profile, xmp)
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
+    """Yield kind, content and the whole of each chunk."""
+    if not data.startswith(SIGNATURE):
+        raise DecodeFailed("The file does not begin as a PNG.")
+    position, begun = len(SIGNATURE), False
+    for _ in range(_CHUNKS_MAX):
+        if position + 12 > len(data):
+            if begun:  # only the end can be missing, and the image data tells whether more is
+                return
+            raise TruncatedPixels("The PNG breaks off.")
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if not kind.isalpha():
+            raise DecodeFailed("The PNG is damaged: the name of a chunk is none.")
+        end = position + 12 + length
+        if end > len(data):
+            raise TruncatedPixels("The PNG breaks off.")
+        yield kind, data[position + 8 : end - 4], data[position:end]
+        position, begun = end, begun or kind == b"IDAT"
+    raise DecodeFailed(f"The PNG has more than {_CHUNKS_MAX} chunks.")
+
+
+def _read_header(content: bytes) -> tuple[Codestream, int]:
+    if len(content) != 13:
+        raise DecodeFailed("The header of the PNG is damaged.")
+    columns, rows, depth, colour, compression, filtering, interlace = struct.unpack(">2I5B", content)
+    samples, depths = _COLOURS.get(colour, (0, set()))
+    well = 0 < columns < 1 << 31 and 0 < rows < 1 << 31 and not compression and not filtering and interlace <= 1
+    if not well or depth not in depths:
+        raise DecodeFailed("The header of the PNG is damaged.")
+    return Codestream(rows, columns, samples, depth), colour
+
+
+def _inflated(data: bytes) -> bytes:
+    try:
+        return zlib.decompressobj().decompress(data, _TOLD_BYTES_MAX)
+    except zlib.error:
+        return b""
+
+
+def _international(text: bytes) -> bytes:
+    """Return the text of an iTXt chunk behind its key."""
+    compressed, _, rest = text[:1] == b"\1", text[1:2], text[2:]
+    value = rest.split(b"\0", 2)[-1]
+    return _inflated(value) if compressed else value
+
+
+def _profile(text: bytes) -> bytes:
+    """Return EXIF as ImageMagick writes it in hexadecimal behind three lines."""
+    try:
+        return bytes.fromhex(b"".join(text[:_TOLD_BYTES_MAX].split(b"\n")[3:]).decode("ascii")).removeprefix(
+            b"Exif\0\0"
+        )
+    except PARSE_ERRORS:
+        return b""

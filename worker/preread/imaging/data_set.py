@@ -1,0 +1,258 @@
+"""The elements of a Data Set before its pixel data, walked in linear time and counted (PS3.5 7).
+
+pydicom converts a value when it is asked for; until then elements are bytes. It searches a value of undefined length
+for its end from each such value anew, parses whole sequences that nobody asks for, and counts nothing. Here each byte
+is looked at once: what is too much is refused, and what no radiograph holds is left out, as a broken element is.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+
+from pydicom.charset import convert_encodings, default_encoding
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement, convert_raw_data_element, empty_value_for_VR
+from pydicom.dataset import Dataset
+from pydicom.tag import BaseTag
+
+from preread.core.errors import BrokenHeader
+
+LONG = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
+"""Value representations whose length stands in four bytes after two reserved ones (PS3.5 table 7.1-1)."""
+ELEMENTS_MAX = 20_000
+"""Of a Data Set; a radiograph has some hundred."""
+PIECES_MAX = 500_000
+"""Elements and items within sequences; objects of many frames, which are refused by what they are, have so many."""
+DEPTH_MAX = 64
+# A sequence that is read has a few items; the largest holds a table of 65,536 entries.
+_PIECES_KEPT_MAX = 2_000
+_SEQUENCE_BYTES_MAX = 1 << 20
+# The most that a text or number can be in an explicit encoding; tables of octets may be longer.
+_VALUE_BYTES_MAX = 0xFFFF
+_UNDEFINED = 0xFFFFFFFF
+_ANY_PIXEL_DATA = frozenset({0x7FE00010, 0x7FE00008, 0x7FE00009})
+_CHARACTER_SET = 0x00080005
+_ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
+
+
+@dataclass(frozen=True, slots=True)
+class PixelSpan:
+    """Where the pixel data lies in ``DicomFile.body``.
+
+    Attributes:
+        tag: (7FE0,0010), or that of the float kinds, which no radiograph has.
+        vr: as written, ``None`` in an implicit encoding.
+        start: offset of its first byte.
+        length: as written; ``None`` is undefined, that is encapsulated.
+    """
+
+    tag: int
+    vr: str | None
+    start: int
+    length: int | None
+
+
+@dataclass(slots=True)
+class _Level:
+    """A sequence or one of its items that the walk is inside of.
+
+    Attributes:
+        end: offset behind it, ``None`` where a delimiter ends it.
+        implicit: whether its elements are in implicit VR.
+        items: whether it consists of items (a sequence) or of elements.
+    """
+
+    end: int | None
+    implicit: bool
+    items: bool
+
+
+@dataclass(slots=True)
+class _Walk:
+    body: bytes
+    order: str
+    pieces: int = 0
+    delimiter_at: int = 0
+    levels: list[_Level] = field(default_factory=list)
+
+    def tag_and_length(self, position: int) -> tuple[int, int]:
+        group, element, length = struct.unpack_from(f"{self.order}HHI", self.body, position)
+        return (group << 16) | element, length
+
+    def header(self, position: int, *, implicit: bool) -> tuple[int, str | None, int, int]:
+        """Return tag, VR, length and the offset of the value; what is no VR makes the one element implicit."""
+        tag, length = self.tag_and_length(position)
+        written = self.body[position + 4 : position + 6]
+        if implicit or not (written.isalpha() and written.isupper()):
+            return tag, None, length, position + 8
+        vr = written.decode("ascii")
+        if vr in LONG:
+            (length,) = struct.unpack_from(f"{self.order}I", self.body, position + 8)
+            return tag, vr, length, position + 12
+        (length,) = struct.unpack_from(f"{self.order}H", self.body, position + 6)
+        return tag, vr, length, position + 8
+
+    def is_implicit(self, position: int) -> bool:
+        """Tell by the first VR of a Data Set or item, whatever the transfer syntax says."""
+        written = self.body[position + 4 : position + 6]
+        return not (written.isalpha() and written.isupper())
+
+    def is_sequence(self, tag: int, vr: str | None, value_at: int) -> bool:
+        """Tell whether a value of undefined length is a sequence and not octets."""
+        if vr in {"SQ", "UN"}:
+            return True
+        if vr is not None:
+            return False
+        known = _dictionary(tag)
+        return known == "SQ" or (known is None and self.tag_and_length(value_at)[0] == _ITEM)
+
+    def octets_end(self, value_at: int) -> int:
+        """Return the offset behind the delimiter that ends a value of octets; found once, it is not searched again."""
+        if self.delimiter_at < value_at:
+            found = self.body.find(struct.pack(f"{self.order}HH", 0xFFFE, 0xE0DD), value_at)
+            self.delimiter_at = len(self.body) if found < 0 else found
+        if self.delimiter_at + 8 > len(self.body):
+            raise BrokenHeader("A value of undefined length has no end.")
+        return self.delimiter_at + 8
+
+    def count(self) -> None:
+        self.pieces += 1
+        if self.pieces > PIECES_MAX:
+            raise BrokenHeader(f"The sequences of the header hold more than {PIECES_MAX} elements.")
+
+    def sequence_end(self, position: int, end: int | None, *, implicit: bool) -> int:
+        """Walk through a sequence, and return the offset behind it.
+
+        Raises:
+            BrokenHeader: it breaks off, is not made of items, or has too many elements or levels.
+        """
+        self.levels = [_Level(end, implicit, items=True)]
+        while self.levels:
+            level = self.levels[-1]
+            if level.end is not None and position >= level.end:
+                if position > level.end:
+                    raise BrokenHeader("A sequence of the header holds more than it says.")
+                self.levels.pop()
+                continue
+            if position + 8 > len(self.body):
+                raise BrokenHeader("A sequence of the header breaks off.")
+            position = self._item(position, level) if level.items else self._element(position, level)
+        return position
+
+    def _item(self, position: int, level: _Level) -> int:
+        tag, length = self.tag_and_length(position)
+        if tag == _SEQUENCE_END:
+            self.levels.pop()
+            return position + 8 if level.end is None else level.end
+        if tag != _ITEM:
+            raise BrokenHeader("A sequence of the header holds something that is no item.")
+        self.count()
+        end = None if length == _UNDEFINED else position + 8 + length
+        self._enter(_Level(end, level.implicit or self.is_implicit(position + 8), items=False))
+        return position + 8
+
+    def _element(self, position: int, level: _Level) -> int:
+        tag, vr, length, value_at = self.header(position, implicit=level.implicit)
+        if tag == _ITEM_END:
+            self.levels.pop()
+            return position + 8 if level.end is None else level.end
+        self.count()
+        if length != _UNDEFINED:
+            return value_at + length
+        if not self.is_sequence(tag, vr, value_at):
+            return self.octets_end(value_at)
+        self._enter(_Level(None, level.implicit, items=True))
+        return value_at
+
+    def _enter(self, level: _Level) -> None:
+        if len(self.levels) >= 2 * DEPTH_MAX:
+            raise BrokenHeader("The header nests sequences too deeply.")
+        self.levels.append(level)
+
+
+def _dictionary(tag: int) -> str | None:
+    try:
+        return dictionary_VR(tag)
+    except KeyError:
+        return None
+
+
+def read(body: bytes, position: int, *, implicit: bool, little: bool) -> tuple[Dataset, PixelSpan | None]:
+    """Read every element before the pixel data.
+
+    Args:
+        position: of the first element.
+        implicit: what the transfer syntax says of the VR; the first element counts for more.
+
+    Raises:
+        BrokenHeader: it cannot be parsed, or holds more than any radiograph.
+    """
+    walk = _Walk(body, "<" if little else ">")
+    if position + 6 <= len(body):
+        implicit = walk.is_implicit(position)
+    raw: dict[BaseTag, RawDataElement] = {}
+    span: PixelSpan | None = None
+    for count in range(ELEMENTS_MAX + 1):
+        if position + 8 > len(body):
+            break
+        tag, vr, length, value_at = walk.header(position, implicit=implicit)
+        if tag in _ANY_PIXEL_DATA:
+            span = PixelSpan(tag, vr, value_at, None if length == _UNDEFINED else length)
+            break
+        if tag == _ITEM_END:
+            break
+        if count == ELEMENTS_MAX:
+            raise BrokenHeader(f"The header has more than {ELEMENTS_MAX} elements.")
+        position, value, vr = _value(walk, tag, vr, length, value_at, implicit=implicit)
+        if value is not None:
+            content: bytes | None = value or empty_value_for_VR(vr, raw=True)  # type: ignore[assignment]
+            raw[BaseTag(tag)] = RawDataElement(BaseTag(tag), vr, len(value), content, value_at, implicit, little)
+    return _dataset(raw, implicit=implicit, little=little), span
+
+
+def _value(
+    walk: _Walk, tag: int, vr: str | None, length: int, value_at: int, *, implicit: bool
+) -> tuple[int, bytes | None, str | None]:
+    """Return the offset behind a value, the value unless it is left out, and its VR."""
+    body = walk.body
+    before = walk.pieces
+    if length == _UNDEFINED:
+        if not walk.is_sequence(tag, vr, value_at):
+            end = walk.octets_end(value_at)
+            return end, _kept(body[value_at : end - 8], tag, vr), vr
+        end, vr = walk.sequence_end(value_at, None, implicit=implicit), "SQ"
+        stop = end - 8
+    else:
+        end = stop = value_at + length
+        known = _dictionary(tag) if vr in {None, "UN"} else vr
+        if known != "SQ" or not length:
+            return end, _kept(body[value_at:end], tag, vr), vr
+        try:
+            whole = walk.sequence_end(value_at, end, implicit=implicit) == end
+        except BrokenHeader:
+            if walk.pieces > PIECES_MAX:
+                raise
+            whole = False
+        if not whole:
+            return end, None, vr
+    if walk.pieces - before > _PIECES_KEPT_MAX or stop - value_at > _SEQUENCE_BYTES_MAX:
+        return end, None, vr
+    return end, body[value_at:stop], vr
+
+
+def _kept(value: bytes, tag: int, vr: str | None) -> bytes | None:
+    """Leave out text and numbers that are longer than they can be."""
+    if len(value) <= _VALUE_BYTES_MAX:
+        return value
+    known = (_dictionary(tag) or "") if vr in {None, "UN"} else vr
+    return value if len(value) <= _SEQUENCE_BYTES_MAX and ("OW" in known or "OB" in known) else None
+
+
+def _dataset(raw: dict[BaseTag, RawDataElement], *, implicit: bool, little: bool) -> Dataset:
+    dataset = Dataset({**raw})
+    encoding: str | list[str] = default_encoding
+    if _CHARACTER_SET in raw:
+        encoding = convert_encodings(convert_raw_data_element(raw[BaseTag(_CHARACTER_SET)]).value)
+    dataset.set_original_encoding(implicit, little, encoding)
+    return dataset

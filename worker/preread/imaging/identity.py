@@ -1,0 +1,224 @@
+"""Who and what a file is about: from its tags, or from the path where there are no tags.
+
+Path patterns
+-------------
+A pattern describes the path of a film relative to its root, in the way that people write file names::
+
+    {patient_id}/{accession_number}_*.jpg      17-0042/A881_front.jpg
+    **/{patient_id}-*.jpeg                     2026/03/P77-1.jpeg
+
+``{field}`` is one of ``PATH_FIELDS`` and takes at least one character, ``*`` takes any characters, neither crosses a
+``/``; ``**/`` stands for any folders, also none. A field or ``*`` ends where the text behind it appears first. The
+pattern must fit the whole path, upper and lower case count. A path that does not fit names nobody.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import date
+from functools import lru_cache
+from typing import Any
+
+from pydicom.dataset import Dataset
+
+from preread.core.errors import SettingsError
+from preread.core.types import Identity
+from preread.imaging import elements as tags
+
+PATH_FIELDS = ("patient_id", "issuer_of_patient_id", "patient_name", "accession_number", "study_description")
+
+_AGE = re.compile(r"(\d{1,3})([DWMY])")
+_UNIT_YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
+_AGE_MAX_YEARS = 130.0
+# Some write the age that is nearest, some the age last reached; a month covers a film booked earlier than taken.
+_AGE_SLACK_UNITS = 0.5
+_AGE_SLACK_YEARS = 0.1
+_DATE = re.compile(r"(\d{4})[.\-]?(\d{2})[.\-]?(\d{2})")
+_TIME = re.compile(r"(\d{2}):?(\d{2})?:?(\d{2})?(\.\d{1,6})?")
+_DATE_TIME = re.compile(r"(\d{4,14}(?:\.\d{1,6})?)([+-]\d{4})?")
+_OFFSET = re.compile(r"[+-]\d{4}")
+_WILDCARD = re.compile(r"\*\*/|\*|\{(\w*)\}")
+
+
+def from_dataset(dataset: Dataset) -> Identity:
+    """Read the identity of one instance (PS3.3 C.7.1 to C.7.5, C.8.1, C.8.11); a broken tag is a missing tag."""
+    birth, study = iso_date(tags.text(dataset, "PatientBirthDate")), _study_date(dataset)
+    age = tags.text(dataset, "PatientAge")
+    age_years, conflict = age_in_years(age, birth, study)
+    taken, offset = _acquired(dataset)
+    return Identity(
+        patient_name=tags.text(dataset, "PatientName"),
+        patient_id=tags.text(dataset, "PatientID"),
+        issuer_of_patient_id=tags.text(dataset, "IssuerOfPatientID"),
+        patient_birth_date=birth,
+        patient_sex=tags.code_string(dataset, "PatientSex"),
+        patient_age=age,
+        patient_age_years=age_years,
+        age_conflict=conflict,
+        study_instance_uid=tags.uid(dataset, "StudyInstanceUID"),
+        series_instance_uid=tags.uid(dataset, "SeriesInstanceUID"),
+        sop_instance_uid=tags.uid(dataset, "SOPInstanceUID"),
+        sop_class_uid=tags.uid(dataset, "SOPClassUID"),
+        accession_number=tags.text(dataset, "AccessionNumber"),
+        modality=tags.code_string(dataset, "Modality"),
+        body_part_examined=tags.code_string(dataset, "BodyPartExamined"),
+        view_position=tags.code_string(dataset, "ViewPosition"),
+        image_laterality=tags.code_string(dataset, "ImageLaterality") or tags.code_string(dataset, "Laterality"),
+        study_date=study,
+        study_description=tags.text(dataset, "StudyDescription"),
+        series_description=tags.text(dataset, "SeriesDescription"),
+        acquisition_date_time=taken,
+        timezone_offset_from_utc=offset,
+        manufacturer=tags.text(dataset, "Manufacturer"),
+        manufacturer_model_name=tags.text(dataset, "ManufacturerModelName"),
+        device_serial_number=tags.text(dataset, "DeviceSerialNumber"),
+        station_name=tags.text(dataset, "StationName"),
+        institution_name=tags.text(dataset, "InstitutionName"),
+    )
+
+
+def iso_date(written: str | None) -> str | None:
+    """Turn a DA value (``20200331``, also with dots or dashes) into ISO 8601; ``None`` if it is no day."""
+    match = _DATE.fullmatch(written or "")
+    if match is None:
+        return None
+    try:
+        return date(*(int(part) for part in match.groups())).isoformat()
+    except ValueError:
+        return None
+
+
+def age_in_years(patient_age: str | None, birth: str | None, study: str | None) -> tuple[float | None, bool]:
+    """Work out the age on the day of the study.
+
+    Args:
+        patient_age: an AS value (``003Y``, ``018M``); leading zeros may lack.
+        birth: ISO 8601.
+        study: ISO 8601.
+
+    Returns:
+        The age in years, from the two dates if they give one (they are finer), else from ``patient_age``; and whether
+        the two contradict, in which case the age is ``None``.
+    """
+    stated = _stated(patient_age)
+    counted = _counted(birth, study)
+    if stated is not None and counted is None and birth is not None and study is not None:
+        return None, True  # the dates give no age that can be: they contradict the one that is stated
+    if stated is None or counted is None:
+        return (counted if stated is None else stated[0]), False
+    low, unit = stated
+    slack = max(_AGE_SLACK_UNITS * unit, _AGE_SLACK_YEARS)
+    if low - slack <= counted <= low + unit + slack:
+        return counted, False
+    return None, True
+
+
+def _stated(patient_age: str | None) -> tuple[float, float] | None:
+    """Return the age and its unit, both in years."""
+    match = _AGE.fullmatch((patient_age or "").upper().replace(" ", ""))
+    if match is None:
+        return None
+    unit = _UNIT_YEARS[match[2]]
+    years = int(match[1]) * unit
+    return (years, unit) if years <= _AGE_MAX_YEARS else None
+
+
+def _counted(birth: str | None, study: str | None) -> float | None:
+    """Return the years between two ISO dates: whole ones by the calendar, the rest as a share of a year."""
+    if birth is None or study is None:
+        return None
+    born, taken = date.fromisoformat(birth), date.fromisoformat(study)
+    whole = taken.year - born.year - ((taken.month, taken.day) < (born.month, born.day))
+    # 29 February is kept on 1 March in other years.
+    anniversary = date(born.year + whole, 3, 1) if (born.month, born.day) == (2, 29) else None
+    last = anniversary or born.replace(year=born.year + whole)
+    years = whole + min((taken - last).days / 366, 0.999)
+    return years if 0 <= years <= _AGE_MAX_YEARS else None
+
+
+def _study_date(dataset: Dataset) -> str | None:
+    for keyword in ("StudyDate", "AcquisitionDate", "SeriesDate", "ContentDate"):
+        found = iso_date(tags.text(dataset, keyword))
+        if found:
+            return found
+    return None
+
+
+def _acquired(dataset: Dataset) -> tuple[str | None, str | None]:
+    """Return when the film was taken, as written, and the offset from UTC that the file gives (PS3.3 C.12.1.1.8)."""
+    offset = tags.text(dataset, "TimezoneOffsetFromUTC")
+    offset = offset if offset and _OFFSET.fullmatch(offset) else None
+    match = _DATE_TIME.fullmatch(tags.text(dataset, "AcquisitionDateTime") or "")
+    if match:
+        return match[1], match[2] or offset
+    for kind in ("Acquisition", "Content", "Series", "Study"):
+        day = iso_date(tags.text(dataset, f"{kind}Date"))
+        if day:
+            time = _TIME.fullmatch(tags.text(dataset, f"{kind}Time") or "")
+            return day.replace("-", "") + ("".join(part or "" for part in time.groups()) if time else ""), offset
+    return None, offset
+
+
+@lru_cache(maxsize=64)
+def compile_path_pattern(pattern: str) -> re.Pattern[str]:
+    """Turn a path pattern into a regular expression.
+
+    Every wildcard but the last ends at the first place where the text behind it stands and is never tried again
+    (an atomic group), so that no path makes the search slow.
+
+    Raises:
+        SettingsError: a field is unknown or named twice, or nothing stands between two wildcards.
+    """
+    parts: list[str] = []
+    position, seen = 0, set[str]()
+    wildcards = list(_WILDCARD.finditer(pattern))
+    if not any(match[1] is not None for match in wildcards):
+        raise SettingsError(f"The path pattern names no field; it knows {{{'}, {'.join(PATH_FIELDS)}}}.")
+    for index, match in enumerate(wildcards):
+        parts.append(re.escape(pattern[position : match.start()]))
+        position = match.end()
+        field, written = match[1], match[0]
+        if written == "**/":
+            if match.start() != 0:
+                raise SettingsError("In a path pattern `**/` may stand only at the beginning.")
+            parts.append("(?:[^/]+/)*+" if "/" not in pattern[position:] else "(?:[^/]+/)*?")
+            continue
+        if field is not None and field not in PATH_FIELDS:
+            raise SettingsError(f"The path pattern names {{{field}}}; it knows {{{'}, {'.join(PATH_FIELDS)}}}.")
+        if field in seen:
+            raise SettingsError(f"The path pattern names {{{field}}} twice.")
+        seen |= {field} if field else set()
+        last = index + 1 == len(wildcards)
+        behind = pattern[position : len(pattern) if last else wildcards[index + 1].start()]
+        if not behind and not last:
+            raise SettingsError(f"In the path pattern nothing stands between {written} and {wildcards[index + 1][0]}.")
+        taken = f"(?P<{field}>[^/]+?)" if field else "[^/]*?"
+        parts.append(taken if last else f"(?>{taken}{re.escape(behind)})")
+        position += 0 if last else len(behind)
+    parts.append(re.escape(pattern[position:]))
+    return re.compile("".join(parts), re.DOTALL)
+
+
+def from_path(path: str, pattern: str) -> dict[str, str]:
+    """Read identity fields from a film's path.
+
+    Args:
+        path: relative to its root, with ``/`` between folders.
+        pattern: see the top of this module.
+
+    Returns:
+        Fields of ``Identity`` by name; empty if the pattern does not fit.
+
+    Raises:
+        SettingsError: the pattern is none.
+    """
+    match = compile_path_pattern(pattern).fullmatch(path)
+    return {name: taken for name, taken in match.groupdict().items() if taken.strip()} if match else {}
+
+
+def fill(identity: Identity, fields: Mapping[str, str]) -> Identity:
+    """Put the path's fields where the tags are silent; a tag is never overridden."""
+    silent: dict[str, Any] = {name: found for name, found in fields.items() if getattr(identity, name) is None}
+    return replace(identity, **silent) if silent else identity

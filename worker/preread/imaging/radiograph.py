@@ -1,0 +1,255 @@
+"""Bytes to ``Radiograph``: DICOM, JPEG and PNG, told by their content and not by their name.
+
+Pure: no disk, clock, settings or log. Everything that goes wrong with the bytes is a subclass of ``UnreadableError``.
+``read_header`` decodes no pixel; between it and ``decode`` ``preread.model.intended_use`` can refuse the film.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from pydicom.dataset import Dataset
+
+from preread.core.errors import (
+    BrokenHeader,
+    EmptyFile,
+    MultiFrame,
+    NoPixels,
+    TooManyBytes,
+    TooManyPixels,
+    UnknownFormat,
+)
+from preread.core.types import Caveat, Identity, Radiograph
+from preread.imaging import dicom_file, identity, rendering
+from preread.imaging import elements as tags
+from preread.imaging import raster as pictures
+from preread.imaging.codecs import decoders as codecs
+from preread.imaging.dicom_file import DicomFile
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Upper bounds that are applied before any decoding.
+
+    Attributes:
+        max_bytes: of the file, and of what a deflated file inflates to.
+        max_pixels: rows x columns x samples, of the header and of the codestream.
+    """
+
+    max_bytes: int = 200 * MIB
+    max_pixels: int = 64_000_000
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Everything known before any pixel is decoded.
+
+    Attributes:
+        identity: as the tags say; empty for JPEG and PNG.
+        format: ``DICOM``, ``JPEG`` or ``PNG``.
+        transfer_syntax_uid: ``None`` for JPEG and PNG.
+        rows: ``None`` if the header gives none.
+        columns: the same.
+        number_of_frames: 1 unless the header says more.
+        presentation_intent_type: (0008,0068), ``FOR PRESENTATION`` or ``FOR PROCESSING``.
+        has_pixels: pixel data follows the header.
+        is_image: ``False`` for reports, directories, presentation states and the like.
+        sop_class_uid: of the instance or, where that is silent, of the File Meta Information.
+        search_text: descriptions of study, series, protocol and device processing, lower case.
+        view_text: the descriptions that speak of this picture alone (not of the study), lower case.
+        view_codes: codes and meanings of the View Code Sequence, lower case.
+        body_part_codes: codes and meanings of the Anatomic Region Sequence, lower case.
+        animal_text: what only an animal's film carries: its species (unless human), breed, owner; lower case.
+        patient_orientation: (0020,0020), upper case, as written.
+        data: the whole file, for ``decode``.
+        file: the parsed DICOM file, for ``decode``.
+    """
+
+    identity: Identity
+    format: str
+    transfer_syntax_uid: str | None = None
+    rows: int | None = None
+    columns: int | None = None
+    number_of_frames: int = 1
+    presentation_intent_type: str | None = None
+    has_pixels: bool = True
+    is_image: bool = True
+    sop_class_uid: str | None = None
+    search_text: tuple[str, ...] = ()
+    view_text: tuple[str, ...] = ()
+    view_codes: tuple[str, ...] = ()
+    body_part_codes: tuple[str, ...] = ()
+    animal_text: tuple[str, ...] = ()
+    patient_orientation: str | None = None
+    data: bytes = field(default=b"", repr=False, compare=False)
+    file: DicomFile | None = field(default=None, repr=False, compare=False)
+
+
+def read_header(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Header:
+    """Tell the format and read everything but the pixels.
+
+    Args:
+        data: the whole file.
+        limits: see there.
+
+    Raises:
+        EmptyFile: there are no bytes.
+        TooManyBytes: there are more than ``limits.max_bytes``, also after inflating.
+        UnknownFormat: neither DICOM nor JPEG nor PNG.
+        BrokenHeader: one of these, but its header cannot be parsed.
+        TooManyPixels: a JPEG or PNG whose header claims more than can be meant.
+    """
+    if not data:
+        raise EmptyFile
+    if len(data) > limits.max_bytes:
+        raise TooManyBytes(f"The file has {len(data)} bytes; the limit is {limits.max_bytes}.")
+    with tags.quiet():
+        if dicom_file.looks_like_dicom(data):
+            return _dicom_header(data, limits)
+        kind = pictures.sniff(data)
+        if kind is None:
+            raise UnknownFormat
+        size = pictures.read_size(data, kind)
+        return Header(Identity(), kind, rows=size.rows, columns=size.columns, data=data)
+
+
+def decode(header: Header, limits: Limits = DEFAULT_LIMITS, *, shorter_side_px: int | None = None) -> Radiograph:
+    """Decode the pixels of a film whose header was read, and render them as a viewer would.
+
+    Args:
+        shorter_side_px: a film whose codec holds smaller copies of itself may come as one of them, halved as long as
+            its shorter side keeps this many pixels; ``None``: as large as it is.
+
+    Returns:
+        uint8 pixels [rows, columns], 0 = black; with the film's own identity and what had to be assumed.
+
+    Raises:
+        UnreadableError: a subclass names what is wrong: NoPixels, MultiFrame, TooManyPixels, BrokenHeader,
+            TruncatedPixels, DecodeFailed, UnsupportedTransferSyntax, UnsupportedPixels or ColourNotGrey.
+    """
+    with tags.quiet():
+        try:
+            if header.file is None:
+                picture = pictures.decode(header.data, header.format, limits.max_pixels)
+                rows, columns = picture.pixels.shape
+                return Radiograph(
+                    picture.pixels,
+                    rows,
+                    columns,
+                    header.identity,
+                    header.format,
+                    picture.decoder,
+                    caveats=picture.caveats,
+                )
+            return _decode_dicom(header, header.file, limits, shorter_side_px)
+        except MemoryError:
+            raise TooManyPixels("Decoding needs more memory than there is.") from None
+
+
+def _dicom_header(data: bytes, limits: Limits) -> Header:
+    file = dicom_file.parse(data, limits.max_bytes)
+    dataset = file.dataset
+    who = identity.from_dataset(dataset)
+    sop_class_uid = who.sop_class_uid or file.media_storage_sop_class_uid
+    rows, columns = tags.whole(dataset, "Rows"), tags.whole(dataset, "Columns")
+    has_pixels = file.pixels is not None
+    if len(dataset) == 0 and sop_class_uid is None:
+        raise BrokenHeader("The DICOM header holds no element.")
+    view_text = _lower(dataset, "SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
+    return Header(
+        identity=who,
+        format="DICOM",
+        transfer_syntax_uid=file.transfer_syntax_uid,
+        rows=rows,
+        columns=columns,
+        number_of_frames=tags.whole(dataset, "NumberOfFrames") or 1,
+        presentation_intent_type=tags.code_string(dataset, "PresentationIntentType"),
+        has_pixels=has_pixels,
+        is_image=has_pixels or rows is not None or sop_class_uid is None or sop_class_uid in _IMAGE_CLASSES,
+        sop_class_uid=sop_class_uid,
+        search_text=view_text
+        + _lower(dataset, "StudyDescription", "RequestedProcedureDescription", "PerformedProcedureStepDescription"),
+        view_text=view_text,
+        view_codes=tuple(tags.codes(dataset, "ViewCodeSequence")),
+        body_part_codes=tuple(tags.codes(dataset, "AnatomicRegionSequence")),
+        animal_text=_animal(dataset),
+        patient_orientation=(tags.text(dataset, "PatientOrientation") or "").upper() or None,
+        data=data,
+        file=file,
+    )
+
+
+# Single-frame picture classes of PS3.4 B.5 that a projection film may come as; of these, a file without pixels is a
+# film that broke off and not a document.
+_IMAGE_CLASSES = frozenset(
+    "1.2.840.10008.5.1.4.1.1." + suffix
+    for suffix in (
+        "1",
+        "1.1",
+        "1.1.1",
+        "1.2",
+        "1.2.1",
+        "1.3",
+        "1.3.1",
+        "2",
+        "2.1",
+        "4",
+        "4.1",
+        "6.1",
+        "7",
+        "12.1",
+        "12.2",
+    )
+)
+_HUMAN = ("homo sapiens", "human", "337915000", "l-85b00")
+
+
+def _lower(dataset: Dataset, *keywords: str) -> tuple[str, ...]:
+    found = (tags.text(dataset, keyword) for keyword in keywords)
+    return tuple(line.lower() for line in found if line)
+
+
+def _animal(dataset: Dataset) -> tuple[str, ...]:
+    """Collect what only an animal's film carries (PS3.3 C.7.1.1).
+
+    A Responsible Person alone proves nothing: a child's film names a parent there. Only the role OWNER does.
+    """
+    species = [*_lower(dataset, "PatientSpeciesDescription"), *tags.codes(dataset, "PatientSpeciesCodeSequence")]
+    if any(human in line for line in species for human in _HUMAN):
+        species = []
+    breed = _lower(dataset, "PatientBreedDescription")
+    owner = ("owner",) if tags.code_string(dataset, "ResponsiblePersonRole") == "OWNER" else ()
+    return (*species, *breed, *owner)
+
+
+def _decode_dicom(header: Header, file: DicomFile, limits: Limits, shorter_side_px: int | None) -> Radiograph:
+    if file.pixels is None:
+        raise NoPixels
+    if header.number_of_frames > 1:
+        raise MultiFrame(f"The file holds {header.number_of_frames} frames; a radiograph is one.")
+    module = codecs.read_pixel_module(file, limits.max_pixels)
+    stored = codecs.stored_values(file, module, _halvings(module, shorter_side_px))
+    pixels, caveats = rendering.render(stored.values, module, file)
+    every: dict[Caveat, None] = dict.fromkeys((*stored.caveats, *caveats))
+    return Radiograph(
+        pixels,
+        module.rows,
+        module.columns,
+        header.identity,
+        header.format,
+        stored.decoder,
+        header.transfer_syntax_uid,
+        caveats=tuple(every),
+    )
+
+
+def _halvings(module: codecs.PixelModule, shorter_side_px: int | None) -> int:
+    """How often a film may be halved."""
+    if shorter_side_px is None:
+        return 0
+    return max(0, (min(module.rows, module.columns) // shorter_side_px).bit_length() - 1)

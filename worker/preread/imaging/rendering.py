@@ -1,0 +1,350 @@
+"""Stored values to grey levels as a viewer shows them: modality LUT, VOI, MONOCHROME1 last (PS3.4 N.2.1.1, PS3.3 C.11).
+
+Every stored value of 8 or 16 bits is looked up in one table of at most 65536 grey levels, so that no floating-point
+copy of a film is ever made; statistics come from the film's histogram, which is counted only where they are needed.
+What the header's dirt means is decided here once, row by row, and follows what viewers do; a conflict that could turn
+the picture into another becomes a caveat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydicom.dataset import Dataset
+from pydicom.pixels.processing import apply_color_lut
+
+from preread.core.errors import BrokenHeader, UnsupportedPixels
+from preread.core.types import Caveat, PixelArray
+from preread.imaging import elements as tags
+from preread.imaging.codecs.decoders import PixelModule, Stored
+from preread.imaging.dicom_file import DicomFile
+from preread.imaging.raster import require_grey
+
+Levels = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+
+_CLIPPED_SHARE_MAX = 0.9
+_STRETCH = (0.005, 0.995)
+# So much at a time stays in a core's cache.
+_COUNTED_PX = 1 << 18
+_LOOKED_UP_PX = 1 << 15
+# What lossy coding leaves of a neutral colour difference.
+_CHROMA_APART_MAX = 16
+_PRIMARIES = ("Red", "Green", "Blue")
+
+
+@dataclass(frozen=True, slots=True)
+class _Voi:
+    """A VOI transformation of all stored values.
+
+    Attributes:
+        grey: [entries] in [0, 1].
+        outside: which entries lie beyond its ends, so that their differences are lost.
+    """
+
+    grey: Levels
+    outside: npt.NDArray[np.bool_]
+
+
+def render(values: Stored, module: PixelModule, file: DicomFile) -> tuple[PixelArray, tuple[Caveat, ...]]:
+    """Render stored values.
+
+    Args:
+        values: [rows, columns], or [rows, columns, 3] for colour, of 8 or 16 bits.
+
+    Returns:
+        uint8 [rows, columns], 0 = black, and what had to be assumed.
+
+    Raises:
+        ColourNotGrey: a colour film whose channels differ.
+        BrokenHeader, UnsupportedPixels: its palette is unusable, its colour deeper than 8 bits.
+    """
+    if module.samples_per_pixel == 3:
+        return _grey_of_colour(values, module), ()
+    if module.photometric_interpretation == "PALETTE COLOR":
+        return _grey_of_palette(values, file), ()
+    caveats: list[Caveat] = []
+    dataset = file.dataset
+    entries = _entries(values.dtype)
+    padding = _padding(dataset, module, entries)
+    measured = _modality(dataset, file.little_endian, entries, caveats)
+    grey = _voi(dataset, file.little_endian, measured, _Seen(values, padding), module, caveats)
+    if module.photometric_interpretation == "MONOCHROME1":
+        grey = 1.0 - grey
+    table = np.floor(grey * 255.0 + 0.5).astype(np.uint8)
+    table[padding] = 0
+    shape = tags.code_string(dataset, "PresentationLUTShape")
+    if shape and (shape == "INVERSE") != (module.photometric_interpretation == "MONOCHROME1"):
+        # Fuji CR and others write it wrongly; viewers trust the photometric interpretation, and so does this.
+        caveats.append(Caveat.POLARITY_CONFLICT)
+    return _look_up(table, values), tuple(caveats)
+
+
+def _indices(values: Stored) -> npt.NDArray[np.unsignedinteger[Any]]:
+    """View signed values as the unsigned ones that index a table in two's complement order."""
+    return values.view(np.dtype(f"u{values.dtype.itemsize}"))
+
+
+def _entries(dtype: np.dtype[np.integer[Any]]) -> Levels:
+    """Return every value that the type can hold, in the order of ``_indices``."""
+    unsigned = np.arange(1 << (8 * dtype.itemsize), dtype=f"u{dtype.itemsize}")
+    return unsigned.view(dtype).astype(np.float64)
+
+
+def _parts(values: Stored, size: int) -> Iterator[npt.NDArray[np.unsignedinteger[Any]]]:
+    """Yield the film's values as indices, a part at a time: numpy widens what it counts or looks up to 64 bits."""
+    flat = _indices(values).reshape(-1)
+    for begin in range(0, flat.size, size):
+        yield flat[begin : begin + size]
+
+
+def _look_up(table: PixelArray, values: Stored) -> PixelArray:
+    """Look every value up. No index is out of the table, so that "clip" only spares the check for it."""
+    found = np.empty(values.shape, np.uint8)
+    flat = found.reshape(-1)
+    for number, part in enumerate(_parts(values, _LOOKED_UP_PX)):
+        begin = number * _LOOKED_UP_PX
+        np.take(table, part, out=flat[begin : begin + part.size], mode="clip")
+    return found
+
+
+class _Seen:
+    """What the film holds of each stored value, its padding left out unless there is nothing else."""
+
+    def __init__(self, values: Stored, padding: npt.NDArray[np.bool_]) -> None:
+        self._values = values
+        self._padding = padding
+
+    @cached_property
+    def counts(self) -> Counts:
+        """The film's histogram, in the order of ``_indices``."""
+        size = self._padding.size
+        counts = np.zeros(size, np.int64)
+        for part in _parts(self._values, _COUNTED_PX):
+            counts += np.bincount(part, minlength=size)
+        seen = np.where(self._padding, 0, counts)
+        return seen if seen.any() else counts
+
+    def mostly(self, outside: npt.NDArray[np.bool_]) -> bool:
+        """Tell whether more than nine of ten pixels are of these values.
+
+        Of most films the first few rows show that they are not, and nothing more is counted.
+        """
+        table, inside, size = ~(outside | self._padding), 0, self._values.size
+        for part in _parts(self._values, _LOOKED_UP_PX):
+            inside += int(np.count_nonzero(np.take(table, part, mode="clip")))
+            if size - inside <= _CLIPPED_SHARE_MAX * size:
+                return False
+        return int(self.counts[outside].sum()) > _CLIPPED_SHARE_MAX * int(self.counts.sum())
+
+
+def _padding(dataset: Dataset, module: PixelModule, entries: Levels) -> npt.NDArray[np.bool_]:
+    """Mark the stored values that stand for "no picture here" (PS3.3 C.7.5.1.1.2)."""
+    value = _stored_tag(dataset, "PixelPaddingValue", module)
+    if value is None:
+        return np.zeros(entries.size, np.bool_)
+    limit = _stored_tag(dataset, "PixelPaddingRangeLimit", module)
+    low, high = sorted((value, value if limit is None else limit))
+    return (entries >= low) & (entries <= high)
+
+
+def _stored_tag(dataset: Dataset, keyword: str, module: PixelModule) -> int | None:
+    """Read a value in the units of the pixels; some write a signed one as unsigned or the other way round."""
+    found = tags.whole(dataset, keyword)
+    if found is None:
+        raw = tags.value(dataset, keyword)
+        found = int.from_bytes(raw[:2], "little") if isinstance(raw, bytes) and len(raw) >= 2 else None
+    if found is None:
+        return None
+    found &= (1 << module.bits_stored) - 1
+    if module.signed and found >= 1 << (module.bits_stored - 1):
+        found -= 1 << module.bits_stored
+    return found
+
+
+def _modality(dataset: Dataset, little_endian: bool, entries: Levels, caveats: list[Caveat]) -> Levels:
+    """Apply the Modality LUT or the rescale (PS3.3 C.11.1)."""
+    for item in tags.items(dataset, "ModalityLUTSequence"):
+        lut = _read_lut(item, little_endian, signed=bool(entries.min() < 0))
+        if lut is not None:
+            mapped: Levels = lut.output[np.clip(entries.astype(np.int64) - lut.first, 0, lut.output.size - 1)]
+            return mapped
+    slope, intercept = tags.number(dataset, "RescaleSlope"), tags.number(dataset, "RescaleIntercept")
+    if slope == 0:
+        caveats.append(Caveat.RESCALE_IGNORED)
+        return entries
+    return entries * (1.0 if slope is None else slope) + (intercept or 0.0)
+
+
+def _voi(
+    dataset: Dataset,
+    little_endian: bool,
+    measured: Levels,
+    seen: _Seen,
+    module: PixelModule,
+    caveats: list[Caveat],
+) -> Levels:
+    """Apply the first usable VOI LUT, else the first usable window (PS3.3 C.11.2), else stretch the film's own range.
+
+    Several are alternatives of equal rank; the first is what viewers show.
+    """
+    voi = _voi_lut(dataset, little_endian, measured)
+    if voi is None:
+        voi = _window(dataset, measured)
+    if voi is None and module.bits_stored <= 8 and not module.signed and measured[0] == 0 and measured[1] == 1:
+        return np.clip(measured / ((1 << module.bits_stored) - 1), 0.0, 1.0)  # grey levels already
+    if voi is None:
+        caveats.append(Caveat.NO_WINDOW)
+        return _stretch(measured, seen.counts)
+    if seen.mostly(voi.outside):
+        caveats.append(Caveat.WINDOW_CLIPS)
+        return _stretch(measured, seen.counts)
+    return voi.grey
+
+
+def _voi_lut(dataset: Dataset, little_endian: bool, measured: Levels) -> _Voi | None:
+    for item in tags.items(dataset, "VOILUTSequence"):
+        lut = _read_lut(item, little_endian, signed=bool(measured.min() < 0))
+        if lut is None or lut.output.min() == lut.output.max():
+            continue  # one grey level for all is no table that shows anything
+        # Agfa and GE declare 16 bits for tables of 12 or 14; scaled by the declared bits those are nearly black.
+        top = (1 << max(int(lut.output.max()).bit_length(), min(8, lut.bits))) - 1
+        index = np.floor(measured + 0.5).astype(np.int64) - lut.first
+        outside = (index < 0) | (index >= lut.output.size)
+        return _Voi(lut.output[np.clip(index, 0, lut.output.size - 1)] / top, outside)
+    return None
+
+
+def _window(dataset: Dataset, measured: Levels) -> _Voi | None:
+    centers, widths = tags.numbers(dataset, "WindowCenter"), tags.numbers(dataset, "WindowWidth")
+    function = tags.code_string(dataset, "VOILUTFunction") or "LINEAR"
+    for center, width in zip(centers, widths, strict=False):
+        if center is None or width is None or width <= 0:
+            continue
+        if function == "SIGMOID":
+            grey = 1.0 / (1.0 + np.exp(np.clip(-4.0 * (measured - center) / width, -700.0, 700.0)))
+            return _Voi(grey, (grey < 0.01) | (grey > 0.99))
+        if function == "LINEAR_EXACT" or width <= 1:  # LINEAR has no meaning below 1 and divides by 0 at 1
+            low, span = center - width / 2, width
+        else:
+            low, span = center - 0.5 - (width - 1) / 2, width - 1
+        high = low + span
+        grey = np.clip((measured - low) / span, 0.0, 1.0)
+        return _Voi(grey, (measured < low) | (measured > high))
+    return None
+
+
+def _stretch(measured: Levels, seen: Counts) -> Levels:
+    """Spread the film's own range, without its outermost half percents, over black to white."""
+    order = np.argsort(measured, kind="stable")
+    cumulated = np.cumsum(seen[order])
+    low, high = (
+        measured[order[min(int(np.searchsorted(cumulated, share * cumulated[-1])), order.size - 1)]]
+        for share in _STRETCH
+    )
+    if high <= low:
+        low, high = measured[seen > 0].min(), measured[seen > 0].max()
+    if high <= low:
+        return np.zeros_like(measured)
+    stretched: Levels = np.clip((measured - low) / (high - low), 0.0, 1.0)
+    return stretched
+
+
+@dataclass(frozen=True, slots=True)
+class _Lut:
+    """A lookup table (PS3.3 C.11.1.1.1): ``output[0]`` is for the value ``first`` and all below it."""
+
+    first: int
+    bits: int
+    output: Levels
+
+
+def _read_lut(
+    item: Dataset,
+    little_endian: bool,
+    descriptor_keyword: str = "LUTDescriptor",
+    data_keyword: str = "LUTData",
+    *,
+    signed: bool,
+) -> _Lut | None:
+    """Read a table however its values are written: as numbers, as 16-bit words, or as packed bytes.
+
+    Args:
+        signed: whether the values looked up may be below zero; the first value mapped is then signed too, though
+            some write it as unsigned.
+    """
+    order = "<" if little_endian else ">"
+    descriptor = _integers(tags.value(item, descriptor_keyword), f"{order}u2")
+    raw = tags.value(item, data_keyword)
+    if descriptor is None or descriptor.size < 3 or raw is None:
+        return None
+    count, first, bits = (int(v) for v in descriptor[:3])
+    count = (count & 0xFFFF) or 0x10000
+    first = (first & 0xFFFF) - 0x10000 if signed and first > 0x7FFF else first
+    bits = bits & 0xFFFF
+    packed = isinstance(raw, bytes) and bits <= 8 and count <= len(raw) < 2 * count
+    output = _integers(raw, "u1" if packed else f"{order}u2")
+    if output is None or output.size == 0 or not 0 < bits <= 16:
+        return None
+    if output.size < count:
+        return None
+    output = output[:count] & 0xFFFF
+    return _Lut(first, bits, output.astype(np.float64))
+
+
+def _integers(found: object, dtype: str) -> npt.NDArray[np.int64] | None:
+    """Read numbers, or bytes that pydicom left alone because their representation is ambiguous."""
+    try:
+        if isinstance(found, bytes):
+            width = np.dtype(dtype).itemsize
+            return np.frombuffer(found[: len(found) // width * width], dtype).astype(np.int64)
+        return np.atleast_1d(np.asarray(found, dtype=np.int64))
+    except tags.PARSE_ERRORS:
+        return None
+
+
+def _grey_of_colour(values: Stored, module: PixelModule) -> PixelArray:
+    """Take the grey of a film that was stored in colour; a window does not apply to colour (PS3.3 C.11.2.1.2)."""
+    if values.dtype.itemsize != 1 or module.bits_stored != 8:
+        raise UnsupportedPixels("The picture is in colour of more or fewer than 8 bits.")
+    channels = np.ascontiguousarray(values).view(np.uint8)
+    if _is_neutral(channels[:, :, 1]) and _is_neutral(channels[:, :, 2]):
+        return np.ascontiguousarray(channels[:, :, 0])  # luminance and two empty colour differences
+    require_grey(channels)
+    return np.ascontiguousarray(channels[:, :, 0])
+
+
+def _is_neutral(chroma: PixelArray) -> bool:
+    away = (chroma < 128 - _CHROMA_APART_MAX) | (chroma > 128 + _CHROMA_APART_MAX)
+    return int(np.count_nonzero(away)) * 1000 <= chroma.size
+
+
+def _grey_of_palette(values: Stored, file: DicomFile) -> PixelArray:
+    """Look the colours up (PS3.3 C.7.6.3.1.5) and take their grey."""
+    try:
+        if "SegmentedRedPaletteColorLookupTableData" in file.dataset and file.little_endian:
+            colours = np.asarray(apply_color_lut(_indices(values), file.dataset))
+            channels = (colours >> (8 * (colours.dtype.itemsize - 1))).astype(np.uint8)[:, :, :3]
+        else:  # pydicom does not swap the bytes of a big-endian palette
+            channels = np.stack([_palette(file, colour)[_indices(values)] for colour in _PRIMARIES], axis=-1)
+    except tags.PARSE_ERRORS:
+        raise BrokenHeader("The colour palette is missing or broken.") from None
+    require_grey(channels)
+    return np.ascontiguousarray(channels[:, :, 0])
+
+
+def _palette(file: DicomFile, colour: str) -> PixelArray:
+    """Return one primary of every 16-bit index, as 8 bits."""
+    keyword = f"{colour}PaletteColorLookupTable"
+    lut = _read_lut(file.dataset, file.little_endian, f"{keyword}Descriptor", f"{keyword}Data", signed=False)
+    if lut is None:
+        raise BrokenHeader("The colour palette is missing or broken.")
+    top = lut.output.max()
+    wide = lut.bits > 8 and top > 0xFF  # some declare 16 bits and write 8
+    entries = np.clip(np.arange(0x10000) - lut.first, 0, lut.output.size - 1)
+    return (lut.output[entries] / (257 if wide else 1)).astype(np.uint8)

@@ -1,0 +1,1 @@
+"""State machine of files, claims and results, in SQL."""

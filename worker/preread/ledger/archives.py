@@ -1,0 +1,233 @@
+"""How far the archives are that were handed to a fleet, and whether anybody is at work on them.
+
+Read from the queue's own tables, without Procrastinate: ``preread status`` asks on machines that do not have it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, func, or_, select, text
+
+from preread.core.text.wording import say_span
+from preread.core.types import FileState, JSONObject
+from preread.db import engine as store
+from preread.db import ledger_schema as schema
+from preread.db.review_schema import secret
+from preread.ledger.discovery import inserting
+
+SCHEMA = "preread_fleet"
+TASK = "preread.shard"
+STALLED_S = 30.0
+_RATE_WINDOW_S = 1800
+OPEN = ("todo", "doing")
+_ORDER_KEY = "shards"
+_KEY_BYTES = 32
+# An archive has time: a share that is away is waited for, and a shard that failed is tried again after minutes.
+_PATIENCE_S = 600.0
+_MOVES_LOOKED_AT = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """How far one archive is with one bundle; shards and films by what became of their job.
+
+    Attributes:
+        root: as it is shown to people.
+        bundle: ``name/version``.
+        digest: of the bundle.
+        stalled: of the shards in hand, those whose process has said nothing for ``STALLED_S``.
+        films_s: films a second over the last half hour; ``None`` while no shard has ended.
+        left_s: how long the rest takes at this rate.
+    """
+
+    root: str
+    bundle: str
+    digest: str
+    shards: dict[str, int]
+    films: dict[str, int]
+    stalled: int
+    films_s: float | None
+    left_s: float | None
+
+    def to_json(self) -> JSONObject:
+        """Return the record that ``preread fleet status --json`` prints."""
+        return {name: getattr(self, name) for name in self.__slots__}
+
+
+@dataclass(frozen=True, slots=True)
+class FleetHealth:
+    """How the fleet is at one folder that no worker watches.
+
+    Attributes:
+        shards: with all bundles, by what became of their job.
+        stalled: see ``Batch``.
+        processes: of the fleet that live, whatever folder they are at.
+        busy: one of them has a shard of some folder in hand.
+        progress_age_s: seconds since a film of it was claimed or ended, or one of its shards in hand began; while none
+            is in hand, since anything changed in the queue. ``None``: not lately.
+    """
+
+    shards: dict[str, int] = field(default_factory=dict)
+    stalled: int = 0
+    processes: int = 0
+    busy: bool = False
+    progress_age_s: float | None = None
+
+    @property
+    def open(self) -> int:
+        """Shards that are not done yet."""
+        return sum(self.shards.get(status, 0) for status in OPEN)
+
+    def troubles(self) -> Iterator[tuple[str, str]]:
+        """Yield what is not as it should be: code, and what happened."""
+        age_s = self.progress_age_s
+        since = "for long" if age_s is None else f"for {say_span(age_s)}"
+        if self.open and not self.processes:
+            yield "fleet_idle", f"{self.open} shards wait, and no process of a fleet is at work: `preread fleet work`"
+        elif self.open and (age_s is None or age_s > _PATIENCE_S) and (self.shards.get("doing") or not self.busy):
+            yield "fleet_stalled", f"{self.open} shards wait, and none has gone on {since}"
+        if failed := self.shards.get("failed"):
+            yield "shards_failed", f"{failed} shards failed: `preread fleet status`"
+
+
+# ---------------------------------------------------------------------- what the queue's tables say
+
+
+def applied(connection: Connection) -> str | None:
+    """Return the last of Procrastinate's migrations that the queue has, ``None`` where there is no queue."""
+    if connection.dialect.name != "postgresql":
+        return None
+    statement = text("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = :name")
+    found: str | None = connection.execute(statement, {"name": SCHEMA}).scalar_one_or_none()
+    return found
+
+
+def order_key(engine: Engine) -> bytes:
+    """Return the key by which archives are cut, made once: of this database, for all machines; see ``shards.place``."""
+    wanted = select(secret.c.value).where(secret.c.name == _ORDER_KEY)
+
+    def make(connection: Connection, _again: bool) -> str:
+        fresh = {"name": _ORDER_KEY, "value": secrets.token_hex(_KEY_BYTES)}
+        connection.execute(inserting(connection, secret), fresh)
+        value: str = connection.execute(wanted).scalar_one()
+        return value
+
+    found = store.read(engine, lambda connection: connection.execute(wanted).scalar_one_or_none())
+    return bytes.fromhex(found or store.write(engine, make))
+
+
+_COUNTS = f"""
+SELECT (args->>'root_id')::bigint AS root_id, args->>'digest' AS digest, jobs.status::text AS status,
+       count(*) AS shards, sum((args->>'files')::bigint) AS films,
+       count(*) FILTER (WHERE jobs.status = 'doing' AND (workers.id IS NULL OR
+           workers.last_heartbeat < now() - make_interval(secs => :stalled_s))) AS stalled
+FROM {SCHEMA}.procrastinate_jobs AS jobs LEFT JOIN {SCHEMA}.procrastinate_workers AS workers
+    ON workers.id = jobs.worker_id
+WHERE task_name = :task GROUP BY 1, 2, 3 ORDER BY min(jobs.id)
+"""  # noqa: S608  the schema's name is a constant
+_RATE = f"""
+WITH ended AS (
+    SELECT jobs.id, (args->>'files')::bigint AS films FROM {SCHEMA}.procrastinate_jobs AS jobs
+    JOIN {SCHEMA}.procrastinate_events AS events ON events.job_id = jobs.id
+    WHERE task_name = :task AND jobs.status = 'succeeded' AND events.type = 'succeeded'
+      AND events.at > now() - make_interval(secs => :window_s)
+      AND (args->>'root_id')::bigint = :root_id AND args->>'digest' = :digest)
+SELECT (SELECT sum(films) FROM ended) / extract(epoch FROM now() - greatest(
+    now() - make_interval(secs => :window_s),
+    (SELECT min(at) FROM {SCHEMA}.procrastinate_events WHERE type = 'started' AND job_id IN (SELECT id FROM ended))))
+"""  # noqa: S608
+_PROCESSES = f"""
+SELECT count(*) FROM {SCHEMA}.procrastinate_workers WHERE last_heartbeat > now() - make_interval(secs => :stalled_s)
+"""  # noqa: S608
+_IN_HAND_SINCE = f"""
+SELECT (args->>'root_id')::bigint AS root_id, max(events.at) AS at FROM {SCHEMA}.procrastinate_jobs AS jobs
+JOIN {SCHEMA}.procrastinate_events AS events ON events.job_id = jobs.id
+WHERE task_name = :task AND jobs.status = 'doing' GROUP BY 1
+"""  # noqa: S608
+_LAST_EVENT = f"SELECT at FROM {SCHEMA}.procrastinate_events ORDER BY id DESC LIMIT 1"  # noqa: S608
+
+
+def batches(connection: Connection) -> list[Batch]:
+    """Return how far each archive is, the oldest first."""
+    found: dict[tuple[int, str], list[Any]] = {}
+    for row in _counts(connection):
+        found.setdefault((row.root_id, row.digest), []).append(row)
+    return [_batch(connection, root_id, digest, rows) for (root_id, digest), rows in found.items()]
+
+
+def processes(connection: Connection) -> int:
+    """Return how many processes said within ``STALLED_S`` that they live."""
+    count: int = connection.execute(text(_PROCESSES), {"stalled_s": STALLED_S}).scalar_one()
+    return count
+
+
+def look(connection: Connection, now: datetime) -> dict[int, FleetHealth] | None:
+    """Return how the fleet is at each root of which the queue has shards; ``None`` where nothing ever was queued."""
+    if applied(connection) is None:
+        return None
+    rows = _counts(connection)
+    if not rows:
+        return {}
+    alive = processes(connection)
+    busy = any(row.status == "doing" and row.stalled < row.shards for row in rows)
+    begun = {row.root_id: row.at for row in connection.execute(text(_IN_HAND_SINCE), {"task": TASK})}
+    last = connection.execute(text(_LAST_EVENT)).scalar_one_or_none()
+    root_ids = {row.root_id for row in rows}
+    moved = _last_moves(connection, root_ids)
+    found = {}
+    for root_id in root_ids:
+        shards: dict[str, int] = {}
+        for row in rows:
+            if row.root_id == root_id:
+                shards[row.status] = shards.get(row.status, 0) + row.shards
+        at = max((at for at in (moved.get(root_id), begun.get(root_id, last)) if at is not None), default=None)
+        found[root_id] = FleetHealth(
+            shards=shards,
+            stalled=sum(row.stalled for row in rows if row.root_id == root_id),
+            processes=alive,
+            busy=busy,
+            progress_age_s=None if at is None else round((now - at).total_seconds(), 1),
+        )
+    return found
+
+
+def _counts(connection: Connection) -> list[Any]:
+    return list(connection.execute(text(_COUNTS), {"task": TASK, "stalled_s": STALLED_S}))
+
+
+def _batch(connection: Connection, root_id: int, digest: str, rows: list[Any]) -> Batch:
+    root = connection.execute(select(schema.root.c.path_text).where(schema.root.c.id == root_id)).scalar_one()
+    bundle = connection.execute(select(schema.bundle).where(schema.bundle.c.digest == digest)).one_or_none()
+    values = {"task": TASK, "window_s": _RATE_WINDOW_S, "root_id": root_id, "digest": digest}
+    rate = connection.execute(text(_RATE), values).scalar_one()
+    films = {row.status: int(row.films) for row in rows}
+    left = sum(films.get(status, 0) for status in OPEN)
+    return Batch(
+        root=root,
+        bundle=digest[:12] if bundle is None else f"{bundle.name}/{bundle.version}",
+        digest=digest,
+        shards={row.status: row.shards for row in rows},
+        films=films,
+        stalled=sum(row.stalled for row in rows),
+        films_s=None if not rate else round(float(rate), 2),
+        left_s=None if not rate else round(left / float(rate), 1),
+    )
+
+
+def _last_moves(connection: Connection, root_ids: set[int]) -> dict[int, datetime]:
+    """Return when a film of each root was last claimed or ended, of those among the newest moves."""
+    t, f = schema.transition.c, schema.file.c
+    newest = connection.execute(select(func.max(t.id))).scalar_one() or 0
+    moves = (
+        select(f.root_id, func.max(t.at).label("at"))
+        .join(schema.file, f.id == t.file_id)
+        .where(t.id > newest - _MOVES_LOOKED_AT, f.root_id.in_(root_ids))
+        .where(or_(t.from_state == FileState.CLAIMED, t.to_state == FileState.CLAIMED))
+        .group_by(f.root_id)
+    )
+    return {row.root_id: row.at for row in connection.execute(moves)}

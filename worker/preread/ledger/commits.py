@@ -1,0 +1,362 @@
+"""How files ended: transaction bodies behind ``Ledger``'s commits. See there for what each does.
+
+Films that ended at about the same time are committed together, with as many statements as one takes.
+Outcome, refusal and identity belong to the file version; the assessment belongs to the content (``instance``) and is
+written once for each bundle, whoever comes first.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import re
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, bindparam, exists, func, select, update
+
+from preread.core.errors import BundleWithdrawn
+from preread.core.text.escaping import clean_identifier, clean_text
+from preread.core.types import (
+    Answer,
+    Caveat,
+    FileState,
+    Finding,
+    Identity,
+    Outcome,
+    PictureStatistics,
+    Population,
+)
+from preread.db import audit_key
+from preread.db import ledger_schema as schema
+from preread.db import seals as sealing
+from preread.imaging.search_keys import device_of, name_key
+from preread.ledger import tombstones as forgetting
+from preread.ledger.claims import set_aside_values
+from preread.ledger.discovery import insert_or_skip
+from preread.ledger.records import Claim, Ending, FileFacts
+from preread.ledger.transitions import NOT_FAILED, SET_FREE, ended_as, held, keep_outcomes, lock, read_with, record
+
+_IDENTIFIERS = frozenset(
+    {
+        "patient_id",
+        "issuer_of_patient_id",
+        "study_instance_uid",
+        "series_instance_uid",
+        "sop_instance_uid",
+        "sop_class_uid",
+        "accession_number",
+        "device_serial_number",
+    }
+)
+
+_OF_UIDS = 0
+_STATES = {
+    Outcome.ASSESSED: FileState.DONE,
+    Outcome.REFUSED: FileState.DONE,
+    Outcome.UNREADABLE: FileState.QUARANTINED,
+}
+_LEAVE = update(schema.file).where(
+    schema.file.c.id == bindparam("key_id"),
+    schema.file.c.state == FileState.CLAIMED,
+    schema.file.c.epoch == bindparam("key_epoch"),
+)
+_KNOWN = select(
+    exists()
+    .where(schema.instance.c.id == schema.assessment.c.instance_id, schema.instance.c.sha256 == bindparam("of_sha256"))
+    .where(schema.bundle.c.id == schema.assessment.c.bundle_id, schema.bundle.c.digest == bindparam("of_digest")),
+    forgetting.key_value(),
+)
+
+
+def register_bundle(connection: Connection, now: datetime, name: str, version: str, digest: str, manifest: str) -> int:
+    """See ``Ledger.register_bundle``."""
+    row: schema.Row = {
+        "name": name,
+        "version": version,
+        "digest": digest,
+        "manifest": manifest,
+        "registered_at": now,
+    }
+    insert_or_skip(connection, schema.bundle, [row])
+    found = connection.execute(select(schema.bundle).where(schema.bundle.c.digest == digest)).one()
+    if found.withdrawn_at is not None:
+        raise BundleWithdrawn(f"the bundle {name}/{version} was withdrawn: {found.withdrawn_reason}")
+    bundle_id: int = found.id
+    return bundle_id
+
+
+def what_is_known(connection: Connection, sha256: str, bundle_digest: str) -> tuple[bool, bool]:
+    """See ``Ledger.what_is_known``."""
+    found = connection.execute(_KNOWN, {"of_sha256": sha256, "of_digest": bundle_digest}).one()
+    return bool(found[0]), found[1] is not None and bool(forgetting.among_forgotten(connection, [sha256]))
+
+
+# ---------------------------------------------------------------------- the outcomes
+
+
+def commit(connection: Connection, now: datetime, bundle_id: int, endings: Sequence[Ending], again: bool) -> list[bool]:
+    """See ``Ledger.commit``."""
+    _lock(connection, endings)
+    _forget(connection, now, endings)
+    ids = [one.claim.file_id for one in endings]
+    c = schema.file.c
+    these = schema.among(connection, c.id, ids)
+    claimed = select(c.id, c.epoch, c.owner, c.outcome).where(these, c.state == FileState.CLAIMED)
+    rows = {(row.id, row.epoch): row for row in connection.execute(claimed.order_by(c.id).with_for_update())}
+    kept = [one for one in endings if _key(one) in rows]
+    instances = _instances(connection, now, [one for one in kept if one.facts is not None])
+    assessments = _assessments(
+        connection, now, bundle_id, [one for one in kept if one.outcome is Outcome.ASSESSED], instances
+    )
+    keep_outcomes(connection, now, [one.claim.file_id for one in kept if rows[_key(one)].outcome is not None])
+    key = audit_key.of(connection).for_seals(connection)
+    moves: dict[tuple[FileState, str, str | None], list[tuple[int, int]]] = {}
+    changes: dict[tuple[FileState, bool], list[dict[str, Any]]] = {}
+    for one in kept:
+        state, why, values = _ended(one, now, bundle_id, instances, assessments)
+        if one.facts is not None and one.outcome is not Outcome.UNREADABLE:
+            values["seal"] = sealing.of_result(key, one.claim.file_id, values)
+        values |= {"state": state, "changed_at": now, **SET_FREE}
+        if rows[_key(one)].outcome is not None:
+            values["read_at"] = read_with(values)
+            connection.execute(update(schema.file).where(held(one.claim)).values(values))
+        else:
+            file_id, epoch = _key(one)
+            changes.setdefault((state, one.facts is None), []).append({**values, "key_id": file_id, "key_epoch": epoch})
+        moves.setdefault((state, why, rows[_key(one)].owner), []).append(_key(one))
+    for batch in changes.values():
+        connection.execute(_LEAVE, batch)
+    for (state, why, owner), moved in moves.items():
+        record(connection, now, moved, FileState.CLAIMED, state, why, owner)
+    _mark_uid_conflicts(connection, _uids(kept))
+    # what no claim holds may have been written by the try before, whose answer was lost
+    return [_key(one) in rows or (again and ended_as(connection, one.claim) is _STATES[one.outcome]) for one in endings]
+
+
+def _key(one: Ending) -> tuple[int, int]:
+    return one.claim.file_id, one.claim.epoch
+
+
+def _uids(endings: Iterable[Ending]) -> set[str]:
+    """Return the SOP Instance UIDs under which the films are stored."""
+    uids = (clean_identifier(one.facts.identity.sop_instance_uid) for one in endings if one.facts is not None)
+    return {uid for uid in uids if uid is not None}
+
+
+def _lock(connection: Connection, endings: Sequence[Ending]) -> None:
+    """Have commits and purges of the same wait for each other: contents first, then UIDs, then rows, each in order."""
+    forgetting.lock_contents(connection, [one.facts.sha256 for one in endings if one.facts is not None])
+    # of two films with one UID that are committed at the same moment, neither would see the other
+    lock(connection, _uids(endings), _OF_UIDS)
+
+
+def _forget(connection: Connection, now: datetime, endings: Sequence[Ending]) -> None:
+    """Forget the films whose bytes were purged while a slot read them: no claim holds them any more."""
+    contents = forgetting.among_forgotten(connection, [one.facts.sha256 for one in endings if one.facts is not None])
+    for one in endings:
+        if one.facts is not None and one.facts.sha256 in contents:
+            forget_again(connection, now, one.claim, one.facts.sha256)
+
+
+def _ended(
+    one: Ending,
+    now: datetime,
+    bundle_id: int,
+    instances: Mapping[str, int],
+    assessments: Mapping[int, tuple[int, Answer | None]],
+) -> tuple[FileState, str, dict[str, Any]]:
+    """Return the state in which a version ends, why, and what it holds from then on."""
+    values: dict[str, Any] = {"locked_since": None, **NOT_FAILED}
+    if one.facts is not None:
+        values |= _file_values(one.facts, instances[one.facts.sha256])
+    if one.outcome is Outcome.ASSESSED:
+        assessment_id, answer = assessments[instances[one.read.sha256]]
+        ended = {"assessment_id": assessment_id, "answer": answer, "bundle_id": bundle_id}
+        values |= {**ended, "outcome": one.outcome, "code": None, "reason": None, "committed_at": now}
+        return FileState.DONE, one.outcome, values
+    values |= {"assessment_id": None, "answer": None}
+    if one.outcome is Outcome.REFUSED:
+        said = {"code": one.code, "reason": clean_text(one.reason)}
+        values |= {"outcome": one.outcome, "bundle_id": bundle_id, "committed_at": now, **said}
+        return FileState.DONE, f"{one.outcome}: {one.code}", values
+    values |= {**set_aside_values(now, one.code or "", one.reason or ""), "bundle_id": None}
+    return FileState.QUARANTINED, f"{one.outcome}: {one.code}", values
+
+
+def forget_again(connection: Connection, now: datetime, claim: Claim, sha256: str) -> bool:
+    """See ``Ledger.forget``."""
+    key = forgetting.load_key(connection)
+    if key is None or not forgetting.among_forgotten(connection, [sha256]):
+        return False
+    if connection.execute(select(schema.file.c.id).where(held(claim)).with_for_update()).first() is None:
+        return False
+    forgetting.forget(connection, now, key, [claim.file_id], "its bytes were purged before", readings=False)
+    return True
+
+
+# ---------------------------------------------------------------------- content
+
+
+def _instances(connection: Connection, now: datetime, endings: Sequence[Ending]) -> dict[str, int]:
+    """Return the instance of each content, by its SHA-256; those that are new are stored."""
+    rows: list[schema.Row] = [
+        {
+            "sha256": one.read.sha256,
+            "size_bytes": one.claim.size_bytes,
+            "format": one.read.format,
+            "transfer_syntax_uid": clean_identifier(one.read.transfer_syntax_uid),
+            "rows": one.read.rows,
+            "columns": one.read.columns,
+            "first_read_at": now,
+        }
+        for one in endings
+    ]
+    c = schema.instance.c
+    found = {sha256: instance_id for instance_id, sha256 in insert_or_skip(connection, schema.instance, rows, c.sha256)}
+    known = {one.read.sha256 for one in endings} - set(found)
+    if known:
+        stored = connection.execute(select(c.sha256, c.id).where(c.sha256.in_(known)))
+        found.update((row.sha256, row.id) for row in stored)
+    return found
+
+
+def _assessments(
+    connection: Connection, now: datetime, bundle_id: int, endings: Sequence[Ending], instances: Mapping[str, int]
+) -> dict[int, tuple[int, Answer | None]]:
+    """Return of each content's instance the assessment and its most urgent answer; those that are new are stored."""
+    contents = {instances[one.read.sha256]: one.content for one in reversed(endings) if one.content is not None}
+    key = audit_key.of(connection).for_seals(connection)
+    rows: list[schema.Row] = []
+    for instance_id, content in contents.items():
+        activation_map = np.ascontiguousarray(content.activation_map, dtype="<f4")
+        rows.append(
+            {
+                "instance_id": instance_id,
+                "bundle_id": bundle_id,
+                "decoder": clean_text(content.decoder) or "",
+                "pixel_caveats": _as_json(content.pixel_caveats),
+                "activation_map": activation_map.tobytes(),
+                "activation_map_shape": ",".join(str(length) for length in activation_map.shape),
+                "assessed_at": now,
+                "seal": sealing.of_answers(key, instance_id, bundle_id, finding_rows(content.findings)),
+                **_picture_values(content.picture),
+            }
+        )
+    a, f = schema.assessment.c, schema.finding.c
+    inserted = insert_or_skip(connection, schema.assessment, rows, a.instance_id)
+    findings = [
+        row
+        for assessment_id, instance_id in inserted
+        for row in finding_rows(contents[instance_id].findings, assessment_id=assessment_id)
+    ]
+    if findings:
+        connection.execute(schema.finding.insert(), findings)
+    said: dict[int, tuple[int, set[str]]] = {
+        instance_id: (assessment_id, {one.answer for one in contents[instance_id].findings})
+        for assessment_id, instance_id in inserted
+    }
+    wanted = {instances[one.read.sha256] for one in endings}
+    if linked := wanted - set(said):
+        stored = (
+            select(a.id, a.instance_id, f.answer)
+            .outerjoin_from(schema.assessment, schema.finding)
+            .where(a.instance_id.in_(linked), a.bundle_id == bundle_id)
+        )
+        for row in connection.execute(stored):
+            said.setdefault(row.instance_id, (row.id, set()))[1].add(row.answer)
+    if wanted - set(said):
+        raise LookupError("a content was to be linked to an assessment that is not there")
+    return {
+        instance_id: (assessment_id, _most_urgent(answers)) for instance_id, (assessment_id, answers) in said.items()
+    }
+
+
+def finding_rows(findings: Iterable[Finding], **of: int) -> list[dict[str, Any]]:
+    """What is stored of each finding, in their order; ``of`` names the row to which they belong."""
+    return [
+        {
+            **of,
+            "position": position,
+            "finding": one.finding,
+            "logit": one.logit,
+            "probability": one.probability,
+            "prevalence": one.prevalence,
+            "answer": one.answer,
+        }
+        for position, one in enumerate(findings)
+    ]
+
+
+def _picture_values(picture: PictureStatistics | None) -> dict[str, Any]:
+    return {} if picture is None else {f"picture_{name}": one for name, one in dataclasses.asdict(picture).items()}
+
+
+def _most_urgent(said: Container[str]) -> Answer | None:
+    return next((answer for answer in (Answer.FLAGGED, Answer.UNCERTAIN, Answer.NOT_FLAGGED) if answer in said), None)
+
+
+# ---------------------------------------------------------------------- file version
+
+
+def _file_values(facts: FileFacts, instance_id: int) -> dict[str, Any]:
+    return {
+        **identity_values(facts.identity),
+        "instance_id": instance_id,
+        "population": facts.population,
+        "research": facts.population is Population.RESEARCH,
+        "gate_caveats": _as_json(facts.gate_caveats),
+        "uid_conflict": False,
+        "ms": facts.ms,
+        "locked_since": None,
+    }
+
+
+def _mark_uid_conflicts(connection: Connection, uids: Collection[str]) -> None:
+    """Mark all files whose SOP Instance UID more than one content carries."""
+    if not uids:
+        return
+    c = schema.file.c
+    these = schema.among(connection, c.sop_instance_uid, sorted(uids))
+    carriers = select(c.sop_instance_uid).where(these).group_by(c.sop_instance_uid)
+    several = carriers.having(func.min(c.instance_id) != func.max(c.instance_id))
+    shared = connection.execute(several).scalars().all()
+    if shared:
+        unmarked = update(schema.file).where(c.sop_instance_uid.in_(shared), ~c.uid_conflict)
+        connection.execute(unmarked.values(uid_conflict=True))
+
+
+def identity_values(identity: Identity) -> dict[str, Any]:
+    """Return the identity by column, safe to store: unusable text is missing, controls are escaped."""
+    values: dict[str, Any] = {}
+    for field in dataclasses.fields(identity):
+        value = getattr(identity, field.name)
+        if isinstance(value, str):
+            value = clean_identifier(value) if field.name in _IDENTIFIERS else clean_text(value)
+        elif isinstance(value, float) and not math.isfinite(value):
+            value = None
+        values[field.name] = value
+    values["acquired_local"] = acquired_local(identity)
+    values["device"] = clean_text(device_of(identity))
+    values["patient_name_key"] = name_key(identity.patient_name)
+    return values
+
+
+def acquired_local(identity: Identity) -> str | None:
+    """Return when the film was taken as 14 digits of the modality's own wall clock, to compare and sort by.
+
+    From the acquisition date and time as far as it is given (DICOM DT, PS3.5 section 6.2), else from the study date.
+    """
+    for written in (identity.acquisition_date_time, identity.study_date):
+        # the fraction and the offset, if any, follow the digits; an offset behind a minus is left out by its length
+        digits = re.split(r"[.+]", re.sub(r"[-: T]", "", written or ""))[0][:14]
+        if digits.isascii() and digits.isdigit() and len(digits) >= 4:
+            return digits + "00000101000000"[len(digits) :]
+    return None
+
+
+def _as_json(caveats: Iterable[Caveat]) -> str:
+    return json.dumps([caveat.value for caveat in caveats])

@@ -1,0 +1,114 @@
+"""Sources whose images often end their inference process: derived from the ledger, read after the others.
+
+A source is a folder of a root with all that lies below it. A file counts if it has lately ended its process (a crash,
+the memory limit) or held it until the deadline, and has not ended well since; after an hour without one it is forgiven.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sqlalchemy import ColumnElement, Connection, exists, func, or_, select
+
+from preread.core.errors import SlotDeadline
+from preread.db import ledger_schema as schema
+
+RECENT = timedelta(hours=1)
+FAILURES = 3
+"""Fewer failed files in that time say nothing of a source."""
+GOOD_FOR_EACH = 9
+"""With so many good files for each failed one, or more, a source does not fail often."""
+_MOST_FAILURES = 1000
+_MOST_FOLDERS = 50
+# Among so many of the newest versions one of another source is looked for.
+_OTHERS_AMONG = 10_000
+
+_f = schema.file.c
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One folder of a root, by its path within it; ``b""`` is the whole root."""
+
+    root_id: int
+    folder: bytes
+
+    def covers(self, root_id: int, path: bytes) -> bool:
+        """Return whether the file or folder lies in it."""
+        return root_id == self.root_id and (not self.folder or path.startswith(self.folder + b"/"))
+
+    def files(self) -> ColumnElement[bool]:
+        """Return the condition of ``covers`` on rows of ``file``."""
+        here = _f.root_id == self.root_id
+        if not self.folder:
+            return here
+        return here & (_f.path >= self.folder + b"/") & (_f.path < self.folder + b"0")  # "0" follows "/"
+
+
+def lanes(sources: Sequence[Source]) -> Iterator[tuple[list[ColumnElement[bool]], bool]]:
+    """Yield the files of each lane, the first to be claimed first, and whether they come after others.
+
+    What has failed itself comes last, wherever it lies.
+    """
+    fresh = _f.failed_at.is_(None)
+    yield [fresh, *(~one.files() for one in sources)], False
+    if sources:
+        yield [fresh, or_(*(one.files() for one in sources))], True
+    yield [_f.failed_at.is_not(None)], True
+
+
+def was_late(connection: Connection, file_id: int, sha256: str | None) -> bool:
+    """Return whether this version, or another of this content, held its process until the deadline before."""
+    same = _f.id == file_id
+    if sha256 is not None:
+        same |= _f.failed_sha256 == sha256
+    # the index on ``failed_at`` leads to the few that there are
+    late = exists().where(_f.failed_at.is_not(None), _f.failed_code == SlotDeadline.code, same)
+    return bool(connection.execute(select(late)).scalar_one())
+
+
+def failing_sources(connection: Connection, now: datetime, root_ids: Sequence[int]) -> list[Source]:
+    """See ``Ledger.failing_sources``."""
+    recent = (_f.failed_at > now - RECENT) & (_f.failed_at <= now)
+    failed = connection.execute(
+        select(_f.root_id, _f.path)
+        .where(recent, _f.root_id.in_(root_ids))
+        .order_by(_f.failed_at.desc())
+        .limit(_MOST_FAILURES)
+    ).all()
+    if len(failed) < FAILURES:
+        return []
+    failures = Counter(Source(row.root_id, folder) for row in failed for folder in _folders(row.path))
+    # the innermost folder answers for its files: what it explains is no fault of those around it
+    inmost_first = sorted(failures, key=lambda one: (-one.folder.count(b"/"), not one.folder, one.root_id, one.folder))
+    found: list[Source] = []
+    for source in [one for one in inmost_first if failures[one] >= FAILURES][:_MOST_FOLDERS]:
+        within = [one for one in found if source.covers(one.root_id, one.folder)]
+        count = failures[source] - sum(failures[one] for one in within)
+        if count >= FAILURES and _good(connection, now, source, within, GOOD_FOR_EACH * count) < GOOD_FOR_EACH * count:
+            found = [one for one in found if one not in within] + [source]
+    # where every source fails, none can go before the others
+    return found if found and _has_others(connection, root_ids, found) else []
+
+
+def _folders(path: bytes) -> Iterator[bytes]:
+    """Yield every folder above a file, the root itself included."""
+    while path:
+        path = path.rpartition(b"/")[0]
+        yield path
+
+
+def _good(connection: Connection, now: datetime, source: Source, but: Iterable[Source], most: int) -> int:
+    """Count, up to ``most``, the files of a source that lately had an outcome and have not failed."""
+    ended = (_f.committed_at > now - RECENT) & _f.failed_at.is_(None)
+    good = select(_f.id).where(ended, source.files(), *(~one.files() for one in but)).limit(most)
+    return connection.execute(select(func.count()).select_from(good.subquery())).scalar_one()
+
+
+def _has_others(connection: Connection, root_ids: Sequence[int], sources: Sequence[Source]) -> bool:
+    newest = select(func.max(_f.id)).scalar_subquery()
+    others = select(_f.id).where(_f.id > newest - _OTHERS_AMONG, _f.root_id.in_(root_ids))
+    return connection.execute(others.where(*(~one.files() for one in sources)).limit(1)).first() is not None

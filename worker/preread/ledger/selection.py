@@ -1,0 +1,184 @@
+"""What an operator looks after: films that were set aside, films that were missed, and what is to be read again.
+
+Queries only; what changes a state is a verb of the ledger.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, exists, false, func, or_, select
+
+from preread.core.errors import UNREAD_CODES, SlotError
+from preread.core.types import FileState, Outcome
+from preread.db import ledger_schema as schema
+from preread.db.engine import read
+from preread.ledger.transitions import absolute, path_key
+
+REQUEUED_FROM = (FileState.DONE, FileState.QUARANTINED, FileState.RETRY)
+"""The states from which a version can be put back into the queue."""
+
+_file, _root = schema.file.c, schema.root.c
+_other = schema.file.alias("other").c
+_MAY_BE_WHOLE = UNREAD_CODES | {SlotError.code, *(kind.code for kind in SlotError.__subclasses__())}
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which newest versions; every condition that is set must hold.
+
+    Attributes:
+        paths: absolute, ``os.fsencode``d: these files, and everything below these folders.
+        unknown_only: of MISSED versions, those that nobody acknowledged and that no new name explains.
+    """
+
+    file_ids: tuple[int, ...] | None = None
+    paths: tuple[bytes, ...] | None = None
+    states: tuple[FileState, ...] | None = None
+    code: str | None = None
+    outcome: Outcome | None = None
+    root_ids: tuple[int, ...] | None = None
+    unknown_only: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One version; texts are safe to print. ``since``: when it came into its state."""
+
+    file_id: int
+    root_text: str
+    path: bytes
+    path_text: str
+    size_bytes: int
+    state: FileState
+    outcome: Outcome | None
+    code: str | None
+    reason: str | None
+    attempts: int
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """How many versions share state, outcome and code."""
+
+    state: FileState
+    outcome: Outcome | None
+    code: str | None
+    files: int
+
+
+def worth_a_look(code: str) -> bool:
+    """Tell whether what is quarantined with this code may be a whole film that nothing but its surroundings hid."""
+    return code in _MAY_BE_WHOLE
+
+
+def root_id_of(engine: Engine, path: bytes) -> int | None:
+    """Return the id of a watched folder, ``None`` where the database does not know it."""
+    wanted = select(_root.id).where(_root.path_key == path_key(absolute(path)))
+    return read(engine, lambda connection: connection.execute(wanted).scalar_one_or_none())
+
+
+def groups(engine: Engine, selection: Selection) -> list[Group]:
+    """Count the versions of a selection."""
+    grouped = (_file.state, _file.outcome, _file.code)
+
+    def body(connection: Connection) -> list[Group]:
+        statement = select(*grouped, func.count().label("files")).where(_which(connection, selection))
+        return [
+            Group(FileState(row.state), None if row.outcome is None else Outcome(row.outcome), row.code, row.files)
+            for row in connection.execute(statement.group_by(*grouped).order_by(*grouped))
+        ]
+
+    return read(engine, body)
+
+
+def entries(engine: Engine, selection: Selection, *, after_file_id: int = 0, limit: int = 500) -> list[Entry]:
+    """Return one page of a selection by rising id; go on with the last id until a page is empty."""
+
+    def body(connection: Connection) -> list[Entry]:
+        statement = _selected().where(_which(connection, selection), _file.id > after_file_id)
+        return [
+            Entry(
+                file_id=row.id,
+                root_text=row.root_text,
+                path=row.path,
+                path_text=row.path_text,
+                size_bytes=row.size_bytes,
+                state=FileState(row.state),
+                outcome=None if row.outcome is None else Outcome(row.outcome),
+                code=row.code,
+                reason=row.reason,
+                attempts=row.attempts,
+                since=row.changed_at,
+            )
+            for row in connection.execute(statement.order_by(_file.id).limit(limit))
+        ]
+
+    return read(engine, body)
+
+
+def count_missed(connection: Connection, root_ids: Collection[int]) -> int:
+    """Count the films that went away before they were read, without those that somebody acknowledged.
+
+    A version whose inode, size and time lie under another name by now was renamed, not missed.
+    """
+    which = (_file.state == FileState.MISSED, _unexplained(), _file.root_id.in_(list(root_ids)))
+    return connection.execute(select(func.count()).select_from(schema.file).where(*which)).scalar_one()
+
+
+def _unexplained() -> ColumnElement[bool]:
+    same = (
+        (_other.root_id == _file.root_id)
+        & (_other.inode == _file.inode)
+        & (_other.size_bytes == _file.size_bytes)
+        & (_other.mtime_ns == _file.mtime_ns)
+        & (_other.state != FileState.MISSED)
+    )
+    renamed = exists().where(same, _file.inode != 0)
+    return and_(_file.code.is_(None), _file.newest, ~renamed)
+
+
+def _selected() -> Select[*tuple[Any, ...]]:
+    return select(
+        _file.id, _file.path, _file.path_text, _file.size_bytes, _file.state, _file.outcome, _file.code, _file.reason,
+        _file.attempts, _file.changed_at, _root.path_text.label("root_text"),
+    ).join(schema.root, _root.id == _file.root_id)  # fmt: skip
+
+
+def _which(connection: Connection, wanted: Selection) -> ColumnElement[bool]:
+    conditions: list[ColumnElement[bool]] = [_file.newest]
+    if wanted.file_ids is not None:
+        conditions.append(_file.id.in_(wanted.file_ids))
+    if wanted.paths is not None:
+        conditions.append(or_(false(), *_below(connection, wanted.paths)))
+    if wanted.states is not None:
+        conditions.append(_file.state.in_(wanted.states))
+    if wanted.code is not None:
+        conditions.append(_file.code == wanted.code)
+    if wanted.outcome is not None:
+        conditions.append(_file.outcome == wanted.outcome)
+    if wanted.root_ids is not None:
+        conditions.append(_file.root_id.in_(wanted.root_ids))
+    if wanted.unknown_only:
+        conditions.append(_unexplained())
+    return and_(*conditions)
+
+
+def _below(connection: Connection, paths: Sequence[bytes]) -> list[ColumnElement[bool]]:
+    conditions = []
+    for root in connection.execute(select(_root.id, _root.path)).all():
+        prefix = os.path.join(root.path, b"")
+        for path in map(absolute, paths):
+            if os.path.join(path, b"") == prefix or prefix.startswith(os.path.join(path, b"")):
+                conditions.append(_file.root_id == root.id)
+            elif path.startswith(prefix):
+                inside = path[len(prefix) :]
+                # "0" is the byte after "/": everything from "folder/" up to, not including, "folder0" lies below
+                below = (_file.path >= inside + b"/") & (_file.path < inside + b"0")
+                conditions.append((_file.root_id == root.id) & ((_file.path_key == path_key(inside)) | below))
+    return conditions

@@ -1,0 +1,261 @@
+"""How a film is forgotten: its rows go, and a stub without name, path or content stays, by which it is known again.
+
+A stub is an IGNORED version with the code ``forgotten``. Its path's key is keyed (HMAC-SHA-256), so that a scan that
+meets the path knows it and nobody reads it back; the content's keyed hash is a row of ``tombstone``, so that the same
+bytes under another name are known when a slot has read them. The key lies in the table ``secret``. Signed readings are
+deleted only where that is asked for; without, they and the answers that they are about stay, and say no patient.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Row,
+    ScalarSelect,
+    delete,
+    exists,
+    insert,
+    or_,
+    select,
+    union,
+    update,
+)
+
+from preread.core.types import FORGOTTEN, FileState
+from preread.db import ledger_schema as schema
+from preread.db.admin_schema import forgetting, shadow, shadow_finding, tombstone
+from preread.db.review_schema import (
+    READINGS_A_BLOCK,
+    TALLY_LOCK,
+    listing,
+    reading,
+    reading_finding,
+    secret,
+    tally,
+    viewing,
+)
+from preread.ledger.transitions import lock, record
+
+KEY_NAME = "forgotten"
+_OF_CONTENTS = 1
+_f, _i, _a, _past = schema.file.c, schema.instance.c, schema.assessment.c, schema.past_outcome.c
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """The key of this database's tombstones."""
+
+    value: bytes
+
+    def content(self, sha256: str) -> str:
+        """Return what stands for a content."""
+        return self._digest(b"content", sha256.encode()).hex()
+
+    def path(self, path: bytes) -> bytes:
+        """Return what stands for a path below its root: 32 bytes."""
+        return self._digest(b"path", path)
+
+    def version(self, root: bytes, path: bytes, size_bytes: int, mtime_ns: int) -> str:
+        """Return what stands for one version of one path, in whatever database."""
+        return self._digest(b"version", root, path, str(size_bytes).encode(), str(mtime_ns).encode()).hex()
+
+    def _digest(self, *parts: bytes) -> bytes:
+        # no part can run into the next: each is hashed by itself first
+        message = b"".join(hashlib.sha256(part).digest() for part in parts)
+        return hmac.new(self.value, message, hashlib.sha256).digest()
+
+
+@dataclass(slots=True)
+class Forgotten:
+    """What one transaction did.
+
+    Attributes:
+        films: file versions that are stubs now.
+        readings, readings_kept: signed readings that were deleted, and that stayed.
+        contents: SHA-256 of what no film holds any more.
+    """
+
+    films: int = 0
+    readings: int = 0
+    readings_kept: int = 0
+    contents: list[str] = field(default_factory=list)
+
+
+def key_value() -> ScalarSelect[Any]:
+    """Return what selects the key as it is stored."""
+    return select(secret.c.value).where(secret.c.name == KEY_NAME).scalar_subquery()
+
+
+def load_key(connection: Connection) -> Key | None:
+    """Return the key; ``None`` while nothing was ever forgotten."""
+    value = connection.execute(select(key_value())).scalar_one()
+    return None if value is None else Key(bytes.fromhex(value))
+
+
+def among_forgotten(connection: Connection, sha256s: Iterable[str]) -> set[str]:
+    """Return those of the contents that were purged."""
+    key = load_key(connection)
+    if key is None:
+        return set()
+    by_digest = {key.content(sha256): sha256 for sha256 in sha256s}
+    found = connection.execute(
+        select(tombstone.c.digest).where(schema.among(connection, tombstone.c.digest, list(by_digest)))
+    ).scalars()
+    return {by_digest[digest] for digest in found}
+
+
+def is_left_behind(connection: Connection, file_id: int, sha256: str) -> bool:
+    """See ``Ledger.is_left_behind``."""
+    stub = select(_f.id).where(_f.id == file_id, _f.state == FileState.IGNORED, _f.code == FORGOTTEN)
+    held = select(_i.id).where(_i.sha256 == sha256)
+    return connection.execute(stub).first() is not None and connection.execute(held).first() is None
+
+
+def forget(
+    connection: Connection, now: datetime, key: Key, file_ids: Collection[int], why: str, *, readings: bool
+) -> Forgotten:
+    """Turn these file versions into stubs; those that are stubs already are passed over.
+
+    Args:
+        file_ids: some hundred at most.
+        why: for the history.
+        readings: delete what was signed about them, too.
+    """
+    lock_contents(connection, _contents_of(connection, file_ids))
+    stub = (_f.state == FileState.IGNORED) & (_f.code == FORGOTTEN)
+    rows = connection.execute(
+        select(schema.file).where(_f.id.in_(file_ids), ~stub | _f.code.is_(None)).order_by(_f.id).with_for_update()
+    ).all()
+    ids = [row.id for row in rows]
+    done = Forgotten(films=len(ids))
+    if not ids:
+        return done
+    past = select(_past.instance_id).where(_past.file_id.in_(ids))
+    contents = {*connection.execute(past).scalars(), *(row.instance_id for row in rows)} - {None}
+    # the triggers on what is signed let these go, in this transaction alone
+    connection.execute(insert(forgetting), [{"file_id": one} for one in ids])
+    signed = connection.execute(select(reading.c.id).where(reading.c.file_id.in_(ids))).scalars().all()
+    if readings:
+        connection.execute(delete(reading_finding).where(reading_finding.c.reading_id.in_(signed)))
+        connection.execute(delete(reading).where(reading.c.id.in_(signed)))
+        done.readings = len(signed)
+    else:
+        done.readings_kept = len(signed)
+    if signed:
+        # what they add up to has changed; nobody may write down meanwhile what was counted before
+        lock_contents(connection, [TALLY_LOCK])
+        blocks = {one // READINGS_A_BLOCK for one in signed}
+        connection.execute(delete(tally).where(tally.c.block.in_(blocks)))
+    connection.execute(delete(viewing).where(viewing.c.file_id.in_(ids)))
+    connection.execute(delete(listing).where(listing.c.file_id.in_(ids)))
+    connection.execute(delete(schema.past_outcome).where(_past.file_id.in_(ids)))
+    connection.execute(delete(schema.transition).where(schema.transition.c.file_id.in_(ids)))
+    for row in rows:
+        _make_stub(connection, now, key, row)
+        record(connection, now, [(row.id, row.epoch + 1)], FileState(row.state), FileState.IGNORED, why)
+    connection.execute(delete(forgetting).where(forgetting.c.file_id.in_(ids)))
+    done.contents = _drop_contents(connection, sorted(contents))
+    bury(connection, now, [key.content(sha256) for sha256 in done.contents])
+    return done
+
+
+def lock_contents(connection: Connection, sha256s: Iterable[str]) -> None:
+    """Have commits and purges of one content wait for each other; take it before any row. SQLite has one writer."""
+    lock(connection, set(sha256s), _OF_CONTENTS)
+
+
+def bury(connection: Connection, now: datetime, digests: Sequence[str]) -> None:
+    """Note contents as forgotten, given by ``Key.content``."""
+    lock_contents(connection, digests)  # a page that starts replays what a purge is writing down at this moment
+    c = tombstone.c
+    there = set(connection.execute(select(c.digest).where(c.digest.in_(digests))).scalars())
+    rows = [{"digest": one, "at": now} for one in sorted(set(digests) - there)]
+    if rows:
+        connection.execute(insert(tombstone), rows)
+
+
+# ---------------------------------------------------------------------- stubs
+
+
+def _make_stub(connection: Connection, now: datetime, key: Key, row: Row[Any]) -> None:
+    hidden: dict[str, Any] = {"path": b"", "path_text": "", "path_key": key.path(row.path), "inode": 0}
+    same_path = (_f.root_id == row.root_id) & (_f.path_key == hidden["path_key"])
+    newest = row.newest
+    if newest:
+        # this path stands for nothing else any more: its older versions, whosever they are, lose it too
+        older = (_f.root_id == row.root_id) & (_f.path_key == row.path_key) & (_f.id != row.id)
+        for other in connection.execute(select(_f.id, _f.size_bytes, _f.mtime_ns).where(older)).all():
+            _make_room(connection, key, same_path, other)
+        connection.execute(update(schema.file).where(older).values(hidden))
+        connection.execute(update(schema.file).where(same_path, _f.newest).values(newest=False))
+    else:
+        newest = connection.execute(select(_f.id).where(same_path, _f.newest)).first() is None
+    _make_room(connection, key, same_path, row)
+    nothing = {column.name: None for column in schema.file.columns if column.nullable}
+    values = {
+        **nothing,
+        **hidden,
+        "newest": newest,
+        "backlog": False,
+        "state": FileState.IGNORED,
+        "code": FORGOTTEN,
+        "attempts": 0,
+        "interruptions": 0,
+        "alone": False,
+        "epoch": row.epoch + 1,  # a slot that reads it at this moment is fenced
+        "first_seen_at": now,
+        "changed_at": now,
+        "research": False,
+        "gate_caveats": "[]",
+        "uid_conflict": False,
+        "age_conflict": False,
+    }
+    connection.execute(update(schema.file).where(_f.id == row.id).values(values))
+
+
+def _make_room(connection: Connection, key: Key, same_path: ColumnElement[bool], row: Any) -> None:
+    """Give way to ``row`` where a stub stands for this very version: it was forgotten before and came back."""
+    there = same_path & (_f.size_bytes == row.size_bytes) & (_f.mtime_ns == row.mtime_ns) & (_f.id != row.id)
+    for stub_id in connection.execute(select(_f.id).where(there)).scalars().all():
+        aside = {"path_key": key.path(b"stub %d" % stub_id), "newest": True}
+        connection.execute(update(schema.file).where(_f.id == stub_id).values(aside))
+
+
+# ---------------------------------------------------------------------- contents
+
+
+def _contents_of(connection: Connection, file_ids: Collection[int]) -> set[str]:
+    ids = union(
+        select(_f.instance_id).where(_f.id.in_(file_ids)), select(_past.instance_id).where(_past.file_id.in_(file_ids))
+    )
+    return set(connection.execute(select(_i.sha256).where(_i.id.in_(ids))).scalars())
+
+
+def _drop_contents(connection: Connection, instance_ids: Sequence[int]) -> list[str]:
+    """Delete what no film holds; answers that a kept reading is about stay. Return the SHA-256 of these contents."""
+    held = or_(exists().where(_f.instance_id == _i.id), exists().where(_past.instance_id == _i.id))
+    free_ones = select(_i.id, _i.sha256).where(_i.id.in_(instance_ids), ~held).order_by(_i.id)
+    rows = connection.execute(free_ones.with_for_update()).all()
+    ids = [row.id for row in rows]
+    shadows = select(shadow.c.id).where(shadow.c.instance_id.in_(ids))
+    connection.execute(delete(shadow_finding).where(shadow_finding.c.shadow_id.in_(shadows)))
+    connection.execute(delete(shadow).where(shadow.c.instance_id.in_(ids)))
+    by_people = or_(
+        exists().where(reading.c.instance_id == _a.instance_id),
+        exists().where(reading.c.assessment_id == _a.id),
+        exists().where(viewing.c.assessment_id == _a.id),
+    )
+    free = connection.execute(select(_a.id).where(_a.instance_id.in_(ids), ~by_people)).scalars().all()
+    connection.execute(delete(schema.finding).where(schema.finding.c.assessment_id.in_(free)))
+    connection.execute(delete(schema.assessment).where(_a.id.in_(free)))
+    spoken_of = or_(exists().where(_a.instance_id == _i.id), exists().where(reading.c.instance_id == _i.id))
+    connection.execute(delete(schema.instance).where(_i.id.in_(ids), ~spoken_of))
+    return [row.sha256 for row in rows]

@@ -1,0 +1,1 @@
+"""Bundle, intended use, classifier, and the function ``assess``."""

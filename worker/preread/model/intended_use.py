@@ -1,0 +1,234 @@
+"""Intended use by tags: is this a frontal chest film of a patient that the bundle may speak of?
+
+Tags can refuse, never accept: a third of real chest films name neither body part nor view, and some name a wrong one.
+Where they are silent the film goes on with a caveat.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from preread.core.types import Caveat, Declared, Identity, IntendedUse, Population, RefusalCode
+from preread.imaging.radiograph import Header
+
+_FOR_PROCESSING_CLASSES = frozenset({"1.2.840.10008.5.1.4.1.1.1.1.1"})
+_COMPUTED = "1.2.840.10008.5.1.4.1.1.1"
+_DIGITAL = "1.2.840.10008.5.1.4.1.1.1.1"
+_SECONDARY = frozenset({"1.2.840.10008.5.1.4.1.1.7", *(f"1.2.840.10008.5.1.4.1.1.7.{n}" for n in (1, 2, 3, 4))})
+# Projection films that carry a modality of another name: old or home-made DX and CR.
+_FILM_ALIASES = frozenset({"DR", "RG", "XR"})
+
+_SIDE_MIN_PX = 64
+_ASPECT_MAX = 4.0
+
+_ANIMAL = re.compile(r"\b(canine|feline|equine|bovine|veterin\w*|v[eé]t[eé]rin\w*|tierklinik|tierarzt\w*)\b")
+
+_BLANK_PARTS = frozenset({"", "UNKNOWN", "OTHER", "UNSPECIFIED", "NONE", "NULL", "N/A", "NA", "*", "-", "."})
+_CHEST = re.compile(r"chest|thora[ckx]|t[oó]rax|lung|pulmo|poumon|brust\b|\bcxr\b|\bcht\b")
+_MORE_THAN_CHEST = re.compile(r"spine|spinal|lumb|abd")
+_CHEST_CODES = frozenset({"816094009", "51185008", "43799004", "39607008", "t-d3000", "t-28000"})
+_OTHER_PARTS = re.compile(
+    r"\b(abdom\w*|pelvis|hips?|knees?|ankles?|foot|feet|toes?|hands?|wrists?|fingers?|thumbs?|elbows?|forearms?|"
+    r"humerus|shoulders?|clavicles?|scapula\w*|[clt]-?spine|spine|cervical|lumbar|lumbosacral|skull|head|neck|sinus\w*|"
+    r"orbits?|mandible|teeth|tooth|femur|tibia|fibula|leg|legs|calcaneus|breast|mammo\w*|extremit\w+)\b"
+)
+
+_FRONTAL = frozenset({"AP", "PA"})
+_OTHER_VIEWS = frozenset({"LL", "RL", "LAT", "LATERAL", "LLD", "RLD", "RLO", "LLO", "LAO", "RAO", "LPO", "RPO", "OBL"})
+_FRONTAL_TEXT = re.compile(r"\b(ap|pa|frontal|a\.p\.?|p\.a\.?|antero-?posterior|postero-?anterior)\b")
+_OTHER_TEXT = re.compile(r"\b(lat|lateral\w*|lld|rld|obl\w*|lao|rao|lpo|rpo|lordot\w*|apical|decub\w*|seitlich)\b")
+# SNOMED CT, and the SRT codes that stood for them until 2018 (PS3.16 CID 4010).
+_FRONTAL_CODES: Mapping[str, str] = {"399348003": "AP", "272479007": "PA", "r-10206": "AP", "r-10214": "PA"}
+_OTHER_CODES = frozenset({"399067008", "399173006", "399198007", "r-10236", "r-10232"})
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the tags decide.
+
+    Attributes:
+        refusal: code and reason in words; ``None`` lets the film pass.
+        caveats: what was assumed or is outside the intended use, in the order of the checks.
+    """
+
+    refusal: tuple[RefusalCode, str] | None = None
+    caveats: tuple[Caveat, ...] = ()
+
+
+def screen(header: Header, intended_use: IntendedUse, declared: Declared) -> Verdict:
+    """Decide from the header alone whether a bundle may speak of a film.
+
+    Args:
+        intended_use: from the bundle's manifest.
+        declared: what the film's root says where its tags are silent; it never overrides a tag.
+
+    Returns:
+        A refusal with its reason, or the caveats under which the film is assessed. A root declared ``research`` lets
+        other ages and views pass, with a caveat; modality, body part and the rest are the same for all.
+    """
+    if not header.is_image:
+        return _refuse(RefusalCode.NOT_AN_IMAGE, "the file holds no picture (a report, directory or the like)")
+    caveats: list[Caveat] = []
+    if header.format == "DICOM":
+        refusal = _kind(header, intended_use) or (_animal(header) if header.has_pixels else None)
+        if refusal:
+            return Verdict(refusal)
+        if not header.has_pixels or header.number_of_frames > 1:
+            return Verdict()  # a film that decoding will name unreadable; its other tags may be cut off
+        for check in (_shape(header), _body_part(header, intended_use, caveats)):
+            if check:
+                return Verdict(check)
+        refusal = _view(header, intended_use, declared, caveats)
+    else:
+        caveats.append(Caveat.NO_TAGS)
+        refusal = _shape(header)
+    refusal = refusal or _age(header.identity, intended_use, declared, caveats)
+    if refusal:
+        return Verdict(refusal)
+    if header.identity.patient_id is None:
+        caveats.append(Caveat.UNIDENTIFIED)
+    return Verdict(None, tuple(caveats))
+
+
+def _refuse(code: RefusalCode, reason: str) -> Verdict:
+    return Verdict((code, reason))
+
+
+_Refused = tuple[RefusalCode, str] | None
+
+
+def _kind(header: Header, intended_use: IntendedUse) -> _Refused:
+    """Check modality and SOP class together: either is wrong often enough (most DX objects say CR)."""
+    modality, sop_class_uid = header.identity.modality, header.sop_class_uid
+    if sop_class_uid in _FOR_PROCESSING_CLASSES or header.presentation_intent_type == "FOR PROCESSING":
+        return RefusalCode.FOR_PROCESSING, "raw detector data (FOR PROCESSING), not meant to be looked at"
+    meant = ", ".join(intended_use.modalities)
+    film_class = sop_class_uid in {_COMPUTED, _DIGITAL}
+    if sop_class_uid is not None and not film_class and sop_class_uid not in _SECONDARY:
+        shown = f"the modality is {_word(modality)}" if modality else "the picture is of another kind"
+        return RefusalCode.MODALITY, f"{shown}; the bundle reads {meant}"
+    if modality in intended_use.modalities or (film_class and modality in {None, *_FILM_ALIASES}):
+        return None
+    if modality is None and not header.has_pixels:
+        return None
+    if modality is None:
+        return RefusalCode.MODALITY, f"the film does not say its modality; the bundle reads {meant}"
+    return RefusalCode.MODALITY, f"the modality is {_word(modality)}; the bundle reads {meant}"
+
+
+def _animal(header: Header) -> _Refused:
+    described = (*header.search_text, (header.identity.institution_name or "").lower())
+    if header.animal_text or any(_ANIMAL.search(line) for line in described):
+        return RefusalCode.NOT_HUMAN, "the film is of an animal"
+    return None
+
+
+def _shape(header: Header) -> _Refused:
+    rows, columns = header.rows or 0, header.columns or 0
+    if rows <= 0 or columns <= 0:
+        return None  # decoding names what is wrong with such a header
+    if min(rows, columns) < _SIDE_MIN_PX or max(rows, columns) > _ASPECT_MAX * min(rows, columns):
+        return RefusalCode.SHAPE, f"{rows} x {columns} pixels is no shape of a film"
+    return None
+
+
+def _body_part(header: Header, intended_use: IntendedUse, caveats: list[Caveat]) -> _Refused:
+    """Check the body part: the tag and its code first, descriptions only where those are silent."""
+    stated = (header.identity.body_part_examined or "").strip()
+    parts = [] if stated in _BLANK_PARTS else [stated.lower()]
+    parts += header.body_part_codes
+    meant = ", ".join(intended_use.body_parts)
+    if any(_is_chest(part) or part.upper() in intended_use.body_parts for part in parts):
+        return None
+    if parts:
+        return RefusalCode.BODY_PART, f"the body part is {_word(parts[0].upper())}; the bundle reads {meant}"
+    if any(_is_chest(line) for line in header.search_text):
+        return None
+    for line in header.search_text:
+        other = _OTHER_PARTS.search(line)
+        if other:
+            return RefusalCode.BODY_PART, f"the descriptions say {other[0]}; the bundle reads {meant}"
+    caveats.append(Caveat.BODY_PART_UNKNOWN)
+    return None
+
+
+def _is_chest(text: str) -> bool:
+    return text in _CHEST_CODES or (_CHEST.search(text) is not None and not _MORE_THAN_CHEST.search(text))
+
+
+def _view(header: Header, intended_use: IntendedUse, declared: Declared, caveats: list[Caveat]) -> _Refused:
+    view = _stated_view(header)
+    if view is None:
+        caveats.append(Caveat.VIEW_UNKNOWN)
+        return None
+    if view in intended_use.view_positions:
+        return None
+    if declared.population is Population.RESEARCH:
+        caveats.append(Caveat.OUTSIDE_INTENDED_VIEW)
+        return None
+    return RefusalCode.VIEW, f"the view is {_word(view)}; the bundle reads {', '.join(intended_use.view_positions)}"
+
+
+def _stated_view(header: Header) -> str | None:
+    """Return AP, PA, another view's name, or ``None`` where nothing names one.
+
+    Study descriptions are left out: "PA and lateral" there names the study's films, not this one.
+    """
+    for code in header.view_codes:
+        if code in _FRONTAL_CODES:
+            return _FRONTAL_CODES[code]
+        if code in _OTHER_CODES or (_OTHER_TEXT.search(code) and not _FRONTAL_TEXT.search(code)):
+            return "LATERAL"
+    stated = re.sub(r"[^A-Z]+", " ", header.identity.view_position or "").split()
+    if stated:
+        if set(stated) & _OTHER_VIEWS:
+            return next(word for word in stated if word in _OTHER_VIEWS)
+        if set(stated) & _FRONTAL:
+            return next(word for word in stated if word in _FRONTAL)
+    # The row of a lateral film points to the front or the back of the patient (PS3.3 C.7.6.1.1.1).
+    row = (header.patient_orientation or "").split("\\")[0].strip()
+    for line in header.view_text:
+        if _OTHER_TEXT.search(line) and not _FRONTAL_TEXT.search(line):
+            return "LATERAL"
+    if row[:1] in {"A", "P"} and "\\" in (header.patient_orientation or ""):
+        return "LATERAL"
+    for line in header.view_text:
+        found = _FRONTAL_TEXT.search(line)
+        if found and not _OTHER_TEXT.search(line):  # "AP/LAT" names a protocol of two views, not this film's
+            return "AP" if found[0].startswith(("ap", "a.", "antero")) else "PA"
+    return None
+
+
+def _age(identity: Identity, intended_use: IntendedUse, declared: Declared, caveats: list[Caveat]) -> _Refused:
+    low, high = intended_use.age_min_years, intended_use.age_max_years
+    research = declared.population is Population.RESEARCH
+    years = identity.patient_age_years
+    if years is not None:
+        if low <= years < high:
+            return None
+        if research:
+            caveats.append(Caveat.OUTSIDE_INTENDED_AGE)
+            return None
+        shown = f"{years:.0f} years" if years >= 6 else f"{years:.1f} years"
+        return RefusalCode.AGE_OUTSIDE, f"the patient is {shown} old; the bundle reads ages {low:g} to under {high:g}"
+    # A declaration speaks for silent tags; tags that contradict each other are not silent.
+    if not identity.age_conflict:
+        if declared.population is Population.CHILDREN_1_5Y:
+            caveats.append(Caveat.AGE_DECLARED)
+            return None
+        if declared.assume_age:
+            caveats.append(Caveat.AGE_ASSUMED)
+            return None
+    if research:
+        caveats.append(Caveat.OUTSIDE_INTENDED_AGE)
+        return None
+    if identity.age_conflict:
+        return RefusalCode.AGE_UNKNOWN, "age and birth date contradict each other"
+    return RefusalCode.AGE_UNKNOWN, "the film does not say the patient's age, and its folder declares no population"
+
+
+def _word(text: str) -> str:
+    """Shorten a tag's text for a reason; a tag may hold anything."""
+    return re.sub(r"[^\w .,/+-]", "?", text)[:32]

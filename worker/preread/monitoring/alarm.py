@@ -1,0 +1,394 @@
+"""Tell people, by mail or webhook, that something is critical and that it is over: for sites without monitoring.
+
+A process of its own looks (``preread alarm watch``), so that it can also tell of a worker that is dead. Each channel is
+told once of each problem, when it has lasted, and once when all is well again; what it was told stands in the
+database. Messages name codes and numbers, never a film, a folder or a patient: they leave the building.
+"""
+
+from __future__ import annotations
+
+import logging
+import smtplib
+import socket
+import ssl
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Collection, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from email.message import EmailMessage
+from email.utils import format_datetime, make_msgid
+from http import HTTPStatus
+from json import dumps
+from typing import Protocol
+from urllib.parse import SplitResult, unquote
+
+from sqlalchemy import Connection, Engine, delete, insert, select
+
+from preread.core.addresses import MAIL_PORTS, mail_server
+from preread.core.errors import AlarmNotSent, PrereadError
+from preread.core.types import JSONObject
+from preread.db import admin_schema as upkeep_schema
+from preread.db import engine as store
+from preread.monitoring import health
+from preread.monitoring.health import Health, Level
+
+_LOG = logging.getLogger(__name__)
+LOOK_S = 10.0
+SEND_WITHIN_S = 20.0
+_FIRST_PAUSE_S = 30.0
+_LONGEST_PAUSE_S = 3600.0
+# Some seventeen hours; then this one message is given up, and the next one has its own tries.
+TRIES_AT_MOST = 24
+_alarm = upkeep_schema.alarm.c
+
+
+# ---------------------------------------------------------------------- what is said
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """One message.
+
+    Attributes:
+        appeared: codes of critical problems that the channel was not told of yet.
+        present: codes of all critical problems; none: all is well again.
+        site: which installation this is.
+        page: address of the doctors' page, empty where it is not known.
+    """
+
+    appeared: tuple[str, ...]
+    present: tuple[str, ...]
+    site: str
+    at: datetime
+    trial: bool = False
+    page: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """What is wrong and where, for a chat: whole sentences, and the page's address."""
+        look = f"Look at {self.page}." if self.page else "`preread status` on that machine says more."
+        if self.trial:
+            return f"This is a trial of the alarm of Preread on {self.site}: nothing is wrong."
+        if not self.present:
+            return f"Preread on {self.site} has recovered: nothing is critical any more. {look}"
+        what = " ".join(f"{in_words(code)} ({code})." for code in self.appeared or self.present)
+        return f"Preread on {self.site} needs somebody: {what} {look}"
+
+    @property
+    def subject(self) -> str:
+        """One line."""
+        if self.trial:
+            return f"Preread at {self.site}: a trial, nothing is wrong"
+        if not self.present:
+            return f"Preread at {self.site}: recovered"
+        return f"Preread at {self.site}: CRITICAL {', '.join(self.appeared or self.present)}"
+
+    @property
+    def text(self) -> str:
+        """The whole message."""
+        when = f"{self.at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+        if self.trial:
+            said = "This is a trial of the alarm (`preread alarm test`). Nothing is wrong."
+        elif not self.present:
+            said = "Nothing is critical any more."
+        else:
+            said = f"Critical now: {', '.join(self.present)}.\nThe runbook has a row for each of these words."
+        page = f"The page: {self.page}\n" if self.page else ""
+        return f"{self.subject}\n\n{when}\n{said}\n{page}`preread status` on that machine says more.\n"
+
+    def to_json(self) -> JSONObject:
+        """The record that a webhook gets."""
+        status = "trial" if self.trial else "critical" if self.present else "recovered"
+        return {
+            "status": status,
+            "appeared": list(self.appeared),
+            "present": list(self.present),
+            "site": self.site,
+            "at": self.at.astimezone(UTC).isoformat(timespec="seconds"),
+            "text": self.sentence,
+        }
+
+
+_CRITICAL = {
+    "no_worker": "no worker is running, so new films are not assessed",
+    "worker_silent": "the worker does not answer: it hangs, was killed, or cannot write to the database",
+    "no_slots": "the worker cannot read any film",
+    "unwatched": "a folder is not watched by any worker",
+    "scan_stalled": "the scan of a folder does not go on",
+    "scan_overdue": "a folder was not scanned for too long",
+    "stalled": "films are waiting and none is being assessed",
+    "missed": "films went away before they could be read",
+}
+
+
+def in_words(code: str) -> str:
+    """Say a critical problem in words; a fault of share or database by what its error stands for."""
+    if code in _CRITICAL:
+        return _CRITICAL[code]
+    kinds: list[type[PrereadError]] = [PrereadError]
+    for kind in kinds:
+        if kind.code == code and kind.__doc__:
+            said = kind.__doc__.splitlines()[0].rstrip(".")
+            return said[0].lower() + said[1:]
+        kinds += kind.__subclasses__()
+    return "something is critical"
+
+
+# ---------------------------------------------------------------------- ways to say it
+
+
+class Channel(Protocol):
+    """A way to reach people."""
+
+    @property
+    def name(self) -> str:
+        """Stands in the database and in the log."""
+
+    def send(self, news: News) -> None:
+        """Send one message. Raises ``AlarmNotSent``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mail:
+    """SMTP.
+
+    Attributes:
+        server: ``smtp://host:25``, ``starttls://user:password@host:587`` or ``smtps://user:password@host:465``.
+        to: addresses.
+        sender: the address it comes from.
+    """
+
+    server: str
+    to: tuple[str, ...]
+    sender: str
+    name: str = "mail"
+
+    def send(self, news: News) -> None:
+        """See ``Channel``."""
+        message = EmailMessage()
+        message["From"], message["To"], message["Subject"] = self.sender, ", ".join(self.to), news.subject
+        message["Date"] = format_datetime(datetime.now(UTC))
+        message["Message-ID"] = make_msgid(domain="preread.invalid")
+        message["Auto-Submitted"] = "auto-generated"
+        message.set_content(news.text)
+        url = mail_server(self.server)
+        try:
+            with self._connect(url) as connection:
+                if url.username is not None:
+                    connection.login(unquote(url.username), unquote(url.password or ""))
+                connection.send_message(message)
+        except (OSError, smtplib.SMTPException) as error:
+            raise AlarmNotSent(f"the mail server {url.hostname} did not take the mail: {_why(error)}") from error
+
+    def _connect(self, url: SplitResult) -> smtplib.SMTP:
+        host, port = url.hostname or "", url.port or MAIL_PORTS[url.scheme]
+        if url.scheme == "smtps":
+            return smtplib.SMTP_SSL(host, port, timeout=SEND_WITHIN_S, context=ssl.create_default_context())
+        connection = smtplib.SMTP(host, port, timeout=SEND_WITHIN_S)
+        if url.scheme == "starttls":
+            try:
+                connection.starttls(context=ssl.create_default_context())
+            except (OSError, smtplib.SMTPException):
+                connection.close()
+                raise
+        return connection
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """What was meant for one address is sent to no other."""
+
+    def redirect_request(self, *_: object) -> None:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """A POST of one JSON record."""
+
+    url: str
+    name: str = "webhook"
+
+    def send(self, news: News) -> None:
+        """See ``Channel``."""
+        headers = {"Content-Type": "application/json", "User-Agent": "preread"}
+        request = urllib.request.Request(self.url, dumps(news.to_json()).encode(), headers, method="POST")  # noqa: S310
+        try:
+            with closing(urllib.request.build_opener(_NoRedirects).open(request, timeout=SEND_WITHIN_S)) as answer:
+                status = answer.status
+        except urllib.error.HTTPError as error:
+            status = error.code
+            error.close()
+        except (OSError, ValueError) as error:
+            # never the address: what lets one post to it often stands in it
+            raise AlarmNotSent(f"the webhook did not answer: {_why(error)}") from error
+        if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
+            raise AlarmNotSent(f"the webhook answered with status {status}")
+
+
+def _why(error: Exception) -> str:
+    """Name a failure; never in the server's words, which may quote an address, nor in ours, with a password in them."""
+    reason = getattr(error, "reason", None)
+    cause = reason if isinstance(reason, Exception) else error
+    match cause:
+        case ssl.SSLCertVerificationError():
+            said = f": its certificate is not trusted ({cause.verify_message})"
+        case ssl.SSLError():
+            said = ": no TLS connection came about; is this the port for it?"
+        case smtplib.SMTPAuthenticationError():
+            said = f": it refuses the user or the password ({cause.smtp_code})"
+        case smtplib.SMTPNotSupportedError():
+            said = ": it offers no STARTTLS, or no signing in by password"
+        case _:
+            said = ""
+    return type(cause).__name__ + said
+
+
+def channels(
+    *, mail_server: str | None, mail_to: Iterable[str], mail_from: str | None, webhook: str | None
+) -> list[Channel]:
+    """Return the ways that the settings name."""
+    found: list[Channel] = []
+    to = tuple(mail_to)
+    if mail_server is not None and to:
+        found.append(Mail(mail_server, to, mail_from or f"preread@{socket.getfqdn()}"))
+    if webhook is not None:
+        found.append(Webhook(webhook))
+    return found
+
+
+# ---------------------------------------------------------------------- when it is said
+
+
+def read_told(engine: Engine) -> dict[str, frozenset[str]]:
+    """Return of what each channel was told last, by its name."""
+    rows = store.read(engine, lambda connection: connection.execute(select(upkeep_schema.alarm)).all())
+    return {row.channel: frozenset(row.codes.split()) for row in rows}
+
+
+def keep_told(engine: Engine, channel: str, codes: Collection[str]) -> None:
+    """Note of what a channel was told."""
+
+    def body(connection: Connection, _again: bool) -> None:
+        row = {"channel": channel, "codes": " ".join(sorted(codes)), "told_at": store.database_now(connection)}
+        connection.execute(delete(upkeep_schema.alarm).where(_alarm.channel == channel))
+        connection.execute(insert(upkeep_schema.alarm), row)
+
+    store.write(engine, body)
+
+
+@dataclass(slots=True)
+class _Telling:
+    """What one channel was told, and how its next message fares."""
+
+    channel: Channel
+    told: frozenset[str] = frozenset()
+    kept: bool = True
+    wanted: frozenset[str] | None = None
+    tries: int = 0
+    not_before: float = float("-inf")
+
+
+class Watch:
+    """Decides what is to be told, and tells it. For one thread.
+
+    Args:
+        ways: the channels.
+        site: which installation this is, for the messages.
+        after_s: so long a problem must last, or be gone, before anybody is told.
+        told: what the channels were told by an earlier process, by name.
+        keep: notes what a channel was told; raises ``PrereadError`` where it cannot.
+        page: address of the doctors' page, for the messages; empty where it is not known.
+    """
+
+    def __init__(
+        self,
+        ways: Sequence[Channel],
+        *,
+        site: str,
+        after_s: float,
+        told: dict[str, frozenset[str]],
+        keep: Callable[[str, Collection[str]], None],
+        page: str = "",
+    ) -> None:
+        self._tellings = [_Telling(way, told.get(way.name, frozenset())) for way in ways]
+        self._site = site
+        self._page = page
+        self._after_s = after_s
+        self._keep = keep
+        self._since: dict[str, float] = {}
+        self._gone_since: dict[str, float] = {}
+        self._well_since: float | None = None
+
+    def look(self, found: Health, now: float) -> None:
+        """Take in a report.
+
+        Args:
+            now: monotonic seconds.
+        """
+        critical = {problem.code for problem in found.problems if problem.level is Level.CRITICAL}
+        self._since = {code: self._since.get(code, now) for code in critical}
+        if critical:
+            self._well_since = None
+        elif self._well_since is None:
+            self._well_since = now
+        lasting = frozenset(code for code, since in self._since.items() if now - since >= self._after_s)
+        well = self._well_since is not None and now - self._well_since >= self._after_s
+        known = frozenset().union(*(one.told for one in self._tellings))
+        self._gone_since = {code: self._gone_since.get(code, now) for code in known - critical}
+        gone = {code for code, since in self._gone_since.items() if now - since >= self._after_s}
+        for one in self._tellings:
+            if (lasting - one.told) or (well and one.told):
+                self._tell(one, lasting, found.at, now)
+            elif one.told - gone < one.told and one.told - gone:
+                # another problem stays: should this one come back, it is news again
+                one.told, one.kept = one.told - gone, False
+            if not one.kept:
+                self._note(one)
+
+    def _tell(self, one: _Telling, lasting: frozenset[str], at: datetime, now: float) -> None:
+        if one.wanted != lasting:  # other news: these have tries of their own
+            one.wanted, one.tries, one.not_before = lasting, 0, float("-inf")
+        if one.tries >= TRIES_AT_MOST or now < one.not_before:
+            return
+        one.tries += 1
+        news = News(tuple(sorted(lasting - one.told)), tuple(sorted(lasting)), self._site, at, page=self._page)
+        extra = {"why": one.channel.name, "tries": one.tries, "state": "critical" if lasting else "recovered"}
+        try:
+            one.channel.send(news)
+        except AlarmNotSent as error:
+            one.not_before = now + min(_FIRST_PAUSE_S * 2 ** (one.tries - 1), _LONGEST_PAUSE_S)
+            _LOG.warning("alarm_not_sent", extra=extra | {"code": error.code, "error": str(error)})
+            return
+        _LOG.info("alarm_sent", extra=extra)
+        one.told, one.wanted, one.kept = lasting, None, False
+
+    def _note(self, one: _Telling) -> None:
+        try:
+            self._keep(one.channel.name, one.told)
+        except PrereadError as error:
+            _LOG.debug("alarm_not_kept", extra={"code": error.code})  # the database is what is wrong: at the next look
+        else:
+            one.kept = True
+
+
+def run(watch: Watch, probe: Callable[[], Health], stop: threading.Event, clock: Callable[[], float]) -> None:
+    """Look every few seconds until ``stop`` is set.
+
+    Args:
+        probe: makes a report.
+        clock: monotonic seconds.
+    """
+    looked = False
+    while not stop.is_set():
+        try:
+            found = probe()
+        except PrereadError as error:
+            found = health.unavailable(error)
+        watch.look(found, clock())
+        if not looked:
+            _LOG.info("alarm_watching", extra={"state": found.level.name.lower()})
+            looked = True
+        stop.wait(LOOK_S)

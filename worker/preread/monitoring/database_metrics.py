@@ -1,0 +1,203 @@
+"""What Prometheus is told beside a worker's own counters: what stands in the database, read when somebody asks.
+
+Each query's cost is bounded: by what is open, by the newest readings, by the days that drift looks at. Every worker
+tells the same of one database, so that a dashboard takes the largest over workers and not their sum.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from prometheus_client import exposition
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+from sqlalchemy import ColumnElement, Connection, Engine, exists, func, select
+
+from preread.core.errors import PrereadError
+from preread.core.types import OPEN_STATES
+from preread.db import engine as store
+from preread.db import ledger_schema as schema
+from preread.db.review_schema import reading, reading_finding
+from preread.monitoring import health
+from preread.monitoring.drift import Shift
+from preread.monitoring.health import Health, RootHealth
+from preread.runner.counters import Meters
+
+# Agreement is that of so many readings, the newest: the whole record is for `preread stats`.
+READINGS_AT_MOST = 10_000
+_LANES = {False: "live", True: "backlog"}
+_file, _reading = schema.file.c, reading.c
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """One look at the database.
+
+    Attributes:
+        health: its report; where the database does not answer, one that says so, and nothing else is known.
+        answered: the database was there.
+        waiting: versions without a result by lane, ``live`` or ``backlog``.
+        readings: of the newest by bundle and verdict.
+        said: of their findings by bundle, finding, the bundle's answer and what the reader says.
+    """
+
+    health: Health
+    answered: bool = True
+    waiting: tuple[tuple[str, int], ...] = ()
+    readings: tuple[tuple[str, str, int], ...] = ()
+    said: tuple[tuple[str, str, str, str, int], ...] = ()
+
+
+def unavailable(error: PrereadError) -> Figures:
+    """Return what is known of a database that cannot be asked."""
+    return Figures(health.unavailable(error), answered=False)
+
+
+def look(engine: Engine, *, roots: Sequence[bytes] | None, scan_interval_s: float) -> Figures:
+    """Read the figures. See ``health.report`` for the arguments and the errors."""
+    found = health.report(engine, roots=roots, scan_interval_s=scan_interval_s, states=OPEN_STATES)
+
+    def body(connection: Connection) -> Figures:
+        return Figures(found, True, _waiting(connection), _readings(connection), _said(connection))
+
+    return store.read(engine, body)
+
+
+def _waiting(connection: Connection) -> tuple[tuple[str, int], ...]:
+    # one stretch of an index for each state; what has ended is not looked at
+    open_ones = _file.state.in_(sorted(OPEN_STATES))
+    counted = select(_file.backlog, func.count().label("files")).where(open_ones).group_by(_file.backlog)
+    found = {row.backlog: row.files for row in connection.execute(counted)}
+    return tuple((name, found.get(backlog, 0)) for backlog, name in _LANES.items())
+
+
+def _newest_that_stand(connection: Connection) -> ColumnElement[bool]:
+    """Return the condition of the newest readings that were not corrected since."""
+    successor = reading.alias()
+    before = (connection.execute(select(func.max(_reading.id))).scalar_one() or 0) - READINGS_AT_MOST
+    return (_reading.id > before) & ~exists().where(successor.c.supersedes_id == _reading.id)
+
+
+def _readings(connection: Connection) -> tuple[tuple[str, str, int], ...]:
+    b = schema.bundle.c
+    counted = (
+        select(b.name, b.version, _reading.verdict, func.count().label("readings"))
+        .join(schema.bundle, b.id == _reading.bundle_id)
+        .where(_newest_that_stand(connection))
+        .group_by(b.name, b.version, _reading.verdict)
+    )
+    return tuple((f"{row.name}/{row.version}", row.verdict, row.readings) for row in connection.execute(counted))
+
+
+def _said(connection: Connection) -> tuple[tuple[str, str, str, str, int], ...]:
+    b, f, said = schema.bundle.c, schema.finding.c, reading_finding.c
+    grouped = (b.name, b.version, f.finding, f.answer, said.presence)
+    counted = (
+        select(*grouped, func.count().label("readings"))
+        .select_from(reading)
+        .join(reading_finding, said.reading_id == _reading.id)
+        .join(schema.finding, (f.assessment_id == _reading.assessment_id) & (f.finding == said.finding))
+        .join(schema.bundle, b.id == _reading.bundle_id)
+        .where(_newest_that_stand(connection))
+        .group_by(*grouped)
+    )
+    return tuple(
+        (f"{row.name}/{row.version}", row.finding, row.answer, row.presence, row.readings)
+        for row in connection.execute(counted)
+    )
+
+
+# ---------------------------------------------------------------------- as Prometheus reads it
+
+
+class _All(Collector):
+    def __init__(self, *parts: Iterable[Metric]) -> None:
+        self._parts = parts
+
+    def collect(self) -> Iterable[Metric]:
+        for part in self._parts:
+            yield from part
+
+
+def exposed(meters: Meters, figures: Figures, drift: Sequence[Shift]) -> bytes:
+    """Return all metrics as the text that Prometheus reads."""
+    return exposition.generate_latest(_All(meters.collect(), _families(figures), _drift(drift)))
+
+
+def _gauge(name: str, help_text: str, rows: Iterable[tuple[Sequence[str], float | None]], *labels: str) -> Metric:
+    family = GaugeMetricFamily(f"preread_{name}", help_text, labels=labels)
+    for values, value in rows:
+        if value is not None:
+            family.add_metric(values, value)
+    return family
+
+
+def _families(figures: Figures) -> Iterator[Metric]:
+    found = figures.health
+    yield _gauge("database_up", "1 while the database answers", [((), figures.answered)])
+    yield _gauge("status", "0 ok, 1 warning, 2 critical, as preread status says", [((), found.level)])
+    problems = {(problem.code, problem.level.name.lower()): 1.0 for problem in found.problems}
+    yield _gauge("problem", "1 for each kind of problem that is there", problems.items(), "code", "level")
+    if not figures.answered:
+        return  # nothing is known, and 0 would be a lie
+    yield _gauge("workers_alive", "Workers that write to the database", [((), sum(w.alive for w in found.workers))])
+    waiting = [((lane,), float(files)) for lane, files in figures.waiting]
+    yield _gauge("waiting", "File versions without a result, by lane", waiting, "lane")
+    states = [((state.value,), float(files)) for state, files in found.counts.items() if state in OPEN_STATES]
+    yield _gauge("versions", "File versions of the watched folders that are open, by state", states, "state")
+    yield _gauge("missed", "Films that went away unread and of which nobody said that they know", [((), found.missed)])
+    yield _gauge("locked", "Files that wait because they cannot be read now", [((), found.locked)])
+    aside = [((code,), float(files)) for code, files in found.quarantined.items()]
+    yield _gauge("quarantined", "File versions set aside, by code", aside, "code")
+    for name, help_text, age_s in (
+        ("oldest_unsettled_seconds", "Since the first file that still settles was seen", found.unsettled_age_s),
+        ("oldest_ready_seconds", "For which the oldest ready version has waited", found.ready_age_s),
+        ("last_progress_seconds", "Since a version was last claimed or ended", found.progress_age_s),
+    ):
+        yield _gauge(name, help_text, [((), age_s)])
+    yield from _roots(found.roots)
+    yield _gauge(
+        "recent_readings",
+        f"Readings that stand, of the newest {READINGS_AT_MOST}",
+        [((bundle, verdict), float(count)) for bundle, verdict, count in figures.readings],
+        "bundle",
+        "verdict",
+    )
+    yield _gauge(
+        "recent_reading_findings",
+        "Findings of these readings by what the bundle answered and what the reader says",
+        [((*labels,), float(count)) for *labels, count in figures.said],
+        "bundle",
+        "finding",
+        "answer",
+        "presence",
+    )
+
+
+def _roots(roots: Sequence[RootHealth]) -> Iterator[Metric]:
+    def rows(of: str) -> list[tuple[Sequence[str], float | None]]:
+        return [((root.path,), getattr(root, of)) for root in roots]
+
+    watched = [root for root in roots if root.fleet is None]
+    up = [((root.path,), float(root.watched and root.fault_code is None)) for root in watched]
+    yield _gauge("share_up", "1 while a living worker can list the folder", up, "root")
+    yield _gauge("last_complete_scan_seconds", "Since the last complete scan ended", rows("scan_age_s"), "root")
+    yield _gauge("scan_seconds", "That the last complete scan took", rows("scan_s"), "root")
+    yield _gauge("scanned_files", "Files that it met", rows("files"), "root")
+    fleets = [(root.path, root.fleet) for root in roots if root.fleet is not None]
+    shards = [((path, status), float(count)) for path, fleet in fleets for status, count in fleet.shards.items()]
+    yield _gauge("fleet_shards", "Shards of an archive, by what became of them", shards, "root", "status")
+    processes = [((), float(max(fleet.processes for _, fleet in fleets)))] if fleets else []
+    yield _gauge("fleet_processes", "Processes of the fleet that live", processes)
+
+
+def _drift(drift: Sequence[Shift]) -> Iterator[Metric]:
+    labels = ("measure", "against")
+    judged = [shift for shift in drift if shift.verdict.is_one]
+    shifts = [((shift.measure, shift.against.value), shift.psi) for shift in judged]
+    yield _gauge("drift_psi", "Population stability index of the last days; none for too few films", shifts, *labels)
+    chance = [((shift.measure, shift.against.value), shift.by_chance) for shift in judged]
+    yield _gauge("drift_psi_by_chance", "Which so few films reach by chance once in 20 times", chance, *labels)
+    films = [((shift.measure, shift.against.value), float(shift.films)) for shift in drift]
+    yield _gauge("drift_films", "Films that were compared", films, *labels)

@@ -1,0 +1,300 @@
+"""Are the films, and what is said of them, still what they were?
+
+The last days of live films are compared with the bundle's reference (the films on which its figures were measured) and
+with the site's own first days under this bundle: probability of each finding, share of refusals, and what the pictures
+are like. Backlog and research folders are left out. A shift is no verdict on any film: how many patients are ill moves
+it, and so do another device, other processing on it, another collimation.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from pydantic import TypeAdapter
+from sqlalchemy import Connection, Engine, Row, Select, select
+
+from preread.core.types import JSONObject, Outcome, PictureStatistics
+from preread.db import ledger_schema as schema
+from preread.db.engine import database_now, read
+from preread.model.distributions import Distribution, Reference, by_chance, spread, stability_index, tenths
+
+RECENT_DAYS = 7
+BASELINE_DAYS = 14
+LEAST_FILMS = 100
+MOST_FILMS = 20_000
+SHIFTING, SHIFTED = 0.1, 0.25
+REFUSALS = "refusals"
+PICTURE = tuple(one.name for one in dataclasses.fields(PictureStatistics))
+_file, _assessment, _finding, _bundle = schema.file.c, schema.assessment.c, schema.finding.c, schema.bundle.c
+_REFERENCE = TypeAdapter(Reference)
+
+
+class Against(StrEnum):
+    """What the last days are compared with."""
+
+    BUNDLE = "bundle"
+    SITE = "site"
+
+
+class Judgement(StrEnum):
+    """How far a distribution has moved."""
+
+    TOO_FEW = "too_few"
+    STEADY = "steady"
+    SHIFTING = "shifting"
+    SHIFTED = "shifted"
+
+    @property
+    def is_one(self) -> bool:
+        """Whether there were films enough to judge."""
+        return self is not Judgement.TOO_FEW
+
+
+@dataclass(frozen=True, slots=True)
+class Shift:
+    """How far one thing has moved.
+
+    Attributes:
+        measure: ``probability of <finding>``, ``refusals``, or a name of ``PictureStatistics``.
+        psi: see ``distributions``.
+        by_chance: what so few films reach once in 20 times without any drift.
+        films: of the last days; ``reference_films``: they are compared with.
+    """
+
+    measure: str
+    against: Against
+    verdict: Judgement
+    psi: float
+    by_chance: float
+    films: int
+    reference_films: int
+
+    def to_json(self) -> JSONObject:
+        """Return it as a record; without figures where these say nothing."""
+        record = dataclasses.asdict(self) | {"against": self.against.value, "verdict": self.verdict.value}
+        return record if self.verdict.is_one else record | {"psi": None, "by_chance": None}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Live films of one stretch of time.
+
+    Attributes:
+        values: by measure, of the films that have them.
+    """
+
+    since: datetime
+    until: datetime
+    assessed: int = 0
+    refused: int = 0
+    values: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def refusals(self) -> Distribution:
+        """Assessed and refused films."""
+        return Distribution((0.5,), (self.assessed, self.refused))
+
+    def mean(self, measure: str) -> float | None:
+        """The mean of a measure; ``None`` where no film has it."""
+        values = self.values.get(measure)
+        return sum(values) / len(values) if values else None
+
+    def to_json(self) -> JSONObject:
+        """Return counts and means as a record."""
+        return {
+            "since": self.since.isoformat(),
+            "until": self.until.isoformat(),
+            "assessed": self.assessed,
+            "refused": self.refused,
+            "means": {measure: self.mean(measure) for measure in self.values},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """The whole report.
+
+    Attributes:
+        bundle: ``name/version``: the one of the newest live film.
+        recent: the last days; ``baseline``: the site's first days under this bundle, ``None`` while there are none
+            before the last ones.
+        reference: which films the bundle's reference is of, in words; ``None`` where it brings none.
+        days: the last days one by one, the newest first.
+    """
+
+    bundle: str
+    recent: Sample
+    baseline: Sample | None
+    reference: str | None
+    shifts: tuple[Shift, ...]
+    days: tuple[Sample, ...]
+
+    def to_json(self) -> JSONObject:
+        """Return it as a record."""
+        return {
+            "bundle": self.bundle,
+            "reference": self.reference,
+            "recent": self.recent.to_json(),
+            "baseline": None if self.baseline is None else self.baseline.to_json(),
+            "shifts": [shift.to_json() for shift in self.shifts],
+            "days": [day.to_json() for day in self.days],
+        }
+
+
+def shifts(engine: Engine) -> tuple[Shift, ...]:
+    """Return what the metrics tell. See ``report``."""
+    found = report(engine, daily=False)
+    return () if found is None else found.shifts
+
+
+def report(engine: Engine, *, days: int = RECENT_DAYS, daily: bool = True) -> Drift | None:
+    """Compare the last days; ``None`` while no live film has an outcome.
+
+    Args:
+        days: how many. At most ``MOST_FILMS`` of each stretch are looked at, the newest.
+        daily: also each of them by itself.
+
+    Raises:
+        DatabaseAway, SchemaOutdated: see ``store.read``.
+    """
+
+    def body(connection: Connection) -> Drift | None:
+        now = database_now(connection)
+        last = connection.execute(_live().order_by(_file.committed_at.desc(), _file.id.desc()).limit(1)).first()
+        if last is None:
+            return None
+        bundle = connection.execute(select(schema.bundle).where(_bundle.id == last.bundle_id)).one()
+        since = now - timedelta(days=days)
+        recent = _sample(connection, bundle.id, since, now)
+        baseline = _baseline(connection, bundle, since)
+        reference = _reference(json.loads(bundle.manifest))
+        return Drift(
+            bundle=f"{bundle.name}/{bundle.version}",
+            recent=recent,
+            baseline=baseline,
+            reference=None if reference is None else reference.films,
+            shifts=(*_against_bundle(reference, recent), *_against_site(baseline, recent)),
+            days=tuple(_by_day(connection, bundle.id, now, days)) if daily else (),
+        )
+
+    return read(engine, body)
+
+
+# ---------------------------------------------------------------------- what is compared
+
+
+def _live() -> Select[*tuple[Any, ...]]:
+    ended = _file.outcome.in_((Outcome.ASSESSED, Outcome.REFUSED))
+    return select(_file.id, _file.outcome, _file.assessment_id, _file.committed_at, _file.bundle_id).where(
+        _file.committed_at.is_not(None), ended, ~_file.backlog, ~_file.research, _file.bundle_id.is_not(None)
+    )
+
+
+def _sample(connection: Connection, bundle_id: int, since: datetime, until: datetime) -> Sample:
+    within = (_file.committed_at >= since, _file.committed_at < until, _file.bundle_id == bundle_id)
+    newest = _live().where(*within).order_by(_file.committed_at.desc(), _file.id.desc()).limit(MOST_FILMS).subquery()
+    outcomes = connection.execute(select(newest.c.outcome)).scalars().all()
+    assessed = sum(outcome == Outcome.ASSESSED for outcome in outcomes)
+    values: dict[str, list[float]] = {}
+    findings = select(_finding.finding, _finding.probability).join(
+        newest, newest.c.assessment_id == _finding.assessment_id
+    )
+    for row in connection.execute(findings.order_by(_finding.finding)):
+        values.setdefault(f"probability of {row.finding}", []).append(row.probability)
+    columns = [_assessment[f"picture_{name}"] for name in PICTURE]
+    pictures = select(*columns).join(newest, newest.c.assessment_id == _assessment.id).where(columns[0].is_not(None))
+    measured = connection.execute(pictures).all()
+    for number, name in enumerate(PICTURE):
+        if measured:
+            values[name] = [row[number] for row in measured]
+    return Sample(since, until, assessed, len(outcomes) - assessed, values)
+
+
+def _baseline(connection: Connection, bundle: Row[Any], before: datetime) -> Sample | None:
+    # from the bundle's registration on, so that what older bundles said is not walked through
+    own = _live().where(_file.committed_at >= bundle.registered_at, _file.bundle_id == bundle.id)
+    first = connection.execute(own.order_by(_file.committed_at, _file.id).limit(1)).first()
+    if first is None or first.committed_at >= before:
+        return None
+    until = min(before, first.committed_at + timedelta(days=BASELINE_DAYS))
+    return _sample(connection, bundle.id, first.committed_at, until)
+
+
+def _by_day(connection: Connection, bundle_id: int, now: datetime, days: int) -> Iterator[Sample]:
+    midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
+    for number in range(days):
+        start = midnight - timedelta(days=number)
+        yield _sample(connection, bundle_id, start, min(now, start + timedelta(days=1)))
+
+
+def _reference(manifest: JSONObject) -> Reference | None:
+    """Return what the manifest brings: its ``reference`` or, in older ones, its answers out of fold in three bins."""
+    if manifest.get("reference") is not None:
+        return _REFERENCE.validate_python(manifest["reference"])
+    found: dict[str, Distribution] = {}
+    for spec in manifest.get("findings", ()):
+        answers = manifest.get("metrics", {}).get(spec["finding"], {}).get("answers")
+        point = spec.get("operating_point", {})
+        edges = (point.get("uncertain_low"), point.get("uncertain_high"))
+        if answers and None not in edges and edges[0] < edges[1]:
+            films = tuple(sum(answers[name].values()) for name in ("not_flagged", "uncertain", "flagged"))
+            found[spec["finding"]] = Distribution(edges, films)
+    return Reference("those it was fitted to, out of fold, in three bins: its answers", found) if found else None
+
+
+# ---------------------------------------------------------------------- how far they are apart
+
+
+def _against_bundle(reference: Reference | None, recent: Sample) -> Iterator[Shift]:
+    if reference is None:
+        return
+    named = {f"probability of {finding}": one for finding, one in reference.probability.items()}
+    for measure, expected in (named | reference.picture).items():
+        yield _shift(measure, Against.BUNDLE, expected, spread(recent.values.get(measure, ()), expected.edges))
+
+
+def _against_site(baseline: Sample | None, recent: Sample) -> Iterator[Shift]:
+    if baseline is None:
+        return
+    for measure, values in baseline.values.items():
+        expected = tenths(values)
+        yield _shift(measure, Against.SITE, expected, spread(recent.values.get(measure, ()), expected.edges))
+    yield _shift(REFUSALS, Against.SITE, baseline.refusals, recent.refusals)
+
+
+def _shift(measure: str, against: Against, expected: Distribution, found: Distribution) -> Shift:
+    psi, chance = stability_index(expected, found), by_chance(expected, found)
+    return Shift(measure, against, _judge(expected, found, psi, chance), psi, chance, found.total, expected.total)
+
+
+def _judge(expected: Distribution, found: Distribution, psi: float, chance: float) -> Judgement:
+    if min(expected.total, found.total) < LEAST_FILMS:
+        return Judgement.TOO_FEW
+    if psi < max(SHIFTING, chance):
+        return Judgement.STEADY
+    return Judgement.SHIFTING if psi < SHIFTED else Judgement.SHIFTED
+
+
+_WORDS: dict[Judgement, str] = {
+    Judgement.TOO_FEW: f"too few films to say (fewer than {LEAST_FILMS})",
+    Judgement.STEADY: "as it was",
+    Judgement.SHIFTING: "differs somewhat: look again in some days",
+    Judgement.SHIFTED: "differs: find out why (device, its processing, patients)",
+}
+
+
+def say(verdict: Judgement) -> str:
+    """Say a judgement in words."""
+    return _WORDS[verdict]
+
+
+def measures(samples: Sequence[Sample]) -> list[str]:
+    """Return the measures of which these have values, the probabilities first."""
+    found = dict.fromkeys(measure for sample in samples for measure in sample.values)
+    return sorted(found, key=lambda measure: (measure in PICTURE, measure))

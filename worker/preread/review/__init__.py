@@ -1,0 +1,1 @@
+"""Results, reviews, work list, audit trail, and who signs in."""

@@ -1,0 +1,304 @@
+"""What the audit trail proves of what it is about: readings, viewings, accounts and results are as they were written.
+
+Entries carry keyed digests of readings, viewings and accounts (``audit.Content``); results carry seals of their own
+(``sealing``), since workers write no entries. A purge takes rows away with a right to: its entries say of which films.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from sqlalchemy import Connection, Engine, Row, select, update
+
+from preread.core.types import Outcome
+from preread.db import audit_key
+from preread.db import seals as sealing
+from preread.db.audit_key import Key
+from preread.db.engine import read, write
+from preread.db.ledger_schema import among, assessment, file, finding
+from preread.db.review_schema import account, reading, reading_finding, viewing
+from preread.db.review_schema import audit as audit_table
+from preread.review import audit
+from preread.review.audit import Action, Chain, Content, Head
+
+_PAGE = 2_000
+_SEALED = (Outcome.ASSESSED, Outcome.REFUSED)
+_ACCOUNTS = "account:"
+_FILMS = "film:"
+_OF_ACCOUNTS = frozenset(
+    {Action.USER_ADDED, Action.USER_PASSWORD, Action.USER_DISABLED, Action.USER_OPTIONS, Action.USER_KNOWN}
+)
+_OF_READINGS = frozenset({Action.READING, Action.READING_KNOWN})
+
+
+@dataclass(slots=True)
+class Proof:
+    """What was found.
+
+    Attributes:
+        faults: a sentence for each row that is not what it was.
+        unsealed: results that carry no seal of a key that is here.
+    """
+
+    chain: Chain
+    faults: list[str] = field(default_factory=list)
+    unsealed: int = 0
+
+
+def of_reading(connection: Connection, reading_id: int) -> Content:
+    """Return what the entry about a reading covers: all of it, with its findings."""
+    row = connection.execute(select(reading).where(reading.c.id == reading_id)).one()
+    return _with_findings(row, _said(connection, [reading_id]).get(reading_id, []))
+
+
+def of_viewing(connection: Connection, viewing_id: int) -> Content:
+    """Return what the entry about a viewing covers."""
+    return Content(viewing.name, connection.execute(select(viewing).where(viewing.c.id == viewing_id)).one()._asdict())
+
+
+def of_account(connection: Connection, account_id: int) -> Content:
+    """Return what the entry about an account covers."""
+    return audit.of_account(connection.execute(select(account).where(account.c.id == account_id)).one())
+
+
+def append_forgotten(connection: Connection, actor: str, file_ids: Sequence[int], *, readings: bool) -> None:
+    """Put on record of which films a purge takes viewings, and readings where those go too; before it does."""
+    held: set[int] = set()
+    for table in (viewing, reading) if readings else (viewing,):
+        held.update(connection.execute(select(table.c.file_id).where(table.c.file_id.in_(file_ids))).scalars())
+    ending = ":readings" if readings else ""
+    gone = ((f"{_FILMS}{file_id}{ending}", None) for file_id in sorted(held))
+    audit.append_all(connection, actor, Action.FORGOTTEN, gone)
+
+
+# ---------------------------------------------------------------------- verifying
+
+
+def verify(engine: Engine, known: Iterable[Head] = ()) -> Proof:
+    """Follow the chain, and compare with it what its entries are about.
+
+    Raises:
+        AuditBroken, AuditKeyMissing: see ``audit.verify``.
+    """
+    keys = audit_key.of(engine).keys()
+    expected = _Expected(keys)
+    proof = Proof(audit.verify(engine, known, expected.take))
+    if proof.chain.keyed:
+        _compare_accounts(engine, expected, proof)
+        _compare(engine, "reading", expected.readings, expected.loose, _readings(engine), proof)
+        _compare(engine, "viewing", expected.viewings, None, _viewings(engine), proof)
+        _compare_results(engine, keys, proof)
+    return proof
+
+
+class _Expected:
+    """What must be there, by the entries: of each film, which digests by which entry."""
+
+    def __init__(self, keys: dict[str, Key]) -> None:
+        self.keys = keys
+        self.accounts: dict[int, tuple[Key, str] | None] = {}
+        self.readings: dict[int, dict[tuple[str, str], int]] = {}
+        self.viewings: dict[int, dict[tuple[str, str], int]] = {}
+        self.loose: set[int] = set()  # films with readings of which no entry has a digest
+
+    def take(self, row: Row[Any]) -> None:
+        """Take in one entry."""
+        key = self.keys.get(row.key_id)
+        if key is not None and row.action == Action.KEY and audit.ACCEPTS in row.object:
+            # somebody has looked; what is there is put on record anew behind it
+            for known in (self.accounts, self.readings, self.viewings, self.loose):
+                known.clear()
+        elif row.action in _OF_ACCOUNTS and row.object.startswith(_ACCOUNTS):
+            proven = None if key is None or row.content is None else (key, row.content)
+            self.accounts[int(row.object.removeprefix(_ACCOUNTS))] = proven
+        elif row.action == Action.FORGOTTEN:
+            film = int(row.object.split(":")[1])
+            self.viewings.pop(film, None)
+            if row.object.endswith(":readings"):
+                self.readings.pop(film, None)
+                self.loose.discard(film)
+        elif row.action in _OF_READINGS:
+            film = int(row.object.removeprefix(_FILMS))
+            if key is None or row.content is None:
+                self.loose.add(film)
+                return
+            if row.action == Action.READING_KNOWN:
+                self.loose.discard(film)
+            self.readings.setdefault(film, {})[row.key_id, row.content] = row.id
+        elif row.content is not None and key is not None and row.object.startswith(_FILMS):
+            self.viewings.setdefault(int(row.object.removeprefix(_FILMS)), {})[row.key_id, row.content] = row.id
+
+
+def _compare_accounts(engine: Engine, expected: _Expected, proof: Proof) -> None:
+    rows = read(engine, lambda connection: connection.execute(select(account).order_by(account.c.id)).all())
+    there = {row.id: row for row in rows}
+    for account_id, row in there.items():
+        if account_id not in expected.accounts:
+            proof.faults.append(f"account {account_id} was added by no entry")
+            continue
+        proven = expected.accounts[account_id]
+        if proven is not None and audit.of_account(row).digest(proven[0]) != proven[1]:
+            proof.faults.append(f"account {account_id} is not what it was: its role, secret, name or state was changed")
+    missing = sorted(expected.accounts.keys() - there.keys())
+    proof.faults += [f"account {account_id} is not there any more" for account_id in missing]
+
+
+def _compare(
+    engine: Engine,
+    what: str,
+    expected: dict[int, dict[tuple[str, str], int]],
+    loose: set[int] | None,
+    there: Iterator[tuple[int, int, Content]],
+    proof: Proof,
+) -> None:
+    """Compare rows with entries, both ways; ``loose``: films whose rows may be without one, ``None`` for all."""
+    keys = audit_key.of(engine).keys()
+    for row_id, film, content in there:
+        entries = expected.get(film, {})
+        by = {key_id for key_id, _ in entries}
+        same = [pair for key_id in by if (pair := (key_id, content.digest(keys[key_id]))) in entries]
+        for pair in same:
+            del entries[pair]
+        if not same and loose is not None and film not in loose:
+            proof.faults.append(f"{what} {row_id} of film {film} is not what any entry says: it was changed or put in")
+    for film, entries in sorted(expected.items()):
+        for number in sorted(entries.values()):
+            proof.faults.append(f"the {what} of film {film} in row {number} is not there any more as it was")
+
+
+def _readings(engine: Engine) -> Iterator[tuple[int, int, Content]]:
+    for rows in _pages(engine, reading):
+        said = read(engine, lambda connection, of=rows: _said(connection, [row.id for row in of]))  # type: ignore[misc]
+        for row in rows:
+            yield row.id, row.file_id, _with_findings(row, said.get(row.id, []))
+
+
+def _viewings(engine: Engine) -> Iterator[tuple[int, int, Content]]:
+    for rows in _pages(engine, viewing):
+        for row in rows:
+            yield row.id, row.file_id, Content(viewing.name, row._asdict())
+
+
+def _compare_results(engine: Engine, keys: dict[str, Key], proof: Proof) -> None:
+    for rows in _pages(engine, file, file.c.outcome.in_(_SEALED), file.c.committed_at.is_not(None)):
+        for row in rows:
+            key = keys.get(sealing.key_of(row.seal or ""))
+            if key is None:
+                proof.unsealed += 1
+            elif sealing.of_result(key, row.id, row._asdict()) != row.seal:
+                proof.faults.append(f"the result of film {row.id} is not what was written: itself, or whose it is")
+    for rows in _pages(engine, assessment):
+        for row, findings in _with_answers(engine, rows):
+            key = keys.get(sealing.key_of(row.seal or ""))
+            if key is not None and sealing.of_answers(key, row.instance_id, row.bundle_id, findings) != row.seal:
+                proof.faults.append(f"the answers of assessment {row.id} are not what was written")
+
+
+# ---------------------------------------------------------------------- vouching
+
+
+def vouch(engine: Engine, actor: str, *, anew: bool = False, each: Callable[[], None] = lambda: None) -> int:
+    """Take what is there as it is: readings and accounts by an entry each, results by their seals.
+
+    Args:
+        anew: with a new key, whatever was said before; else only where this was never done to its end.
+        each: called after every transaction.
+
+    Returns:
+        How many results were sealed; 0 where there is no key.
+
+    Raises:
+        SettingsError: the key cannot be written, or no file for it is named.
+    """
+
+    def begin(connection: Connection, again: bool) -> bool:
+        keyring = audit_key.of(connection)
+        done = select(audit_table.c.id).where(audit_table.c.action == Action.VOUCHED, audit_table.c.key_id.is_not(None))
+        first = connection.execute(done.limit(1)).first() is None
+        if anew and not again:
+            audit_key.renew(connection)
+        key = keyring.current(connection)
+        last = audit.head_of(connection)
+        if key is not None and last.key_id != key.key_id:
+            audit.begin_key(connection, actor, key, last, anew=anew)
+        return key is not None and (first or anew)
+
+    if not write(engine, begin):
+        return 0
+    for rows in _pages(engine, reading):
+        write(engine, lambda connection, _, of=rows: _know(connection, actor, of))  # type: ignore[misc]
+        each()
+    sealed = 0
+    for rows in _pages(engine, assessment):
+        write(engine, lambda connection, _, of=rows: _seal_answers(engine, connection, of))  # type: ignore[misc]
+        each()
+    for rows in _pages(engine, file, file.c.outcome.in_(_SEALED), file.c.committed_at.is_not(None)):
+        sealed += write(engine, lambda connection, _, of=rows: _seal_results(connection, of))  # type: ignore[misc]
+        each()
+    write(engine, lambda connection, _: audit.append(connection, actor, Action.VOUCHED, f"results:{sealed}"))
+    return sealed
+
+
+def _know(connection: Connection, actor: str, rows: Sequence[Row[Any]]) -> None:
+    there = connection.execute(select(reading).where(among(connection, reading.c.id, [row.id for row in rows]))).all()
+    said = _said(connection, [row.id for row in there])
+    known = ((f"{_FILMS}{row.file_id}", _with_findings(row, said.get(row.id, []))) for row in there)
+    audit.append_all(connection, actor, Action.READING_KNOWN, known)
+
+
+def _seal_answers(engine: Engine, connection: Connection, rows: Sequence[Row[Any]]) -> None:
+    key = audit_key.of(connection).for_seals(connection)
+    for row, findings in _with_answers(engine, rows):
+        seal = sealing.of_answers(key, row.instance_id, row.bundle_id, findings)
+        connection.execute(update(assessment).where(assessment.c.id == row.id).values(seal=seal))
+
+
+def _seal_results(connection: Connection, rows: Sequence[Row[Any]]) -> int:
+    key = audit_key.of(connection).for_seals(connection)
+    c = file.c
+    sealed = 0
+    for row in rows:
+        seal = sealing.of_result(key, row.id, row._asdict())
+        # a worker may have committed another result meanwhile, and sealed it
+        same = (c.id == row.id) & (c.committed_at == row.committed_at) & c.seal.is_not_distinct_from(row.seal)
+        sealed += connection.execute(update(file).where(same).values(seal=seal)).rowcount
+    return sealed
+
+
+# ---------------------------------------------------------------------- rows
+
+
+def _pages(engine: Engine, table: Any, *conditions: Any) -> Iterator[Sequence[Row[Any]]]:
+    after = 0
+    statement = select(table).where(*conditions).order_by(table.c.id).limit(_PAGE)
+    if table is assessment:
+        statement = select(table.c.id, table.c.instance_id, table.c.bundle_id, table.c.seal).order_by(table.c.id)
+        statement = statement.limit(_PAGE)
+    while rows := read(engine, lambda c, start=after: c.execute(statement.where(table.c.id > start)).all()):  # type: ignore[misc]
+        yield rows
+        after = rows[-1].id
+
+
+def _with_findings(row: Row[Any], said: list[list[str]]) -> Content:
+    return Content(reading.name, {**row._asdict(), "findings": said})
+
+
+def _said(connection: Connection, reading_ids: Sequence[int]) -> dict[int, list[list[str]]]:
+    c = reading_finding.c
+    rows = connection.execute(select(reading_finding).where(among(connection, c.reading_id, reading_ids)))
+    said: dict[int, list[list[str]]] = {}
+    for row in rows:
+        said.setdefault(row.reading_id, []).append([row.finding, row.presence])
+    return {reading_id: sorted(findings) for reading_id, findings in said.items()}
+
+
+def _with_answers(engine: Engine, rows: Sequence[Row[Any]]) -> Iterator[tuple[Row[Any], list[Any]]]:
+    ids = [row.id for row in rows]
+    of_these = read(engine, lambda c: c.execute(select(finding).where(among(c, finding.c.assessment_id, ids))).all())
+    answers: dict[int, list[Any]] = {}
+    for one in of_these:
+        answers.setdefault(one.assessment_id, []).append(one._asdict())
+    for row in rows:
+        yield row, answers.get(row.id, [])

@@ -1,0 +1,299 @@
+"""Who may look and sign: accounts, passwords, tokens of programs. No account exists until somebody adds one."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import secrets
+import socket
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Engine, Row, delete, insert, select, update
+
+from preread.core.errors import NotAllowed, UsageError
+from preread.core.text.escaping import clean_text
+from preread.core.types import Role
+from preread.db.engine import database_now, read, write
+from preread.db.review_schema import account, device, session
+from preread.review import audit
+from preread.review import audit_proof as proof
+from preread.review.audit import Action
+from preread.review.auth import passwords
+from preread.review.auth import rate_limits as brakes
+
+if TYPE_CHECKING:
+    from argon2 import PasswordHasher
+
+PASSWORD_CHARS = range(12, 1025)
+_NAME = re.compile(r"[a-z][a-z0-9._-]{0,63}")
+TOKEN_DAYS = 365
+HERE = "here"
+_c = account.c
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One person or program, without its password or token.
+
+    Attributes:
+        disabled_at: since when it may do nothing.
+        read_before_reveal: this reader sees a film's answer only after reading it, or on demand.
+        token_expires_at: until when a program's token is valid.
+    """
+
+    account_id: int
+    name: str
+    full_name: str
+    role: Role
+    created_at: datetime
+    disabled_at: datetime | None
+    read_before_reveal: bool
+    token_expires_at: datetime | None = None
+
+    @property
+    def actor(self) -> str:
+        """How the audit trail names it."""
+        return f"account:{self.account_id}"
+
+
+def add(
+    engine: Engine,
+    actor: str,
+    name: str,
+    full_name: str,
+    role: Role,
+    password: str | None,
+    *,
+    token_days: float = TOKEN_DAYS,
+) -> str | None:
+    """Add an account; return the token of a program (role ``service``), which is shown this once and never again.
+
+    Args:
+        token_days: so long that token is valid.
+
+    Raises:
+        UsageError: the name is taken or unusable, or the password is too short, too long or too easily guessed.
+    """
+    name = name.strip().lower()
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"{name!r} is no user name: a to z, then letters, digits, dots, dashes and underscores")
+    values: dict[str, Any] = {
+        "name": name,
+        "full_name": clean_text(full_name) or name,
+        "role": role,
+        "disabled_at": None,
+        "failures": 0,
+        "not_before": None,
+        "read_before_reveal": False,
+    }
+    token, secret = _new_secret(name, values["full_name"], role, password)
+
+    def body(connection: Connection, again: bool) -> None:
+        existing = connection.execute(select(account).where(_c.name == name)).one_or_none()
+        if existing is not None:
+            if again and (existing.password_hash, existing.token_hash) == (
+                secret["password_hash"],
+                secret["token_hash"],
+            ):
+                return
+            raise UsageError(f"there is a user {name} already")
+        now = database_now(connection)
+        row = values | secret | {"created_at": now, "token_expires_at": _expiry(now, token, token_days)}
+        account_id = connection.execute(insert(account).returning(_c.id), row).scalar_one()
+        _record(connection, actor, Action.USER_ADDED, account_id)
+
+    write(engine, body)
+    return token
+
+
+def renew_secret(
+    engine: Engine, actor: str, name: str, password: str | None, *, token_days: float = TOKEN_DAYS
+) -> str | None:
+    """Give a person a new password, or a program a new token (returned); all its sessions end.
+
+    Raises:
+        UsageError: there is no such user, or the password is too short, too long, easily guessed or the present one.
+    """
+    found = by_name(engine, name)
+    token, secret = _new_secret(found.name, found.full_name, found.role, password)
+    if password is not None:
+        present = select(_c.password_hash).where(_c.id == found.account_id)
+        stored: str | None = read(engine, lambda connection: connection.execute(present).scalar_one())
+        if stored is not None and _matches(stored, password):
+            raise UsageError("the new password is the present one")
+
+    def body(connection: Connection, _again: bool) -> None:
+        expires = _expiry(database_now(connection), token, token_days)
+        _set(connection, found.account_id, {**secret, "failures": 0, "not_before": None, "token_expires_at": expires})
+        _record(connection, actor, Action.USER_PASSWORD, found.account_id)
+
+    write(engine, body)
+    return token
+
+
+def disable(engine: Engine, actor: str, name: str) -> None:
+    """Let an account do nothing from now on; what it signed stays. ``UsageError``: there is no such user."""
+    found = by_name(engine, name)
+
+    def body(connection: Connection, _again: bool) -> None:
+        _set(connection, found.account_id, {"disabled_at": database_now(connection)})
+        _record(connection, actor, Action.USER_DISABLED, found.account_id)
+
+    write(engine, body)
+
+
+def set_read_before_reveal(engine: Engine, actor: str, of: Account, wanted: bool) -> None:
+    """Let a reader see answers only after reading, or at once. ``UsageError``: the account is no reader's."""
+    if of.role is not Role.READER:
+        raise UsageError(f"{of.name} reads no films: the option is a reader's")
+
+    def body(connection: Connection, _again: bool) -> None:
+        connection.execute(update(account).where(_c.id == of.account_id).values(read_before_reveal=wanted))
+        _record(connection, actor, Action.USER_OPTIONS, of.account_id)
+
+    write(engine, body)
+
+
+def everyone(engine: Engine) -> list[Account]:
+    """Return every account by name."""
+    rows = read(engine, lambda connection: connection.execute(select(account).order_by(_c.name)).all())
+    return [typed(row) for row in rows]
+
+
+def by_name(engine: Engine, name: str) -> Account:
+    """Return the account of this name. ``UsageError``: there is none."""
+    row = read(engine, lambda c: c.execute(select(account).where(_c.name == name.strip().lower())).one_or_none())
+    if row is None:
+        raise UsageError(f"there is no user {name}: `preread users list` shows them")
+    return typed(row)
+
+
+def by_token(engine: Engine, token: str) -> Account | None:
+    """Return the program with this token, ``None`` when there is none, it is disabled, or the token has expired."""
+    statement = select(account).where(_c.token_hash == digest(token), _c.disabled_at.is_(None))
+    row, now = read(engine, lambda connection: (connection.execute(statement).one_or_none(), database_now(connection)))
+    if row is None or (row.token_expires_at is not None and row.token_expires_at <= now):
+        return None
+    return typed(row)
+
+
+def check_password(
+    engine: Engine, name: str, password: str, *, source: str = HERE, device_token: str | None = None
+) -> Account:
+    """Return the person with this name and password.
+
+    Args:
+        source: who tries: an address, or ``uid:1000``. It stands in the audit trail beside a failure.
+        device_token: of a browser that somebody signed in with before.
+
+    Raises:
+        TooManyTries: it is too early for another try, see ``brakes``; the password was not looked at.
+        NotAllowed: name or password is wrong, or the account is disabled.
+    """
+    name = name.strip().lower()
+    row, known = read(engine, lambda connection: _looked_up(connection, name, device_token))
+    reserved = brakes.reserve(engine, name, source, digest(device_token) if known and device_token else None)
+    # an unknown name costs as much time as a known one
+    right = _matches(row.password_hash if row is not None else _nobodys_hash(), password)
+    if row is not None and right and row.disabled_at is None:
+        write(engine, lambda connection, _: brakes.release(connection, reserved))
+        return typed(row)
+    of_whom = "account:?" if row is None else f"account:{row.id}"
+    write(engine, lambda c, _: audit.append(c, f"nobody@{source}"[:64], Action.SIGN_IN_FAILED, of_whom))
+    raise NotAllowed("the name or the password is wrong, or the account is disabled")
+
+
+def _looked_up(connection: Connection, name: str, token: str | None) -> tuple[Row[Any] | None, bool]:
+    """Return the person of this name, and whether this browser is known to belong to it."""
+    row = connection.execute(select(account).where(_c.name == name, _c.password_hash.is_not(None))).one_or_none()
+    # looked for also where there is no such name
+    account_id = -1 if row is None else row.id
+    theirs = (device.c.account_id == account_id, device.c.token_hash == digest(token or ""))
+    return row, connection.execute(select(device.c.id).where(*theirs)).one_or_none() is not None
+
+
+def _record(connection: Connection, actor: str, action: Action, account_id: int) -> None:
+    """Put a change of an account on record, with what it is from now on."""
+    audit.append(connection, actor, action, f"account:{account_id}", proof.of_account(connection, account_id))
+
+
+def _set(connection: Connection, account_id: int, values: dict[str, Any]) -> None:
+    connection.execute(update(account).where(_c.id == account_id).values(**values))
+    connection.execute(delete(session).where(session.c.account_id == account_id))
+    connection.execute(delete(device).where(device.c.account_id == account_id))
+
+
+def _expiry(now: datetime, token: str | None, days: float) -> datetime | None:
+    return None if token is None else now + timedelta(days=days)
+
+
+def typed(row: Row[Any]) -> Account:
+    """Turn a row of ``account`` into an account."""
+    return Account(
+        row.id,
+        row.name,
+        row.full_name,
+        Role(row.role),
+        row.created_at,
+        row.disabled_at,
+        row.read_before_reveal,
+        row.token_expires_at,
+    )
+
+
+# ---------------------------------------------------------------------- secrets
+
+
+def digest(token: str) -> str:
+    """Return what stands for a random token in the database."""
+    return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _new_secret(
+    name: str, full_name: str, role: Role, password: str | None
+) -> tuple[str | None, dict[str, str | None]]:
+    """Return the token to show (programs only) and the columns to store."""
+    if role is Role.SERVICE:
+        if password is not None:
+            raise UsageError("a program (role service) has a token, which is made for it, and no password")
+        token = f"preread_{secrets.token_urlsafe(32)}"
+        return token, {"password_hash": None, "token_hash": digest(token)}
+    if password is None:
+        raise UsageError("a person needs a password")
+    if len(password) not in PASSWORD_CHARS or password.strip().lower() == name:
+        low, high = PASSWORD_CHARS.start, PASSWORD_CHARS.stop - 1
+        raise UsageError(f"a password has {low} to {high} characters and is not the name")
+    weak = passwords.weakness(password, (name, full_name, "preread", socket.gethostname()))
+    if weak is not None:
+        raise UsageError(f"this password is too easily guessed: {weak}; take a longer one, or words of your own")
+    return None, {"password_hash": _hasher().hash(_encoded(password)), "token_hash": None}
+
+
+@cache
+def _hasher() -> PasswordHasher:
+    from argon2 import PasswordHasher
+
+    return PasswordHasher()
+
+
+@cache
+def _nobodys_hash() -> str:
+    return _hasher().hash(secrets.token_bytes(16))
+
+
+def _matches(stored: str, password: str) -> bool:
+    from argon2.exceptions import VerificationError
+
+    if len(password) >= PASSWORD_CHARS.stop:
+        return False
+    try:
+        return _hasher().verify(stored, _encoded(password))
+    except VerificationError:
+        return False
+
+
+def _encoded(password: str) -> bytes:
+    return password.encode("utf-8", "surrogatepass")

@@ -1,0 +1,51 @@
+"""Browsers that a person has signed in with before: strangers' failures do not hinder these.
+
+A browser has one random token; the database holds its hash beside the accounts that signed in there. Each sign-in gives
+the browser a new token, so that one that was planted is worth nothing afterwards.
+"""
+
+from __future__ import annotations
+
+import secrets
+from datetime import timedelta
+
+from sqlalchemy import Connection, Engine, delete, select, update
+
+from preread.db.engine import database_now, read, write
+from preread.db.review_schema import device
+from preread.ledger.discovery import inserting
+from preread.review.auth.accounts import Account, digest
+
+KEPT_S = 180 * 24 * 3600.0
+_AN_ACCOUNT = 20
+_c = device.c
+
+
+def is_known(engine: Engine, token: str) -> bool:
+    """Tell whether somebody signed in with this browser."""
+    statement = select(_c.id).where(_c.token_hash == digest(token)).limit(1)
+    return read(engine, lambda connection: connection.execute(statement).first() is not None)
+
+
+def remember(engine: Engine, who: Account, token: str | None) -> str:
+    """Note that a person signed in with a browser; return its new token.
+
+    Args:
+        token: the one it had.
+    """
+    new = secrets.token_urlsafe(32)
+
+    def body(connection: Connection, _again: bool) -> None:
+        now = database_now(connection)
+        connection.execute(delete(device).where(_c.seen_at < now - timedelta(seconds=KEPT_S)))
+        if token is not None:
+            connection.execute(update(device).where(_c.token_hash == digest(token)).values(token_hash=digest(new)))
+        row = {"account_id": who.account_id, "token_hash": digest(new), "seen_at": now}
+        connection.execute(inserting(connection, device), row)
+        mine = _c.account_id == who.account_id
+        connection.execute(update(device).where(mine, _c.token_hash == digest(new)).values(seen_at=now))
+        newest = select(_c.id).where(mine).order_by(_c.seen_at.desc(), _c.id.desc()).limit(_AN_ACCOUNT)
+        connection.execute(delete(device).where(mine, _c.id.not_in(newest)))
+
+    write(engine, body)
+    return new

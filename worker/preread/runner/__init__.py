@@ -1,0 +1,1 @@
+"""Inference processes, dispatcher, and the service that runs them."""

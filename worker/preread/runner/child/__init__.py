@@ -1,0 +1,1 @@
+"""The inference process: protocol, handle, main loop, reading."""

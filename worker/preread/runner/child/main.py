@@ -1,0 +1,211 @@
+"""A slot: the child process that reads films, one at a time; ``slots.py`` starts it.
+
+It parses bytes that anyone may have written, with decoders in C. So it loads all that it will ever need, takes its own
+rights away (``confinement``), and is sent each film as an open file: it can then read that, compute and answer. It has
+a memory limit, no core file, no inherited descriptors and none of the worker's settings (they may hold a password); it
+is the first to go when memory runs out, and ends when the worker does. What kills it costs one file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import mmap
+import os
+import resource
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from preread.core.errors import (
+    BundleMismatch,
+    EnvironmentFault,
+    PrereadError,
+    SlotCrashed,
+    SlotMemory,
+)
+from preread.core.text.escaping import escape
+from preread.core.types import PixelArray
+from preread.runner.child import protocol as slot_messages
+from preread.runner.child import reading as slot_reading
+from preread.runner.child.protocol import Known, Reply, Say, Setup
+from preread.runner.child.reading import Film
+from preread.runner.confine import confinement
+
+if TYPE_CHECKING:
+    from preread.model.classifier import Classifier
+
+_PR_SET_PDEATHSIG = 1
+_MAX_MESSAGE_BYTES = 64 * 1024
+
+
+def main(load: Callable[[Setup], Classifier] | None = None, *, confined: bool = True) -> int:
+    """Serve jobs from the socket that is standard input until it ends.
+
+    Args:
+        load: makes the classifier; tests give another.
+        confined: tests whose slot writes files say no.
+    """
+    # printing of any library must not reach the worker: the protocol gets a descriptor of its own
+    replies = os.fdopen(os.dup(1), "wb")
+    devnull = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(devnull, 1)
+    os.dup2(devnull, 2)
+    control = socket.socket(fileno=os.dup(0))
+    os.dup2(devnull, 0)
+    os.close(devnull)
+    setup = slot_messages.decode_setup(slot_messages.receive(control, _MAX_MESSAGE_BYTES)[0])
+    _limit(setup)
+    preview = None
+    if setup.preview_fd >= 0:
+        preview = mmap.mmap(setup.preview_fd, 0)
+        os.close(setup.preview_fd)
+    lacking: tuple[str, ...] = ()
+    try:
+        slot = _Slot(setup, control, replies, preview, load or _load)
+        if confined:
+            lacking = _confine(slot, self_tested=load is None)
+    except PrereadError as error:
+        _send(replies, Reply(Say.UNFIT, error.code, escape(str(error))))
+        return 1
+    except MemoryError:
+        message = f"{setup.memory_bytes} bytes are too few for a slot to start"
+        _send(replies, Reply(Say.UNFIT, SlotMemory.code, message))
+        return 1
+    _send(replies, Reply(Say.READY, lacking=lacking))
+    code = slot.serve()
+    control.detach()  # whoever closes it, ends it; the process does
+    return code
+
+
+def _limit(setup: Setup) -> None:
+    """Take away what loading does not need."""
+    # the worker ends its slots itself; a signal to the whole group must not cost the film in hand
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (setup.memory_bytes, setup.memory_bytes))
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != setup.parent_pid:
+        raise SystemExit(1)  # the worker was gone before the line above
+
+
+def _confine(slot: _Slot, *, self_tested: bool) -> tuple[str, ...]:
+    """Take away the rest, and see that everything still works without."""
+    from preread.runner.confine import self_test
+
+    self_test.import_all()
+    images = self_test.images() if self_tested else {}
+    if self_tested:
+        self_test.run(images, slot.classifier)  # once without: what it imports is there then
+    self_test.import_no_more()
+    lacking = confinement.confine(slot.control)
+    if slot.setup.require_confinement and (missing := confinement.ESSENTIAL.intersection(lacking)):
+        raise confinement.Unconfined(f"this machine has no {' and no '.join(sorted(missing))}")
+    if self_tested:
+        self_test.run(images, slot.classifier)
+    return lacking
+
+
+def _load(setup: Setup) -> Classifier:
+    from preread.model import bundle as bundles
+    from preread.model.classifier import Classifier
+
+    bundle = bundles.load(Path(os.fsdecode(slot_messages.to_path(setup.bundle))))
+    if bundle.digest != setup.digest:
+        raise BundleMismatch(f"the bundle at {bundle.path} is no longer the one that the worker started with")
+    classifier = Classifier(bundle)
+    classifier.self_check()
+    return classifier
+
+
+class _Slot:
+    """What serves jobs.
+
+    Args:
+        load: makes a classifier; that of the shadow is made now, since no file can be read later.
+
+    Raises:
+        PrereadError: the bundle cannot be used.
+    """
+
+    def __init__(
+        self,
+        setup: Setup,
+        control: socket.socket,
+        replies: BinaryIO,
+        preview: mmap.mmap | None,
+        load: Callable[[Setup], Classifier],
+    ) -> None:
+        self.setup = setup
+        self.control = control
+        self.classifier = None if setup.pictures else load(setup)
+        self._replies = replies
+        self._preview = preview
+        self._in_shadow: Classifier | PrereadError | None = None
+        if setup.shadow is not None:
+            try:
+                self._in_shadow = load(setup.of_shadow())
+            except PrereadError as error:
+                self._in_shadow = error
+
+    def serve(self) -> int:
+        """Answer jobs until there are no more; return the exit code."""
+        while True:
+            message, descriptor = slot_messages.receive(self.control, _MAX_MESSAGE_BYTES)
+            if not message or descriptor is None:
+                return 0
+            job = slot_messages.decode_job(message)
+            chosen = self._in_shadow if job.shadow else self.classifier
+            if isinstance(chosen, PrereadError) or (job.shadow and chosen is None):
+                os.close(descriptor)
+                text = f"the bundle in the shadow cannot be used: {chosen}"
+                _send(self._replies, Reply(Say.FAULT, EnvironmentFault.code, escape(text)))
+                continue
+            draw = None if self._preview is None else self._draw
+            reply = _serve(Film(job, descriptor, chosen, self.setup, self._ask, draw))
+            _send(self._replies, reply)
+            if reply.say is Say.BROKE or reply.last:
+                return 1
+
+    def _ask(self, sha256: str) -> Known:
+        """Ask the worker what it knows of these bytes."""
+        _send(self._replies, Reply(Say.READ, sha256=sha256))
+        return slot_messages.decode_known(slot_messages.receive(self.control, _MAX_MESSAGE_BYTES)[0])
+
+    def _draw(self, pixels: PixelArray) -> int:
+        """Draw a preview into the memory that the worker reads; return its size, 0 where there is no room for it."""
+        from preread.imaging.preview_png import draw
+
+        content = draw(pixels)
+        if self._preview is None or len(content) > len(self._preview):
+            return 0
+        self._preview[: len(content)] = content
+        return len(content)
+
+
+def _serve(film: Film) -> Reply:
+    setup = film.setup
+    try:
+        report = slot_reading.read(film)
+        return Reply(Say.DONE, report=report, last=film.decoder_failed)
+    except EnvironmentFault as error:
+        return Reply(Say.FAULT, error.code, escape(str(error)))
+    except MemoryError:
+        return Reply(Say.BROKE, SlotMemory.code, f"the film needs more than {setup.memory_bytes} bytes of memory")
+    except Exception as error:  # noqa: BLE001  named, sent to the worker and counted; only the class, texts quote tags
+        return Reply(Say.BROKE, SlotCrashed.code, f"reading the film failed with {type(error).__name__}")
+
+
+def _send(replies: BinaryIO, reply: Reply) -> None:
+    replies.write(slot_messages.encode(reply))
+    replies.flush()
+
+
+if __name__ == "__main__":
+    os._exit(main())  # nothing of a heap that may be damaged is touched again

@@ -1,0 +1,278 @@
+"""What passes between the worker and its slots: JSON, by a socket to the slot and by lines of a pipe from it.
+
+The worker sends one ``Setup`` and then one ``Job`` at a time, with the descriptor of its file; the slot sends ``Reply``
+lines. A slot has read hostile bytes, so that its lines are validated before anything in them is used, and no line may
+be longer than the limit.
+"""
+
+from __future__ import annotations
+
+import base64
+import socket
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from typing import Annotated
+
+import numpy as np
+from pydantic import Field, StringConstraints, TypeAdapter
+
+from preread.core.types import Caveat, Finding, Identity, Outcome, PictureStatistics, PixelArray, Population, Stage
+from preread.ledger.records import ContentAssessment, FileFacts
+
+MAX_LINE_BYTES = 1024 * 1024
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What a slot needs before its first job.
+
+    Attributes:
+        bundle: folder of the bundle, as ``to_text`` gives it.
+        digest: the digest that this bundle must have.
+        memory_bytes: address space that the slot may use.
+        parent_pid: the worker's; when that process ends, so does the slot.
+        shadow: folder of the bundle for jobs in the shadow, as ``to_text`` gives it; ``shadow_digest`` is what it has.
+        notes_fd: of a pipe into which the slot writes the SHA-256 of its film when it has the bytes, in hex.
+        preview_fd: of memory shared with the worker, ``previews.MAX_BYTES`` of it, into which it draws previews.
+        require_confinement: do not start where the kernel lacks what confines the slot.
+        pictures: assess nothing, but answer with each picture as a network is trained on it; no bundle is loaded then.
+    """
+
+    bundle: str
+    digest: str
+    memory_bytes: int
+    max_file_bytes: int
+    max_pixels: int
+    parent_pid: int
+    shadow: str | None = None
+    shadow_digest: str = ""
+    notes_fd: int = -1
+    preview_fd: int = -1
+    require_confinement: bool = False
+    pictures: bool = False
+
+    def of_shadow(self) -> Setup:
+        """Return what a slot needs to load the bundle of the shadow."""
+        return replace(self, bundle=self.shadow or "", digest=self.shadow_digest)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One file version to read. ``root`` and ``path`` as ``to_text`` gives them.
+
+    The worker opens it and sends its descriptor along; the slot is told the path, which may name the patient, and not
+    the root.
+    ``preview``: keep one of it. Asked at the first attempt only, so that no preview can cost a film its outcome.
+    ``shadow``: assess it with the bundle in the shadow.
+    ``ask``: before it is assessed, say ``Say.READ`` and wait for ``Known``.
+    ``threads``: so many a decoder may use that can use several.
+    ``assume_age``: see ``Declared``.
+    """
+
+    root: str
+    path: str
+    size_bytes: int
+    mtime_ns: int
+    population: Population
+    path_pattern: str | None
+    preview: bool = False
+    shadow: bool = False
+    ask: bool = True
+    threads: int = 1
+    assume_age: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The worker's answer to ``Say.READ``: whether these bytes were assessed before, so that header and gate do.
+
+    ``forgotten``: they were purged, so that nothing more is looked at, and the report has that code.
+    ``preview``: one is kept already.
+    """
+
+    known: bool
+    forgotten: bool = False
+    preview: bool = False
+
+
+class Say(StrEnum):
+    """Kinds of ``Reply``, and what they bring."""
+
+    READY = "ready"  # lacking: the slot is confined and waits for a job
+    UNFIT = "unfit"  # code, message: the slot cannot start
+    READ = "read"  # sha256: the bytes are in memory and the slot waits for ``Known``
+    DONE = "done"  # report, last: the file has its outcome
+    FAULT = "fault"  # code, message: the machine or the share is at fault
+    BROKE = "broke"  # code, message: the slot is at fault and ends
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """See ``ContentAssessment``; the map as nested lists."""
+
+    findings: tuple[Finding, ...]
+    pixel_caveats: tuple[Caveat, ...]
+    decoder: str
+    activation_map: list[list[float]]
+    picture: PictureStatistics
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """How one file ended.
+
+    Attributes:
+        sha256: ``None`` only where the file was too large to be read.
+        code: why it is refused or unreadable.
+        reason: the same in words.
+        content: ``None`` unless it was assessed just now.
+        preview_dropped: a preview was asked for and could not be kept.
+        preview_bytes: so many bytes of a preview lie in the shared memory.
+        stages_ms: how long each stage took that came to its end.
+        shrunk: where ``Setup.pictures`` asks for it, uint8 of ``preprocessing.TRAINING_SPEC`` in Base64.
+    """
+
+    outcome: Outcome
+    sha256: Sha256 | None
+    ms: Milliseconds
+    identity: Identity = field(default_factory=Identity)
+    format: str = ""
+    transfer_syntax_uid: str | None = None
+    rows: int | None = None
+    columns: int | None = None
+    gate_caveats: tuple[Caveat, ...] = ()
+    code: str | None = None
+    reason: str = ""
+    content: Content | None = None
+    preview_dropped: bool = False
+    preview_bytes: Annotated[int, Field(ge=0)] = 0
+    stages_ms: dict[Stage, Milliseconds] = field(default_factory=dict)
+    shrunk: str | None = None
+
+    def facts(self, population: Population) -> FileFacts | None:
+        """What the ledger wants to know of the version; ``None`` where no bytes were read."""
+        if self.sha256 is None:
+            return None
+        return FileFacts(
+            sha256=self.sha256,
+            identity=self.identity,
+            format=self.format,
+            transfer_syntax_uid=self.transfer_syntax_uid,
+            rows=self.rows,
+            columns=self.columns,
+            population=population,
+            gate_caveats=self.gate_caveats,
+            ms=self.ms,
+        )
+
+    def picture(self, rows: int, columns: int) -> PixelArray:
+        """Return the picture that was asked for: uint8 [rows, columns]. Raises ``ValueError`` if it is none."""
+        pixels = np.frombuffer(base64.b64decode(self.shrunk or "", validate=True), np.uint8)
+        return pixels.reshape(rows, columns)
+
+    def assessment(self) -> ContentAssessment | None:
+        """What the ledger wants to know of the content."""
+        if self.content is None:
+            return None
+        return ContentAssessment(
+            findings=self.content.findings,
+            pixel_caveats=self.content.pixel_caveats,
+            decoder=self.content.decoder,
+            activation_map=np.array(self.content.activation_map, dtype=np.float32),
+            picture=self.content.picture,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One line of a slot.
+
+    Attributes:
+        lacking: what of the confinement this machine does not have; see ``confinement``.
+        last: the slot ends now, since a decoder failed in it.
+    """
+
+    say: Say
+    code: str | None = None
+    message: str = ""
+    sha256: Sha256 | None = None
+    report: Report | None = None
+    lacking: tuple[str, ...] = ()
+    last: bool = False
+
+
+_REPLY = TypeAdapter(Reply)
+_SETUP = TypeAdapter(Setup)
+_JOB = TypeAdapter(Job)
+_KNOWN = TypeAdapter(Known)
+
+
+def encode(message: Setup | Job | Known | Reply) -> bytes:
+    """Return one line."""
+    match message:
+        case Setup():
+            return _SETUP.dump_json(message) + b"\n"
+        case Job():
+            return _JOB.dump_json(message) + b"\n"
+        case Known():
+            return _KNOWN.dump_json(message) + b"\n"
+        case Reply():
+            return _REPLY.dump_json(message) + b"\n"
+
+
+def decode_reply(line: bytes) -> Reply:
+    """Read a slot's line. Raises ``ValueError`` if it is none."""
+    return _REPLY.validate_json(line)
+
+
+def decode_setup(line: bytes) -> Setup:
+    """Read the worker's first line. Raises ``ValueError`` if it is none."""
+    return _SETUP.validate_json(line)
+
+
+def decode_job(line: bytes) -> Job:
+    """Read a job's line. Raises ``ValueError`` if it is none."""
+    return _JOB.validate_json(line)
+
+
+def decode_known(line: bytes) -> Known:
+    """Read an answer's line. Raises ``ValueError`` if it is none."""
+    return _KNOWN.validate_json(line)
+
+
+def to_text(path: bytes) -> str:
+    """Return any path as text that JSON can hold: one character a byte."""
+    return path.decode("latin-1")
+
+
+def to_path(text: str) -> bytes:
+    """Return the path again."""
+    return text.encode("latin-1")
+
+
+def send(control: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -> None:
+    """Send one message and its descriptors, without waiting: ``socket.send_fds`` of Python 3.11 drops its flags.
+
+    Raises:
+        OSError: the other end is gone, or does not read.
+    """
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array("i", descriptors))] if descriptors else []
+    control.sendmsg([message], rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+
+def receive(control: socket.socket, most_bytes: int, flags: int = 0) -> tuple[bytes, int | None]:
+    """Return the next message, and the descriptor that came with it; no bytes at the end.
+
+    Raises:
+        OSError: as the flags have it.
+    """
+    space = socket.CMSG_LEN(array("i").itemsize)
+    message, rights, _, _ = control.recvmsg(most_bytes, space, flags | socket.MSG_CMSG_CLOEXEC)
+    for level, kind, content in rights:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            return message, array("i", content)[0]
+    return message, None

@@ -1,0 +1,258 @@
+"""Reading one film in a slot: from the open file to the report that the worker is sent."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import itertools
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+
+from preread.core.errors import PrereadError, UnreadableError
+from preread.core.text.escaping import escape
+from preread.core.types import FORGOTTEN, Assessment, Caveat, Declared, Identity, Outcome, PixelArray, Refusal, Stage
+from preread.ledger.records import Observation
+from preread.runner.child import protocol as slot_messages
+from preread.runner.child.protocol import Content, Job, Known, Report, Setup
+from preread.runner.confine import confinement
+from preread.share import safe_read as beneath
+
+if TYPE_CHECKING:
+    from preread.imaging.radiograph import Limits
+    from preread.model.classifier import Classifier
+
+
+class _Laps:
+    """How long each stage took, in milliseconds; what passes before ``start`` belongs to none."""
+
+    def __init__(self) -> None:
+        self.ms: dict[Stage, float] = {}
+        self.start()
+
+    def start(self) -> None:
+        self._since = time.perf_counter()
+
+    def ended(self, stage: Stage) -> None:
+        self.ms[stage] = _ms_since(self._since)
+        self.start()
+
+
+@dataclass(slots=True)
+class Film:
+    """The film in hand.
+
+    Attributes:
+        descriptor: of its file; closed once it is read.
+        classifier: ``None`` where pictures are asked for and no assessment.
+        ask: asks the worker what it knows of these bytes, by their SHA-256.
+        draw: keeps a preview of these pixels; ``None`` where none is kept. Returns its size, 0 if there is no room.
+        decoder_failed: a decoder raised, which may have left the process's memory in any state.
+    """
+
+    job: Job
+    descriptor: int
+    classifier: Classifier | None
+    setup: Setup
+    ask: Callable[[str], Known]
+    draw: Callable[[PixelArray], int] | None
+    decoder_failed: bool = False
+
+
+def read(film: Film) -> Report:
+    """Read, assess and draw one film.
+
+    Raises:
+        EnvironmentFault: it changed meanwhile, or the share does not hand out its bytes.
+    """
+    from preread.imaging.codecs import decoders as codecs
+    from preread.imaging.radiograph import Limits
+
+    job, setup = film.job, film.setup
+    os.environ["OPJ_NUM_THREADS"] = str(job.threads)  # OpenJPEG looks there for each film that it decodes
+    began = time.perf_counter()
+    laps = _Laps()
+    limits = Limits(max_bytes=setup.max_file_bytes, max_pixels=setup.max_pixels)
+    expected = Observation(slot_messages.to_path(job.path), job.size_bytes, job.mtime_ns)
+    try:
+        data = beneath.read_open(film.descriptor, expected, confinement.key_of)
+    finally:
+        os.close(film.descriptor)
+    sha256 = hashlib.sha256(data).hexdigest()
+    laps.ended(Stage.READ)
+    os.write(setup.notes_fd, sha256.encode())
+    answer = film.ask(sha256) if job.ask else Known(False)
+    if answer.forgotten:
+        return Report(Outcome.REFUSED, sha256, _ms_since(began), code=FORGOTTEN)
+    laps.start()
+    pixels: PixelArray | None = None
+    survived = codecs.survived.failures
+    try:
+        if film.classifier is None:
+            report = _shrunk(data, sha256, limits, began, laps)
+        elif answer.known:
+            report = _screen(data, sha256, job, film.classifier, limits, began)
+        else:
+            report, pixels = _assess(data, sha256, job, film.classifier, limits, began, laps)
+    except UnreadableError as error:
+        # before the header is read, no decoder of pixels has run
+        film.decoder_failed |= Stage.HEADER in laps.ms and _from_decoder(error)
+        report = _with_header(_unreadable(error, sha256, began), data, limits)
+    if job.preview and not answer.preview and report.outcome is not Outcome.UNREADABLE:
+        laps.start()
+        report = _with_preview(report, data, pixels, film, limits)
+        laps.ended(Stage.PREVIEW)
+    film.decoder_failed |= codecs.survived.failures > survived
+    return replace(_named_by_path(report, job), ms=_ms_since(began), stages_ms=laps.ms)
+
+
+def _from_decoder(error: UnreadableError) -> bool:
+    """Tell whether somebody else's code failed, and not a check of ours."""
+    cause: BaseException | None = error
+    while cause is not None and isinstance(cause, PrereadError):
+        cause = cause.__cause__ or cause.__context__
+    return cause is not None
+
+
+def _with_preview(report: Report, data: bytes, pixels: PixelArray | None, film: Film, limits: Limits) -> Report:
+    """Draw what was seen of the film; a refused one is decoded for this alone."""
+    from preread.imaging.radiograph import decode, read_header
+    from preread.model.assess import SHORTER_SIDE_PX
+
+    if film.draw is None:
+        return report
+    try:
+        if pixels is None:
+            pixels = decode(read_header(data, limits), limits, shorter_side_px=SHORTER_SIDE_PX).pixels
+    except UnreadableError as error:
+        film.decoder_failed |= _from_decoder(error)
+        return report  # there is nothing to see
+    try:
+        drawn = film.draw(pixels)
+    except MemoryError:
+        drawn = 0
+    return replace(report, preview_bytes=drawn, preview_dropped=drawn == 0)
+
+
+def _assess(
+    data: bytes, sha256: str, job: Job, classifier: Classifier, limits: Limits, began: float, laps: _Laps
+) -> tuple[Report, PixelArray | None]:
+    from preread.model.assess import assess
+
+    answer = assess(data, classifier, Declared(job.population, job.assume_age), limits, laps.ended, sha256)
+    if isinstance(answer, Refusal):
+        refused = _refused(answer.sha256, answer.code.value, answer.reason, answer.identity, answer.format, began)
+        return refused, None
+    return _assessed(answer, began), answer.radiograph.pixels
+
+
+def _assessed(answer: Assessment, began: float) -> Report:
+    film = answer.radiograph
+    answers = [number for finding in answer.findings for number in (finding.logit, finding.probability)]
+    activations = answer.activation_map.tolist()
+    if not all(map(math.isfinite, (*answers, *itertools.chain(*activations)))):
+        raise ArithmeticError("the network's answer is no number")
+    return Report(
+        Outcome.ASSESSED,
+        answer.sha256,
+        _ms_since(began),
+        identity=film.identity,
+        format=film.format,
+        transfer_syntax_uid=film.transfer_syntax_uid,
+        rows=film.rows,
+        columns=film.columns,
+        gate_caveats=tuple(caveat for caveat in answer.caveats if caveat not in film.caveats),
+        content=Content(answer.findings, film.caveats, film.decoder, activations, answer.picture),
+    )
+
+
+def _shrunk(data: bytes, sha256: str, limits: Limits, began: float, laps: _Laps) -> Report:
+    """What a network that is trained would see of it, and what its header says."""
+    from preread.imaging.preprocessing import TRAINING_SPEC, shrink
+    from preread.imaging.radiograph import decode, read_header
+
+    header = read_header(data, limits)
+    laps.ended(Stage.HEADER)
+    pixels = shrink(TRAINING_SPEC, decode(header, limits).pixels)
+    return Report(
+        Outcome.ASSESSED,
+        sha256,
+        _ms_since(began),
+        identity=header.identity,
+        format=header.format,
+        shrunk=base64.b64encode(pixels.tobytes()).decode(),
+    )
+
+
+def _screen(data: bytes, sha256: str, job: Job, classifier: Classifier, limits: Limits, began: float) -> Report:
+    """Header and gate alone: the pixels were assessed before, under whatever name."""
+    from preread.imaging.radiograph import read_header
+    from preread.model import intended_use as gate
+
+    header = read_header(data, limits)
+    verdict = gate.screen(header, classifier.bundle.manifest.intended_use, Declared(job.population))
+    if verdict.refusal is not None:
+        code, reason = verdict.refusal
+        return _refused(sha256, code.value, reason, header.identity, header.format, began)
+    return Report(
+        Outcome.ASSESSED,
+        sha256,
+        _ms_since(began),
+        identity=header.identity,
+        format=header.format,
+        transfer_syntax_uid=header.transfer_syntax_uid,
+        rows=header.rows,
+        columns=header.columns,
+        gate_caveats=verdict.caveats,
+    )
+
+
+def _refused(sha256: str, code: str, reason: str, identity: Identity, kind: str, began: float) -> Report:
+    return Report(
+        Outcome.REFUSED, sha256, _ms_since(began), identity=identity, format=kind, code=code, reason=escape(reason)
+    )
+
+
+def _unreadable(error: UnreadableError, sha256: str | None, began: float) -> Report:
+    return Report(Outcome.UNREADABLE, sha256, _ms_since(began), code=error.code, reason=escape(str(error)))
+
+
+def _with_header(report: Report, data: bytes, limits: Limits) -> Report:
+    """A film whose pixels cannot be decoded still belongs to its patient."""
+    from preread.imaging.radiograph import read_header
+
+    try:
+        header = read_header(data, limits)
+    except UnreadableError:
+        return report
+    return replace(
+        report,
+        identity=header.identity,
+        format=header.format,
+        transfer_syntax_uid=header.transfer_syntax_uid,
+        rows=header.rows,
+        columns=header.columns,
+    )
+
+
+def _named_by_path(report: Report, job: Job) -> Report:
+    """Let the root's path pattern name the patient of a film whose tags do not, and make all text fit for sending."""
+    from preread.imaging import identity as identities
+
+    found = report.identity
+    caveats = report.gate_caveats
+    if job.path_pattern is not None:
+        path = os.fsdecode(slot_messages.to_path(job.path))
+        found = identities.fill(found, identities.from_path(path, job.path_pattern))
+        if found.patient_id is not None:
+            caveats = tuple(caveat for caveat in caveats if caveat is not Caveat.UNIDENTIFIED)
+    values: dict[str, Any] = {one.name: getattr(found, one.name) for one in fields(found)}
+    safe: dict[str, Any] = {name: escape(value) if isinstance(value, str) else value for name, value in values.items()}
+    return replace(report, identity=Identity(**safe), gate_caveats=caveats)
+
+
+def _ms_since(began: float) -> float:
+    return (time.perf_counter() - began) * 1000

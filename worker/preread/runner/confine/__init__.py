@@ -1,0 +1,1 @@
+"""System call filter and file access rules of an inference process."""

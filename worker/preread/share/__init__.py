@@ -1,0 +1,1 @@
+"""Watched folders: scan, watch, stability, safe reading."""

@@ -1,0 +1,114 @@
+"""Which versions have stood still for long enough. Pure bookkeeping on the caller's monotonic clock.
+
+Nothing here is truth: after a restart it begins empty, and the ledger's SETTLING rows are looked at anew.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass
+
+from preread.ledger.records import Observation
+
+MAX_YOUNG = 20_000
+_SLOWEST_RECHECK_S = 60.0
+_SHORTEST_RECHECK_S = 0.001
+
+
+@dataclass(slots=True)
+class _Young:
+    """``since`` is when this very observation was first made."""
+
+    observation: Observation
+    since: float
+    recheck_s: float
+
+
+class Settling:
+    """Paths that changed lately.
+
+    Args:
+        settle_s: two equal observations at least this far apart settle a version. There is no giving up: a writer may
+            pause and go on for as long as it likes.
+        capacity: of more paths than this is nothing remembered; see ``room_again``.
+    """
+
+    def __init__(self, settle_s: float, *, capacity: int = MAX_YOUNG) -> None:
+        self._settle_s = settle_s
+        self._capacity = capacity
+        self._young: dict[bytes, _Young] = {}
+        self._due: list[tuple[float, bytes]] = []
+        self._turned_away = False
+
+    def __len__(self) -> int:
+        return len(self._young)
+
+    def __contains__(self, path: bytes) -> bool:
+        return path in self._young
+
+    @property
+    def room_for_backlog(self) -> int:
+        """How many more paths of a backlog are taken in: half of the capacity is kept for live films."""
+        return max(0, self._capacity // 2 - len(self._young))
+
+    def note(self, seen: Observation, now: float, *, may_settle: bool = True, backlog: bool = False) -> bool:
+        """Take in one observation; return whether it settles the version.
+
+        Args:
+            may_settle: ``False`` looks again and again, at growing intervals (files without bytes).
+            backlog: takes no more than half of the room.
+        """
+        young = self._young.get(seen.path)
+        if young is None or young.observation != seen:
+            room = self.room_for_backlog if backlog else self._capacity - len(self._young)
+            if young is None and room <= 0:
+                self._turned_away = True
+                return False
+            young = self._young[seen.path] = _Young(seen, now, self._settle_s)
+            self._look_at(young.since + max(self._settle_s, _SHORTEST_RECHECK_S), seen.path)
+        elif may_settle and now > young.since and now - young.since >= self._settle_s:
+            del self._young[seen.path]
+            return True
+        elif not may_settle:
+            self.put_off(seen.path, now)
+        return False
+
+    def put_off(self, path: bytes, now: float) -> None:
+        """Look at a path again, later each time, at the latest after a minute."""
+        young = self._young.get(path)
+        if young is not None:
+            young.recheck_s = min(2 * young.recheck_s + 0.1, _SLOWEST_RECHECK_S)
+            self._look_at(now + young.recheck_s, path)
+
+    def forget(self, path: bytes) -> None:
+        """The path is gone, ignored, or no longer SETTLING."""
+        self._young.pop(path, None)
+
+    def due(self, now: float, limit: int) -> list[bytes]:
+        """Return up to ``limit`` paths that it is time to look at again."""
+        paths: dict[bytes, None] = {}
+        while self._due and self._due[0][0] <= now and len(paths) < limit:
+            _, path = heapq.heappop(self._due)
+            if path in self._young:
+                paths[path] = None
+        return list(paths)
+
+    def next_at(self) -> float | None:
+        """Return when the next path is due."""
+        return self._due[0][0] if self._due else None
+
+    def room_again(self) -> bool:
+        """Return, once, that paths were turned away and that there is room for them now: ask the ledger for them."""
+        if self._turned_away and len(self._young) <= self._capacity // 2:
+            self._turned_away = False
+            return True
+        return False
+
+    def clear(self) -> None:
+        """Forget everything: what is not settled is found again by the next scan."""
+        self._young.clear()
+        self._due.clear()
+        self._turned_away = False
+
+    def _look_at(self, at: float, path: bytes) -> None:
+        heapq.heappush(self._due, (at, path))

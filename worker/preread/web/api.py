@@ -1,0 +1,345 @@
+"""The JSON API under ``/api/v1``: the page's queries for programs, each with a token of its own.
+
+Whatever names a patient travels in bodies, never in a URL. Every failure has one shape: ``{"error": {code, message,
+hint}}``. Its own description is ``/api/v1/openapi.json``.
+"""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import Depends, FastAPI, HTTPException, Path, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from fastapi.security import HTTPBearer
+from fastapi.security.http import HTTPAuthorizationCredentials
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from sqlalchemy import Connection
+from starlette.exceptions import HTTPException as AnyHTTPException
+
+from preread.core.errors import DatabaseAway, PrereadError
+from preread.core.types import Answer, JSONObject, Outcome
+from preread.db.engine import write
+from preread.imaging import previews
+from preread.review import agreement, audit, history, results, worklist
+from preread.review import disclosures as listings
+from preread.review import related_images as films
+from preread.review import reviews as readings
+from preread.review.audit import Action
+from preread.review.auth.accounts import Account
+from preread.review.export import reading_to_json
+from preread.review.result_json import detail_to_json, iso, result_to_json
+from preread.review.results import ResultFilter
+from preread.review.worklist import Order, WorklistFilter
+from preread.web.context import Site, of
+from preread.web.limits.admission import visitor_of
+
+_MESSAGES = {
+    400: ("bad_request", "The request cannot be read."),
+    401: ("not_signed_in", "A token is needed: Authorization: Bearer TOKEN."),
+    404: ("not_found", "There is no such thing."),
+    405: ("method_not_allowed", "This address does not take this method."),
+    408: ("too_slow", "The body did not come in time."),
+    413: ("too_large", "The body is too large."),
+    422: ("unprocessable", "A field cannot be meant."),
+    500: ("internal", "Preread failed in a way that nobody foresaw."),
+    503: ("database_away", "The database does not answer."),
+}
+Identifier = Annotated[str, Field(max_length=256, pattern=r"^[^\x00]*$")]
+ResultId = Annotated[int, Path(ge=1, lt=2**63)]
+RowNumber = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Failure(BaseModel):
+    """What went wrong. ``fields`` names what cannot be meant; values are never repeated."""
+
+    code: str
+    message: str
+    hint: str
+    fields: list[str] = []
+
+
+class FailureAnswer(BaseModel):
+    """The one shape of every failure."""
+
+    error: Failure
+
+
+class Position(_Body):
+    """Where a page ended; give it back as ``before`` for the next."""
+
+    committed_at: AwareDatetime
+    id: RowNumber
+
+
+class ResultSearch(_Body):
+    """Which results; every condition that is given must hold."""
+
+    since: AwareDatetime | None = None
+    answer: Answer | None = None
+    outcome: Outcome | None = None
+    code: Identifier | None = None
+    patient_id: Identifier | None = None
+    issuer_of_patient_id: Identifier | None = None
+    accession_number: Identifier | None = None
+    study_instance_uid: Identifier | None = None
+    limit: Annotated[int, Field(ge=1, le=500)] = 100
+    before: Position | None = None
+
+
+class WorklistSearch(_Body):
+    """Films of the worklist, in an order. ``search``: a Patient ID, an Accession Number or the beginning of a name."""
+
+    order: Order = Order.ARRIVAL
+    unread: bool = True
+    outcome: Outcome | None = None
+    answer: Answer | None = None
+    device: Identifier | None = None
+    taken_from: date | None = None
+    taken_to: date | None = None
+    search: Identifier = ""
+    limit: Annotated[int, Field(ge=1, le=200)] = worklist.PAGE
+    after: tuple[Annotated[int, Field(ge=0, le=1)], RowNumber] | None = None
+
+
+class ReadingSearch(_Body):
+    """Readings by rising id: those after ``after``."""
+
+    after: RowNumber = 0
+    limit: Annotated[int, Field(ge=1, le=500)] = 100
+
+
+class Results(BaseModel):
+    """One page of results, the last committed first; records as ``preread results --json`` prints them."""
+
+    results: list[dict[str, Any]]
+    next: Position | None
+
+
+class WorklistAnswer(BaseModel):
+    """One page of the worklist: films grouped by study. ``cut``: more match the search than its pages hold."""
+
+    at: datetime
+    cut: bool
+    studies: list[list[dict[str, Any]]]
+    next: tuple[int, int] | None
+
+
+class Readings(BaseModel):
+    """Readings as they were signed; a reader is an account's number."""
+
+    readings: list[dict[str, Any]]
+
+
+class Problem(BaseModel):
+    """One thing that is not as it should be, as ``preread status`` says it."""
+
+    level: Literal["warning", "critical"]
+    code: str
+    what: str
+
+
+class Status(BaseModel):
+    """How current the database is. Where ``status`` is critical, do not rely on it."""
+
+    at: datetime
+    status: Literal["ok", "warning", "critical"]
+    scanned_at: datetime | None
+    waiting: int
+    missed: int
+    problems: list[Problem]
+
+
+class Agreements(BaseModel):
+    """Readings that stand, counted by bundle, device and month."""
+
+    groups: list[dict[str, Any]]
+
+
+def create_api(here: Site) -> FastAPI:
+    """Return the API, to be mounted."""
+    failures: dict[int | str, dict[str, Any]] = {
+        status: {"model": FailureAnswer, "description": text} for status, (_, text) in _MESSAGES.items()
+    }
+    api = FastAPI(
+        title="Preread",
+        version="1",
+        description="A first read of chest films. No medical device; an answer of not_flagged excludes no disease.",
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        servers=[{"url": "/api/v1"}],
+        responses=failures,
+        dependencies=[Depends(_program)],
+    )
+    api.state.site = here
+    _add_routes(api)
+    for kind, handler in (
+        (AnyHTTPException, _refused),
+        (RequestValidationError, _not_meant),
+        (PrereadError, _failed),
+        (Exception, _unforeseen),
+    ):
+        api.add_exception_handler(kind, handler)
+    return api
+
+
+def _program(
+    request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
+) -> Account:
+    """Return the program whose token this is (401); ``given`` stands here for the description."""
+    found = visitor_of(request).program
+    if found is None:
+        raise HTTPException(401, headers={"www-authenticate": "Bearer"})
+    return found
+
+
+Program = Annotated[Account, Depends(_program)]
+
+
+def _note(here: Site, who: Account, action: Action, of_what: str) -> None:
+    def body(connection: Connection, _again: bool) -> None:
+        audit.append(connection, who.actor, action, of_what)
+
+    write(here.engine, body)
+
+
+def _add_routes(api: FastAPI) -> None:
+    @api.get("/openapi.json")
+    def description() -> dict[str, Any]:
+        """Give this API's own description."""
+        return api.openapi()
+
+    @api.get("/status")
+    def status(request: Request) -> Status:
+        """Say how current the database is."""
+        found = of(request).health()
+        record = found.to_json()
+        return Status.model_validate({**record, "scanned_at": found.scanned_at, "waiting": found.waiting})
+
+    # The short addresses are there so that a GET of them is answered with what to do, and not as unknown.
+    @api.post("/results", include_in_schema=False)
+    @api.post("/results/search")
+    def search_results(request: Request, who: Program, wanted: ResultSearch) -> Results:
+        """Search results."""
+        here = of(request)
+        _note(here, who, Action.SEARCH, "results")
+        values = wanted.model_dump(exclude={"before"})
+        before = None if wanted.before is None else (wanted.before.committed_at, wanted.before.id)
+        rows = results.query(here.engine, ResultFilter(**values, before=before))
+        listings.note(here.engine, who.actor, rows)
+        last = rows[-1] if len(rows) == wanted.limit else None
+        following = None if last is None else Position(committed_at=last.committed_at, id=last.result_id)
+        return Results(results=[result_to_json(row) for row in rows], next=following)
+
+    @api.get("/results/{result_id}")
+    def result(request: Request, who: Program, result_id: ResultId) -> dict[str, Any]:
+        """Give one result in full, as ``preread results show --json`` prints it."""
+        here = of(request)
+        detail = history.show(here.engine, result_id)
+        if detail is None:
+            raise HTTPException(404)
+        _note(here, who, Action.VIEW, f"film:{result_id}")
+        return detail_to_json(detail)
+
+    @api.get("/results/{result_id}/readings")
+    def result_readings(request: Request, who: Program, result_id: ResultId) -> Readings:
+        """Give the readings of one film, the first signed first."""
+        here = of(request)
+        _note(here, who, Action.VIEW, f"film:{result_id}")
+        signed = readings.of_films(here.engine, [result_id])[result_id]
+        return Readings(readings=[reading_to_json(one) for one in signed])
+
+    @api.get("/results/{result_id}/preview", response_class=Response, responses={200: {"content": {"image/png": {}}}})
+    def result_preview(request: Request, who: Program, result_id: ResultId) -> Response:
+        """Give the preview of one film, not for diagnosis."""
+        here = of(request)
+        content = previews.load(here.options.preview_dir, films.content_of(here.engine, result_id))
+        if content is None:
+            raise HTTPException(404)
+        _note(here, who, Action.VIEW, f"film:{result_id}")
+        return Response(content, media_type="image/png")
+
+    @api.post("/worklist", include_in_schema=False)
+    @api.post("/worklist/search")
+    def search_worklist(request: Request, who: Program, wanted: WorklistSearch) -> WorklistAnswer:
+        """Search the worklist."""
+        here = of(request)
+        _note(here, who, Action.SEARCH, "worklist")
+        page = worklist.page(here.engine, WorklistFilter(**wanted.model_dump()))
+        listings.note(here.engine, who.actor, (film.result for study in page.studies for film in study))
+        studies = [[_film(film) for film in study] for study in page.studies]
+        return WorklistAnswer(at=page.at, cut=page.cut, studies=studies, next=page.next)
+
+    @api.post("/readings", include_in_schema=False)
+    @api.post("/readings/search")
+    def search_readings(request: Request, who: Program, wanted: ReadingSearch) -> Readings:
+        """Go through all readings."""
+        here = of(request)
+        _note(here, who, Action.EXPORT, f"readings:{wanted.after}")
+        page = readings.page(here.engine, wanted.after, wanted.limit)
+        return Readings(readings=[reading_to_json(one) for one in page])
+
+    @api.get("/statistics")
+    def statistics(request: Request) -> Agreements:
+        """Say how far readers and bundles agree."""
+        return Agreements(groups=[agreement.to_json(one) for one in agreement.stats(of(request).engine)])
+
+
+def _film(film: worklist.WorklistFilm) -> JSONObject:
+    return {
+        **result_to_json(film.result),
+        "read_at": None if film.read_at is None else iso(film.read_at),
+        "read_before": film.read_before,
+        "changed_at": None if film.changed_at is None else iso(film.changed_at),
+        "waited_s": film.waited_s,
+        "behind": film.behind,
+    }
+
+
+# ---------------------------------------------------------------------- failures
+
+
+def _answer(status: int, headers: dict[str, str] | None = None, **more: Any) -> Response:
+    code, message = _MESSAGES.get(status, _MESSAGES[400])
+    error = {"code": code, "message": message, "hint": "", "fields": []} | more
+    return JSONResponse({"error": error}, status, headers=headers)
+
+
+def refusal(status: int, headers: dict[str, str]) -> Response:
+    """Return the answer to a request that is not worked on."""
+    if status == 401:
+        headers = {**headers, "www-authenticate": "Bearer"}
+    busy = {"code": "busy", "message": "Too many requests at once: send it again."} if status == 503 else {}
+    return _answer(status, headers, **busy)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AnyHTTPException)
+    headers = dict(error.headers or {})
+    if error.status_code == 405 and "POST" in headers.get("Allow", headers.get("allow", "")):
+        return _answer(405, headers, hint="Send POST with a JSON body that says which ones: {} for the newest.")
+    return _answer(error.status_code, headers)
+
+
+async def _not_meant(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    fields = [".".join(str(part) for part in one["loc"] if part != "body") for one in error.errors()]
+    return _answer(422, fields=sorted(set(fields)))
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, PrereadError)
+    away = isinstance(error, DatabaseAway)
+    status = 503 if away else 500
+    headers = {"retry-after": "10"} if away else None
+    return _answer(status, headers, code=error.code, message=_MESSAGES[status][1], hint=error.hint)
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    return _answer(500)

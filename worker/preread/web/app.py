@@ -1,0 +1,154 @@
+"""The application: routes, and what becomes of whatever goes wrong."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from importlib import resources
+from pathlib import Path
+from urllib.parse import urlencode
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
+from fastapi.staticfiles import StaticFiles
+from sqlalchemy import Engine
+from starlette.exceptions import HTTPException
+
+from preread.core.errors import DatabaseAway, PrereadError
+from preread.review import agreement, audit
+from preread.web import api
+from preread.web import auth_routes as doors
+from preread.web import i18n as language
+from preread.web import image_routes as filmroutes
+from preread.web import report_routes as reports
+from preread.web import worklist_routes as lists
+from preread.web.context import Site, WebOptions, of
+from preread.web.forwarded import Forwarded, Proxies
+from preread.web.limits.admission import POLL_HEADER, Admission
+from preread.web.security import Shield, SignInNeededError
+
+_LOG = logging.getLogger(__name__)
+_DAY_S = 24 * 3600.0
+_RETRY_S = 60.0
+
+
+def create_app(engine: Engine, options: WebOptions, code: str = language.ENGLISH) -> FastAPI:
+    """Return the application.
+
+    Args:
+        engine: from ``store.open_engine``, its schema up to date.
+        code: language of the page.
+
+    Raises:
+        SettingsError: there is no such language.
+    """
+    here = Site(engine, options, language.load(code))
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=_lifespan)
+    app.state.site = here
+    for routes in (doors, lists, filmroutes, reports):
+        app.include_router(routes.router)
+    app.mount("/api/v1", api.create_api(here))
+    app.mount("/static", _Static(directory=Path(str(resources.files("preread.web") / "static"))))
+    app.add_exception_handler(SignInNeededError, _sign_in_needed)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _not_meant)
+    app.add_exception_handler(PrereadError, _failed)
+    app.add_exception_handler(Exception, _unforeseen)
+
+    refusals: dict[int, bytes] = {}  # the same for everybody, and made once: strangers must cost little
+
+    def refuse(path: str, status: int, headers: dict[str, str]) -> Response:
+        if path.startswith("/api/"):
+            return api.refusal(status, headers)
+        if status not in refusals:
+            refusals[status] = bytes(_answer(here, status, _key(status)).body)
+        return HTMLResponse(refusals[status], status, headers)
+
+    # the last one is the first to see a request
+    app.add_middleware(Admission, here=here, refuse=refuse)
+    app.add_middleware(Forwarded, proxies=Proxies(options.proxy), tls=options.tls)
+    app.add_middleware(Shield, https=options.https)
+    return app
+
+
+class _Static(StaticFiles):
+    """The style and the scripts: the same for everybody, looked at anew each time."""
+
+    def file_response(self, *arguments: object, **options: object) -> Response:
+        response = super().file_response(*arguments, **options)  # type: ignore[arg-type]
+        response.headers["cache-control"] = "no-cache"
+        return response
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    daily = asyncio.create_task(_daily(app.state.site))
+    yield
+    daily.cancel()
+    with suppress(asyncio.CancelledError):
+        await daily
+    app.state.site.hashing.end()
+
+
+async def _daily(here: Site) -> None:
+    """At the start and daily: write the head of the audit trail to the system log, and what readings add up to."""
+    while True:
+        try:
+            await asyncio.to_thread(agreement.write_down, here.engine)
+            await asyncio.to_thread(audit.log_head, here.engine)
+        except DatabaseAway as error:
+            _LOG.warning("database_away", extra={"code": error.code})
+            await asyncio.sleep(_RETRY_S)
+            continue
+        except OSError as error:
+            # a container may have none: then nothing outside the database vouches for the trail
+            _LOG.warning("system_log_away", extra={"errno": error.errno})
+        await asyncio.sleep(_DAY_S)
+
+
+async def _sign_in_needed(request: Request, error: Exception) -> Response:
+    if request.method != "GET" or POLL_HEADER in request.headers:
+        return doors.sign_in_form(request, status=401, message="sign_in.ended")
+    query = f"?{request.url.query}" if request.url.query else ""
+    to = urlencode({"to": request.url.path + query}) if request.url.path != "/" else ""
+    return RedirectResponse(f"/sign-in?{to}" if to else "/sign-in", 303)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _page(request, error.status_code, _key(error.status_code), dict(error.headers or {}))
+
+
+async def _not_meant(request: Request, error: Exception) -> Response:
+    return _page(request, 422, "error.422")
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, PrereadError)
+    _LOG.warning("page_failed", extra={"code": error.code})
+    away = isinstance(error, DatabaseAway)
+    return _page(request, 503 if away else 500, "error.away" if away else "error.500", {"retry-after": "10"})
+
+
+async def _unforeseen(request: Request, error: Exception) -> Response:
+    _LOG.error("page_failed", exc_info=error)
+    return _page(request, 500, "error.500")
+
+
+def _key(status: int) -> str:
+    """Return the key of what to say."""
+    return f"error.{status if status in {403, 404, 405, 408, 413, 422, 503} else 400}"
+
+
+def _page(request: Request, status: int, key: str, headers: dict[str, str] | None = None) -> Response:
+    return _answer(of(request), status, key, headers)
+
+
+def _answer(here: Site, status: int, key: str, headers: dict[str, str] | None = None) -> Response:
+    """A page that needs nothing: neither the database nor to know who is there."""
+    response = here.page("error.html", None, status=status, key=key)
+    response.headers.update(headers or {})
+    return response

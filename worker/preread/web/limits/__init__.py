@@ -1,0 +1,1 @@
+"""Limits on connections, requests and password checks of the page."""

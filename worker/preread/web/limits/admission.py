@@ -1,0 +1,279 @@
+"""Before a request is worked on: who sends it, whether its body may be read, and whether there is a place for it.
+
+The token or session is looked at before the body is read. Whoever is signed in has places of their own; everybody else
+shares a few, and fewer by address. So strangers take neither the threads nor the memory that signed-in people need,
+also where both come from one address.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from fastapi.responses import Response
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, HTTPConnection
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from preread.core.addresses import source_of
+from preread.core.errors import DatabaseAway, PrereadError
+from preread.review.auth import accounts, devices, sessions
+from preread.review.auth.accounts import Account, digest
+from preread.review.auth.sessions import Session
+from preread.web.context import Site
+from preread.web.limits.work_slots import NoPlaceError, Pace, Places
+
+POLL_HEADER = "x-preread-poll"
+MAX_BODY_BYTES = 64 * 1024
+BODY_WITHIN_S = 20.0
+RETRY_AFTER_S = 2
+_API = "/api/v1"
+_STATIC = "/static/"
+# A reading whose session has ended is kept while its reader signs in again, so its form is read as well.
+_OPEN_FORMS = re.compile(r"/sign-in|/films/\d{1,19}/readings")
+
+
+@dataclass(frozen=True, slots=True)
+class Visitor:
+    """Who sends a request.
+
+    Attributes:
+        session: of a signed-in browser.
+        program: whose token it carries.
+        device: token of a browser that somebody signed in with before; only where passwords are looked at.
+        failure: why that could not be looked up.
+    """
+
+    session: Session | None = None
+    program: Account | None = None
+    device: str | None = None
+    failure: PrereadError | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether a valid session or token was found."""
+        return self.session is not None or self.program is not None
+
+
+class RefusedError(Exception):
+    """This request is not worked on."""
+
+    def __init__(self, status: int, *, retry: bool = False) -> None:
+        super().__init__(status)
+        self.status = status
+        self.headers = {"retry-after": str(RETRY_AFTER_S)} if retry else {}
+
+
+class Admission:
+    """Middleware; see the module.
+
+    Args:
+        here: the site.
+        refuse: makes the answer to what is not worked on, from path, status and headers.
+    """
+
+    def __init__(self, app: ASGIApp, *, here: Site, refuse: Callable[[str, int, dict[str, str]], Response]) -> None:
+        self._app = app
+        self._here = here
+        self._refuse = refuse
+        self._pace = Pace(each_s=50.0, in_all_s=100.0, burst_s=4.0, longest_s=5.0)
+        # sign-ins wait for a place to be hashed at, which is bounded for itself
+        self._sign_ins = Places(at_once=64, each=32, waiting=0, waiting_in_all=0, within_s=BODY_WITHIN_S)
+        self._strangers = Places(at_once=8, each=4, waiting=100, waiting_in_all=400, within_s=5.0)
+        # after a restart everybody who is signed in comes with a token that is not known yet
+        self._lookups = Places(at_once=8, each=8, waiting=200, waiting_in_all=400, within_s=20.0)
+        self._people = Places(at_once=200, each=12, waiting=100, waiting_in_all=2_000, within_s=30.0)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        try:
+            await self._serve(HTTPConnection(scope), receive, send)
+        except RefusedError as refused:
+            _turn_deaf(scope)
+            await self._refuse(scope["path"], refused.status, refused.headers)(scope, receive, send)
+        except NoPlaceError:
+            _turn_deaf(scope)
+            await self._refuse(scope["path"], 503, {"retry-after": str(RETRY_AFTER_S)})(scope, receive, send)
+        except ClientDisconnect:
+            return  # nobody is there to be answered
+
+    async def _serve(self, request: HTTPConnection, receive: Receive, send: Send) -> None:
+        scope = request.scope
+        source = source_of(scope["client"][0]) if scope.get("client") else ""
+        device = request.cookies.get(self._here.options.device_cookie, "")
+        if not (self._token(request) in self._here.known or device in self._here.known):
+            await self._wait_for_turn(scope, source)
+        _refuse_large(request.headers.getlist("content-length"))
+        if _is_sign_in(scope) and not device and self._here.hashing.is_full(source):
+            raise NoPlaceError
+        visitor = await self._who(request, source)
+        scope.setdefault("state", {})["visitor"] = visitor
+        connection = scope["state"].get("connection")
+        if visitor.known and connection is not None:
+            connection.vouch()
+        if _is_api(scope["path"]) and not visitor.known and visitor.failure is None:
+            raise RefusedError(401)
+        body = b""
+        if self._may_send(scope, visitor):
+            body = await _read(receive)
+        elif _has_body(request):
+            _turn_deaf(scope)
+        places, key = self._places(scope, visitor, source)
+        async with places.place(key):
+            if connection is not None:
+                connection.work()
+            await self._app(scope, _replayed(body, receive), send)
+
+    async def _wait_for_turn(self, scope: Scope, source: str) -> None:
+        """Let strangers come no faster than ``Pace`` allows; a connection that waits gives way to a new one."""
+        delay_s, may_go_on = self._pace.delay_s(source)
+        if delay_s:
+            await asyncio.sleep(delay_s)
+            connection = scope.get("state", {}).get("connection")
+            if connection is not None and connection.gone:
+                raise ClientDisconnect
+        if not may_go_on:
+            raise NoPlaceError
+
+    def _token(self, request: HTTPConnection) -> str:
+        """Return what a request carries to say who sends it; empty for nothing."""
+        if _is_api(request.scope["path"]):
+            scheme, _, token = request.headers.get("authorization", "").partition(" ")
+            return token.strip() if scheme.lower() == "bearer" else ""
+        return request.cookies.get(self._here.options.cookie, "")
+
+    def _places(self, scope: Scope, visitor: Visitor, source: str) -> tuple[Places, str]:
+        if visitor.known:
+            return self._people, _name(visitor)
+        if _is_sign_in(scope):
+            return self._sign_ins, source if visitor.device is None else digest(visitor.device)
+        return self._strangers, source
+
+    def _may_send(self, scope: Scope, visitor: Visitor) -> bool:
+        if scope["method"] in {"GET", "HEAD"}:
+            return False
+        return visitor.known or visitor.failure is not None or _OPEN_FORMS.fullmatch(scope["path"]) is not None
+
+    async def _who(self, request: HTTPConnection, source: str) -> Visitor:
+        if _is_sign_in(request.scope):
+            return await self._browser(request, source)
+        token = self._token(request)
+        if not token:
+            return Visitor()
+        if _is_api(request.scope["path"]):
+            look = self._program
+        else:
+            look = partial(self._session, touch=POLL_HEADER not in request.headers)
+        if token in self._here.known:
+            visitor = await run_in_threadpool(look, token)
+        elif request.scope["path"].startswith(_STATIC):
+            return Visitor()
+        else:
+            async with self._lookups.place(source):
+                visitor = await run_in_threadpool(look, token)
+        if visitor.failure is None:
+            self._here.known.note(token, visitor.known)
+        return visitor
+
+    async def _browser(self, request: HTTPConnection, source: str) -> Visitor:
+        token = request.cookies.get(self._here.options.device_cookie)
+        if not token:
+            return Visitor()
+        async with self._lookups.place(source):
+            known = await run_in_threadpool(self._is_known, token)
+        self._here.known.note(token, known)
+        return Visitor(device=token if known else None)
+
+    def _is_known(self, token: str) -> bool:
+        try:
+            return devices.is_known(self._here.engine, token)
+        except DatabaseAway:
+            return False  # looking at the password will say so
+
+    def _program(self, token: str) -> Visitor:
+        try:
+            return Visitor(program=accounts.by_token(self._here.engine, token))
+        except PrereadError as error:
+            return Visitor(failure=error)
+
+    def _session(self, token: str, *, touch: bool) -> Visitor:
+        try:
+            return Visitor(session=sessions.find(self._here.engine, token, self._here.options.idle_s, touch=touch))
+        except PrereadError as error:
+            return Visitor(failure=error)
+
+
+def visitor_of(request: HTTPConnection) -> Visitor:
+    """Return who sends a request. ``PrereadError``: it could not be looked up."""
+    visitor: Visitor = request.scope["state"]["visitor"]
+    if visitor.failure is not None:
+        raise visitor.failure
+    return visitor
+
+
+def _name(visitor: Visitor) -> str:
+    if visitor.session is not None:
+        return f"session:{visitor.session.session_id}"
+    assert visitor.program is not None
+    return visitor.program.actor
+
+
+def _is_sign_in(scope: Scope) -> bool:
+    return (scope["method"], scope["path"]) == ("POST", "/sign-in")
+
+
+def _is_api(path: str) -> bool:
+    return path == _API or path.startswith(f"{_API}/")
+
+
+def _turn_deaf(scope: Scope) -> None:
+    connection: Any = scope.get("state", {}).get("connection")
+    if connection is not None:
+        connection.refuse_rest()
+
+
+def _has_body(request: HTTPConnection) -> bool:
+    return "transfer-encoding" in request.headers or request.headers.get("content-length", "0") != "0"
+
+
+def _refuse_large(lengths: Iterable[str]) -> None:
+    for length in lengths:
+        if not (length.isascii() and length.isdigit()):
+            raise RefusedError(400)
+        if len(length) > 18 or int(length) > MAX_BODY_BYTES:
+            raise RefusedError(413)
+
+
+async def _read(receive: Receive) -> bytes:
+    """Return the whole body. ``RefusedError``: it is too large or too slow."""
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_WITHIN_S):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientDisconnect
+                body += message.get("body", b"")
+                if len(body) > MAX_BODY_BYTES:
+                    raise RefusedError(413)
+                if not message.get("more_body", False):
+                    return bytes(body)
+    except TimeoutError:
+        raise RefusedError(408) from None
+
+
+def _replayed(body: bytes, receive: Receive) -> Receive:
+    """Give a body that was read again; then wait for the client to go away."""
+    pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def replay() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return replay

@@ -1,0 +1,42 @@
+"""How far readers and bundles agree, and the audit trail."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse, Response
+
+from preread.core.types import Answer, Presence, Verdict
+from preread.review import agreement, audit
+from preread.web import context as site
+from preread.web.security import Admin, Person
+
+router = APIRouter()
+_AUDIT_PAGE = 100
+
+
+@router.get("/statistics", response_class=HTMLResponse)
+def statistics(request: Request, session: Person) -> Response:
+    """Show the readings that stand, by bundle, device and month."""
+    here = site.of(request)
+    groups = agreement.stats(here.engine)
+    return here.page(
+        "statistics.html",
+        session,
+        groups=groups,
+        total=agreement.together(groups, ("bundle",)),
+        Answer=Answer,
+        Presence=Presence,
+        Verdict=Verdict,
+    )
+
+
+@router.get("/audit", response_class=HTMLResponse)
+def audit_trail(
+    request: Request, session: Admin, before: Annotated[int | None, Query(ge=1, lt=2**63)] = None
+) -> Response:
+    """Show who did what, the last first."""
+    here = site.of(request)
+    entries = audit.latest(here.engine, _AUDIT_PAGE, before)
+    return here.page("audit.html", session, entries=entries, more=len(entries) == _AUDIT_PAGE)

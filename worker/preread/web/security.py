@@ -1,0 +1,113 @@
+"""Who may: sessions, roles, forms that came from here, and the headers that every answer carries."""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable
+from typing import Annotated
+from urllib.parse import parse_qsl
+
+from fastapi import Depends, HTTPException, Request
+from starlette.datastructures import FormData, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from preread.core.types import Role
+from preread.review.auth.sessions import Session
+from preread.web.limits.admission import visitor_of
+
+_FORM = "application/x-www-form-urlencoded"
+_FIELDS_AT_MOST = 200
+_HEADERS = {
+    "content-security-policy": "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",
+    "referrer-policy": "no-referrer",
+    "permissions-policy": "camera=(), geolocation=(), microphone=(), payment=(), usb=()",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+}
+
+
+class SignInNeededError(Exception):
+    """Nobody is signed in, or the session has ended."""
+
+
+class Shield:
+    """Puts the headers on every answer."""
+
+    def __init__(self, app: ASGIApp, *, https: bool) -> None:
+        self._app = app
+        self._headers = dict(_HEADERS)
+        if https:
+            self._headers["strict-transport-security"] = "max-age=31536000"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                # patient data: no copy in any cache; what is the same for everybody says so itself
+                headers.setdefault("cache-control", "no-store")
+                for name, value in self._headers.items():
+                    headers[name] = value
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
+
+
+def current(request: Request) -> Session | None:
+    """Return the session of this browser, if it has one; the page's own asking for news does not prolong it."""
+    return visitor_of(request).session
+
+
+def needs(*roles: Role) -> Callable[[Request], Session]:
+    """Return a dependency: whoever is signed in with one of these roles."""
+
+    def signed_in(request: Request) -> Session:
+        session = current(request)
+        if session is None:
+            raise SignInNeededError
+        if session.account.role not in roles:
+            raise HTTPException(403)
+        return session
+
+    return signed_in
+
+
+Reader = Annotated[Session, Depends(needs(Role.READER))]
+Admin = Annotated[Session, Depends(needs(Role.ADMIN))]
+Person = Annotated[Session, Depends(needs(Role.READER, Role.ADMIN))]
+
+
+async def form_of(request: Request) -> FormData:
+    """Return what a form sent. Forms are urlencoded, bounded in size (``admission``) and in fields."""
+    body = await request.body()
+    if not body:
+        return FormData()
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != _FORM:
+        raise HTTPException(415)
+    try:
+        fields = parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=_FIELDS_AT_MOST)
+    except ValueError:
+        raise HTTPException(422) from None
+    return FormData([*fields])
+
+
+Form = Annotated[FormData, Depends(form_of)]
+
+
+def text_of(form: FormData, name: str, default: str = "") -> str:
+    """Return one field of a form."""
+    value = form.get(name, default)
+    return value if isinstance(value, str) else default
+
+
+def refuse_foreign_form(session: Session, form: FormData) -> None:
+    """Refuse a form that does not carry this session's secret (403)."""
+    if not hmac.compare_digest(text_of(form, "csrf").encode(), session.csrf.encode()):
+        raise HTTPException(403)
