@@ -64,6 +64,7 @@ def _pictures(film: PixelArray) -> list[tuple[str, bytes]]:
     written.append(("16-bit.png", phantoms.to_png(film, bits=16)))
     grey = Image.fromarray(film)
     forms: dict[str, tuple[Image.Image, str, dict[str, object]]] = {
+        "12-bits-in-16.png": (Image.fromarray(film.astype("uint16") * 16), "PNG", {}),
         "progressive.jpg": (grey, "JPEG", {"progressive": True}),
         "colour.jpg": (grey.convert("RGB"), "JPEG", {}),
         "cmyk.jpg": (grey.convert("RGB").convert("CMYK"), "JPEG", {}),

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from preread_training.data import phantoms
+from tests.programs import mutations
 
 FILM = phantoms.draw_chest(1, rows=96, columns=96)
 PROGRAM = """
@@ -22,6 +23,28 @@ for path in sys.argv[1:]:
         decode(read_header(Path(path).read_bytes()), shorter_side_px=side)
 mapped = {Path(line.split()[-1]) for line in open("/proc/self/maps") if line.rstrip().endswith(".so")}
 print(json.dumps([sorted(sys.modules), sorted(str(path) for path in mapped)]))
+"""
+# As an inference process begins: what is not imported by then, it cannot import any more.
+LATE = """
+import sys
+from pathlib import Path
+from preread.core.errors import PrereadError
+from preread.imaging.preview_png import draw
+from preread.imaging.radiograph import decode, read_header
+from preread.model import assess, bundle
+from preread.runner.confine import self_test
+
+self_test.import_all()
+self_test.run(self_test.images(), None)
+known = set(sys.modules)
+for path in sys.argv[1:]:
+    try:
+        draw(decode(read_header(Path(path).read_bytes())).pixels)
+    except PrereadError:
+        pass
+    if late := sorted(set(sys.modules) - known):
+        print(path, late)
+        known |= {*late}
 """
 
 
@@ -59,3 +82,10 @@ def test_of_pillow_three_formats_are_loaded(loaded: tuple[set[str], set[Path]]) 
     }
     objects = {path.name.split(".")[0] for path in mapped if path.parent.name == "PIL"}
     assert not objects & {"_avif", "_webp", "_imagingft", "_imagingtk"}
+
+
+def test_no_image_imports_a_module_that_the_self_test_has_not_imported(tmp_path: Path) -> None:
+    for name, content in mutations.seeds().items():
+        (tmp_path / name.replace("/", "-")).write_bytes(content)
+    command = [sys.executable, "-W", "ignore", "-c", LATE, *sorted(str(path) for path in tmp_path.iterdir())]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == ""
