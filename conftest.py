@@ -60,6 +60,12 @@ def _films() -> bool:
     return bool(folder) and all((Path(str(folder)) / name).is_dir() for name in FILM_FOLDERS)
 
 
+def _releases() -> bool:
+    from tests.support import releases
+
+    return releases.commits_are_here()
+
+
 PIECES = {
     "dcmtk": Piece(_programs("dcmj2pnm", "dcmdump"), "install DCMTK (Debian: apt-get install dcmtk)"),
     "browser": Piece(
@@ -73,6 +79,7 @@ PIECES = {
     "minisign": Piece(_programs("minisign"), "install minisign (Debian: apt-get install minisign)"),
     "prometheus": Piece(_programs("prometheus", "promtool"), "install Prometheus (Debian: apt-get install prometheus)"),
     "fail2ban": Piece(_programs("fail2ban-regex"), "install fail2ban (Debian: apt-get install fail2ban)"),
+    "releases": Piece(_releases, "get the commits that RELEASES names (a shallow clone: git fetch --unshallow)"),
     "films": Piece(_films, f"set PREREAD_FILMS to the folder that holds {' and '.join(FILM_FOLDERS)}"),
 }
 DESELECTED = pytest.StashKey[dict[str, int]]()
