@@ -12,8 +12,8 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from preread.core.errors import UnreadableError
-from preread.imaging import raster as pictures
-from preread.imaging.codecs import decoders as codecs
+from preread.imaging import raster
+from preread.imaging.codecs import decoders
 from preread.imaging.codecs.decoders import PixelModule
 from preread.imaging.data_set import PixelSpan
 from preread.imaging.dicom_file import DicomFile
@@ -34,7 +34,7 @@ def stored(frame: bytes, syntax: str, like: np.ndarray, *, bits: int | None = No
     signed = like.dtype.kind == "i"
     module = PixelModule(like.shape[0], like.shape[1], samples, allocated, bits, bits - 1, signed, colours, 0)
     file = DicomFile(Dataset(), syntax, None, True, items(frame), PixelSpan(0x7FE00010, "OB", 0, None))
-    return codecs.stored_values(file, module, halvings).values
+    return decoders.stored_values(file, module, halvings).values
 
 
 @contextmanager
@@ -50,17 +50,17 @@ def recorded() -> Iterator[list[bytes]]:
         return call
 
     places = (
-        (codecs.openjpeg, "decode_pixel_data"),
-        (codecs.jpeg_ls, "decode_pixel_data"),
-        (codecs.imagecodecs, "jpeg8_decode"),
-        (codecs.imagecodecs, "packbits_decode"),
-        (codecs.Jpeg2KImagePlugin, "Jpeg2KImageFile"),
+        (decoders.openjpeg, "decode_pixel_data"),
+        (decoders.jpeg_ls, "decode_pixel_data"),
+        (decoders.imagecodecs, "jpeg8_decode"),
+        (decoders.imagecodecs, "packbits_decode"),
+        (decoders.Jpeg2KImagePlugin, "Jpeg2KImageFile"),
     )
-    forms = {kind: form._replace(reader=watched(form.reader)) for kind, form in pictures._FORMS.items()}
+    forms = {kind: form._replace(reader=watched(form.reader)) for kind, form in raster._FORMS.items()}
     with ExitStack() as stack:
         for module, name in places:
             stack.enter_context(mock.patch.object(module, name, watched(getattr(module, name))))
-        stack.enter_context(mock.patch.object(pictures, "_FORMS", forms))
+        stack.enter_context(mock.patch.object(raster, "_FORMS", forms))
         yield handed
 
 

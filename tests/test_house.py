@@ -26,7 +26,7 @@ from preread.cli import settings_page
 from preread.core import errors, settings
 from preread.core.types import Outcome, Population, RefusalCode, RootSpec
 from preread.imaging import identity
-from preread.imaging.codecs import decoders as codecs
+from preread.imaging.codecs import decoders
 from preread.runner.offline import FileResult
 
 HOUSE = Path(__file__).parent.parent
@@ -503,8 +503,8 @@ def test_the_readme_and_the_errors_name_the_same_exit_codes() -> None:
 
 def test_the_readme_lists_the_transfer_syntaxes_that_are_decoded() -> None:
     listed = re.findall(r"^\| (.+?) \| `(1\.2\.840\.10008\.[\d.]+)` \|", README, flags=re.MULTILINE)
-    assert {uid for _, uid in listed} == codecs.SUPPORTED
-    assert len(listed) == len(codecs.SUPPORTED)
+    assert {uid for _, uid in listed} == decoders.SUPPORTED
+    assert len(listed) == len(decoders.SUPPORTED)
 
 
 def test_the_readme_names_every_field_of_assess() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from preread.core.text.search_keys import device_label, name_key
 from preread.core.types import Identity
-from preread.imaging.search_keys import device_of, name_key
 
 revision = "0003"
 down_revision = "0002"
@@ -152,7 +152,7 @@ def _add_columns() -> None:
         values = [
             {
                 "row": row.id,
-                "device_value": device_of(
+                "device_value": device_label(
                     Identity(
                         station_name=row.station_name,
                         manufacturer_model_name=row.manufacturer_model_name,

@@ -313,11 +313,11 @@ def attempt(action: Callable[[], object]) -> str:
 def serve(lab: Lab, *, confined: bool) -> int:
     """Be an inference process whose decoder of uncompressed images makes attempts."""
     from preread.core.errors import UnsupportedPixels
-    from preread.imaging.codecs import decoders as codecs
+    from preread.imaging.codecs import decoders
     from preread.runner.child import main as slot_process
 
     one_by_one, all_at_once = ending(lab), refused(lab)
-    really_native = codecs._native
+    really_native = decoders._native
 
     def native(file: Any, module: Any) -> Any:
         _, found, name = file.body.rpartition(MARK)
@@ -333,22 +333,22 @@ def serve(lab: Lab, *, confined: bool) -> int:
         said = attempt(one_by_one[what])
         raise UnsupportedPixels(json.dumps({what: said or "refused, and the process lives"}))
 
-    codecs._native = native
+    decoders._native = native
     return slot_process.main(confined=confined)
 
 
 def need_a_file() -> int:
     """Be an inference process whose decoder of JPEG-LS needs what no confined one has."""
-    from preread.imaging.codecs import decoders as codecs
+    from preread.imaging.codecs import decoders
     from preread.runner.child import main as slot_process
 
-    really_jpeg_ls = codecs._jpeg_ls
+    really_jpeg_ls = decoders._jpeg_ls
 
     def jpeg_ls(*arguments: Any) -> Any:
         opened(os.devnull)
         return really_jpeg_ls(*arguments)
 
-    codecs._jpeg_ls = jpeg_ls
+    decoders._jpeg_ls = jpeg_ls
     return slot_process.main()
 
 

@@ -11,7 +11,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from preread.core import log as observability
+from preread.core import log
 from preread.db import engine as store
 from preread.fleet import worker as fleet
 from preread.fleet.worker import FleetOptions
@@ -21,7 +21,7 @@ from preread.runner.service import RunOptions
 
 def main() -> int:
     database_url, folders, inferences, options = sys.argv[1:]
-    observability.set_up(level="info", json_lines=True)
+    log.set_up(level="info", json_lines=True)
     engine = store.open_engine(database_url)
     values = json.loads(options)
     own = {one.name: values.pop(one.name) for one in fields(FleetOptions) if one.name in values}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sqlalchemy import Engine
 
-from preread.core import log as observability
+from preread.core import log
 from preread.core.systemd import Notifier
 from preread.core.types import Population, RootSpec
 from preread.db import engine as store
@@ -27,7 +27,7 @@ from tests.programs import bad_share
 def main(prepare: Callable[[Engine], None] = lambda _engine: None) -> int:
     """``prepare``: gets the engine before anything is done with it; ``slot`` in the options: another slot program."""
     database_url, bundle_folder, inferences, options, *roots = sys.argv[1:]
-    observability.set_up(level="info", json_lines=True)
+    log.set_up(level="info", json_lines=True)
     engine = store.open_engine(database_url)
     prepare(engine)
     settings = json.loads(options)

@@ -17,7 +17,7 @@ from pydicom.filereader import read_dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from preread.core.errors import BrokenHeader, NoPixels, UnreadableError
-from preread.imaging import data_set as elements
+from preread.imaging import data_set
 from preread.imaging.dicom_file import parse
 from preread.imaging.radiograph import decode, read_header
 from preread_training.data import phantoms
@@ -136,7 +136,7 @@ def test_any_data_set_has_the_elements_that_pydicom_reads(
     pydicom.dcmwrite(stream, dataset, implicit_vr=implicit, little_endian=little)
     body = stream.getvalue()
     theirs = read_dataset(io.BytesIO(body), implicit, little)
-    ours, span = elements.read(body, 0, implicit=implicit, little=little)
+    ours, span = data_set.read(body, 0, implicit=implicit, little=little)
     assert span is None
     assert as_text(ours) == as_text(theirs)
 
@@ -144,7 +144,7 @@ def test_any_data_set_has_the_elements_that_pydicom_reads(
 @given(st.binary(max_size=200), st.booleans(), st.booleans())
 def test_any_bytes_end_well(body: bytes, implicit: bool, little: bool) -> None:
     try:
-        elements.read(body, 0, implicit=implicit, little=little)
+        data_set.read(body, 0, implicit=implicit, little=little)
     except BrokenHeader:
         return
     except struct.error:  # a header of an element that breaks off: parse names it
@@ -226,7 +226,7 @@ def test_a_header_is_read_in_linear_time(name: str) -> None:
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_large_header_ends_after_so_many_elements(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the limits, a larger one costs no more."""
-    monkeypatch.setattr(elements, "PIECES_MAX", 20_000)
+    monkeypatch.setattr(data_set, "PIECES_MAX", 20_000)
     large, larger = (effort(HOSTILE[name](n)) for n in (530_000, 600_000))
     assert larger <= large + 100
 
@@ -248,22 +248,22 @@ def test_an_end_is_searched_once(ended: bytes) -> None:
     body = Searched((sequence() + (item() + octets) * 500 + bytes(90_000) + ended) * 3)
     Searched.far = 0
     with pytest.raises(BrokenHeader):
-        elements.read(body, 0, implicit=False, little=True)
+        data_set.read(body, 0, implicit=False, little=True)
     assert Searched.far <= len(body)
 
 
 def test_elements_are_counted() -> None:
     own = len(parse(BASE, 10_000_000).dataset)
-    read_header(with_header(repeated(elements.ELEMENTS_MAX - own)))
+    read_header(with_header(repeated(data_set.ELEMENTS_MAX - own)))
     for film in (with_header, deflated):
         with pytest.raises(BrokenHeader, match="20000 elements"):
-            read_header(film(repeated(elements.ELEMENTS_MAX - own + 1)))
+            read_header(film(repeated(data_set.ELEMENTS_MAX - own + 1)))
 
 
 def test_items_are_counted_wherever_they_stand(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(elements, "PIECES_MAX", 30_000)
+    monkeypatch.setattr(data_set, "PIECES_MAX", 30_000)
     for open_end in (True, False):
-        count = elements.PIECES_MAX + 1
+        count = data_set.PIECES_MAX + 1
         extra = sequence() + item(0) * count + SEQUENCE_END if open_end else sequence(8 * count) + item(0) * count
         with pytest.raises(BrokenHeader, match="30000 elements"):
             read_header(with_header(extra))
@@ -273,9 +273,9 @@ def test_sequences_nest_only_so_deeply() -> None:
     def nested(depth: int) -> bytes:
         return with_header((sequence() + item()) * depth + (ITEM_END + SEQUENCE_END) * depth)
 
-    assert decode(read_header(nested(elements.DEPTH_MAX))).pixels.shape == FILM.shape
+    assert decode(read_header(nested(data_set.DEPTH_MAX))).pixels.shape == FILM.shape
     with pytest.raises(BrokenHeader, match="deeply"):
-        read_header(nested(elements.DEPTH_MAX + 1))
+        read_header(nested(data_set.DEPTH_MAX + 1))
 
 
 def test_a_sequence_that_is_damaged_or_too_large_counts_as_missing() -> None:

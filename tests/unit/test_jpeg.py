@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from preread.core.errors import DecodeFailed, TruncatedPixels, UnreadableError, UnsupportedPixels
-from preread.imaging import raster as pictures
+from preread.imaging import raster
 from preread.imaging.codecs import jpeg
 from preread_training.data import phantoms
 from tests.handed import outcome, stored
@@ -155,7 +155,7 @@ def test_scans_are_counted() -> None:
     handed, _, code = outcome(lambda: stored(with_scans(jpeg.SCANS_MAX), BASELINE, FILM))
     assert (handed, code) == ([], "decode_failed")
     with pytest.raises(DecodeFailed):
-        pictures.decode(with_scans(400), "JPEG", 64_000_000)
+        raster.decode(with_scans(400), "JPEG", 64_000_000)
 
 
 @pytest.mark.parametrize("name", ["baseline", "lossless", "jpeg-ls"])
@@ -312,7 +312,7 @@ def test_a_picture_is_handed_over_without_what_it_says_beside() -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "somebody"
     data = pillow(Image.fromarray(FILM), exif=exif, comment=b"somebody", dpi=(300, 300))
-    handed, pixels, _ = outcome(lambda: pictures.decode(data, "JPEG", 1_000_000).pixels)
+    handed, pixels, _ = outcome(lambda: raster.decode(data, "JPEG", 1_000_000).pixels)
     assert handed == [jpeg.rebuild(data)]
     assert b"somebody" not in handed[0]
     assert pixels is not None
@@ -330,12 +330,12 @@ def test_a_picture_is_turned_as_pillow_would(orientation: int, where: str) -> No
     told = {"exif": exif} if where == "exif" else {"xmp": xmp}
     data = pillow(Image.fromarray(FILM), **told)
     wanted = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-    assert np.array_equal(pictures.decode(data, "JPEG", 1_000_000).pixels, wanted)
+    assert np.array_equal(raster.decode(data, "JPEG", 1_000_000).pixels, wanted)
 
 
 @given(st.binary(max_size=300))
 def test_an_orientation_that_cannot_be_read_is_none(told: bytes) -> None:
     data = pillow(Image.fromarray(FILM))
     dirty = SOI + segment(0xE1, b"Exif\0\0" + told) + segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0" + told) + data[2:]
-    found = pictures.decode(dirty, "JPEG", 1_000_000).pixels
+    found = raster.decode(dirty, "JPEG", 1_000_000).pixels
     assert sorted(found.shape) == sorted(FILM.shape)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from preread.core import filesystems as mounts
+from preread.core import filesystems
 
 TABLE = rb"""22 27 0:21 / /proc rw,relatime - proc proc rw
 27 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
@@ -21,7 +21,7 @@ TABLE = rb"""22 27 0:21 / /proc rw,relatime - proc proc rw
 47 27 0:57 / /srv/films2 rw - tmpfs tmpfs rw
 a line of another form
 """
-MOUNTS = mounts.parse(TABLE)
+MOUNTS = filesystems.parse(TABLE)
 
 
 def test_lines_of_another_form_are_left_out() -> None:
@@ -43,23 +43,23 @@ def test_lines_of_another_form_are_left_out() -> None:
     ],
 )
 def test_the_deepest_and_latest_mount_decides(path: str, fs_type: str) -> None:
-    assert mounts.file_system_of(path, MOUNTS) == fs_type
-    assert mounts.file_system_of(os.fsencode(path), MOUNTS) == fs_type
+    assert filesystems.file_system_of(path, MOUNTS) == fs_type
+    assert filesystems.file_system_of(os.fsencode(path), MOUNTS) == fs_type
 
 
 def test_no_table_is_unknown_and_counts_as_local() -> None:
-    assert mounts.file_system_of("/srv", []) == mounts.UNKNOWN
-    assert not mounts.is_network(mounts.UNKNOWN)
+    assert filesystems.file_system_of("/srv", []) == filesystems.UNKNOWN
+    assert not filesystems.is_network(filesystems.UNKNOWN)
 
 
 @pytest.mark.parametrize("fs_type", ["cifs", "smb3", "nfs", "nfs4", "9p", "fuse", "fuse.rclone", "virtiofs", "ceph"])
 def test_network_types(fs_type: str) -> None:
-    assert mounts.is_network(fs_type)
+    assert filesystems.is_network(fs_type)
 
 
 @pytest.mark.parametrize("fs_type", ["ext4", "xfs", "btrfs", "tmpfs", "overlay", "fuseblk", "zfs"])
 def test_local_types(fs_type: str) -> None:
-    assert not mounts.is_network(fs_type)
+    assert not filesystems.is_network(fs_type)
 
 
 @pytest.mark.parametrize(
@@ -73,16 +73,16 @@ def test_local_types(fs_type: str) -> None:
     ],
 )
 def test_a_network_mount_below_a_root_makes_it_polled(root: str, reason: str | None) -> None:
-    assert mounts.network_reason(root, MOUNTS) == reason
+    assert filesystems.network_reason(root, MOUNTS) == reason
 
 
 def test_a_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/srv/films")
-    assert mounts.file_system_of(tmp_path / "link" / "new.db", MOUNTS) == "cifs"
+    assert filesystems.file_system_of(tmp_path / "link" / "new.db", MOUNTS) == "cifs"
 
 
 def test_the_real_table_knows_proc() -> None:
-    assert mounts.file_system_of("/proc/self") == "proc"
+    assert filesystems.file_system_of("/proc/self") == "proc"
 
 
 def test_a_mount_that_fstab_names_and_the_kernel_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,11 +93,11 @@ def test_a_mount_that_fstab_names_and_the_kernel_lacks(tmp_path: Path, monkeypat
         b"//modality/films\t/srv/films cifs ro,_netdev,nofail 0 0\nserver:/x /srv/away nfs4 ro,nofail 0 0\n"
         b"//server/y /srv/with\\040space\\011tab cifs ro 0 0\n//server/y /srv/a\\040room/ cifs ro 0 0\n"
     )
-    monkeypatch.setattr(mounts, "MOUNTINFO", table)
-    monkeypatch.setattr(mounts, "FSTAB", fstab)
-    missing = {path: mounts.missing_mount(path) for path in ("/srv/away", "/srv/away/kids", "/srv/a room/kids")}
+    monkeypatch.setattr(filesystems, "MOUNTINFO", table)
+    monkeypatch.setattr(filesystems, "FSTAB", fstab)
+    missing = {path: filesystems.missing_mount(path) for path in ("/srv/away", "/srv/away/kids", "/srv/a room/kids")}
     assert missing == {"/srv/away": "/srv/away", "/srv/away/kids": "/srv/away", "/srv/a room/kids": "/srv/a room"}
     for there in ("/srv/films/2026", "/srv/films3", "/srv/awayfarer", "/srv/with space\ttab", "/", "/home"):
-        assert mounts.missing_mount(there) is None, there
+        assert filesystems.missing_mount(there) is None, there
     fstab.unlink()
-    assert mounts.missing_mount("/srv/away") is None
+    assert filesystems.missing_mount("/srv/away") is None

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preread.core import log as observability
+from preread.core import log
 from preread.core.errors import TruncatedPixels
 from preread.core.log import DEBUG_FIELDS, FIELDS, MAX_LINE_CHARS, MAX_TEXT_CHARS, HumanFormatter, JSONFormatter
 
@@ -40,7 +40,7 @@ def lines(stream):
 
 
 def test_an_event_is_one_json_line_with_its_fields(log_stream):
-    observability.set_up(json_lines=True, stream=log_stream)
+    log.set_up(json_lines=True, stream=log_stream)
     logging.getLogger("preread.runner.service").info(
         "file_done", extra={"file_id": 7, "ms": 41.25, "outcome": "assessed"}
     )
@@ -56,7 +56,7 @@ def test_systemds_journal_gets_each_lines_priority_and_nobody_else_does(log_stre
     with (tmp_path / "journal").open("w+") as journal:
         status = os.fstat(journal.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino + (not named)}")
-        observability.set_up(json_lines=True, stream=journal)
+        log.set_up(json_lines=True, stream=journal)
         for level in ("info", "warning", "error", "critical"):
             getattr(logging.getLogger("preread.runner.service"), level)("share_down")
         journal.seek(0)
@@ -67,7 +67,7 @@ def test_systemds_journal_gets_each_lines_priority_and_nobody_else_does(log_stre
 
 
 def test_a_field_off_the_list_is_left_out_and_only_its_name_is_told(log_stream):
-    observability.set_up(json_lines=True, stream=log_stream)
+    log.set_up(json_lines=True, stream=log_stream)
     logging.getLogger("preread.runner.service").info("file_done", extra={"file_id": 7, "patient_name": NAME})
     assert NAME not in log_stream.getvalue()
     assert lines(log_stream)[0]["left_out"] == ["patient_name"]
@@ -97,16 +97,16 @@ def test_no_value_leaves_but_by_a_field_on_the_list(extras, logger, level):
 
 
 def test_arguments_of_a_message_are_never_written(log_stream):
-    observability.set_up(json_lines=True, stream=log_stream)
+    log.set_up(json_lines=True, stream=log_stream)
     logging.getLogger("preread.runner.pool").warning("odd tag %s", NAME)
     assert NAME not in log_stream.getvalue()
 
 
 def test_paths_are_written_at_debug_only(log_stream):
-    observability.set_up(level="debug", json_lines=True, stream=log_stream)
-    log = logging.getLogger("preread.share.root_monitor")
-    log.info("seen", extra={"path": "/films/Mustermann.dcm"})
-    log.debug("seen", extra={"path": "/films/Mustermann.dcm"})
+    log.set_up(level="debug", json_lines=True, stream=log_stream)
+    target = logging.getLogger("preread.share.root_monitor")
+    target.info("seen", extra={"path": "/films/Mustermann.dcm"})
+    target.debug("seen", extra={"path": "/films/Mustermann.dcm"})
     at_info, at_debug = lines(log_stream)
     assert "path" not in at_info
     assert at_debug["path"] == "/films/Mustermann.dcm"
@@ -114,14 +114,16 @@ def test_paths_are_written_at_debug_only(log_stream):
 
 @pytest.mark.parametrize("logger", ["pydicom", "sqlalchemy.engine", "watchdog.observers", "PIL.Image", "unheard_of"])
 def test_other_packages_messages_are_replaced_by_their_place(log_stream, logger):
-    observability.set_up(json_lines=True, stream=log_stream)
-    log = logging.getLogger(logger)
-    before = log.level
-    log.setLevel(logging.WARNING)  # preread.imaging.elements silences pydicom altogether; the log must not rely on it
+    log.set_up(json_lines=True, stream=log_stream)
+    target = logging.getLogger(logger)
+    before = target.level
+    target.setLevel(
+        logging.WARNING
+    )  # preread.imaging.elements silences pydicom altogether; the log must not rely on it
     try:
-        log.warning(f"Invalid value: '{NAME}'")  # noqa: G004  as those packages do
+        target.warning(f"Invalid value: '{NAME}'")
     finally:
-        log.setLevel(before)
+        target.setLevel(before)
     assert NAME not in log_stream.getvalue()
     (line,) = lines(log_stream)
     assert line["event"] == "library_message"
@@ -130,18 +132,18 @@ def test_other_packages_messages_are_replaced_by_their_place(log_stream, logger)
 
 
 def test_a_warning_keeps_its_class_and_loses_its_text(log_stream):
-    observability.set_up(json_lines=True, stream=log_stream)
+    log.set_up(json_lines=True, stream=log_stream)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         # catch_warnings puts back what set_up installed, so it is asked for again inside
-        warnings.showwarning = observability._log_warning
+        warnings.showwarning = log._log_warning
         warnings.warn(f"the value {NAME!r} is too long", UserWarning, stacklevel=1)
     assert NAME not in log_stream.getvalue()
     assert lines(log_stream)[0]["warning"] == "UserWarning"
 
 
 def test_an_exception_keeps_class_code_and_places_and_loses_its_message(log_stream):
-    observability.set_up(json_lines=True, stream=log_stream)
+    log.set_up(json_lines=True, stream=log_stream)
     try:
         try:
             raise ValueError(f"bad {NAME}")
@@ -156,10 +158,10 @@ def test_an_exception_keeps_class_code_and_places_and_loses_its_message(log_stre
 
 
 def test_no_line_grows_beyond_its_bound(log_stream):
-    observability.set_up(json_lines=True, stream=log_stream)
-    log = logging.getLogger("preread.share.root_monitor")
-    log.info("seen", extra={"why": "x" * 100_000})
-    log.info("seen", extra={"counts": {f"state{number}": "y" * 400 for number in range(400)}})
+    log.set_up(json_lines=True, stream=log_stream)
+    target = logging.getLogger("preread.share.root_monitor")
+    target.info("seen", extra={"why": "x" * 100_000})
+    target.info("seen", extra={"counts": {f"state{number}": "y" * 400 for number in range(400)}})
     logging.getLogger("watchdog").warning("z" * 140_000)
     written = log_stream.getvalue().splitlines()
     assert len(written) == 3
@@ -168,7 +170,7 @@ def test_no_line_grows_beyond_its_bound(log_stream):
 
 
 def test_a_human_line_leaves_out_what_is_not_there(log_stream):
-    observability.set_up(json_lines=False, stream=log_stream)
+    log.set_up(json_lines=False, stream=log_stream)
     logging.getLogger("preread.runner.dispatcher").info(
         "file_done", extra={"file_id": 7, "code": None, "why": "two words"}
     )
@@ -176,7 +178,7 @@ def test_a_human_line_leaves_out_what_is_not_there(log_stream):
 
 
 def test_a_human_line_cannot_steer_the_terminal(log_stream):
-    observability.set_up(json_lines=False, stream=log_stream)
+    log.set_up(json_lines=False, stream=log_stream)
     logging.getLogger("preread.share.root_monitor").info("seen", extra={"why": "a\x1b[2Jb\nc\u202e"})
     (line,) = log_stream.getvalue().splitlines()
     assert "\x1b" not in line
@@ -185,21 +187,21 @@ def test_a_human_line_cannot_steer_the_terminal(log_stream):
 
 
 def test_setting_up_again_does_not_write_twice(log_stream):
-    observability.set_up(json_lines=True, stream=log_stream)
-    observability.set_up(json_lines=True, stream=log_stream)
+    log.set_up(json_lines=True, stream=log_stream)
+    log.set_up(json_lines=True, stream=log_stream)
     logging.getLogger("preread").info("started")
     assert len(lines(log_stream)) == 1
 
 
 def test_quiet_keeps_warnings(log_stream):
-    observability.set_up(json_lines=True, stream=log_stream, quiet=True)
+    log.set_up(json_lines=True, stream=log_stream, quiet=True)
     logging.getLogger("preread").info("started")
     logging.getLogger("preread").warning("share_down")
     assert [line["event"] for line in lines(log_stream)] == ["share_down"]
 
 
 def test_an_uncaught_exception_is_logged_without_its_message(log_stream):
-    observability.set_up(json_lines=True, stream=log_stream)
+    log.set_up(json_lines=True, stream=log_stream)
     sys.excepthook(ValueError, ValueError(NAME), None)
     assert NAME not in log_stream.getvalue()
     assert lines(log_stream)[0]["event"] == "uncaught_exception"
@@ -210,7 +212,7 @@ def test_a_stream_that_nobody_reads_stops_nothing(log_stream):
         def write(self, text):
             raise BrokenPipeError
 
-    observability.set_up(json_lines=True, stream=Closed())
+    log.set_up(json_lines=True, stream=Closed())
     logging.getLogger("preread").info("started")
 
 
@@ -224,7 +226,7 @@ def test_a_full_disk_costs_log_lines_and_says_how_many(log_stream):
             return super().write(text)
 
     disk = Disk()
-    observability.set_up(json_lines=True, stream=disk)
+    log.set_up(json_lines=True, stream=disk)
     logger = logging.getLogger("preread")
     disk.full = True
     for _ in range(3):
@@ -246,5 +248,5 @@ def test_a_full_disk_below_standard_error_too_stops_nothing(log_stream, monkeypa
 
     monkeypatch.setattr(sys, "__stderr__", Full())
     for stream in (Full(), sys.__stderr__):
-        observability.set_up(json_lines=True, stream=stream)
+        log.set_up(json_lines=True, stream=stream)
         logging.getLogger("preread").info("started")

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from PIL.PngImagePlugin import PngInfo
 
 from preread.core.errors import DecodeFailed, MultiFrame, UnreadableError
-from preread.imaging import raster as pictures
+from preread.imaging import raster
 from preread.imaging.codecs import png
 from preread_training.data import phantoms
 from tests.handed import outcome
@@ -55,7 +55,7 @@ CLEAN = {data: png.rebuild_picture(data)[0] for data in (GREY, PALETTE)}
 
 
 def handed_over(data: bytes, original: bytes) -> str:
-    handed, pixels, code = outcome(lambda: pictures.decode(data, "PNG", 1_000_000).pixels)
+    handed, pixels, code = outcome(lambda: raster.decode(data, "PNG", 1_000_000).pixels)
     assert handed in ([CLEAN[original]], [])
     assert (pixels is not None) == bool(handed)
     assert pixels is None or np.array_equal(pixels, FILM) or sorted(pixels.shape) == sorted(FILM.shape)
@@ -95,7 +95,7 @@ def test_every_known_chunk_is_dropped_or_refused(kind: bytes, content: bytes) ->
 def test_what_is_kept_is_checked(kind: bytes, content: bytes, place: int) -> None:
     parts = chunks(PALETTE)
     parts.insert(place, chunk(kind, content))
-    handed, _, _ = outcome(lambda: pictures.decode(joined(parts), "PNG", 1_000_000).pixels)
+    handed, _, _ = outcome(lambda: raster.decode(joined(parts), "PNG", 1_000_000).pixels)
     for bare in handed:
         kinds = [part[4:8] for part in chunks(bare)]
         assert kinds[:2] == [b"IHDR", b"PLTE"]
@@ -153,7 +153,7 @@ def test_a_picture_is_turned_as_pillow_would(orientation: int, where: str) -> No
         information.add_text("Raw profile type exif", text, zip=where == "zTXt")
     data = pillow(Image.fromarray(FILM), pnginfo=information, **how)
     wanted = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-    assert np.array_equal(pictures.decode(data, "PNG", 1_000_000).pixels, wanted)
+    assert np.array_equal(raster.decode(data, "PNG", 1_000_000).pixels, wanted)
 
 
 def test_a_text_that_inflates_to_much_is_not_kept() -> None:

@@ -19,7 +19,7 @@ from pydicom.encaps import encapsulate
 
 from preread.core import errors
 from preread.core.types import Caveat
-from preread.imaging import elements as tags
+from preread.imaging.elements import quiet
 from preread.imaging.radiograph import Header, Limits, decode, read_header
 from preread_training.data import phantoms
 from preread_training.data.phantoms import Encoding
@@ -399,12 +399,12 @@ def test_quiet_restores_the_filters_when_threads_overlap() -> None:
     inside, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with tags.quiet():
+        with quiet():
             inside.set()
             leave.wait(30)
 
     thread = threading.Thread(target=hold)
-    with tags.quiet():
+    with quiet():
         thread.start()
         assert inside.wait(30)
     warnings.warn("still silent: the other thread is inside", UserWarning, stacklevel=1)

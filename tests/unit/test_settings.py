@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from preread.cli.settings_page import describe
-from preread.core import settings as settings_module
 from preread.core.addresses import listen_address
 from preread.core.errors import SettingsError
-from preread.core.settings import Settings, load
+from preread.core.settings import PREFIX, Settings, load
 from preread.core.types import Population
 
 
@@ -224,7 +223,7 @@ def test_settings_do_not_change():
 def test_every_setting_is_explained_and_has_its_unit_in_its_name():
     for row in describe():
         assert row.help, row.env
-        assert row.env.startswith(settings_module.PREFIX)
+        assert row.env.startswith(PREFIX)
         if "seconds" in row.help or "seconds" in row.value:
             assert row.env.endswith("_S"), row.env
         assert row.value

@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from preread.cli import output
-from preread.core.text import csv_cells as sheets
+from preread.core.text import csv_cells
 from preread_training.data.dataset import index
 
 # What begins a formula, what may stand before it, and what a sheet may take for the end of a cell.
@@ -27,7 +27,7 @@ SEPARATORS = [",", ";", "\t", "|"]
 
 def written(rows: list[list[Any]]) -> str:
     stream = io.StringIO(newline="")
-    sheets.write_rows(stream, ["a", "b"], rows)
+    csv_cells.write_rows(stream, ["a", "b"], rows)
     return stream.getvalue()
 
 
@@ -48,7 +48,7 @@ def test_no_cell_begins_a_formula_whatever_separates(rows: list[list[Any]]) -> N
 def test_what_was_written_can_be_read_as_it_was(row: list[str]) -> None:
     header, *lines = read(written([row]), ",")
     assert header == ["a", "b"]
-    assert [[sheets.plain(cell) for cell in line] for line in lines] == [row]
+    assert [[csv_cells.plain(cell) for cell in line] for line in lines] == [row]
 
 
 @given(st.lists(st.integers() | st.floats(allow_nan=False) | st.booleans(), min_size=1, max_size=4))
@@ -82,7 +82,7 @@ def test_texts_are_quoted_and_nothing_is_nothing() -> None:
     ],
 )
 def test_an_apostrophe_stands_only_where_a_formula_would_begin(text: str, cell: str) -> None:
-    assert sheets.cell(text) == cell
+    assert csv_cells.cell(text) == cell
 
 
 def test_printed_cells_hold_no_control_character(capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,7 +100,7 @@ def test_a_list_of_films_is_read_as_it_was_written(tmp_path: Path) -> None:
             [path, label, f"=p{number}"]
             for number, (path, label) in enumerate(zip(paths, ("X|Y", "ABSENT"), strict=True))
         ]
-        sheets.write_rows(stream, ["path", "label", "patient"], rows)
+        csv_cells.write_rows(stream, ["path", "label", "patient"], rows)
     assert [(film.path, film.present, film.patient) for film in index(listing, "ABSENT")] == [
         (paths[0], ("x", "y"), "=p0"),
         (paths[1], (), "=p1"),

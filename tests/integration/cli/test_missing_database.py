@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preread.core import filesystems as mounts
+from preread.core import filesystems
 from preread.core.errors import DatabaseAway
 from preread.db import engine as store
 from preread.db import migrate as migrating
@@ -72,7 +72,7 @@ def test_a_file_that_goes_away_under_a_program_is_named(tmp_path, migrated_sqlit
 def test_where_fstab_names_a_disk_that_is_away_nothing_is_made_on_the_other_one(able, monkeypatch, tmp_path):
     (tmp_path / "disk").mkdir()
     (tmp_path / "fstab").write_text(f"/dev/sdz1 {tmp_path}/disk ext4 defaults,nofail 0 2\n")
-    monkeypatch.setattr(mounts, "FSTAB", tmp_path / "fstab")
+    monkeypatch.setattr(filesystems, "FSTAB", tmp_path / "fstab")
     monkeypatch.setenv("PREREAD_DATABASE_URL", f"sqlite:///{tmp_path}/disk/preread.db")
     for command in (["db", "upgrade"], ["results"]):
         ran = able(*command)

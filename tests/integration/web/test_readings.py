@@ -20,7 +20,7 @@ from sqlalchemy import delete, select, update
 from sqlalchemy.exc import DBAPIError
 
 from preread.core.errors import DatabaseFull, FindingUnknown, NotAllowed, PrereadError, ReadingOutdated, UsageError
-from preread.core.text import csv_cells as sheets
+from preread.core.text import csv_cells
 from preread.core.types import Answer, FileState, Outcome, Presence, RefusalCode, Role, Verdict
 from preread.db import engine as store
 from preread.db import ledger_schema as schema
@@ -446,5 +446,5 @@ def test_a_comment_in_an_export_is_no_formula_and_stays_what_was_written(films: 
     sign(films, ada, film, comment=comment)
     (line,) = [one.cells("path") for one in exporting.films(films.engine)]
     cell = line[exporting.COLUMNS.index("readers")]
-    assert sheets.cell(cell) == cell
+    assert csv_cells.cell(cell) == cell
     assert [one["comment"] for one in json.loads(str(cell))] == [comment]

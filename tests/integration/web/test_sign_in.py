@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, select, update
 
-from preread.core import log as observability
+from preread.core import log
 from preread.core.errors import NotAllowed, TooManyTries, UsageError
 from preread.core.types import Role
 from preread.db import review_schema
@@ -220,10 +220,10 @@ def test_failures_stand_in_log_and_trail_as_fail2ban_reads_them(
     films_here: Films, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     films_here.person("ada")
-    log = tmp_path / "web.log"
+    log_file = tmp_path / "web.log"
     for as_json in (True, False):
-        with log.open("a") as stream:
-            observability.set_up(json_lines=as_json, stream=stream)
+        with log_file.open("a") as stream:
+            log.set_up(json_lines=as_json, stream=stream)
             try:
                 monkeypatch.setattr(brakes, "FREE_FAILURES", 2)
                 # on a busy machine the third try comes more than a second after the second
@@ -233,8 +233,8 @@ def test_failures_stand_in_log_and_trail_as_fail2ban_reads_them(
                     browser.client.headers["x-forwarded-for"] = f"198.51.100.1, {address}"
                     assert [browser.sign_in(name, "wrong").status for _ in range(3)][-1] == 429
             finally:
-                observability.set_up()
-    assert "nobody" not in log.read_text()
+                log.set_up()
+    assert "nobody" not in log_file.read_text()
     actors = {(row.actor, row.action) for row in audit.latest(films_here.engine, 50)}
     assert {("nobody@203.0.113.9", "sign_in_failed"), ("nobody@2001:db8::9", "sign_in_failed")} <= actors
     pattern = re.search(r"failregex = (.*)\n\s+(.*)\n", FILTER.read_text())
@@ -242,7 +242,7 @@ def test_failures_stand_in_log_and_trail_as_fail2ban_reads_them(
     address = r"(?P<host>[0-9a-f.:]+)"
     found = [
         match["host"]
-        for line in log.read_text().splitlines()
+        for line in log_file.read_text().splitlines()
         for one in pattern.groups()
         if (match := re.search(one.replace("<ADDR>", address).replace(r"^\s*", r"^[\d:]+\s*"), line))
     ]
@@ -252,10 +252,10 @@ def test_failures_stand_in_log_and_trail_as_fail2ban_reads_them(
 
 @pytest.mark.fail2ban
 def test_fail2ban_reads_the_log_and_is_not_led_astray(tmp_path: Path) -> None:
-    log = tmp_path / "web.log"
-    with log.open("w") as stream:
+    log_file = tmp_path / "web.log"
+    with log_file.open("w") as stream:
         for as_json in (True, False):
-            observability.set_up(json_lines=as_json, stream=stream)
+            log.set_up(json_lines=as_json, stream=stream)
             said = logging.getLogger("preread.web.auth_routes")
             for address, code in (("203.0.113.9", "not_allowed"), ("2001:db8::9", "too_many_tries")):
                 said.warning("sign_in_failed", extra={"address": address, "code": code})
@@ -266,9 +266,9 @@ def test_fail2ban_reads_the_log_and_is_not_led_astray(tmp_path: Path) -> None:
             ):
                 said.warning("page_failed", extra={"address": address, "code": "not_allowed"})
             said.info("sign_in_failed", extra={"address": "198.51.100.2"})
-        observability.set_up()
+        log.set_up()
     answer = subprocess.run(
-        ["fail2ban-regex", "--print-all-matched", log, FILTER], check=True, capture_output=True, text=True
+        ["fail2ban-regex", "--print-all-matched", log_file, FILTER], check=True, capture_output=True, text=True
     )
     assert "4 matched" in answer.stdout, answer.stdout
     matched = answer.stdout.split("Matched line(s)")[1].split("Missed line(s)")[0]

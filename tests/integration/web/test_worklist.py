@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Engine, update
 
+from preread.core.text import search_keys
 from preread.core.types import Answer, Outcome, RefusalCode
 from preread.db import ledger_schema as schema
-from preread.imaging import search_keys as lookups
 from preread.ledger.ledger import Observation
 from preread.review import related_images as beside
 from preread.review import reviews as readings
@@ -173,13 +173,13 @@ def test_a_waiting_film_is_listed_by_its_name(films: Films) -> None:
 @settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.text(max_size=300))
 def test_a_name_is_found_by_its_own_key(name: str) -> None:
-    key = lookups.name_key(name)
-    assert key is None or (lookups.name_key(key) == key and len(key) <= lookups.MAX_NAME_KEY_CHARS)
+    key = search_keys.name_key(name)
+    assert key is None or (search_keys.name_key(key) == key and len(key) <= search_keys.MAX_NAME_KEY_CHARS)
     assert key is None or not key.startswith(" ")
 
 
 def test_a_name_is_the_same_however_it_is_typed() -> None:
     for typed in ("MÜLLER^Ada", "Muller, ada", " müller  ADA ", "MULLER^ADA=山田^花子=やまだ^はなこ"):
-        assert lookups.name_key(typed) == "muller ada"
-    assert lookups.name_key("山田^花子") == "山田 花子"
-    assert lookups.name_key("^^") is None
+        assert search_keys.name_key(typed) == "muller ada"
+    assert search_keys.name_key("山田^花子") == "山田 花子"
+    assert search_keys.name_key("^^") is None

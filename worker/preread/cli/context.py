@@ -54,11 +54,11 @@ class Door:
         Raises:
             SettingsError: a setting cannot be meant.
         """
-        from preread.core import log as observability
+        from preread.core import log
         from preread.core.settings import load
 
         settings = load(self.config)
-        observability.set_up(
+        log.set_up(
             level=self.log_level or settings.log_level.value,
             json_lines=_first(self.log_json, settings.log_json),
             quiet=quiet and self.log_level is None,

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from preread.core.text import csv_cells as sheets
+from preread.core.text import csv_cells
 from preread.core.text.confusables import visible
 from preread.core.text.escaping import escape
 
@@ -136,7 +136,7 @@ def print_json(record: JSONObject) -> None:
 def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a header and rows as CSV, control characters escaped; see ``sheets``."""
     shown = ([visible(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
-    sheets.write_rows(sys.stdout, columns, shown)
+    csv_cells.write_rows(sys.stdout, columns, shown)
 
 
 def say(text: str) -> None:

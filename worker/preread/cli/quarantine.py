@@ -60,8 +60,7 @@ def show_quarantined(
 
     def act(engine: Engine) -> bool:
         from preread.cli import views
-        from preread.core.error_codes import named
-        from preread.core.errors import PrereadError, UsageError
+        from preread.core.errors import PrereadError, UsageError, error_from_code
         from preread.core.types import FileState
         from preread.review import history
         from preread.review.result_json import detail_to_json
@@ -69,7 +68,7 @@ def show_quarantined(
         detail = history.show(engine, file_id)
         if detail is None or detail.row.state is not FileState.QUARANTINED:
             raise UsageError(f"no quarantined file has the ID {file_id}: `preread quarantine list` shows those that do")
-        remedy = named(detail.row.code or "", "", PrereadError).hint
+        remedy = error_from_code(detail.row.code or "", "", PrereadError).hint
         if json:
             output.print_json({**detail_to_json(detail), "remedy": remedy})
         else:

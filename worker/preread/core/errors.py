@@ -26,7 +26,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 
 class PrereadError(Exception):
@@ -396,3 +396,26 @@ class InternalError(PrereadError):
     code = "internal"
     exit_code = 70
     hint = "Report it with the lines above; they hold no patient data."
+
+
+Failure = TypeVar("Failure", bound=PrereadError)
+
+
+def error_from_code(code: str, message: str, base: type[Failure]) -> Failure:
+    """Return the error of a stored code.
+
+    Args:
+        code: ``PrereadError.code`` of the class.
+        message: message of the error.
+        base: class to search, with its subclasses.
+
+    Returns:
+        An instance of the class with this code, or of ``base`` if neither it nor a subclass has this code.
+    """
+    pending: list[type[Failure]] = [base]
+    while pending:
+        kind = pending.pop()
+        if kind.code == code:
+            return kind(message)
+        pending.extend(kind.__subclasses__())
+    return base(message)

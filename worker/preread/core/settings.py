@@ -7,6 +7,7 @@ An unknown name is an error, because a setting that is silently not applied is f
 
 from __future__ import annotations
 
+import difflib
 import itertools
 import json
 import os
@@ -19,11 +20,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from preread.core.addresses import ADDRESS, ADDRESSES, listen_address, mail_server
 from preread.core.errors import SettingsError
-from preread.core.settings_messages import did_you_mean, explain
 from preread.core.types import RootSpec
 
 PREFIX = "PREREAD_"
@@ -276,7 +277,7 @@ class Settings(BaseSettings):
             if isinstance(root, Mapping):
                 for key in root:
                     if key not in _ROOT_KEYS:
-                        raise ValueError(f"a root has no key {key!r}{did_you_mean(str(key), _ROOT_KEYS)}")
+                        raise ValueError(f"a root has no key {key!r}{_did_you_mean(str(key), _ROOT_KEYS)}")
                 path = root.get("path")
                 if isinstance(path, str) and not path.strip():
                     # an empty path would mean the working folder, which nobody can have meant
@@ -301,7 +302,7 @@ def load(config: Path | None = None) -> Settings:
     try:
         settings = Settings(**from_file)
     except ValidationError as error:
-        raise SettingsError(explain(error, path, PREFIX, Settings.model_fields)) from None
+        raise SettingsError(_explain(error, path, PREFIX, Settings.model_fields)) from None
     base = path.parent if path is not None and "PREREAD_ROOTS" not in {name.upper() for name in os.environ} else Path()
     roots = tuple(replace(root, path=base / root.path.expanduser()) for root in settings.roots)
     refuse_overlapping(roots)
@@ -350,7 +351,7 @@ def _refuse_unknown_names(environ: Mapping[str, str]) -> None:
     for name in sorted(environ):
         upper = name.upper()
         if upper.startswith(PREFIX) and upper not in known and not _SERVICE_LINK.fullmatch(upper):
-            raise SettingsError(f"there is no setting {name}{did_you_mean(upper, known)}")
+            raise SettingsError(f"there is no setting {name}{_did_you_mean(upper, known)}")
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -365,5 +366,39 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise SettingsError(said) from None
     for key in content:
         if key not in Settings.model_fields:
-            raise SettingsError(f"{path}: there is no setting {key!r}{did_you_mean(key, Settings.model_fields)}")
+            raise SettingsError(f"{path}: there is no setting {key!r}{_did_you_mean(key, Settings.model_fields)}")
     return content
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Name the nearest of the known names, or all of them."""
+    names = list(known)
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"; did you mean {nearest[0]}?" if nearest else f"; there are {', '.join(names)}"
+
+
+def _explain(error: ValidationError, path: Path | None, prefix: str, settings: Mapping[str, FieldInfo]) -> str:
+    """Say of each value that cannot be meant where it stands, what is wrong, and how one looks that is right.
+
+    Args:
+        path: the file of settings, if there is one.
+        prefix: of a setting's variable in the environment.
+        settings: all of them.
+    """
+    in_environment = {name.upper() for name, value in os.environ.items() if value}
+    parts = []
+    for item in error.errors(include_url=False, include_input=False, include_context=False):
+        setting, *rest = (str(part) for part in item["loc"])
+        env = prefix + setting.upper()
+        place = "".join(f" [{part}]" for part in rest)
+        where = env if env in in_environment or path is None else f"{setting} in {path}"
+        parts.append(f"{where}{place}: {_in_words(item['type'], item['msg'], settings.get(setting))}")
+    return "; ".join(parts)
+
+
+def _in_words(kind: str, message: str, field: FieldInfo | None) -> str:
+    if kind == "string_pattern_mismatch" and field is not None and field.examples:
+        return f"does not have the form of, for example, {field.examples[0]}"
+    said = message.removeprefix("Value error, ")
+    wants_number = kind.startswith(("int_", "float_", "greater_than", "less_than", "finite"))
+    return f"{said}, such as {field.default:g}" if wants_number and field is not None and field.default else said

@@ -211,7 +211,7 @@ class FileColumns(TypedColumns):
     ``failed_...``: when it last ended its inference process or held it until the deadline, by which error, and which
     content it had where that was known; a good end clears them.
     ``read_at``: when the first reading of its present result was signed. ``device``, ``patient_name_key``: see
-    ``lookups.py``.
+    ``core/text/search_keys.py``.
     """
 
     id = Column(RowId, primary_key=True)

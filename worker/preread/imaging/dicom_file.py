@@ -15,7 +15,7 @@ from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
 
 from preread.core.errors import BrokenHeader, TooManyBytes, UnknownFormat
-from preread.imaging import data_set as elements
+from preread.imaging import data_set
 from preread.imaging.data_set import LONG, PixelSpan
 from preread.imaging.elements import PARSE_ERRORS
 
@@ -87,7 +87,7 @@ def parse(data: bytes, max_bytes: int) -> DicomFile:
     else:
         implicit, little = syntax == IMPLICIT_LITTLE, syntax != EXPLICIT_BIG
     try:
-        dataset, pixels = elements.read(body, offset, implicit=implicit, little=little)
+        dataset, pixels = data_set.read(body, offset, implicit=implicit, little=little)
     except PARSE_ERRORS:
         raise BrokenHeader("The DICOM header cannot be parsed.") from None
     except MemoryError:

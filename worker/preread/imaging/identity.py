@@ -25,7 +25,7 @@ from pydicom.dataset import Dataset
 
 from preread.core.errors import SettingsError
 from preread.core.types import Identity
-from preread.imaging import elements as tags
+from preread.imaging import elements
 
 PATH_FIELDS = ("patient_id", "issuer_of_patient_id", "patient_name", "accession_number", "study_description")
 
@@ -44,38 +44,39 @@ _WILDCARD = re.compile(r"\*\*/|\*|\{(\w*)\}")
 
 def from_dataset(dataset: Dataset) -> Identity:
     """Read the identity of one instance (PS3.3 C.7.1 to C.7.5, C.8.1, C.8.11); a broken tag is a missing tag."""
-    birth, study = iso_date(tags.text(dataset, "PatientBirthDate")), _study_date(dataset)
-    age = tags.text(dataset, "PatientAge")
+    birth, study = iso_date(elements.text(dataset, "PatientBirthDate")), _study_date(dataset)
+    age = elements.text(dataset, "PatientAge")
     age_years, conflict = age_in_years(age, birth, study)
     taken, offset = _acquired(dataset)
     return Identity(
-        patient_name=tags.text(dataset, "PatientName"),
-        patient_id=tags.text(dataset, "PatientID"),
-        issuer_of_patient_id=tags.text(dataset, "IssuerOfPatientID"),
+        patient_name=elements.text(dataset, "PatientName"),
+        patient_id=elements.text(dataset, "PatientID"),
+        issuer_of_patient_id=elements.text(dataset, "IssuerOfPatientID"),
         patient_birth_date=birth,
-        patient_sex=tags.code_string(dataset, "PatientSex"),
+        patient_sex=elements.code_string(dataset, "PatientSex"),
         patient_age=age,
         patient_age_years=age_years,
         age_conflict=conflict,
-        study_instance_uid=tags.uid(dataset, "StudyInstanceUID"),
-        series_instance_uid=tags.uid(dataset, "SeriesInstanceUID"),
-        sop_instance_uid=tags.uid(dataset, "SOPInstanceUID"),
-        sop_class_uid=tags.uid(dataset, "SOPClassUID"),
-        accession_number=tags.text(dataset, "AccessionNumber"),
-        modality=tags.code_string(dataset, "Modality"),
-        body_part_examined=tags.code_string(dataset, "BodyPartExamined"),
-        view_position=tags.code_string(dataset, "ViewPosition"),
-        image_laterality=tags.code_string(dataset, "ImageLaterality") or tags.code_string(dataset, "Laterality"),
+        study_instance_uid=elements.uid(dataset, "StudyInstanceUID"),
+        series_instance_uid=elements.uid(dataset, "SeriesInstanceUID"),
+        sop_instance_uid=elements.uid(dataset, "SOPInstanceUID"),
+        sop_class_uid=elements.uid(dataset, "SOPClassUID"),
+        accession_number=elements.text(dataset, "AccessionNumber"),
+        modality=elements.code_string(dataset, "Modality"),
+        body_part_examined=elements.code_string(dataset, "BodyPartExamined"),
+        view_position=elements.code_string(dataset, "ViewPosition"),
+        image_laterality=elements.code_string(dataset, "ImageLaterality")
+        or elements.code_string(dataset, "Laterality"),
         study_date=study,
-        study_description=tags.text(dataset, "StudyDescription"),
-        series_description=tags.text(dataset, "SeriesDescription"),
+        study_description=elements.text(dataset, "StudyDescription"),
+        series_description=elements.text(dataset, "SeriesDescription"),
         acquisition_date_time=taken,
         timezone_offset_from_utc=offset,
-        manufacturer=tags.text(dataset, "Manufacturer"),
-        manufacturer_model_name=tags.text(dataset, "ManufacturerModelName"),
-        device_serial_number=tags.text(dataset, "DeviceSerialNumber"),
-        station_name=tags.text(dataset, "StationName"),
-        institution_name=tags.text(dataset, "InstitutionName"),
+        manufacturer=elements.text(dataset, "Manufacturer"),
+        manufacturer_model_name=elements.text(dataset, "ManufacturerModelName"),
+        device_serial_number=elements.text(dataset, "DeviceSerialNumber"),
+        station_name=elements.text(dataset, "StationName"),
+        institution_name=elements.text(dataset, "InstitutionName"),
     )
 
 
@@ -140,7 +141,7 @@ def _counted(birth: str | None, study: str | None) -> float | None:
 
 def _study_date(dataset: Dataset) -> str | None:
     for keyword in ("StudyDate", "AcquisitionDate", "SeriesDate", "ContentDate"):
-        found = iso_date(tags.text(dataset, keyword))
+        found = iso_date(elements.text(dataset, keyword))
         if found:
             return found
     return None
@@ -148,15 +149,15 @@ def _study_date(dataset: Dataset) -> str | None:
 
 def _acquired(dataset: Dataset) -> tuple[str | None, str | None]:
     """Return when the film was taken, as written, and the offset from UTC that the file gives (PS3.3 C.12.1.1.8)."""
-    offset = tags.text(dataset, "TimezoneOffsetFromUTC")
+    offset = elements.text(dataset, "TimezoneOffsetFromUTC")
     offset = offset if offset and _OFFSET.fullmatch(offset) else None
-    match = _DATE_TIME.fullmatch(tags.text(dataset, "AcquisitionDateTime") or "")
+    match = _DATE_TIME.fullmatch(elements.text(dataset, "AcquisitionDateTime") or "")
     if match:
         return match[1], match[2] or offset
     for kind in ("Acquisition", "Content", "Series", "Study"):
-        day = iso_date(tags.text(dataset, f"{kind}Date"))
+        day = iso_date(elements.text(dataset, f"{kind}Date"))
         if day:
-            time = _TIME.fullmatch(tags.text(dataset, f"{kind}Time") or "")
+            time = _TIME.fullmatch(elements.text(dataset, f"{kind}Time") or "")
             return day.replace("-", "") + ("".join(part or "" for part in time.groups()) if time else ""), offset
     return None, offset
 

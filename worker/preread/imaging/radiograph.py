@@ -20,10 +20,8 @@ from preread.core.errors import (
     UnknownFormat,
 )
 from preread.core.types import Caveat, Identity, Radiograph
-from preread.imaging import dicom_file, identity, rendering
-from preread.imaging import elements as tags
-from preread.imaging import raster as pictures
-from preread.imaging.codecs import decoders as codecs
+from preread.imaging import dicom_file, elements, identity, raster, rendering
+from preread.imaging.codecs import decoders
 from preread.imaging.dicom_file import DicomFile
 
 MIB = 1024 * 1024
@@ -108,13 +106,13 @@ def read_header(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Header:
         raise EmptyFile
     if len(data) > limits.max_bytes:
         raise TooManyBytes(f"The file has {len(data)} bytes; the limit is {limits.max_bytes}.")
-    with tags.quiet():
+    with elements.quiet():
         if dicom_file.looks_like_dicom(data):
             return _dicom_header(data, limits)
-        kind = pictures.sniff(data)
+        kind = raster.sniff(data)
         if kind is None:
             raise UnknownFormat
-        size = pictures.read_size(data, kind)
+        size = raster.read_size(data, kind)
         return Header(Identity(), kind, rows=size.rows, columns=size.columns, data=data)
 
 
@@ -132,10 +130,10 @@ def decode(header: Header, limits: Limits = DEFAULT_LIMITS, *, shorter_side_px: 
         UnreadableError: a subclass names what is wrong: NoPixels, MultiFrame, TooManyPixels, BrokenHeader,
             TruncatedPixels, DecodeFailed, UnsupportedTransferSyntax, UnsupportedPixels or ColourNotGrey.
     """
-    with tags.quiet():
+    with elements.quiet():
         try:
             if header.file is None:
-                picture = pictures.decode(header.data, header.format, limits.max_pixels)
+                picture = raster.decode(header.data, header.format, limits.max_pixels)
                 rows, columns = picture.pixels.shape
                 return Radiograph(
                     picture.pixels,
@@ -156,7 +154,7 @@ def _dicom_header(data: bytes, limits: Limits) -> Header:
     dataset = file.dataset
     who = identity.from_dataset(dataset)
     sop_class_uid = who.sop_class_uid or file.media_storage_sop_class_uid
-    rows, columns = tags.whole(dataset, "Rows"), tags.whole(dataset, "Columns")
+    rows, columns = elements.whole(dataset, "Rows"), elements.whole(dataset, "Columns")
     has_pixels = file.pixels is not None
     if len(dataset) == 0 and sop_class_uid is None:
         raise BrokenHeader("The DICOM header holds no element.")
@@ -167,18 +165,18 @@ def _dicom_header(data: bytes, limits: Limits) -> Header:
         transfer_syntax_uid=file.transfer_syntax_uid,
         rows=rows,
         columns=columns,
-        number_of_frames=tags.whole(dataset, "NumberOfFrames") or 1,
-        presentation_intent_type=tags.code_string(dataset, "PresentationIntentType"),
+        number_of_frames=elements.whole(dataset, "NumberOfFrames") or 1,
+        presentation_intent_type=elements.code_string(dataset, "PresentationIntentType"),
         has_pixels=has_pixels,
         is_image=has_pixels or rows is not None or sop_class_uid is None or sop_class_uid in _IMAGE_CLASSES,
         sop_class_uid=sop_class_uid,
         search_text=view_text
         + _lower(dataset, "StudyDescription", "RequestedProcedureDescription", "PerformedProcedureStepDescription"),
         view_text=view_text,
-        view_codes=tuple(tags.codes(dataset, "ViewCodeSequence")),
-        body_part_codes=tuple(tags.codes(dataset, "AnatomicRegionSequence")),
+        view_codes=tuple(elements.codes(dataset, "ViewCodeSequence")),
+        body_part_codes=tuple(elements.codes(dataset, "AnatomicRegionSequence")),
         animal_text=_animal(dataset),
-        patient_orientation=(tags.text(dataset, "PatientOrientation") or "").upper() or None,
+        patient_orientation=(elements.text(dataset, "PatientOrientation") or "").upper() or None,
         data=data,
         file=file,
     )
@@ -210,7 +208,7 @@ _HUMAN = ("homo sapiens", "human", "337915000", "l-85b00")
 
 
 def _lower(dataset: Dataset, *keywords: str) -> tuple[str, ...]:
-    found = (tags.text(dataset, keyword) for keyword in keywords)
+    found = (elements.text(dataset, keyword) for keyword in keywords)
     return tuple(line.lower() for line in found if line)
 
 
@@ -219,11 +217,11 @@ def _animal(dataset: Dataset) -> tuple[str, ...]:
 
     A Responsible Person alone proves nothing: a child's film names a parent there. Only the role OWNER does.
     """
-    species = [*_lower(dataset, "PatientSpeciesDescription"), *tags.codes(dataset, "PatientSpeciesCodeSequence")]
+    species = [*_lower(dataset, "PatientSpeciesDescription"), *elements.codes(dataset, "PatientSpeciesCodeSequence")]
     if any(human in line for line in species for human in _HUMAN):
         species = []
     breed = _lower(dataset, "PatientBreedDescription")
-    owner = ("owner",) if tags.code_string(dataset, "ResponsiblePersonRole") == "OWNER" else ()
+    owner = ("owner",) if elements.code_string(dataset, "ResponsiblePersonRole") == "OWNER" else ()
     return (*species, *breed, *owner)
 
 
@@ -232,8 +230,8 @@ def _decode_dicom(header: Header, file: DicomFile, limits: Limits, shorter_side_
         raise NoPixels
     if header.number_of_frames > 1:
         raise MultiFrame(f"The file holds {header.number_of_frames} frames; a radiograph is one.")
-    module = codecs.read_pixel_module(file, limits.max_pixels)
-    stored = codecs.stored_values(file, module, _halvings(module, shorter_side_px))
+    module = decoders.read_pixel_module(file, limits.max_pixels)
+    stored = decoders.stored_values(file, module, _halvings(module, shorter_side_px))
     pixels, caveats = rendering.render(stored.values, module, file)
     every: dict[Caveat, None] = dict.fromkeys((*stored.caveats, *caveats))
     return Radiograph(
@@ -248,7 +246,7 @@ def _decode_dicom(header: Header, file: DicomFile, limits: Limits, shorter_side_
     )
 
 
-def _halvings(module: codecs.PixelModule, shorter_side_px: int | None) -> int:
+def _halvings(module: decoders.PixelModule, shorter_side_px: int | None) -> int:
     """How often a film may be halved."""
     if shorter_side_px is None:
         return 0

@@ -20,7 +20,7 @@ from pydicom.pixels.processing import apply_color_lut
 
 from preread.core.errors import BrokenHeader, UnsupportedPixels
 from preread.core.types import Caveat, PixelArray
-from preread.imaging import elements as tags
+from preread.imaging import elements
 from preread.imaging.codecs.decoders import PixelModule, Stored
 from preread.imaging.dicom_file import DicomFile
 from preread.imaging.raster import require_grey
@@ -78,7 +78,7 @@ def render(values: Stored, module: PixelModule, file: DicomFile) -> tuple[PixelA
         grey = 1.0 - grey
     table = np.floor(grey * 255.0 + 0.5).astype(np.uint8)
     table[padding] = 0
-    shape = tags.code_string(dataset, "PresentationLUTShape")
+    shape = elements.code_string(dataset, "PresentationLUTShape")
     if shape and (shape == "INVERSE") != (module.photometric_interpretation == "MONOCHROME1"):
         # Fuji CR and others write it wrongly; viewers trust the photometric interpretation, and so does this.
         caveats.append(Caveat.POLARITY_CONFLICT)
@@ -155,9 +155,9 @@ def _padding(dataset: Dataset, module: PixelModule, entries: Levels) -> npt.NDAr
 
 def _stored_tag(dataset: Dataset, keyword: str, module: PixelModule) -> int | None:
     """Read a value in the units of the pixels; some write a signed one as unsigned or the other way round."""
-    found = tags.whole(dataset, keyword)
+    found = elements.whole(dataset, keyword)
     if found is None:
-        raw = tags.value(dataset, keyword)
+        raw = elements.value(dataset, keyword)
         found = int.from_bytes(raw[:2], "little") if isinstance(raw, bytes) and len(raw) >= 2 else None
     if found is None:
         return None
@@ -169,12 +169,12 @@ def _stored_tag(dataset: Dataset, keyword: str, module: PixelModule) -> int | No
 
 def _modality(dataset: Dataset, little_endian: bool, entries: Levels, caveats: list[Caveat]) -> Levels:
     """Apply the Modality LUT or the rescale (PS3.3 C.11.1)."""
-    for item in tags.items(dataset, "ModalityLUTSequence"):
+    for item in elements.items(dataset, "ModalityLUTSequence"):
         lut = _read_lut(item, little_endian, signed=bool(entries.min() < 0))
         if lut is not None:
             mapped: Levels = lut.output[np.clip(entries.astype(np.int64) - lut.first, 0, lut.output.size - 1)]
             return mapped
-    slope, intercept = tags.number(dataset, "RescaleSlope"), tags.number(dataset, "RescaleIntercept")
+    slope, intercept = elements.number(dataset, "RescaleSlope"), elements.number(dataset, "RescaleIntercept")
     if slope == 0:
         caveats.append(Caveat.RESCALE_IGNORED)
         return entries
@@ -208,7 +208,7 @@ def _voi(
 
 
 def _voi_lut(dataset: Dataset, little_endian: bool, measured: Levels) -> _Voi | None:
-    for item in tags.items(dataset, "VOILUTSequence"):
+    for item in elements.items(dataset, "VOILUTSequence"):
         lut = _read_lut(item, little_endian, signed=bool(measured.min() < 0))
         if lut is None or lut.output.min() == lut.output.max():
             continue  # one grey level for all is no table that shows anything
@@ -221,8 +221,8 @@ def _voi_lut(dataset: Dataset, little_endian: bool, measured: Levels) -> _Voi | 
 
 
 def _window(dataset: Dataset, measured: Levels) -> _Voi | None:
-    centers, widths = tags.numbers(dataset, "WindowCenter"), tags.numbers(dataset, "WindowWidth")
-    function = tags.code_string(dataset, "VOILUTFunction") or "LINEAR"
+    centers, widths = elements.numbers(dataset, "WindowCenter"), elements.numbers(dataset, "WindowWidth")
+    function = elements.code_string(dataset, "VOILUTFunction") or "LINEAR"
     for center, width in zip(centers, widths, strict=False):
         if center is None or width is None or width <= 0:
             continue
@@ -279,8 +279,8 @@ def _read_lut(
             some write it as unsigned.
     """
     order = "<" if little_endian else ">"
-    descriptor = _integers(tags.value(item, descriptor_keyword), f"{order}u2")
-    raw = tags.value(item, data_keyword)
+    descriptor = _integers(elements.value(item, descriptor_keyword), f"{order}u2")
+    raw = elements.value(item, data_keyword)
     if descriptor is None or descriptor.size < 3 or raw is None:
         return None
     count, first, bits = (int(v) for v in descriptor[:3])
@@ -304,7 +304,7 @@ def _integers(found: object, dtype: str) -> npt.NDArray[np.int64] | None:
             width = np.dtype(dtype).itemsize
             return np.frombuffer(found[: len(found) // width * width], dtype).astype(np.int64)
         return np.atleast_1d(np.asarray(found, dtype=np.int64))
-    except tags.PARSE_ERRORS:
+    except elements.PARSE_ERRORS:
         return None
 
 
@@ -332,7 +332,7 @@ def _grey_of_palette(values: Stored, file: DicomFile) -> PixelArray:
             channels = (colours >> (8 * (colours.dtype.itemsize - 1))).astype(np.uint8)[:, :, :3]
         else:  # pydicom does not swap the bytes of a big-endian palette
             channels = np.stack([_palette(file, colour)[_indices(values)] for colour in _PRIMARIES], axis=-1)
-    except tags.PARSE_ERRORS:
+    except elements.PARSE_ERRORS:
         raise BrokenHeader("The colour palette is missing or broken.") from None
     require_grey(channels)
     return np.ascontiguousarray(channels[:, :, 0])

@@ -20,6 +20,7 @@ from sqlalchemy import Connection, bindparam, exists, func, select, update
 
 from preread.core.errors import BundleWithdrawn
 from preread.core.text.escaping import clean_identifier, clean_text
+from preread.core.text.search_keys import device_label, name_key
 from preread.core.types import (
     Answer,
     Caveat,
@@ -33,7 +34,6 @@ from preread.core.types import (
 from preread.db import audit_key
 from preread.db import ledger_schema as schema
 from preread.db import seals as sealing
-from preread.imaging.search_keys import device_of, name_key
 from preread.ledger import tombstones as forgetting
 from preread.ledger.claims import set_aside_values
 from preread.ledger.discovery import insert_or_skip
@@ -340,7 +340,7 @@ def identity_values(identity: Identity) -> dict[str, Any]:
             value = None
         values[field.name] = value
     values["acquired_local"] = acquired_local(identity)
-    values["device"] = clean_text(device_of(identity))
+    values["device"] = clean_text(device_label(identity))
     values["patient_name_key"] = name_key(identity.patient_name)
     return values
 

@@ -69,7 +69,7 @@ class Reading:
         answers: what the bundle had said of each finding when it was signed.
         bundle: ``name/version`` of it.
         withdrawn: why that bundle was withdrawn since; ``None`` while it is not.
-        device: what the film came from; see ``lookups.device_of``.
+        device: what the film came from; see ``lookups.device_label``.
         superseded: its reader corrected it.
     """
 

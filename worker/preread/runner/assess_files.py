@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import TypeAlias
 
-from preread.core.error_codes import named
-from preread.core.errors import EnvironmentFault, PrereadError, SlotCrashed, UnreadableError
+from preread.core.errors import EnvironmentFault, PrereadError, SlotCrashed, UnreadableError, error_from_code
 from preread.core.types import Declared, Outcome, RootSpec
 from preread.imaging.radiograph import DEFAULT_LIMITS, Limits
 from preread.model.bundle import Bundle
@@ -265,7 +264,7 @@ class _Reading:
         if isinstance(ended, Report):
             ms = ended.ms
             if ended.outcome is Outcome.UNREADABLE:
-                ended = named(ended.code or "", ended.reason, UnreadableError)
+                ended = error_from_code(ended.code or "", ended.reason, UnreadableError)
         self._ended[number] = FileRead(found, ended, sha256, ms)
 
     def _look_after_pool(self) -> None:

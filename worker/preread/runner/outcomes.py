@@ -11,7 +11,6 @@ from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from preread.core.error_codes import named
 from preread.core.errors import (
     DatabaseAway,
     EnvironmentFault,
@@ -22,6 +21,7 @@ from preread.core.errors import (
     SlotDeadline,
     UnreadableError,
     UsageError,
+    error_from_code,
 )
 from preread.core.types import FORGOTTEN, Caveat, FileState, Outcome, Population, RefusalCode
 from preread.ledger.ledger import Ledger
@@ -165,7 +165,7 @@ class Endings:
     def _ending(self, claim: Claim, report: Report) -> Ending:
         facts = report.facts(self._roots[claim.root_id].population)
         if report.outcome is Outcome.UNREADABLE:
-            error = named(report.code or "", report.reason, UnreadableError)
+            error = error_from_code(report.code or "", report.reason, UnreadableError)
             return Ending(claim, report.outcome, facts, error.code, str(error))
         if report.outcome is Outcome.REFUSED:
             return Ending(claim, report.outcome, facts, RefusalCode(report.code or ""), report.reason)

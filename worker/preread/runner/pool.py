@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Generic
 
-from preread.core.error_codes import named
 from preread.core.errors import (
     EnvironmentFault,
     PrereadError,
@@ -29,6 +28,7 @@ from preread.core.errors import (
     SlotDeadline,
     SlotError,
     SlotMemory,
+    error_from_code,
 )
 from preread.imaging.previews import Place
 from preread.runner.child.handle import GOODBYE_S, Post, SlotChild, Ticket
@@ -316,7 +316,7 @@ class SlotPool(Generic[Ticket]):
             self.ever_ready, self._failed_starts = True, 0
             return
         if reply.say is Say.UNFIT and not slot.started:
-            self._unfit = named(reply.code or "", reply.message, PrereadError)
+            self._unfit = error_from_code(reply.code or "", reply.message, PrereadError)
             return
         if slot.ticket is None or slot.answered:
             raise ValueError("a slot without a file speaks of one")
@@ -327,7 +327,7 @@ class SlotPool(Generic[Ticket]):
             slot.last = reply.last
             slot.look_again(reply.report)
         elif reply.say is Say.FAULT:
-            error = named(reply.code or "", reply.message, EnvironmentFault)
+            error = error_from_code(reply.code or "", reply.message, EnvironmentFault)
             self.events.append(Fault(slot.finish(), error))
         elif reply.say is Say.BROKE:
             kind = SlotMemory if reply.code == SlotMemory.code else SlotCrashed

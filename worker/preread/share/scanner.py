@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from preread.core import filesystems as mounts
+from preread.core import filesystems
 from preread.core.errors import ScanIncomplete, ShareDown
 from preread.ledger.records import Observation
 from preread.share.ignore_rules import mode_rule, name_rule
@@ -42,11 +42,11 @@ class FileSystem:
 
     def network(self, root: bytes) -> str | None:
         """Like ``mounts.network_reason``, which resolves the root's links."""
-        return self._ask(mounts.network_reason, root)
+        return self._ask(filesystems.network_reason, root)
 
     def missing_mount(self, root: bytes) -> str | None:
         """Like ``mounts.missing_mount``, which resolves the root's links."""
-        return self._ask(mounts.missing_mount, root)
+        return self._ask(filesystems.missing_mount, root)
 
     def status(self, path: bytes) -> os.stat_result:
         """Like ``stat``: links are followed (the root itself may be one)."""

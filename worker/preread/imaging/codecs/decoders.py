@@ -32,7 +32,7 @@ from preread.core.errors import (
     UnsupportedTransferSyntax,
 )
 from preread.core.types import Caveat
-from preread.imaging import elements as tags
+from preread.imaging import elements
 from preread.imaging.codecs import jpeg, jpeg_2000
 from preread.imaging.codecs.codestreams import Codestream, read_frame, read_rle
 from preread.imaging.dicom_file import EXPLICIT_BIG, NATIVE, DicomFile
@@ -104,7 +104,7 @@ def read_pixel_module(file: DicomFile, max_pixels: int) -> PixelModule:
         raise UnsupportedPixels("The pixels are floating-point numbers.")
 
     def need(keyword: str) -> int:
-        found = tags.whole(file.dataset, keyword)
+        found = elements.whole(file.dataset, keyword)
         if found is None or found < 0:
             raise BrokenHeader(f"{keyword} is missing or broken.")
         return found
@@ -114,7 +114,7 @@ def read_pixel_module(file: DicomFile, max_pixels: int) -> PixelModule:
         raise BrokenHeader("The header claims no rows or no columns.")
     if rows * columns * max(samples, 1) > max_pixels:
         raise TooManyPixels(f"The header claims {rows} x {columns} pixels; the limit is {max_pixels}.")
-    colours = tags.code_string(file.dataset, "PhotometricInterpretation")
+    colours = elements.code_string(file.dataset, "PhotometricInterpretation")
     if colours is None:
         raise BrokenHeader("PhotometricInterpretation is missing or broken.")
     expected = 3 if colours in _COLOUR else 1
@@ -125,11 +125,11 @@ def read_pixel_module(file: DicomFile, max_pixels: int) -> PixelModule:
     allocated, stored = need("BitsAllocated"), need("BitsStored")
     if allocated not in {8, 16}:
         raise UnsupportedPixels(f"{allocated} bits are allocated per sample; only 8 and 16 are read.")
-    high = tags.whole(file.dataset, "HighBit")
+    high = elements.whole(file.dataset, "HighBit")
     high = stored - 1 if high is None else high
     if not (0 < stored <= allocated and stored - 1 <= high < allocated):
         raise BrokenHeader("BitsStored and HighBit contradict BitsAllocated.")
-    planar = tags.whole(file.dataset, "PlanarConfiguration") or 0
+    planar = elements.whole(file.dataset, "PlanarConfiguration") or 0
     representation = need("PixelRepresentation")
     if representation > 1 or (representation == 1 and expected == 3):
         raise BrokenHeader("PixelRepresentation is out of range.")
@@ -168,13 +168,13 @@ def stored_values(file: DicomFile, module: PixelModule, halvings: int = 0) -> St
     decode = next(function for syntaxes, function in decoders if syntax in syntaxes)
     try:
         found = decode(frame, module)
-    except tags.PARSE_ERRORS:
+    except elements.PARSE_ERRORS:
         raise DecodeFailed from None
     return StoredValues(found.values, found.decoder, _lossy(file))
 
 
 def _lossy(file: DicomFile) -> tuple[Caveat, ...]:
-    said = tags.code_string(file.dataset, "LossyImageCompression")
+    said = elements.code_string(file.dataset, "LossyImageCompression")
     syntax = file.transfer_syntax_uid
     lossy = said == "01" or syntax in JPEG_LOSSY or (syntax in _PERHAPS_LOSSY and said != "00")
     return (Caveat.LOSSY,) if lossy else ()
@@ -293,7 +293,7 @@ def _smaller(bare: bytes, found: Codestream, module: PixelModule, halvings: int)
         with Jpeg2KImagePlugin.Jpeg2KImageFile(io.BytesIO(bare)) as picture:
             picture.reduce = halvings  # an attribute here, see Pillow's docs
             values = np.asarray(picture)
-    except tags.PARSE_ERRORS:
+    except elements.PARSE_ERRORS:
         survived.failures += 1
         return None
     depth = 8 * values.dtype.itemsize

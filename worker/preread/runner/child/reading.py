@@ -68,7 +68,7 @@ def read(film: Film) -> Report:
     Raises:
         EnvironmentFault: it changed meanwhile, or the share does not hand out its bytes.
     """
-    from preread.imaging.codecs import decoders as codecs
+    from preread.imaging.codecs import decoders
     from preread.imaging.radiograph import Limits
 
     job, setup = film.job, film.setup
@@ -89,7 +89,7 @@ def read(film: Film) -> Report:
         return Report(Outcome.REFUSED, sha256, _ms_since(began), code=FORGOTTEN)
     laps.start()
     pixels: PixelArray | None = None
-    survived = codecs.survived.failures
+    survived = decoders.survived.failures
     try:
         if film.classifier is None:
             report = _shrunk(data, sha256, limits, began, laps)
@@ -105,7 +105,7 @@ def read(film: Film) -> Report:
         laps.start()
         report = _with_preview(report, data, pixels, film, limits)
         laps.ended(Stage.PREVIEW)
-    film.decoder_failed |= codecs.survived.failures > survived
+    film.decoder_failed |= decoders.survived.failures > survived
     return replace(_named_by_path(report, job), ms=_ms_since(began), stages_ms=laps.ms)
 
 
@@ -190,10 +190,10 @@ def _shrunk(data: bytes, sha256: str, limits: Limits, began: float, laps: _Laps)
 def _screen(data: bytes, sha256: str, job: Job, classifier: Classifier, limits: Limits, began: float) -> Report:
     """Header and gate alone: the pixels were assessed before, under whatever name."""
     from preread.imaging.radiograph import read_header
-    from preread.model import intended_use as gate
+    from preread.model import intended_use
 
     header = read_header(data, limits)
-    verdict = gate.screen(header, classifier.bundle.manifest.intended_use, Declared(job.population))
+    verdict = intended_use.screen(header, classifier.bundle.manifest.intended_use, Declared(job.population))
     if verdict.refusal is not None:
         code, reason = verdict.refusal
         return _refused(sha256, code.value, reason, header.identity, header.format, began)
@@ -240,13 +240,13 @@ def _with_header(report: Report, data: bytes, limits: Limits) -> Report:
 
 def _named_by_path(report: Report, job: Job) -> Report:
     """Let the root's path pattern name the patient of a film whose tags do not, and make all text fit for sending."""
-    from preread.imaging import identity as identities
+    from preread.imaging.identity import fill, from_path
 
     found = report.identity
     caveats = report.gate_caveats
     if job.path_pattern is not None:
         path = os.fsdecode(slot_messages.to_path(job.path))
-        found = identities.fill(found, identities.from_path(path, job.path_pattern))
+        found = fill(found, from_path(path, job.path_pattern))
         if found.patient_id is not None:
             caveats = tuple(caveat for caveat in caveats if caveat is not Caveat.UNIDENTIFIED)
     values: dict[str, Any] = {one.name: getattr(found, one.name) for one in fields(found)}

@@ -11,7 +11,7 @@ MAX_NAME_KEY_CHARS = 200
 _BETWEEN_WORDS = re.compile(r"[\W_]+")
 
 
-def device_of(identity: Identity) -> str | None:
+def device_label(identity: Identity) -> str | None:
     """Return what people call the device: its station name, else its model, else its serial number."""
     return identity.station_name or identity.manufacturer_model_name or identity.device_serial_number
 
