@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine, func, select
 
-from preread.admin import backup
-from preread.admin import bundle_registry as standing
+from preread.admin import backup, bundle_registry
 from preread.core.types import FileState, Population
 from preread.db import ledger_schema as schema
 from preread.db.admin_schema import shadow
@@ -276,7 +275,7 @@ def test_a_bundle_in_the_shadow_reads_what_the_fleet_reads(
     before = archive.work()
     eventually(archive.over, WITHIN_S)
     archive.stop(before)
-    standing.shadow(archive.engine, "uid:0", second)
+    bundle_registry.shadow(archive.engine, "uid:0", second)
     archive.fill(20)
     archive.queue.forget(1, archive.bundle.digest)
     archive.backfill(10)

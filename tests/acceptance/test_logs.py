@@ -15,8 +15,7 @@ from sqlalchemy import select
 from preread.db import engine as store
 from preread.db import ledger_schema as schema
 from preread.model.bundle import Bundle
-from preread.monitoring import database_metrics as figures
-from preread.monitoring import drift
+from preread.monitoring import database_metrics, drift
 from preread.runner.counters import Meters
 from preread_training.data import phantoms
 
@@ -78,8 +77,8 @@ def test_no_word_of_a_film_reaches_log_or_metrics(tmp_path: Path, migrated_sqlit
     try:
         with engine.connect() as connection:
             rows = connection.execute(select(schema.file)).all()
-        look = figures.look(engine, roots=None, scan_interval_s=30.0)
-        exposed = figures.exposed(Meters(), look, drift.shifts(engine))
+        look = database_metrics.look(engine, roots=None, scan_interval_s=30.0)
+        exposed = database_metrics.exposed(Meters(), look, drift.shifts(engine))
     finally:
         engine.dispose()
     # the marks were read, and kept where they belong; each way was taken

@@ -34,7 +34,7 @@ from preread.db import engine as store
 from preread.db import ledger_schema as schema
 from preread.db import migrate as migrating
 from preread.imaging import preview_png, previews
-from preread.review import related_images as films
+from preread.review import related_images
 from preread.review.auth import accounts
 from preread_training.data import phantoms
 from tests.bench.page import fill
@@ -233,7 +233,7 @@ def page(folder: Path) -> Iterator[tuple[int, int, int]]:
     with engine.begin() as connection:
         connection.execute(update(schema.assessment).where(schema.assessment.c.id == FILMS).values(**row))
     drawn = preview_png.draw(phantoms.draw_chest(1, rows=2000, columns=1600))
-    assert previews.keep(folder / "previews", films.content_of(engine, FILMS), drawn, 0)
+    assert previews.keep(folder / "previews", related_images.content_of(engine, FILMS), drawn, 0)
     engine.dispose()
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]

@@ -22,9 +22,7 @@ from preread.db import ledger_schema as schema
 from preread.db import migrate as migrating
 from preread.model import bundle as bundles
 from preread.monitoring import health
-from preread.review import agreement, history, results, worklist
-from preread.review import related_images as films
-from preread.review import reviews as readings
+from preread.review import agreement, history, related_images, results, reviews, worklist
 from preread.review.results import ResultFilter
 from preread.review.worklist import Order, WorklistFilter
 
@@ -172,9 +170,9 @@ def questions(engine: Engine, count: int) -> dict[str, Callable[[], object]]:
             engine, ResultFilter(accession_number=f"A{count // 2}")
         ),
         "one film": lambda: history.show(engine, film.result_id),
-        "its earlier films": lambda: films.earlier(engine, film),
+        "its earlier films": lambda: related_images.earlier(engine, film),
         "statistics": lambda: agreement.stats(engine),
-        "its readings": lambda: readings.of_films(engine, [film.result_id]),
+        "its readings": lambda: reviews.of_films(engine, [film.result_id]),
     }
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, select, update
 
-from preread.admin import purge as purging
+from preread.admin import purge
 from preread.core.errors import (
     DatabaseAway,
     EnvironmentFault,
@@ -583,7 +583,7 @@ def test_nothing_stays_of_a_film_that_was_purged_while_a_slot_read_it(
     for path, sha256 in ((b"purged", "a" * 64), (b"fenced", "b" * 64)):
         assert previews.keep(tmp_path, sha256, draw(np.zeros((9, 9), np.uint8)), 0)
         if path == b"purged":
-            purging.purge(
+            purge.purge(
                 desk.engine,
                 "uid:0",
                 "purged",
@@ -611,7 +611,7 @@ def test_slots_ask_whether_a_film_is_known_unless_it_is_small_and_nothing_was_ev
     desk.ledger.settle(seen.values())
     desk.work()
     assert asks() == {b"small": False, b"large": True}
-    purging.purge(desk.engine, "uid:0", "other", [99], readings=False, journal=None, preview_dir=None)
+    purge.purge(desk.engine, "uid:0", "other", [99], readings=False, journal=None, preview_dir=None)
     desk.work()
     assert asks() == {b"small": True, b"large": True}
 

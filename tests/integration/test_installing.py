@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from preread.admin import install as installing
+from preread.admin import install
 from preread.cli import main
 from preread.core import settings
 from preread.core.errors import EnvironmentFault
@@ -47,7 +47,7 @@ def test_a_place_is_made_once(tree: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main([*arguments, "--dry-run"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert {"would make the user preread", "would make the database /var/lib/preread/preread.db"} <= set(said)
-    assert sum("/etc/systemd/system/" in line for line in said) == len(list(installing.units_folder().iterdir())) >= 2
+    assert sum("/etc/systemd/system/" in line for line in said) == len(list(install.units_folder().iterdir())) >= 2
     assert all(line.startswith("would make ") for line in said)
     assert content(tree) == {}
 
@@ -135,7 +135,7 @@ def test_settings_for_a_server_name_what_lies_on_this_machine(tree: Path) -> Non
     assert main(["setup", "--root", str(tree), "--database-url", "postgresql://preread@/preread"]) == 0
     loaded = settings.load(tree / "etc/preread/preread.toml")
     assert loaded.database_url == "postgresql://preread@/preread"
-    home = installing.HOME
+    home = install.HOME
     assert [loaded.preview_dir, loaded.bundle_dir, loaded.forgotten_file, loaded.audit_key_file] == [
         home / "previews", home / "bundles", home / "forgotten", home / "audit-key",
     ]  # fmt: skip
@@ -163,7 +163,7 @@ def test_setup_makes_no_database_where_something_of_another_one_lies(
 @pytest.mark.systemd
 def test_the_units_pass_systemds_own_checks(tmp_path: Path) -> None:
     units = []
-    for unit in installing.units_folder().iterdir():
+    for unit in install.units_folder().iterdir():
         text = unit.read_text().replace("@BIN@", str(Path(sys.executable).parent))
         units.append(tmp_path / unit.name)
         units[-1].write_text(text)
@@ -188,7 +188,7 @@ def calls_of(name: str) -> set[str]:
 @pytest.mark.systemd
 def test_the_workers_unit_allows_what_confines_inference_processes() -> None:
     """A process that may not ask for a filter stays without one; `preread check` runs outside of the unit."""
-    unit = (installing.units_folder() / "preread-worker.service").read_text()
+    unit = (install.units_folder() / "preread-worker.service").read_text()
     allowed: set[str] = set()
     for words in re.findall(r"^SystemCallFilter=(.+)$", unit, re.MULTILINE):
         named = set().union(*map(calls_of, words.removeprefix("~").split()))
@@ -205,7 +205,7 @@ def test_what_setup_needs_is_named(
     assert main(["setup", "--root", str(tmp_path)]) == 2
     assert "sudo" in capsys.readouterr().err
     monkeypatch.setenv("PATH", str(tmp_path))
-    steps = {step.what: step for step in installing.Place(tmp_path).steps()}
+    steps = {step.what: step for step in install.Place(tmp_path).steps()}
     with pytest.raises(EnvironmentFault, match="systemd-sysusers is not on the PATH"):
         steps["the user preread"].do()
 
@@ -224,15 +224,15 @@ def test_a_place_that_cannot_be_written_and_a_database_that_is_none_are_named(
 
 def test_a_servers_schema_is_made_by_the_services_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tree has no server; on a host it knows its clients by their user."""
-    place = installing.Place(tmp_path, "postgresql://preread@/preread")
+    place = install.Place(tmp_path, "postgresql://preread@/preread")
     assert not [step for step in place.steps() if "schema" in step.what]
     ran: list[tuple[list[str], dict[str, object]]] = []
-    here = installing.Place(
+    here = install.Place(
         Path("/"), "postgresql://preread@/preread", programs=Path("/opt/preread/current/bin"),
         run=lambda command, **options: ran.append((command, options)),
     )  # fmt: skip
-    monkeypatch.setattr(installing.Place, "_ids", lambda _place: (990, 991))
-    monkeypatch.setattr(installing.Place, "_configured_url", lambda place: place.database_url)
+    monkeypatch.setattr(install.Place, "_ids", lambda _place: (990, 991))
+    monkeypatch.setattr(install.Place, "_configured_url", lambda place: place.database_url)
     (schema,) = [step for step in here.steps() if "schema" in step.what]
     schema.do()
     ((command, options),) = ran

@@ -24,8 +24,7 @@ from preread.db.review_schema import account, reading, reading_finding
 from preread.ledger.archives import FleetHealth
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import Claim, ContentAssessment, FileFacts, Observation
-from preread.monitoring import database_metrics as figures
-from preread.monitoring import drift
+from preread.monitoring import database_metrics, drift
 from preread.monitoring.database_metrics import Figures
 from preread.monitoring.health import Health, Level, Problem, RootHealth
 from preread.runner.child.protocol import Content, Report
@@ -89,7 +88,7 @@ def everything(meters: Meters) -> bytes:
         said=(("stub/1.0.0", "pneumonia", "flagged", "absent", 6),),
     )
     shift = drift.Shift("mean", drift.Against.SITE, drift.Judgement.SHIFTED, 0.5, 0.1, 200, 300)
-    return figures.exposed(meters, known, [shift])
+    return database_metrics.exposed(meters, known, [shift])
 
 
 def expressions() -> Iterator[tuple[str, str]]:
@@ -143,7 +142,7 @@ def test_prometheus_takes_rules_and_every_expression_of_the_dashboard(tmp_path: 
 
 
 def exposed(meters: Meters) -> bytes:
-    return figures.exposed(meters, figures.unavailable(DatabaseAway("gone")), ())
+    return database_metrics.exposed(meters, database_metrics.unavailable(DatabaseAway("gone")), ())
 
 
 def test_films_are_counted_by_outcome_and_code(meters: Meters) -> None:
@@ -206,7 +205,9 @@ def fill(engine: Engine, films: int) -> int:
 def test_figures_of_the_database(engine: Engine, meters: Meters) -> None:
     bundle_id = fill(engine, 3)
     _sign(engine, bundle_id)
-    text = figures.exposed(meters, figures.look(engine, roots=None, scan_interval_s=30.0), drift.shifts(engine))
+    text = database_metrics.exposed(
+        meters, database_metrics.look(engine, roots=None, scan_interval_s=30.0), drift.shifts(engine)
+    )
     assert value(text, "database_up") == 1
     assert value(text, "waiting", lane="live") == 1
     assert value(text, "waiting", lane="backlog") == 0

@@ -31,8 +31,7 @@ from sqlalchemy import (
     update,
 )
 
-from preread.admin import purge as purging
-from preread.admin import purge_journal, transfer
+from preread.admin import purge, purge_journal, transfer
 from preread.admin.purge import Person
 from preread.cli import main
 from preread.core.errors import (
@@ -54,9 +53,7 @@ from preread.db import ledger_schema as schema
 from preread.db import migrate as migrating
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import ContentAssessment, FileFacts, Observation
-from preread.review import audit, results
-from preread.review import audit_proof as proof
-from preread.review import reviews as readings
+from preread.review import audit, audit_proof, results, reviews
 from preread.review.audit import Action
 from preread.review.auth import accounts
 from preread.review.history import show
@@ -107,13 +104,13 @@ def review(engine: Engine, count: int) -> None:
     for row in results.query(engine)[:count]:
         detail = show(engine, row.result_id)
         assert detail is not None
-        shown = readings.Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
-        readings.note_viewing(engine, reader, row.result_id, shown, answer_visible=True)
+        shown = reviews.Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
+        reviews.note_viewing(engine, reader, row.result_id, shown, answer_visible=True)
         findings = {"pneumonia": Presence.PRESENT} if detail.assessment_id else {}
-        draft = readings.Draft(
+        draft = reviews.Draft(
             row.result_id, shown, Verdict.ACCEPTED, f"form-token-{row.result_id:010}", findings, "ja \n"
         )
-        readings.sign(engine, reader, draft)
+        reviews.sign(engine, reader, draft)
 
 
 def fill_what_is_empty(engine: Engine) -> None:
@@ -172,8 +169,8 @@ def test_every_row_of_every_table_goes_and_work_goes_on(engine: Engine, elsewher
     ledger_rows.fill(engine)
     images(engine, IMAGES)
     review(engine, 30)
-    purging.purge(
-        engine, "uid:0", "purged: its patient", purging.of_patient(engine, Person("P7")), readings=True,
+    purge.purge(
+        engine, "uid:0", "purged: its patient", purge.of_patient(engine, Person("P7")), readings=True,
         journal=tmp_path / "forgotten", preview_dir=None,
     )  # fmt: skip
     Ledger(engine, worker_id="one", lease_s=60).stop()
@@ -194,7 +191,7 @@ def test_every_row_of_every_table_goes_and_work_goes_on(engine: Engine, elsewher
     key = [row.id for row in store.read(target, lambda c: c.execute(select(schema.file.c.id)).all())]
     images(target, 2, IMAGES)
     images(target, 1, 7)
-    assert not purging.of_patient(target, Person("P7"))
+    assert not purge.of_patient(target, Person("P7"))
     newest = store.read(target, lambda c: c.execute(select(func.max(schema.file.c.id))).scalar_one())
     assert newest == max(key) + 2
     audit_row = store.write(target, lambda c, _: audit.append(c, "uid:0", Action.SEARCH, "film:1"))
@@ -219,7 +216,7 @@ def test_there_and_back_is_what_it_was(engine: Engine, elsewhere: str, tmp_path:
         audit_key.attach(target, audit_key.of(engine).path)
         there = transfer.move(target, again)
         assert (there.tables, there.head) == (first.tables, first.head)
-        assert proof.verify(again).faults == []
+        assert audit_proof.verify(again).faults == []
         assert contents(again) == before
         assert os.stat(tmp_path / "back.db").st_mode & 0o077 == 0
         again.dispose()
@@ -459,7 +456,7 @@ def test_the_command_says_what_was_moved_and_what_to_write_into_the_settings(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PREREAD_DATABASE_URL", database_url)
-    proof.vouch(ended, "uid:0")
+    audit_proof.vouch(ended, "uid:0")
     assert main(["db", "move", elsewhere]) == 0
     said = capsys.readouterr()
     for table in schema.metadata.tables:
@@ -492,14 +489,14 @@ def test_what_was_purged_stays_away_after_a_move_too(
     """The key goes along, so that the file of hashes still belongs to the database."""
     monkeypatch.chdir(tmp_path)
     journal = tmp_path / "preread.db-forgotten"
-    purged = purging.of_patient(ended, Person("P1"))
+    purged = purge.of_patient(ended, Person("P1"))
     assert purged
     options: dict[str, Any] = {"readings": True, "journal": journal, "preview_dir": None}
-    purging.purge(ended, "uid:0", "purged", purged, **options)
+    purge.purge(ended, "uid:0", "purged", purged, **options)
     moving(ended, elsewhere)
     target = store.open_engine(elsewhere)
-    purging.remember(target, journal)
-    assert purging.replay(target, "uid:0", journal, None).films == 0
+    purge.remember(target, journal)
+    assert purge.replay(target, "uid:0", journal, None).films == 0
     key = store.read(
         target, lambda c: c.execute(text("SELECT value FROM secret WHERE name = 'forgotten'")).scalar_one()
     )

@@ -12,8 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from preread.admin import install as installing
-from preread.admin import uninstall as uninstalling
+from preread.admin import install, uninstall
 from preread.cli import main
 from preread.core.errors import EnvironmentFault
 from preread.core.settings import Settings, load
@@ -63,7 +62,7 @@ def files(tree: Path) -> set[str]:
 
 OF_SETUP = {
     "etc/sysusers.d/preread.conf", "etc/tmpfiles.d/preread.conf", "usr/local/sbin/preread",
-    *(f"etc/systemd/system/{unit.name}" for unit in installing.units_folder().glob("*.service")),
+    *(f"etc/systemd/system/{unit.name}" for unit in install.units_folder().glob("*.service")),
 }  # fmt: skip
 
 
@@ -173,7 +172,7 @@ def test_a_relative_place_is_the_service_s_and_not_the_shell_s(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     (tmp_path / "preread.db").write_bytes(b"another one's")
     (tmp_path / "preread.toml").write_text('database_url = "sqlite:///preread.db"\npreview_dir = "previews"\n')
-    host = uninstalling.Host(load(tmp_path / "preread.toml"), tmp_path / "tree")
+    host = uninstall.Host(load(tmp_path / "preread.toml"), tmp_path / "tree")
     assert host.name_of_data == DATABASE
     assert list(host.steps(data=True)) == []
 
@@ -188,7 +187,7 @@ def test_services_are_stopped_first_and_a_failure_keeps_everything(tmp_path: Pat
         ran.append(command)
         raise subprocess.CalledProcessError(1, command)
 
-    host = uninstalling.Host(Settings(), tmp_path, run)
+    host = uninstall.Host(Settings(), tmp_path, run)
     with pytest.raises(EnvironmentFault, match="systemctl failed"):
         host.stop()
     ((_, *words),) = ran

@@ -13,8 +13,7 @@ from preread.db import engine as store
 from preread.db import review_schema
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import ContentAssessment, FileFacts, Observation
-from preread.review import disclosures as listings
-from preread.review import results
+from preread.review import disclosures, results
 from preread.review.auth import accounts
 
 
@@ -40,7 +39,7 @@ def fill(engine: Engine, name: bytes = b"film", bundle: Mapping[str, str] | None
     assert ledger.commit_unreadable(unreadable, TruncatedPixels(), facts("c"))
     accounts.add(engine, "uid:0", name.decode(), "Program", Role.SERVICE, None)
     account_id = accounts.by_name(engine, name.decode()).account_id
-    listings.note(engine, f"account:{account_id}", results.query(engine))
+    disclosures.note(engine, f"account:{account_id}", results.query(engine))
     reading = {
         "file_id": assessed.file_id,
         "account_id": account_id,

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import create_engine
 
 from preread.core.errors import DatabaseAway, EnvironmentFault
-from preread.monitoring import http_server as health_http
+from preread.monitoring import http_server
 from preread.monitoring.endpoint import monitored
 from preread.monitoring.health import Health, Level, Problem
 
@@ -59,7 +59,7 @@ def ask(port: int, path: str = "/health", method: str = "GET") -> tuple[int, str
 @pytest.mark.parametrize("level, status", [(None, 200), (Level.WARNING, 200), (Level.CRITICAL, 503)])
 def test_the_colour_is_the_status(probe: Probe, level: Level | None, status: int) -> None:
     probe.problems = () if level is None else (Problem(level, "stalled", "nothing moves"),)
-    with health_http.serving(ANY_PORT, probe) as port:
+    with http_server.serving(ANY_PORT, probe) as port:
         found, body = ask(port)
         assert (found, json.loads(body)["status"]) == (status, (level or Level.OK).name.lower())
         assert ask(port, method="HEAD") == (status, "")
@@ -67,7 +67,7 @@ def test_the_colour_is_the_status(probe: Probe, level: Level | None, status: int
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/../etc/passwd", "/health/x"])
 def test_there_is_nothing_else(probe: Probe, path: str) -> None:
-    with health_http.serving(ANY_PORT, probe) as port:
+    with http_server.serving(ANY_PORT, probe) as port:
         assert ask(port, path)[0] == 404
         assert ask(port, method="POST")[0] == 501
     assert probe.calls == 0
@@ -77,9 +77,9 @@ def test_there_is_nothing_else(probe: Probe, path: str) -> None:
 def test_a_report_that_fails_is_red_and_the_next_one_is_asked_for(
     probe: Probe, monkeypatch: pytest.MonkeyPatch, error: Exception, code: str
 ) -> None:
-    monkeypatch.setattr(health_http, "_FRESH_S", 0.0)
+    monkeypatch.setattr(http_server, "_FRESH_S", 0.0)
     probe.raises = error
-    with health_http.serving(ANY_PORT, probe) as port:
+    with http_server.serving(ANY_PORT, probe) as port:
         status, body = ask(port)
         assert (status, json.loads(body)["problems"][0]["code"]) == (503, code)
         probe.raises = None
@@ -89,10 +89,10 @@ def test_a_report_that_fails_is_red_and_the_next_one_is_asked_for(
 def test_a_database_that_hangs_is_red_in_time_and_holds_up_nobody(
     probe: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health_http, "ANSWER_WITHIN_S", 0.2)
-    monkeypatch.setattr(health_http, "_FRESH_S", 0.0)
+    monkeypatch.setattr(http_server, "ANSWER_WITHIN_S", 0.2)
+    monkeypatch.setattr(http_server, "_FRESH_S", 0.0)
     probe.go_on.clear()
-    with health_http.serving(ANY_PORT, probe) as port:
+    with http_server.serving(ANY_PORT, probe) as port:
         for _ in range(3):
             status, body = ask(port)
             assert (status, json.loads(body)["problems"][0]["code"]) == (503, "database_away")
@@ -100,8 +100,8 @@ def test_a_database_that_hangs_is_red_in_time_and_holds_up_nobody(
 
 
 def test_many_requests_ask_the_database_once(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(health_http, "_FRESH_S", 3600.0)
-    with health_http.serving(ANY_PORT, probe) as port:
+    monkeypatch.setattr(http_server, "_FRESH_S", 3600.0)
+    with http_server.serving(ANY_PORT, probe) as port:
         assert {ask(port)[0] for _ in range(20)} == {200}
     assert probe.calls == 1
 
@@ -109,9 +109,9 @@ def test_many_requests_ask_the_database_once(probe: Probe, monkeypatch: pytest.M
 def test_clients_that_say_nothing_do_not_shut_others_out_for_long(
     probe: Probe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health_http, "_AT_ONCE", 2)
-    monkeypatch.setattr(health_http._Handler, "timeout", 0.2)
-    with health_http.serving(ANY_PORT, probe) as port:
+    monkeypatch.setattr(http_server, "_AT_ONCE", 2)
+    monkeypatch.setattr(http_server._Handler, "timeout", 0.2)
+    with http_server.serving(ANY_PORT, probe) as port:
         assert port is not None
         silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
         for one in silent:
@@ -141,7 +141,7 @@ def test_clients_that_say_nothing_do_not_shut_others_out_for_long(
 @pytest.mark.parametrize("path", ["/health", "/metrics", "/"])
 def test_only_the_names_that_are_set_are_answered(probe: Probe, head: str, status: int, path: str) -> None:
     with (
-        health_http.serving(ANY_PORT, probe, hosts=frozenset({"xray-desk-1"})) as port,
+        http_server.serving(ANY_PORT, probe, hosts=frozenset({"xray-desk-1"})) as port,
         socket.create_connection(("127.0.0.1", port), timeout=60) as connection,
     ):
         connection.sendall(f"GET {path} {head.format(port=port)}\r\n\r\n".encode())
@@ -151,7 +151,7 @@ def test_only_the_names_that_are_set_are_answered(probe: Probe, head: str, statu
 
 
 def test_any_host_may_be_set(probe: Probe) -> None:
-    with health_http.serving(ANY_PORT, probe, hosts=frozenset({"*"})) as port:
+    with http_server.serving(ANY_PORT, probe, hosts=frozenset({"*"})) as port:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         connection.request("GET", "/health", headers={"host": "anything.example"})
         assert connection.getresponse().status == 200
@@ -180,7 +180,7 @@ def test_others_reach_it_only_where_that_is_set(
         asked.append(address[0])
         yield 1
 
-    monkeypatch.setattr(health_http, "serving", serving)
+    monkeypatch.setattr(http_server, "serving", serving)
     with monitored(listen, create_engine("sqlite://"), roots=None, scan_interval_s=1.0, hosts=hosts):
         pass
     assert asked == [opened]
@@ -188,19 +188,19 @@ def test_others_reach_it_only_where_that_is_set(
 
 
 def test_an_address_in_use_is_named(probe: Probe) -> None:
-    with health_http.serving(ANY_PORT, probe) as port:
+    with http_server.serving(ANY_PORT, probe) as port:
         for others in ((), (port,)):
             with (
                 pytest.raises(EnvironmentFault, match=f"127.0.0.1:{port}"),
-                health_http.serving(("127.0.0.1", port), probe, other_ports=others),
+                http_server.serving(("127.0.0.1", port), probe, other_ports=others),
             ):
                 pass
 
 
 def test_the_next_free_port_is_taken(probe: Probe) -> None:
-    with health_http.serving(ANY_PORT, probe) as first, health_http.serving(ANY_PORT, probe) as second:
+    with http_server.serving(ANY_PORT, probe) as first, http_server.serving(ANY_PORT, probe) as second:
         others = (second, 0)
-        with health_http.serving(("127.0.0.1", first), probe, other_ports=others) as third:
+        with http_server.serving(("127.0.0.1", first), probe, other_ports=others) as third:
             assert third not in (first, second)
             assert [ask(port)[0] for port in (first, second, third)] == [200, 200, 200]
 
@@ -219,7 +219,7 @@ def test_the_port_that_is_named_is_the_workers(
         asked.extend((address, list(other_ports)))
         yield 1
 
-    monkeypatch.setattr(health_http, "serving", serving)
+    monkeypatch.setattr(http_server, "serving", serving)
     engine = create_engine("sqlite://")
     with monitored("127.0.0.1:65534", engine, roots=None, scan_interval_s=1.0, ports_after=ports_after) as meters:
         assert meters is not None

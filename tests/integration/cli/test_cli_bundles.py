@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from preread.admin import bundle_registry as standing
+from preread.admin import bundle_registry
 from preread.cli import context as door
 from preread.cli import in_use
 from preread.core.errors import BundleWithdrawn
@@ -116,7 +116,7 @@ def test_a_worker_changes_over_when_another_bundle_is_chosen(here, stub_bundle, 
         """Stands for the daemon: as it would, it asks and ends when it is told."""
         seen.append((bundle.label, still()))
         if len(seen) == 1:
-            standing.activate(engine, "uid:0", bundles.load(stub_bundle.path))
+            bundle_registry.activate(engine, "uid:0", bundles.load(stub_bundle.path))
             assert not still()
             return daemon.BUNDLE_CHANGED
         return 0
@@ -127,7 +127,7 @@ def test_a_worker_changes_over_when_another_bundle_is_chosen(here, stub_bundle, 
     assert [still for _, still in seen] == [True, True]
     assert seen[0][0] != "stub/1.0.0" == seen[1][0]
     engine = store.open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
-    assert standing.look(engine).active.bundle.label == "stub/1.0.0"
+    assert bundle_registry.look(engine).active.bundle.label == "stub/1.0.0"
     engine.dispose()
 
 
@@ -151,19 +151,19 @@ def test_a_worker_whose_machine_lacks_the_chosen_bundle_goes_on_until_its_own_is
     running = in_use.load(settings, engine)
     watch = in_use.Watch(settings, engine, running)
     assert watch.still()
-    standing.activate(engine, "uid:0", stub_bundle)  # on another machine
+    bundle_registry.activate(engine, "uid:0", stub_bundle)  # on another machine
     assert watch.still()
     assert watch.still()
     assert [record.msg for record in caplog.records if record.msg != "audit_head"] == ["bundle_not_usable"]
     assert here("run", "--root", str(tmp_path / "inbox")).exit_code == 4
-    standing.rollback(engine, "uid:0")
-    standing.shadow(engine, "uid:0", stub_bundle)
+    bundle_registry.rollback(engine, "uid:0")
+    bundle_registry.shadow(engine, "uid:0", stub_bundle)
     assert not watch.still()
     assert in_use.load(settings, engine).shadow is None  # not here either, and no film waits for it
     here("bundle", "add", str(stub_bundle.path))
     assert in_use.load(settings, engine).shadow is not None
-    standing.activate(engine, "uid:0", running.bundle)
-    standing.withdraw(engine, "uid:0", standing.find(engine, running.bundle.label), "it turned films")
+    bundle_registry.activate(engine, "uid:0", running.bundle)
+    bundle_registry.withdraw(engine, "uid:0", bundle_registry.find(engine, running.bundle.label), "it turned films")
     with pytest.raises(BundleWithdrawn, match="turned"):
         watch.still()
     engine.dispose()

@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 from sqlalchemy import select
 
-from preread.admin import bundle_comparison as comparison
-from preread.admin import bundle_recall as recall
-from preread.admin import bundle_registry as standing
+from preread.admin import bundle_comparison, bundle_recall, bundle_registry
 from preread.core.errors import (
     BundleDamaged,
     BundleMismatch,
@@ -28,8 +26,7 @@ from preread.db.admin_schema import shadow as shadow_table
 from preread.ledger.records import ContentAssessment
 from preread.model import bundle
 from preread.model.bundle import Bundle
-from preread.review import audit, results
-from preread.review import disclosures as listings
+from preread.review import audit, disclosures, results
 from preread.review.history import show
 from preread.review.result_json import detail_to_json, result_to_json
 from preread.runner.child.protocol import Report
@@ -67,7 +64,7 @@ def test_a_bundle_that_is_added_is_found_by_name_and_changes_no_default(stub_bun
     added = bundle.add(stub_bundle.path, folder, seen.append)
     assert [one.digest for one in seen] == [stub_bundle.digest] == [added.digest]
     assert bundle.resolve("stub/1.0.0", folder) == added.path == folder / "stub" / "1.0.0"
-    assert bundle.resolve(None, folder).is_relative_to(Path(bundle.__file__).parent)
+    assert bundle.resolve(None, folder).is_relative_to(Path(bundle.__file__).parents[1])
     assert bundle.add(stub_bundle.path, folder, lambda _: None) == added
     assert [path.name for path in (folder / "stub").iterdir()] == ["1.0.0"]
 
@@ -105,9 +102,9 @@ def test_another_bundle_of_the_same_name_is_refused(
 def test_activating_is_on_record_and_queues_no_film_again(bench: Bench, two: tuple[Bundle, Bundle]) -> None:
     film = bench.assess(b"film.dcm")
     before = bench.row(film)
-    standing.activate(bench.engine, ACTOR, two[0])
-    standing.activate(bench.engine, ACTOR, two[1])
-    now = standing.look(bench.engine).active
+    bundle_registry.activate(bench.engine, ACTOR, two[0])
+    bundle_registry.activate(bench.engine, ACTOR, two[1])
+    now = bundle_registry.look(bench.engine).active
     assert now is not None
     assert now.bundle is not None
     assert (now.bundle.label, now.bundle.digest, now.actor) == ("stub/2.0.0", "2" * 64, ACTOR)
@@ -121,20 +118,20 @@ def test_rolling_back_goes_to_the_one_before_and_past_what_was_withdrawn(
     bench: Bench, two: tuple[Bundle, Bundle]
 ) -> None:
     with pytest.raises(UsageError, match="ever chosen"):
-        standing.rollback(bench.engine, ACTOR)
-    standing.activate(bench.engine, ACTOR, two[0])
-    assert standing.rollback(bench.engine, ACTOR) is None
-    standing.activate(bench.engine, ACTOR, two[0])
-    standing.activate(bench.engine, ACTOR, two[1])
-    back = standing.rollback(bench.engine, ACTOR)
+        bundle_registry.rollback(bench.engine, ACTOR)
+    bundle_registry.activate(bench.engine, ACTOR, two[0])
+    assert bundle_registry.rollback(bench.engine, ACTOR) is None
+    bundle_registry.activate(bench.engine, ACTOR, two[0])
+    bundle_registry.activate(bench.engine, ACTOR, two[1])
+    back = bundle_registry.rollback(bench.engine, ACTOR)
     assert back is not None
     assert back.label == "stub/1.0.0"
-    standing.activate(bench.engine, ACTOR, two[1])
-    standing.withdraw(bench.engine, ACTOR, standing.find(bench.engine, "1.0.0"), "it turned films")
-    assert standing.rollback(bench.engine, ACTOR) is None
-    standing.withdraw(bench.engine, ACTOR, standing.find(bench.engine, "2.0.0"), "it as well")
+    bundle_registry.activate(bench.engine, ACTOR, two[1])
+    bundle_registry.withdraw(bench.engine, ACTOR, bundle_registry.find(bench.engine, "1.0.0"), "it turned films")
+    assert bundle_registry.rollback(bench.engine, ACTOR) is None
+    bundle_registry.withdraw(bench.engine, ACTOR, bundle_registry.find(bench.engine, "2.0.0"), "it as well")
     with pytest.raises(UsageError, match="withdrawn"):
-        standing.rollback(bench.engine, ACTOR)
+        bundle_registry.rollback(bench.engine, ACTOR)
 
 
 # --------------------------------------------------------------------------- withdrawing
@@ -142,9 +139,9 @@ def test_rolling_back_goes_to_the_one_before_and_past_what_was_withdrawn(
 
 def test_a_withdrawn_bundle_strikes_its_results_through_and_assesses_no_more(bench: Bench) -> None:
     film = bench.assess(b"film.dcm")
-    known = standing.find(bench.engine, "films/1")
+    known = bundle_registry.find(bench.engine, "films/1")
     for reason in ("it misses what lies behind the heart", "said twice, the first reason stays"):
-        standing.withdraw(bench.engine, ACTOR, known, reason)
+        bundle_registry.withdraw(bench.engine, ACTOR, known, reason)
     (row,) = results.query(bench.engine)
     assert row.withdrawn == "it misses what lies behind the heart"
     assert result_to_json(row)["withdrawn"]["reason"] == row.withdrawn
@@ -175,17 +172,17 @@ def test_the_films_of_a_withdrawn_bundle_are_listed_with_who_saw_them(bench: Ben
         audit.append(connection, "uid:8", audit.Action.SEARCH, "results")
 
     store.write(bench.engine, look)
-    ids = [one.bundle_id for one in standing.find(bench.engine, "films/1")]
-    assert recall.unnamed(bench.engine, ids) == recall.Unnamed(0, None)
+    ids = [one.bundle_id for one in bundle_registry.find(bench.engine, "films/1")]
+    assert bundle_recall.unnamed(bench.engine, ids) == bundle_recall.Unnamed(0, None)
     rows = {row.path_text: row for row in results.query(bench.engine)}
-    listings.note(bench.engine, "uid:9", [rows["a.dcm"], rows["c.dcm"], rows["d.dcm"]])
+    disclosures.note(bench.engine, "uid:9", [rows["a.dcm"], rows["c.dcm"], rows["d.dcm"]])
     # the other bundle's answer of the same film, which another person saw, is none of this one's
     bench.wait(1)
     assert bench.ledger.reopen([first], "a better bundle", states=[FileState.DONE])
     (claim,) = bench.claim()
     assert bench.ledger.commit_assessed(claim, bench.facts(b"a"), other, content_of(Answer.NOT_FLAGGED))
-    listings.note(bench.engine, "uid:10", results.query(bench.engine))
-    found = list(recall.films(bench.engine, ids))
+    disclosures.note(bench.engine, "uid:10", results.query(bench.engine))
+    found = list(bundle_recall.films(bench.engine, ids))
     said = [(one.result.path_text, [of.who for of in one.seen], sorted(of.who for of in one.listed)) for one in found]
     assert said == [
         ("a.dcm", [], ["uid:9"]),
@@ -193,10 +190,10 @@ def test_the_films_of_a_withdrawn_bundle_are_listed_with_who_saw_them(bench: Ben
         ("c.dcm", [], ["uid:10", "uid:9"]),
     ]
     assert found[0].result.result_id == first
-    assert [one["who"] for one in recall.to_json(found[2])["listed"]] == ["uid:9", "uid:10"]
+    assert [one["who"] for one in bundle_recall.to_json(found[2])["listed"]] == ["uid:9", "uid:10"]
     store.write(bench.engine, lambda c, _: audit.append(c, "uid:9", audit.Action.EXPORT, "readings"))
-    unnamed = recall.unnamed(bench.engine, ids)
-    assert unnamed == recall.Unnamed(1, found[0].listed[0].at)
+    unnamed = bundle_recall.unnamed(bench.engine, ids)
+    assert unnamed == bundle_recall.Unnamed(1, found[0].listed[0].at)
 
 
 # --------------------------------------------------------------------------- in the shadow
@@ -270,7 +267,7 @@ def test_two_bundles_are_compared_on_what_both_spoke_of(bench: Bench, tried: tup
     for film in shadow.films([bench.root_id], 5):
         shadow.hear(said(film, *words[film.path]))
     bench.assess(b"unseen", b"unseen")
-    found = comparison.compare(bench.engine, [bench.bundle_id], [shadow_id])
+    found = bundle_comparison.compare(bench.engine, [bench.bundle_id], [shadow_id])
     assert found.contents == 3
     of = found.findings["pneumonia"]
     assert of.table == {("flagged", "flagged"): 1, ("flagged", "not_flagged"): 1, ("flagged", "refused: view"): 1}
@@ -280,9 +277,9 @@ def test_two_bundles_are_compared_on_what_both_spoke_of(bench: Bench, tried: tup
         ((films[b"turned"],), "not_flagged"),
         ((films[b"refused"],), "refused: view"),
     }
-    back = comparison.compare(bench.engine, [shadow_id], [bench.bundle_id])
+    back = bundle_comparison.compare(bench.engine, [shadow_id], [bench.bundle_id])
     assert back.findings["pneumonia"].table == {(b, a): n for (a, b), n in of.table.items()}
-    assert comparison.to_json(found)["changes"] == 2
+    assert bundle_comparison.to_json(found)["changes"] == 2
 
 
 def test_double_results_are_compared_too(bench: Bench) -> None:
@@ -291,5 +288,5 @@ def test_double_results_are_compared_too(bench: Bench) -> None:
     bench.ledger.reopen([film], "again", states=[FileState.DONE])
     (claim,) = bench.claim()
     assert bench.ledger.commit_assessed(claim, bench.facts(), second, content_of(Answer.UNCERTAIN, 0.5))
-    found = comparison.compare(bench.engine, [bench.bundle_id], [second])
+    found = bundle_comparison.compare(bench.engine, [bench.bundle_id], [second])
     assert found.findings["pneumonia"].table == {("flagged", "uncertain"): 1}

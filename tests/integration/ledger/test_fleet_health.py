@@ -13,8 +13,7 @@ from preread.fleet.queue import FleetQueue
 from preread.fleet.shard_runner import ShardJob
 from preread.ledger.archives import SCHEMA
 from preread.ledger.records import Observation, Pulse, RootPulse
-from preread.monitoring import database_metrics as figures
-from preread.monitoring import health
+from preread.monitoring import database_metrics, health
 from preread.monitoring.health import Health, Level
 from preread.runner.counters import Meters
 
@@ -151,7 +150,9 @@ def test_a_watched_folder_stays_one_and_metrics_call_no_archive_down(archive: Ar
     bench.ledger.heartbeat(Pulse(INTERVAL_S, 2, 2, (RootPulse(inbox, moves=True),)))
     assert archive.codes() == {}
     assert [root.path for root in archive.look().roots] == ["/srv/archive", "/srv/inbox"]
-    told = figures.exposed(Meters(), figures.look(bench.engine, roots=None, scan_interval_s=INTERVAL_S), ()).decode()
+    told = database_metrics.exposed(
+        Meters(), database_metrics.look(bench.engine, roots=None, scan_interval_s=INTERVAL_S), ()
+    ).decode()
     assert 'preread_share_up{root="/srv/inbox"} 1.0' in told
     assert 'preread_share_up{root="/srv/archive"}' not in told
     assert 'preread_fleet_shards{root="/srv/archive",status="doing"} 1.0' in told

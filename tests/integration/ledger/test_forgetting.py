@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, insert, select, text
 from sqlalchemy.exc import DBAPIError
 
-from preread.admin import patient_export as access
-from preread.admin import purge as purging
+from preread.admin import patient_export, purge
 from preread.admin.purge import Person
 from preread.core.errors import EnvironmentFault, ScanIncomplete, SettingsError, UsageError
 from preread.core.types import FORGOTTEN, FileState, Identity, Population, Presence, RefusalCode, Role, Verdict
@@ -37,9 +36,7 @@ from preread.ledger import archives as batches
 from preread.ledger import invariants as ledger_check
 from preread.ledger.ledger import ContentAssessment, Ledger
 from preread.ledger.records import FileFacts, Observation, Pulse, RootPulse
-from preread.review import audit, results
-from preread.review import disclosures as listings
-from preread.review import reviews as readings
+from preread.review import audit, disclosures, results, reviews
 from preread.review.auth import accounts
 from preread.review.history import explain, show
 from preread.review.reviews import Draft, Shown
@@ -78,9 +75,9 @@ def tables_with(engine: Engine, *words: str) -> set[str]:
     return {table for table, cell in cells(engine) if any(word.lower() in cell.lower() for word in words)}
 
 
-def purge(bench: Bench, films: list[int], **options: Any) -> purging.Purge:
+def forget_films(bench: Bench, films: list[int], **options: Any) -> purge.Purge:
     chosen = {"readings": False, "journal": None, "preview_dir": None} | options
-    return purging.purge(bench.engine, ACTOR, "purged: its patient", films, **chosen)
+    return purge.purge(bench.engine, ACTOR, "purged: its patient", films, **chosen)
 
 
 def sound(bench: Bench) -> bool:
@@ -94,10 +91,10 @@ def sign(bench: Bench, film: int, comment: str = "") -> None:
     detail = show(bench.engine, film)
     assert detail is not None
     shown = Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
-    readings.note_viewing(bench.engine, reader, film, shown, answer_visible=True)
-    listings.note(bench.engine, reader.actor, [detail.row])
+    reviews.note_viewing(bench.engine, reader, film, shown, answer_visible=True)
+    disclosures.note(bench.engine, reader.actor, [detail.row])
     draft = Draft(film, shown, Verdict.ACCEPTED, f"form-token-{film:010}", {"pneumonia": Presence.PRESENT}, comment)
-    readings.sign(bench.engine, reader, draft)
+    reviews.sign(bench.engine, reader, draft)
 
 
 @pytest.fixture
@@ -130,13 +127,13 @@ def test_nothing_that_names_the_patient_is_left_in_any_table(filled: Bench, tmp_
     words = (NAME, "mustermann", IDENTIFIER, "ACC-0815")
     assert tables_with(filled.engine, *words) == {"file", "transition", "reading", "session"}
     before = filled.row(filled.other)
-    films = purging.of_patient(filled.engine, PERSON)
+    films = purge.of_patient(filled.engine, PERSON)
     assert films == sorted(filled.mine)
     drawn = np.zeros((20, 20), np.uint8)
     digest = results.query(filled.engine, results.ResultFilter(patient_id=IDENTIFIER))[0].sha256
     assert digest is not None
     assert previews.keep(tmp_path, digest, draw(drawn), 0)
-    done = purge(filled, films, readings=True, preview_dir=tmp_path)
+    done = forget_films(filled, films, readings=True, preview_dir=tmp_path)
     assert (done.films, done.readings, done.readings_kept, done.contents, done.previews) == (3, 1, 0, 2, 1)
     # somebody else's accession number and study are the same here, and stay
     assert tables_with(filled.engine, *words[:3]) == set()
@@ -206,7 +203,7 @@ def test_no_byte_of_the_patient_is_left_in_any_file(
     other = store.open_engine(database_url)  # the page, which stays open
     assert store.read(other, store.database_now)
     assert f"{database.name}-wal" in places_with(folder, *words)
-    done = purge(filled, purging.of_patient(filled.engine, PERSON), readings=True, preview_dir=kept)
+    done = forget_films(filled, purge.of_patient(filled.engine, PERSON), readings=True, preview_dir=kept)
     assert (done.films, done.previews, done.uncleaned) == (33, 1, 0)
     assert places_with(folder, *words) == {}
     assert f"{database.name}-wal" in {path.name for path in folder.iterdir()}
@@ -221,16 +218,16 @@ def test_a_file_that_another_program_reads_is_told_and_cleaned_later(
     filled: Bench, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(store, "BUSY_TIMEOUT_S", 0.01)
-    monkeypatch.setattr(purging, "compact", partial(store.compact, sleep=(pauses := []).append))
+    monkeypatch.setattr(purge, "compact", partial(store.compact, sleep=(pauses := []).append))
     filled.engine.dispose()
     log = Path(f"{database_url.removeprefix('sqlite:///')}-wal")
     other = store.open_engine(database_url)
     with other.connect() as connection:
         reading = connection.execution_options(preread_reading=True)
         reading.execute(text("SELECT count(*) FROM file")).all()
-        assert purge(filled, filled.mine, clean=False).uncleaned == 0
+        assert forget_films(filled, filled.mine, clean=False).uncleaned == 0
         assert not pauses
-        assert purge(filled, [filled.other]).uncleaned == 1
+        assert forget_films(filled, [filled.other]).uncleaned == 1
         assert len(pauses) == 2
         assert log.stat().st_size > 0
     assert store.compact(filled.engine)
@@ -255,11 +252,11 @@ def test_what_an_older_version_left_in_free_pages_goes_when_the_file_is_written_
 
 
 def test_readings_stay_unless_they_are_named_and_say_no_patient(filled: Bench) -> None:
-    done = purge(filled, purging.of_patient(filled.engine, PERSON))
+    done = forget_films(filled, purge.of_patient(filled.engine, PERSON))
     assert (done.readings, done.readings_kept) == (0, 1)
     # what a reader wrote is kept as it was written
     assert tables_with(filled.engine, NAME, "mustermann", IDENTIFIER) == {"reading"}
-    kept = readings.of_films(filled.engine, [filled.mine[1]])[filled.mine[1]]
+    kept = reviews.of_films(filled.engine, [filled.mine[1]])[filled.mine[1]]
     assert [(one.verdict, dict(one.answers)) for one in kept] == [(Verdict.ACCEPTED, {"pneumonia": "flagged"})]
     assert sound(filled)
 
@@ -270,7 +267,7 @@ def test_what_is_signed_goes_with_a_purge_and_in_no_other_way(filled: Bench) -> 
                       "UPDATE reading SET comment = ''"):  # fmt: skip
         with pytest.raises(DBAPIError, match="append-only"), filled.engine.begin() as connection:
             connection.execute(text(statement))
-    purge(filled, filled.mine, readings=True)
+    forget_films(filled, filled.mine, readings=True)
     assert filled.count("viewing") == filled.count("listing") == 1
     with pytest.raises(DBAPIError, match="append-only"), filled.engine.begin() as connection:
         connection.execute(text("DELETE FROM reading"))
@@ -301,8 +298,8 @@ def test_no_table_holds_a_patient_that_was_purged(engine: Engine, name: str, dat
     assert ledger.commit_refused(claim, facts, bundle_id, RefusalCode.VIEW, mark)
     fault = EnvironmentFault(f"{os.fsdecode(path)} cannot be listed")
     ledger.heartbeat(Pulse(30.0, 1, 1, (RootPulse(root_id, True, fault),)))
-    films = purging.of_patient(engine, Person(patient))
-    purging.purge(engine, ACTOR, "purged", films, readings=True, journal=None, preview_dir=None)
+    films = purge.of_patient(engine, Person(patient))
+    purge.purge(engine, ACTOR, "purged", films, readings=True, journal=None, preview_dir=None)
     left = {cell for _, cell in cells(engine)} - before
     assert films == [claim.file_id]
     assert not [cell for cell in left if any(word in cell.casefold() for word in ("zqxwkq", f"id-{number}", sha256))]
@@ -350,7 +347,7 @@ def test_why_a_folder_cannot_be_listed_names_no_film(filled: Bench) -> None:
     filled.ledger.heartbeat(
         Pulse(30.0, 1, 1, (RootPulse(filled.root_id, True, fault), RootPulse(elsewhere, True, ScanIncomplete("x"))))
     )
-    purge(filled, filled.mine)
+    forget_films(filled, filled.mine)
     with filled.engine.connect() as connection:
         told = connection.execute(select(root.c.fault_code, root.c.fault).order_by(root.c.id)).all()
     assert [tuple(one) for one in told] == [
@@ -369,7 +366,7 @@ def seen_again(bench: Bench, path: bytes, size_bytes: int = 100, mtime_ns: int =
 
 
 def test_a_scan_that_meets_the_file_again_knows_it_and_nobody_reads_it(filled: Bench) -> None:
-    purge(filled, filled.mine)
+    forget_films(filled, filled.mine)
     for _ in range(2):
         assert seen_again(filled, b"PAT-4711/a.dcm") is FileState.IGNORED
     assert filled.ledger.known(filled.root_id, [b"PAT-4711/a.dcm"])[b"PAT-4711/a.dcm"].code == FORGOTTEN
@@ -382,7 +379,7 @@ def test_a_scan_that_meets_the_file_again_knows_it_and_nobody_reads_it(filled: B
 
 
 def test_other_bytes_under_the_same_path_are_a_new_film_and_the_old_ones_are_not(filled: Bench) -> None:
-    purge(filled, filled.mine)
+    forget_films(filled, filled.mine)
     path = b"PAT-4711/a.dcm"
     assert seen_again(filled, path, mtime_ns=2) is FileState.SETTLING
     filled.ready(path, mtime_ns=2)
@@ -409,7 +406,7 @@ def test_a_slot_that_reads_a_film_while_it_is_purged_brings_nothing_back(filled:
     (claim,) = filled.claim()
     assert claim.file_id == filled.mine[0]
     copy = filled.claimed(b"PAT-4711/late copy.dcm")
-    purge(filled, filled.mine)
+    forget_films(filled, filled.mine)
     facts = filled.facts(b"a", **who())
     for one in (claim, copy):
         assert not filled.ledger.commit_refused(one, facts, filled.bundle_id, RefusalCode.VIEW, NAME)
@@ -421,11 +418,11 @@ def test_a_slot_that_reads_a_film_while_it_is_purged_brings_nothing_back(filled:
 def test_a_content_that_another_film_holds_is_not_forgotten(bench: Bench, tmp_path: Path) -> None:
     film = bench.assess(b"a.dcm", b"same", **who())
     other = bench.assess(b"b.dcm", b"same", **who(patient_id="PAT-1"))
-    done = purge(bench, purging.of_patient(bench.engine, PERSON), journal=tmp_path / "forgotten")
+    done = forget_films(bench, purge.of_patient(bench.engine, PERSON), journal=tmp_path / "forgotten")
     assert (done.films, done.contents) == (1, 0)
     with bench.engine.begin() as connection:
         connection.execute(text("DELETE FROM tombstone"))  # as in a restored backup
-    assert purging.replay(bench.engine, ACTOR, tmp_path / "forgotten", None).films == 0
+    assert purge.replay(bench.engine, ACTOR, tmp_path / "forgotten", None).films == 0
     detail = show(bench.engine, other)
     assert detail is not None
     assert detail.row.findings
@@ -437,12 +434,12 @@ def test_a_content_that_another_film_holds_is_not_forgotten(bench: Bench, tmp_pa
 def test_an_older_version_goes_without_the_newer_one(bench: Bench) -> None:
     old = bench.assess(b"film.dcm", b"old", **who())
     new = bench.assess(b"film.dcm", b"new", mtime_ns=2, **who(patient_id="PAT-1"))
-    purge(bench, [old])
+    forget_films(bench, [old])
     assert bench.newest(b"film.dcm").file_id == new
     assert sound(bench)
-    purge(bench, [new])
+    forget_films(bench, [new])
     assert bench.newest(b"film.dcm").code == FORGOTTEN
-    assert purge(bench, [old, new]).films == 0
+    assert forget_films(bench, [old, new]).films == 0
     assert sound(bench)
 
 
@@ -460,8 +457,8 @@ def test_what_a_restored_backup_brings_back_is_forgotten_again(
         source.backup(target)
     source.close()
     target.close()
-    purge(filled, purging.of_patient(filled.engine, PERSON), readings=True, journal=journal)
-    assert purging.replay(filled.engine, ACTOR, journal, None).films == 0
+    forget_films(filled, purge.of_patient(filled.engine, PERSON), readings=True, journal=journal)
+    assert purge.replay(filled.engine, ACTOR, journal, None).films == 0
     assert not [word for word in (IDENTIFIER, NAME, "PAT") if word in journal.read_text()]
     assert journal.stat().st_mode & 0o077 == 0
     filled.engine.dispose()
@@ -472,21 +469,21 @@ def test_what_a_restored_backup_brings_back_is_forgotten_again(
     # a power cut left the last line unfinished
     with journal.open("a") as stream:
         stream.write('{"purge": "12')
-    done = purging.replay(filled.engine, ACTOR, journal, None)
+    done = purge.replay(filled.engine, ACTOR, journal, None)
     assert (done.films, done.readings) == (3, 1)
     assert tables_with(filled.engine, IDENTIFIER, NAME) == set()
     assert filled.ledger.what_is_known(filled.facts(b"a").sha256, "d" * 64)[1]
-    assert purging.replay(filled.engine, ACTOR, journal, None).films == 0
-    assert purge(filled, [filled.other], journal=journal).films == 1
+    assert purge.replay(filled.engine, ACTOR, journal, None).films == 0
+    assert forget_films(filled, [filled.other], journal=journal).films == 1
     assert [json.loads(line) for line in journal.read_text().splitlines() if line.endswith("}")]
 
 
 def test_a_journal_of_another_database_is_refused(bench: Bench, tmp_path: Path) -> None:
     film = bench.assess(b"film.dcm", **who())
-    purge(bench, [film], journal=tmp_path / "own")
+    forget_films(bench, [film], journal=tmp_path / "own")
     (tmp_path / "foreign").write_text(json.dumps({"key": "00" * 32}) + "\n")
     with pytest.raises(SettingsError, match="another database"):
-        purge(bench, [film], journal=tmp_path / "foreign")
+        forget_films(bench, [film], journal=tmp_path / "foreign")
 
 
 # --------------------------------------------------------------------------- which films
@@ -494,21 +491,21 @@ def test_a_journal_of_another_database_is_refused(bench: Bench, tmp_path: Path) 
 
 def test_who_is_meant_must_be_clear(bench: Bench) -> None:
     first = bench.assess(b"a.dcm", b"a", **who())
-    assert purging.of_patient(bench.engine, PERSON) == [first]
+    assert purge.of_patient(bench.engine, PERSON) == [first]
     bench.assess(b"b.dcm", b"b", **who(issuer_of_patient_id="OTHER"))
     with pytest.raises(UsageError, match="2 issuers"):
-        purging.of_patient(bench.engine, PERSON)
-    assert purging.of_patient(bench.engine, Person(IDENTIFIER, ISSUER)) == [first]
+        purge.of_patient(bench.engine, PERSON)
+    assert purge.of_patient(bench.engine, Person(IDENTIFIER, ISSUER)) == [first]
     bench.assess(b"c.dcm", b"c", **who(patient_birth_date="19500101"))
     with pytest.raises(UsageError, match="birth dates"):
-        purging.of_patient(bench.engine, Person(IDENTIFIER, ISSUER))
-    assert purging.of_patient(bench.engine, Person(IDENTIFIER, ISSUER, "20210203")) == [first]
-    assert purging.of_patient(bench.engine, Person("PAT-471")) == []
-    assert purging.of_patient(bench.engine, Person("PAT-%")) == []
-    assert len(purging.of_study(bench.engine, "1.2.826.4711")) == 3
+        purge.of_patient(bench.engine, Person(IDENTIFIER, ISSUER))
+    assert purge.of_patient(bench.engine, Person(IDENTIFIER, ISSUER, "20210203")) == [first]
+    assert purge.of_patient(bench.engine, Person("PAT-471")) == []
+    assert purge.of_patient(bench.engine, Person("PAT-%")) == []
+    assert len(purge.of_study(bench.engine, "1.2.826.4711")) == 3
     bench.assess(b"d.dcm", b"d", **who(patient_id="PAT-1"))
     with pytest.raises(UsageError, match="2 patients"):
-        purging.of_study(bench.engine, "1.2.826.4711")
+        purge.of_study(bench.engine, "1.2.826.4711")
 
 
 def test_age_counts_from_the_last_result_and_spares_what_waits(bench: Bench) -> None:
@@ -520,18 +517,18 @@ def test_age_counts_from_the_last_result_and_spares_what_waits(bench: Bench) -> 
     bench.ledger.reopen([again], "again", states=[FileState.DONE])
     bench.wait(100 * 86_400)
     bench.assess(b"new.dcm", b"new")
-    assert purging.older_than(bench.engine, 99) == [old, gone]
-    assert purging.older_than(bench.engine, 101) == []
-    purge(bench, [old, gone])
-    assert purging.older_than(bench.engine, 99) == []
+    assert purge.older_than(bench.engine, 99) == [old, gone]
+    assert purge.older_than(bench.engine, 101) == []
+    forget_films(bench, [old, gone])
+    assert purge.older_than(bench.engine, 99) == []
 
 
 # --------------------------------------------------------------------------- access
 
 
 def test_a_patient_gets_everything_that_is_held(filled: Bench) -> None:
-    films = purging.of_patient(filled.engine, PERSON)
-    record = json.loads(access.to_text(access.export(filled.engine, ACTOR, films)))
+    films = purge.of_patient(filled.engine, PERSON)
+    record = json.loads(patient_export.to_text(patient_export.export(filled.engine, ACTOR, films)))
     assert [film["id"] for film in record["films"]] == films
     first, second, refused = record["films"]
     assert second["patient_name"] == NAME
@@ -546,4 +543,4 @@ def test_a_patient_gets_everything_that_is_held(filled: Bench) -> None:
     # nothing that a table holds of a film is missing
     held = {column.name for column in metadata.tables["file"].columns}
     assert held <= set(first)
-    assert "Else^Some" not in access.to_text(record)
+    assert "Else^Some" not in patient_export.to_text(record)

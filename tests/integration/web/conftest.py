@@ -29,7 +29,7 @@ from preread.ledger.ledger import ContentAssessment, FileFacts, Ledger, Observat
 from preread.ledger.records import Pulse, RootPulse
 from preread.review.auth import accounts
 from preread.review.auth.accounts import Account
-from preread.web import server as serving
+from preread.web import server
 from preread.web.app import create_app
 from preread.web.context import WebOptions
 from preread_training.data import phantoms
@@ -167,15 +167,15 @@ def served(
     options = WebOptions(https=bool(proxy or certificate), proxy=proxy, tls=certificate is not None)
     app = create_app(films.engine, options)
     cert, key = certificate or (None, None)
-    server = uvicorn.Server(serving.configure(app, proxy=proxy, tls_cert=cert, tls_key=key))
+    running = uvicorn.Server(server.configure(app, proxy=proxy, tls_cert=cert, tls_key=key))
     with socket.create_server(("127.0.0.1", 0), backlog=512) as listening:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread = threading.Thread(target=running.run, kwargs={"sockets": [listening]})
         thread.start()
         try:
-            eventually(lambda: server.started)
+            eventually(lambda: running.started)
             yield listening.getsockname()[1]
         finally:
-            server.should_exit = True
+            running.should_exit = True
             thread.join()
 
 

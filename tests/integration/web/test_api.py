@@ -19,8 +19,7 @@ from schemathesis.specs.openapi.checks import (
 from starlette.testclient import TestClient
 
 from preread.core.types import Answer, Presence, RefusalCode, Role, Verdict
-from preread.review import audit
-from preread.review import reviews as readings
+from preread.review import audit, reviews
 from preread.review.auth import accounts
 from preread.review.reviews import Draft
 from preread.web.app import create_app
@@ -64,8 +63,8 @@ def fill(films: Films) -> list[int]:
         from preread.db import ledger_schema as schema
 
         row = connection.execute(schema.file.select().where(schema.file.c.id == made[0])).one()
-    draft = Draft(made[0], readings.shown_of(row), Verdict.ACCEPTED, "t" * 20, {"pneumonia": Presence.PRESENT}, "left")
-    readings.sign(films.engine, ada, draft)
+    draft = Draft(made[0], reviews.shown_of(row), Verdict.ACCEPTED, "t" * 20, {"pneumonia": Presence.PRESENT}, "left")
+    reviews.sign(films.engine, ada, draft)
     return made
 
 

@@ -16,8 +16,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
 from preread.core.types import Answer, RefusalCode, Role
-from preread.review import reviews as readings
-from preread.web import server as serving
+from preread.review import reviews
+from preread.web import server
 from preread.web.app import create_app
 from preread.web.context import WebOptions
 
@@ -121,16 +121,16 @@ def doctor(
     films_here.person("ada")
     films_here.scan()
     app = create_app(films_here.engine, WebOptions(preview_dir=films_here.preview_dir, scan_interval_s=3600))
-    monkeypatch.setattr(serving.signal, "signal", lambda *_: None)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, ws="none"))
-    thread = threading.Thread(target=server.run)
+    monkeypatch.setattr(server.signal, "signal", lambda *_: None)
+    running = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, ws="none"))
+    thread = threading.Thread(target=running.run)
     thread.start()
-    eventually(lambda: server.started)
-    port = server.servers[0].sockets[0].getsockname()[1]
+    eventually(lambda: running.started)
+    port = running.servers[0].sockets[0].getsockname()[1]
     chromium.delete_all_cookies()
     yield Doctor(chromium, f"http://127.0.0.1:{port}", eventually)
     chromium.get("about:blank")
-    server.should_exit = True
+    running.should_exit = True
     thread.join()
 
 
@@ -178,7 +178,7 @@ def test_a_doctor_signs_in_filters_opens_looks_signs_and_leaves(films_here: Film
     doctor.one("button[value=here]").click()
     doctor.until(lambda: "Your reading is signed" in doctor.words)
     assert "lower left" in doctor.words
-    (one,) = readings.of_films(films_here.engine, [2])[2]
+    (one,) = reviews.of_films(films_here.engine, [2])[2]
     assert one.answer_visible
     doctor.one("header form button").click()
     doctor.until(lambda: doctor.all("#password"))
@@ -232,8 +232,8 @@ def test_news_come_without_moving_what_is_looked_at(films_here: Films, doctor: D
     with films_here.engine.connect() as connection:
         from preread.db import ledger_schema as schema
 
-        shown = readings.shown_of(connection.execute(schema.file.select().where(schema.file.c.id == 2)).one())
-    readings.sign(films_here.engine, ben, readings.Draft(2, shown, readings.Verdict.ACCEPTED, "t" * 20))
+        shown = reviews.shown_of(connection.execute(schema.file.select().where(schema.file.c.id == 2)).one())
+    reviews.sign(films_here.engine, ben, reviews.Draft(2, shown, reviews.Verdict.ACCEPTED, "t" * 20))
     doctor.until(lambda: doctor.one("#news").text.startswith("1 new in this list"))
     assert doctor.focused == "Film 3"
     assert [row.get_attribute("data-film") for row in doctor.all("tr.film")] == ["1", "3", "2", "4", "5"]

@@ -12,14 +12,14 @@ import pytest
 from preread.core.errors import DatabaseAway, SettingsError
 from preread.core.types import Answer, RefusalCode, Role
 from preread.ledger.records import Observation
-from preread.review import reviews as readings
+from preread.review import reviews
 from preread.review.audit import Action
-from preread.web import i18n as language
+from preread.web import i18n
 
 from .conftest import Films
 from .test_pages import Browser
 
-HERE = Path(language.__file__).parent
+HERE = Path(i18n.__file__).parent
 # What no language may say of a film; a new language brings its own words here.
 HEALTH_WORDS = {
     "en": r"normal|negative|clear|healthy|unremarkable|no findings?",
@@ -32,9 +32,9 @@ def places(text: str) -> list[str]:
     return sorted(re.findall(r"\{\w*\}", text))
 
 
-@pytest.mark.parametrize("code", language.installed())
+@pytest.mark.parametrize("code", i18n.installed())
 def test_a_language_is_whole_and_never_says_that_a_film_is_free_of_disease(code: str) -> None:
-    english, texts = language.load("en").texts, dict(language._flat(language._read(code)))
+    english, texts = i18n.load("en").texts, dict(i18n._flat(i18n._read(code)))
     if code != "en":
         assert sorted(texts) == sorted(english)
     assert {key: places(text) for key, text in texts.items()} == {key: places(english[key]) for key in texts}
@@ -44,7 +44,7 @@ def test_a_language_is_whole_and_never_says_that_a_film_is_free_of_disease(code:
 
 
 def test_every_text_that_a_page_asks_for_is_there() -> None:
-    texts = language.load("en").texts
+    texts = i18n.load("en").texts
     written = [path.read_text() for path in (HERE / "templates").iterdir()]
     asked = {key for text in written for key in re.findall(r"\bt\(\s*['\"]([\w.]+)['\"]\s*[,)]", text)}
     assert len(asked) > 80
@@ -107,7 +107,7 @@ class Said(HTMLParser):
 def drop_in(folder: Path, code: str) -> None:
     """Write a language in which every text is marked."""
     tables: dict[str, list[str]] = {}
-    for key, text in language.load("en").texts.items():
+    for key, text in i18n.load("en").texts.items():
         table, _, name = key.partition(".")
         tables.setdefault(table, []).append(f'"{name}" = {json.dumps(f"⟦{text}⟧", ensure_ascii=False)}')
     written = (f"[{table}]\n" + "\n".join(lines) for table, lines in tables.items())
@@ -121,9 +121,9 @@ def test_one_file_dropped_in_is_another_language_of_every_page(
     folder.mkdir()
     (folder / "en.toml").write_text((HERE / "languages" / "en.toml").read_text())
     drop_in(folder, "xx")
-    monkeypatch.setattr(language, "_FOLDER", folder)
+    monkeypatch.setattr(i18n, "_FOLDER", folder)
     with pytest.raises(SettingsError, match="en, xx"):
-        language.load("yy")
+        i18n.load("yy")
     films_here.person("ada")
     films_here.person("root", Role.ADMIN)
     who = {"patient_id": "P-7", "patient_birth_date": "2021-01-01", "patient_name": "PHANTOM^ADA"}
@@ -148,7 +148,7 @@ def test_one_file_dropped_in_is_another_language_of_every_page(
         look(f"/films/{film}")
     form = browser.reading(first, comment="seen", **{"presence.pneumonia": "present"})
     browser.post(f"/films/{first}/readings", **form)
-    (reading,) = readings.of_films(films_here.engine, [first])[first]
+    (reading,) = reviews.of_films(films_here.engine, [first])[first]
     films_here.wait(60)
     films_here.again(first, "1.dcm", Answer.UNCERTAIN)
     films_here.ledger.observe(films_here.root_id, [Observation(b"waits.dcm", 5, 1)])
@@ -176,16 +176,16 @@ def test_one_file_dropped_in_is_another_language_of_every_page(
 def test_a_language_that_lacks_a_text_says_it_in_english(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "en.toml").write_text((HERE / "languages" / "en.toml").read_text())
     (tmp_path / "xx.toml").write_text('[site]\nworklist = "Lista"\n')
-    monkeypatch.setattr(language, "_FOLDER", tmp_path)
-    other = language.load("xx")
+    monkeypatch.setattr(i18n, "_FOLDER", tmp_path)
+    other = i18n.load("xx")
     assert (other("site.worklist"), other("site.statistics")) == ("Lista", "Statistics")
 
 
-@pytest.mark.parametrize("code", language.installed())
+@pytest.mark.parametrize("code", i18n.installed())
 def test_every_event_of_the_audit_trail_has_its_word(code: str) -> None:
-    words = language.load(code)
+    words = i18n.load(code)
     assert [action for action in Action if not words.get(f"action.{action}")] == []
-    own = language.Language(code, language._read(code))
+    own = i18n.Language(code, i18n._read(code))
     assert [action for action in Action if not own.get(f"action.{action}")] == []
 
 

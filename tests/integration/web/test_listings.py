@@ -12,7 +12,7 @@ from sqlalchemy import select
 from preread.core.errors import DatabaseFull
 from preread.core.types import Answer, RefusalCode, Verdict
 from preread.db.review_schema import listing
-from preread.review import disclosures as listings
+from preread.review import disclosures
 from preread.review.auth import accounts
 
 from .conftest import Films
@@ -57,7 +57,7 @@ def test_a_full_disk_keeps_no_list_from_its_reader(films: Films, monkeypatch: py
     film, actor = films.add("a.dcm", Answer.FLAGGED), films.person("ada").actor
     browser = Browser(films).sign_in("ada")
     with monkeypatch.context() as full:
-        full.setattr(listings, "write", Mock(side_effect=DatabaseFull))
+        full.setattr(disclosures, "write", Mock(side_effect=DatabaseFull))
         page = browser.get("/worklist")
         assert (page.status, f"/films/{film}" in page.text) == (200, True)
     assert on_record(films) == set()

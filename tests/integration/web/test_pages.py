@@ -16,7 +16,7 @@ import pytest
 from sqlalchemy import update
 from starlette.testclient import TestClient
 
-from preread.admin import bundle_registry as standing
+from preread.admin import bundle_registry
 from preread.cli import in_use
 from preread.core import settings
 from preread.core.errors import DatabaseAway, FileLocked, SettingsError, ShareDown
@@ -26,11 +26,9 @@ from preread.db import review_schema
 from preread.ledger.records import Observation, Pulse, RootPulse
 from preread.model.bundle import Bundle
 from preread.monitoring import health
-from preread.review import audit
-from preread.review import reviews as readings
+from preread.review import audit, reviews
 from preread.review.auth import accounts
-from preread.web import i18n as language
-from preread.web import server as serving
+from preread.web import i18n, server
 from preread.web.app import create_app
 from preread.web.context import WebOptions
 
@@ -40,7 +38,7 @@ from .conftest import PASSWORD, Films
 class Browser:
     """A browser without a screen: follows nothing by itself, remembers the last page's form."""
 
-    def __init__(self, films: Films, code: str = language.ENGLISH, **options: Any) -> None:
+    def __init__(self, films: Films, code: str = i18n.ENGLISH, **options: Any) -> None:
         self.films = films
         settings = WebOptions(**{"preview_dir": films.preview_dir, **options})
         app = create_app(films.engine, settings, code)
@@ -101,7 +99,7 @@ def test_the_page_says_that_no_worker_can_start_for_its_bundle(
     monkeypatch.setenv("PREREAD_DATABASE_URL", f"sqlite:///{tmp_path / 'preread.db'}")
     films_here.person("ada")
     film = films_here.add("a.dcm", Answer.FLAGGED)
-    standing.activate(films_here.engine, "uid:0", stub_bundle)
+    bundle_registry.activate(films_here.engine, "uid:0", stub_bundle)
     judged = partial(in_use.judged, settings.load(), films_here.engine)
     browser = Browser(films_here, judged=judged).sign_in()
     assert "cannot run, since its model is not to be had" in browser.get("/worklist").words
@@ -178,7 +176,7 @@ def test_a_form_from_elsewhere_changes_nothing(films_here: Films, ada: Browser) 
             assert ada.post(path, **fields).status == 403
         form = {name: value for name, value in ada.reading(film).items() if name != "csrf"}
         assert ada.post(f"/films/{film}/readings", **form, **fields).status == 403
-    assert readings.of_films(films_here.engine, [film])[film] == []
+    assert reviews.of_films(films_here.engine, [film])[film] == []
     stranger = Browser(films_here)
     assert stranger.post("/sign-in", name="ada", password=PASSWORD).status == 403
     assert stranger.get("/worklist").status == 303
@@ -424,7 +422,7 @@ def test_every_page_says_what_was_missed_and_which_share_is_away(films_here: Fil
 def test_every_problem_has_words_in_one_place() -> None:
     said = set(re.findall(r'_tell\(\s*Level\.\w+, "(\w+)"', Path(health.__file__).read_text())) | {FileLocked.code}
     assert len(said) > 10
-    assert {f"health.{code}" for code in said} <= set(language.load("en").texts)
+    assert {f"health.{code}" for code in said} <= set(i18n.load("en").texts)
 
 
 def test_asking_for_news_does_not_keep_a_session_alive(films_here: Films, ada: Browser) -> None:
@@ -514,13 +512,13 @@ def test_a_reading_is_signed_seen_and_corrected(films_here: Films, ada: Browser)
     assert ada.post(f"/films/{film}/readings", **{**form, "comment": "right"}).status == 409
     assert "right</textarea>" in ada.text
     assert ada.hidden["form_token"] != form["form_token"]
-    (one,) = readings.of_films(films_here.engine, [film])[film]
+    (one,) = reviews.of_films(films_here.engine, [film])[film]
     assert one.answer_visible
     ada.get(f"/films/{film}?correct={one.reading_id}")
     form = {**ada.hidden, "verdict": "rejected", "comment": "no", "then": "next", "order": "priority"}
     assert ada.post(f"/films/{film}/readings", **form).location == "/worklist/next?order=priority"
     assert ada.get(ada.location).location == f"/films/{other}?order=priority"
-    assert [one.superseded for one in readings.of_films(films_here.engine, [film])[film]] == [True, False]
+    assert [one.superseded for one in reviews.of_films(films_here.engine, [film])[film]] == [True, False]
     assert ada.post(f"/films/{other}/readings", **ada.reading(other)).status == 303
     assert ada.get("/worklist/next").location == "/worklist"
     assert "100" in ada.get("/statistics").words or ada.status == 200
@@ -533,10 +531,10 @@ def test_a_second_reading_of_the_same_reader_is_refused_and_kept(films_here: Fil
     assert ada.post(f"/films/{film}/readings", **there).status == 409
     assert "Nothing was signed: you have signed this film before" in ada.words
     assert "two</textarea>" in ada.text
-    (one,) = readings.of_films(films_here.engine, [film])[film]
+    (one,) = reviews.of_films(films_here.engine, [film])[film]
     assert f"This corrects your reading {one.reading_id}" in ada.words
     assert ada.post(f"/films/{film}/readings", **{**there, **ada.hidden}).status == 303
-    first, second = readings.of_films(films_here.engine, [film])[film]
+    first, second = reviews.of_films(films_here.engine, [film])[film]
     assert (first.superseded, second.superseded, second.supersedes_id) == (True, False, first.reading_id)
     # after the result changed the form is empty, and names what it takes the place of
     films_here.again(film, "a.dcm", Answer.NOT_FLAGGED)
@@ -546,7 +544,7 @@ def test_a_second_reading_of_the_same_reader_is_refused_and_kept(films_here: Fil
     assert ">two<" in ada.text
     assert "two</textarea>" not in ada.text
     assert ada.post(f"/films/{film}/readings", **form).status == 303
-    assert [one.superseded for one in readings.of_films(films_here.engine, [film])[film]] == [True, True, False]
+    assert [one.superseded for one in reviews.of_films(films_here.engine, [film])[film]] == [True, True, False]
 
 
 def test_nothing_typed_is_lost(films_here: Films, ada: Browser) -> None:
@@ -579,7 +577,7 @@ def test_nothing_typed_is_lost(films_here: Films, ada: Browser) -> None:
     assert ada.post("/sign-in", **{**ada.hidden, "name": "ada", "password": PASSWORD}).status == 200
     assert kept()
     assert "not signed yet" in ada.words
-    assert readings.of_films(films_here.engine, [film])[film] == []
+    assert reviews.of_films(films_here.engine, [film])[film] == []
     again = {**ada.hidden, "verdict": "accepted", "comment": comment}
     assert ada.post(f"/films/{film}/readings", **again).status == 303
 
@@ -598,7 +596,7 @@ def test_a_reader_may_read_before_the_answer_is_shown(films_here: Films, ada: Br
     assert "pneumonia flagged" in ada.post(f"/films/{other}/reveal", **form).words
     assert "seen so far" in ada.text
     ada.post(f"/films/{other}/readings", **{**ada.hidden, "verdict": "accepted"})
-    found = readings.of_films(films_here.engine, [film, other])
+    found = reviews.of_films(films_here.engine, [film, other])
     assert [found[film][0].answer_visible, found[other][0].answer_visible] == [False, True]
     assert [one.action for one in audit.latest(films_here.engine, 50)].count("reveal") >= 1
 
@@ -702,11 +700,11 @@ def test_a_body_beyond_every_form_is_refused(ada: Browser) -> None:
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.0.2.7", "::", "example.org"])
 def test_another_address_needs_tls_or_a_proxy(host: str) -> None:
     with pytest.raises(SettingsError, match="PREREAD_WEB_TLS_CERT"):
-        serving.refuse_open_address(host, tls=False, proxy=None)
-    serving.refuse_open_address(host, tls=True, proxy=None)
-    serving.refuse_open_address(host, tls=False, proxy="192.0.2.1")
+        server.refuse_open_address(host, tls=False, proxy=None)
+    server.refuse_open_address(host, tls=True, proxy=None)
+    server.refuse_open_address(host, tls=False, proxy="192.0.2.1")
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.8.8.8"])
 def test_this_machine_is_always_fine(host: str) -> None:
-    serving.refuse_open_address(host, tls=False, proxy=None)
+    server.refuse_open_address(host, tls=False, proxy=None)

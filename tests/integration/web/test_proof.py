@@ -13,16 +13,14 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, Engine, delete, insert, select, text, update
 
-from preread.admin import purge as purging
+from preread.admin import purge
 from preread.cli import audit as audit_command
 from preread.core.errors import AuditBroken, AuditKeyMissing, SettingsError, UsageError
 from preread.core.types import Answer, FileState, Presence, RefusalCode, Role, Verdict
 from preread.db import audit_key, review_schema
 from preread.db import engine as store
 from preread.db import ledger_schema as schema
-from preread.review import audit
-from preread.review import audit_proof as proof
-from preread.review import reviews as readings
+from preread.review import audit, audit_proof, reviews
 from preread.review.audit import Action, Head
 from preread.review.auth import accounts
 from preread.review.reviews import Draft, Shown
@@ -39,7 +37,7 @@ _audit, _reading, _viewing, _account = (
 def keyed(films: Films, tmp_path: Path) -> Films:
     """Films, people and readings in a database that has had its key from the start."""
     audit_key.attach(films.engine, tmp_path / "key")
-    proof.vouch(films.engine, SHELL)
+    audit_proof.vouch(films.engine, SHELL)
     ada, ben = films.person("ada"), films.person("ben")
     accounts.add(films.engine, SHELL, "ris", "", Role.SERVICE, None)
     who = {"patient_id": "P1", "patient_name": "DOE^JANE"}
@@ -53,24 +51,24 @@ def keyed(films: Films, tmp_path: Path) -> Films:
 
 def shown(films: Films, film: int) -> Shown:
     with films.engine.connect() as connection:
-        return readings.shown_of(connection.execute(schema.file.select().where(schema.file.c.id == film)).one())
+        return reviews.shown_of(connection.execute(schema.file.select().where(schema.file.c.id == film)).one())
 
 
 def look(films: Films, who: accounts.Account, film: int) -> None:
-    readings.note_viewing(films.engine, who, film, shown(films, film), answer_visible=True)
+    reviews.note_viewing(films.engine, who, film, shown(films, film), answer_visible=True)
 
 
 def sign(films: Films, who: accounts.Account, film: int, **more: Any) -> int:
     draft = Draft(
         film, shown(films, film), Verdict.ACCEPTED, f"{who.name}-{film}-{more}", {"pneumonia": Presence.PRESENT}, **more
     )
-    return readings.sign(films.engine, who, draft)
+    return reviews.sign(films.engine, who, draft)
 
 
 def faults(films: Films) -> list[str]:
     """What is found, whichever way it is told."""
     try:
-        found = proof.verify(films.engine)
+        found = audit_proof.verify(films.engine)
     except AuditBroken as error:
         return [str(error)]
     return [*found.faults, *map(str, found.chain.unproven), *(["unsealed"] if found.unsealed else [])]
@@ -189,7 +187,7 @@ def test_each_edit_past_the_program_is_found(keyed: Films, edit: str) -> None:
 
 @pytest.mark.parametrize("with_readings", [True, False])
 def test_a_purge_leaves_the_trail_whole_and_names_nobody(keyed: Films, with_readings: bool) -> None:
-    purging.purge(keyed.engine, SHELL, "asked for", [1, 4], readings=with_readings, journal=None, preview_dir=None)
+    purge.purge(keyed.engine, SHELL, "asked for", [1, 4], readings=with_readings, journal=None, preview_dir=None)
     assert faults(keyed) == []
     films = [one.object for one in audit.latest(keyed.engine, 10) if one.action == Action.FORGOTTEN]
     ending = ":readings" if with_readings else ""
@@ -199,7 +197,7 @@ def test_a_purge_leaves_the_trail_whole_and_names_nobody(keyed: Films, with_read
 
 
 def test_a_kept_reading_of_a_purged_film_is_still_covered(keyed: Films) -> None:
-    purging.purge(keyed.engine, SHELL, "asked for", [1], readings=False, journal=None, preview_dir=None)
+    purge.purge(keyed.engine, SHELL, "asked for", [1], readings=False, journal=None, preview_dir=None)
     by_hand(keyed.engine, lambda c: c.execute(update(_reading).where(_reading.c.id == 1).values(comment="x")))
     assert len(faults(keyed)) == 2
 
@@ -214,15 +212,15 @@ def test_a_trail_of_the_version_before_is_taken_over_and_anchored(films: Films, 
     assert faults(films) == []
     audit_key.attach(films.engine, tmp_path / "key")
     assert faults(films) == []
-    assert proof.vouch(films.engine, SHELL) == 1
-    assert proof.vouch(films.engine, SHELL) == 0
+    assert audit_proof.vouch(films.engine, SHELL) == 1
+    assert audit_proof.vouch(films.engine, SHELL) == 0
     assert oct((tmp_path / "key").stat().st_mode) == "0o100600"
-    found = proof.verify(films.engine, [before])
+    found = audit_proof.verify(films.engine, [before])
     assert (found.faults, found.unsealed, found.chain.unproven) == ([], 0, [])
     for edit in ("a verdict", "an answer", "the worklist's answer", "an account put in"):
         by_hand(films.engine, EDITS[edit])
         assert faults(films) != []
-        assert proof.vouch(films.engine, SHELL, anew=True) == 1
+        assert audit_proof.vouch(films.engine, SHELL, anew=True) == 1
         assert faults(films) == []
     by_hand(films.engine, lambda c: c.execute(update(_audit).where(_audit.c.id == 1).values(actor="account:9")))
     assert faults(films) == ["row 1 of the audit trail is not what was written"]
@@ -249,22 +247,22 @@ def test_without_its_key_the_program_goes_on_and_says_so(
         assert faults(keyed) != []
     else:
         with pytest.raises(AuditKeyMissing):
-            proof.verify(keyed.engine)
+            audit_proof.verify(keyed.engine)
     if loss == "unreadable":
         key.rmdir()
     kept.replace(key)
     keyed.person("fay")
-    found = proof.verify(keyed.engine)
+    found = audit_proof.verify(keyed.engine)
     assert [first == last for first, last in found.chain.unproven] == [True]
     assert (found.unsealed, found.faults) == (1, [])
-    proof.vouch(keyed.engine, SHELL, anew=True)
+    audit_proof.vouch(keyed.engine, SHELL, anew=True)
     assert faults(keyed) == []
     assert len(key.read_text().split()) == 2
 
 
 def test_a_lost_key_is_replaced_and_everything_covered_again(keyed: Films, tmp_path: Path) -> None:
     (tmp_path / "key").unlink()
-    assert proof.vouch(keyed.engine, SHELL, anew=True) == 3
+    assert audit_proof.vouch(keyed.engine, SHELL, anew=True) == 3
     assert faults(keyed) == []
     by_hand(keyed.engine, EDITS["a verdict"])
     assert faults(keyed) != []
@@ -275,7 +273,7 @@ def test_a_key_that_cannot_be_written_is_no_reason_to_let_nobody_in(films: Films
     films.person("ada")
     assert faults(films) == []
     with pytest.raises(SettingsError, match="cannot be written"):
-        proof.vouch(films.engine, SHELL, anew=True)
+        audit_proof.vouch(films.engine, SHELL, anew=True)
 
 
 def test_heads_go_to_the_system_log_as_entries_come(keyed: Films, tmp_path: Path, monkeypatch: Any) -> None:

@@ -27,9 +27,7 @@ from preread.db import ledger_schema as schema
 from preread.db import review_schema
 from preread.imaging import previews
 from preread.ledger import tombstones as forgetting
-from preread.review import agreement, audit, results, worklist
-from preread.review import export as exporting
-from preread.review import reviews as readings
+from preread.review import agreement, audit, export, results, reviews, worklist
 from preread.review.auth.accounts import Account
 from preread.review.reviews import Draft, Shown
 
@@ -38,26 +36,26 @@ from .conftest import Films
 
 def shown(films: Films, film: int) -> Shown:
     with films.engine.connect() as connection:
-        return readings.shown_of(connection.execute(schema.file.select().where(schema.file.c.id == film)).one())
+        return reviews.shown_of(connection.execute(schema.file.select().where(schema.file.c.id == film)).one())
 
 
 def sign(films: Films, who: Account, film: int, verdict: Verdict = Verdict.ACCEPTED, **more: object) -> int:
     token = str(more.pop("form_token", None) or f"{who.name}-{film}-{verdict}-{more.get('supersedes_id')}")
-    return readings.sign(films.engine, who, Draft(film, shown(films, film), verdict, token, **more))  # type: ignore[arg-type]
+    return reviews.sign(films.engine, who, Draft(film, shown(films, film), verdict, token, **more))  # type: ignore[arg-type]
 
 
 def test_a_reading_keeps_what_was_shown_and_whether_the_answer_was(films: Films) -> None:
     ada, film = films.person(), films.add("a.dcm", Answer.FLAGGED, patient_id="P1")
-    readings.note_viewing(films.engine, ada, film, shown(films, film), answer_visible=False)
+    reviews.note_viewing(films.engine, ada, film, shown(films, film), answer_visible=False)
     first = sign(films, ada, film, comment=" left base\n\x1b[31mred ", findings={"pneumonia": Presence.PRESENT})
-    (one,) = readings.of_films(films.engine, [film])[film]
+    (one,) = reviews.of_films(films.engine, [film])[film]
     assert (one.reading_id, one.reader, one.verdict, one.answer_visible) == (first, "Dr Ada", Verdict.ACCEPTED, False)
     assert one.comment == "left base\n\\x1b[31mred"
     assert (one.findings, one.answers) == ({"pneumonia": Presence.PRESENT}, {"pneumonia": Answer.FLAGGED})
     assert (one.bundle, one.shown.outcome) == ("films/1", Outcome.ASSESSED)
-    readings.note_viewing(films.engine, ada, film, shown(films, film), answer_visible=True)
+    reviews.note_viewing(films.engine, ada, film, shown(films, film), answer_visible=True)
     sign(films, ada, film, supersedes_id=first)
-    assert [one.answer_visible for one in readings.of_films(films.engine, [film])[film]] == [False, True]
+    assert [one.answer_visible for one in reviews.of_films(films.engine, [film])[film]] == [False, True]
     assert audit.verify(films.engine).head.rows > 0
 
 
@@ -65,7 +63,7 @@ def test_a_reading_keeps_what_was_shown_and_whether_the_answer_was(films: Films)
 def test_a_refused_and_an_unreadable_film_can_be_read_too(films: Films, answer: RefusalCode | None) -> None:
     ada, film = films.person(), films.add("a.dcm", answer)
     sign(films, ada, film, Verdict.SUPPLEMENTED, comment="a foreign body")
-    (one,) = readings.of_films(films.engine, [film])[film]
+    (one,) = reviews.of_films(films.engine, [film])[film]
     assert (one.answers, one.comment) == ({}, "a foreign body")
 
 
@@ -74,12 +72,12 @@ def test_a_form_that_is_sent_twice_is_one_reading(films: Films) -> None:
     said = {"form_token": "t", "comment": " left\nbase ", "findings": {"pneumonia": Presence.PRESENT}}
     first, again = (sign(films, ada, film, **said) for _ in range(2))
     assert first == again
-    assert len(readings.of_films(films.engine, [film])[film]) == 1
+    assert len(reviews.of_films(films.engine, [film])[film]) == 1
     # a form that somebody went back to and wrote on: not signed as it is now, and not passed over in silence either
     for changed in ({"comment": "right"}, {"findings": {}}, {"verdict": Verdict.REJECTED}):
         with pytest.raises(ReadingOutdated, match="signed before"):
             sign(films, ada, film, **{**said, **changed})
-    assert len(readings.of_films(films.engine, [film])[film]) == 1
+    assert len(reviews.of_films(films.engine, [film])[film]) == 1
 
 
 def test_two_readers_stand_beside_each_other_and_each_corrects_the_own_one(films: Films) -> None:
@@ -90,7 +88,7 @@ def test_two_readers_stand_beside_each_other_and_each_corrects_the_own_one(films
     corrected = sign(films, ada, film, Verdict.REJECTED, supersedes_id=hers)
     with pytest.raises(ReadingOutdated):
         sign(films, ada, film, Verdict.SUPPLEMENTED, supersedes_id=hers)
-    all_of_it = readings.of_films(films.engine, [film])[film]
+    all_of_it = reviews.of_films(films.engine, [film])[film]
     assert [(one.reading_id, one.superseded) for one in all_of_it] == [(hers, True), (his, False), (corrected, False)]
 
 
@@ -115,7 +113,7 @@ def test_readers_who_sign_at_the_same_moment_lose_nothing(films: Films) -> None:
     for film in made:
         said = {ada: Verdict.ACCEPTED, ben: Verdict.REJECTED}
         signed = at_once(*(partial(sign, films, who, film, verdict) for who, verdict in said.items()))
-        kept = readings.of_films(films.engine, [film])[film]
+        kept = reviews.of_films(films.engine, [film])[film]
         assert sorted(one.reading_id for one in kept) == sorted(signed)
         assert {(one.account_id, one.verdict) for one in kept} == {(w.account_id, v) for w, v in said.items()}
         # one of the two was first, and only that one overtook nobody
@@ -132,7 +130,7 @@ def test_a_reading_that_is_corrected_twice_at_the_same_moment_is_corrected_once(
     corrections = (Verdict.REJECTED, Verdict.SUPPLEMENTED)
     done = at_once(*(partial(sign, films, ada, film, verdict, supersedes_id=first) for verdict in corrections))
     assert sorted(type(one).__name__ for one in done) == ["ReadingOutdated", "int"]
-    kept = readings.of_films(films.engine, [film])[film]
+    kept = reviews.of_films(films.engine, [film])[film]
     assert [one.superseded for one in kept] == [True, False]
     assert kept[1].reading_id in done
 
@@ -152,7 +150,7 @@ def test_of_each_reader_one_reading_of_a_film_stands(films: Films) -> None:
     other = films.add("b.dcm", Answer.FLAGGED)
     with pytest.raises(UsageError, match="has no reading"):
         sign(films, ada, other, supersedes_id=second)
-    standing = [one.reader for one in readings.of_films(films.engine, [film])[film] if not one.superseded]
+    standing = [one.reader for one in reviews.of_films(films.engine, [film])[film] if not one.superseded]
     assert standing == ["Dr Ben", "Dr Ada"]
 
 
@@ -163,7 +161,7 @@ def test_a_reader_who_signs_twice_at_the_same_moment_has_signed_once(films: Film
         verdicts = (Verdict.ACCEPTED, Verdict.REJECTED, Verdict.SUPPLEMENTED)
         done = at_once(*(partial(sign, films, ada, film, verdict) for verdict in verdicts))
         assert sorted(type(one).__name__ for one in done) == ["ReadingOutdated", "ReadingOutdated", "int"]
-        (kept,) = readings.of_films(films.engine, [film])[film]
+        (kept,) = reviews.of_films(films.engine, [film])[film]
         assert kept.reading_id in done
 
 
@@ -171,7 +169,7 @@ def test_one_form_sent_twice_at_the_same_moment_is_one_reading(films: Films) -> 
     ada, film = films.person(), films.add("a.dcm")
     first, second = at_once(*[partial(sign, films, ada, film, form_token="t")] * 2)
     assert first == second
-    assert len(readings.of_films(films.engine, [film])[film]) == 1
+    assert len(reviews.of_films(films.engine, [film])[film]) == 1
 
 
 def test_a_result_that_changes_at_the_moment_of_signing(films: Films) -> None:
@@ -182,10 +180,10 @@ def test_a_result_that_changes_at_the_moment_of_signing(films: Films) -> None:
         seen = shown(films, film)
         draft = Draft(film, seen, Verdict.ACCEPTED, f"token {number}")
         done, _ = at_once(
-            partial(readings.sign, films.engine, ada, draft),
+            partial(reviews.sign, films.engine, ada, draft),
             partial(films.again, film, f"{number}.dcm", Answer.FLAGGED),
         )
-        kept = readings.of_films(films.engine, [film])[film]
+        kept = reviews.of_films(films.engine, [film])[film]
         assert [one.reading_id for one in kept] == ([] if isinstance(done, ReadingOutdated) else [done])
         assert all(one.shown == seen for one in kept)
         assert all(one.answers == {"pneumonia": Answer.NOT_FLAGGED} for one in kept)
@@ -197,12 +195,12 @@ def test_a_reading_about_a_result_that_changed_is_not_signed(films: Films) -> No
     with films.engine.begin() as connection:
         connection.execute(update(schema.file).values(code="age_outside"))
     with pytest.raises(ReadingOutdated):
-        readings.sign(films.engine, ada, Draft(film, before, Verdict.ACCEPTED, "t"))
+        reviews.sign(films.engine, ada, Draft(film, before, Verdict.ACCEPTED, "t"))
     newer = films.add("a.dcm", Answer.FLAGGED, mtime_ns=2)
     assert newer != film
     with pytest.raises(ReadingOutdated):
         sign(films, ada, film)
-    assert readings.of_films(films.engine, [film, newer]) == {film: [], newer: []}
+    assert reviews.of_films(films.engine, [film, newer]) == {film: [], newer: []}
 
 
 def test_a_film_is_to_be_read_again_when_its_result_changes_and_only_then(films: Films) -> None:
@@ -216,7 +214,7 @@ def test_a_film_is_to_be_read_again_when_its_result_changes_and_only_then(films:
         at, wanted = shown(films, film), worklist.WorklistFilter(limit=1)
         listed = [one for study in worklist.page(films.engine, wanted).studies for one in study]
         everything = worklist.page(films.engine, replace(wanted, unread=False)).studies
-        signed = readings.of_films(films.engine, [film])[film]
+        signed = reviews.of_films(films.engine, [film])[film]
         first = min((one.signed_at for one in signed if one.shown == at), default=None)
         assert everything[0][0].read_at == first
         assert [one.result.result_id for one in listed] in ([], [film])
@@ -253,7 +251,7 @@ def test_a_film_is_to_be_read_again_when_its_result_changes_and_only_then(films:
     assert look() == (True, True, [False, False])
     sign(films, readers[2], film)
     assert look() == (False, False, [False, False, True])
-    first, *later = readings.of_films(films.engine, [film])[film]
+    first, *later = reviews.of_films(films.engine, [film])[film]
     assert (first.overtook, [one.overtook for one in later]) == (0, [None, None]), "one a film"
 
 
@@ -262,7 +260,7 @@ def test_only_readers_sign_and_only_films_that_are_there(films: Films) -> None:
     with pytest.raises(NotAllowed):
         sign(films, films.person("root", Role.ADMIN), film)
     with pytest.raises(UsageError, match="no film 99"):
-        readings.sign(films.engine, films.person(), Draft(99, Shown(Outcome.ASSESSED, None, 1), Verdict.ACCEPTED, "t"))
+        reviews.sign(films.engine, films.person(), Draft(99, Shown(Outcome.ASSESSED, None, 1), Verdict.ACCEPTED, "t"))
 
 
 @pytest.mark.parametrize(
@@ -275,7 +273,7 @@ def test_only_findings_that_the_bundle_knows_are_signed(
     ada, film = films.person(), films.add("a.dcm", answer)
     with pytest.raises(FindingUnknown, match="none of its findings, pneumonia"):
         sign(films, ada, film, findings={"pneumonia": Presence.PRESENT, name: Presence.PRESENT})
-    assert readings.of_films(films.engine, [film])[film] == []
+    assert reviews.of_films(films.engine, [film])[film] == []
     assert sign(films, ada, film, findings={"pneumonia": Presence.PRESENT})
 
 
@@ -291,7 +289,7 @@ def test_findings_are_those_of_the_bundle_of_this_result(films: Films) -> None:
 
 def test_a_comment_has_a_limit(films: Films) -> None:
     ada, film = films.person(), films.add("a.dcm")
-    sign(films, ada, film, comment="x" * readings.MAX_COMMENT_CHARS)
+    sign(films, ada, film, comment="x" * reviews.MAX_COMMENT_CHARS)
     with pytest.raises(UsageError, match="1000000 characters"):
         sign(films, ada, film, comment="x" * 1_000_000, form_token="long")
 
@@ -308,7 +306,7 @@ def test_the_first_reading_counts_whom_it_overtook(films: Films) -> None:
     ada, first, last = films.person(), films.add("a.dcm"), films.add("b.dcm", Answer.FLAGGED)
     sign(films, ada, last)
     sign(films, ada, first)
-    found = readings.of_films(films.engine, [first, last])
+    found = reviews.of_films(films.engine, [first, last])
     assert (found[last][0].overtook, found[first][0].overtook) == (1, 0)
 
 
@@ -416,7 +414,7 @@ def test_an_export_names_nobody_and_merges_no_disagreement(films: Films, tmp_pat
         sign(films, ada, film)
     sign(films, ben, disputed, Verdict.REJECTED)
     sign(films, ada, refused)
-    found = {film.result.result_id: film for film in exporting.films(films.engine)}
+    found = {film.result.result_id: film for film in export.films(films.engine)}
     assert [(film.label, film.open) for film in found.values()] == [
         ("PNEUMONIA", None),
         ("ABSENT", None),
@@ -428,23 +426,23 @@ def test_an_export_names_nobody_and_merges_no_disagreement(films: Films, tmp_pat
     assert len(found[disputed].readings) == 2
     written = json.dumps([film.cells("path") for film in found.values()])
     assert not any(word in written for word in ("P1", "DOE", "2020-01-01", "Ada"))
-    again = next(exporting.films(films.engine))
+    again = next(export.films(films.engine))
     assert (again.patient, again.image) == (found[one].patient, found[one].image)
 
-    saved = exporting.save_image(tmp_path / "images", found[one], films.preview_dir)
+    saved = export.save_image(tmp_path / "images", found[one], films.preview_dir)
     assert saved is not None
     kept = results.query(films.engine, results.ResultFilter())[-1].sha256
     assert kept is not None
     assert saved.read_bytes() == previews.load(films.preview_dir, kept)
     assert np.asarray(Image.open(saved)).shape == (400, 320)
-    assert exporting.save_image(tmp_path / "images", found[two], films.preview_dir) is None
+    assert export.save_image(tmp_path / "images", found[two], films.preview_dir) is None
 
 
 def test_a_comment_in_an_export_is_no_formula_and_stays_what_was_written(films: Films) -> None:
     ada, film = films.person(), films.add("a.dcm", Answer.FLAGGED)
     comment = '-1; =7+7;@x, "=1" | \\ %'
     sign(films, ada, film, comment=comment)
-    (line,) = [one.cells("path") for one in exporting.films(films.engine)]
-    cell = line[exporting.COLUMNS.index("readers")]
+    (line,) = [one.cells("path") for one in export.films(films.engine)]
+    cell = line[export.COLUMNS.index("readers")]
     assert csv_cells.cell(cell) == cell
     assert [one["comment"] for one in json.loads(str(cell))] == [comment]

@@ -20,9 +20,8 @@ from preread.core.errors import NotAllowed, TooManyTries, UsageError
 from preread.core.types import Role
 from preread.db import review_schema
 from preread.review import audit
-from preread.review.auth import accounts, devices
-from preread.review.auth import rate_limits as brakes
-from preread.web.limits import password_threads as hashing
+from preread.review.auth import accounts, devices, rate_limits
+from preread.web.limits import password_threads
 
 from .conftest import PASSWORD, Films
 from .test_pages import Browser
@@ -90,7 +89,7 @@ def test_a_burst_is_counted_before_it_is_checked(ada: Engine, hashed: list[str])
         one.join()
     counted = Counter(ended)
     # five, and one more for each wait that went by meanwhile: 1, 2, 4, 8 s
-    assert brakes.FREE_FAILURES <= counted["wrong"] <= brakes.FREE_FAILURES + 5
+    assert rate_limits.FREE_FAILURES <= counted["wrong"] <= rate_limits.FREE_FAILURES + 5
     assert counted["wrong"] + counted["early"] == 120
     assert len(hashed) == counted["wrong"]
 
@@ -106,8 +105,8 @@ def test_a_burst_over_many_names_is_bounded_by_address(engine: Engine, hashed: l
         one.start()
     for one in threads:
         one.join()
-    assert Counter(ended) == {"wrong": brakes.SOURCE_FAILURES, "early": 80 - brakes.SOURCE_FAILURES}
-    assert len(hashed) == brakes.SOURCE_FAILURES
+    assert Counter(ended) == {"wrong": rate_limits.SOURCE_FAILURES, "early": 80 - rate_limits.SOURCE_FAILURES}
+    assert len(hashed) == rate_limits.SOURCE_FAILURES
 
 
 def test_names_that_exist_and_names_that_do_not_are_treated_alike(ada: Engine, hashed: list[str]) -> None:
@@ -146,7 +145,7 @@ def test_a_known_browser_is_let_in_from_the_strangers_own_address(ada: Engine) -
     assert tried(ada, password=PASSWORD, device_token=token) == "in"
     # but it guesses no more than others, and is known for its owner alone
     ended = Counter(tried(ada, device_token=token) for _ in range(20))
-    assert ended["wrong"] <= brakes.FREE_FAILURES + 2
+    assert ended["wrong"] <= rate_limits.FREE_FAILURES + 2
     accounts.add(ada, SHELL, "ben", "", Role.READER, PASSWORD)
     assert tried(ada, "ben", PASSWORD, device_token=token) == "early"
     accounts.renew_secret(ada, SHELL, "ada", "another long password")
@@ -156,23 +155,23 @@ def test_a_known_browser_is_let_in_from_the_strangers_own_address(ada: Engine) -
 def test_guessing_from_everywhere_is_bounded_and_leaves_known_browsers_alone(ada: Engine, hashed: list[str]) -> None:
     token = devices.remember(ada, accounts.by_name(ada, "ada"), None)
     ended = Counter(tried(ada, source=f"198.51.{n // 250}.{n % 250}") for n in range(130))
-    assert ended == {"wrong": brakes.NAME_FAILURES, "early": 30}
+    assert ended == {"wrong": rate_limits.NAME_FAILURES, "early": 30}
     assert tried(ada, password=PASSWORD, source=DOCTOR) == "early"
     assert tried(ada, password=PASSWORD, source=DOCTOR, device_token=token) == "in"
-    assert len(hashed) == brakes.NAME_FAILURES + 1
-    pass_time(ada, brakes.NAME_WINDOW_S)
+    assert len(hashed) == rate_limits.NAME_FAILURES + 1
+    pass_time(ada, rate_limits.NAME_WINDOW_S)
     assert tried(ada, password=PASSWORD, source=DOCTOR) == "in"
 
 
 def test_a_network_of_ipv6_is_one_source(ada: Engine) -> None:
     ended = Counter(tried(ada, source=f"2001:db8:1:2::{n:x}") for n in range(1, 21))
-    assert ended["wrong"] <= brakes.FREE_FAILURES + 2
+    assert ended["wrong"] <= rate_limits.FREE_FAILURES + 2
 
 
 def test_a_success_ends_the_waiting_and_is_not_counted(ada: Engine) -> None:
     for _ in range(4):
         assert tried(ada) == "wrong"
-    for _ in range(2 * brakes.SOURCE_FAILURES):
+    for _ in range(2 * rate_limits.SOURCE_FAILURES):
         assert tried(ada, password=PASSWORD) == "in"
     assert [tried(ada) for _ in range(5)] == ["wrong"] * 5
     assert tried(ada, password=PASSWORD) == "early"
@@ -225,9 +224,9 @@ def test_failures_stand_in_log_and_trail_as_fail2ban_reads_them(
         with log_file.open("a") as stream:
             log.set_up(json_lines=as_json, stream=stream)
             try:
-                monkeypatch.setattr(brakes, "FREE_FAILURES", 2)
+                monkeypatch.setattr(rate_limits, "FREE_FAILURES", 2)
                 # on a busy machine the third try comes more than a second after the second
-                monkeypatch.setattr(brakes, "FIRST_WAIT_S", 300.0)
+                monkeypatch.setattr(rate_limits, "FIRST_WAIT_S", 300.0)
                 for name, address in (("ada", "203.0.113.9"), ("nobody\n here", "2001:db8::9")):
                     browser = Browser(films_here, proxy="*")
                     browser.client.headers["x-forwarded-for"] = f"198.51.100.1, {address}"
@@ -282,7 +281,7 @@ def test_a_full_queue_is_answered_at_once_and_known_browsers_have_their_own(
     films_here.person("ada")
     known = Browser(films_here).sign_in()
     assert known.status == 303
-    monkeypatch.setattr(hashing, "WAITING", 1)
+    monkeypatch.setattr(password_threads, "WAITING", 1)
     go_on, entered = threading.Event(), threading.Event()
     matches = accounts._matches
 

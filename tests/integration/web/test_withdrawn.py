@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from preread.admin import bundle_registry as standing
+from preread.admin import bundle_registry
 from preread.core.types import Answer, Outcome, Presence, RefusalCode, Verdict
-from preread.review import reviews as readings
+from preread.review import reviews
 from preread.review.export import reading_to_json
 from preread.review.history import show
 from preread.review.reviews import Draft, Shown
@@ -28,13 +28,13 @@ def test_a_withdrawn_answer_is_struck_through_wherever_it_is_shown(films_here: F
     detail = show(films.engine, film)
     assert detail is not None
     draft = Draft(film, Shown(Outcome.ASSESSED, None, detail.assessment_id), Verdict.ACCEPTED, "t" * 20, {})
-    readings.sign(films.engine, reader, draft)
+    reviews.sign(films.engine, reader, draft)
     browser, program = Browser(films), Program(films)
     browser.sign_in("ada")
     pages = ("/worklist?show=all", f"/films/{film}", f"/films/{refused}")
     assert not [page for page in pages if "withdrawn" in browser.get(page).text.lower()]
     assert program.get(f"/results/{film}").json()["withdrawn"] is None
-    standing.withdraw(films.engine, "uid:0", standing.find(films.engine, "films/1"), REASON)
+    bundle_registry.withdraw(films.engine, "uid:0", bundle_registry.find(films.engine, "films/1"), REASON)
     listed = browser.get("/worklist?show=all").text
     assert len(re.findall(r'<td class="withdrawn">', listed)) == 2
     assert listed.count("Withdrawn, do not rely on it") == 2
@@ -49,6 +49,6 @@ def test_a_withdrawn_answer_is_struck_through_wherever_it_is_shown(films_here: F
         program.post("/worklist/search", unread=False).json()["studies"][0][0],
     ):
         assert answer["withdrawn"]["reason"] == REASON
-    (signed,) = readings.of_films(films.engine, [film])[film]
+    (signed,) = reviews.of_films(films.engine, [film])[film]
     assert reading_to_json(signed)["withdrawn"] == REASON
     assert signed.presences() == {"pneumonia": Presence.PRESENT}

@@ -15,9 +15,7 @@ from preread.core.text import search_keys
 from preread.core.types import Answer, Outcome, RefusalCode
 from preread.db import ledger_schema as schema
 from preread.ledger.ledger import Observation
-from preread.review import related_images as beside
-from preread.review import reviews as readings
-from preread.review import worklist
+from preread.review import related_images, reviews, worklist
 from preread.review.worklist import Order, WorklistFilter
 from tests.bench import page as made_up
 from tests.plans import asked_by, explained
@@ -165,9 +163,9 @@ def test_devices_are_found_one_after_the_other(films: Films) -> None:
 
 def test_a_waiting_film_is_listed_by_its_name(films: Films) -> None:
     films.ledger.observe(films.root_id, [Observation(b"soon.dcm", 5, 1)])
-    (one,) = beside.waiting(films.engine)
+    (one,) = related_images.waiting(films.engine)
     assert (one.path_text, one.state) == ("soon.dcm", "settling")
-    assert readings.of_films(films.engine, []) == {}
+    assert reviews.of_films(films.engine, []) == {}
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])

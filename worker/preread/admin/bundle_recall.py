@@ -18,7 +18,7 @@ from preread.core.types import JSONObject
 from preread.db.engine import read
 from preread.db.ledger_schema import assessment, file, past_outcome
 from preread.db.review_schema import account, audit, listing
-from preread.review import disclosures as listings
+from preread.review import disclosures
 from preread.review.audit import Action
 from preread.review.result_json import iso, result_to_json
 from preread.review.results import ResultRow, selected, typed
@@ -99,7 +99,7 @@ def unnamed(engine: Engine, bundle_ids: Sequence[int]) -> Unnamed:
         if since is not None:
             counted = select(func.count()).where(_t.at >= since, _t.action == Action.EXPORT)
             exports = connection.execute(counted).scalar_one()
-        return Unnamed(exports, listings.since(connection))
+        return Unnamed(exports, disclosures.since(connection))
 
     return read(engine, body)
 

@@ -26,8 +26,7 @@ from preread.db.engine import compact, database_now, read, write
 from preread.db.review_schema import reading, secret, session
 from preread.imaging import previews
 from preread.ledger.tombstones import KEY_NAME, Key, bury, forget, load_key
-from preread.review import audit
-from preread.review import audit_proof as proof
+from preread.review import audit, audit_proof
 from preread.review.audit import Action
 
 _BATCH = 100
@@ -202,7 +201,7 @@ def _forget(
     def body(connection: Connection, _again: bool) -> Purge:
         now = database_now(connection)
         roots = connection.execute(select(_f.root_id).where(_f.id.in_(file_ids), ~_stub()).distinct()).scalars().all()
-        proof.append_forgotten(connection, actor, file_ids, readings=readings)
+        audit_proof.append_forgotten(connection, actor, file_ids, readings=readings)
         one = forget(connection, now, key, file_ids, why, readings=readings)
         bury(connection, now, [number])
         # what somebody searched for may name the patient

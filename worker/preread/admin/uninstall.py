@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sqlalchemy import make_url
 
-from preread.admin import install as installing
+from preread.admin import install
 from preread.admin.purge_journal import path_for as journal_beside
 from preread.core.errors import EnvironmentFault
 from preread.core.settings import Settings
@@ -27,8 +27,8 @@ from preread.imaging.previews import folder_for as previews_beside
 from preread.model.bundle import folder_for as bundles_beside
 
 UNITS = Path("/etc/systemd/system")
-_OF_SETUP = (Path("/etc/sysusers.d/preread.conf"), Path("/etc/tmpfiles.d/preread.conf"), installing.COMMAND)
-_OF_ADMINISTRATOR = (installing.CONFIG, installing.CONFIG.with_name("preread.env"))
+_OF_SETUP = (Path("/etc/sysusers.d/preread.conf"), Path("/etc/tmpfiles.d/preread.conf"), install.COMMAND)
+_OF_ADMINISTRATOR = (install.CONFIG, install.CONFIG.with_name("preread.env"))
 _PREVIEWS_OF = re.compile(r"[0-9a-f]{2}")
 _PREVIEW = re.compile(r"[0-9a-f]{64}\.png")
 
@@ -63,7 +63,7 @@ class Host:
     @property
     def name_of_data(self) -> str:
         """What has to be named before data are deleted: the database's file, else the folder of the service."""
-        return str(self._database() or installing.HOME)
+        return str(self._database() or install.HOME)
 
     def stop(self) -> None:
         """End the services, now and for the next start of the host.
@@ -95,7 +95,7 @@ class Host:
         found = [
             (f"programs in {path}", f"rm -r {path}") for path in (Path("/opt/preread"),) if self._at(path).is_dir()
         ]
-        for folder in dict.fromkeys((installing.HOME, installing.CONFIG.parent, *self._places())):
+        for folder in dict.fromkeys((install.HOME, install.CONFIG.parent, *self._places())):
             place = self._at(folder)
             if place.is_dir():
                 entries = sorted(entry.name for entry in os.scandir(place))
@@ -107,14 +107,14 @@ class Host:
         if self._database() is None:
             found.append(("the database on its server", "dropdb, as its administrator"))
         if self._has_user():
-            found.append((f"the user {installing.USER}", f"userdel {installing.USER}"))
+            found.append((f"the user {install.USER}", f"userdel {install.USER}"))
         return found
 
     def _at(self, path: Path) -> Path:
         return self.root / path.relative_to("/")
 
     def _shipped(self) -> list[str]:
-        return sorted(unit.name for unit in installing.units_folder().glob("*.service"))
+        return sorted(unit.name for unit in install.units_folder().glob("*.service"))
 
     def _units(self) -> list[Path]:
         return [place for unit in self._shipped() if os.path.lexists(place := self._at(UNITS / unit))]
@@ -124,12 +124,12 @@ class Host:
             lines = self._at(Path("/etc/passwd")).read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
             return False
-        return any(line.startswith(f"{installing.USER}:") for line in lines)
+        return any(line.startswith(f"{install.USER}:") for line in lines)
 
     def _database(self) -> Path | None:
         store.open_engine(self.settings.database_url).dispose()  # is it a URL?
         url = make_url(self.settings.database_url)
-        return installing.HOME / str(url.database) if url.get_backend_name() == "sqlite" else None
+        return install.HOME / str(url.database) if url.get_backend_name() == "sqlite" else None
 
     def _previews(self) -> Path | None:
         return previews_beside(_of_service(self.settings.preview_dir), self._database())
@@ -160,7 +160,7 @@ class Host:
         for one in (journal, self._audit_key(), *_OF_ADMINISTRATOR):
             if one is not None and os.path.lexists(self._at(one)):
                 yield self._file(one)
-        for folder in (installing.HOME, installing.CONFIG.parent):
+        for folder in (install.HOME, install.CONFIG.parent):
             if self._at(folder).is_dir():
                 yield Step(f"the folder {folder}, if nothing else is in it", lambda one=folder: _rmdir(self._at(one)))  # type: ignore[misc]
 
@@ -170,7 +170,7 @@ class Host:
 
 def _of_service(path: Path | None) -> Path | None:
     """Return a place as the service means it, whose working folder is its own."""
-    return None if path is None else installing.HOME / path
+    return None if path is None else install.HOME / path
 
 
 def _unlink(path: Path) -> None:

@@ -54,11 +54,11 @@ def verify(
     """
     from preread.core.errors import AuditBroken
     from preread.db import audit_key
-    from preread.review import audit_proof as proof
+    from preread.review import audit_proof
 
     with door.database(context) as engine:
         heads = _heads(head, journal, audit_key.of(engine).keys())
-        found = proof.verify(engine, heads)
+        found = audit_proof.verify(engine, heads)
     _say(found)
     if found.faults:
         raise AuditBroken(f"{len(found.faults)} rows are not what the audit trail says; the first: {found.faults[0]}")
@@ -77,12 +77,12 @@ def rekey(context: typer.Context, yes: Annotated[bool, YES_OPTION] = False) -> N
 
     Exit code: 0 done; 1 when it was not confirmed; 2 when no file for the key is named or it cannot be written.
     """
-    from preread.review import audit_proof as proof
+    from preread.review import audit_proof
 
     with door.database(context) as engine:
         if not confirmed("make a new key and take readings, accounts and results as they are now?", yes=yes):
             raise typer.Exit(1)
-        sealed = proof.vouch(engine, actor(), anew=True)
+        sealed = audit_proof.vouch(engine, actor(), anew=True)
     output.say(f"the audit trail has a new key, and {sealed} results are sealed: keep a copy of its file")
 
 

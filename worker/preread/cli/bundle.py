@@ -152,7 +152,7 @@ def _load(context: typer.Context, name: str | None) -> Bundle:
 
 def _standing(settings: Settings) -> Standing | None:
     """Return what the database says of bundles; ``None`` where there is none to ask."""
-    from preread.admin import bundle_registry as standing
+    from preread.admin import bundle_registry
     from preread.core.errors import PrereadError
 
     try:
@@ -160,7 +160,7 @@ def _standing(settings: Settings) -> Standing | None:
     except PrereadError:
         return None
     try:
-        return standing.look(engine)
+        return bundle_registry.look(engine)
     except PrereadError:
         return None
     finally:

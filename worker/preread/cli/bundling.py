@@ -54,13 +54,13 @@ def activate(context: typer.Context, name: _Name) -> None:
     Exit code: 0; 2 when the setting PREREAD_BUNDLE decides; 4 when the bundle is missing, damaged or withdrawn.
     """
     settings = door.of(context).settings()
-    from preread.admin import bundle_registry as standing
+    from preread.admin import bundle_registry
 
     _refuse_setting(settings)
     with door.database(context) as engine:
         chosen = _load(settings, name)
         door.load_checked(str(chosen.path))
-        standing.activate(engine, actor(), chosen)
+        bundle_registry.activate(engine, actor(), chosen)
     output.say(f"{chosen.label} is in use; results that are there keep the bundle that they name")
 
 
@@ -70,11 +70,11 @@ def rollback(context: typer.Context) -> None:
     Exit code: 0; 2 when none was ever activated or the setting PREREAD_BUNDLE decides; 4 when it is missing or damaged.
     """
     settings = door.of(context).settings()
-    from preread.admin import bundle_registry as standing
+    from preread.admin import bundle_registry
 
     _refuse_setting(settings)
     with door.database(context) as engine:
-        standing.rollback(engine, actor())
+        bundle_registry.rollback(engine, actor())
         label = in_use.load(settings, engine).bundle.label
     output.say(f"{label} is in use again; results that are there keep the bundle that they name")
 
@@ -92,7 +92,7 @@ def shadow(
     Exit code: 0; 2 unless either a bundle or --off is named; 4 when the bundle is missing, damaged or withdrawn.
     """
     settings = door.of(context).settings()
-    from preread.admin import bundle_registry as standing
+    from preread.admin import bundle_registry
     from preread.core.errors import UsageError
 
     if (name is None) != off:
@@ -104,7 +104,7 @@ def shadow(
             if chosen.digest == in_use.load(settings, engine).bundle.digest:
                 raise UsageError(f"{chosen.label} is in use already")
             door.load_checked(str(chosen.path))
-        standing.shadow(engine, actor(), chosen)
+        bundle_registry.shadow(engine, actor(), chosen)
     output.say("no bundle works in the shadow" if chosen is None else f"{chosen.label} works in the shadow")
 
 
@@ -120,19 +120,18 @@ def compare(
 
     Exit code: 0; 1 when there is no film of which both spoke; 2 when a bundle is unknown.
     """
-    from preread.admin import bundle_comparison as comparison
-    from preread.admin import bundle_registry as standing
+    from preread.admin import bundle_comparison, bundle_registry
 
     with door.database(context) as engine:
-        ids = [[one.bundle_id for one in standing.find(engine, name)] for name in (first, second)]
-        found = comparison.compare(engine, *ids)
+        ids = [[one.bundle_id for one in bundle_registry.find(engine, name)] for name in (first, second)]
+        found = bundle_comparison.compare(engine, *ids)
     if not found.contents:
         output.say(f"there is no film of which both {first} and {second} spoke: `preread bundle shadow` makes some")
         raise typer.Exit(1)
     if json:
-        output.print_json({"first": first, "second": second, **comparison.to_json(found)})
+        output.print_json({"first": first, "second": second, **bundle_comparison.to_json(found)})
         for change in found.changes:
-            output.print_json(comparison.change_to_json(change))
+            output.print_json(bundle_comparison.change_to_json(change))
         return
     _print(found, first, second)
 
@@ -152,8 +151,7 @@ def withdraw(
     Exit code: 0; 1 when it was not confirmed; 2 when the bundle is unknown or no reason is given.
     """
     settings = door.of(context).settings()
-    from preread.admin import bundle_recall as recall
-    from preread.admin import bundle_registry as standing
+    from preread.admin import bundle_recall, bundle_registry
     from preread.core.errors import UsageError
 
     with door.database(context) as engine:
@@ -164,19 +162,19 @@ def withdraw(
         label = bundles[0].label
         if fresh and not confirmed(f"withdraw {label} for good?", yes=yes):
             raise typer.Exit(1)
-        standing.withdraw(engine, actor(), bundles, reason)
+        bundle_registry.withdraw(engine, actor(), bundles, reason)
         ids = [one.bundle_id for one in bundles]
         rows = []
-        for film in recall.films(engine, ids):
+        for film in bundle_recall.films(engine, ids):
             if json:
-                output.print_json(recall.to_json(film))
+                output.print_json(bundle_recall.to_json(film))
             else:
                 rows.append(_recalled(film))
         if rows:
             output.print_table(
                 ("id", "taken", "patient / accession", "what it says now", "opened by", "seen in a list by"), rows
             )
-        unnamed = recall.unnamed(engine, ids)
+        unnamed = bundle_recall.unnamed(engine, ids)
     output.say(f"{label} is withdrawn; its results are struck through, and no worker assesses with it")
     if unnamed.exports:
         output.say(f"readings were exported {unnamed.exports} times since its first result; those name no film here")
@@ -228,13 +226,13 @@ def _load(settings: Settings, name: str) -> Bundle:
 
 def _known(engine: Engine, settings: Settings, version: str) -> list[Known]:
     """Return the bundles that are meant; one that is installed and was never used can be withdrawn too."""
-    from preread.admin import bundle_registry as standing
+    from preread.admin import bundle_registry
     from preread.core.errors import BundleError, UsageError
     from preread.db.engine import database_now, write
     from preread.ledger.commits import register_bundle
 
     try:
-        return standing.find(engine, version)
+        return bundle_registry.find(engine, version)
     except UsageError:
         try:
             found = _load(settings, version)
@@ -244,7 +242,7 @@ def _known(engine: Engine, settings: Settings, version: str) -> list[Known]:
             raise
     registration = found.registration
     write(engine, lambda c, _: register_bundle(c, database_now(c), **registration))
-    return standing.find(engine, version)
+    return bundle_registry.find(engine, version)
 
 
 def _recalled(film: Recalled) -> tuple[str, ...]:

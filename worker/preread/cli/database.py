@@ -46,7 +46,7 @@ def upgrade(
     """
     with door.opened(context) as (engine, url):
         from preread.db import migrate as migrating
-        from preread.review import audit_proof as proof
+        from preread.review import audit_proof
 
         migrating.refuse_remains(engine, forgetting.kept_beside(door.of(context).settings(), engine), anew=new)
         if _will_change(engine) and not no_backup:
@@ -54,7 +54,7 @@ def upgrade(
         migrating.upgrade(engine)
         migrating.check_schema(engine)
         output.say(f"the schema of {url} fits this version")
-        if sealed := proof.vouch(engine, actor()):
+        if sealed := audit_proof.vouch(engine, actor()):
             output.say(f"the audit trail has a key now, and {sealed} results are sealed")
         _look_at_bundle(door.of(context).settings(), engine)
 
@@ -155,13 +155,13 @@ def restore(
     with door.opened(context) as (engine, url):
         from preread.admin import backup
         from preread.db import migrate as migrating
-        from preread.review import audit_proof as proof
+        from preread.review import audit_proof
 
         purged = forgetting.Restored(door.of(context).settings(), engine, file, without_record=without_record)
 
         def prepare(restored: Engine) -> None:
             migrating.upgrade(restored)
-            proof.vouch(restored, actor())  # as an upgrade does for what was written before there was a key
+            audit_proof.vouch(restored, actor())  # as an upgrade does for what was written before there was a key
             backup.release(restored)
             purged.forget(restored)
 

@@ -188,11 +188,11 @@ def _work(settings: Settings) -> int:
 
 def _installed(settings: Settings, engine: Engine) -> list[Bundle]:
     """Load every bundle of this machine that may be used."""
-    from preread.admin import bundle_registry as standing
+    from preread.admin import bundle_registry
     from preread.core.errors import BundleError, BundleMissing
     from preread.model import bundle as bundles
 
-    now = standing.look(engine)
+    now = bundle_registry.look(engine)
     own = [Path(settings.bundle)] if settings.bundle is not None and Path(settings.bundle).is_dir() else []
     found = []
     for path in (*bundles.everywhere(in_use.added_folder(settings)), *own):

@@ -92,11 +92,11 @@ def load(settings: Settings, engine: Engine) -> InUse:
         BundleMissing, BundleDamaged: the one in use is not on this machine, or not whole.
         BundleWithdrawn: the one in use was withdrawn.
     """
-    from preread.admin import bundle_registry as standing
+    from preread.admin import bundle_registry
     from preread.core.errors import BundleError
     from preread.model import bundle as bundles
 
-    now = standing.look(engine)
+    now = bundle_registry.look(engine)
     chosen = _chosen(settings, now)
     if chosen is None:
         bundle = bundles.load(bundles.resolve(settings.bundle, added_folder(settings)))
@@ -164,10 +164,10 @@ class Watch:
         Raises:
             BundleWithdrawn: the one in use was withdrawn meanwhile.
         """
-        from preread.admin import bundle_registry as standing
+        from preread.admin import bundle_registry
         from preread.core.errors import BundleError
 
-        now = standing.look(self._engine)
+        now = bundle_registry.look(self._engine)
         if self._same(now):
             return True
         try:

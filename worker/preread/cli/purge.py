@@ -112,7 +112,7 @@ def export_patient(
     """
     settings = door.of(context).settings()
     person = _read_person(patient)
-    from preread.admin import patient_export as access
+    from preread.admin import patient_export
     from preread.admin import purge as purging
     from preread.db import engine as store
     from preread.imaging import previews
@@ -122,12 +122,12 @@ def export_patient(
         if not films:
             output.say("nothing is held of this patient")
             raise typer.Exit(1)
-        record = access.export(engine, actor(), films)
+        record = patient_export.export(engine, actor(), films)
         saved = None
         if images is not None:
             folder = previews.folder_for(settings.preview_dir, store.sqlite_path(engine))
-            saved = access.save_images(images, record, folder)
-    sys.stdout.write(access.to_text(record) + "\n")
+            saved = patient_export.save_images(images, record, folder)
+    sys.stdout.write(patient_export.to_text(record) + "\n")
     output.say(f"{say_files(len(films))}" + ("" if saved is None else f", {saved} previews in {images}"))
 
 

@@ -152,11 +152,11 @@ def _print(engine: Engine, wanted: ResultFilter, *, json: bool, csv: bool) -> No
     from preread.cli import views
     from preread.cli.users import actor
     from preread.core.text.wording import explain_caveats, explain_predictive_values
-    from preread.review import disclosures as listings
+    from preread.review import disclosures
     from preread.review import results as stored
     from preread.review.result_json import result_to_json
 
-    found = listings.noted(engine, actor(), stored.stream(engine, wanted))
+    found = disclosures.noted(engine, actor(), stored.stream(engine, wanted))
     if csv:
         output.print_csv(views.CSV_COLUMNS, (row for one in found for row in views.csv_rows(one)))
     elif json:

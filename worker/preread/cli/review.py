@@ -50,15 +50,14 @@ def list_films(
 
     Exit code: 0, also when there is none.
     """
-    from preread.review import disclosures as listings
-    from preread.review import worklist
+    from preread.review import disclosures, worklist
     from preread.review.result_json import iso, result_to_json
     from preread.review.worklist import Order, WorklistFilter
 
     with door.database(context) as engine:
         wanted = WorklistFilter(order=Order(order), unread=not everything, limit=limit)
         films = [film for study in worklist.page(engine, wanted).studies for film in study]
-        listings.note(engine, actor(), (film.result for film in films))
+        disclosures.note(engine, actor(), (film.result for film in films))
     if json:
         for film in films:
             read_at = film.read_at and iso(film.read_at)
@@ -101,8 +100,7 @@ def show(
     from preread.core.errors import UsageError
     from preread.db import engine as store
     from preread.imaging import previews
-    from preread.review import history
-    from preread.review import reviews as readings
+    from preread.review import history, reviews
     from preread.review.audit import Action, append
     from preread.review.export import reading_to_json, write_image
     from preread.review.result_json import detail_to_json
@@ -112,8 +110,8 @@ def show(
         detail = history.show(engine, film)
         if detail is None:
             raise UsageError(f"there is no film {film}: `preread review list` shows them")
-        shown = readings.Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
-        signed = readings.of_films(engine, [film])[film]
+        shown = reviews.Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
+        signed = reviews.of_films(engine, [film])[film]
         store.write(engine, lambda connection, _: append(connection, actor(), Action.VIEW, f"film:{film}"))
         folder = previews.folder_for(settings.preview_dir, store.sqlite_path(engine))
         picture = previews.load(folder, detail.row.sha256) if png is not None else None
@@ -149,8 +147,7 @@ def sign(
     from preread.core.errors import UsageError
     from preread.core.types import Verdict
     from preread.db import engine as store
-    from preread.review import history
-    from preread.review import reviews as readings
+    from preread.review import history, reviews
     from preread.review.auth import accounts
     from preread.review.reviews import Draft, Shown
 
@@ -162,9 +159,9 @@ def sign(
         if detail is None:
             raise UsageError(f"there is no film {film}: `preread review list` shows them")
         shown = Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
-        readings.note_viewing(engine, who, film, shown, answer_visible=True)
+        reviews.note_viewing(engine, who, film, shown, answer_visible=True)
         draft = Draft(film, shown, Verdict(verdict), store.new_token(), presences, comment, corrects)
-        reading_id = readings.sign(engine, who, draft)
+        reading_id = reviews.sign(engine, who, draft)
     output.say(f"reading {reading_id} of film {film} is signed as {who.full_name}")
 
 
@@ -187,7 +184,7 @@ def export(
     from preread.db import engine as store
     from preread.imaging import previews
     from preread.review import export as exporting
-    from preread.review import reviews as readings
+    from preread.review import reviews
     from preread.review.audit import Action, append
 
     settings = door.of(context).settings()
@@ -196,7 +193,7 @@ def export(
         store.write(engine, lambda connection, _: append(connection, actor(), Action.EXPORT, "readings"))
         if json:
             after = 0
-            while batch := readings.page(engine, after, 500):
+            while batch := reviews.page(engine, after, 500):
                 for one in batch:
                     output.print_json(exporting.reading_to_json(one))
                 after = batch[-1].reading_id

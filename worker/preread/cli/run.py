@@ -50,7 +50,7 @@ def run(
     settings = door.of(context).with_log(None, log_json).settings(quiet=False)
     roots = chosen(settings, root, population)
     from preread.core.systemd import Notifier
-    from preread.review import audit_proof as proof
+    from preread.review import audit_proof
     from preread.runner import service as daemon
 
     engine = _open_or_create(settings, roots)
@@ -61,7 +61,7 @@ def run(
     options = replace(options, preview_dir=_preview_dir(settings, engine, roots))
     notifier = Notifier.from_environment(os.environ)
     forgetting.forget_again(settings, engine)
-    proof.vouch(engine, actor())  # the key is there before the first result, which it seals
+    audit_proof.vouch(engine, actor())  # the key is there before the first result, which it seals
     code = daemon.BUNDLE_CHANGED
     try:
         while code == daemon.BUNDLE_CHANGED:

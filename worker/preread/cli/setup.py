@@ -50,7 +50,7 @@ def setup(
     Exit code: 0 done; 2 without the rights to do it, or when an option cannot be meant; 3 when a file cannot be written
     or a program of systemd's is missing or fails.
     """
-    from preread.admin import install as installing
+    from preread.admin import install
     from preread.core.errors import EnvironmentFault, UsageError
     from preread.core.types import Population
     from preread.db import engine as store
@@ -58,13 +58,13 @@ def setup(
     if not dry_run and os.geteuid() != 0:
         raise UsageError("setup makes a user, folders and units: run it with sudo, or look with --dry-run")
     tree = Path(os.path.abspath(root))
-    place = installing.Place(tree, database_url or installing.DATABASE_URL, share or ())
+    place = install.Place(tree, database_url or install.DATABASE_URL, share or ())
     store.open_engine(place.database_url).dispose()  # before anything is made: is it one?
     made = 0
     try:
         if place.has_settings():
             if share or database_url or population:
-                output.say(f"{installing.CONFIG} is there and stays: write into it what these options say")
+                output.say(f"{install.CONFIG} is there and stays: write into it what these options say")
         elif population and not share:
             raise UsageError("--population says what is certain of the images of --share: name the folder too")
         elif share and not (dry_run and population is None):
@@ -86,12 +86,12 @@ def setup(
         subprocess.run([systemctl, "daemon-reload"], check=False, stdin=subprocess.DEVNULL)
     _warn_of_a_closed_folder(place.programs)
     if not share:
-        output.say(f"next: say in {installing.CONFIG} which folders hold films and what is certain of them, then")
+        output.say(f"next: say in {install.CONFIG} which folders hold films and what is certain of them, then")
     else:
-        output.say(f"next: see that {installing.CONFIG} says of each folder what is certain of its films, then")
+        output.say(f"next: see that {install.CONFIG} says of each folder what is certain of its films, then")
     output.say("  systemctl enable --now preread-worker preread-web")
-    output.say(f"  {installing.COMMAND} check")
-    output.say(f"  {installing.COMMAND} users add NAME --role reader")
+    output.say(f"  {install.COMMAND} check")
+    output.say(f"  {install.COMMAND} users add NAME --role reader")
 
 
 def _asked(shares: list[Path]) -> PopulationName:

@@ -34,14 +34,14 @@ def uninstall(
     Exit code: 0 done; 1 when it was not confirmed; 2 without the rights to do it, or when something else was named; 3
     when a file cannot be removed or systemd fails.
     """
-    from preread.admin import install as installing
+    from preread.admin import install
     from preread.admin import uninstall as uninstalling
     from preread.core.errors import EnvironmentFault, UsageError
 
     if not dry_run and os.geteuid() != 0:
         raise UsageError("uninstall removes units and files of root's: run it with sudo, or look with --dry-run")
     tree = Path(os.path.abspath(root))
-    config = tree / installing.CONFIG.relative_to("/")
+    config = tree / install.CONFIG.relative_to("/")
     host = uninstalling.Host(_settings(config, must_be_known=data), tree)
     if confirm is not None and not data:
         raise UsageError("--confirm names what --data deletes: say both, or neither")

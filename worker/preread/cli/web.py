@@ -35,13 +35,12 @@ def web(
     from preread.db import engine as store
     from preread.imaging import previews
     from preread.review.auth import accounts
-    from preread.web import app
-    from preread.web import server as serving
+    from preread.web import app, server
     from preread.web.context import WebOptions
 
     address, number = host or settings.web_host, port or settings.web_port
     tls = settings.web_tls_cert is not None
-    serving.refuse_open_address(address, tls=tls, proxy=settings.web_proxy)
+    server.refuse_open_address(address, tls=tls, proxy=settings.web_proxy)
     engine = door.open_database(settings)
     try:
         forgetting.forget_again(settings, engine)  # whoever restored the database, and however
@@ -60,7 +59,7 @@ def web(
         if not accounts.everyone(engine):
             output.say("nobody can sign in yet: `preread users add NAME --role reader`")
         output.say(f"the page is at {'https' if tls else 'http'}://{address}:{number}/")
-        serving.serve(
+        server.serve(
             site,
             host=address,
             port=number,

@@ -28,7 +28,7 @@ from procrastinate.exceptions import ConnectorException
 from procrastinate.jobs import Job, Status
 from sqlalchemy import Engine
 
-from preread.admin import bundle_registry as standing
+from preread.admin import bundle_registry
 from preread.core.errors import (
     BundleError,
     BundleMissing,
@@ -160,7 +160,7 @@ def _in_shadow(
     Args:
         lacking: those of which the log knows already that this machine has them not.
     """
-    chosen = standing.look(engine).shadow
+    chosen = bundle_registry.look(engine).shadow
     if chosen is None or chosen.bundle is None or chosen.bundle.digest == active:
         return None
     digest = chosen.bundle.digest

@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 
 from preread.core.addresses import is_loopback, listen_address
-from preread.monitoring import health
-from preread.monitoring import http_server as health_http
+from preread.monitoring import health, http_server
 
 if TYPE_CHECKING:
     from preread.runner.counters import Meters
@@ -49,7 +48,7 @@ def monitored(
     if listen is None:
         yield None
         return
-    from preread.monitoring import database_metrics as figures
+    from preread.monitoring import database_metrics
     from preread.monitoring.metrics import Metrics
     from preread.runner.counters import Meters
 
@@ -62,8 +61,8 @@ def monitored(
     others = range(first + 1, min(port + ports_after, _LAST_PORT) + 1)
     meters = Meters()
     probe = partial(health.report, engine, roots=roots, scan_interval_s=scan_interval_s)
-    look = partial(figures.look, engine, roots=roots, scan_interval_s=scan_interval_s)
+    look = partial(database_metrics.look, engine, roots=roots, scan_interval_s=scan_interval_s)
     named = frozenset(name.strip().lower() for name in (hosts or "").split(",") if name.strip())
     metrics = Metrics(meters, look, engine)
-    with health_http.serving((host, first), probe, metrics, other_ports=others, hosts=named):
+    with http_server.serving((host, first), probe, metrics, other_ports=others, hosts=named):
         yield meters

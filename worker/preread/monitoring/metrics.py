@@ -9,8 +9,7 @@ from collections.abc import Callable
 
 from sqlalchemy import Engine
 
-from preread.monitoring import database_metrics as figures
-from preread.monitoring import drift
+from preread.monitoring import database_metrics, drift
 from preread.monitoring.database_metrics import Figures
 from preread.monitoring.http_server import ANSWER_WITHIN_S, Prober
 from preread.runner.counters import Meters
@@ -30,7 +29,9 @@ class Metrics:
 
     def __init__(self, meters: Meters, look: Callable[[], Figures], engine: Engine) -> None:
         self._meters = meters
-        self._figures = Prober("metrics", look, figures.unavailable, fresh_s=_FIGURES_FRESH_S, within_s=ANSWER_WITHIN_S)
+        self._figures = Prober(
+            "metrics", look, database_metrics.unavailable, fresh_s=_FIGURES_FRESH_S, within_s=ANSWER_WITHIN_S
+        )
         # days of films take a while: whoever asks first gets none yet
         self._drift: Prober[tuple[drift.Shift, ...]] = Prober(
             "drift",
@@ -47,7 +48,7 @@ class Metrics:
 
     def text(self) -> bytes:
         """Return all metrics, fifteen seconds old at most."""
-        return figures.exposed(self._meters, self._figures.ask(), self._drift.ask())
+        return database_metrics.exposed(self._meters, self._figures.ask(), self._drift.ask())
 
     def end(self) -> None:
         self._figures.end()

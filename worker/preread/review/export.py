@@ -21,7 +21,7 @@ from preread.db.engine import read, write
 from preread.db.ledger_schema import file
 from preread.db.review_schema import secret
 from preread.imaging import previews
-from preread.review import reviews as readings
+from preread.review import reviews
 from preread.review.result_json import iso
 from preread.review.results import ResultRow, selected, typed
 from preread.review.reviews import Reading
@@ -80,9 +80,9 @@ def films(engine: Engine) -> Iterator[ReadFilm]:
     """Yield every film that was read, by rising id."""
     key = _pseudonym_key(engine)
     after = 0
-    while ids := readings.films_after(engine, after, _PAGE):
+    while ids := reviews.films_after(engine, after, _PAGE):
         after = ids[-1]
-        signed = readings.of_films(engine, ids)
+        signed = reviews.of_films(engine, ids)
         for result in read(engine, lambda connection, ids=ids: _results(connection, ids)):  # type: ignore[misc]
             standing = tuple(one for one in signed[result.result_id] if not one.superseded)
             label, still_open = _label(result, standing)

@@ -19,9 +19,7 @@ from preread.core.types import Answer, FileState, Outcome, Presence, Role, Verdi
 from preread.db import ledger_schema as schema
 from preread.db.engine import database_now, read, write
 from preread.db.review_schema import account, reading, reading_finding, viewing
-from preread.review import audit
-from preread.review import audit_proof as proof
-from preread.review import related_images as films
+from preread.review import audit, audit_proof, related_images
 from preread.review.audit import Action
 from preread.review.auth.accounts import Account
 from preread.review.results import findings_of
@@ -144,7 +142,7 @@ def _sign(connection: Connection, who: Account, draft: Draft, comment: str) -> i
         return _same(connection, known, who, draft, comment)
     if film.state == FileState.SUPERSEDED or shown_of(film) != draft.shown:
         raise ReadingOutdated
-    films.refuse_unknown(connection, film, draft.findings)
+    related_images.refuse_unknown(connection, film, draft.findings)
     columns = (_reading.id, _reading.account_id, _reading.supersedes_id)
     before = connection.execute(select(*columns).where(_reading.file_id == film.id).order_by(_reading.id)).all()
     _refuse_second(before, who, draft)
@@ -178,7 +176,9 @@ def _sign(connection: Connection, who: Account, draft: Draft, comment: str) -> i
         connection.execute(insert(reading_finding), rows)
     if film.read_at is None:
         connection.execute(update(schema.file).where(_file.id == film.id).values(read_at=now))
-    audit.append(connection, who.actor, Action.READING, f"film:{film.id}", proof.of_reading(connection, reading_id))
+    audit.append(
+        connection, who.actor, Action.READING, f"film:{film.id}", audit_proof.of_reading(connection, reading_id)
+    )
     return reading_id
 
 
@@ -257,7 +257,7 @@ def note_viewing(engine: Engine, who: Account, file_id: int, shown: Shown, *, an
         }
         viewing_id = connection.execute(insert(viewing).returning(_viewing.id), row).scalar_one()
         action = Action.REVEAL if answer_visible and before is not None and not before.answer_visible else Action.VIEW
-        audit.append(connection, who.actor, action, f"film:{file_id}", proof.of_viewing(connection, viewing_id))
+        audit.append(connection, who.actor, action, f"film:{file_id}", audit_proof.of_viewing(connection, viewing_id))
 
     write(engine, body)
 

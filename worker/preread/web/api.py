@@ -22,10 +22,7 @@ from preread.core.errors import DatabaseAway, PrereadError
 from preread.core.types import Answer, JSONObject, Outcome
 from preread.db.engine import write
 from preread.imaging import previews
-from preread.review import agreement, audit, history, results, worklist
-from preread.review import disclosures as listings
-from preread.review import related_images as films
-from preread.review import reviews as readings
+from preread.review import agreement, audit, disclosures, history, related_images, results, reviews, worklist
 from preread.review.audit import Action
 from preread.review.auth.accounts import Account
 from preread.review.export import reading_to_json
@@ -232,7 +229,7 @@ def _add_routes(api: FastAPI) -> None:
         values = wanted.model_dump(exclude={"before"})
         before = None if wanted.before is None else (wanted.before.committed_at, wanted.before.id)
         rows = results.query(here.engine, ResultFilter(**values, before=before))
-        listings.note(here.engine, who.actor, rows)
+        disclosures.note(here.engine, who.actor, rows)
         last = rows[-1] if len(rows) == wanted.limit else None
         following = None if last is None else Position(committed_at=last.committed_at, id=last.result_id)
         return Results(results=[result_to_json(row) for row in rows], next=following)
@@ -252,14 +249,14 @@ def _add_routes(api: FastAPI) -> None:
         """Give the readings of one film, the first signed first."""
         here = of(request)
         _note(here, who, Action.VIEW, f"film:{result_id}")
-        signed = readings.of_films(here.engine, [result_id])[result_id]
+        signed = reviews.of_films(here.engine, [result_id])[result_id]
         return Readings(readings=[reading_to_json(one) for one in signed])
 
     @api.get("/results/{result_id}/preview", response_class=Response, responses={200: {"content": {"image/png": {}}}})
     def result_preview(request: Request, who: Program, result_id: ResultId) -> Response:
         """Give the preview of one film, not for diagnosis."""
         here = of(request)
-        content = previews.load(here.options.preview_dir, films.content_of(here.engine, result_id))
+        content = previews.load(here.options.preview_dir, related_images.content_of(here.engine, result_id))
         if content is None:
             raise HTTPException(404)
         _note(here, who, Action.VIEW, f"film:{result_id}")
@@ -272,7 +269,7 @@ def _add_routes(api: FastAPI) -> None:
         here = of(request)
         _note(here, who, Action.SEARCH, "worklist")
         page = worklist.page(here.engine, WorklistFilter(**wanted.model_dump()))
-        listings.note(here.engine, who.actor, (film.result for study in page.studies for film in study))
+        disclosures.note(here.engine, who.actor, (film.result for study in page.studies for film in study))
         studies = [[_film(film) for film in study] for study in page.studies]
         return WorklistAnswer(at=page.at, cut=page.cut, studies=studies, next=page.next)
 
@@ -282,7 +279,7 @@ def _add_routes(api: FastAPI) -> None:
         """Go through all readings."""
         here = of(request)
         _note(here, who, Action.EXPORT, f"readings:{wanted.after}")
-        page = readings.page(here.engine, wanted.after, wanted.limit)
+        page = reviews.page(here.engine, wanted.after, wanted.limit)
         return Readings(readings=[reading_to_json(one) for one in page])
 
     @api.get("/statistics")

@@ -19,12 +19,7 @@ from starlette.exceptions import HTTPException
 
 from preread.core.errors import DatabaseAway, PrereadError
 from preread.review import agreement, audit
-from preread.web import api
-from preread.web import auth_routes as doors
-from preread.web import i18n as language
-from preread.web import image_routes as filmroutes
-from preread.web import report_routes as reports
-from preread.web import worklist_routes as lists
+from preread.web import api, auth_routes, i18n, image_routes, report_routes, worklist_routes
 from preread.web.context import Site, WebOptions, of
 from preread.web.forwarded import Forwarded, Proxies
 from preread.web.limits.admission import POLL_HEADER, Admission
@@ -35,7 +30,7 @@ _DAY_S = 24 * 3600.0
 _RETRY_S = 60.0
 
 
-def create_app(engine: Engine, options: WebOptions, code: str = language.ENGLISH) -> FastAPI:
+def create_app(engine: Engine, options: WebOptions, code: str = i18n.ENGLISH) -> FastAPI:
     """Return the application.
 
     Args:
@@ -45,10 +40,10 @@ def create_app(engine: Engine, options: WebOptions, code: str = language.ENGLISH
     Raises:
         SettingsError: there is no such language.
     """
-    here = Site(engine, options, language.load(code))
+    here = Site(engine, options, i18n.load(code))
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=_lifespan)
     app.state.site = here
-    for routes in (doors, lists, filmroutes, reports):
+    for routes in (auth_routes, worklist_routes, image_routes, report_routes):
         app.include_router(routes.router)
     app.mount("/api/v1", api.create_api(here))
     app.mount("/static", _Static(directory=Path(str(resources.files("preread.web") / "static"))))
@@ -111,7 +106,7 @@ async def _daily(here: Site) -> None:
 
 async def _sign_in_needed(request: Request, error: Exception) -> Response:
     if request.method != "GET" or POLL_HEADER in request.headers:
-        return doors.sign_in_form(request, status=401, message="sign_in.ended")
+        return auth_routes.sign_in_form(request, status=401, message="sign_in.ended")
     query = f"?{request.url.query}" if request.url.query else ""
     to = urlencode({"to": request.url.path + query}) if request.url.path != "/" else ""
     return RedirectResponse(f"/sign-in?{to}" if to else "/sign-in", 303)

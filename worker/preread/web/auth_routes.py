@@ -19,9 +19,7 @@ from preread.core.types import Role
 from preread.review.auth import accounts, devices, sessions
 from preread.review.auth.accounts import Account
 from preread.review.auth.sessions import Session
-from preread.web import context as site
-from preread.web import image_view as filmpage
-from preread.web import security as guard
+from preread.web import context, image_view, security
 from preread.web.limits.admission import visitor_of
 from preread.web.limits.work_slots import NoPlaceError
 from preread.web.security import Form, Person, text_of
@@ -55,9 +53,9 @@ def sign_in_form(
         message: key of what to say.
         draft: what was typed into a film's form when the session had ended; it goes along and is shown again.
     """
-    here = site.of(request)
+    here = context.of(request)
     door = request.cookies.get(_DOOR) or secrets.token_urlsafe(24)
-    carried = filmpage.carried(draft) if draft is not None else []
+    carried = image_view.carried(draft) if draft is not None else []
     page = here.page("sign_in.html", None, status=status, to=_local(to), door=door, message=message, carried=carried)
     page.set_cookie(_DOOR, door, httponly=True, samesite="strict", secure=here.options.https, path="/sign-in")
     return page
@@ -66,7 +64,7 @@ def sign_in_form(
 @router.post("/sign-in", response_class=HTMLResponse)
 async def sign_in(request: Request, form: Form) -> Response:
     """Check name and password, and begin a session."""
-    here = site.of(request)
+    here = context.of(request)
     address = request.client.host if request.client else ""
     to = _local(text_of(form, "to", "/"))
     draft = form if text_of(form, "draft_film") else None
@@ -102,7 +100,7 @@ async def sign_in(request: Request, form: Form) -> Response:
 
 def _signed_in(request: Request, who: Account, address: str, to: str, draft: FormData | None) -> Response:
     """Begin a session in place of the one that this browser had, and know the browser from now on."""
-    here = site.of(request)
+    here = context.of(request)
     token = sessions.begin(here.engine, who, address=address or None, replaces=request.cookies.get(here.options.cookie))
     device = devices.remember(here.engine, who, request.cookies.get(here.options.device_cookie))
     here.known.note(token, valid=True)
@@ -111,7 +109,7 @@ def _signed_in(request: Request, who: Account, address: str, to: str, draft: For
     if draft is not None and who.role is Role.READER:
         session = sessions.find(here.engine, token, here.options.idle_s, touch=False)
         if session is not None:
-            response = filmpage.again(here, session, draft, message="film.signed_in_again")
+            response = image_view.again(here, session, draft, message="film.signed_in_again")
     response.set_cookie(here.options.cookie, token, httponly=True, samesite="lax", secure=here.options.https, path="/")
     response.set_cookie(
         here.options.device_cookie,
@@ -128,8 +126,8 @@ def _signed_in(request: Request, who: Account, address: str, to: str, draft: For
 @router.post("/sign-out", response_class=RedirectResponse)
 def sign_out(request: Request, form: Form, session: Person) -> RedirectResponse:
     """End the session."""
-    guard.refuse_foreign_form(session, form)
-    here = site.of(request)
+    security.refuse_foreign_form(session, form)
+    here = context.of(request)
     sessions.end(here.engine, session)
     response = RedirectResponse("/sign-in", 303)
     response.delete_cookie(here.options.cookie, path="/", secure=here.options.https, httponly=True, samesite="lax")
@@ -143,7 +141,7 @@ def account_page(request: Request, session: Person) -> Response:
 
 
 def _account(request: Request, session: Session, *, status: int = 200, wrong: str | None = None) -> Response:
-    here = site.of(request)
+    here = context.of(request)
     signed_in = sessions.of_account(here.engine, session.account.account_id, here.options.idle_s)
     return here.page("account.html", session, status=status, wrong=wrong, signed_in=signed_in)
 
@@ -151,24 +149,24 @@ def _account(request: Request, session: Session, *, status: int = 200, wrong: st
 @router.post("/account/sessions", response_class=RedirectResponse)
 def end_sessions(request: Request, form: Form, session: Person) -> RedirectResponse:
     """End one of the own sessions, or all but this one."""
-    guard.refuse_foreign_form(session, form)
+    security.refuse_foreign_form(session, form)
     which, who = text_of(form, "session"), session.account
     if which and not (which.isascii() and which.isdigit() and len(which) < 19):
         raise HTTPException(422)
     only = int(which) if which else None
-    sessions.end_others(site.of(request).engine, who.actor, who, only=only, but=session.session_id)
+    sessions.end_others(context.of(request).engine, who.actor, who, only=only, but=session.session_id)
     return RedirectResponse("/account", 303)
 
 
 @router.post("/account/password", response_class=HTMLResponse)
 async def change_password(request: Request, form: Form, session: Person) -> Response:
     """Give the own account a new password; every session of it ends."""
-    guard.refuse_foreign_form(session, form)
+    security.refuse_foreign_form(session, form)
     who = session.account
     address = request.client.host if request.client else accounts.HERE
     try:
-        work = partial(_change_password, site.of(request).engine, who, form, address)
-        status, wrong = await site.of(request).hashing.run(work, known=True, source=who.actor)
+        work = partial(_change_password, context.of(request).engine, who, form, address)
+        status, wrong = await context.of(request).hashing.run(work, known=True, source=who.actor)
     except NoPlaceError:
         status, wrong = 503, "sign_in.busy"
     if wrong is None:
@@ -197,10 +195,10 @@ def _change_password(engine: Engine, who: Account, form: FormData, address: str)
 @router.post("/account/options", response_class=HTMLResponse)
 def change_options(request: Request, form: Form, session: Person) -> Response:
     """Set the own options."""
-    guard.refuse_foreign_form(session, form)
+    security.refuse_foreign_form(session, form)
     who, wanted = session.account, text_of(form, "read_before_reveal") == "yes"
     try:
-        accounts.set_read_before_reveal(site.of(request).engine, who.actor, who, wanted)
+        accounts.set_read_before_reveal(context.of(request).engine, who.actor, who, wanted)
     except UsageError:
         raise HTTPException(403) from None
     return RedirectResponse("/account", 303)

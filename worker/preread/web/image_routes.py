@@ -10,12 +10,9 @@ from starlette.datastructures import FormData
 
 from preread.core.errors import DatabaseAway, FindingUnknown, NotAllowed, ReadingOutdated, UsageError
 from preread.imaging import previews
-from preread.review import related_images as films
-from preread.review import reviews as readings
+from preread.review import related_images, reviews
 from preread.review.worklist import Order
-from preread.web import context as site
-from preread.web import image_view as filmpage
-from preread.web import security as guard
+from preread.web import context, image_view, security
 from preread.web.auth_routes import sign_in_form
 from preread.web.security import Form, Reader, text_of
 
@@ -29,42 +26,42 @@ def show(
 ) -> Response:
     """Show one film."""
     message = "film.signed" if signed else None
-    here = site.of(request)
-    return filmpage.show(here, session, film_id, order=_order(order), correct=correct, message=message)
+    here = context.of(request)
+    return image_view.show(here, session, film_id, order=_order(order), correct=correct, message=message)
 
 
 @router.post("/films/{film_id}/reveal", response_class=HTMLResponse)
 def reveal(request: Request, session: Reader, film_id: FilmId, form: Form) -> Response:
     """Show the answer to a reader who reads before seeing it; what was typed stays."""
-    guard.refuse_foreign_form(session, form)
-    typed = filmpage.typed_of(form)
+    security.refuse_foreign_form(session, form)
+    typed = image_view.typed_of(form)
     order = _order(text_of(form, "order"))
-    return filmpage.show(site.of(request), session, film_id, typed=typed, order=order, reveal=True)
+    return image_view.show(context.of(request), session, film_id, typed=typed, order=order, reveal=True)
 
 
 @router.post("/films/{film_id}/readings", response_class=HTMLResponse)
 def sign(request: Request, film_id: FilmId, form: Form) -> Response:
     """Sign a reading. Whatever stands in the way, what was typed is shown again."""
-    here = site.of(request)
+    here = context.of(request)
     form = _about(form, film_id)
     try:
-        session = guard.current(request)
+        session = security.current(request)
         if session is None:
             return sign_in_form(request, to=f"/films/{film_id}", status=401, message="sign_in.ended", draft=form)
-        guard.refuse_foreign_form(session, form)
+        security.refuse_foreign_form(session, form)
         try:
-            readings.sign(here.engine, session.account, filmpage.draft_of(film_id, form))
+            reviews.sign(here.engine, session.account, image_view.draft_of(film_id, form))
         except ReadingOutdated:
             # with a token of its own: what is signed next is another reading than what this form may have signed
             form = FormData([(name, value) for name, value in form.multi_items() if name != "form_token"])
-            return filmpage.again(here, session, form, message="film.outdated", status=409)
+            return image_view.again(here, session, form, message="film.outdated", status=409)
         except NotAllowed:
             raise HTTPException(403) from None
         except FindingUnknown:
-            return filmpage.again(here, session, form, message="film.unknown_finding", status=422)
+            return image_view.again(here, session, form, message="film.unknown_finding", status=422)
         except UsageError:
             message = "film.too_long" if _too_long(form) else "film.incomplete"
-            return filmpage.again(here, session, form, message=message, status=422)
+            return image_view.again(here, session, form, message=message, status=422)
     except DatabaseAway:
         page = here.render("away_form.html", session=None, health=None, film_id=film_id, carried=_everything(form))
         return HTMLResponse(page, 503, headers={"retry-after": "10"})
@@ -77,8 +74,8 @@ def sign(request: Request, film_id: FilmId, form: Form) -> Response:
 @router.get("/films/{film_id}/preview.png")
 def preview(request: Request, session: Reader, film_id: FilmId) -> Response:
     """Give the picture that the slot kept."""
-    here = site.of(request)
-    sha256 = films.content_of(here.engine, film_id)
+    here = context.of(request)
+    sha256 = related_images.content_of(here.engine, film_id)
     content = previews.load(here.options.preview_dir, sha256)
     if content is None:
         raise HTTPException(404)
@@ -90,7 +87,7 @@ def _order(text: str) -> str:
 
 
 def _too_long(form: FormData) -> bool:
-    return len(text_of(form, "comment")) > readings.MAX_COMMENT_CHARS
+    return len(text_of(form, "comment")) > reviews.MAX_COMMENT_CHARS
 
 
 def _about(form: FormData, film_id: int) -> FormData:
@@ -99,4 +96,4 @@ def _about(form: FormData, film_id: int) -> FormData:
 
 
 def _everything(form: FormData) -> list[tuple[str, str]]:
-    return [*filmpage.carried(form), ("csrf", text_of(form, "csrf")), ("then", text_of(form, "then"))]
+    return [*image_view.carried(form), ("csrf", text_of(form, "csrf")), ("then", text_of(form, "then"))]

@@ -17,10 +17,7 @@ from starlette.datastructures import FormData
 from preread.core.errors import UsageError
 from preread.core.types import Outcome, Presence, Role, Verdict
 from preread.imaging import previews
-from preread.review import disclosures as listings
-from preread.review import history
-from preread.review import related_images as films
-from preread.review import reviews as readings
+from preread.review import disclosures, history, related_images, reviews
 from preread.review.auth.sessions import Session
 from preread.review.history import PastOutcome, ResultDetail
 from preread.review.reviews import Draft, Reading, Shown
@@ -95,11 +92,11 @@ def show(
         and who.read_before_reveal
         and row.outcome is Outcome.ASSESSED
         and not reveal
-        and not readings.may_see_answer(here.engine, who, film_id, shown)
+        and not reviews.may_see_answer(here.engine, who, film_id, shown)
     )
-    looked_at = readings.looked_before(here.engine, who, film_id, shown)
-    readings.note_viewing(here.engine, who, film_id, shown, answer_visible=not hidden)
-    signed = readings.of_films(here.engine, [film_id])[film_id]
+    looked_at = reviews.looked_before(here.engine, who, film_id, shown)
+    reviews.note_viewing(here.engine, who, film_id, shown, answer_visible=not hidden)
+    signed = reviews.of_films(here.engine, [film_id])[film_id]
     own = next((one for one in reversed(signed) if one.account_id == who.account_id and not one.superseded), None)
     if status == HTTPStatus.CONFLICT and typed is not None:
         if own is not None and own.reading_id != typed.supersedes:
@@ -109,8 +106,8 @@ def show(
     if typed is None:
         typed = _form(own, shown, correct)
     earlier_results = [] if hidden else _earlier_results(here, detail)
-    earlier = films.earlier(here.engine, row)
-    listings.note(here.engine, who.actor, () if who.read_before_reveal else earlier)
+    earlier = related_images.earlier(here.engine, row)
+    disclosures.note(here.engine, who.actor, () if who.read_before_reveal else earlier)
     return here.page(
         "film.html",
         session,
@@ -125,7 +122,7 @@ def show(
         and previews.exists(here.options.preview_dir, row.sha256),
         readings=[] if hidden else signed,
         read_before=bool(signed) and not any(one.shown == shown for one in signed),
-        findings=films.findings_of(here.engine, row.bundle_digest),
+        findings=related_images.findings_of(here.engine, row.bundle_digest),
         typed=typed,
         own=own,
         order=order,
@@ -133,7 +130,7 @@ def show(
         looked_at=looked_at,
         then=next((one for one in earlier_results if looked_at is not None and one.stood_at(looked_at)), None),
         earlier_results=earlier_results,
-        newer=films.newest_version(here.engine, film_id),
+        newer=related_images.newest_version(here.engine, film_id),
         earlier=earlier,
         pacs=_pacs(here.options.pacs_url, row.identity.study_instance_uid),
         Verdict=Verdict,
@@ -193,8 +190,8 @@ def again(here: Site, session: Session, form: FormData, *, message: str, status:
 
 def _earlier_results(here: Site, detail: ResultDetail) -> list[EarlierResult]:
     past = [EarlierResult(one, (), ()) for one in detail.history.past]
-    looked = readings.viewers(here.engine, detail.row.result_id) if past else []
-    listed = listings.of_film(here.engine, detail.row.result_id) if past else {}
+    looked = reviews.viewers(here.engine, detail.row.result_id) if past else []
+    listed = disclosures.of_film(here.engine, detail.row.result_id) if past else {}
     found = []
     for one in past:
         viewers = tuple(dict.fromkeys(name for name, at in looked if one.stood_at(at)))

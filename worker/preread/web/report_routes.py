@@ -9,7 +9,7 @@ from fastapi.responses import HTMLResponse, Response
 
 from preread.core.types import Answer, Presence, Verdict
 from preread.review import agreement, audit
-from preread.web import context as site
+from preread.web import context
 from preread.web.security import Admin, Person
 
 router = APIRouter()
@@ -19,7 +19,7 @@ _AUDIT_PAGE = 100
 @router.get("/statistics", response_class=HTMLResponse)
 def statistics(request: Request, session: Person) -> Response:
     """Show the readings that stand, by bundle, device and month."""
-    here = site.of(request)
+    here = context.of(request)
     groups = agreement.stats(here.engine)
     return here.page(
         "statistics.html",
@@ -37,6 +37,6 @@ def audit_trail(
     request: Request, session: Admin, before: Annotated[int | None, Query(ge=1, lt=2**63)] = None
 ) -> Response:
     """Show who did what, the last first."""
-    here = site.of(request)
+    here = context.of(request)
     entries = audit.latest(here.engine, _AUDIT_PAGE, before)
     return here.page("audit.html", session, entries=entries, more=len(entries) == _AUDIT_PAGE)

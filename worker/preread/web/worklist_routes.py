@@ -11,15 +11,11 @@ from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 
 from preread.core.types import Answer, Outcome
-from preread.review import disclosures as listings
-from preread.review import related_images as films
-from preread.review import reviews as readings
-from preread.review import worklist
+from preread.review import disclosures, related_images, reviews, worklist
 from preread.review.auth import sessions
 from preread.review.auth.sessions import Session
 from preread.review.worklist import Order, WorklistFilter
-from preread.web import context as site
-from preread.web import security as guard
+from preread.web import context, security
 from preread.web.security import Form, Reader, text_of
 
 router = APIRouter()
@@ -31,7 +27,7 @@ _PARAMETERS = ("order", "show", "answer", "device", "taken_from", "taken_to")
 @router.get("/worklist", response_class=HTMLResponse)
 def show(request: Request, session: Reader) -> Response:
     """Show one page of the worklist."""
-    here = site.of(request)
+    here = context.of(request)
     wanted = _wanted(request, session)
     return here.page(
         "worklist.html",
@@ -41,7 +37,7 @@ def show(request: Request, session: Reader) -> Response:
         show=request.query_params.get("show") or "unread",
         devices=worklist.devices(here.engine),
         displaced=worklist.displaced(here.engine) if wanted.order is Order.PRIORITY else None,
-        waiting=films.waiting(here.engine) if request.query_params.get("show") == "waiting" else None,
+        waiting=related_images.waiting(here.engine) if request.query_params.get("show") == "waiting" else None,
         **_rows(here, session, wanted, request),
     )
 
@@ -49,7 +45,7 @@ def show(request: Request, session: Reader) -> Response:
 @router.get("/worklist/rows", response_class=HTMLResponse)
 def rows(request: Request, session: Reader) -> Response:
     """The rows and the state alone, for the script that asks for news."""
-    here = site.of(request)
+    here = context.of(request)
     wanted = _wanted(request, session)
     return here.page("rows.html", session, news=True, wanted=wanted, **_rows(here, session, wanted, request))
 
@@ -57,18 +53,18 @@ def rows(request: Request, session: Reader) -> Response:
 @router.post("/worklist/search", response_class=RedirectResponse)
 def search(request: Request, form: Form, session: Reader) -> RedirectResponse:
     """Keep what is searched for with the session, where no URL and no log shows it."""
-    guard.refuse_foreign_form(session, form)
+    security.refuse_foreign_form(session, form)
     text = text_of(form, "text").strip()
     if len(text) > MAX_SEARCH_CHARS:
         raise HTTPException(422)
-    sessions.search_for(site.of(request).engine, session, text)
+    sessions.search_for(context.of(request).engine, session, text)
     return RedirectResponse("/worklist", 303)
 
 
 @router.get("/worklist/next", response_class=RedirectResponse)
 def next_film(request: Request, session: Reader) -> RedirectResponse:
     """Lead to the film that is to be read next."""
-    here = site.of(request)
+    here = context.of(request)
     order = _word(Order, request.query_params.get("order", "")) or Order.ARRIVAL
     page = worklist.page(here.engine, WorklistFilter(order=_allowed(order, session), limit=1))
     if not page.studies:
@@ -76,11 +72,11 @@ def next_film(request: Request, session: Reader) -> RedirectResponse:
     return RedirectResponse(f"/films/{page.studies[0][0].result.result_id}?{urlencode({'order': order.value})}", 303)
 
 
-def _rows(here: site.Site, session: Session, wanted: WorklistFilter, request: Request) -> dict[str, Any]:
+def _rows(here: context.Site, session: Session, wanted: WorklistFilter, request: Request) -> dict[str, Any]:
     page = worklist.page(here.engine, wanted)
     listed = [film for study in page.studies for film in study]
     ids = [film.result.result_id for film in listed]
-    signed = readings.of_films(here.engine, ids)
+    signed = reviews.of_films(here.engine, ids)
     me = session.account.account_id
     mine = {
         film.result.result_id
@@ -92,7 +88,7 @@ def _rows(here: site.Site, session: Session, wanted: WorklistFilter, request: Re
     shown = [
         one.result for one in listed if one.result.result_id not in hidden or one.result.outcome is not Outcome.ASSESSED
     ]
-    listings.note(here.engine, session.account.actor, shown)
+    disclosures.note(here.engine, session.account.actor, shown)
     kept = {name: request.query_params.get(name, "") for name in _PARAMETERS}
     following = "" if page.next is None else "{}-{}".format(*page.next)
     return {

@@ -18,11 +18,9 @@ from preread.core.text.escaping import clean_text
 from preread.core.types import Role
 from preread.db.engine import database_now, read, write
 from preread.db.review_schema import account, device, session
-from preread.review import audit
-from preread.review import audit_proof as proof
+from preread.review import audit, audit_proof
 from preread.review.audit import Action
-from preread.review.auth import passwords
-from preread.review.auth import rate_limits as brakes
+from preread.review.auth import passwords, rate_limits
 
 if TYPE_CHECKING:
     from argon2 import PasswordHasher
@@ -195,11 +193,11 @@ def check_password(
     """
     name = name.strip().lower()
     row, known = read(engine, lambda connection: _looked_up(connection, name, device_token))
-    reserved = brakes.reserve(engine, name, source, digest(device_token) if known and device_token else None)
+    reserved = rate_limits.reserve(engine, name, source, digest(device_token) if known and device_token else None)
     # an unknown name costs as much time as a known one
     right = _matches(row.password_hash if row is not None else _nobodys_hash(), password)
     if row is not None and right and row.disabled_at is None:
-        write(engine, lambda connection, _: brakes.release(connection, reserved))
+        write(engine, lambda connection, _: rate_limits.release(connection, reserved))
         return typed(row)
     of_whom = "account:?" if row is None else f"account:{row.id}"
     write(engine, lambda c, _: audit.append(c, f"nobody@{source}"[:64], Action.SIGN_IN_FAILED, of_whom))
@@ -217,7 +215,7 @@ def _looked_up(connection: Connection, name: str, token: str | None) -> tuple[Ro
 
 def _record(connection: Connection, actor: str, action: Action, account_id: int) -> None:
     """Put a change of an account on record, with what it is from now on."""
-    audit.append(connection, actor, action, f"account:{account_id}", proof.of_account(connection, account_id))
+    audit.append(connection, actor, action, f"account:{account_id}", audit_proof.of_account(connection, account_id))
 
 
 def _set(connection: Connection, account_id: int, values: dict[str, Any]) -> None:
