@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from alembic import context
 
-from preread.db import admin_schema as upkeep_schema  # noqa: F401  their tables belong to the same metadata
-from preread.db.ledger_schema import metadata
+from preread.db import admin_schema  # noqa: F401  their tables belong to the same metadata
+from preread.db.schema import metadata
 
 connection = context.config.attributes.get("connection")
 if connection is None:

@@ -26,8 +26,8 @@ import pytest
 from sqlalchemy import Engine
 
 from preread.core.types import IntendedUse
-from preread.db import engine as store
-from preread.db import migrate as migrating
+from preread.db import migrate
+from preread.db.engine import open_engine
 from preread.imaging.preprocessing import TRAINING_SPEC
 from preread.model import bundle as bundles
 from preread.model.out_of_scope import EDGES, Detector, ScopeSpec, Subspace
@@ -179,9 +179,9 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 
 def _upgrade(url: str) -> None:
-    engine = store.open_engine(url)
+    engine = open_engine(url)
     try:
-        migrating.upgrade(engine)
+        migrate.upgrade(engine)
     finally:
         engine.dispose()
 
@@ -245,7 +245,7 @@ def postgres_programs(database_kind: str, request: pytest.FixtureRequest, monkey
 @pytest.fixture
 def engine(database_url: str) -> Iterator[Engine]:
     """An open engine on a fresh database with this program's schema."""
-    engine = store.open_engine(database_url)
+    engine = open_engine(database_url)
     yield engine
     engine.dispose()
 

@@ -21,7 +21,7 @@ import pytest
 from sqlalchemy import func, select
 
 from preread.core.types import FileState
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.imaging import previews
 from preread.monitoring import health
 from preread_training.data import phantoms

@@ -13,7 +13,7 @@ from preread.admin import bundle_comparison, bundle_registry, purge
 from preread.admin.reconcile import reconcile
 from preread.core.types import FORGOTTEN, FileState
 from preread.db.admin_schema import shadow
-from preread.db.ledger_schema import metadata
+from preread.db.schema import metadata
 from preread.review import results
 from tests.acceptance.test_worker import Bench, bench, film, on_sqlite, sha256
 

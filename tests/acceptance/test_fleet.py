@@ -18,7 +18,7 @@ from sqlalchemy import Engine, func, select
 
 from preread.admin import backup, bundle_registry
 from preread.core.types import FileState, Population
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.db.admin_schema import shadow
 from preread.fleet import partition as shards
 from preread.fleet.queue import FleetQueue

@@ -12,8 +12,8 @@ import pytest
 from pydicom.datadict import dictionary_VR, tag_for_keyword
 from sqlalchemy import select
 
-from preread.db import engine as store
-from preread.db import ledger_schema as schema
+from preread.db import schema
+from preread.db.engine import open_engine
 from preread.model.bundle import Bundle
 from preread.monitoring import database_metrics, drift
 from preread.runner.counters import Meters
@@ -73,7 +73,7 @@ def test_no_word_of_a_film_reaches_log_or_metrics(tmp_path: Path, migrated_sqlit
         [sys.executable, RUN_WORKER, *arguments], check=False, capture_output=True, text=True, cwd=RUN_WORKER.parents[2]
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
-    engine = store.open_engine(f"sqlite:///{database}")
+    engine = open_engine(f"sqlite:///{database}")
     try:
         with engine.connect() as connection:
             rows = connection.execute(select(schema.file)).all()

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import Engine, func, select
 
 from preread.core.types import FileState
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.model.bundle import Bundle
 from preread_training.data import phantoms
 

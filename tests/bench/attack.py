@@ -30,9 +30,8 @@ import numpy as np
 from sqlalchemy import update
 
 from preread.core.types import Role
-from preread.db import engine as store
-from preread.db import ledger_schema as schema
-from preread.db import migrate as migrating
+from preread.db import migrate, schema
+from preread.db.engine import open_engine
 from preread.imaging import preview_png, previews
 from preread.review import related_images
 from preread.review.auth import accounts
@@ -224,8 +223,8 @@ def measure(port: int, pid: int, headers: dict[str, str], film: int) -> Measured
 def page(folder: Path) -> Iterator[tuple[int, int, int]]:
     """A page as a process, filled; yields its port, its process and an image's number."""
     url = f"sqlite:///{folder / 'preread.db'}"
-    engine = store.open_engine(url)
-    migrating.upgrade(engine)
+    engine = open_engine(url)
+    migrate.upgrade(engine)
     fill(engine, FILMS)
     accounts.add(engine, "uid:0", "doctor", "Dr Doctor", Role.READER, _PASSWORD)
     # the page of this one is opened: it has a picture, and a map over it

@@ -17,9 +17,8 @@ from pathlib import Path
 from sqlalchemy import Engine, bindparam, text, update
 
 from preread.core.types import OPEN_STATES, Answer, Outcome
-from preread.db import engine as store
-from preread.db import ledger_schema as schema
-from preread.db import migrate as migrating
+from preread.db import migrate, schema
+from preread.db.engine import database_now, open_engine
 from preread.model import bundle as bundles
 from preread.monitoring import health
 from preread.review import agreement, history, related_images, results, reviews, worklist
@@ -93,7 +92,7 @@ def fill(engine: Engine, count: int) -> None:
     for word, meant in WORDS[dialect].items():
         sql = sql.replace("{" + word + "}", meant)
     with engine.begin() as connection:
-        now = store.database_now(connection)
+        now = database_now(connection)
         if dialect == "postgresql":
             connection.execute(text("SET LOCAL statement_timeout = 0"))
         known: dict[str, object] = {
@@ -119,7 +118,7 @@ def fill(engine: Engine, count: int) -> None:
 def renew(engine: Engine, count: int) -> None:
     """Let the last films arrive anew: in a database that lay for a while none would stand behind others any more."""
     with engine.begin() as connection:
-        now = store.database_now(connection)
+        now = database_now(connection)
         seen = [{"film": i, "at": now - timedelta(seconds=(count - i) * 10)} for i in range(count - 500, count + 1)]
         film = update(schema.file).where(schema.file.c.id == bindparam("film"))
         connection.execute(film.values(first_seen_at=bindparam("at")), seen)
@@ -189,8 +188,8 @@ def processor_s(engine: Engine) -> float:
 
 def main(url: str, count: int = 1_000_000) -> None:
     """Fill an empty database, ask, and print a line a question; processor time tells also on a busy machine."""
-    engine = store.open_engine(url)
-    migrating.upgrade(engine)
+    engine = open_engine(url)
+    migrate.upgrade(engine)
     began = time.perf_counter()
     if not worklist.page(engine, WorklistFilter(unread=False, limit=1)).studies:
         fill(engine, count)

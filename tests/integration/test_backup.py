@@ -18,10 +18,8 @@ from preread.admin import backup, reconcile
 from preread.cli import main
 from preread.core.errors import BackupDamaged, DatabaseUnsuitable, EnvironmentFault, UsageError
 from preread.core.types import FileState
-from preread.db import engine as store
-from preread.db import ledger_schema as schema
-from preread.db import migrate as migrating
-from preread.db import review_schema
+from preread.db import migrate, review_schema, schema
+from preread.db.engine import database_now, open_engine, read, sqlite_path, write
 from preread.model.bundle import Bundle
 from preread_training.data import phantoms
 from tests.programs import ledger_rows
@@ -72,7 +70,7 @@ class Site:
 
 def done(engine: Engine) -> int:
     counted = select(func.count()).select_from(schema.file).where(schema.file.c.state == FileState.DONE)
-    return store.read(engine, lambda connection: int(connection.execute(counted).scalar_one()))
+    return read(engine, lambda connection: int(connection.execute(counted).scalar_one()))
 
 
 def test_taken_while_a_worker_writes_and_put_back_where_nothing_is(
@@ -100,8 +98,8 @@ def test_taken_while_a_worker_writes_and_put_back_where_nothing_is(
 
     monkeypatch.setenv("PREREAD_DATABASE_URL", elsewhere)
     assert main(["db", "restore", str(kept)]) == 0
-    restored = store.open_engine(elsewhere)
-    assert store.read(restored, backup.rows_of)["assessment"] == made.rows["assessment"]
+    restored = open_engine(elsewhere)
+    assert read(restored, backup.rows_of)["assessment"] == made.rows["assessment"]
     roots = [os.fsencode(site.inbox)]
     found = reconcile.reconcile(restored, roots).differences
     assert {one.code for one in found} <= {"not_in_ledger"}, "only what came since is not accounted for"
@@ -109,7 +107,7 @@ def test_taken_while_a_worker_writes_and_put_back_where_nothing_is(
     assert site.worker(elsewhere, once=True).wait(WITHIN_S) == 0
     assert reconcile.reconcile(restored, roots, read_up_to_bytes=10**6).differences == []
     assert done(restored) == site.films
-    results = store.read(restored, lambda c: c.execute(select(schema.assessment.c.instance_id)).scalars().all())
+    results = read(restored, lambda c: c.execute(select(schema.assessment.c.instance_id)).scalars().all())
     assert max(Counter(results).values()) == 1
     restored.dispose()
 
@@ -118,27 +116,27 @@ def test_nobody_of_the_moment_of_the_backup_is_at_work_afterwards(
     tmp_path: Path, engine: Engine, elsewhere: str
 ) -> None:
     ledger_rows.fill(engine)
-    account_id = store.read(engine, lambda c: c.execute(select(review_schema.account.c.id)).scalar_one())
+    account_id = read(engine, lambda c: c.execute(select(review_schema.account.c.id)).scalar_one())
     session = {"token_hash": "t", "account_id": account_id, "csrf": "c"}
 
     def sign_in(connection: object, _again: bool) -> None:
-        now = store.database_now(connection)  # type: ignore[arg-type]
+        now = database_now(connection)  # type: ignore[arg-type]
         connection.execute(review_schema.session.insert(), {**session, "created_at": now, "seen_at": now})  # type: ignore[attr-defined]
 
-    store.write(engine, sign_in)
+    write(engine, sign_in)
     made = backup.back_up(engine, tmp_path / "kept.backup")
-    assert made.rows == store.read(engine, backup.rows_of) == backup.look_into(tmp_path / "kept.backup").rows
-    assert made.revision == migrating.revision_of(engine)
-    restored = store.open_engine(elsewhere)
+    assert made.rows == read(engine, backup.rows_of) == backup.look_into(tmp_path / "kept.backup").rows
+    assert made.revision == migrate.revision_of(engine)
+    restored = open_engine(elsewhere)
     assert backup.restore(restored, tmp_path / "kept.backup", backup.release) == made
-    rows = store.read(restored, backup.rows_of)
+    rows = read(restored, backup.rows_of)
     assert (rows.pop("session"), made.rows["session"]) == (0, 1)
     assert rows.pop("transition") == made.rows["transition"] + 1
     assert rows.items() <= made.rows.items()
-    states = store.read(restored, lambda c: c.execute(select(schema.file.c.state)).scalars().all())
+    states = read(restored, lambda c: c.execute(select(schema.file.c.state)).scalars().all())
     assert "claimed" not in states
     names = select(schema.file.c.patient_name).where(schema.file.c.outcome.is_not(None))
-    assert store.read(restored, lambda c: {*c.execute(names).scalars()}) == store.read(
+    assert read(restored, lambda c: {*c.execute(names).scalars()}) == read(
         engine, lambda c: {*c.execute(names).scalars()}
     )
     with pytest.raises(Exception, match="append-only"), restored.begin() as connection:
@@ -148,11 +146,11 @@ def test_nobody_of_the_moment_of_the_backup_is_at_work_afterwards(
 
 def test_a_place_that_is_not_empty_is_left_alone(tmp_path: Path, engine: Engine) -> None:
     ledger_rows.fill(engine)
-    rows = store.read(engine, backup.rows_of)
+    rows = read(engine, backup.rows_of)
     backup.back_up(engine, tmp_path / "kept.backup")
     with pytest.raises(DatabaseUnsuitable, match=r"not empty|there already"):
         backup.restore(engine, tmp_path / "kept.backup")
-    assert store.read(engine, backup.rows_of) == rows
+    assert read(engine, backup.rows_of) == rows
     with pytest.raises(UsageError, match="--replace"):
         backup.back_up(engine, tmp_path / "kept.backup")
 
@@ -162,16 +160,16 @@ def test_a_damaged_backup_is_named_and_nothing_is_made_of_it(tmp_path: Path, eng
     kept = tmp_path / "kept.backup"
     backup.back_up(engine, kept)
     whole = kept.read_bytes()
-    restored = store.open_engine(elsewhere)
+    restored = open_engine(elsewhere)
     middle = len(whole) // 2
     for bad in (b"", b"a letter", whole[:middle], whole[:middle] + b"\xff" * 16_384 + whole[middle + 16_384 :]):
         kept.write_bytes(bad)
         with pytest.raises(BackupDamaged):
             backup.restore(restored, kept)
-    if (path := store.sqlite_path(restored)) is not None:
+    if (path := sqlite_path(restored)) is not None:
         assert not list(path.parent.glob("*restored*"))
     else:
-        assert store.read(restored, backup.rows_of) == {}
+        assert read(restored, backup.rows_of) == {}
     restored.dispose()
 
 
@@ -194,11 +192,11 @@ def test_a_backup_of_the_other_kind_of_database(
     tmp_path: Path, migrated_sqlite: Path, engine: Engine, elsewhere: str, database_kind: str
 ) -> None:
     kept = tmp_path / "kept.backup"
-    other = store.open_engine(f"sqlite:///{migrated_sqlite}")
+    other = open_engine(f"sqlite:///{migrated_sqlite}")
     backup.back_up(other, kept)
     other.dispose()
     if database_kind == "postgres":
-        empty = store.open_engine(elsewhere)
+        empty = open_engine(elsewhere)
         with pytest.raises(BackupDamaged, match="of sqlite, and PREREAD_DATABASE_URL names postgresql"):
             backup.restore(empty, kept)
         empty.dispose()

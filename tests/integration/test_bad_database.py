@@ -17,9 +17,8 @@ from sqlalchemy import Connection, Engine, event, func, insert, select, text
 
 from preread.core.errors import DatabaseAway, DatabaseFull, DatabaseReadOnly, DatabaseUnsuitable
 from preread.core.types import FileState, Outcome, Population
-from preread.db import engine as store
-from preread.db import ledger_schema as schema
-from preread.db import migrate as migrating
+from preread.db import engine as db_engine
+from preread.db import migrate, schema
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import Claim
 from preread.model.bundle import Bundle
@@ -37,7 +36,7 @@ def no_pause(_seconds: float) -> None: ...
 def fill(connection: Connection, _again: bool = False) -> None:
     """Write a megabyte."""
     row = {"name": "large", "version": os.urandom(8).hex(), "digest": os.urandom(32).hex(), "manifest": "x" * 1_000_000}
-    row["registered_at"] = store.database_now(connection)
+    row["registered_at"] = db_engine.database_now(connection)
     connection.execute(insert(schema.bundle), [row])
 
 
@@ -50,10 +49,10 @@ def raise_sqlstate(sqlstate: str) -> Callable[[Connection, bool], None]:
 def test_a_server_database_that_cannot_keep_every_name_is_refused(postgres_server: PostgresServer) -> None:
     """A host without a language makes its databases so; patients' names would come back as bytes, or not fit."""
     name = postgres_server.create("template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'")
-    engine = store.open_engine(postgres_server.url(name))
+    engine = db_engine.open_engine(postgres_server.url(name))
     try:
         with pytest.raises(DatabaseUnsuitable, match="as SQL_ASCII") as refused:
-            migrating.upgrade(engine)
+            migrate.upgrade(engine)
         assert "--encoding UTF8" in refused.value.hint
     finally:
         engine.dispose()
@@ -70,10 +69,11 @@ def test_a_full_sqlite_disk_has_its_name_and_passes(engine: Engine) -> None:
         connection.exec_driver_sql(f"PRAGMA max_page_count = {1 if full else 2**30}")
 
     with pytest.raises(DatabaseFull, match=r"^The disk of the database is full: "):
-        store.write(engine, fill, sleep=no_pause)
-    assert store.read(engine, lambda c: c.execute(select(func.count()).select_from(schema.bundle)).scalar_one()) == 0
+        db_engine.write(engine, fill, sleep=no_pause)
+    bundles = select(func.count()).select_from(schema.bundle)
+    assert db_engine.read(engine, lambda c: c.execute(bundles).scalar_one()) == 0
     full = False
-    store.write(engine, fill)
+    db_engine.write(engine, fill)
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
@@ -85,10 +85,10 @@ def test_an_sqlite_file_that_takes_no_changes_has_its_name_and_passes(engine: En
         dbapi_connection.execute(f"PRAGMA query_only = {'ON' if read_only else 'OFF'}")
 
     with pytest.raises(DatabaseReadOnly, match=r"^The database takes no changes now: "):
-        store.write(engine, fill, sleep=no_pause)
-    assert store.read(engine, lambda c: c.execute(text("SELECT 1")).scalar_one()) == 1
+        db_engine.write(engine, fill, sleep=no_pause)
+    assert db_engine.read(engine, lambda c: c.execute(text("SELECT 1")).scalar_one()) == 1
     read_only = False
-    store.write(engine, fill)
+    db_engine.write(engine, fill)
 
 
 def test_a_file_that_was_opened_while_its_disk_was_read_only_is_opened_anew(
@@ -102,12 +102,12 @@ def test_a_file_that_was_opened_while_its_disk_was_read_only_is_opened_anew(
 import ctypes, os
 ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
 from sqlalchemy import text
-from preread.db import engine as store
+from preread.db import engine as db_engine
 folder = {str(folder)!r}
-engine = store.open_engine(f"sqlite:///{{folder}}/preread.db")
+engine = db_engine.open_engine(f"sqlite:///{{folder}}/preread.db")
 def change(connection, again):
     connection.execute(text("DELETE FROM bundle"))
-store.write(engine, change)
+db_engine.write(engine, change)
 def rights(file, directory):
     for name in os.listdir(folder):
         os.chmod(os.path.join(folder, name), file)
@@ -116,11 +116,11 @@ with engine.connect() as kept:  # its log and index stay there
     rights(0o444, 0o555)
     for _ in range(2):
         try:
-            store.write(engine, change, sleep=lambda s: None)
+            db_engine.write(engine, change, sleep=lambda s: None)
         except Exception as error:
             print(type(error).__name__)
     rights(0o600, 0o700)
-    store.write(engine, change)
+    db_engine.write(engine, change)
 print("written")
 """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
@@ -131,9 +131,9 @@ print("written")
 @pytest.mark.parametrize("sqlstate,kind", [("53100", DatabaseFull), ("25006", DatabaseReadOnly)])
 def test_the_servers_own_troubles_have_names(engine: Engine, sqlstate: str, kind: type[DatabaseAway]) -> None:
     with pytest.raises(DatabaseAway) as caught:
-        store.write(engine, raise_sqlstate(sqlstate), sleep=no_pause)
+        db_engine.write(engine, raise_sqlstate(sqlstate), sleep=no_pause)
     assert type(caught.value) is kind
-    store.write(engine, fill)
+    db_engine.write(engine, fill)
 
 
 @pytest.mark.parametrize("database_kind", ["postgres"], indirect=True)
@@ -146,7 +146,7 @@ def test_a_transaction_that_idled_for_too_long_is_begun_again(engine: Engine) ->
         if not again:
             raise_sqlstate("25P03")(connection, again)
 
-    store.write(engine, body, sleep=no_pause)
+    db_engine.write(engine, body, sleep=no_pause)
     assert again_seen == [False, True]
 
 
@@ -159,11 +159,11 @@ def test_a_server_that_turned_read_only_is_waited_for(
     postgres_server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     engine.dispose()
     with pytest.raises(DatabaseReadOnly):
-        store.write(engine, fill, sleep=no_pause)
-    assert store.read(engine, lambda c: c.execute(text("SELECT 1")).scalar_one()) == 1
+        db_engine.write(engine, fill, sleep=no_pause)
+    assert db_engine.read(engine, lambda c: c.execute(text("SELECT 1")).scalar_one()) == 1
     postgres_server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = off")
     engine.dispose()
-    store.write(engine, fill)
+    db_engine.write(engine, fill)
 
 
 # --------------------------------------------------------------------------- five minutes
@@ -206,14 +206,16 @@ def outage(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """While the one value is true, no verb of the ledger reaches the database."""
     away = [False]
     for verb in ("read", "write"):
-        really = getattr(store, verb)
+        really = getattr(db_engine, verb)
 
         def call(*arguments: Any, really: Any = really, **options: Any) -> Any:
             if away[0]:
                 raise DatabaseAway
             return really(*arguments, **options)
 
-        monkeypatch.setattr(store, verb, call)
+        for module in [module for name, module in sys.modules.items() if name.startswith("preread.")]:
+            if getattr(module, verb, None) is really:
+                monkeypatch.setattr(module, verb, call)
     return away
 
 

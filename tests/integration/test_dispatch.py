@@ -24,7 +24,7 @@ from preread.core.errors import (
     SlotDeadline,
 )
 from preread.core.types import Answer, Caveat, FileState, Finding, Identity, Outcome, PictureStatistics, Population
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.imaging import previews
 from preread.imaging.preview_png import draw
 from preread.ledger.ledger import Ledger

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from sqlalchemy import Engine, insert
 
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import Observation
 from preread.model import bundle as bundles

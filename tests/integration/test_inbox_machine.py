@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 
 from preread.core.errors import FileChanged, FileVanished, UnknownFormat
 from preread.core.types import FileState
-from preread.db import engine as store
+from preread.db.engine import open_engine
 from preread.ledger.ledger import Ledger
 from preread.share.root_monitor import Inbox, InboxOptions
 
@@ -57,7 +57,7 @@ class InboxMachine(RuleBasedStateMachine):
         self.place = tempfile.TemporaryDirectory()
         folder = Path(self.place.name)
         shutil.copy(self.template, folder / "preread.db")
-        self.engine = store.open_engine(f"sqlite:///{folder / 'preread.db'}")
+        self.engine = open_engine(f"sqlite:///{folder / 'preread.db'}")
         self.root = os.fsencode(folder / "inbox")
         os.makedirs(os.path.join(self.root, b"folder"))
         self.now, self.wall = 1000.0, datetime.now(UTC)

@@ -18,8 +18,8 @@ from preread.cli import main
 from preread.core import settings
 from preread.core.errors import EnvironmentFault
 from preread.core.types import Population
-from preread.db import engine as store
-from preread.db import migrate as migrating
+from preread.db import migrate
+from preread.db.engine import open_engine
 
 EXPOSURE_MAX = 20  # tenths; systemd calls what is below 2.0 OK, a unit without hardening has 9.6
 
@@ -66,8 +66,8 @@ def test_a_place_is_made_once(tree: Path, capsys: pytest.CaptureFixture[str]) ->
         assert (status.st_mode & 0o777, status.st_uid, status.st_gid) == (mode, owner, group), path
     subprocess.run(["sh", "-n", tree / "usr/local/sbin/preread"], check=True)
     assert f"{Path(sys.prefix) / 'bin'}/preread --config" in (tree / "usr/local/sbin/preread").read_text()
-    engine = store.open_engine(f"sqlite:///{database}")
-    migrating.check_schema(engine, exactly=True)
+    engine = open_engine(f"sqlite:///{database}")
+    migrate.check_schema(engine, exactly=True)
     engine.dispose()
     assert [entry.name for entry in database.parent.parent.iterdir()] == ["preread"]
     loaded = settings.load(tree / "etc/preread/preread.toml")

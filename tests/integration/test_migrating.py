@@ -14,9 +14,8 @@ from sqlalchemy import Engine, MetaData, inspect, text
 from preread.admin import backup
 from preread.cli import main
 from preread.core.errors import DatabaseBusy, SchemaOutdated, SchemaTooNew, UpgradeFailed
-from preread.db import engine as store
-from preread.db import migrate as migrating
-from preread.db import schema_diff as compatibility
+from preread.db import engine as db_engine
+from preread.db import migrate, schema_diff
 from tests.programs import ledger_rows
 
 Revise = Callable[..., str]
@@ -49,29 +48,29 @@ LOSES = 'def upgrade():\n    op.execute("DELETE FROM transition")\n'
 def revise(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Revise:
     """Give the program one more revision than it has, ``by`` numbers ahead."""
     folder = tmp_path / "migrations"
-    shutil.copytree(migrating.migrations_folder(), folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(migrate.migrations_folder(), folder, ignore=shutil.ignore_patterns("__pycache__"))
 
     def add(body: str, by: int = 1) -> str:
-        newest = migrating._revisions()[0]
+        newest = migrate._revisions()[0]
         revision = f"{int(newest) + by:04}"
         text = HEADER.format(revision=revision, before=newest) + body
         (folder / "versions" / f"{revision}_of_a_test.py").write_text(text)
         return revision
 
-    monkeypatch.setattr(migrating, "migrations_folder", lambda: folder)
+    monkeypatch.setattr(migrate, "migrations_folder", lambda: folder)
     return add
 
 
 @pytest.fixture
 def as_newer(revise: Revise, monkeypatch: pytest.MonkeyPatch, engine: Engine) -> Revise:
     """Let a newer program upgrade the database; afterwards this is the older one again."""
-    own = migrating.migrations_folder
+    own = migrate.migrations_folder
 
     def upgrade(body: str, by: int = 1) -> str:
         revision = revise(body, by)
         with monkeypatch.context() as newer:
-            newer.setattr(compatibility, "differences", lambda _connection: [])
-            migrating.upgrade(engine)
+            newer.setattr(schema_diff, "differences", lambda _connection: [])
+            migrate.upgrade(engine)
         next(own().glob(f"versions/{revision}_*")).unlink()
         return revision
 
@@ -82,31 +81,31 @@ def as_newer(revise: Revise, monkeypatch: pytest.MonkeyPatch, engine: Engine) ->
 def rows(engine: Engine) -> dict[str, int]:
     """A database with a film of every outcome, and how many rows each table has."""
     ledger_rows.fill(engine)
-    return store.read(engine, backup.rows_of)
+    return db_engine.read(engine, backup.rows_of)
 
 
 def test_alembic_itself_finds_the_models_equal_to_the_migrations(engine: Engine) -> None:
     with engine.begin() as connection:
-        config = migrating._config()
+        config = migrate._config()
         config.attributes["connection"] = connection
         command.check(config)
-        assert compatibility.differences(connection) == []
+        assert schema_diff.differences(connection) == []
 
 
 @pytest.mark.parametrize("body", [FAILS_LATE, LOSES])
 def test_a_migration_that_fails_or_loses_rows_changes_nothing(
     engine: Engine, revise: Revise, rows: dict[str, int], body: str
 ) -> None:
-    before, tables = migrating._revisions()[0], set(inspect(engine).get_table_names())
+    before, tables = migrate._revisions()[0], set(inspect(engine).get_table_names())
     revise(body)
     with pytest.raises(UpgradeFailed, match="taken back"):
-        migrating.upgrade(engine)
-    assert store.read(engine, backup.rows_of) == rows
+        migrate.upgrade(engine)
+    assert db_engine.read(engine, backup.rows_of) == rows
     assert set(inspect(engine).get_table_names()) == tables
     assert "novel" not in {column["name"] for column in inspect(engine).get_columns("root")}
-    assert migrating.revision_of(engine) == before
+    assert migrate.revision_of(engine) == before
     with pytest.raises(SchemaOutdated):
-        migrating.check_schema(engine)
+        migrate.check_schema(engine)
 
 
 def test_the_command_backs_up_first_and_says_that_nothing_changed(
@@ -117,7 +116,7 @@ def test_the_command_backs_up_first_and_says_that_nothing_changed(
     monkeypatch.chdir(tmp_path)
     kept = tmp_path / "before.backup"
     assert main(["db", "upgrade"]) == 0, "nothing is to be changed: no backup is asked for"
-    before = store.read(engine, backup.rows_of)
+    before = db_engine.read(engine, backup.rows_of)
     assert before.items() - rows.items() <= {("audit", before["audit"]), ("secret", before["secret"])}
     revise(FAILS_LATE)
     assert main(["db", "upgrade", "--backup", str(kept)]) == 1
@@ -134,12 +133,12 @@ def test_an_older_program_works_with_the_next_schema(
     engine: Engine, database_url: str, as_newer: Revise, rows: dict[str, int], caplog: pytest.LogCaptureFixture
 ) -> None:
     revision = as_newer(ADDS)
-    migrating.check_schema(engine)
+    migrate.check_schema(engine)
     assert "schema_newer" in caplog.messages
-    migrating.upgrade(engine)
-    assert migrating.revision_of(engine) == revision, "an older program leaves the newer schema as it is"
+    migrate.upgrade(engine)
+    assert migrate.revision_of(engine) == revision, "an older program leaves the newer schema as it is"
     ledger_rows.fill(engine, name=b"later")
-    now = store.read(engine, backup.rows_of)
+    now = db_engine.read(engine, backup.rows_of)
     assert now["file"] == 2 * rows["file"]
     assert now["assessment"] == rows["assessment"], "the same bytes under other names"
 
@@ -149,7 +148,7 @@ def test_an_older_program_refuses_what_it_cannot_live_with(
     engine: Engine, as_newer: Revise, body: str, by: int
 ) -> None:
     as_newer(body, by)
-    for action in (migrating.check_schema, migrating.upgrade, migrating.downgrade):
+    for action in (migrate.check_schema, migrate.upgrade, migrate.downgrade):
         with pytest.raises(SchemaTooNew, match="the schema is"):
             action(engine)
 
@@ -157,28 +156,28 @@ def test_an_older_program_refuses_what_it_cannot_live_with(
 def test_from_the_newest_schema_to_the_one_before_and_back(
     engine: Engine, rows: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    newest, before = migrating._revisions()[:2]
+    newest, before = migrate._revisions()[:2]
     with engine.begin() as connection:
         connection.execute(text("CREATE INDEX of_the_administrator ON file (ms)"))
-    assert migrating.downgrade(engine) == before
-    assert migrating.revision_of(engine) == before
-    kept = store.read(engine, backup.rows_of)
+    assert migrate.downgrade(engine) == before
+    assert migrate.revision_of(engine) == before
+    kept = db_engine.read(engine, backup.rows_of)
     assert {name: kept[name] for name in ("file", "assessment", "finding", "transition", "reading", "audit")} == {
         name: rows[name] for name in ("file", "assessment", "finding", "transition", "reading", "audit")
     }
     with pytest.raises(SchemaOutdated):
-        migrating.downgrade(engine)
-    migrating.upgrade(engine)
-    assert migrating.revision_of(engine) == newest
-    assert store.read(engine, backup.rows_of)["finding"] == rows["finding"]
+        migrate.downgrade(engine)
+    migrate.upgrade(engine)
+    assert migrate.revision_of(engine) == newest
+    assert db_engine.read(engine, backup.rows_of)["finding"] == rows["finding"]
 
 
 def test_every_revision_that_takes_the_next_number_only_adds(empty_database_url: str) -> None:
     """What the program of the revision before knows is still there: it goes on with the newer schema."""
-    engine = store.open_engine(empty_database_url)
-    if path := store.sqlite_path(engine):
+    engine = db_engine.open_engine(empty_database_url)
+    if path := db_engine.sqlite_path(engine):
         path.touch()
-    config, revisions = migrating._config(), migrating._revisions()[::-1]
+    config, revisions = migrate._config(), migrate._revisions()[::-1]
     for before, revision in itertools.pairwise(revisions):
         with engine.begin() as connection:
             config.attributes["connection"] = connection
@@ -186,8 +185,8 @@ def test_every_revision_that_takes_the_next_number_only_adds(empty_database_url:
             known = MetaData()
             known.reflect(connection)
             command.upgrade(config, revision)
-            if before >= "0005" and compatibility.is_next(revision, before):
-                assert compatibility.hindrances(connection, known) == [], revision
+            if before >= "0005" and schema_diff.is_next(revision, before):
+                assert schema_diff.hindrances(connection, known) == [], revision
                 command.downgrade(config, before)
                 command.upgrade(config, revision)
     engine.dispose()
@@ -198,14 +197,14 @@ def test_a_table_that_somebody_holds_is_not_waited_for(
 ) -> None:
     server = postgres_server
     name = server.create(migrated_postgres)  # type: ignore[attr-defined]
-    engine, other = (store.open_engine(server.url(name)) for _ in range(2))  # type: ignore[attr-defined]
+    engine, other = (db_engine.open_engine(server.url(name)) for _ in range(2))  # type: ignore[attr-defined]
     revise(ADDS)
-    monkeypatch.setattr(migrating, "LOCK_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(store, "MAX_TRIES", 2)
+    monkeypatch.setattr(migrate, "LOCK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(db_engine, "MAX_TRIES", 2)
     with other.begin() as holder:
         holder.execute(text("SELECT count(*) FROM file"))
         with pytest.raises(DatabaseBusy):
-            migrating.upgrade(engine)
+            migrate.upgrade(engine)
     engine.dispose()
     other.dispose()
     server.drop(name)  # type: ignore[attr-defined]

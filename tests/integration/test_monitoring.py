@@ -19,7 +19,7 @@ from sqlalchemy import Engine, insert, select
 
 from preread.core.errors import DatabaseAway
 from preread.core.types import Answer, FileState, Finding, Outcome, PictureStatistics, RefusalCode, Stage
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.db.review_schema import account, reading, reading_finding
 from preread.ledger.archives import FleetHealth
 from preread.ledger.ledger import Ledger

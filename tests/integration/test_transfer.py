@@ -47,10 +47,8 @@ from preread.core.errors import (
     UsageError,
 )
 from preread.core.types import Answer, Finding, Identity, Population, Presence, RefusalCode, Role, Verdict
-from preread.db import audit_key
-from preread.db import engine as store
-from preread.db import ledger_schema as schema
-from preread.db import migrate as migrating
+from preread.db import audit_key, migrate, schema
+from preread.db import engine as db_engine
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import ContentAssessment, FileFacts, Observation
 from preread.review import audit, audit_proof, results, reviews
@@ -121,7 +119,7 @@ def fill_what_is_empty(engine: Engine) -> None:
             if not connection.execute(select(func.count()).select_from(table)).scalar_one():
                 connection.execute(insert(table), [made_up(connection, table, number) for number in range(2)])
 
-    store.write(engine, body)
+    db_engine.write(engine, body)
 
 
 def made_up(connection: Connection, table: Table, number: int) -> dict[str, Any]:
@@ -179,22 +177,22 @@ def test_every_row_of_every_table_goes_and_work_goes_on(engine: Engine, elsewher
     before = contents(engine)
     assert set(before) == set(schema.metadata.tables)
     assert all(before.values()), "each table's types are tried"
-    target = store.open_engine(elsewhere)
+    target = db_engine.open_engine(elsewhere)
     moved = transfer.move(engine, target)
     assert contents(engine) == before
     assert contents(target) == before
     assert {one.table: one.rows for one in moved.tables} == {name: len(rows) for name, rows in before.items()}
     keys = audit_key.of(engine)
     assert audit.verify(target, keys=keys).head == audit.verify(engine).head == moved.head
-    migrating.check_schema(target, exactly=True)
+    migrate.check_schema(target, exactly=True)
     # numbers go on behind those that are taken, what was purged is known, what is signed cannot be changed
-    key = [row.id for row in store.read(target, lambda c: c.execute(select(schema.file.c.id)).all())]
+    key = [row.id for row in db_engine.read(target, lambda c: c.execute(select(schema.file.c.id)).all())]
     images(target, 2, IMAGES)
     images(target, 1, 7)
     assert not purge.of_patient(target, Person("P7"))
-    newest = store.read(target, lambda c: c.execute(select(func.max(schema.file.c.id))).scalar_one())
+    newest = db_engine.read(target, lambda c: c.execute(select(func.max(schema.file.c.id))).scalar_one())
     assert newest == max(key) + 2
-    audit_row = store.write(target, lambda c, _: audit.append(c, "uid:0", Action.SEARCH, "film:1"))
+    audit_row = db_engine.write(target, lambda c, _: audit.append(c, "uid:0", Action.SEARCH, "film:1"))
     assert audit_row is None
     assert audit.verify(target, keys=keys if keys.keys() else None).head.rows >= moved.head.rows + 1
     with pytest.raises(Exception, match="append-only"), target.begin() as connection:
@@ -207,10 +205,10 @@ def test_there_and_back_is_what_it_was(engine: Engine, elsewhere: str, tmp_path:
     review(engine, 3)
     Ledger(engine, worker_id="one", lease_s=60).stop()
     before = contents(engine)
-    target = store.open_engine(elsewhere)
+    target = db_engine.open_engine(elsewhere)
     first = transfer.move(engine, target)
     if engine.dialect.name == "sqlite":
-        again = store.open_engine(f"sqlite:///{tmp_path / 'back.db'}")
+        again = db_engine.open_engine(f"sqlite:///{tmp_path / 'back.db'}")
         with pytest.raises(AuditKeyMissing):
             transfer.move(target, again)
         audit_key.attach(target, audit_key.of(engine).path)
@@ -227,9 +225,9 @@ def test_there_and_back_is_what_it_was(engine: Engine, elsewhere: str, tmp_path:
 
 
 def nothing_in(url: str) -> bool:
-    engine = store.open_engine(url)
+    engine = db_engine.open_engine(url)
     try:
-        if (path := store.sqlite_path(engine)) is not None:
+        if (path := db_engine.sqlite_path(engine)) is not None:
             return not [one for one in path.parent.iterdir() if one.name.startswith(("moved", ".moved"))]
         with engine.connect() as connection:
             functions = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'preread%'"
@@ -247,7 +245,7 @@ def ended(engine: Engine) -> Engine:
 
 
 def moving(engine: Engine, url: str) -> None:
-    target = store.open_engine(url)
+    target = db_engine.open_engine(url)
     try:
         transfer.move(engine, target)
     finally:
@@ -264,7 +262,7 @@ def test_a_worker_at_work_is_not_moved_from_under(engine: Engine, elsewhere: str
     # one of another host that wrote a minute ago may live; after two minutes it counts as killed
     for silent_s, lives in ((60, True), (180, False)):
         with engine.begin() as connection:
-            beat = store.database_now(connection) - timedelta(seconds=silent_s)
+            beat = db_engine.database_now(connection) - timedelta(seconds=silent_s)
             connection.execute(update(worker).values(host="elsewhere boot pid", heartbeat_at=beat))
         if lives:
             with pytest.raises(UsageError, match="one on elsewhere with process number"):
@@ -282,14 +280,14 @@ def test_a_place_that_is_not_empty_is_left_alone(
     moving(ended, elsewhere)
     with pytest.raises(DatabaseUnsuitable, match=r"not empty|there already"):
         moving(ended, elsewhere)
-    target = store.open_engine(elsewhere)
+    target = db_engine.open_engine(elsewhere)
     assert contents(target) == contents(ended)
     target.dispose()
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 def test_other_people_s_tables_are_not_empty(ended: Engine, elsewhere: str) -> None:
-    target = store.open_engine(elsewhere)
+    target = db_engine.open_engine(elsewhere)
     with target.begin() as connection:
         connection.execute(text("CREATE TABLE theirs (id int)"))
     target.dispose()
@@ -321,7 +319,7 @@ def test_a_disk_that_fills_leaves_nothing(ended: Engine, elsewhere: str, monkeyp
     """Late: when nearly all of it has been copied."""
     images(ended, 50)
     Ledger(ended, worker_id="one", lease_s=60).stop()
-    before, opened = contents(ended), store.open_engine
+    before, opened = contents(ended), db_engine.open_engine
 
     def full(url: str, key_file: Path | None = None) -> Engine:
         engine = opened(url, key_file)
@@ -338,8 +336,9 @@ def test_a_disk_that_fills_leaves_nothing(ended: Engine, elsewhere: str, monkeyp
 
         return engine
 
-    monkeypatch.setattr(store, "open_engine", full)
-    monkeypatch.setattr(store, "MAX_TRIES", 2)
+    for module in (db_engine, transfer):
+        monkeypatch.setattr(module, "open_engine", full)
+    monkeypatch.setattr(db_engine, "MAX_TRIES", 2)
     with pytest.raises(DatabaseFull):
         moving(ended, elsewhere)
     monkeypatch.undo()
@@ -393,7 +392,7 @@ def test_a_trail_that_is_broken_is_not_moved(ended: Engine, elsewhere: str) -> N
 
 
 def test_an_older_schema_is_upgraded_first(engine: Engine, elsewhere: str) -> None:
-    migrating.downgrade(engine)
+    migrate.downgrade(engine)
     with pytest.raises(SchemaOutdated):
         moving(engine, elsewhere)
     assert nothing_in(elsewhere)
@@ -402,7 +401,9 @@ def test_an_older_schema_is_upgraded_first(engine: Engine, elsewhere: str) -> No
 def test_nobody_writes_behind_the_copy(ended: Engine, elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that was forgotten waits, and what it would have written is not lost without a word."""
     other = (
-        store.open_engine(ended.url.render_as_string(hide_password=False)) if ended.dialect.name != "sqlite" else None
+        db_engine.open_engine(ended.url.render_as_string(hide_password=False))
+        if ended.dialect.name != "sqlite"
+        else None
     )
     tried: list[str] = []
 
@@ -412,7 +413,7 @@ def test_nobody_writes_behind_the_copy(ended: Engine, elsewhere: str, monkeypatc
         try:
             if other is None:
                 program = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('DELETE FROM session')"
-                path = str(store.sqlite_path(ended))
+                path = str(db_engine.sqlite_path(ended))
                 subprocess.run([sys.executable, "-c", program, path], check=True, capture_output=True)
             else:
                 with other.begin() as connection:
@@ -421,7 +422,7 @@ def test_nobody_writes_behind_the_copy(ended: Engine, elsewhere: str, monkeypatc
         except Exception as error:  # noqa: BLE001  whichever the driver has for it
             tried.append(str(getattr(error, "stderr", b"") or error))
 
-    target = store.open_engine(elsewhere)
+    target = db_engine.open_engine(elsewhere)
     transfer.move(ended, target, meanwhile)
     assert len(tried) == 1
     assert "lock" in tried[0]
@@ -433,9 +434,9 @@ def test_nobody_writes_behind_the_copy(ended: Engine, elsewhere: str, monkeypatc
 @pytest.mark.parametrize("database_kind", ["postgres"], indirect=True)
 def test_a_move_that_is_killed_leaves_nothing_under_the_name(ended: Engine, database_url: str, tmp_path: Path) -> None:
     program = (
-        "import os, sys\nfrom preread.db import engine as store\nfrom preread.admin import transfer\n"
+        "import os, sys\nfrom preread.db.engine import open_engine\nfrom preread.admin import transfer\n"
         "transfer._set_sequences = lambda connection: os.kill(os.getpid(), 9)\n"
-        "transfer.move(store.open_engine(sys.argv[1]), store.open_engine(sys.argv[2]))\n"
+        "transfer.move(open_engine(sys.argv[1]), open_engine(sys.argv[2]))\n"
     )
     house = Path(__file__).parents[2]
     killed = subprocess.run(
@@ -494,10 +495,10 @@ def test_what_was_purged_stays_away_after_a_move_too(
     options: dict[str, Any] = {"readings": True, "journal": journal, "preview_dir": None}
     purge.purge(ended, "uid:0", "purged", purged, **options)
     moving(ended, elsewhere)
-    target = store.open_engine(elsewhere)
+    target = db_engine.open_engine(elsewhere)
     purge.remember(target, journal)
     assert purge.replay(target, "uid:0", journal, None).films == 0
-    key = store.read(
+    key = db_engine.read(
         target, lambda c: c.execute(text("SELECT value FROM secret WHERE name = 'forgotten'")).scalar_one()
     )
     assert key == purge_journal.key_of(journal)

@@ -9,8 +9,8 @@ from sqlalchemy import Engine, insert
 
 from preread.core.errors import TruncatedPixels
 from preread.core.types import Answer, Finding, Identity, Population, RefusalCode, Role
-from preread.db import engine as store
 from preread.db import review_schema
+from preread.db.engine import database_now, write
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import ContentAssessment, FileFacts, Observation
 from preread.review import disclosures, results
@@ -50,9 +50,9 @@ def fill(engine: Engine, name: bytes = b"film", bundle: Mapping[str, str] | None
         "waited_s": 1.0,
         "form_token": name.hex(),
     }
-    store.write(
+    write(
         engine,
         lambda connection, _: connection.execute(
-            insert(review_schema.reading), {**reading, "signed_at": store.database_now(connection)}
+            insert(review_schema.reading), {**reading, "signed_at": database_now(connection)}
         ),
     )

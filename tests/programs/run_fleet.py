@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from preread.core import log
-from preread.db import engine as store
+from preread.db.engine import open_engine
 from preread.fleet import worker as fleet
 from preread.fleet.worker import FleetOptions
 from preread.model import bundle
@@ -22,7 +22,7 @@ from preread.runner.service import RunOptions
 def main() -> int:
     database_url, folders, inferences, options = sys.argv[1:]
     log.set_up(level="info", json_lines=True)
-    engine = store.open_engine(database_url)
+    engine = open_engine(database_url)
     values = json.loads(options)
     own = {one.name: values.pop(one.name) for one in fields(FleetOptions) if one.name in values}
     slot = values.pop("slot", "stub_slot.py")

@@ -16,7 +16,7 @@ from sqlalchemy import Engine
 from preread.core import log
 from preread.core.systemd import Notifier
 from preread.core.types import Population, RootSpec
-from preread.db import engine as store
+from preread.db.engine import open_engine
 from preread.model import bundle
 from preread.runner import outcomes as endings
 from preread.runner import service as daemon
@@ -28,7 +28,7 @@ def main(prepare: Callable[[Engine], None] = lambda _engine: None) -> int:
     """``prepare``: gets the engine before anything is done with it; ``slot`` in the options: another slot program."""
     database_url, bundle_folder, inferences, options, *roots = sys.argv[1:]
     log.set_up(level="info", json_lines=True)
-    engine = store.open_engine(database_url)
+    engine = open_engine(database_url)
     prepare(engine)
     settings = json.loads(options)
     pattern = settings.pop("path_pattern", None)

@@ -21,9 +21,8 @@ from typing import Any
 from sqlalchemy import Connection, Engine, func, make_url, select
 
 from preread.core.types import FileState, Outcome
-from preread.db import engine as store
-from preread.db import ledger_schema as schema
-from preread.db import migrate as migrating
+from preread.db import migrate, schema
+from preread.db.engine import open_engine
 from preread_training.data import phantoms
 from tests.conftest import PostgresServer, make_stub_bundle
 
@@ -100,8 +99,8 @@ class Sqlite:
 
     def __init__(self, folder: Path) -> None:
         self._template = folder / "template.db"
-        engine = store.open_engine(f"sqlite:///{self._template}")
-        migrating.upgrade(engine)
+        engine = open_engine(f"sqlite:///{self._template}")
+        migrate.upgrade(engine)
         engine.dispose()
 
     def fresh(self, folder: Path) -> str:
@@ -121,8 +120,8 @@ class Postgres:
     def __init__(self, server: PostgresServer) -> None:
         self.server = server
         self._template = server.create()
-        engine = store.open_engine(server.url(self._template))
-        migrating.upgrade(engine)
+        engine = open_engine(server.url(self._template))
+        migrate.upgrade(engine)
         engine.dispose()
 
     def fresh(self, _folder: Path) -> str:
@@ -238,7 +237,7 @@ class Bench:
         self.database = database
         self.url = database.fresh(folder)
         # only ever reads: what waits for a lock would wait for a worker that stands still
-        self.engine: Engine = store.open_engine(self.url).execution_options(preread_reading=True)
+        self.engine: Engine = open_engine(self.url).execution_options(preread_reading=True)
         self.inbox = folder / "inbox"
         self.inbox.mkdir()
         self.inferences = folder / "inferences"

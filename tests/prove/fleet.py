@@ -24,9 +24,8 @@ from typing import Any
 from sqlalchemy import func, select, text
 
 from preread.core.types import FileState, Population
-from preread.db import engine as store
-from preread.db import ledger_schema as schema
-from preread.db import migrate as migrating
+from preread.db import migrate, schema
+from preread.db.engine import open_engine
 from preread.fleet import partition as shards
 from preread.fleet.queue import FleetQueue
 from preread.fleet.shard_runner import ShardJob
@@ -60,8 +59,8 @@ class Archive:
         self.server = server
         self.bundle = bundle
         self.name = server.create()
-        self.engine = store.open_engine(server.url(self.name))
-        migrating.upgrade(self.engine)
+        self.engine = open_engine(server.url(self.name))
+        migrate.upgrade(self.engine)
         self.root = folder / "archive"
         self.contents = set(self._write(files, side_px))
         self.inferences = folder / "inferences"

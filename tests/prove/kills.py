@@ -11,7 +11,7 @@ from pathlib import Path
 from sqlalchemy import func, select
 
 from preread.core.types import FileState
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from tests.prove.bench import (
     Bench,
     Database,

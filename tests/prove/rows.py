@@ -16,8 +16,8 @@ from typing import Any
 from sqlalchemy import Connection, insert, literal, select
 
 from preread.core.types import FileState, Outcome, Population
-from preread.db import engine as store
-from preread.db import ledger_schema as schema
+from preread.db import schema
+from preread.db.engine import open_engine
 from preread.ledger.ledger import Ledger
 from preread.ledger.transitions import FRESH_START, path_key
 from tests.prove.bench import HOUSE, Bench, Database, Row, timed
@@ -56,7 +56,7 @@ def _run(bench: Bench, *words: str) -> tuple[float, int, str]:
 
 
 def _write_ledger(bench: Bench, files: int) -> None:
-    engine = store.open_engine(bench.url)
+    engine = open_engine(bench.url)
     try:
         ledger = Ledger(engine, worker_id="filler", lease_s=60.0)
         root_id = ledger.register_root(os.fsencode(bench.inbox), population=Population.CHILDREN_1_5Y)

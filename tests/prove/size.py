@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import func, select
 
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from tests.programs import storm as storms
 from tests.prove.bench import Bench, Database, Row, Worker, film, timed, until
 

@@ -30,7 +30,7 @@ from preread.cli.alarm import _page
 from preread.core import settings
 from preread.core.errors import AlarmNotSent, DatabaseAway, SettingsError, ShareDown
 from preread.core.settings import Settings
-from preread.db import engine as store
+from preread.db.engine import open_engine
 from preread.monitoring import alarm, health
 from preread.monitoring.alarm import TRIES_AT_MOST, Mail, News, Watch, Webhook, in_words
 from preread.monitoring.health import Health, Level, Problem
@@ -549,7 +549,7 @@ def test_a_watch_tells_of_a_worker_that_never_ran_and_a_second_one_does_not_repe
     environment |= {"PREREAD_DATABASE_URL": url, "PREREAD_ALARM_WEBHOOK": f"http://{address(hook)}/x"}
     environment |= {"PREREAD_ALARM_AFTER_S": "0"}
     command = [sys.executable, "-m", "preread", "alarm", "watch"]
-    engine = store.open_engine(url)
+    engine = open_engine(url)
     try:
         for log in (tmp_path / "first", tmp_path / "second"):
             with log.open("wb") as stream:

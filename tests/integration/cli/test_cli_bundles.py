@@ -9,7 +9,7 @@ from preread.cli import context as door
 from preread.cli import in_use
 from preread.core.errors import BundleWithdrawn
 from preread.core.settings import load as load_settings
-from preread.db import engine as store
+from preread.db.engine import open_engine
 from preread.ledger.ledger import Ledger
 from preread.model import bundle as bundles
 from preread.runner import service as daemon
@@ -67,7 +67,7 @@ def test_an_upgrade_that_no_longer_ships_the_chosen_bundle_says_so_everywhere_an
 ):
     here("bundle", "add", str(stub_bundle.path))
     here("bundle", "activate", "stub/1.0.0")
-    engine = store.open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
+    engine = open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
     ledger_rows.fill(engine, bundle=stub_bundle.registration)
     Ledger(engine, worker_id="worker of film", lease_s=60).stop()
     engine.dispose()
@@ -126,7 +126,7 @@ def test_a_worker_changes_over_when_another_bundle_is_chosen(here, stub_bundle, 
     assert ran.exit_code == 0, ran.err
     assert [still for _, still in seen] == [True, True]
     assert seen[0][0] != "stub/1.0.0" == seen[1][0]
-    engine = store.open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
+    engine = open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
     assert bundle_registry.look(engine).active.bundle.label == "stub/1.0.0"
     engine.dispose()
 
@@ -147,7 +147,7 @@ def test_a_single_run_says_that_no_bundle_works_in_its_shadow(here, stub_bundle,
 def test_a_worker_whose_machine_lacks_the_chosen_bundle_goes_on_until_its_own_is_withdrawn(
     here, stub_bundle, tmp_path, caplog
 ):
-    settings, engine = load_settings(), store.open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
+    settings, engine = load_settings(), open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
     running = in_use.load(settings, engine)
     watch = in_use.Watch(settings, engine, running)
     assert watch.still()

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import Engine, select
 
 from preread.core.errors import DatabaseUnsuitable
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.fleet import queue as fleet_queue
 from preread.fleet.queue import FleetQueue
 from preread.ledger import archives as batches

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from preread.core.types import Identity, Population, RefusalCode
-from preread.db import engine as store
+from preread.db.engine import open_engine
 from preread.imaging import previews
 from preread.imaging.preview_png import draw
 from preread.ledger.ledger import Ledger
@@ -21,7 +21,7 @@ def here(preread, tmp_path, migrated_sqlite, monkeypatch):
     path = tmp_path / "preread.db"
     path.write_bytes(migrated_sqlite.read_bytes())
     monkeypatch.setenv("PREREAD_DATABASE_URL", f"sqlite:///{path}")
-    engine = store.open_engine(f"sqlite:///{path}")
+    engine = open_engine(f"sqlite:///{path}")
     ledger = Ledger(engine, worker_id="one", lease_s=60)
     root_id = ledger.register_root(b"/srv/inbox")
     bundle_id = ledger.register_bundle(name="films", version="1", digest="d" * 64)

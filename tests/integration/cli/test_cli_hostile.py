@@ -16,7 +16,7 @@ from preread.cli import context as door
 from preread.cli.app import app
 from preread.core.errors import FileLocked, ShareDown, SlotCrashed, TruncatedPixels
 from preread.core.types import Answer, Caveat, FileState, Finding, Identity, Population, RefusalCode
-from preread.db import engine as store
+from preread.db.engine import open_engine
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import ContentAssessment, FileFacts, Observation
 from tests.test_house import commands
@@ -77,7 +77,7 @@ def hostile(tmp_path, migrated_sqlite, monkeypatch, jpeg):
     for number, name in enumerate(names):
         with open(os.path.join(root, name), "wb") as stream:
             stream.write(jpeg() + bytes([number]))
-    engine = store.open_engine(f"sqlite:///{path}")
+    engine = open_engine(f"sqlite:///{path}")
     ledger = Ledger(engine, worker_id="one", lease_s=60)
     root_id = ledger.register_root(root, population=Population.RESEARCH, path_pattern="{patient_id}/*")
     bundle_id = ledger.register_bundle(name="test", version="1.0.0", digest="d" * 64, manifest='{"findings": []}')

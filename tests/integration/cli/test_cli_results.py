@@ -16,7 +16,7 @@ from sqlalchemy import select
 from preread.core.errors import TruncatedPixels
 from preread.core.text.wording import NO_DEVICE
 from preread.core.types import CAVEAT_TEXT, Answer, Caveat, Finding, Identity, Population, RefusalCode
-from preread.db import engine as store
+from preread.db import engine as db_engine
 from preread.db.review_schema import audit, listing
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import ContentAssessment, FileFacts, Observation
@@ -56,7 +56,7 @@ def content(answer=Answer.FLAGGED, probability=0.87):
 @pytest.fixture
 def filled(database, tmp_path):
     """Five files of one root: flagged, not flagged, refused, unreadable, and one that still settles."""
-    engine = store.open_engine(database)
+    engine = db_engine.open_engine(database)
     ledger = Ledger(engine, worker_id="test", lease_s=60)
     ledger.heartbeat()
     root = tmp_path / "inbox"
@@ -306,7 +306,7 @@ def test_explain_of_a_file_that_no_scan_met_says_in_which_root_it_lies(preread, 
 
 
 def test_explain_of_a_file_that_a_rule_leaves_out_gives_the_rule_in_words(preread, filled, database):
-    engine = store.open_engine(database)
+    engine = db_engine.open_engine(database)
     ledger = Ledger(engine, worker_id="test", lease_s=60)
     ledger.ignore(1, [Observation(b"pipe", 0, 1)], "not_regular")
     engine.dispose()
@@ -332,7 +332,7 @@ def test_a_new_database_is_made_by_upgrade_and_then_fits(preread, monkeypatch, t
 
 
 def test_a_database_newer_than_the_program_is_named(preread, database):
-    engine = store.open_engine(database)
+    engine = db_engine.open_engine(database)
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     engine.dispose()
@@ -353,7 +353,7 @@ def test_a_database_that_cannot_be_meant_is_named(preread, monkeypatch, url):
 
 
 def test_a_postgres_that_is_away_is_named_without_its_password(preread, monkeypatch, tmp_path):
-    monkeypatch.setattr(store, "_FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr(db_engine, "_FIRST_PAUSE_S", 0.0)
     monkeypatch.setenv("PREREAD_DATABASE_URL", f"postgresql://preread:geheim@/preread?host={tmp_path}")
     ran = preread("results")
     assert ran.exit_code == 3
@@ -370,7 +370,7 @@ def test_times_are_local_for_people_and_utc_for_programs(preread, filled):
 
 def test_what_the_shell_showed_is_on_record(preread, filled, database):
     def on_record():
-        engine = store.open_engine(database)
+        engine = db_engine.open_engine(database)
         with engine.connect() as connection:
             listed = connection.execute(select(listing.c.file_id, listing.c.actor)).all()
             opened = connection.execute(select(audit.c.object, audit.c.action).where(audit.c.action != "key")).all()

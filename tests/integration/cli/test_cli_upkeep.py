@@ -11,8 +11,8 @@ from sqlalchemy import select
 from preread.cli.status import _headline
 from preread.core.errors import FileLocked, SlotCrashed, TruncatedPixels
 from preread.core.types import Answer, FileState, Finding, Identity, RefusalCode
-from preread.db import engine as store
-from preread.db import ledger_schema as schema
+from preread.db import schema
+from preread.db.engine import open_engine
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import ContentAssessment, FileFacts, Observation, Pulse, RootPulse
 from preread.monitoring.health import Health
@@ -29,7 +29,7 @@ class Place:
     def __init__(self, url, folder):
         self.url = url
         self.folder = folder
-        self.engine = store.open_engine(url)
+        self.engine = open_engine(url)
         self.ledger = Ledger(self.engine, worker_id="one", lease_s=600)
         self.ledger.heartbeat()
         self.root_id = self.ledger.register_root(bytes(folder))

@@ -10,8 +10,8 @@ import pytest
 
 from preread.core import filesystems
 from preread.core.errors import DatabaseAway
-from preread.db import engine as store
-from preread.db import migrate as migrating
+from preread.db import migrate
+from preread.db.engine import database_now, open_engine, read
 from preread.imaging import previews
 from preread.imaging.preview_png import draw
 
@@ -61,11 +61,11 @@ def test_check_and_status_say_it_in_their_own_way(able, monkeypatch, tmp_path):
 def test_a_file_that_goes_away_under_a_program_is_named(tmp_path, migrated_sqlite):
     path = tmp_path / "preread.db"
     path.write_bytes(migrated_sqlite.read_bytes())
-    engine = store.open_engine(f"sqlite:///{path}")
-    store.read(engine, store.database_now)
+    engine = open_engine(f"sqlite:///{path}")
+    read(engine, database_now)
     os.rename(path, tmp_path / "elsewhere.db")
     with pytest.raises(DatabaseAway, match="is its disk mounted"):
-        store.read(engine, store.database_now)
+        read(engine, database_now)
     engine.dispose()
 
 
@@ -115,8 +115,8 @@ def test_a_file_without_a_byte_is_no_database_either(able, monkeypatch, tmp_path
     a_preview(tmp_path / "preread.db-previews")
     assert able("db", "upgrade").exit_code == 2
     assert able("run", "--root", "films", "--once").exit_code == 2
-    engine = store.open_engine(f"sqlite:///{tmp_path}/preread.db")
-    assert migrating.revision_of(engine) is None
+    engine = open_engine(f"sqlite:///{tmp_path}/preread.db")
+    assert migrate.revision_of(engine) is None
     engine.dispose()
 
 
@@ -145,8 +145,8 @@ def test_an_empty_server_database_beside_previews_is_refused_too(able, monkeypat
     a_preview(tmp_path / "previews")
     ran = able("db", "upgrade")
     assert (ran.exit_code, "previews" in ran.err) == (2, True)
-    engine = store.open_engine(empty_database_url)
-    assert migrating.revision_of(engine) is None
+    engine = open_engine(empty_database_url)
+    assert migrate.revision_of(engine) is None
     engine.dispose()
     assert able("db", "upgrade", "--new").exit_code == 0
 

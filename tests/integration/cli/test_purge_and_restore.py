@@ -14,8 +14,8 @@ from sqlalchemy import Engine, inspect, text
 from preread.admin import backup, purge_journal
 from preread.core.errors import DatabaseUnsuitable
 from preread.core.types import FORGOTTEN, FileState, Identity, Population, RefusalCode
-from preread.db import engine as store
-from preread.db import migrate as migrating
+from preread.db import migrate
+from preread.db.engine import open_engine, read, sqlite_path
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import FileFacts, Observation
 from preread.review import results
@@ -56,7 +56,7 @@ class Site:
     def move_aside(self) -> None:
         """Make the place of the database empty."""
         self.engine.dispose()
-        path = store.sqlite_path(self.engine)
+        path = sqlite_path(self.engine)
         if path is not None:
             for ending in ("", "-wal", "-shm"):
                 Path(f"{path}{ending}").unlink(missing_ok=True)
@@ -95,9 +95,9 @@ def test_a_purged_patient_is_not_in_the_restored_backup_and_no_scan_brings_it_ba
     assert ran.exit_code == 0, ran.err
     assert "forgotten: 2 files" in ran.err
     assert (site.held("P1"), site.held("P2")) == (False, True)
-    restored = store.open_engine(site.url)
+    restored = open_engine(site.url)
     assert b"P1" not in b"".join(
-        bytes(str(row), "utf-8") for row in store.read(restored, lambda c: c.execute(text("SELECT * FROM file")).all())
+        bytes(str(row), "utf-8") for row in read(restored, lambda c: c.execute(text("SELECT * FROM file")).all())
     )
     # the same paths are known; one that came after the backup is read, and known by its content
     assert [site.image(number, "P1", restored) for number in (0, 1)] == [False, False]
@@ -151,11 +151,11 @@ def test_a_backup_whose_purges_cannot_be_known_is_restored_only_where_that_is_ac
     site.move_aside()
     ran = site.preread("db", "restore", "kept.backup")
     assert (ran.exit_code, "remembers what was purged" in ran.err) == (2, True), ran.err
-    assert migrating.revision_of(site.engine) is None, "nothing was restored"
+    assert migrate.revision_of(site.engine) is None, "nothing was restored"
     (site.folder / journal.name).write_text(json.dumps({"key": "00" * 32}) + "\n")
     ran = site.preread("db", "restore", "kept.backup")
     assert (ran.exit_code, "another database's" in ran.err) == (2, True), ran.err
-    assert migrating.revision_of(site.engine) is None
+    assert migrate.revision_of(site.engine) is None
     os.rename(aside / journal.name, site.folder / journal.name)
     assert site.preread("db", "restore", "kept.backup").exit_code == 0
     assert not site.held("P1")
@@ -240,13 +240,13 @@ def test_nobody_sees_a_restored_database_before_what_was_purged_is_gone(
     assert seen == ["2 "]
     if site.engine.dialect.name == "postgresql":
         with pytest.raises(DatabaseUnsuitable, match="a restore of this database has not come to its end"):
-            migrating.check_schema(site.engine)
+            migrate.check_schema(site.engine)
         assert site.preread("db", "upgrade", "--no-backup").exit_code == 2
         assert site.preread("db", "restore", "kept.backup").exit_code == 2, "it is not empty"
         site.move_aside()
     assert site.preread("db", "restore", "kept.backup").exit_code == 0
     assert not site.held("P1")
-    assert migrating.UNFINISHED not in inspect(site.engine).get_table_names()
+    assert migrate.UNFINISHED not in inspect(site.engine).get_table_names()
 
 
 @pytest.mark.parametrize("database_kind", ["postgres"], indirect=True)

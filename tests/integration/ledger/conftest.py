@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import Connection, Engine, select
 
 from preread.core.types import Answer, Caveat, FileState, Finding, Identity, Population
-from preread.db import engine as store
-from preread.db import ledger_schema as schema
+from preread.db import schema
+from preread.db.engine import database_now, read
 from preread.ledger.ledger import Claim, ContentAssessment, FileFacts, Ledger, Observation, Version
 
 DIGEST = "d" * 64
@@ -123,7 +123,7 @@ class Bench:
 @pytest.fixture
 def bench(engine: Engine) -> Bench:
     """A ledger on a fresh database of either kind."""
-    return Bench(engine, store.read(engine, store.database_now))
+    return Bench(engine, read(engine, database_now))
 
 
 @pytest.fixture

@@ -21,8 +21,8 @@ from preread.core.errors import (
     UsageError,
 )
 from preread.core.types import Answer, FileState, Finding, Outcome, RefusalCode
-from preread.db import engine as store
 from preread.db.admin_schema import shadow as shadow_table
+from preread.db.engine import write
 from preread.ledger.records import ContentAssessment
 from preread.model import bundle
 from preread.model.bundle import Bundle
@@ -171,7 +171,7 @@ def test_the_films_of_a_withdrawn_bundle_are_listed_with_who_saw_them(bench: Ben
         audit.append(connection, "uid:7", audit.Action.VIEW, f"film:{second}")
         audit.append(connection, "uid:8", audit.Action.SEARCH, "results")
 
-    store.write(bench.engine, look)
+    write(bench.engine, look)
     ids = [one.bundle_id for one in bundle_registry.find(bench.engine, "films/1")]
     assert bundle_recall.unnamed(bench.engine, ids) == bundle_recall.Unnamed(0, None)
     rows = {row.path_text: row for row in results.query(bench.engine)}
@@ -191,7 +191,7 @@ def test_the_films_of_a_withdrawn_bundle_are_listed_with_who_saw_them(bench: Ben
     ]
     assert found[0].result.result_id == first
     assert [one["who"] for one in bundle_recall.to_json(found[2])["listed"]] == ["uid:9", "uid:10"]
-    store.write(bench.engine, lambda c, _: audit.append(c, "uid:9", audit.Action.EXPORT, "readings"))
+    write(bench.engine, lambda c, _: audit.append(c, "uid:9", audit.Action.EXPORT, "readings"))
     unnamed = bundle_recall.unnamed(bench.engine, ids)
     assert unnamed == bundle_recall.Unnamed(1, found[0].listed[0].at)
 

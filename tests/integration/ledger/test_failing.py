@@ -11,7 +11,7 @@ from sqlalchemy import event, select
 
 from preread.core.errors import EnvironmentFault, SlotCrashed, SlotDeadline, SlotError, SlotMemory
 from preread.core.types import FileState
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.ledger import failing_sources as failing
 from preread.ledger.failing_sources import Source
 from preread.ledger.ledger import Observation

@@ -24,9 +24,9 @@ from preread.admin import patient_export, purge
 from preread.admin.purge import Person
 from preread.core.errors import EnvironmentFault, ScanIncomplete, SettingsError, UsageError
 from preread.core.types import FORGOTTEN, FileState, Identity, Population, Presence, RefusalCode, Role, Verdict
-from preread.db import engine as store
-from preread.db.ledger_schema import metadata, root
+from preread.db import engine as db_engine
 from preread.db.review_schema import session
+from preread.db.schema import metadata, root
 from preread.fleet import partition as shards
 from preread.fleet.queue import FleetQueue
 from preread.fleet.shard_runner import ShardJob
@@ -81,7 +81,7 @@ def forget_films(bench: Bench, films: list[int], **options: Any) -> purge.Purge:
 
 
 def sound(bench: Bench) -> bool:
-    return store.read(bench.engine, lambda connection: ledger_check.check(connection, [bench.root_id])) == []
+    return db_engine.read(bench.engine, lambda connection: ledger_check.check(connection, [bench.root_id])) == []
 
 
 def sign(bench: Bench, film: int, comment: str = "") -> None:
@@ -114,7 +114,7 @@ def filled(bench: Bench) -> Bench:
     sign(bench, bench.mine[1], f"{NAME} is better")
     sign(bench, bench.other)
     with bench.engine.begin() as connection:
-        now = store.database_now(connection)
+        now = db_engine.database_now(connection)
         account = {"token_hash": "t" * 64, "account_id": 1, "csrf": "c" * 64, "created_at": now, "seen_at": now}
         connection.execute(insert(session), account | {"search": IDENTIFIER})
     return bench
@@ -200,8 +200,8 @@ def test_no_byte_of_the_patient_is_left_in_any_file(
                 sign(filled, claim.file_id, "a remarkable comment")
     digest = filled.facts(b"0").sha256
     assert previews.keep(kept, digest, draw(np.zeros((20, 20), np.uint8)), 0)
-    other = store.open_engine(database_url)  # the page, which stays open
-    assert store.read(other, store.database_now)
+    other = db_engine.open_engine(database_url)  # the page, which stays open
+    assert db_engine.read(other, db_engine.database_now)
     assert f"{database.name}-wal" in places_with(folder, *words)
     done = forget_films(filled, purge.of_patient(filled.engine, PERSON), readings=True, preview_dir=kept)
     assert (done.films, done.previews, done.uncleaned) == (33, 1, 0)
@@ -210,18 +210,18 @@ def test_no_byte_of_the_patient_is_left_in_any_file(
     filled.engine.dispose()
     other.dispose()
     assert places_with(folder, *words) == {}
-    assert store.read(filled.engine, lambda connection: connection.execute(text("PRAGMA secure_delete")).scalar()) == 1
+    assert db_engine.read(filled.engine, lambda c: c.execute(text("PRAGMA secure_delete")).scalar()) == 1
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 def test_a_file_that_another_program_reads_is_told_and_cleaned_later(
     filled: Bench, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store, "BUSY_TIMEOUT_S", 0.01)
-    monkeypatch.setattr(purge, "compact", partial(store.compact, sleep=(pauses := []).append))
+    monkeypatch.setattr(db_engine, "BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(purge, "compact", partial(db_engine.compact, sleep=(pauses := []).append))
     filled.engine.dispose()
     log = Path(f"{database_url.removeprefix('sqlite:///')}-wal")
-    other = store.open_engine(database_url)
+    other = db_engine.open_engine(database_url)
     with other.connect() as connection:
         reading = connection.execution_options(preread_reading=True)
         reading.execute(text("SELECT count(*) FROM file")).all()
@@ -230,7 +230,7 @@ def test_a_file_that_another_program_reads_is_told_and_cleaned_later(
         assert forget_films(filled, [filled.other]).uncleaned == 1
         assert len(pauses) == 2
         assert log.stat().st_size > 0
-    assert store.compact(filled.engine)
+    assert db_engine.compact(filled.engine)
     assert log.stat().st_size == 0
     other.dispose()
 
@@ -247,7 +247,7 @@ def test_what_an_older_version_left_in_free_pages_goes_when_the_file_is_written_
     raw.close()
     filled.engine.dispose()
     assert places_with(folder, "zwetschgenbaum")
-    assert store.compact(filled.engine)
+    assert db_engine.compact(filled.engine)
     assert places_with(folder, "zwetschgenbaum") == {}
 
 

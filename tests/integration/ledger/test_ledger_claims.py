@@ -20,8 +20,8 @@ from preread.core.errors import (
     SlotDeadline,
 )
 from preread.core.types import FileState, Outcome, RefusalCode
-from preread.db import engine as store
-from preread.db import ledger_schema as schema
+from preread.db import engine as db_engine
+from preread.db import schema
 from preread.ledger import workers
 from preread.ledger.failing_sources import Source
 from preread.ledger.ledger import Ledger, Observation
@@ -383,7 +383,7 @@ def test_a_file_that_runs_alone_is_not_starved(bench: Bench) -> None:
 
 
 def _claim_and_hang(url: str, root_id: int, claimed: Any) -> None:
-    engine = store.open_engine(url)
+    engine = db_engine.open_engine(url)
     ledger = Ledger(engine, worker_id="doomed", lease_s=3600)
     ledger.heartbeat()
     assert ledger.claim([root_id], 5)
@@ -442,7 +442,7 @@ def test_a_heartbeat_is_one_row_that_moves(bench: Bench) -> None:
 
 
 def _claim_all(url: str, worker_id: str, root_id: int, start: Any, answer: Any) -> None:
-    engine = store.open_engine(url)
+    engine = db_engine.open_engine(url)
     ledger = Ledger(engine, worker_id=worker_id, lease_s=600)
     start.wait(60)
     taken: list[int] = []
@@ -487,7 +487,7 @@ class LostAnswer:
                 raise engine.dialect.loaded_dbapi.OperationalError("server closed the connection unexpectedly")
 
         monkeypatch.setattr(engine.dialect, "do_commit", commit)
-        monkeypatch.setattr(store, "_FIRST_PAUSE_S", 0.0)
+        monkeypatch.setattr(db_engine, "_FIRST_PAUSE_S", 0.0)
 
 
 def test_a_claim_whose_answer_was_lost_is_found_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,8 +12,8 @@ from sqlalchemy import select
 
 from preread.core.errors import TruncatedPixels, UnknownFormat
 from preread.core.types import Answer, Caveat, FileState, Finding, Identity, Outcome, Population, RefusalCode
-from preread.db import engine as store
-from preread.db import ledger_schema as schema
+from preread.db import schema
+from preread.db.engine import open_engine
 from preread.ledger.ledger import ContentAssessment, Ending, FileFacts, Ledger, Observation
 from preread.review import history, results
 
@@ -188,7 +188,7 @@ def test_films_without_a_uid_do_not_conflict(bench: Bench) -> None:
 
 
 def _commit(url: str, worker_id: str, root_id: int, bundle_id: int, content: ContentAssessment, start: Any) -> None:
-    engine = store.open_engine(url)
+    engine = open_engine(url)
     ledger = Ledger(engine, worker_id=worker_id, lease_s=600)
     for number in range(10):
         (claim,) = ledger.claim([root_id], 1)

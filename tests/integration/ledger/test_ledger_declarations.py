@@ -9,7 +9,7 @@ from sqlalchemy import select
 
 from preread.core.errors import UnknownFormat
 from preread.core.types import FileState, Population, RefusalCode
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.ledger.ledger import Observation
 
 from .conftest import Bench

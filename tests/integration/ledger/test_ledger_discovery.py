@@ -247,7 +247,7 @@ def test_scans_are_noted(bench: Bench) -> None:
     bench.ledger.scan_completed(bench.root_id, files_seen=12)
     from sqlalchemy import select
 
-    from preread.db import ledger_schema as schema
+    from preread.db import schema
 
     with bench.engine.connect() as connection:
         root = connection.execute(select(schema.root)).one()

@@ -38,8 +38,8 @@ from preread.core.errors import (
     UnknownFormat,
 )
 from preread.core.types import Answer, FileState, Finding, Outcome, RefusalCode
-from preread.db import engine as store
-from preread.db import ledger_schema as schema
+from preread.db import schema
+from preread.db.engine import database_now, open_engine, read
 from preread.ledger.ledger import Claim, ContentAssessment, Ending, FileFacts, Ledger, Observation
 
 PATHS = [b"a.dcm", b"b.dcm", b"\xff.dcm"]
@@ -105,7 +105,7 @@ class LedgerMachine(RuleBasedStateMachine):
             for table in reversed(schema.metadata.sorted_tables):
                 if connection.execute(select(func.count()).select_from(table)).scalar_one():
                     connection.execute(text(f"DELETE FROM {table.name}"))
-        self.now: datetime = store.read(self.engine, store.database_now)
+        self.now: datetime = read(self.engine, database_now)
         self.workers = [
             Ledger(self.engine, worker_id=name, lease_s=LEASE_S, clock=lambda _connection: self.now)
             for name in ("one", "two")
@@ -397,7 +397,7 @@ def _run(engine: Engine, examples: int) -> None:
 @pytest.mark.timeout(300)
 def test_the_ledger_is_its_model_on_sqlite(migrated_sqlite: Path, tmp_path: Path) -> None:
     shutil.copy(migrated_sqlite, tmp_path / "preread.db")
-    engine = store.open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
+    engine = open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
     _run(engine, 40)
     engine.dispose()
 
@@ -405,7 +405,7 @@ def test_the_ledger_is_its_model_on_sqlite(migrated_sqlite: Path, tmp_path: Path
 @pytest.mark.timeout(300)
 def test_the_ledger_is_its_model_on_postgres(postgres_server: Any, migrated_postgres: str) -> None:
     name = postgres_server.create(migrated_postgres)
-    engine = store.open_engine(postgres_server.url(name))
+    engine = open_engine(postgres_server.url(name))
     _run(engine, 25)
     engine.dispose()
     postgres_server.drop(name)

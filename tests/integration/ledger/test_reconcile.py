@@ -13,7 +13,7 @@ from sqlalchemy import Connection, delete, insert, select, update
 from preread.admin import reconcile
 from preread.core.errors import FileLocked, UnknownFormat
 from preread.core.types import FileState, Outcome, RefusalCode
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.ledger import invariants as ledger_check
 from preread.ledger.records import Observation
 from preread.share.scanner import FileSystem

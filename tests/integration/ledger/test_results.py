@@ -10,7 +10,7 @@ from sqlalchemy import select
 
 from preread.core.errors import SlotCrashed, UnknownFormat
 from preread.core.types import Answer, FileState, Outcome, RefusalCode
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.ledger.ledger import Observation
 from preread.monitoring import health
 from preread.review import history, results

@@ -8,7 +8,7 @@ from sqlalchemy import select
 
 from preread.core.errors import ShareDown, UnknownFormat
 from preread.core.types import FileState, RefusalCode
-from preread.db import ledger_schema as schema
+from preread.db import schema
 
 Bench = Any  # the fixture's class lives in conftest, which cannot be imported
 

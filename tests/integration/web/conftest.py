@@ -22,7 +22,7 @@ from sqlalchemy import Connection, Engine
 
 from preread.core.errors import DecodeFailed
 from preread.core.types import Answer, Caveat, FileState, Finding, Identity, Population, RefusalCode, Role
-from preread.db import engine as store
+from preread.db.engine import database_now, open_engine, read
 from preread.imaging import previews
 from preread.imaging.preview_png import draw
 from preread.ledger.ledger import ContentAssessment, FileFacts, Ledger, Observation
@@ -62,7 +62,7 @@ class Films:
     bundle_id: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.now = store.read(self.engine, store.database_now)
+        self.now = read(self.engine, database_now)
         self.ledger = Ledger(self.engine, worker_id="one", lease_s=60, clock=self._clock)
         self.root_id = self.ledger.register_root(b"/srv/inbox")
         self.bundle_id = self.ledger.register_bundle(name="films", version="1", digest="d" * 64, manifest=MANIFEST)
@@ -199,6 +199,6 @@ def films_here(migrated_sqlite: Path, tmp_path: Path) -> Iterator[Films]:
     import shutil
 
     shutil.copy(migrated_sqlite, tmp_path / "preread.db")
-    engine = store.open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
+    engine = open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
     yield Films(engine, tmp_path / "previews")
     engine.dispose()

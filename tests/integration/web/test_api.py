@@ -60,7 +60,7 @@ def fill(films: Films) -> list[int]:
     ]
     ada = films.person("ada")
     with films.engine.connect() as connection:
-        from preread.db import ledger_schema as schema
+        from preread.db import schema
 
         row = connection.execute(schema.file.select().where(schema.file.c.id == made[0])).one()
     draft = Draft(made[0], reviews.shown_of(row), Verdict.ACCEPTED, "t" * 20, {"pneumonia": Presence.PRESENT}, "left")

@@ -230,7 +230,7 @@ def test_news_come_without_moving_what_is_looked_at(films_here: Films, doctor: D
     films_here.add("6.dcm", Answer.FLAGGED)
     ben = films_here.person("ben")
     with films_here.engine.connect() as connection:
-        from preread.db import ledger_schema as schema
+        from preread.db import schema
 
         shown = reviews.shown_of(connection.execute(schema.file.select().where(schema.file.c.id == 2)).one())
     reviews.sign(films_here.engine, ben, reviews.Draft(2, shown, reviews.Verdict.ACCEPTED, "t" * 20))

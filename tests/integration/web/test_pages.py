@@ -21,8 +21,8 @@ from preread.cli import in_use
 from preread.core import settings
 from preread.core.errors import DatabaseAway, FileLocked, SettingsError, ShareDown
 from preread.core.types import Answer, RefusalCode, Role
-from preread.db import engine as store
 from preread.db import review_schema
+from preread.db.engine import database_now
 from preread.ledger.records import Observation, Pulse, RootPulse
 from preread.model.bundle import Bundle
 from preread.monitoring import health
@@ -428,7 +428,7 @@ def test_every_problem_has_words_in_one_place() -> None:
 def test_asking_for_news_does_not_keep_a_session_alive(films_here: Films, ada: Browser) -> None:
     c = review_schema.session.c
     with films_here.engine.begin() as connection:
-        long_ago = store.database_now(connection) - timedelta(minutes=20)
+        long_ago = database_now(connection) - timedelta(minutes=20)
         connection.execute(update(review_schema.session).values(seen_at=long_ago))
     assert ada.get("/worklist/rows", **{"x-preread-poll": "1"}).status == 200
     with films_here.engine.connect() as connection:

@@ -17,9 +17,8 @@ from preread.admin import purge
 from preread.cli import audit as audit_command
 from preread.core.errors import AuditBroken, AuditKeyMissing, SettingsError, UsageError
 from preread.core.types import Answer, FileState, Presence, RefusalCode, Role, Verdict
-from preread.db import audit_key, review_schema
-from preread.db import engine as store
-from preread.db import ledger_schema as schema
+from preread.db import audit_key, review_schema, schema
+from preread.db.engine import database_now, read
 from preread.review import audit, audit_proof, reviews
 from preread.review.audit import Action, Head
 from preread.review.auth import accounts
@@ -118,7 +117,7 @@ EDITS: dict[str, Callable[[Connection], Any]] = {
     "an object": lambda c: c.execute(update(_audit).where(_audit.c.id == 3).values(object="account:9")),
     "a content": lambda c: c.execute(update(_audit).where(_audit.c.id == 3).values(content="0" * 64)),
     "no content": lambda c: c.execute(update(_audit).where(_audit.c.id == 3).values(content=None)),
-    "a time": lambda c: c.execute(update(_audit).where(_audit.c.id == 3).values(at=store.database_now(c))),
+    "a time": lambda c: c.execute(update(_audit).where(_audit.c.id == 3).values(at=database_now(c))),
     "a row removed": lambda c: c.execute(delete(_audit).where(_audit.c.id == 3)),
     "the first row removed": lambda c: c.execute(delete(_audit).where(_audit.c.id == 1)),
     "the last rows cut": lambda c: c.execute(delete(_audit).where(_audit.c.id.in_(last_rows(c, 3)))),
@@ -155,7 +154,7 @@ EDITS: dict[str, Callable[[Connection], Any]] = {
     "a token": lambda c: c.execute(update(_account).where(_account.c.name == "ris").values(token_hash="x" * 64)),
     "a name": lambda c: c.execute(update(_account).where(_account.c.name == "ben").values(full_name="Dr Ada")),
     "disabled": lambda c: c.execute(
-        update(_account).where(_account.c.name == "ben").values(disabled_at=store.database_now(c))
+        update(_account).where(_account.c.name == "ben").values(disabled_at=database_now(c))
     ),
     "an account put in": put_account_in,
 }
@@ -238,7 +237,7 @@ def test_without_its_key_the_program_goes_on_and_says_so(
         key.write_text("00" * 32)
     elif loss == "broken":
         key.write_text("no key")
-    assert store.read(keyed.engine, audit_key.of(keyed.engine).fault) is not None
+    assert read(keyed.engine, audit_key.of(keyed.engine).fault) is not None
     keyed.person("eve")
     keyed.add("e.dcm", Answer.FLAGGED)
     assert "audit_key_missing" in caplog.messages

@@ -22,9 +22,8 @@ from sqlalchemy.exc import DBAPIError
 from preread.core.errors import DatabaseFull, FindingUnknown, NotAllowed, PrereadError, ReadingOutdated, UsageError
 from preread.core.text import csv_cells
 from preread.core.types import Answer, FileState, Outcome, Presence, RefusalCode, Role, Verdict
-from preread.db import engine as store
-from preread.db import ledger_schema as schema
-from preread.db import review_schema
+from preread.db import review_schema, schema
+from preread.db.engine import database_now, write
 from preread.imaging import previews
 from preread.ledger import tombstones as forgetting
 from preread.review import agreement, audit, export, results, reviews, worklist
@@ -384,7 +383,7 @@ def test_what_was_written_down_is_what_the_readings_themselves_add_up_to(
     # whatever was written down may be gone
     with films.engine.begin() as connection:
         connection.execute(delete(tally).where(tally.c.block.in_([0, 3])))
-        now, key = store.database_now(connection), forgetting.Key(b"k" * 32)
+        now, key = database_now(connection), forgetting.Key(b"k" * 32)
     with monkeypatch.context() as full:
         full.setattr(agreement, "write", Mock(side_effect=DatabaseFull))
         stand()
@@ -393,7 +392,7 @@ def test_what_was_written_down_is_what_the_readings_themselves_add_up_to(
     assert {0, 3} <= set(written())
 
     def purge(film: int, *, signed: bool) -> None:
-        store.write(films.engine, lambda c, _: forgetting.forget(c, now, key, [film], "asked for", readings=signed))
+        write(films.engine, lambda c, _: forgetting.forget(c, now, key, [film], "asked for", readings=signed))
 
     for film, signed in ((made[1], True), (made[2], False), (made[3], True)):
         at_once(partial(purge, film, signed=signed), *[partial(agreement.stats, films.engine)] * 2)

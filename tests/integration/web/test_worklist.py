@@ -13,7 +13,7 @@ from sqlalchemy import Engine, update
 
 from preread.core.text import search_keys
 from preread.core.types import Answer, Outcome, RefusalCode
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.ledger.ledger import Observation
 from preread.review import related_images, reviews, worklist
 from preread.review.worklist import Order, WorklistFilter

@@ -27,9 +27,8 @@ from psycopg.conninfo import make_conninfo
 from sqlalchemy import Connection, Engine, func, inspect, select, table, text
 
 from preread.core.errors import BackupDamaged, DatabaseUnsuitable, EnvironmentFault, PrereadError, UsageError
-from preread.db import audit_key
-from preread.db import engine as store
-from preread.db import migrate as migrating
+from preread.db import audit_key, migrate
+from preread.db.engine import database_now, open_engine, read, refuse_place, sqlite_path, write
 from preread.db.review_schema import secret
 from preread.ledger import claims
 from preread.ledger.tombstones import KEY_NAME
@@ -76,7 +75,7 @@ def back_up(engine: Engine, target: Path, *, replace: bool = False) -> Backup:
     if os.path.lexists(target) and not replace:
         raise UsageError(f"{target} is there already: name another file, or say --replace")
     with _unfinished(target) as part:
-        rows = store.read(engine, lambda connection: _copy(connection, part))
+        rows = read(engine, lambda connection: _copy(connection, part))
         made = look_into(part)
         if not rows.items() <= made.rows.items():
             raise BackupDamaged("the backup does not hold the rows that were read; it was not kept")
@@ -130,7 +129,7 @@ def restore(
         EnvironmentFault: the backup cannot be read, ``pg_restore`` is missing or fails, or the disk is full.
     """
     found = look_into(file)
-    path = store.sqlite_path(engine)
+    path = sqlite_path(engine)
     here = "sqlite" if path is not None else "postgresql"
     if found.kind != here:
         raise BackupDamaged(f"{file} is a backup of {found.kind}, and PREREAD_DATABASE_URL names {here}")
@@ -138,20 +137,20 @@ def restore(
     if path is not None:
         _restore_file(path, file, found, prepare, audit_key.of(engine).path)
         return found
-    if tables := store.read(engine, lambda connection: len(inspect(connection).get_table_names())):
+    if tables := read(engine, lambda connection: len(inspect(connection).get_table_names())):
         raise DatabaseUnsuitable(f"the database is not empty: it holds {tables} tables", _NOT_EMPTY)
     into, environment = _connection_of(engine)
     options = ("--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges", f"--dbname={into}")
-    migrating.set_unfinished(engine, "a restore")
+    migrate.set_unfinished(engine, "a restore")
     try:
         with _program("pg_restore", *options, os.fspath(file), environment=environment):
             pass
     except PrereadError:
-        migrating.set_unfinished(engine, None)  # one transaction: the database is empty again
+        migrate.set_unfinished(engine, None)  # one transaction: the database is empty again
         raise
     _compare(engine, found)
     prepare(engine)
-    migrating.set_unfinished(engine, None)
+    migrate.set_unfinished(engine, None)
     return found
 
 
@@ -162,17 +161,17 @@ def release(engine: Engine) -> None:
     """
 
     def body(connection: Connection, _again: bool) -> None:
-        now = store.database_now(connection)
+        now = database_now(connection)
         connection.execute(text("UPDATE worker SET stopped_at = heartbeat_at WHERE stopped_at IS NULL"))
         connection.execute(text("DELETE FROM session"))
         claims.recover_interrupted(connection, now)
 
-    store.write(engine, body)
+    write(engine, body)
 
 
 def rows_of(connection: Connection) -> dict[str, int]:
     """Count the rows of every table."""
-    names = sorted(set(inspect(connection).get_table_names()) - {migrating.UNFINISHED})
+    names = sorted(set(inspect(connection).get_table_names()) - {migrate.UNFINISHED})
     return {name: connection.execute(select(func.count()).select_from(table(name))).scalar_one() for name in names}
 
 
@@ -226,7 +225,7 @@ def new_file(path: Path) -> Iterator[Path]:
     for ending in ("", "-wal", "-shm", "-journal"):
         if os.path.lexists(f"{path}{ending}"):
             raise DatabaseUnsuitable(f"{path}{ending} is there already", _NOT_EMPTY)
-    store.refuse_place(path)
+    refuse_place(path)
     with _unfinished(path) as part:
         yield part
         _sync(part)
@@ -239,7 +238,7 @@ def _restore_file(
 ) -> None:
     with new_file(path) as part:
         shutil.copyfile(file, part)
-        copy = store.open_engine(f"sqlite:///{part}", key_file)
+        copy = open_engine(f"sqlite:///{part}", key_file)
         try:
             _compare(copy, found)
             prepare(copy)
@@ -248,7 +247,7 @@ def _restore_file(
 
 
 def _compare(engine: Engine, found: Backup) -> None:
-    if not store.read(engine, rows_of).items() <= found.rows.items():
+    if not read(engine, rows_of).items() <= found.rows.items():
         raise BackupDamaged("the restored database does not hold the rows of its backup")
 
 

@@ -18,7 +18,7 @@ from sqlalchemy.sql.selectable import Exists
 from preread.core.types import JSONObject, Outcome
 from preread.db.admin_schema import shadow, shadow_finding
 from preread.db.engine import read
-from preread.db.ledger_schema import assessment, file, finding, instance, past_outcome
+from preread.db.schema import assessment, file, finding, instance, past_outcome
 
 _PAGE = 500
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)

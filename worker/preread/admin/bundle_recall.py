@@ -16,8 +16,8 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, exists, func, or_
 
 from preread.core.types import JSONObject
 from preread.db.engine import read
-from preread.db.ledger_schema import assessment, file, past_outcome
 from preread.db.review_schema import account, audit, listing
+from preread.db.schema import assessment, file, past_outcome
 from preread.review import disclosures
 from preread.review.audit import Action
 from preread.review.result_json import iso, result_to_json

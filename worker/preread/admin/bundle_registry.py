@@ -15,7 +15,7 @@ from preread.core.errors import BundleWithdrawn, UsageError
 from preread.core.text.escaping import clean_text
 from preread.db.admin_schema import Part, activation
 from preread.db.engine import database_now, read, write
-from preread.db.ledger_schema import bundle
+from preread.db.schema import bundle
 from preread.ledger.commits import register_bundle
 from preread.model.bundle import Bundle
 from preread.review import audit

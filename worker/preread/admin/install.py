@@ -22,8 +22,8 @@ from pathlib import Path
 from preread.admin import purge_journal
 from preread.core.errors import EnvironmentFault, SettingsError
 from preread.core.types import Population
-from preread.db import engine as store
-from preread.db import migrate as migrating
+from preread.db import migrate
+from preread.db.engine import open_engine, sqlite_path
 
 USER = "preread"
 HOME = Path("/var/lib/preread")
@@ -180,8 +180,8 @@ class Place:
     def _database(self) -> Iterator[Step]:
         url = self._configured_url()
         if url.startswith("sqlite:"):
-            engine = store.open_engine(url)
-            path = store.sqlite_path(engine)
+            engine = open_engine(url)
+            path = sqlite_path(engine)
             engine.dispose()
             assert path is not None
             yield Step(f"the database {path}", self._at(path).exists, lambda: self._make_sqlite(self._at(path)))
@@ -203,19 +203,19 @@ class Place:
 
     def _make_sqlite(self, path: Path) -> None:
         """Make it apart and put it in its place: in a folder of the service's, root follows no link."""
-        engine = store.open_engine(f"sqlite:///{path}")
+        engine = open_engine(f"sqlite:///{path}")
         named = (self._configured().get(name) for name in ("preview_dir", "forgotten_file"))
         beside = [Path(f"{path}-previews"), Path(f"{path}{purge_journal.ENDING}")]
         try:
-            migrating.refuse_remains(engine, [*beside, *(self._at(HOME / str(one)) for one in named if one)])
+            migrate.refuse_remains(engine, [*beside, *(self._at(HOME / str(one)) for one in named if one)])
         finally:
             engine.dispose()
         user, group = self._owner()
         with tempfile.TemporaryDirectory(prefix=".preread-setup-", dir=path.parent.parent) as apart:
             made = Path(apart) / path.name
-            engine = store.open_engine(f"sqlite:///{made}")
+            engine = open_engine(f"sqlite:///{made}")
             try:
-                migrating.upgrade(engine)
+                migrate.upgrade(engine)
             finally:
                 engine.dispose()
             os.chown(made, user, group)

@@ -15,9 +15,9 @@ from preread.core.jsonable import reversible_path
 from preread.core.types import JSONObject
 from preread.db.admin_schema import shadow, shadow_finding
 from preread.db.engine import read, write
-from preread.db.ledger_schema import assessment, bundle, file, finding, instance, past_outcome, root, transition
 from preread.db.review_schema import account, listing, reading, reading_finding, viewing
 from preread.db.review_schema import audit as trail
+from preread.db.schema import assessment, bundle, file, finding, instance, past_outcome, root, transition
 from preread.imaging import previews
 from preread.review import audit
 from preread.review.audit import Action

@@ -20,7 +20,7 @@ from preread.admin import purge_journal
 from preread.core.errors import SettingsError, UsageError
 from preread.core.text.escaping import clean_identifier
 from preread.core.types import FORGOTTEN, OPEN_STATES, FileState
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.db.admin_schema import tombstone
 from preread.db.engine import compact, database_now, read, write
 from preread.db.review_schema import reading, secret, session
@@ -162,7 +162,7 @@ def purge(
         journal: the file by which a restored database forgets them again; ``None`` for none.
         preview_dir: where previews lie.
         each: called after every transaction.
-        clean: leave nothing of them in the bytes of an SQLite file either; see ``store.compact``.
+        clean: leave nothing of them in the bytes of an SQLite file either; see ``engine.compact``.
 
     Raises:
         SettingsError: the journal is another database's, or cannot be written.

@@ -20,8 +20,8 @@ from sqlalchemy import Connection, Engine, select
 from preread.core.errors import EnvironmentFault, ScanIncomplete, ShareDown, TooManyBytes
 from preread.core.text.escaping import display_path
 from preread.core.types import FORGOTTEN, OPEN_STATES, FileState
-from preread.db import engine as store
-from preread.db import ledger_schema as schema
+from preread.db import schema
+from preread.db.engine import database_now, read
 from preread.ledger import discovery
 from preread.ledger import invariants as ledger_check
 from preread.ledger.invariants import Difference
@@ -74,7 +74,7 @@ def reconcile(
     system: FileSystem | None = None,
     sleep: Callable[[float], None] = time.sleep,
     progress: Callable[[str], None] = lambda _: None,
-    clock: Callable[[Connection], datetime] = store.database_now,
+    clock: Callable[[Connection], datetime] = database_now,
 ) -> Reconciliation:
     """Compare these roots with the ledger.
 
@@ -87,7 +87,7 @@ def reconcile(
         clock: the database's, for the leases; tests give another.
 
     Raises:
-        DatabaseAway, DatabaseUnsuitable, SchemaOutdated: see ``store.read``.
+        DatabaseAway, DatabaseUnsuitable, SchemaOutdated: see ``engine.read``.
     """
     found = Reconciliation()
     looks = [_Root(engine, path, system or FileSystem(), found, read_up_to_bytes) for path in map(absolute, roots)]
@@ -100,7 +100,7 @@ def reconcile(
         found.differences = [difference for one in looks for difference in one.look_again()]
         root_ids = [one.root_id for one in looks if one.root_id is not None]
         check = partial(ledger_check.check, root_ids=root_ids, clock=clock)
-        found.differences += store.read(engine, check)
+        found.differences += read(engine, check)
         if not found.differences or time.monotonic() >= give_up_at:
             return found
         sleep(_LOOK_AGAIN_S)
@@ -119,7 +119,7 @@ class _Root:
         self._found = found
         self._read_up_to_bytes = read_up_to_bytes
         self._differing: dict[bytes, Difference] = {}
-        self.root_id = store.read(engine, self._find)
+        self.root_id = read(engine, self._find)
 
     def _find(self, connection: Connection) -> int | None:
         c = schema.root.c
@@ -156,7 +156,7 @@ class _Root:
     def look_again(self) -> list[Difference]:
         """Look once more at every path that differed, and return what still does."""
         if self.root_id is None:
-            self.root_id = store.read(self._engine, self._find)  # a worker may have begun to watch it
+            self.root_id = read(self._engine, self._find)  # a worker may have begun to watch it
         paths = list(self._differing)
         still: dict[bytes, Difference] = {}
         for start in range(0, len(paths), _BATCH):
@@ -179,7 +179,7 @@ class _Root:
 
     def _known(self, paths: Sequence[bytes]) -> dict[bytes, Version]:
         root_id = self.root_id
-        return {} if root_id is None else store.read(self._engine, lambda c: discovery.known(c, root_id, paths))
+        return {} if root_id is None else read(self._engine, lambda c: discovery.known(c, root_id, paths))
 
     def _compare(self, looks: Iterable[Look]) -> None:
         by_path = {look.observation.path: look for look in looks}
@@ -222,7 +222,7 @@ class _Root:
     def _find_absent(self, met: set[int]) -> None:
         root_id, after = self.root_id, 0
         while root_id is not None:
-            page = store.read(self._engine, lambda c, i=root_id, a=after: discovery.live_paths(c, i, a, _BATCH))  # type: ignore[misc]
+            page = read(self._engine, lambda c, i=root_id, a=after: discovery.live_paths(c, i, a, _BATCH))  # type: ignore[misc]
             if not page:
                 return
             after = page[-1][0]
@@ -232,7 +232,7 @@ class _Root:
 
     def _compare_contents(self, same: Sequence[tuple[Observation, Version]], max_bytes: int) -> None:
         ids = [version.file_id for _, version in same]
-        expected = store.read(self._engine, lambda connection: _hashes(connection, ids))
+        expected = read(self._engine, lambda connection: _hashes(connection, ids))
         for seen, version in same:
             if version.file_id not in expected:
                 continue  # set aside before its bytes were read

@@ -33,11 +33,8 @@ from sqlalchemy.exc import DataError, IntegrityError, ProgrammingError
 
 from preread.admin import backup
 from preread.core.errors import DatabaseUnsuitable, UpgradeFailed, UsageError
-from preread.db import admin_schema as upkeep_schema
-from preread.db import audit_key, review_schema
-from preread.db import engine as store
-from preread.db import ledger_schema as schema
-from preread.db import migrate as migrating
+from preread.db import admin_schema, audit_key, migrate, review_schema, schema
+from preread.db.engine import database_now, open_engine, read, sqlite_path, write
 from preread.ledger import workers
 from preread.review import audit
 
@@ -46,7 +43,7 @@ _SILENT_AFTER = timedelta(minutes=2)
 _LOCK_WAIT = "5s"
 _NOT_EMPTY = "Name a database that holds nothing; nothing is ever written over."
 _KINDS = 1 << 256
-assert {review_schema.account.metadata, upkeep_schema.activation.metadata} == {schema.metadata}
+assert {review_schema.account.metadata, admin_schema.activation.metadata} == {schema.metadata}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +95,8 @@ def move(source: Engine, target: Engine, each: Callable[[], None] = lambda: None
     """
     if _place(source) == _place(target):
         raise UsageError("that is the database which is in use: name another one to move it to")
-    migrating.check_schema(source, exactly=True)
-    path, keys = store.sqlite_path(target), audit_key.of(source)
+    migrate.check_schema(source, exactly=True)
+    path, keys = sqlite_path(target), audit_key.of(source)
     if path is None:
         _refuse_filled(target)
         head = _verified(source, keys)
@@ -108,7 +105,7 @@ def move(source: Engine, target: Engine, each: Callable[[], None] = lambda: None
     else:
         with backup.new_file(path) as part:
             head = _verified(source, keys)
-            engine = store.open_engine(f"sqlite:///{part}", keys.path)
+            engine = open_engine(f"sqlite:///{part}", keys.path)
             try:
                 contents = _fill(source, engine, each)
                 _compare_heads(head, _verified(engine, keys))
@@ -123,7 +120,7 @@ def tables() -> int:
 
 
 def _place(engine: Engine) -> tuple[str, ...]:
-    path = store.sqlite_path(engine)
+    path = sqlite_path(engine)
     if path is not None:
         return ("sqlite", os.path.realpath(path))
     url = engine.url
@@ -132,30 +129,30 @@ def _place(engine: Engine) -> tuple[str, ...]:
 
 
 def _refuse_filled(target: Engine) -> None:
-    if tables := store.read(target, lambda connection: len(inspect(connection).get_table_names())):
+    if tables := read(target, lambda connection: len(inspect(connection).get_table_names())):
         raise DatabaseUnsuitable(f"the database is not empty: it holds {tables} tables", _NOT_EMPTY)
 
 
 def _fill(source: Engine, target: Engine, each: Callable[[], None]) -> list[Content]:
-    def from_source(read: Connection, _again: bool) -> list[Content]:
-        _hold_still(read)
-        _refuse_workers(read)
+    def from_source(source_connection: Connection, _again: bool) -> list[Content]:
+        _hold_still(source_connection)
+        _refuse_workers(source_connection)
 
-        def into_target(write: Connection, again: bool) -> list[Content]:
-            _be_patient(write)
-            if again and inspect(write).has_table(schema.file.name):  # a commit whose answer was lost
-                return _compared([_content(read, table) for table in _tables()], write)
-            migrating.create(write)
+        def into_target(target_connection: Connection, again: bool) -> list[Content]:
+            _be_patient(target_connection)
+            if again and inspect(target_connection).has_table(schema.file.name):  # a commit whose answer was lost
+                return _compared([_content(source_connection, table) for table in _tables()], target_connection)
+            migrate.create(target_connection)
             found = []
             for table in _tables():
-                found.append(_copy(read, write, table))
+                found.append(_copy(source_connection, target_connection, table))
                 each()
-            _set_sequences(write)
-            return _compared(found, write)
+            _set_sequences(target_connection)
+            return _compared(found, target_connection)
 
-        return store.write(target, into_target)
+        return write(target, into_target)
 
-    return store.write(source, from_source)
+    return write(source, from_source)
 
 
 def _tables() -> Sequence[Table]:
@@ -180,7 +177,7 @@ def _hold_still(connection: Connection) -> None:
 
 
 def _refuse_workers(connection: Connection) -> None:
-    now = store.database_now(connection)
+    now = database_now(connection)
     rows = connection.execute(select(schema.worker).where(schema.worker.c.stopped_at.is_(None))).all()
     # of another host nobody can tell but by its silence
     alive = [row for row in rows if workers.runs(row) and not workers.is_silent(row, now, _SILENT_AFTER)]
@@ -195,14 +192,14 @@ def _refuse_workers(connection: Connection) -> None:
 # ---------------------------------------------------------------------- rows
 
 
-def _copy(read: Connection, write: Connection, table: Table) -> Content:
-    if write.execute(select(func.count()).select_from(table)).scalar_one():
-        write.execute(delete(table))  # a migration put a row of its own there
+def _copy(source_connection: Connection, target_connection: Connection, table: Table) -> Content:
+    if target_connection.execute(select(func.count()).select_from(table)).scalar_one():
+        target_connection.execute(delete(table))  # a migration put a row of its own there
     content = _Adding(table)
-    for rows in _batches(read, table):
+    for rows in _batches(source_connection, table):
         content.add(rows)
         try:
-            write.execute(insert(table), [dict(row) for row in rows])
+            target_connection.execute(insert(table), [dict(row) for row in rows])
         except (DataError, IntegrityError, ProgrammingError, UnicodeError) as error:
             # never the row: it may be a patient's
             cause = type(getattr(error, "orig", None) or error).__name__
@@ -257,9 +254,9 @@ def plain(value: Any) -> object:
     return bytes(value) if isinstance(value, memoryview | bytearray) else value
 
 
-def _compared(found: list[Content], write: Connection) -> list[Content]:
+def _compared(found: list[Content], target_connection: Connection) -> list[Content]:
     for one in found:
-        there = _content(write, schema.metadata.tables[one.table])
+        there = _content(target_connection, schema.metadata.tables[one.table])
         if there != one:
             raise _failed(f"the table {one.table} differs in the target, which has {there.rows} of {one.rows} rows")
     return found

@@ -22,7 +22,7 @@ from preread.admin.purge_journal import path_for as journal_beside
 from preread.core.errors import EnvironmentFault
 from preread.core.settings import Settings
 from preread.db import audit_key
-from preread.db import engine as store
+from preread.db.engine import open_engine
 from preread.imaging.previews import folder_for as previews_beside
 from preread.model.bundle import folder_for as bundles_beside
 
@@ -127,7 +127,7 @@ class Host:
         return any(line.startswith(f"{install.USER}:") for line in lines)
 
     def _database(self) -> Path | None:
-        store.open_engine(self.settings.database_url).dispose()  # is it a URL?
+        open_engine(self.settings.database_url).dispose()  # is it a URL?
         url = make_url(self.settings.database_url)
         return install.HOME / str(url.database) if url.get_backend_name() == "sqlite" else None
 

@@ -142,27 +142,27 @@ def _versions() -> str:
 
 def _database(settings: Settings) -> Checked:
     from preread.core.filesystems import file_system_of
-    from preread.db import engine as store
-    from preread.db import migrate as migrating
+    from preread.db import migrate
+    from preread.db.engine import open_engine, refuse_place, sqlite_path
 
-    engine = store.open_engine(settings.database_url)
+    engine = open_engine(settings.database_url)
     where = door.show_url(settings.database_url)
     try:
-        path = store.sqlite_path(engine)
+        path = sqlite_path(engine)
         if path is not None:
             where += f" on {file_system_of(path)}"
-            store.refuse_place(path)
-        migrating.check_schema(engine)
+            refuse_place(path)
+        migrate.check_schema(engine)
     finally:
         engine.dispose()
     return Checked("database", True, f"{where} answers and has this version's schema")
 
 
 def _disk(settings: Settings) -> Checked:
-    from preread.db import engine as store
+    from preread.db.engine import open_engine, sqlite_path
 
-    engine = store.open_engine(settings.database_url)
-    path = store.sqlite_path(engine)
+    engine = open_engine(settings.database_url)
+    path = sqlite_path(engine)
     engine.dispose()
     if path is None:
         return Checked("disk space", True, "the database keeps its own disk; nothing is stored here")
@@ -171,11 +171,11 @@ def _disk(settings: Settings) -> Checked:
 
 
 def _previews(settings: Settings) -> Checked:
-    from preread.db import engine as store
+    from preread.db.engine import open_engine, sqlite_path
     from preread.imaging import previews
 
-    engine = store.open_engine(settings.database_url)
-    folder = previews.folder_for(settings.preview_dir, store.sqlite_path(engine))
+    engine = open_engine(settings.database_url)
+    folder = previews.folder_for(settings.preview_dir, sqlite_path(engine))
     engine.dispose()
     if folder is None:
         return _unnamed("previews", "PREREAD_PREVIEW_DIR", "the page shows no images", "previews")
@@ -192,10 +192,10 @@ def _bundles(settings: Settings) -> Checked:
 
 def _purged(settings: Settings) -> Checked:
     from preread.admin import purge_journal
-    from preread.db import engine as store
+    from preread.db.engine import open_engine, sqlite_path
 
-    engine = store.open_engine(settings.database_url)
-    journal = purge_journal.path_for(settings.forgotten_file, store.sqlite_path(engine))
+    engine = open_engine(settings.database_url)
+    journal = purge_journal.path_for(settings.forgotten_file, sqlite_path(engine))
     engine.dispose()
     if journal is None:
         why = f"purge is refused, since {purge_journal.WHY}"
@@ -209,17 +209,17 @@ def _purged(settings: Settings) -> Checked:
 def _audit_key(settings: Settings, *, there: bool) -> Checked:
     """Look for the key, and, in a database that is there, whether it is the one of its entries."""
     from preread.db import audit_key
-    from preread.db import engine as store
+    from preread.db.engine import open_engine, read
 
     what = "audit trail's key"
-    engine = store.open_engine(settings.database_url, settings.audit_key_file)
+    engine = open_engine(settings.database_url, settings.audit_key_file)
     try:
         path = audit_key.of(engine).path
         if path is None:
             return _unnamed(
                 what, "PREREAD_AUDIT_KEY_FILE", "who can write to it can forge the audit trail", "audit-key"
             )
-        fault = store.read(engine, audit_key.of(engine).fault) if there else None
+        fault = read(engine, audit_key.of(engine).fault) if there else None
     finally:
         engine.dispose()
     if fault is not None:
@@ -232,12 +232,12 @@ def _rights(config: Path | None, settings: Settings) -> Checked:
     """Look for what holds patient data or secrets, and is open to others."""
     from preread.admin import purge_journal
     from preread.db import audit_key
-    from preread.db import engine as store
+    from preread.db.engine import open_engine, sqlite_path
     from preread.imaging import previews
 
-    engine = store.open_engine(settings.database_url, settings.audit_key_file)
+    engine = open_engine(settings.database_url, settings.audit_key_file)
     engine.dispose()
-    database = store.sqlite_path(engine)
+    database = sqlite_path(engine)
     config = config or Path(os.environ.get("PREREAD_CONFIG") or "preread.toml")
     beside = () if database is None else tuple(Path(f"{database}{ending}") for ending in ("-wal", "-shm"))
     private = (database, *beside, previews.folder_for(settings.preview_dir, database), settings.web_tls_key)
@@ -287,11 +287,11 @@ def _space(what: str, folder: Path, min_free_bytes: int, remedy: str) -> Checked
 def _share(settings: Settings, spec: RootSpec) -> Checked:
     from preread.core.filesystems import file_system_of, network_reason
     from preread.core.settings import refuse_within
-    from preread.db import engine as store
+    from preread.db.engine import open_engine, sqlite_path
 
-    engine = store.open_engine(settings.database_url)
+    engine = open_engine(settings.database_url)
     engine.dispose()
-    refuse_within(spec, store.sqlite_path(engine), "database", "PREREAD_DATABASE_URL")
+    refuse_within(spec, sqlite_path(engine), "database", "PREREAD_DATABASE_URL")
 
     what = f"share {spec.path}"
     problem = _within(SHARE_TIMEOUT_S, partial(_list, spec.path))

@@ -82,13 +82,13 @@ def open_database(settings: Settings, prepare: Callable[[Engine], None] = lambda
         SchemaOutdated, SchemaTooNew, DatabaseUnsuitable, DatabaseAway: it cannot be used.
     """
     from preread.core.errors import PrereadError
-    from preread.db import engine as store
-    from preread.db import migrate as migrating
+    from preread.db import migrate
+    from preread.db.engine import open_engine
 
-    engine = store.open_engine(settings.database_url, settings.audit_key_file)
+    engine = open_engine(settings.database_url, settings.audit_key_file)
     try:
         prepare(engine)
-        migrating.check_schema(engine)
+        migrate.check_schema(engine)
     except PrereadError:
         engine.dispose()
         raise
@@ -99,9 +99,9 @@ def open_database(settings: Settings, prepare: Callable[[Engine], None] = lambda
 def opened(context: typer.Context) -> Iterator[tuple[Engine, str]]:
     """Open the database of the settings, whatever its schema; yield its URL as well, without the password."""
     settings = of(context).settings()
-    from preread.db import engine as store
+    from preread.db.engine import open_engine
 
-    engine = store.open_engine(settings.database_url, settings.audit_key_file)
+    engine = open_engine(settings.database_url, settings.audit_key_file)
     try:
         yield engine, show_url(settings.database_url)
     finally:

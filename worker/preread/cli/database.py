@@ -45,14 +45,14 @@ def upgrade(
     be used; 3 when it is away or busy.
     """
     with door.opened(context) as (engine, url):
-        from preread.db import migrate as migrating
+        from preread.db import migrate
         from preread.review import audit_proof
 
-        migrating.refuse_remains(engine, forgetting.kept_beside(door.of(context).settings(), engine), anew=new)
+        migrate.refuse_remains(engine, forgetting.kept_beside(door.of(context).settings(), engine), anew=new)
         if _will_change(engine) and not no_backup:
             _back_up_before(engine, backup)
-        migrating.upgrade(engine)
-        migrating.check_schema(engine)
+        migrate.upgrade(engine)
+        migrate.check_schema(engine)
         output.say(f"the schema of {url} fits this version")
         if sealed := audit_proof.vouch(engine, actor()):
             output.say(f"the audit trail has a key now, and {sealed} results are sealed")
@@ -87,12 +87,12 @@ def downgrade(
     database is away or busy.
     """
     with door.opened(context) as (engine, url):
-        from preread.db import migrate as migrating
+        from preread.db import migrate
 
-        migrating.check_schema(engine, exactly=True)
+        migrate.check_schema(engine, exactly=True)
         if not no_backup:
             _back_up_before(engine, backup)
-        revision = migrating.downgrade(engine)
+        revision = migrate.downgrade(engine)
     output.say(f"the schema of {url} is {revision} now: install the version before this one")
 
 
@@ -103,9 +103,9 @@ def check(context: typer.Context) -> None:
     Exit code: 0 when it can; 2 when it is older, too new or missing; 3 when the database is away.
     """
     with door.opened(context) as (engine, url):
-        from preread.db import migrate as migrating
+        from preread.db import migrate
 
-        migrating.check_schema(engine)
+        migrate.check_schema(engine)
     output.say(f"the schema of {url} fits this version")
 
 
@@ -154,13 +154,13 @@ def restore(
     """
     with door.opened(context) as (engine, url):
         from preread.admin import backup
-        from preread.db import migrate as migrating
+        from preread.db import migrate
         from preread.review import audit_proof
 
         purged = forgetting.Restored(door.of(context).settings(), engine, file, without_record=without_record)
 
         def prepare(restored: Engine) -> None:
-            migrating.upgrade(restored)
+            migrate.upgrade(restored)
             audit_proof.vouch(restored, actor())  # as an upgrade does for what was written before there was a key
             backup.release(restored)
             purged.forget(restored)
@@ -182,12 +182,13 @@ def compact(context: typer.Context) -> None:
     Exit code: 0 done; 2 when it is no SQLite database; 3 when other programs were in the way or the disk is full.
     """
     from preread.core.errors import DatabaseBusy, UsageError
-    from preread.db import engine as store
+    from preread.db.engine import compact as compact_file
+    from preread.db.engine import sqlite_path
 
     with door.database(context) as engine:
-        if store.sqlite_path(engine) is None:
+        if sqlite_path(engine) is None:
             raise UsageError("this is for an SQLite file: what Postgres keeps of deleted rows, see docs/security.md")
-        if not store.compact(engine):
+        if not compact_file(engine):
             raise DatabaseBusy("other programs use the database, or its disk is full: try at a quiet moment")
     output.say("neither the database's file nor its log holds anything that was deleted")
 
@@ -213,10 +214,10 @@ def move(
     """
     with door.opened(context) as (engine, shown):
         from preread.admin import transfer
-        from preread.db import engine as store
+        from preread.db.engine import open_engine
 
         where = _target(url)
-        target = store.open_engine(where, door.of(context).settings().audit_key_file)
+        target = open_engine(where, door.of(context).settings().audit_key_file)
         try:
             with output.progress("moving", transfer.tables) as step:
                 moved = transfer.move(engine, target, step)
@@ -243,11 +244,11 @@ def _settings_after(settings: Settings, source: Engine, url: str) -> list[str]:
 
     from preread.admin import purge_journal
     from preread.db import audit_key
-    from preread.db import engine as store
+    from preread.db.engine import sqlite_path
     from preread.imaging import previews
     from preread.model import bundle
 
-    path = store.sqlite_path(source)
+    path = sqlite_path(source)
     lines = [f"database_url = {json.dumps(url, ensure_ascii=False)}"]
     if path is None:
         return lines
@@ -285,23 +286,23 @@ def _target(url: str) -> str:
 
 
 def _will_change(engine: Engine) -> bool:
-    from preread.db import migrate as migrating
+    from preread.db import migrate
 
-    return migrating.revision_of(engine) in migrating.older_revisions()
+    return migrate.revision_of(engine) in migrate.older_revisions()
 
 
 def _back_up_before(engine: Engine, target: Path | None) -> None:
     """Take a backup; the one that an earlier try left makes way."""
     from preread.admin import backup
     from preread.core.errors import UsageError
-    from preread.db import engine as store
-    from preread.db import migrate as migrating
+    from preread.db import migrate
+    from preread.db.engine import sqlite_path
 
-    path = store.sqlite_path(engine)
+    path = sqlite_path(engine)
     if target is None:
         if path is None:
             raise UsageError("say where the backup goes (--backup FILE), or that there is one (--no-backup)")
-        target = path.with_name(f"{path.name}.{migrating.revision_of(engine)}.backup")
+        target = path.with_name(f"{path.name}.{migrate.revision_of(engine)}.backup")
     made = backup.back_up(engine, target, replace=True)
     output.say(f"backed up to {target}: {_say(made)}")
 

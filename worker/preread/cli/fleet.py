@@ -121,10 +121,10 @@ def _spec(settings: Settings, engine: Engine, root: Path, population: Population
 def _known_roots(engine: Engine) -> list[bytes]:
     from sqlalchemy import select
 
-    from preread.db import engine as store
-    from preread.db import ledger_schema as schema
+    from preread.db import schema
+    from preread.db.engine import read
 
-    return store.read(engine, lambda connection: list(connection.execute(select(schema.root.c.path)).scalars()))
+    return read(engine, lambda connection: list(connection.execute(select(schema.root.c.path)).scalars()))
 
 
 @app.command("work")

@@ -45,15 +45,15 @@ class InUse:
 def added_folder(settings: Settings) -> Path | None:
     """Return the folder of added bundles, ``None`` where none is named and the database is no file."""
     from preread.core.errors import PrereadError
-    from preread.db import engine as store
+    from preread.db.engine import open_engine, sqlite_path
     from preread.model import bundle
 
     try:
-        engine = store.open_engine(settings.database_url)
+        engine = open_engine(settings.database_url)
     except PrereadError:  # a command without a database does not mind
         return bundle.folder_for(settings.bundle_dir, None)
     try:
-        return bundle.folder_for(settings.bundle_dir, store.sqlite_path(engine))
+        return bundle.folder_for(settings.bundle_dir, sqlite_path(engine))
     finally:
         engine.dispose()
 
@@ -133,12 +133,12 @@ def _was_chosen(engine: Engine) -> bool:
     """Look without what it takes to load a bundle."""
     from sqlalchemy import select
 
-    from preread.db import engine as store
     from preread.db.admin_schema import Part, activation
+    from preread.db.engine import read
 
     a = activation.c
     last = select(a.bundle_id).where(a.part == Part.ACTIVE).order_by(a.id.desc()).limit(1)
-    return store.read(engine, lambda connection: connection.execute(last).scalar()) is not None
+    return read(engine, lambda connection: connection.execute(last).scalar()) is not None
 
 
 def say_no_shadow(label: str) -> None:

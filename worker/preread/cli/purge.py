@@ -114,7 +114,7 @@ def export_patient(
     person = _read_person(patient)
     from preread.admin import patient_export
     from preread.admin import purge as purging
-    from preread.db import engine as store
+    from preread.db.engine import sqlite_path
     from preread.imaging import previews
 
     with door.database(context) as engine:
@@ -125,7 +125,7 @@ def export_patient(
         record = patient_export.export(engine, actor(), films)
         saved = None
         if images is not None:
-            folder = previews.folder_for(settings.preview_dir, store.sqlite_path(engine))
+            folder = previews.folder_for(settings.preview_dir, sqlite_path(engine))
             saved = patient_export.save_images(images, record, folder)
     sys.stdout.write(patient_export.to_text(record) + "\n")
     output.say(f"{say_files(len(films))}" + ("" if saved is None else f", {saved} previews in {images}"))
@@ -133,9 +133,9 @@ def export_patient(
 
 def forget_again(settings: Settings, engine: Engine) -> Purge:
     """Forget what was purged before, where an older backup brought it back."""
-    from preread.db import engine as store
+    from preread.db.engine import sqlite_path
 
-    database = store.sqlite_path(engine)
+    database = sqlite_path(engine)
     journal = _journal(engine, settings)
     return _replay(settings, engine, database, [] if journal is None else [journal])
 
@@ -165,10 +165,10 @@ class Restored:
 
     def __init__(self, settings: Settings, engine: Engine, file: Path, *, without_record: bool) -> None:
         from preread.admin import purge_journal
-        from preread.db import engine as store
+        from preread.db.engine import sqlite_path
 
         self._settings = settings
-        self._database = store.sqlite_path(engine)
+        self._database = sqlite_path(engine)
         self._own = purge_journal.path_for(settings.forgotten_file, self._database)
         self._folders = [path.absolute().parent for path in (self._own, file) if path is not None]
         self._without_record = without_record
@@ -223,10 +223,10 @@ class Restored:
 
 def kept_beside(settings: Settings, engine: Engine) -> list[Path]:
     """Return where this installation keeps what belongs to its database: previews, and hashes of what was purged."""
-    from preread.db import engine as store
+    from preread.db.engine import sqlite_path
     from preread.imaging import previews
 
-    folder = previews.folder_for(settings.preview_dir, store.sqlite_path(engine))
+    folder = previews.folder_for(settings.preview_dir, sqlite_path(engine))
     return [path for path in (folder, _journal(engine, settings)) if path is not None]
 
 
@@ -244,9 +244,9 @@ def _has_key(path: Path, key: str) -> bool:
 
 def _journal(engine: Engine, settings: Settings) -> Path | None:
     from preread.admin import purge_journal
-    from preread.db import engine as store
+    from preread.db.engine import sqlite_path
 
-    return purge_journal.path_for(settings.forgotten_file, store.sqlite_path(engine))
+    return purge_journal.path_for(settings.forgotten_file, sqlite_path(engine))
 
 
 def _replay(settings: Settings, engine: Engine, database: Path | None, journals: list[Path]) -> Purge:
@@ -280,7 +280,7 @@ def _purge(
     from preread.admin import purge as purging
     from preread.admin import purge_journal
     from preread.core.errors import SettingsError
-    from preread.db import engine as store
+    from preread.db.engine import sqlite_path
     from preread.imaging import previews
 
     if older_than is not None:
@@ -311,7 +311,7 @@ def _purge(
         )
     if not confirmed(f"forget {what}? There is no way back.", yes=yes):
         raise typer.Exit(1)
-    folder = previews.folder_for(settings.preview_dir, store.sqlite_path(engine))
+    folder = previews.folder_for(settings.preview_dir, sqlite_path(engine))
     with output.progress("forgetting", lambda: len(films)) as step:
         done = purging.purge(
             engine,

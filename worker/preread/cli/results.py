@@ -97,7 +97,7 @@ def show(
     from preread.cli import views
     from preread.cli.users import actor
     from preread.core.errors import UsageError
-    from preread.db import engine as store
+    from preread.db.engine import write
     from preread.review import audit, history
     from preread.review.history import ResultDetail
     from preread.review.result_json import detail_to_json
@@ -106,7 +106,7 @@ def show(
         found = history.show(engine, result_id)
         if found is not None:
             seen = f"film:{result_id}"
-            store.write(engine, lambda connection, _: audit.append(connection, actor(), audit.Action.VIEW, seen))
+            write(engine, lambda connection, _: audit.append(connection, actor(), audit.Action.VIEW, seen))
         return found
 
     detail = _with_database(context, look)

@@ -98,7 +98,7 @@ def show(
     """
     from preread.cli import views
     from preread.core.errors import UsageError
-    from preread.db import engine as store
+    from preread.db.engine import sqlite_path, write
     from preread.imaging import previews
     from preread.review import history, reviews
     from preread.review.audit import Action, append
@@ -112,8 +112,8 @@ def show(
             raise UsageError(f"there is no film {film}: `preread review list` shows them")
         shown = reviews.Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
         signed = reviews.of_films(engine, [film])[film]
-        store.write(engine, lambda connection, _: append(connection, actor(), Action.VIEW, f"film:{film}"))
-        folder = previews.folder_for(settings.preview_dir, store.sqlite_path(engine))
+        write(engine, lambda connection, _: append(connection, actor(), Action.VIEW, f"film:{film}"))
+        folder = previews.folder_for(settings.preview_dir, sqlite_path(engine))
         picture = previews.load(folder, detail.row.sha256) if png is not None else None
     if json:
         output.print_json({**detail_to_json(detail), "readings": [reading_to_json(one) for one in signed]})
@@ -146,7 +146,7 @@ def sign(
     """
     from preread.core.errors import UsageError
     from preread.core.types import Verdict
-    from preread.db import engine as store
+    from preread.db.engine import new_token
     from preread.review import history, reviews
     from preread.review.auth import accounts
     from preread.review.reviews import Draft, Shown
@@ -160,7 +160,7 @@ def sign(
             raise UsageError(f"there is no film {film}: `preread review list` shows them")
         shown = Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
         reviews.note_viewing(engine, who, film, shown, answer_visible=True)
-        draft = Draft(film, shown, Verdict(verdict), store.new_token(), presences, comment, corrects)
+        draft = Draft(film, shown, Verdict(verdict), new_token(), presences, comment, corrects)
         reading_id = reviews.sign(engine, who, draft)
     output.say(f"reading {reading_id} of film {film} is signed as {who.full_name}")
 
@@ -181,7 +181,7 @@ def export(
 
     Exit code: 0 when every film that was read is printed; 1 when some were left out.
     """
-    from preread.db import engine as store
+    from preread.db.engine import sqlite_path, write
     from preread.imaging import previews
     from preread.review import export as exporting
     from preread.review import reviews
@@ -190,7 +190,7 @@ def export(
     settings = door.of(context).settings()
     left_out: list[str] = []
     with door.database(context) as engine:
-        store.write(engine, lambda connection, _: append(connection, actor(), Action.EXPORT, "readings"))
+        write(engine, lambda connection, _: append(connection, actor(), Action.EXPORT, "readings"))
         if json:
             after = 0
             while batch := reviews.page(engine, after, 500):
@@ -198,7 +198,7 @@ def export(
                     output.print_json(exporting.reading_to_json(one))
                 after = batch[-1].reading_id
             return
-        folder = previews.folder_for(settings.preview_dir, store.sqlite_path(engine))
+        folder = previews.folder_for(settings.preview_dir, sqlite_path(engine))
         output.print_csv(exporting.COLUMNS, _lines(engine, images, folder, left_out))
     for line in left_out:
         output.say(line)

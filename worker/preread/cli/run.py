@@ -79,10 +79,10 @@ def run(
 
 def _preview_dir(settings: Settings, engine: Engine, roots: Sequence[RootSpec]) -> Path | None:
     from preread.core.settings import refuse_within
-    from preread.db import engine as store
+    from preread.db.engine import sqlite_path
     from preread.imaging import previews
 
-    folder = previews.folder_for(settings.preview_dir, store.sqlite_path(engine))
+    folder = previews.folder_for(settings.preview_dir, sqlite_path(engine))
     for root in roots:
         refuse_within(root, folder, "folder of previews", "PREREAD_PREVIEW_DIR")
     return folder
@@ -95,17 +95,17 @@ def _open_or_create(settings: Settings, roots: Sequence[RootSpec]) -> Engine:
     """
     from preread.core.settings import Settings as AnySettings
     from preread.core.settings import refuse_within
-    from preread.db import engine as store
-    from preread.db import migrate as migrating
+    from preread.db import migrate
+    from preread.db.engine import sqlite_path
 
     def prepare(engine: Engine) -> None:
-        path = store.sqlite_path(engine)
+        path = sqlite_path(engine)
         for root in roots:
             refuse_within(root, path, "database", "PREREAD_DATABASE_URL")
         by_default = settings.database_url == AnySettings.model_fields["database_url"].default
         if by_default and path is not None and not os.path.exists(path):
-            migrating.refuse_remains(engine, forgetting.kept_beside(settings, engine))
-            migrating.upgrade(engine)
+            migrate.refuse_remains(engine, forgetting.kept_beside(settings, engine))
+            migrate.upgrade(engine)
             output.say(f"made the database {path}")
 
     return door.open_database(settings, prepare)

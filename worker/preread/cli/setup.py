@@ -53,13 +53,13 @@ def setup(
     from preread.admin import install
     from preread.core.errors import EnvironmentFault, UsageError
     from preread.core.types import Population
-    from preread.db import engine as store
+    from preread.db.engine import open_engine
 
     if not dry_run and os.geteuid() != 0:
         raise UsageError("setup makes a user, folders and units: run it with sudo, or look with --dry-run")
     tree = Path(os.path.abspath(root))
     place = install.Place(tree, database_url or install.DATABASE_URL, share or ())
-    store.open_engine(place.database_url).dispose()  # before anything is made: is it one?
+    open_engine(place.database_url).dispose()  # before anything is made: is it one?
     made = 0
     try:
         if place.has_settings():

@@ -32,7 +32,7 @@ def web(
     """
     settings = door.of(context).settings(quiet=False)
     from preread.core.systemd import Notifier
-    from preread.db import engine as store
+    from preread.db.engine import sqlite_path
     from preread.imaging import previews
     from preread.review.auth import accounts
     from preread.web import app, server
@@ -48,7 +48,7 @@ def web(
             idle_s=60 * settings.web_idle_minutes,
             scan_interval_s=settings.scan_interval_s,
             roots=paths_of(settings),
-            preview_dir=previews.folder_for(settings.preview_dir, store.sqlite_path(engine)),
+            preview_dir=previews.folder_for(settings.preview_dir, sqlite_path(engine)),
             pacs_url=settings.pacs_url,
             https=tls or settings.web_proxy is not None,
             tls=tls,

@@ -21,7 +21,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-from preread.db.ledger_schema import RowId, UtcDateTime, metadata
+from preread.db.schema import RowId, UtcDateTime, metadata
 
 
 class Part(StrEnum):

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from preread.core.errors import DatabaseAway, DatabaseUnsuitable, SchemaOutdated, SchemaTooNew, UpgradeFailed
 from preread.core.filesystems import missing_mount
-from preread.db import engine as store
+from preread.db.engine import GIVE_RIGHTS, read, refuse_place, say_missing, sqlite_path, write
 
 # Alembic is loaded where a schema is changed, or is newer: every command looks at the schema, and nearly always it is
 # as it should be.
@@ -69,16 +69,16 @@ def upgrade(engine: Engine) -> None:
         DatabaseUnsuitable: the folder for the SQLite file does not exist or may not be written, or what lies at its
             path is no database.
     """
-    path = store.sqlite_path(engine)
+    path = sqlite_path(engine)
     if path is not None:
-        store.refuse_place(path)
+        refuse_place(path)
         try:
             # patient data: nobody but the owner reads it (the log and its index inherit these rights)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         except FileNotFoundError as error:
             raise DatabaseUnsuitable(f"there is no folder {path.parent} for the database", _MAKE_FOLDER) from error
         except OSError as error:
-            raise DatabaseUnsuitable(f"{path} cannot be written: {error.strerror}", store.GIVE_RIGHTS) from error
+            raise DatabaseUnsuitable(f"{path} cannot be written: {error.strerror}", GIVE_RIGHTS) from error
     _migrate(engine)
 
 
@@ -95,7 +95,7 @@ def refuse_remains(engine: Engine, kept: Iterable[Path] = (), *, anew: bool = Fa
     """
     if revision_of(engine) is not None:
         return
-    path = store.sqlite_path(engine)
+    path = sqlite_path(engine)
     found = [one for one in kept if _holds_something(one)]
     if path is not None:
         for log in (Path(f"{path}-wal"), Path(f"{path}-journal")):
@@ -109,7 +109,7 @@ def refuse_remains(engine: Engine, kept: Iterable[Path] = (), *, anew: bool = Fa
         where = "the database that is named" if path is None else f"{path}"
         raise DatabaseUnsuitable(f"{where} is not there or empty, and {found[0]} of an earlier one lies here", _ANEW)
     if path is not None and missing_mount(path):
-        raise DatabaseUnsuitable(store.say_missing(path), _ANEW)
+        raise DatabaseUnsuitable(say_missing(path), _ANEW)
 
 
 def _holds_something(path: Path) -> bool:
@@ -122,7 +122,7 @@ def _holds_something(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise DatabaseUnsuitable(f"{path} cannot be looked at: {error.strerror}", store.GIVE_RIGHTS) from error
+        raise DatabaseUnsuitable(f"{path} cannot be looked at: {error.strerror}", GIVE_RIGHTS) from error
 
 
 def downgrade(engine: Engine) -> str:
@@ -152,9 +152,9 @@ def _migrate(engine: Engine, down_to: str | None = None) -> None:
             connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
         if _ahead(connection) or (down_to is None and _revision(connection) == _revisions()[0]):
             return
-        from preread.db import schema_diff as compatibility
+        from preread.db import schema_diff
 
-        kept = compatibility.rows_kept(connection)
+        kept = schema_diff.rows_kept(connection)
         if down_to is None:
             create(connection)
         else:
@@ -163,14 +163,14 @@ def _migrate(engine: Engine, down_to: str | None = None) -> None:
             config = _config()
             config.attributes["connection"] = connection
             command.downgrade(config, down_to)
-        faults = compatibility.losses(connection, kept)
+        faults = schema_diff.losses(connection, kept)
         if down_to is None:
-            faults += compatibility.differences(connection)
+            faults += schema_diff.differences(connection)
         if faults:
             raise UpgradeFailed(f"after the change of schema {'; '.join(faults)}: it was taken back")
 
     try:
-        store.write(engine, body)
+        write(engine, body)
     except (DatabaseAway, DatabaseUnsuitable, SchemaTooNew, UpgradeFailed):
         raise
     except Exception as error:
@@ -190,7 +190,7 @@ def set_unfinished(engine: Engine, what: str | None) -> None:
             connection.execute(text(f"CREATE TABLE {UNFINISHED} (what text)"))
             connection.execute(text(f"INSERT INTO {UNFINISHED} VALUES (:what)"), {"what": what})  # noqa: S608
 
-    store.write(engine, body)
+    write(engine, body)
 
 
 def _refuse_unfinished(connection: Connection) -> None:
@@ -221,17 +221,17 @@ def check_schema(engine: Engine, *, exactly: bool = False) -> None:
         DatabaseAway: the database does not answer.
         DatabaseUnsuitable: it is no SQLite database, is damaged, or lies where it cannot be kept.
     """
-    path = store.sqlite_path(engine)
+    path = sqlite_path(engine)
     if path is not None and not os.path.exists(path):
-        store.refuse_place(path)
-        missing = SchemaOutdated(store.say_missing(path))
+        refuse_place(path)
+        missing = SchemaOutdated(say_missing(path))
         missing.hint = _MOUNT_OR_MAKE
         raise missing
     try:
-        ahead, revision = store.read(engine, _look)
+        ahead, revision = read(engine, _look)
     except DatabaseAway:
         if path is not None:
-            store.refuse_place(path)  # nothing that passes by itself, where a program starts
+            refuse_place(path)  # nothing that passes by itself, where a program starts
         raise
     if ahead and exactly:
         raise SchemaTooNew
@@ -246,12 +246,12 @@ def revision_of(engine: Engine) -> str | None:
         DatabaseAway: the database does not answer.
         DatabaseUnsuitable: what lies at the path of the SQLite file cannot be one.
     """
-    path = store.sqlite_path(engine)
+    path = sqlite_path(engine)
     if path is not None:
-        store.refuse_place(path)
+        refuse_place(path)
         if not os.path.exists(path):
             return None
-    return store.read(engine, _revision)
+    return read(engine, _revision)
 
 
 def older_revisions() -> list[str]:
@@ -280,11 +280,11 @@ def _ahead(connection: Connection) -> bool:
     revision, known = _revision(connection), _revisions()
     if revision is None or revision in known:
         return False
-    from preread.db import schema_diff as compatibility
+    from preread.db import schema_diff
 
-    if not compatibility.is_next(revision, known[0]):
+    if not schema_diff.is_next(revision, known[0]):
         raise SchemaTooNew(f"the schema is {revision}, and this program's is {known[0]}: too far ahead of it")
-    if found := compatibility.hindrances(connection):
+    if found := schema_diff.hindrances(connection):
         raise SchemaTooNew(f"the schema is {revision}, with which this program cannot work: {'; '.join(found)}")
     _LOG.warning("schema_newer", extra={"schema_revision": revision})
     return True

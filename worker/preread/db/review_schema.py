@@ -25,7 +25,7 @@ from sqlalchemy import (
 )
 
 from preread.core.types import Outcome, Presence, Role, Verdict
-from preread.db.ledger_schema import RowId, UtcDateTime, metadata
+from preread.db.schema import RowId, UtcDateTime, metadata
 
 
 def _one_of(name: str, values: type[StrEnum]) -> CheckConstraint:

@@ -14,13 +14,12 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, MetaData, func, inspect, select, table
 
-from preread.db import admin_schema as upkeep_schema
-from preread.db import review_schema
-from preread.db.ledger_schema import metadata as _own
+from preread.db import admin_schema, review_schema
+from preread.db.schema import metadata as _own
 
 # what workers and readers meanwhile end by themselves
 _PASSING = frozenset({"session"})
-assert {review_schema.account.metadata, upkeep_schema.activation.metadata} == {_own}, "all tables belong to one schema"
+assert {review_schema.account.metadata, admin_schema.activation.metadata} == {_own}, "all tables belong to one schema"
 
 
 def differences(connection: Connection) -> list[str]:

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import ProgrammingError
 
 from preread.core.errors import DatabaseUnsuitable, SettingsError
-from preread.db import engine as store
+from preread.db.engine import read, write
 from preread.fleet.partition import Place, Shard
 from preread.fleet.shard_runner import ShardJob
 from preread.ledger import archives as batches
@@ -73,7 +73,7 @@ class FleetQueue:
             DatabaseUnsuitable: a newer one made them, or this user may not make them.
         """
         try:
-            store.write(self._engine, _install)
+            write(self._engine, _install)
         except ProgrammingError as error:
             if getattr(error.orig, "sqlstate", None) != _NO_RIGHT:
                 raise
@@ -81,7 +81,7 @@ class FleetQueue:
 
     def is_installed(self) -> bool:
         """Tell whether anything was ever handed to a fleet here."""
-        return store.read(self._engine, lambda connection: batches.applied(connection) is not None)
+        return read(self._engine, lambda connection: batches.applied(connection) is not None)
 
     # ------------------------------------------------------------------ what waits
 
@@ -116,15 +116,15 @@ class FleetQueue:
             connection.execute(text(f"SET LOCAL search_path = {SCHEMA}"))  # for the triggers
             return connection.execute(statement, values).rowcount
 
-        return store.write(self._engine, body)
+        return write(self._engine, body)
 
     def batches(self) -> list[Batch]:
         """Return how far each archive is, the oldest first."""
-        return store.read(self._engine, batches.batches) if self.is_installed() else []
+        return read(self._engine, batches.batches) if self.is_installed() else []
 
     def processes(self) -> int:
         """Return how many processes said lately that they live."""
-        return store.read(self._engine, batches.processes) if self.is_installed() else 0
+        return read(self._engine, batches.processes) if self.is_installed() else 0
 
 
 # ---------------------------------------------------------------------- jobs

@@ -21,8 +21,8 @@ from sqlalchemy import Connection, Row, select
 from preread.core.errors import ShareDown
 from preread.core.signals import Signals, Timer, Wake
 from preread.core.types import FileState, Outcome, Population
-from preread.db import engine as store
-from preread.db import ledger_schema as schema
+from preread.db import schema
+from preread.db.engine import read
 from preread.fleet import partition as shards
 from preread.fleet.partition import Shard
 from preread.ledger import archives as batches
@@ -197,7 +197,7 @@ class _OneShard:
         self._options = options
         self._job = job
         self._pool = pool
-        root = store.read(ledger.engine, lambda connection: _root(connection, job.root_id))
+        root = read(ledger.engine, lambda connection: _root(connection, job.root_id))
         self._root: bytes = root.path
         self._order_key = batches.order_key(ledger.engine)
         # once a worker has taken in what lay there, whatever the ledger does not know has just come: it is live

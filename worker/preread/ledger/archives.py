@@ -15,8 +15,8 @@ from sqlalchemy import Connection, Engine, func, or_, select, text
 
 from preread.core.text.wording import say_span
 from preread.core.types import FileState, JSONObject
-from preread.db import engine as store
-from preread.db import ledger_schema as schema
+from preread.db import schema
+from preread.db.engine import read, write
 from preread.db.review_schema import secret
 from preread.ledger.discovery import inserting
 
@@ -117,8 +117,8 @@ def order_key(engine: Engine) -> bytes:
         value: str = connection.execute(wanted).scalar_one()
         return value
 
-    found = store.read(engine, lambda connection: connection.execute(wanted).scalar_one_or_none())
-    return bytes.fromhex(found or store.write(engine, make))
+    found = read(engine, lambda connection: connection.execute(wanted).scalar_one_or_none())
+    return bytes.fromhex(found or write(engine, make))
 
 
 _COUNTS = f"""

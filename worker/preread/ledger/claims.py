@@ -20,7 +20,7 @@ from preread.core.errors import (
 )
 from preread.core.text.escaping import clean_text
 from preread.core.types import FileState, Outcome, Population, RefusalCode
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.ledger import tombstones as forgetting
 from preread.ledger.discovery import gone_state
 from preread.ledger.failing_sources import Source, lanes, was_late

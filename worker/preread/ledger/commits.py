@@ -31,9 +31,7 @@ from preread.core.types import (
     PictureStatistics,
     Population,
 )
-from preread.db import audit_key
-from preread.db import ledger_schema as schema
-from preread.db import seals as sealing
+from preread.db import audit_key, schema, seals
 from preread.ledger import tombstones as forgetting
 from preread.ledger.claims import set_aside_values
 from preread.ledger.discovery import insert_or_skip
@@ -119,7 +117,7 @@ def commit(connection: Connection, now: datetime, bundle_id: int, endings: Seque
     for one in kept:
         state, why, values = _ended(one, now, bundle_id, instances, assessments)
         if one.facts is not None and one.outcome is not Outcome.UNREADABLE:
-            values["seal"] = sealing.of_result(key, one.claim.file_id, values)
+            values["seal"] = seals.of_result(key, one.claim.file_id, values)
         values |= {"state": state, "changed_at": now, **SET_FREE}
         if rows[_key(one)].outcome is not None:
             values["read_at"] = read_with(values)
@@ -242,7 +240,7 @@ def _assessments(
                 "activation_map": activation_map.tobytes(),
                 "activation_map_shape": ",".join(str(length) for length in activation_map.shape),
                 "assessed_at": now,
-                "seal": sealing.of_answers(key, instance_id, bundle_id, finding_rows(content.findings)),
+                "seal": seals.of_answers(key, instance_id, bundle_id, finding_rows(content.findings)),
                 **_picture_values(content.picture),
             }
         )

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, exists, func, sel
 from preread.core.errors import UNREAD_CODES, EmptyFile
 from preread.core.text.escaping import display_path
 from preread.core.types import FORGOTTEN, OPEN_STATES, FileState, Outcome
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.ledger.records import Observation, Version
 from preread.ledger.tombstones import load_key
 from preread.ledger.transitions import FRESH_START, chunks, keep_outcomes, move, path_key, record

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import ColumnElement, Connection, exists, func, or_, select
 
 from preread.core.errors import SlotDeadline
-from preread.db import ledger_schema as schema
+from preread.db import schema
 
 RECENT = timedelta(hours=1)
 FAILURES = 3

@@ -13,8 +13,8 @@ from typing import Any
 from sqlalchemy import Column, ColumnElement, Connection, Select, exists, func, or_, select
 
 from preread.core.types import FileState, Outcome
-from preread.db import engine as store
-from preread.db import ledger_schema as schema
+from preread.db import schema
+from preread.db.engine import database_now
 from preread.db.review_schema import reading
 from preread.ledger.workers import runs
 
@@ -48,7 +48,7 @@ class Difference:
 def check(
     connection: Connection,
     root_ids: Sequence[int],
-    clock: Callable[[Connection], datetime] = store.database_now,
+    clock: Callable[[Connection], datetime] = database_now,
 ) -> list[Difference]:
     """Return every breach in the versions of these roots, and in what belongs to no root."""
     return [*_versions(connection, root_ids), *_claims(connection, clock(connection), root_ids), *_contents(connection)]

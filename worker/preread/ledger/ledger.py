@@ -29,7 +29,7 @@ from sqlalchemy import Connection, Engine
 
 from preread.core.errors import EnvironmentFault, PrereadError, SlotError, UnreadableError
 from preread.core.types import FileState, Outcome, Population, RefusalCode
-from preread.db import engine as store
+from preread.db.engine import database_now, new_token, read, write
 from preread.ledger import claims, commits, discovery, shard_claims, workers
 from preread.ledger import failing_sources as failing
 from preread.ledger import registry as roots
@@ -46,7 +46,7 @@ class Ledger:
     """The verbs of one worker on one database. Safe to share between threads; not across a fork.
 
     Args:
-        engine: from ``store.open_engine``, its schema up to date.
+        engine: from ``engine.open_engine``, its schema up to date.
         worker_id: unique to this run of this process (e.g. host, process id and start time).
         lease_s: how long a claim holds without ``renew``; longer than the deadline of one file.
         clock: the database's clock as an aware UTC datetime; tests give another.
@@ -58,7 +58,7 @@ class Ledger:
         *,
         worker_id: str,
         lease_s: float,
-        clock: Callable[[Connection], datetime] = store.database_now,
+        clock: Callable[[Connection], datetime] = database_now,
     ) -> None:
         self.engine = engine
         self.worker_id = worker_id
@@ -115,18 +115,18 @@ class Ledger:
 
     def known(self, root_id: int, paths: Iterable[bytes]) -> dict[bytes, Version]:
         """Return the newest version of each path that the ledger knows; unknown paths are left out."""
-        return store.read(self.engine, lambda c: discovery.known(c, root_id, list(paths)))
+        return read(self.engine, lambda c: discovery.known(c, root_id, list(paths)))
 
     def live_paths(self, root_id: int, *, after_file_id: int = 0, limit: int = 1000) -> list[tuple[int, bytes]]:
         """Return one page of ``(file_id, path)`` that a complete scan should have met, by rising id.
 
         Those are newest versions, not IGNORED, MISSED or VANISHED. Go on with the last id until a page is empty.
         """
-        return store.read(self.engine, lambda c: discovery.live_paths(c, root_id, after_file_id, limit))
+        return read(self.engine, lambda c: discovery.live_paths(c, root_id, after_file_id, limit))
 
     def unsettled(self, root_id: int, *, after_file_id: int = 0, limit: int = 500) -> list[tuple[int, bytes]]:
         """Return one page of ``(file_id, path)`` of what is SETTLING, by rising id; go on with the last id."""
-        return store.read(self.engine, lambda c: discovery.unsettled(c, root_id, after_file_id, limit))
+        return read(self.engine, lambda c: discovery.unsettled(c, root_id, after_file_id, limit))
 
     def observe(
         self, root_id: int, observations: Iterable[Observation], *, backlog: bool = False
@@ -212,7 +212,7 @@ class Ledger:
             sources: what lies in these comes after the others of its lane, however new; after those what failed itself.
             behind_limit: how many that come after others to take at most; ``None``: ``limit``.
         """
-        token, last = store.new_token(), list(sources)
+        token, last = new_token(), list(sources)
         return self._write(
             lambda c, again: claims.claim(
                 c, self._clock(c), self.worker_id, self.lease_s, list(root_ids), limit, last, behind_limit, token, again
@@ -225,7 +225,7 @@ class Ledger:
         None where every folder of these roots that files came from is such a one.
         """
         batch = list(root_ids)
-        return store.read(self.engine, lambda c: failing.failing_sources(c, self._clock(c), batch))
+        return read(self.engine, lambda c: failing.failing_sources(c, self._clock(c), batch))
 
     def claim_these(self, file_ids: Sequence[int], bundle_id: int | None = None) -> list[Claim]:
         """Take of these versions those that are READY, or RETRY and due, whatever their lane; see ``claim``.
@@ -233,7 +233,7 @@ class Ledger:
         Args:
             bundle_id: also those that are DONE under another bundle; their outcome stands until the next is committed.
         """
-        token, batch = store.new_token(), list(file_ids)
+        token, batch = new_token(), list(file_ids)
         return self._write(
             lambda c, again: shard_claims.claim_these(
                 c, self._clock(c), self.worker_id, self.lease_s, batch, bundle_id, token, again
@@ -243,7 +243,7 @@ class Ledger:
     def owed_of(self, file_ids: Collection[int], bundle_id: int | None = None) -> set[int]:
         """Return which of these versions are READY, CLAIMED or RETRY, or would be claimed for this bundle."""
         batch = sorted(file_ids)
-        return store.read(self.engine, lambda c: shard_claims.owed_of(c, batch, bundle_id))
+        return read(self.engine, lambda c: shard_claims.owed_of(c, batch, bundle_id))
 
     def renew(self, batch: Collection[Claim]) -> set[int]:
         """Extend the leases; return the file ids that are still these claims'. The others were fenced: drop them."""
@@ -321,7 +321,7 @@ class Ledger:
 
         Of what was assessed header and gate suffice; of what was purged nothing more is looked at or kept.
         """
-        return store.read(self.engine, lambda c: commits.what_is_known(c, sha256, bundle_digest))
+        return read(self.engine, lambda c: commits.what_is_known(c, sha256, bundle_digest))
 
     def forget(self, claim: Claim, sha256: str) -> bool:
         """IGNORED('forgotten'): the version holds bytes that were purged; ``False`` when it does not, or was fenced."""
@@ -329,7 +329,7 @@ class Ledger:
 
     def is_left_behind(self, file_id: int, sha256: str) -> bool:
         """Tell whether this version was purged and no film holds these bytes: what a slot wrote of them is to go."""
-        return store.read(self.engine, lambda c: forgetting.is_left_behind(c, file_id, sha256))
+        return read(self.engine, lambda c: forgetting.is_left_behind(c, file_id, sha256))
 
     def commit(self, bundle_id: int, endings: Sequence[Ending]) -> list[bool]:
         """DONE or QUARANTINED(code): the outcomes of some claims, all of them in one transaction.
@@ -370,11 +370,11 @@ class Ledger:
 
     def counts(self, root_ids: Sequence[int] | None = None) -> dict[FileState, int]:
         """Return how many versions are in each state (every state is a key), of these roots or of all."""
-        return store.read(self.engine, lambda c: discovery.counts(c, None if root_ids is None else list(root_ids)))
+        return read(self.engine, lambda c: discovery.counts(c, None if root_ids is None else list(root_ids)))
 
     def owed(self, root_ids: Sequence[int] | None = None) -> int:
         """Return how many versions are SETTLING, READY, CLAIMED or RETRY: ``--once`` ends at 0."""
-        return store.read(self.engine, lambda c: discovery.owed(c, None if root_ids is None else list(root_ids)))
+        return read(self.engine, lambda c: discovery.owed(c, None if root_ids is None else list(root_ids)))
 
     def _write(self, body: Callable[[Connection, bool], T]) -> T:
-        return store.write(self.engine, body)
+        return write(self.engine, body)

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, case, select, update
 
 from preread.core.text.escaping import clean_text, display_path
 from preread.core.types import Population
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.ledger.discovery import insert_or_skip
 from preread.ledger.records import RootPulse
 from preread.ledger.transitions import absolute, path_key

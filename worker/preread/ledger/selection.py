@@ -15,7 +15,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, exists, 
 
 from preread.core.errors import UNREAD_CODES, SlotError
 from preread.core.types import FileState, Outcome
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.db.engine import read
 from preread.ledger.transitions import absolute, path_key
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from sqlalchemy import ColumnElement, Connection, false, select
 
 from preread.core.types import FileState
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.ledger.claims import lone_in_flight, take, taken_before, wake_due
 from preread.ledger.records import Claim
 from preread.ledger.transitions import FRESH_START, chunks, move

@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 
 from preread.core.types import FORGOTTEN, FileState
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.db.admin_schema import forgetting, shadow, shadow_finding, tombstone
 from preread.db.review_schema import (
     READINGS_A_BLOCK,

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, ScalarSelect, func, insert, li
 
 from preread.core.text.escaping import clean_text
 from preread.core.types import FileState
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.db.review_schema import reading
 from preread.ledger.records import Claim
 

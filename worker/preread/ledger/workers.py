@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, func, select, update
 
 from preread.core.types import FileState
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.ledger.discovery import insert_or_skip
 from preread.ledger.processes import process_token, this_host
 from preread.ledger.records import Pulse

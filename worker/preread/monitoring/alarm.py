@@ -30,8 +30,8 @@ from sqlalchemy import Connection, Engine, delete, insert, select
 from preread.core.addresses import MAIL_PORTS, mail_server
 from preread.core.errors import AlarmNotSent, PrereadError
 from preread.core.types import JSONObject
-from preread.db import admin_schema as upkeep_schema
-from preread.db import engine as store
+from preread.db import admin_schema
+from preread.db.engine import database_now, read, write
 from preread.monitoring import health
 from preread.monitoring.health import Health, Level
 
@@ -42,7 +42,7 @@ _FIRST_PAUSE_S = 30.0
 _LONGEST_PAUSE_S = 3600.0
 # Some seventeen hours; then this one message is given up, and the next one has its own tries.
 TRIES_AT_MOST = 24
-_alarm = upkeep_schema.alarm.c
+_alarm = admin_schema.alarm.c
 
 
 # ---------------------------------------------------------------------- what is said
@@ -264,7 +264,7 @@ def channels(
 
 def read_told(engine: Engine) -> dict[str, frozenset[str]]:
     """Return of what each channel was told last, by its name."""
-    rows = store.read(engine, lambda connection: connection.execute(select(upkeep_schema.alarm)).all())
+    rows = read(engine, lambda connection: connection.execute(select(admin_schema.alarm)).all())
     return {row.channel: frozenset(row.codes.split()) for row in rows}
 
 
@@ -272,11 +272,11 @@ def keep_told(engine: Engine, channel: str, codes: Collection[str]) -> None:
     """Note of what a channel was told."""
 
     def body(connection: Connection, _again: bool) -> None:
-        row = {"channel": channel, "codes": " ".join(sorted(codes)), "told_at": store.database_now(connection)}
-        connection.execute(delete(upkeep_schema.alarm).where(_alarm.channel == channel))
-        connection.execute(insert(upkeep_schema.alarm), row)
+        row = {"channel": channel, "codes": " ".join(sorted(codes)), "told_at": database_now(connection)}
+        connection.execute(delete(admin_schema.alarm).where(_alarm.channel == channel))
+        connection.execute(insert(admin_schema.alarm), row)
 
-    store.write(engine, body)
+    write(engine, body)
 
 
 @dataclass(slots=True)

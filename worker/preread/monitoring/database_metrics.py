@@ -16,8 +16,8 @@ from sqlalchemy import ColumnElement, Connection, Engine, exists, func, select
 
 from preread.core.errors import PrereadError
 from preread.core.types import OPEN_STATES
-from preread.db import engine as store
-from preread.db import ledger_schema as schema
+from preread.db import schema
+from preread.db.engine import read
 from preread.db.review_schema import reading, reading_finding
 from preread.monitoring import health
 from preread.monitoring.drift import Shift
@@ -61,7 +61,7 @@ def look(engine: Engine, *, roots: Sequence[bytes] | None, scan_interval_s: floa
     def body(connection: Connection) -> Figures:
         return Figures(found, True, _waiting(connection), _readings(connection), _said(connection))
 
-    return store.read(engine, body)
+    return read(engine, body)
 
 
 def _waiting(connection: Connection) -> tuple[tuple[str, int], ...]:

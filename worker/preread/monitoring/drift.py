@@ -20,7 +20,7 @@ from pydantic import TypeAdapter
 from sqlalchemy import Connection, Engine, Row, Select, select
 
 from preread.core.types import JSONObject, Outcome, PictureStatistics
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.db.engine import database_now, read
 from preread.model.distributions import Distribution, Reference, by_chance, spread, stability_index, tenths
 
@@ -161,7 +161,7 @@ def report(engine: Engine, *, days: int = RECENT_DAYS, daily: bool = True) -> Dr
         daily: also each of them by itself.
 
     Raises:
-        DatabaseAway, SchemaOutdated: see ``store.read``.
+        DatabaseAway, SchemaOutdated: see ``engine.read``.
     """
 
     def body(connection: Connection) -> Drift | None:

@@ -16,9 +16,8 @@ from preread.core.errors import FileLocked
 from preread.core.text.escaping import display_path
 from preread.core.text.wording import say_films, say_span
 from preread.core.types import FileState
-from preread.db import engine as store
-from preread.db import ledger_schema as schema
-from preread.db import review_schema
+from preread.db import review_schema, schema
+from preread.db.engine import database_now, read
 from preread.ledger import archives as batches
 from preread.ledger.archives import FleetHealth
 from preread.ledger.discovery import counts
@@ -44,7 +43,7 @@ def report(
     roots: Sequence[bytes] | None,
     scan_interval_s: float,
     states: Collection[FileState] = tuple(FileState),
-    clock: Callable[[Connection], datetime] = store.database_now,
+    clock: Callable[[Connection], datetime] = database_now,
 ) -> Health:
     """Look at what the workers wrote, and judge it.
 
@@ -58,9 +57,9 @@ def report(
         clock: the database's; tests give another.
 
     Raises:
-        DatabaseAway, DatabaseUnsuitable, SchemaOutdated: see ``store.read``.
+        DatabaseAway, DatabaseUnsuitable, SchemaOutdated: see ``engine.read``.
     """
-    return store.read(engine, lambda c: _Look(c, clock(c), roots, scan_interval_s).report(states))
+    return read(engine, lambda c: _Look(c, clock(c), roots, scan_interval_s).report(states))
 
 
 class _Look:

@@ -33,8 +33,7 @@ from sqlalchemy import (
 
 from preread.core.errors import DatabaseAway
 from preread.core.types import Answer, JSONObject, Presence, Verdict
-from preread.db import ledger_schema as schema
-from preread.db import review_schema
+from preread.db import review_schema, schema
 from preread.db.engine import database_now, read, write
 from preread.db.review_schema import reading, reading_finding, tally
 from preread.ledger.tombstones import lock_contents

@@ -1,7 +1,7 @@
 """What the audit trail proves of what it is about: readings, viewings, accounts and results are as they were written.
 
 Entries carry keyed digests of readings, viewings and accounts (``audit.Content``); results carry seals of their own
-(``sealing``), since workers write no entries. A purge takes rows away with a right to: its entries say of which films.
+(``seals``), since workers write no entries. A purge takes rows away with a right to: its entries say of which films.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, select, update
 
 from preread.core.types import Outcome
-from preread.db import audit_key
-from preread.db import seals as sealing
+from preread.db import audit_key, seals
 from preread.db.audit_key import Key
 from preread.db.engine import read, write
-from preread.db.ledger_schema import among, assessment, file, finding
 from preread.db.review_schema import account, reading, reading_finding, viewing
 from preread.db.review_schema import audit as audit_table
+from preread.db.schema import among, assessment, file, finding
 from preread.review import audit
 from preread.review.audit import Action, Chain, Content, Head
 
@@ -184,15 +183,15 @@ def _viewings(engine: Engine) -> Iterator[tuple[int, int, Content]]:
 def _compare_results(engine: Engine, keys: dict[str, Key], proof: Proof) -> None:
     for rows in _pages(engine, file, file.c.outcome.in_(_SEALED), file.c.committed_at.is_not(None)):
         for row in rows:
-            key = keys.get(sealing.key_of(row.seal or ""))
+            key = keys.get(seals.key_of(row.seal or ""))
             if key is None:
                 proof.unsealed += 1
-            elif sealing.of_result(key, row.id, row._asdict()) != row.seal:
+            elif seals.of_result(key, row.id, row._asdict()) != row.seal:
                 proof.faults.append(f"the result of film {row.id} is not what was written: itself, or whose it is")
     for rows in _pages(engine, assessment):
         for row, findings in _with_answers(engine, rows):
-            key = keys.get(sealing.key_of(row.seal or ""))
-            if key is not None and sealing.of_answers(key, row.instance_id, row.bundle_id, findings) != row.seal:
+            key = keys.get(seals.key_of(row.seal or ""))
+            if key is not None and seals.of_answers(key, row.instance_id, row.bundle_id, findings) != row.seal:
                 proof.faults.append(f"the answers of assessment {row.id} are not what was written")
 
 
@@ -251,7 +250,7 @@ def _know(connection: Connection, actor: str, rows: Sequence[Row[Any]]) -> None:
 def _seal_answers(engine: Engine, connection: Connection, rows: Sequence[Row[Any]]) -> None:
     key = audit_key.of(connection).for_seals(connection)
     for row, findings in _with_answers(engine, rows):
-        seal = sealing.of_answers(key, row.instance_id, row.bundle_id, findings)
+        seal = seals.of_answers(key, row.instance_id, row.bundle_id, findings)
         connection.execute(update(assessment).where(assessment.c.id == row.id).values(seal=seal))
 
 
@@ -260,7 +259,7 @@ def _seal_results(connection: Connection, rows: Sequence[Row[Any]]) -> int:
     c = file.c
     sealed = 0
     for row in rows:
-        seal = sealing.of_result(key, row.id, row._asdict())
+        seal = seals.of_result(key, row.id, row._asdict())
         # a worker may have committed another result meanwhile, and sealed it
         same = (c.id == row.id) & (c.committed_at == row.committed_at) & c.seal.is_not_distinct_from(row.seal)
         sealed += connection.execute(update(file).where(same).values(seal=seal)).rowcount

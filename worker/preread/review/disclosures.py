@@ -13,7 +13,7 @@ from datetime import datetime
 from sqlalchemy import Connection, Engine, func, select
 
 from preread.core.errors import DatabaseFull, DatabaseReadOnly
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.db.engine import database_now, read, write
 from preread.db.review_schema import account, listing
 from preread.ledger.discovery import inserting

@@ -18,8 +18,8 @@ from preread.core.errors import UsageError
 from preread.core.text.csv_cells import cell
 from preread.core.types import Identity, JSONObject, Presence
 from preread.db.engine import read, write
-from preread.db.ledger_schema import file
 from preread.db.review_schema import secret
+from preread.db.schema import file
 from preread.imaging import previews
 from preread.review import reviews
 from preread.review.result_json import iso

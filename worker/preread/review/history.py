@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, Row, select
 from preread.core.errors import UNREAD_CODES
 from preread.core.text.escaping import display_path
 from preread.core.types import FORGOTTEN, OPEN_STATES, FileState, Finding, FloatArray, Outcome
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.db.engine import read
 from preread.ledger.tombstones import load_key
 from preread.ledger.transitions import absolute, path_key

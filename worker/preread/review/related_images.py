@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, select
 
 from preread.core.errors import FindingUnknown
 from preread.core.types import OPEN_STATES, FileState
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.db.engine import database_now, read
 from preread.review.results import ResultRow, selected, typed
 

@@ -19,7 +19,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, exists, f
 from preread.core.jsonable import stated_predictive_values
 from preread.core.text.escaping import clean_identifier
 from preread.core.types import Answer, Caveat, FileState, Finding, Identity, Outcome, Population
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.db.engine import read
 
 _PAGE = 500
@@ -128,7 +128,7 @@ def query(engine: Engine, wanted: ResultFilter = ResultFilter()) -> list[ResultR
     """Return the results that match, last committed first.
 
     Raises:
-        DatabaseAway, SchemaOutdated: see ``store.read``.
+        DatabaseAway, SchemaOutdated: see ``engine.read``.
     """
     return read(engine, lambda connection: _page(connection, wanted))
 

@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, and_, exists, fun
 from preread.core.errors import NotAllowed, ReadingOutdated, UsageError
 from preread.core.text.escaping import escape
 from preread.core.types import Answer, FileState, Outcome, Presence, Role, Verdict
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.db.engine import database_now, read, write
 from preread.db.review_schema import account, reading, reading_finding, viewing
 from preread.review import audit, audit_proof, related_images

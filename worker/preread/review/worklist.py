@@ -36,7 +36,7 @@ from sqlalchemy import (
 from preread.core.text.escaping import clean_identifier
 from preread.core.text.search_keys import name_key
 from preread.core.types import Answer, FileState, Outcome
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.db.engine import database_now, read
 from preread.review.results import ResultRow, selected, typed
 from preread.review.reviews import Shown, read_before, shown_of, unread

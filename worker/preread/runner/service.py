@@ -114,7 +114,7 @@ def run(
     """Watch the roots until SIGTERM or SIGINT, or (``once``) until nothing is owed. Only on the main thread.
 
     Args:
-        engine: from ``store.open_engine``, its schema up to date.
+        engine: from ``engine.open_engine``, its schema up to date.
         bundle: verified; the slots check it against its golden vectors.
         slot_command: the slots' program; tests give another.
         notifier: tells systemd that the main loop goes round; a loop that hangs falls silent.

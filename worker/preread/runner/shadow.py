@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Engine, exists, select, tuple_
 
 from preread.core.errors import DatabaseAway, EnvironmentFault, FileChanged, FileLocked, FileVanished, SlotError
 from preread.core.types import FileState, Finding, Outcome
-from preread.db import ledger_schema as schema
+from preread.db import schema
 from preread.db.admin_schema import shadow, shadow_finding
 from preread.db.engine import database_now, read, write
 from preread.ledger.commits import finding_rows

@@ -34,7 +34,7 @@ def create_app(engine: Engine, options: WebOptions, code: str = i18n.ENGLISH) ->
     """Return the application.
 
     Args:
-        engine: from ``store.open_engine``, its schema up to date.
+        engine: from ``engine.open_engine``, its schema up to date.
         code: language of the page.
 
     Raises:

@@ -163,7 +163,7 @@ class AssessmentColumns(TypedColumns):
     """What one bundle says of one instance. ``activation_map``: little-endian float32, C order.
 
     ``picture_...``: see ``domain.PictureStatistics``; ``None`` in rows of a program that did not measure them.
-    ``seal``: see ``sealing.py``; ``None`` in rows of a program that had no key.
+    ``seal``: see ``seals``; ``None`` in rows of a program that had no key.
     """
 
     id = Column(RowId, primary_key=True)
