@@ -29,7 +29,7 @@ from preread.core.types import IntendedUse
 from preread.db import migrate
 from preread.db.engine import open_engine
 from preread.imaging.preprocessing import TRAINING_SPEC
-from preread.model import bundle as bundles
+from preread.model import bundles
 from preread.model.out_of_scope import EDGES, Detector, ScopeSpec, Subspace
 
 START_WITHIN_S = 60

@@ -102,7 +102,7 @@ MAY_REMOVE = {
     "worker/preread/admin/backup.py",
     "worker/preread/admin/install.py",
     "worker/preread/admin/uninstall.py",
-    "worker/preread/model/bundle.py",
+    "worker/preread/model/bundles.py",
     "worker/preread/imaging/previews.py",
     "model_training/preread_training/publish/publish.py",
     "model_training/preread_training/fit/callbacks.py",

@@ -17,7 +17,7 @@ import pytest
 from sqlalchemy import Engine
 
 from preread.core.types import FileState
-from preread.model.bundle import Bundle
+from preread.model.bundles import Bundle
 from preread.monitoring import health
 from preread_training.data import phantoms
 

@@ -14,7 +14,7 @@ from sqlalchemy import select
 
 from preread.db import schema
 from preread.db.engine import open_engine
-from preread.model.bundle import Bundle
+from preread.model.bundles import Bundle
 from preread.monitoring import database_metrics, drift
 from preread.runner.counters import Meters
 from preread_training.data import phantoms

@@ -26,7 +26,7 @@ from preread.fleet.queue import FleetQueue
 from preread.fleet.shard_runner import ShardJob
 from preread.ledger import archives as batches
 from preread.ledger.ledger import Ledger
-from preread.model.bundle import Bundle
+from preread.model.bundles import Bundle
 from preread.share.scanner import FileSystem, Listing
 from preread_training.data import phantoms
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from preread.core.systemd import Notifier
-from preread.model.bundle import Bundle
+from preread.model.bundles import Bundle
 from preread_training.data import phantoms
 
 HOUSE = Path(__file__).parents[2]

@@ -19,7 +19,7 @@ from sqlalchemy import Engine, func, select
 
 from preread.core.types import FileState
 from preread.db import schema
-from preread.model.bundle import Bundle
+from preread.model.bundles import Bundle
 from preread_training.data import phantoms
 
 if TYPE_CHECKING:

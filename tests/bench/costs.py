@@ -15,7 +15,7 @@ from pathlib import Path
 from preread.imaging.preprocessing import normalise, shrink
 from preread.imaging.preview_png import draw
 from preread.imaging.radiograph import decode, read_header
-from preread.model import bundle as bundles
+from preread.model import bundles
 from preread.model.assess import SHORTER_SIDE_PX
 from preread.model.classifier import Classifier
 from tests.bench import ways

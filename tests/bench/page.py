@@ -19,7 +19,7 @@ from sqlalchemy import Engine, bindparam, text, update
 from preread.core.types import OPEN_STATES, Answer, Outcome
 from preread.db import migrate, schema
 from preread.db.engine import database_now, open_engine
-from preread.model import bundle as bundles
+from preread.model import bundles
 from preread.monitoring import health
 from preread.review import agreement, history, related_images, results, reviews, worklist
 from preread.review.results import ResultFilter

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from sqlalchemy import create_engine, text
 
-from preread.model import bundle as bundles
+from preread.model import bundles
 from tests.bench.films import put
 from tests.bench.page import fill
 

@@ -20,7 +20,7 @@ from preread.core.errors import BackupDamaged, DatabaseUnsuitable, EnvironmentFa
 from preread.core.types import FileState
 from preread.db import migrate, review_schema, schema
 from preread.db.engine import database_now, open_engine, read, sqlite_path, write
-from preread.model.bundle import Bundle
+from preread.model.bundles import Bundle
 from preread_training.data import phantoms
 from tests.programs import ledger_rows
 

@@ -21,7 +21,7 @@ from preread.db import engine as db_engine
 from preread.db import migrate, schema
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import Claim
-from preread.model.bundle import Bundle
+from preread.model.bundles import Bundle
 from preread.runner.child.protocol import Job, Report
 from preread.runner.dispatcher import Dispatcher
 from preread.runner.outcomes import WatchedRoot

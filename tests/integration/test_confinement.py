@@ -18,7 +18,7 @@ from preread.core.errors import EnvironmentFault, SlotCrashed
 from preread.core.types import Outcome, PixelArray, Population
 from preread.imaging import previews
 from preread.imaging.preview_png import draw
-from preread.model import bundle as bundles
+from preread.model import bundles
 from preread.runner import pool as slots
 from preread.runner.child import protocol as slot_messages
 from preread.runner.child.protocol import Job, Setup

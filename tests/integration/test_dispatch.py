@@ -29,7 +29,7 @@ from preread.imaging import previews
 from preread.imaging.preview_png import draw
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import Claim, Observation
-from preread.model.bundle import Bundle
+from preread.model.bundles import Bundle
 from preread.review import results
 from preread.runner.child import protocol as slot_messages
 from preread.runner.child.protocol import Content, Job, Report

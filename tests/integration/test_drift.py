@@ -15,7 +15,7 @@ from sqlalchemy import Engine, insert
 from preread.db import schema
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import Observation
-from preread.model import bundle as bundles
+from preread.model import bundles
 from preread.monitoring import drift
 from preread.monitoring.drift import Against, Judgement
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from preread.core.types import Assessment, Declared
-from preread.model import bundle as bundles
+from preread.model import bundles
 from preread.model.assess import assess
 from preread.model.classifier import Classifier
 from preread_training.analysis.activation_maps import head_bias, look_with

@@ -25,7 +25,7 @@ from PIL import Image
 from preread.core.types import Outcome, Population
 from preread.imaging import previews
 from preread.imaging.preview_png import draw
-from preread.model.bundle import Bundle
+from preread.model.bundles import Bundle
 from preread.runner.child import protocol as slot_messages
 from preread.runner.child.protocol import Job, Report, Setup
 from preread.runner.pool import Done, Read, SlotPool

@@ -13,7 +13,7 @@ from preread.core.errors import UsageError
 from preread.core.types import Outcome
 from preread.imaging.preprocessing import TRAINING_SPEC, shrink
 from preread.imaging.radiograph import decode, read_header
-from preread.model.bundle import Bundle
+from preread.model.bundles import Bundle
 from preread.runner import pool as slots
 from preread.runner.assess_files import Processes
 from preread_training.analysis.evaluate import judge, write_predictions

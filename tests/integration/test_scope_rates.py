@@ -16,7 +16,7 @@ from pydicom.data import get_testdata_file
 from preread.core.types import Declared, PixelArray, Population, Refusal, RefusalCode
 from preread.imaging.preprocessing import TRAINING_SPEC, shrink
 from preread.imaging.radiograph import decode, read_header
-from preread.model import bundle as bundles
+from preread.model import bundles
 from preread.model.assess import assess
 from preread.model.classifier import Classifier
 from preread_training.data.phantoms import demo_films, draw_chest, to_png

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 import preread_training
 from preread.core.errors import UsageError
-from preread.model import bundle as bundles
+from preread.model import bundles
 from preread.model.classifier import Classifier
 from preread.runner.assess_files import assess_files
 from preread_training.cli.app import app

@@ -29,8 +29,8 @@ from preread.core.errors import (
     SlotMemory,
 )
 from preread.core.types import Caveat, Outcome, Population
-from preread.model import bundle as bundles
-from preread.model.bundle import Bundle
+from preread.model import bundles
+from preread.model.bundles import Bundle
 from preread.runner import pool as slots
 from preread.runner.child import protocol as slot_messages
 from preread.runner.child.protocol import Job, Setup

@@ -23,7 +23,7 @@ from preread.core.types import Answer
 from preread.imaging.preprocessing import TRAINING_SPEC, shrink
 from preread.imaging.radiograph import decode, read_header
 from preread.imaging.statistics import measure
-from preread.model import bundle as bundles
+from preread.model import bundles
 from preread.model.classifier import Classifier
 from preread.model.distributions import tenths
 from preread.monitoring import drift

@@ -11,7 +11,7 @@ import numpy as np
 
 from preread.core.types import IntendedUse
 from preread.imaging.preprocessing import TRAINING_SPEC
-from preread.model.bundle import MANIFEST_SCHEMA, Bundle, Manifest
+from preread.model.bundles import MANIFEST_SCHEMA, Bundle, Manifest
 from preread.model.calibration import Calibration, FindingSpec, OperatingPoint, predictive_values
 from preread.model.classifier import RawOutput
 from preread.model.out_of_scope import ScopeSpec

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from preread.core.errors import UnreadableError
 from preread.core.types import Population, RefusalCode
-from preread.model import bundle as bundles
+from preread.model import bundles
 from preread.runner import pool as slots
 from preread.runner.child import protocol as slot_messages
 from preread.runner.child.protocol import Job, Setup

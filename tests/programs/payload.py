@@ -399,7 +399,7 @@ def _receives(server: socket.socket) -> bool:
 def tries(lab: Lab, *, confined: bool) -> Iterator[Callable[[str], Any]]:
     """Start processes; what is given has one make an attempt, by its name, and returns how the image ended."""
     from preread.core.types import Population
-    from preread.model import bundle as bundles
+    from preread.model import bundles
     from preread.runner.child import protocol as slot_messages
     from preread.runner.pool import Broke, Done, Fault, Read, SlotPool
     from preread_training.data import phantoms

@@ -15,7 +15,7 @@ from preread.core import log
 from preread.db.engine import open_engine
 from preread.fleet import worker as fleet
 from preread.fleet.worker import FleetOptions
-from preread.model import bundle
+from preread.model import bundles
 from preread.runner.service import RunOptions
 
 
@@ -30,7 +30,7 @@ def main() -> int:
     try:
         return fleet.work(
             engine,
-            [bundle.load(Path(folder)) for folder in folders.split(":")],
+            [bundles.load(Path(folder)) for folder in folders.split(":")],
             RunOptions(**values),
             FleetOptions(**own),
             slot_command=command,

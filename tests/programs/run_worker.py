@@ -17,7 +17,7 @@ from preread.core import log
 from preread.core.systemd import Notifier
 from preread.core.types import Population, RootSpec
 from preread.db.engine import open_engine
-from preread.model import bundle
+from preread.model import bundles
 from preread.runner import outcomes as endings
 from preread.runner import service as daemon
 from preread.share import root_thread
@@ -51,12 +51,12 @@ def main(prepare: Callable[[Engine], None] = lambda _engine: None) -> int:
     try:
         return daemon.run(
             engine,
-            bundle.load(Path(bundle_folder)),
+            bundles.load(Path(bundle_folder)),
             specs,
             daemon.RunOptions(**settings),
             slot_command=command,
             notifier=Notifier.from_environment(os.environ),
-            shadow=None if shadow is None else (bundle.load(Path(shadow)), since),
+            shadow=None if shadow is None else (bundles.load(Path(shadow)), since),
         )
     finally:
         engine.dispose()

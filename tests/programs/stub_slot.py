@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 import preread.model.assess
-from preread.model import bundle
+from preread.model import bundles
 from preread.model.classifier import RawOutput
 from preread.model.out_of_scope import Detector
 from preread.runner.child import main as slot_process
@@ -33,10 +33,10 @@ class MeanClassifier:
     """Answers with the mean of what the network would see."""
 
     def __init__(self, setup: slot_messages.Setup) -> None:
-        self.bundle = bundle.load(Path(os.fsdecode(slot_messages.to_path(setup.bundle))))
+        self.bundle = bundles.load(Path(os.fsdecode(slot_messages.to_path(setup.bundle))))
         scope = self.bundle.manifest.scope
         assert scope is not None
-        self.detector = Detector.from_npz((self.bundle.path / bundle.DETECTOR_FILE).read_bytes(), scope)
+        self.detector = Detector.from_npz((self.bundle.path / bundles.DETECTOR_FILE).read_bytes(), scope)
 
     def classify(self, batch: Any) -> RawOutput:
         mean = np.float32(batch.mean())

@@ -31,8 +31,8 @@ from preread.fleet.queue import FleetQueue
 from preread.fleet.shard_runner import ShardJob
 from preread.ledger import archives as batches
 from preread.ledger.ledger import Ledger
-from preread.model import bundle as bundles
-from preread.model.bundle import Bundle
+from preread.model import bundles
+from preread.model.bundles import Bundle
 from preread.share.scanner import FileSystem, Listing
 from tests.conftest import PostgresServer, make_stub_bundle
 from tests.prove.bench import film, until

@@ -15,7 +15,7 @@ import pytest
 from preread.core.errors import BundleDamaged, BundleMissing, UsageError
 from preread.core.types import IntendedUse
 from preread.imaging.preprocessing import TRAINING_SPEC
-from preread.model import bundle as bundles
+from preread.model import bundles
 from preread.model.classifier import Classifier
 
 USE = IntendedUse(("CR",), ("AP",), 1.0, 6.0, ("CHEST",), "test")

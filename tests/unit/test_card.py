@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from preread.imaging.preprocessing import TRAINING_SPEC
-from preread.model import bundle as bundles
+from preread.model import bundles
 from preread_training.analysis import manifest_metrics as summarising
 from preread_training.analysis.activation_maps import Seen
 from preread_training.analysis.perturbation import look_inside

@@ -31,7 +31,7 @@ from pathlib import Path
 from preread.core.errors import PrereadError
 from preread.imaging.preview_png import draw
 from preread.imaging.radiograph import decode, read_header
-from preread.model import assess, bundle
+from preread.model import assess, bundles
 from preread.runner.confine import self_test
 
 self_test.import_all()

@@ -15,7 +15,7 @@ from preread.core.errors import UnreadableError
 from preread.imaging import rendering
 from preread.imaging.preprocessing import TRAINING_SPEC, apply, shrink
 from preread.imaging.radiograph import decode, read_header
-from preread.model import bundle as bundles
+from preread.model import bundles
 from preread.model.assess import SHORTER_SIDE_PX
 from preread.model.classifier import Classifier
 from preread_training.data import phantoms

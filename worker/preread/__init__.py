@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         Refusal,
         RefusalCode,
     )
-    from preread.model.bundle import Bundle, Manifest
+    from preread.model.bundles import Bundle, Manifest
     from preread.model.classifier import Classifier
 
     __version__: str
@@ -80,7 +80,7 @@ _MODULES = {
         *("Answer", "Assessment", "Caveat", "Finding", "Identity", "IntendedUse", "Population", "PredictiveValues"),
         *("Radiograph", "Refusal", "RefusalCode"),
     ),
-    "preread.model.bundle": ("Bundle", "Manifest"),
+    "preread.model.bundles": ("Bundle", "Manifest"),
     "preread.model.classifier": ("Classifier",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
@@ -102,7 +102,7 @@ def load_bundle(bundle: str | os.PathLike[str] | None = None, *, threads: int = 
     """
     import os
 
-    from preread.model import bundle as bundles
+    from preread.model import bundles
     from preread.model.classifier import Classifier
 
     path = bundles.resolve(None if bundle is None else os.fspath(bundle))

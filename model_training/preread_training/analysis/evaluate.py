@@ -14,7 +14,7 @@ import numpy.typing as npt
 from preread.core.errors import UsageError
 from preread.core.text.csv_cells import write_rows
 from preread.core.types import Answer, Finding, JSONObject, Outcome, PredictiveValues
-from preread.model.bundle import Bundle
+from preread.model.bundles import Bundle
 from preread.model.calibration import predictive_values
 from preread.runner.assess_files import Processes, assess_found
 from preread.runner.offline import FileResult, Found

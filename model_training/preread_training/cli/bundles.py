@@ -103,7 +103,7 @@ def recalibrate(
     The films must be labelled by people and new to the network; half the patients' films seen before would flatter it.
     The declaration says whose they are (source, films_licence, labelled_by); use and codes stay the bundle's.
     """
-    from preread.model import bundle as bundles
+    from preread.model import bundles
     from preread_training.publish.declaration import films_declared
     from preread_training.publish.recalibrate import recalibrate as recalibrate_bundle
 
@@ -134,7 +134,7 @@ def evaluate(
     finding: Annotated[str | None, typer.Option(help="Finding to measure; default: the bundle's first.")] = None,
 ) -> None:
     """Measure a bundle on labelled films, through the same function that the worker calls. Needs no TensorFlow."""
-    from preread.model import bundle as bundles
+    from preread.model import bundles
     from preread_training.analysis.evaluate import judge, report_lines, write_predictions
     from preread_training.data.dataset import index as index_films
 

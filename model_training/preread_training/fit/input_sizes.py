@@ -16,8 +16,8 @@ import numpy as np
 from preread.core.errors import UsageError
 from preread.core.types import JSONObject, PixelArray
 from preread.imaging.preprocessing import TRAINING_SPEC, apply
-from preread.model import bundle as bundles
-from preread.model.bundle import DETECTOR_FILE, WEIGHTS_FILE
+from preread.model import bundles
+from preread.model.bundles import DETECTOR_FILE, WEIGHTS_FILE
 from preread.model.classifier import Classifier
 from preread_training.data.atomic_files import keep_text
 from preread_training.data.dataset import Data

@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from preread.core.errors import UsageError
 from preread.core.types import IntendedUse, JSONObject
-from preread.model.bundle import Manifest
+from preread.model.bundles import Manifest
 
 # Digest over images, labels, patients and folds in the manifests of the shipped bundle, which are older than notes.
 SHIPPED_DATA = "e8aa2d08c1470b23268d757af5682b3444be64ca7734606cf989c4f1df663bd8"

@@ -16,8 +16,8 @@ from preread.cli.context import without_native_chatter
 from preread.core.errors import UsageError
 from preread.core.types import JSONObject, PixelArray
 from preread.imaging.preprocessing import TRAINING_SPEC, PreprocessingSpec, apply
-from preread.model import bundle as bundles
-from preread.model.bundle import CARD_FILE, DETECTOR_FILE, GOLDEN_FILE, MANIFEST_SCHEMA, WEIGHTS_FILE, Bundle
+from preread.model import bundles
+from preread.model.bundles import CARD_FILE, DETECTOR_FILE, GOLDEN_FILE, MANIFEST_SCHEMA, WEIGHTS_FILE, Bundle
 from preread.model.classifier import Classifier
 from preread.model.out_of_scope import Detector
 from preread_training.analysis.examine import examine

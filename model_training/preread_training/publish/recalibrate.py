@@ -14,8 +14,8 @@ import numpy as np
 
 from preread.core.errors import UsageError
 from preread.core.types import JSONObject
-from preread.model import bundle as bundles
-from preread.model.bundle import CARD_FILE, Bundle
+from preread.model import bundles
+from preread.model.bundles import CARD_FILE, Bundle
 from preread.model.classifier import Classifier
 from preread.runner.assess_files import assess_found
 from preread.runner.offline import FileResult, Found

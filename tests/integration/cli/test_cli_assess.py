@@ -16,7 +16,7 @@ from preread.cli import context as door
 from preread.core import settings
 from preread.core.text.wording import NO_DEVICE
 from preread.core.types import Population
-from preread.model import bundle as bundles
+from preread.model import bundles
 from preread.runner import pool as slots
 from preread.runner import service as daemon
 

@@ -11,7 +11,7 @@ from preread.core.errors import BundleWithdrawn
 from preread.core.settings import load as load_settings
 from preread.db.engine import open_engine
 from preread.ledger.ledger import Ledger
-from preread.model import bundle as bundles
+from preread.model import bundles
 from preread.runner import service as daemon
 from tests.programs import ledger_rows
 

@@ -24,7 +24,7 @@ from preread.core.types import Answer, RefusalCode, Role
 from preread.db import review_schema
 from preread.db.engine import database_now
 from preread.ledger.records import Observation, Pulse, RootPulse
-from preread.model.bundle import Bundle
+from preread.model.bundles import Bundle
 from preread.monitoring import health
 from preread.review import audit, reviews
 from preread.review.auth import accounts

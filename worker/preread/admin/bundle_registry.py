@@ -17,7 +17,7 @@ from preread.db.admin_schema import Part, activation
 from preread.db.engine import database_now, read, write
 from preread.db.schema import bundle
 from preread.ledger.commits import register_bundle
-from preread.model.bundle import Bundle
+from preread.model.bundles import Bundle
 from preread.review import audit
 from preread.review.audit import Action
 

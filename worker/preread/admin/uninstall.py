@@ -24,7 +24,7 @@ from preread.core.settings import Settings
 from preread.db import audit_key
 from preread.db.engine import open_engine
 from preread.imaging.previews import folder_for as previews_beside
-from preread.model.bundle import folder_for as bundles_beside
+from preread.model.bundles import folder_for as bundles_beside
 
 UNITS = Path("/etc/systemd/system")
 _OF_SETUP = (Path("/etc/sysusers.d/preread.conf"), Path("/etc/tmpfiles.d/preread.conf"), install.COMMAND)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from preread.admin.bundle_registry import Standing
     from preread.core.settings import Settings
     from preread.core.types import JSONObject
-    from preread.model.bundle import Bundle, Manifest
+    from preread.model.bundles import Bundle, Manifest
 
 app = typer.Typer(help="Bundles: what training delivers and the worker runs.", no_args_is_help=True)
 # Their sensitivity is that of all films with the finding, and an accuracy over both says neither.
@@ -49,7 +49,7 @@ def list_bundles(
     """
     settings = door.of(context).settings()
     from preread.core.errors import BundleError, BundleMissing
-    from preread.model import bundle as bundles
+    from preread.model import bundles
 
     folder = in_use.added_folder(settings)
     now = _standing(settings)
@@ -114,7 +114,7 @@ def show(
 ) -> None:
     """Show what a bundle is for, how it answers, and how well it did."""
     loaded = _load(context, name)
-    from preread.model.bundle import CARD_FILE
+    from preread.model.bundles import CARD_FILE
 
     if card:
         for line in (loaded.path / CARD_FILE).read_text(encoding="utf-8").splitlines():
@@ -132,7 +132,7 @@ def verify(context: typer.Context, name: Annotated[str | None, _NAME] = None) ->
     Exit code: 0 when all agrees; 4 when not.
     """
     settings = door.of(context).settings()
-    from preread.model import bundle as bundles
+    from preread.model import bundles
 
     path = bundles.resolve(name or settings.bundle, in_use.added_folder(settings))
     classifier, difference = door.load_checked(str(path))
@@ -145,7 +145,7 @@ def verify(context: typer.Context, name: Annotated[str | None, _NAME] = None) ->
 
 def _load(context: typer.Context, name: str | None) -> Bundle:
     settings = door.of(context).settings()
-    from preread.model import bundle as bundles
+    from preread.model import bundles
 
     return bundles.load(bundles.resolve(name or settings.bundle, in_use.added_folder(settings)))
 

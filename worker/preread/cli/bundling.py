@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from preread.admin.bundle_recall import Recalled
     from preread.admin.bundle_registry import Known
     from preread.core.settings import Settings
-    from preread.model.bundle import Bundle
+    from preread.model.bundles import Bundle
 
 _Name = Annotated[str, typer.Argument(metavar="NAME/VERSION", help="as `preread bundle list` prints it")]
 _CHANGES_SHOWN = 50
@@ -37,7 +37,7 @@ def add(
     """
     settings = door.of(context).settings()
     from preread.core.errors import SettingsError
-    from preread.model import bundle as bundles
+    from preread.model import bundles
 
     folder = in_use.added_folder(settings)
     if folder is None:
@@ -219,7 +219,7 @@ def _refuse_setting(settings: Settings) -> None:
 
 
 def _load(settings: Settings, name: str) -> Bundle:
-    from preread.model import bundle as bundles
+    from preread.model import bundles
 
     return bundles.load(bundles.resolve(name, in_use.added_folder(settings)))
 

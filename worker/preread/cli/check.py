@@ -338,7 +338,7 @@ def _bundle(settings: Settings) -> Checked:
 
 def _slots(settings: Settings) -> Checked:
     """Start a slot, which decodes an image of each codec once it is confined."""
-    from preread.model import bundle as bundles
+    from preread.model import bundles
     from preread.runner import service as daemon
     from preread.runner.confine import confinement
     from preread.runner.pool import SlotPool

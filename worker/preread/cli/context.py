@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from sqlalchemy import Engine
 
     from preread.core.settings import Settings
-    from preread.model.bundle import Bundle
+    from preread.model.bundles import Bundle
     from preread.model.classifier import Classifier
 
 
@@ -131,7 +131,7 @@ def load_bundle(bundle: str | None) -> Bundle:
     Raises:
         BundleError: it is missing or damaged.
     """
-    from preread.model import bundle as bundles
+    from preread.model import bundles
 
     return bundles.load(bundles.resolve(bundle))
 
@@ -147,7 +147,7 @@ def load_checked(bundle: str | None) -> tuple[Classifier, float]:
     Raises:
         BundleError: it is missing, damaged, or gives other results on this machine.
     """
-    from preread.model import bundle as bundles
+    from preread.model import bundles
     from preread.model.classifier import Classifier
 
     loaded = bundles.load(bundles.resolve(bundle))

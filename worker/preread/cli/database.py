@@ -246,7 +246,7 @@ def _settings_after(settings: Settings, source: Engine, url: str) -> list[str]:
     from preread.db import audit_key
     from preread.db.engine import sqlite_path
     from preread.imaging import previews
-    from preread.model import bundle
+    from preread.model import bundles
 
     path = sqlite_path(source)
     lines = [f"database_url = {json.dumps(url, ensure_ascii=False)}"]
@@ -254,7 +254,7 @@ def _settings_after(settings: Settings, source: Engine, url: str) -> list[str]:
         return lines
     beside = {
         "preview_dir": (settings.preview_dir, previews.folder_for(None, path)),
-        "bundle_dir": (settings.bundle_dir, bundle.folder_for(None, path)),
+        "bundle_dir": (settings.bundle_dir, bundles.folder_for(None, path)),
         "forgotten_file": (settings.forgotten_file, purge_journal.path_for(None, path)),
         "audit_key_file": (settings.audit_key_file, audit_key.default_path(path)),
     }

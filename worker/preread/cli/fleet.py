@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from preread.core.settings import Settings
     from preread.core.types import RootSpec
     from preread.ledger.archives import Batch
-    from preread.model.bundle import Bundle
+    from preread.model.bundles import Bundle
 
 app = typer.Typer(help="Many processes and machines on one archive.", no_args_is_help=True)
 _SHARD_FILES = 1000
@@ -69,7 +69,7 @@ def _backfill(
     from preread.fleet.queue import FleetQueue
     from preread.fleet.shard_runner import ShardJob
     from preread.ledger import archives as batches
-    from preread.model import bundle as bundles
+    from preread.model import bundles
     from preread.share.scanner import FileSystem, Listing, check_root
 
     queue = FleetQueue(engine)
@@ -190,7 +190,7 @@ def _installed(settings: Settings, engine: Engine) -> list[Bundle]:
     """Load every bundle of this machine that may be used."""
     from preread.admin import bundle_registry
     from preread.core.errors import BundleError, BundleMissing
-    from preread.model import bundle as bundles
+    from preread.model import bundles
 
     now = bundle_registry.look(engine)
     own = [Path(settings.bundle)] if settings.bundle is not None and Path(settings.bundle).is_dir() else []

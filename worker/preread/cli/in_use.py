@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from preread.admin.bundle_registry import Known, Standing
     from preread.core.settings import Settings
-    from preread.model.bundle import Bundle
+    from preread.model.bundles import Bundle
     from preread.monitoring.health import Health
 
 
@@ -46,23 +46,23 @@ def added_folder(settings: Settings) -> Path | None:
     """Return the folder of added bundles, ``None`` where none is named and the database is no file."""
     from preread.core.errors import PrereadError
     from preread.db.engine import open_engine, sqlite_path
-    from preread.model import bundle
+    from preread.model import bundles
 
     try:
         engine = open_engine(settings.database_url)
     except PrereadError:  # a command without a database does not mind
-        return bundle.folder_for(settings.bundle_dir, None)
+        return bundles.folder_for(settings.bundle_dir, None)
     try:
-        return bundle.folder_for(settings.bundle_dir, sqlite_path(engine))
+        return bundles.folder_for(settings.bundle_dir, sqlite_path(engine))
     finally:
         engine.dispose()
 
 
 def named(settings: Settings, name: str | None) -> str | None:
     """Return where the bundle of this name lies, for commands without a database; ``None`` for the default one."""
-    from preread.model import bundle
+    from preread.model import bundles
 
-    return None if name is None else str(bundle.resolve(name, added_folder(settings)))
+    return None if name is None else str(bundles.resolve(name, added_folder(settings)))
 
 
 def path(settings: Settings) -> str | None:
@@ -94,7 +94,7 @@ def load(settings: Settings, engine: Engine) -> InUse:
     """
     from preread.admin import bundle_registry
     from preread.core.errors import BundleError
-    from preread.model import bundle as bundles
+    from preread.model import bundles
 
     now = bundle_registry.look(engine)
     chosen = _chosen(settings, now)
@@ -202,7 +202,7 @@ def _chosen(settings: Settings, now: Standing) -> Known | None:
 
 def _load(settings: Settings, chosen: Known) -> Bundle:
     from preread.core.errors import BundleMissing
-    from preread.model import bundle as bundles
+    from preread.model import bundles
 
     try:
         found = bundles.load(bundles.resolve(chosen.label, added_folder(settings)))

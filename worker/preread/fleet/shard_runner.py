@@ -28,7 +28,7 @@ from preread.fleet.partition import Shard
 from preread.ledger import archives as batches
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import Claim
-from preread.model.bundle import Bundle
+from preread.model.bundles import Bundle
 from preread.runner import pool as slots
 from preread.runner.child.protocol import Setup
 from preread.runner.dispatcher import Dispatcher

@@ -46,7 +46,7 @@ from preread.fleet.shard_runner import SHARE_PATIENCE_S, ShardJob, ShardStopped,
 from preread.fleet.supervisor import MOST_PROCESSES
 from preread.ledger.archives import STALLED_S, TASK
 from preread.ledger.ledger import Ledger
-from preread.model.bundle import Bundle
+from preread.model.bundles import Bundle
 from preread.monitoring.endpoint import monitored
 from preread.runner import pool as slots
 from preread.runner.service import RunOptions

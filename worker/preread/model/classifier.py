@@ -11,7 +11,7 @@ from ai_edge_litert.interpreter import Interpreter
 from preread.core.errors import BundleDamaged, BundleMismatch
 from preread.core.types import FloatArray
 from preread.imaging.preprocessing import apply
-from preread.model.bundle import DETECTOR_FILE, GOLDEN_FILE, WEIGHTS_FILE, Bundle
+from preread.model.bundles import DETECTOR_FILE, GOLDEN_FILE, WEIGHTS_FILE, Bundle
 from preread.model.out_of_scope import Detector
 
 

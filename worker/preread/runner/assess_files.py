@@ -18,7 +18,7 @@ from typing import TypeAlias
 from preread.core.errors import EnvironmentFault, PrereadError, SlotCrashed, UnreadableError, error_from_code
 from preread.core.types import Declared, Outcome, RootSpec
 from preread.imaging.radiograph import DEFAULT_LIMITS, Limits
-from preread.model.bundle import Bundle
+from preread.model.bundles import Bundle
 from preread.runner import pool as slots
 from preread.runner.child import protocol as slot_messages
 from preread.runner.child.protocol import Job, Report, Setup

@@ -18,7 +18,7 @@ from preread.core.errors import DatabaseAway
 from preread.ledger.failing_sources import Source
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import Claim
-from preread.model.bundle import Bundle
+from preread.model.bundles import Bundle
 from preread.runner.child import protocol as slot_messages
 from preread.runner.child.protocol import Job
 from preread.runner.outcomes import MOST_TOGETHER, Endings, WatchedRoot

@@ -26,7 +26,7 @@ from preread.core.types import OPEN_STATES, FileState, RootSpec
 from preread.imaging.previews import Place
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import Claim, Pulse, RootPulse
-from preread.model.bundle import Bundle
+from preread.model.bundles import Bundle
 from preread.monitoring.endpoint import monitored
 from preread.runner import pool as slots
 from preread.runner.child import protocol as slot_messages

@@ -113,7 +113,7 @@ def _confine(slot: _Slot, *, self_tested: bool) -> tuple[str, ...]:
 
 
 def _load(setup: Setup) -> Classifier:
-    from preread.model import bundle as bundles
+    from preread.model import bundles
     from preread.model.classifier import Classifier
 
     bundle = bundles.load(Path(os.fsdecode(slot_messages.to_path(setup.bundle))))
