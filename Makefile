@@ -24,7 +24,7 @@ demo: $(VENV)/.runtime ## install the worker, drop real and drawn films into it,
 	@$(PY) deploy/demo.py
 
 test: $(VENV)/.dev ## install the development tools and run the whole suite
-	@$(PY) -m pytest
+	@$(PY) -m pytest -n logical --maxprocesses 8 --dist worksteal $(ARGS)
 
 prove: $(VENV)/.dev ## kill and starve a real worker in temporary folders, print what was found (LONG=1: all of it, an hour)
 	@$(PY) -m tests.prove $(if $(LONG),--long) $(ARGS)

@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
@@ -19,9 +20,12 @@ import pytest
 KEPT_SETTINGS = frozenset({"PREREAD_FILMS"})
 FILM_FOLDERS = ("chest_xray_224", "chest_xray_full", "not_chest")
 
-# Nothing of the developer's own installation reaches the tests.
+# Nothing of the developer's own installation or terminal reaches the tests. The size of the terminal comes with an
+# import of readline too, and pytest-xdist hands the environment of its main process on.
 for name in [name for name in os.environ if name.startswith("PREREAD_") and name not in KEPT_SETTINGS]:
     del os.environ[name]
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
 
 # A busy machine is slow, not wrong: time limits are pytest-timeout's. In CI the same examples run every time.
 hypothesis.settings.register_profile("local", deadline=None)
@@ -83,6 +87,7 @@ PIECES = {
     "films": Piece(_films, f"set PREREAD_FILMS to the folder that holds {' and '.join(FILM_FOLDERS)}"),
 }
 DESELECTED = pytest.StashKey[dict[str, int]]()
+NOT_RUN = "preread_not_run"
 
 
 def missing_pieces(items: Iterable[pytest.Item]) -> dict[str, int]:
@@ -92,22 +97,49 @@ def missing_pieces(items: Iterable[pytest.Item]) -> dict[str, int]:
     return {name: count for name, count in wanted.items() if count and not PIECES[name].present()}
 
 
+def _all_required() -> bool:
+    return os.environ.get("CI") == "true" or os.environ.get("REQUIRE_ALL") == "1"
+
+
+def _described(missing: dict[str, int]) -> str:
+    return "; ".join(f"{count} tests need '{name}': {PIECES[name].remedy}" for name, count in missing.items())
+
+
 @pytest.hookimpl(trylast=True)  # after -k and -m: what nobody asked for is not missed
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     missing = missing_pieces(items)
     config.stash[DESELECTED] = missing
     if not missing:
         return
-    if os.environ.get("CI") == "true" or os.environ.get("REQUIRE_ALL") == "1":
-        lines = [f"{count} tests need '{name}': {PIECES[name].remedy}" for name, count in missing.items()]
-        raise pytest.UsageError("; ".join(lines))
     left_out = [item for item in items if any(item.get_closest_marker(name) for name in missing)]
+    if hasattr(config, "workeroutput"):  # a process of pytest-xdist: its main process prints and decides
+        config.workeroutput[NOT_RUN] = missing
+        left_out = list(items) if _all_required() else left_out
+    elif _all_required():
+        raise pytest.UsageError(_described(missing))
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take over what a process of pytest-xdist left out; each of them collects the same tests."""
+    config: pytest.Config = node.config
+    config.stash.setdefault(DESELECTED, {}).update(getattr(node, "workeroutput", {}).get(NOT_RUN, {}))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Fail a run of several processes in which a piece was missing that had to be there."""
+    if not hasattr(session.config, "workeroutput") and _all_required() and session.config.stash.get(DESELECTED, {}):
+        session.exitstatus = pytest.ExitCode.USAGE_ERROR
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
-    for name, count in config.stash.get(DESELECTED, {}).items():
+    missing = config.stash.get(DESELECTED, {})
+    if missing and _all_required():
+        terminalreporter.write_line(f"ERROR: {_described(missing)}", red=True)
+        return
+    for name, count in missing.items():
         terminalreporter.write_line(f"NOT RUN: {count} tests marked '{name}': {PIECES[name].remedy}", yellow=True)
 
 

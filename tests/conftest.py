@@ -31,6 +31,7 @@ from preread.db.engine import open_engine
 from preread.imaging.preprocessing import TRAINING_SPEC
 from preread.model import bundles
 from preread.model.out_of_scope import EDGES, Detector, ScopeSpec, Subspace
+from tests.support.ports import PortReservations
 
 START_WITHIN_S = 60
 SOCKET_PATH_MAX_BYTES = 90  # the kernel's limit is 107, and Postgres adds its own name
@@ -311,6 +312,14 @@ def eventually() -> Callable[..., None]:
             time.sleep(0.02)
 
     return wait
+
+
+@pytest.fixture
+def ports() -> Iterator[PortReservations]:
+    """Ports for programs that the test starts."""
+    reservations = PortReservations()
+    yield reservations
+    reservations.close()
 
 
 @pytest.fixture

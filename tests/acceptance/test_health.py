@@ -6,7 +6,6 @@ import http.client
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -20,6 +19,7 @@ from preread.core.types import FileState
 from preread.model.bundles import Bundle
 from preread.monitoring import health
 from preread_training.data import phantoms
+from tests.support.ports import PortReservations
 
 RUN_WORKER = Path(__file__).parent.parent / "programs" / "run_worker.py"
 WITHIN_S = 120.0
@@ -28,13 +28,11 @@ WITHIN_S = 120.0
 class Station:
     """A worker with stub slots on one folder."""
 
-    def __init__(self, folder: Path, url: str, engine: Engine, bundle: Bundle) -> None:
+    def __init__(self, folder: Path, url: str, engine: Engine, bundle: Bundle, port: int) -> None:
         self.engine = engine
         self.inbox = folder / "inbox"
         self.inbox.mkdir()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port: int = free.getsockname()[1]
+        self.port = port
         options = {
             "settle_s": 0.2,
             "scan_interval_s": 1.0,
@@ -73,8 +71,10 @@ class Station:
 
 
 @pytest.fixture
-def station(tmp_path: Path, database_url: str, engine: Engine, stub_bundle: Bundle) -> Iterator[Station]:
-    station = Station(tmp_path, database_url, engine, stub_bundle)
+def station(
+    tmp_path: Path, database_url: str, engine: Engine, stub_bundle: Bundle, ports: PortReservations
+) -> Iterator[Station]:
+    station = Station(tmp_path, database_url, engine, stub_bundle, ports.reserve())
     yield station
     if station.process.poll() is None:
         station.process.send_signal(signal.SIGCONT)

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import urllib.parse
@@ -29,6 +28,7 @@ from preread.ledger.ledger import Ledger
 from preread.model.bundles import Bundle
 from preread.share.scanner import FileSystem, Listing
 from preread_training.data import phantoms
+from tests.support.ports import PortReservations
 
 HOUSE = Path(__file__).parents[2]
 RUN_WORKER = HOUSE / "tests" / "programs" / "run_worker.py"
@@ -37,17 +37,12 @@ RULES = HOUSE / "deploy" / "prometheus" / "preread.rules.yml"
 WITHIN_S = 120.0
 
 
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port
-
-
 @pytest.fixture
-def worker(tmp_path: Path, migrated_sqlite: Path, stub_bundle: Bundle) -> Iterator[tuple[Path, int]]:
+def worker(
+    tmp_path: Path, migrated_sqlite: Path, stub_bundle: Bundle, ports: PortReservations
+) -> Iterator[tuple[Path, int]]:
     """A worker with stub slots: its inbox and the port on which it is asked."""
-    database, inbox, port = tmp_path / "preread.db", tmp_path / "inbox", free_port()
+    database, inbox, port = tmp_path / "preread.db", tmp_path / "inbox", ports.reserve()
     shutil.copy(migrated_sqlite, database)
     inbox.mkdir()
     options = {"settle_s": 0.2, "scan_interval_s": 1.0, "slots": 1, "health_listen": f"127.0.0.1:{port}"}
@@ -65,13 +60,13 @@ Ask = Callable[..., Any]
 
 
 @pytest.fixture
-def prometheus(tmp_path: Path) -> Iterator[Callable[..., Ask]]:
+def prometheus(tmp_path: Path, ports: PortReservations) -> Iterator[Callable[..., Ask]]:
     """Starts a Prometheus that scrapes these ports each second; what it returns asks it: ``ask(path, name=value)``."""
     started = []
 
-    def start(*ports: int) -> Ask:
-        port = free_port()
-        targets = [f"127.0.0.1:{scraped}" for scraped in ports]
+    def start(*scraped_ports: int) -> Ask:
+        port = ports.reserve()
+        targets = [f"127.0.0.1:{scraped}" for scraped in scraped_ports]
         config = {
             "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
             "rule_files": [str(RULES)],
@@ -153,6 +148,7 @@ def test_prometheus_finds_what_each_process_of_a_fleet_did(
     stub_bundle: Bundle,
     prometheus: Callable[..., Ask],
     eventually: Callable[..., None],
+    ports: PortReservations,
 ) -> None:
     """Two processes of one setting: each takes a port of its own after the one that is named."""
     archive = tmp_path / "archive"
@@ -165,7 +161,7 @@ def test_prometheus_finds_what_each_process_of_a_fleet_did(
     root_id = Ledger(engine, worker_id="the test", lease_s=60.0).register_root(
         os.fsencode(archive), population=Population.CHILDREN_1_5Y
     )
-    port = free_port()
+    port = ports.reserve()
     options = {"settle_s": 0.05, "network_settle_s": 0.05, "slots": 1, "health_listen": f"127.0.0.1:{port}"}
     arguments = [database_url, stub_bundle.path, tmp_path / "inferences", json.dumps(options | {"heartbeat_s": 0.5})]
     (tmp_path / "inferences").touch()

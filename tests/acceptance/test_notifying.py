@@ -16,6 +16,7 @@ import pytest
 from preread.core.systemd import Notifier
 from preread.model.bundles import Bundle
 from preread_training.data import phantoms
+from tests.support.ports import PortReservations
 
 HOUSE = Path(__file__).parents[2]
 FAULTY_WORKER = HOUSE / "tests" / "programs" / "faulty_worker.py"
@@ -53,17 +54,16 @@ def silent_for(line: socket.socket, seconds: float) -> bool:
 
 
 @pytest.mark.parametrize("program", ["run", "web"])
-def test_a_program_says_that_it_is_ready_and_goes_on(tmp_path: Path, line: socket.socket, program: str) -> None:
+def test_a_program_says_that_it_is_ready_and_goes_on(
+    tmp_path: Path, line: socket.socket, program: str, ports: PortReservations
+) -> None:
     (tmp_path / "inbox").mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     environment = os.environ | {
         "PYTHONPATH": str(HOUSE),
         "NOTIFY_SOCKET": str(tmp_path / "notify"),
         "WATCHDOG_USEC": str(int(PERIOD_S * 1e6)),
         "PREREAD_DATABASE_URL": f"sqlite:///{tmp_path / 'preread.db'}",
-        "PREREAD_WEB_PORT": str(port),
+        "PREREAD_WEB_PORT": str(ports.reserve()),
     }
     preread = [sys.executable, "-m", "preread"]
     subprocess.run([*preread, "db", "upgrade"], cwd=tmp_path, env=environment, check=True, capture_output=True)

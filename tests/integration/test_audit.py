@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deploy import audit, licences
+from tests.support.ports import PortReservations
 
 TREE = Path(__file__).parents[2]
 WORKER = len(licences.pinned())
@@ -81,10 +81,8 @@ def test_what_is_known_is_named(tmp_path: Path) -> None:
     assert last == f"asked about all {WORKER} and {FLEET} of a fleet: 1 known vulnerability"
 
 
-def test_nobody_answers(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
-    done = run(tmp_path, "-s", "osv", "--osv-url", f"http://127.0.0.1:{port}/")
+def test_nobody_answers(tmp_path: Path, ports: PortReservations) -> None:
+    done = run(tmp_path, "-s", "osv", "--osv-url", f"http://127.0.0.1:{ports.reserve()}/")
     said = f"not asked: {WORKER} of {WORKER}, and {FLEET} of {FLEET} of a fleet\n"
     assert (done.returncode, done.stdout) == (audit.NOT_ASKED, said)
     assert done.stderr.count("\n") == 1

@@ -1,4 +1,4 @@
-"""A test run that is told to end leaves no server behind."""
+"""What a test run prints and leaves behind, in one process and in several."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
+
 HOUSE = Path(__file__).parents[2]
 WITHIN_S = 240.0
+STORE_TESTS = "tests/integration/test_store.py"
+CADDY_TESTS = "tests/integration/test_containers.py"
 
 
 def _lives(pid: int) -> bool:
@@ -20,6 +24,27 @@ def _lives(pid: int) -> bool:
     except ProcessLookupError:
         return False
     return True
+
+
+@pytest.fixture(params=["0", "2"], ids=["serial", "xdist"])
+def processes(request: pytest.FixtureRequest) -> str:
+    """What ``-n`` of pytest-xdist is given; 0 runs the tests in the main process."""
+    return str(request.param)
+
+
+@pytest.mark.parametrize(
+    "required, code, said",
+    [("", pytest.ExitCode.NO_TESTS_COLLECTED, "NOT RUN"), ("1", pytest.ExitCode.USAGE_ERROR, "ERROR")],
+)
+def test_a_run_names_what_the_machine_lacks(processes: str, required: str, code: pytest.ExitCode, said: str) -> None:
+    own_programs = str(Path(sys.executable).parent)
+    command = [sys.executable, "-m", "pytest", "-q", "-n", processes, "-m", "caddy", CADDY_TESTS]
+    environment = {**os.environ, "PATH": own_programs, "CI": "", "REQUIRE_ALL": required}
+    run = subprocess.run(command, cwd=HOUSE, env=environment, check=False, capture_output=True, text=True)
+    assert run.returncode == code, run.stdout
+    (line,) = [line for line in run.stdout.splitlines() if "caddy" in line]
+    assert line.startswith(said)
+    assert "install Caddy" in line
 
 
 def _wait_for_server(folder: Path, run: subprocess.Popen[bytes]) -> int:
@@ -34,10 +59,10 @@ def _wait_for_server(folder: Path, run: subprocess.Popen[bytes]) -> int:
     raise AssertionError("no server was started")
 
 
-def test_a_run_that_is_terminated_stops_its_postgres() -> None:
+def test_a_run_that_is_terminated_stops_its_postgres(processes: str) -> None:
     with tempfile.TemporaryDirectory(prefix="end-", dir="/tmp", ignore_cleanup_errors=True) as folder:
         Path(folder).chmod(0o755)  # the server does not run as root
-        command = [sys.executable, "-m", "pytest", "-q", "-k", "postgres", "tests/integration/test_store.py"]
+        command = [sys.executable, "-m", "pytest", "-q", "-n", processes, "-k", "postgres", STORE_TESTS]
         run = subprocess.Popen(
             command,
             cwd=HOUSE,
@@ -51,6 +76,7 @@ def test_a_run_that_is_terminated_stops_its_postgres() -> None:
             run.send_signal(signal.SIGTERM)
             run.wait(WITHIN_S)
             assert not _lives(server)
+            assert not list(Path(folder).glob("preread-pg-*")), "another process left its server"
         finally:
             run.kill()
             run.wait()

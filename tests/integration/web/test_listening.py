@@ -23,6 +23,7 @@ from preread.db.engine import sqlite_path
 from preread.review import audit
 from preread.web.app import create_app
 from preread.web.context import WebOptions
+from tests.support.ports import PortReservations
 
 from .conftest import PASSWORD, Films, served
 
@@ -43,11 +44,13 @@ def sign_in(connection: http.client.HTTPConnection, password: str, **headers: st
 
 
 def test_the_page_as_a_process_with_tls(
-    films_here: Films, certificate: tuple[Path, Path], eventually: Callable[..., None]
+    films_here: Films,
+    certificate: tuple[Path, Path],
+    eventually: Callable[..., None],
+    ports: PortReservations,
 ) -> None:
     films_here.person("ada")
-    with closing(socket.create_server(("127.0.0.1", 0))) as taken:
-        port = taken.getsockname()[1]
+    port = ports.reserve()
     environment = {
         **os.environ,
         "PREREAD_DATABASE_URL": f"sqlite:///{sqlite_path(films_here.engine)}",

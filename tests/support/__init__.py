@@ -1,0 +1,1 @@
+"""Classes and helpers that tests of several packages share."""
