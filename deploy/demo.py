@@ -23,7 +23,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from preread.core.text.wording import NO_DEVICE, say_in_full
+from preread.core.text.wording import NO_DEVICE, format_result
 from preread.core.types import CAVEAT_TEXT, Answer, Caveat
 from preread_training.data import phantoms
 
@@ -204,7 +204,7 @@ def answer(row: dict[str, Any]) -> str:
     if row["outcome"] != "assessed":
         return f"{row['outcome']}: {row['code']}"
     return "; ".join(
-        say_in_full(Answer(finding["answer"]), finding["finding"], finding["probability"], finding["prevalence"])
+        format_result(Answer(finding["answer"]), finding["finding"], finding["probability"], finding["prevalence"])
         for finding in row["findings"]
     )
 

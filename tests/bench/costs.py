@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from preread.imaging.preprocessing import normalise, shrink
-from preread.imaging.preview_png import draw
+from preread.imaging.preview_png import encode_preview
 from preread.imaging.radiograph import decode, read_header
 from preread.model import bundles
 from preread.model.assess import SHORTER_SIDE_PX
@@ -61,8 +61,8 @@ def stages(films: Sequence[Path]) -> dict[str, float]:
         spent["decode and render"].append(_best(lambda header=header: decode(header, shorter_side_px=SHORTER_SIDE_PX)))
         spent["shrink"].append(_best(lambda pixels=pixels: shrink(spec, pixels)))
         spent["network"].append(_best(lambda batch=batch: classifier.classify(batch)))
-        spent["detector"].append(_best(lambda one=picture, of=output: classifier.detector.judge(one, of.embedding)))
-        spent["preview"].append(_best(lambda pixels=pixels: draw(pixels)))
+        spent["detector"].append(_best(lambda one=picture, of=output: classifier.detector.check(one, of.embedding)))
+        spent["preview"].append(_best(lambda pixels=pixels: encode_preview(pixels)))
     return {stage: round(sum(times) / len(times), 2) for stage, times in spent.items()}
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from preread.core.errors import EnvironmentFault, SlotCrashed
 from preread.core.types import Outcome, PixelArray, Population
 from preread.imaging import previews
-from preread.imaging.preview_png import draw
+from preread.imaging.preview_png import encode_preview
 from preread.model import bundles
 from preread.runner import pool as slots
 from preread.runner.child import protocol as slot_messages
@@ -62,7 +62,11 @@ class Bench:
     ) -> SlotPool[str]:
         setup = replace(self.setup, require_confinement=require_confinement)
         pool: SlotPool[str] = SlotPool(
-            setup, count=count, deadline_s=deadline_s, command=command, place=previews.Place(self.folder / "previews")
+            setup,
+            count=count,
+            deadline_s=deadline_s,
+            command=command,
+            place=previews.PreviewStore(self.folder / "previews"),
         )
         self.pools.append(pool)
         return pool
@@ -272,7 +276,7 @@ def test_a_share_that_hangs_when_it_is_looked_at_again_is_at_fault_and_not_the_f
 )
 def test_of_a_preview_that_was_touched_none_is_kept(rows: int, columns: int, at: int, change: int) -> None:
     pixels: PixelArray = phantoms.draw_chest(1, rows=96, columns=96)[:rows, :columns]
-    content = draw(pixels)
+    content = encode_preview(pixels)
     assert previews.is_preview(content)
     touched = bytearray(content)
     touched[at % len(touched)] ^= change
@@ -289,7 +293,7 @@ def test_any_bytes_may_be_asked_about(content: bytes) -> None:
 
 def test_a_preview_larger_than_any_is_none() -> None:
     pixels: PixelArray = phantoms.draw_chest(1, rows=1024, columns=1024)
-    content = draw(pixels)
+    content = encode_preview(pixels)
     assert previews.is_preview(content)
     assert len(content) < previews.MAX_BYTES
     assert not previews.is_preview(content.replace((1024).to_bytes(4, "big"), (1025).to_bytes(4, "big")))

@@ -13,7 +13,7 @@ from pydicom.data import get_testdata_file
 from preread.core.errors import UnreadableError
 from preread.core.types import Caveat, Declared, IntendedUse, Population, RefusalCode
 from preread.imaging.radiograph import decode, read_header
-from preread.model.intended_use import screen
+from preread.model.intended_use import check_intended_use
 
 USE = IntendedUse(("CR", "DX"), ("AP", "PA"), 1.0, 6.0, ("CHEST",), "")
 RESEARCH = Declared(Population.RESEARCH)
@@ -35,7 +35,7 @@ def named(name: str) -> str:
 def outcome(path: Path, declared: Declared) -> str:
     try:
         header = read_header(path.read_bytes())
-        verdict = screen(header, USE, declared)
+        verdict = check_intended_use(header, USE, declared)
         if verdict.refusal is not None:
             return f"refused {verdict.refusal[0]}"
         radiograph = decode(header)

@@ -23,10 +23,10 @@ from preread.core.errors import (
     SlotCrashed,
     SlotDeadline,
 )
-from preread.core.types import Answer, Caveat, FileState, Finding, Identity, Outcome, PictureStatistics, Population
+from preread.core.types import Answer, Caveat, FileState, Finding, Identity, ImageStatistics, Outcome, Population
 from preread.db import schema
 from preread.imaging import previews
-from preread.imaging.preview_png import draw
+from preread.imaging.preview_png import encode_preview
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import Claim, Observation
 from preread.model.bundles import Bundle
@@ -38,7 +38,7 @@ from preread.runner.outcomes import TAIL_ZERO_SETTLE_S, WatchedRoot
 from preread.runner.pool import Broke, Done, Fault, Read
 from preread.runner.shadow import ShadowFilm
 
-PICTURE = PictureStatistics(mean=120.0, contrast=50.0, sharpness=4.0, border=20.0)
+PICTURE = ImageStatistics(mean=120.0, contrast=50.0, sharpness=4.0, border=20.0)
 
 
 class ScriptedPool:
@@ -581,7 +581,7 @@ def test_nothing_stays_of_a_film_that_was_purged_while_a_slot_read_it(
     desk.ready(b"purged", b"fenced")
     claims = {claim.path: claim for claim in (desk.claimed(b"purged"), desk.claimed(b"fenced"))}
     for path, sha256 in ((b"purged", "a" * 64), (b"fenced", "b" * 64)):
-        assert previews.keep(tmp_path, sha256, draw(np.zeros((9, 9), np.uint8)), 0)
+        assert previews.save(tmp_path, sha256, encode_preview(np.zeros((9, 9), np.uint8)), 0)
         if path == b"purged":
             purge.purge(
                 desk.engine,

@@ -423,7 +423,7 @@ def test_the_mount_table_decides_unless_told(
     network: str | None,
     polled: bool,
 ) -> None:
-    monkeypatch.setattr(filesystems, "network_reason", lambda *_: network)
+    monkeypatch.setattr(filesystems, "network_file_system", lambda *_: network)
     desk = make_desk(poll=poll, scan_interval_s=600.0, network_settle_s=10.0)
     desk.pass_time(1)
     desk.write("film")
@@ -432,7 +432,7 @@ def test_the_mount_table_decides_unless_told(
 
 
 def test_a_network_share_settles_longer(make_desk: Callable[..., Desk], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filesystems, "network_reason", lambda *_: "cifs")
+    monkeypatch.setattr(filesystems, "network_file_system", lambda *_: "cifs")
     desk = make_desk(network_settle_s=10.0)
     desk.write("film")
     desk.pass_time(9.9)

@@ -18,7 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from sqlalchemy import Engine, insert, select
 
 from preread.core.errors import DatabaseAway
-from preread.core.types import Answer, FileState, Finding, Outcome, PictureStatistics, RefusalCode, Stage
+from preread.core.types import Answer, FileState, Finding, ImageStatistics, Outcome, RefusalCode, Stage
 from preread.db import schema
 from preread.db.review_schema import account, reading, reading_finding
 from preread.ledger.archives import FleetHealth
@@ -33,7 +33,7 @@ from preread.runner.counters import COMMIT, Meters
 DEPLOY = Path(__file__).parents[2] / "deploy"
 RULES = DEPLOY / "prometheus" / "preread.rules.yml"
 NOW_S = 1_700_000_000.0
-PICTURE = PictureStatistics(mean=120.0, contrast=50.0, sharpness=4.0, border=20.0)
+PICTURE = ImageStatistics(mean=120.0, contrast=50.0, sharpness=4.0, border=20.0)
 
 
 def report(**changes: Any) -> Report:

@@ -24,7 +24,7 @@ from PIL import Image
 
 from preread.core.types import Outcome, Population
 from preread.imaging import previews
-from preread.imaging.preview_png import draw
+from preread.imaging.preview_png import encode_preview
 from preread.model.bundles import Bundle
 from preread.runner.child import protocol as slot_messages
 from preread.runner.child.protocol import Job, Report, Setup
@@ -43,7 +43,7 @@ def opened(content: bytes | None) -> Any:
 
 
 def test_a_small_film_is_kept_to_the_pixel(tmp_path: Path) -> None:
-    assert previews.keep(tmp_path, SHA, draw(FILM), 0)
+    assert previews.save(tmp_path, SHA, encode_preview(FILM), 0)
     assert np.array_equal(opened(previews.load(tmp_path, SHA)), FILM)
     assert previews.exists(tmp_path, SHA)
     assert os.listdir(tmp_path / "ab") == [f"{SHA}.png"]
@@ -52,7 +52,7 @@ def test_a_small_film_is_kept_to_the_pixel(tmp_path: Path) -> None:
 
 @given(pixels=arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9))))
 def test_what_is_drawn_is_the_film_and_other_readers_agree(pixels: Any) -> None:
-    content = draw(pixels)
+    content = encode_preview(pixels)
     assert np.array_equal(opened(content), pixels)
     assert np.array_equal(imagecodecs.png_decode(content), pixels)
 
@@ -62,7 +62,7 @@ def test_a_large_film_is_shrunk_in_its_proportions(
     tmp_path: Path, film: tuple[int, int], shown: tuple[int, int]
 ) -> None:
     ramp = np.repeat(np.linspace(0, 255, film[0]).astype(np.uint8)[:, np.newaxis], film[1], axis=1)
-    assert previews.keep(tmp_path, SHA, draw(ramp), 0)
+    assert previews.save(tmp_path, SHA, encode_preview(ramp), 0)
     found = opened(previews.load(tmp_path, SHA))
     assert found.shape == shown
     assert np.abs(found[:, 0] - np.linspace(0, 255, shown[0])).max() <= 2
@@ -70,20 +70,20 @@ def test_a_large_film_is_shrunk_in_its_proportions(
 
 @pytest.mark.parametrize("left", [0, 3, -1])
 def test_a_preview_whose_end_a_power_loss_took_counts_as_none_and_is_written_again(tmp_path: Path, left: int) -> None:
-    assert previews.keep(tmp_path, SHA, draw(FILM), 0)
+    assert previews.save(tmp_path, SHA, encode_preview(FILM), 0)
     place = previews.path_of(tmp_path, SHA)
     place.write_bytes(place.read_bytes()[:left])
     assert not previews.exists(tmp_path, SHA)
     assert previews.load(tmp_path, SHA) is None
-    assert previews.keep(tmp_path, SHA, draw(FILM), 0)
+    assert previews.save(tmp_path, SHA, encode_preview(FILM), 0)
     assert np.array_equal(opened(previews.load(tmp_path, SHA)), FILM)
 
 
 def test_a_preview_is_dropped_where_the_disk_would_fall_below_its_floor(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=10, f_frsize=1000))
-    assert not previews.keep(tmp_path, SHA, draw(FILM), 10_000)
+    assert not previews.save(tmp_path, SHA, encode_preview(FILM), 10_000)
     assert previews.load(tmp_path, SHA) is None
-    assert previews.keep(tmp_path, SHA, draw(FILM), 0) == (len(draw(FILM)) <= 10_000)
+    assert previews.save(tmp_path, SHA, encode_preview(FILM), 0) == (len(encode_preview(FILM)) <= 10_000)
 
 
 @pytest.mark.parametrize("name", ["makedirs", "statvfs", "open"])
@@ -93,19 +93,19 @@ def test_whatever_the_disk_says_no_half_preview_is_ever_seen(tmp_path: Path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(os, name, fail)
-        assert not previews.keep(tmp_path, SHA, draw(FILM), 0)
+        assert not previews.save(tmp_path, SHA, encode_preview(FILM), 0)
     assert not previews.exists(tmp_path, SHA)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-    assert previews.keep(tmp_path, SHA, draw(FILM), 0)
+    assert previews.save(tmp_path, SHA, encode_preview(FILM), 0)
     assert os.listdir(tmp_path / "ab") == [f"{SHA}.png"]
 
 
 def test_a_disk_that_fills_while_a_preview_is_written_keeps_nothing_of_it(tmp_path: Path) -> None:
-    assert len(draw(FILM)) > 2000
+    assert len(encode_preview(FILM)) > 2000
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        kept = previews.keep(tmp_path, SHA, draw(FILM), 0)
+        kept = previews.save(tmp_path, SHA, encode_preview(FILM), 0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not kept
@@ -113,9 +113,9 @@ def test_a_disk_that_fills_while_a_preview_is_written_keeps_nothing_of_it(tmp_pa
 
 
 def test_previews_lie_beside_the_database_unless_a_folder_is_named(tmp_path: Path) -> None:
-    assert previews.folder_for(None, tmp_path / "preread.db") == tmp_path / "preread.db-previews"
-    assert previews.folder_for(tmp_path / "pictures", tmp_path / "preread.db") == tmp_path / "pictures"
-    assert previews.folder_for(None, None) is None
+    assert previews.preview_folder(None, tmp_path / "preread.db") == tmp_path / "preread.db-previews"
+    assert previews.preview_folder(tmp_path / "pictures", tmp_path / "preread.db") == tmp_path / "pictures"
+    assert previews.preview_folder(None, None) is None
     assert previews.load(None, SHA) is None
 
 
@@ -138,7 +138,7 @@ class Slot:
         )
         command = (sys.executable, "-P", str(STUB_SLOT), str(folder / "inferences"))
         self.pool: SlotPool[str] = SlotPool(
-            setup, count=1, deadline_s=60.0, command=command, place=previews.Place(preview_dir)
+            setup, count=1, deadline_s=60.0, command=command, place=previews.PreviewStore(preview_dir)
         )
 
     def read(

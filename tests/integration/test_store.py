@@ -208,7 +208,7 @@ def test_sqlite_outside_a_plain_file_is_refused(url: str) -> None:
 
 
 def test_sqlite_on_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(db_engine, "file_system_of", lambda _path: "cifs")
+    monkeypatch.setattr(db_engine, "file_system_type", lambda _path: "cifs")
     with pytest.raises(DatabaseUnsuitable, match=r"network file system \(cifs\)"):
         db_engine.open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
 

@@ -1,4 +1,4 @@
-"""Fit, resume, publish, measure: the whole bench on a handful of drawn films."""
+"""Fit, resume, publish, measure_image: the whole bench on a handful of drawn films."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from preread.core.errors import BundleMismatch, UsageError
 from preread.core.types import Answer
 from preread.imaging.preprocessing import TRAINING_SPEC, shrink
 from preread.imaging.radiograph import decode, read_header
-from preread.imaging.statistics import measure
+from preread.imaging.statistics import measure_image
 from preread.model import bundles
 from preread.model.classifier import Classifier
-from preread.model.distributions import tenths
+from preread.model.distributions import decile_histogram
 from preread.monitoring import drift
 from preread_training.cli.app import app
 from preread_training.data.atomic_files import NotKept
@@ -209,11 +209,11 @@ def test_a_published_bundle_says_how_its_films_were_distributed(
     calibration = published.manifest.findings[0].calibration
     probability = [calibration.probability(one) for part in parts for one in part["logits"][:, 0].tolist()]
     assert len(probability) == 2 * FILMS
-    assert reference.probability == {"pneumonia": tenths(probability)}
+    assert reference.probability == {"pneumonia": decile_histogram(probability)}
     films = [decode(read_header(path.read_bytes())).pixels for path in data.rglob("*.png")]
-    means = [measure(shrink(TRAINING_SPEC, film)).mean for film in films]
+    means = [measure_image(shrink(TRAINING_SPEC, film)).mean for film in films]
     assert reference.picture.keys() == {"mean", "contrast", "sharpness", "border"}
-    assert reference.picture["mean"] == tenths(means)
+    assert reference.picture["mean"] == decile_histogram(means)
     assert drift._reference(json.loads(published.manifest_json)) == reference
 
 

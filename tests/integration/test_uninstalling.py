@@ -17,7 +17,7 @@ from preread.cli import main
 from preread.core.errors import EnvironmentFault
 from preread.core.settings import Settings, load
 from preread.imaging import previews
-from preread.imaging.preview_png import draw
+from preread.imaging.preview_png import encode_preview
 
 DATABASE = "/var/lib/preread/preread.db"
 
@@ -36,7 +36,8 @@ def installed(tree: Path) -> Path:
     assert main(["setup", "--root", str(tree), "--share", "/srv/films", "--population", "undeclared"]) == 0
     home = tree / "var/lib/preread"
     for number in range(3):
-        assert previews.keep(home / "preread.db-previews", f"{number}" * 64, draw(np.zeros((9, 9), np.uint8)), 0)
+        preview = encode_preview(np.zeros((9, 9), np.uint8))
+        assert previews.save(home / "preread.db-previews", f"{number}" * 64, preview, 0)
     for name in (
         "preread.db-wal",
         "preread.db-shm",
@@ -149,7 +150,7 @@ def test_with_postgres_the_server_s_database_is_its_administrator_s(
     home = tree / "var/lib/preread"
     (home / "forgotten").write_text("{}\n")
     (home / "audit-key").write_text("key\n")
-    assert previews.keep(home / "previews", "0" * 64, draw(np.zeros((9, 9), np.uint8)), 0)
+    assert previews.save(home / "previews", "0" * 64, encode_preview(np.zeros((9, 9), np.uint8)), 0)
     assert main(["uninstall", "--root", str(tree), "--data", "--confirm", DATABASE]) == 2
     assert main(["uninstall", "--root", str(tree), "--data", "--confirm", "/var/lib/preread"]) == 0
     assert not home.exists()

@@ -62,7 +62,7 @@ def test_a_published_bundle_loads_with_what_was_written(tmp_path: Path) -> None:
     assert bundle.label == "test/1.0.0"
     assert bundle.manifest.intended_use == USE
     assert bundle.manifest.preprocessing == TRAINING_SPEC
-    assert bundle.manifest.findings[0].of(0.0).probability == 0.5
+    assert bundle.manifest.findings[0].to_finding(0.0).probability == 0.5
     assert set(bundle.manifest.files) == {"weights.tflite", "golden/vectors.npz", "card.md", "detector.npz"}
     assert bundles.load(bundle.path) == bundle
 

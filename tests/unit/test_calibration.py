@@ -45,7 +45,7 @@ def test_answer_at_the_edges_of_the_band(probability: float, answer: Answer) -> 
 
 
 def test_finding_carries_the_prevalence_of_its_probability() -> None:
-    finding = SPEC.of(0.0)
+    finding = SPEC.to_finding(0.0)
     assert finding.prevalence == 0.5
     assert finding.logit == 0.0
     assert finding.probability == pytest.approx(1 / (1 + math.exp(0.5)))
@@ -67,7 +67,7 @@ def test_band_that_leaves_out_its_threshold_is_refused(wrong: tuple[float, float
 @pytest.mark.parametrize("logit", [math.nan, math.inf, -math.inf])
 def test_a_logit_that_is_no_number_gets_no_answer(logit: float) -> None:
     with pytest.raises(ArithmeticError, match="pneumonia"):
-        SPEC.of(logit)
+        SPEC.to_finding(logit)
 
 
 rate = st.floats(0.001, 0.999)
@@ -98,8 +98,8 @@ def test_predictive_values_of_a_known_table() -> None:
 
 def test_a_finding_carries_the_predictive_values_of_its_bundle() -> None:
     stated = predictive_values((0.9, 0.1), (0.05, 0.8))
-    assert dataclasses.replace(SPEC, predictive_values=stated).of(1.0).predictive_values == stated
-    assert SPEC.of(1.0).predictive_values == ()
+    assert dataclasses.replace(SPEC, predictive_values=stated).to_finding(1.0).predictive_values == stated
+    assert SPEC.to_finding(1.0).predictive_values == ()
 
 
 def test_predictive_values_stand_at_the_three_prevalences_or_not_at_all() -> None:

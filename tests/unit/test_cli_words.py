@@ -26,25 +26,25 @@ def finding(answer=Answer.NOT_FLAGGED, probability=0.02):
 
 
 def test_the_answers_in_words():
-    assert wording.say_answer(Answer.FLAGGED, "pneumonia") == "pneumonia flagged"
-    assert wording.say_answer(Answer.UNCERTAIN, "pneumonia") == "pneumonia uncertain"
-    assert wording.say_answer(Answer.NOT_FLAGGED, "pneumonia") == "pneumonia not flagged; this excludes no disease"
+    assert wording.format_answer(Answer.FLAGGED, "pneumonia") == "pneumonia flagged"
+    assert wording.format_answer(Answer.UNCERTAIN, "pneumonia") == "pneumonia uncertain"
+    assert wording.format_answer(Answer.NOT_FLAGGED, "pneumonia") == "pneumonia not flagged; this excludes no disease"
 
 
 @pytest.mark.parametrize("answer", list(Answer))
 def test_no_answer_uses_a_word_for_health(answer):
-    said = wording.say_finding(finding(answer)).lower()
+    said = wording.format_finding(finding(answer)).lower()
     for word in ("normal", "negative", "clear", "no finding", "healthy"):
         assert word not in said
 
 
 def test_a_probability_stands_with_its_prevalence():
-    assert wording.say_finding(finding()).endswith("(2.0 % at prevalence 25 %)")
+    assert wording.format_finding(finding()).endswith("(2.0 % at prevalence 25 %)")
 
 
 @pytest.mark.parametrize("answer", list(Answer))
 def test_every_answer_names_its_finding_first(answer):
-    assert wording.say_finding(finding(answer)).startswith(f"pneumonia {answer.value.replace('_', ' ')}")
+    assert wording.format_finding(finding(answer)).startswith(f"pneumonia {answer.value.replace('_', ' ')}")
 
 
 @pytest.mark.parametrize(
@@ -52,14 +52,14 @@ def test_every_answer_names_its_finding_first(answer):
     [(0.0, "0 %"), (1e-9, "below 0.1 %"), (0.999_999, "above 99.9 %"), (0.5, "50 %"), (0.034, "3.4 %"), (1.0, "100 %")],
 )
 def test_no_share_is_rounded_to_a_certainty(share, said):
-    assert wording.percent(share) == said
+    assert wording.format_percent(share) == said
 
 
 def test_every_caveat_has_words():
     assert set(CAVEAT_TEXT) == set(Caveat)
-    notes = wording.explain_caveats([Caveat.NO_TAGS, Caveat.AGE_ASSUMED, Caveat.NO_TAGS])
+    notes = wording.caveat_notes([Caveat.NO_TAGS, Caveat.AGE_ASSUMED, Caveat.NO_TAGS])
     assert [note.partition(": ")[0] for note in notes] == ["age_assumed", "no_tags"]
-    assert wording.name_caveats([Caveat.NO_TAGS, Caveat.AGE_ASSUMED]) == "no_tags, age_assumed"
+    assert wording.caveat_codes([Caveat.NO_TAGS, Caveat.AGE_ASSUMED]) == "no_tags, age_assumed"
 
 
 def test_the_words_of_the_options_are_those_of_the_enums():
@@ -156,7 +156,7 @@ def test_what_is_no_time_is_refused(text):
 
 def test_predictive_values_are_said_without_a_word_for_health_or_a_certainty():
     values = predictive_values((0.9, 1e-9), (1e-9, 0.9))
-    said = wording.say_predictive_values(values)
+    said = wording.format_predictive_values(values)
     assert said.startswith("where 5 / 20 / 60 % of films show it: of those flagged above 99.9 / above 99.9 /")
     for word in ("normal", "negative", "clear", "healthy", "100 %"):
         assert word not in said
@@ -164,7 +164,7 @@ def test_predictive_values_are_said_without_a_word_for_health_or_a_certainty():
 
 def test_what_answers_are_worth_is_said_once_for_each_bundle():
     stated = replace(finding(), predictive_values=predictive_values((0.9, 0.1), (0.1, 0.9)))
-    lines = wording.explain_predictive_values([("b/2", stated), ("b/1", finding()), ("b/2", stated)])
+    lines = wording.predictive_value_notes([("b/2", stated), ("b/1", finding()), ("b/2", stated)])
     assert lines[0] == "pneumonia (b/1): this bundle states no PPV and NPV"
     assert lines[1].startswith("pneumonia (b/2): where 5 /")
     assert len(lines) == 2

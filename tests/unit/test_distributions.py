@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preread.model.distributions import Distribution, by_chance, spread, stability_index, tenths
+from preread.model.distributions import Distribution, chance_level, decile_histogram, histogram, stability_index
 
 _counts = st.lists(st.integers(0, 500), min_size=2, max_size=10)
 
@@ -36,9 +36,9 @@ def test_the_index_by_hand() -> None:
 
 @given(st.lists(st.floats(0, 1), max_size=200))
 def test_every_value_has_one_bin(values: list[float]) -> None:
-    found = tenths(values)
+    found = decile_histogram(values)
     assert found.total == len(values)
-    assert spread(values, found.edges) == found
+    assert histogram(values, found.edges) == found
     assert not values or min(found.films) > 0
 
 
@@ -47,9 +47,9 @@ def test_samples_of_one_population_exceed_what_chance_gives_once_in_twenty_times
     random = np.random.default_rng(7)
     beyond = 0
     for _ in range(400):
-        expected = tenths(random.normal(size=films).tolist())
-        found = spread(random.normal(size=films).tolist(), expected.edges)
-        beyond += stability_index(expected, found) > by_chance(expected, found)
+        expected = decile_histogram(random.normal(size=films).tolist())
+        found = histogram(random.normal(size=films).tolist(), expected.edges)
+        beyond += stability_index(expected, found) > chance_level(expected, found)
     assert 5 <= beyond <= 40  # 20 are meant
 
 

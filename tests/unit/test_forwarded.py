@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preread.core.addresses import source_of
+from preread.core.addresses import client_network
 from preread.core.errors import SettingsError
 from preread.web.forwarded import Proxies
 
@@ -67,4 +67,4 @@ def test_a_setting_that_names_no_address_is_refused() -> None:
     ],
 )
 def test_a_customer_of_ipv6_is_counted_once(address: str, source: str) -> None:
-    assert source_of(address) == source
+    assert client_network(address) == source

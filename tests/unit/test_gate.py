@@ -8,7 +8,7 @@ import pytest
 
 from preread.core.types import Caveat, Declared, Identity, IntendedUse, Population, RefusalCode
 from preread.imaging.radiograph import Header
-from preread.model.intended_use import Verdict, screen
+from preread.model.intended_use import TagCheck, check_intended_use
 
 USE = IntendedUse(("CR", "DX"), ("AP", "PA"), 1.0, 6.0, ("CHEST",), "children of 1 to 5 years")
 CHILD = Identity(patient_id="P1", patient_age_years=3.0, modality="CR", body_part_examined="CHEST", view_position="AP")
@@ -18,19 +18,19 @@ RESEARCH = Declared(Population.RESEARCH)
 CHILDREN = Declared(Population.CHILDREN_1_5Y)
 
 
-def verdict(header: Header = FILM, declared: Declared = Declared(), **tags: object) -> Verdict:
+def verdict(header: Header = FILM, declared: Declared = Declared(), **tags: object) -> TagCheck:
     """The verdict on a film in which some tags are others; names of ``Header`` go there, the rest to its identity."""
     own = {name: value for name, value in tags.items() if name in Header.__dataclass_fields__}
     others = {name: value for name, value in tags.items() if name not in own}
-    return screen(replace(header, identity=replace(header.identity, **others), **own), USE, declared)
+    return check_intended_use(replace(header, identity=replace(header.identity, **others), **own), USE, declared)
 
 
-def refused(found: Verdict) -> RefusalCode | None:
+def refused(found: TagCheck) -> RefusalCode | None:
     return found.refusal[0] if found.refusal else None
 
 
 def test_a_childs_frontal_chest_film_passes_without_a_caveat() -> None:
-    assert verdict() == Verdict(None, ())
+    assert verdict() == TagCheck(None, ())
 
 
 # --------------------------------------------------------------------------- kind
@@ -69,13 +69,13 @@ def test_what_is_no_picture_is_refused() -> None:
 
 def test_a_film_that_broke_off_is_left_to_decoding() -> None:
     """Its other tags may be cut off; that they are missing is not its fault."""
-    assert verdict(has_pixels=False, modality=None, body_part_examined=None, patient_age_years=None) == Verdict()
+    assert verdict(has_pixels=False, modality=None, body_part_examined=None, patient_age_years=None) == TagCheck()
     assert refused(verdict(has_pixels=False, modality="CT")) is RefusalCode.MODALITY
 
 
 def test_frames_of_another_modality_are_refused_and_of_a_film_left_to_decoding() -> None:
     assert refused(verdict(number_of_frames=30, modality="US")) is RefusalCode.MODALITY
-    assert verdict(number_of_frames=30) == Verdict()
+    assert verdict(number_of_frames=30) == TagCheck()
 
 
 @pytest.mark.parametrize("rows, columns", [(16, 16), (2000, 400), (40, 120)])
@@ -110,7 +110,7 @@ def test_a_hospital_for_veterans_is_for_people() -> None:
 
 @pytest.mark.parametrize("part", ["CHEST", "THORAX", "NON GRID CHEST", "PORTABLE CHEST", "TORAX", "LUNG"])
 def test_words_for_the_chest_pass(part: str) -> None:
-    assert verdict(body_part_examined=part) == Verdict(None, ())
+    assert verdict(body_part_examined=part) == TagCheck(None, ())
 
 
 @pytest.mark.parametrize("part", ["HAND", "ABDOMEN", "EXTREMITY", "TSPINE", "THORACIC SPINE", "CHESTABDOMEN", "SKULL"])
@@ -129,7 +129,7 @@ def test_a_body_part_is_looked_for_in_codes_and_descriptions() -> None:
 
 @pytest.mark.parametrize("part", [None, "UNKNOWN", "OTHER"])
 def test_a_film_without_body_part_passes_with_a_caveat(part: str | None) -> None:
-    assert verdict(body_part_examined=part, search_text=("routine",)) == Verdict(None, (Caveat.BODY_PART_UNKNOWN,))
+    assert verdict(body_part_examined=part, search_text=("routine",)) == TagCheck(None, (Caveat.BODY_PART_UNKNOWN,))
 
 
 # --------------------------------------------------------------------------- view
@@ -137,14 +137,14 @@ def test_a_film_without_body_part_passes_with_a_caveat(part: str | None) -> None
 
 @pytest.mark.parametrize("view", ["AP", "PA", "AP PORTABLE", "PA/ERECT"])
 def test_frontal_views_pass(view: str) -> None:
-    assert verdict(view_position=view) == Verdict(None, ())
+    assert verdict(view_position=view) == TagCheck(None, ())
 
 
 @pytest.mark.parametrize("view", ["LL", "RL", "LATERAL", "LARGE LATERAL", "LLD", "RAO", "LPO"])
 def test_other_views_are_refused_but_for_research(view: str) -> None:
     assert refused(verdict(view_position=view)) is RefusalCode.VIEW
     assert refused(verdict(view_position=view, declared=CHILDREN)) is RefusalCode.VIEW
-    assert verdict(view_position=view, declared=RESEARCH) == Verdict(None, (Caveat.OUTSIDE_INTENDED_VIEW,))
+    assert verdict(view_position=view, declared=RESEARCH) == TagCheck(None, (Caveat.OUTSIDE_INTENDED_VIEW,))
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_lateral_view_is_looked_for_elsewhere(tags: dict[str, object]) -> None
     ],
 )
 def test_a_frontal_view_is_looked_for_elsewhere(tags: dict[str, object]) -> None:
-    assert verdict(view_position=None, **tags) == Verdict(None, ())
+    assert verdict(view_position=None, **tags) == TagCheck(None, ())
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_a_frontal_view_is_looked_for_elsewhere(tags: dict[str, object]) -> None
     ],
 )
 def test_a_film_without_view_passes_with_a_caveat(tags: dict[str, object]) -> None:
-    assert verdict(**{"view_position": None, **tags}) == Verdict(None, (Caveat.VIEW_UNKNOWN,))
+    assert verdict(**{"view_position": None, **tags}) == TagCheck(None, (Caveat.VIEW_UNKNOWN,))
 
 
 # --------------------------------------------------------------------------- age
@@ -194,7 +194,7 @@ def test_a_film_without_view_passes_with_a_caveat(tags: dict[str, object]) -> No
 
 @pytest.mark.parametrize("years", [1.0, 5.99])
 def test_ages_within_pass(years: float) -> None:
-    assert verdict(patient_age_years=years) == Verdict(None, ())
+    assert verdict(patient_age_years=years) == TagCheck(None, ())
 
 
 @pytest.mark.parametrize("years", [0.0, 0.99, 6.0, 41.0])
@@ -203,7 +203,7 @@ def test_ages_outside_are_refused_whatever_a_root_declares_but_for_research(year
     for declared in (Declared(), CHILDREN, Declared(assume_age=True)):
         assert refused(verdict(patient_age_years=years, declared=declared)) is RefusalCode.AGE_OUTSIDE
     found = verdict(patient_age_years=years, declared=RESEARCH)
-    assert found == Verdict(None, (Caveat.OUTSIDE_INTENDED_AGE,))
+    assert found == TagCheck(None, (Caveat.OUTSIDE_INTENDED_AGE,))
 
 
 def test_an_unknown_age_needs_a_declaration() -> None:
@@ -227,12 +227,12 @@ def test_tags_that_contradict_each_other_are_not_silent() -> None:
 def test_a_picture_without_tags() -> None:
     assert refused(verdict(PICTURE)) is RefusalCode.AGE_UNKNOWN
     expected = (Caveat.NO_TAGS, Caveat.AGE_DECLARED, Caveat.UNIDENTIFIED)
-    assert verdict(PICTURE, CHILDREN) == Verdict(None, expected)
+    assert verdict(PICTURE, CHILDREN) == TagCheck(None, expected)
     assert Caveat.UNIDENTIFIED not in verdict(PICTURE, CHILDREN, patient_id="FROM-PATH").caveats
 
 
 def test_a_film_without_patient_is_unidentified() -> None:
-    assert verdict(patient_id=None) == Verdict(None, (Caveat.UNIDENTIFIED,))
+    assert verdict(patient_id=None) == TagCheck(None, (Caveat.UNIDENTIFIED,))
 
 
 def test_a_reason_holds_no_more_of_a_tag_than_a_word() -> None:

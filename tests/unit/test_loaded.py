@@ -29,7 +29,7 @@ LATE = """
 import sys
 from pathlib import Path
 from preread.core.errors import PrereadError
-from preread.imaging.preview_png import draw
+from preread.imaging.preview_png import encode_preview
 from preread.imaging.radiograph import decode, read_header
 from preread.model import assess, bundles
 from preread.runner.confine import self_test
@@ -39,7 +39,7 @@ self_test.run(self_test.images(), None)
 known = set(sys.modules)
 for path in sys.argv[1:]:
     try:
-        draw(decode(read_header(Path(path).read_bytes())).pixels)
+        encode_preview(decode(read_header(Path(path).read_bytes())).pixels)
     except PrereadError:
         pass
     if late := sorted(set(sys.modules) - known):

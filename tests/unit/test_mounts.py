@@ -21,7 +21,7 @@ TABLE = rb"""22 27 0:21 / /proc rw,relatime - proc proc rw
 47 27 0:57 / /srv/films2 rw - tmpfs tmpfs rw
 a line of another form
 """
-MOUNTS = filesystems.parse(TABLE)
+MOUNTS = filesystems.parse_mounts(TABLE)
 
 
 def test_lines_of_another_form_are_left_out() -> None:
@@ -43,12 +43,12 @@ def test_lines_of_another_form_are_left_out() -> None:
     ],
 )
 def test_the_deepest_and_latest_mount_decides(path: str, fs_type: str) -> None:
-    assert filesystems.file_system_of(path, MOUNTS) == fs_type
-    assert filesystems.file_system_of(os.fsencode(path), MOUNTS) == fs_type
+    assert filesystems.file_system_type(path, MOUNTS) == fs_type
+    assert filesystems.file_system_type(os.fsencode(path), MOUNTS) == fs_type
 
 
 def test_no_table_is_unknown_and_counts_as_local() -> None:
-    assert filesystems.file_system_of("/srv", []) == filesystems.UNKNOWN
+    assert filesystems.file_system_type("/srv", []) == filesystems.UNKNOWN
     assert not filesystems.is_network(filesystems.UNKNOWN)
 
 
@@ -73,16 +73,16 @@ def test_local_types(fs_type: str) -> None:
     ],
 )
 def test_a_network_mount_below_a_root_makes_it_polled(root: str, reason: str | None) -> None:
-    assert filesystems.network_reason(root, MOUNTS) == reason
+    assert filesystems.network_file_system(root, MOUNTS) == reason
 
 
 def test_a_link_is_followed(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("/srv/films")
-    assert filesystems.file_system_of(tmp_path / "link" / "new.db", MOUNTS) == "cifs"
+    assert filesystems.file_system_type(tmp_path / "link" / "new.db", MOUNTS) == "cifs"
 
 
 def test_the_real_table_knows_proc() -> None:
-    assert filesystems.file_system_of("/proc/self") == "proc"
+    assert filesystems.file_system_type("/proc/self") == "proc"
 
 
 def test_a_mount_that_fstab_names_and_the_kernel_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

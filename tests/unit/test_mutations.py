@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from preread.core.errors import UnreadableError
 from preread.core.types import Declared, IntendedUse
 from preread.imaging.radiograph import Limits, decode, read_header
-from preread.model.intended_use import screen
+from preread.model.intended_use import check_intended_use
 from preread_training.data import phantoms
 from preread_training.data.phantoms import Encoding
 
@@ -28,7 +28,7 @@ FILES = {
 def ends_well(data: bytes) -> None:
     try:
         header = read_header(data, LIMITS)
-        screen(header, USE, Declared())
+        check_intended_use(header, USE, Declared())
         radiograph = decode(header, LIMITS)
     except tuple(UnreadableError.__subclasses__()):  # each with a name of its own, and not the general one
         return

@@ -9,7 +9,7 @@ import pytest
 
 from preread.core.types import Declared, IntendedUse, Population, RefusalCode
 from preread.imaging.radiograph import decode, read_header
-from preread.model.intended_use import screen
+from preread.model.intended_use import check_intended_use
 from preread_training.data import phantoms
 from preread_training.data.phantoms import Encoding
 
@@ -37,7 +37,7 @@ def test_the_demo_films_are_read_and_say_that_they_are_drawn() -> None:
     for name, data in phantoms.demo_films():
         assert "phantom" in name
         header = read_header(data)
-        verdict = screen(header, USE, Declared())
+        verdict = check_intended_use(header, USE, Declared())
         if header.format == "DICOM":
             assert header.identity.patient_name is not None
             assert header.identity.patient_name.startswith("Phantom^")
@@ -63,7 +63,7 @@ def test_the_demo_films_are_one_drawing() -> None:
 def test_every_demo_film_passes_in_a_root_for_its_kind() -> None:
     for name, data in phantoms.demo_films():
         declared = Declared(Population.RESEARCH)
-        assert screen(read_header(data), USE, declared).refusal is None, name
+        assert check_intended_use(read_header(data), USE, declared).refusal is None, name
 
 
 def test_examples_are_written_to_a_folder(tmp_path: Path) -> None:

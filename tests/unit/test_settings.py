@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from preread.cli.settings_page import describe
-from preread.core.addresses import listen_address
+from preread.core.addresses import parse_listen_address
 from preread.core.errors import SettingsError
 from preread.core.settings import PREFIX, Settings, load
 from preread.core.types import Population
@@ -244,7 +244,7 @@ def test_a_setting_says_its_unit_and_range():
 )
 def test_an_address_to_listen_on(monkeypatch, text, address):
     monkeypatch.setenv("PREREAD_HEALTH_LISTEN", text)
-    assert listen_address(load().health_listen) == address
+    assert parse_listen_address(load().health_listen) == address
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from dataclasses import asdict, fields
 import numpy as np
 import numpy.typing as npt
 
-from preread.core.types import JSONObject, PictureStatistics, PixelArray
-from preread.imaging.statistics import measure as measure_picture
+from preread.core.types import ImageStatistics, JSONObject, PixelArray
+from preread.imaging.statistics import measure_image
 from preread.model.calibration import FindingSpec
-from preread.model.distributions import Reference, tenths
+from preread.model.distributions import Reference, decile_histogram
 from preread_training.analysis.subgroups import subgroups
 from preread_training.data.dataset import Data
 from preread_training.stats.bootstrap import Rows, number, share
@@ -36,12 +36,12 @@ def reference(which: str, probability: Mapping[str, npt.NDArray[np.float64]], pi
         probability: by finding, of films that the network had not seen.
         pictures: uint8 [films, rows, columns], as the network sees them.
     """
-    figures = [measure_picture(picture) for picture in pictures]
+    figures = [measure_image(picture) for picture in pictures]
     of_pictures = {
-        one.name: tenths([getattr(figure, one.name) for figure in figures]) for one in fields(PictureStatistics)
+        one.name: decile_histogram([getattr(figure, one.name) for figure in figures]) for one in fields(ImageStatistics)
     }
     return asdict(
-        Reference(which, {name: tenths(values.tolist()) for name, values in probability.items()}, of_pictures)
+        Reference(which, {name: decile_histogram(values.tolist()) for name, values in probability.items()}, of_pictures)
     )
 
 

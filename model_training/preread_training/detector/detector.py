@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from preread.core.types import FloatArray, JSONObject, PixelArray, RefusalCode
 from preread.imaging.preprocessing import PreprocessingSpec, normalise, shrink
-from preread.model.out_of_scope import Detector, Pose, ScopeSpec, Subspace, edges
+from preread.model.out_of_scope import Detector, Pose, ScopeSpec, Subspace, edge_features
 from preread_training.data.augmentation import Augmentation, augment
 from preread_training.data.phantoms import draw_chest
 from preread_training.detector import synthetic_negatives as decoys
@@ -61,7 +61,7 @@ class Described:
 
 def describe(pictures: PixelArray, embed: Embed) -> Described:
     """Describe uint8 [n, rows, columns] after ``preprocessing.shrink``."""
-    return Described(np.stack([edges(picture) for picture in pictures]), embed(pictures))
+    return Described(np.stack([edge_features(picture) for picture in pictures]), embed(pictures))
 
 
 def embed_with_keras(served: Any, spec: PreprocessingSpec, batch: int = 32) -> Embed:
@@ -131,7 +131,7 @@ def fit_detector(
         _UNSET,
     )
     groups = [(seen, 0, 0.95), (drawn, 0, 0.05), *((kind, 1, 1 / len(refused)) for kind in refused)]
-    places = [bare.places(group.edges, group.embedding) for group, _, _ in groups]
+    places = [bare.components(group.edges, group.embedding) for group, _, _ in groups]
     total = sum(map(len, places))
     labels = np.concatenate([np.full(len(place), label) for place, (_, label, _) in zip(places, groups, strict=True)])
     weight = np.concatenate(
@@ -167,11 +167,11 @@ class _Seen:
 
     def take(self, detector: Detector, pictures: PixelArray, found: Described) -> None:
         self.scores += detector.score(found.edges, found.embedding).tolist()
-        self.poses += [detector.likeliest(picture) for picture in pictures]
+        self.poses += [detector.nearest_pose(picture) for picture in pictures]
 
     def counted(self, detector: Detector) -> JSONObject:
         codes = [
-            detector.name(p)[0] for p, s in zip(self.poses, self.scores, strict=True) if s > detector.spec.score_max
+            detector.refusal(p)[0] for p, s in zip(self.poses, self.scores, strict=True) if s > detector.spec.score_max
         ]
         count, refused = len(self.scores), len(codes)
         named = {str(code): codes.count(code) for code in RefusalCode if code in codes}

@@ -10,7 +10,7 @@ import pytest
 from preread.core.types import Identity, Population, RefusalCode
 from preread.db.engine import open_engine
 from preread.imaging import previews
-from preread.imaging.preview_png import draw
+from preread.imaging.preview_png import encode_preview
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import FileFacts, Observation
 
@@ -34,7 +34,7 @@ def here(preread, tmp_path, migrated_sqlite, monkeypatch):
         facts = FileFacts(f"{number:064x}", who, "DICOM", None, 1, 1, Population.UNDECLARED, (), 1.0)
         assert ledger.commit_refused(claim, facts, bundle_id, RefusalCode.VIEW, "lateral")
     engine.dispose()
-    assert previews.keep(tmp_path / "preread.db-previews", "0" * 64, draw(np.zeros((9, 9), np.uint8)), 0)
+    assert previews.save(tmp_path / "preread.db-previews", "0" * 64, encode_preview(np.zeros((9, 9), np.uint8)), 0)
     return preread
 
 

@@ -13,7 +13,7 @@ from preread.core.errors import DatabaseAway
 from preread.db import migrate
 from preread.db.engine import database_now, open_engine, read
 from preread.imaging import previews
-from preread.imaging.preview_png import draw
+from preread.imaging.preview_png import encode_preview
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def test_where_fstab_names_a_disk_that_is_away_nothing_is_made_on_the_other_one(
 
 
 def a_preview(folder: Path) -> None:
-    assert previews.keep(folder, "0" * 64, draw(np.zeros((9, 9), np.uint8)), 0)
+    assert previews.save(folder, "0" * 64, encode_preview(np.zeros((9, 9), np.uint8)), 0)
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)

@@ -31,7 +31,7 @@ from preread.fleet import partition as shards
 from preread.fleet.queue import FleetQueue
 from preread.fleet.shard_runner import ShardJob
 from preread.imaging import previews
-from preread.imaging.preview_png import draw
+from preread.imaging.preview_png import encode_preview
 from preread.ledger import archives as batches
 from preread.ledger import invariants as ledger_check
 from preread.ledger.ledger import ContentAssessment, Ledger
@@ -132,7 +132,7 @@ def test_nothing_that_names_the_patient_is_left_in_any_table(filled: Bench, tmp_
     drawn = np.zeros((20, 20), np.uint8)
     digest = results.query(filled.engine, results.ResultFilter(patient_id=IDENTIFIER))[0].sha256
     assert digest is not None
-    assert previews.keep(tmp_path, digest, draw(drawn), 0)
+    assert previews.save(tmp_path, digest, encode_preview(drawn), 0)
     done = forget_films(filled, films, readings=True, preview_dir=tmp_path)
     assert (done.films, done.readings, done.readings_kept, done.contents, done.previews) == (3, 1, 0, 2, 1)
     # somebody else's accession number and study are the same here, and stay
@@ -199,7 +199,7 @@ def test_no_byte_of_the_patient_is_left_in_any_file(
             if number % 30 == 0:
                 sign(filled, claim.file_id, "a remarkable comment")
     digest = filled.facts(b"0").sha256
-    assert previews.keep(kept, digest, draw(np.zeros((20, 20), np.uint8)), 0)
+    assert previews.save(kept, digest, encode_preview(np.zeros((20, 20), np.uint8)), 0)
     other = db_engine.open_engine(database_url)  # the page, which stays open
     assert db_engine.read(other, db_engine.database_now)
     assert f"{database.name}-wal" in places_with(folder, *words)

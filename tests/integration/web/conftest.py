@@ -24,7 +24,7 @@ from preread.core.errors import DecodeFailed
 from preread.core.types import Answer, Caveat, FileState, Finding, Identity, Population, RefusalCode, Role
 from preread.db.engine import database_now, open_engine, read
 from preread.imaging import previews
-from preread.imaging.preview_png import draw
+from preread.imaging.preview_png import encode_preview
 from preread.ledger.ledger import ContentAssessment, FileFacts, Ledger, Observation
 from preread.ledger.records import Pulse, RootPulse
 from preread.review.auth import accounts
@@ -151,7 +151,7 @@ class Films:
             assert self.ledger.commit_unreadable(claim, DecodeFailed("the pixel data is damaged"), facts)
         if preview:
             drawn = phantoms.draw_chest(claim.file_id, rows=400, columns=320)
-            assert previews.keep(self.preview_dir, sha256, draw(drawn), 0)
+            assert previews.save(self.preview_dir, sha256, encode_preview(drawn), 0)
         return claim.file_id
 
     def person(self, name: str = "ada", role: Role = Role.READER) -> Account:

@@ -23,8 +23,8 @@ from preread.core.errors import EnvironmentFault
 from preread.core.settings import Settings
 from preread.db import audit_key
 from preread.db.engine import open_engine
-from preread.imaging.previews import folder_for as previews_beside
-from preread.model.bundles import folder_for as bundles_beside
+from preread.imaging.previews import preview_folder
+from preread.model.bundles import added_bundle_folder
 
 UNITS = Path("/etc/systemd/system")
 _OF_SETUP = (Path("/etc/sysusers.d/preread.conf"), Path("/etc/tmpfiles.d/preread.conf"), install.COMMAND)
@@ -132,7 +132,7 @@ class Host:
         return install.HOME / str(url.database) if url.get_backend_name() == "sqlite" else None
 
     def _previews(self) -> Path | None:
-        return previews_beside(_of_service(self.settings.preview_dir), self._database())
+        return preview_folder(_of_service(self.settings.preview_dir), self._database())
 
     def _journal(self) -> Path | None:
         return journal_beside(_of_service(self.settings.forgotten_file), self._database())
@@ -142,7 +142,7 @@ class Host:
 
     def _places(self) -> list[Path]:
         """Return where this installation's data lie, the database's file first."""
-        bundles = bundles_beside(_of_service(self.settings.bundle_dir), self._database())
+        bundles = added_bundle_folder(_of_service(self.settings.bundle_dir), self._database())
         places = (self._database(), self._previews(), self._journal(), self._audit_key(), bundles)
         return [path for path in places if path is not None]
 

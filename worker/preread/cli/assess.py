@@ -46,7 +46,7 @@ def assess(
     exist or may not be read, when a film ended its process, or when there was no file at all.
     """
     settings = door.of(context).settings()
-    from preread.core.text.wording import explain_caveats, explain_predictive_values
+    from preread.core.text.wording import caveat_notes, predictive_value_notes
     from preread.core.types import Declared
     from preread.imaging.radiograph import Limits
     from preread.runner import offline as batch
@@ -84,7 +84,7 @@ def assess(
             step()
     if rows:
         columns = ("file", "outcome", "what it says", "caveats", "ms")
-        notes = (*explain_predictive_values(answered), *explain_caveats(caveats))
+        notes = (*predictive_value_notes(answered), *caveat_notes(caveats))
         output.print_table(columns, rows, notes=notes)
     if counts.total() and population is None:
         output.say(f"population {assumed.value}: {why}")
@@ -129,14 +129,14 @@ def _places_of(root: RootSpec) -> tuple[str, str]:
 
 def _row(result: FileResult) -> tuple[str, ...]:
     from preread.core.text.escaping import display_path
-    from preread.core.text.wording import name_caveats, say_finding
+    from preread.core.text.wording import caveat_codes, format_finding
 
-    says = "; ".join(map(say_finding, result.findings)) if result.findings else f"{result.code}: {result.reason}"
+    says = "; ".join(map(format_finding, result.findings)) if result.findings else f"{result.code}: {result.reason}"
     return (
         display_path(os.fsencode(result.path)),
         result.outcome.value,
         says,
-        name_caveats(result.caveats),
+        caveat_codes(result.caveats),
         f"{result.ms:.0f}",
     )
 

@@ -55,7 +55,7 @@ def list_bundles(
     now = _standing(settings)
     chosen = None if now is None or now.active is None or settings.bundle is not None else now.active.bundle
     used = _tried(partial(bundles.resolve, settings.bundle if chosen is None else chosen.label, folder))
-    paths = bundles.everywhere(folder)
+    paths = bundles.all_installed(folder)
     if isinstance(used, Path) and used not in paths:
         paths.append(used)
     if not paths:
@@ -184,7 +184,7 @@ def _read_manifest(loaded: Bundle) -> JSONObject:
 
 
 def _pairs(manifest: Manifest, digest: str) -> list[tuple[str, str]]:
-    from preread.core.text.wording import percent, say_predictive_values
+    from preread.core.text.wording import format_percent, format_predictive_values
 
     use = manifest.intended_use
     pairs = [
@@ -204,14 +204,14 @@ def _pairs(manifest: Manifest, digest: str) -> list[tuple[str, str]]:
         )
         pairs += [
             ("finding", f"{spec.finding} ({spec.code})"),
-            ("  probability", f"calibrated at prevalence {percent(spec.calibration.prevalence)}"),
+            ("  probability", f"calibrated at prevalence {format_percent(spec.calibration.prevalence)}"),
             ("  flagged", f"from {point.uncertain_high:.3f}"),
             ("  uncertain", f"from {point.uncertain_low:.3f} to below {point.uncertain_high:.3f}"),
             ("  operating point", f"{point.threshold:.3f}: {what_it_is}"),
             ("  chosen by", point.reason),
         ]
         if spec.predictive_values:
-            pairs.append(("  PPV and NPV", say_predictive_values(spec.predictive_values)))
+            pairs.append(("  PPV and NPV", format_predictive_values(spec.predictive_values)))
     more = "subgroups, calibration, robustness and the rest: `--card` for people, `--json` for programs"
     names = [spec.finding for spec in manifest.findings if spec.finding in manifest.metrics]
     if not names:  # an older bundle: its one finding's figures stand at the top

@@ -184,12 +184,12 @@ def withdraw(
 
 def _print(found: Comparison, first: str, second: str) -> None:
     from preread.admin.bundle_comparison import QUANTILES
-    from preread.core.text.wording import percent
+    from preread.core.text.wording import format_percent
 
     rows = []
     for name, of in found.findings.items():
         shifts = of.quantiles()
-        rows += [(name, f"same answer: {percent(of.agreement)}", str(of.table.total()))]
+        rows += [(name, f"same answer: {format_percent(of.agreement)}", str(of.table.total()))]
         rows += [(name, f"{a} -> {b}", str(count)) for (a, b), count in sorted(of.table.items())]
         rows += [
             (name, f"shift of the probability at quantile {q:g}", f"{shift:+.4f}")

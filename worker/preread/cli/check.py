@@ -141,7 +141,7 @@ def _versions() -> str:
 
 
 def _database(settings: Settings) -> Checked:
-    from preread.core.filesystems import file_system_of
+    from preread.core.filesystems import file_system_type
     from preread.db import migrate
     from preread.db.engine import open_engine, refuse_place, sqlite_path
 
@@ -150,7 +150,7 @@ def _database(settings: Settings) -> Checked:
     try:
         path = sqlite_path(engine)
         if path is not None:
-            where += f" on {file_system_of(path)}"
+            where += f" on {file_system_type(path)}"
             refuse_place(path)
         migrate.check_schema(engine)
     finally:
@@ -175,7 +175,7 @@ def _previews(settings: Settings) -> Checked:
     from preread.imaging import previews
 
     engine = open_engine(settings.database_url)
-    folder = previews.folder_for(settings.preview_dir, sqlite_path(engine))
+    folder = previews.preview_folder(settings.preview_dir, sqlite_path(engine))
     engine.dispose()
     if folder is None:
         return _unnamed("previews", "PREREAD_PREVIEW_DIR", "the page shows no images", "previews")
@@ -240,7 +240,7 @@ def _rights(config: Path | None, settings: Settings) -> Checked:
     database = sqlite_path(engine)
     config = config or Path(os.environ.get("PREREAD_CONFIG") or "preread.toml")
     beside = () if database is None else tuple(Path(f"{database}{ending}") for ending in ("-wal", "-shm"))
-    private = (database, *beside, previews.folder_for(settings.preview_dir, database), settings.web_tls_key)
+    private = (database, *beside, previews.preview_folder(settings.preview_dir, database), settings.web_tls_key)
     keys = (audit_key.of(engine).path, purge_journal.path_for(settings.forgotten_file, database))
     open_to = [f"{path} ({mode:o})" for path in private if path and (mode := _mode(path)) & 0o007]
     open_to += [f"{path} ({mode:o})" for path in keys if path and (mode := _mode(path)) & 0o077]
@@ -285,7 +285,7 @@ def _space(what: str, folder: Path, min_free_bytes: int, remedy: str) -> Checked
 
 
 def _share(settings: Settings, spec: RootSpec) -> Checked:
-    from preread.core.filesystems import file_system_of, network_reason
+    from preread.core.filesystems import file_system_type, network_file_system
     from preread.core.settings import refuse_within
     from preread.db.engine import open_engine, sqlite_path
 
@@ -297,13 +297,13 @@ def _share(settings: Settings, spec: RootSpec) -> Checked:
     problem = _within(SHARE_TIMEOUT_S, partial(_list, spec.path))
     if problem is not None:
         return Checked(what, False, problem, "Check the mount, the path and the rights of the worker's user.")
-    reason = network_reason(spec.path)
+    reason = network_file_system(spec.path)
     if spec.poll is None:
         mode = f"polled ({reason})" if reason else "watched by events"
     else:
         mode = "polled (as set)" if spec.poll else "watched by events (as set)"
     declared = f"population {spec.population.value}"
-    return Checked(what, True, f"can be listed; {file_system_of(spec.path)}; {mode}, and scanned; {declared}")
+    return Checked(what, True, f"can be listed; {file_system_type(spec.path)}; {mode}, and scanned; {declared}")
 
 
 def _list(path: Path) -> str | None:

@@ -180,7 +180,7 @@ def _work(settings: Settings) -> int:
 
         names = {field.name for field in fields(daemon.RunOptions)} - {"once", "include_existing"}
         options = daemon.RunOptions(**{name: getattr(settings, name) for name in names})
-        options = replace(options, preview_dir=previews.folder_for(settings.preview_dir, None))
+        options = replace(options, preview_dir=previews.preview_folder(settings.preview_dir, None))
         return fleet.work(engine, _installed(settings, engine), options)
     finally:
         engine.dispose()
@@ -195,7 +195,7 @@ def _installed(settings: Settings, engine: Engine) -> list[Bundle]:
     now = bundle_registry.look(engine)
     own = [Path(settings.bundle)] if settings.bundle is not None and Path(settings.bundle).is_dir() else []
     found = []
-    for path in (*bundles.everywhere(in_use.added_folder(settings)), *own):
+    for path in (*bundles.all_installed(in_use.added_folder(settings)), *own):
         try:
             loaded = bundles.load(path)
             now.refuse_withdrawn(loaded.digest, loaded.label)
@@ -243,7 +243,7 @@ def status(
 
 
 def _row(batch: Batch) -> tuple[str, ...]:
-    from preread.core.text.wording import say_span
+    from preread.core.text.wording import format_duration
 
     left = sum(batch.films.get(status, 0) for status in ("todo", "doing"))
     in_hand = str(batch.shards.get("doing", 0)) + (f" ({batch.stalled} stalled)" if batch.stalled else "")
@@ -255,5 +255,5 @@ def _row(batch: Batch) -> tuple[str, ...]:
         in_hand,
         str(batch.shards.get("failed", 0)),
         "" if batch.films_s is None else f"{batch.films_s:g}",
-        "" if batch.left_s is None else say_span(batch.left_s),
+        "" if batch.left_s is None else format_duration(batch.left_s),
     )

@@ -51,9 +51,9 @@ def added_folder(settings: Settings) -> Path | None:
     try:
         engine = open_engine(settings.database_url)
     except PrereadError:  # a command without a database does not mind
-        return bundles.folder_for(settings.bundle_dir, None)
+        return bundles.added_bundle_folder(settings.bundle_dir, None)
     try:
-        return bundles.folder_for(settings.bundle_dir, sqlite_path(engine))
+        return bundles.added_bundle_folder(settings.bundle_dir, sqlite_path(engine))
     finally:
         engine.dispose()
 

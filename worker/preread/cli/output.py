@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from preread.core.text import csv_cells
-from preread.core.text.confusables import visible
+from preread.core.text.confusables import printable
 from preread.core.text.escaping import escape
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ def print_table(
     for column in columns:
         table.add_column(Text(column), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(visible(cell)) for cell in row))
-    _print([table, *(Text(visible(note)) for note in notes), *([Text(NO_DEVICE)] if medical else [])])
+        table.add_row(*(Text(printable(cell)) for cell in row))
+    _print([table, *(Text(printable(note)) for note in notes), *([Text(NO_DEVICE)] if medical else [])])
 
 
 def _print(parts: Iterable[RenderableType]) -> None:
@@ -76,7 +76,7 @@ def print_blocks(blocks: Iterable[Sequence[str]], *, notes: Iterable[str] = (), 
     width = console().width
 
     def fill(text: str, indent: str = "") -> None:
-        folded = textwrap.wrap(visible(text), width, initial_indent=indent, subsequent_indent=f"{indent}  ")
+        folded = textwrap.wrap(printable(text), width, initial_indent=indent, subsequent_indent=f"{indent}  ")
         sys.stdout.write("".join(f"{line}\n" for line in folded))
 
     for first, *rest in blocks:
@@ -99,13 +99,13 @@ def print_pairs(pairs: Iterable[tuple[str, str]], *, medical: bool = True) -> No
     table.add_column()
     table.add_column(overflow="fold")
     for name, value in pairs:
-        table.add_row(Text(visible(name)), Text(visible(value)))
+        table.add_row(Text(printable(name)), Text(printable(value)))
     _print([table, *([Text(NO_DEVICE)] if medical else [])])
 
 
 def print_text(text: str) -> None:
     """Print one line of data as it is, control characters escaped."""
-    sys.stdout.write(visible(text) + "\n")
+    sys.stdout.write(printable(text) + "\n")
 
 
 def print_version() -> None:
@@ -135,7 +135,7 @@ def print_json(record: JSONObject) -> None:
 
 def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Print a header and rows as CSV, control characters escaped; see ``sheets``."""
-    shown = ([visible(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
+    shown = ([printable(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
     csv_cells.write_rows(sys.stdout, columns, shown)
 
 

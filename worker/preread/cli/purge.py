@@ -125,7 +125,7 @@ def export_patient(
         record = patient_export.export(engine, actor(), films)
         saved = None
         if images is not None:
-            folder = previews.folder_for(settings.preview_dir, sqlite_path(engine))
+            folder = previews.preview_folder(settings.preview_dir, sqlite_path(engine))
             saved = patient_export.save_images(images, record, folder)
     sys.stdout.write(patient_export.to_text(record) + "\n")
     output.say(f"{say_files(len(films))}" + ("" if saved is None else f", {saved} previews in {images}"))
@@ -226,7 +226,7 @@ def kept_beside(settings: Settings, engine: Engine) -> list[Path]:
     from preread.db.engine import sqlite_path
     from preread.imaging import previews
 
-    folder = previews.folder_for(settings.preview_dir, sqlite_path(engine))
+    folder = previews.preview_folder(settings.preview_dir, sqlite_path(engine))
     return [path for path in (folder, _journal(engine, settings)) if path is not None]
 
 
@@ -253,7 +253,7 @@ def _replay(settings: Settings, engine: Engine, database: Path | None, journals:
     from preread.admin import purge as purging
     from preread.imaging import previews
 
-    folder = previews.folder_for(settings.preview_dir, database)
+    folder = previews.preview_folder(settings.preview_dir, database)
     done = purging.Purge()
     for journal in journals:
         done.add(purging.replay(engine, actor(), journal, folder))
@@ -311,7 +311,7 @@ def _purge(
         )
     if not confirmed(f"forget {what}? There is no way back.", yes=yes):
         raise typer.Exit(1)
-    folder = previews.folder_for(settings.preview_dir, sqlite_path(engine))
+    folder = previews.preview_folder(settings.preview_dir, sqlite_path(engine))
     with output.progress("forgetting", lambda: len(films)) as step:
         done = purging.purge(
             engine,

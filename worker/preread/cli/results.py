@@ -151,7 +151,7 @@ def explain(
 def _print(engine: Engine, wanted: ResultFilter, *, json: bool, csv: bool) -> None:
     from preread.cli import views
     from preread.cli.users import actor
-    from preread.core.text.wording import explain_caveats, explain_predictive_values
+    from preread.core.text.wording import caveat_notes, predictive_value_notes
     from preread.review import disclosures
     from preread.review import results as stored
     from preread.review.result_json import result_to_json
@@ -174,7 +174,7 @@ def _print(engine: Engine, wanted: ResultFilter, *, json: bool, csv: bool) -> No
         if not rows:
             output.say("no result matches")
             return
-        notes = (*explain_predictive_values(answered), *explain_caveats(caveats))
+        notes = (*predictive_value_notes(answered), *caveat_notes(caveats))
         if narrow:
             output.print_blocks(rows, notes=notes)
         else:

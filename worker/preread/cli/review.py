@@ -113,7 +113,7 @@ def show(
         shown = reviews.Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
         signed = reviews.of_films(engine, [film])[film]
         write(engine, lambda connection, _: append(connection, actor(), Action.VIEW, f"film:{film}"))
-        folder = previews.folder_for(settings.preview_dir, sqlite_path(engine))
+        folder = previews.preview_folder(settings.preview_dir, sqlite_path(engine))
         picture = previews.load(folder, detail.row.sha256) if png is not None else None
     if json:
         output.print_json({**detail_to_json(detail), "readings": [reading_to_json(one) for one in signed]})
@@ -198,7 +198,7 @@ def export(
                     output.print_json(exporting.reading_to_json(one))
                 after = batch[-1].reading_id
             return
-        folder = previews.folder_for(settings.preview_dir, sqlite_path(engine))
+        folder = previews.preview_folder(settings.preview_dir, sqlite_path(engine))
         output.print_csv(exporting.COLUMNS, _lines(engine, images, folder, left_out))
     for line in left_out:
         output.say(line)
@@ -215,7 +215,7 @@ def stats(
 
     Exit code: 0, also when nobody has signed a reading.
     """
-    from preread.core.text.wording import percent
+    from preread.core.text.wording import format_percent
     from preread.review import agreement
 
     names = tuple(by or agreement.BY)
@@ -233,7 +233,7 @@ def stats(
             str(one.agree),
             str(one.disagree),
             str(one.undecided),
-            "" if one.share is None else percent(one.share),
+            "" if one.share is None else format_percent(one.share),
             str(one.before_answer),
             "" if one.median_waited_s is None else f"{one.median_waited_s / 60:.0f}",
             "" if one.mean_overtook is None else f"{one.mean_overtook:.1f}",

@@ -82,7 +82,7 @@ def _preview_dir(settings: Settings, engine: Engine, roots: Sequence[RootSpec]) 
     from preread.db.engine import sqlite_path
     from preread.imaging import previews
 
-    folder = previews.folder_for(settings.preview_dir, sqlite_path(engine))
+    folder = previews.preview_folder(settings.preview_dir, sqlite_path(engine))
     for root in roots:
         refuse_within(root, folder, "folder of previews", "PREREAD_PREVIEW_DIR")
     return folder

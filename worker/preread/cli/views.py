@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from preread.core.text.confusables import looks_of
+from preread.core.text.confusables import identifier_warnings
 from preread.core.text.wording import (
-    LOOK_TEXT,
-    name_caveats,
-    say_answer,
-    say_finding,
-    say_predictive_values,
-    say_withdrawn,
+    IDENTIFIER_WARNING_TEXT,
+    caveat_codes,
+    format_answer,
+    format_finding,
+    format_predictive_values,
+    format_withdrawn,
 )
 from preread.core.types import CAVEAT_TEXT, FileState, Finding, Identity, JSONObject, Population
 from preread.model.calibration import PREDICTIVE_PREVALENCES
@@ -95,7 +95,7 @@ def csv_rows(result: ResultRow) -> Iterator[tuple[Any, ...]]:
             result.reason,
             finding and finding.finding,
             finding and finding.answer.value,
-            finding and say_answer(finding.answer, finding.finding),
+            finding and format_answer(finding.answer, finding.finding),
             finding and finding.probability,
             finding and finding.prevalence,
             *_predictive_cells(finding),
@@ -113,7 +113,7 @@ def csv_rows(result: ResultRow) -> Iterator[tuple[Any, ...]]:
             identity.sop_instance_uid,
             identity.modality,
             identity.view_position,
-            " ".join(looks_of(identity)),
+            " ".join(identifier_warnings(identity)),
         )
 
 
@@ -127,9 +127,9 @@ def detail_pairs(detail: ResultDetail) -> Iterator[tuple[str, str]]:
         yield "WITHDRAWN", f"do not rely on this result, its bundle was withdrawn: {row.withdrawn}"
     if row.findings:
         for finding in row.findings:
-            yield "what it says", say_finding(finding)
+            yield "what it says", format_finding(finding)
             if finding.predictive_values:
-                yield "  PPV and NPV", say_predictive_values(finding.predictive_values)
+                yield "  PPV and NPV", format_predictive_values(finding.predictive_values)
     else:
         yield "reason", f"{row.code}: {row.reason}"
     for caveat in row.caveats:
@@ -159,8 +159,8 @@ def detail_pairs(detail: ResultDetail) -> Iterator[tuple[str, str]]:
     for result_id, root, path in detail.same_uid:
         yield "same SOP Instance UID, other bytes", f"result {result_id}: {path} in {root}"
     for ended in detail.history.past:
-        says = say_withdrawn(
-            "; ".join(map(say_finding, ended.findings)) or f"{ended.code}: {ended.reason}", ended.withdrawn
+        says = format_withdrawn(
+            "; ".join(map(format_finding, ended.findings)) or f"{ended.code}: {ended.reason}", ended.withdrawn
         )
         bundle = f", {ended.bundle}" if ended.bundle else ""
         yield f"earlier, of {local(ended.committed_at)}", f"{ended.outcome.value}{bundle}: {says}"
@@ -194,8 +194,8 @@ def history_rows(explanation: Explanation) -> Iterator[tuple[str, ...]]:
 
 def says(result: ResultRow) -> str:
     """Say a result in one cell of a table."""
-    said = "; ".join(map(say_finding, result.findings))
-    return say_withdrawn(said or f"{result.outcome.value}: {result.code}: {result.reason}", result.withdrawn)
+    said = "; ".join(map(format_finding, result.findings))
+    return format_withdrawn(said or f"{result.outcome.value}: {result.code}: {result.reason}", result.withdrawn)
 
 
 def _predictive_cells(finding: Finding | None) -> tuple[float | None, ...]:
@@ -212,13 +212,13 @@ def patient(identity: Identity) -> str:
 
 def _marks(identity: Identity) -> str:
     """Return what does not show of name and identifiers, in brackets; empty for nothing."""
-    marks = [LOOK_TEXT[look] for look in looks_of(identity)]
+    marks = [IDENTIFIER_WARNING_TEXT[look] for look in identifier_warnings(identity)]
     return f" ({', '.join(marks)})" if marks else ""
 
 
 def _limits(result: ResultRow) -> str:
     declared = "" if result.population is Population.UNDECLARED else f"declared {result.population.value}"
-    return "; ".join(part for part in (declared, name_caveats(result.caveats)) if part)
+    return "; ".join(part for part in (declared, caveat_codes(result.caveats)) if part)
 
 
 def local(at: datetime) -> str:

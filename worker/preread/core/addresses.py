@@ -10,7 +10,7 @@ ADDRESS = r"^[^\s,@]+@[^\s,@]+$"
 ADDRESSES = r"^[^\s,@]+@[^\s,@]+(\s*,\s*[^\s,@]+@[^\s,@]+)*$"
 
 
-def mail_server(text: str) -> SplitResult:
+def parse_mail_server(text: str) -> SplitResult:
     """Read ``smtp://host:25``, ``starttls://user:password@host:587`` or ``smtps://user:password@host:465``.
 
     Raises:
@@ -28,7 +28,7 @@ def mail_server(text: str) -> SplitResult:
     return url
 
 
-def listen_address(text: str) -> tuple[str, int]:
+def parse_listen_address(text: str) -> tuple[str, int]:
     """Read ``host:port``; an IPv6 address stands in brackets: ``[::1]:8321``.
 
     Raises:
@@ -42,7 +42,7 @@ def listen_address(text: str) -> tuple[str, int]:
     return bare, int(port)
 
 
-def source_of(address: str) -> str:
+def client_network(address: str) -> str:
     """Return by what an address is counted: itself, or the /64 network of an IPv6 address, which is one customer's."""
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
@@ -62,7 +62,7 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def host_of(header: str) -> str:
+def host_from_header(header: str) -> str:
     """Return the name or address of a ``Host`` header, lower case, without port and brackets."""
     text = header.strip().lower()
     if text.startswith("["):

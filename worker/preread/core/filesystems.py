@@ -39,7 +39,7 @@ class Mount:
     fs_type: str
 
 
-def parse(table: bytes) -> list[Mount]:
+def parse_mounts(table: bytes) -> list[Mount]:
     """Read the text of a mountinfo file; lines that do not have its form are left out."""
     mounts = []
     for line in table.splitlines():
@@ -50,15 +50,15 @@ def parse(table: bytes) -> list[Mount]:
     return mounts
 
 
-def mounted() -> list[Mount]:
+def read_mounts() -> list[Mount]:
     """Return the mounts of this process, in mount order; empty where the kernel has no such table (not Linux)."""
     try:
-        return parse(MOUNTINFO.read_bytes())
+        return parse_mounts(MOUNTINFO.read_bytes())
     except OSError:
         return []
 
 
-def file_system_of(path: str | bytes | os.PathLike[str], mounts: Iterable[Mount] | None = None) -> str:
+def file_system_type(path: str | bytes | os.PathLike[str], mounts: Iterable[Mount] | None = None) -> str:
     """Return the type of the file system that ``path`` lies (or would be created) on, ``unknown`` if no mount tells.
 
     Args:
@@ -67,7 +67,7 @@ def file_system_of(path: str | bytes | os.PathLike[str], mounts: Iterable[Mount]
     """
     resolved = os.path.realpath(os.fsencode(path))
     best = Mount(b"", UNKNOWN)
-    for mount in mounted() if mounts is None else mounts:
+    for mount in read_mounts() if mounts is None else mounts:
         # of two mounts on one point the later one covers the earlier: hence >=
         if _beneath(resolved, mount.mount_point) and len(mount.mount_point) >= len(best.mount_point):
             best = mount
@@ -83,10 +83,10 @@ def is_network(fs_type: str) -> bool:
     return fs_type in NETWORK_TYPES or fs_type == "fuse" or fs_type.startswith("fuse.")
 
 
-def network_reason(root: str | bytes | os.PathLike[str], mounts: Iterable[Mount] | None = None) -> str | None:
+def network_file_system(root: str | bytes | os.PathLike[str], mounts: Iterable[Mount] | None = None) -> str | None:
     """Return the network file system type found at ``root`` or mounted anywhere below it, ``None`` if all is local."""
-    table = mounted() if mounts is None else list(mounts)
-    own = file_system_of(root, table)
+    table = read_mounts() if mounts is None else list(mounts)
+    own = file_system_type(root, table)
     if is_network(own):
         return own
     resolved = os.path.realpath(os.fsencode(root))
@@ -106,7 +106,7 @@ def missing_mount(root: str | bytes | os.PathLike[str]) -> str | None:
         lines = FSTAB.read_bytes().splitlines()
     except OSError:
         return None
-    there = {mount.mount_point for mount in mounted()}
+    there = {mount.mount_point for mount in read_mounts()}
     for line in lines:
         fields = line.split()
         if len(fields) < 2 or fields[0].startswith(b"#") or not fields[1].startswith(b"/"):

@@ -89,7 +89,7 @@ def set_up(
     threading.excepthook = _log_uncaught_in_thread
 
 
-def fields_of(record: logging.LogRecord) -> dict[str, Any]:
+def record_fields(record: logging.LogRecord) -> dict[str, Any]:
     """Return what may be written of a record beyond time, level and logger: its event and its allowed fields."""
     own = _is_of(record.name, _TRUSTED)
     found: dict[str, Any] = {}
@@ -136,9 +136,9 @@ class JSONFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         head = {"time": _time(record), "level": record.levelname.lower(), "logger": record.name}
-        line = json.dumps(head | fields_of(record), default=str)
+        line = json.dumps(head | record_fields(record), default=str)
         if len(line) > MAX_LINE_CHARS:
-            line = json.dumps(head | {"event": fields_of(record)["event"], "left_out": ["line too long"]})
+            line = json.dumps(head | {"event": record_fields(record)["event"], "left_out": ["line too long"]})
         return line
 
 
@@ -150,7 +150,7 @@ class HumanFormatter(logging.Formatter):
         self._colour = colour
 
     def format(self, record: logging.LogRecord) -> str:
-        fields = fields_of(record)
+        fields = record_fields(record)
         event = fields.pop("event")
         level = f"{record.levelname.lower():<7}"
         if self._colour:

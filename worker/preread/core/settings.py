@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from preread.core.addresses import ADDRESS, ADDRESSES, listen_address, mail_server
+from preread.core.addresses import ADDRESS, ADDRESSES, parse_listen_address, parse_mail_server
 from preread.core.errors import SettingsError
 from preread.core.types import RootSpec
 
@@ -241,14 +241,14 @@ class Settings(BaseSettings):
     @classmethod
     def _read_address(cls, value: str | None) -> str | None:
         if value is not None:
-            listen_address(value)
+            parse_listen_address(value)
         return value
 
     @field_validator("alarm_mail_server")
     @classmethod
     def _read_mail_server(cls, value: str | None) -> str | None:
         if value is not None:
-            mail_server(value)
+            parse_mail_server(value)
         return value
 
     @field_validator("roots", mode="before")

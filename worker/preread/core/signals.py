@@ -10,7 +10,7 @@ from types import FrameType
 from typing import Self
 
 
-class Wake:
+class WakePipe:
     """Lets other threads and signals interrupt the main thread's waiting, through a pipe that it selects on."""
 
     def __enter__(self) -> Self:

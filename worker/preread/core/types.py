@@ -289,7 +289,7 @@ class RootSpec:
 
 
 @dataclass(frozen=True, slots=True)
-class PictureStatistics:
+class ImageStatistics:
     """What a picture is like, whatever it shows: a site's films are compared by it over time. In grey levels of 255.
 
     Attributes:
@@ -307,14 +307,14 @@ class PictureStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """What a bundle says of one instance. ``picture``: of what the network saw."""
+    """What a bundle says of one instance. ``statistics`` are of the network's input."""
 
     sha256: str
     bundle: str
     findings: tuple[Finding, ...]
     caveats: tuple[Caveat, ...]
     radiograph: Radiograph
-    picture: PictureStatistics
+    statistics: ImageStatistics
     activation_map: FloatArray = field(repr=False)
     embedding: FloatArray = field(repr=False)
 

@@ -38,7 +38,7 @@ from preread.core.errors import (
     SchemaOutdated,
     SettingsError,
 )
-from preread.core.filesystems import file_system_of, is_network, missing_mount
+from preread.core.filesystems import file_system_type, is_network, missing_mount
 from preread.db import audit_key
 
 T = TypeVar("T")
@@ -98,7 +98,7 @@ def _open_sqlite(url: URL) -> Engine:
     if url.database in {None, "", ":memory:"} or str(url.database).startswith("file:"):
         raise DatabaseUnsuitable("an SQLite database must be a file: sqlite:////srv/preread.db")
     path = os.path.abspath(str(url.database))
-    fs_type = file_system_of(Path(path))
+    fs_type = file_system_type(Path(path))
     if is_network(fs_type):
         raise DatabaseUnsuitable(f"SQLite does not work on a network file system ({fs_type})")
     # mode=rw: only `upgrade` creates a database; a mistyped path must not become an empty one

@@ -162,7 +162,7 @@ instance = Table("instance", metadata, InstanceColumns, UniqueConstraint("sha256
 class AssessmentColumns(TypedColumns):
     """What one bundle says of one instance. ``activation_map``: little-endian float32, C order.
 
-    ``picture_...``: see ``domain.PictureStatistics``; ``None`` in rows of a program that did not measure them.
+    ``picture_...``: see ``domain.ImageStatistics``; ``None`` in rows of a program that did not measure them.
     ``seal``: see ``seals``; ``None`` in rows of a program that had no key.
     """
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, Row, select
 
 from preread.core.errors import ShareDown
-from preread.core.signals import Signals, Timer, Wake
+from preread.core.signals import Signals, Timer, WakePipe
 from preread.core.types import FileState, Outcome, Population
 from preread.db import schema
 from preread.db.engine import read
@@ -90,7 +90,7 @@ class ShardWork:
         self,
         ledger: Ledger,
         options: RunOptions,
-        wake: Wake,
+        wake: WakePipe,
         signals: Signals,
         *,
         share_patience_s: float = SHARE_PATIENCE_S,

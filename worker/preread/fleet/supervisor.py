@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from preread.core.errors import BundleError, EnvironmentFault, SettingsError
-from preread.core.signals import Signals, Wake
+from preread.core.signals import Signals, WakePipe
 
 MOST_PROCESSES = 64
 """On one machine. Each that serves metrics does so on a port of its own."""
@@ -33,7 +33,7 @@ def supervise(command: Sequence[str], count: int) -> int:
     Returns:
         0 when it was told to stop; 2 or 4 when a process ended so, which stops the others; 3 when processes keep dying.
     """
-    with Wake() as wake, Signals(wake.set) as signals:
+    with WakePipe() as wake, Signals(wake.set) as signals:
         return _Processes(command, count, wake, signals).until_the_end()
 
 
@@ -49,7 +49,7 @@ def end_with(parent_pid: int) -> None:
 
 
 class _Processes:
-    def __init__(self, command: Sequence[str], count: int, wake: Wake, signals: Signals) -> None:
+    def __init__(self, command: Sequence[str], count: int, wake: WakePipe, signals: Signals) -> None:
         self._command = [*command, "--parent", str(os.getpid())]
         self._count = count
         self._wake = wake

@@ -39,7 +39,7 @@ from preread.core.errors import (
     SettingsError,
     ShareDown,
 )
-from preread.core.signals import Signals, Timer, Wake
+from preread.core.signals import Signals, Timer, WakePipe
 from preread.fleet import queue as fleet_queue
 from preread.fleet.queue import FleetQueue
 from preread.fleet.shard_runner import SHARE_PATIENCE_S, ShardJob, ShardStopped, ShardWork
@@ -116,7 +116,7 @@ def work(
         ports_after=MOST_PROCESSES,
         hosts=options.health_hosts,
     )
-    with monitor as meters, Wake() as wake, Signals(wake.set) as signals:
+    with monitor as meters, WakePipe() as wake, Signals(wake.set) as signals:
         doing = ShardWork(
             ledger,
             options,

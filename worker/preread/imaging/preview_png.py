@@ -19,7 +19,7 @@ _MIN_SIDE_PX = 768
 _UP = 2
 
 
-def draw(pixels: PixelArray) -> bytes:
+def encode_preview(pixels: PixelArray) -> bytes:
     """Return a PNG of at most 1024 px a side from uint8 [rows, columns]; pixels are never stretched."""
     picture = Image.fromarray(np.ascontiguousarray(pixels))
     longer = max(picture.size)

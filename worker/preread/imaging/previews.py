@@ -1,6 +1,6 @@
 """Previews: what a slot saw of a film, small and lossless, for the page; kept beside the database, never in a root.
 
-A slot draws it (``preview_drawing``) and hands it over; the worker looks whether it is one, and writes it.
+A slot draws it (``preview_png``) and hands it over; the worker looks whether it is one, and writes it.
 
 A preview is named by the SHA-256 of its film's bytes and holds pixels alone: no tag, no name. It is a convenience:
 where it cannot be written (disk full, read-only, no rights) it is dropped, and the assessment goes on; no film waits
@@ -30,7 +30,7 @@ _SMALLEST = len(PNG_START) + 3 * 12 + _HEADER_BYTES
 _FOLDER_MODE, _FILE_MODE = 0o700, 0o600
 
 
-def folder_for(named: Path | None, database: Path | None) -> Path | None:
+def preview_folder(named: Path | None, database: Path | None) -> Path | None:
     """Return where previews lie: the folder that is named, else beside the SQLite file; ``None`` for neither."""
     if named is not None:
         return Path(os.path.abspath(named))
@@ -65,11 +65,11 @@ def is_preview(content: bytes) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PreviewStore:
     """Where previews are kept.
 
     Attributes:
-        folder: see ``folder_for``.
+        folder: see ``preview_folder``.
         min_free_bytes: what must stay free on that disk.
     """
 
@@ -77,11 +77,11 @@ class Place:
     min_free_bytes: int = 0
 
 
-def keep(folder: Path, sha256: str, content: bytes, min_free_bytes: int) -> bool:
+def save(folder: Path, sha256: str, content: bytes, min_free_bytes: int) -> bool:
     """Write the preview of a film whole or not at all; ``False`` when it had to be dropped.
 
     Args:
-        content: as ``preview_drawing.draw`` returned it; of anything else none is kept.
+        content: as ``preview_png.encode_preview`` returned it; of anything else none is kept.
         min_free_bytes: what must stay free on that disk.
     """
     if not is_preview(content):

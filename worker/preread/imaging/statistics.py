@@ -9,13 +9,13 @@ import math
 
 import numpy as np
 
-from preread.core.types import PictureStatistics, PixelArray
+from preread.core.types import ImageStatistics, PixelArray
 
 _BORDER = 8  # its share of each side is one in so many
 _GREYS = np.arange(256)
 
 
-def measure(picture: PixelArray) -> PictureStatistics:
+def measure_image(picture: PixelArray) -> ImageStatistics:
     """Describe uint8 [rows, columns] after ``preprocessing.shrink``; at least 8 by 8 pixels."""
     rows, columns = picture.shape
     down, across = rows // _BORDER, columns // _BORDER
@@ -27,7 +27,7 @@ def measure(picture: PixelArray) -> PictureStatistics:
     # in 8 bits: the larger of two neighbours less the smaller
     pairs = ((picture[1:], picture[:-1]), (picture[:, 1:], picture[:, :-1]))
     steps = [np.maximum(one, other) - np.minimum(one, other) for one, other in pairs]
-    return PictureStatistics(
+    return ImageStatistics(
         mean=mean,
         contrast=math.sqrt(float(counts @ (_GREYS - mean) ** 2) / picture.size),
         sharpness=sum(int(step.sum(dtype=np.int64)) for step in steps) / sum(step.size for step in steps),

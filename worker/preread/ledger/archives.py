@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, func, or_, select, text
 
-from preread.core.text.wording import say_span
+from preread.core.text.wording import format_duration
 from preread.core.types import FileState, JSONObject
 from preread.db import schema
 from preread.db.engine import read, write
@@ -86,7 +86,7 @@ class FleetHealth:
     def troubles(self) -> Iterator[tuple[str, str]]:
         """Yield what is not as it should be: code, and what happened."""
         age_s = self.progress_age_s
-        since = "for long" if age_s is None else f"for {say_span(age_s)}"
+        since = "for long" if age_s is None else f"for {format_duration(age_s)}"
         if self.open and not self.processes:
             yield "fleet_idle", f"{self.open} shards wait, and no process of a fleet is at work: `preread fleet work`"
         elif self.open and (age_s is None or age_s > _PATIENCE_S) and (self.shards.get("doing") or not self.busy):

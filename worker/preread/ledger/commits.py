@@ -27,8 +27,8 @@ from preread.core.types import (
     FileState,
     Finding,
     Identity,
+    ImageStatistics,
     Outcome,
-    PictureStatistics,
     Population,
 )
 from preread.db import audit_key, schema, seals
@@ -289,7 +289,7 @@ def finding_rows(findings: Iterable[Finding], **of: int) -> list[dict[str, Any]]
     ]
 
 
-def _picture_values(picture: PictureStatistics | None) -> dict[str, Any]:
+def _picture_values(picture: ImageStatistics | None) -> dict[str, Any]:
     return {} if picture is None else {f"picture_{name}": one for name, one in dataclasses.asdict(picture).items()}
 
 

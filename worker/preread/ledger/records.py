@@ -13,8 +13,8 @@ from preread.core.types import (
     Finding,
     FloatArray,
     Identity,
+    ImageStatistics,
     Outcome,
-    PictureStatistics,
     Population,
 )
 
@@ -187,7 +187,7 @@ class ContentAssessment:
     pixel_caveats: tuple[Caveat, ...]
     decoder: str
     activation_map: FloatArray
-    picture: PictureStatistics | None = None
+    picture: ImageStatistics | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,9 +11,9 @@ from preread.core.errors import BlankPicture
 from preread.core.types import Assessment, Caveat, Declared, Refusal, Stage
 from preread.imaging.preprocessing import apply, shrink
 from preread.imaging.radiograph import DEFAULT_LIMITS, Limits, decode, read_header
-from preread.imaging.statistics import measure
+from preread.imaging.statistics import measure_image
 from preread.model.classifier import Classifier
-from preread.model.intended_use import screen
+from preread.model.intended_use import check_intended_use
 
 _GREY_LEVELS_MIN = 8
 # A film whose codec holds smaller copies of itself is decoded no larger than network and page need it.
@@ -25,7 +25,7 @@ def assess(
     classifier: Classifier,
     declared: Declared = Declared(),
     limits: Limits = DEFAULT_LIMITS,
-    ended: Callable[[Stage], None] = lambda _: None,
+    on_stage_end: Callable[[Stage], None] = lambda _: None,
     sha256: str | None = None,
 ) -> Assessment | Refusal:
     """Say what the classifier's bundle says of one file's bytes.
@@ -34,7 +34,7 @@ def assess(
         data: the whole file.
         declared: what its root says of its films.
         limits: on bytes and pixels, applied before any decoding.
-        ended: hears of each stage when it is over; who wants to know how long it took has a clock.
+        on_stage_end: hears of each stage when it is over; who wants to know how long it took has a clock.
         sha256: of the data, where it is known already.
 
     Raises:
@@ -43,23 +43,23 @@ def assess(
     sha256 = sha256 or hashlib.sha256(data).hexdigest()
     bundle = classifier.bundle
     header = read_header(data, limits)
-    verdict = screen(header, bundle.manifest.intended_use, declared)
-    ended(Stage.HEADER)
+    verdict = check_intended_use(header, bundle.manifest.intended_use, declared)
+    on_stage_end(Stage.HEADER)
     if verdict.refusal is not None:
         code, reason = verdict.refusal
         return Refusal(sha256, bundle.label, code, reason, header.identity, header.format)
     radiograph = decode(header, limits, shorter_side_px=SHORTER_SIDE_PX)
-    ended(Stage.DECODE)
+    on_stage_end(Stage.DECODE)
     picture = shrink(bundle.manifest.preprocessing, radiograph.pixels)
     # averages lie between what they average: where they differ by so much, the film's own pixels need no look
     if np.ptp(picture) < _GREY_LEVELS_MIN and np.ptp(radiograph.pixels) < _GREY_LEVELS_MIN:
         low, high = int(radiograph.pixels.min()), int(radiograph.pixels.max())
         raise BlankPicture(f"all of the picture lies between the grey levels {low} and {high} of 255")
     batch = apply(bundle.manifest.preprocessing, picture)
-    ended(Stage.PREPROCESS)
+    on_stage_end(Stage.PREPROCESS)
     output = classifier.classify(batch)
-    ended(Stage.INVOKE)
-    refused = classifier.detector.judge(picture, output.embedding)
+    on_stage_end(Stage.INVOKE)
+    refused = classifier.detector.check(picture, output.embedding)
     if refused:
         return Refusal(sha256, bundle.label, *refused, header.identity, header.format)
     caveats: dict[Caveat, None] = dict.fromkeys((*verdict.caveats, *radiograph.caveats))
@@ -67,11 +67,11 @@ def assess(
         sha256=sha256,
         bundle=bundle.label,
         findings=tuple(
-            spec.of(float(logit)) for spec, logit in zip(bundle.manifest.findings, output.logit, strict=True)
+            spec.to_finding(float(logit)) for spec, logit in zip(bundle.manifest.findings, output.logit, strict=True)
         ),
         caveats=tuple(caveats),
         radiograph=radiograph,
-        picture=measure(picture),
+        statistics=measure_image(picture),
         activation_map=output.activation_map,
         embedding=output.embedding,
     )

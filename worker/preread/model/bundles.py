@@ -16,7 +16,7 @@ from pathlib import Path
 from pydantic import TypeAdapter, ValidationError
 
 from preread.core.errors import BundleDamaged, BundleMissing, UsageError
-from preread.core.types import IntendedUse, JSONObject, PictureStatistics
+from preread.core.types import ImageStatistics, IntendedUse, JSONObject
 from preread.imaging.preprocessing import PreprocessingSpec
 from preread.model.calibration import FindingSpec
 from preread.model.distributions import Reference
@@ -76,7 +76,7 @@ class Manifest:
         if self.reference is not None:
             if unknown := self.reference.probability.keys() - {finding.finding for finding in self.findings}:
                 raise ValueError(f"reference speaks of {', '.join(sorted(unknown))}, of which the bundle says nothing")
-            if unknown := self.reference.picture.keys() - {one.name for one in fields(PictureStatistics)}:
+            if unknown := self.reference.picture.keys() - {one.name for one in fields(ImageStatistics)}:
                 raise ValueError(f"reference speaks of {', '.join(sorted(unknown))}, which no picture is measured by")
         for file in self.files:
             if os.path.isabs(file) or ".." in Path(file).parts:
@@ -164,12 +164,12 @@ def installed(folder: Path | None = None) -> list[Path]:
     return sorted((path for path in found if not path.name.startswith(".")), key=_order)
 
 
-def everywhere(added: Path | None) -> list[Path]:
+def all_installed(added: Path | None) -> list[Path]:
     """Folders of the bundles that ship and of those that were added, by name and rising version."""
     return sorted(installed() + (installed(added) if added is not None else []), key=_order)
 
 
-def folder_for(named: Path | None, database: Path | None) -> Path | None:
+def added_bundle_folder(named: Path | None, database: Path | None) -> Path | None:
     """Return where added bundles lie: the folder that is named, else beside the SQLite file; ``None`` for neither."""
     if named is not None:
         return Path(os.path.abspath(named))
@@ -189,7 +189,7 @@ def resolve(name: str | None = None, added: Path | None = None) -> Path:
     if name is not None and (Path(name) / MANIFEST_FILE).is_file():
         return Path(name)
     wanted = (name or DEFAULT_NAME).split("/")
-    there = installed() if name is None else everywhere(added)
+    there = installed() if name is None else all_installed(added)
     found = [path for path in there if [path.parent.name, path.name][: len(wanted)] == wanted]
     if not found:
         here = ", ".join(f"{path.parent.name}/{path.name}" for path in there) or "none"
@@ -240,7 +240,7 @@ def add(source: Path, folder: Path, check: Callable[[Bundle], object]) -> Bundle
         UsageError: another bundle of this name and version is there, or the folder cannot be written.
     """
     given = load(source)
-    for path in everywhere(folder):
+    for path in all_installed(folder):
         if f"{path.parent.name}/{path.name}" == given.label:
             if load(path).digest == given.digest:
                 return load(path)

@@ -98,7 +98,7 @@ class FindingSpec:
         if stated not in ((), PREDICTIVE_PREVALENCES):
             raise ValueError(f"predictive_values must be given at the prevalences {PREDICTIVE_PREVALENCES}")
 
-    def of(self, logit: float) -> Finding:
+    def to_finding(self, logit: float) -> Finding:
         """Turn the network's logit into a finding.
 
         Raises:

@@ -52,7 +52,7 @@ class Reference:
     Attributes:
         films: which those are, in words.
         probability: by finding, out of fold.
-        picture: by name of ``domain.PictureStatistics``.
+        picture: by name of ``domain.ImageStatistics``.
     """
 
     films: str
@@ -60,16 +60,16 @@ class Reference:
     picture: dict[str, Distribution] = field(default_factory=dict)
 
 
-def tenths(values: Sequence[float]) -> Distribution:
+def decile_histogram(values: Sequence[float]) -> Distribution:
     """Distribute values over bins that hold about a tenth of them each; equal values stay together."""
     if not values:
         return Distribution((), (0,))
     # each edge is one of the values, and none the least, so that no bin is empty
     edges = np.unique(np.quantile(values, np.arange(1, 10) / 10, method="higher"))
-    return spread(values, [float(edge) for edge in edges if edge > min(values)])
+    return histogram(values, [float(edge) for edge in edges if edge > min(values)])
 
 
-def spread(values: Sequence[float], edges: Sequence[float]) -> Distribution:
+def histogram(values: Sequence[float], edges: Sequence[float]) -> Distribution:
     """Distribute values over bins that are given."""
     places = np.searchsorted(np.asarray(edges, dtype=np.float64), np.asarray(values, dtype=np.float64), side="right")
     return Distribution(tuple(edges), tuple(int(n) for n in np.bincount(places, minlength=len(edges) + 1)))
@@ -92,7 +92,7 @@ def stability_index(expected: Distribution, found: Distribution) -> float:
     return total
 
 
-def by_chance(expected: Distribution, found: Distribution) -> float:
+def chance_level(expected: Distribution, found: Distribution) -> float:
     """Return the index that two samples of this size from one population exceed once in 20 times."""
     degrees = len(expected.films) - 1
     if not (degrees and expected.total and found.total):

@@ -45,7 +45,7 @@ _OTHER_CODES = frozenset({"399067008", "399173006", "399198007", "r-10236", "r-1
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class TagCheck:
     """What the tags decide.
 
     Attributes:
@@ -57,7 +57,7 @@ class Verdict:
     caveats: tuple[Caveat, ...] = ()
 
 
-def screen(header: Header, intended_use: IntendedUse, declared: Declared) -> Verdict:
+def check_intended_use(header: Header, intended_use: IntendedUse, declared: Declared) -> TagCheck:
     """Decide from the header alone whether a bundle may speak of a film.
 
     Args:
@@ -74,26 +74,26 @@ def screen(header: Header, intended_use: IntendedUse, declared: Declared) -> Ver
     if header.format == "DICOM":
         refusal = _kind(header, intended_use) or (_animal(header) if header.has_pixels else None)
         if refusal:
-            return Verdict(refusal)
+            return TagCheck(refusal)
         if not header.has_pixels or header.number_of_frames > 1:
-            return Verdict()  # a film that decoding will name unreadable; its other tags may be cut off
+            return TagCheck()  # a film that decoding will name unreadable; its other tags may be cut off
         for check in (_shape(header), _body_part(header, intended_use, caveats)):
             if check:
-                return Verdict(check)
+                return TagCheck(check)
         refusal = _view(header, intended_use, declared, caveats)
     else:
         caveats.append(Caveat.NO_TAGS)
         refusal = _shape(header)
     refusal = refusal or _age(header.identity, intended_use, declared, caveats)
     if refusal:
-        return Verdict(refusal)
+        return TagCheck(refusal)
     if header.identity.patient_id is None:
         caveats.append(Caveat.UNIDENTIFIED)
-    return Verdict(None, tuple(caveats))
+    return TagCheck(None, tuple(caveats))
 
 
-def _refuse(code: RefusalCode, reason: str) -> Verdict:
-    return Verdict((code, reason))
+def _refuse(code: RefusalCode, reason: str) -> TagCheck:
+    return TagCheck((code, reason))
 
 
 _Refused = tuple[RefusalCode, str] | None

@@ -68,7 +68,7 @@ _DIRECTIONS = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1).astype(np.flo
 _POOLING = np.repeat(np.eye(CELLS, dtype=np.float32), _CELL_PX, axis=1) / _CELL_PX
 
 
-def edges(picture: PixelArray) -> FloatArray:
+def edge_features(picture: PixelArray) -> FloatArray:
     """Describe where the edges of a picture run in which direction, from dark to bright.
 
     Args:
@@ -104,7 +104,7 @@ class Subspace:
     scales: FloatArray
     rest: float
 
-    def place(self, features: FloatArray) -> FloatArray:
+    def project(self, features: FloatArray) -> FloatArray:
         """Find coordinates and distances: float32 [..., features] to float32 [..., components + 2].
 
         The coordinates come first: in standard deviations, clipped to six, over three. Then the logarithms of the
@@ -121,7 +121,7 @@ class Subspace:
 
     def distance(self, features: FloatArray) -> FloatArray:
         """The logarithm of the sum of both distances: float32 [...] for float32 [..., features]."""
-        distances = self.place(features)[..., -2:]
+        distances = self.project(features)[..., -2:]
         return np.asarray(np.logaddexp(distances[..., 0], distances[..., 1]))
 
 
@@ -157,30 +157,30 @@ class Detector:
     intercept: float
     spec: ScopeSpec
 
-    def places(self, edges_found: FloatArray, embedding: FloatArray) -> FloatArray:
+    def components(self, edge_features: FloatArray, embedding: FloatArray) -> FloatArray:
         """What is weighed: float32 [..., weights] from float32 [..., EDGES] and float32 [..., features]."""
-        return np.concatenate([self.edges.place(edges_found), self.embedding.place(embedding)], axis=-1)
+        return np.concatenate([self.edges.project(edge_features), self.embedding.project(embedding)], axis=-1)
 
-    def score(self, edges_found: FloatArray, embedding: FloatArray) -> FloatArray:
+    def score(self, edge_features: FloatArray, embedding: FloatArray) -> FloatArray:
         """float32 [...] from float32 [..., EDGES] and the network's embedding float32 [..., features]."""
-        return np.asarray(self.places(edges_found, embedding) @ self.weights + np.float32(self.intercept))
+        return np.asarray(self.components(edge_features, embedding) @ self.weights + np.float32(self.intercept))
 
-    def judge(self, picture: PixelArray, embedding: FloatArray) -> tuple[RefusalCode, str] | None:
+    def check(self, picture: PixelArray, embedding: FloatArray) -> tuple[RefusalCode, str] | None:
         """Say why a picture is out of scope, or ``None``.
 
         Args:
             picture: uint8 [rows, columns] after ``preprocessing.shrink``.
             embedding: float32 [features], what the network returned for it.
         """
-        score = float(self.score(edges(picture), embedding))
+        score = float(self.score(edge_features(picture), embedding))
         if score <= self.spec.score_max:  # a score that is no number is refused too
             return None
-        return self.name(self.likeliest(picture))
+        return self.refusal(self.nearest_pose(picture))
 
-    def likeliest(self, picture: PixelArray) -> Pose:
+    def nearest_pose(self, picture: PixelArray) -> Pose:
         """Turn the picture and exchange its black and white, and find the way in which it looks most like a chest."""
         tried = {
-            (exchanged, turns): float(self.edges.distance(edges(np.rot90(shown, turns))))
+            (exchanged, turns): float(self.edges.distance(edge_features(np.rot90(shown, turns))))
             for exchanged, shown in ((False, picture), (True, 255 - picture))
             for turns in _TURNS
         }
@@ -188,7 +188,7 @@ class Detector:
         (exchanged, turns), distance = min(tried.items(), key=lambda item: item[1])
         return Pose(exchanged, turns, distance, as_it_is - distance)
 
-    def name(self, pose: Pose) -> tuple[RefusalCode, str]:
+    def refusal(self, pose: Pose) -> tuple[RefusalCode, str]:
         """Name a refused picture by its likeliest pose."""
         if not (pose.distance <= self.spec.turned_max and pose.gain >= self.spec.turned_gain):
             return RefusalCode.NOT_CHEST, "the picture does not look like a frontal chest film"

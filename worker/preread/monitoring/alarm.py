@@ -27,7 +27,7 @@ from urllib.parse import SplitResult, unquote
 
 from sqlalchemy import Connection, Engine, delete, insert, select
 
-from preread.core.addresses import MAIL_PORTS, mail_server
+from preread.core.addresses import MAIL_PORTS, parse_mail_server
 from preread.core.errors import AlarmNotSent, PrereadError
 from preread.core.types import JSONObject
 from preread.db import admin_schema
@@ -174,7 +174,7 @@ class Mail:
         message["Message-ID"] = make_msgid(domain="preread.invalid")
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(news.text)
-        url = mail_server(self.server)
+        url = parse_mail_server(self.server)
         try:
             with self._connect(url) as connection:
                 if url.username is not None:

@@ -19,10 +19,17 @@ from typing import Any
 from pydantic import TypeAdapter
 from sqlalchemy import Connection, Engine, Row, Select, select
 
-from preread.core.types import JSONObject, Outcome, PictureStatistics
+from preread.core.types import ImageStatistics, JSONObject, Outcome
 from preread.db import schema
 from preread.db.engine import database_now, read
-from preread.model.distributions import Distribution, Reference, by_chance, spread, stability_index, tenths
+from preread.model.distributions import (
+    Distribution,
+    Reference,
+    chance_level,
+    decile_histogram,
+    histogram,
+    stability_index,
+)
 
 RECENT_DAYS = 7
 BASELINE_DAYS = 14
@@ -30,7 +37,7 @@ LEAST_FILMS = 100
 MOST_FILMS = 20_000
 SHIFTING, SHIFTED = 0.1, 0.25
 REFUSALS = "refusals"
-PICTURE = tuple(one.name for one in dataclasses.fields(PictureStatistics))
+PICTURE = tuple(one.name for one in dataclasses.fields(ImageStatistics))
 _file, _assessment, _finding, _bundle = schema.file.c, schema.assessment.c, schema.finding.c, schema.bundle.c
 _REFERENCE = TypeAdapter(Reference)
 
@@ -61,7 +68,7 @@ class Shift:
     """How far one thing has moved.
 
     Attributes:
-        measure: ``probability of <finding>``, ``refusals``, or a name of ``PictureStatistics``.
+        measure: ``probability of <finding>``, ``refusals``, or a name of ``ImageStatistics``.
         psi: see ``distributions``.
         by_chance: what so few films reach once in 20 times without any drift.
         films: of the last days; ``reference_films``: they are compared with.
@@ -256,20 +263,20 @@ def _against_bundle(reference: Reference | None, recent: Sample) -> Iterator[Shi
         return
     named = {f"probability of {finding}": one for finding, one in reference.probability.items()}
     for measure, expected in (named | reference.picture).items():
-        yield _shift(measure, Against.BUNDLE, expected, spread(recent.values.get(measure, ()), expected.edges))
+        yield _shift(measure, Against.BUNDLE, expected, histogram(recent.values.get(measure, ()), expected.edges))
 
 
 def _against_site(baseline: Sample | None, recent: Sample) -> Iterator[Shift]:
     if baseline is None:
         return
     for measure, values in baseline.values.items():
-        expected = tenths(values)
-        yield _shift(measure, Against.SITE, expected, spread(recent.values.get(measure, ()), expected.edges))
+        expected = decile_histogram(values)
+        yield _shift(measure, Against.SITE, expected, histogram(recent.values.get(measure, ()), expected.edges))
     yield _shift(REFUSALS, Against.SITE, baseline.refusals, recent.refusals)
 
 
 def _shift(measure: str, against: Against, expected: Distribution, found: Distribution) -> Shift:
-    psi, chance = stability_index(expected, found), by_chance(expected, found)
+    psi, chance = stability_index(expected, found), chance_level(expected, found)
     return Shift(measure, against, _judge(expected, found, psi, chance), psi, chance, found.total, expected.total)
 
 

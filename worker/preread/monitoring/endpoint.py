@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
-from preread.core.addresses import is_loopback, listen_address
+from preread.core.addresses import is_loopback, parse_listen_address
 from preread.monitoring import health, http_server
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def monitored(
     from preread.monitoring.metrics import Metrics
     from preread.runner.counters import Meters
 
-    host, port = listen_address(listen)
+    host, port = parse_listen_address(listen)
     if hosts is None and not is_loopback(host):
         # films are to be read whatever monitoring asks for, so this is no reason to end
         _LOG.error("health_kept_inside", extra={"address": f"{host}:{port}", "why": "PREREAD_HEALTH_HOSTS is not set"})

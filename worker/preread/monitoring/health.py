@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, func, literal_col
 
 from preread.core.errors import FileLocked
 from preread.core.text.escaping import display_path
-from preread.core.text.wording import say_films, say_span
+from preread.core.text.wording import format_duration, image_count
 from preread.core.types import FileState
 from preread.db import review_schema, schema
 from preread.db.engine import database_now, read
@@ -151,7 +151,7 @@ class _Look:
                 what = f"{worker_id} began {row.watcher_restarts} times anew to watch for events: films are found later"
                 self._tell(Level.WARNING, "watcher_fails", what)
             if row.previews_dropped_since is not None:
-                since = say_span(self._age_s(row.previews_dropped_since))
+                since = format_duration(self._age_s(row.previews_dropped_since))
                 self._tell(Level.WARNING, "previews_dropped", f"{worker_id} keeps no previews, for {since}: disk full?")
             self._judge_confinement(row)
             if row.slots_alive is None or row.started_at > self._now - self._patience(row):
@@ -191,7 +191,7 @@ class _Look:
         if last is None:
             self._tell(Level.CRITICAL, "no_worker", "no worker runs: `preread run` has not been at work here")
             return
-        since = f"{say_span(self._age_s(last.heartbeat_at))} ago"
+        since = f"{format_duration(self._age_s(last.heartbeat_at))} ago"
         if last.stopped_at is not None:
             self._tell(Level.CRITICAL, "no_worker", f"no worker runs; the last one ended {since}")
         elif not runs(last):
@@ -227,18 +227,18 @@ class _Look:
     def _judge_watched(self, root: Row[Any], patience: timedelta) -> None:
         name = root.path_text
         if root.fault_code is not None:
-            since = say_span(self._age_s(root.fault_since))
+            since = format_duration(self._age_s(root.fault_since))
             self._tell(Level.CRITICAL, root.fault_code, f"{name}: {root.fault}, for {since}", name)
             return
         looked_at = root.looked_at or root.registered_at
         if looked_at < self._now - patience:
-            since = say_span(self._age_s(looked_at))
+            since = format_duration(self._age_s(looked_at))
             self._tell(Level.CRITICAL, "scan_stalled", f"{name}: its scan has not gone on for {since}", name)
         elif root.last_scan_completed_at is None:
             if root.registered_at < self._now - patience:
                 self._tell(Level.WARNING, "first_scan", f"{name}: its first scan is not complete yet", name)
         elif root.last_scan_completed_at < self._now - patience - timedelta(seconds=2 * (root.last_scan_s or 0.0)):
-            since = say_span(self._age_s(root.last_scan_completed_at))
+            since = format_duration(self._age_s(root.last_scan_completed_at))
             self._tell(Level.CRITICAL, "scan_overdue", f"{name}: its last complete scan was {since} ago", name)
 
     def _here(self) -> ColumnElement[bool]:
@@ -260,7 +260,7 @@ class _Look:
         patiences = [self._patience(self._workers[worker_id]) for worker_id in self._alive]
         limit = self._now - max(patiences, default=self._patience(None))
         if ready_at is not None and ready_at < limit and (progress_at is None or progress_at < limit):
-            since = "" if progress_at is None else f" since {say_span(self._age_s(progress_at))}"
+            since = "" if progress_at is None else f" since {format_duration(self._age_s(progress_at))}"
             what = f"{found[FileState.READY]} files are ready to be read, and none was claimed or ended{since}"
             self._tell(Level.CRITICAL, "stalled", what, count=found[FileState.READY])
         return self._age_s(ready_at), self._age_s(progress_at)
@@ -268,7 +268,7 @@ class _Look:
     def _judge_missed(self) -> int:
         missed = count_missed(self._connection, [root.id for root in self._roots])
         if missed:
-            what = f"{say_films(missed)} went away before being read: `preread missed list`"
+            what = f"{image_count(missed)} went away before being read: `preread missed list`"
             self._tell(Level.CRITICAL, "missed", what, count=missed)
         return missed
 
@@ -277,8 +277,8 @@ class _Look:
         row = self._connection.execute(select(func.count(), func.min(_file.locked_since)).where(*waits)).one()
         locked: int = row[0]
         if locked:
-            since = say_span(self._age_s(row[1]))
-            what = f"{say_films(locked)} cannot be read now, the first for {since}"
+            since = format_duration(self._age_s(row[1]))
+            what = f"{image_count(locked)} cannot be read now, the first for {since}"
             self._tell(Level.WARNING, FileLocked.code, what, count=locked)
         return locked
 
@@ -290,7 +290,9 @@ class _Look:
         whole = {code: number for code, number in found.items() if worth_a_look(code)}
         if whole:
             named = ", ".join(f"{code} {number}" for code, number in whole.items())
-            what = f"{say_films(sum(whole.values()))} set aside that may be whole ({named}): `preread quarantine list`"
+            what = (
+                f"{image_count(sum(whole.values()))} set aside that may be whole ({named}): `preread quarantine list`"
+            )
             self._tell(Level.WARNING, "quarantined", what, count=sum(whole.values()))
         return found
 
@@ -319,6 +321,6 @@ class _Look:
         )
         oldest = self._connection.execute(since).scalar_one_or_none()
         if oldest is not None and oldest < self._now - STUCK_SETTLING:
-            what = f"a file has not stopped changing for {say_span(self._age_s(oldest))}: is its writer stuck?"
+            what = f"a file has not stopped changing for {format_duration(self._age_s(oldest))}: is its writer stuck?"
             self._tell(Level.WARNING, "stuck_settling", what)
         return self._age_s(oldest)

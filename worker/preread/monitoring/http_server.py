@@ -19,7 +19,7 @@ from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Generic, Protocol, TypeVar
 
-from preread.core.addresses import host_of
+from preread.core.addresses import host_from_header
 from preread.core.errors import DatabaseAway, EnvironmentFault, InternalError, PrereadError
 from preread.monitoring import health
 from preread.monitoring.health import Health, Level
@@ -155,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
         asked = self.headers.get_all("Host") or []
         if not asked:
             return self.request_version == "HTTP/1.0"  # knows no such header; no browser sends that
-        return len(asked) == 1 and self.server.is_named(host_of(asked[0]))
+        return len(asked) == 1 and self.server.is_named(host_from_header(asked[0]))
 
     def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
         self.send_response(status)

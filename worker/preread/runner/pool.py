@@ -30,7 +30,7 @@ from preread.core.errors import (
     SlotMemory,
     error_from_code,
 )
-from preread.imaging.previews import Place
+from preread.imaging.previews import PreviewStore
 from preread.runner.child.handle import GOODBYE_S, Post, SlotChild, Ticket
 from preread.runner.child.protocol import Job, Reply, Report, Say, Setup
 from preread.runner.confine.confinement import ESSENTIAL
@@ -107,7 +107,7 @@ class SlotPool(Generic[Ticket]):
         deadline_s: float,
         command: Sequence[str] = COMMAND,
         clock: Callable[[], float] = time.monotonic,
-        place: Place | None = None,
+        place: PreviewStore | None = None,
     ) -> None:
         self._setup = setup
         self._count = count

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Engine
 
 from preread.core.errors import UNREAD_CODES, DatabaseAway, EnvironmentFault
-from preread.core.signals import Signals, Timer, Wake
+from preread.core.signals import Signals, Timer, WakePipe
 from preread.core.systemd import SILENT, Notifier
 from preread.core.types import OPEN_STATES, FileState, RootSpec
-from preread.imaging.previews import Place
+from preread.imaging.previews import PreviewStore
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import Claim, Pulse, RootPulse
 from preread.model.bundles import Bundle
@@ -137,7 +137,7 @@ def run(
     monitor = monitored(
         listen, engine, roots=paths, scan_interval_s=options.scan_interval_s, hosts=options.health_hosts
     )
-    with monitor as meters, Wake() as wake, Signals(wake.set) as signals:
+    with monitor as meters, WakePipe() as wake, Signals(wake.set) as signals:
         run = _Run(ledger, bundle, roots, options, wake, signals, slot_command, notifier, shadow, still, meters)
         return run.until_the_end()
 
@@ -151,7 +151,7 @@ class _Run:
         bundle: Bundle,
         roots: Sequence[RootSpec],
         options: RunOptions,
-        wake: Wake,
+        wake: WakePipe,
         signals: Signals,
         slot_command: Sequence[str],
         notifier: Notifier,
@@ -368,9 +368,9 @@ def slot_setup(bundle: Bundle, options: RunOptions, shadow: Bundle | None = None
     )
 
 
-def preview_place(options: RunOptions) -> Place | None:
+def preview_place(options: RunOptions) -> PreviewStore | None:
     """Return where previews of such a run are kept."""
-    return None if options.preview_dir is None else Place(options.preview_dir, options.min_free_bytes)
+    return None if options.preview_dir is None else PreviewStore(options.preview_dir, options.min_free_bytes)
 
 
 def _inbox_options(spec: RootSpec, options: RunOptions) -> InboxOptions:

@@ -213,7 +213,7 @@ class Inbox:
             why = "as set"
         else:
             why = "a local disk" if network is None else "events of other hosts do not arrive"
-        mode, fs_type = "polling" if self._polled else "events", network or filesystems.file_system_of(self._root)
+        mode, fs_type = "polling" if self._polled else "events", network or filesystems.file_system_type(self._root)
         extra = {"root_id": self.root_id, "mode": mode, "why": why, "fs_type": fs_type}
         _LOG.info("root_watched", extra=extra)
 

@@ -41,8 +41,8 @@ class FileSystem:
     answered = 0
 
     def network(self, root: bytes) -> str | None:
-        """Like ``mounts.network_reason``, which resolves the root's links."""
-        return self._ask(filesystems.network_reason, root)
+        """Like ``mounts.network_file_system``, which resolves the root's links."""
+        return self._ask(filesystems.network_file_system, root)
 
     def missing_mount(self, root: bytes) -> str | None:
         """Like ``mounts.missing_mount``, which resolves the root's links."""

@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import FormData
 
-from preread.core.addresses import source_of
+from preread.core.addresses import client_network
 from preread.core.errors import NotAllowed, TooManyTries, UsageError
 from preread.core.types import Role
 from preread.review.auth import accounts, devices, sessions
@@ -81,7 +81,7 @@ async def sign_in(request: Request, form: Form) -> Response:
     )
     try:
         # the limit by source is for strangers: one who is known waits among the known
-        who = await here.hashing.run(check, known=device is not None, source=device or source_of(address))
+        who = await here.hashing.run(check, known=device is not None, source=device or client_network(address))
     except NoPlaceError:
         busy = sign_in_form(request, to=to, status=503, message="sign_in.busy", draft=draft)
         busy.headers["retry-after"] = _RETRY_S

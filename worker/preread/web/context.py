@@ -16,8 +16,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 from sqlalchemy import Engine
 
-from preread.core.text.confusables import looks_of, shown
-from preread.core.text.wording import percent
+from preread.core.text.confusables import identifier_warnings, show_invisible
+from preread.core.text.wording import format_percent
 from preread.core.types import OPEN_STATES, Role
 from preread.monitoring import health
 from preread.monitoring.health import Health, Level, Problem
@@ -95,7 +95,7 @@ class Site:
             waited=self._waited,
             taken=_taken,
             person=_person,
-            looks=looks_of,
+            looks=identifier_warnings,
             code=self._code,
             answer=self._answer,
             problem=self._problem,
@@ -135,7 +135,7 @@ class Site:
         return self.language("time.days", n=minutes // (24 * 60))
 
     def _percent(self, share: float) -> str:
-        said = percent(share, self.language("number.below"), self.language("number.above"))
+        said = format_percent(share, self.language("number.below"), self.language("number.above"))
         return said.replace(".", self.language("number.point")).replace(" ", "\N{NO-BREAK SPACE}")
 
     def _number(self, value: float) -> str:
@@ -170,7 +170,7 @@ def _taken(digits: str | None) -> str:
 
 def _shown(value: object) -> object:
     """Write out what nobody sees, in whatever a page shows; markup is ours."""
-    return shown(value) if type(value) is str else value
+    return show_invisible(value) if type(value) is str else value
 
 
 def _person(name: str | None) -> str:

@@ -31,7 +31,7 @@ _TOGETHER = (frozenset({"CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "HANGUL", "LA
 _ALIKE = frozenset("асеорхуіјѕһԁԛԝАВСЕНІЈКМОРЅТХУҮΑΒΕΖΗΙΚΜΝΟΡΤΥΧοανιԌԍ")
 
 
-class Look(StrEnum):
+class IdentifierWarning(StrEnum):
     """What a reader has to know of an identifier, since it does not show."""
 
     INVISIBLE = "invisible"
@@ -39,33 +39,37 @@ class Look(StrEnum):
     LOOKALIKE = "lookalike"
 
 
-def visible(text: str) -> str:
+def printable(text: str) -> str:
     r"""Return the text as it may be shown: with what ``escape`` writes out, and invisible characters as ``\u200b``."""
-    return shown(escape(text))
+    return show_invisible(escape(text))
 
 
-def shown(text: str) -> str:
+def show_invisible(text: str) -> str:
     """Return the text with its invisible characters written out, and its lines as they are."""
     if text.isascii():
         return text
     return "".join(_written(character) if hidden else character for character, hidden in _hidden(text))
 
 
-def looks_of(identity: Identity) -> tuple[Look, ...]:
+def identifier_warnings(identity: Identity) -> tuple[IdentifierWarning, ...]:
     """Return what is to be marked of the name and the identifiers of an image."""
     identifiers = (identity.patient_id, identity.issuer_of_patient_id, identity.accession_number)
     return _looks(identity.patient_name, *identifiers)
 
 
 @lru_cache(maxsize=4096)
-def _looks(name: str | None, *identifiers: str | None) -> tuple[Look, ...]:
+def _looks(name: str | None, *identifiers: str | None) -> tuple[IdentifierWarning, ...]:
     texts = [text for text in (name, *identifiers) if text and not text.isascii()]
     found = (
-        (Look.INVISIBLE, any(hidden or _is_space(character) for text in texts for character, hidden in _hidden(text))),
-        (Look.MIXED_SCRIPTS, any(_mixed(word) for text in texts for word in _WORD.findall(text))),
-        (Look.LOOKALIKE, any(_looks_latin(text) for text in identifiers if text and not text.isascii())),
+        (IdentifierWarning.INVISIBLE, any(map(_holds_hidden, texts))),
+        (IdentifierWarning.MIXED_SCRIPTS, any(_mixed(word) for text in texts for word in _WORD.findall(text))),
+        (IdentifierWarning.LOOKALIKE, any(_looks_latin(text) for text in identifiers if text and not text.isascii())),
     )
     return tuple(look for look, there in found if there)
+
+
+def _holds_hidden(text: str) -> bool:
+    return any(hidden or _is_space(character) for character, hidden in _hidden(text))
 
 
 def _hidden(text: str) -> list[tuple[str, bool]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from preread.core.text.confusables import Look
+from preread.core.text.confusables import IdentifierWarning
 from preread.core.types import CAVEAT_TEXT, Answer, Caveat, Finding, PredictiveValues
 
 NO_DEVICE = "Preread is no medical device: a first read for research, no diagnosis. A doctor reads every film."
@@ -15,29 +15,29 @@ _ANSWER = {
 }
 
 
-LOOK_TEXT: dict[Look, str] = {
-    Look.INVISIBLE: "contains invisible characters",
-    Look.MIXED_SCRIPTS: "mixed scripts",
-    Look.LOOKALIKE: "letters that look like others",
+IDENTIFIER_WARNING_TEXT: dict[IdentifierWarning, str] = {
+    IdentifierWarning.INVISIBLE: "contains invisible characters",
+    IdentifierWarning.MIXED_SCRIPTS: "mixed scripts",
+    IdentifierWarning.LOOKALIKE: "letters that look like others",
 }
 
 
-def say_answer(answer: Answer, finding: str) -> str:
+def format_answer(answer: Answer, finding: str) -> str:
     """Say an answer in words, e.g. ``pneumonia not flagged; this excludes no disease``."""
     return _ANSWER[answer].format(finding=finding)
 
 
-def say_withdrawn(said: str, withdrawn: str | None) -> str:
+def format_withdrawn(said: str, withdrawn: str | None) -> str:
     """Say before a result that its bundle was withdrawn, and why; as it is where it was not."""
     return said if withdrawn is None else f"WITHDRAWN, do not rely on it ({withdrawn}): {said}"
 
 
-def say_probability(probability: float, prevalence: float) -> str:
+def format_probability(probability: float, prevalence: float) -> str:
     """Say a probability with the prevalence that it holds for, e.g. ``87 % at prevalence 25 %``."""
-    return f"{percent(probability)} at prevalence {percent(prevalence)}"
+    return f"{format_percent(probability)} at prevalence {format_percent(prevalence)}"
 
 
-def percent(share: float, below: str = "below", above: str = "above") -> str:
+def format_percent(share: float, below: str = "below", above: str = "above") -> str:
     """Say a share in [0, 1] in per cent; never as a certainty that nobody has."""
     value = share * 100
     if 0 < value < 0.1:
@@ -47,22 +47,22 @@ def percent(share: float, below: str = "below", above: str = "above") -> str:
     return f"{value:.0f} %" if 10 <= value <= 90 or value in (0, 100) else f"{value:.1f} %"
 
 
-def say_in_full(answer: Answer, finding: str, probability: float, prevalence: float) -> str:
+def format_result(answer: Answer, finding: str, probability: float, prevalence: float) -> str:
     """Say an answer with its probability, e.g. ``pneumonia uncertain (5.1 % at prevalence 50 %)``."""
-    return f"{say_answer(answer, finding)} ({say_probability(probability, prevalence)})"
+    return f"{format_answer(answer, finding)} ({format_probability(probability, prevalence)})"
 
 
-def say_finding(finding: Finding) -> str:
+def format_finding(finding: Finding) -> str:
     """Say a finding with its probability."""
-    return say_in_full(finding.answer, finding.finding, finding.probability, finding.prevalence)
+    return format_result(finding.answer, finding.finding, finding.probability, finding.prevalence)
 
 
-def say_predictive_values(values: Iterable[PredictiveValues]) -> str:
+def format_predictive_values(values: Iterable[PredictiveValues]) -> str:
     """Say how far answers can be relied on, e.g. ``where 5 / 60 % of films show it: of those flagged 30 / 92 % do``."""
     at = tuple(values)
 
     def series(shares: Iterable[float]) -> str:
-        return " / ".join(percent(share).removesuffix(" %") for share in shares) + " %"
+        return " / ".join(format_percent(share).removesuffix(" %") for share in shares) + " %"
 
     return (
         f"where {' / '.join(f'{one.prevalence * 100:g}' for one in at)} % of films show it: "
@@ -71,7 +71,7 @@ def say_predictive_values(values: Iterable[PredictiveValues]) -> str:
     )
 
 
-def explain_predictive_values(answered: Iterable[tuple[str, Finding]]) -> list[str]:
+def predictive_value_notes(answered: Iterable[tuple[str, Finding]]) -> list[str]:
     """Say once for each bundle and finding how far its answers can be relied on; bundles that state nothing say so.
 
     Args:
@@ -79,27 +79,27 @@ def explain_predictive_values(answered: Iterable[tuple[str, Finding]]) -> list[s
     """
     distinct = sorted({(one.finding, bundle, one.predictive_values) for bundle, one in answered}, key=lambda it: it[:2])
     return [
-        f"{finding} ({bundle}): {say_predictive_values(values) if values else 'this bundle states no PPV and NPV'}"
+        f"{finding} ({bundle}): {format_predictive_values(values) if values else 'this bundle states no PPV and NPV'}"
         for finding, bundle, values in distinct
     ]
 
 
-def name_caveats(caveats: Iterable[Caveat]) -> str:
-    """Name caveats by their codes, for a cell of a table that ``explain_caveats`` stands below."""
+def caveat_codes(caveats: Iterable[Caveat]) -> str:
+    """Name caveats by their codes, for a cell of a table that ``caveat_notes`` stands below."""
     return ", ".join(caveat.value for caveat in caveats)
 
 
-def explain_caveats(caveats: Iterable[Caveat]) -> list[str]:
+def caveat_notes(caveats: Iterable[Caveat]) -> list[str]:
     """Say in words what each of these caveats means, once."""
     return [f"{caveat.value}: {CAVEAT_TEXT[caveat]}" for caveat in sorted(set(caveats))]
 
 
-def say_films(count: int) -> str:
+def image_count(count: int) -> str:
     """Say how many films."""
     return "1 film" if count == 1 else f"{count} films"
 
 
-def say_span(seconds: float | None) -> str:
+def format_duration(seconds: float | None) -> str:
     """Say how long, e.g. ``95 s``, ``12 min``, ``3.5 h``."""
     if seconds is None:
         return "ever"

@@ -24,7 +24,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, delete, select, update
 
-from preread.core.addresses import source_of
+from preread.core.addresses import client_network
 from preread.core.errors import TooManyTries
 from preread.db.engine import database_now, read, write
 from preread.db.review_schema import brake
@@ -108,7 +108,7 @@ def release(connection: Connection, brakes: tuple[Brake, ...]) -> None:
 def _brakes(name: str, source: str, device: str | None) -> tuple[Brake, ...]:
     if device is not None:
         return (Brake(_key("device", name, device), FREE_FAILURES),)
-    counted_by = source_of(source)
+    counted_by = client_network(source)
     # in one order everywhere, so that two tries do not wait for each other
     return (
         Brake(_key("source", counted_by), SOURCE_FAILURES, SOURCE_WINDOW_S),

@@ -25,7 +25,7 @@ from preread.core.errors import EnvironmentFault, SlotCrashed, TooManyBytes
 from preread.core.text.escaping import escape
 from preread.core.types import Outcome
 from preread.imaging import previews
-from preread.imaging.previews import Place
+from preread.imaging.previews import PreviewStore
 from preread.ledger.records import Observation
 from preread.runner.child import protocol as slot_messages
 from preread.runner.child.protocol import MAX_LINE_BYTES, Job, Known, Reply, Report, Setup
@@ -87,7 +87,7 @@ class SlotChild(Generic[Ticket]):
     """
 
     def __init__(
-        self, command: Sequence[str], setup: Setup, start_by: float, post: Post[Ticket], place: Place | None
+        self, command: Sequence[str], setup: Setup, start_by: float, post: Post[Ticket], place: PreviewStore | None
     ) -> None:
         # what comes through there wakes nobody: it is looked at only once the slot is dead or late
         self._notes, notes_fd = os.pipe()
@@ -325,7 +325,7 @@ class SlotChild(Generic[Ticket]):
             return
         place, sha256 = self._place, report.sha256
         if place is not None and sha256 is not None and preview is not None and not self._gone:
-            kept = previews.exists(place.folder, sha256) or previews.keep(
+            kept = previews.exists(place.folder, sha256) or previews.save(
                 place.folder, sha256, preview, place.min_free_bytes
             )
             report = replace(report, preview_dropped=report.preview_dropped or not kept)

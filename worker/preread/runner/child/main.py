@@ -180,9 +180,9 @@ class _Slot:
 
     def _draw(self, pixels: PixelArray) -> int:
         """Draw a preview into the memory that the worker reads; return its size, 0 where there is no room for it."""
-        from preread.imaging.preview_png import draw
+        from preread.imaging.preview_png import encode_preview
 
-        content = draw(pixels)
+        content = encode_preview(pixels)
         if self._preview is None or len(content) > len(self._preview):
             return 0
         self._preview[: len(content)] = content

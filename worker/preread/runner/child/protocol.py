@@ -18,7 +18,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, StringConstraints, TypeAdapter
 
-from preread.core.types import Caveat, Finding, Identity, Outcome, PictureStatistics, PixelArray, Population, Stage
+from preread.core.types import Caveat, Finding, Identity, ImageStatistics, Outcome, PixelArray, Population, Stage
 from preread.ledger.records import ContentAssessment, FileFacts
 
 MAX_LINE_BYTES = 1024 * 1024
@@ -118,7 +118,7 @@ class Content:
     pixel_caveats: tuple[Caveat, ...]
     decoder: str
     activation_map: list[list[float]]
-    picture: PictureStatistics
+    picture: ImageStatistics
 
 
 @dataclass(frozen=True, slots=True)

@@ -165,7 +165,7 @@ def _assessed(answer: Assessment, began: float) -> Report:
         rows=film.rows,
         columns=film.columns,
         gate_caveats=tuple(caveat for caveat in answer.caveats if caveat not in film.caveats),
-        content=Content(answer.findings, film.caveats, film.decoder, activations, answer.picture),
+        content=Content(answer.findings, film.caveats, film.decoder, activations, answer.statistics),
     )
 
 
@@ -193,7 +193,7 @@ def _screen(data: bytes, sha256: str, job: Job, classifier: Classifier, limits: 
     from preread.model import intended_use
 
     header = read_header(data, limits)
-    verdict = intended_use.screen(header, classifier.bundle.manifest.intended_use, Declared(job.population))
+    verdict = intended_use.check_intended_use(header, classifier.bundle.manifest.intended_use, Declared(job.population))
     if verdict.refusal is not None:
         code, reason = verdict.refusal
         return _refused(sha256, code.value, reason, header.identity, header.format, began)

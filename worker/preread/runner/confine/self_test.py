@@ -95,7 +95,7 @@ def run(images: Mapping[str, bytes], classifier: Classifier | None) -> None:
     Raises:
         Unconfined: names what does not work.
     """
-    from preread.imaging.preview_png import draw
+    from preread.imaging.preview_png import encode_preview
     from preread.imaging.radiograph import decode, read_header
 
     os.environ["OPJ_NUM_THREADS"] = "2"  # so that a decoder starts a thread
@@ -106,7 +106,7 @@ def run(images: Mapping[str, bytes], classifier: Classifier | None) -> None:
             raise Unconfined(f"an image of our own ({what}) cannot be decoded here: {type(error).__name__}") from error
         if pixels.shape != (_SIDE_PX, _SIDE_PX) or int(np.ptp(pixels)) == 0:
             raise Unconfined(f"an image of our own ({what}) is decoded to another one")
-        draw(pixels)
+        encode_preview(pixels)
     if classifier is None:
         return
     spec = classifier.bundle.manifest.preprocessing

@@ -19,7 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from preread.core.addresses import source_of
+from preread.core.addresses import client_network
 from preread.core.errors import DatabaseAway, PrereadError
 from preread.review.auth import accounts, devices, sessions
 from preread.review.auth.accounts import Account, digest
@@ -106,7 +106,7 @@ class Admission:
 
     async def _serve(self, request: HTTPConnection, receive: Receive, send: Send) -> None:
         scope = request.scope
-        source = source_of(scope["client"][0]) if scope.get("client") else ""
+        source = client_network(scope["client"][0]) if scope.get("client") else ""
         device = request.cookies.get(self._here.options.device_cookie, "")
         if not (self._token(request) in self._here.known or device in self._here.known):
             await self._wait_for_turn(scope, source)

@@ -19,7 +19,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
-from preread.core.addresses import source_of
+from preread.core.addresses import client_network
 
 HEAD_WITHIN_S = 10.0
 READ_WITHIN_S = 30.0
@@ -186,7 +186,7 @@ class GuardedProtocol(H11Protocol):
         self._raw = transport
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) else ""
-        self.source = source_of(self.peer)
+        self.source = client_network(self.peer)
         self._arm(HEAD_WITHIN_S)
         if not self._gate.enter(self):
             self.drop()
