@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import io
 import json
@@ -10,6 +11,8 @@ import os
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -250,3 +253,43 @@ def test_a_full_disk_below_standard_error_too_stops_nothing(log_stream, monkeypa
     for stream in (Full(), sys.__stderr__):
         log.set_up(json_lines=True, stream=stream)
         logging.getLogger("preread").info("started")
+
+
+def _keys(node: ast.expr, function: ast.AST) -> Iterator[str]:
+    """Yield the keys of a dictionary expression; of a name, those of what the function assigns to it."""
+    if isinstance(node, ast.Dict):
+        for key, value in zip(node.keys, node.values, strict=True):
+            if key is None:
+                yield from _keys(value, function)
+            else:
+                assert isinstance(key, ast.Constant), f"line {key.lineno}: the name of a log field is computed"
+                yield str(key.value)
+    elif isinstance(node, ast.BinOp):
+        yield from _keys(node.left, function)
+        yield from _keys(node.right, function)
+    else:
+        assert isinstance(node, ast.Name), f"line {node.lineno}: log fields come from {ast.unparse(node)}"
+        for line in ast.walk(function):
+            for target in line.targets if isinstance(line, ast.Assign) else ():
+                if isinstance(target, ast.Name) and target.id == node.id:
+                    yield from _keys(line.value, function)
+                elif isinstance(target, ast.Subscript) and ast.unparse(target.value) == node.id:
+                    assert isinstance(target.slice, ast.Constant)
+                    yield str(target.slice.value)
+
+
+def _fields_in(path: Path) -> Iterator[str]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef):
+            for call in ast.walk(function):
+                if isinstance(call, ast.Call) and ast.unparse(call.func).startswith("_LOG."):
+                    for argument in call.keywords:
+                        if argument.arg == "extra":
+                            yield from _keys(argument.value, function)
+
+
+def test_every_allowed_field_is_logged_and_no_other() -> None:
+    house = Path(__file__).parents[2]
+    modules = [path for folder in ("worker", "model_training") for path in (house / folder).rglob("*.py")]
+    assert {name for path in modules for name in _fields_in(path)} == FIELDS | DEBUG_FIELDS

@@ -7,7 +7,7 @@ How to log, anywhere in ``worker``::
 
 The message is the event's name and never text with values in it: arguments of a message are not written at all. A field
 that is not in ``FIELDS`` is left out (its name is told, its value is not), so that no tag of a film reaches a log by
-mistake. ``path`` and ``root`` are written at debug level only. Other packages' messages quote what they stumble over
+mistake. ``path`` is written at debug level only. Other packages' messages quote what they stumble over
 (pydicom: tag values, SQLAlchemy: parameters, watchdog: every watched path), so of those only logger, level and place
 are kept. Of an exception only its class, code and the places it passed are kept: its message may quote a value.
 """
@@ -36,17 +36,12 @@ _MAX_FRAMES = 12
 
 FIELDS = frozenset(
     """
-    address assessed attempt attempts audit_head backlog backlog_bytes bundle bundle_digest call change changed
-    claimed code count counts database deadline_s delay_s difference done dropped duration_s epoch errno error event
-    exit_code fenced file_id files free_bytes fs_type gave_back host ignored interrupted interruptions interval_s
-    lease_s level
-    limit limit_bytes machine memory_bytes missed mode ms outcome owed pid poll population python quarantined
-    ready reason_code refused reopened restarts retry root_count root_id roots rss_bytes rule scan_s
-    schema_revision seen settled settling sha256 signal signal_name size_bytes slot slots state states threads
-    tries unreadable vanished version watcher why worker_id
+    address attempts audit_head backlog bundle call code count counts delay_s dropped duration_s errno error
+    exit_code fenced file_id files fs_type mode ms outcome owed pid restarts retry root_id roots schema_revision
+    seen signal_name slots state tries watcher why worker_id
     """.split()  # noqa: SIM905  a list of one word a line would be longer than the rest of this file
 )
-DEBUG_FIELDS = frozenset({"path", "root"})
+DEBUG_FIELDS = frozenset({"path"})
 # These say nothing of a film: alembic names its own revisions.
 _TRUSTED = ("preread", "preread_training")
 _TEMPLATES_TRUSTED = ("alembic",)
