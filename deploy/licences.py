@@ -1,7 +1,7 @@
-"""Say under which licence each package comes that a worker installs: ``python deploy/licences.py > docs/licences.md``.
+"""Print the licence of each package that a worker installs.
 
-Taken from the packages' own metadata, for what ``requirements/fleet.txt`` pins here: what a worker installs,
-and what the extra ``fleet`` adds.
+``python deploy/licences.py > docs/reference/licences.md`` writes the page. Taken from the packages' own
+metadata, for what ``requirements/fleet.txt`` pins: what a worker installs, and what the extra ``fleet`` adds.
 """
 
 from __future__ import annotations
@@ -79,10 +79,11 @@ def page() -> str:
     lines = [
         "# Licences of what a worker installs",
         "",
-        "Made by `python deploy/licences.py > docs/licences.md` from the packages' own metadata; a test compares it",
-        "with the lock and lets no other licence in. psycopg (LGPL) and tqdm (MPL) are used as they come. The wheels",
-        "of numpy, pillow, imagecodecs and isal bring libraries of others, whose licences lie in them. `make sbom`",
-        "writes the same packages with versions and hashes as CycloneDX, and those libraries. Installed only for a",
+        "Written by `python deploy/licences.py > docs/reference/licences.md` from the packages' own metadata. A test",
+        "compares it with the lock and allows no other licence. psycopg (LGPL) and tqdm (MPL) are used unchanged.",
+        "The wheels of numpy, pillow, imagecodecs and isal contain libraries of others, with their licences.",
+        "`make sbom` writes the same packages with versions and hashes, and those libraries, as CycloneDX.",
+        "Installed only for a",
         f"fleet: {', '.join(sorted({*pinned(FLEET)} - {*pinned()}))}.",
         "",
         "| package | licence |",

@@ -34,11 +34,13 @@ PACKAGES = ("preread", "preread_training")
 FOLDERS = ("worker", "model_training")
 PROJECT = tomllib.loads((HOUSE / "pyproject.toml").read_text())
 README = (HOUSE / "README.md").read_text()
+DOCS = HOUSE / "docs"
 RUNBOOK = (HOUSE / "deploy" / "RUNBOOK.md").read_text()
 CONFTEST = (HOUSE / "conftest.py").read_text()
 CI = (HOUSE / ".ci" / "run").read_text()
 LOCKS = sorted(path for path in (HOUSE / "requirements").glob("*.txt") if path.name != "constraints.txt")
 LINES_MAX = 600
+README_LINES_MAX = 150
 
 
 def modules(*packages: str) -> list[Path]:
@@ -366,12 +368,14 @@ def test_a_worker_never_installs_what_trains() -> None:
 
 
 def test_no_licence_comes_into_the_runtime_unseen() -> None:
-    page = (HOUSE / "docs" / "licences.md").read_text()
+    page = (DOCS / "reference" / "licences.md").read_text()
     names = licences.pinned(licences.FLEET)
     assert len(names) > 30
     for name in names:
         said = licences.licence(name)
-        assert f"| {name} | {said} |" in page, f"run `python deploy/licences.py > docs/licences.md` for {name}"
+        assert f"| {name} | {said} |" in page, (
+            f"run `python deploy/licences.py > docs/reference/licences.md` for {name}"
+        )
         assert licences.parts(said) <= licences.PERMISSIVE | {licences.WEAK_COPYLEFT.get(name, "")}, f"{name}: {said}"
 
 
@@ -409,7 +413,7 @@ def test_the_changelog_speaks_of_this_version() -> None:
 
 
 def test_every_way_to_fail_has_its_test() -> None:
-    text = (HOUSE / "docs" / "failures.md").read_text()
+    text = (DOCS / "explanation" / "failures.md").read_text()
     assert [int(number) for number in re.findall(r"^\| (\d+) \|", text, flags=re.MULTILINE)] == list(range(1, 41))
     there = {
         f"{path.stem}::{name}"
@@ -425,6 +429,7 @@ def test_every_way_to_fail_has_its_test() -> None:
 def test_the_readme_begins_with_the_two_commands() -> None:
     named_first = re.findall(r"^make (\w+)", README, flags=re.MULTILINE)
     assert named_first[:2] == ["demo", "test"]
+    assert len(README.splitlines()) <= README_LINES_MAX
 
 
 def test_every_make_command_in_the_record_exists() -> None:
@@ -449,10 +454,10 @@ def test_ci_installs_each_program_that_a_test_asks_for() -> None:
     assert wanted <= installed
 
 
-def column(heading: str) -> list[str]:
-    """The code words in the first column of the table under a heading of the README."""
-    section = re.split(rf"^###? {re.escape(heading)}$", README, flags=re.MULTILINE)[1].split("\n## ")[0]
-    section = section.split("\n### ")[0]
+def column(page: str, heading: str) -> list[str]:
+    """Return the code words in the first column of the table under a heading of a page of the reference."""
+    text = (DOCS / "reference" / page).read_text()
+    section = re.split(rf"^## {re.escape(heading)}$", text, flags=re.MULTILINE)[1].split("\n## ")[0]
     cells = re.findall(r"^\| (.+?) \|", section, flags=re.MULTILINE)
     return [word for cell in cells for word in re.findall(r"`([^`]+)`", cell)]
 
@@ -466,27 +471,28 @@ def commands(command: Any, name: str) -> Iterator[str]:
         yield from commands(child, f"{name} {word}")
 
 
-def test_the_readme_lists_every_command_and_no_other() -> None:
+def test_the_reference_lists_every_command_and_no_other() -> None:
     from preread.cli.app import app
     from preread_training.cli import app as training
 
     there = {*commands(typer.main.get_command(app), "preread")}
     there |= {*commands(typer.main.get_command(training.app), "preread-train")}
-    assert set(column("Commands")) == there
+    assert set(column("commands.md", "List of commands")) == there
 
 
 def test_the_reference_says_every_setting_as_the_code_does() -> None:
     """``python -m preread.cli.settings_page`` prints the table."""
-    page = (HOUSE / "docs" / "settings.md").read_text(encoding="utf-8")
+    page = (DOCS / "reference" / "settings.md").read_text(encoding="utf-8")
     assert settings_page.markdown_table() in page
     keys = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
     assert {one.name for one in dataclasses.fields(RootSpec)} <= keys
     assert all(f"`{population}`" in page for population in Population)
 
 
-def test_the_file_of_settings_in_the_readme_can_be_used(tmp_path: Path) -> None:
+def test_the_documented_file_of_settings_can_be_used(tmp_path: Path) -> None:
+    page = (DOCS / "how-to" / "declare-folders.md").read_text()
     config = tmp_path / "preread.toml"
-    config.write_text(re.findall(r"```toml\n(.+?)```", README, flags=re.DOTALL)[0])
+    config.write_text(re.findall(r"```toml\n(.+?)```", page, flags=re.DOTALL)[0])
     roots = settings.load(config).roots
     assert [str(root.population) for root in roots] == ["children-1-5y", "research"]
     assert identity.from_path("P17/A4/1.jpeg", str(roots[0].path_pattern)) == {
@@ -495,21 +501,22 @@ def test_the_file_of_settings_in_the_readme_can_be_used(tmp_path: Path) -> None:
     }
 
 
-def test_the_readme_and_the_errors_name_the_same_exit_codes() -> None:
-    said = {int(code) for code in column("Exit codes")}
+def test_the_reference_and_the_errors_name_the_same_exit_codes() -> None:
+    said = {int(code) for code in column("commands.md", "Exit codes")}
     assert {kind.exit_code for kind in classes()} <= said
     assert said == {int(code) for code in re.findall(r"^(\d+) ", preread.cli.__doc__ or "", flags=re.MULTILINE)}
 
 
-def test_the_readme_lists_the_transfer_syntaxes_that_are_decoded() -> None:
-    listed = re.findall(r"^\| (.+?) \| `(1\.2\.840\.10008\.[\d.]+)` \|", README, flags=re.MULTILINE)
+def test_the_reference_lists_the_transfer_syntaxes_that_are_decoded() -> None:
+    page = (DOCS / "reference" / "images.md").read_text()
+    listed = re.findall(r"^\| (.+?) \| `(1\.2\.840\.10008\.[\d.]+)` \|", page, flags=re.MULTILINE)
     assert {uid for _, uid in listed} == decoders.SUPPORTED
     assert len(listed) == len(decoders.SUPPORTED)
 
 
-def test_the_readme_names_every_field_of_assess() -> None:
+def test_the_reference_names_every_field_of_assess() -> None:
     result = FileResult("a.dcm", None, Outcome.UNREADABLE, "empty", "it is empty", (), (), "name/1", 1.0)
-    assert column("What `--json` says of a file") == list(result.to_json())
+    assert column("results.md", "Fields") == list(result.to_json())
 
 
 def test_decisions_are_numbered_and_short() -> None:

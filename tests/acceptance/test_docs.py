@@ -2,37 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from pydicom.data import get_testdata_file
 
 from preread_training.data import phantoms
 
 HOUSE = Path(__file__).parents[2]
 PAGES = {
-    page.name: re.findall(r"^```sh\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
-    for page in (HOUSE / "docs").glob("*.md")
+    page.relative_to(HOUSE / "docs").as_posix(): re.findall(
+        r"^```sh\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE
+    )
+    for page in (HOUSE / "docs").rglob("*.md")
 }
 
 
-@pytest.fixture
-def place(tmp_path: Path) -> Path:
-    """An empty working folder but for what each page says is at hand: a film in the inbox, labelled films."""
-    (tmp_path / "inbox").mkdir()
-    (tmp_path / "inbox" / "film.dcm").write_bytes(phantoms.to_dicom(phantoms.draw_chest(1), seed=1))
-    for seed in range(12):
-        label, name = ("PNEUMONIA", f"person{seed}_virus_1.png") if seed % 2 else ("NORMAL", f"IM-{seed:04}-0001.png")
-        (tmp_path / "films" / label).mkdir(parents=True, exist_ok=True)
-        (tmp_path / "films" / label / name).write_bytes(phantoms.to_png(phantoms.draw_chest(seed)))
-    return tmp_path
+FIRST = "tutorials/first-results.md"
 
 
-@pytest.mark.parametrize("page", sorted(name for name, blocks in PAGES.items() if blocks))
-def test_every_command_of_a_page_does_what_the_page_says(page: str, place: Path) -> None:
+def follow(page: str, place: Path) -> None:
+    """Run every command of a page in a folder."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREREAD_")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     for block in PAGES[page]:
@@ -42,21 +38,72 @@ def test_every_command_of_a_page_does_what_the_page_says(page: str, place: Path)
         assert ended.returncode == 0, f"{block}\n{ended.stdout}\n{ended.stderr}"
 
 
-def test_each_reader_has_a_page_with_commands_that_are_tried() -> None:
-    assert all(PAGES[page] for page in ("doctors.md", "administrators.md", "training.md"))
+def fill(place: Path) -> None:
+    """Put into a folder what the pages assume: an image in the inbox, labelled images."""
+    (place / "inbox").mkdir()
+    (place / "inbox" / "film.dcm").write_bytes(phantoms.to_dicom(phantoms.draw_chest(1), seed=1))
+    for seed in range(12):
+        label, name = ("PNEUMONIA", f"person{seed}_virus_1.png") if seed % 2 else ("NORMAL", f"IM-{seed:04}-0001.png")
+        (place / "films" / label).mkdir(parents=True, exist_ok=True)
+        (place / "films" / label / name).write_bytes(phantoms.to_png(phantoms.draw_chest(seed)))
+
+
+@pytest.fixture(scope="module")
+def after_first_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder as the first tutorial leaves it: settings, a database, a result."""
+    place = tmp_path_factory.mktemp("first")
+    fill(place)
+    follow(FIRST, place)
+    return place
+
+
+@pytest.mark.parametrize("page", sorted(page for page, blocks in PAGES.items() if blocks and page != FIRST))
+def test_every_command_of_a_page_does_what_the_page_says(page: str, after_first_results: Path, tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    shutil.copytree(after_first_results, place)
+    follow(page, place)
+
+
+def test_each_audience_has_a_page_with_commands_that_are_tried() -> None:
+    for index in ("doctors.md", "administrators.md", "training.md"):
+        linked = re.findall(r"\]\(([\w/-]+\.md)", (HOUSE / "docs" / index).read_text())
+        assert any(PAGES[page] for page in linked), index
+
+
+def test_the_readme_shows_what_the_command_prints(tmp_path: Path) -> None:
+    """Each row of the README's example: file, outcome, and the code or the probability."""
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+    child = phantoms.draw_chest(1)
+    (inbox / "child.png").write_bytes(phantoms.to_png(child))
+    (inbox / "child.dcm").write_bytes(phantoms.to_dicom(child, seed=1))
+    for name in ("RG1_UNCR.dcm", "CT_small.dcm"):
+        (inbox / name).write_bytes(Path(str(get_testdata_file(name))).read_bytes())
+    command = [Path(sys.executable).parent / "preread", "assess", "--json", "inbox"]
+    printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    found = {}
+    for row in map(json.loads, printed.splitlines()):
+        said = [f"{finding['answer']} ({finding['probability']:.0%}" for finding in row["findings"]]
+        found[row["path"], row["outcome"]] = row["code"] or said[0].replace("%", " %")
+    example = re.findall(r"^```console\n(.+?)^```", (HOUSE / "README.md").read_text(), re.DOTALL | re.MULTILINE)[0]
+    rows = re.findall(r"^ (inbox/\S+) +(\w+) +(?:(\w+):|pneumonia (\w+ \(\d+ %))", example, re.MULTILINE)
+    assert {(path, outcome): code or answer for path, outcome, code, answer in rows} == found
 
 
 @pytest.mark.parametrize(
     "page",
-    [HOUSE / "README.md", HOUSE / "CONTRIBUTING.md", HOUSE / "deploy" / "RUNBOOK.md", *(HOUSE / "docs").glob("*.md")],
-    ids=lambda page: page.name,
+    [*HOUSE.glob("*.md"), HOUSE / "deploy" / "RUNBOOK.md", *(HOUSE / "docs").rglob("*.md")],
+    ids=lambda page: page.relative_to(HOUSE).as_posix(),
 )
 def test_no_link_leads_nowhere(page: Path) -> None:
+    """In the repository and in the tar of a release, where the pages are read without the built site."""
     text = page.read_text()
-    for target in re.findall(r"\]\((?!https?:)([^)]+)\)", text):
-        path, _, anchor = target.partition("#")
+    for match in re.finditer(r"\]\((?!https?:)([^)\s]+)\)", text):
+        path, _, anchor = match[1].partition("#")
+        place = f"{page.relative_to(HOUSE)}:{text.count(chr(10), 0, match.start()) + 1}"
         linked = (page.parent / path).resolve() if path else page
-        assert linked.exists(), f"{page.name} leads to {target}, which is not there"
+        assert linked.exists(), f"{place}: {match[1]} is not there"
         if anchor:
             headings = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE)
-            assert anchor in {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}, target
+            anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+            assert anchor in anchors, f"{place}: {path or page.name} has no heading #{anchor}"

@@ -1,8 +1,8 @@
 """How fast the worker is, as ratios to what the same parts do without it and to what is usually built.
 
 make bench                         all of it, within a quarter of an hour, on an idle machine
-make bench ARGS=--write            the same, and keep the tables in docs/speed.md, docs/speed.json and the README
-make bench ARGS=--check            the same, and fail where a ratio fell against docs/speed.json
+make bench ARGS=--write            the same, and keep the tables in docs: speed.md, speed.json, sizing.md
+make bench ARGS=--check            the same, and fail where a ratio fell against speed.json
 python -m tests.bench --share 0.1  a tenth of the films, to see that it runs
 """
 
@@ -32,7 +32,8 @@ _SPACING_S = 0.6  # between single films: longer than any of them takes
 _KNOWN = (100, 100_000)  # films in the ledger before
 LIBRARIES = ("preread", "ai-edge-litert", "imagecodecs", "keras", "numpy", "pillow", "pydicom", "sqlalchemy")
 _DOCS = Path(__file__).parents[2] / "docs"
-_TABLES, _FIGURES, _README = _DOCS / "speed.md", _DOCS / "speed.json", _DOCS.parent / "README.md"
+_TABLES, _FIGURES = _DOCS / "explanation" / "speed.md", _DOCS / "explanation" / "speed.json"
+_SIZING = _DOCS / "reference" / "sizing.md"
 
 
 class _Durable(PostgresServer):
@@ -47,8 +48,8 @@ def main() -> int:
     parser.add_argument("--data", type=Path, help="folder with chest_xray_224 and chest_xray_full; default: phantoms")
     parser.add_argument("--share", type=float, default=1.0, help="of the number of films, in (0, 1]")
     parser.add_argument("--only", action="append", help="kinds whose name holds this text; may be repeated")
-    parser.add_argument("--write", action="store_true", help="into docs/speed.md, docs/speed.json and the README")
-    parser.add_argument("--check", action="store_true", help="fail where a ratio fell against docs/speed.json")
+    parser.add_argument("--write", action="store_true", help="keep the tables in docs: speed.md, speed.json, sizing.md")
+    parser.add_argument("--check", action="store_true", help="fail if a ratio fell against docs/explanation/speed.json")
     asked = parser.parse_args()
     if not 0 < asked.share <= 1:
         parser.error("--share must lie in (0, 1]")
@@ -70,7 +71,7 @@ def main() -> int:
     page = reporting.page(found)
     print(page)
     if asked.write:
-        for document, part, text in ((_TABLES, "bench", page), (_README, "sizing", reporting.sizing(measured) + "\n")):
+        for document, part, text in ((_TABLES, "bench", page), (_SIZING, "sizing", reporting.sizing(measured) + "\n")):
             document.write_text(reporting.inserted(document.read_text(encoding="utf-8"), part, text), encoding="utf-8")
         _FIGURES.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     worse = reporting.regressions(json.loads(_FIGURES.read_text(encoding="utf-8")), found) if asked.check else []

@@ -1,6 +1,6 @@
 """How long a signed-in doctor waits for a page while strangers attack from the doctor's own address.
 
-Run by hand: ``make bench-page`` prints the table, ``make bench-page ARGS=--write`` keeps it in docs/measured.md. A real
+Run by hand: ``make bench-page`` prints the table, ``make bench-page ARGS=--write`` keeps it in the documents. A real
 ``preread web`` with 5,000 made-up films answers on loopback; each attack is a process of its own and ends with it.
 """
 
@@ -45,7 +45,7 @@ _ENDS_AFTER_S = 240.0  # an attack, by itself, if nobody ends it
 _LARGE = 16 * 1024 * 1024 - 100
 _PASSWORD = "a long pass phrase"
 _FORM = "application/x-www-form-urlencoded"
-_DOCS = Path(__file__).parents[2] / "docs" / "measured.md"
+_DOCS = Path(__file__).parents[2] / "docs" / "explanation" / "measured.md"
 _MARKS = ("<!-- attack: begin -->\n", "<!-- attack: end -->\n")
 LIMIT_S = 1.0
 LIMIT_MIB = 300
@@ -268,7 +268,7 @@ def page(folder: Path) -> Iterator[tuple[int, int, int]]:
 def attacked(name: str, port: int) -> Iterator[None]:
     """Attack while the block runs."""
     command = [sys.executable, "-m", "tests.bench.attack", "--attack", name, "--port", str(port)]
-    with subprocess.Popen(command, cwd=_DOCS.parents[1]) as process:
+    with subprocess.Popen(command, cwd=_DOCS.parents[2]) as process:
         try:
             time.sleep(3)  # bodies are made, connections opened
             yield
@@ -300,7 +300,7 @@ def table(found: dict[str, Measured], load: tuple[float, float]) -> str:
 
 
 def keep(text: str) -> None:
-    """Put the table into its place in docs/measured.md."""
+    """Put the table into its place in docs/explanation/measured.md."""
     page_text = _DOCS.read_text()
     before, _, rest = page_text.partition(_MARKS[0])
     _, _, after = rest.partition(_MARKS[1])
@@ -311,7 +311,7 @@ def keep(text: str) -> None:
 def main() -> int:
     """Measure under each attack, print the table, and keep it where asked; 1 where a goal was not met."""
     parser = argparse.ArgumentParser(prog="python -m tests.bench.attack", description=__doc__.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="keep the table in docs/measured.md")
+    parser.add_argument("--write", action="store_true", help="keep the table in docs/explanation/measured.md")
     parser.add_argument("--attack", choices=list(ATTACKS), help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args()

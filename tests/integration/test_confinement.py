@@ -323,7 +323,7 @@ def test_a_decoder_that_was_taken_over_reaches_nothing(taken_over: tuple[dict[st
 
 def test_the_documents_list_every_attempt(taken_over: tuple[dict[str, str], dict[str, str], Path]) -> None:
     reached, ends, _ = taken_over
-    assert payload.rows(reached, ends) in (HOUSE / "docs" / "security.md").read_text()
+    assert payload.rows(reached, ends) in (HOUSE / "docs" / "explanation" / "security.md").read_text()
 
 
 def test_the_same_attempts_reach_much_where_nothing_is_confined(tmp_path: Path) -> None:

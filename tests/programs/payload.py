@@ -4,9 +4,10 @@
 
     python -m tests.programs.payload [--unconfined]
 
-prints a Markdown table of every attempt (docs/security.md has it). The process is the real one but for the decoder of
-uncompressed images, which makes the attempt that an image's last bytes name. An attempt either is refused, or ends the
-process. Each is harmless where it succeeds, as it does with ``--unconfined``: signal 0, invalid arguments, own files.
+prints a Markdown table of every attempt, as in docs/explanation/security.md. The process is the real one but for the
+decoder of uncompressed images, which makes the attempt that an image's last bytes name. An attempt either is refused,
+or ends the process. Each is harmless where it succeeds, as it does with ``--unconfined``: signal 0, invalid arguments,
+own files.
 """
 
 from __future__ import annotations

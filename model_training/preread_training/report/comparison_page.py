@@ -144,7 +144,7 @@ def _joined(values: set[str]) -> str:
 def _command(rows: Sequence[JSONObject]) -> str:
     """The command that makes these rows, with words for the paths."""
     protocol = rows[0]["protocol"]
-    words = ["preread-train compare --data DATA --runs RUNS --out docs \\\n "]
+    words = ["preread-train compare --data DATA --runs RUNS --out docs/explanation \\\n "]
     words += [f"--folds {protocol['folds']} --seed {protocol['seed']}"]
     for option, void in (("--minutes", False), ("--void-minutes", True)):
         allowed = {

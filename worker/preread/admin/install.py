@@ -41,7 +41,7 @@ exec systemd-run --quiet --pipe --pty --wait --collect --uid={USER} --gid={USER}
   @BIN@/preread --config {CONFIG} "$@"
 """
 _CONFIG_HEAD = """\
-# Settings of Preread: docs/settings.md has all of them. PREREAD_* in /etc/preread/preread.env win over this file.
+# Settings of Preread: docs/reference/settings.md lists them. PREREAD_* in /etc/preread/preread.env win over this file.
 database_url = {url}
 """
 # With SQLite they lie beside the database by themselves.

@@ -177,7 +177,7 @@ def compact(context: typer.Context) -> None:
 
     `preread purge` does so itself. This is for a purge with --no-compact, for one that could not do it, and, once, for
     what version 0.1.0 purged. It takes as much free space again as the file has, and other programs wait meanwhile. For
-    Postgres: docs/security.md.
+    Postgres: docs/explanation/security.md.
 
     Exit code: 0 done; 2 when it is no SQLite database; 3 when other programs were in the way or the disk is full.
     """
@@ -187,7 +187,7 @@ def compact(context: typer.Context) -> None:
 
     with door.database(context) as engine:
         if sqlite_path(engine) is None:
-            raise UsageError("this is for an SQLite file: what Postgres keeps of deleted rows, see docs/security.md")
+            raise UsageError("this is for an SQLite file; for Postgres see docs/explanation/security.md")
         if not compact_file(engine):
             raise DatabaseBusy("other programs use the database, or its disk is full: try at a quiet moment")
     output.say("neither the database's file nor its log holds anything that was deleted")

@@ -1,4 +1,4 @@
-"""The settings as a table for people: ``python -m preread.cli.settings_page`` prints ``docs/settings.md``."""
+"""The settings as a table for people: ``python -m preread.cli.settings_page`` prints ``docs/reference/settings.md``."""
 
 from __future__ import annotations
 

@@ -117,7 +117,7 @@ class UnsupportedTransferSyntax(UnreadableError):
     """No decoder is installed for this transfer syntax."""
 
     code = "unsupported_transfer_syntax"
-    hint = "Configure the sender to use a supported transfer syntax (see the README's list)."
+    hint = "Configure the sender to use a supported transfer syntax (docs/reference/images.md lists them)."
 
 
 class UnsupportedPixels(UnreadableError):

@@ -41,7 +41,7 @@ class Manifest:
         manifest_schema: version of this structure.
         findings: one for each column of the network's ``logit`` output, in order.
         preprocessing_digest: must equal ``preprocessing.digest``.
-        golden_tolerance: largest |difference in logit| allowed against the golden vectors.
+        golden_tolerance: largest absolute difference in logit allowed against the golden vectors.
         training: data, counts, hashes, sources, licence, recipe, seeds, environment.
         metrics: measured figures with intervals, and on which films.
         files: path relative to the folder -> SHA-256 (hex) of the file's bytes.

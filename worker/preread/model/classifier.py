@@ -83,7 +83,7 @@ class Classifier:
         """Repeat the golden pictures of the bundle, from preprocessing to logit.
 
         Returns:
-            The largest |difference in logit|.
+            The largest absolute difference in logit.
 
         Raises:
             BundleMismatch: it is above the bundle's tolerance.
