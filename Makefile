@@ -11,7 +11,7 @@ LOCK += --constraint requirements/constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test prove fleet-proof bench bench-page run fuzz lint type wheel wheelhouse check-wheel try-host sbom audit tags release lock clean clean-demo
+.PHONY: help demo test docs prove fleet-proof bench bench-page run fuzz lint type wheel wheelhouse check-wheel try-host sbom audit tags release lock clean clean-demo
 
 help: ## say what can be made
 	@echo "Preread: a first read of every chest X-ray, where it is taken."
@@ -35,7 +35,7 @@ fleet-proof: $(VENV)/.dev ## kill a fleet's processes at random over 100,000 sma
 bench: $(VENV)/.dev ## measure the worker against its floor and the usual way, on an idle machine (ARGS=--write keeps it, ARGS=--check compares)
 	@$(PY) -m tests.bench $(ARGS)
 
-bench-page: $(VENV)/.dev ## measure a signed-in doctor's page while strangers attack it (ARGS=--write keeps the table in docs/measured.md)
+bench-page: $(VENV)/.dev ## measure a signed-in doctor's page while strangers attack it (ARGS=--write keeps the table in docs/explanation/measured.md)
 	@$(PY) -m tests.bench.attack $(ARGS)
 
 run: $(VENV)/.runtime ## run the worker in the foreground on ./preread.toml's folders, else on ./inbox (Ctrl-C stops it)
@@ -45,6 +45,10 @@ run: $(VENV)/.runtime ## run the worker in the foreground on ./preread.toml's fo
 
 fuzz: $(VENV)/.dev ## take 20,000 damaged films through a whole worker; kept findings, if any, are named (some minutes)
 	@PYTHONPATH=. $(PY) tests/programs/fuzz.py
+
+docs: $(VENV)/.dev ## build the documentation into build/docs; a broken link, an orphan page or a request to another host fails
+	@$(PY) -m sphinx --fail-on-warning --keep-going --quiet --builder html docs build/docs
+	@echo "build/docs/index.html"
 
 lint: $(VENV)/.dev ## ruff (rules and format) and the import contracts
 	@$(PY) -m ruff check .
