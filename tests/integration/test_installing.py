@@ -102,7 +102,7 @@ def test_whose_images_they_are_is_asked_and_no_answer_is_preset(
     assert main(["setup", "--root", str(tree), "--population", "undeclared"]) == 2, "of which folder?"
     assert main([*arguments, "--population", "adults"]) == 2
     assert content(tree) == {}
-    monkeypatch.setattr("preread.cli.selection_options.somebody_is_there", lambda: True)
+    monkeypatch.setattr("preread.cli.invoking_user.is_interactive", lambda: True)
     for answers in ("", "\n\n", "yes\nchildren\nCHILDREN-1-5Y\n\n1\n2\n"):
         monkeypatch.setattr("sys.stdin", io.StringIO(answers))
         assert main(arguments) != 0, "an empty line is no answer, nor is a guess"

@@ -101,7 +101,7 @@ def test_data_go_by_their_name_alone(
     for wrong in (["--confirm", "yes"], ["--confirm", ""], ["--confirm", "/var/lib/preread"], []):
         assert main([*arguments, *wrong]) == 2
     assert main(["uninstall", "--root", str(installed), "--confirm", DATABASE]) == 2, "without --data nothing is meant"
-    monkeypatch.setattr("preread.cli.selection_options.somebody_is_there", lambda: True)
+    monkeypatch.setattr("preread.cli.invoking_user.is_interactive", lambda: True)
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
     assert main(arguments) == 2
     assert files(installed) == before

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from preread.cli import tell
-from preread.cli.output import end_with_version
+from preread.cli.version import exit_with_version
 from preread.core.errors import PrereadError
 from preread_training.cli import bundles as cli_bundles
 from preread_training.cli import judge as cli_judge
@@ -216,7 +216,7 @@ for command in (
 @app.callback()
 def door(
     version: Annotated[  # acts when it is read
-        bool, typer.Option("--version", callback=end_with_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=exit_with_version, is_eager=True, help="Print the version and end.")
     ] = False,
 ) -> None:
     """Train, measure and publish the model of Preread. Data go to stdout, talk to stderr."""

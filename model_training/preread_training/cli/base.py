@@ -11,7 +11,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from preread.cli.context import without_native_chatter
+from preread.cli.native_output import suppress_native_output
 from preread.core.errors import UsageError
 
 app = typer.Typer(
@@ -138,6 +138,6 @@ def load_tensorflow() -> None:
     """
     if not _GPU.exists():
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with without_native_chatter():
+    with suppress_native_output():
         import keras  # noqa: F401
         import tensorflow as tf  # noqa: F401

@@ -12,7 +12,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from preread.cli.context import without_native_chatter
+from preread.cli.native_output import suppress_native_output
 from preread.core.errors import UsageError
 from preread.core.types import JSONObject, PixelArray
 from preread.imaging.preprocessing import TRAINING_SPEC, PreprocessingSpec, apply
@@ -62,7 +62,7 @@ def _served(run: Path, part: str, data: Data, batch: int | None = None) -> keras
 
 
 def _check(bundle: Bundle) -> None:
-    with without_native_chatter():
+    with suppress_native_output():
         Classifier(bundle).self_check()
 
 

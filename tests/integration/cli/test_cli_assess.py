@@ -11,9 +11,7 @@ import sys
 
 import pytest
 
-from preread.cli import bundle
-from preread.cli import context as door
-from preread.core import settings
+from preread.cli import bundle, self_check
 from preread.core.text.wording import NO_DEVICE
 from preread.core.types import Population
 from preread.model import bundles
@@ -23,7 +21,7 @@ from preread.runner import service as daemon
 
 @pytest.fixture
 def assess(preread, monkeypatch, brightness_classifier, brightness_slots):
-    monkeypatch.setattr(door, "load_bundle", lambda bundle: brightness_classifier.bundle)
+    monkeypatch.setattr(bundles, "load", lambda path: brightness_classifier.bundle)
     return lambda *arguments: preread("assess", *map(str, arguments))
 
 
@@ -225,7 +223,7 @@ def test_a_bundle_that_answers_otherwise_here_is_not_used(assess, monkeypatch):
 @pytest.fixture
 def able(monkeypatch, brightness_classifier, tmp_path, preread):
     """A machine on which the worker can start, but for its database."""
-    monkeypatch.setattr(door, "load_classifier", lambda bundle: brightness_classifier)
+    monkeypatch.setattr(self_check, "load_checked", lambda path: (brightness_classifier, 0.0))
     monkeypatch.setenv("PREREAD_MIN_FREE_BYTES", "0")
     (tmp_path / "inbox").mkdir()
     return preread
@@ -413,7 +411,7 @@ def test_an_unforeseen_failure_is_named_without_its_values(preread, monkeypatch)
     def fail(config):
         raise ZeroDivisionError("Mustermann^Erika")
 
-    monkeypatch.setattr(settings, "load", fail)
+    monkeypatch.setattr("preread.cli.context.load", fail)
     ran = preread("results")
     assert ran.exit_code == 70
     assert "ZeroDivisionError" in ran.err

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from preread.admin import bundle_registry
-from preread.cli import context as door
-from preread.cli import in_use
+from preread.cli import in_use, self_check
 from preread.core.errors import BundleWithdrawn
 from preread.core.settings import load as load_settings
 from preread.db.engine import open_engine
@@ -22,7 +21,7 @@ def here(preread, tmp_path, migrated_sqlite, monkeypatch, stub_bundle, brightnes
     path = tmp_path / "preread.db"
     path.write_bytes(migrated_sqlite.read_bytes())
     monkeypatch.setenv("PREREAD_DATABASE_URL", f"sqlite:///{path}")
-    monkeypatch.setattr(door, "load_checked", lambda _: (brightness_classifier, 0.0))
+    monkeypatch.setattr(self_check, "load_checked", lambda _: (brightness_classifier, 0.0))
     return preread
 
 

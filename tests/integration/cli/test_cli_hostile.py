@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import typer
 
-from preread.cli import context as door
+from preread.cli import self_check
 from preread.cli.app import app
 from preread.core.errors import FileLocked, ShareDown, SlotCrashed, TruncatedPixels
 from preread.core.types import Answer, Caveat, FileState, Finding, Identity, Population, RefusalCode
@@ -110,7 +110,7 @@ def steers(text):
 
 @pytest.mark.parametrize("arguments", [call for calls in CALLS.values() for call in calls], ids=" ".join)
 def test_nothing_that_is_printed_steers_a_terminal(preread, hostile, monkeypatch, brightness_classifier, arguments):
-    monkeypatch.setattr(door, "load_checked", lambda _: (brightness_classifier, 0.0))
+    monkeypatch.setattr(self_check, "load_checked", lambda _: (brightness_classifier, 0.0))
     ran = preread(*(word.format(**hostile) for word in arguments))
     assert ran.exit_code in {0, 1, 2}, ran.err
     assert ran.out or ran.err

@@ -10,7 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 
+from preread.cli.app import CommandTable, app
 from preread_training.data.phantoms import draw_chest, to_jpeg
 
 HOUSE = Path(__file__).parents[3]
@@ -48,6 +50,45 @@ def test_help_loads_nothing_heavy():
     program = f"import sys, preread.cli.app; print([name for name in {HEAVY} if name in sys.modules])"
     answer = subprocess.run([sys.executable, "-c", program], cwd=HOUSE, check=True, capture_output=True, text=True)
     assert answer.stdout.strip() == "[]"
+
+
+def test_every_command_is_listed_with_the_first_sentence_of_its_help():
+    group = typer.main.get_command(app)
+    for entry in CommandTable.entries:
+        command = group.commands[entry.name]
+        assert entry.help == command.get_short_help_str(limit=200), entry.name
+
+
+def test_no_list_of_commands_is_cut_off(preread):
+    def groups(command, words):
+        yield words
+        for name, child in getattr(command, "commands", {}).items():
+            if hasattr(child, "commands"):
+                yield from groups(child, [*words, name])
+
+    for words in groups(typer.main.get_command(app), []):
+        _, _, listed = preread(*words, "--help").out.partition("\nCommands:\n")
+        assert listed, words
+        assert "..." not in listed, words
+
+
+def test_help_imports_no_command():
+    program = (
+        "import sys; from preread.cli import main; main([]); main(['--help']); main(['versoin']); "
+        "print({'preread.cli.run', 'preread.cli.version', 'preread.cli.users'} & {*sys.modules})"
+    )
+    answer = subprocess.run([sys.executable, "-c", program], cwd=HOUSE, check=True, capture_output=True, text=True)
+    assert answer.stdout.splitlines()[-1] == "{'preread.cli.version'}"
+    assert "Did you mean 'version'?" in answer.stderr
+
+
+def test_completion_imports_no_command():
+    program = "import atexit, sys; atexit.register(lambda: print('preread.cli.bundle' in sys.modules)); "
+    words = {"_PREREAD_COMPLETE": "complete_bash", "COMP_WORDS": "preread b", "COMP_CWORD": "1"}
+    command = [sys.executable, "-c", f"{program}from preread.cli import main; main([])"]
+    environment = {**os.environ, **words}
+    answer = subprocess.run(command, cwd=HOUSE, check=True, capture_output=True, text=True, env=environment)
+    assert sorted(answer.stdout.split()) == ["False", "backfill", "bundle"]
 
 
 def test_the_status_loads_nothing_that_it_does_not_need(database):

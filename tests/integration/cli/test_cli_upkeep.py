@@ -159,7 +159,7 @@ def test_what_cannot_be_read_again_is_said(preread, place):
         (["--root", "/nowhere", "--yes"], 2, "no watched folder /nowhere"),
         (["/nowhere/film.dcm", "--yes"], 1, "no watched folder of this database knows /nowhere/film.dcm"),
         (["--code", "nonsense", "--yes"], 1, "no file matches"),
-        (["--state", "quarantined"], 2, "say --yes"),
+        (["--state", "quarantined"], 2, "confirm with --yes"),
     ],
 )
 def test_wrong_input_changes_nothing_and_is_named(preread, place, arguments, exit_code, says):
@@ -177,7 +177,7 @@ def test_one_path_of_two_is_unknown(preread, place):
 
 @pytest.mark.parametrize("says, exit_code", [("y", 0), ("n", 1), ("", 1)])
 def test_somebody_at_a_terminal_is_asked(preread, place, monkeypatch, says, exit_code):
-    monkeypatch.setattr("preread.cli.selection_options.somebody_is_there", lambda: True)
+    monkeypatch.setattr("preread.cli.invoking_user.is_interactive", lambda: True)
     ran = preread("requeue", "--code", "locked", stdin=f"{says}\n")
     assert (ran.exit_code, len(place.ready())) == (exit_code, 1 - exit_code)
     assert "have 1 file read again?" in ran.err

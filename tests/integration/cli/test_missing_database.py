@@ -18,7 +18,7 @@ from preread.imaging.preview_png import encode_preview
 
 @pytest.fixture
 def able(preread, brightness_classifier, monkeypatch, tmp_path):
-    monkeypatch.setattr("preread.cli.context.load_classifier", lambda _bundle: brightness_classifier)
+    monkeypatch.setattr("preread.cli.self_check.load_checked", lambda _bundle: (brightness_classifier, 0.0))
     (tmp_path / "films").mkdir()
     return preread
 

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+import signal
+import socket
+import threading
+import time
+from datetime import UTC, datetime
+from ipaddress import ip_address
 
 import typer
 
 from preread.cli import context as door
 from preread.cli import in_use, output
+from preread.core.errors import AlarmNotSent, SettingsError
+from preread.core.settings import Settings
+from preread.monitoring import alarm, health
+from preread.monitoring.alarm import Channel, News
 
-if TYPE_CHECKING:
-    from preread.core.settings import Settings
-    from preread.monitoring.alarm import Channel
-
-app = typer.Typer(no_args_is_help=True, help="Tell by mail or webhook that something is critical, and that it is over.")
+app = typer.Typer(no_args_is_help=True, help="Send alerts by mail or webhook.")
 
 
 @app.command("watch")
 def watch(context: typer.Context) -> None:
-    """Look at what `preread status` looks at until SIGTERM; tell once what is critical, and once that all is well.
+    """Watch the health of the worker and send alerts.
+
+    Checks what `preread status` checks until SIGTERM. Sends one message when something becomes critical, and one when
+    everything is well again.
 
     A process of its own, so that it can tell of a worker that is dead; one for each database is enough. The roots are
     those of the settings, else those of the workers in the database. Messages name problems, never a film or a folder.
@@ -27,14 +35,7 @@ def watch(context: typer.Context) -> None:
     Exit code: 0 when it was told to stop; 2 when no mail server and no webhook is set, or the database's schema does
     not fit; 3 when the database is away at the start.
     """
-    import signal
-    import socket
-    import threading
-    import time
-
-    from preread.monitoring import alarm, health
-
-    settings = door.of(context).settings(quiet=False)
+    settings = door.read_settings(context, quiet=False)
     ways = _channels(settings)
     engine = door.open_database(settings)
     stop = threading.Event()
@@ -62,18 +63,12 @@ def watch(context: typer.Context) -> None:
 
 @app.command("test")
 def test(context: typer.Context) -> None:
-    """Send one message that says that it is a trial, by every way that is set.
+    """Send a test message on every configured channel.
 
     Exit code: 0 when each was taken; 1 when one was not; 2 when none is set.
     """
-    import socket
-    from datetime import UTC, datetime
-
-    from preread.core.errors import AlarmNotSent
-    from preread.monitoring.alarm import News
-
     failed = False
-    settings = door.of(context).settings()
+    settings = door.read_settings(context)
     news = News((), (), socket.gethostname(), datetime.now(UTC), trial=True, page=_page(settings))
     for way in _channels(settings):
         try:
@@ -93,8 +88,6 @@ def _page(settings: Settings) -> str:
 
     Behind a proxy, or on every address of this machine, they do not.
     """
-    from ipaddress import ip_address
-
     host = settings.web_host
     try:
         address = ip_address(host)
@@ -108,9 +101,6 @@ def _page(settings: Settings) -> str:
 
 
 def _channels(settings: Settings) -> list[Channel]:
-    from preread.core.errors import SettingsError
-    from preread.monitoring import alarm
-
     to = [address.strip() for address in (settings.alarm_mail_to or "").split(",") if address.strip()]
     if (settings.alarm_mail_server is None) != (not to):
         raise SettingsError("PREREAD_ALARM_MAIL_SERVER and PREREAD_ALARM_MAIL_TO are needed both")

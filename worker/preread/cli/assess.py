@@ -7,18 +7,23 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from preread.cli import context as door
 from preread.cli import in_use, output
 from preread.cli.roots import PopulationName
-
-if TYPE_CHECKING:
-    from preread.core.settings import Settings
-    from preread.core.types import Caveat, Finding, Outcome, Population, RootSpec
-    from preread.runner.offline import FileResult
+from preread.core.errors import UsageError
+from preread.core.settings import Settings
+from preread.core.text.escaping import display_path
+from preread.core.text.wording import caveat_codes, caveat_notes, format_finding, predictive_value_notes
+from preread.core.types import Caveat, Declared, Finding, Outcome, Population, RootSpec
+from preread.imaging.radiograph import Limits
+from preread.model import bundles
+from preread.runner import offline as batch
+from preread.runner.assess_files import Processes, assess_files
+from preread.runner.offline import FileResult
 
 
 def assess(
@@ -34,7 +39,7 @@ def assess(
     ] = None,
     bundle: Annotated[str | None, typer.Option(help="bundle to use; default: the setting PREREAD_BUNDLE")] = None,
 ) -> None:
-    """Say what the bundle says of films, at once and without a database.
+    """Assess files immediately, without a database.
 
     Where no tag tells the patient's age, 1 to 5 years is assumed and the caveat age_assumed says so, unless the root
     that holds the film, or --population, declares it.
@@ -45,14 +50,9 @@ def assess(
     Exit code: 0 when every file was assessed, refused or found unreadable for what is in it; 1 when a path does not
     exist or may not be read, when a film ended its process, or when there was no file at all.
     """
-    settings = door.of(context).settings()
-    from preread.core.text.wording import caveat_notes, predictive_value_notes
-    from preread.core.types import Declared
-    from preread.imaging.radiograph import Limits
-    from preread.runner import offline as batch
-    from preread.runner.assess_files import Processes, assess_files
+    settings = door.read_settings(context)
 
-    chosen = door.load_bundle(in_use.named(settings, bundle or settings.bundle))
+    chosen = bundles.load(bundles.resolve(in_use.named(settings, bundle or settings.bundle)))
     assumed, why = _declared(settings, paths, population)
     declared = Declared(population=assumed, assume_age=True)
     limits = Limits(max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels)
@@ -99,9 +99,6 @@ def _declared(settings: Settings, paths: Sequence[str], named: PopulationName | 
     Raises:
         UsageError: they lie in roots that declare different populations.
     """
-    from preread.core.errors import UsageError
-    from preread.core.types import Population
-
     if named is not None:
         return Population(named), "said by --population"
     found: dict[Population, str] = {}
@@ -128,9 +125,6 @@ def _places_of(root: RootSpec) -> tuple[str, str]:
 
 
 def _row(result: FileResult) -> tuple[str, ...]:
-    from preread.core.text.escaping import display_path
-    from preread.core.text.wording import caveat_codes, format_finding
-
     says = "; ".join(map(format_finding, result.findings)) if result.findings else f"{result.code}: {result.reason}"
     return (
         display_path(os.fsencode(result.path)),

@@ -8,20 +8,20 @@ import subprocess
 import sys
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from preread.cli import context as door
 from preread.cli import output
-from preread.cli.selection_options import YES_OPTION, confirmed
-from preread.cli.users import actor
+from preread.cli.invoking_user import YES_OPTION, actor, confirmed
+from preread.core.errors import AuditBroken, UsageError
+from preread.db import audit_key
+from preread.review import audit_proof
+from preread.review.audit import Head
+from preread.review.audit_proof import Proof
 
-if TYPE_CHECKING:
-    from preread.review.audit import Head
-    from preread.review.audit_proof import Proof
-
-app = typer.Typer(help="The record of who did what.", no_args_is_help=True)
+app = typer.Typer(help="Verify the audit trail.", no_args_is_help=True)
 _HEAD = re.compile(r"(\d{1,18}):([0-9a-f]{64})")
 _TOLD = re.compile(rf"audit[ _]head\W+(?:audit_head\W+)?{_HEAD.pattern}(?: key ([0-9a-f]{{16}}))?")
 _JOURNAL = ("journalctl", "--identifier=preread", "--output=cat", "--no-pager", "--quiet")
@@ -44,7 +44,9 @@ def verify(
         ),
     ] = None,
 ) -> None:
-    """Follow the chain of the audit trail, and compare with it what it is about: readings, viewings, accounts, results.
+    """Verify the audit trail.
+
+    Checks the hash chain, and compares reviews, viewings, accounts and results with it.
 
     The head of the chain goes to the system log every 100 entries, at the start of `preread web` and daily (facility
     auth, `audit head NUMBER:HASH`). Without such heads a trail that was cut off at its end looks whole.
@@ -52,10 +54,6 @@ def verify(
     Exit code: 0 when all is as it was written; 1 when something was changed, removed or put in, or cannot be proven; 2
     when the head or the file of heads is none.
     """
-    from preread.core.errors import AuditBroken
-    from preread.db import audit_key
-    from preread.review import audit_proof
-
     with door.database(context) as engine:
         heads = _heads(head, journal, audit_key.of(engine).keys())
         found = audit_proof.verify(engine, heads)
@@ -70,15 +68,15 @@ def verify(
 
 @app.command("rekey")
 def rekey(context: typer.Context, yes: Annotated[bool, YES_OPTION] = False) -> None:
-    """Make a new key for the audit trail, and take everything that is there now as it is.
+    """Create a new key for the audit trail.
+
+    Accepts everything that is stored now as it is.
 
     For when the key may be known to others, when its file was lost, or when a part was written without it. Look at what
     `preread audit verify` says before: afterwards nothing of it can be told any more.
 
     Exit code: 0 done; 1 when it was not confirmed; 2 when no file for the key is named or it cannot be written.
     """
-    from preread.review import audit_proof
-
     with door.database(context) as engine:
         if not confirmed("make a new key and take readings, accounts and results as they are now?", yes=yes):
             raise typer.Exit(1)
@@ -98,9 +96,6 @@ def _say(found: Proof) -> None:
 
 
 def _heads(head: str | None, journal: str | None, own: Collection[str]) -> list[Head]:
-    from preread.core.errors import UsageError
-    from preread.review.audit import Head
-
     heads = []
     if head is not None:
         written = _HEAD.fullmatch(head)
@@ -120,16 +115,12 @@ def _heads(head: str | None, journal: str | None, own: Collection[str]) -> list[
 
 
 def _told(lines: Iterator[str]) -> Iterator[Head]:
-    from preread.review.audit import Head
-
     for line in lines:
         if (found := _TOLD.search(line)) is not None:
             yield Head(int(found[1]), found[2], found[3])
 
 
 def _lines(journal: str) -> Iterator[str]:
-    from preread.core.errors import UsageError
-
     try:
         if journal == "-":
             yield from sys.stdin

@@ -13,17 +13,26 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from preread.admin import purge_journal
 from preread.cli import context as door
-from preread.cli import in_use, output
+from preread.cli import in_use, output, self_check
+from preread.cli.global_options import global_options
 from preread.cli.roots import PopulationName, PopulationOption, RootOption, chosen
-
-if TYPE_CHECKING:
-    from preread.core.settings import Settings
-    from preread.core.types import RootSpec
+from preread.core.errors import PrereadError
+from preread.core.filesystems import file_system_type, missing_mount, network_file_system
+from preread.core.settings import Settings, refuse_within
+from preread.core.types import RootSpec
+from preread.db import audit_key, migrate
+from preread.db.engine import open_engine, read, refuse_place, sqlite_path
+from preread.imaging import previews
+from preread.model import bundles
+from preread.runner import service as daemon
+from preread.runner.confine import confinement
+from preread.runner.pool import SlotPool
 
 SHARE_TIMEOUT_S = 10.0
 # What takes part in an answer; a report of a mismatch needs their versions.
@@ -60,7 +69,9 @@ def check(
     population: PopulationOption = "undeclared",
     json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record a check")] = False,
 ) -> None:
-    """Look at settings, database, shares, bundle and disk space, and say what is wrong and what to do.
+    """Check whether the worker can start on this machine.
+
+    Checks settings, database, watched folders, bundle and disk space, and prints what to do about each problem.
 
     Exit code: 0 only when the worker could start; else 1.
     """
@@ -81,11 +92,9 @@ def check(
 
 
 def _all(context: typer.Context, root: list[Path] | None, population: PopulationName) -> Iterator[Checked]:
-    from preread.core.errors import PrereadError
-
     yield Checked("versions", True, _versions())
     try:
-        settings = door.of(context).settings()
+        settings = door.read_settings(context)
     except PrereadError as error:
         yield _failed("settings", error)
         return
@@ -97,7 +106,7 @@ def _all(context: typer.Context, root: list[Path] | None, population: Population
     yield _tried("added bundles", partial(_bundles, settings))
     yield _tried("purged files", partial(_purged, settings))
     yield _tried("audit trail's key", partial(_audit_key, settings, there=database.ok))
-    yield _tried("rights", partial(_rights, door.of(context).config, settings))
+    yield _tried("rights", partial(_rights, global_options(context).config, settings))
     try:
         roots = chosen(settings, root, population)
     except PrereadError as error:
@@ -112,8 +121,6 @@ def _all(context: typer.Context, root: list[Path] | None, population: Population
 
 
 def _tried(what: str, action: Callable[[], Checked]) -> Checked:
-    from preread.core.errors import PrereadError
-
     try:
         return action()
     except PrereadError as error:
@@ -121,8 +128,6 @@ def _tried(what: str, action: Callable[[], Checked]) -> Checked:
 
 
 def _failed(what: str, error: Exception) -> Checked:
-    from preread.core.errors import PrereadError
-
     hint = error.hint if isinstance(error, PrereadError) else ""
     return Checked(what, False, str(error), hint)
 
@@ -141,10 +146,6 @@ def _versions() -> str:
 
 
 def _database(settings: Settings) -> Checked:
-    from preread.core.filesystems import file_system_type
-    from preread.db import migrate
-    from preread.db.engine import open_engine, refuse_place, sqlite_path
-
     engine = open_engine(settings.database_url)
     where = door.show_url(settings.database_url)
     try:
@@ -159,8 +160,6 @@ def _database(settings: Settings) -> Checked:
 
 
 def _disk(settings: Settings) -> Checked:
-    from preread.db.engine import open_engine, sqlite_path
-
     engine = open_engine(settings.database_url)
     path = sqlite_path(engine)
     engine.dispose()
@@ -171,9 +170,6 @@ def _disk(settings: Settings) -> Checked:
 
 
 def _previews(settings: Settings) -> Checked:
-    from preread.db.engine import open_engine, sqlite_path
-    from preread.imaging import previews
-
     engine = open_engine(settings.database_url)
     folder = previews.preview_folder(settings.preview_dir, sqlite_path(engine))
     engine.dispose()
@@ -191,9 +187,6 @@ def _bundles(settings: Settings) -> Checked:
 
 
 def _purged(settings: Settings) -> Checked:
-    from preread.admin import purge_journal
-    from preread.db.engine import open_engine, sqlite_path
-
     engine = open_engine(settings.database_url)
     journal = purge_journal.path_for(settings.forgotten_file, sqlite_path(engine))
     engine.dispose()
@@ -208,9 +201,6 @@ def _purged(settings: Settings) -> Checked:
 
 def _audit_key(settings: Settings, *, there: bool) -> Checked:
     """Look for the key, and, in a database that is there, whether it is the one of its entries."""
-    from preread.db import audit_key
-    from preread.db.engine import open_engine, read
-
     what = "audit trail's key"
     engine = open_engine(settings.database_url, settings.audit_key_file)
     try:
@@ -230,11 +220,6 @@ def _audit_key(settings: Settings, *, there: bool) -> Checked:
 
 def _rights(config: Path | None, settings: Settings) -> Checked:
     """Look for what holds patient data or secrets, and is open to others."""
-    from preread.admin import purge_journal
-    from preread.db import audit_key
-    from preread.db.engine import open_engine, sqlite_path
-    from preread.imaging import previews
-
     engine = open_engine(settings.database_url, settings.audit_key_file)
     engine.dispose()
     database = sqlite_path(engine)
@@ -285,10 +270,6 @@ def _space(what: str, folder: Path, min_free_bytes: int, remedy: str) -> Checked
 
 
 def _share(settings: Settings, spec: RootSpec) -> Checked:
-    from preread.core.filesystems import file_system_type, network_file_system
-    from preread.core.settings import refuse_within
-    from preread.db.engine import open_engine, sqlite_path
-
     engine = open_engine(settings.database_url)
     engine.dispose()
     refuse_within(spec, sqlite_path(engine), "database", "PREREAD_DATABASE_URL")
@@ -307,8 +288,6 @@ def _share(settings: Settings, spec: RootSpec) -> Checked:
 
 
 def _list(path: Path) -> str | None:
-    from preread.core.filesystems import missing_mount
-
     try:
         with os.scandir(path) as listing:
             empty = next(listing, None) is None
@@ -329,7 +308,7 @@ def _within(timeout_s: float, action: Callable[[], str | None]) -> str | None:
 
 
 def _bundle(settings: Settings) -> Checked:
-    classifier = door.load_classifier(in_use.path(settings))
+    classifier = self_check.load_checked(in_use.path(settings))[0]
     bundle = classifier.bundle
     return Checked(
         "bundle", True, f"{bundle.label} is whole and gives its golden results here; digest {bundle.digest[:12]}"
@@ -338,11 +317,6 @@ def _bundle(settings: Settings) -> Checked:
 
 def _slots(settings: Settings) -> Checked:
     """Start a slot, which decodes an image of each codec once it is confined."""
-    from preread.model import bundles
-    from preread.runner import service as daemon
-    from preread.runner.confine import confinement
-    from preread.runner.pool import SlotPool
-
     options = daemon.RunOptions(
         slot_memory_bytes=settings.slot_memory_bytes, require_confinement=settings.require_confinement
     )

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from sqlalchemy import Engine, make_url
+from sqlalchemy.exc import ArgumentError
 
+from preread.admin import backup, purge_journal, transfer
+from preread.admin.backup import Backup
 from preread.cli import context as door
 from preread.cli import in_use, output
 from preread.cli import purge as forgetting
-from preread.cli.users import actor
+from preread.cli.invoking_user import actor
+from preread.core.errors import BundleError, DatabaseBusy, SettingsError, UsageError
+from preread.core.settings import Settings
+from preread.db import audit_key, migrate
+from preread.db.engine import compact as compact_file
+from preread.db.engine import open_engine, sqlite_path
+from preread.imaging import previews
+from preread.model import bundles
+from preread.review import audit_proof
 
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-    from preread.admin.backup import Backup
-    from preread.core.settings import Settings
-
-app = typer.Typer(help="The database: its schema, backup and restore.", no_args_is_help=True)
+app = typer.Typer(help="Create, upgrade, back up, restore or move the database.", no_args_is_help=True)
 
 
 @app.command("upgrade")
@@ -33,7 +41,9 @@ def upgrade(
         bool, typer.Option("--new", help="make an empty database even where something of an earlier one lies")
     ] = False,
 ) -> None:
-    """Create the schema, or back the database up and bring the schema up to this version; does nothing when it is.
+    """Create the schema, or upgrade it to this version.
+
+    Makes a backup before it upgrades; does nothing if the schema is up to date.
 
     Where there is no database, but previews, hashes of purged files, a log or a backup of one lie, none is made: its
     disk is not mounted, or it is to be restored.
@@ -44,11 +54,8 @@ def upgrade(
     Exit code: 0 when it fits now; 1 when a migration failed; 2 when the database was made by a newer version or cannot
     be used; 3 when it is away or busy.
     """
-    with door.opened(context) as (engine, url):
-        from preread.db import migrate
-        from preread.review import audit_proof
-
-        migrate.refuse_remains(engine, forgetting.kept_beside(door.of(context).settings(), engine), anew=new)
+    with door.unchecked_database(context) as (engine, url):
+        migrate.refuse_remains(engine, forgetting.kept_beside(door.read_settings(context), engine), anew=new)
         if _will_change(engine) and not no_backup:
             _back_up_before(engine, backup)
         migrate.upgrade(engine)
@@ -56,13 +63,11 @@ def upgrade(
         output.say(f"the schema of {url} fits this version")
         if sealed := audit_proof.vouch(engine, actor()):
             output.say(f"the audit trail has a key now, and {sealed} results are sealed")
-        _look_at_bundle(door.of(context).settings(), engine)
+        _look_at_bundle(door.read_settings(context), engine)
 
 
 def _look_at_bundle(settings: Settings, engine: Engine) -> None:
     """Say what a worker of this version would not start with: the bundle in use may have shipped with another one."""
-    from preread.core.errors import BundleError
-
     try:
         in_use.load(settings, engine)
     except BundleError as error:
@@ -78,7 +83,9 @@ def downgrade(
     ] = None,
     no_backup: Annotated[bool, typer.Option("--no-backup", help="take none: there is one already")] = False,
 ) -> None:
-    """Take the schema one step back, for the version before this one; results, readings and history stay.
+    """Downgrade the schema by one step.
+
+    For the version before this one; results, reviews and history stay.
 
     Seldom needed: a version works with the schema that is one step newer than its own. Run it with the newer version,
     then install the older. What only the newer schema could hold is lost, except from the backup.
@@ -86,9 +93,7 @@ def downgrade(
     Exit code: 0 done; 1 when it failed, and nothing was changed; 2 when the schema is not this version's; 3 when the
     database is away or busy.
     """
-    with door.opened(context) as (engine, url):
-        from preread.db import migrate
-
+    with door.unchecked_database(context) as (engine, url):
         migrate.check_schema(engine, exactly=True)
         if not no_backup:
             _back_up_before(engine, backup)
@@ -98,13 +103,11 @@ def downgrade(
 
 @app.command("check")
 def check(context: typer.Context) -> None:
-    """Say whether this version can work with the database's schema.
+    """Check whether the schema fits this version.
 
     Exit code: 0 when it can; 2 when it is older, too new or missing; 3 when the database is away.
     """
-    with door.opened(context) as (engine, url):
-        from preread.db import migrate
-
+    with door.unchecked_database(context) as (engine, url):
         migrate.check_schema(engine)
     output.say(f"the schema of {url} fits this version")
 
@@ -115,7 +118,9 @@ def back_up(
     file: Annotated[Path, typer.Argument(help="file to write")],
     replace: Annotated[bool, typer.Option("--replace", help="an older file of this name makes way")] = False,
 ) -> None:
-    """Write the whole database into one file while workers and the page go on; it holds patients' data.
+    """Back up the database into one file.
+
+    Workers and the page can go on meanwhile. The file holds patient data.
 
     It is read back and counted before it gets its name. For Postgres, pg_dump and pg_restore must be on the PATH. Films
     and previews are no part of it: previews are files that never change; copy their folder at any time, or do without.
@@ -123,10 +128,8 @@ def back_up(
     Exit code: 0 done; 1 when what was written is not what was read; 2 settings, or the file is there; 3 when the
     database is away or the file cannot be written.
     """
-    with door.opened(context) as (engine, _):
-        from preread.admin import backup
-
-        forgetting.remember(door.of(context).settings(), engine)
+    with door.unchecked_database(context) as (engine, _):
+        forgetting.remember(door.read_settings(context), engine)
         made = backup.back_up(engine, file, replace=replace)
     output.say(f"wrote {file}: {_say(made)}")
     output.say("films and previews are no part of it")
@@ -143,7 +146,9 @@ def restore(
         ),
     ] = False,
 ) -> None:
-    """Put a backup where PREREAD_DATABASE_URL points: a path where nothing lies, or an empty Postgres database.
+    """Restore a backup into an empty database.
+
+    The target is PREREAD_DATABASE_URL: a path where no file exists, or an empty Postgres database.
 
     The backup is read to its end first. An older schema is brought up to this version's; what was purged since the
     backup is purged again; whoever was at work at the moment of the backup counts as ended, and every session is
@@ -152,12 +157,8 @@ def restore(
     Exit code: 0 done; 1 when the backup is damaged; 2 when the place is not empty, or the file that remembers what was
     purged (PREREAD_FORGOTTEN_FILE) is not here; 3 when it cannot be read or written.
     """
-    with door.opened(context) as (engine, url):
-        from preread.admin import backup
-        from preread.db import migrate
-        from preread.review import audit_proof
-
-        purged = forgetting.Restored(door.of(context).settings(), engine, file, without_record=without_record)
+    with door.unchecked_database(context) as (engine, url):
+        purged = forgetting.Restored(door.read_settings(context), engine, file, without_record=without_record)
 
         def prepare(restored: Engine) -> None:
             migrate.upgrade(restored)
@@ -173,7 +174,9 @@ def restore(
 
 @app.command("compact")
 def compact(context: typer.Context) -> None:
-    """Write the SQLite file anew and cut its log, so that neither holds anything that was ever deleted.
+    """Rewrite the SQLite file without deleted data.
+
+    Afterwards neither the file nor its log (-wal) holds anything that was deleted.
 
     `preread purge` does so itself. This is for a purge with --no-compact, for one that could not do it, and, once, for
     what version 0.1.0 purged. It takes as much free space again as the file has, and other programs wait meanwhile. For
@@ -181,10 +184,6 @@ def compact(context: typer.Context) -> None:
 
     Exit code: 0 done; 2 when it is no SQLite database; 3 when other programs were in the way or the disk is full.
     """
-    from preread.core.errors import DatabaseBusy, UsageError
-    from preread.db.engine import compact as compact_file
-    from preread.db.engine import sqlite_path
-
     with door.database(context) as engine:
         if sqlite_path(engine) is None:
             raise UsageError("this is for an SQLite file; for Postgres see docs/explanation/security.md")
@@ -204,7 +203,9 @@ def move(
         ),
     ],
 ) -> None:
-    """Copy the whole database into an empty one, from SQLite to Postgres or back, and compare both row by row.
+    """Copy the database to another server or file.
+
+    Copies everything into an empty database, from SQLite to Postgres or back, and compares both row by row.
 
     Stop worker, page and fleet first. It is one transaction at the target: all of it is there in the end, or nothing.
     The database in use is only read and stays as it is; the last lines say which settings to change.
@@ -212,12 +213,9 @@ def move(
     Exit code: 0 done, and equal; 1 when what was written is not what was read, and was taken back; 2 when the target is
     not empty or a worker is at work; 3 when one of them is away, full or takes no changes.
     """
-    with door.opened(context) as (engine, shown):
-        from preread.admin import transfer
-        from preread.db.engine import open_engine
-
+    with door.unchecked_database(context) as (engine, shown):
         where = _target(url)
-        target = open_engine(where, door.of(context).settings().audit_key_file)
+        target = open_engine(where, door.read_settings(context).audit_key_file)
         try:
             with output.progress("moving", transfer.tables) as step:
                 moved = transfer.move(engine, target, step)
@@ -230,7 +228,7 @@ def move(
     if moved.key_file is not None:
         output.say(f"the key of the audit trail lies in {moved.key_file} for the other one")
     output.say("write into the settings, before worker and page are started:")
-    for line in _settings_after(door.of(context).settings(), engine, door.show_url(where)):
+    for line in _settings_after(door.read_settings(context), engine, door.show_url(where)):
         output.print_text(line)
     output.say(f"{shown} is as it was: start nothing on it any more, and keep it until you trust the other one")
 
@@ -240,14 +238,6 @@ def _settings_after(settings: Settings, source: Engine, url: str) -> list[str]:
 
     What lay beside the SQLite file by itself has to be named from then on.
     """
-    import json
-
-    from preread.admin import purge_journal
-    from preread.db import audit_key
-    from preread.db.engine import sqlite_path
-    from preread.imaging import previews
-    from preread.model import bundles
-
     path = sqlite_path(source)
     lines = [f"database_url = {json.dumps(url, ensure_ascii=False)}"]
     if path is None:
@@ -264,14 +254,8 @@ def _settings_after(settings: Settings, source: Engine, url: str) -> list[str]:
 
 def _target(url: str) -> str:
     """Return where to move to, without a password on the command line."""
-    import sys
-
-    from preread.core.errors import SettingsError, UsageError
-
     if url == "-":
         return sys.stdin.readline().strip()
-    from sqlalchemy import make_url
-    from sqlalchemy.exc import ArgumentError
 
     try:
         password = make_url(url).password
@@ -286,18 +270,11 @@ def _target(url: str) -> str:
 
 
 def _will_change(engine: Engine) -> bool:
-    from preread.db import migrate
-
     return migrate.revision_of(engine) in migrate.older_revisions()
 
 
 def _back_up_before(engine: Engine, target: Path | None) -> None:
     """Take a backup; the one that an earlier try left makes way."""
-    from preread.admin import backup
-    from preread.core.errors import UsageError
-    from preread.db import migrate
-    from preread.db.engine import sqlite_path
-
     path = sqlite_path(engine)
     if target is None:
         if path is None:

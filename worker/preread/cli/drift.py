@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from preread.cli import context as door
 from preread.cli import output
-
-if TYPE_CHECKING:
-    from preread.monitoring.drift import Drift, Sample
+from preread.monitoring import drift as drifts
+from preread.monitoring.drift import PICTURE, Drift, Sample, measures, say
 
 
 def drift(
@@ -18,7 +17,10 @@ def drift(
     days: Annotated[int, typer.Option(min=1, max=366, help="compare so many days, today included")] = 7,
     json: Annotated[bool, typer.Option("--json", help="print one JSON record")] = False,
 ) -> None:
-    """Compare the last days' live films with the bundle's own and with the site's first days under this bundle.
+    """Compare recent images with earlier ones.
+
+    Compares the live images of the last days with the bundle's reference and with the site's first days under this
+    bundle.
 
     Probability of each finding, share of refusals, and what the pictures are like (grey levels of 255: mean, contrast,
     sharpness, border). Days are UTC. A difference says nothing of any one film: it is a reason to look at the device,
@@ -26,8 +28,6 @@ def drift(
 
     Exit code: 0, whatever is found.
     """
-    from preread.monitoring import drift as drifts
-
     with door.database(context) as engine:
         found = drifts.report(engine, days=days)
     if json:
@@ -39,8 +39,6 @@ def drift(
 
 
 def _print(found: Drift) -> None:
-    from preread.monitoring.drift import PICTURE, measures, say
-
     names = measures([found.recent, *([] if found.baseline is None else [found.baseline])])
 
     def row(label: str, sample: Sample) -> tuple[str, ...]:

@@ -6,24 +6,36 @@ import os
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from sqlalchemy import Engine, select
 
+from preread.admin import bundle_registry
 from preread.cli import context as door
 from preread.cli import in_use, output
+from preread.cli.global_options import global_options
 from preread.cli.roots import PopulationName, PopulationOption
-from preread.fleet.supervisor import MOST_PROCESSES
+from preread.cli.selection_options import ledger_of
+from preread.core.errors import BundleError, BundleMissing, UsageError
+from preread.core.settings import Settings, refuse_overlapping
+from preread.core.text.wording import format_duration
+from preread.core.types import Population, RootSpec
+from preread.db import schema
+from preread.db.engine import read
+from preread.fleet import partition as shards
+from preread.fleet.queue import FleetQueue
+from preread.fleet.shard_runner import ShardJob
+from preread.fleet.supervisor import MOST_PROCESSES, end_with, supervise
+from preread.imaging import previews
+from preread.ledger import archives as batches
+from preread.ledger.archives import Batch
+from preread.model import bundles
+from preread.model.bundles import Bundle
+from preread.runner import service as daemon
+from preread.share.scanner import FileSystem, Listing, check_root
 
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-    from preread.core.settings import Settings
-    from preread.core.types import RootSpec
-    from preread.ledger.archives import Batch
-    from preread.model.bundles import Bundle
-
-app = typer.Typer(help="Many processes and machines on one archive.", no_args_is_help=True)
+app = typer.Typer(help="Process archives with several processes and machines.", no_args_is_help=True)
 _SHARD_FILES = 1000
 _NICE = 10
 
@@ -41,7 +53,9 @@ def backfill(
     shard_files: Annotated[int, typer.Option(min=1, max=10_000, help="entries a shard")] = _SHARD_FILES,
     cancel: Annotated[bool, typer.Option("--cancel", help="take back the shards that wait, and end")] = False,
 ) -> None:
-    """Cut an archive into shards and hand them to the fleet: `preread fleet work`, on as many machines as you like.
+    """Queue an archive for processing by a fleet.
+
+    Splits the archive into shards, which `preread fleet work` processes on any number of machines.
 
     Needs Postgres and the extra `fleet`. The ledger says what is owed, so the command may be broken off, repeated, and
     run beside a worker that watches the same folder: nothing is read twice with one bundle, and films that arrive today
@@ -51,7 +65,7 @@ def backfill(
     Exit code: 0 done; 1 when folders could not be listed, whose films are left out; 2 SQLite, settings or schema; 3 the
     folder or the database is away; 4 the bundle may not be used.
     """
-    settings = door.of(context).settings()
+    settings = door.read_settings(context)
     engine = door.open_database(settings)
     try:
         complete = _backfill(settings, engine, _spec(settings, engine, root, population), bundle, shard_files, cancel)
@@ -64,14 +78,6 @@ def backfill(
 def _backfill(
     settings: Settings, engine: Engine, spec: RootSpec, name: str | None, shard_files: int, cancel: bool
 ) -> bool:
-    from preread.cli.selection_options import ledger_of
-    from preread.fleet import partition as shards
-    from preread.fleet.queue import FleetQueue
-    from preread.fleet.shard_runner import ShardJob
-    from preread.ledger import archives as batches
-    from preread.model import bundles
-    from preread.share.scanner import FileSystem, Listing, check_root
-
     queue = FleetQueue(engine)
     path = os.fsencode(os.path.abspath(spec.path))
     if name is None:
@@ -101,10 +107,6 @@ def _backfill(
 
 def _spec(settings: Settings, engine: Engine, root: Path, population: PopulationName) -> RootSpec:
     """Return the root of the settings that this folder is, else a new one, which may touch none that is known."""
-    from preread.core.errors import UsageError
-    from preread.core.settings import refuse_overlapping
-    from preread.core.types import Population, RootSpec
-
     path = os.path.abspath(root)
     for spec in settings.roots:
         if os.path.abspath(spec.path) == path:
@@ -119,11 +121,6 @@ def _spec(settings: Settings, engine: Engine, root: Path, population: Population
 
 
 def _known_roots(engine: Engine) -> list[bytes]:
-    from sqlalchemy import select
-
-    from preread.db import schema
-    from preread.db.engine import read
-
     return read(engine, lambda connection: list(connection.execute(select(schema.root.c.path)).scalars()))
 
 
@@ -139,7 +136,9 @@ def work(
     ] = None,
     parent: Annotated[int | None, typer.Option(hidden=True)] = None,
 ) -> None:
-    """Do shards of archives until told to stop; SIGTERM or Ctrl-C ends it after the films in hand.
+    """Process queued shards of archives.
+
+    SIGTERM or Ctrl-C ends it after the images that are being assessed.
 
     Each process takes one shard at a time, for any bundle that is installed here, and reads it with PREREAD_SLOTS
     slots. The folders must be mounted at the paths that `preread backfill` was given. What a process leaves behind when
@@ -150,17 +149,13 @@ def work(
     Exit code: 0 when it was told to stop; 2 SQLite, settings or schema; 3 a folder or the database is away, or the
     processes keep dying; 4 no bundle may be used.
     """
-    chosen = door.of(context).with_log(None, log_json)
-    settings = chosen.settings(quiet=False)
+    chosen = global_options(context).with_log_json(log_json)
+    settings = door.read_settings(context, quiet=False, log_json=log_json)
     if processes > 1:
-        from preread.fleet.supervisor import supervise
-
-        command = [sys.executable, "-P", "-m", "preread", *chosen.options(), "fleet", "work", "--nice", str(nice)]
+        command = [sys.executable, "-P", "-m", "preread", *chosen.to_arguments(), "fleet", "work", "--nice", str(nice)]
         code = supervise(command, processes)
     else:
         if parent is not None:
-            from preread.fleet.supervisor import end_with
-
             end_with(parent)
         os.nice(nice)
         code = _work(settings)
@@ -171,12 +166,8 @@ def work(
 def _work(settings: Settings) -> int:
     engine = door.open_database(settings)
     try:
-        from preread.fleet.queue import FleetQueue
-
-        FleetQueue(engine)  # says what is missing before anything that needs it is imported
+        FleetQueue(engine)  # reports a missing extra before a module that needs it is imported
         from preread.fleet import worker as fleet
-        from preread.imaging import previews
-        from preread.runner import service as daemon
 
         names = {field.name for field in fields(daemon.RunOptions)} - {"once", "include_existing"}
         options = daemon.RunOptions(**{name: getattr(settings, name) for name in names})
@@ -188,10 +179,6 @@ def _work(settings: Settings) -> int:
 
 def _installed(settings: Settings, engine: Engine) -> list[Bundle]:
     """Load every bundle of this machine that may be used."""
-    from preread.admin import bundle_registry
-    from preread.core.errors import BundleError, BundleMissing
-    from preread.model import bundles
-
     now = bundle_registry.look(engine)
     own = [Path(settings.bundle)] if settings.bundle is not None and Path(settings.bundle).is_dir() else []
     found = []
@@ -213,13 +200,13 @@ def status(
     context: typer.Context,
     json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record an archive")] = False,
 ) -> None:
-    """Say of each archive how far it is, how fast it goes, and how long the rest takes at this rate.
+    """Show the progress of each archive.
+
+    Also shows its rate, and the time left at that rate.
 
     Exit code: 0; 1 when shards failed, or when some wait and no process does them.
     """
     with door.database(context) as engine:
-        from preread.fleet.queue import FleetQueue
-
         queue = FleetQueue(engine)
         batches, processes = queue.batches(), queue.processes()
     wrong = any(batch.shards.get("failed") or (batch.shards.get("todo") and not processes) for batch in batches)
@@ -243,8 +230,6 @@ def status(
 
 
 def _row(batch: Batch) -> tuple[str, ...]:
-    from preread.core.text.wording import format_duration
-
     left = sum(batch.films.get(status, 0) for status in ("todo", "doing"))
     in_hand = str(batch.shards.get("doing", 0)) + (f" ({batch.stalled} stalled)" if batch.stalled else "")
     return (

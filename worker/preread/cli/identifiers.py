@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 from preread.cli import output
+from preread.core.errors import UsageError
 
 
 def read(option: str | None, flag: str, what: str) -> str | None:
@@ -15,8 +16,6 @@ def read(option: str | None, flag: str, what: str) -> str | None:
     Raises:
         UsageError: standard input holds none, or no text.
     """
-    from preread.core.errors import UsageError
-
     if option is None:
         return None
     if option != "-":

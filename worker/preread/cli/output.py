@@ -108,25 +108,6 @@ def print_text(text: str) -> None:
     sys.stdout.write(printable(text) + "\n")
 
 
-def print_version() -> None:
-    """Print the version of Preread."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        print_text(f"preread {version('preread')}")
-    except PackageNotFoundError:
-        print_text("preread (not installed: run from its source)")
-
-
-def end_with_version(wanted: bool) -> None:
-    """Act on ``--version`` as soon as it is read: whether a command follows does not matter."""
-    from typer import Exit
-
-    if wanted:
-        print_version()
-        raise Exit
-
-
 def print_json(record: JSONObject) -> None:
     """Print one record of JSON Lines at once, so that a reader of a pipe has it."""
     sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from sqlalchemy import Engine
 
+from preread.admin import patient_export, purge_journal
+from preread.admin import purge as purging
+from preread.admin.backup import Backup
+from preread.admin.purge import Person, Purge
 from preread.cli import context as door
 from preread.cli import identifiers, output
-from preread.cli.selection_options import YES_OPTION, confirmed, say_files
-from preread.cli.users import actor
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-    from preread.admin.backup import Backup
-    from preread.admin.purge import Person, Purge
-    from preread.core.settings import Settings
+from preread.cli.invoking_user import YES_OPTION, actor, confirmed
+from preread.cli.selection_options import say_files
+from preread.core.errors import PrereadError, SettingsError, UsageError
+from preread.core.settings import Settings
+from preread.db.engine import sqlite_path
+from preread.imaging import previews
 
 _PATIENT_HELP = (
     "the Patient ID, read from standard input: write `-`, never the ID. A second line may hold its issuer, a third the "
@@ -57,7 +59,9 @@ def purge(
     ] = False,
     yes: Annotated[bool, YES_OPTION] = False,
 ) -> None:
-    """Forget films: their rows and previews go, and a keyed hash stays, so that no scan or restore brings them back.
+    """Delete what is stored about images.
+
+    Their rows and previews are deleted, and a keyed hash stays, so that no scan or restore brings them back.
 
     The files themselves are never touched: one that still lies in its folder is known, and not read. Without this
     command everything is kept. An SQLite file is written anew at the end, so that no byte of it holds anything of them;
@@ -66,9 +70,7 @@ def purge(
     Exit code: 0; 1 when no film matches or it was not confirmed; 2 when more than one thing may be meant, or when no
     file would remember what was purged (PREREAD_FORGOTTEN_FILE).
     """
-    settings = door.of(context).settings()
-    from preread.admin import purge_journal
-    from preread.core.errors import SettingsError, UsageError
+    settings = door.read_settings(context)
 
     if sum([older_than is not None, patient is not None, study is not None, again]) != 1:
         raise UsageError("say which films: one of --older-than, --patient -, --study - and --again")
@@ -106,16 +108,14 @@ def export_patient(
     patient: Annotated[str, typer.Argument(metavar="-", help=_PATIENT_HELP)],
     images: Annotated[Path | None, typer.Option(help="folder for the films' previews")] = None,
 ) -> None:
-    """Print everything that is held of a patient as JSON; it is put on record that this was asked for.
+    """Print everything stored about one patient as JSON.
+
+    The audit trail records the request.
 
     Exit code: 0; 1 when nothing is held; 2 when more than one person may be meant.
     """
-    settings = door.of(context).settings()
+    settings = door.read_settings(context)
     person = _read_person(patient)
-    from preread.admin import patient_export
-    from preread.admin import purge as purging
-    from preread.db.engine import sqlite_path
-    from preread.imaging import previews
 
     with door.database(context) as engine:
         films = purging.of_patient(engine, person)
@@ -133,8 +133,6 @@ def export_patient(
 
 def forget_again(settings: Settings, engine: Engine) -> Purge:
     """Forget what was purged before, where an older backup brought it back."""
-    from preread.db.engine import sqlite_path
-
     database = sqlite_path(engine)
     journal = _journal(engine, settings)
     return _replay(settings, engine, database, [] if journal is None else [journal])
@@ -145,10 +143,6 @@ def remember(settings: Settings, engine: Engine) -> None:
 
     A journal that cannot be written is no reason to go without a backup: that is only said.
     """
-    from preread.admin import purge as purging
-    from preread.admin import purge_journal
-    from preread.core.errors import PrereadError
-
     journal = _journal(engine, settings)
     if (hindrance := purge_journal.hindrance(journal)) is None:
         try:
@@ -164,9 +158,6 @@ class Restored:
     """What was purged since a backup: looked for before it is restored, forgotten again before anybody may see it."""
 
     def __init__(self, settings: Settings, engine: Engine, file: Path, *, without_record: bool) -> None:
-        from preread.admin import purge_journal
-        from preread.db.engine import sqlite_path
-
         self._settings = settings
         self._database = sqlite_path(engine)
         self._own = purge_journal.path_for(settings.forgotten_file, self._database)
@@ -180,9 +171,6 @@ class Restored:
         Raises:
             SettingsError: its database had one, and it is not here; or it cannot be told which it is.
         """
-        from preread.admin import purge_journal
-        from preread.core.errors import SettingsError
-
         there = purge_journal.beside(self._folders)
         own = self._own
         written = None if own is None else purge_journal.key_of(own)
@@ -213,8 +201,6 @@ class Restored:
 
     def keep(self) -> None:
         """Let the file of the restored database remember all of it from now on."""
-        from preread.admin import purge_journal
-
         if self._own is not None and self._journals:
             purge_journal.take_over(self._own, self._journals)
         if (hindrance := purge_journal.hindrance(self._own)) is not None:
@@ -223,18 +209,12 @@ class Restored:
 
 def kept_beside(settings: Settings, engine: Engine) -> list[Path]:
     """Return where this installation keeps what belongs to its database: previews, and hashes of what was purged."""
-    from preread.db.engine import sqlite_path
-    from preread.imaging import previews
-
     folder = previews.preview_folder(settings.preview_dir, sqlite_path(engine))
     return [path for path in (folder, _journal(engine, settings)) if path is not None]
 
 
 def _has_key(path: Path, key: str) -> bool:
     """Tell whether a file beside the database or the backup is a journal with this key; anything may lie there."""
-    from preread.admin import purge_journal
-    from preread.core.errors import SettingsError
-
     try:
         return purge_journal.key_of(path) == key
     except SettingsError as error:
@@ -243,16 +223,10 @@ def _has_key(path: Path, key: str) -> bool:
 
 
 def _journal(engine: Engine, settings: Settings) -> Path | None:
-    from preread.admin import purge_journal
-    from preread.db.engine import sqlite_path
-
     return purge_journal.path_for(settings.forgotten_file, sqlite_path(engine))
 
 
 def _replay(settings: Settings, engine: Engine, database: Path | None, journals: list[Path]) -> Purge:
-    from preread.admin import purge as purging
-    from preread.imaging import previews
-
     folder = previews.preview_folder(settings.preview_dir, database)
     done = purging.Purge()
     for journal in journals:
@@ -277,12 +251,6 @@ def _purge(
     dry_run: bool,
     yes: bool,
 ) -> None:
-    from preread.admin import purge as purging
-    from preread.admin import purge_journal
-    from preread.core.errors import SettingsError
-    from preread.db.engine import sqlite_path
-    from preread.imaging import previews
-
     if older_than is not None:
         films, why = purging.older_than(engine, older_than), f"purged: older than {older_than:g} days"
     elif study is not None:
@@ -340,9 +308,6 @@ def _tell(done: Purge) -> None:
 
 
 def _read_person(option: str) -> Person:
-    from preread.admin.purge import Person
-    from preread.core.errors import UsageError
-
     if option != "-":
         raise UsageError(
             "a patient ID on the command line stays in the shell's history and shows in the list of processes: "

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from sqlalchemy import Engine
 
-from preread.cli import output
+from preread.cli import output, views
 from preread.cli import selection_options as upkeep
+from preread.cli.invoking_user import YES_OPTION, confirmed, user_name
+from preread.core.errors import PrereadError, UsageError, error_from_code
+from preread.core.types import FileState
+from preread.ledger.selection import Selection, groups
+from preread.review import history
+from preread.review.result_json import detail_to_json
 
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-quarantine = typer.Typer(help="Files that were set aside: what they are, and reading them again.", no_args_is_help=True)
-missed = typer.Typer(help="Films that went away before they were read.", no_args_is_help=True)
+quarantine = typer.Typer(help="List, show and release quarantined files.", no_args_is_help=True)
+missed = typer.Typer(help="List files that were deleted before assessment.", no_args_is_help=True)
 _JSON = typer.Option("--json", help="print JSON Lines, one record a file")
 _IDS = typer.Argument(metavar="ID", help="the number in the first column of the list")
 
@@ -29,15 +33,12 @@ def list_quarantined(
     root: Annotated[list[Path] | None, upkeep.ROOTS_OPTION] = None,
     json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """List what is quarantined, by rising ID.
+    """List quarantined files, by ascending ID.
 
     Exit code: 0, also when nothing is.
     """
 
     def act(engine: Engine) -> bool:
-        from preread.core.types import FileState
-        from preread.ledger.selection import Selection
-
         selection = Selection(states=(FileState.QUARANTINED,), code=code, root_ids=upkeep.root_ids_of(engine, root))
         upkeep.print_entries(engine, selection, "nothing is quarantined", json=json)
         return True
@@ -53,18 +54,12 @@ def show_quarantined(
     ],
     json: Annotated[bool, typer.Option("--json", help="print one JSON record")] = False,
 ) -> None:
-    """Show why one file is quarantined, what to do about it, and its history.
+    """Show why a file is quarantined, and what to do.
 
     Exit code: 0; 2 when no quarantined file has this ID.
     """
 
     def act(engine: Engine) -> bool:
-        from preread.cli import views
-        from preread.core.errors import PrereadError, UsageError, error_from_code
-        from preread.core.types import FileState
-        from preread.review import history
-        from preread.review.result_json import detail_to_json
-
         detail = history.show(engine, file_id)
         if detail is None or detail.row.state is not FileState.QUARANTINED:
             raise UsageError(f"no quarantined file has the ID {file_id}: `preread quarantine list` shows those that do")
@@ -85,22 +80,19 @@ def release(
     code: Annotated[str | None, upkeep.CODE_OPTION] = None,
     root: Annotated[list[Path] | None, upkeep.ROOTS_OPTION] = None,
     every: Annotated[bool, typer.Option("--all", help="everything that is quarantined")] = False,
-    yes: Annotated[bool, upkeep.YES_OPTION] = False,
+    yes: Annotated[bool, YES_OPTION] = False,
 ) -> None:
-    """Have quarantined files read again, with a fresh count of attempts; what fails again is quarantined again.
+    """Queue quarantined files to be assessed again.
+
+    Their count of attempts starts at zero; a file that fails again is quarantined again.
 
     Exit code: 0 when all that were meant are ready now; 1 when there is none, when an ID is not quarantined, or when it
     was declined.
     """
-    from preread.core.errors import UsageError
-
     if not any((ids, code, root, every)):
         raise UsageError("say which files: ID, --code, --root or --all")
 
     def act(engine: Engine) -> bool:
-        from preread.core.types import FileState
-        from preread.ledger.selection import Selection, groups
-
         states = (FileState.QUARANTINED,)
         selection = Selection(
             tuple(ids) if ids else None, None, states, code, root_ids=upkeep.root_ids_of(engine, root)
@@ -126,15 +118,12 @@ def list_missed(
     every: Annotated[bool, typer.Option("--all", help="also what is acknowledged, and what was only renamed")] = False,
     json: Annotated[bool, _JSON] = False,
 ) -> None:
-    """List films that went away before they were read, by rising ID.
+    """List files that were deleted before assessment.
 
     Exit code: 0, also when there is none.
     """
 
     def act(engine: Engine) -> bool:
-        from preread.core.types import FileState
-        from preread.ledger.selection import Selection
-
         roots = upkeep.root_ids_of(engine, root)
         selection = Selection(states=(FileState.MISSED,), root_ids=roots, unknown_only=not every)
         upkeep.print_entries(engine, selection, "no film was missed", json=json)
@@ -149,22 +138,19 @@ def acknowledge(
     ids: Annotated[list[int] | None, _IDS] = None,
     root: Annotated[list[Path] | None, upkeep.ROOTS_OPTION] = None,
     every: Annotated[bool, typer.Option("--all", help="all that `preread missed list` shows")] = False,
-    yes: Annotated[bool, upkeep.YES_OPTION] = False,
+    yes: Annotated[bool, YES_OPTION] = False,
 ) -> None:
-    """Say that you know of missed films: they stay in the history, and `preread status` is not red for them any more.
+    """Acknowledge missed files.
+
+    They stay in the history, and `preread status` no longer reports them as critical.
 
     Exit code: 0 when all that were meant are acknowledged; 1 when there is none, when an ID is not among them, or when
     it was declined.
     """
-    from preread.core.errors import UsageError
-
     if not any((ids, root, every)):
         raise UsageError("say which films: ID, --root or --all")
 
     def act(engine: Engine) -> bool:
-        from preread.core.types import FileState
-        from preread.ledger.selection import Selection
-
         roots = upkeep.root_ids_of(engine, root)
         selection = Selection(tuple(ids) if ids else None, None, (FileState.MISSED,), root_ids=roots, unknown_only=True)
         found = [one.file_id for one in upkeep.all_entries(engine, selection)]
@@ -174,11 +160,9 @@ def acknowledge(
         if not found:
             output.say("no missed film matches")
             return False
-        if not upkeep.confirmed(
-            f"acknowledge {upkeep.say_files(len(found))} that went away before being read?", yes=yes
-        ):
+        if not confirmed(f"acknowledge {upkeep.say_files(len(found))} that went away before being read?", yes=yes):
             return False
-        ledger, why = upkeep.ledger_of(engine), f"acknowledged by {upkeep.who()}"
+        ledger, why = upkeep.ledger_of(engine), f"acknowledged by {user_name()}"
         count = sum(
             ledger.acknowledge_missed(found[at : at + upkeep.PAGE], why) for at in range(0, len(found), upkeep.PAGE)
         )

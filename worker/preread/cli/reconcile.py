@@ -6,16 +6,18 @@ import time
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
+from preread.admin.reconcile import Reconciliation
+from preread.admin.reconcile import reconcile as compare
 from preread.cli import context as door
 from preread.cli import output
-from preread.cli.roots import paths_of
-
-if TYPE_CHECKING:
-    from preread.admin.reconcile import Reconciliation
+from preread.core.errors import EnvironmentFault, SettingsError
+from preread.core.jsonable import reversible_path
+from preread.core.text.escaping import display_path
+from preread.review.history import root_paths
 
 _SAID_EVERY_S = 5.0
 
@@ -39,22 +41,20 @@ def reconcile(
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record a difference")] = False,
 ) -> None:
-    """List the folders, compare every file with the ledger and the ledger with itself, and print what differs.
+    """Compare the watched folders with the database.
 
+    Lists every file that the folders and the database do not agree on, and every inconsistency within the database.
     Changes nothing. A film that came a moment ago is a difference until the worker has seen it: --wait 60 gives it
     time.
 
     Exit code: 0 when nothing differs; 1 when something does; 3 when nothing does, but a folder or a file could not be
     looked at.
     """
-    settings = door.of(context).settings()
-    from preread.admin.reconcile import reconcile as compare
-    from preread.core.errors import EnvironmentFault, SettingsError
-    from preread.review.history import root_paths
+    settings = door.read_settings(context)
 
     engine = door.open_database(settings)
     try:
-        roots = paths_of(settings, root) or root_paths(engine)
+        roots = door.root_paths(settings, root) or root_paths(engine)
         if not roots:
             raise SettingsError("there is no folder to compare: name one with --root or in PREREAD_ROOTS")
         limit = settings.max_file_bytes if read else None
@@ -81,9 +81,6 @@ class _Progress:
 
 
 def _print(found: Reconciliation, *, json: bool) -> None:
-    from preread.core.jsonable import reversible_path
-    from preread.core.text.escaping import display_path
-
     if json:
         for one in found.differences:
             output.print_json(asdict(one) | {"path": None if one.path is None else reversible_path(one.path)})

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
+from sqlalchemy import Engine
 
 from preread.cli import output
 from preread.cli import selection_options as upkeep
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
+from preread.cli.invoking_user import YES_OPTION
+from preread.core.errors import UsageError
+from preread.core.types import FileState, Outcome
+from preread.ledger.selection import REQUEUED_FROM, Selection, groups
 
 
 class StateName(StrEnum):
@@ -48,9 +50,11 @@ def requeue(
     code: Annotated[str | None, upkeep.CODE_OPTION] = None,
     root: Annotated[list[Path] | None, upkeep.ROOTS_OPTION] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be read again, and end")] = False,
-    yes: Annotated[bool, upkeep.YES_OPTION] = False,
+    yes: Annotated[bool, YES_OPTION] = False,
 ) -> None:
-    """Have films read again: what is done, quarantined or waits for another try is ready for the worker at once.
+    """Queue files to be assessed again.
+
+    Files that are done, quarantined or waiting for a retry become ready for the worker at once.
 
     What they were answered before stays in force until the new answer is there, and in their history afterwards. The
     same bundle gives the same bytes the same answer: a film is worth reading again when its bundle, its folder's
@@ -59,15 +63,10 @@ def requeue(
     Exit code: 0 when every film that was meant is ready now, or would be; 1 when there is none, when a path is known to
     no watched folder, or when it was declined.
     """
-    from preread.core.errors import UsageError
-    from preread.core.types import FileState, Outcome
-
     if not any((paths, ids, state, outcome, code, root)):
         raise UsageError("say which films: PATH, --id, --state, --outcome, --code or --root")
 
     def act(engine: Engine) -> bool:
-        from preread.ledger.selection import REQUEUED_FROM, Selection, groups
-
         unknown, known = upkeep.sort_paths(engine, paths)
         if paths and not known:
             return False

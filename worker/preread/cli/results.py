@@ -7,26 +7,32 @@ import os
 import stat
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import typer
+from sqlalchemy import Engine
 
 from preread.cli import context as door
-from preread.cli import identifiers, output
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-    from preread.core.types import Caveat, Finding
-    from preread.review.history import Explanation
-    from preread.review.results import ResultFilter
+from preread.cli import identifiers, output, views
+from preread.cli.invoking_user import actor
+from preread.cli.times import since
+from preread.core.errors import UsageError
+from preread.core.text.wording import caveat_notes, predictive_value_notes
+from preread.core.types import Answer, Caveat, Finding, Outcome
+from preread.db.engine import write
+from preread.review import audit, disclosures, history
+from preread.review import results as stored
+from preread.review.history import Explanation, ResultDetail, root_paths
+from preread.review.result_json import detail_to_json, result_to_json
+from preread.review.results import ResultFilter
+from preread.share.ignore_rules import RULES, path_rule
 
 T = TypeVar("T")
 AnswerName = Literal["flagged", "uncertain", "not_flagged"]
 OutcomeName = Literal["assessed", "refused", "unreadable"]
 TABLE_LIMIT = 100
 
-app = typer.Typer(help="What is committed: answers, refusals and what could not be read.", invoke_without_command=True)
+app = typer.Typer(invoke_without_command=True)
 _SINCE_HELP = "a time (2026-03-31, 2026-03-31T14:00) or how long ago (2h, 3d)"
 
 
@@ -55,15 +61,14 @@ def results(
     json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record a file")] = False,
     csv: Annotated[bool, typer.Option("--csv", help="print CSV, one row a finding")] = False,
 ) -> None:
-    """List results, the last committed first. `preread results show ID` shows one in full.
+    """List stored results, or show one in full.
+
+    The newest result comes first. `preread results show ID` shows one with its history.
 
     Exit code: 0, also when nothing matches; 2 or 3 when the database cannot be used.
     """
     if context.invoked_subcommand is not None:
         return
-    from preread.core.errors import UsageError
-    from preread.core.types import Answer, Outcome
-    from preread.review.results import ResultFilter
 
     if json and csv:
         raise UsageError("--json and --csv exclude each other")
@@ -94,13 +99,6 @@ def show(
 
     Exit code: 0; 2 when there is no result with this ID.
     """
-    from preread.cli import views
-    from preread.cli.users import actor
-    from preread.core.errors import UsageError
-    from preread.db.engine import write
-    from preread.review import audit, history
-    from preread.review.history import ResultDetail
-    from preread.review.result_json import detail_to_json
 
     def look(engine: Engine) -> ResultDetail | None:
         found = history.show(engine, result_id)
@@ -125,13 +123,12 @@ def explain(
         bool, typer.Option("--json", help="print JSON Lines, one record for each root that knows it")
     ] = False,
 ) -> None:
-    """Say in one sentence why this file has, or has not yet, a result, and tell its history.
+    """Explain why a file has a result, or has none.
+
+    Prints one sentence and the history of the file.
 
     Exit code: 0; 1 when no watched folder knows the path.
     """
-    from preread.cli import views
-    from preread.review.history import root_paths
-
     found, known = _with_database(
         context, lambda engine: (_explanations(engine, path), [os.fsdecode(root) for root in root_paths(engine)])
     )
@@ -143,19 +140,12 @@ def explain(
             output.print_table(("when", "version", "state", "why"), views.history_rows(explanation))
     if not found:
         # a folder that only `--root` named stands in no settings
-        named = [str(root.path) for root in door.of(context).settings().roots]
+        named = [str(root.path) for root in door.read_settings(context).roots]
         output.say(_unknown(path, list({os.path.abspath(root): root for root in (*known, *named)}.values())))
         raise typer.Exit(1)
 
 
 def _print(engine: Engine, wanted: ResultFilter, *, json: bool, csv: bool) -> None:
-    from preread.cli import views
-    from preread.cli.users import actor
-    from preread.core.text.wording import caveat_notes, predictive_value_notes
-    from preread.review import disclosures
-    from preread.review import results as stored
-    from preread.review.result_json import result_to_json
-
     found = disclosures.noted(engine, actor(), stored.stream(engine, wanted))
     if csv:
         output.print_csv(views.CSV_COLUMNS, (row for one in found for row in views.csv_rows(one)))
@@ -184,7 +174,7 @@ def _print(engine: Engine, wanted: ResultFilter, *, json: bool, csv: bool) -> No
 
 
 def _with_database(context: typer.Context, action: Callable[[Engine], T]) -> T:
-    settings = door.of(context).settings()
+    settings = door.read_settings(context)
     engine = door.open_database(settings)
     try:
         return action(engine)
@@ -193,14 +183,10 @@ def _with_database(context: typer.Context, action: Callable[[Engine], T]) -> T:
 
 
 def _time(text: str | None, now: datetime) -> datetime | None:
-    from preread.cli.times import since
-
     return None if text is None else since(text, now)
 
 
 def _read_patient_id(option: str | None) -> str | None:
-    from preread.core.errors import UsageError
-
     if option is None:
         return None
     if option != "-":
@@ -212,8 +198,6 @@ def _read_patient_id(option: str | None) -> str | None:
 
 
 def _explanations(engine: Engine, path: str) -> list[Explanation]:
-    from preread.review import history
-
     folder, name = os.path.split(os.path.abspath(path))
     # a root may be registered by its real path, and the caller may stand behind a link
     candidates = [os.path.join(folder, name), os.path.join(os.path.realpath(folder), name), path]
@@ -229,8 +213,6 @@ def _unknown(path: str, roots: Sequence[str]) -> str:
     Args:
         roots: the folders of the settings and of the database.
     """
-    from preread.share.ignore_rules import RULES, path_rule
-
     try:
         mode = os.lstat(path).st_mode
     except OSError as error:

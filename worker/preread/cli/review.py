@@ -5,23 +5,30 @@ from __future__ import annotations
 import os
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
+from sqlalchemy import Engine
 
 from preread.cli import context as door
-from preread.cli import output
-from preread.cli.users import actor, ask_password
+from preread.cli import output, views
+from preread.cli.invoking_user import actor, ask_password
+from preread.cli.views import patient, says
+from preread.core.errors import UsageError
+from preread.core.text.wording import format_percent
+from preread.core.types import Presence, Verdict
+from preread.db.engine import new_token, sqlite_path, write
+from preread.imaging import previews
+from preread.review import agreement, disclosures, history, reviews, worklist
+from preread.review import export as exporting
+from preread.review.audit import Action, append
+from preread.review.auth import accounts
+from preread.review.export import ReadFilm, reading_to_json, write_image
+from preread.review.result_json import detail_to_json, iso, result_to_json
+from preread.review.reviews import Draft, Reading, Shown
+from preread.review.worklist import Order, WorklistFilm, WorklistFilter
 
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-    from preread.core.types import Presence
-    from preread.review.export import ReadFilm
-    from preread.review.reviews import Reading, Shown
-    from preread.review.worklist import WorklistFilm
-
-app = typer.Typer(help="What is to be read, and what readers signed.", no_args_is_help=True)
+app = typer.Typer(help="Show the work list; sign and export reviews.", no_args_is_help=True)
 OrderName = Literal["arrival", "priority", "newest"]
 VerdictName = Literal["accepted", "rejected", "supplemented"]
 
@@ -46,14 +53,10 @@ def list_films(
     limit: Annotated[int, typer.Option(min=1, max=1000, help="at most so many studies")] = 50,
     json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record a film")] = False,
 ) -> None:
-    """List the films that are to be read, grouped by study.
+    """List the images to review, grouped by study.
 
     Exit code: 0, also when there is none.
     """
-    from preread.review import disclosures, worklist
-    from preread.review.result_json import iso, result_to_json
-    from preread.review.worklist import Order, WorklistFilter
-
     with door.database(context) as engine:
         wanted = WorklistFilter(order=Order(order), unread=not everything, limit=limit)
         films = [film for study in worklist.page(engine, wanted).studies for film in study]
@@ -70,13 +73,10 @@ def list_films(
 
 @app.command("next")
 def next_film(context: typer.Context, order: _Order = "arrival") -> None:
-    """Print the number of the film that is to be read next.
+    """Print the ID of the next image to review.
 
     Exit code: 0; 1 when nothing is to be read.
     """
-    from preread.review import worklist
-    from preread.review.worklist import Order, WorklistFilter
-
     with door.database(context) as engine:
         studies = worklist.page(engine, WorklistFilter(order=Order(order), limit=1)).studies
     if not studies:
@@ -92,20 +92,11 @@ def show(
     png: Annotated[Path | None, typer.Option(help="save the preview here (not for diagnosis)")] = None,
     json: Annotated[bool, typer.Option("--json", help="print one JSON record")] = False,
 ) -> None:
-    """Show a film's result and its readings, and save its preview.
+    """Show an image's result and reviews.
 
     Exit code: 0; 1 when a preview was asked for and none is kept; 2 when there is no such film.
     """
-    from preread.cli import views
-    from preread.core.errors import UsageError
-    from preread.db.engine import sqlite_path, write
-    from preread.imaging import previews
-    from preread.review import history, reviews
-    from preread.review.audit import Action, append
-    from preread.review.export import reading_to_json, write_image
-    from preread.review.result_json import detail_to_json
-
-    settings = door.of(context).settings()
+    settings = door.read_settings(context)
     with door.database(context) as engine:
         detail = history.show(engine, film)
         if detail is None:
@@ -140,17 +131,12 @@ def sign(
     comment: Annotated[str, typer.Option(help="in the reader's words; it stays in the shell's history")] = "",
     corrects: Annotated[int | None, typer.Option(min=1, help="the own reading that this one corrects")] = None,
 ) -> None:
-    """Sign a reading of a film, after its answer was seen here. It is no radiology report.
+    """Sign a review of an image.
+
+    The AI result counts as seen before the review. A review is not a radiology report.
 
     Exit code: 0; 2 when there is no such film, or the reader, password or correction does not fit.
     """
-    from preread.core.errors import UsageError
-    from preread.core.types import Verdict
-    from preread.db.engine import new_token
-    from preread.review import history, reviews
-    from preread.review.auth import accounts
-    from preread.review.reviews import Draft, Shown
-
     presences = _presences(finding or [])
     password = ask_password(f"Password of {reader}: ")
     with door.database(context) as engine:
@@ -173,7 +159,9 @@ def export(
         bool, typer.Option("--json", help="print every reading, corrected ones too, as JSON Lines instead")
     ] = False,
 ) -> None:
-    """Print the films that were read as CSV for `preread-train --absent ABSENT`; patients go by pseudonym.
+    """Export reviewed images as CSV for training.
+
+    The CSV is for `preread-train --absent ABSENT`; patients have pseudonyms.
 
     Films on which readers disagree or are not sure are left out and named, as are, with --images, those of which no
     preview is kept. A preview has at most 1024 pixels a side; text that is burned into its pixels stays in it. Without
@@ -181,13 +169,7 @@ def export(
 
     Exit code: 0 when every film that was read is printed; 1 when some were left out.
     """
-    from preread.db.engine import sqlite_path, write
-    from preread.imaging import previews
-    from preread.review import export as exporting
-    from preread.review import reviews
-    from preread.review.audit import Action, append
-
-    settings = door.of(context).settings()
+    settings = door.read_settings(context)
     left_out: list[str] = []
     with door.database(context) as engine:
         write(engine, lambda connection, _: append(connection, actor(), Action.EXPORT, "readings"))
@@ -211,13 +193,12 @@ def stats(
     by: Annotated[list[GroupName] | None, typer.Option(help="what to count by; default: all three")] = None,
     json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record a group")] = False,
 ) -> None:
-    """Say how far readers and bundles agree, how long films waited, and whom priority order overtook.
+    """Show how far reviewers and bundles agree.
+
+    Also shows how long images waited for a review, and how many were overtaken by priority order.
 
     Exit code: 0, also when nobody has signed a reading.
     """
-    from preread.core.text.wording import format_percent
-    from preread.review import agreement
-
     names = tuple(by or agreement.BY)
     with door.database(context) as engine:
         found = agreement.stats(engine, names)
@@ -253,8 +234,6 @@ def _say(one: Reading, shown: Shown) -> str:
 
 
 def _row(film: WorklistFilm) -> tuple[str, ...]:
-    from preread.cli.views import patient, says
-
     result = film.result
     read = "before its result changed" if film.read_before else "" if film.read_at is None else "yes"
     return (
@@ -268,9 +247,6 @@ def _row(film: WorklistFilm) -> tuple[str, ...]:
 
 
 def _presences(written: list[str]) -> dict[str, Presence]:
-    from preread.core.errors import UsageError
-    from preread.core.types import Presence
-
     found = {}
     for one in written:
         name, _, presence = one.partition("=")
@@ -283,8 +259,6 @@ def _presences(written: list[str]) -> dict[str, Presence]:
 def _lines(
     engine: Engine, images: Path | None, folder: Path | None, left_out: list[str]
 ) -> list[tuple[str | int | bool | None, ...]]:
-    from preread.review import export as exporting
-
     lines = []
     for film in exporting.films(engine):
         number = film.result.result_id

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
-if TYPE_CHECKING:
-    from preread.core.settings import Settings
-    from preread.core.types import RootSpec
+from preread.core.errors import SettingsError, UsageError
+from preread.core.settings import Settings, refuse_overlapping
+from preread.core.types import Population, RootSpec
+from preread.imaging.identity import compile_path_pattern
 
 PopulationName = Literal["undeclared", "children-1-5y", "research"]
 PopulationOption = Annotated[
@@ -34,10 +34,6 @@ def chosen(settings: Settings, named: Sequence[Path] | None, population: Populat
         SettingsError: there is none, one lies in another, or a path pattern is none.
         UsageError: a population is declared, but no root on the command line to which it could apply.
     """
-    from preread.core.errors import SettingsError, UsageError
-    from preread.core.settings import refuse_overlapping
-    from preread.core.types import Population, RootSpec
-
     if named:
         roots = tuple(RootSpec(path, Population(population)) for path in named)
         refuse_overlapping(roots)
@@ -51,17 +47,8 @@ def chosen(settings: Settings, named: Sequence[Path] | None, population: Populat
     return settings.roots
 
 
-def paths_of(settings: Settings, named: Sequence[Path] | None = None) -> tuple[bytes, ...] | None:
-    """Return the folders of the command line, else those of the settings; ``None`` where neither names one."""
-    paths = named or [spec.path for spec in settings.roots]
-    return tuple(os.fsencode(os.path.abspath(path)) for path in paths) or None
-
-
 def _refuse_bad_pattern(spec: RootSpec) -> None:
     """Raise at the door what would else be found out at the first film."""
-    from preread.core.errors import SettingsError
-    from preread.imaging.identity import compile_path_pattern
-
     if spec.path_pattern is not None:
         try:
             compile_path_pattern(spec.path_pattern)

@@ -6,21 +6,25 @@ import os
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
+from sqlalchemy import Engine
 
 from preread.cli import context as door
 from preread.cli import in_use, output
 from preread.cli import purge as forgetting
+from preread.cli.invoking_user import actor
 from preread.cli.roots import PopulationOption, RootOption, chosen
-from preread.cli.users import actor
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-    from preread.core.settings import Settings
-    from preread.core.types import RootSpec
+from preread.core.settings import Settings, refuse_within
+from preread.core.settings import Settings as AnySettings
+from preread.core.systemd import Notifier
+from preread.core.types import RootSpec
+from preread.db import migrate
+from preread.db.engine import sqlite_path
+from preread.imaging import previews
+from preread.review import audit_proof
+from preread.runner import service as daemon
 
 
 def run(
@@ -38,7 +42,9 @@ def run(
         bool | None, typer.Option("--log-json/--log-text", help="log as JSON Lines; default: unless at a terminal")
     ] = None,
 ) -> None:
-    """Watch folders, assess each new film and keep the results; SIGTERM or Ctrl-C ends it after the films in hand.
+    """Watch folders, assess new images and store the results.
+
+    SIGTERM or Ctrl-C ends it after the images that are being assessed.
 
     Files are only ever read, never changed, moved or deleted. What lies in a folder when it is first watched is counted
     and taken in as backlog: assessed after the films that come later, and outside the list of unread ones. With --once
@@ -47,11 +53,8 @@ def run(
     Exit code: 0 when it was told to stop, or with --once when every file has its outcome; 2 settings or schema; 3 a
     share or the database is away; 4 the bundle may not be used.
     """
-    settings = door.of(context).with_log(None, log_json).settings(quiet=False)
+    settings = door.read_settings(context, quiet=False, log_json=log_json)
     roots = chosen(settings, root, population)
-    from preread.core.systemd import Notifier
-    from preread.review import audit_proof
-    from preread.runner import service as daemon
 
     engine = _open_or_create(settings, roots)
     # the options have the names of the settings
@@ -78,10 +81,6 @@ def run(
 
 
 def _preview_dir(settings: Settings, engine: Engine, roots: Sequence[RootSpec]) -> Path | None:
-    from preread.core.settings import refuse_within
-    from preread.db.engine import sqlite_path
-    from preread.imaging import previews
-
     folder = previews.preview_folder(settings.preview_dir, sqlite_path(engine))
     for root in roots:
         refuse_within(root, folder, "folder of previews", "PREREAD_PREVIEW_DIR")
@@ -93,10 +92,6 @@ def _open_or_create(settings: Settings, roots: Sequence[RootSpec]) -> Engine:
 
     Only then: a database that was named and is not there is more likely mistyped or not mounted than new.
     """
-    from preread.core.settings import Settings as AnySettings
-    from preread.core.settings import refuse_within
-    from preread.db import migrate
-    from preread.db.engine import sqlite_path
 
     def prepare(engine: Engine) -> None:
         path = sqlite_path(engine)

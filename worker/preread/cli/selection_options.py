@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import getpass
 import os
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
+from sqlalchemy import Engine
 
 from preread.cli import context as door
 from preread.cli import output
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
-    from preread.core.types import FileState, JSONObject
-    from preread.ledger.ledger import Ledger
-    from preread.ledger.selection import Entry, Group, Selection
+from preread.cli.invoking_user import confirmed, user_name
+from preread.cli.views import local
+from preread.core.errors import UsageError
+from preread.core.jsonable import reversible_path
+from preread.core.types import FileState, JSONObject
+from preread.ledger.ledger import Ledger
+from preread.ledger.selection import Entry, Group, Selection, entries, groups, root_id_of
+from preread.review.result_json import iso
 
 PAGE = 500
 MAX_ID = 2**63 - 1
 CODE_OPTION = typer.Option(help="only with this code, e.g. slot_crashed or age_unknown")
 ROOTS_OPTION = typer.Option("--root", help="only in this watched folder, may be repeated")
-YES_OPTION = typer.Option("--yes", "-y", help="do it without asking")
 
 
 def with_database(context: typer.Context, act: Callable[[Engine], bool]) -> None:
@@ -48,8 +46,6 @@ def reopen(
     dry_run: bool = False,
 ) -> bool:
     """Count what is meant, ask, and make it READY."""
-    from preread.ledger.selection import entries
-
     total = sum(group.files for group in meant)
     if not total:
         output.say("no file matches that could be read again")
@@ -61,7 +57,7 @@ def reopen(
         return True
     if not confirmed(f"have {say_files(total)} read again?", yes=yes):
         return False
-    ledger, why = ledger_of(engine), f"{verb} by {who()}"
+    ledger, why = ledger_of(engine), f"{verb} by {user_name()}"
     chosen = dataclasses.replace(selection, states=_both(selection.states, states))
     moved = after = 0
     while page := entries(engine, chosen, after_file_id=after, limit=PAGE):
@@ -77,45 +73,15 @@ def _both(chosen: Sequence[FileState] | None, possible: Sequence[FileState]) -> 
     return tuple(state for state in possible if chosen is None or state in chosen)
 
 
-def confirmed(question: str, *, yes: bool) -> bool:
-    """Ask, unless ``yes``; where there is nobody to ask, refuse."""
-    from preread.core.errors import UsageError
-
-    if yes:
-        return True
-    if not somebody_is_there():
-        raise UsageError(f"{question} There is no terminal to ask at: say --yes if it is meant")
-    agreed = typer.confirm(question, err=True)
-    if not agreed:
-        output.say("nothing was changed")
-    return agreed
-
-
-def somebody_is_there() -> bool:
-    """Return whether somebody can be asked."""
-    return sys.stdin.isatty()
-
-
 def ledger_of(engine: Engine) -> Ledger:
     """Return the verbs, for a command."""
-    from preread.ledger.ledger import Ledger
-
     return Ledger(engine, worker_id=f"operator-{os.getpid()}", lease_s=60.0)
-
-
-def who() -> str:
-    """Return who runs this command, for the history."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user often has no name
-        return f"user {os.getuid()}"
 
 
 def sort_paths(engine: Engine, paths: Sequence[str] | None) -> tuple[list[str], tuple[bytes, ...] | None]:
     """Return the paths that no watched folder knows, and the others as the database spells them."""
     if not paths:
         return [], None
-    from preread.ledger.selection import Selection, groups
 
     unknown: list[str] = []
     known: list[bytes] = []
@@ -136,8 +102,6 @@ def root_ids_of(engine: Engine, roots: Sequence[Path] | None) -> tuple[int, ...]
     """Return the ids of these watched folders, ``None`` where none is named."""
     if not roots:
         return None
-    from preread.core.errors import UsageError
-    from preread.ledger.selection import root_id_of
 
     ids = []
     for path in roots:
@@ -150,8 +114,6 @@ def root_ids_of(engine: Engine, roots: Sequence[Path] | None) -> tuple[int, ...]
 
 def all_entries(engine: Engine, selection: Selection) -> Iterator[Entry]:
     """Yield a whole selection, page by page."""
-    from preread.ledger.selection import entries
-
     after = 0
     while page := entries(engine, selection, after_file_id=after, limit=PAGE):
         yield from page
@@ -160,8 +122,6 @@ def all_entries(engine: Engine, selection: Selection) -> Iterator[Entry]:
 
 def print_entries(engine: Engine, selection: Selection, nothing: str, *, json: bool) -> None:
     """Print a selection as a table, or as JSON Lines."""
-    from preread.cli.views import local
-
     found = all_entries(engine, selection)
     if json:
         for one in found:
@@ -179,9 +139,6 @@ def print_entries(engine: Engine, selection: Selection, nothing: str, *, json: b
 
 
 def _record(entry: Entry) -> JSONObject:
-    from preread.core.jsonable import reversible_path
-    from preread.review.result_json import iso
-
     return {
         "id": entry.file_id,
         "root": entry.root_text,

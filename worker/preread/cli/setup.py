@@ -11,8 +11,12 @@ from typing import Annotated
 
 import typer
 
-from preread.cli import output
+from preread.admin import install
+from preread.cli import invoking_user, output
 from preread.cli.roots import PopulationName
+from preread.core.errors import EnvironmentFault, UsageError
+from preread.core.types import Population
+from preread.db.engine import open_engine
 
 _POPULATIONS: tuple[PopulationName, ...] = ("children-1-5y", "undeclared", "research")
 _TRIES = 5
@@ -42,7 +46,10 @@ def setup(
     root: Annotated[Path, typer.Option(help="install into this tree, for an image")] = Path("/"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would be made, and make nothing")] = False,
 ) -> None:
-    """Make the user preread, its folders, settings, database, units, and a command for root; needs root and systemd.
+    """Install Preread's services on this host.
+
+    Creates the user preread, its folders, settings, database and systemd units, and a command for root. Needs root and
+    systemd.
 
     What is there already stays, so that it may run again at any time: settings are never written over; units are (make
     changes with `systemctl edit`). Nothing is started: it prints what is left to do.
@@ -50,11 +57,6 @@ def setup(
     Exit code: 0 done; 2 without the rights to do it, or when an option cannot be meant; 3 when a file cannot be written
     or a program of systemd's is missing or fails.
     """
-    from preread.admin import install
-    from preread.core.errors import EnvironmentFault, UsageError
-    from preread.core.types import Population
-    from preread.db.engine import open_engine
-
     if not dry_run and os.geteuid() != 0:
         raise UsageError("setup makes a user, folders and units: run it with sudo, or look with --dry-run")
     tree = Path(os.path.abspath(root))
@@ -96,11 +98,8 @@ def setup(
 
 def _asked(shares: list[Path]) -> PopulationName:
     """Ask what is certain of the films; no answer is preset, since each is wrong for somebody."""
-    from preread.cli.selection_options import somebody_is_there
-    from preread.core.errors import UsageError
-
     said = _WHO.format(folders=", ".join(map(str, shares)))
-    if not somebody_is_there():
+    if not invoking_user.is_interactive():
         raise UsageError(f"{said}There is no terminal to ask at: say it with --population")
     output.say(said)
     for _ in range(_TRIES):

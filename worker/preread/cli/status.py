@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from preread.cli import context as door
 from preread.cli import in_use, output
-from preread.cli.roots import paths_of
-
-if TYPE_CHECKING:
-    from preread.ledger.archives import FleetHealth
-    from preread.monitoring.health import Health, RootHealth
+from preread.core.errors import PrereadError
+from preread.ledger.archives import FleetHealth
+from preread.monitoring import health
+from preread.monitoring.health import Health, Level, RootHealth
 
 
 def status(
@@ -25,7 +24,7 @@ def status(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="print one JSON record")] = False,
 ) -> None:
-    """Say whether the worker does what it should: what is wrong, or that nothing is.
+    """Report the health of the worker.
 
     Where neither --root nor the settings name folders, those of the workers in the database count. What does not move
     for two scan intervals (ten seconds at least) is critical; a worker that is dead or never ran as well. A folder that
@@ -34,8 +33,6 @@ def status(
     Exit code, as Nagios, Icinga and Zabbix expect: 0 ok; 1 warning; 2 critical, also when the database or the settings
     cannot be used.
     """
-    from preread.monitoring.health import Level
-
     health = _look(context, root)
     if json:
         output.print_json(health.to_json())
@@ -49,14 +46,12 @@ def status(
 
 
 def _look(context: typer.Context, root: list[Path] | None) -> Health:
-    from preread.core.errors import PrereadError
-    from preread.monitoring import health
-
     try:
-        settings = door.of(context).settings()
+        settings = door.read_settings(context)
         engine = door.open_database(settings)
         try:
-            found = health.report(engine, roots=paths_of(settings, root), scan_interval_s=settings.scan_interval_s)
+            roots = door.root_paths(settings, root)
+            found = health.report(engine, roots=roots, scan_interval_s=settings.scan_interval_s)
             return in_use.judged(settings, engine, found)
         finally:
             engine.dispose()
@@ -68,8 +63,6 @@ def _look(context: typer.Context, root: list[Path] | None) -> Health:
 
 def _headline(health: Health) -> str:
     """Return the first line, which is all that most monitoring shows, with figures behind the bar."""
-    from preread.monitoring.health import Level
-
     wrong = [problem for problem in health.problems if problem.level is not Level.OK]
     worst = [problem.what for problem in wrong if problem.level is health.level]
     more = len(wrong) - len(worst)

@@ -6,14 +6,16 @@ import os
 import shutil
 import subprocess
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from preread.cli import output
-
-if TYPE_CHECKING:
-    from preread.core.settings import Settings
+from preread.admin import install
+from preread.admin import uninstall as uninstalling
+from preread.admin.install import DATABASE_URL
+from preread.cli import invoking_user, output
+from preread.core.errors import EnvironmentFault, SettingsError, UsageError
+from preread.core.settings import Settings, load
 
 
 def uninstall(
@@ -26,7 +28,9 @@ def uninstall(
     root: Annotated[Path, typer.Option(help="uninstall from this tree, an image")] = Path("/"),
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would be removed, and remove nothing")] = False,
 ) -> None:
-    """Stop the services and remove the units and files that setup made; then say what is left, and how it goes.
+    """Remove Preread's services from this host.
+
+    Stops the services, removes the units and files that setup created, and lists what is left and how to remove it.
 
     Database, previews and settings stay unless --data is said and the database is named. Nothing is deleted
     recursively: what Preread did not make stays in its place, as do the programs, the user and every watched folder.
@@ -34,10 +38,6 @@ def uninstall(
     Exit code: 0 done; 1 when it was not confirmed; 2 without the rights to do it, or when something else was named; 3
     when a file cannot be removed or systemd fails.
     """
-    from preread.admin import install
-    from preread.admin import uninstall as uninstalling
-    from preread.core.errors import EnvironmentFault, UsageError
-
     if not dry_run and os.geteuid() != 0:
         raise UsageError("uninstall removes units and files of root's: run it with sudo, or look with --dry-run")
     tree = Path(os.path.abspath(root))
@@ -72,10 +72,6 @@ def uninstall(
 
 def _settings(config: Path, *, must_be_known: bool) -> Settings:
     """Read the settings of the installation that goes; where they cannot be read, they matter for data alone."""
-    from preread.admin.install import DATABASE_URL
-    from preread.core.errors import SettingsError
-    from preread.core.settings import Settings, load
-
     try:
         if config.exists():
             return load(config)
@@ -87,11 +83,8 @@ def _settings(config: Path, *, must_be_known: bool) -> Settings:
 
 
 def _confirm(name: str, said: str | None) -> None:
-    from preread.cli.selection_options import somebody_is_there
-    from preread.core.errors import UsageError
-
     if said is None:
-        if not somebody_is_there():
+        if not invoking_user.is_interactive():
             raise UsageError(f"--data deletes {name} for good: name it with --confirm")
         said = typer.prompt(
             f"This deletes results, reviews, previews and settings for good. Write {name} to go on", err=True

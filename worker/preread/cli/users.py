@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from typing import Annotated, Literal
 
 import typer
 
 from preread.cli import context as door
 from preread.cli import output
+from preread.cli.invoking_user import actor, ask_password, is_interactive
+from preread.core.errors import UsageError
+from preread.core.types import Role
+from preread.review.auth import accounts, sessions
+from preread.review.result_json import iso
 
-app = typer.Typer(help="Who may look at films and sign them; nobody until somebody is added.", no_args_is_help=True)
+app = typer.Typer(help="Manage user accounts.", no_args_is_help=True)
 RoleName = Literal["reader", "admin", "service"]
 _Name = Annotated[str, typer.Argument(help="user name: a to z, digits, dots, dashes, underscores")]
 
@@ -29,17 +32,16 @@ def add(
     ],
     full_name: Annotated[str, typer.Option(help="as it stands beside readings; default: the user name")] = "",
 ) -> None:
-    """Add a user. The password is asked for, or read from standard input; it never stands on the command line.
+    """Add a user.
+
+    The password is asked for at the terminal, or read from standard input; it is never an argument.
 
     A program (role service) gets a token instead, which is printed this once and is valid for PREREAD_API_TOKEN_DAYS.
 
     Exit code: 0; 2 when the name is taken or unusable, or the password is too short or easily guessed.
     """
-    from preread.core.types import Role
-    from preread.review.auth import accounts
-
     password = None if role == "service" else _ask_password(name)
-    days = door.of(context).settings().api_token_days
+    days = door.read_settings(context).api_token_days
     with door.database(context) as engine:
         token = accounts.add(engine, actor(), name, full_name, Role(role), password, token_days=days)
     _tell(f"added {name} ({role})", token)
@@ -47,14 +49,13 @@ def add(
 
 @app.command("passwd")
 def passwd(context: typer.Context, name: _Name) -> None:
-    """Give a user a new password, or a program a new token; all sessions of that user end.
+    """Set a new password, or create a new token.
+
+    All sessions of the user end.
 
     Exit code: 0; 2 when there is no such user, or the password is too short, easily guessed or the present one.
     """
-    from preread.core.types import Role
-    from preread.review.auth import accounts
-
-    days = door.of(context).settings().api_token_days
+    days = door.read_settings(context).api_token_days
     with door.database(context) as engine:
         found = accounts.by_name(engine, name)
         password = None if found.role is Role.SERVICE else _ask_password(found.name)
@@ -64,12 +65,12 @@ def passwd(context: typer.Context, name: _Name) -> None:
 
 @app.command("disable")
 def disable(context: typer.Context, name: _Name) -> None:
-    """Let a user do nothing from now on; what was signed stays.
+    """Disable a user.
+
+    Reviews that the user signed stay.
 
     Exit code: 0; 2 when there is no such user.
     """
-    from preread.review.auth import accounts
-
     with door.database(context) as engine:
         accounts.disable(engine, actor(), name)
     output.say(f"{name} is disabled")
@@ -88,12 +89,12 @@ def options(
         ),
     ],
 ) -> None:
-    """Set how films are shown to a reader, who can change it on the page.
+    """Set the display options of a reader.
+
+    The reader can change them on the page.
 
     Exit code: 0; 2 when there is no such user, or it is no reader.
     """
-    from preread.review.auth import accounts
-
     with door.database(context) as engine:
         accounts.set_read_before_reveal(engine, actor(), accounts.by_name(engine, name), read_before_reveal)
     output.say(f"{name} sees answers {'after reading, or on demand' if read_before_reveal else 'at once'}")
@@ -108,9 +109,6 @@ def list_users(
 
     Exit code: 0, also when there is none.
     """
-    from preread.review.auth import accounts
-    from preread.review.result_json import iso
-
     with door.database(context) as engine:
         everyone = accounts.everyone(engine)
     if json:
@@ -144,14 +142,11 @@ def list_sessions(
     end: Annotated[int | None, typer.Option("--end", min=1, help="end the session of this number")] = None,
     end_all: Annotated[bool, typer.Option("--end-all", help="end every session of this user")] = False,
 ) -> None:
-    """List where a user is signed in on the page, or end that.
+    """List or end the web sessions of a user.
 
     Exit code: 0, also when there is none; 2 when there is no such user or session.
     """
-    from preread.core.errors import UsageError
-    from preread.review.auth import accounts, sessions
-
-    idle_s = 60 * door.of(context).settings().web_idle_minutes
+    idle_s = 60 * door.read_settings(context).web_idle_minutes
     with door.database(context) as engine:
         found = accounts.by_name(engine, name)
         if end is not None or end_all:
@@ -168,25 +163,9 @@ def list_sessions(
     output.print_table(("id", "since", "last used", "from"), rows, medical=False)
 
 
-def actor() -> str:
-    """Return how the audit trail names whoever runs this command."""
-    return f"uid:{os.getuid()}"
-
-
-def ask_password(prompt: str) -> str:
-    """Ask for a password at the terminal, or read one line of standard input."""
-    if sys.stdin.isatty():
-        import getpass
-
-        return getpass.getpass(prompt)
-    return sys.stdin.readline().rstrip("\r\n")
-
-
 def _ask_password(name: str) -> str:
-    from preread.core.errors import UsageError
-
     password = ask_password(f"Password for {name}: ")
-    if sys.stdin.isatty() and ask_password("The same again: ") != password:
+    if is_interactive() and ask_password("The same again: ") != password:
         raise UsageError("the password was not typed twice in the same way")
     return password
 

@@ -11,7 +11,12 @@ import typer
 from preread.cli import context as door
 from preread.cli import in_use, output
 from preread.cli import purge as forgetting
-from preread.cli.roots import paths_of
+from preread.core.systemd import Notifier
+from preread.db.engine import sqlite_path
+from preread.imaging import previews
+from preread.review.auth import accounts
+from preread.web import app, server
+from preread.web.context import WebOptions
 
 
 def web(
@@ -23,20 +28,16 @@ def web(
         int | None, typer.Option(min=1, max=65535, help="port to listen on; default: the setting PREREAD_WEB_PORT")
     ] = None,
 ) -> None:
-    """Serve the doctors' page beside the worker's database, until SIGTERM or Ctrl-C.
+    """Serve the doctors' web page and the API.
+
+    Runs until SIGTERM or Ctrl-C.
 
     It listens on this machine alone. Another address is refused unless a certificate is set (PREREAD_WEB_TLS_CERT) or a
     proxy that brings TLS (PREREAD_WEB_PROXY). Nobody can sign in before `preread users add`.
 
     Exit code: 0 when it was told to stop; 2 settings or schema; 3 the address or the database cannot be had.
     """
-    settings = door.of(context).settings(quiet=False)
-    from preread.core.systemd import Notifier
-    from preread.db.engine import sqlite_path
-    from preread.imaging import previews
-    from preread.review.auth import accounts
-    from preread.web import app, server
-    from preread.web.context import WebOptions
+    settings = door.read_settings(context, quiet=False)
 
     address, number = host or settings.web_host, port or settings.web_port
     tls = settings.web_tls_cert is not None
@@ -47,7 +48,7 @@ def web(
         options = WebOptions(
             idle_s=60 * settings.web_idle_minutes,
             scan_interval_s=settings.scan_interval_s,
-            roots=paths_of(settings),
+            roots=door.root_paths(settings),
             preview_dir=previews.preview_folder(settings.preview_dir, sqlite_path(engine)),
             pacs_url=settings.pacs_url,
             https=tls or settings.web_proxy is not None,
