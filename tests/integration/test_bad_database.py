@@ -84,7 +84,7 @@ def test_an_sqlite_file_that_takes_no_changes_has_its_name_and_passes(engine: En
     def _refuse(dbapi_connection: Any, *_: object) -> None:
         dbapi_connection.execute(f"PRAGMA query_only = {'ON' if read_only else 'OFF'}")
 
-    with pytest.raises(DatabaseReadOnly, match=r"^The database takes no changes now: "):
+    with pytest.raises(DatabaseReadOnly, match=r"^The database is read-only: "):
         db_engine.write(engine, fill, sleep=no_pause)
     assert db_engine.read(engine, lambda c: c.execute(text("SELECT 1")).scalar_one()) == 1
     read_only = False

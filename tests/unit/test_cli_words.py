@@ -157,7 +157,7 @@ def test_what_is_no_time_is_refused(text):
 def test_predictive_values_are_said_without_a_word_for_health_or_a_certainty():
     values = predictive_values((0.9, 1e-9), (1e-9, 0.9))
     said = wording.format_predictive_values(values)
-    assert said.startswith("where 5 / 20 / 60 % of films show it: of those flagged above 99.9 / above 99.9 /")
+    assert said.startswith("at prevalences of 5 / 20 / 60 %, above 99.9 / above 99.9 /")
     for word in ("normal", "negative", "clear", "healthy", "100 %"):
         assert word not in said
 
@@ -166,5 +166,5 @@ def test_what_answers_are_worth_is_said_once_for_each_bundle():
     stated = replace(finding(), predictive_values=predictive_values((0.9, 0.1), (0.1, 0.9)))
     lines = wording.predictive_value_notes([("b/2", stated), ("b/1", finding()), ("b/2", stated)])
     assert lines[0] == "pneumonia (b/1): this bundle states no PPV and NPV"
-    assert lines[1].startswith("pneumonia (b/2): where 5 /")
+    assert lines[1].startswith("pneumonia (b/2): at prevalences of 5 /")
     assert len(lines) == 2

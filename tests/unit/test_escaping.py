@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preread.core.text.escaping import clean_identifier, clean_text, display_path, escape, path_bytes
+from preread.core.text.escaping import clean_identifier, clean_text, display_path, escape
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,3 @@ def test_long_text_is_shortened_but_a_long_identifier_is_missing() -> None:
     assert shortened.endswith("…")
     assert clean_identifier("1" * 256) == "1" * 256
     assert clean_identifier("1" * 257) is None
-
-
-def test_a_path_of_the_system_comes_back_as_its_bytes() -> None:
-    assert path_bytes("caf\udce9") == b"caf\xe9"

@@ -98,11 +98,11 @@ def test_a_mistyped_key_of_a_root_is_named(tmp_path):
 def test_an_empty_path_of_a_root_is_refused_and_not_taken_for_the_working_folder(monkeypatch, tmp_path, path):
     config = tmp_path / "preread.toml"
     config.write_text(f'[[roots]]\npath = "{path}"\n')
-    with pytest.raises(SettingsError, match=r"roots in preread\.toml: a root's path is empty: name a folder"):
+    with pytest.raises(SettingsError, match=r"roots in preread\.toml: the path of a root is empty: name a folder"):
         load()
     config.unlink()
     monkeypatch.setenv("PREREAD_ROOTS", f'[{{"path": "/films"}}, {{"path": "{path}"}}]')
-    with pytest.raises(SettingsError, match="PREREAD_ROOTS: a root's path is empty"):
+    with pytest.raises(SettingsError, match="PREREAD_ROOTS: the path of a root is empty"):
         load()
 
 
@@ -209,7 +209,7 @@ def test_every_setting_with_a_form_has_an_example_of_it():
 @pytest.mark.parametrize("separator", [",", ";", ", "])
 def test_paths_with_another_separator_are_not_taken_for_one(monkeypatch, separator):
     monkeypatch.setenv("PREREAD_ROOTS", f"/srv/a{separator}/srv/b")
-    with pytest.raises(SettingsError, match=rf"with ':' between them, not '{separator.strip()}'"):
+    with pytest.raises(SettingsError, match=rf"separated by ':', not '{separator.strip()}'"):
         load()
     monkeypatch.setenv("PREREAD_ROOTS", "/srv/a,b:/srv/c;d")
     assert [str(root.path) for root in load().roots] == ["/srv/a,b", "/srv/c;d"]
@@ -252,5 +252,5 @@ def test_an_address_to_listen_on(monkeypatch, text, address):
 )
 def test_an_address_that_is_none(monkeypatch, text):
     monkeypatch.setenv("PREREAD_HEALTH_LISTEN", text)
-    with pytest.raises(SettingsError, match=r"PREREAD_HEALTH_LISTEN: is no address with a port"):
+    with pytest.raises(SettingsError, match=r"PREREAD_HEALTH_LISTEN: is not an address with a port"):
         load()

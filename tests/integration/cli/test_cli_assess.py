@@ -168,7 +168,7 @@ def test_figures_by_finding_are_shown_as_headlines_with_ppv_and_npv(brightness_c
     assert pairs["sensitivity lower bound"] == "0.9678"
     assert not [name for name in pairs if "subgroups" in name]
     assert "--card" in pairs["more figures"]
-    assert pairs["  PPV and NPV"].startswith("where 5 / 20 / 60 % of films show it: of those flagged 32 /")
+    assert pairs["  PPV and NPV"].startswith("at prevalences of 5 / 20 / 60 %, 32 /")
 
 
 def test_a_missing_bundle_is_named_with_what_to_do(preread, tmp_path):
@@ -397,7 +397,7 @@ def test_run_takes_no_root_in_another(preread, started):
 def test_run_keeps_its_database_out_of_the_watched_folder(preread, started, tmp_path):
     ran = preread("run", "--once", "--root", ".")
     assert ran.exit_code == 2
-    assert "lies in the watched folder" in ran.err
+    assert "is in the watched folder" in ran.err
     assert started == []
     assert list(tmp_path.iterdir()) == []
 

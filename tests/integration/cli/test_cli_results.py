@@ -111,8 +111,8 @@ def test_the_table_says_answers_in_words_and_ends_with_what_preread_is_not(prere
 
 
 def test_ppv_and_npv_stand_beside_every_probability(preread, filled):
-    said = "where 5 / 20 / 60 % of films show it: of those flagged 36 / 73 / 94.1 % do (PPV), "
-    said += "of those not flagged above 99.9 / 99.4 / 96.0 % do not (NPV)"
+    said = "at prevalences of 5 / 20 / 60 %, 36 / 73 / 94.1 % of the flagged images have it (PPV), "
+    said += "and above 99.9 / 99.4 / 96.0 % of the images not flagged do not (NPV)"
     assert f"pneumonia (test/1.0.0): {said}" in " ".join(preread("results").out.split())
     assert said in " ".join(preread("results", "show", "1").out.split())
     flagged = list(csv.DictReader(io.StringIO(preread("results", "--csv").out)))[-1]

@@ -251,7 +251,7 @@ def test_missed_films_are_listed_until_acknowledged(preread, place):
     assert "\x1b" not in preread("missed", "list").out
     status = preread("status")
     assert status.exit_code == 2
-    assert "2 films went away before being read" in status.out
+    assert "2 files went away before being read" in status.out
     ran = preread("missed", "acknowledge", str(records[0]["id"]), str(place.ids[NAMES[0]]), "--yes")
     assert ran.exit_code == 1
     assert "is not among the missed films" in ran.err
@@ -333,7 +333,7 @@ def test_status_warns_of_whole_films_in_quarantine(preread, place):
     place.ledger.scan_completed(place.root_id, files_seen=6)
     ran = preread("status")
     assert ran.exit_code == 1
-    assert ran.out.startswith("PREREAD WARNING - 2 films set aside that may be whole (locked 1, slot_crashed 1)")
+    assert ran.out.startswith("PREREAD WARNING - 2 files set aside that may be whole (locked 1, slot_crashed 1)")
 
 
 def test_status_is_red_where_nothing_runs(preread, place, monkeypatch, tmp_path):

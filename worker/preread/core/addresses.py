@@ -1,4 +1,4 @@
-"""Addresses: where mail goes, as operators write it, and by what a client is counted."""
+"""Parsing of mail servers, listen addresses, hosts and client addresses."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ ADDRESSES = r"^[^\s,@]+@[^\s,@]+(\s*,\s*[^\s,@]+@[^\s,@]+)*$"
 
 
 def parse_mail_server(text: str) -> SplitResult:
-    """Read ``smtp://host:25``, ``starttls://user:password@host:587`` or ``smtps://user:password@host:465``.
+    """Parse the URL of a mail server.
+
+    Args:
+        text: ``smtp://host:25``, ``starttls://user:password@host:587`` or ``smtps://user:password@host:465``.
 
     Raises:
-        ValueError: it is none. The message is without the text, in which a password may stand.
+        ValueError: it is invalid; the message does not contain the text, which may hold a password.
     """
     try:
         url = urlsplit(text)
@@ -22,28 +25,38 @@ def parse_mail_server(text: str) -> SplitResult:
     except ValueError:
         named = False
     if not named:
-        raise ValueError("names no mail server, such as smtp://host:25 or starttls://user:password@host:587")
+        raise ValueError("is not the URL of a mail server, such as smtp://host:25 or starttls://user:password@host:587")
     if url.scheme == "smtp" and url.username is not None:
         raise ValueError("would send a password unencrypted: write starttls:// or smtps://")
     return url
 
 
 def parse_listen_address(text: str) -> tuple[str, int]:
-    """Read ``host:port``; an IPv6 address stands in brackets: ``[::1]:8321``.
+    """Parse ``host:port``; an IPv6 address is in brackets: ``[::1]:8321``.
+
+    Returns:
+        Host without brackets, and port.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is invalid.
     """
     host, _, port = text.rpartition(":")
     bare = host.removeprefix("[").removesuffix("]")
     bracketed = host == f"[{bare}]"
     if not bare or (":" in bare) != bracketed or not (port.isascii() and port.isdigit() and 0 < int(port) < 65536):
-        raise ValueError("is no address with a port, such as 127.0.0.1:8321 or [::1]:8321")
+        raise ValueError("is not an address with a port, such as 127.0.0.1:8321 or [::1]:8321")
     return bare, int(port)
 
 
 def client_network(address: str) -> str:
-    """Return by what an address is counted: itself, or the /64 network of an IPv6 address, which is one customer's."""
+    """Return the network by which the requests of a client are counted.
+
+    Args:
+        address: IP address of the client.
+
+    Returns:
+        The address itself; of an IPv6 address its /64 network, which one customer holds.
+    """
     try:
         found = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
@@ -55,7 +68,7 @@ def client_network(address: str) -> str:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether an address is reached from this machine alone."""
+    """Return whether a host is reachable from this machine only."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
@@ -63,7 +76,7 @@ def is_loopback(host: str) -> bool:
 
 
 def host_from_header(header: str) -> str:
-    """Return the name or address of a ``Host`` header, lower case, without port and brackets."""
+    """Return the host in a ``Host`` header: lower case, no port, no brackets."""
     text = header.strip().lower()
     if text.startswith("["):
         return text[1:].partition("]")[0]

@@ -1,8 +1,8 @@
-"""Which kind of file system a path lies on, from the kernel's mount table.
+"""File-system type of a path, from the kernel's mount table (proc(5)).
 
-Changes that another host makes on a network file system raise no inotify event, and SQLite's locks do not hold there:
-the inbox polls such roots, and the store refuses such a database. ``/proc/self/mountinfo`` is described in proc(5).
-Nothing here touches the path's own file system except to resolve symbolic links.
+Changes by another host on a network file system raise no inotify event, and SQLite's locks do not work there: such
+watched folders are polled, and such a database is refused. The path's own file system is accessed only to resolve
+symbolic links.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ MOUNTINFO = Path("/proc/self/mountinfo")
 FSTAB = Path("/etc/fstab")
 UNKNOWN = "unknown"
 
-# Served by another host (or by the host of a virtual machine), so that writes can happen behind this kernel's back.
+# Served by another host (or the host of a virtual machine): files can change without this kernel.
 NETWORK_TYPES = frozenset(
     """9p acfs afs afpfs autofs beegfs ceph cifs coda cvfs davfs fhgfs gfs gfs2 glusterfs gpfs ibrix lustre mfs ncpfs
     nfs nfs3 nfs4 ocfs2 orangefs panfs prl_fs pvfs2 shfs smb smb2 smb3 smbfs sshfs vboxsf virtiofs vmhgfs wekafs
@@ -31,7 +31,7 @@ class Mount:
     """One line of the mount table.
 
     Attributes:
-        mount_point: absolute path, in bytes as the kernel has it.
+        mount_point: absolute path, as the kernel's bytes.
         fs_type: e.g. ``ext4``, ``cifs``, ``fuse.sshfs``.
     """
 
@@ -40,7 +40,7 @@ class Mount:
 
 
 def parse_mounts(table: bytes) -> list[Mount]:
-    """Read the text of a mountinfo file; lines that do not have its form are left out."""
+    """Parse the content of a mountinfo file; malformed lines are skipped."""
     mounts = []
     for line in table.splitlines():
         before, separator, after = line.partition(b" - ")
@@ -51,7 +51,7 @@ def parse_mounts(table: bytes) -> list[Mount]:
 
 
 def read_mounts() -> list[Mount]:
-    """Return the mounts of this process, in mount order; empty where the kernel has no such table (not Linux)."""
+    """Return the mounts of this process in mount order; none if not on Linux."""
     try:
         return parse_mounts(MOUNTINFO.read_bytes())
     except OSError:
@@ -59,11 +59,14 @@ def read_mounts() -> list[Mount]:
 
 
 def file_system_type(path: str | bytes | os.PathLike[str], mounts: Iterable[Mount] | None = None) -> str:
-    """Return the type of the file system that ``path`` lies (or would be created) on, ``unknown`` if no mount tells.
+    """Return the type of the file system on which a path is or would be.
 
     Args:
         path: need not exist; symbolic links in it are followed.
-        mounts: the mount table, read anew when ``None``.
+        mounts: the mount table; ``None`` reads it.
+
+    Returns:
+        For example ``ext4`` or ``cifs``; ``unknown`` if no mount holds the path.
     """
     resolved = os.path.realpath(os.fsencode(path))
     best = Mount(b"", UNKNOWN)
@@ -75,16 +78,26 @@ def file_system_type(path: str | bytes | os.PathLike[str], mounts: Iterable[Moun
 
 
 def is_network(fs_type: str) -> bool:
-    """Tell whether files of this type can change without this kernel knowing.
+    """Return whether files on such a file system can change without this kernel.
 
     FUSE counts as network whatever its subtype (sshfs, rclone, s3fs...); ``fuseblk`` (NTFS on a local disk) does not.
-    An unknown type counts as local: the periodic scan finds everything anyway.
+
+    Args:
+        fs_type: an unknown type counts as local; the periodic scan finds all changes anyway.
     """
     return fs_type in NETWORK_TYPES or fs_type == "fuse" or fs_type.startswith("fuse.")
 
 
 def network_file_system(root: str | bytes | os.PathLike[str], mounts: Iterable[Mount] | None = None) -> str | None:
-    """Return the network file system type found at ``root`` or mounted anywhere below it, ``None`` if all is local."""
+    """Return the network file-system type at or below a folder.
+
+    Args:
+        root: the folder.
+        mounts: the mount table; ``None`` reads it.
+
+    Returns:
+        The type, or the type and "mounted below it"; ``None`` if all is local.
+    """
     table = read_mounts() if mounts is None else list(mounts)
     own = file_system_type(root, table)
     if is_network(own):
@@ -97,9 +110,12 @@ def network_file_system(root: str | bytes | os.PathLike[str], mounts: Iterable[M
 
 
 def missing_mount(root: str | bytes | os.PathLike[str]) -> str | None:
-    """Return the mount point at or above ``root`` which fstab(5) names and where nothing is mounted; ``None`` if none.
+    """Return the fstab(5) mount point at or above a folder that is not mounted.
 
-    With ``nofail`` a host starts without its share, and an empty folder lies there in its place.
+    With ``nofail`` a host starts without its share, and an empty folder is in its place.
+
+    Returns:
+        The mount point; ``None`` if none is missing.
     """
     resolved = os.path.realpath(os.fsencode(root))
     try:
@@ -118,7 +134,7 @@ def missing_mount(root: str | bytes | os.PathLike[str]) -> str | None:
 
 
 def _unescaped(field: bytes) -> bytes:
-    """Undo how mount tables write blanks: as octal numbers."""
+    """Return a field of a mount table without its octal escapes."""
     return _OCTAL.sub(lambda match: bytes([int(match[1], 8) & 0xFF]), field)
 
 

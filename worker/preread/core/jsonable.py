@@ -1,4 +1,4 @@
-"""The shapes that JSON output shares, so that every command prints one thing in one way."""
+"""JSON records shared by commands, page and API."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from preread.core.types import Finding, JSONObject, PredictiveValues
 
 
 def finding_to_json(finding: Finding) -> JSONObject:
-    """Return a finding as a record; its probability never goes without its prevalence, PPV and NPV."""
+    """Return a finding as JSON: probability with prevalence, PPV and NPV."""
     return {
         "finding": finding.finding,
         "probability": finding.probability,
@@ -21,9 +21,13 @@ def finding_to_json(finding: Finding) -> JSONObject:
     }
 
 
-@functools.lru_cache(maxsize=8)  # a manifest is some 45 KB, and each list asks for its bundle's
+@functools.lru_cache(maxsize=8)  # a manifest has some 45 KB, and every list needs that of its bundle
 def stated_predictive_values(manifest: str) -> dict[str, tuple[PredictiveValues, ...]]:
-    """Return what a bundle's manifest (JSON text) states of each finding by name; older ones state nothing."""
+    """Return the predictive values in a manifest, by name of the finding.
+
+    Args:
+        manifest: JSON text of ``manifest.json``; older ones state no predictive values.
+    """
     return {
         finding["finding"]: tuple(PredictiveValues(**values) for values in finding.get("predictive_values", ()))
         for finding in json.loads(manifest).get("findings", ())
@@ -31,10 +35,12 @@ def stated_predictive_values(manifest: str) -> dict[str, tuple[PredictiveValues,
 
 
 def reversible_path(path: str | bytes) -> str:
-    r"""Return a path as text that JSON can hold and that gives the bytes back.
+    r"""Return a path as text for JSON from which its bytes can be restored.
 
-    A byte that is not UTF-8 becomes ``\xff``, a backslash becomes two; every other name stays as it is. For people's
-    eyes there is ``escaping.display_path``, which escapes control characters too.
+    For display use ``escaping.display_path``, which escapes control characters as well.
+
+    Args:
+        path: a byte that is not UTF-8 becomes ``\xff``, a backslash is doubled.
     """
     text = os.fsencode(path).decode("utf-8", "surrogateescape").replace("\\", "\\\\")
     return "".join(f"\\x{ord(c) - 0xDC00:02x}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in text)

@@ -1,15 +1,14 @@
-"""Log lines: static events with allow-listed fields; people's lines at a terminal, JSON Lines otherwise.
+"""Logging: static events with allow-listed fields, as text or JSON Lines.
 
-How to log, anywhere in ``worker``::
+How to log::
 
     _LOG = logging.getLogger(__name__)
     _LOG.info("file_done", extra={"file_id": 7, "outcome": "assessed", "ms": 41.2})
 
-The message is the event's name and never text with values in it: arguments of a message are not written at all. A field
-that is not in ``FIELDS`` is left out (its name is told, its value is not), so that no tag of a film reaches a log by
-mistake. ``path`` is written at debug level only. Other packages' messages quote what they stumble over
-(pydicom: tag values, SQLAlchemy: parameters, watchdog: every watched path), so of those only logger, level and place
-are kept. Of an exception only its class, code and the places it passed are kept: its message may quote a value.
+The message is the event's name and never contains values; its arguments are not written. A field that is not in
+``FIELDS`` is left out and only its name is written, so that no tag of an image reaches a log by mistake. ``path`` is
+written at debug level only. Messages of other packages may quote values (pydicom: tags, SQLAlchemy: parameters,
+watchdog: paths), so only their logger, level and place are kept. Of an exception only class, code and frames are kept.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ FIELDS = frozenset(
     """.split()  # noqa: SIM905  a list of one word a line would be longer than the rest of this file
 )
 DEBUG_FIELDS = frozenset({"path"})
-# These say nothing of a film: alembic names its own revisions.
+# These quote no values of images: alembic names its own revisions.
 _TRUSTED = ("preread", "preread_training")
 _TEMPLATES_TRUSTED = ("alembic",)
 _RESERVED = frozenset(logging.LogRecord("", 0, "", 0, "", None, None).__dict__) | {"message", "asctime", "taskName"}
@@ -53,13 +52,13 @@ _COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICA
 def set_up(
     *, level: str = "info", json_lines: bool | None = None, stream: TextIO | None = None, quiet: bool = False
 ) -> None:
-    """Route every log line of this process to one stream; call it once, at the door. Calling it again starts over.
+    """Configure logging of this process to one stream, replacing earlier set-up.
 
     Args:
         level: ``debug``, ``info``, ``warning`` or ``error``.
-        json_lines: ``None`` decides by whether the stream is a terminal.
-        stream: standard error when ``None``.
-        quiet: raise the level to warning (one-off commands, whose answer is what they print).
+        json_lines: write JSON Lines, else text; ``None`` writes text to a terminal only.
+        stream: where lines are written; ``None`` is standard error.
+        quiet: raise the level to warning, for commands whose result is what they print.
     """
     target = stream if stream is not None else sys.stderr
     terminal = target.isatty()
@@ -72,12 +71,12 @@ def set_up(
         if isinstance(old, _Handler):
             root.removeHandler(old)
     root.addHandler(handler)
-    # other packages speak only when something is wrong, whatever our level
+    # other packages log warnings and errors only, whatever our level
     root.setLevel(logging.WARNING)
     own = max(logging.getLevelNamesMapping()[level.upper()], logging.WARNING if quiet else 0)
     for name in _TRUSTED:
         logging.getLogger(name).setLevel(own)
-    # pydicom installs a handler of its own where its debug mode is on; its lines must come through ours
+    # in its debug mode pydicom installs a handler of its own; its lines must pass through ours
     logging.getLogger("pydicom").handlers.clear()
     warnings.showwarning = _log_warning
     sys.excepthook = _log_uncaught
@@ -85,7 +84,7 @@ def set_up(
 
 
 def record_fields(record: logging.LogRecord) -> dict[str, Any]:
-    """Return what may be written of a record beyond time, level and logger: its event and its allowed fields."""
+    """Return the event and the allowed fields of a log record."""
     own = _is_of(record.name, _TRUSTED)
     found: dict[str, Any] = {}
     if own or (_is_of(record.name, _TEMPLATES_TRUSTED) and isinstance(record.msg, str)):
@@ -110,7 +109,12 @@ def record_fields(record: logging.LogRecord) -> dict[str, Any]:
 
 
 def describe_exception(error: BaseException) -> dict[str, Any]:
-    """Return class, code and places of an exception, without its message and without any value."""
+    """Return class, code and frames of an exception, without its message.
+
+    Returns:
+        ``exception`` (class), ``at`` (the last 12 frames as ``file:line function``), and, if there are any, ``code``,
+        ``errno`` and ``cause`` (class).
+    """
     frames = traceback.extract_tb(error.__traceback__)[-_MAX_FRAMES:]
     described: dict[str, Any] = {
         "exception": type(error).__qualname__,
@@ -127,7 +131,7 @@ def describe_exception(error: BaseException) -> dict[str, Any]:
 
 
 class JSONFormatter(logging.Formatter):
-    """One JSON object a line, ASCII only, in UTC."""
+    """Formats a record as one line of JSON: ASCII, time in UTC."""
 
     def format(self, record: logging.LogRecord) -> str:
         head = {"time": _time(record), "level": record.levelname.lower(), "logger": record.name}
@@ -138,7 +142,10 @@ class JSONFormatter(logging.Formatter):
 
 
 class HumanFormatter(logging.Formatter):
-    """Time, level, event and ``field=value``; nothing in it can steer the terminal."""
+    """Formats a record as text: time, level, event and ``field=value``.
+
+    Control characters are escaped.
+    """
 
     def __init__(self, *, colour: bool = False) -> None:
         super().__init__()
@@ -157,10 +164,9 @@ class HumanFormatter(logging.Formatter):
 
 
 class _Handler(logging.StreamHandler[TextIO]):
-    """Never raises into the caller and never prints a record's values when writing fails.
+    """Writes records; never raises, never prints their values on failure.
 
-    Where nothing can be written (a full disk) the lines are counted, and the first one that can be is followed by their
-    number.
+    Lines that cannot be written (full disk) are counted; the next line that can be is followed by their number.
     """
 
     to_journal = False
@@ -175,16 +181,16 @@ class _Handler(logging.StreamHandler[TextIO]):
         super().emit(record)
         if before and self._lost == before:
             self._lost = 0
-            told = logging.LogRecord("preread.core.log", logging.WARNING, "", 0, "log_lines_lost", None, None)
-            told.count = before
-            super().emit(told)
+            lost = logging.LogRecord("preread.core.log", logging.WARNING, "", 0, "log_lines_lost", None, None)
+            lost.count = before
+            super().emit(lost)
             if self._lost:
                 self._lost += before
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  named by logging
         error = sys.exc_info()[1]
         if isinstance(error, BrokenPipeError | ValueError):
-            return  # nobody reads the log any more: the work goes on
+            return  # the reader of the log has closed it: the work continues
         self._lost += 1
         if self._lost == 1 and self.stream is not sys.__stderr__:
             with contextlib.suppress(OSError, ValueError):
@@ -192,7 +198,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 def _is_journal(stream: TextIO) -> bool:
-    """Tell whether what is written goes to systemd's journal, which takes a line's priority from its beginning.
+    """Return whether a stream is systemd's journal, which reads line priorities.
 
     See systemd.exec(5), ``JOURNAL_STREAM``, and sd-daemon(3).
     """
@@ -230,7 +236,7 @@ def _human(value: Any) -> str:
 
 
 def _module_file(filename: str) -> str:
-    # the last two parts name the module; the rest is where this machine keeps it
+    # the last two parts identify the module; the rest is specific to this machine
     return "/".join(filename.replace("\\", "/").split("/")[-2:])
 
 

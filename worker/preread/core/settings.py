@@ -1,8 +1,8 @@
-"""What an operator may set: environment variables ``PREREAD_*`` and an optional ``preread.toml``.
+"""Settings: environment variables ``PREREAD_*`` and an optional ``preread.toml``.
 
-Read once at the door (``cli``, ``daemon``) and passed on as arguments; nothing further in looks here. What decides an
-answer (input size, calibration, operating point, intended use) is no setting: it stands in the bundle's manifest.
-An unknown name is an error, because a setting that is silently not applied is found out too late.
+The entry points read them once and pass them on as arguments. What determines a result (input size, calibration,
+operating point, intended use) is not a setting but part of the bundle's manifest. An unknown name is an error, so that
+no misspelt setting is silently ignored.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from preread.core.types import RootSpec
 
 PREFIX = "PREREAD_"
 CONFIG_FILE = "preread.toml"
-# Names that other parts of the project own: where the file of settings lies, and where the tests find training films.
+# Names that are no settings: the path of the settings file, and that of the training images for the tests.
 OTHER_NAMES = frozenset({"PREREAD_CONFIG", "PREREAD_FILMS"})
-# Kubernetes hands every container such names for a service called "preread"; they are nobody's mistake.
+# Kubernetes sets such variables in every container for a service called "preread"; they are not mistakes.
 _SERVICE_LINK = re.compile(r"PREREAD_(?:\w+_)?(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT(?:_\d+_(?:TCP|UDP|SCTP)\w*)?)")
-# A list of paths as other settings write lists; the next path begins as one does.
+# A list of paths with another separator, followed by the beginning of a path.
 _OTHER_SEPARATOR = re.compile(r"([,;])\s*[/~.]")
 _ROOT_KEYS = tuple(field.name for field in fields(RootSpec))
 _MIB = 1024 * 1024
 
 
 class LogLevel(StrEnum):
-    """From this level on a log line is written."""
+    """Lowest level of log lines that are written."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -49,7 +49,7 @@ class LogLevel(StrEnum):
 
 
 class Settings(BaseSettings):
-    """All settings. An environment variable wins over ``preread.toml``, which wins over the default."""
+    """All settings; environment variables override ``preread.toml``."""
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX, env_ignore_empty=True, frozen=True, extra="forbid", hide_input_in_errors=True
@@ -63,12 +63,13 @@ class Settings(BaseSettings):
     )
     bundle: str | None = Field(
         default=None,
-        description="bundle to use: a name, `name/version` or a folder; unset: the one that `preread bundle activate` "
-        "chose, else the newest that ships",
+        description="bundle to use: a name, `name/version` or a folder; unset: the one chosen with `preread bundle "
+        "activate`, "
+        "else the newest that ships with Preread",
     )
     bundle_dir: Path | None = Field(
         default=None,
-        description="folder of the bundles that `preread bundle add` takes in; unset: beside the SQLite file, and none "
+        description="folder of the bundles added with `preread bundle add`; unset: beside the SQLite file, and none "
         "with Postgres",
     )
     roots: Annotated[tuple[RootSpec, ...], NoDecode] = Field(
@@ -76,16 +77,22 @@ class Settings(BaseSettings):
         description="watched folders: `[[roots]]` tables in preread.toml with `path`, `population`, `path_pattern` and "
         "`poll`; in the environment the same as a JSON list, or plain paths with `:` between them",
     )
-    slots: int = Field(default=2, ge=1, le=64, description="child processes that read films, one film each at a time")
+    slots: int = Field(
+        default=2, ge=1, le=64, description="inference processes, each of which reads one file at a time"
+    )
     scan_interval_s: float = Field(
-        default=30.0, ge=0.1, le=86_400, allow_inf_nan=False, description="seconds between full scans of a root"
+        default=30.0,
+        ge=0.1,
+        le=86_400,
+        allow_inf_nan=False,
+        description="seconds between full scans of a watched folder",
     )
     settle_s: float = Field(
         default=2.0,
         ge=0.0,
         le=3_600,
         allow_inf_nan=False,
-        description="seconds for which size and mtime must stand still before a file on a local disk is read",
+        description="seconds for which size and mtime must be unchanged before a file on a local disk is read",
     )
     network_settle_s: float = Field(
         default=10.0, ge=0.0, le=3_600, allow_inf_nan=False, description="the same on a network share"
@@ -95,49 +102,55 @@ class Settings(BaseSettings):
         ge=1.0,
         le=3_600,
         allow_inf_nan=False,
-        description="seconds after which the process that reads one film is killed",
+        description="seconds after which the inference process of one file is killed",
     )
     slot_memory_bytes: int = Field(
         default=2048 * _MIB,
         ge=512 * _MIB,
-        description="address space that one slot may use; more than this ends the film as `slot_memory`",
+        description="address space of one inference process in bytes; a file that needs more fails as `slot_memory`",
     )
     lease_s: float = Field(
         default=120.0,
         ge=5.0,
         le=86_400,
         allow_inf_nan=False,
-        description="seconds after which another worker may take over the films of one that fell silent",
+        description="seconds after which another worker may take over the files of a worker without heartbeat",
     )
-    max_file_bytes: int = Field(default=200 * _MIB, ge=1024, description="larger files are not read (`too_many_bytes`)")
+    max_file_bytes: int = Field(
+        default=200 * _MIB, ge=1024, description="size in bytes above which a file is not read (`too_many_bytes`)"
+    )
     max_pixels: int = Field(
         default=64_000_000,
         ge=1024,
-        description="films with more rows x columns x samples are not decoded (`too_many_pixels`)",
+        description="rows x columns x samples above which an image is not decoded (`too_many_pixels`)",
     )
     min_free_bytes: int = Field(
         default=500 * _MIB,
         ge=0,
-        description="free space on the database's disk below which `preread check` objects, and on the previews' disk "
-        "below which none is kept",
+        description="free bytes on the database's disk below which `preread check` reports a problem, and on the "
+        "previews' "
+        "disk below which no preview is stored",
     )
     preview_dir: Path | None = Field(
         default=None,
-        description="folder for previews of films; unset: beside the SQLite file, and none are kept with Postgres",
+        description="folder for previews of images; unset: beside the SQLite file, and no previews with Postgres",
     )
     forgotten_file: Path | None = Field(
         default=None,
-        description="file in which `preread purge` remembers by keyed hashes what was forgotten, for when a backup is "
-        "restored; unset: beside the SQLite file, and none with Postgres, where purge is refused then",
+        description="file in which `preread purge` records keyed hashes of what was purged, to purge it again when a "
+        "backup is "
+        "restored; unset: beside the SQLite file; with Postgres purge is refused without it",
     )
     require_confinement: bool = Field(
         default=False,
-        description="refuse to run where the kernel lacks seccomp or Landlock, which confine the processes that read "
-        "films; else `preread check` and `preread status` say so",
+        description="refuse to run if the kernel lacks seccomp or Landlock, which confine the inference processes; "
+        "else "
+        "`preread check` and `preread status` report it",
     )
     audit_key_file: Path | None = Field(
         default=None,
-        description="file with the key of the audit trail, which nobody who may write to the database should be able "
+        description="file with the key of the audit trail, which accounts that may write to the database should not "
+        "be able "
         "to read; unset: beside the SQLite file, with Postgres in the unit's state folder, and none elsewhere",
     )
     web_host: str = Field(
@@ -151,8 +164,9 @@ class Settings(BaseSettings):
     web_proxy: str | None = Field(
         default=None,
         min_length=1,
-        description="addresses or networks, with `,` between them, of the proxy that brings TLS: its `X-Forwarded-*` "
-        "are believed, and plain HTTP is taken from it alone; `*` believes whoever reaches the port",
+        description="addresses or networks, separated by `,`, of the proxy that terminates TLS: its `X-Forwarded-*` "
+        "headers are "
+        "trusted, and plain HTTP is accepted from it only; `*` trusts any client",
     )
     web_idle_minutes: float = Field(
         default=30.0,
@@ -162,7 +176,10 @@ class Settings(BaseSettings):
         description="minutes without a request after which a session ends",
     )
     api_token_days: int = Field(
-        default=365, ge=1, le=3650, description="days for which a new token of a program (role service) is valid"
+        default=365,
+        ge=1,
+        le=3650,
+        description="days for which a new token of an account with the role service is valid",
     )
     web_language: str = Field(
         default="en", pattern=r"^[a-z]{2,3}$", description="language of the page, one of its files", examples=["en"]
@@ -170,45 +187,45 @@ class Settings(BaseSettings):
     pacs_url: str | None = Field(
         default=None,
         pattern=r"^https?://.*\{study_instance_uid\}",
-        description="where *Open in PACS* leads: a URL with `{study_instance_uid}` in it; unset: no such link",
+        description="target of *Open in PACS*: a URL with `{study_instance_uid}` in it; unset: no such link",
         examples=["https://pacs.example.org/view?study={study_instance_uid}"],
     )
     health_listen: str | None = Field(
         default=None,
         description="`host:port` on which `preread run` answers `GET /health` (200, or 503 when critical) and "
         "`GET /metrics`, such as `127.0.0.1:8321`; each process of `preread fleet work` does so on the first free port "
-        "after it; unset: none is opened",
+        "after it; unset: no port is opened",
     )
     health_hosts: str | None = Field(
         default=None,
         pattern=r"^[^\s,]+(\s*,\s*[^\s,]+)*$",
-        description="names and addresses, with `,` between them, by which others ask for `/health` and `/metrics`, "
-        "such as `xray-desk-1`, or `*` for any; unset: `health_listen` opens on this machine alone",
+        description="names and addresses, separated by `,`, by which clients request `/health` and `/metrics`, such as "
+        "`xray-desk-1`, or `*` for any; unset: `health_listen` accepts requests from this machine only",
         examples=["xray-desk-1, 10.0.0.5"],
     )
     alarm_mail_server: str | None = Field(
         default=None,
         repr=False,
-        description="mail server through which `preread alarm watch` tells: `smtp://host:25`, "
+        description="mail server through which `preread alarm watch` sends alarms: `smtp://host:25`, "
         "`starttls://user:password@host:587` or `smtps://user:password@host:465`",
     )
     alarm_mail_to: str | None = Field(
         default=None,
         pattern=ADDRESSES,
-        description="addresses that get its mail, with `,` between them",
+        description="addresses of its recipients, separated by `,`",
         examples=["it@example.org, radiology@example.org"],
     )
     alarm_mail_from: str | None = Field(
         default=None,
         pattern=ADDRESS,
-        description="address that its mail comes from; unset: `preread@` and this host",
+        description="address of its sender; unset: `preread@` and this host",
         examples=["preread@example.org"],
     )
     alarm_webhook: str | None = Field(
         default=None,
         pattern=r"^https?://[^\s]+$",
         repr=False,
-        description="URL to which it posts a JSON record instead, or as well",
+        description="URL to which it posts a JSON record, instead of or in addition to mail",
         examples=["https://chat.example.org/hooks/preread"],
     )
     alarm_after_s: float = Field(
@@ -216,10 +233,10 @@ class Settings(BaseSettings):
         ge=0.0,
         le=86_400,
         allow_inf_nan=False,
-        description="seconds for which something must be critical, or well again, before anybody is told",
+        description="seconds for which a state must be critical, or recovered, before an alarm is sent",
     )
     log_level: LogLevel = Field(
-        default=LogLevel.INFO, description="`debug`, `info`, `warning` or `error`; only `debug` names full paths"
+        default=LogLevel.INFO, description="`debug`, `info`, `warning` or `error`; only `debug` logs full paths"
     )
     log_json: bool | None = Field(
         default=None, description="log as JSON Lines; unset: yes unless standard error is a terminal"
@@ -234,7 +251,7 @@ class Settings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Let the environment win over what ``load`` read from the file; no ``.env``, no secrets folder."""
+        """Give the environment precedence over the file; no ``.env``, no secrets."""
         return (env_settings, init_settings)
 
     @field_validator("health_listen")
@@ -260,14 +277,15 @@ class Settings(BaseSettings):
                 paths = [path for path in text.split(os.pathsep) if path]
                 if several := next((found for path in paths if (found := _OTHER_SEPARATOR.search(path))), None):
                     raise ValueError(
-                        f"paths stand with {os.pathsep!r} between them, not {several[1]!r}; a path that holds one is "
-                        'named in a JSON list: [{"path": "/srv/a,/b"}]'
+                        f"paths are separated by {os.pathsep!r}, not {several[1]!r}; write a path that contains it "
+                        f"in a JSON "
+                        'list: [{"path": "/srv/a,/b"}]'
                     )
                 return [{"path": path} for path in paths]
             try:
                 value = json.loads(text)
             except json.JSONDecodeError as error:
-                raise ValueError(f"is no JSON list: {error}") from None
+                raise ValueError(f"is not a JSON list: {error}") from None
         if not isinstance(value, list | tuple):
             raise ValueError(  # noqa: TRY004  pydantic wants ValueError
                 "must be a list of tables, each with a path: in preread.toml a line [[roots]], with two brackets, and "
@@ -280,8 +298,8 @@ class Settings(BaseSettings):
                         raise ValueError(f"a root has no key {key!r}{_did_you_mean(str(key), _ROOT_KEYS)}")
                 path = root.get("path")
                 if isinstance(path, str) and not path.strip():
-                    # an empty path would mean the working folder, which nobody can have meant
-                    raise ValueError("a root's path is empty: name a folder")
+                    # an empty path would mean the working folder, which cannot be intended
+                    raise ValueError("the path of a root is empty: name a folder")
         return value
 
 
@@ -289,10 +307,10 @@ def load(config: Path | None = None) -> Settings:
     """Read the settings from the environment and the TOML file.
 
     Args:
-        config: the file; ``None`` takes ``PREREAD_CONFIG``, else ``preread.toml`` in the working folder if it is there.
+        config: the file; ``None`` uses ``PREREAD_CONFIG``, else ``preread.toml`` in the working folder if it exists.
 
     Raises:
-        SettingsError: a name is unknown (the message gives the nearest one) or a value cannot be meant.
+        SettingsError: a name is unknown (the message gives the nearest one) or a value is invalid.
     """
     _refuse_unknown_names(os.environ)
     path = config or (Path(named) if (named := os.environ.get("PREREAD_CONFIG")) else None)
@@ -310,34 +328,37 @@ def load(config: Path | None = None) -> Settings:
 
 
 def refuse_overlapping(roots: Iterable[RootSpec]) -> None:
-    """Refuse a folder that is named twice or lies in another root: two declarations would hold for one file.
+    """Raise an error if a watched folder is named twice or is in another.
+
+    Two declarations would apply to one file.
 
     Raises:
-        SettingsError: names both.
+        SettingsError: two overlap; the message names both.
     """
     # compared as written: resolving links would wait for a share that does not answer
     ordered = sorted(os.path.join(os.path.abspath(root.path), "") for root in roots)
     for first, second in itertools.pairwise(ordered):
         if second.startswith(first):
             raise SettingsError(
-                f"the root {second!r} is named twice" if first == second else f"the root {second!r} lies in {first!r}"
+                f"the root {second!r} is named twice" if first == second else f"the root {second!r} is in {first!r}"
             )
 
 
 def refuse_within(root: RootSpec, own: Path | None, what: str, setting: str) -> None:
-    """Refuse a place of Preread's own in a watched folder: it writes nothing there, and would take itself for films.
+    """Raise an error if a file or folder of Preread is in a watched folder.
 
     Args:
-        own: the SQLite file or the folder of previews.
-        what: the same in words.
-        setting: the variable that names it.
+        root: the watched folder.
+        own: the SQLite file or the folder of previews; ``None`` passes.
+        what: its name for the message.
+        setting: the variable that sets it.
 
     Raises:
-        SettingsError: names both.
+        SettingsError: it is; the message names both.
     """
     if own is not None and Path(os.path.abspath(own)).is_relative_to(os.path.abspath(root.path)):
         raise SettingsError(
-            f"the {what} {own} lies in the watched folder {os.path.abspath(root.path)}: put it elsewhere "
+            f"the {what} {own} is in the watched folder {os.path.abspath(root.path)}: put it elsewhere "
             f"({setting}), or watch another folder"
         )
 
@@ -360,10 +381,10 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SettingsError(f"the file of settings {str(path)!r} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        said = f"the file of settings {str(path)!r} is not TOML: {error}"
+        message = f"the file of settings {str(path)!r} is not TOML: {error}"
         if isinstance(error, tomllib.TOMLDecodeError) and ("'\\'" in str(error) or "hex" in str(error)):
-            said += "; a path with backslashes stands in single quotes: 'D:\\films'"
-        raise SettingsError(said) from None
+            message += "; write a path with backslashes in single quotes: 'D:\\films'"
+        raise SettingsError(message) from None
     for key in content:
         if key not in Settings.model_fields:
             raise SettingsError(f"{path}: there is no setting {key!r}{_did_you_mean(key, Settings.model_fields)}")
@@ -371,19 +392,20 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Name the nearest of the known names, or all of them."""
+    """Return a suggestion: the nearest known name, or all of them."""
     names = list(known)
     nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     return f"; did you mean {nearest[0]}?" if nearest else f"; there are {', '.join(names)}"
 
 
 def _explain(error: ValidationError, path: Path | None, prefix: str, settings: Mapping[str, FieldInfo]) -> str:
-    """Say of each value that cannot be meant where it stands, what is wrong, and how one looks that is right.
+    """Return a message on each invalid value: where it is set, and the error.
 
     Args:
-        path: the file of settings, if there is one.
-        prefix: of a setting's variable in the environment.
-        settings: all of them.
+        error: the errors of pydantic.
+        path: the file of settings; ``None`` if there is none.
+        prefix: prefix of the environment variables.
+        settings: all settings by name.
     """
     in_environment = {name.upper() for name, value in os.environ.items() if value}
     parts = []
@@ -399,6 +421,6 @@ def _explain(error: ValidationError, path: Path | None, prefix: str, settings: M
 def _in_words(kind: str, message: str, field: FieldInfo | None) -> str:
     if kind == "string_pattern_mismatch" and field is not None and field.examples:
         return f"does not have the form of, for example, {field.examples[0]}"
-    said = message.removeprefix("Value error, ")
+    text = message.removeprefix("Value error, ")
     wants_number = kind.startswith(("int_", "float_", "greater_than", "less_than", "finite"))
-    return f"{said}, such as {field.default:g}" if wants_number and field is not None and field.default else said
+    return f"{text}, such as {field.default:g}" if wants_number and field is not None and field.default else text

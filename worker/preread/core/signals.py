@@ -1,4 +1,4 @@
-"""What the main thread waits for: other threads, signals, and times at which something is due."""
+"""Wake-up pipe, signal handling and interval timer of the main loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from typing import Self
 
 
 class WakePipe:
-    """Lets other threads and signals interrupt the main thread's waiting, through a pipe that it selects on."""
+    """Pipe that wakes the main thread from other threads and signal handlers.
+
+    Attributes:
+        fd: descriptor to select on.
+    """
 
     def __enter__(self) -> Self:
         self.fd, self._writer = os.pipe()
@@ -24,12 +28,12 @@ class WakePipe:
         os.close(self._writer)
 
     def set(self) -> None:
-        """Wake it."""
-        with contextlib.suppress(OSError):  # full: it wakes anyway; closed: the run is over
+        """Wake the main thread."""
+        with contextlib.suppress(OSError):  # full: it wakes anyway; closed: the run has ended
             os.write(self._writer, b"!")
 
     def clear(self) -> bool:
-        """Return whether it was woken since the last call."""
+        """Return whether ``set`` was called since the last call."""
         woken = False
         with contextlib.suppress(BlockingIOError):
             while os.read(self.fd, 4096):
@@ -38,7 +42,17 @@ class WakePipe:
 
 
 class Signals:
-    """SIGTERM, SIGINT and, unless it is ignored (nohup), SIGHUP: the first asks to finish, the second to hurry."""
+    """Handles SIGTERM, SIGINT and, if it is not ignored (nohup), SIGHUP.
+
+    The first signal requests an orderly end, the second an immediate one.
+
+    Args:
+        wake: called after each signal.
+
+    Attributes:
+        count: number of signals received.
+        name: the last one, e.g. ``SIGTERM``; empty if there was none.
+    """
 
     def __init__(self, wake: Callable[[], None]) -> None:
         self.count = 0
@@ -63,14 +77,22 @@ class Signals:
 
 
 class Timer:
-    """Says when something is due that is done every so often."""
+    """Interval timer.
+
+    Args:
+        period_s: seconds between two times at which it is due; the first is at once.
+    """
 
     def __init__(self, period_s: float) -> None:
         self._period_s = period_s
         self._at = float("-inf")
 
     def due(self, now: float) -> bool:
-        """Return whether it is time (monotonic seconds); then the next period begins."""
+        """Return whether the period has elapsed, and start the next one.
+
+        Args:
+            now: monotonic time in seconds.
+        """
         if now < self._at:
             return False
         self._at = now + self._period_s

@@ -1,7 +1,7 @@
-"""Telling systemd that the program is ready, still at work, and stopping: ``sd_notify(3)`` without its library.
+"""Client of ``sd_notify(3)``: ready, watchdog and stopping notifications.
 
-The beat comes from what does the work, never from a thread of its own: what hangs falls silent, and systemd starts it
-anew. Where no systemd asked for it, nothing is sent.
+The watchdog notification is sent by the thread that does the work and not by one of its own, so that systemd restarts a
+program that hangs. Without systemd nothing is sent.
 """
 
 from __future__ import annotations
@@ -18,11 +18,15 @@ _SOCKET, _PERIOD, _PID = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
 
 
 class Notifier:
-    """One line to systemd.
+    """Sends notifications to systemd.
 
     Args:
-        address: of its datagram socket; ``None`` sends nothing.
-        watchdog_s: after so many seconds without a beat systemd ends the program; ``None``: it expects none.
+        address: of systemd's datagram socket; ``None`` sends nothing.
+        watchdog_s: seconds without a watchdog notification after which systemd restarts the program; ``None`` if it
+            expects none.
+
+    Attributes:
+        beat_s: seconds between two watchdog notifications; ``None`` if none are sent.
     """
 
     def __init__(self, address: str | None = None, watchdog_s: float | None = None) -> None:
@@ -33,26 +37,30 @@ class Notifier:
 
     @classmethod
     def from_environment(cls, environ: MutableMapping[str, str]) -> Notifier:
-        """Take what systemd set out of the environment: child processes have nothing to tell it."""
+        """Create a notifier from the variables of systemd, and remove them.
+
+        Args:
+            environ: the environment; without the variables, child processes do not notify systemd.
+        """
         address, period, pid = (environ.pop(name, "") for name in (_SOCKET, _PERIOD, _PID))
         expected = period.isdecimal() and pid in {"", str(os.getpid())}
         return cls(address or None, int(period) / 1e6 if expected else None)
 
     def ready(self) -> None:
-        """Say that the program does its work; said once, however often it is called."""
+        """Notify that the program is ready; sent once, however often called."""
         if not self._is_ready:
             self._is_ready = True
             self._send("READY=1")
 
     def beat(self) -> None:
-        """Say that the work went on; called at every turn, sent as often as needed."""
+        """Notify the watchdog; sent at most four times in its period."""
         now = time.monotonic()
         if self.beat_s is not None and now >= self._next_beat_at:
             self._next_beat_at = now + self.beat_s
             self._send("WATCHDOG=1")
 
     def stopping(self) -> None:
-        """Say that the program is about to end."""
+        """Notify that the program is stopping."""
         self._send("STOPPING=1")
 
     def _send(self, message: str) -> None:
@@ -67,4 +75,4 @@ class Notifier:
 
 
 SILENT = Notifier()
-"""For programs that nobody waits for."""
+"""A notifier that sends nothing."""

@@ -1,6 +1,6 @@
-"""The nouns: frozen, without behaviour that reads clock, disk or settings.
+"""Immutable value types shared by all packages; no I/O.
 
-Attributes that are DICOM Data Elements carry the element's keyword in snake_case (PS3.6).
+Attributes that are DICOM Data Elements have the element's keyword in snake_case (PS3.6).
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-if TYPE_CHECKING:  # a tenth of a second, and most commands look at no pixel
+if TYPE_CHECKING:  # takes a tenth of a second, and most commands read no pixel
     import numpy as np
     import numpy.typing as npt
 
@@ -19,11 +19,11 @@ FloatArray: TypeAlias = "npt.NDArray[np.float32]"
 
 
 FORGOTTEN: Final = "forgotten"
-"""The code of a version whose film was purged: it is known again, and not read."""
+"""Code of a file version whose content was purged: it is recognised and not read again."""
 
 
 class Outcome(StrEnum):
-    """How one file ended."""
+    """Final outcome of one file."""
 
     ASSESSED = "assessed"
     REFUSED = "refused"
@@ -31,7 +31,7 @@ class Outcome(StrEnum):
 
 
 class Answer(StrEnum):
-    """A finding against the bundle's operating point. There is no word for health here."""
+    """Result of a finding at the bundle's operating point; never "normal"."""
 
     FLAGGED = "flagged"
     UNCERTAIN = "uncertain"
@@ -57,7 +57,10 @@ OPEN_STATES = frozenset({FileState.SETTLING, FileState.READY, FileState.CLAIMED,
 
 
 class Population(StrEnum):
-    """What a root declares of its films. Never overrides a tag, never widens the manifest."""
+    """Declared population of a watched folder.
+
+    A declaration never overrides a tag and never widens the intended use of the manifest.
+    """
 
     UNDECLARED = "undeclared"
     CHILDREN_1_5Y = "children-1-5y"
@@ -65,7 +68,7 @@ class Population(StrEnum):
 
 
 class RefusalCode(StrEnum):
-    """Why a bundle says nothing of a readable instance. Not an error."""
+    """Reason why a readable image is outside the intended use; not an error."""
 
     NOT_AN_IMAGE = "not_an_image"
     MODALITY = "modality"
@@ -82,7 +85,7 @@ class RefusalCode(StrEnum):
 
 
 class Verdict(StrEnum):
-    """What a reader says of a film's result: the three outcomes of IHE's AI Result Assessment."""
+    """Reviewer's verdict on a result: the outcomes of IHE AI Result Assessment."""
 
     ACCEPTED = "accepted"
     REJECTED = "rejected"
@@ -90,7 +93,7 @@ class Verdict(StrEnum):
 
 
 class Presence(StrEnum):
-    """What a reader says of one finding."""
+    """Reviewer's statement about one finding."""
 
     PRESENT = "present"
     ABSENT = "absent"
@@ -98,7 +101,7 @@ class Presence(StrEnum):
 
 
 class Stage(StrEnum):
-    """What a slot does with a film, one after the other."""
+    """Stages of the work of an inference process on one file, in order."""
 
     READ = "read"
     HEADER = "header"
@@ -109,7 +112,7 @@ class Stage(StrEnum):
 
 
 class Role(StrEnum):
-    """What an account may do: read and sign films, administer, or (programs) use the API."""
+    """Role of an account: review images, administer, or (programs) use the API."""
 
     READER = "reader"
     ADMIN = "admin"
@@ -117,7 +120,7 @@ class Role(StrEnum):
 
 
 class Caveat(StrEnum):
-    """What limits an assessment; shown beside every answer."""
+    """Limitation of an assessment, shown with every result."""
 
     OUTSIDE_INTENDED_AGE = "outside_intended_age"
     OUTSIDE_INTENDED_VIEW = "outside_intended_view"
@@ -137,29 +140,30 @@ class Caveat(StrEnum):
 
 
 CAVEAT_TEXT: dict[Caveat, str] = {
-    Caveat.OUTSIDE_INTENDED_AGE: "outside the intended use: the age is unknown or not one the model was trained for",
-    Caveat.OUTSIDE_INTENDED_VIEW: "outside the intended use: this view is not one the model was trained for",
-    Caveat.AGE_DECLARED: "the film does not say the patient's age; the folder declares children of 1 to 5 years",
-    Caveat.AGE_ASSUMED: "the film does not say the patient's age; 1 to 5 years was assumed",
-    Caveat.VIEW_UNKNOWN: "the film does not say its view; a frontal view was assumed",
-    Caveat.BODY_PART_UNKNOWN: "the film does not say which body part it shows; the chest was assumed",
-    Caveat.UNIDENTIFIED: "the film names no patient; it is joined to none",
-    Caveat.NO_TAGS: "a plain picture without DICOM tags: nothing but its pixels is known",
-    Caveat.WINDOW_CLIPS: "the film's own window misses its pixels; a window from the pixels was used",
-    Caveat.NO_WINDOW: "the film brings no window; one from its pixels was used",
-    Caveat.POLARITY_CONFLICT: "the film contradicts itself on which end of the scale is white",
-    Caveat.RESCALE_IGNORED: "the film's rescale slope is unusable and was ignored",
-    Caveat.TAIL_ZERO: "the last part of the pixel data is all zero: the film may be incomplete",
-    Caveat.UID_CONFLICT: "another file carries the same SOP Instance UID with other content",
-    Caveat.LOSSY: "the film was compressed with loss",
+    Caveat.OUTSIDE_INTENDED_AGE: "outside the intended use: the age is unknown, or the model was not trained for it",
+    Caveat.OUTSIDE_INTENDED_VIEW: "outside the intended use: the model was not trained for this view",
+    Caveat.AGE_DECLARED: "the image states no patient age; the folder declares children of 1 to 5 years",
+    Caveat.AGE_ASSUMED: "the image states no patient age; 1 to 5 years was assumed",
+    Caveat.VIEW_UNKNOWN: "the image states no view; a frontal view was assumed",
+    Caveat.BODY_PART_UNKNOWN: "the image states no body part; the chest was assumed",
+    Caveat.UNIDENTIFIED: "the image names no patient, and is linked to none",
+    Caveat.NO_TAGS: "an image without DICOM tags: only its pixels are known",
+    Caveat.WINDOW_CLIPS: "the stored window clips most pixels; a window computed from the pixels was used",
+    Caveat.NO_WINDOW: "the image has no window; one computed from its pixels was used",
+    Caveat.POLARITY_CONFLICT: "the header is inconsistent about which end of the grey scale is white",
+    Caveat.RESCALE_IGNORED: "the rescale slope is unusable and was ignored",
+    Caveat.TAIL_ZERO: "the last part of the pixel data is all zero: the image may be incomplete",
+    Caveat.UID_CONFLICT: "another file has the same SOP Instance UID with different content",
+    Caveat.LOSSY: "the image was compressed with loss",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who and what a file version is about, as its tags (or its root's path pattern) say.
+    """Patient, study, series, instance and device of a file version.
 
-    ``None`` is "absent or unusable": a broken tag is a missing tag. Dates are ISO 8601 (``2020-03-31``);
+    From the DICOM tags or the watched folder's path pattern. ``None`` is "absent or unusable": an invalid tag counts as
+    missing. Dates are ISO 8601 (``2020-03-31``);
     ``acquisition_date_time`` is the DICOM DT value as written (local time of the modality, ``YYYYMMDDHHMMSS.FFFFFF``),
     with its own offset in ``timezone_offset_from_utc`` (``+0200``). ``patient_age_years`` is whole or fractional years
     from PatientAge or from birth and study date; ``None`` also when the two contradict.
@@ -196,17 +200,18 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Radiograph:
-    """One decoded film.
+    """One decoded image.
 
     Attributes:
-        pixels: uint8, 0 = black, as a viewer with the film's own window would show it: [rows, columns], or halved some
-            times where a smaller copy was asked for.
-        rows: of the film.
-        columns: of the film.
+        pixels: uint8 [rows, columns], 0 = black, 255 = white, rendered with the image's own window; smaller than
+            ``rows`` x ``columns`` if a reduced resolution was decoded.
+        rows: height of the full image in pixels.
+        columns: width of the full image in pixels.
+        identity: attributes from the tags.
         format: ``DICOM``, ``JPEG`` or ``PNG``.
-        transfer_syntax_uid: of the DICOM file, else ``None``.
-        decoder: name and version of what decoded the pixel data.
-        caveats: what the pixel path had to assume.
+        transfer_syntax_uid: of the DICOM file; ``None`` for JPEG and PNG.
+        decoder: name and version of the decoder of the pixel data.
+        caveats: assumptions made while decoding and rendering.
     """
 
     pixels: PixelArray
@@ -221,12 +226,12 @@ class Radiograph:
 
 @dataclass(frozen=True, slots=True)
 class PredictiveValues:
-    """How far a bundle's answers can be relied on where the finding is so frequent.
+    """Predictive values of a finding at one prevalence.
 
     Attributes:
-        prevalence: the share of films with the finding, in (0, 1).
-        ppv: positive predictive value: of the films answered ``flagged``, the share with the finding, in [0, 1].
-        npv: negative predictive value: of the films answered ``not_flagged``, the share without it, in [0, 1].
+        prevalence: share of images with the finding, in (0, 1).
+        ppv: positive predictive value: share of the ``flagged`` images that have the finding, in [0, 1].
+        npv: negative predictive value: share of the ``not_flagged`` images that do not have it, in [0, 1].
     """
 
     prevalence: float
@@ -240,14 +245,15 @@ class PredictiveValues:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What may be present, with what the bundle says of it.
+    """Result of a bundle for one finding.
 
     Attributes:
-        finding: its coded name, e.g. ``pneumonia``.
-        logit: the network's raw output.
+        finding: coded name, e.g. ``pneumonia``.
+        logit: raw output of the network, finite.
         probability: calibrated, in [0, 1], at ``prevalence``.
-        prevalence: the share of films with the finding for which ``probability`` is calibrated, in (0, 1).
-        predictive_values: of the bundle's answers to this finding; empty where the bundle states none.
+        prevalence: share of images with the finding for which ``probability`` is calibrated, in (0, 1).
+        answer: ``probability`` compared with the operating point.
+        predictive_values: PPV and NPV of the bundle for this finding; empty if the bundle states none.
     """
 
     finding: str
@@ -260,11 +266,12 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """What a root (or a command) says of films whose tags are silent.
+    """Declaration for images whose tags do not state it, by folder or command.
 
     Attributes:
-        population: see ``Population``.
-        assume_age: the caller (``assess``, ``evaluate``) assumes the intended age where no tag gives one, and says so.
+        population: declared population.
+        assume_age: assume the intended age if no tag states one, with the caveat ``age_assumed``; used by the commands
+            ``assess`` and ``evaluate``.
     """
 
     population: Population = Population.UNDECLARED
@@ -273,13 +280,14 @@ class Declared:
 
 @dataclass(frozen=True, slots=True)
 class RootSpec:
-    """One watched folder, as the settings name it.
+    """One watched folder in the settings.
 
     Attributes:
         path: the folder.
-        population: what it declares of its films.
-        path_pattern: names patient or accession in the path of tagless films; see ``identity.py``.
-        poll: ``True`` polls, ``False`` trusts the kernel's events, ``None`` decides from the mount table.
+        population: declared population of its images.
+        path_pattern: pattern that reads patient or accession number from the path of images without tags; see
+            ``preread.imaging.identity``.
+        poll: ``True`` polls, ``False`` relies on the kernel's events, ``None`` decides by the file-system type.
     """
 
     path: Path
@@ -290,13 +298,13 @@ class RootSpec:
 
 @dataclass(frozen=True, slots=True)
 class ImageStatistics:
-    """What a picture is like, whatever it shows: a site's films are compared by it over time. In grey levels of 255.
+    """Image statistics for drift monitoring, in grey levels (0 to 255).
 
     Attributes:
-        mean: of all pixels.
-        contrast: their standard deviation.
+        mean: mean of all pixels.
+        contrast: standard deviation of all pixels.
         sharpness: mean absolute difference of neighbouring pixels.
-        border: mean of the outer eighth on each side: framing, collimation, burnt-in frames.
+        border: mean of the outer eighth on each side: collimation and burnt-in frames.
     """
 
     mean: float
@@ -307,7 +315,18 @@ class ImageStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """What a bundle says of one instance. ``statistics`` are of the network's input."""
+    """Result of a bundle for one image.
+
+    Attributes:
+        sha256: hex, of the file's content.
+        bundle: ``name/version``.
+        findings: one for each finding of the bundle, in its order.
+        caveats: limitations, in the order in which they were found.
+        radiograph: the decoded image.
+        statistics: of the network's input before normalisation.
+        activation_map: float32 [cells, cells]; its mean plus the bias of the last layer is the first logit.
+        embedding: float32 [features], the network's penultimate layer.
+    """
 
     sha256: str
     bundle: str
@@ -321,7 +340,16 @@ class Assessment:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why a bundle says nothing of one readable instance."""
+    """Refusal of one readable image outside the intended use.
+
+    Attributes:
+        sha256: hex, of the file's content.
+        bundle: ``name/version``.
+        code: the reason.
+        reason: the same as a sentence.
+        identity: attributes from the tags.
+        format: ``DICOM``, ``JPEG`` or ``PNG``.
+    """
 
     sha256: str
     bundle: str
@@ -333,7 +361,7 @@ class Refusal:
 
 @dataclass(frozen=True, slots=True)
 class IntendedUse:
-    """Which films a bundle may speak of; read from its manifest.
+    """Intended use of a bundle, from its manifest.
 
     Attributes:
         modalities: Modality (0008,0060) values, e.g. ``("CR", "DX")``.
@@ -341,7 +369,7 @@ class IntendedUse:
         age_min_years: youngest age, inclusive.
         age_max_years: oldest age, exclusive (1 to 5 years is 1.0 to 6.0).
         body_parts: Body Part Examined (0018,0015) values, e.g. ``("CHEST",)``.
-        statement: the same in words, shown to people.
+        statement: the intended use as a sentence, for display.
     """
 
     modalities: tuple[str, ...]
@@ -353,3 +381,4 @@ class IntendedUse:
 
 
 JSONObject = dict[str, Any]
+"""JSON object: keys to JSON values."""

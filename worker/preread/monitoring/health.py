@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, func, literal_col
 
 from preread.core.errors import FileLocked
 from preread.core.text.escaping import display_path
-from preread.core.text.wording import format_duration, image_count
+from preread.core.text.wording import file_count, format_duration
 from preread.core.types import FileState
 from preread.db import review_schema, schema
 from preread.db.engine import database_now, read
@@ -268,7 +268,7 @@ class _Look:
     def _judge_missed(self) -> int:
         missed = count_missed(self._connection, [root.id for root in self._roots])
         if missed:
-            what = f"{image_count(missed)} went away before being read: `preread missed list`"
+            what = f"{file_count(missed)} went away before being read: `preread missed list`"
             self._tell(Level.CRITICAL, "missed", what, count=missed)
         return missed
 
@@ -278,7 +278,7 @@ class _Look:
         locked: int = row[0]
         if locked:
             since = format_duration(self._age_s(row[1]))
-            what = f"{image_count(locked)} cannot be read now, the first for {since}"
+            what = f"{file_count(locked)} cannot be read now, the first for {since}"
             self._tell(Level.WARNING, FileLocked.code, what, count=locked)
         return locked
 
@@ -290,9 +290,7 @@ class _Look:
         whole = {code: number for code, number in found.items() if worth_a_look(code)}
         if whole:
             named = ", ".join(f"{code} {number}" for code, number in whole.items())
-            what = (
-                f"{image_count(sum(whole.values()))} set aside that may be whole ({named}): `preread quarantine list`"
-            )
+            what = f"{file_count(sum(whole.values()))} set aside that may be whole ({named}): `preread quarantine list`"
             self._tell(Level.WARNING, "quarantined", what, count=sum(whole.values()))
         return found
 

@@ -1,7 +1,7 @@
-"""How text looks: what nobody sees is shown, and identifiers that look like others are marked. Nothing stored changes.
+"""Display of invisible characters, and warnings about confusable identifiers.
 
-Persian, Hindi and their like need the joiners U+200C and U+200D inside of words, Chinese and Japanese names variation
-selectors behind a character: there they stay as they are.
+Stored text never changes. Persian, Hindi and similar scripts need the joiners U+200C and U+200D within words, Chinese
+and Japanese names variation selectors after a character: there they are kept.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ _JOINED = frozenset(
         *("TAMIL", "TELUGU", "KANNADA", "MALAYALAM", "SINHALA", "KHMER", "MYANMAR", "TIBETAN"),
     }
 )
-# Letters and marks that show nothing, though their category does not say so: fillers, and the empty Braille cell.
+# Letters and marks without a glyph whose category does not show it: fillers, and the empty Braille cell.
 _EMPTY = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u180b\u180c\u180d\u180e\u180f\u2800\u3164\uffa0")
 _SELECTORS = (range(0xFE00, 0xFE10), range(0xE0100, 0xE01F0))
 _WORD = re.compile(r"[^\W\d_]+")
-# Scripts of one language's writing, which stand side by side in its words.
+# Scripts that one writing system mixes within a word.
 _TOGETHER = (frozenset({"CJK", "HIRAGANA", "KATAKANA", "BOPOMOFO", "HANGUL", "LATIN"}),)
 # Cyrillic and Greek letters that look like Latin ones.
 _ALIKE = frozenset("асеорхуіјѕһԁԛԝАВСЕНІЈКМОРЅТХУҮΑΒΕΖΗΙΚΜΝΟΡΤΥΧοανιԌԍ")
 
 
 class IdentifierWarning(StrEnum):
-    """What a reader has to know of an identifier, since it does not show."""
+    """Property of an identifier that its display hides."""
 
     INVISIBLE = "invisible"
     MIXED_SCRIPTS = "mixed_scripts"
@@ -40,19 +40,23 @@ class IdentifierWarning(StrEnum):
 
 
 def printable(text: str) -> str:
-    r"""Return the text as it may be shown: with what ``escape`` writes out, and invisible characters as ``\u200b``."""
+    r"""Return text for display: control and invisible characters as ``\u200b``.
+
+    Args:
+        text: any text; line breaks are escaped as well.
+    """
     return show_invisible(escape(text))
 
 
 def show_invisible(text: str) -> str:
-    """Return the text with its invisible characters written out, and its lines as they are."""
+    """Return text with invisible characters escaped, line breaks unchanged."""
     if text.isascii():
         return text
     return "".join(_written(character) if hidden else character for character, hidden in _hidden(text))
 
 
 def identifier_warnings(identity: Identity) -> tuple[IdentifierWarning, ...]:
-    """Return what is to be marked of the name and the identifiers of an image."""
+    """Return the warnings about patient name and identifiers of an image."""
     identifiers = (identity.patient_id, identity.issuer_of_patient_id, identity.accession_number)
     return _looks(identity.patient_name, *identifiers)
 
@@ -73,7 +77,7 @@ def _holds_hidden(text: str) -> bool:
 
 
 def _hidden(text: str) -> list[tuple[str, bool]]:
-    """Return each character, and whether nobody sees it."""
+    """Return each character, and whether it is invisible."""
     return [(character, _is_hidden(text, index)) for index, character in enumerate(text)]
 
 
@@ -82,7 +86,7 @@ def _is_hidden(text: str, index: int) -> bool:
     before, after = text[index - 1 : index] if index else "", text[index + 1 : index + 2]
     if character in _JOINERS:
         return not (_script(before) in _JOINED and _script(after) in _JOINED)
-    if any(ord(character) in one for one in _SELECTORS):
+    if any(ord(character) in selectors for selectors in _SELECTORS):
         return _script(before) not in {"CJK", "MONGOLIAN", "PHAGS-PA", "MYANMAR"}
     if character in _EMPTY:
         return True
@@ -90,7 +94,7 @@ def _is_hidden(text: str, index: int) -> bool:
 
 
 def _is_space(character: str) -> bool:
-    """Tell whether it looks like the space, and is another; our own texts hold such ones, so they are only marked."""
+    """Return whether a character looks like a space but is another."""
     return character not in {" ", "\u3000"} and unicodedata.category(character) == "Zs"
 
 
@@ -106,7 +110,7 @@ def _mixed(word: str) -> bool:
 
 
 def _looks_latin(text: str) -> bool:
-    """Tell whether an identifier holds letters or digits that another one may hold as plain Latin ones."""
+    """Return whether an identifier has characters that look like Latin ones."""
     composed = unicodedata.normalize("NFC", text)
     return not _ALIKE.isdisjoint(text) or unicodedata.normalize("NFKC", composed) != composed
 

@@ -1,7 +1,7 @@
-"""CSV that no spreadsheet runs, whatever separates its cells there.
+"""CSV in which no spreadsheet finds a formula, whatever its separator.
 
-Every text is quoted, and an apostrophe stands before each character that would start a formula at the beginning of a
-cell or behind anything that a spreadsheet may take for the end of one. ``plain`` takes the apostrophes away again.
+Every text is quoted, and an apostrophe is put before each character that would start a formula at the beginning of a
+cell or after anything that a spreadsheet may take for the end of one. ``plain`` removes the apostrophes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
-# What starts a formula in the common spreadsheets, the wide and small forms included.
+# Characters that start a formula in the common spreadsheets, wide and small forms included.
 _FORMULA = frozenset("=+-@|%\t\r＝＋－＠｜％﹦﹢﹣﹫﹪")  # noqa: RUF001
 _SEPARATORS = frozenset(',;|\t\n\r\v\f\x85\u2028\u2029"，；、｜＂﹐﹔')  # noqa: RUF001
 _ANY_FORMULA = re.compile(f"[{re.escape(''.join(sorted(_FORMULA)))}]")
@@ -23,7 +23,13 @@ class _Stream(Protocol):
 
 
 def write_rows(stream: _Stream, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Write a header and rows as CSV (RFC 4180): every text quoted and harmless, numbers bare, ``None`` empty."""
+    """Write a header and rows as CSV (RFC 4180).
+
+    Args:
+        stream: receives the text.
+        columns: names of the columns.
+        rows: values of each row: text is quoted, numbers are not, ``None`` is an empty cell.
+    """
     writer = csv.writer(stream, quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(columns)
     for row in rows:
@@ -31,7 +37,11 @@ def write_rows(stream: _Stream, columns: Sequence[str], rows: Iterable[Sequence[
 
 
 def cell(value: Any) -> str | bool | int | float:
-    """Return what a cell holds: numbers as they are, text with an apostrophe before whatever would start a formula."""
+    """Return the content of a cell: numbers unchanged, formulas in text disabled.
+
+    Args:
+        value: ``None`` becomes the empty text; anything but a number is converted with ``str``.
+    """
     if value is None:
         return ""
     if isinstance(value, bool | int | float):
@@ -44,12 +54,12 @@ def cell(value: Any) -> str | bool | int | float:
     for character in text:
         written.append(f"'{character}" if begins and character in _FORMULA else character)
         begins = _begins_after(character, begins)
-    # behind a separator at its end the quotation mark that closes the cell would open the next one
+    # after a trailing separator the closing quotation mark would open the next cell
     return "".join(written) + "'" * (begins and not _SEPARATORS.isdisjoint(text))
 
 
 def plain(text: str) -> str:
-    """Return the text from which ``cell`` made this one."""
+    """Return the original text of a cell written by ``cell``."""
     read: list[str] = []
     begins = True
     for character in text:
@@ -63,10 +73,13 @@ def plain(text: str) -> str:
 
 
 def _begins_after(character: str, began: bool) -> bool:
-    """Tell whether a cell may begin behind this character: it separates, or nothing that counts came since one did."""
+    """Return whether a cell may begin after this character.
+
+    True after a separator, and as long as only characters without content have followed one.
+    """
     if character in _SEPARATORS:
         return True
     if not began:
         return False
-    # an apostrophe as well, so that one that was there is told from one of ours
+    # an apostrophe as well, so that an original one is distinguished from an added one
     return character == "'" or character.isspace() or unicodedata.category(character)[0] in "CMZ"

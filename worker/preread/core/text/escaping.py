@@ -1,23 +1,24 @@
-"""Text that is safe to store and to print: from path bytes and from tags that anyone may have written."""
+"""Escaping of untrusted text (paths, DICOM tags) for storage and display."""
 
 from __future__ import annotations
 
-import os
 import unicodedata
 
 MAX_IDENTIFIER_CHARS = 256
 MAX_TEXT_CHARS = 1024
 
-# Directional embeddings, overrides and isolates reorder what a person reads. The joiners U+200C and U+200D stay:
+# Directional embeddings, overrides and isolates reorder the displayed text. The joiners U+200C and U+200D are kept:
 # Persian and Hindi names need them.
 _BIDIRECTIONAL = frozenset("\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _UNPRINTABLE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 def escape(text: str) -> str:
-    r"""Return the text with control, surrogate and reordering characters written as ``\x1b``, ``\u202e``.
+    r"""Return text with control, surrogate and reordering characters escaped.
 
-    Postgres TEXT cannot hold U+0000, neither database can hold a lone surrogate, and a terminal obeys escapes.
+    They become ``\x1b`` or ``\u202e``.
+    Postgres TEXT cannot hold U+0000, neither database can hold a lone surrogate, and a
+    terminal executes escape sequences.
     """
     if text.isascii() and text.isprintable():
         return text
@@ -41,17 +42,23 @@ def _escaped(character: str) -> str:
 
 
 def display_path(path: bytes) -> str:
-    r"""Return a path as text: bytes that are not UTF-8 and control characters as ``\xff``, a backslash doubled."""
+    r"""Return a path as text for display.
+
+    Args:
+        path: bytes of the operating system; those that are not UTF-8 become ``\xff``, a backslash is doubled.
+    """
     return escape(path.decode("utf-8", "surrogateescape").replace("\\", "\\\\"))
 
 
-def path_bytes(path: str | os.PathLike[str]) -> bytes:
-    """Return a path of the operating system as the bytes that it has there."""
-    return os.fsencode(path)
-
-
 def clean_text(value: str | None) -> str | None:
-    """Return a tag's text safe to store and show, shortened to 1024 characters; ``None`` when nothing is left."""
+    """Return a tag's text, escaped and shortened to 1024 characters.
+
+    Args:
+        value: text of the tag, or ``None``.
+
+    Returns:
+        ``None`` if nothing is left.
+    """
     if value is None:
         return None
     text = escape(value.strip(" \x00"))
@@ -61,9 +68,13 @@ def clean_text(value: str | None) -> str | None:
 
 
 def clean_identifier(value: str | None) -> str | None:
-    """Return an identifier safe to store and compare; one beyond 256 characters is broken, hence missing.
+    """Return an identifier, escaped, for storage and comparison.
 
-    DICOM allows 64 (PS3.5 section 6.2: LO and UI). Shortening it could make two patients one.
+    DICOM allows 64 characters (PS3.5 section 6.2: LO and UI). A long identifier is not shortened, since two patients
+    could become one.
+
+    Returns:
+        ``None`` if nothing is left, or if it has more than 256 characters.
     """
     if value is None or len(value) > MAX_IDENTIFIER_CHARS:
         return None

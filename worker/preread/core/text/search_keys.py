@@ -1,4 +1,4 @@
-"""What films are looked up by, beyond their identifiers: the device in one word, and a name however it is typed."""
+"""Search keys of images: device label and normalised patient name."""
 
 from __future__ import annotations
 
@@ -12,15 +12,23 @@ _BETWEEN_WORDS = re.compile(r"[\W_]+")
 
 
 def device_label(identity: Identity) -> str | None:
-    """Return what people call the device: its station name, else its model, else its serial number."""
+    """Return the label of a device: station name, else model, else serial number.
+
+    Returns:
+        ``None`` if the image has none of them.
+    """
     return identity.station_name or identity.manufacturer_model_name or identity.device_serial_number
 
 
 def name_key(name: str | None) -> str | None:
-    """Return a Patient Name as it is searched for: ``MÜLLER^Ada`` and ``Muller, ada`` are both ``muller ada``.
+    """Return a normalised patient name: ``MÜLLER^Ada`` becomes ``muller ada``.
 
-    Only the first of the component groups of a PN value (PS3.5 section 6.2) counts; case, accents and punctuation do
-    not. ``None`` when nothing is left.
+    Args:
+        name: PN value; only its first component group counts (PS3.5 section 6.2), without case, accents and
+            punctuation.
+
+    Returns:
+        At most 200 characters; ``None`` if nothing is left.
     """
     first = (name or "").split("=")[0] or name or ""
     plain = "".join(c for c in unicodedata.normalize("NFKD", first) if not unicodedata.combining(c)).casefold()

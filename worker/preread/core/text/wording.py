@@ -1,4 +1,7 @@
-"""How answers are said to people. There is no word for health here, and no probability without its prevalence."""
+"""Sentences for results, probabilities, caveats and durations.
+
+No result is called normal, and no probability stands without its prevalence.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,9 @@ from collections.abc import Iterable
 from preread.core.text.confusables import IdentifierWarning
 from preread.core.types import CAVEAT_TEXT, Answer, Caveat, Finding, PredictiveValues
 
-NO_DEVICE = "Preread is no medical device: a first read for research, no diagnosis. A doctor reads every film."
+NO_DEVICE = (
+    "Preread is not a medical device: its results are for research and are no diagnosis. A doctor reads every image."
+)
 _ANSWER = {
     Answer.FLAGGED: "{finding} flagged",
     Answer.UNCERTAIN: "{finding} uncertain",
@@ -23,22 +28,38 @@ IDENTIFIER_WARNING_TEXT: dict[IdentifierWarning, str] = {
 
 
 def format_answer(answer: Answer, finding: str) -> str:
-    """Say an answer in words, e.g. ``pneumonia not flagged; this excludes no disease``."""
+    """Return a result in words: ``pneumonia not flagged; this excludes no disease``."""
     return _ANSWER[answer].format(finding=finding)
 
 
-def format_withdrawn(said: str, withdrawn: str | None) -> str:
-    """Say before a result that its bundle was withdrawn, and why; as it is where it was not."""
-    return said if withdrawn is None else f"WITHDRAWN, do not rely on it ({withdrawn}): {said}"
+def format_withdrawn(result: str, reason: str | None) -> str:
+    """Return a result in words, preceded by the withdrawal of its bundle.
+
+    Args:
+        result: the result in words.
+        reason: reason for the withdrawal; ``None`` returns ``result`` unchanged.
+    """
+    return result if reason is None else f"WITHDRAWN, do not rely on it ({reason}): {result}"
 
 
 def format_probability(probability: float, prevalence: float) -> str:
-    """Say a probability with the prevalence that it holds for, e.g. ``87 % at prevalence 25 %``."""
+    """Return a probability with its prevalence: ``87 % at prevalence 25 %``.
+
+    Args:
+        probability: in [0, 1].
+        prevalence: share of images with the finding for which it is calibrated, in (0, 1).
+    """
     return f"{format_percent(probability)} at prevalence {format_percent(prevalence)}"
 
 
 def format_percent(share: float, below: str = "below", above: str = "above") -> str:
-    """Say a share in [0, 1] in per cent; never as a certainty that nobody has."""
+    """Return a share in per cent, never rounded to 0 % or 100 %.
+
+    Args:
+        share: in [0, 1].
+        below: word for "less than".
+        above: word for "more than".
+    """
     value = share * 100
     if 0 < value < 0.1:
         return f"{below} 0.1 %"
@@ -48,36 +69,45 @@ def format_percent(share: float, below: str = "below", above: str = "above") -> 
 
 
 def format_result(answer: Answer, finding: str, probability: float, prevalence: float) -> str:
-    """Say an answer with its probability, e.g. ``pneumonia uncertain (5.1 % at prevalence 50 %)``."""
+    """Return a result with its probability and prevalence.
+
+    For example ``pneumonia uncertain (5.1 % at prevalence 50 %)``.
+    """
     return f"{format_answer(answer, finding)} ({format_probability(probability, prevalence)})"
 
 
 def format_finding(finding: Finding) -> str:
-    """Say a finding with its probability."""
+    """Return a finding in words, with its probability and prevalence."""
     return format_result(finding.answer, finding.finding, finding.probability, finding.prevalence)
 
 
 def format_predictive_values(values: Iterable[PredictiveValues]) -> str:
-    """Say how far answers can be relied on, e.g. ``where 5 / 60 % of films show it: of those flagged 30 / 92 % do``."""
-    at = tuple(values)
+    """Return PPV and NPV in words, at each of their prevalences.
+
+    Args:
+        values: at least one.
+    """
+    stated = tuple(values)
 
     def series(shares: Iterable[float]) -> str:
         return " / ".join(format_percent(share).removesuffix(" %") for share in shares) + " %"
 
     return (
-        f"where {' / '.join(f'{one.prevalence * 100:g}' for one in at)} % of films show it: "
-        f"of those flagged {series(one.ppv for one in at)} do (PPV), "
-        f"of those not flagged {series(one.npv for one in at)} do not (NPV)"
+        f"at prevalences of {' / '.join(f'{value.prevalence * 100:g}' for value in stated)} %, "
+        f"{series(value.ppv for value in stated)} of the flagged images have it (PPV), "
+        f"and {series(value.npv for value in stated)} of the images not flagged do not (NPV)"
     )
 
 
-def predictive_value_notes(answered: Iterable[tuple[str, Finding]]) -> list[str]:
-    """Say once for each bundle and finding how far its answers can be relied on; bundles that state nothing say so.
+def predictive_value_notes(results: Iterable[tuple[str, Finding]]) -> list[str]:
+    """Return a note on PPV and NPV for each bundle and finding, sorted.
 
     Args:
-        answered: the bundle (``name/version``) and what it found.
+        results: bundle (``name/version``) and finding; repetitions are dropped.
     """
-    distinct = sorted({(one.finding, bundle, one.predictive_values) for bundle, one in answered}, key=lambda it: it[:2])
+    distinct = sorted(
+        {(result.finding, bundle, result.predictive_values) for bundle, result in results}, key=lambda note: note[:2]
+    )
     return [
         f"{finding} ({bundle}): {format_predictive_values(values) if values else 'this bundle states no PPV and NPV'}"
         for finding, bundle, values in distinct
@@ -85,22 +115,26 @@ def predictive_value_notes(answered: Iterable[tuple[str, Finding]]) -> list[str]
 
 
 def caveat_codes(caveats: Iterable[Caveat]) -> str:
-    """Name caveats by their codes, for a cell of a table that ``caveat_notes`` stands below."""
+    """Return the codes of caveats, separated by commas."""
     return ", ".join(caveat.value for caveat in caveats)
 
 
 def caveat_notes(caveats: Iterable[Caveat]) -> list[str]:
-    """Say in words what each of these caveats means, once."""
+    """Return a note on each distinct caveat: its code and meaning, sorted."""
     return [f"{caveat.value}: {CAVEAT_TEXT[caveat]}" for caveat in sorted(set(caveats))]
 
 
-def image_count(count: int) -> str:
-    """Say how many films."""
-    return "1 film" if count == 1 else f"{count} films"
+def file_count(count: int) -> str:
+    """Return a number of files in words: ``1 file``, ``3 files``."""
+    return "1 file" if count == 1 else f"{count} files"
 
 
 def format_duration(seconds: float | None) -> str:
-    """Say how long, e.g. ``95 s``, ``12 min``, ``3.5 h``."""
+    """Return a duration in words: ``95 s``, ``12 min``, ``3.5 h``, ``2 days``.
+
+    Args:
+        seconds: duration; ``None`` returns ``ever``.
+    """
     if seconds is None:
         return "ever"
     for unit_s, unit, from_s in ((86_400, "days", 172_800), (3_600, "h", 7_200), (60, "min", 120)):
