@@ -141,9 +141,3 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         return
     for name, count in missing.items():
         terminalreporter.write_line(f"NOT RUN: {count} tests marked '{name}': {PIECES[name].remedy}", yellow=True)
-
-
-@pytest.fixture(scope="session")
-def films() -> Path:
-    """The folder with the training films; a test that asks for it is marked ``films``."""
-    return Path(os.environ["PREREAD_FILMS"])

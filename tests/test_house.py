@@ -28,32 +28,34 @@ from preread.core.types import Outcome, Population, RefusalCode, RootSpec
 from preread.imaging import identity
 from preread.imaging.codecs import decoders
 from preread.runner.offline import FileResult
+from tests.support.paths import REPOSITORY
 
-HOUSE = Path(__file__).parent.parent
 PACKAGES = ("preread", "preread_training")
 FOLDERS = ("worker", "model_training")
-PROJECT = tomllib.loads((HOUSE / "pyproject.toml").read_text())
-README = (HOUSE / "README.md").read_text()
-DOCS = HOUSE / "docs"
-RUNBOOK = (HOUSE / "deploy" / "RUNBOOK.md").read_text()
-CONFTEST = (HOUSE / "conftest.py").read_text()
-CI = (HOUSE / ".ci" / "run").read_text()
-LOCKS = sorted(path for path in (HOUSE / "requirements").glob("*.txt") if path.name != "constraints.txt")
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+README = (REPOSITORY / "README.md").read_text()
+DOCS = REPOSITORY / "docs"
+RUNBOOK = (REPOSITORY / "deploy" / "RUNBOOK.md").read_text()
+CONFTEST = (REPOSITORY / "conftest.py").read_text()
+CI = (REPOSITORY / ".ci" / "run").read_text()
+LOCKS = sorted(path for path in (REPOSITORY / "requirements").glob("*.txt") if path.name != "constraints.txt")
 LINES_MAX = 600
 README_LINES_MAX = 150
 
 
 def modules(*packages: str) -> list[Path]:
-    return sorted(path for package in packages for path in (HOUSE / package).rglob("*.py"))
+    return sorted(path for package in packages for path in (REPOSITORY / package).rglob("*.py"))
 
 
 def named(path: Path) -> str:
-    return path.relative_to(HOUSE).as_posix()
+    return path.relative_to(REPOSITORY).as_posix()
 
 
 def tracked() -> list[Path]:
-    listing = subprocess.run(["git", "ls-files", "-z"], cwd=HOUSE, check=True, capture_output=True, text=True).stdout
-    return [HOUSE / name for name in listing.split("\0") if name and (HOUSE / name).is_file()]
+    listing = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=REPOSITORY, check=True, capture_output=True, text=True
+    ).stdout
+    return [REPOSITORY / name for name in listing.split("\0") if name and (REPOSITORY / name).is_file()]
 
 
 def texts() -> Iterator[tuple[Path, str]]:
@@ -78,7 +80,7 @@ def classes(root: type[errors.PrereadError] = errors.PrereadError) -> Iterator[t
 def test_import_contracts_hold() -> None:
     """Arrows go one way: see [tool.importlinter] in pyproject.toml."""
     linter = Path(sys.executable).parent / "lint-imports"
-    answer = subprocess.run([linter, "--no-cache"], cwd=HOUSE, check=False, capture_output=True, text=True)
+    answer = subprocess.run([linter, "--no-cache"], cwd=REPOSITORY, check=False, capture_output=True, text=True)
     assert answer.returncode == 0, answer.stdout
 
 
@@ -92,7 +94,7 @@ def test_help_loads_neither_training_nor_runtime() -> None:
     program = (
         "import sys, preread.cli; print({'tensorflow', 'keras', 'preread_training', 'ai_edge_litert'} & {*sys.modules})"
     )
-    answer = subprocess.run([sys.executable, "-c", program], cwd=HOUSE, check=True, capture_output=True, text=True)
+    answer = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True, capture_output=True, text=True)
     assert answer.stdout.strip() == "set()"
 
 
@@ -171,7 +173,7 @@ def returning_themselves(tree: ast.AST) -> Iterator[tuple[int, str]]:
             )
 
 
-@pytest.mark.parametrize("path", [*modules("tests"), HOUSE / "conftest.py"], ids=named)
+@pytest.mark.parametrize("path", [*modules("tests"), REPOSITORY / "conftest.py"], ids=named)
 def test_no_test_compares_an_object_with_itself(path: Path) -> None:
     tree = ast.parse(path.read_text())
     assert not list(compared_with_itself(tree))
@@ -200,7 +202,7 @@ HEALTH_WORDS = re.compile(r"\b(normal|negative|clear|healthy|unremarkable|no fin
 def spoken(path: Path) -> Iterator[tuple[int, str]]:
     """Every string that a person may be shown: literals, and docstrings too where typer makes them the help text."""
     tree = ast.parse(path.read_text())
-    helps = "cli" in path.relative_to(HOUSE).parts or path.name == "cli.py"
+    helps = "cli" in path.relative_to(REPOSITORY).parts or path.name == "cli.py"
     docstrings = {
         id(node.body[0].value)
         for node in ast.walk(tree)
@@ -242,7 +244,7 @@ def installed_by_name(text: str) -> list[str]:
 
 
 def test_nothing_installs_preread_from_an_index_by_its_name() -> None:
-    own = HOUSE / "tests" / "test_house.py"
+    own = REPOSITORY / "tests" / "test_house.py"
     found = {named(path): installed_by_name(text) for path, text in texts() if path != own}
     for path in modules(*FOLDERS, "deploy", "migrations"):  # a message may be written over two lines
         found[f"{named(path)}, a message"] = [word for _, text in spoken(path) for word in installed_by_name(text)]
@@ -313,7 +315,7 @@ def section_of_the_runbook(heading: str) -> str:
 )
 def test_every_problem_and_difference_has_its_row_in_the_runbook(heading: str, sources: list[str], code: str) -> None:
     table = re.findall(r"^\| \*\*(\w+)\*\* \|", section_of_the_runbook(heading), flags=re.MULTILINE)
-    text = "".join((HOUSE / "worker" / "preread" / f"{name}.py").read_text() for name in sources)
+    text = "".join((REPOSITORY / "worker" / "preread" / f"{name}.py").read_text() for name in sources)
     assert len(table) == len(set(table))
     assert set(table) - {errors.FileLocked.code} == set(re.findall(code, text))
 
@@ -382,7 +384,7 @@ def test_no_licence_comes_into_the_runtime_unseen() -> None:
 def test_the_wheel_holds_the_two_packages_and_nothing_else(tmp_path: Path) -> None:
     subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path],
-        cwd=HOUSE,
+        cwd=REPOSITORY,
         check=True,
         capture_output=True,
         env={**os.environ, "SOURCE_DATE_EPOCH": "1700000000"},
@@ -405,7 +407,7 @@ def test_the_wheel_holds_the_two_packages_and_nothing_else(tmp_path: Path) -> No
 
 
 def test_the_changelog_speaks_of_this_version() -> None:
-    changelog = (HOUSE / "CHANGELOG.md").read_text()
+    changelog = (REPOSITORY / "CHANGELOG.md").read_text()
     assert re.findall(r"^## \[(.+?)\]", changelog, flags=re.MULTILINE)[0] in {
         "Unreleased",
         PROJECT["project"]["version"],
@@ -433,12 +435,12 @@ def test_the_readme_begins_with_the_two_commands() -> None:
 
 
 def test_every_make_command_in_the_record_exists() -> None:
-    makefile = (HOUSE / "Makefile").read_text()
+    makefile = (REPOSITORY / "Makefile").read_text()
     targets = set(re.findall(r"^([a-z-]+):.*## ", makefile, flags=re.MULTILINE))
     said = {
         target
         for name in ("README.md", "CONTRIBUTING.md", ".ci/run")
-        for target in re.findall(r"(?:^|`|&& )make ([a-z-]+)", (HOUSE / name).read_text(), flags=re.MULTILINE)
+        for target in re.findall(r"(?:^|`|&& )make ([a-z-]+)", (REPOSITORY / name).read_text(), flags=re.MULTILINE)
     }
     assert said <= targets
     assert {"help", "demo", "test", "run", "lint", "type"} <= targets
@@ -520,7 +522,7 @@ def test_the_reference_names_every_field_of_assess() -> None:
 
 
 def test_decisions_are_numbered_and_short() -> None:
-    text = (HOUSE / "DECISIONS.md").read_text()
+    text = (REPOSITORY / "DECISIONS.md").read_text()
     parts = re.split(r"^## (\d+)\. ", text, flags=re.MULTILINE)[1:]
     assert [int(number) for number in parts[::2]] == list(range(1, len(parts) // 2 + 1))
     for number, body in zip(parts[::2], parts[1::2], strict=True):

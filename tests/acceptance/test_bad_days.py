@@ -25,20 +25,18 @@ from preread.db import schema
 from preread.imaging import previews
 from preread.monitoring import health
 from preread_training.data import phantoms
-from tests.acceptance.test_worker import (
+from tests.programs import storm
+from tests.support.worker_process import (
     FAST,
     WITHIN_S,
-    Bench,
     Worker,
-    bench,
+    WorkerBench,
     film,
     large_film,
     on_sqlite,
     sha256,
 )
-from tests.programs import storm
 
-__all__ = ["bench"]  # the fixture
 LONG_S = 3600.0
 
 
@@ -46,7 +44,7 @@ def events_of(worker: Worker, name: str) -> list[dict[str, object]]:
     return [event for event in worker.events() if event["event"] == name]
 
 
-def current(bench: Bench) -> dict[bytes, str | None]:
+def current(bench: WorkerBench) -> dict[bytes, str | None]:
     """Which bytes the current result of each path belongs to."""
     c = schema.file.c
     joined = schema.file.join(schema.instance, schema.instance.c.id == c.instance_id, isouter=True)
@@ -55,7 +53,7 @@ def current(bench: Bench) -> dict[bytes, str | None]:
         return {row.path: row.sha256 for row in found}
 
 
-def attempts(bench: Bench) -> int:
+def attempts(bench: WorkerBench) -> int:
     with bench.engine.connect() as connection:
         return connection.execute(select(func.max(schema.file.c.attempts))).scalar_one()
 
@@ -69,7 +67,7 @@ def children_of(worker: Worker) -> int:
 
 
 @on_sqlite
-def test_a_share_that_hangs_stops_nothing_but_itself(bench: Bench, eventually: Callable[..., None]) -> None:
+def test_a_share_that_hangs_stops_nothing_but_itself(bench: WorkerBench, eventually: Callable[..., None]) -> None:
     """Listing it waits in the kernel, where nothing can interrupt it; its films wait, uncounted."""
     other = bench.folder / "other"
     other.mkdir()
@@ -93,7 +91,7 @@ def test_a_share_that_hangs_stops_nothing_but_itself(bench: Bench, eventually: C
 
 
 @on_sqlite
-def test_a_single_run_ends_although_a_share_hangs(bench: Bench) -> None:
+def test_a_single_run_ends_although_a_share_hangs(bench: WorkerBench) -> None:
     other = bench.folder / "other"
     other.mkdir()
     (other / "film").write_bytes(film(1))
@@ -104,7 +102,9 @@ def test_a_single_run_ends_although_a_share_hangs(bench: Bench) -> None:
 
 
 @on_sqlite
-def test_a_film_that_the_share_does_not_hand_out_is_not_to_blame(bench: Bench, eventually: Callable[..., None]) -> None:
+def test_a_film_that_the_share_does_not_hand_out_is_not_to_blame(
+    bench: WorkerBench, eventually: Callable[..., None]
+) -> None:
     """Neither one that hangs nor one that cannot be read: they are read when the share gives them, uncounted."""
     hang, broken = bench.folder / "inbox.hang", bench.folder / "inbox.eio"
     hang.touch()
@@ -132,7 +132,7 @@ def test_a_film_that_the_share_does_not_hand_out_is_not_to_blame(bench: Bench, e
 
 
 @on_sqlite
-def test_a_share_that_may_only_be_read_is_read(bench: Bench) -> None:
+def test_a_share_that_may_only_be_read_is_read(bench: WorkerBench) -> None:
     """Also a folder that may not be entered is told apart from an empty one; for a user without privileges."""
     bench.write("deep/film", film(1))
     bench.write("closed/film", film(2))
@@ -151,7 +151,7 @@ def test_a_share_that_may_only_be_read_is_read(bench: Bench) -> None:
 
 @on_sqlite
 @pytest.mark.parametrize("hours", [-1, 1])
-def test_the_shares_clock_may_be_an_hour_off(bench: Bench, eventually: Callable[..., None], hours: int) -> None:
+def test_the_shares_clock_may_be_an_hour_off(bench: WorkerBench, eventually: Callable[..., None], hours: int) -> None:
     path = bench.write("film", film(1))
     worker = bench.start()
     for content in (film(1), film(2)):
@@ -173,7 +173,7 @@ def native_film(seed: int) -> bytes:
 
 @on_sqlite
 def test_the_current_result_belongs_to_the_current_bytes_however_they_are_written(
-    bench: Bench, eventually: Callable[..., None]
+    bench: WorkerBench, eventually: Callable[..., None]
 ) -> None:
     worker = bench.start(tail_zero_settle_s=5.0, scan_interval_s=0.5)
     eventually(worker.started, WITHIN_S)
@@ -218,7 +218,7 @@ def test_the_current_result_belongs_to_the_current_bytes_however_they_are_writte
 
 @on_sqlite
 def test_a_preallocated_film_is_not_answered_while_its_end_is_unwritten(
-    bench: Bench, eventually: Callable[..., None]
+    bench: WorkerBench, eventually: Callable[..., None]
 ) -> None:
     """It has its full size and decodes, with a black lower part: the settling is extended, and it is read again."""
     worker = bench.start(tail_zero_settle_s=1000.0)
@@ -240,7 +240,9 @@ def test_a_preallocated_film_is_not_answered_while_its_end_is_unwritten(
 
 
 @on_sqlite
-def test_a_film_that_ends_in_zeros_is_answered_with_a_caveat(bench: Bench, eventually: Callable[..., None]) -> None:
+def test_a_film_that_ends_in_zeros_is_answered_with_a_caveat(
+    bench: WorkerBench, eventually: Callable[..., None]
+) -> None:
     """Black borders are legal."""
     content = native_film(6)
     content = content[:-80_000] + bytes(80_000)
@@ -255,7 +257,9 @@ def test_a_film_that_ends_in_zeros_is_answered_with_a_caveat(bench: Bench, event
 
 
 @on_sqlite
-def test_no_handle_of_ours_is_open_while_a_film_is_looked_at(bench: Bench, eventually: Callable[..., None]) -> None:
+def test_no_handle_of_ours_is_open_while_a_film_is_looked_at(
+    bench: WorkerBench, eventually: Callable[..., None]
+) -> None:
     """On a Windows share an open handle hinders the modality's rename and delete."""
     bench.write("folder/slow", film(1) + b"SLOW")
     worker = bench.start()
@@ -297,7 +301,7 @@ def hostile_names() -> list[bytes]:
 
 
 @on_sqlite
-def test_no_name_is_lost_or_taken_for_another(bench: Bench) -> None:
+def test_no_name_is_lost_or_taken_for_another(bench: WorkerBench) -> None:
     """Every byte but the slash, names as long as they may be, names that steer a terminal or look alike."""
     names = list(dict.fromkeys(hostile_names()))
     content = large_film(1)  # one content: the names are what is tried
@@ -316,7 +320,9 @@ def test_no_name_is_lost_or_taken_for_another(bench: Bench) -> None:
 
 
 @on_sqlite
-def test_what_is_no_film_is_never_opened_and_holds_nobody_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_film_is_never_opened_and_holds_nobody_up(
+    bench: WorkerBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     outside = bench.folder / "outside.jpg"
     outside.write_bytes(film(1))
     (bench.folder / "elsewhere").mkdir()
@@ -352,7 +358,7 @@ def test_what_is_no_film_is_never_opened_and_holds_nobody_up(bench: Bench, monke
 
 
 @on_sqlite
-def test_no_tag_names_a_file(bench: Bench) -> None:
+def test_no_tag_names_a_file(bench: WorkerBench) -> None:
     """Path tricks in whatever a film says of itself lead to no file anywhere."""
     tricks = {
         "PatientID": "../../x", "AccessionNumber": "/tmp/x", "StudyDescription": "..\\..\\x",
@@ -375,7 +381,9 @@ def test_no_tag_names_a_file(bench: Bench) -> None:
 
 
 @on_sqlite
-def test_a_storm_that_overflows_the_kernels_queue_loses_no_film(bench: Bench, eventually: Callable[..., None]) -> None:
+def test_a_storm_that_overflows_the_kernels_queue_loses_no_film(
+    bench: WorkerBench, eventually: Callable[..., None]
+) -> None:
     """With an hour between scans, only the overflow itself can bring the scan that finds what no event told.
 
     How long that takes, counted from the storm's end, the proof measures (part ``storm``); no second is asserted here.
@@ -399,7 +407,7 @@ def test_a_storm_that_overflows_the_kernels_queue_loses_no_film(bench: Bench, ev
 
 @on_sqlite
 def test_a_full_disk_below_the_database_pauses_the_worker_and_no_more(
-    bench: Bench, eventually: Callable[..., None]
+    bench: WorkerBench, eventually: Callable[..., None]
 ) -> None:
     """What a slot found waits and is written when there is space again; nothing is read twice, no attempt counts."""
     worker = bench.start()
@@ -438,7 +446,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @on_sqlite
 def test_a_full_disk_below_the_previews_drops_previews_and_no_film(
-    bench: Bench, small_disk: Path, eventually: Callable[..., None]
+    bench: WorkerBench, small_disk: Path, eventually: Callable[..., None]
 ) -> None:
     """Said once when it begins and once when it ends; the status tells of it meanwhile."""
     kept = small_disk / "previews"
@@ -472,7 +480,7 @@ def test_a_full_disk_below_the_previews_drops_previews_and_no_film(
 
 
 @on_sqlite
-def test_a_full_disk_below_the_log_costs_log_lines_only(bench: Bench, eventually: Callable[..., None]) -> None:
+def test_a_full_disk_below_the_log_costs_log_lines_only(bench: WorkerBench, eventually: Callable[..., None]) -> None:
     log = bench.folder / "full"
     with log.open("wb") as stream:
         stream.truncate(64 * 2**20)  # beyond the limit already, without taking space
@@ -489,7 +497,7 @@ def test_a_full_disk_below_the_log_costs_log_lines_only(bench: Bench, eventually
 
 
 @on_sqlite
-def test_a_log_that_can_never_be_written_does_not_change_how_a_run_ends(bench: Bench) -> None:
+def test_a_log_that_can_never_be_written_does_not_change_how_a_run_ends(bench: WorkerBench) -> None:
     log = bench.folder / "full"
     with log.open("wb") as stream:
         stream.truncate(64 * 2**20)

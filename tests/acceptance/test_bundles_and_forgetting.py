@@ -15,14 +15,12 @@ from preread.core.types import FORGOTTEN, FileState
 from preread.db.admin_schema import shadow
 from preread.db.schema import metadata
 from preread.review import results
-from tests.acceptance.test_worker import Bench, bench, film, on_sqlite, sha256
-
-__all__ = ["bench"]
+from tests.support.worker_process import WorkerBench, film, on_sqlite, sha256
 
 
 @on_sqlite
 def test_a_bundle_in_the_shadow_assesses_the_same_films_and_is_shown_nowhere(
-    bench: Bench, tmp_path: Path, eventually: Callable[..., None]
+    bench: WorkerBench, tmp_path: Path, eventually: Callable[..., None]
 ) -> None:
     second = Path(shutil.copytree(bench.bundle.path, tmp_path / "second"))
     manifest = second / "manifest.json"
@@ -45,7 +43,7 @@ def test_a_bundle_in_the_shadow_assesses_the_same_films_and_is_shown_nowhere(
 
 
 @on_sqlite
-def test_a_film_that_was_purged_is_known_again_under_any_name_and_not_read(bench: Bench, tmp_path: Path) -> None:
+def test_a_film_that_was_purged_is_known_again_under_any_name_and_not_read(bench: WorkerBench, tmp_path: Path) -> None:
     previews = tmp_path / "previews"
     bench.write("P1/film.jpeg", film(1))
     bench.once(preview_dir=str(previews))

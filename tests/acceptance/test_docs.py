@@ -14,13 +14,13 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from preread_training.data import phantoms
+from tests.support.paths import REPOSITORY
 
-HOUSE = Path(__file__).parents[2]
 PAGES = {
-    page.relative_to(HOUSE / "docs").as_posix(): re.findall(
+    page.relative_to(REPOSITORY / "docs").as_posix(): re.findall(
         r"^```sh\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE
     )
-    for page in (HOUSE / "docs").rglob("*.md")
+    for page in (REPOSITORY / "docs").rglob("*.md")
 }
 
 
@@ -66,7 +66,7 @@ def test_every_command_of_a_page_does_what_the_page_says(page: str, after_first_
 
 def test_each_audience_has_a_page_with_commands_that_are_tried() -> None:
     for index in ("doctors.md", "administrators.md", "training.md"):
-        linked = re.findall(r"\]\(([\w/-]+\.md)", (HOUSE / "docs" / index).read_text())
+        linked = re.findall(r"\]\(([\w/-]+\.md)", (REPOSITORY / "docs" / index).read_text())
         assert any(PAGES[page] for page in linked), index
 
 
@@ -85,22 +85,22 @@ def test_the_readme_shows_what_the_command_prints(tmp_path: Path) -> None:
     for row in map(json.loads, printed.splitlines()):
         said = [f"{finding['answer']} ({finding['probability']:.0%}" for finding in row["findings"]]
         found[row["path"], row["outcome"]] = row["code"] or said[0].replace("%", " %")
-    example = re.findall(r"^```console\n(.+?)^```", (HOUSE / "README.md").read_text(), re.DOTALL | re.MULTILINE)[0]
+    example = re.findall(r"^```console\n(.+?)^```", (REPOSITORY / "README.md").read_text(), re.DOTALL | re.MULTILINE)[0]
     rows = re.findall(r"^ (inbox/\S+) +(\w+) +(?:(\w+):|pneumonia (\w+ \(\d+ %))", example, re.MULTILINE)
     assert {(path, outcome): code or answer for path, outcome, code, answer in rows} == found
 
 
 @pytest.mark.parametrize(
     "page",
-    [*HOUSE.glob("*.md"), HOUSE / "deploy" / "RUNBOOK.md", *(HOUSE / "docs").rglob("*.md")],
-    ids=lambda page: page.relative_to(HOUSE).as_posix(),
+    [*REPOSITORY.glob("*.md"), REPOSITORY / "deploy" / "RUNBOOK.md", *(REPOSITORY / "docs").rglob("*.md")],
+    ids=lambda page: page.relative_to(REPOSITORY).as_posix(),
 )
 def test_no_link_leads_nowhere(page: Path) -> None:
     """In the repository and in the tar of a release, where the pages are read without the built site."""
     text = page.read_text()
     for match in re.finditer(r"\]\((?!https?:)([^)\s]+)\)", text):
         path, _, anchor = match[1].partition("#")
-        place = f"{page.relative_to(HOUSE)}:{text.count(chr(10), 0, match.start()) + 1}"
+        place = f"{page.relative_to(REPOSITORY)}:{text.count(chr(10), 0, match.start()) + 1}"
         linked = (page.parent / path).resolve() if path else page
         assert linked.exists(), f"{place}: {match[1]} is not there"
         if anchor:

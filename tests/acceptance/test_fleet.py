@@ -29,11 +29,9 @@ from preread.model import bundles
 from preread.model.bundles import Bundle
 from preread.share.scanner import FileSystem, Listing
 from preread_training.data import phantoms
-from tests.conftest import make_stub_bundle
+from tests.support.paths import REPOSITORY, RUN_FLEET, RUN_WORKER
+from tests.support.stub_bundle import make_stub_bundle
 
-HOUSE = Path(__file__).parents[2]
-RUN_FLEET = HOUSE / "tests" / "programs" / "run_fleet.py"
-RUN_WORKER = HOUSE / "tests" / "programs" / "run_worker.py"
 WATCHING = {"settle_s": 0.05, "scan_interval_s": 1.0, "slots": 1}
 WITHIN_S = 120.0
 FILMS = 200
@@ -102,7 +100,7 @@ class Archive:
                 stderr=log,
                 stdin=subprocess.DEVNULL,
                 cwd=self.folder,
-                env=os.environ | {"PYTHONPATH": str(HOUSE)} | environment,
+                env=os.environ | {"PYTHONPATH": str(REPOSITORY)} | environment,
             )
         self.processes.append(process)
         return process

@@ -19,9 +19,9 @@ from preread.core.types import FileState
 from preread.model.bundles import Bundle
 from preread.monitoring import health
 from preread_training.data import phantoms
+from tests.support.paths import REPOSITORY, RUN_WORKER
 from tests.support.ports import PortReservations
 
-RUN_WORKER = Path(__file__).parent.parent / "programs" / "run_worker.py"
 WITHIN_S = 120.0
 
 
@@ -45,7 +45,7 @@ class Station:
                 [sys.executable, RUN_WORKER, *arguments],
                 stderr=log,
                 stdin=subprocess.DEVNULL,
-                cwd=RUN_WORKER.parents[2],
+                cwd=REPOSITORY,
             )
 
     def report(self) -> health.Health:

@@ -18,8 +18,8 @@ from preread.model.bundles import Bundle
 from preread.monitoring import database_metrics, drift
 from preread.runner.counters import Meters
 from preread_training.data import phantoms
+from tests.support.paths import REPOSITORY, RUN_WORKER
 
-RUN_WORKER = Path(__file__).parent.parent / "programs" / "run_worker.py"
 MARK = "SENTINEL"
 TEXTS = {
     "PatientName", "PatientID", "IssuerOfPatientID", "OtherPatientNames", "PatientAddress", "PatientComments",
@@ -70,7 +70,7 @@ def test_no_word_of_a_film_reaches_log_or_metrics(tmp_path: Path, migrated_sqlit
     options = {"once": True, "slots": 2, "preview_dir": str(tmp_path / "previews"), "include_existing": True}
     arguments = [f"sqlite:///{database}", stub_bundle.path, tmp_path / "inferences", json.dumps(options), inbox.parent]
     ran = subprocess.run(
-        [sys.executable, RUN_WORKER, *arguments], check=False, capture_output=True, text=True, cwd=RUN_WORKER.parents[2]
+        [sys.executable, RUN_WORKER, *arguments], check=False, capture_output=True, text=True, cwd=REPOSITORY
     )
     assert ran.returncode == 0, ran.stderr[-3000:]
     engine = open_engine(f"sqlite:///{database}")

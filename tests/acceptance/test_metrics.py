@@ -28,12 +28,10 @@ from preread.ledger.ledger import Ledger
 from preread.model.bundles import Bundle
 from preread.share.scanner import FileSystem, Listing
 from preread_training.data import phantoms
+from tests.support.paths import REPOSITORY, RUN_FLEET, RUN_WORKER
 from tests.support.ports import PortReservations
 
-HOUSE = Path(__file__).parents[2]
-RUN_WORKER = HOUSE / "tests" / "programs" / "run_worker.py"
-RUN_FLEET = RUN_WORKER.with_name("run_fleet.py")
-RULES = HOUSE / "deploy" / "prometheus" / "preread.rules.yml"
+RULES = REPOSITORY / "deploy" / "prometheus" / "preread.rules.yml"
 WITHIN_S = 120.0
 
 
@@ -49,7 +47,7 @@ def worker(
     arguments = [f"sqlite:///{database}", stub_bundle.path, tmp_path / "inferences", json.dumps(options), inbox]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, RUN_WORKER, *arguments], stderr=log, stdin=subprocess.DEVNULL, cwd=HOUSE
+            [sys.executable, RUN_WORKER, *arguments], stderr=log, stdin=subprocess.DEVNULL, cwd=REPOSITORY
         )
     yield inbox, port
     process.terminate()
@@ -170,7 +168,7 @@ def test_prometheus_finds_what_each_process_of_a_fleet_did(
         for path in logs:
             with path.open("wb") as log:
                 command = [sys.executable, RUN_FLEET, *arguments]
-                processes.append(subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL, cwd=HOUSE))
+                processes.append(subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL, cwd=REPOSITORY))
         served = re.compile(r'"address": ?"127\.0\.0\.1:(\d+)"')
         eventually(lambda: all(served.search(path.read_text()) for path in logs), WITHIN_S)
         ports = [int(served.findall(path.read_text())[0]) for path in logs]

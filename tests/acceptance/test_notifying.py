@@ -16,10 +16,10 @@ import pytest
 from preread.core.systemd import Notifier
 from preread.model.bundles import Bundle
 from preread_training.data import phantoms
+from tests.support.paths import REPOSITORY
 from tests.support.ports import PortReservations
 
-HOUSE = Path(__file__).parents[2]
-FAULTY_WORKER = HOUSE / "tests" / "programs" / "faulty_worker.py"
+FAULTY_WORKER = REPOSITORY / "tests" / "programs" / "faulty_worker.py"
 WITHIN_S = 240.0
 PERIOD_S = 2.0
 
@@ -59,7 +59,7 @@ def test_a_program_says_that_it_is_ready_and_goes_on(
 ) -> None:
     (tmp_path / "inbox").mkdir()
     environment = os.environ | {
-        "PYTHONPATH": str(HOUSE),
+        "PYTHONPATH": str(REPOSITORY),
         "NOTIFY_SOCKET": str(tmp_path / "notify"),
         "WATCHDOG_USEC": str(int(PERIOD_S * 1e6)),
         "PREREAD_DATABASE_URL": f"sqlite:///{tmp_path / 'preread.db'}",
@@ -97,8 +97,13 @@ def test_a_main_loop_that_hangs_falls_silent(
     arguments = [database_url, stub_bundle.path, tmp_path / "inferences", options, tmp_path / "inbox"]
     worker = subprocess.Popen(
         [sys.executable, FAULTY_WORKER, "ask", "before slots: hearing Done", *arguments],
-        cwd=HOUSE, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
-    )  # fmt: skip
+        cwd=REPOSITORY,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
     assert worker.stdin is not None
     assert worker.stdout is not None
     try:

@@ -18,8 +18,8 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from preread_training.data import phantoms
+from tests.support.paths import REPOSITORY
 
-HOUSE = Path(__file__).parents[2]
 WITHIN_S = 120.0
 
 
@@ -42,7 +42,7 @@ def preread(place: Path, *arguments: str, log: str = "log") -> subprocess.Popen[
         return subprocess.Popen(
             [sys.executable, "-m", "preread", *arguments],
             cwd=place,
-            env=os.environ | {"PYTHONPATH": str(HOUSE)},
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=stream,

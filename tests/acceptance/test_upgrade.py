@@ -28,7 +28,7 @@ from tests.support import releases
 from tests.support.releases import Preread
 
 if TYPE_CHECKING:
-    from tests.conftest import PostgresServer
+    from tests.support.postgres import PostgresServer
 
 pytestmark = pytest.mark.releases
 

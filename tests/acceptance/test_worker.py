@@ -2,151 +2,32 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import pytest
-from sqlalchemy import Engine, func, select
+from sqlalchemy import func, select
 
 from preread.core.types import FileState
 from preread.db import schema
-from preread.model.bundles import Bundle
 from preread_training.data import phantoms
 
 if TYPE_CHECKING:
-    from tests.conftest import PostgresServer
+    from tests.support.postgres import PostgresServer
 
-RUN_WORKER = Path(__file__).parent.parent / "programs" / "run_worker.py"
-WITHIN_S = 120.0
-# The verbs are the same on both databases; what kills a worker, and what it makes of bad files, is shown on both.
-on_sqlite = pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
+from tests.support.worker_process import WITHIN_S, WorkerBench, film, large_film, on_sqlite, sha256
+
 HUNG = (FileState.QUARANTINED, "slot_deadline")
-FAST = {"settle_s": 0.2, "network_settle_s": 0.2, "scan_interval_s": 1.0, "slots": 2}
-
-
-def film(seed: int) -> bytes:
-    return phantoms.to_jpeg(phantoms.draw_chest(seed, rows=96, columns=96))
-
-
-def large_film(seed: int) -> bytes:
-    """So large that it is asked whether it is known before it is assessed; a smaller one may be assessed twice."""
-    return film(seed) + b"." * 64 * 1024
-
-
-class Worker:
-    """A worker process with stub slots; ``log`` names the file to which its log is appended."""
-
-    def __init__(self, bench: Bench, *roots: Path, **options: Any) -> None:
-        self.log: Path = options.pop("log", bench.folder / f"log{len(bench.workers)}")
-        arguments = [bench.url, bench.bundle.path, bench.inferences, json.dumps(FAST | options), *roots]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, RUN_WORKER, *arguments],
-                stderr=log,
-                stdin=subprocess.DEVNULL,
-                cwd=RUN_WORKER.parents[2],
-            )
-
-    def ends(self) -> int:
-        return self.process.wait(WITHIN_S)
-
-    def signal(self, number: int) -> None:
-        self.process.send_signal(number)
-
-    def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
-
-    def started(self) -> bool:
-        return any(event["event"] == "watcher_started" for event in self.events())
-
-
-class Bench:
-    """An inbox, a database, and short words for looking into it."""
-
-    def __init__(self, folder: Path, url: str, engine: Engine, bundle: Bundle) -> None:
-        self.folder = folder
-        self.url = url
-        self.engine = engine
-        self.bundle = bundle
-        self.inbox = folder / "inbox"
-        self.inbox.mkdir()
-        self.inferences = folder / "inferences"
-        self.inferences.touch()
-        self.workers: list[Worker] = []
-
-    def start(self, *roots: Path, **options: Any) -> Worker:
-        worker = Worker(self, *(roots or (self.inbox,)), **options)
-        self.workers.append(worker)
-        return worker
-
-    def once(self, *roots: Path, **options: Any) -> Worker:
-        """Run over what is there, to the end."""
-        worker = self.start(*roots, once=True, **options)
-        assert worker.ends() == 0, worker.log.read_text()
-        return worker
-
-    def write(self, name: str | bytes, content: bytes) -> Path:
-        path = Path(os.fsdecode(os.path.join(os.fsencode(self.inbox), os.fsencode(name))))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
-        return path
-
-    def rows(self) -> dict[bytes, tuple[str, str | None]]:
-        """State and code of the newest version of each path."""
-        c = schema.file.c
-        with self.engine.connect() as connection:
-            found = connection.execute(select(c.path, c.state, c.code).where(c.newest))
-            return {row.path: (row.state, row.code) for row in found}
-
-    def state(self, path: bytes) -> str | None:
-        return self.rows().get(path, (None, None))[0]
-
-    def states(self, folder: bytes) -> list[str]:
-        return [state for path, (state, _) in self.rows().items() if path.startswith(folder)]
-
-    def done(self) -> int:
-        return sum(state == FileState.DONE for state, _ in self.rows().values())
-
-    def count(self, table: Any) -> int:
-        with self.engine.connect() as connection:
-            return connection.execute(select(func.count()).select_from(table)).scalar_one()
-
-    def assessed_sha256(self) -> Counter[str]:
-        """How many committed assessments each content has."""
-        with self.engine.connect() as connection:
-            joined = schema.assessment.join(schema.instance, schema.instance.c.id == schema.assessment.c.instance_id)
-            return Counter(connection.execute(select(schema.instance.c.sha256).select_from(joined)).scalars())
-
-    def inferred(self) -> Counter[str]:
-        return Counter(self.inferences.read_text().split())
-
-
-@pytest.fixture
-def bench(tmp_path: Path, database_url: str, engine: Engine, stub_bundle: Bundle) -> Iterator[Bench]:
-    bench = Bench(tmp_path, database_url, engine, stub_bundle)
-    yield bench
-    for worker in bench.workers:
-        worker.process.kill()
-        worker.process.wait(WITHIN_S)
-
-
-def sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
 
 
 # --------------------------------------------------------------------------- what is there
 
 
-def test_every_file_ends_in_a_named_outcome(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_file_ends_in_a_named_outcome(bench: WorkerBench, monkeypatch: pytest.MonkeyPatch) -> None:
     chest = phantoms.draw_chest(3, rows=96, columns=96)
     good = {f"good/{seed}": large_film(seed) for seed in range(5)}
     for name, content in good.items():
@@ -200,7 +81,7 @@ def test_every_file_ends_in_a_named_outcome(bench: Bench, monkeypatch: pytest.Mo
 
 
 def test_a_folder_whose_films_hang_never_has_all_processes_even_after_a_restart(
-    bench: Bench, eventually: Callable[..., None]
+    bench: WorkerBench, eventually: Callable[..., None]
 ) -> None:
     """The first few cost what they cost; then others are read at once, while such films come and come."""
     bench.write("good/0", film(0))
@@ -226,7 +107,7 @@ def test_a_folder_whose_films_hang_never_has_all_processes_even_after_a_restart(
 
 
 @on_sqlite
-def test_a_second_run_has_nothing_to_do(bench: Bench) -> None:
+def test_a_second_run_has_nothing_to_do(bench: WorkerBench) -> None:
     for seed in range(3):
         bench.write(f"{seed}", film(seed))
     bench.write("text", b"a letter")
@@ -238,13 +119,13 @@ def test_a_second_run_has_nothing_to_do(bench: Bench) -> None:
 
 
 @on_sqlite
-def test_an_empty_root_ends_at_once(bench: Bench) -> None:
+def test_an_empty_root_ends_at_once(bench: WorkerBench) -> None:
     bench.once()
     assert bench.rows() == {}
 
 
 @on_sqlite
-def test_several_roots_of_which_one_is_away(bench: Bench) -> None:
+def test_several_roots_of_which_one_is_away(bench: WorkerBench) -> None:
     bench.write("film", film(1))
     worker = bench.start(bench.inbox, bench.folder / "away", once=True)
     assert worker.ends() == 3
@@ -253,7 +134,7 @@ def test_several_roots_of_which_one_is_away(bench: Bench) -> None:
 
 
 @on_sqlite
-def test_new_bytes_under_a_name_are_a_new_version(bench: Bench) -> None:
+def test_new_bytes_under_a_name_are_a_new_version(bench: WorkerBench) -> None:
     bench.write("film", film(1))
     bench.once()
     bench.write("film", film(2))
@@ -265,7 +146,7 @@ def test_new_bytes_under_a_name_are_a_new_version(bench: Bench) -> None:
 
 
 @on_sqlite
-def test_one_instance_uid_with_other_pixels_is_kept_and_marked(bench: Bench) -> None:
+def test_one_instance_uid_with_other_pixels_is_kept_and_marked(bench: WorkerBench) -> None:
     uid = {"SOPInstanceUID": "1.2.826.0.1.3680043.10.99999.1"}
     for seed in (1, 2):
         bench.write(f"{seed}.dcm", phantoms.to_dicom(phantoms.draw_chest(seed, rows=96, columns=96), **uid))
@@ -279,7 +160,7 @@ def test_one_instance_uid_with_other_pixels_is_kept_and_marked(bench: Bench) -> 
 
 
 @on_sqlite
-def test_a_slow_writer_is_waited_for(bench: Bench, eventually: Callable[..., None]) -> None:
+def test_a_slow_writer_is_waited_for(bench: WorkerBench, eventually: Callable[..., None]) -> None:
     """The result belongs to the whole file, however the writer dawdles."""
     worker = bench.start(settle_s=1.0)
     content = film(1)
@@ -304,7 +185,7 @@ def test_a_slow_writer_is_waited_for(bench: Bench, eventually: Callable[..., Non
 
 @on_sqlite
 @pytest.mark.parametrize("poll", [False, True])
-def test_a_rename_into_place_is_one_film(bench: Bench, eventually: Callable[..., None], poll: bool) -> None:
+def test_a_rename_into_place_is_one_film(bench: WorkerBench, eventually: Callable[..., None], poll: bool) -> None:
     worker = bench.start(poll=poll)
     eventually(lambda: any(event["event"] == "root_watched" for event in worker.events()), WITHIN_S)
     (mode,) = {event["mode"] for event in worker.events() if event["event"] == "root_watched"}
@@ -321,7 +202,7 @@ def test_a_rename_into_place_is_one_film(bench: Bench, eventually: Callable[...,
 
 
 @on_sqlite
-def test_an_event_is_faster_than_the_scan(bench: Bench, eventually: Callable[..., None]) -> None:
+def test_an_event_is_faster_than_the_scan(bench: WorkerBench, eventually: Callable[..., None]) -> None:
     """With an hour between scans a film is still answered at once: events work; a tree moved in counts as well."""
     worker = bench.start(scan_interval_s=3600.0)
     eventually(worker.started, WITHIN_S)
@@ -335,7 +216,7 @@ def test_an_event_is_faster_than_the_scan(bench: Bench, eventually: Callable[...
 
 
 @on_sqlite
-def test_a_share_that_goes_and_comes_back(bench: Bench, eventually: Callable[..., None]) -> None:
+def test_a_share_that_goes_and_comes_back(bench: WorkerBench, eventually: Callable[..., None]) -> None:
     bench.write("film", film(1))
     worker = bench.start()
     eventually(lambda: bench.done() == 1, WITHIN_S)
@@ -352,7 +233,7 @@ def test_a_share_that_goes_and_comes_back(bench: Bench, eventually: Callable[...
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_finishes_what_is_in_hand(bench: Bench, eventually: Callable[..., None], number: int) -> None:
+def test_a_signal_finishes_what_is_in_hand(bench: WorkerBench, eventually: Callable[..., None], number: int) -> None:
     bench.write("slow", film(1) + b"SLOW")
     worker = bench.start(slots=1)
     eventually(lambda: bench.state(b"slow") == FileState.CLAIMED, WITHIN_S)
@@ -365,7 +246,7 @@ def test_a_signal_finishes_what_is_in_hand(bench: Bench, eventually: Callable[..
 
 
 @on_sqlite
-def test_a_second_signal_hurries(bench: Bench, eventually: Callable[..., None]) -> None:
+def test_a_second_signal_hurries(bench: WorkerBench, eventually: Callable[..., None]) -> None:
     bench.write("hang", film(1) + b"HANG")
     worker = bench.start(deadline_s=600.0)
     eventually(lambda: bench.state(b"hang") == FileState.CLAIMED, WITHIN_S)
@@ -376,7 +257,7 @@ def test_a_second_signal_hurries(bench: Bench, eventually: Callable[..., None]) 
     assert bench.state(b"hang") == FileState.READY
 
 
-def test_a_worker_that_is_killed_loses_and_doubles_nothing(bench: Bench, eventually: Callable[..., None]) -> None:
+def test_a_worker_that_is_killed_loses_and_doubles_nothing(bench: WorkerBench, eventually: Callable[..., None]) -> None:
     contents = [film(seed) + (b"SLOW" if seed % 3 == 0 else b"") for seed in range(12)]
     for number, content in enumerate(contents):
         bench.write(f"{number}", content)
@@ -392,7 +273,7 @@ def test_a_worker_that_is_killed_loses_and_doubles_nothing(bench: Bench, eventua
         assert connection.execute(select(func.max(schema.file.c.attempts))).scalar_one() == 1
 
 
-def test_two_workers_share_one_folder(bench: Bench) -> None:
+def test_two_workers_share_one_folder(bench: WorkerBench) -> None:
     contents = [film(seed) for seed in range(16)]
     for number, content in enumerate(contents):
         bench.write(f"{number}", content)
@@ -404,7 +285,7 @@ def test_two_workers_share_one_folder(bench: Bench) -> None:
 
 @pytest.mark.parametrize("database_kind", ["postgres"], indirect=True)
 def test_a_database_that_goes_away_is_waited_for(
-    bench: Bench, postgres_server: PostgresServer, eventually: Callable[..., None]
+    bench: WorkerBench, postgres_server: PostgresServer, eventually: Callable[..., None]
 ) -> None:
     """A film that a slot has in hand and one that arrives meanwhile: neither is lost, neither is done twice."""
     bench.write("slow", film(1) + b"SLOW")
@@ -424,7 +305,7 @@ def test_a_database_that_goes_away_is_waited_for(
 
 
 @on_sqlite
-def test_the_source_is_left_as_it_was(bench: Bench) -> None:
+def test_the_source_is_left_as_it_was(bench: WorkerBench) -> None:
     paths = [bench.write("film", film(1)), bench.write("bad", b"text"), bench.write("crash", film(2) + b"CRASH")]
     before = {path: (path.read_bytes(), path.stat().st_mtime_ns, path.stat().st_ino) for path in paths}
     bench.once()

@@ -24,8 +24,8 @@ from typing import Any
 
 from tests.bench import costs, reporting, ways
 from tests.bench.films import Kind, kinds, written
-from tests.conftest import PostgresServer
-from tests.machine import memory_bytes, processor
+from tests.support.hardware import memory_bytes, processor
+from tests.support.postgres import PostgresServer
 
 WITHIN_S = 900.0
 _SPACING_S = 0.6  # between single films: longer than any of them takes

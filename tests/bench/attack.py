@@ -37,7 +37,7 @@ from preread.review import related_images
 from preread.review.auth import accounts
 from preread_training.data import phantoms
 from tests.bench.page import fill
-from tests.machine import processor
+from tests.support.hardware import processor
 
 FILMS = 5_000
 PAGES = 25  # of each kind, under each attack

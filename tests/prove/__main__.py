@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tests.conftest import PostgresServer
-from tests.machine import memory_bytes, processor
 from tests.prove import kills, points, rows, size
 from tests.prove.bench import Database, Postgres, Row, Sqlite
+from tests.support.hardware import memory_bytes, processor
+from tests.support.postgres import PostgresServer
 
 # How much of each part: (quick, long). 0 points: all of them.
 AMOUNTS = {

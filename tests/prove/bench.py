@@ -24,7 +24,8 @@ from preread.core.types import FileState, Outcome
 from preread.db import migrate, schema
 from preread.db.engine import open_engine
 from preread_training.data import phantoms
-from tests.conftest import PostgresServer, make_stub_bundle
+from tests.support.postgres import PostgresServer
+from tests.support.stub_bundle import make_stub_bundle
 
 HOUSE = Path(__file__).parents[2]
 PROGRAMS = HOUSE / "tests" / "programs"

@@ -34,8 +34,9 @@ from preread.ledger.ledger import Ledger
 from preread.model import bundles
 from preread.model.bundles import Bundle
 from preread.share.scanner import FileSystem, Listing
-from tests.conftest import PostgresServer, make_stub_bundle
 from tests.prove.bench import film, until
+from tests.support.postgres import PostgresServer
+from tests.support.stub_bundle import make_stub_bundle
 
 HOUSE = Path(__file__).parents[2]
 RUN_FLEET = HOUSE / "tests" / "programs" / "run_fleet.py"

@@ -6,21 +6,19 @@ That classifier answers by how bright a film is, so that a test can choose what 
 from __future__ import annotations
 
 import io
-import json
 import logging
 import sys
 import threading
 import warnings
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from preread.cli import main
 from preread.runner import pool as slots
 from tests.programs import brightness_slot
 from tests.programs.brightness_slot import BrightnessClassifier
+from tests.support.commands import CommandRunner
 
 
 @pytest.fixture
@@ -60,33 +58,7 @@ def _process_as_it_was(monkeypatch):
         logger.handlers[:] = handlers
 
 
-@dataclass(frozen=True)
-class Ran:
-    """What one command said; another command changes nothing of it."""
-
-    exit_code: int
-    out: str
-    err: str
-
-    @property
-    def records(self):
-        return [json.loads(line) for line in self.out.splitlines()]
-
-
-class Preread:
-    """Runs commands in this process."""
-
-    def __init__(self, capsys, monkeypatch):
-        self._capsys = capsys
-        self._monkeypatch = monkeypatch
-
-    def __call__(self, *arguments, stdin=""):
-        self._monkeypatch.setattr(sys, "stdin", io.StringIO(stdin))
-        self._capsys.readouterr()
-        return Ran(main(arguments), *self._capsys.readouterr())
-
-
 @pytest.fixture
 def preread(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    return Preread(capsys, monkeypatch)
+    return CommandRunner(capsys, monkeypatch)

@@ -34,6 +34,7 @@ from preread.db.engine import open_engine
 from preread.monitoring import alarm, health
 from preread.monitoring.alarm import TRIES_AT_MOST, Mail, News, Watch, Webhook, in_words
 from preread.monitoring.health import Health, Level, Problem
+from tests.support.paths import REPOSITORY
 
 AFTER_S = 60.0
 NEWS = News(("share_down",), ("missed", "share_down"), "desk", datetime(2026, 3, 1, tzinfo=UTC))
@@ -554,7 +555,7 @@ def test_a_watch_tells_of_a_worker_that_never_ran_and_a_second_one_does_not_repe
         for log in (tmp_path / "first", tmp_path / "second"):
             with log.open("wb") as stream:
                 process = subprocess.Popen(
-                    command, env=environment, stderr=stream, stdin=subprocess.DEVNULL, cwd=Path(__file__).parents[3]
+                    command, env=environment, stderr=stream, stdin=subprocess.DEVNULL, cwd=REPOSITORY
                 )
             if log.name == "first":
                 eventually(lambda: alarm.read_told(engine) == {"webhook": {"no_worker"}}, 120.0)

@@ -19,15 +19,15 @@ from preread.db.engine import open_engine, read, sqlite_path
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import FileFacts, Observation
 from preread.review import results
+from tests.support.commands import CommandResult, CommandRunner
 
 pytestmark = pytest.mark.usefixtures("postgres_programs")
-Preread = Any  # the fixture's class lives in conftest, which cannot be imported
 
 
 class Site:
     """A database, its settings, and images of patients in it."""
 
-    def __init__(self, preread: Preread, engine: Engine, url: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
+    def __init__(self, preread: CommandRunner, engine: Engine, url: str, folder: Path, monkeypatch: pytest.MonkeyPatch):
         self.preread, self.engine, self.url, self.folder = preread, engine, url, folder
         self._monkeypatch = monkeypatch
         self.names("PREREAD_DATABASE_URL", url)
@@ -47,7 +47,7 @@ class Site:
         facts = FileFacts(f"{number:064x}", who, "DICOM", None, 1, 1, Population.UNDECLARED, (), 1.0)
         return ledger.commit_refused(claims[0], facts, bundle_id, RefusalCode.VIEW, "lateral")
 
-    def purge(self, patient: str, *options: str) -> Preread:
+    def purge(self, patient: str, *options: str) -> CommandResult:
         return self.preread("purge", "--patient", "-", *options, stdin=f"{patient}\n")
 
     def held(self, patient: str) -> bool:
@@ -68,7 +68,7 @@ class Site:
 
 @pytest.fixture
 def site(
-    preread: Preread, engine: Engine, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    preread: CommandRunner, engine: Engine, database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Site]:
     made = Site(preread, engine, database_url, tmp_path, monkeypatch)
     for number, patient in enumerate(("P1", "P1", "P2")):

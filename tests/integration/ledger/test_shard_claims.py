@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from sqlalchemy import select
 
 from preread.core.errors import ShareDown, UnknownFormat
 from preread.core.types import FileState, RefusalCode
 from preread.db import schema
+from tests.support.ledger import LedgerBench
 
-Bench = Any  # the fixture's class lives in conftest, which cannot be imported
 
-
-def test_only_what_was_chosen_and_is_ready_is_claimed(bench: Bench) -> None:
+def test_only_what_was_chosen_and_is_ready_is_claimed(bench: LedgerBench) -> None:
     chosen, other, taken = (bench.ready(name)[0].file_id for name in (b"chosen", b"other", b"taken"))
     (first,) = bench.ledger.claim_these([taken])
     assert [claim.path for claim in bench.ledger.claim_these([chosen, taken])] == [b"chosen"]
@@ -25,7 +22,7 @@ def test_only_what_was_chosen_and_is_ready_is_claimed(bench: Bench) -> None:
     assert (again.attempts, again.epoch) == (1, 2)
 
 
-def test_a_film_that_must_run_alone_does(bench: Bench) -> None:
+def test_a_film_that_must_run_alone_does(bench: LedgerBench) -> None:
     lonely, other = (version.file_id for version in bench.ready(b"lonely", b"other"))
     with bench.engine.begin() as connection:
         connection.execute(schema.file.update().where(schema.file.c.id == lonely).values(alone=True))
@@ -37,7 +34,7 @@ def test_a_film_that_must_run_alone_does(bench: Bench) -> None:
     assert bench.ledger.claim_these([other]) == []
 
 
-def test_what_another_bundle_answered_is_claimed_and_never_ready_for_others(bench: Bench) -> None:
+def test_what_another_bundle_answered_is_claimed_and_never_ready_for_others(bench: LedgerBench) -> None:
     old, new = (bench.ledger.register_bundle(name="b", version=v, digest=v * 64) for v in "12")
     refused, unreadable = (version.file_id for version in bench.ready(b"refused", b"unreadable"))
     (claim,) = bench.ledger.claim_these([refused])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -18,29 +17,12 @@ from schemathesis.specs.openapi.checks import (
 )
 from starlette.testclient import TestClient
 
-from preread.core.types import Answer, Presence, RefusalCode, Role, Verdict
+from preread.core.types import Answer, Presence, RefusalCode, Verdict
 from preread.review import audit, reviews
-from preread.review.auth import accounts
 from preread.review.reviews import Draft
-from preread.web.app import create_app
-from preread.web.context import WebOptions
-
-from .conftest import PASSWORD, Films
-
-
-class Program:
-    """A program with a token."""
-
-    def __init__(self, films: Films) -> None:
-        self.token = accounts.add(films.engine, "uid:0", "ris", "the RIS", Role.SERVICE, None)
-        self.app = create_app(films.engine, WebOptions(preview_dir=films.preview_dir))
-        self.client = TestClient(self.app, headers={"authorization": f"Bearer {self.token}"})
-
-    def get(self, path: str) -> Any:
-        return self.client.get(f"/api/v1{path}")
-
-    def post(self, path: str, **body: Any) -> Any:
-        return self.client.post(f"/api/v1{path}", json=body)
+from tests.support.page import PASSWORD, Films
+from tests.support.page_clients import Program
+from tests.support.paths import REPOSITORY
 
 
 @pytest.fixture
@@ -100,7 +82,7 @@ def test_a_program_finds_what_a_person_finds(films_here: Films, program: Program
 
 def test_the_documented_lines_of_curl_are_answered(films_here: Films, program: Program) -> None:
     fill(films_here)
-    page = (Path(__file__).parents[3] / "docs" / "how-to" / "give-access.md").read_text()
+    page = (REPOSITORY / "docs" / "how-to" / "give-access.md").read_text()
     lines = [shlex.split(line) for line in page.splitlines() if line.startswith("curl ")]
     assert len(lines) == 5
     for words in lines:

@@ -20,8 +20,7 @@ from preread.review import reviews
 from preread.web import server
 from preread.web.app import create_app
 from preread.web.context import WebOptions
-
-from .conftest import PASSWORD, Films
+from tests.support.page import PASSWORD, Films
 
 pytestmark = pytest.mark.browser
 # Whether a part of the film's page lies, even in part, under another one.
