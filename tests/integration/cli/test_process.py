@@ -76,7 +76,7 @@ def test_help_imports_no_command():
         "import sys; from preread.cli import main; main([]); main(['--help']); main(['versoin']); "
         "print({'preread.cli.run', 'preread.cli.version', 'preread.cli.users'} & {*sys.modules})"
     )
-    answer = subprocess.run([sys.executable, "-c", program], cwd=HOUSE, check=True, capture_output=True, text=True)
+    answer = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True, capture_output=True, text=True)
     assert answer.stdout.splitlines()[-1] == "{'preread.cli.version'}"
     assert "Did you mean 'version'?" in answer.stderr
 
@@ -86,7 +86,7 @@ def test_completion_imports_no_command():
     words = {"_PREREAD_COMPLETE": "complete_bash", "COMP_WORDS": "preread b", "COMP_CWORD": "1"}
     command = [sys.executable, "-c", f"{program}from preread.cli import main; main([])"]
     environment = {**os.environ, **words}
-    answer = subprocess.run(command, cwd=HOUSE, check=True, capture_output=True, text=True, env=environment)
+    answer = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True, env=environment)
     assert sorted(answer.stdout.split()) == ["False", "backfill", "bundle"]
 
 
