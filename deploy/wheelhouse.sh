@@ -33,6 +33,8 @@ cp "$here/install.sh" "$here/../README.md" "$here/../CHANGELOG.md" "$here/../SEC
 mkdir "$tree/deploy"
 cp -R "$here/RUNBOOK.md" "$here/prometheus" "$here/grafana" "$here/fail2ban" "$tree/deploy/"
 cp -R "$here/../docs" "$tree/"
+# what builds the site, and what that wrote
+rm -rf "$tree/docs/_ext" "$tree/docs/_static" "$tree/docs/conf.py" "$tree/docs/reference/api"
 printf '%s\n' "$version" >"$tree/VERSION"
 printf '%s\n' "$platform" >"$tree/PLATFORM"
 sh "$here/sign.sh" "$tree" ${key:+"$key" "preread $version $platform commit $commit"}

@@ -1,4 +1,4 @@
-"""Sphinx extension: the build fails if a page loads anything from another host.
+"""Sphinx extension: a warning for everything that a page would load from another host.
 
 Only what a browser fetches automatically counts (scripts, styles, images, fonts, frames, media, preloads, CSS ``url()``
 and ``@import``); a link that a person may follow does not. It is also a program:
@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
-from sphinx.errors import ExtensionError
+from sphinx.util import logging
 
+_log = logging.getLogger(__name__)
 _FETCHED = {
     "audio": ("src",),
     "embed": ("src",),
@@ -58,8 +59,8 @@ class _Fetches(HTMLParser):
             self.found.append((self.getpos()[0], match[1]))
 
 
-def external(folder: Path) -> Iterator[str]:
-    """Yield ``FILE:LINE: ...`` for everything below a folder of HTML and CSS that is fetched from another host."""
+def external(folder: Path) -> Iterator[tuple[Path, int, str]]:
+    """Yield file, line and address of everything in HTML, CSS and SVG below a folder that another host would serve."""
     for path in sorted(folder.rglob("*")):
         if path.suffix not in {".html", ".css", ".svg"}:
             continue
@@ -70,12 +71,13 @@ def external(folder: Path) -> Iterator[str]:
             page.feed(text)
             found += page.found
         for line, what in sorted(set(found)):
-            yield f"{path}:{line}: loads from another host: {what}"
+            yield path, line, what
 
 
 def _check(app: Sphinx, exception: Exception | None) -> None:
-    if exception is None and app.builder.format == "html" and (found := list(external(Path(app.outdir)))):
-        raise ExtensionError("\n".join(found))
+    if exception is None and app.builder.format == "html":
+        for path, line, what in external(Path(app.outdir)):
+            _log.warning("loads from another host: %s", what, location=f"{path}:{line}", type="offline")
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
@@ -85,6 +87,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    lines = list(external(Path(sys.argv[1])))
-    sys.stdout.writelines(f"{line}\n" for line in lines)
-    sys.exit(bool(lines))
+    everything = list(external(Path(sys.argv[1])))
+    sys.stdout.writelines(f"{path}:{line}: loads from another host: {what}\n" for path, line, what in everything)
+    sys.exit(bool(everything))

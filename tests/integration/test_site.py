@@ -74,12 +74,12 @@ def test_a_site_in_order_is_built_and_its_links_lead_to_the_included_pages(repos
         (
             "docs/index.md",
             INDEX + "\n<script src='https://cdn.example/a.js'></script>\n",
-            r"index\.html:\d+: loads from another host: <script src='https://cdn\.example/a\.js'>",
+            r"index\.html:\d+: WARNING: loads from another host: <script src='https://cdn\.example/a\.js'>",
         ),
         (
             "docs/index.md",
             INDEX + "\n![a picture](https://cdn.example/a.png)\n",
-            r"index\.html:\d+: loads from another host: <img src='https://cdn\.example/a\.png'>",
+            r"index\.html:\d+: WARNING: loads from another host: <img src='https://cdn\.example/a\.png'>",
         ),
         (
             "docs/index.md",
