@@ -35,7 +35,9 @@ def test_a_bundle_in_the_shadow_assesses_the_same_films_and_is_shown_nowhere(
     assert worker.ends() == 0
     assert set(bench.assessed_sha256().values()) == {1}
     assert bench.inferred() == dict.fromkeys(map(sha256, films), 2)
-    ids = [[one.bundle_id for one in bundle_registry.find(bench.engine, version)] for version in ("1.0.0", "2.0.0")]
+    ids = [
+        [one.bundle_id for one in bundle_registry.find_bundles(bench.engine, version)] for version in ("1.0.0", "2.0.0")
+    ]
     found = bundle_comparison.compare(bench.engine, *ids)
     assert found.contents == 3
     assert min(found.findings["pneumonia"].shifts) > 0
@@ -48,7 +50,9 @@ def test_a_film_that_was_purged_is_known_again_under_any_name_and_not_read(bench
     bench.write("P1/film.jpeg", film(1))
     bench.once(preview_dir=str(previews))
     assert list(previews.rglob("*.png"))
-    purge.purge(bench.engine, "uid:0", "purged", [1], readings=False, journal=None, preview_dir=previews)
+    purge.purge(
+        bench.engine, purge.PurgeRequest("uid:0", "purged", readings=False, journal=None, preview_dir=previews), [1]
+    )
     bench.write("P1/copy.jpeg", film(1))
     bench.write("other.jpeg", film(2))
     bench.once(preview_dir=str(previews))

@@ -273,7 +273,7 @@ def test_a_bundle_in_the_shadow_reads_what_the_fleet_reads(
     before = archive.work()
     eventually(archive.over, WITHIN_S)
     archive.stop(before)
-    bundle_registry.shadow(archive.engine, "uid:0", second)
+    bundle_registry.select_shadow(archive.engine, "uid:0", second)
     archive.fill(20)
     archive.queue.forget(1, archive.bundle.digest)
     archive.backfill(10)

@@ -77,8 +77,8 @@ def test_no_word_of_a_film_reaches_log_or_metrics(tmp_path: Path, migrated_sqlit
     try:
         with engine.connect() as connection:
             rows = connection.execute(select(schema.file)).all()
-        look = database_metrics.look(engine, roots=None, scan_interval_s=30.0)
-        exposed = database_metrics.exposed(Meters(), look, drift.shifts(engine))
+        look = database_metrics.read_metrics(engine, roots=None, scan_interval_s=30.0)
+        exposed = database_metrics.exposition_text(Meters(), look, drift.current_shifts(engine))
     finally:
         engine.dispose()
     # the marks were read, and kept where they belong; each way was taken

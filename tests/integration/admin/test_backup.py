@@ -87,11 +87,11 @@ def test_taken_while_a_worker_writes_and_put_back_where_nothing_is(
             site.more(4)
             before = done(engine)
             assert main(["db", "backup", str(kept), "--replace"]) == 0
-            assert backup.look_into(kept).rows["file"] >= before >= 2
+            assert backup.check_backup(kept).rows["file"] >= before >= 2
     finally:
         worker.send_signal(signal.SIGKILL)
         worker.wait(WITHIN_S)
-    made = backup.look_into(kept)
+    made = backup.check_backup(kept)
     assert os.stat(kept).st_mode & 0o077 == 0
     assert not list(tmp_path.glob(".*.part*"))
     site.more(3)
@@ -99,7 +99,7 @@ def test_taken_while_a_worker_writes_and_put_back_where_nothing_is(
     monkeypatch.setenv("PREREAD_DATABASE_URL", elsewhere)
     assert main(["db", "restore", str(kept)]) == 0
     restored = open_engine(elsewhere)
-    assert read(restored, backup.rows_of)["assessment"] == made.rows["assessment"]
+    assert read(restored, backup.count_rows)["assessment"] == made.rows["assessment"]
     roots = [os.fsencode(site.inbox)]
     found = reconcile.reconcile(restored, roots).differences
     assert {one.code for one in found} <= {"not_in_ledger"}, "only what came since is not accounted for"
@@ -125,11 +125,11 @@ def test_nobody_of_the_moment_of_the_backup_is_at_work_afterwards(
 
     write(engine, sign_in)
     made = backup.back_up(engine, tmp_path / "kept.backup")
-    assert made.rows == read(engine, backup.rows_of) == backup.look_into(tmp_path / "kept.backup").rows
+    assert made.rows == read(engine, backup.count_rows) == backup.check_backup(tmp_path / "kept.backup").rows
     assert made.revision == migrate.revision_of(engine)
     restored = open_engine(elsewhere)
-    assert backup.restore(restored, tmp_path / "kept.backup", backup.release) == made
-    rows = read(restored, backup.rows_of)
+    assert backup.restore(restored, tmp_path / "kept.backup", backup.clear_runtime_state) == made
+    rows = read(restored, backup.count_rows)
     assert (rows.pop("session"), made.rows["session"]) == (0, 1)
     assert rows.pop("transition") == made.rows["transition"] + 1
     assert rows.items() <= made.rows.items()
@@ -146,11 +146,11 @@ def test_nobody_of_the_moment_of_the_backup_is_at_work_afterwards(
 
 def test_a_place_that_is_not_empty_is_left_alone(tmp_path: Path, engine: Engine) -> None:
     ledger_rows.fill(engine)
-    rows = read(engine, backup.rows_of)
+    rows = read(engine, backup.count_rows)
     backup.back_up(engine, tmp_path / "kept.backup")
     with pytest.raises(DatabaseUnsuitable, match=r"not empty|there already"):
         backup.restore(engine, tmp_path / "kept.backup")
-    assert read(engine, backup.rows_of) == rows
+    assert read(engine, backup.count_rows) == rows
     with pytest.raises(UsageError, match="--replace"):
         backup.back_up(engine, tmp_path / "kept.backup")
 
@@ -169,7 +169,7 @@ def test_a_damaged_backup_is_named_and_nothing_is_made_of_it(tmp_path: Path, eng
     if (path := sqlite_path(restored)) is not None:
         assert not list(path.parent.glob("*restored*"))
     else:
-        assert read(restored, backup.rows_of) == {}
+        assert read(restored, backup.count_rows) == {}
     restored.dispose()
 
 
@@ -178,8 +178,8 @@ def test_a_backup_that_cannot_be_written_leaves_nothing(
 ) -> None:
     with pytest.raises(EnvironmentFault, match="cannot be written"):
         backup.back_up(engine, tmp_path / "no such folder" / "kept.backup")
-    monkeypatch.setattr(backup, "look_into", lambda _file: backup.Backup("sqlite", "0001", {}, 0))
-    with pytest.raises(BackupDamaged, match="not kept"):
+    monkeypatch.setattr(backup, "check_backup", lambda _file: backup.Backup("sqlite", "0001", {}, 0))
+    with pytest.raises(BackupDamaged, match="was deleted"):
         backup.back_up(engine, tmp_path / "kept.backup")
     assert not list(tmp_path.glob("*kept*"))
     monkeypatch.setenv("PATH", str(tmp_path))
@@ -201,4 +201,4 @@ def test_a_backup_of_the_other_kind_of_database(
             backup.restore(empty, kept)
         empty.dispose()
     else:
-        assert backup.look_into(kept).kind == "sqlite"
+        assert backup.check_backup(kept).kind == "sqlite"

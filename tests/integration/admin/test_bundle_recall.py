@@ -32,7 +32,7 @@ def test_a_withdrawn_answer_is_struck_through_wherever_it_is_shown(films_here: F
     pages = ("/worklist?show=all", f"/films/{film}", f"/films/{refused}")
     assert not [page for page in pages if "withdrawn" in browser.get(page).text.lower()]
     assert program.get(f"/results/{film}").json()["withdrawn"] is None
-    bundle_registry.withdraw(films.engine, "uid:0", bundle_registry.find(films.engine, "films/1"), REASON)
+    bundle_registry.withdraw(films.engine, "uid:0", bundle_registry.find_bundles(films.engine, "films/1"), REASON)
     listed = browser.get("/worklist?show=all").text
     assert len(re.findall(r'<td class="withdrawn">', listed)) == 2
     assert listed.count("Withdrawn, do not rely on it") == 2

@@ -205,7 +205,7 @@ def test_what_setup_needs_is_named(
     assert main(["setup", "--root", str(tmp_path)]) == 2
     assert "sudo" in capsys.readouterr().err
     monkeypatch.setenv("PATH", str(tmp_path))
-    steps = {step.what: step for step in install.Place(tmp_path).steps()}
+    steps = {step.what: step for step in install.Installation(tmp_path).steps()}
     with pytest.raises(EnvironmentFault, match="systemd-sysusers is not on the PATH"):
         steps["the user preread"].do()
 
@@ -224,15 +224,15 @@ def test_a_place_that_cannot_be_written_and_a_database_that_is_none_are_named(
 
 def test_a_servers_schema_is_made_by_the_services_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tree has no server; on a host it knows its clients by their user."""
-    place = install.Place(tmp_path, "postgresql://preread@/preread")
+    place = install.Installation(tmp_path, "postgresql://preread@/preread")
     assert not [step for step in place.steps() if "schema" in step.what]
     ran: list[tuple[list[str], dict[str, object]]] = []
-    here = install.Place(
+    here = install.Installation(
         Path("/"), "postgresql://preread@/preread", programs=Path("/opt/preread/current/bin"),
         run=lambda command, **options: ran.append((command, options)),
     )  # fmt: skip
-    monkeypatch.setattr(install.Place, "_ids", lambda _place: (990, 991))
-    monkeypatch.setattr(install.Place, "_configured_url", lambda place: place.database_url)
+    monkeypatch.setattr(install.Installation, "_ids", lambda _place: (990, 991))
+    monkeypatch.setattr(install.Installation, "_configured_url", lambda place: place.database_url)
     (schema,) = [step for step in here.steps() if "schema" in step.what]
     schema.do()
     ((command, options),) = ran

@@ -32,7 +32,7 @@ from sqlalchemy import (
 )
 
 from preread.admin import purge, purge_journal, transfer
-from preread.admin.purge import Person
+from preread.admin.purge import PatientQuery
 from preread.cli import main
 from preread.core.errors import (
     AuditBroken,
@@ -168,10 +168,10 @@ def test_every_row_of_every_table_goes_and_work_goes_on(engine: Engine, elsewher
     ledger_rows.fill(engine)
     images(engine, IMAGES)
     review(engine, 30)
-    purge.purge(
-        engine, "uid:0", "purged: its patient", purge.of_patient(engine, Person("P7")), readings=True,
-        journal=tmp_path / "forgotten", preview_dir=None,
-    )  # fmt: skip
+    request = purge.PurgeRequest(
+        "uid:0", "purged: its patient", readings=True, journal=tmp_path / "forgotten", preview_dir=None
+    )
+    purge.purge(engine, request, purge.select_patient(engine, PatientQuery("P7")))
     Ledger(engine, worker_id="one", lease_s=60).stop()
     Ledger(engine, worker_id="worker of film", lease_s=60).stop()
     fill_what_is_empty(engine)
@@ -190,7 +190,7 @@ def test_every_row_of_every_table_goes_and_work_goes_on(engine: Engine, elsewher
     key = [row.id for row in db_engine.read(target, lambda c: c.execute(select(schema.file.c.id)).all())]
     images(target, 2, IMAGES)
     images(target, 1, 7)
-    assert not purge.of_patient(target, Person("P7"))
+    assert not purge.select_patient(target, PatientQuery("P7"))
     newest = db_engine.read(target, lambda c: c.execute(select(func.max(schema.file.c.id))).scalar_one())
     assert newest == max(key) + 2
     audit_row = db_engine.write(target, lambda c, _: audit.append(c, "uid:0", Action.SEARCH, "film:1"))
@@ -276,7 +276,7 @@ def test_a_place_that_is_not_empty_is_left_alone(
     ended: Engine, database_url: str, elsewhere: str, tmp_path: Path
 ) -> None:
     for same in (database_url, database_url.replace(str(tmp_path), f"{tmp_path}/../{tmp_path.name}")):
-        with pytest.raises(UsageError, match="which is in use"):
+        with pytest.raises(UsageError, match="same database"):
             moving(ended, same)
     moving(ended, elsewhere)
     with pytest.raises(DatabaseUnsuitable, match=r"not empty|there already"):
@@ -490,34 +490,33 @@ def test_what_was_purged_stays_away_after_a_move_too(
     """The key goes along, so that the file of hashes still belongs to the database."""
     monkeypatch.chdir(tmp_path)
     journal = tmp_path / "preread.db-forgotten"
-    purged = purge.of_patient(ended, Person("P1"))
+    purged = purge.select_patient(ended, PatientQuery("P1"))
     assert purged
-    options: dict[str, Any] = {"readings": True, "journal": journal, "preview_dir": None}
-    purge.purge(ended, "uid:0", "purged", purged, **options)
+    purge.purge(ended, purge.PurgeRequest("uid:0", "purged", True, journal, None), purged)
     moving(ended, elsewhere)
     target = db_engine.open_engine(elsewhere)
-    purge.remember(target, journal)
+    purge.prepare_journal(target, journal)
     assert purge.replay(target, "uid:0", journal, None).films == 0
     key = db_engine.read(
         target, lambda c: c.execute(text("SELECT value FROM secret WHERE name = 'forgotten'")).scalar_one()
     )
-    assert key == purge_journal.key_of(journal)
+    assert key == purge_journal.read_key(journal)
     target.dispose()
 
 
 @given(st.binary(max_size=80), st.floats(allow_nan=False), st.datetimes(timezones=st.just(UTC)))
 def test_a_value_is_the_same_whichever_driver_brings_it(data: bytes, number: float, at: datetime) -> None:
     east = at.astimezone(UTC) if at.year in {1, 9999} else (at + timedelta(0)).astimezone()
-    assert transfer.plain(memoryview(data)) == transfer.plain(bytearray(data)) == data
-    assert transfer.plain(at) == transfer.plain(east)
-    assert transfer.plain(number) == number
+    assert transfer.canonical_value(memoryview(data)) == transfer.canonical_value(bytearray(data)) == data
+    assert transfer.canonical_value(at) == transfer.canonical_value(east)
+    assert transfer.canonical_value(number) == number
 
 
 def test_the_digest_sees_every_change_and_no_order() -> None:
     table = schema.metadata.tables["secret"]
 
     def digest(*rows: tuple[str, str]) -> transfer.Content:
-        adding = transfer._Adding(table)
+        adding = transfer._TableDigest(table)
         for name, value in rows:
             adding.add([{"name": name, "value": value}])  # type: ignore[list-item]
         return adding.sum()

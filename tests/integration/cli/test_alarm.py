@@ -32,12 +32,12 @@ from preread.core.errors import AlarmNotSent, DatabaseAway, SettingsError, Share
 from preread.core.settings import Settings
 from preread.db.engine import open_engine
 from preread.monitoring import alarm, health
-from preread.monitoring.alarm import TRIES_AT_MOST, Mail, News, Watch, Webhook, in_words
+from preread.monitoring.alarm import TRIES_AT_MOST, Mail, Message, Watch, Webhook, describe
 from preread.monitoring.health import Health, Level, Problem
 from tests.support.paths import REPOSITORY
 
 AFTER_S = 60.0
-NEWS = News(("share_down",), ("missed", "share_down"), "desk", datetime(2026, 3, 1, tzinfo=UTC))
+NEWS = Message(("share_down",), ("missed", "share_down"), "desk", datetime(2026, 3, 1, tzinfo=UTC))
 
 
 class MailSink(socketserver.ThreadingTCPServer):
@@ -172,8 +172,8 @@ def test_every_critical_problem_is_said_in_words() -> None:
     text = "".join((Path(health.__file__).parent / f"{name}.py").read_text() for name in ("health", "batches"))
     codes = set(re.findall(r'Level\.CRITICAL, "(\w+)"', text)) | {ShareDown.code, DatabaseAway.code}
     assert len(codes) > 8
-    assert "something is critical" not in {in_words(code) for code in codes}
-    assert in_words("none such") == "something is critical"
+    assert "something is critical" not in {describe(code) for code in codes}
+    assert describe("none such") == "something is critical"
 
 
 def test_a_mail_server_that_refuses_is_named_without_its_words(mail: MailSink) -> None:
@@ -361,11 +361,11 @@ class Recorder:
     name = "mail"
 
     def __init__(self) -> None:
-        self.sent: list[News] = []
+        self.sent: list[Message] = []
         self.fails = False
         self.tries = 0
 
-    def send(self, news: News) -> None:
+    def send(self, news: Message) -> None:
         self.tries += 1
         if self.fails:
             raise AlarmNotSent("x")
@@ -387,13 +387,13 @@ class Desk:
             raise DatabaseAway
         self.noted.append(set(codes))
 
-    def see(self, *codes: str, for_s: float = 3 * AFTER_S) -> list[News]:
+    def see(self, *codes: str, for_s: float = 3 * AFTER_S) -> list[Message]:
         """Let these problems last, looking every ten seconds; return what was told meanwhile."""
         before = len(self.way.sent)
         found = Health(datetime.now(UTC), tuple(Problem(Level.CRITICAL, code, "/srv/Mustermann") for code in codes))
         end = self.now + for_s
         while self.now < end:
-            self.watch.look(found, self.now)
+            self.watch.update(found, self.now)
             self.now += 10.0
         return self.way.sent[before:]
 
@@ -431,7 +431,7 @@ def test_a_new_problem_beside_an_old_one_is_told(desk: Desk) -> None:
 def test_warnings_are_told_to_nobody(desk: Desk) -> None:
     found = Health(datetime.now(UTC), (Problem(Level.WARNING, "locked", "x"),))
     for now in range(0, 1000, 10):
-        desk.watch.look(found, float(now))
+        desk.watch.update(found, float(now))
     assert desk.way.tries == 0
 
 
@@ -471,7 +471,7 @@ def test_one_way_that_fails_does_not_hold_up_the_other(desk: Desk) -> None:
     watch = Watch([broken, desk.way], site="desk", after_s=0.0, told={}, keep=desk._keep)
     found = Health(datetime.now(UTC), (Problem(Level.CRITICAL, "missed", "x"),))
     for now in range(0, 300, 10):
-        watch.look(found, float(now))
+        watch.update(found, float(now))
     assert (len(desk.way.sent), broken.tries > 1) == (1, True)
 
 
@@ -482,11 +482,11 @@ def test_no_message_says_what_a_problem_says(desk: Desk) -> None:
 
 
 def test_what_was_told_stands_in_the_database(engine: Engine) -> None:
-    assert alarm.read_told(engine) == {}
-    alarm.keep_told(engine, "mail", {"b", "a"})
-    alarm.keep_told(engine, "webhook", ())
-    alarm.keep_told(engine, "mail", {"c"})
-    assert alarm.read_told(engine) == {"mail": {"c"}, "webhook": frozenset()}
+    assert alarm.load_notified(engine) == {}
+    alarm.save_notified(engine, "mail", {"b", "a"})
+    alarm.save_notified(engine, "webhook", ())
+    alarm.save_notified(engine, "mail", {"c"})
+    assert alarm.load_notified(engine) == {"mail": {"c"}, "webhook": frozenset()}
 
 
 # --------------------------------------------------------------------------- settings and commands
@@ -558,7 +558,7 @@ def test_a_watch_tells_of_a_worker_that_never_ran_and_a_second_one_does_not_repe
                     command, env=environment, stderr=stream, stdin=subprocess.DEVNULL, cwd=REPOSITORY
                 )
             if log.name == "first":
-                eventually(lambda: alarm.read_told(engine) == {"webhook": {"no_worker"}}, 120.0)
+                eventually(lambda: alarm.load_notified(engine) == {"webhook": {"no_worker"}}, 120.0)
             else:
                 eventually(lambda: b"alarm_watching" in (tmp_path / "second").read_bytes(), 120.0)
             process.send_signal(signal.SIGTERM)

@@ -126,7 +126,7 @@ def test_a_worker_changes_over_when_another_bundle_is_chosen(here, stub_bundle, 
     assert [still for _, still in seen] == [True, True]
     assert seen[0][0] != "stub/1.0.0" == seen[1][0]
     engine = open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
-    assert bundle_registry.look(engine).active.bundle.label == "stub/1.0.0"
+    assert bundle_registry.current_selection(engine).active.bundle.label == "stub/1.0.0"
     engine.dispose()
 
 
@@ -156,13 +156,15 @@ def test_a_worker_whose_machine_lacks_the_chosen_bundle_goes_on_until_its_own_is
     assert [record.msg for record in caplog.records if record.msg != "audit_head"] == ["bundle_not_usable"]
     assert here("run", "--root", str(tmp_path / "inbox")).exit_code == 4
     bundle_registry.rollback(engine, "uid:0")
-    bundle_registry.shadow(engine, "uid:0", stub_bundle)
+    bundle_registry.select_shadow(engine, "uid:0", stub_bundle)
     assert not watch.still()
     assert in_use.load(settings, engine).shadow is None  # not here either, and no film waits for it
     here("bundle", "add", str(stub_bundle.path))
     assert in_use.load(settings, engine).shadow is not None
     bundle_registry.activate(engine, "uid:0", running.bundle)
-    bundle_registry.withdraw(engine, "uid:0", bundle_registry.find(engine, running.bundle.label), "it turned films")
+    bundle_registry.withdraw(
+        engine, "uid:0", bundle_registry.find_bundles(engine, running.bundle.label), "it turned films"
+    )
     with pytest.raises(BundleWithdrawn, match="turned"):
         watch.still()
     engine.dispose()

@@ -169,7 +169,7 @@ def test_a_backup_from_before_the_key_meets_a_file_that_may_be_its(remembering: 
     """Version 0.1.0 made the key at the first purge, so that its backups do not name the file."""
     site = remembering
     backup.back_up(site.engine, site.folder / "kept.backup")
-    assert backup.look_into(site.folder / "kept.backup").purge_key is None
+    assert backup.check_backup(site.folder / "kept.backup").purge_key is None
     assert site.purge("P1", "--yes").exit_code == 0
     if site.engine.dialect.name == "sqlite":
         site.names("PREREAD_DATABASE_URL", f"sqlite:///{site.folder / 'other.db'}")
@@ -212,7 +212,7 @@ def test_without_a_file_a_purge_says_so_before_and_is_refused(site: Site) -> Non
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 def test_beside_an_sqlite_file_there_is_always_a_place(site: Site) -> None:
     (site.folder / "preread.db-forgotten").mkdir()
-    assert "may not be written, or is no file" in site.purge("P1", "--dry-run").err
+    assert "is not writable or not a regular file" in site.purge("P1", "--dry-run").err
     assert site.purge("P1", "--yes").exit_code == 2
     (site.folder / "preread.db-forgotten").rmdir()
     assert site.purge("P1", "--yes").exit_code == 0
@@ -235,7 +235,7 @@ def test_nobody_sees_a_restored_database_before_what_was_purged_is_gone(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as killed:
-        killed.setattr(backup, "release", broken_off)
+        killed.setattr(backup, "clear_runtime_state", broken_off)
         site.preread("db", "restore", "kept.backup")
     assert seen == ["2 "]
     if site.engine.dialect.name == "postgresql":

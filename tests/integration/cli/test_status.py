@@ -333,7 +333,7 @@ def test_status_warns_of_whole_films_in_quarantine(preread, place):
     place.ledger.scan_completed(place.root_id, files_seen=6)
     ran = preread("status")
     assert ran.exit_code == 1
-    assert ran.out.startswith("PREREAD WARNING - 2 files set aside that may be whole (locked 1, slot_crashed 1)")
+    assert ran.out.startswith("PREREAD WARNING - 2 files quarantined, may be intact (locked 1, slot_crashed 1)")
 
 
 def test_status_is_red_where_nothing_runs(preread, place, monkeypatch, tmp_path):

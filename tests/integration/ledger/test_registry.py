@@ -104,7 +104,7 @@ def test_activating_is_on_record_and_queues_no_film_again(bench: LedgerBench, tw
     before = bench.row(film)
     bundle_registry.activate(bench.engine, ACTOR, two[0])
     bundle_registry.activate(bench.engine, ACTOR, two[1])
-    now = bundle_registry.look(bench.engine).active
+    now = bundle_registry.current_selection(bench.engine).active
     assert now is not None
     assert now.bundle is not None
     assert (now.bundle.label, now.bundle.digest, now.actor) == ("stub/2.0.0", "2" * 64, ACTOR)
@@ -117,7 +117,7 @@ def test_activating_is_on_record_and_queues_no_film_again(bench: LedgerBench, tw
 def test_rolling_back_goes_to_the_one_before_and_past_what_was_withdrawn(
     bench: LedgerBench, two: tuple[Bundle, Bundle]
 ) -> None:
-    with pytest.raises(UsageError, match="ever chosen"):
+    with pytest.raises(UsageError, match="ever activated"):
         bundle_registry.rollback(bench.engine, ACTOR)
     bundle_registry.activate(bench.engine, ACTOR, two[0])
     assert bundle_registry.rollback(bench.engine, ACTOR) is None
@@ -127,9 +127,11 @@ def test_rolling_back_goes_to_the_one_before_and_past_what_was_withdrawn(
     assert back is not None
     assert back.label == "stub/1.0.0"
     bundle_registry.activate(bench.engine, ACTOR, two[1])
-    bundle_registry.withdraw(bench.engine, ACTOR, bundle_registry.find(bench.engine, "1.0.0"), "it turned films")
+    bundle_registry.withdraw(
+        bench.engine, ACTOR, bundle_registry.find_bundles(bench.engine, "1.0.0"), "it turned films"
+    )
     assert bundle_registry.rollback(bench.engine, ACTOR) is None
-    bundle_registry.withdraw(bench.engine, ACTOR, bundle_registry.find(bench.engine, "2.0.0"), "it as well")
+    bundle_registry.withdraw(bench.engine, ACTOR, bundle_registry.find_bundles(bench.engine, "2.0.0"), "it as well")
     with pytest.raises(UsageError, match="withdrawn"):
         bundle_registry.rollback(bench.engine, ACTOR)
 
@@ -139,7 +141,7 @@ def test_rolling_back_goes_to_the_one_before_and_past_what_was_withdrawn(
 
 def test_a_withdrawn_bundle_strikes_its_results_through_and_assesses_no_more(bench: LedgerBench) -> None:
     film = bench.assess(b"film.dcm")
-    known = bundle_registry.find(bench.engine, "films/1")
+    known = bundle_registry.find_bundles(bench.engine, "films/1")
     for reason in ("it misses what lies behind the heart", "said twice, the first reason stays"):
         bundle_registry.withdraw(bench.engine, ACTOR, known, reason)
     (row,) = results.query(bench.engine)
@@ -172,8 +174,8 @@ def test_the_films_of_a_withdrawn_bundle_are_listed_with_who_saw_them(bench: Led
         audit.append(connection, "uid:8", audit.Action.SEARCH, "results")
 
     write(bench.engine, look)
-    ids = [one.bundle_id for one in bundle_registry.find(bench.engine, "films/1")]
-    assert bundle_recall.unnamed(bench.engine, ids) == bundle_recall.Unnamed(0, None)
+    ids = [one.bundle_id for one in bundle_registry.find_bundles(bench.engine, "films/1")]
+    assert bundle_recall.unattributed_access(bench.engine, ids) == bundle_recall.UnattributedAccess(0, None)
     rows = {row.path_text: row for row in results.query(bench.engine)}
     disclosures.note(bench.engine, "uid:9", [rows["a.dcm"], rows["c.dcm"], rows["d.dcm"]])
     # the other bundle's answer of the same film, which another person saw, is none of this one's
@@ -182,7 +184,7 @@ def test_the_films_of_a_withdrawn_bundle_are_listed_with_who_saw_them(bench: Led
     (claim,) = bench.claim()
     assert bench.ledger.commit_assessed(claim, bench.facts(b"a"), other, content_of(Answer.NOT_FLAGGED))
     disclosures.note(bench.engine, "uid:10", results.query(bench.engine))
-    found = list(bundle_recall.films(bench.engine, ids))
+    found = list(bundle_recall.recalled_images(bench.engine, ids))
     said = [(one.result.path_text, [of.who for of in one.seen], sorted(of.who for of in one.listed)) for one in found]
     assert said == [
         ("a.dcm", [], ["uid:9"]),
@@ -192,8 +194,8 @@ def test_the_films_of_a_withdrawn_bundle_are_listed_with_who_saw_them(bench: Led
     assert found[0].result.result_id == first
     assert [one["who"] for one in bundle_recall.to_json(found[2])["listed"]] == ["uid:9", "uid:10"]
     write(bench.engine, lambda c, _: audit.append(c, "uid:9", audit.Action.EXPORT, "readings"))
-    unnamed = bundle_recall.unnamed(bench.engine, ids)
-    assert unnamed == bundle_recall.Unnamed(1, found[0].listed[0].at)
+    unnamed = bundle_recall.unattributed_access(bench.engine, ids)
+    assert unnamed == bundle_recall.UnattributedAccess(1, found[0].listed[0].at)
 
 
 # --------------------------------------------------------------------------- in the shadow

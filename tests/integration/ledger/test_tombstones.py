@@ -21,7 +21,7 @@ from sqlalchemy import Engine, insert, select, text
 from sqlalchemy.exc import DBAPIError
 
 from preread.admin import patient_export, purge
-from preread.admin.purge import Person
+from preread.admin.purge import PatientQuery
 from preread.core.errors import EnvironmentFault, ScanIncomplete, SettingsError, UsageError
 from preread.core.types import FORGOTTEN, FileState, Identity, Population, Presence, RefusalCode, Role, Verdict
 from preread.db import engine as db_engine
@@ -45,7 +45,7 @@ from tests.support.ledger import LedgerBench
 
 ACTOR = "uid:0"
 NAME, IDENTIFIER, ISSUER = "Mustermann^Erika", "PAT-4711", "KLINIKUM"
-PERSON = Person(IDENTIFIER)
+PERSON = PatientQuery(IDENTIFIER)
 
 
 def who(**more: str) -> dict[str, str]:
@@ -75,9 +75,9 @@ def tables_with(engine: Engine, *words: str) -> set[str]:
     return {table for table, cell in cells(engine) if any(word.lower() in cell.lower() for word in words)}
 
 
-def forget_films(bench: LedgerBench, films: list[int], **options: Any) -> purge.Purge:
+def forget_films(bench: LedgerBench, films: list[int], **options: Any) -> purge.PurgeCounts:
     chosen = {"readings": False, "journal": None, "preview_dir": None} | options
-    return purge.purge(bench.engine, ACTOR, "purged: its patient", films, **chosen)
+    return purge.purge(bench.engine, purge.PurgeRequest(ACTOR, "purged: its patient", **chosen), films)
 
 
 def sound(bench: LedgerBench) -> bool:
@@ -127,7 +127,7 @@ def test_nothing_that_names_the_patient_is_left_in_any_table(filled: LedgerBench
     words = (NAME, "mustermann", IDENTIFIER, "ACC-0815")
     assert tables_with(filled.engine, *words) == {"file", "transition", "reading", "session"}
     before = filled.row(filled.other)
-    films = purge.of_patient(filled.engine, PERSON)
+    films = purge.select_patient(filled.engine, PERSON)
     assert films == sorted(filled.mine)
     drawn = np.zeros((20, 20), np.uint8)
     digest = results.query(filled.engine, results.ResultFilter(patient_id=IDENTIFIER))[0].sha256
@@ -203,7 +203,7 @@ def test_no_byte_of_the_patient_is_left_in_any_file(
     other = db_engine.open_engine(database_url)  # the page, which stays open
     assert db_engine.read(other, db_engine.database_now)
     assert f"{database.name}-wal" in places_with(folder, *words)
-    done = forget_films(filled, purge.of_patient(filled.engine, PERSON), readings=True, preview_dir=kept)
+    done = forget_films(filled, purge.select_patient(filled.engine, PERSON), readings=True, preview_dir=kept)
     assert (done.films, done.previews, done.uncleaned) == (33, 1, 0)
     assert places_with(folder, *words) == {}
     assert f"{database.name}-wal" in {path.name for path in folder.iterdir()}
@@ -252,7 +252,7 @@ def test_what_an_older_version_left_in_free_pages_goes_when_the_file_is_written_
 
 
 def test_readings_stay_unless_they_are_named_and_say_no_patient(filled: LedgerBench) -> None:
-    done = forget_films(filled, purge.of_patient(filled.engine, PERSON))
+    done = forget_films(filled, purge.select_patient(filled.engine, PERSON))
     assert (done.readings, done.readings_kept) == (0, 1)
     # what a reader wrote is kept as it was written
     assert tables_with(filled.engine, NAME, "mustermann", IDENTIFIER) == {"reading"}
@@ -298,8 +298,8 @@ def test_no_table_holds_a_patient_that_was_purged(engine: Engine, name: str, dat
     assert ledger.commit_refused(claim, facts, bundle_id, RefusalCode.VIEW, mark)
     fault = EnvironmentFault(f"{os.fsdecode(path)} cannot be listed")
     ledger.heartbeat(Pulse(30.0, 1, 1, (RootPulse(root_id, True, fault),)))
-    films = purge.of_patient(engine, Person(patient))
-    purge.purge(engine, ACTOR, "purged", films, readings=True, journal=None, preview_dir=None)
+    films = purge.select_patient(engine, PatientQuery(patient))
+    purge.purge(engine, purge.PurgeRequest(ACTOR, "purged", readings=True, journal=None, preview_dir=None), films)
     left = {cell for _, cell in cells(engine)} - before
     assert films == [claim.file_id]
     assert not [cell for cell in left if any(word in cell.casefold() for word in ("zqxwkq", f"id-{number}", sha256))]
@@ -418,7 +418,7 @@ def test_a_slot_that_reads_a_film_while_it_is_purged_brings_nothing_back(filled:
 def test_a_content_that_another_film_holds_is_not_forgotten(bench: LedgerBench, tmp_path: Path) -> None:
     film = bench.assess(b"a.dcm", b"same", **who())
     other = bench.assess(b"b.dcm", b"same", **who(patient_id="PAT-1"))
-    done = forget_films(bench, purge.of_patient(bench.engine, PERSON), journal=tmp_path / "forgotten")
+    done = forget_films(bench, purge.select_patient(bench.engine, PERSON), journal=tmp_path / "forgotten")
     assert (done.films, done.contents) == (1, 0)
     with bench.engine.begin() as connection:
         connection.execute(text("DELETE FROM tombstone"))  # as in a restored backup
@@ -457,7 +457,7 @@ def test_what_a_restored_backup_brings_back_is_forgotten_again(
         source.backup(target)
     source.close()
     target.close()
-    forget_films(filled, purge.of_patient(filled.engine, PERSON), readings=True, journal=journal)
+    forget_films(filled, purge.select_patient(filled.engine, PERSON), readings=True, journal=journal)
     assert purge.replay(filled.engine, ACTOR, journal, None).films == 0
     assert not [word for word in (IDENTIFIER, NAME, "PAT") if word in journal.read_text()]
     assert journal.stat().st_mode & 0o077 == 0
@@ -491,21 +491,21 @@ def test_a_journal_of_another_database_is_refused(bench: LedgerBench, tmp_path: 
 
 def test_who_is_meant_must_be_clear(bench: LedgerBench) -> None:
     first = bench.assess(b"a.dcm", b"a", **who())
-    assert purge.of_patient(bench.engine, PERSON) == [first]
+    assert purge.select_patient(bench.engine, PERSON) == [first]
     bench.assess(b"b.dcm", b"b", **who(issuer_of_patient_id="OTHER"))
     with pytest.raises(UsageError, match="2 issuers"):
-        purge.of_patient(bench.engine, PERSON)
-    assert purge.of_patient(bench.engine, Person(IDENTIFIER, ISSUER)) == [first]
+        purge.select_patient(bench.engine, PERSON)
+    assert purge.select_patient(bench.engine, PatientQuery(IDENTIFIER, ISSUER)) == [first]
     bench.assess(b"c.dcm", b"c", **who(patient_birth_date="19500101"))
     with pytest.raises(UsageError, match="birth dates"):
-        purge.of_patient(bench.engine, Person(IDENTIFIER, ISSUER))
-    assert purge.of_patient(bench.engine, Person(IDENTIFIER, ISSUER, "20210203")) == [first]
-    assert purge.of_patient(bench.engine, Person("PAT-471")) == []
-    assert purge.of_patient(bench.engine, Person("PAT-%")) == []
-    assert len(purge.of_study(bench.engine, "1.2.826.4711")) == 3
+        purge.select_patient(bench.engine, PatientQuery(IDENTIFIER, ISSUER))
+    assert purge.select_patient(bench.engine, PatientQuery(IDENTIFIER, ISSUER, "20210203")) == [first]
+    assert purge.select_patient(bench.engine, PatientQuery("PAT-471")) == []
+    assert purge.select_patient(bench.engine, PatientQuery("PAT-%")) == []
+    assert len(purge.select_study(bench.engine, "1.2.826.4711")) == 3
     bench.assess(b"d.dcm", b"d", **who(patient_id="PAT-1"))
     with pytest.raises(UsageError, match="2 patients"):
-        purge.of_study(bench.engine, "1.2.826.4711")
+        purge.select_study(bench.engine, "1.2.826.4711")
 
 
 def test_age_counts_from_the_last_result_and_spares_what_waits(bench: LedgerBench) -> None:
@@ -517,17 +517,17 @@ def test_age_counts_from_the_last_result_and_spares_what_waits(bench: LedgerBenc
     bench.ledger.reopen([again], "again", states=[FileState.DONE])
     bench.wait(100 * 86_400)
     bench.assess(b"new.dcm", b"new")
-    assert purge.older_than(bench.engine, 99) == [old, gone]
-    assert purge.older_than(bench.engine, 101) == []
+    assert purge.select_older_than(bench.engine, 99) == [old, gone]
+    assert purge.select_older_than(bench.engine, 101) == []
     forget_films(bench, [old, gone])
-    assert purge.older_than(bench.engine, 99) == []
+    assert purge.select_older_than(bench.engine, 99) == []
 
 
 # --------------------------------------------------------------------------- access
 
 
 def test_a_patient_gets_everything_that_is_held(filled: LedgerBench) -> None:
-    films = purge.of_patient(filled.engine, PERSON)
+    films = purge.select_patient(filled.engine, PERSON)
     record = json.loads(patient_export.to_text(patient_export.export(filled.engine, ACTOR, films)))
     assert [film["id"] for film in record["films"]] == films
     first, second, refused = record["films"]

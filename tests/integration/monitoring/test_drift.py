@@ -17,7 +17,7 @@ from preread.ledger.ledger import Ledger
 from preread.ledger.records import Observation
 from preread.model import bundles
 from preread.monitoring import drift
-from preread.monitoring.drift import Against, Judgement
+from preread.monitoring.drift import Judgement, ReferenceKind
 
 NOW = datetime.now(UTC)
 BIMODAL = {"edges": [0.5], "films": [500, 500]}
@@ -83,7 +83,7 @@ class Site:
         connection.execute(insert(schema.finding), answer)
         return assessment_id
 
-    def verdicts(self, against: Against) -> dict[str, Judgement]:
+    def verdicts(self, against: ReferenceKind) -> dict[str, Judgement]:
         found = drift.report(self.engine)
         assert found is not None
         return {shift.measure: shift.verdict for shift in found.shifts if shift.against is against}
@@ -95,7 +95,7 @@ def even(films: int) -> list[float]:
 
 def test_nothing_is_said_before_there_are_films(engine: Engine) -> None:
     assert drift.report(engine) is None
-    assert drift.shifts(engine) == ()
+    assert drift.current_shifts(engine) == ()
 
 
 def test_the_first_days_are_compared_with_nothing_of_the_site(engine: Engine) -> None:
@@ -111,9 +111,9 @@ def test_films_that_stay_are_steady_and_films_that_change_have_shifted(engine: E
     site = Site(engine)
     site.add(40, even(150), refused=10)
     site.add(2, even(140), refused=9)
-    assert set(site.verdicts(Against.SITE).values()) == {Judgement.STEADY}
+    assert set(site.verdicts(ReferenceKind.SITE).values()) == {Judgement.STEADY}
     site.add(1, [0.95] * 400, refused=200, light=140.0)
-    verdicts = site.verdicts(Against.SITE)
+    verdicts = site.verdicts(ReferenceKind.SITE)
     assert verdicts["probability of pneumonia"] is Judgement.SHIFTED
     assert verdicts["mean"] is Judgement.SHIFTED
     assert verdicts["refusals"] in {Judgement.SHIFTING, Judgement.SHIFTED}
@@ -123,7 +123,7 @@ def test_few_films_get_no_verdict_however_they_differ(engine: Engine) -> None:
     site = Site(engine)
     site.add(40, [0.1] * 150)
     site.add(1, [0.9] * (drift.LEAST_FILMS - 1), light=200.0)
-    assert set(site.verdicts(Against.SITE).values()) == {Judgement.TOO_FEW}
+    assert set(site.verdicts(ReferenceKind.SITE).values()) == {Judgement.TOO_FEW}
     found = drift.report(engine)
     assert found is not None
     assert all(shift.to_json()["psi"] is None for shift in found.shifts)
@@ -135,7 +135,7 @@ def test_backlog_and_research_do_not_count(engine: Engine, film: dict[str, Any])
     site.add(40, even(120))
     site.add(2, even(120))
     site.add(1, [0.99] * 300, light=250.0, **film)
-    assert set(site.verdicts(Against.SITE).values()) == {Judgement.STEADY}
+    assert set(site.verdicts(ReferenceKind.SITE).values()) == {Judgement.STEADY}
 
 
 @pytest.mark.parametrize(
@@ -151,9 +151,9 @@ def test_the_bundle_brings_what_it_is_compared_with(engine: Engine, manifest: An
     assert found.reference is not None
     assert words in found.reference
     shift = next(one for one in found.shifts if one.measure == "probability of pneumonia")
-    assert (shift.against, shift.verdict, shift.reference_films) == (Against.BUNDLE, Judgement.STEADY, 1000)
+    assert (shift.against, shift.verdict, shift.reference_films) == (ReferenceKind.BUNDLE, Judgement.STEADY, 1000)
     site.add(1, [0.95] * 2000)
-    assert site.verdicts(Against.BUNDLE)["probability of pneumonia"] is Judgement.SHIFTED
+    assert site.verdicts(ReferenceKind.BUNDLE)["probability of pneumonia"] is Judgement.SHIFTED
 
 
 def test_a_manifest_may_bring_a_reference_and_need_not(stub_bundle: bundles.Bundle) -> None:

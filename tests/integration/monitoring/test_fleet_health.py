@@ -150,8 +150,8 @@ def test_a_watched_folder_stays_one_and_metrics_call_no_archive_down(archive: Ar
     bench.ledger.heartbeat(Pulse(INTERVAL_S, 2, 2, (RootPulse(inbox, moves=True),)))
     assert archive.codes() == {}
     assert [root.path for root in archive.look().roots] == ["/srv/archive", "/srv/inbox"]
-    told = database_metrics.exposed(
-        Meters(), database_metrics.look(bench.engine, roots=None, scan_interval_s=INTERVAL_S), ()
+    told = database_metrics.exposition_text(
+        Meters(), database_metrics.read_metrics(bench.engine, roots=None, scan_interval_s=INTERVAL_S), ()
     ).decode()
     assert 'preread_share_up{root="/srv/inbox"} 1.0' in told
     assert 'preread_share_up{root="/srv/archive"}' not in told

@@ -25,7 +25,7 @@ from preread.ledger.archives import FleetHealth
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import Claim, ContentAssessment, FileFacts, Observation
 from preread.monitoring import database_metrics, drift
-from preread.monitoring.database_metrics import Figures
+from preread.monitoring.database_metrics import DatabaseMetrics
 from preread.monitoring.health import Health, Level, Problem, RootHealth
 from preread.runner.child.protocol import Content, Report
 from preread.runner.counters import COMMIT, Meters
@@ -81,14 +81,14 @@ def everything(meters: Meters) -> bytes:
         ready_age_s=2.0,
         progress_age_s=3.0,
     )
-    known = Figures(
+    known = DatabaseMetrics(
         found,
         waiting=(("live", 3), ("backlog", 4)),
         readings=(("stub/1.0.0", "accepted", 5),),
         said=(("stub/1.0.0", "pneumonia", "flagged", "absent", 6),),
     )
-    shift = drift.Shift("mean", drift.Against.SITE, drift.Judgement.SHIFTED, 0.5, 0.1, 200, 300)
-    return database_metrics.exposed(meters, known, [shift])
+    shift = drift.Shift("mean", drift.ReferenceKind.SITE, drift.Judgement.SHIFTED, 0.5, 0.1, 200, 300)
+    return database_metrics.exposition_text(meters, known, [shift])
 
 
 def expressions() -> Iterator[tuple[str, str]]:
@@ -142,7 +142,7 @@ def test_prometheus_takes_rules_and_every_expression_of_the_dashboard(tmp_path: 
 
 
 def exposed(meters: Meters) -> bytes:
-    return database_metrics.exposed(meters, database_metrics.unavailable(DatabaseAway("gone")), ())
+    return database_metrics.exposition_text(meters, database_metrics.unavailable(DatabaseAway("gone")), ())
 
 
 def test_films_are_counted_by_outcome_and_code(meters: Meters) -> None:
@@ -205,8 +205,8 @@ def fill(engine: Engine, films: int) -> int:
 def test_figures_of_the_database(engine: Engine, meters: Meters) -> None:
     bundle_id = fill(engine, 3)
     _sign(engine, bundle_id)
-    text = database_metrics.exposed(
-        meters, database_metrics.look(engine, roots=None, scan_interval_s=30.0), drift.shifts(engine)
+    text = database_metrics.exposition_text(
+        meters, database_metrics.read_metrics(engine, roots=None, scan_interval_s=30.0), drift.current_shifts(engine)
     )
     assert value(text, "database_up") == 1
     assert value(text, "waiting", lane="live") == 1

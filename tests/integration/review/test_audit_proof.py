@@ -185,7 +185,11 @@ def test_each_edit_past_the_program_is_found(keyed: Films, edit: str) -> None:
 
 @pytest.mark.parametrize("with_readings", [True, False])
 def test_a_purge_leaves_the_trail_whole_and_names_nobody(keyed: Films, with_readings: bool) -> None:
-    purge.purge(keyed.engine, SHELL, "asked for", [1, 4], readings=with_readings, journal=None, preview_dir=None)
+    purge.purge(
+        keyed.engine,
+        purge.PurgeRequest(SHELL, "asked for", readings=with_readings, journal=None, preview_dir=None),
+        [1, 4],
+    )
     assert faults(keyed) == []
     films = [one.object for one in audit.latest(keyed.engine, 10) if one.action == Action.FORGOTTEN]
     ending = ":readings" if with_readings else ""
@@ -195,7 +199,9 @@ def test_a_purge_leaves_the_trail_whole_and_names_nobody(keyed: Films, with_read
 
 
 def test_a_kept_reading_of_a_purged_film_is_still_covered(keyed: Films) -> None:
-    purge.purge(keyed.engine, SHELL, "asked for", [1], readings=False, journal=None, preview_dir=None)
+    purge.purge(
+        keyed.engine, purge.PurgeRequest(SHELL, "asked for", readings=False, journal=None, preview_dir=None), [1]
+    )
     by_hand(keyed.engine, lambda c: c.execute(update(_reading).where(_reading.c.id == 1).values(comment="x")))
     assert len(faults(keyed)) == 2
 

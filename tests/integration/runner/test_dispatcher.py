@@ -583,15 +583,8 @@ def test_nothing_stays_of_a_film_that_was_purged_while_a_slot_read_it(
     for path, sha256 in ((b"purged", "a" * 64), (b"fenced", "b" * 64)):
         assert previews.save(tmp_path, sha256, encode_preview(np.zeros((9, 9), np.uint8)), 0)
         if path == b"purged":
-            purge.purge(
-                desk.engine,
-                "uid:0",
-                "purged",
-                [claims[path].file_id],
-                readings=False,
-                journal=None,
-                preview_dir=tmp_path,
-            )
+            request = purge.PurgeRequest("uid:0", "purged", readings=False, journal=None, preview_dir=tmp_path)
+            purge.purge(desk.engine, request, [claims[path].file_id])
         else:
             desk.ledger.give_back(claims[path], "taken away")
         desk.says(claims[path], Done(claims[path], report(sha256)))
@@ -611,7 +604,7 @@ def test_slots_ask_whether_a_film_is_known_unless_it_is_small_and_nothing_was_ev
     desk.ledger.settle(seen.values())
     desk.work()
     assert asks() == {b"small": False, b"large": True}
-    purge.purge(desk.engine, "uid:0", "other", [99], readings=False, journal=None, preview_dir=None)
+    purge.purge(desk.engine, purge.PurgeRequest("uid:0", "other", readings=False, journal=None, preview_dir=None), [99])
     desk.work()
     assert asks() == {b"small": True, b"large": True}
 

@@ -59,7 +59,7 @@ def ask(port: int, path: str = "/health", method: str = "GET") -> tuple[int, str
 @pytest.mark.parametrize("level, status", [(None, 200), (Level.WARNING, 200), (Level.CRITICAL, 503)])
 def test_the_colour_is_the_status(probe: Probe, level: Level | None, status: int) -> None:
     probe.problems = () if level is None else (Problem(level, "stalled", "nothing moves"),)
-    with http_server.serving(ANY_PORT, probe) as port:
+    with http_server.serve(ANY_PORT, probe) as port:
         found, body = ask(port)
         assert (found, json.loads(body)["status"]) == (status, (level or Level.OK).name.lower())
         assert ask(port, method="HEAD") == (status, "")
@@ -67,7 +67,7 @@ def test_the_colour_is_the_status(probe: Probe, level: Level | None, status: int
 
 @pytest.mark.parametrize("path", ["/", "/healthz", "/../etc/passwd", "/health/x"])
 def test_there_is_nothing_else(probe: Probe, path: str) -> None:
-    with http_server.serving(ANY_PORT, probe) as port:
+    with http_server.serve(ANY_PORT, probe) as port:
         assert ask(port, path)[0] == 404
         assert ask(port, method="POST")[0] == 501
     assert probe.calls == 0
@@ -79,7 +79,7 @@ def test_a_report_that_fails_is_red_and_the_next_one_is_asked_for(
 ) -> None:
     monkeypatch.setattr(http_server, "_FRESH_S", 0.0)
     probe.raises = error
-    with http_server.serving(ANY_PORT, probe) as port:
+    with http_server.serve(ANY_PORT, probe) as port:
         status, body = ask(port)
         assert (status, json.loads(body)["problems"][0]["code"]) == (503, code)
         probe.raises = None
@@ -92,7 +92,7 @@ def test_a_database_that_hangs_is_red_in_time_and_holds_up_nobody(
     monkeypatch.setattr(http_server, "ANSWER_WITHIN_S", 0.2)
     monkeypatch.setattr(http_server, "_FRESH_S", 0.0)
     probe.go_on.clear()
-    with http_server.serving(ANY_PORT, probe) as port:
+    with http_server.serve(ANY_PORT, probe) as port:
         for _ in range(3):
             status, body = ask(port)
             assert (status, json.loads(body)["problems"][0]["code"]) == (503, "database_away")
@@ -101,7 +101,7 @@ def test_a_database_that_hangs_is_red_in_time_and_holds_up_nobody(
 
 def test_many_requests_ask_the_database_once(probe: Probe, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "_FRESH_S", 3600.0)
-    with http_server.serving(ANY_PORT, probe) as port:
+    with http_server.serve(ANY_PORT, probe) as port:
         assert {ask(port)[0] for _ in range(20)} == {200}
     assert probe.calls == 1
 
@@ -111,7 +111,7 @@ def test_clients_that_say_nothing_do_not_shut_others_out_for_long(
 ) -> None:
     monkeypatch.setattr(http_server, "_AT_ONCE", 2)
     monkeypatch.setattr(http_server._Handler, "timeout", 0.2)
-    with http_server.serving(ANY_PORT, probe) as port:
+    with http_server.serve(ANY_PORT, probe) as port:
         assert port is not None
         silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(2)]
         for one in silent:
@@ -141,7 +141,7 @@ def test_clients_that_say_nothing_do_not_shut_others_out_for_long(
 @pytest.mark.parametrize("path", ["/health", "/metrics", "/"])
 def test_only_the_names_that_are_set_are_answered(probe: Probe, head: str, status: int, path: str) -> None:
     with (
-        http_server.serving(ANY_PORT, probe, hosts=frozenset({"xray-desk-1"})) as port,
+        http_server.serve(ANY_PORT, probe, hosts=frozenset({"xray-desk-1"})) as port,
         socket.create_connection(("127.0.0.1", port), timeout=60) as connection,
     ):
         connection.sendall(f"GET {path} {head.format(port=port)}\r\n\r\n".encode())
@@ -151,7 +151,7 @@ def test_only_the_names_that_are_set_are_answered(probe: Probe, head: str, statu
 
 
 def test_any_host_may_be_set(probe: Probe) -> None:
-    with http_server.serving(ANY_PORT, probe, hosts=frozenset({"*"})) as port:
+    with http_server.serve(ANY_PORT, probe, hosts=frozenset({"*"})) as port:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
         connection.request("GET", "/health", headers={"host": "anything.example"})
         assert connection.getresponse().status == 200
@@ -180,7 +180,7 @@ def test_others_reach_it_only_where_that_is_set(
         asked.append(address[0])
         yield 1
 
-    monkeypatch.setattr(http_server, "serving", serving)
+    monkeypatch.setattr(http_server, "serve", serving)
     with monitored(listen, create_engine("sqlite://"), roots=None, scan_interval_s=1.0, hosts=hosts):
         pass
     assert asked == [opened]
@@ -188,19 +188,19 @@ def test_others_reach_it_only_where_that_is_set(
 
 
 def test_an_address_in_use_is_named(probe: Probe) -> None:
-    with http_server.serving(ANY_PORT, probe) as port:
+    with http_server.serve(ANY_PORT, probe) as port:
         for others in ((), (port,)):
             with (
                 pytest.raises(EnvironmentFault, match=f"127.0.0.1:{port}"),
-                http_server.serving(("127.0.0.1", port), probe, other_ports=others),
+                http_server.serve(("127.0.0.1", port), probe, other_ports=others),
             ):
                 pass
 
 
 def test_the_next_free_port_is_taken(probe: Probe) -> None:
-    with http_server.serving(ANY_PORT, probe) as first, http_server.serving(ANY_PORT, probe) as second:
+    with http_server.serve(ANY_PORT, probe) as first, http_server.serve(ANY_PORT, probe) as second:
         others = (second, 0)
-        with http_server.serving(("127.0.0.1", first), probe, other_ports=others) as third:
+        with http_server.serve(("127.0.0.1", first), probe, other_ports=others) as third:
             assert third not in (first, second)
             assert [ask(port)[0] for port in (first, second, third)] == [200, 200, 200]
 
@@ -219,7 +219,7 @@ def test_the_port_that_is_named_is_the_workers(
         asked.extend((address, list(other_ports)))
         yield 1
 
-    monkeypatch.setattr(http_server, "serving", serving)
+    monkeypatch.setattr(http_server, "serve", serving)
     engine = create_engine("sqlite://")
     with monitored("127.0.0.1:65534", engine, roots=None, scan_interval_s=1.0, ports_after=ports_after) as meters:
         assert meters is not None

@@ -1,9 +1,9 @@
-"""A backup of the database as one file, taken while workers write, checked before it gets its name; and the way back.
+"""Online backup and restore of the database as one checked file.
 
-SQLite: its online backup interface, in one step. Postgres: ``pg_dump`` in the custom format, and ``pg_restore``. Both
-hold one moment of the database: rows are counted in the transaction that is copied, and again in the file.
+SQLite: the online backup interface, in one step. Postgres: ``pg_dump`` in the custom format and ``pg_restore``. Both
+copy one consistent snapshot: rows are counted in the transaction that is copied and again in the written file.
 
-Films are no part of a backup, nor are previews: those are files that never change, and can be drawn again.
+Images and previews are not part of a backup: images never change, and previews can be generated again.
 """
 
 from __future__ import annotations
@@ -33,23 +33,24 @@ from preread.db.review_schema import secret
 from preread.ledger import claims
 from preread.ledger.tombstones import KEY_NAME
 
-_FILE_MODE = 0o600  # patient data: nobody but the owner reads it
+_FILE_MODE = 0o600  # patient data: readable by the owner only
 _SQLITE, _POSTGRES = b"SQLite format 3\0", b"PGDMP"
 _LOCK_WAIT_MS = 60_000
 _COPY = re.compile(rb'^COPY (?:"?\w+"?\.)?"?(\w+)"? .*FROM stdin;$')
 _REVISIONS = "alembic_version"
-_NOT_EMPTY = "Name a database that holds nothing (PREREAD_DATABASE_URL), or move aside what is there."
+_NOT_EMPTY = "Name an empty database (PREREAD_DATABASE_URL), or move the existing one away."
 
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """What a backup holds.
+    """Contents of a backup file.
 
     Attributes:
         kind: ``sqlite`` or ``postgresql``.
-        revision: its schema's.
-        rows: how many each table has.
-        purge_key: of what was purged, by which its journal is known; ``None`` before the first purge.
+        revision: Alembic revision of its schema.
+        rows: number of rows by table name.
+        size_bytes: size of the file.
+        purge_key: hexadecimal key that links the database to its purge journal; ``None`` before the first purge.
     """
 
     kind: str
@@ -60,36 +61,46 @@ class Backup:
 
 
 def back_up(engine: Engine, target: Path, *, replace: bool = False) -> Backup:
-    """Write a backup: whole and checked under its name, or not at all. Workers go on meanwhile.
+    """Write a checked backup file while workers continue to write.
+
+    The file appears under its name only when it is complete and checked.
 
     Args:
-        replace: an older file of this name makes way once the new one is checked.
+        engine: database to copy.
+        target: file to write.
+        replace: replace an existing file of this name after the new one was checked.
+
+    Returns:
+        Contents of the written backup.
 
     Raises:
-        BackupDamaged: what was written is not what was read.
+        BackupDamaged: the written file does not hold the rows that were read.
         DatabaseAway, DatabaseUnsuitable, SchemaOutdated: the database cannot be read.
         EnvironmentFault: the file cannot be written, or ``pg_dump`` is missing or fails.
-        UsageError: there is a file of this name.
+        UsageError: ``target`` exists and ``replace`` is false.
     """
     target = Path(os.path.abspath(target))
     if os.path.lexists(target) and not replace:
-        raise UsageError(f"{target} is there already: name another file, or say --replace")
+        raise UsageError(f"{target} is there already: name another file, or use --replace")
     with _unfinished(target) as part:
         rows = read(engine, lambda connection: _copy(connection, part))
-        made = look_into(part)
-        if not rows.items() <= made.rows.items():
-            raise BackupDamaged("the backup does not hold the rows that were read; it was not kept")
+        written = check_backup(part)
+        if not rows.items() <= written.rows.items():
+            raise BackupDamaged("the backup does not hold the rows that were read: it was deleted")
         _sync(part)
         os.replace(part, target)
         _sync(target.parent)
-    return made
+    return written
 
 
-def look_into(file: Path) -> Backup:
-    """Check a backup from its first byte to its last, and say what it holds.
+def check_backup(file: Path) -> Backup:
+    """Read a backup file completely and return its contents.
+
+    Args:
+        file: backup made by ``back_up``.
 
     Raises:
-        BackupDamaged: it is none, or not whole.
+        BackupDamaged: it is not a backup, or it is incomplete.
         EnvironmentFault: it cannot be read, or ``pg_restore`` is missing.
     """
     try:
@@ -103,9 +114,9 @@ def look_into(file: Path) -> Backup:
     elif head.startswith(_POSTGRES):
         kind, (revision, rows, purge_key) = "postgresql", _look_into_dump(file)
     else:
-        raise BackupDamaged(f"{file} is no backup of Preread's")
+        raise BackupDamaged(f"{file} is not a backup of Preread")
     if revision is None:
-        raise BackupDamaged(f"{file} holds no database of Preread's")
+        raise BackupDamaged(f"{file} does not hold a database of Preread")
     return Backup(kind, revision, rows, size_bytes, purge_key)
 
 
@@ -115,28 +126,33 @@ def restore(
     prepare: Callable[[Engine], None] = lambda _: None,
     admit: Callable[[Backup], None] = lambda _: None,
 ) -> Backup:
-    """Put a backup into an empty place: an SQLite path where nothing lies, a Postgres database without tables.
+    """Restore a backup into a missing SQLite file or empty Postgres database.
 
     Args:
-        prepare: what to do with the restored database before any program may use it: on SQLite before it gets its
-            name, on Postgres while a table says that it is not finished.
-        admit: raises where this backup may not be restored; called before anything is changed.
+        engine: target database.
+        file: backup made by ``back_up``.
+        prepare: called with the restored database before other programs may use it: on SQLite before the file gets its
+            name, on Postgres while a table marks the database as unfinished.
+        admit: called with the backup's contents before anything is changed; raises if it must not be restored.
+
+    Returns:
+        Contents of the restored backup.
 
     Raises:
-        BackupDamaged: it is not whole, or of the other kind of database.
-        DatabaseUnsuitable: the place is not empty, or is none.
+        BackupDamaged: the file is incomplete, or of the other kind of database.
+        DatabaseUnsuitable: the target is not empty, or cannot hold a database.
         DatabaseAway: the Postgres server does not answer.
         EnvironmentFault: the backup cannot be read, ``pg_restore`` is missing or fails, or the disk is full.
     """
-    found = look_into(file)
+    contents = check_backup(file)
     path = sqlite_path(engine)
-    here = "sqlite" if path is not None else "postgresql"
-    if found.kind != here:
-        raise BackupDamaged(f"{file} is a backup of {found.kind}, and PREREAD_DATABASE_URL names {here}")
-    admit(found)
+    backend = "sqlite" if path is not None else "postgresql"
+    if contents.kind != backend:
+        raise BackupDamaged(f"{file} is a backup of {contents.kind}, and PREREAD_DATABASE_URL names {backend}")
+    admit(contents)
     if path is not None:
-        _restore_file(path, file, found, prepare, audit_key.of(engine).path)
-        return found
+        _restore_file(path, file, contents, prepare, audit_key.of(engine).path)
+        return contents
     if tables := read(engine, lambda connection: len(inspect(connection).get_table_names())):
         raise DatabaseUnsuitable(f"the database is not empty: it holds {tables} tables", _NOT_EMPTY)
     into, environment = _connection_of(engine)
@@ -148,16 +164,16 @@ def restore(
     except PrereadError:
         migrate.set_unfinished(engine, None)  # one transaction: the database is empty again
         raise
-    _compare(engine, found)
+    _compare(engine, contents)
     prepare(engine)
     migrate.set_unfinished(engine, None)
-    return found
+    return contents
 
 
-def release(engine: Engine) -> None:
-    """Let nobody of the moment of the backup be at work: its workers have ended, their claims are free, nobody is in.
+def clear_runtime_state(engine: Engine) -> None:
+    """Mark all workers as stopped, recover their claims and end all sessions.
 
-    The schema must be this program's.
+    For a restored database, whose workers and sessions belong to the time of the backup. The schema must be current.
     """
 
     def body(connection: Connection, _again: bool) -> None:
@@ -169,8 +185,8 @@ def release(engine: Engine) -> None:
     write(engine, body)
 
 
-def rows_of(connection: Connection) -> dict[str, int]:
-    """Count the rows of every table."""
+def count_rows(connection: Connection) -> dict[str, int]:
+    """Return the number of rows by table name."""
     names = sorted(set(inspect(connection).get_table_names()) - {migrate.UNFINISHED})
     return {name: connection.execute(select(func.count()).select_from(table(name))).scalar_one() for name in names}
 
@@ -181,7 +197,7 @@ def rows_of(connection: Connection) -> dict[str, int]:
 def _copy(connection: Connection, part: Path) -> dict[str, int]:
     if connection.dialect.name != "sqlite":
         return _dump(connection, part)
-    rows = rows_of(connection)  # the transaction begins, and the copy is of what it sees
+    rows = count_rows(connection)  # the transaction begins, and the copy is of what it sees
     source = connection.connection.driver_connection
     assert isinstance(source, sqlite3.Connection)
     try:
@@ -194,20 +210,21 @@ def _copy(connection: Connection, part: Path) -> dict[str, int]:
 
 
 def _look_into_sqlite(file: Path) -> tuple[str | None, dict[str, int], str | None]:
+    """Return schema revision, rows by table and purge key of an SQLite backup."""
     address = f"file:{quote(os.path.abspath(file))}?mode=ro&immutable=1"
     try:
         with closing(sqlite3.connect(address, uri=True)) as connection:
             faults = connection.execute("PRAGMA integrity_check").fetchmany(1)
-            strays = connection.execute("PRAGMA foreign_key_check").fetchmany(1)
-            if faults != [("ok",)] or strays:
+            violations = connection.execute("PRAGMA foreign_key_check").fetchmany(1)
+            if faults != [("ok",)] or violations:
                 raise BackupDamaged(f"{file} is damaged")
             names = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name"
             tables = [str(name) for (name,) in connection.execute(names)]
             rows = {name: connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in tables}  # noqa: S608
             revisions = connection.execute(f"SELECT version_num FROM {_REVISIONS}") if _REVISIONS in rows else ()  # noqa: S608
             revision = next((str(found) for (found,) in revisions), None)
-            of_purges = "SELECT value FROM secret WHERE name = ?"
-            keys = connection.execute(of_purges, (KEY_NAME,)) if secret.name in rows else ()
+            key_query = "SELECT value FROM secret WHERE name = ?"
+            keys = connection.execute(key_query, (KEY_NAME,)) if secret.name in rows else ()
             purge_key = next((str(found) for (found,) in keys), None)
     except sqlite3.Error as error:
         raise BackupDamaged(f"{file} is damaged: {error}") from error
@@ -216,10 +233,13 @@ def _look_into_sqlite(file: Path) -> tuple[str | None, dict[str, int], str | Non
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield a name for a database that is to be made; under its own name it is there whole, or nothing is.
+    """Yield a temporary name for a new database file; publish it at the end.
+
+    Args:
+        path: final name. The file appears there complete, or not at all.
 
     Raises:
-        DatabaseUnsuitable: something lies there already, or nothing can be kept there.
+        DatabaseUnsuitable: a file exists there, or a database cannot be kept there.
         EnvironmentFault: it cannot be written.
     """
     for ending in ("", "-wal", "-shm", "-journal"):
@@ -229,25 +249,25 @@ def new_file(path: Path) -> Iterator[Path]:
     with _unfinished(path) as part:
         yield part
         _sync(part)
-        os.link(part, path)  # unlike a renaming it replaces nothing
+        os.link(part, path)  # unlike rename(2), link(2) never replaces a file
         _sync(path.parent)
 
 
 def _restore_file(
-    path: Path, file: Path, found: Backup, prepare: Callable[[Engine], None], key_file: Path | None
+    path: Path, file: Path, contents: Backup, prepare: Callable[[Engine], None], key_file: Path | None
 ) -> None:
     with new_file(path) as part:
         shutil.copyfile(file, part)
         copy = open_engine(f"sqlite:///{part}", key_file)
         try:
-            _compare(copy, found)
+            _compare(copy, contents)
             prepare(copy)
         finally:
-            copy.dispose()  # the last connection takes the write-ahead log in and removes it
+            copy.dispose()  # closing the last connection checkpoints and removes the write-ahead log
 
 
-def _compare(engine: Engine, found: Backup) -> None:
-    if not read(engine, rows_of).items() <= found.rows.items():
+def _compare(engine: Engine, contents: Backup) -> None:
+    if not read(engine, count_rows).items() <= contents.rows.items():
         raise BackupDamaged("the restored database does not hold the rows of its backup")
 
 
@@ -259,18 +279,26 @@ def _dump(connection: Connection, part: Path) -> dict[str, int]:
     connection.execute(text("SET LOCAL statement_timeout = 0"))
     connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
     snapshot = connection.execute(text("SELECT pg_export_snapshot()")).scalar_one()
-    rows = rows_of(connection)
+    rows = count_rows(connection)
     source, environment = _connection_of(connection.engine)
-    # the fleet's queue is no truth: `preread backfill` makes it anew
-    what = ("--format=custom", "--no-owner", "--no-privileges", "--exclude-schema=preread_fleet")
-    how = (f"--snapshot={snapshot}", f"--lock-wait-timeout={_LOCK_WAIT_MS}", f"--file={part}", f"--dbname={source}")
-    with _program("pg_dump", *what, *how, environment=environment):
+    # the fleet's queue can be rebuilt from the ledger by `preread backfill`
+    content_options = ("--format=custom", "--no-owner", "--no-privileges", "--exclude-schema=preread_fleet")
+    output_options = (
+        f"--snapshot={snapshot}",
+        f"--lock-wait-timeout={_LOCK_WAIT_MS}",
+        f"--file={part}",
+        f"--dbname={source}",
+    )
+    with _program("pg_dump", *content_options, *output_options, environment=environment):
         pass
     return rows
 
 
 def _look_into_dump(file: Path) -> tuple[str | None, dict[str, int], str | None]:
-    """Read every row of a dump, as ``pg_restore`` would write it: one row a line."""
+    """Return schema revision, rows by table and purge key of a dump.
+
+    Reads every row as ``pg_restore`` would write it: one row a line.
+    """
     rows: dict[str, int] = {}
     revision = purge_key = None
     name: str | None = None
@@ -292,7 +320,10 @@ def _look_into_dump(file: Path) -> tuple[str | None, dict[str, int], str | None]
 
 
 def _connection_of(engine: Engine) -> tuple[str, dict[str, str]]:
-    """Return what libpq takes, and the environment that holds the password: other users see a program's arguments."""
+    """Return a libpq connection string and the environment with the password.
+
+    The password is not an argument since other users can see a program's arguments.
+    """
     arguments = {**engine.url.translate_connect_args(username="user", database="dbname"), **engine.url.query}
     password = arguments.pop("password", None)
     return make_conninfo(**arguments), {} if password is None else {"PGPASSWORD": str(password)}
@@ -302,34 +333,40 @@ def _connection_of(engine: Engine) -> tuple[str, dict[str, str]]:
 def _program(
     name: str, *arguments: str, environment: dict[str, str] | None = None, failed: type[PrereadError] = EnvironmentFault
 ) -> Iterator[IO[bytes]]:
-    """Run a program of Postgres's, yield its standard output, and wait for its end.
+    """Run a Postgres client program and yield its standard output.
+
+    Args:
+        name: program to find on PATH.
+        arguments: its command line.
+        environment: variables added to this process's own.
+        failed: exception class for an unsuccessful end.
 
     Raises:
-        EnvironmentFault: it is not there.
-        failed: it ended with an error; with the first line of what it said, which quotes no row.
+        EnvironmentFault: the program is not on PATH.
+        failed: it ended with an error; the message is the first line of its standard error, which quotes no row.
     """
-    found = shutil.which(name)
-    if found is None:
+    executable = shutil.which(name)
+    if executable is None:
         raise EnvironmentFault(
             f"{name} is not on the PATH: install Postgres's client programs, not older than the server "
             "(Debian: apt-get install postgresql-client)"
         )
     with (
-        tempfile.TemporaryFile() as complaints,
+        tempfile.TemporaryFile() as errors,
         subprocess.Popen(
-            [found, *arguments],
+            [executable, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=complaints,
+            stderr=errors,
             env=os.environ | (environment or {}),
         ) as process,
     ):
         assert process.stdout is not None
         yield process.stdout
         if process.wait():
-            complaints.seek(0)
-            said = complaints.readline().decode(errors="replace").strip()
-            raise failed(said or f"{name} ended with {process.returncode}")
+            errors.seek(0)
+            first_line = errors.readline().decode(errors="replace").strip()
+            raise failed(first_line or f"{name} ended with {process.returncode}")
 
 
 # ---------------------------------------------------------------------- files
@@ -337,7 +374,7 @@ def _program(
 
 @contextlib.contextmanager
 def _unfinished(path: Path) -> Iterator[Path]:
-    """Yield a name beside ``path`` that nothing has yet; whatever lies there in the end is removed."""
+    """Yield a temporary name beside ``path``; delete leftovers at the end."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, _FILE_MODE))
@@ -351,7 +388,7 @@ def _unfinished(path: Path) -> Iterator[Path]:
 
 
 def _sync(path: Path) -> None:
-    """Have a file or folder reach the disk."""
+    """Flush a file or folder to disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

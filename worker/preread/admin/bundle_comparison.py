@@ -1,7 +1,7 @@
-"""Two bundles on the same films: how often they answer alike, how far probabilities move, which films change sides.
+"""Comparison of two bundles on the images that both assessed.
 
-Whatever a bundle said of a content counts: as the bundle in use, earlier, or in the shadow. Only contents of which both
-spoke are compared, page by page, so that a million are no matter.
+Every outcome of a bundle for a content counts: as active bundle, earlier, or as shadow. Contents are read page by page,
+so that memory stays bounded for a million of them.
 """
 
 from __future__ import annotations
@@ -27,12 +27,13 @@ _i, _f = instance.c, file.c
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A content that the bundles answer differently.
+    """A content for which the bundles give different answers.
 
     Attributes:
-        file_ids: the films that hold it.
-        before, after: the answers, or ``refused: CODE``.
-        probabilities: of both, ``None`` where one is refused.
+        file_ids: file versions that hold the content.
+        finding: name of the finding; empty if both bundles refused.
+        before, after: answer of the first and second bundle, or ``refused: CODE``.
+        probabilities: of first and second bundle, in [0, 1]; ``None`` if one refused.
     """
 
     file_ids: tuple[int, ...]
@@ -43,77 +44,99 @@ class Change:
 
 
 @dataclass(slots=True)
-class OfFinding:
-    """One finding. ``table``: contents by both answers. ``shifts``: second probability minus first."""
+class FindingComparison:
+    """Agreement of the bundles on one finding.
+
+    Attributes:
+        table: number of contents by (first answer, second answer).
+        shifts: second probability minus first, of contents with both, in [-1, 1].
+    """
 
     table: Counter[tuple[str, str]] = field(default_factory=Counter)
     shifts: array[float] = field(default_factory=lambda: array("d"))
 
     @property
     def agreement(self) -> float:
-        """Share of the contents with the same answer."""
+        """Share of contents with the same answer, in [0, 1]."""
         return sum(count for (first, second), count in self.table.items() if first == second) / self.table.total()
 
     def quantiles(self) -> tuple[float, ...]:
-        """The shift of the probability at ``QUANTILES``; empty where both never gave one."""
+        """Quantiles of the probability shift at ``QUANTILES``; empty without one."""
         return tuple(map(float, np.quantile(self.shifts, QUANTILES))) if self.shifts else ()
 
 
 @dataclass(slots=True)
 class Comparison:
-    """What was found. ``contents``: how many both spoke of."""
+    """Result of a comparison.
+
+    Attributes:
+        contents: number of contents with outcomes of both bundles.
+        findings: agreement by finding name.
+        changes: contents with different answers.
+    """
 
     contents: int = 0
-    findings: dict[str, OfFinding] = field(default_factory=dict)
+    findings: dict[str, FindingComparison] = field(default_factory=dict)
     changes: list[Change] = field(default_factory=list)
 
 
 def compare(engine: Engine, first: Sequence[int], second: Sequence[int]) -> Comparison:
-    """Compare two bundles, each given by its ids."""
-    found = Comparison()
-    after = 0
+    """Compare the outcomes of two bundles.
+
+    Args:
+        engine: database.
+        first, second: ids of each bundle; a label may have several.
+
+    Raises:
+        DatabaseAway, SchemaOutdated: the database cannot be read.
+    """
+    result = Comparison()
+    last_id = 0
     while True:
-        said = read(engine, lambda connection, start=after: _page(connection, first, second, start))  # type: ignore[misc]
-        if not said:
-            return found
-        after = max(said)
-        for one, other, file_ids in said.values():
-            found.contents += 1
-            _add(found, one, other, file_ids)
+        page = read(engine, lambda connection, start=last_id: _page(connection, first, second, start))  # type: ignore[misc]
+        if not page:
+            return result
+        last_id = max(page)
+        for before, after_, file_ids in page.values():
+            result.contents += 1
+            _add(result, before, after_, file_ids)
 
 
 _Answers = dict[str, tuple[str, float | None]]
-"""By finding: the answer and its probability; for a refused content under the empty name why."""
+"""(answer, probability) by finding; for a refused content the refusal under the empty name."""
 
 
-def _add(found: Comparison, one: _Answers, other: _Answers, file_ids: tuple[int, ...]) -> None:
-    # a refused content has no findings of its own: it stands against each of the other's
-    for name in sorted({*one, *other} - {""}) or [""]:
-        before, p = one.get(name) or one.get("", ("-", None))
-        after, q = other.get(name) or other.get("", ("-", None))
-        of = found.findings.setdefault(name, OfFinding())
-        of.table[before, after] += 1
+def _add(result: Comparison, first: _Answers, second: _Answers, file_ids: tuple[int, ...]) -> None:
+    # a refused content has no findings: compare its refusal with each finding of the other bundle
+    """Add one content to the result."""
+    for name in sorted({*first, *second} - {""}) or [""]:
+        before, p = first.get(name) or first.get("", ("-", None))
+        after, q = second.get(name) or second.get("", ("-", None))
+        comparison = result.findings.setdefault(name, FindingComparison())
+        comparison.table[before, after] += 1
         both = None if p is None or q is None else (p, q)
         if both is not None:
-            of.shifts.append(both[1] - both[0])
+            comparison.shifts.append(both[1] - both[0])
         if before != after:
-            found.changes.append(Change(file_ids, name, before, after, both))
+            result.changes.append(Change(file_ids, name, before, after, both))
 
 
 def _page(
     connection: Connection, first: Sequence[int], second: Sequence[int], after: int
 ) -> dict[int, tuple[_Answers, _Answers, tuple[int, ...]]]:
-    both = or_(*_spoke(first)), or_(*_spoke(second))
+    """Return both bundles' answers and the file ids by content id."""
+    both = or_(*_has_outcome(first)), or_(*_has_outcome(second))
     statement = select(_i.id).where(_i.id > after, *both).order_by(_i.id).limit(_PAGE)
     ids = list(connection.execute(statement).scalars())
-    films: dict[int, list[int]] = {one: [] for one in ids}
+    films: dict[int, list[int]] = {first_answers: [] for first_answers in ids}
     for row in connection.execute(select(_f.id, _f.instance_id).where(_f.instance_id.in_(ids)).order_by(_f.id)):
         films[row.instance_id].append(row.id)
-    one, other = (_answers(connection, bundle_ids, ids) for bundle_ids in (first, second))
-    return {number: (one[number], other[number], tuple(films[number])) for number in ids}
+    first_answers, second_answers = (_answers(connection, bundle_ids, ids) for bundle_ids in (first, second))
+    return {number: (first_answers[number], second_answers[number], tuple(films[number])) for number in ids}
 
 
-def _spoke(bundle_ids: Sequence[int]) -> Iterator[Exists]:
+def _has_outcome(bundle_ids: Sequence[int]) -> Iterator[Exists]:
+    """Yield conditions that are true if one of these bundles has an outcome."""
     a, s, p = assessment.c, shadow.c, past_outcome.c
     yield exists().where(a.instance_id == _i.id, a.bundle_id.in_(bundle_ids))
     yield exists().where(s.instance_id == _i.id, s.bundle_id.in_(bundle_ids), s.outcome != Outcome.UNREADABLE)
@@ -122,13 +145,14 @@ def _spoke(bundle_ids: Sequence[int]) -> Iterator[Exists]:
 
 
 def _answers(connection: Connection, bundle_ids: Sequence[int], ids: Sequence[int]) -> dict[int, _Answers]:
+    """Return each content's answers by one bundle, by content id."""
     a, s, f, g, p = assessment.c, shadow.c, finding.c, shadow_finding.c, past_outcome.c
-    found: dict[int, _Answers] = {one: {} for one in ids}
-    # what comes later wins: an assessment over a refusal, which hung on what its file declared
+    answers: dict[int, _Answers] = {one: {} for one in ids}
+    # later statements override earlier ones: an assessment replaces a refusal, which depended on the file's declaration
     for c in (s, p, _f):
         refused = select(c.instance_id, c.code).where(c.instance_id.in_(ids), c.bundle_id.in_(bundle_ids))
         for row in connection.execute(refused.where(c.outcome == Outcome.REFUSED)):
-            found[row.instance_id] = {"": (f"refused: {row.code}", None)}
+            answers[row.instance_id] = {"": (f"refused: {row.code}", None)}
     by_shadow = (
         select(s.instance_id, g.finding, g.answer, g.probability)
         .join(shadow_finding, g.shadow_id == s.id)
@@ -141,29 +165,29 @@ def _answers(connection: Connection, bundle_ids: Sequence[int], ids: Sequence[in
     )
     for statement in (by_shadow, shown):
         for row in connection.execute(statement):
-            found[row.instance_id].pop("", None)
-            found[row.instance_id][row.finding] = (row.answer, row.probability)
-    return found
+            answers[row.instance_id].pop("", None)
+            answers[row.instance_id][row.finding] = (row.answer, row.probability)
+    return answers
 
 
-def to_json(found: Comparison) -> JSONObject:
-    """Return the comparison as a record, without its changes."""
+def to_json(comparison: Comparison) -> JSONObject:
+    """Return the comparison as a JSON object, without its changes."""
     return {
-        "contents": found.contents,
-        "changes": len(found.changes),
+        "contents": comparison.contents,
+        "changes": len(comparison.changes),
         "findings": {
             name: {
-                "agreement": of.agreement,
-                "answers": [{"first": a, "second": b, "contents": n} for (a, b), n in sorted(of.table.items())],
-                "shift": dict(zip(map(str, QUANTILES), of.quantiles(), strict=False)),
+                "agreement": finding.agreement,
+                "answers": [{"first": a, "second": b, "contents": n} for (a, b), n in sorted(finding.table.items())],
+                "shift": dict(zip(map(str, QUANTILES), finding.quantiles(), strict=False)),
             }
-            for name, of in found.findings.items()
+            for name, finding in comparison.findings.items()
         },
     }
 
 
 def change_to_json(change: Change) -> JSONObject:
-    """Return one content that changes sides as a record."""
+    """Return one changed content as a JSON object."""
     return {
         "films": list(change.file_ids),
         "finding": change.finding,

@@ -1,8 +1,7 @@
-"""The films that a withdrawn bundle spoke of, and who saw them: whoever relied on an answer can be told.
+"""Results of a withdrawn bundle and the accounts that saw them.
 
-Who opened a film comes from the audit trail: the page, the API and the shell put every film that is opened there by its
-number. Whom a list showed the bundle's results comes from ``listing``. Exports of readings hold answers and put no film
-on record: how often these ran is counted.
+Openings of an image come from the audit trail: page, API and shell record each opened image by its id. Images shown in
+a list come from table ``listing``. Exports of reviews contain answers but record no image: they are only counted.
 """
 
 from __future__ import annotations
@@ -31,10 +30,13 @@ _f, _p, _t, _l = file.c, past_outcome.c, audit.c, listing.c
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
-    """That somebody opened or signed a film, or was shown it in a list (``action`` says which).
+class Viewing:
+    """Access of one account to one image.
 
-    ``who``: a name and user name, or the user of a shell.
+    Attributes:
+        who: full name and user name, or the operating-system user of a shell.
+        action: audit action, or ``listed`` if a list showed the image.
+        at: time of the access.
     """
 
     who: str
@@ -43,37 +45,41 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class Recalled:
-    """A film that the bundle spoke of.
+class RecalledImage:
+    """An image with an outcome of the withdrawn bundle.
 
     Attributes:
-        result: what is said of it now.
-        replaced: the bundle's result was replaced by a later one.
-        seen: who opened or signed it since the bundle's first result, the first first.
-        listed: whom a list showed the bundle's result, the first first.
+        result: its current result.
+        replaced: the withdrawn bundle's result was replaced by a later one.
+        seen: accounts that opened or reviewed it since the bundle's first result, by time.
+        listed: accounts to which a list showed the bundle's result, by time.
     """
 
     result: ResultRow
     replaced: bool
-    seen: tuple[Seen, ...]
-    listed: tuple[Seen, ...]
+    seen: tuple[Viewing, ...]
+    listed: tuple[Viewing, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class Unnamed:
-    """What showed the bundle's results and names no film.
+class UnattributedAccess:
+    """Accesses to the bundle's results that cannot be attributed to images.
 
     Attributes:
-        exports: how often readings were exported since its first result.
-        lists_since: since when it is on record what lists showed; ``None``: none was shown since that is noted at all.
+        exports: number of review exports since the bundle's first result.
+        lists_since: start of the record of lists; ``None`` if no list was recorded yet.
     """
 
     exports: int
     lists_since: datetime | None
 
 
-def films(engine: Engine, bundle_ids: Sequence[int]) -> Iterator[Recalled]:
-    """Yield the films that these bundles spoke of, by rising id."""
+def recalled_images(engine: Engine, bundle_ids: Sequence[int]) -> Iterator[RecalledImage]:
+    """Yield the images that have an outcome of these bundles, by file id.
+
+    Raises:
+        DatabaseAway, SchemaOutdated: the database cannot be read.
+    """
     since = read(engine, lambda connection: _since(connection, bundle_ids))
     people = _people(engine)
     seen = _seen(engine, since, people)
@@ -83,40 +89,45 @@ def films(engine: Engine, bundle_ids: Sequence[int]) -> Iterator[Recalled]:
         if not rows:
             return
         ids = [result.result_id for result, _ in rows]
-        listed = read(engine, lambda connection, of=ids: _listed(connection, bundle_ids, of, people))  # type: ignore[misc]
+        listed = read(engine, lambda connection, ids_=ids: _listed(connection, bundle_ids, ids_, people))  # type: ignore[misc]
         for result, replaced in rows:
-            of_film = (tuple(found.get(result.result_id, ())) for found in (seen, listed))
-            yield Recalled(result, replaced, *of_film)
+            accesses = (tuple(by_file.get(result.result_id, ())) for by_file in (seen, listed))
+            yield RecalledImage(result, replaced, *accesses)
         after = rows[-1][0].result_id
 
 
-def unnamed(engine: Engine, bundle_ids: Sequence[int]) -> Unnamed:
-    """Say what showed these bundles' results without naming films."""
+def unattributed_access(engine: Engine, bundle_ids: Sequence[int]) -> UnattributedAccess:
+    """Return the accesses to these bundles' results that name no image.
 
-    def body(connection: Connection) -> Unnamed:
+    Raises:
+        DatabaseAway, SchemaOutdated: the database cannot be read.
+    """
+
+    def body(connection: Connection) -> UnattributedAccess:
         since = _since(connection, bundle_ids)
         exports = 0
         if since is not None:
-            counted = select(func.count()).where(_t.at >= since, _t.action == Action.EXPORT)
-            exports = connection.execute(counted).scalar_one()
-        return Unnamed(exports, disclosures.since(connection))
+            count_exports = select(func.count()).where(_t.at >= since, _t.action == Action.EXPORT)
+            exports = connection.execute(count_exports).scalar_one()
+        return UnattributedAccess(exports, disclosures.since(connection))
 
     return read(engine, body)
 
 
-def to_json(one: Recalled) -> JSONObject:
-    """Return a film as a record."""
-    seen, listed = (
-        [{"who": seen.who, "action": seen.action, "at": iso(seen.at)} for seen in found]
-        for found in (one.seen, one.listed)
+def to_json(image: RecalledImage) -> JSONObject:
+    """Return a recalled image as a JSON object."""
+    viewings, listed = (
+        [{"who": viewings.who, "action": viewings.action, "at": iso(viewings.at)} for viewings in accesses]
+        for accesses in (image.seen, image.listed)
     )
-    return {**result_to_json(one.result), "replaced": one.replaced, "seen": seen, "listed": listed}
+    return {**result_to_json(image.result), "replaced": image.replaced, "seen": viewings, "listed": listed}
 
 
 def _since(connection: Connection, bundle_ids: Sequence[int]) -> datetime | None:
+    """Return the time of the bundles' first outcome, or ``None``."""
     starts = [
-        connection.execute(select(func.min(column)).where(of.in_(bundle_ids))).scalar()
-        for column, of in (
+        connection.execute(select(func.min(column)).where(bundle_id.in_(bundle_ids))).scalar()
+        for column, bundle_id in (
             (assessment.c.assessed_at, assessment.c.bundle_id),
             (_f.committed_at, _f.bundle_id),
             (_p.committed_at, _p.bundle_id),
@@ -126,46 +137,54 @@ def _since(connection: Connection, bundle_ids: Sequence[int]) -> datetime | None
 
 
 def _people(engine: Engine) -> dict[str, str]:
+    """Return full name and user name by audit actor (``account:ID``)."""
     columns = (account.c.id, account.c.full_name, account.c.name)
     rows = read(engine, lambda connection: connection.execute(select(*columns)).all())
     return {f"account:{row.id}": f"{row.full_name} ({row.name})" for row in rows}
 
 
-def _seen(engine: Engine, since: datetime | None, people: dict[str, str]) -> dict[int, list[Seen]]:
-    found: dict[int, list[Seen]] = {}
+def _seen(engine: Engine, since: datetime | None, people: dict[str, str]) -> dict[int, list[Viewing]]:
+    """Return the recorded openings since a time, by file id."""
+    viewings: dict[int, list[Viewing]] = {}
     if since is None:
-        return found
+        return viewings
     after = 0
     while rows := read(engine, lambda connection, start=after: _opened(connection, since, start)):  # type: ignore[misc]
         for row in rows:
             kind, _, number = row.object.partition(":")
             if kind == "film" and number.isdecimal():
-                found.setdefault(int(number), []).append(Seen(people.get(row.actor, row.actor), row.action, row.at))
+                viewings.setdefault(int(number), []).append(
+                    Viewing(people.get(row.actor, row.actor), row.action, row.at)
+                )
         after = rows[-1].id
-    return found
+    return viewings
 
 
 def _listed(
     connection: Connection, bundle_ids: Sequence[int], file_ids: Sequence[int], people: dict[str, str]
-) -> dict[int, list[Seen]]:
-    def by_them(columns: Any, of: Any) -> ColumnElement[bool]:
+) -> dict[int, list[Viewing]]:
+    """Return the recorded list views of these bundles' results, by file id."""
+
+    def has_bundle(columns: Any, file_id: Any) -> ColumnElement[bool]:
         return exists().where(
-            of == _l.file_id, columns.committed_at == _l.committed_at, columns.bundle_id.in_(bundle_ids)
+            file_id == _l.file_id, columns.committed_at == _l.committed_at, columns.bundle_id.in_(bundle_ids)
         )
 
-    wanted = select(listing).where(_l.file_id.in_(file_ids), by_them(_f, _f.id) | by_them(_p, _p.file_id))
-    found: dict[int, list[Seen]] = {}
-    for row in connection.execute(wanted.order_by(_l.at, _l.actor)):
-        found.setdefault(row.file_id, []).append(Seen(people.get(row.actor, row.actor), _IN_A_LIST, row.at))
-    return found
+    query = select(listing).where(_l.file_id.in_(file_ids), has_bundle(_f, _f.id) | has_bundle(_p, _p.file_id))
+    viewings: dict[int, list[Viewing]] = {}
+    for row in connection.execute(query.order_by(_l.at, _l.actor)):
+        viewings.setdefault(row.file_id, []).append(Viewing(people.get(row.actor, row.actor), _IN_A_LIST, row.at))
+    return viewings
 
 
 def _opened(connection: Connection, since: datetime, after: int) -> list[Row[Any]]:
-    wanted = select(audit).where(_t.action.in_(_OPENED), _t.at >= since, _t.id > after)
-    return list(connection.execute(wanted.order_by(_t.id).limit(_TRAIL_PAGE)))
+    """Return the next page of audit entries that record an opened image."""
+    query = select(audit).where(_t.action.in_(_OPENED), _t.at >= since, _t.id > after)
+    return list(connection.execute(query.order_by(_t.id).limit(_TRAIL_PAGE)))
 
 
 def _page(connection: Connection, bundle_ids: Sequence[int], after: int) -> list[tuple[ResultRow, bool]]:
+    """Return the next page of results, each with whether it was replaced."""
     earlier = exists().where(_p.file_id == _f.id, _p.bundle_id.in_(bundle_ids))
     statement = (
         selected()

@@ -1,6 +1,7 @@
-"""Which bundle is in use, which one works in its shadow, and which were withdrawn: written down with time and person.
+"""Registry of model bundles: active, shadow and withdrawn.
 
-Choosing a bundle changes what films are assessed with from then on, and no result that is there: each names its own.
+Each change is recorded with time, account and an audit entry. A selection applies to images assessed from then on;
+existing results keep the bundle they name.
 """
 
 from __future__ import annotations
@@ -22,13 +23,21 @@ from preread.review import audit
 from preread.review.audit import Action
 
 _b, _a = bundle.c, activation.c
-# without the manifest: a worker looks every few seconds
+# without the manifest: a worker queries this every few seconds
 _KNOWN = (_b.id, _b.name, _b.version, _b.digest, _b.withdrawn_at, _b.withdrawn_reason)
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """A bundle that the database knows. ``withdrawn``: why it was, ``None`` while it is not."""
+class KnownBundle:
+    """A bundle registered in the database.
+
+    Attributes:
+        bundle_id: row id.
+        label: ``name/version``.
+        digest: SHA-256 of the bundle in hexadecimal.
+        withdrawn: reason of its withdrawal, or ``None`` if it is not withdrawn.
+        withdrawn_at: time of its withdrawal, or ``None``.
+    """
 
     bundle_id: int
     label: str
@@ -39,73 +48,89 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Who chose a bundle, and when. ``bundle``: ``None`` for the default one, or for no shadow."""
+    """One recorded selection of a bundle.
+
+    Attributes:
+        part: active or shadow.
+        bundle: selected bundle; ``None`` for the default bundle, or for no shadow.
+        at: time of the selection.
+        actor: who selected it, as in the audit trail.
+    """
 
     part: Part
-    bundle: Known | None
+    bundle: KnownBundle | None
     at: datetime
     actor: str
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """How it stands now.
+class Selection:
+    """The current selection of bundles.
 
     Attributes:
-        active: the last choice of the bundle in use; ``None`` while nobody chose one.
-        shadow: the last choice of a shadow.
-        bundles: every bundle that the database knows, by digest.
+        active: last selection of the active bundle; ``None`` if there was none.
+        shadow: last selection of the shadow bundle; ``None`` if there was none.
+        bundles: all registered bundles by digest.
     """
 
     active: Choice | None
     shadow: Choice | None
-    bundles: dict[str, Known]
+    bundles: dict[str, KnownBundle]
 
     def refuse_withdrawn(self, digest: str, label: str) -> None:
-        """Raise ``BundleWithdrawn`` where this bundle was withdrawn."""
+        """Raise an error if the bundle with this digest was withdrawn.
+
+        Args:
+            digest: SHA-256 of the bundle in hexadecimal.
+            label: ``name/version``, for the message.
+
+        Raises:
+            BundleWithdrawn: it was withdrawn.
+        """
         known = self.bundles.get(digest)
         if known is not None and known.withdrawn is not None:
             raise BundleWithdrawn(f"the bundle {label} was withdrawn: {known.withdrawn}")
 
 
-def look(engine: Engine) -> Standing:
-    """Return how it stands."""
+def current_selection(engine: Engine) -> Selection:
+    """Return the current selection of bundles.
 
-    def body(connection: Connection) -> Standing:
-        known = {row.id: _known(row) for row in connection.execute(select(*_KNOWN).order_by(_b.id))}
-        last = [_last(connection, known, part) for part in (Part.ACTIVE, Part.SHADOW)]
-        return Standing(last[0], last[1], {one.digest: one for one in known.values()})
+    Raises:
+        DatabaseAway, SchemaOutdated: the database cannot be read.
+    """
 
-    return read(engine, body)
-
-
-def choices(engine: Engine, limit: int = 100) -> list[Choice]:
-    """Return who chose what, the last first."""
-
-    def body(connection: Connection) -> list[Choice]:
-        known = {row.id: _known(row) for row in connection.execute(select(*_KNOWN))}
-        rows = connection.execute(select(activation).order_by(_a.id.desc()).limit(limit))
-        return [_choice(row, known) for row in rows]
+    def body(connection: Connection) -> Selection:
+        by_id = {row.id: _known(row) for row in connection.execute(select(*_KNOWN).order_by(_b.id))}
+        last = [_last(connection, by_id, part) for part in (Part.ACTIVE, Part.SHADOW)]
+        return Selection(last[0], last[1], {bundle_.digest: bundle_ for bundle_ in by_id.values()})
 
     return read(engine, body)
 
 
-def find(engine: Engine, wanted: str) -> list[Known]:
-    """Return the bundles that the database knows as ``name/version`` or as ``version``.
+def find_bundles(engine: Engine, label: str) -> list[KnownBundle]:
+    """Return the registered bundles with this label.
+
+    Args:
+        engine: database.
+        label: ``name/version``, or ``version`` alone.
 
     Raises:
         UsageError: there is none, or bundles of several names have this version.
     """
-    found = [one for one in look(engine).bundles.values() if wanted in {one.label, one.label.split("/")[1]}]
+    found = [
+        known
+        for known in current_selection(engine).bundles.values()
+        if label in {known.label, known.label.split("/")[1]}
+    ]
     if not found:
-        raise UsageError(f"no film here was ever assessed with a bundle {wanted}")
-    if len({one.label for one in found}) > 1:
-        raise UsageError(f"several bundles have the version {wanted}: write NAME/VERSION")
+        raise UsageError(f"no image here was ever assessed with a bundle {label}")
+    if len({known.label for known in found}) > 1:
+        raise UsageError(f"several bundles have the version {label}: write NAME/VERSION")
     return found
 
 
 def activate(engine: Engine, actor: str, chosen: Bundle) -> None:
-    """Choose the bundle that films are assessed with from now on.
+    """Select the bundle for images assessed from now on.
 
     Raises:
         BundleWithdrawn: it was withdrawn.
@@ -113,8 +138,13 @@ def activate(engine: Engine, actor: str, chosen: Bundle) -> None:
     write(engine, lambda connection, _: _choose(connection, actor, Part.ACTIVE, chosen))
 
 
-def shadow(engine: Engine, actor: str, chosen: Bundle | None) -> None:
-    """Choose the bundle that works in the shadow, or none.
+def select_shadow(engine: Engine, actor: str, chosen: Bundle | None) -> None:
+    """Select the shadow bundle.
+
+    Args:
+        engine: database.
+        actor: who selects it, for the audit trail.
+        chosen: the bundle; ``None`` ends the shadow.
 
     Raises:
         BundleWithdrawn: it was withdrawn.
@@ -122,50 +152,63 @@ def shadow(engine: Engine, actor: str, chosen: Bundle | None) -> None:
     write(engine, lambda connection, _: _choose(connection, actor, Part.SHADOW, chosen))
 
 
-def rollback(engine: Engine, actor: str) -> Known | None:
-    """Choose the bundle that was in use before; return it, ``None`` for the default one.
+def rollback(engine: Engine, actor: str) -> KnownBundle | None:
+    """Select the bundle that was active before the current one.
+
+    Returns:
+        The selected bundle; ``None`` for the default bundle.
 
     Raises:
-        UsageError: none was ever chosen.
+        UsageError: no bundle was ever selected, or every earlier one was withdrawn.
     """
 
-    def body(connection: Connection, _again: bool) -> Known | None:
+    def body(connection: Connection, _again: bool) -> KnownBundle | None:
         known = {row.id: _known(row) for row in connection.execute(select(*_KNOWN))}
         rows = connection.execute(select(activation).where(_a.part == Part.ACTIVE).order_by(_a.id.desc())).all()
         if not rows:
-            raise UsageError("no bundle was ever chosen here, so that there is none to go back to")
+            raise UsageError("no bundle was ever activated here: there is none to go back to")
         before = [row.bundle_id for row in rows if row.bundle_id != rows[0].bundle_id]
-        usable = [one for one in before if one is None or known[one].withdrawn is None]
-        # before the first choice it was the default one
-        to = usable[0] if usable else None
-        if to is None and rows[0].bundle_id is None:
+        usable = [bundle_id for bundle_id in before if bundle_id is None or known[bundle_id].withdrawn is None]
+        # before the first selection the default bundle was active
+        target = usable[0] if usable else None
+        if target is None and rows[0].bundle_id is None:
             raise UsageError("the default bundle is in use, and those before it were withdrawn")
-        _note(connection, actor, Part.ACTIVE, to)
-        return None if to is None else known[to]
+        _record(connection, actor, Part.ACTIVE, target)
+        return None if target is None else known[target]
 
     return write(engine, body)
 
 
-def withdraw(engine: Engine, actor: str, bundles: list[Known], reason: str) -> None:
-    """Withdraw these bundles; one that was before keeps its reason. A shadow that is withdrawn ends."""
-    said = clean_text(reason)
-    if said is None:
-        raise UsageError("say why: the reason stands beside every result")
+def withdraw(engine: Engine, actor: str, bundles: list[KnownBundle], reason: str) -> None:
+    """Withdraw bundles; end the shadow if it is one of them.
+
+    Args:
+        engine: database.
+        actor: who withdraws them, for the audit trail.
+        bundles: bundles to withdraw; one that is withdrawn already keeps its reason.
+        reason: shown beside every result of the bundles.
+
+    Raises:
+        UsageError: the reason is empty.
+    """
+    cleaned = clean_text(reason)
+    if cleaned is None:
+        raise UsageError("the reason is empty: give one, it is shown beside every result")
 
     def body(connection: Connection, _again: bool) -> None:
-        ids = [one.bundle_id for one in bundles]
+        ids = [known.bundle_id for known in bundles]
         now = database_now(connection)
         changed = connection.execute(
             update(bundle)
             .where(_b.id.in_(ids), _b.withdrawn_at.is_(None))
-            .values(withdrawn_at=now, withdrawn_reason=said)
+            .values(withdrawn_at=now, withdrawn_reason=cleaned)
             .returning(_b.id)
         )
         for bundle_id in sorted(changed.scalars()):
             audit.append(connection, actor, Action.BUNDLE_WITHDRAWN, f"bundle:{bundle_id}")
         last = _last_row(connection, Part.SHADOW)
         if last is not None and last.bundle_id in ids:
-            _note(connection, actor, Part.SHADOW, None)
+            _record(connection, actor, Part.SHADOW, None)
 
     write(engine, body)
 
@@ -174,14 +217,15 @@ def _choose(connection: Connection, actor: str, part: Part, chosen: Bundle | Non
     bundle_id = None
     if chosen is not None:
         bundle_id = register_bundle(connection, database_now(connection), **chosen.registration)
-    _note(connection, actor, part, bundle_id)
+    _record(connection, actor, part, bundle_id)
 
 
-def _note(connection: Connection, actor: str, part: Part, bundle_id: int | None) -> None:
+def _record(connection: Connection, actor: str, part: Part, bundle_id: int | None) -> None:
+    """Insert one selection and its audit entry."""
     row = {"part": part.value, "bundle_id": bundle_id, "at": database_now(connection), "actor": actor}
     connection.execute(insert(activation), row)
-    of = "none" if bundle_id is None else str(bundle_id)
-    audit.append(connection, actor, Action.BUNDLE_CHOSEN, f"{part.value}:bundle:{of}")
+    target = "none" if bundle_id is None else str(bundle_id)
+    audit.append(connection, actor, Action.BUNDLE_CHOSEN, f"{part.value}:bundle:{target}")
 
 
 def _last_row(connection: Connection, part: Part) -> Row[Any] | None:
@@ -189,15 +233,15 @@ def _last_row(connection: Connection, part: Part) -> Row[Any] | None:
     return connection.execute(last).one_or_none()
 
 
-def _last(connection: Connection, known: dict[int, Known], part: Part) -> Choice | None:
+def _last(connection: Connection, known: dict[int, KnownBundle], part: Part) -> Choice | None:
     row = _last_row(connection, part)
     return None if row is None else _choice(row, known)
 
 
-def _choice(row: Row[Any], known: dict[int, Known]) -> Choice:
+def _choice(row: Row[Any], known: dict[int, KnownBundle]) -> Choice:
     return Choice(Part(row.part), known.get(row.bundle_id), row.at, row.actor)
 
 
-def _known(row: Any) -> Known:
+def _known(row: Any) -> KnownBundle:
     reason = None if row.withdrawn_at is None else (row.withdrawn_reason or "")
-    return Known(row.id, f"{row.name}/{row.version}", row.digest, reason, row.withdrawn_at)
+    return KnownBundle(row.id, f"{row.name}/{row.version}", row.digest, reason, row.withdrawn_at)

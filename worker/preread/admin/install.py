@@ -1,8 +1,8 @@
-"""Making a place for Preread on a Linux host: its user, folders, settings, database, systemd units, and root's command.
+"""Installation on a Linux host: user, folders, settings, database, units.
 
-Each step says whether it is still needed, so that setup may run again at any time; settings that are there are never
-written over, units are (local changes belong into ``systemctl edit``). User and folders are made by systemd's own
-programs from declarations that stay on the host.
+Each step tests whether it is still needed, so that setup can be repeated at any time. Existing settings are never
+overwritten, units are (local changes belong into ``systemctl edit``). User and folders are created by systemd-sysusers
+and systemd-tmpfiles from declarations that stay on the host.
 """
 
 from __future__ import annotations
@@ -73,11 +73,12 @@ population = {population}
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One thing that setup makes sure of.
+    """One step of the installation.
 
     Attributes:
-        what: in words, after "make" or "would make".
-        is_done: looks whether it is so already; changes nothing.
+        what: description, after "make" or "would make".
+        is_done: returns whether the step is done; changes nothing.
+        do: carries it out.
     """
 
     what: str
@@ -86,16 +87,16 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Installation:
     """Where and how to install.
 
     Attributes:
-        root: the tree; another than ``/`` for images and tests.
-        database_url: for the file of settings, where there is none yet.
-        shares: folders of films, the same.
-        population: what is declared of the films in these folders.
-        programs: where ``preread`` lies, as the units will see it.
-        run: runs a program.
+        root: root of the file tree; not ``/`` for images and tests.
+        database_url: for a new settings file.
+        shares: watched folders, for a new settings file.
+        population: declared population of these folders.
+        programs: folder of the command ``preread`` as the units see it.
+        run: starts a program; called as ``subprocess.run``.
     """
 
     root: Path = Path("/")
@@ -106,7 +107,7 @@ class Place:
     run: Callable[..., object] = subprocess.run
 
     def steps(self) -> Iterator[Step]:
-        """Yield what is to be made sure of, in order; a step looks at what those before it left."""
+        """Yield the steps in order; a step sees the results of those before it."""
         sysusers, tmpfiles = Path("/etc/sysusers.d/preread.conf"), Path("/etc/tmpfiles.d/preread.conf")
         yield self._file(sysusers, _SYSUSERS)
         yield Step(
@@ -125,7 +126,7 @@ class Place:
         yield from self._database()
 
     def has_settings(self) -> bool:
-        """Tell whether there is a file of settings, which stays as it is."""
+        """Return whether a settings file exists, which is kept."""
         return self._at(CONFIG).exists()
 
     def _at(self, path: Path) -> Path:
@@ -140,11 +141,11 @@ class Place:
         return Step(f"the file {path}", is_done, lambda: _write(target, content, mode))
 
     def _systemd(self, program: str, declaration: Path, *options: str) -> None:
-        found = shutil.which(program)
-        if found is None:
+        executable = shutil.which(program)
+        if executable is None:
             raise EnvironmentFault(f"{program} is not on the PATH: setup is for hosts that run systemd")
         elsewhere = [] if self.root == Path("/") else [f"--root={self.root}"]
-        self._run(found, *options, *elsewhere, declaration.name)
+        self._run(executable, *options, *elsewhere, declaration.name)
 
     def _run(self, *command: str, **options: object) -> None:
         try:
@@ -153,7 +154,7 @@ class Place:
             raise EnvironmentFault(f"{command[0]} failed: {error}") from error
 
     def _ids(self) -> tuple[int, int] | None:
-        """Return the numbers of user and group in that tree."""
+        """Return uid and gid of the service's user in that tree, or ``None``."""
         try:
             lines = self._at(Path("/etc/passwd")).read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
@@ -169,12 +170,15 @@ class Place:
 
     def _write_config(self) -> None:
         population = _toml(self.population.value)
-        tables = [_SHARE.format(path=_toml(os.path.abspath(one)), population=population) for one in self.shares]
-        beside = "" if self.database_url.startswith("sqlite") else _BESIDE_A_SERVER
+        tables = [_SHARE.format(path=_toml(os.path.abspath(share)), population=population) for share in self.shares]
+        server_settings = "" if self.database_url.startswith("sqlite") else _BESIDE_A_SERVER
         content = (
-            _CONFIG_HEAD.format(url=_toml(self.database_url)) + beside + _POPULATION + ("\n".join(tables) or _NO_SHARE)
+            _CONFIG_HEAD.format(url=_toml(self.database_url))
+            + server_settings
+            + _POPULATION
+            + ("\n".join(tables) or _NO_SHARE)
         )
-        # the URL may hold a password: for the service's group alone
+        # the URL may hold a password: readable by the service's group only
         _write(self._at(CONFIG), content, 0o640, group=self._owner()[1])
 
     def _database(self) -> Iterator[Step]:
@@ -186,14 +190,14 @@ class Place:
             assert path is not None
             yield Step(f"the database {path}", self._at(path).exists, lambda: self._make_sqlite(self._at(path)))
         elif self.root == Path("/"):
-            # as the service's user: a server on this host knows it by that
+            # as the service's user, whom a server on this host authenticates by name (peer)
             yield Step("the database's schema", lambda: False, self._upgrade_server)
 
     def _configured_url(self) -> str:
         return str(self._configured().get("database_url", DATABASE_URL))
 
     def _configured(self) -> dict[str, object]:
-        """Return what stands in the file of settings, or will."""
+        """Return the values of the settings file, existing or to be written."""
         try:
             return tomllib.loads(self._at(CONFIG).read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -202,50 +206,58 @@ class Place:
             raise SettingsError(f"{self._at(CONFIG)} cannot be read: {error}") from error
 
     def _make_sqlite(self, path: Path) -> None:
-        """Make it apart and put it in its place: in a folder of the service's, root follows no link."""
+        """Create the database in a private folder and link it to its place.
+
+        The place is in a folder that the service's user owns, where root must not follow symlinks.
+        """
         engine = open_engine(f"sqlite:///{path}")
-        named = (self._configured().get(name) for name in ("preview_dir", "forgotten_file"))
-        beside = [Path(f"{path}-previews"), Path(f"{path}{purge_journal.ENDING}")]
+        configured = (self._configured().get(name) for name in ("preview_dir", "forgotten_file"))
+        remains = [Path(f"{path}-previews"), Path(f"{path}{purge_journal.ENDING}")]
         try:
-            migrate.refuse_remains(engine, [*beside, *(self._at(HOME / str(one)) for one in named if one)])
+            migrate.refuse_remains(engine, [*remains, *(self._at(HOME / str(name)) for name in configured if name)])
         finally:
             engine.dispose()
         user, group = self._owner()
-        with tempfile.TemporaryDirectory(prefix=".preread-setup-", dir=path.parent.parent) as apart:
-            made = Path(apart) / path.name
-            engine = open_engine(f"sqlite:///{made}")
+        with tempfile.TemporaryDirectory(prefix=".preread-setup-", dir=path.parent.parent) as private:
+            new = Path(private) / path.name
+            engine = open_engine(f"sqlite:///{new}")
             try:
                 migrate.upgrade(engine)
             finally:
                 engine.dispose()
-            os.chown(made, user, group)
+            os.chown(new, user, group)
             folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
-                os.link(made, path.name, dst_dir_fd=folder, follow_symlinks=False)
+                os.link(new, path.name, dst_dir_fd=folder, follow_symlinks=False)
             finally:
                 os.close(folder)
 
     def _upgrade_server(self) -> None:
         user, group = self._owner()
         command = (str(self.programs / "preread"), "--config", str(CONFIG), "db", "upgrade")
-        # libpq looks for .pgpass where HOME says
+        # libpq looks for .pgpass in HOME
         self._run(*command, user=user, group=group, extra_groups=[], cwd=HOME, env=os.environ | {"HOME": str(HOME)})
 
 
 def programs_folder(prefix: Path) -> Path:
-    """Return where the programs of an environment lie; by way of ``current`` where that leads to it.
+    """Return the folder of an environment's commands.
 
-    So units outlive the version that wrote them: ``install.sh`` lets the link point to the next.
+    Args:
+        prefix: ``sys.prefix`` of the environment.
+
+    Returns:
+        Its ``bin``, by way of a link ``current`` if that leads to it: units then outlive the version that wrote them,
+        since ``install.sh`` points the link to the next.
     """
     current = prefix.parent / "current"
     return (current if current.is_symlink() and current.resolve() == prefix.resolve() else prefix) / "bin"
 
 
 def units_folder() -> Path:
-    """Return where the units lie: inside the installed package, or beside it in a checkout."""
-    here = Path(__file__).resolve()
-    inside = here.parent / "systemd"
-    return inside if inside.is_dir() else here.parents[3] / "deploy" / "systemd"
+    """Return the folder of the unit files, in the package or in a checkout."""
+    module = Path(__file__).resolve()
+    packaged = module.parent / "systemd"
+    return packaged if packaged.is_dir() else module.parents[3] / "deploy" / "systemd"
 
 
 def _toml(value: str) -> str:
@@ -253,7 +265,7 @@ def _toml(value: str) -> str:
 
 
 def _write(target: Path, content: str, mode: int, *, group: int = 0) -> None:
-    """Write a file of root's whole or not at all."""
+    """Write a file of root atomically."""
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor, part = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}-")
     try:

@@ -1,4 +1,4 @@
-"""What is held of one patient, whole: the answer to a request for access."""
+"""Export of all data stored about one patient (GDPR Art. 15)."""
 
 from __future__ import annotations
 
@@ -26,21 +26,45 @@ from preread.review.result_json import iso
 
 
 def export(engine: Engine, actor: str, file_ids: Sequence[int]) -> JSONObject:
-    """Return everything that the database holds of these films, and put on record that it was asked for.
+    """Return all data of these file versions and record the access.
 
-    Every column of every row is there, under its name; who looked and signed by user name, as the audit trail has them.
+    Every column of every row is included under its name. Viewers and reviewers are named by user name, as in the audit
+    trail.
+
+    Args:
+        engine: database.
+        actor: who asks, for the audit trail.
+        file_ids: ids of the file versions.
+
+    Returns:
+        ``{"films": [...]}``, JSON-serialisable.
+
+    Raises:
+        DatabaseAway, SchemaOutdated: the database cannot be read.
     """
 
-    def note(connection: Connection, _again: bool) -> None:
+    def record_access(connection: Connection, _again: bool) -> None:
         for file_id in file_ids:
             audit.append(connection, actor, Action.EXPORT_PATIENT, f"film:{file_id}")
 
-    write(engine, note)
+    write(engine, record_access)
     return read(engine, lambda connection: {"films": [_film(connection, file_id) for file_id in file_ids]})
 
 
 def save_images(folder: Path, record: JSONObject, preview_dir: Path | None) -> int:
-    """Write the previews of the exported films into a folder, named by film; return how many are kept at all."""
+    """Write the previews of the exported images into a folder.
+
+    Args:
+        folder: existing folder; files are called ``film-ID.png``.
+        record: result of ``export``.
+        preview_dir: folder of previews, or ``None`` if none are kept.
+
+    Returns:
+        Number of files written.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
     saved = 0
     for film in record["films"]:
         content = previews.load(preview_dir, film["content"] and film["content"]["sha256"])
@@ -51,34 +75,35 @@ def save_images(folder: Path, record: JSONObject, preview_dir: Path | None) -> i
 
 
 def _film(connection: Connection, file_id: int) -> JSONObject:
+    """Return everything stored about one file version."""
     (film,) = _rows(connection, file, file.c.id == file_id)
-    (place,) = _rows(connection, root, root.c.id == film["root_id"])
+    (root_row,) = _rows(connection, root, root.c.id == film["root_id"])
     past = _rows(connection, past_outcome, past_outcome.c.file_id == file_id)
     readings = _rows(connection, reading, reading.c.file_id == file_id)
-    for one in readings:
-        one["findings"] = _rows(connection, reading_finding, reading_finding.c.reading_id == one["id"])
+    for row_ in readings:
+        row_["findings"] = _rows(connection, reading_finding, reading_finding.c.reading_id == row_["id"])
     contents = {row["instance_id"] for row in (film, *past, *readings)} - {None}
     content = _rows(connection, instance, instance.c.id == film["instance_id"])
     answers = _rows(connection, assessment, assessment.c.instance_id.in_(contents))
     shadows = _rows(connection, shadow, shadow.c.instance_id.in_(contents))
-    for one in answers:
-        one["findings"] = _rows(connection, finding, finding.c.assessment_id == one["id"])
-    for one in shadows:
-        one["findings"] = _rows(connection, shadow_finding, shadow_finding.c.shadow_id == one["id"])
+    for row_ in answers:
+        row_["findings"] = _rows(connection, finding, finding.c.assessment_id == row_["id"])
+    for row_ in shadows:
+        row_["findings"] = _rows(connection, shadow_finding, shadow_finding.c.shadow_id == row_["id"])
     names = {row.id: f"{row.name}/{row.version}" for row in connection.execute(select(bundle))}
-    for one in (film, *past, *readings, *answers, *shadows):
-        one["bundle"] = names.get(one["bundle_id"])
-    people = {f"account:{row.id}": row.name for row in connection.execute(select(account.c.id, account.c.name))}
+    for row_ in (film, *past, *readings, *answers, *shadows):
+        row_["bundle"] = names.get(row_["bundle_id"])
+    names_by_actor = {f"account:{row.id}": row.name for row in connection.execute(select(account.c.id, account.c.name))}
     viewings = _rows(connection, viewing, viewing.c.file_id == file_id)
     listings = _rows(connection, listing, listing.c.file_id == file_id)
-    events = _rows(connection, trail, trail.c.object == f"film:{file_id}")
-    for one in (*readings, *viewings):
-        one["who"] = people.get(f"account:{one['account_id']}")
-    for one in (*listings, *events):
-        one["who"] = people.get(one["actor"], one["actor"])
+    audit_rows = _rows(connection, trail, trail.c.object == f"film:{file_id}")
+    for row_ in (*readings, *viewings):
+        row_["who"] = names_by_actor.get(f"account:{row_['account_id']}")
+    for row_ in (*listings, *audit_rows):
+        row_["who"] = names_by_actor.get(row_["actor"], row_["actor"])
     return {
         **film,
-        "root": place["path_text"],
+        "root": root_row["path_text"],
         "content": content[0] if content else None,
         "past_outcomes": past,
         "assessments": answers,
@@ -87,16 +112,18 @@ def _film(connection: Connection, file_id: int) -> JSONObject:
         "viewings": viewings,
         "listings": listings,
         "transitions": _rows(connection, transition, transition.c.file_id == file_id),
-        "audit": events,
+        "audit": audit_rows,
     }
 
 
 def _rows(connection: Connection, table: Table, condition: Any) -> list[JSONObject]:
-    found = connection.execute(select(table).where(condition).order_by(*table.primary_key.columns))
-    return [{name: _value(name, value) for name, value in row._mapping.items()} for row in found]  # noqa: SLF001
+    """Return the rows of a table that match, as JSON objects by primary key."""
+    rows = connection.execute(select(table).where(condition).order_by(*table.primary_key.columns))
+    return [{name: _value(name, value) for name, value in row._mapping.items()} for row in rows]  # noqa: SLF001
 
 
 def _value(name: str, value: Any) -> Any:
+    """Return a column's value in JSON form: paths reversible, bytes in Base64."""
     if isinstance(value, datetime):
         return iso(value)
     if isinstance(value, bytes):
@@ -105,5 +132,5 @@ def _value(name: str, value: Any) -> Any:
 
 
 def to_text(record: JSONObject) -> str:
-    """Return the record as JSON for people: indented, ASCII."""
+    """Return the record as indented ASCII JSON."""
     return json.dumps(record, indent=2, allow_nan=False)

@@ -1,7 +1,8 @@
-"""Forgetting films on purpose: which ones, in bounded transactions, with their previews, and so that they stay away.
+"""Deletion of images' data on purpose: selection, deletion, replay.
 
-What was forgotten is also written to a file of its own, by keyed hashes alone, before the database forgets it: a backup
-holds what was there when it was made, and ``replay`` forgets the same films again after one was restored.
+Deletes in bounded transactions, with previews, and leaves tombstones so that the files are not read again. Before the
+database forgets, keyed hashes of the purged versions are appended to a journal file: a backup holds what existed when
+it was made, and ``replay`` purges the same images again after a restore.
 """
 
 from __future__ import annotations
@@ -37,8 +38,8 @@ _f, _root = schema.file.c, schema.root.c
 
 
 @dataclass(frozen=True, slots=True)
-class Person:
-    """A patient. What is not given is not asked for."""
+class PatientQuery:
+    """Attributes that select a patient; ``None`` is not compared."""
 
     patient_id: str
     issuer: str | None = None
@@ -46,10 +47,16 @@ class Person:
 
 
 @dataclass(slots=True)
-class Purge:
-    """What was forgotten: file versions, signed readings that went and that stayed, contents, previews.
+class PurgeCounts:
+    """Numbers of deleted and kept rows.
 
-    ``uncleaned``: how often SQLite's file could not be written anew afterwards, so that it may still name the patient.
+    Attributes:
+        films: purged file versions.
+        readings: deleted reviews.
+        readings_kept: reviews that were kept.
+        contents: deleted contents.
+        previews: deleted previews.
+        uncleaned: how often SQLite's file could not be rewritten afterwards, so that it may still hold patient data.
     """
 
     films: int = 0
@@ -59,63 +66,75 @@ class Purge:
     previews: int = 0
     uncleaned: int = 0
 
-    def add(self, one: Purge) -> None:
-        """Count more."""
-        for name, value in dataclasses.asdict(one).items():
+    def add(self, other: PurgeCounts) -> None:
+        """Add the counts of another purge."""
+        for name, value in dataclasses.asdict(other).items():
             setattr(self, name, getattr(self, name) + value)
 
 
 # ---------------------------------------------------------------------- which films
 
 
-def of_patient(engine: Engine, who: Person) -> list[int]:
-    """Return the films of a patient.
+def select_patient(engine: Engine, query: PatientQuery) -> list[int]:
+    """Return the ids of a patient's file versions.
+
+    Args:
+        engine: database.
+        query: Patient ID, optionally with issuer and birth date.
 
     Raises:
-        UsageError: more than one person may be meant: the ID was given by several issuers or to several birth dates.
+        UsageError: the ID is invalid, or the images name several issuers or birth dates, so that it is ambiguous.
     """
-    patient_id = clean_identifier(who.patient_id)
+    patient_id = clean_identifier(query.patient_id)
     if patient_id is None:
-        raise UsageError("that is no Patient ID")
-    wanted = [_f.patient_id == patient_id]
-    for column, value in ((_f.issuer_of_patient_id, who.issuer), (_f.patient_birth_date, who.birth_date)):
+        raise UsageError("the Patient ID is empty or invalid")
+    conditions = [_f.patient_id == patient_id]
+    for column, value in ((_f.issuer_of_patient_id, query.issuer), (_f.patient_birth_date, query.birth_date)):
         if value is not None:
-            wanted.append(column == (clean_identifier(value) or ""))
+            conditions.append(column == (clean_identifier(value) or ""))
 
     def body(connection: Connection) -> list[int]:
         columns = (_f.issuer_of_patient_id, _f.patient_birth_date)
-        several = [
-            connection.execute(select(func.count(column.distinct())).where(*wanted)).scalar_one() for column in columns
+        distinct = [
+            connection.execute(select(func.count(column.distinct())).where(*conditions)).scalar_one()
+            for column in columns
         ]
-        if max(several) > 1:
-            issuers, dates = several
+        if max(distinct) > 1:
+            issuers, dates = distinct
             raise UsageError(
-                f"films with this Patient ID name {issuers} issuers and {dates} birth dates, so that more than one "
-                "person may be meant: give the issuer on the second line and the birth date on the third"
+                f"images with this Patient ID name {issuers} issuers and {dates} birth dates: give the issuer on the "
+                "second line and the birth date on the third"
             )
-        return list(connection.execute(select(_f.id).where(*wanted).order_by(_f.id)).scalars())
+        return list(connection.execute(select(_f.id).where(*conditions).order_by(_f.id)).scalars())
 
     return read(engine, body)
 
 
-def of_study(engine: Engine, study_instance_uid: str) -> list[int]:
-    """Return the films of a study. ``UsageError``: its films name more than one patient."""
+def select_study(engine: Engine, study_instance_uid: str) -> list[int]:
+    """Return the ids of a study's file versions.
+
+    Raises:
+        UsageError: the UID is invalid, or its images name more than one patient.
+    """
     uid = clean_identifier(study_instance_uid)
     if uid is None:
-        raise UsageError("that is no Study Instance UID")
-    wanted = _f.study_instance_uid == uid
+        raise UsageError("the Study Instance UID is empty or invalid")
+    condition = _f.study_instance_uid == uid
 
     def body(connection: Connection) -> list[int]:
-        patients = connection.execute(select(func.count(_f.patient_id.distinct())).where(wanted)).scalar_one()
+        patients = connection.execute(select(func.count(_f.patient_id.distinct())).where(condition)).scalar_one()
         if patients > 1:
-            raise UsageError(f"films of this study name {patients} patients: purge by patient")
-        return list(connection.execute(select(_f.id).where(wanted).order_by(_f.id)).scalars())
+            raise UsageError(f"images of this study name {patients} patients: purge by patient")
+        return list(connection.execute(select(_f.id).where(condition).order_by(_f.id)).scalars())
 
     return read(engine, body)
 
 
-def older_than(engine: Engine, days: float) -> list[int]:
-    """Return the films whose last result, or whose arrival where they have none, is older; none that waits."""
+def select_older_than(engine: Engine, days: float) -> list[int]:
+    """Return the ids of ended file versions older than ``days`` days.
+
+    The age is that of the last result, or of the first sighting if there is no result.
+    """
 
     def body(connection: Connection) -> list[int]:
         before = database_now(connection) - timedelta(days=days)
@@ -126,8 +145,8 @@ def older_than(engine: Engine, days: float) -> list[int]:
     return read(engine, body)
 
 
-def count(engine: Engine, file_ids: Sequence[int]) -> tuple[int, int]:
-    """Return how many readings were signed about these films, and how many of the films wait to be read."""
+def count_affected(engine: Engine, file_ids: Sequence[int]) -> tuple[int, int]:
+    """Return the numbers of reviews and of pending files among these."""
     readings = waiting = 0
     for start in range(0, len(file_ids), _PAGE):
         page = file_ids[start : start + _PAGE]
@@ -141,83 +160,89 @@ def count(engine: Engine, file_ids: Sequence[int]) -> tuple[int, int]:
 # ---------------------------------------------------------------------- forgetting
 
 
+@dataclass(frozen=True, slots=True)
+class PurgeRequest:
+    """How to purge.
+
+    Attributes:
+        actor: who asks, for the audit trail.
+        reason: recorded in the history of each version; must not contain patient data.
+        readings: delete signed reviews too.
+        journal: purge journal; ``None`` writes none.
+        preview_dir: folder of previews, or ``None`` if none are kept.
+        clean: rewrite an SQLite file afterwards, so that deleted data leave its bytes; see ``engine.compact``.
+    """
+
+    actor: str
+    reason: str
+    readings: bool
+    journal: Path | None
+    preview_dir: Path | None
+    clean: bool = True
+
+
 def purge(
-    engine: Engine,
-    actor: str,
-    why: str,
-    file_ids: Sequence[int],
-    *,
-    readings: bool,
-    journal: Path | None,
-    preview_dir: Path | None,
-    each: Callable[[], None] = lambda: None,
-    clean: bool = True,
-) -> Purge:
-    """Forget these films, a hundred in one transaction.
+    engine: Engine, request: PurgeRequest, file_ids: Sequence[int], on_batch: Callable[[], None] = lambda: None
+) -> PurgeCounts:
+    """Purge file versions, a hundred in one transaction.
 
     Args:
-        actor: who wants it, for the audit trail.
-        why: what stands in the stubs' history; without a patient's data.
-        readings: what was signed goes too.
-        journal: the file by which a restored database forgets them again; ``None`` for none.
-        preview_dir: where previews lie.
-        each: called after every transaction.
-        clean: leave nothing of them in the bytes of an SQLite file either; see ``engine.compact``.
+        engine: database.
+        request: how to purge.
+        file_ids: ids of the versions.
+        on_batch: called after each transaction.
+
+    Returns:
+        Numbers of deleted and kept rows.
 
     Raises:
-        SettingsError: the journal is another database's, or cannot be written.
+        DatabaseAway: the database does not answer; earlier batches stay purged.
+        SettingsError: the journal belongs to another database, or cannot be written.
     """
-    key = _key(engine, journal)
-    done = Purge()
+    key = _key(engine, request.journal)
+    counts = PurgeCounts()
     for start in range(0, len(file_ids), _BATCH):
-        done.add(_forget(engine, actor, why, key, file_ids[start : start + _BATCH], readings, journal, preview_dir))
-        each()
-    if clean and done.films:
-        done.uncleaned = int(not compact(engine))
-    return done
+        counts.add(_purge_batch(engine, request, key, file_ids[start : start + _BATCH]))
+        on_batch()
+    if request.clean and counts.films:
+        counts.uncleaned = int(not compact(engine))
+    return counts
 
 
-def _forget(
-    engine: Engine,
-    actor: str,
-    why: str,
-    key: Key,
-    file_ids: Sequence[int],
-    readings: bool,
-    journal: Path | None,
-    preview_dir: Path | None,
-) -> Purge:
-    """Forget some films in one transaction; the journal knows it before."""
+def _purge_batch(engine: Engine, request: PurgeRequest, key: Key, file_ids: Sequence[int]) -> PurgeCounts:
+    """Purge some file versions in one transaction, after the journal entry."""
     number = secrets.token_hex(_KEY_BYTES)
-    if journal is not None:
+    if request.journal is not None:
         rows, held = read(engine, lambda connection: _about(connection, file_ids))
         entries = []
         for row in rows:
             version, content = _digests(key, row)
             content = None if row.instance_id in held else content
-            entries.append({"purge": number, "version": version, "content": content, "readings": readings})
-        purge_journal.append(journal, entries)
+            entries.append({"purge": number, "version": version, "content": content, "readings": request.readings})
+        purge_journal.append(request.journal, entries)
 
-    def body(connection: Connection, _again: bool) -> Purge:
+    def body(connection: Connection, _again: bool) -> PurgeCounts:
         now = database_now(connection)
         roots = connection.execute(select(_f.root_id).where(_f.id.in_(file_ids), ~_stub()).distinct()).scalars().all()
-        audit_proof.append_forgotten(connection, actor, file_ids, readings=readings)
-        one = forget(connection, now, key, file_ids, why, readings=readings)
+        audit_proof.append_forgotten(connection, request.actor, file_ids, readings=request.readings)
+        forgotten = forget(connection, now, key, file_ids, request.reason, readings=request.readings)
         bury(connection, now, [number])
-        # what somebody searched for may name the patient
+        # search texts may name the patient
         connection.execute(update(session).where(session.c.search.is_not(None)).values(search=None))
-        audit.append(connection, actor, Action.PURGE, f"films:{one.films}")
-        # why a folder cannot be listed may name what lies in it; its worker says it anew
-        of_these = _root.id.in_(sorted(roots)) & _root.fault.is_not(None)
-        connection.execute(update(schema.root).where(of_these).values(fault=_FAULT))
-        removed = sum(previews.remove(preview_dir, sha256) for sha256 in one.contents)
-        return Purge(one.films, one.readings, one.readings_kept, len(one.contents), removed)
+        audit.append(connection, request.actor, Action.PURGE, f"films:{forgotten.films}")
+        # the reason why a folder cannot be listed may name its content; its worker records it again
+        affected = _root.id.in_(sorted(roots)) & _root.fault.is_not(None)
+        connection.execute(update(schema.root).where(affected).values(fault=_FAULT))
+        removed = sum(previews.remove(request.preview_dir, sha256) for sha256 in forgotten.contents)
+        return PurgeCounts(
+            forgotten.films, forgotten.readings, forgotten.readings_kept, len(forgotten.contents), removed
+        )
 
     return write(engine, body)
 
 
 def _about(connection: Connection, file_ids: Sequence[int]) -> tuple[Sequence[Row[Any]], set[int | None]]:
-    """Return what the journal is to know of these films, and which of their contents other films hold."""
+    """Return rows for the journal, and ids of contents that other files hold."""
     rows = connection.execute(_named(_f.id.in_(file_ids))).all()
     ids = [row.instance_id for row in rows if row.instance_id is not None]
     past = schema.past_outcome.c
@@ -228,14 +253,23 @@ def _about(connection: Connection, file_ids: Sequence[int]) -> tuple[Sequence[Ro
     return rows, set(connection.execute(others).scalars())
 
 
-def replay(engine: Engine, actor: str, journal: Path | None, preview_dir: Path | None) -> Purge:
-    """Forget again what the journal names and this database holds: it was restored from an older backup.
+def replay(engine: Engine, actor: str, journal: Path | None, preview_dir: Path | None) -> PurgeCounts:
+    """Purge again what the journal names and a restored database holds.
 
-    Quick where nothing is missing. ``SettingsError``: as ``purge``.
+    Costs one query if nothing is missing.
+
+    Args:
+        engine: database.
+        actor: who runs it, for the audit trail.
+        journal: purge journal; ``None`` or a missing file does nothing.
+        preview_dir: folder of previews, or ``None`` if none are kept.
+
+    Raises:
+        SettingsError: see ``purge``.
     """
-    done = Purge()
+    counts = PurgeCounts()
     if journal is None or not journal.exists():
-        return done
+        return counts
     key = _key(engine, journal)
     entries = [entry for entry in purge_journal.read(journal) if "version" in entry]
     contents = {entry["content"]: entry["readings"] for entry in entries if entry["content"]}
@@ -243,26 +277,24 @@ def replay(engine: Engine, actor: str, journal: Path | None, preview_dir: Path |
     known = read(engine, lambda connection: set(connection.execute(select(tombstone.c.digest)).scalars()))
     missing = sorted({entry["purge"] for entry in entries} - known)
     if not missing:
-        return done
-    found: dict[bool, list[int]] = {False: [], True: []}
+        return counts
+    by_readings: dict[bool, list[int]] = {False: [], True: []}
     for file_id, version, content in _walk(engine, key):
         readings = versions.get(version, contents.get(content))
         if readings is not None:
-            found[readings].append(file_id)
-    for readings, file_ids in found.items():
-        again = purge(
-            engine, actor, "purged before", file_ids, readings=readings, journal=None, preview_dir=preview_dir
-        )
-        done.add(again)
+            by_readings[readings].append(file_id)
+    for readings, file_ids in by_readings.items():
+        request = PurgeRequest(actor, "purged before", readings, journal=None, preview_dir=preview_dir)
+        counts.add(purge(engine, request, file_ids))
     digests = [*sorted(contents.keys() - known), *missing]
     for start in range(0, len(digests), _PAGE):
         page = digests[start : start + _PAGE]
         write(engine, lambda connection, _, of=page: bury(connection, database_now(connection), of))  # type: ignore[misc]
-    return done
+    return counts
 
 
 def _walk(engine: Engine, key: Key) -> Iterator[tuple[int, str, str | None]]:
-    """Yield each film that is no stub with what stands for its version and for its content."""
+    """Yield file id, version digest and content digest of all versions."""
     after = 0
     while rows := read(engine, lambda connection, start=after: connection.execute(_named(_f.id > start)).all()):  # type: ignore[misc]
         for row in rows:
@@ -271,6 +303,7 @@ def _walk(engine: Engine, key: Key) -> Iterator[tuple[int, str, str | None]]:
 
 
 def _named(condition: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
+    """Return the query of versions that are no stubs, with root and hash."""
     columns = (
         _f.id,
         _f.instance_id,
@@ -291,42 +324,49 @@ def _named(condition: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
 
 
 def _digests(key: Key, row: Any) -> tuple[str, str | None]:
+    """Return the keyed hashes of a row's version and content."""
     content = None if row.sha256 is None else key.content(row.sha256)
     return key.version(row.root, row.path, row.size_bytes, row.mtime_ns), content
 
 
 def _stub() -> ColumnElement[bool]:
+    """Return the condition of versions that were purged before."""
     return (_f.state == FileState.IGNORED) & (func.coalesce(_f.code, "") == FORGOTTEN)
 
 
 # ---------------------------------------------------------------------- the key and the journal
 
 
-def remember(engine: Engine, journal: Path) -> None:
-    """Make sure that database and journal have the same key before a first purge, so that a backup is known by it.
+def prepare_journal(engine: Engine, journal: Path) -> None:
+    """Create the purge key in database and journal before a first purge.
+
+    A later backup can then be linked to the journal.
 
     Raises:
-        SettingsError: the journal is another database's, or cannot be written.
+        SettingsError: the journal belongs to another database, or cannot be written.
     """
     _key(engine, journal)
 
 
 def _key(engine: Engine, journal: Path | None) -> Key:
-    """Return the key, made at the first purge, of which database and journal must have the same."""
-    written = None if journal is None else purge_journal.key_of(journal)
-    if (found := read(engine, load_key)) is None:
+    """Return the purge key, which database and journal must share.
+
+    It is created at the first purge.
+    """
+    journal_key = None if journal is None else purge_journal.read_key(journal)
+    if (key := read(engine, load_key)) is None:
 
         def body(connection: Connection, _again: bool) -> Key:
-            # two programs at once: the one that comes first makes it
-            if (there := load_key(connection)) is not None:
-                return there
-            value = written or secrets.token_hex(_KEY_BYTES)
+            # another process may have created it meanwhile
+            if (existing := load_key(connection)) is not None:
+                return existing
+            value = journal_key or secrets.token_hex(_KEY_BYTES)
             connection.execute(insert(secret), {"name": KEY_NAME, "value": value})
             return Key(bytes.fromhex(value))
 
-        found = write(engine, body)
-    if written is None and journal is not None:
-        purge_journal.append(journal, [{"key": found.value.hex()}])
-    elif written is not None and written != found.value.hex():
-        raise SettingsError(f"{journal} is another database's: name this one's (PREREAD_FORGOTTEN_FILE)")
-    return found
+        key = write(engine, body)
+    if journal_key is None and journal is not None:
+        purge_journal.append(journal, [{"key": key.value.hex()}])
+    elif journal_key is not None and journal_key != key.value.hex():
+        raise SettingsError(f"{journal} belongs to another database: name this one's (PREREAD_FORGOTTEN_FILE)")
+    return key

@@ -1,6 +1,6 @@
-"""The file that remembers what was purged, by keyed hashes alone, for when an older backup is restored.
+"""Journal file of purged versions, by keyed hashes, for restored backups.
 
-Its first line holds the key of the database that it belongs to; each further one stands for one version of one file.
+The first line holds the purge key of its database; each further line stands for one version of one file.
 """
 
 from __future__ import annotations
@@ -17,28 +17,38 @@ ENDING = "-forgotten"
 WHY = "a restored backup would bring back what was purged"
 
 
-def path_for(named: Path | None, database: Path | None) -> Path | None:
-    """Return where the journal lies: the file that is named, else beside the SQLite file; ``None`` for neither."""
-    if named is not None:
-        return Path(os.path.abspath(named))
+def path_for(configured: Path | None, database: Path | None) -> Path | None:
+    """Return the path of the journal.
+
+    Args:
+        configured: path from the settings, or ``None``.
+        database: SQLite file, or ``None``.
+
+    Returns:
+        The configured path, else a path beside the SQLite file; ``None`` for neither.
+    """
+    if configured is not None:
+        return Path(os.path.abspath(configured))
     return None if database is None else Path(f"{os.path.abspath(database)}{ENDING}")
 
 
-def hindrance(journal: Path | None) -> str | None:
-    """Return in words why nothing can be remembered there; ``None`` where it can."""
+def write_obstacle(journal: Path | None) -> str | None:
+    """Return why the journal cannot be written, or ``None`` if it can."""
     if journal is None:
-        return "PREREAD_FORGOTTEN_FILE names no file"
+        return "PREREAD_FORGOTTEN_FILE is not set"
     if not journal.parent.is_dir():
         return f"there is no folder {journal.parent} (PREREAD_FORGOTTEN_FILE)"
     if os.path.lexists(journal):
         usable = journal.is_file() and not journal.is_symlink() and os.access(journal, os.R_OK | os.W_OK)
     else:
         usable = os.access(journal.parent, os.W_OK | os.X_OK)
-    return None if usable else f"{journal} may not be written, or is no file (PREREAD_FORGOTTEN_FILE)"
+    return None if usable else f"{journal} is not writable or not a regular file (PREREAD_FORGOTTEN_FILE)"
 
 
-def key_of(journal: Path) -> str | None:
-    """Return the key of its database in hexadecimal digits; ``None`` while nothing stands in it, or it is not there.
+def read_key(journal: Path) -> str | None:
+    """Return the key of the journal's database in hexadecimal, or ``None``.
+
+    ``None`` means that the journal is empty or missing.
 
     Raises:
         SettingsError: it cannot be read.
@@ -48,14 +58,14 @@ def key_of(journal: Path) -> str | None:
     return next((str(entry["key"]) for entry in read(journal) if "key" in entry), None)
 
 
-def beside(folders: Iterable[Path]) -> list[Path]:
-    """Return the files in these folders whose names say that they remember what some SQLite database forgot."""
+def find_journals(folders: Iterable[Path]) -> list[Path]:
+    """Return the regular files in these folders that are named as journals."""
     found = (path for folder in dict.fromkeys(folders) for path in folder.glob(f"*{ENDING}"))
     return sorted(path for path in found if path.is_file() and not path.is_symlink())
 
 
 def read(journal: Path) -> list[JSONObject]:
-    """Return its lines; one that a power cut left unfinished is passed over.
+    """Return the entries; a line that a power cut left incomplete is skipped.
 
     Raises:
         SettingsError: it cannot be read.
@@ -63,20 +73,20 @@ def read(journal: Path) -> list[JSONObject]:
     try:
         lines = journal.read_text(encoding="ascii").splitlines()
     except (OSError, ValueError) as error:
-        raise SettingsError(f"{journal} cannot be read as what was forgotten: {error}") from error
+        raise SettingsError(f"the purge journal {journal} cannot be read: {error}") from error
     entries = []
     for line in lines:
         try:
             entry = json.loads(line)
         except ValueError:
-            continue  # a power cut left it unfinished, so that its films were not forgotten yet
+            continue  # incomplete after a power cut: its versions were not purged yet
         if isinstance(entry, dict):
             entries.append(entry)
     return entries
 
 
 def append(journal: Path, entries: Sequence[JSONObject]) -> None:
-    """Add lines that survive a power cut; only the owner reads them.
+    """Append entries durably to the journal, readable by its owner only.
 
     Raises:
         SettingsError: it cannot be written.
@@ -93,8 +103,8 @@ def append(journal: Path, entries: Sequence[JSONObject]) -> None:
         raise SettingsError(f"{journal} cannot be written: {error.strerror}") from error
 
 
-def take_over(journal: Path, others: Iterable[Path]) -> None:
-    """Add to a journal what others of the same database hold and it does not.
+def merge_journals(journal: Path, others: Iterable[Path]) -> None:
+    """Append entries of other journals of the same database that are missing.
 
     Raises:
         SettingsError: one of them cannot be read or written.

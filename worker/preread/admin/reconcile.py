@@ -1,7 +1,7 @@
-"""What is owed, computed anew from the folders and the database, against what the ledger says: the difference.
+"""Comparison of the watched folders with the ledger.
 
-Nothing is changed here, and nothing of what a worker remembers is used: the folders are listed, every entry is compared
-with the newest version of its path, and the ledger with itself (``ledger_check``).
+Changes nothing and uses no state of a worker: lists the folders, compares every entry with the newest version of its
+path, and checks the ledger's own invariants (``ledger.invariants``).
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ _WITH_CONTENT = frozenset({FileState.DONE, FileState.QUARANTINED})
 
 @dataclass(slots=True)
 class Reconciliation:
-    """What was found.
+    """Result of a comparison.
 
     Attributes:
-        differences: what is not as it should be.
-        unproven: what could not be looked at, and why.
-        files: entries met that are no folders and that no rule leaves out.
-        owed: of these, how many wait for an outcome, by state.
-        contents: files that were read and have the bytes of their result.
+        differences: deviations of folders and ledger, or within the ledger.
+        unproven: folders and files that could not be checked, with the reason.
+        files: files found that no ignore rule excludes.
+        owed: number of these that have no outcome yet, by state.
+        contents: files whose bytes have the hash of their result.
     """
 
     differences: list[Difference] = field(default_factory=list)
@@ -76,47 +76,52 @@ def reconcile(
     progress: Callable[[str], None] = lambda _: None,
     clock: Callable[[Connection], datetime] = database_now,
 ) -> Reconciliation:
-    """Compare these roots with the ledger.
+    """Compare watched folders with the ledger.
 
     Args:
+        engine: database.
         roots: absolute paths, ``os.fsencode``d.
-        wait_s: how long to look again at what differs: a worker that runs may only not be there yet.
-        read_up_to_bytes: read the files that have a result too, up to this size, and compare their hashes.
-        system: the calls by which a root is looked at.
-        progress: gets, after every few hundred files, a line that says how far it is.
-        clock: the database's, for the leases; tests give another.
+        wait_s: how long to repeat the comparison of what differs, in seconds: a running worker may only be behind.
+        read_up_to_bytes: also hash files that have a result, up to this size; ``None`` reads no file.
+        system: file-system calls.
+        sleep: waits the given seconds.
+        progress: called with a line of text after every few hundred files.
+        clock: returns the database's time, for leases.
+
+    Returns:
+        Differences and what could not be checked.
 
     Raises:
-        DatabaseAway, DatabaseUnsuitable, SchemaOutdated: see ``engine.read``.
+        DatabaseAway, DatabaseUnsuitable, SchemaOutdated: the database cannot be read.
     """
-    found = Reconciliation()
-    looks = [_Root(engine, path, system or FileSystem(), found, read_up_to_bytes) for path in map(absolute, roots)]
-    for one in looks:
-        one.compare(progress)
-    progress("the ledger is compared with itself")
+    result = Reconciliation()
+    checks = [_Root(engine, path, system or FileSystem(), result, read_up_to_bytes) for path in map(absolute, roots)]
+    for root in checks:
+        root.compare(progress)
+    progress("checking the ledger")
     give_up_at = time.monotonic() + wait_s
     while True:
-        # what moved while the folders were listed is no difference: everything that was found is looked at once more
-        found.differences = [difference for one in looks for difference in one.look_again()]
-        root_ids = [one.root_id for one in looks if one.root_id is not None]
+        # a file that changed while the folders were listed does not differ: check every difference once more
+        result.differences = [difference for root in checks for difference in root.look_again()]
+        root_ids = [root.root_id for root in checks if root.root_id is not None]
         check = partial(ledger_check.check, root_ids=root_ids, clock=clock)
-        found.differences += read(engine, check)
-        if not found.differences or time.monotonic() >= give_up_at:
-            return found
+        result.differences += read(engine, check)
+        if not result.differences or time.monotonic() >= give_up_at:
+            return result
         sleep(_LOOK_AGAIN_S)
 
 
 class _Root:
-    """One folder and what the ledger has of it."""
+    """One watched folder and its rows in the ledger."""
 
     def __init__(
-        self, engine: Engine, path: bytes, system: FileSystem, found: Reconciliation, read_up_to_bytes: int | None
+        self, engine: Engine, path: bytes, system: FileSystem, result: Reconciliation, read_up_to_bytes: int | None
     ) -> None:
         self._engine = engine
         self._path = path
         self._text = display_path(path)
         self._system = system
-        self._found = found
+        self._result = result
         self._read_up_to_bytes = read_up_to_bytes
         self._differing: dict[bytes, Difference] = {}
         self.root_id = read(engine, self._find)
@@ -126,7 +131,7 @@ class _Root:
         return connection.execute(select(c.id).where(c.path_key == path_key(self._path))).scalar_one_or_none()
 
     def compare(self, progress: Callable[[str], None]) -> None:
-        """List the folder and note what differs."""
+        """List the folder and record what differs."""
         listing, met = Listing(), set[int]()
         try:
             check_root(self._system, self._path)
@@ -134,7 +139,7 @@ class _Root:
             while batch := list(islice(entries, _BATCH)):
                 looks = []
                 for entry in batch:
-                    # as in ``absence``: hashes of a million paths take some 60 MB, and can only hide a difference
+                    # as in ``absence``: hashes of a million paths take 60 MB; a collision can only hide a difference
                     met.add(hash(entry.path))
                     try:
                         looks.append(look_at_entry(self._system, entry))
@@ -146,19 +151,19 @@ class _Root:
                 progress(f"{self._text}: {listing.files:,} files compared")
             check_mounted(self._system, self._path, listing)
         except ShareDown as error:
-            self._found.unproven.append(type(error)(f"{self._text}: {error}"))
+            self._result.unproven.append(type(error)(f"{self._text}: {error}"))
             return
         if (fault := listing.fault()) is not None:
-            self._found.unproven.append(ScanIncomplete(f"{self._text}: {fault}"))
+            self._result.unproven.append(ScanIncomplete(f"{self._text}: {fault}"))
         if listing.complete:
             self._find_absent(met)
 
     def look_again(self) -> list[Difference]:
-        """Look once more at every path that differed, and return what still does."""
+        """Check every differing path again and return remaining differences."""
         if self.root_id is None:
             self.root_id = read(self._engine, self._find)  # a worker may have begun to watch it
         paths = list(self._differing)
-        still: dict[bytes, Difference] = {}
+        remaining: dict[bytes, Difference] = {}
         for start in range(0, len(paths), _BATCH):
             looks: dict[bytes, Look | None] = {}
             for path in paths[start : start + _BATCH]:
@@ -168,14 +173,14 @@ class _Root:
                     if error.errno in GONE_ERRNOS:
                         looks[path] = None
                     else:
-                        still[path] = self._differing[path]
-            # the ledger after the folder: it follows it
+                        remaining[path] = self._differing[path]
+            # read the ledger after the folder, since it follows the folder
             known = self._known(list(looks))
             for path, look in looks.items():
                 if (difference := self._difference(path, look, known.get(path))) is not None:
-                    still[path] = difference
-        self._differing = still
-        return list(still.values())
+                    remaining[path] = difference
+        self._differing = remaining
+        return list(remaining.values())
 
     def _known(self, paths: Sequence[bytes]) -> dict[bytes, Version]:
         root_id = self.root_id
@@ -188,8 +193,8 @@ class _Root:
         for path, look in by_path.items():
             version = known.get(path)
             if look.rule is None:
-                self._found.files += 1
-                self._found.owed.update([version.state] if version and version.state in OPEN_STATES else [])
+                self._result.files += 1
+                self._result.owed.update([version.state] if version and version.state in OPEN_STATES else [])
             if (difference := self._difference(path, look, version)) is not None:
                 self._differing[path] = difference
             elif look.rule is None and version is not None and version.state in _WITH_CONTENT:
@@ -198,26 +203,32 @@ class _Root:
             self._compare_contents(same, self._read_up_to_bytes)
 
     def _difference(self, path: bytes, look: Look | None, version: Version | None) -> Difference | None:
-        """Say how one path differs; ``look`` is ``None`` where there is no file."""
-        code = what = ""
+        """Return how one path differs, or ``None``.
+
+        Args:
+            path: path below the root.
+            look: current state of the file, or ``None`` if it does not exist.
+            version: newest version in the ledger, or ``None`` if there is none.
+        """
+        code = text = ""
         file_id = None if version is None else version.file_id
         if look is None:
             if version is not None and version.state not in {*_GONE, FileState.IGNORED}:
-                code, what = "not_on_share", f"it is not in the folder, and the ledger has it as {version.state}"
+                code, text = "not_on_share", f"not in the folder, but {version.state} in the ledger"
         elif look.rule is not None:
             if version is not None and version.state in OPEN_STATES:
-                code, what = "owed_wrongly", f"the rule {look.rule} leaves it out, and it is {version.state}"
+                code, text = "owed_wrongly", f"ignored by rule {look.rule}, but {version.state} in the ledger"
         elif version is None:
-            code, what = "not_in_ledger", "it is in the folder, and the ledger does not know it"
+            code, text = "not_in_ledger", "in the folder, but not in the ledger"
         elif not version.matches(look.observation):
-            code, what = "other_version", "it has another size or time than the ledger's newest version"
+            code, text = "other_version", "size or time differ from the ledger's newest version"
         elif version.state in _GONE:
-            code, what = "thought_gone", f"it is in the folder, and the ledger has it as {version.state}"
+            code, text = "thought_gone", f"in the folder, but {version.state} in the ledger"
         elif version.state in {FileState.IGNORED, FileState.SUPERSEDED} and version.code != FORGOTTEN:
-            code, what = "not_owed", f"it should be read, and the ledger has it as {version.state}"
+            code, text = "not_owed", f"not ignored by any rule, but {version.state} in the ledger"
         elif (earlier := self._differing.get(path)) is not None and earlier.code == "other_content":
             return earlier
-        return Difference(code, what, self._text, path, file_id) if code else None
+        return Difference(code, text, self._text, path, file_id) if code else None
 
     def _find_absent(self, met: set[int]) -> None:
         root_id, after = self.root_id, 0
@@ -233,24 +244,25 @@ class _Root:
     def _compare_contents(self, same: Sequence[tuple[Observation, Version]], max_bytes: int) -> None:
         ids = [version.file_id for _, version in same]
         expected = read(self._engine, lambda connection: _hashes(connection, ids))
-        for seen, version in same:
+        for observation, version in same:
             if version.file_id not in expected:
-                continue  # set aside before its bytes were read
+                continue  # quarantined before its bytes were read
             try:
-                data = beneath.read(self._path, seen, max_bytes).data
+                data = beneath.read(self._path, observation, max_bytes).data
             except (EnvironmentFault, TooManyBytes) as error:
-                where = f"{self._text}: {display_path(seen.path)}"
-                self._found.unproven.append(EnvironmentFault(f"{where}: {error}"))
+                name = f"{self._text}: {display_path(observation.path)}"
+                self._result.unproven.append(EnvironmentFault(f"{name}: {error}"))
                 continue
             if hashlib.sha256(data).hexdigest() == expected[version.file_id]:
-                self._found.contents += 1
+                self._result.contents += 1
             else:
-                what = "its bytes are not those of its result, with the same size and time"
-                difference = Difference("other_content", what, self._text, seen.path, version.file_id)
-                self._differing[seen.path] = difference
+                text = "size and time are unchanged, but the bytes are not those of its result"
+                difference = Difference("other_content", text, self._text, observation.path, version.file_id)
+                self._differing[observation.path] = difference
 
 
 def _hashes(connection: Connection, file_ids: Sequence[int]) -> dict[int, str]:
+    """Return the SHA-256 of the results' contents, by file id."""
     c, instance = schema.file.c, schema.instance.c
     joined = schema.file.join(schema.instance, instance.id == c.instance_id)
     rows = connection.execute(select(c.id, instance.sha256).select_from(joined).where(c.id.in_(file_ids)))

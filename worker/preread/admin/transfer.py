@@ -1,8 +1,8 @@
-"""The way of a whole database between SQLite and Postgres: copied in one transaction, compared, and done whole or not.
+"""Copy of a whole database between SQLite and Postgres.
 
-Whatever stands in the program's tables goes, whichever tables there are; the source is only read, and takes no change
-meanwhile. Rows are compared by what the program reads of them, since each database keeps times, bytes and truth values
-in its own way.
+Copies all tables in one transaction and compares both sides; the target is complete or untouched. The source is only
+read and locked against changes meanwhile. Rows are compared by their Python values, since each database stores times,
+bytes and booleans in its own way.
 """
 
 from __future__ import annotations
@@ -41,17 +41,19 @@ from preread.review import audit
 _BATCH = 1_000
 _SILENT_AFTER = timedelta(minutes=2)
 _LOCK_WAIT = "5s"
-_NOT_EMPTY = "Name a database that holds nothing; nothing is ever written over."
+_NOT_EMPTY = "Name an empty database; existing data are never overwritten."
 _KINDS = 1 << 256
 assert {review_schema.account.metadata, admin_schema.activation.metadata} == {schema.metadata}
 
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What a table holds.
+    """Content of a table.
 
     Attributes:
-        digest: of all rows, whatever their order: SHA-256 of each, added up.
+        table: its name.
+        rows: number of rows.
+        digest: sum of the SHA-256 of all rows modulo 2^256 in hexadecimal, independent of their order.
     """
 
     table: str
@@ -60,12 +62,13 @@ class Content:
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
-    """What was moved, equal in both databases.
+class TransferResult:
+    """Content that was copied and is equal in both databases.
 
     Attributes:
-        head: of the audit trail.
-        key_file: where its key lies for the target; ``None`` where it has none, or where the target has no place.
+        tables: content by table.
+        head: head of the audit trail.
+        key_file: audit key of the target; ``None`` if there is no key, or no place for one.
     """
 
     tables: list[Content]
@@ -74,52 +77,55 @@ class Moved:
 
     @property
     def rows(self) -> int:
-        """How many there are."""
+        """Total number of rows."""
         return sum(one.rows for one in self.tables)
 
 
-def move(source: Engine, target: Engine, each: Callable[[], None] = lambda: None) -> Moved:
-    """Copy everything into an empty place: an SQLite path where nothing lies, a Postgres database without tables.
+def move(source: Engine, target: Engine, on_table: Callable[[], None] = lambda: None) -> TransferResult:
+    """Copy the whole database into an empty target.
 
     Args:
-        each: called after each table.
+        source: database in use; no worker may run on it.
+        target: a missing SQLite file or a Postgres database without tables.
+        on_table: called after each table.
 
     Raises:
-        AuditBroken: the audit trail of the source is not whole; nothing was copied.
-        DatabaseAway: one of them does not answer, is full, or takes no changes: the target is as it was.
-        DatabaseUnsuitable: the target is not empty, or cannot keep a row.
+        AuditBroken: the audit trail of the source is broken; nothing was copied.
+        DatabaseAway: one of them does not answer, is full or read-only: the target is unchanged.
+        DatabaseUnsuitable: the target is not empty, or cannot store a row.
         EnvironmentFault: the file of the target cannot be written.
         SchemaOutdated, SchemaTooNew: the schema of the source is not this program's.
-        UpgradeFailed: what was written is not what was read; it was taken back.
-        UsageError: both are the same database, or a worker is at work on the source.
+        UpgradeFailed: what was written differs from what was read; it was rolled back.
+        UsageError: both are the same database, or a worker runs on the source.
     """
     if _place(source) == _place(target):
-        raise UsageError("that is the database which is in use: name another one to move it to")
+        raise UsageError("source and target are the same database: name another target")
     migrate.check_schema(source, exactly=True)
     path, keys = sqlite_path(target), audit_key.of(source)
     if path is None:
         _refuse_filled(target)
         head = _verified(source, keys)
-        contents = _fill(source, target, each)
+        contents = _fill(source, target, on_table)
         _compare_heads(head, _verified(target, keys))
     else:
         with backup.new_file(path) as part:
             head = _verified(source, keys)
             engine = open_engine(f"sqlite:///{part}", keys.path)
             try:
-                contents = _fill(source, engine, each)
+                contents = _fill(source, engine, on_table)
                 _compare_heads(head, _verified(engine, keys))
             finally:
-                engine.dispose()  # the last connection takes the write-ahead log in and removes it
-    return Moved(contents, head, keys.hand_on(audit_key.of(target).path))
+                engine.dispose()  # closing the last connection checkpoints and removes the write-ahead log
+    return TransferResult(contents, head, keys.hand_on(audit_key.of(target).path))
 
 
-def tables() -> int:
-    """Return how many tables there are to move."""
+def count_tables() -> int:
+    """Return the number of tables to copy."""
     return len(_tables())
 
 
 def _place(engine: Engine) -> tuple[str, ...]:
+    """Return what identifies a database, to compare two."""
     path = sqlite_path(engine)
     if path is not None:
         return ("sqlite", os.path.realpath(path))
@@ -129,26 +135,26 @@ def _place(engine: Engine) -> tuple[str, ...]:
 
 
 def _refuse_filled(target: Engine) -> None:
-    if tables := read(target, lambda connection: len(inspect(connection).get_table_names())):
-        raise DatabaseUnsuitable(f"the database is not empty: it holds {tables} tables", _NOT_EMPTY)
+    if count_tables := read(target, lambda connection: len(inspect(connection).get_table_names())):
+        raise DatabaseUnsuitable(f"the database is not empty: it holds {count_tables} tables", _NOT_EMPTY)
 
 
-def _fill(source: Engine, target: Engine, each: Callable[[], None]) -> list[Content]:
+def _fill(source: Engine, target: Engine, on_table: Callable[[], None]) -> list[Content]:
     def from_source(source_connection: Connection, _again: bool) -> list[Content]:
         _hold_still(source_connection)
         _refuse_workers(source_connection)
 
-        def into_target(target_connection: Connection, again: bool) -> list[Content]:
+        def into_target(target_connection: Connection, is_retry: bool) -> list[Content]:
             _be_patient(target_connection)
-            if again and inspect(target_connection).has_table(schema.file.name):  # a commit whose answer was lost
+            if is_retry and inspect(target_connection).has_table(schema.file.name):  # a commit whose answer was lost
                 return _compared([_content(source_connection, table) for table in _tables()], target_connection)
             migrate.create(target_connection)
-            found = []
+            contents = []
             for table in _tables():
-                found.append(_copy(source_connection, target_connection, table))
-                each()
+                contents.append(_copy(source_connection, target_connection, table))
+                on_table()
             _set_sequences(target_connection)
-            return _compared(found, target_connection)
+            return _compared(contents, target_connection)
 
         return write(target, into_target)
 
@@ -156,19 +162,19 @@ def _fill(source: Engine, target: Engine, each: Callable[[], None]) -> list[Cont
 
 
 def _tables() -> Sequence[Table]:
-    """Return all tables, those first that others refer to."""
+    """Return all tables in order of their foreign keys."""
     return schema.metadata.sorted_tables
 
 
 def _be_patient(connection: Connection) -> None:
-    """Let a transaction last, and idle while the other database is at work."""
+    """Disable statement and idle timeouts of this transaction."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SET LOCAL statement_timeout = 0"))
         connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
 
 
 def _hold_still(connection: Connection) -> None:
-    """Keep others from writing, so that nothing is written behind the copy; SQLite has one writer, which this is."""
+    """Lock the source against writers; SQLite has one writer anyway."""
     _be_patient(connection)
     if connection.dialect.name == "postgresql":
         names = ", ".join(connection.dialect.identifier_preparer.format_table(table) for table in _tables())
@@ -177,9 +183,10 @@ def _hold_still(connection: Connection) -> None:
 
 
 def _refuse_workers(connection: Connection) -> None:
+    """Raise ``UsageError`` if a worker runs on the source."""
     now = database_now(connection)
     rows = connection.execute(select(schema.worker).where(schema.worker.c.stopped_at.is_(None))).all()
-    # of another host nobody can tell but by its silence
+    # a worker on another host is judged by its heartbeat alone
     alive = [row for row in rows if workers.runs(row) and not workers.is_silent(row, now, _SILENT_AFTER)]
     if alive:
         host = str(alive[0].host).split()[0]
@@ -193,32 +200,34 @@ def _refuse_workers(connection: Connection) -> None:
 
 
 def _copy(source_connection: Connection, target_connection: Connection, table: Table) -> Content:
+    """Copy a table and return the content that was read."""
     if target_connection.execute(select(func.count()).select_from(table)).scalar_one():
         target_connection.execute(delete(table))  # a migration put a row of its own there
-    content = _Adding(table)
+    content = _TableDigest(table)
     for rows in _batches(source_connection, table):
         content.add(rows)
         try:
             target_connection.execute(insert(table), [dict(row) for row in rows])
         except (DataError, IntegrityError, ProgrammingError, UnicodeError) as error:
-            # never the row: it may be a patient's
+            # never quote the row: it may hold patient data
             cause = type(getattr(error, "orig", None) or error).__name__
             raise DatabaseUnsuitable(
-                f"the target cannot keep a row of {table.name} ({cause}): nothing was moved",
+                f"the target cannot store a row of {table.name} ({cause}): nothing was moved",
                 "Report it with this line.",
             ) from error
     return content.sum()
 
 
 def _content(connection: Connection, table: Table) -> Content:
-    content = _Adding(table)
+    """Return the content of a table."""
+    content = _TableDigest(table)
     for rows in _batches(connection, table):
         content.add(rows)
     return content.sum()
 
 
 def _batches(connection: Connection, table: Table) -> Iterator[Sequence[RowMapping]]:
-    """Yield all rows by rising key, some at a time."""
+    """Yield all rows by rising primary key, ``_BATCH`` at a time."""
     keys = list(table.primary_key.columns)
     statement = select(table).order_by(*keys).limit(_BATCH)
     rows = connection.execute(statement).mappings().all()
@@ -228,8 +237,8 @@ def _batches(connection: Connection, table: Table) -> Iterator[Sequence[RowMappi
         rows = connection.execute(statement.where(tuple_(*keys) > last)).mappings().all()
 
 
-class _Adding:
-    """The content of a table, row by row."""
+class _TableDigest:
+    """Incremental digest of a table's rows."""
 
     def __init__(self, table: Table) -> None:
         self._table = table
@@ -238,7 +247,7 @@ class _Adding:
 
     def add(self, rows: Sequence[RowMapping]) -> None:
         for row in rows:
-            written = repr([plain(row[column.name]) for column in self._table.columns])
+            written = repr([canonical_value(row[column.name]) for column in self._table.columns])
             digest = hashlib.sha256(written.encode("utf-8", "surrogatepass")).digest()
             self._sum = (self._sum + int.from_bytes(digest)) % _KINDS
         self._rows += len(rows)
@@ -247,19 +256,22 @@ class _Adding:
         return Content(self._table.name, self._rows, f"{self._sum:064x}")
 
 
-def plain(value: Any) -> object:
-    """Return what a value is in whichever database."""
+def canonical_value(value: Any) -> object:
+    """Return a column's value in the form that both databases share."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(timespec="microseconds")
     return bytes(value) if isinstance(value, memoryview | bytearray) else value
 
 
-def _compared(found: list[Content], target_connection: Connection) -> list[Content]:
-    for one in found:
-        there = _content(target_connection, schema.metadata.tables[one.table])
-        if there != one:
-            raise _failed(f"the table {one.table} differs in the target, which has {there.rows} of {one.rows} rows")
-    return found
+def _compared(contents: list[Content], target_connection: Connection) -> list[Content]:
+    """Return the contents; raise ``UpgradeFailed`` if the target differs."""
+    for content in contents:
+        written = _content(target_connection, schema.metadata.tables[content.table])
+        if written != content:
+            raise _failed(
+                f"the table {content.table} differs in the target, which has {written.rows} of {content.rows} rows"
+            )
+    return contents
 
 
 def _failed(what: str) -> UpgradeFailed:
@@ -278,7 +290,7 @@ def _compare_heads(before: audit.Head, after: audit.Head) -> None:
 
 
 def _set_sequences(connection: Connection) -> None:
-    """Let the next number of each table be one that is free; SQLite takes the largest and one by itself."""
+    """Set Postgres sequences beyond the largest key; SQLite needs nothing."""
     if connection.dialect.name == "sqlite":
         return
     for table in _tables():

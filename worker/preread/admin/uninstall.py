@@ -1,7 +1,8 @@
-"""Taking Preread off a Linux host: what setup and its units made goes; data goes only where that is asked for by name.
+"""Removal from a Linux host of what setup and the units created.
 
-Nothing is deleted recursively: each file is one whose name setup, the worker or a purge gives, and what else lies there
-stays and is named. Programs below ``/opt/preread`` and the user are left to whoever reads the last lines.
+Nothing is deleted recursively: each deleted file has a name that setup, the worker or a purge gives. Everything else is
+kept and listed. Data are deleted only if asked for by name. Programs below ``/opt/preread`` and the user are left to
+the administrator.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import make_url
@@ -35,10 +37,10 @@ _PREVIEW = re.compile(r"[0-9a-f]{64}\.png")
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One file or folder that goes.
+    """One file or folder to remove.
 
     Attributes:
-        what: in words, after "remove" or "would remove".
+        what: description, after "remove" or "would remove".
         do: removes it.
     """
 
@@ -48,12 +50,12 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """From where to uninstall.
+    """Host to uninstall from.
 
     Attributes:
-        root: the tree; another than ``/`` for images and tests.
-        settings: where the data lie.
-        run: runs a program.
+        settings: settings, which name the data.
+        root: root of the file tree; not ``/`` for images and tests.
+        run: starts a program; called as ``subprocess.run``.
     """
 
     settings: Settings
@@ -62,14 +64,14 @@ class Host:
 
     @property
     def name_of_data(self) -> str:
-        """What has to be named before data are deleted: the database's file, else the folder of the service."""
+        """Name to confirm before data are deleted: SQLite file or service folder."""
         return str(self._database() or install.HOME)
 
     def stop(self) -> None:
-        """End the services, now and for the next start of the host.
+        """Stop and disable the services.
 
         Raises:
-            EnvironmentFault: systemd does not do it.
+            EnvironmentFault: systemd fails.
         """
         units = [unit.name for unit in self._units()]
         systemctl = shutil.which("systemctl")
@@ -83,32 +85,36 @@ class Host:
             raise EnvironmentFault(f"systemctl failed: {error}") from error
 
     def steps(self, *, data: bool) -> Iterator[Step]:
-        """Yield what goes, that is there; with ``data`` the database, previews, hashes, key and settings too."""
+        """Yield the existing files to remove.
+
+        Args:
+            data: also database, previews, purge journal, audit key and settings.
+        """
         for path in (*(UNITS / unit.name for unit in self._units()), *_OF_SETUP):
             if os.path.lexists(self._at(path)):
                 yield self._file(path)
         if data:
             yield from self._data()
 
-    def left(self) -> list[tuple[str, str]]:
-        """Return what stays, and how it goes."""
-        found = [
+    def remaining(self) -> list[tuple[str, str]]:
+        """Return what remains, each with the command that removes it."""
+        items = [
             (f"programs in {path}", f"rm -r {path}") for path in (Path("/opt/preread"),) if self._at(path).is_dir()
         ]
         for folder in dict.fromkeys((install.HOME, install.CONFIG.parent, *self._places())):
             place = self._at(folder)
             if place.is_dir():
                 entries = sorted(entry.name for entry in os.scandir(place))
-                found.append((f"{folder}: {', '.join(entries) or 'empty'}", f"rm -r {folder}"))
+                items.append((f"{folder}: {', '.join(entries) or 'empty'}", f"rm -r {folder}"))
             elif os.path.lexists(place):
-                found.append((str(folder), f"rm {folder}"))
+                items.append((str(folder), f"rm {folder}"))
         drop_ins = [UNITS / f"{unit}.d" for unit in self._shipped() if self._at(UNITS / f"{unit}.d").is_dir()]
-        found += [(f"changes of the unit in {path}", f"rm -r {path}") for path in drop_ins]
+        items += [(f"changes of the unit in {path}", f"rm -r {path}") for path in drop_ins]
         if self._database() is None:
-            found.append(("the database on its server", "dropdb, as its administrator"))
+            items.append(("the database on its server", "dropdb, as its administrator"))
         if self._has_user():
-            found.append((f"the user {install.USER}", f"userdel {install.USER}"))
-        return found
+            items.append((f"the user {install.USER}", f"userdel {install.USER}"))
+        return items
 
     def _at(self, path: Path) -> Path:
         return self.root / path.relative_to("/")
@@ -141,7 +147,7 @@ class Host:
         return _of_service(self.settings.audit_key_file) or audit_key.default_path(self._database())
 
     def _places(self) -> list[Path]:
-        """Return where this installation's data lie, the database's file first."""
+        """Return the paths of this installation's data, the database first."""
         bundles = added_bundle_folder(_of_service(self.settings.bundle_dir), self._database())
         places = (self._database(), self._previews(), self._journal(), self._audit_key(), bundles)
         return [path for path in places if path is not None]
@@ -150,43 +156,43 @@ class Host:
         database, previews, journal = self._database(), self._previews(), self._journal()
         if database is not None:
             here = self._at(database)
-            named = [Path(f"{database}{ending}") for ending in ("", "-wal", "-shm", "-journal")]
+            files = [Path(f"{database}{ending}") for ending in ("", "-wal", "-shm", "-journal")]
             backups = here.parent.glob(f"{here.name}.????.backup") if here.parent.is_dir() else ()
-            for path in (*named, *(database.with_name(one.name) for one in sorted(backups))):
+            for path in (*files, *(database.with_name(file_.name) for file_ in sorted(backups))):
                 if os.path.lexists(self._at(path)):
                     yield self._file(path)
         if previews is not None and self._at(previews).is_dir():
             yield Step(f"the previews in {previews}", lambda: _remove_previews(self._at(previews)))
-        for one in (journal, self._audit_key(), *_OF_ADMINISTRATOR):
-            if one is not None and os.path.lexists(self._at(one)):
-                yield self._file(one)
+        for file_ in (journal, self._audit_key(), *_OF_ADMINISTRATOR):
+            if file_ is not None and os.path.lexists(self._at(file_)):
+                yield self._file(file_)
         for folder in (install.HOME, install.CONFIG.parent):
             if self._at(folder).is_dir():
-                yield Step(f"the folder {folder}, if nothing else is in it", lambda one=folder: _rmdir(self._at(one)))  # type: ignore[misc]
+                yield Step(f"the folder {folder}, if nothing else is in it", partial(_rmdir, self._at(folder)))
 
     def _file(self, path: Path) -> Step:
         return Step(f"the file {path}", lambda: _unlink(self._at(path)))
 
 
 def _of_service(path: Path | None) -> Path | None:
-    """Return a place as the service means it, whose working folder is its own."""
+    """Return a path relative to the service's working folder as absolute."""
     return None if path is None else install.HOME / path
 
 
 def _unlink(path: Path) -> None:
-    """Remove a file or a link; where a folder lies under its name it stays, and is named with what is left."""
+    """Remove a file or symlink; keep a folder of that name."""
     if not stat.S_ISDIR(os.lstat(path).st_mode):
         os.unlink(path)
 
 
 def _rmdir(path: Path) -> None:
-    """Remove a folder that is empty."""
+    """Remove a folder if it is empty."""
     if not os.listdir(path):
         os.rmdir(path)
 
 
 def _remove_previews(folder: Path) -> None:
-    """Remove the previews, whose names are hashes, and the folders that are empty then; no link is followed."""
+    """Remove previews by their names, then empty folders; follow no symlink."""
     for name in sorted(entry.name for entry in os.scandir(folder) if _PREVIEWS_OF.fullmatch(entry.name)):
         try:
             inner = os.open(folder / name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)

@@ -17,7 +17,7 @@ from preread.cli import in_use, output
 from preread.core.errors import AlarmNotSent, SettingsError
 from preread.core.settings import Settings
 from preread.monitoring import alarm, health
-from preread.monitoring.alarm import Channel, News
+from preread.monitoring.alarm import Channel, Message
 
 app = typer.Typer(no_args_is_help=True, help="Send alerts by mail or webhook.")
 
@@ -45,8 +45,8 @@ def watch(context: typer.Context) -> None:
         ways,
         site=socket.gethostname(),
         after_s=settings.alarm_after_s,
-        told=alarm.read_told(engine),
-        keep=lambda channel, codes: alarm.keep_told(engine, channel, codes),
+        told=alarm.load_notified(engine),
+        keep=lambda channel, codes: alarm.save_notified(engine, channel, codes),
         page=_page(settings),
     )
     roots = [os.fsencode(os.path.abspath(root.path)) for root in settings.roots] or None
@@ -69,7 +69,7 @@ def test(context: typer.Context) -> None:
     """
     failed = False
     settings = door.read_settings(context)
-    news = News((), (), socket.gethostname(), datetime.now(UTC), trial=True, page=_page(settings))
+    news = Message((), (), socket.gethostname(), datetime.now(UTC), trial=True, page=_page(settings))
     for way in _channels(settings):
         try:
             way.send(news)

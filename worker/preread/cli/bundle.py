@@ -13,8 +13,8 @@ from sqlalchemy import Engine
 
 from preread.admin import bundle_comparison, bundle_recall, bundle_registry
 from preread.admin.bundle_comparison import QUANTILES, Comparison
-from preread.admin.bundle_recall import Recalled
-from preread.admin.bundle_registry import Known, Standing
+from preread.admin.bundle_recall import RecalledImage
+from preread.admin.bundle_registry import KnownBundle, Selection
 from preread.cli import context as door
 from preread.cli import in_use, output, self_check
 from preread.cli.invoking_user import YES_OPTION, actor, confirmed
@@ -239,7 +239,7 @@ def shadow(
             if chosen.digest == in_use.load(settings, engine).bundle.digest:
                 raise UsageError(f"{chosen.label} is in use already")
             self_check.load_checked(str(chosen.path))
-        bundle_registry.shadow(engine, actor(), chosen)
+        bundle_registry.select_shadow(engine, actor(), chosen)
     output.say("no bundle works in the shadow" if chosen is None else f"{chosen.label} works in the shadow")
 
 
@@ -259,7 +259,7 @@ def compare(
     Exit code: 0; 1 when there is no film of which both spoke; 2 when a bundle is unknown.
     """
     with door.database(context) as engine:
-        ids = [[one.bundle_id for one in bundle_registry.find(engine, name)] for name in (first, second)]
+        ids = [[one.bundle_id for one in bundle_registry.find_bundles(engine, name)] for name in (first, second)]
         found = bundle_comparison.compare(engine, *ids)
     if not found.contents:
         output.say(f"there is no film of which both {first} and {second} spoke: `preread bundle shadow` makes some")
@@ -302,7 +302,7 @@ def withdraw(
         bundle_registry.withdraw(engine, actor(), bundles, reason)
         ids = [one.bundle_id for one in bundles]
         rows = []
-        for film in bundle_recall.films(engine, ids):
+        for film in bundle_recall.recalled_images(engine, ids):
             if json:
                 output.print_json(bundle_recall.to_json(film))
             else:
@@ -311,7 +311,7 @@ def withdraw(
             output.print_table(
                 ("id", "taken", "patient / accession", "what it says now", "opened by", "seen in a list by"), rows
             )
-        unnamed = bundle_recall.unnamed(engine, ids)
+        unnamed = bundle_recall.unattributed_access(engine, ids)
     output.say(f"{label} is withdrawn; its results are struck through, and no worker assesses with it")
     if unnamed.exports:
         output.say(f"readings were exported {unnamed.exports} times since its first result; those name no film here")
@@ -325,14 +325,14 @@ def _load(context: typer.Context, name: str | None) -> Bundle:
     return bundles.load(bundles.resolve(name or settings.bundle, in_use.added_folder(settings)))
 
 
-def _standing(settings: Settings) -> Standing | None:
+def _standing(settings: Settings) -> Selection | None:
     """Return what the database says of bundles; ``None`` where there is none to ask."""
     try:
         engine = door.open_database(settings)
     except PrereadError:
         return None
     try:
-        return bundle_registry.look(engine)
+        return bundle_registry.current_selection(engine)
     except PrereadError:
         return None
     finally:
@@ -446,10 +446,10 @@ def _load_named(settings: Settings, name: str) -> Bundle:
     return bundles.load(bundles.resolve(name, in_use.added_folder(settings)))
 
 
-def _known(engine: Engine, settings: Settings, version: str) -> list[Known]:
+def _known(engine: Engine, settings: Settings, version: str) -> list[KnownBundle]:
     """Return the bundles that are meant; one that is installed and was never used can be withdrawn too."""
     try:
-        return bundle_registry.find(engine, version)
+        return bundle_registry.find_bundles(engine, version)
     except UsageError:
         try:
             found = _load_named(settings, version)
@@ -459,10 +459,10 @@ def _known(engine: Engine, settings: Settings, version: str) -> list[Known]:
             raise
     registration = found.registration
     write(engine, lambda c, _: register_bundle(c, database_now(c), **registration))
-    return bundle_registry.find(engine, version)
+    return bundle_registry.find_bundles(engine, version)
 
 
-def _recalled(film: Recalled) -> tuple[str, ...]:
+def _recalled(film: RecalledImage) -> tuple[str, ...]:
     result = film.result
     opened = "; ".join(f"{one.who} {local(one.at)[:16]} ({one.action})" for one in film.seen)
     openers = {one.who for one in film.seen}

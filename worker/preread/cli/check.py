@@ -193,7 +193,7 @@ def _purged(settings: Settings) -> Checked:
     if journal is None:
         why = f"purge is refused, since {purge_journal.WHY}"
         return _unnamed("purged files", "PREREAD_FORGOTTEN_FILE", why, "forgotten")
-    if hindrance := purge_journal.hindrance(journal):
+    if hindrance := purge_journal.write_obstacle(journal):
         remedy = "Purge is refused. Give the service's user the right to write it, or name another file."
         return Checked("purged files", True, hindrance, remedy, warning=True)
     return Checked("purged files", True, f"are remembered by keyed hashes in {journal}")

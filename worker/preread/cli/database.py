@@ -163,7 +163,7 @@ def restore(
         def prepare(restored: Engine) -> None:
             migrate.upgrade(restored)
             audit_proof.vouch(restored, actor())  # as an upgrade does for what was written before there was a key
-            backup.release(restored)
+            backup.clear_runtime_state(restored)
             purged.forget(restored)
 
         found = backup.restore(engine, file, prepare, purged.find)
@@ -217,7 +217,7 @@ def move(
         where = _target(url)
         target = open_engine(where, door.read_settings(context).audit_key_file)
         try:
-            with output.progress("moving", transfer.tables) as step:
+            with output.progress("moving", transfer.count_tables) as step:
                 moved = transfer.move(engine, target, step)
         finally:
             target.dispose()

@@ -9,7 +9,7 @@ import typer
 from preread.cli import context as door
 from preread.cli import output
 from preread.monitoring import drift as drifts
-from preread.monitoring.drift import PICTURE, Drift, Sample, measures, say
+from preread.monitoring.drift import PICTURE, Drift, Sample, describe, measures
 
 
 def drift(
@@ -59,8 +59,8 @@ def _print(found: Drift) -> None:
                 one.against.value,
                 str(one.films),
                 str(one.reference_films),
-                *((f"{one.psi:.3f}", f"{one.by_chance:.3f}") if one.verdict.is_one else ("", "")),
-                say(one.verdict),
+                *((f"{one.psi:.3f}", f"{one.by_chance:.3f}") if one.verdict.is_conclusive else ("", "")),
+                describe(one.verdict),
             )
             for one in found.shifts
         ],

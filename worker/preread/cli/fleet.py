@@ -179,7 +179,7 @@ def _work(settings: Settings) -> int:
 
 def _installed(settings: Settings, engine: Engine) -> list[Bundle]:
     """Load every bundle of this machine that may be used."""
-    now = bundle_registry.look(engine)
+    now = bundle_registry.current_selection(engine)
     own = [Path(settings.bundle)] if settings.bundle is not None and Path(settings.bundle).is_dir() else []
     found = []
     for path in (*bundles.all_installed(in_use.added_folder(settings)), *own):

@@ -20,7 +20,7 @@ _LACKING = (
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from preread.admin.bundle_registry import Known, Standing
+    from preread.admin.bundle_registry import KnownBundle, Selection
     from preread.core.settings import Settings
     from preread.model.bundles import Bundle
     from preread.monitoring.health import Health
@@ -96,7 +96,7 @@ def load(settings: Settings, engine: Engine) -> InUse:
     from preread.core.errors import BundleError
     from preread.model import bundles
 
-    now = bundle_registry.look(engine)
+    now = bundle_registry.current_selection(engine)
     chosen = _chosen(settings, now)
     if chosen is None:
         bundle = bundles.load(bundles.resolve(settings.bundle, added_folder(settings)))
@@ -167,7 +167,7 @@ class Watch:
         from preread.admin import bundle_registry
         from preread.core.errors import BundleError
 
-        now = bundle_registry.look(self._engine)
+        now = bundle_registry.current_selection(self._engine)
         if self._same(now):
             return True
         try:
@@ -180,7 +180,7 @@ class Watch:
             return True
         return False
 
-    def _same(self, now: Standing) -> bool:
+    def _same(self, now: Selection) -> bool:
         running, chosen = self._running, _chosen(self._settings, now)
         digest = running.bundle.digest
         if running.chosen != (chosen is not None) or (chosen is not None and chosen.digest != digest):
@@ -189,18 +189,18 @@ class Watch:
         return _wanted(now, digest) == running.wanted
 
 
-def _wanted(now: Standing, active: str) -> tuple[str, datetime] | None:
+def _wanted(now: Selection, active: str) -> tuple[str, datetime] | None:
     shadow = now.shadow
     if shadow is None or shadow.bundle is None or shadow.bundle.digest == active:
         return None
     return shadow.bundle.digest, shadow.at
 
 
-def _chosen(settings: Settings, now: Standing) -> Known | None:
+def _chosen(settings: Settings, now: Selection) -> KnownBundle | None:
     return None if settings.bundle is not None or now.active is None else now.active.bundle
 
 
-def _load(settings: Settings, chosen: Known) -> Bundle:
+def _load(settings: Settings, chosen: KnownBundle) -> Bundle:
     from preread.core.errors import BundleMissing
     from preread.model import bundles
 

@@ -12,7 +12,7 @@ from sqlalchemy import Engine
 from preread.admin import patient_export, purge_journal
 from preread.admin import purge as purging
 from preread.admin.backup import Backup
-from preread.admin.purge import Person, Purge
+from preread.admin.purge import PatientQuery, PurgeCounts
 from preread.cli import context as door
 from preread.cli import identifiers, output
 from preread.cli.invoking_user import YES_OPTION, actor, confirmed
@@ -79,13 +79,13 @@ def purge(
     with door.database(context) as engine:
         if again:
             if _journal(engine, settings) is None:
-                raise SettingsError(f"nothing remembers what was purged: {purge_journal.hindrance(None)}")
+                raise SettingsError(f"nothing remembers what was purged: {purge_journal.write_obstacle(None)}")
             if not forget_again(settings, engine).films:
                 output.say("nothing that was purged is there")
                 raise typer.Exit(1)
         else:
             journal = _journal(engine, settings)
-            hindrance = purge_journal.hindrance(journal)
+            hindrance = purge_journal.write_obstacle(journal)
             if hindrance is not None and without_record:
                 journal = hindrance = None
             _purge(
@@ -118,7 +118,7 @@ def export_patient(
     person = _read_person(patient)
 
     with door.database(context) as engine:
-        films = purging.of_patient(engine, person)
+        films = purging.select_patient(engine, person)
         if not films:
             output.say("nothing is held of this patient")
             raise typer.Exit(1)
@@ -131,7 +131,7 @@ def export_patient(
     output.say(f"{say_files(len(films))}" + ("" if saved is None else f", {saved} previews in {images}"))
 
 
-def forget_again(settings: Settings, engine: Engine) -> Purge:
+def forget_again(settings: Settings, engine: Engine) -> PurgeCounts:
     """Forget what was purged before, where an older backup brought it back."""
     database = sqlite_path(engine)
     journal = _journal(engine, settings)
@@ -144,10 +144,10 @@ def remember(settings: Settings, engine: Engine) -> None:
     A journal that cannot be written is no reason to go without a backup: that is only said.
     """
     journal = _journal(engine, settings)
-    if (hindrance := purge_journal.hindrance(journal)) is None:
+    if (hindrance := purge_journal.write_obstacle(journal)) is None:
         try:
             assert journal is not None
-            purging.remember(engine, journal)
+            purging.prepare_journal(engine, journal)
         except PrereadError as error:
             hindrance = str(error)
     if hindrance is not None:
@@ -171,9 +171,9 @@ class Restored:
         Raises:
             SettingsError: its database had one, and it is not here; or it cannot be told which it is.
         """
-        there = purge_journal.beside(self._folders)
+        there = purge_journal.find_journals(self._folders)
         own = self._own
-        written = None if own is None else purge_journal.key_of(own)
+        written = None if own is None else purge_journal.read_key(own)
         if own is not None and written is not None:
             if backup.purge_key not in {None, written}:
                 raise SettingsError(f"{own} is another database's: name this one's (PREREAD_FORGOTTEN_FILE)")
@@ -202,8 +202,8 @@ class Restored:
     def keep(self) -> None:
         """Let the file of the restored database remember all of it from now on."""
         if self._own is not None and self._journals:
-            purge_journal.take_over(self._own, self._journals)
-        if (hindrance := purge_journal.hindrance(self._own)) is not None:
+            purge_journal.merge_journals(self._own, self._journals)
+        if (hindrance := purge_journal.write_obstacle(self._own)) is not None:
             output.say(f"{hindrance}: {purge_journal.WHY}")
 
 
@@ -216,7 +216,7 @@ def kept_beside(settings: Settings, engine: Engine) -> list[Path]:
 def _has_key(path: Path, key: str) -> bool:
     """Tell whether a file beside the database or the backup is a journal with this key; anything may lie there."""
     try:
-        return purge_journal.key_of(path) == key
+        return purge_journal.read_key(path) == key
     except SettingsError as error:
         output.say(f"passed over: {error}")
         return False
@@ -226,9 +226,9 @@ def _journal(engine: Engine, settings: Settings) -> Path | None:
     return purge_journal.path_for(settings.forgotten_file, sqlite_path(engine))
 
 
-def _replay(settings: Settings, engine: Engine, database: Path | None, journals: list[Path]) -> Purge:
+def _replay(settings: Settings, engine: Engine, database: Path | None, journals: list[Path]) -> PurgeCounts:
     folder = previews.preview_folder(settings.preview_dir, database)
-    done = purging.Purge()
+    done = purging.PurgeCounts()
     for journal in journals:
         done.add(purging.replay(engine, actor(), journal, folder))
     if done.films:
@@ -241,7 +241,7 @@ def _purge(
     engine: Engine,
     settings: Settings,
     older_than: float | None,
-    person: Person | None,
+    person: PatientQuery | None,
     study: str | None,
     journal: Path | None,
     hindrance: str | None,
@@ -252,16 +252,16 @@ def _purge(
     yes: bool,
 ) -> None:
     if older_than is not None:
-        films, why = purging.older_than(engine, older_than), f"purged: older than {older_than:g} days"
+        films, why = purging.select_older_than(engine, older_than), f"purged: older than {older_than:g} days"
     elif study is not None:
-        films, why = purging.of_study(engine, study), "purged: its study"
+        films, why = purging.select_study(engine, study), "purged: its study"
     else:
         assert person is not None
-        films, why = purging.of_patient(engine, person), "purged: its patient"
+        films, why = purging.select_patient(engine, person), "purged: its patient"
     if not films:
         output.say("no film matches")
         raise typer.Exit(1)
-    signed, waiting = purging.count(engine, films)
+    signed, waiting = purging.count_affected(engine, films)
     what = f"{say_files(len(films))} with {signed} signed readings, {'which go too' if readings else 'which stay'}"
     if waiting:
         what += f"; {waiting} wait to be read, and will not be"
@@ -281,21 +281,12 @@ def _purge(
         raise typer.Exit(1)
     folder = previews.preview_folder(settings.preview_dir, sqlite_path(engine))
     with output.progress("forgetting", lambda: len(films)) as step:
-        done = purging.purge(
-            engine,
-            actor(),
-            why,
-            films,
-            readings=readings,
-            journal=journal,
-            preview_dir=folder,
-            each=step,
-            clean=clean,
-        )
+        request = purging.PurgeRequest(actor(), why, readings, journal, folder, clean)
+        done = purging.purge(engine, request, films, step)
     _tell(done)
 
 
-def _tell(done: Purge) -> None:
+def _tell(done: PurgeCounts) -> None:
     output.say(
         f"forgotten: {say_files(done.films)}, {done.contents} contents, {done.previews} previews, "
         f"{done.readings} readings; {done.readings_kept} readings were kept"
@@ -307,7 +298,7 @@ def _tell(done: Purge) -> None:
         )
 
 
-def _read_person(option: str) -> Person:
+def _read_person(option: str) -> PatientQuery:
     if option != "-":
         raise UsageError(
             "a patient ID on the command line stays in the shell's history and shows in the list of processes: "
@@ -327,4 +318,4 @@ def _read_person(option: str) -> Person:
     if any(given[len(_PROMPTS) :]) or not given or not given[0]:
         raise UsageError("standard input holds a Patient ID, then, where needed, its issuer and the birth date")
     patient_id, issuer, birth_date = [*given, "", ""][: len(_PROMPTS)]
-    return Person(patient_id, issuer or None, birth_date or None)
+    return PatientQuery(patient_id, issuer or None, birth_date or None)

@@ -60,7 +60,7 @@ def setup(
     if not dry_run and os.geteuid() != 0:
         raise UsageError("setup makes a user, folders and units: run it with sudo, or look with --dry-run")
     tree = Path(os.path.abspath(root))
-    place = install.Place(tree, database_url or install.DATABASE_URL, share or ())
+    place = install.Installation(tree, database_url or install.DATABASE_URL, share or ())
     open_engine(place.database_url).dispose()  # before anything is made: is it one?
     made = 0
     try:

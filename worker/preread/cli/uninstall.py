@@ -58,7 +58,7 @@ def uninstall(
                 step.do()
         if not removed:
             output.say("nothing that setup made is there")
-        left = host.left()
+        left = host.remaining()
     except OSError as error:
         raise EnvironmentFault(f"{error.filename or tree}: {error.strerror or error}") from error
     if dry_run and data:

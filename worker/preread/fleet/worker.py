@@ -160,7 +160,7 @@ def _in_shadow(
     Args:
         lacking: those of which the log knows already that this machine has them not.
     """
-    chosen = bundle_registry.look(engine).shadow
+    chosen = bundle_registry.current_selection(engine).shadow
     if chosen is None or chosen.bundle is None or chosen.bundle.digest == active:
         return None
     digest = chosen.bundle.digest

@@ -1,8 +1,8 @@
-"""Tell people, by mail or webhook, that something is critical and that it is over: for sites without monitoring.
+"""Alerts by mail or webhook for sites without monitoring.
 
-A process of its own looks (``preread alarm watch``), so that it can also tell of a worker that is dead. Each channel is
-told once of each problem, when it has lasted, and once when all is well again; what it was told stands in the
-database. Messages name codes and numbers, never a film, a folder or a patient: they leave the building.
+``preread alarm watch`` is a process of its own, so that it also detects a dead worker. Each channel is notified once of
+each problem that lasted, and once of the recovery; what was sent is stored in the database. Messages contain codes and
+numbers, never images, folders or patients, since they leave the site.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LOOK_S = 10.0
 SEND_WITHIN_S = 20.0
 _FIRST_PAUSE_S = 30.0
 _LONGEST_PAUSE_S = 3600.0
-# Some seventeen hours; then this one message is given up, and the next one has its own tries.
+# About seventeen hours; then this message is abandoned, and the next one has its own attempts.
 TRIES_AT_MOST = 24
 _alarm = admin_schema.alarm.c
 
@@ -49,14 +49,16 @@ _alarm = admin_schema.alarm.c
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class Message:
     """One message.
 
     Attributes:
-        appeared: codes of critical problems that the channel was not told of yet.
-        present: codes of all critical problems; none: all is well again.
-        site: which installation this is.
-        page: address of the doctors' page, empty where it is not known.
+        appeared: codes of critical problems that the channel was not notified of yet.
+        present: codes of all critical problems; empty after recovery.
+        site: name of this installation.
+        at: time of the report.
+        trial: it is a test message.
+        page: URL of the doctors' page, or empty.
     """
 
     appeared: tuple[str, ...]
@@ -68,18 +70,18 @@ class News:
 
     @property
     def sentence(self) -> str:
-        """What is wrong and where, for a chat: whole sentences, and the page's address."""
+        """Problem and place in whole sentences with the page's URL, for a chat."""
         look = f"Look at {self.page}." if self.page else "`preread status` on that machine says more."
         if self.trial:
             return f"This is a trial of the alarm of Preread on {self.site}: nothing is wrong."
         if not self.present:
             return f"Preread on {self.site} has recovered: nothing is critical any more. {look}"
-        what = " ".join(f"{in_words(code)} ({code})." for code in self.appeared or self.present)
+        what = " ".join(f"{describe(code)} ({code})." for code in self.appeared or self.present)
         return f"Preread on {self.site} needs somebody: {what} {look}"
 
     @property
     def subject(self) -> str:
-        """One line."""
+        """Subject line."""
         if self.trial:
             return f"Preread at {self.site}: a trial, nothing is wrong"
         if not self.present:
@@ -88,7 +90,7 @@ class News:
 
     @property
     def text(self) -> str:
-        """The whole message."""
+        """Complete text."""
         when = f"{self.at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
         if self.trial:
             said = "This is a trial of the alarm (`preread alarm test`). Nothing is wrong."
@@ -100,7 +102,7 @@ class News:
         return f"{self.subject}\n\n{when}\n{said}\n{page}`preread status` on that machine says more.\n"
 
     def to_json(self) -> JSONObject:
-        """The record that a webhook gets."""
+        """Return the JSON object that a webhook receives."""
         status = "trial" if self.trial else "critical" if self.present else "recovered"
         return {
             "status": status,
@@ -124,8 +126,11 @@ _CRITICAL = {
 }
 
 
-def in_words(code: str) -> str:
-    """Say a critical problem in words; a fault of share or database by what its error stands for."""
+def describe(code: str) -> str:
+    """Return a critical problem in words.
+
+    Problems of share or database are described by the docstring of their error class.
+    """
     if code in _CRITICAL:
         return _CRITICAL[code]
     kinds: list[type[PrereadError]] = [PrereadError]
@@ -141,24 +146,29 @@ def in_words(code: str) -> str:
 
 
 class Channel(Protocol):
-    """A way to reach people."""
+    """A way to notify people."""
 
     @property
     def name(self) -> str:
-        """Stands in the database and in the log."""
+        """Name in the database and in the log."""
 
-    def send(self, news: News) -> None:
-        """Send one message. Raises ``AlarmNotSent``."""
+    def send(self, news: Message) -> None:
+        """Send one message.
+
+        Raises:
+            AlarmNotSent: it was not accepted.
+        """
 
 
 @dataclass(frozen=True, slots=True)
 class Mail:
-    """SMTP.
+    """Channel over SMTP.
 
     Attributes:
         server: ``smtp://host:25``, ``starttls://user:password@host:587`` or ``smtps://user:password@host:465``.
-        to: addresses.
-        sender: the address it comes from.
+        to: recipients.
+        sender: sender's address.
+        name: name of the channel.
     """
 
     server: str
@@ -166,8 +176,8 @@ class Mail:
     sender: str
     name: str = "mail"
 
-    def send(self, news: News) -> None:
-        """See ``Channel``."""
+    def send(self, news: Message) -> None:
+        """Send one message; see ``Channel.send``."""
         message = EmailMessage()
         message["From"], message["To"], message["Subject"] = self.sender, ", ".join(self.to), news.subject
         message["Date"] = format_datetime(datetime.now(UTC))
@@ -198,7 +208,7 @@ class Mail:
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """What was meant for one address is sent to no other."""
+    """Follows no redirect: a message is sent to the configured URL only."""
 
     def redirect_request(self, *_: object) -> None:
         return None
@@ -206,13 +216,13 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 
 @dataclass(frozen=True, slots=True)
 class Webhook:
-    """A POST of one JSON record."""
+    """Channel that posts one JSON object."""
 
     url: str
     name: str = "webhook"
 
-    def send(self, news: News) -> None:
-        """See ``Channel``."""
+    def send(self, news: Message) -> None:
+        """Send one message; see ``Channel.send``."""
         headers = {"Content-Type": "application/json", "User-Agent": "preread"}
         request = urllib.request.Request(self.url, dumps(news.to_json()).encode(), headers, method="POST")  # noqa: S310
         try:
@@ -222,14 +232,14 @@ class Webhook:
             status = error.code
             error.close()
         except (OSError, ValueError) as error:
-            # never the address: what lets one post to it often stands in it
+            # never the URL: it often contains the credential
             raise AlarmNotSent(f"the webhook did not answer: {_why(error)}") from error
         if not HTTPStatus.OK <= status < HTTPStatus.MULTIPLE_CHOICES:
             raise AlarmNotSent(f"the webhook answered with status {status}")
 
 
 def _why(error: Exception) -> str:
-    """Name a failure; never in the server's words, which may quote an address, nor in ours, with a password in them."""
+    """Return the kind of a failure, without the server's text or a password."""
     reason = getattr(error, "reason", None)
     cause = reason if isinstance(reason, Exception) else error
     match cause:
@@ -249,7 +259,14 @@ def _why(error: Exception) -> str:
 def channels(
     *, mail_server: str | None, mail_to: Iterable[str], mail_from: str | None, webhook: str | None
 ) -> list[Channel]:
-    """Return the ways that the settings name."""
+    """Return the configured channels.
+
+    Args:
+        mail_server: URL as in ``Mail.server``, or ``None``.
+        mail_to: recipients; none disables mail.
+        mail_from: sender's address; ``None`` derives one from the host name.
+        webhook: URL, or ``None``.
+    """
     found: list[Channel] = []
     to = tuple(mail_to)
     if mail_server is not None and to:
@@ -262,14 +279,14 @@ def channels(
 # ---------------------------------------------------------------------- when it is said
 
 
-def read_told(engine: Engine) -> dict[str, frozenset[str]]:
-    """Return of what each channel was told last, by its name."""
+def load_notified(engine: Engine) -> dict[str, frozenset[str]]:
+    """Return the codes that each channel was last notified of, by its name."""
     rows = read(engine, lambda connection: connection.execute(select(admin_schema.alarm)).all())
     return {row.channel: frozenset(row.codes.split()) for row in rows}
 
 
-def keep_told(engine: Engine, channel: str, codes: Collection[str]) -> None:
-    """Note of what a channel was told."""
+def save_notified(engine: Engine, channel: str, codes: Collection[str]) -> None:
+    """Store the codes that a channel was notified of."""
 
     def body(connection: Connection, _again: bool) -> None:
         row = {"channel": channel, "codes": " ".join(sorted(codes)), "told_at": database_now(connection)}
@@ -280,8 +297,17 @@ def keep_told(engine: Engine, channel: str, codes: Collection[str]) -> None:
 
 
 @dataclass(slots=True)
-class _Telling:
-    """What one channel was told, and how its next message fares."""
+class _ChannelState:
+    """State of one channel and of its next message.
+
+    Attributes:
+        channel: the channel.
+        told: codes it was notified of.
+        kept: ``told`` is stored in the database.
+        wanted: codes of the message being sent; ``None`` if there is none.
+        tries: attempts of that message.
+        not_before: monotonic seconds of the next attempt.
+    """
 
     channel: Channel
     told: frozenset[str] = frozenset()
@@ -292,15 +318,15 @@ class _Telling:
 
 
 class Watch:
-    """Decides what is to be told, and tells it. For one thread.
+    """Decides which messages are due and sends them. For one thread.
 
     Args:
-        ways: the channels.
-        site: which installation this is, for the messages.
-        after_s: so long a problem must last, or be gone, before anybody is told.
-        told: what the channels were told by an earlier process, by name.
-        keep: notes what a channel was told; raises ``PrereadError`` where it cannot.
-        page: address of the doctors' page, for the messages; empty where it is not known.
+        ways: channels.
+        site: name of this installation.
+        after_s: seconds for which a problem must last, or be over, before a message is sent.
+        told: codes that the channels were notified of by an earlier process, by channel name.
+        keep: stores the codes of a channel; raises ``PrereadError`` on failure.
+        page: URL of the doctors' page, or empty.
     """
 
     def __init__(
@@ -313,7 +339,7 @@ class Watch:
         keep: Callable[[str, Collection[str]], None],
         page: str = "",
     ) -> None:
-        self._tellings = [_Telling(way, told.get(way.name, frozenset())) for way in ways]
+        self._states = [_ChannelState(way, told.get(way.name, frozenset())) for way in ways]
         self._site = site
         self._page = page
         self._after_s = after_s
@@ -322,13 +348,14 @@ class Watch:
         self._gone_since: dict[str, float] = {}
         self._well_since: float | None = None
 
-    def look(self, found: Health, now: float) -> None:
-        """Take in a report.
+    def update(self, report: Health, now: float) -> None:
+        """Process a health report.
 
         Args:
+            report: the report.
             now: monotonic seconds.
         """
-        critical = {problem.code for problem in found.problems if problem.level is Level.CRITICAL}
+        critical = {problem.code for problem in report.problems if problem.level is Level.CRITICAL}
         self._since = {code: self._since.get(code, now) for code in critical}
         if critical:
             self._well_since = None
@@ -336,25 +363,25 @@ class Watch:
             self._well_since = now
         lasting = frozenset(code for code, since in self._since.items() if now - since >= self._after_s)
         well = self._well_since is not None and now - self._well_since >= self._after_s
-        known = frozenset().union(*(one.told for one in self._tellings))
-        self._gone_since = {code: self._gone_since.get(code, now) for code in known - critical}
+        notified = frozenset().union(*(state.told for state in self._states))
+        self._gone_since = {code: self._gone_since.get(code, now) for code in notified - critical}
         gone = {code for code, since in self._gone_since.items() if now - since >= self._after_s}
-        for one in self._tellings:
-            if (lasting - one.told) or (well and one.told):
-                self._tell(one, lasting, found.at, now)
-            elif one.told - gone < one.told and one.told - gone:
-                # another problem stays: should this one come back, it is news again
-                one.told, one.kept = one.told - gone, False
-            if not one.kept:
-                self._note(one)
+        for state in self._states:
+            if (lasting - state.told) or (well and state.told):
+                self._send(state, lasting, report.at, now)
+            elif state.told - gone < state.told and state.told - gone:
+                # another problem persists: notify again if this one returns
+                state.told, state.kept = state.told - gone, False
+            if not state.kept:
+                self._save(state)
 
-    def _tell(self, one: _Telling, lasting: frozenset[str], at: datetime, now: float) -> None:
-        if one.wanted != lasting:  # other news: these have tries of their own
+    def _send(self, one: _ChannelState, lasting: frozenset[str], at: datetime, now: float) -> None:
+        if one.wanted != lasting:  # another message has attempts of its own
             one.wanted, one.tries, one.not_before = lasting, 0, float("-inf")
         if one.tries >= TRIES_AT_MOST or now < one.not_before:
             return
         one.tries += 1
-        news = News(tuple(sorted(lasting - one.told)), tuple(sorted(lasting)), self._site, at, page=self._page)
+        news = Message(tuple(sorted(lasting - one.told)), tuple(sorted(lasting)), self._site, at, page=self._page)
         extra = {"why": one.channel.name, "tries": one.tries, "state": "critical" if lasting else "recovered"}
         try:
             one.channel.send(news)
@@ -365,7 +392,7 @@ class Watch:
         _LOG.info("alarm_sent", extra=extra)
         one.told, one.wanted, one.kept = lasting, None, False
 
-    def _note(self, one: _Telling) -> None:
+    def _save(self, one: _ChannelState) -> None:
         try:
             self._keep(one.channel.name, one.told)
         except PrereadError as error:
@@ -375,20 +402,22 @@ class Watch:
 
 
 def run(watch: Watch, probe: Callable[[], Health], stop: threading.Event, clock: Callable[[], float]) -> None:
-    """Look every few seconds until ``stop`` is set.
+    """Check every few seconds until ``stop`` is set.
 
     Args:
-        probe: makes a report.
-        clock: monotonic seconds.
+        watch: decides and sends.
+        probe: returns a health report.
+        stop: ends the loop.
+        clock: returns monotonic seconds.
     """
     looked = False
     while not stop.is_set():
         try:
-            found = probe()
+            report = probe()
         except PrereadError as error:
-            found = health.unavailable(error)
-        watch.look(found, clock())
+            report = health.unavailable(error)
+        watch.update(report, clock())
         if not looked:
-            _LOG.info("alarm_watching", extra={"state": found.level.name.lower()})
+            _LOG.info("alarm_watching", extra={"state": report.level.name.lower()})
             looked = True
         stop.wait(LOOK_S)

@@ -1,12 +1,14 @@
-"""What Prometheus is told beside a worker's own counters: what stands in the database, read when somebody asks.
+"""Prometheus gauges computed from the database, and the metrics page.
 
-Each query's cost is bounded: by what is open, by the newest readings, by the days that drift looks at. Every worker
-tells the same of one database, so that a dashboard takes the largest over workers and not their sum.
+The cost of each query is bounded: by open versions, by the newest reviews, by the days that drift compares. Every
+worker reports the same values of one database, so that a dashboard takes their maximum over workers, not their sum.
+
+Imported only if metrics are served: ``prometheus_client`` takes a while to load.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from prometheus_client import exposition
@@ -20,26 +22,30 @@ from preread.db import schema
 from preread.db.engine import read
 from preread.db.review_schema import reading, reading_finding
 from preread.monitoring import health
-from preread.monitoring.drift import Shift
+from preread.monitoring.drift import Shift, current_shifts
 from preread.monitoring.health import Health, RootHealth
+from preread.monitoring.http_server import ANSWER_WITHIN_S, Prober
 from preread.runner.counters import Meters
 
-# Agreement is that of so many readings, the newest: the whole record is for `preread stats`.
+# Agreement covers the newest reviews only: `preread stats` covers all.
 READINGS_AT_MOST = 10_000
+_FIGURES_FRESH_S = 15.0
+_DRIFT_FRESH_S = 600.0
+_DRIFT_KEPT_S = 7200.0
 _LANES = {False: "live", True: "backlog"}
 _file, _reading = schema.file.c, reading.c
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
-    """One look at the database.
+class DatabaseMetrics:
+    """Values read from the database at one time.
 
     Attributes:
-        health: its report; where the database does not answer, one that says so, and nothing else is known.
-        answered: the database was there.
-        waiting: versions without a result by lane, ``live`` or ``backlog``.
-        readings: of the newest by bundle and verdict.
-        said: of their findings by bundle, finding, the bundle's answer and what the reader says.
+        health: health report; an unavailable database has a report and nothing else.
+        answered: the database answered.
+        waiting: (lane, versions without a result); lanes are ``live`` and ``backlog``.
+        readings: (bundle, verdict, count) of the newest reviews.
+        said: (bundle, finding, answer of the bundle, presence by the reviewer, count) of these reviews' findings.
     """
 
     health: Health
@@ -49,23 +55,23 @@ class Figures:
     said: tuple[tuple[str, str, str, str, int], ...] = ()
 
 
-def unavailable(error: PrereadError) -> Figures:
-    """Return what is known of a database that cannot be asked."""
-    return Figures(health.unavailable(error), answered=False)
+def unavailable(error: PrereadError) -> DatabaseMetrics:
+    """Return the metrics of a database that cannot be queried."""
+    return DatabaseMetrics(health.unavailable(error), answered=False)
 
 
-def look(engine: Engine, *, roots: Sequence[bytes] | None, scan_interval_s: float) -> Figures:
-    """Read the figures. See ``health.report`` for the arguments and the errors."""
+def read_metrics(engine: Engine, *, roots: Sequence[bytes] | None, scan_interval_s: float) -> DatabaseMetrics:
+    """Read the metrics; see ``health.report`` for arguments and errors."""
     found = health.report(engine, roots=roots, scan_interval_s=scan_interval_s, states=OPEN_STATES)
 
-    def body(connection: Connection) -> Figures:
-        return Figures(found, True, _waiting(connection), _readings(connection), _said(connection))
+    def body(connection: Connection) -> DatabaseMetrics:
+        return DatabaseMetrics(found, True, _waiting(connection), _readings(connection), _said(connection))
 
     return read(engine, body)
 
 
 def _waiting(connection: Connection) -> tuple[tuple[str, int], ...]:
-    # one stretch of an index for each state; what has ended is not looked at
+    # one range of an index for each open state; ended versions are not read
     open_ones = _file.state.in_(sorted(OPEN_STATES))
     counted = select(_file.backlog, func.count().label("files")).where(open_ones).group_by(_file.backlog)
     found = {row.backlog: row.files for row in connection.execute(counted)}
@@ -73,7 +79,7 @@ def _waiting(connection: Connection) -> tuple[tuple[str, int], ...]:
 
 
 def _newest_that_stand(connection: Connection) -> ColumnElement[bool]:
-    """Return the condition of the newest readings that were not corrected since."""
+    """Return the condition of the newest reviews that were not corrected."""
     successor = reading.alias()
     before = (connection.execute(select(func.max(_reading.id))).scalar_one() or 0) - READINGS_AT_MOST
     return (_reading.id > before) & ~exists().where(successor.c.supersedes_id == _reading.id)
@@ -120,8 +126,8 @@ class _All(Collector):
             yield from part
 
 
-def exposed(meters: Meters, figures: Figures, drift: Sequence[Shift]) -> bytes:
-    """Return all metrics as the text that Prometheus reads."""
+def exposition_text(meters: Meters, figures: DatabaseMetrics, drift: Sequence[Shift]) -> bytes:
+    """Return all metrics in Prometheus's text format."""
     return exposition.generate_latest(_All(meters.collect(), _families(figures), _drift(drift)))
 
 
@@ -133,14 +139,14 @@ def _gauge(name: str, help_text: str, rows: Iterable[tuple[Sequence[str], float 
     return family
 
 
-def _families(figures: Figures) -> Iterator[Metric]:
+def _families(figures: DatabaseMetrics) -> Iterator[Metric]:
     found = figures.health
     yield _gauge("database_up", "1 while the database answers", [((), figures.answered)])
     yield _gauge("status", "0 ok, 1 warning, 2 critical, as preread status says", [((), found.level)])
     problems = {(problem.code, problem.level.name.lower()): 1.0 for problem in found.problems}
     yield _gauge("problem", "1 for each kind of problem that is there", problems.items(), "code", "level")
     if not figures.answered:
-        return  # nothing is known, and 0 would be a lie
+        return  # unknown values are absent, not 0
     yield _gauge("workers_alive", "Workers that write to the database", [((), sum(w.alive for w in found.workers))])
     waiting = [((lane,), float(files)) for lane, files in figures.waiting]
     yield _gauge("waiting", "File versions without a result, by lane", waiting, "lane")
@@ -194,10 +200,48 @@ def _roots(roots: Sequence[RootHealth]) -> Iterator[Metric]:
 
 def _drift(drift: Sequence[Shift]) -> Iterator[Metric]:
     labels = ("measure", "against")
-    judged = [shift for shift in drift if shift.verdict.is_one]
+    judged = [shift for shift in drift if shift.verdict.is_conclusive]
     shifts = [((shift.measure, shift.against.value), shift.psi) for shift in judged]
     yield _gauge("drift_psi", "Population stability index of the last days; none for too few films", shifts, *labels)
     chance = [((shift.measure, shift.against.value), shift.by_chance) for shift in judged]
     yield _gauge("drift_psi_by_chance", "Which so few films reach by chance once in 20 times", chance, *labels)
     films = [((shift.measure, shift.against.value), float(shift.films)) for shift in drift]
     yield _gauge("drift_films", "Films that were compared", films, *labels)
+
+
+# ---------------------------------------------------------------------- the page
+
+
+class MetricsPage:
+    """Content of ``GET /metrics``: the process's counters and database gauges.
+
+    Args:
+        meters: counters of this process.
+        look: reads the database metrics; see ``read_metrics``.
+        engine: database, for drift.
+    """
+
+    def __init__(self, meters: Meters, look: Callable[[], DatabaseMetrics], engine: Engine) -> None:
+        self._meters = meters
+        self._figures = Prober("metrics", look, unavailable, fresh_s=_FIGURES_FRESH_S, within_s=ANSWER_WITHIN_S)
+        # days of films take a while: whoever asks first gets none yet
+        self._drift: Prober[tuple[Shift, ...]] = Prober(
+            "drift",
+            lambda: current_shifts(engine),
+            lambda _: (),
+            fresh_s=_DRIFT_FRESH_S,
+            kept_s=_DRIFT_KEPT_S,
+            within_s=0.0,
+        )
+
+    def start(self) -> None:
+        self._figures.start()
+        self._drift.start()
+
+    def text(self) -> bytes:
+        """Return all metrics, at most fifteen seconds old."""
+        return exposition_text(self._meters, self._figures.get(), self._drift.get())
+
+    def stop(self) -> None:
+        self._figures.stop()
+        self._drift.stop()

@@ -1,9 +1,9 @@
-"""Are the films, and what is said of them, still what they were?
+"""Drift of images and results against the bundle's and the site's data.
 
-The last days of live films are compared with the bundle's reference (the films on which its figures were measured) and
-with the site's own first days under this bundle: probability of each finding, share of refusals, and what the pictures
-are like. Backlog and research folders are left out. A shift is no verdict on any film: how many patients are ill moves
-it, and so do another device, other processing on it, another collimation.
+The live images of the last days are compared with the bundle's reference distribution (images on which its metrics were
+measured) and with the site's own first days under this bundle: probability of each finding, share of refusals and image
+statistics. Backlog and research folders are excluded. A shift is no statement about a single image: prevalence, another
+device, other processing or collimation cause one as well.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ _file, _assessment, _finding, _bundle = schema.file.c, schema.assessment.c, sche
 _REFERENCE = TypeAdapter(Reference)
 
 
-class Against(StrEnum):
-    """What the last days are compared with."""
+class ReferenceKind(StrEnum):
+    """Reference of a comparison."""
 
     BUNDLE = "bundle"
     SITE = "site"
 
 
 class Judgement(StrEnum):
-    """How far a distribution has moved."""
+    """Degree of a shift."""
 
     TOO_FEW = "too_few"
     STEADY = "steady"
@@ -58,24 +58,27 @@ class Judgement(StrEnum):
     SHIFTED = "shifted"
 
     @property
-    def is_one(self) -> bool:
-        """Whether there were films enough to judge."""
+    def is_conclusive(self) -> bool:
+        """Whether there were enough images to judge."""
         return self is not Judgement.TOO_FEW
 
 
 @dataclass(frozen=True, slots=True)
 class Shift:
-    """How far one thing has moved.
+    """Shift of one distribution.
 
     Attributes:
-        measure: ``probability of <finding>``, ``refusals``, or a name of ``ImageStatistics``.
-        psi: see ``distributions``.
-        by_chance: what so few films reach once in 20 times without any drift.
-        films: of the last days; ``reference_films``: they are compared with.
+        measure: ``probability of <finding>``, ``refusals``, or a field of ``PictureStatistics``.
+        against: reference.
+        verdict: judgement.
+        psi: population stability index, see ``model.distributions``; at least 0.
+        by_chance: value that samples of this size exceed without drift once in 20 times.
+        films: number of recent images.
+        reference_films: number of images of the reference.
     """
 
     measure: str
-    against: Against
+    against: ReferenceKind
     verdict: Judgement
     psi: float
     by_chance: float
@@ -83,17 +86,21 @@ class Shift:
     reference_films: int
 
     def to_json(self) -> JSONObject:
-        """Return it as a record; without figures where these say nothing."""
+        """Return it as a JSON object, without values if inconclusive."""
         record = dataclasses.asdict(self) | {"against": self.against.value, "verdict": self.verdict.value}
-        return record if self.verdict.is_one else record | {"psi": None, "by_chance": None}
+        return record if self.verdict.is_conclusive else record | {"psi": None, "by_chance": None}
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Live films of one stretch of time.
+    """Live images of a period.
 
     Attributes:
-        values: by measure, of the films that have them.
+        since: start of the period, inclusive.
+        until: end of the period, exclusive.
+        assessed: number of assessed images.
+        refused: number of refused images.
+        values: by measure, the values of the images that have it.
     """
 
     since: datetime
@@ -104,16 +111,16 @@ class Sample:
 
     @property
     def refusals(self) -> Distribution:
-        """Assessed and refused films."""
+        """Distribution of assessed and refused images."""
         return Distribution((0.5,), (self.assessed, self.refused))
 
     def mean(self, measure: str) -> float | None:
-        """The mean of a measure; ``None`` where no film has it."""
+        """Return the mean of a measure, or ``None`` if no image has it."""
         values = self.values.get(measure)
         return sum(values) / len(values) if values else None
 
     def to_json(self) -> JSONObject:
-        """Return counts and means as a record."""
+        """Return counts and means as a JSON object."""
         return {
             "since": self.since.isoformat(),
             "until": self.until.isoformat(),
@@ -125,13 +132,14 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """The whole report.
+    """Drift report.
 
     Attributes:
-        bundle: ``name/version``: the one of the newest live film.
-        recent: the last days; ``baseline``: the site's first days under this bundle, ``None`` while there are none
-            before the last ones.
-        reference: which films the bundle's reference is of, in words; ``None`` where it brings none.
+        bundle: ``name/version`` of the newest live image's bundle.
+        recent: the last days.
+        baseline: the site's first days under this bundle; ``None`` if there are none before the last days.
+        reference: description of the bundle's reference images; ``None`` if the bundle has none.
+        shifts: shift of each measure.
         days: the last days one by one, the newest first.
     """
 
@@ -143,7 +151,7 @@ class Drift:
     days: tuple[Sample, ...]
 
     def to_json(self) -> JSONObject:
-        """Return it as a record."""
+        """Return it as a JSON object."""
         return {
             "bundle": self.bundle,
             "reference": self.reference,
@@ -154,21 +162,25 @@ class Drift:
         }
 
 
-def shifts(engine: Engine) -> tuple[Shift, ...]:
-    """Return what the metrics tell. See ``report``."""
+def current_shifts(engine: Engine) -> tuple[Shift, ...]:
+    """Return the shifts for the metrics page; see ``report``."""
     found = report(engine, daily=False)
     return () if found is None else found.shifts
 
 
 def report(engine: Engine, *, days: int = RECENT_DAYS, daily: bool = True) -> Drift | None:
-    """Compare the last days; ``None`` while no live film has an outcome.
+    """Compare the last days with the references.
 
     Args:
-        days: how many. At most ``MOST_FILMS`` of each stretch are looked at, the newest.
-        daily: also each of them by itself.
+        engine: database.
+        days: length of the recent period; of each period the newest ``MOST_FILMS`` images are used.
+        daily: also return each day by itself.
+
+    Returns:
+        The report, or ``None`` if no live image has an outcome.
 
     Raises:
-        DatabaseAway, SchemaOutdated: see ``engine.read``.
+        DatabaseAway, SchemaOutdated: the database cannot be read.
     """
 
     def body(connection: Connection) -> Drift | None:
@@ -197,6 +209,7 @@ def report(engine: Engine, *, days: int = RECENT_DAYS, daily: bool = True) -> Dr
 
 
 def _live() -> Select[*tuple[Any, ...]]:
+    """Return the query of live images with an outcome."""
     ended = _file.outcome.in_((Outcome.ASSESSED, Outcome.REFUSED))
     return select(_file.id, _file.outcome, _file.assessment_id, _file.committed_at, _file.bundle_id).where(
         _file.committed_at.is_not(None), ended, ~_file.backlog, ~_file.research, _file.bundle_id.is_not(None)
@@ -204,6 +217,7 @@ def _live() -> Select[*tuple[Any, ...]]:
 
 
 def _sample(connection: Connection, bundle_id: int, since: datetime, until: datetime) -> Sample:
+    """Return counts and values of a period."""
     within = (_file.committed_at >= since, _file.committed_at < until, _file.bundle_id == bundle_id)
     newest = _live().where(*within).order_by(_file.committed_at.desc(), _file.id.desc()).limit(MOST_FILMS).subquery()
     outcomes = connection.execute(select(newest.c.outcome)).scalars().all()
@@ -225,6 +239,7 @@ def _sample(connection: Connection, bundle_id: int, since: datetime, until: date
 
 def _baseline(connection: Connection, bundle: Row[Any], before: datetime) -> Sample | None:
     # from the bundle's registration on, so that what older bundles said is not walked through
+    """Return the site's first days under a bundle, or ``None``."""
     own = _live().where(_file.committed_at >= bundle.registered_at, _file.bundle_id == bundle.id)
     first = connection.execute(own.order_by(_file.committed_at, _file.id).limit(1)).first()
     if first is None or first.committed_at >= before:
@@ -234,6 +249,7 @@ def _baseline(connection: Connection, bundle: Row[Any], before: datetime) -> Sam
 
 
 def _by_day(connection: Connection, bundle_id: int, now: datetime, days: int) -> Iterator[Sample]:
+    """Yield the samples of the last days (UTC), the newest first."""
     midnight = now.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     for number in range(days):
         start = midnight - timedelta(days=number)
@@ -241,7 +257,10 @@ def _by_day(connection: Connection, bundle_id: int, now: datetime, days: int) ->
 
 
 def _reference(manifest: JSONObject) -> Reference | None:
-    """Return what the manifest brings: its ``reference`` or, in older ones, its answers out of fold in three bins."""
+    """Return the reference distributions of a manifest, or ``None``.
+
+    Older manifests have none: their out-of-fold answers are used, in three bins.
+    """
     if manifest.get("reference") is not None:
         return _REFERENCE.validate_python(manifest["reference"])
     found: dict[str, Distribution] = {}
@@ -263,7 +282,7 @@ def _against_bundle(reference: Reference | None, recent: Sample) -> Iterator[Shi
         return
     named = {f"probability of {finding}": one for finding, one in reference.probability.items()}
     for measure, expected in (named | reference.picture).items():
-        yield _shift(measure, Against.BUNDLE, expected, histogram(recent.values.get(measure, ()), expected.edges))
+        yield _shift(measure, ReferenceKind.BUNDLE, expected, histogram(recent.values.get(measure, ()), expected.edges))
 
 
 def _against_site(baseline: Sample | None, recent: Sample) -> Iterator[Shift]:
@@ -271,11 +290,11 @@ def _against_site(baseline: Sample | None, recent: Sample) -> Iterator[Shift]:
         return
     for measure, values in baseline.values.items():
         expected = decile_histogram(values)
-        yield _shift(measure, Against.SITE, expected, histogram(recent.values.get(measure, ()), expected.edges))
-    yield _shift(REFUSALS, Against.SITE, baseline.refusals, recent.refusals)
+        yield _shift(measure, ReferenceKind.SITE, expected, histogram(recent.values.get(measure, ()), expected.edges))
+    yield _shift(REFUSALS, ReferenceKind.SITE, baseline.refusals, recent.refusals)
 
 
-def _shift(measure: str, against: Against, expected: Distribution, found: Distribution) -> Shift:
+def _shift(measure: str, against: ReferenceKind, expected: Distribution, found: Distribution) -> Shift:
     psi, chance = stability_index(expected, found), chance_level(expected, found)
     return Shift(measure, against, _judge(expected, found, psi, chance), psi, chance, found.total, expected.total)
 
@@ -296,12 +315,12 @@ _WORDS: dict[Judgement, str] = {
 }
 
 
-def say(verdict: Judgement) -> str:
-    """Say a judgement in words."""
+def describe(verdict: Judgement) -> str:
+    """Return a judgement in words."""
     return _WORDS[verdict]
 
 
 def measures(samples: Sequence[Sample]) -> list[str]:
-    """Return the measures of which these have values, the probabilities first."""
+    """Return the measures with values in these samples, probabilities first."""
     found = dict.fromkeys(measure for sample in samples for measure in sample.values)
     return sorted(found, key=lambda measure: (measure in PICTURE, measure))

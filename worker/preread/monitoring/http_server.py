@@ -1,8 +1,8 @@
-"""``GET /health`` and ``GET /metrics`` of a worker or a process of a fleet, for monitoring that asks over HTTP.
+"""HTTP server for ``GET /health`` and ``GET /metrics``.
 
-Nothing here can hinder the worker: requests are answered by threads of their own, a few at a time and each within
-seconds, and whatever their number the database is asked once a second at most (for metrics once in fifteen, for drift
-once in ten minutes), each time by one thread.
+It cannot hinder the worker: requests are answered by a few threads of their own, each within seconds, and the database
+is queried by one thread at most once a second (metrics: once in 15 s, drift: once in 10 min) for any number of
+requests.
 """
 
 from __future__ import annotations
@@ -39,14 +39,15 @@ _THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
 
 
 class Prober(threading.Thread, Generic[T]):
-    """Asks the database when somebody wants to know; a database that hangs holds up this thread alone.
+    """Background refresh of a cached value, so that a query never blocks.
 
     Args:
-        probe: asks.
-        failed: what to say instead when that fails.
-        fresh_s: an answer this old is given again.
-        kept_s: one this old is given rather than none, while a new one is fetched.
-        within_s: how long who asks waits for a new one.
+        name: name of the thread.
+        probe: computes the value.
+        failed: returns the value to use if ``probe`` raises.
+        fresh_s: a value of this age in seconds is returned without a refresh.
+        kept_s: a value of this age is returned if the refresh is late.
+        within_s: how long ``get`` waits for a refresh, in seconds.
     """
 
     def __init__(
@@ -87,12 +88,12 @@ class Prober(threading.Thread, Generic[T]):
             return self._probe()
         except PrereadError as error:
             return self._failed(error)
-        except Exception as error:  # noqa: BLE001  an endpoint that fell silent would tell less
+        except Exception as error:  # noqa: BLE001  the endpoint must keep answering
             _LOG.exception("health_failed")
             return self._failed(InternalError(f"the report failed: {type(error).__name__}"))
 
-    def ask(self) -> T:
-        """Return an answer that is fresh, or old enough to be kept, or, when none comes in time, one that says so."""
+    def get(self) -> T:
+        """Return a fresh value, else a kept one, else that of a timeout."""
         asked_at = time.monotonic()
 
         def younger(age_s: float) -> bool:
@@ -107,24 +108,27 @@ class Prober(threading.Thread, Generic[T]):
                 return self._latest[1]
         return self._failed(DatabaseAway(f"the database has not answered within {self._within_s:g} s"))
 
-    def end(self) -> None:
-        """Ask the thread to end; it may hang in the database and not do so."""
+    def stop(self) -> None:
+        """Request the end of the thread, which may hang in a query."""
         with self._changed:
             self._ended = True
             self._changed.notify_all()
 
 
-class Page(Protocol):
-    """What ``GET /metrics`` answers; ``preread.monitoring.metrics`` makes it, imported only where it is served."""
+class MetricsSource(Protocol):
+    """Source of the metrics page.
+
+    ``database_metrics.MetricsPage`` implements it; it is imported only if metrics are served.
+    """
 
     def start(self) -> None:
-        """Get ready to be asked."""
+        """Start the background refresh."""
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus's text format, within seconds."""
 
-    def end(self) -> None:
-        """Let go."""
+    def stop(self) -> None:
+        """Stop the background refresh."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -135,16 +139,16 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         if not self._is_meant():
-            # a page of another site can make its own name lead here, and would read what a browser is answered
+            # DNS rebinding: a page of another site could let its own name point here and read the answers
             self.send_error(HTTPStatus.MISDIRECTED_REQUEST, explain="PREREAD_HEALTH_HOSTS does not name this host")
             return
         path = self.path.partition("?")[0]
         metrics = self.server.metrics
         if path == PATH:
-            found = self.server.prober.ask()
-            red = found.level is Level.CRITICAL
-            body = json.dumps(found.to_json()).encode("ascii") + b"\n"
-            self._answer(HTTPStatus.SERVICE_UNAVAILABLE if red else HTTPStatus.OK, "application/json", body)
+            report = self.server.prober.get()
+            critical = report.level is Level.CRITICAL
+            body = json.dumps(report.to_json()).encode("ascii") + b"\n"
+            self._answer(HTTPStatus.SERVICE_UNAVAILABLE if critical else HTTPStatus.OK, "application/json", body)
         elif path == METRICS_PATH and metrics is not None:
             self._answer(HTTPStatus.OK, _METRICS_TYPE, metrics.text())
         else:
@@ -152,10 +156,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_error(HTTPStatus.NOT_FOUND, explain=f"there is {here} here and nothing else")
 
     def _is_meant(self) -> bool:
-        asked = self.headers.get_all("Host") or []
-        if not asked:
-            return self.request_version == "HTTP/1.0"  # knows no such header; no browser sends that
-        return len(asked) == 1 and self.server.is_named(host_from_header(asked[0]))
+        """Return whether the Host header names this server (DNS rebinding)."""
+        hosts = self.headers.get_all("Host") or []
+        if not hosts:
+            return self.request_version == "HTTP/1.0"  # has no such header, and browsers do not send HTTP/1.0
+        return len(hosts) == 1 and self.server.is_named(host_from_header(hosts[0]))
 
     def _answer(self, status: HTTPStatus, content_type: str, body: bytes) -> None:
         self.send_response(status)
@@ -169,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_GET  # noqa: N815  named by http.server
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  named by http.server
-        """Say nothing: the log is the worker's."""
+        """Log nothing: the log belongs to the worker."""
 
 
 class _Server(ThreadingHTTPServer):
@@ -177,7 +182,7 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
 
     def __init__(
-        self, address: tuple[str, int], prober: Prober[Health], metrics: Page | None, hosts: frozenset[str]
+        self, address: tuple[str, int], prober: Prober[Health], metrics: MetricsSource | None, hosts: frozenset[str]
     ) -> None:
         self.prober = prober
         self._hosts = hosts | _THIS_MACHINE | {address[0].lower()}
@@ -187,7 +192,7 @@ class _Server(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def is_named(self, host: str) -> bool:
-        """Tell whether this is one of the names by which this server may be asked."""
+        """Return whether this host name is allowed."""
         return host in self._hosts or ANY_HOST in self._hosts
 
     def process_request(self, request: Any, client_address: Any) -> None:
@@ -197,7 +202,7 @@ class _Server(ThreadingHTTPServer):
             self.shutdown_request(request)
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        # a client that sends a byte now and then would keep its place for ever
+        # a client that sends a byte now and then would occupy its thread for ever
         give_up = threading.Timer(2 * _REQUEST_WITHIN_S, self.shutdown_request, [request])
         give_up.daemon = True
         give_up.start()
@@ -208,17 +213,18 @@ class _Server(ThreadingHTTPServer):
             self._places.release()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is nobody's fault; what else failed is told without its values."""
+        """Log a failed request at debug level, without its values."""
         _LOG.debug("health_request_failed", exc_info=True)
 
 
 def _open(
     address: tuple[str, int],
     prober: Prober[Health],
-    metrics: Page | None,
+    metrics: MetricsSource | None,
     others: Iterator[int],
     hosts: frozenset[str],
 ) -> _Server:
+    """Bind the server; try the other ports while one is in use."""
     try:
         return _Server(address, prober, metrics, hosts)
     except OSError as error:
@@ -229,33 +235,34 @@ def _open(
 
 
 @contextlib.contextmanager
-def serving(
+def serve(
     address: tuple[str, int],
     probe: Callable[[], Health],
-    metrics: Page | None = None,
+    metrics: MetricsSource | None = None,
     *,
     other_ports: Iterable[int] = (),
     hosts: frozenset[str] = frozenset(),
 ) -> Iterator[int]:
-    """Answer ``GET /health`` and, where there are metrics, ``GET /metrics`` while the block runs.
+    """Serve ``/health`` and, if given, ``/metrics`` while the block runs.
 
     Args:
-        address: host and port; port 0 takes a free one.
-        probe: makes a report; called from another thread.
-        other_ports: tried one after the other where that one is taken.
-        hosts: names by which it may be asked, beside those of this machine alone; ``*``: any.
+        address: host and port; port 0 selects a free one.
+        probe: returns a health report; called from another thread.
+        metrics: source of ``/metrics``; ``None`` serves none.
+        other_ports: ports to try in order if that one is in use.
+        hosts: allowed host names beside those of this machine; ``*`` allows any.
 
     Yields:
-        The port.
+        The port in use.
 
     Raises:
-        EnvironmentFault: the address cannot be used.
+        EnvironmentFault: the address cannot be bound.
     """
     prober = Prober("health", probe, health.unavailable, fresh_s=_FRESH_S, within_s=ANSWER_WITHIN_S)
     server = _open(address, prober, metrics, iter(other_ports), hosts)
     probers = (prober,) if metrics is None else (prober, metrics)
-    for one in probers:
-        one.start()
+    for prober_ in probers:
+        prober_.start()
     thread = threading.Thread(target=server.serve_forever, args=(0.2,), name="health-http", daemon=True)
     thread.start()
     _LOG.info("health_served", extra={"address": f"{address[0]}:{server.server_port}"})
@@ -264,5 +271,5 @@ def serving(
     finally:
         server.shutdown()
         server.server_close()
-        for one in probers:
-            one.end()
+        for prober_ in probers:
+            prober_.stop()
