@@ -11,12 +11,16 @@ LOCK += --constraint requirements/constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+<<<<<<< HEAD
 .PHONY: help demo test docs prove fleet-proof bench bench-page run fuzz lint type wheel wheelhouse check-wheel try-host sbom audit tags release lock clean clean-demo
+=======
+.PHONY: help demo test prove fleet-proof bench bench-page run fuzz lint type wheel wheelhouse check-wheel check-pythons try-host sbom audit tags release lock clean clean-demo
+>>>>>>> 5ec1fe2 (Add a workflow for three Pythons, and the files that projects have)
 
 help: ## say what can be made
 	@echo "Preread: a first read of every chest X-ray, where it is taken."
 	@echo
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo "  PYTHON=python3.12 chooses the interpreter for .venv (3.11, 3.12 or 3.13)."
 
@@ -68,6 +72,9 @@ wheelhouse: wheel ## pack dist/preread-*.tar: all that a machine without network
 
 check-wheel: wheelhouse ## install from that tar, without network, outside the tree, and use it there
 	@sh deploy/check_wheel.sh $(PY) dist/preread-*.tar
+
+check-pythons: wheel ## try the wheel with every other supported Python that is here; name those that are not
+	@sh deploy/check_pythons.sh $(PY) dist/preread-*.whl
 
 try-host: wheelhouse ## boot a Debian host without network from that tar and try its units there (root, debootstrap, systemd-container)
 	@sh deploy/try_host.sh $(PY) dist/preread-*.tar

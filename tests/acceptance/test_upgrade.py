@@ -400,7 +400,7 @@ def work_on(site: Site, shown: Shown) -> None:
 
 def settings_of(release: Release) -> dict[str, str]:
     """Return every setting of a release with a value: its default, else one of ``SAMPLES``."""
-    page = releases.read_file(release, "docs/settings.md")
+    page = releases.read_file(release, "docs/reference/settings.md", "docs/settings.md")
     rows = re.findall(r"^\| `PREREAD_\w+` \| `(\w+)` \| (?:`([^`]*)`|unset) \|", page, re.MULTILINE)
     assert len(rows) > 30
     return {name: default or SAMPLES[name] for name, default in rows}

@@ -57,9 +57,13 @@ def upgraded_from() -> list[Release]:
     return [*older[-1:], last]
 
 
-def read_file(release: Release, path: str) -> str:
-    """Return the text of a file as the release has it."""
-    return _git("show", f"{release.commit}:{path}").stdout.decode()
+def read_file(release: Release, *paths: str) -> str:
+    """Return the text of a file as the release has it: of these places the first where it has one."""
+    for path in paths:
+        done = _git("show", f"{release.commit}:{path}", check=False)
+        if done.returncode == 0:
+            return done.stdout.decode()
+    raise FileNotFoundError(f"{release.version} has none of {', '.join(paths)}")
 
 
 def install(release: Release, folder: Path) -> Path:
@@ -83,7 +87,14 @@ def install(release: Release, folder: Path) -> Path:
     shared = [path for path in sys.path if Path(path).name in {"site-packages", "dist-packages"}]
     (packages / "dependencies.pth").write_text("".join(f"{path}\n" for path in shared), encoding="utf-8")
     (wheel,) = folder.glob(f"preread-{release.version}-*.whl")
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", environment / "bin" / "python"]
+    pip: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "--python",
+        environment / "bin" / "python",
+    ]
     _call(*pip, "install", "-q", "--no-deps", "--no-index", wheel)
     return environment / "bin" / "preread"
 
