@@ -27,7 +27,7 @@ from preread.core import errors, settings
 from preread.core.types import Outcome, Population, RefusalCode, RootSpec
 from preread.imaging import identity
 from preread.imaging.codecs import decoders
-from preread.runner.offline import FileResult
+from preread.runner.assess_files import FileResult
 from tests.support.paths import REPOSITORY
 
 PACKAGES = ("preread", "preread_training")

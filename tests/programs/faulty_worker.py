@@ -129,8 +129,8 @@ def wrap(owner: type, name: str, word: Callable[..., str]) -> None:
 
 wrap(slots.SlotPool, "submit", lambda *_: "slots: a job")
 wrap(slots.SlotPool, "answer", lambda *_: "slots: an answer")
-wrap(dispatch.Dispatcher, "hear", lambda _, event: f"slots: hearing {type(event).__name__}")
-wrap(endings.Endings, "_commit", lambda _, events: f"slots: committing {events[0].report.outcome.value}")
+wrap(dispatch.Dispatcher, "handle", lambda _, event: f"slots: hearing {type(event).__name__}")
+wrap(endings.OutcomeWriter, "_commit", lambda _, events: f"slots: committing {events[0].report.outcome.value}")
 
 if __name__ == "__main__":
     del sys.argv[1:3]

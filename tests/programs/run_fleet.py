@@ -14,9 +14,11 @@ from pathlib import Path
 from preread.core import log
 from preread.db.engine import open_engine
 from preread.fleet import worker as fleet
+from preread.fleet.supervisor import MOST_PROCESSES
 from preread.fleet.worker import FleetOptions
 from preread.model import bundles
-from preread.runner.service import RunOptions
+from preread.monitoring.endpoint import monitored
+from preread.runner.loop import Environment, RunOptions
 
 
 def main() -> int:
@@ -27,14 +29,18 @@ def main() -> int:
     own = {one.name: values.pop(one.name) for one in fields(FleetOptions) if one.name in values}
     slot = values.pop("slot", "stub_slot.py")
     command = (sys.executable, "-P", str(Path(__file__).with_name(slot)), inferences)
+    listen = values.pop("health_listen", None)
+    run = RunOptions(**values)
+    interval_s = run.scan_interval_s
     try:
-        return fleet.work(
-            engine,
-            [bundles.load(Path(folder)) for folder in folders.split(":")],
-            RunOptions(**values),
-            FleetOptions(**own),
-            slot_command=command,
-        )
+        with monitored(listen, engine, roots=None, scan_interval_s=interval_s, ports_after=MOST_PROCESSES) as counters:
+            return fleet.work(
+                engine,
+                [bundles.load(Path(folder)) for folder in folders.split(":")],
+                run,
+                FleetOptions(**own),
+                Environment(command, counters=counters),
+            )
     finally:
         engine.dispose()
 

@@ -18,8 +18,10 @@ from preread.core.systemd import Notifier
 from preread.core.types import Population, RootSpec
 from preread.db.engine import open_engine
 from preread.model import bundles
+from preread.monitoring.endpoint import monitored
 from preread.runner import outcomes as endings
 from preread.runner import service as daemon
+from preread.runner.loop import Environment, RunOptions
 from preread.share import root_thread
 from tests.programs import bad_share
 
@@ -48,16 +50,21 @@ def main(prepare: Callable[[Engine], None] = lambda _engine: None) -> int:
     specs = [RootSpec(Path(os.fsdecode(root)), Population.CHILDREN_1_5Y, pattern, poll) for root in roots]
     slot = settings.pop("slot", ["stub_slot.py"])
     command = (sys.executable, "-P", str(Path(__file__).with_name(slot[0])), inferences, *slot[1:])
+    listen = settings.pop("health_listen", None)
+    run_options = RunOptions(**settings)
+    watched = [os.fsencode(os.path.abspath(spec.path)) for spec in specs]
     try:
-        return daemon.run(
-            engine,
-            bundles.load(Path(bundle_folder)),
-            specs,
-            daemon.RunOptions(**settings),
-            slot_command=command,
-            notifier=Notifier.from_environment(os.environ),
-            shadow=None if shadow is None else (bundles.load(Path(shadow)), since),
-        )
+        with monitored(listen, engine, roots=watched, scan_interval_s=run_options.scan_interval_s) as counters:
+            return daemon.run(
+                engine,
+                daemon.BundleChoice(
+                    bundles.load(Path(bundle_folder)),
+                    None if shadow is None else (bundles.load(Path(shadow)), since),
+                ),
+                specs,
+                run_options,
+                Environment(command, Notifier.from_environment(os.environ), counters),
+            )
     finally:
         engine.dispose()
 

@@ -87,7 +87,7 @@ TRICKS = {
     b"SLOW": lambda: time.sleep(1.5),
     b"THREADS": lambda: os._exit(int(os.environ["OPJ_NUM_THREADS"])),
 }
-really_assess, really_shrunk = preread.model.assess.assess, slot_reading._shrunk
+really_assess, really_training_image = preread.model.assess.assess, slot_reading._training_image
 
 
 def play_tricks(data: bytes) -> None:
@@ -102,13 +102,13 @@ def assess(data: bytes, *arguments: Any) -> Any:
     return really_assess(data, *arguments)
 
 
-def shrunk(data: bytes, *arguments: Any) -> Any:
+def training_image(data: bytes, *arguments: Any) -> Any:
     play_tricks(data)
-    return really_shrunk(data, *arguments)
+    return really_training_image(data, *arguments)
 
 
 preread.model.assess.assess = assess
-slot_reading._shrunk = shrunk
+slot_reading._training_image = training_image
 bad_share.install_in_slot()
 
 if __name__ == "__main__":

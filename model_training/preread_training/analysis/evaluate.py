@@ -16,8 +16,7 @@ from preread.core.text.csv_cells import write_rows
 from preread.core.types import Answer, Finding, JSONObject, Outcome, PredictiveValues
 from preread.model.bundles import Bundle
 from preread.model.calibration import predictive_values
-from preread.runner.assess_files import Processes, assess_found
-from preread.runner.offline import FileResult, Found
+from preread.runner.assess_files import FileResult, Found, Processes, assess_found
 from preread_training.data.dataset import Film, labels_for, patients_of
 from preread_training.stats.bootstrap import Labels
 from preread_training.stats.calibration_metrics import calibration_measures

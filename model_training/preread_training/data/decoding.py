@@ -9,8 +9,7 @@ from pathlib import Path
 from preread.core.errors import EnvironmentFault, PrereadError, UsageError
 from preread.core.types import Identity, PixelArray
 from preread.imaging.preprocessing import TRAINING_SPEC
-from preread.runner.assess_files import Processes, pictures_of
-from preread.runner.offline import Found
+from preread.runner.assess_files import Found, Processes, pictures_of
 
 
 def read_pictures(

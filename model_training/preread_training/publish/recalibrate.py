@@ -17,8 +17,7 @@ from preread.core.types import JSONObject
 from preread.model import bundles
 from preread.model.bundles import CARD_FILE, Bundle
 from preread.model.classifier import Classifier
-from preread.runner.assess_files import assess_found
-from preread.runner.offline import FileResult, Found
+from preread.runner.assess_files import FileResult, Found, assess_found
 from preread_training.analysis.manifest_metrics import metrics, reference
 from preread_training.data.dataset import Data, labels_for, summary
 from preread_training.data.digests import content_digest

@@ -16,13 +16,12 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from preread.core.errors import BundleMismatch, BundleMissing, FileLocked, FileVanished, NotAFile, SlotCrashed
+from preread.core.jsonable import reversible_path
 from preread.core.settings import Settings
 from preread.core.types import Answer, Caveat, Declared, Outcome, Population
 from preread.imaging.radiograph import Limits
-from preread.runner import offline as batch
 from preread.runner import pool as slots
-from preread.runner.assess_files import ASSUME_AGE, Processes, assess_files
-from preread.runner.offline import Found, find_files, locate, reversible_path
+from preread.runner.assess_files import ASSUME_AGE, Found, Processes, assess_files, find_files, locate
 from preread.runner.pool import SlotPool
 from preread_training.data import phantoms
 from tests.support.paths import STUB_SLOT
@@ -253,7 +252,7 @@ def test_locating_names_what_is_at_fault(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patched:
-        patched.setattr(batch.os, "stat", refuse)
+        patched.setattr(os, "stat", refuse)
         with pytest.raises(FileLocked):
             locate(Found("film", named=True))
 
@@ -283,7 +282,7 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, run, jpeg, monkeypatc
             raise PermissionError(13, "Permission denied", path)
         return real(path)
 
-    monkeypatch.setattr(batch.os, "scandir", refuse)
+    monkeypatch.setattr(os, "scandir", refuse)
     found = by_name(run(tmp_path))
     assert found[b"film.jpg"].outcome is Outcome.ASSESSED
     assert (found[b"closed"].code, found[b"closed"].judged) == ("locked", False)

@@ -231,7 +231,7 @@ def test_a_shadow_speaks_of_each_film_once_and_nobody_is_shown_it(
     assert sorted(film.path for film in given) == [b"b.dcm", b"copy of a.dcm"]
     assert shadow.films([bench.root_id], 5) == []
     for film in given:
-        shadow.hear(said(film, Answer.NOT_FLAGGED, 0.2))
+        shadow.handle(said(film, Answer.NOT_FLAGGED, 0.2))
     assert shadow.films([bench.root_id], 5) == []
     assert bench.count("shadow") == bench.count("shadow_finding") == 2
     assert results.query(bench.engine) == shown
@@ -249,9 +249,9 @@ def test_what_fails_in_the_shadow_is_noted_there_and_touches_no_film(
     files = {name: bench.assess(name, name) for name in (b"gone", b"crash", b"changed")}
     before = {name: bench.row(number) for name, number in files.items()}
     given = {film.path: film for film in shadow.films([bench.root_id], 5)}
-    shadow.hear(Fault(given[b"gone"], FileVanished()))
-    shadow.hear(Broke(given[b"crash"], SlotCrashed()))
-    shadow.hear(said(replace(given[b"changed"], sha256="f" * 64), Answer.FLAGGED, 0.9))
+    shadow.handle(Fault(given[b"gone"], FileVanished()))
+    shadow.handle(Broke(given[b"crash"], SlotCrashed()))
+    shadow.handle(said(replace(given[b"changed"], sha256="f" * 64), Answer.FLAGGED, 0.9))
     with bench.engine.connect() as connection:
         rows = connection.execute(select(shadow_table.c.code, shadow_table.c.outcome, shadow_table.c.bundle_id)).all()
     assert {row.code for row in rows} == {FileVanished.code, SlotCrashed.code, None}
@@ -261,7 +261,7 @@ def test_what_fails_in_the_shadow_is_noted_there_and_touches_no_film(
     bench.assess(b"later", b"later")
     for _ in range(5):
         (film,) = shadow.films([bench.root_id], 5)
-        shadow.hear(Fault(film, ShareDown()))
+        shadow.handle(Fault(film, ShareDown()))
     assert shadow.films([bench.root_id], 5) == []
 
 
@@ -271,7 +271,7 @@ def test_two_bundles_are_compared_on_what_both_spoke_of(bench: LedgerBench, trie
     films = {name: bench.assess(name, name) for name in (b"same", b"turned", b"refused")}
     words = {b"same": (Answer.FLAGGED, 0.8), b"turned": (Answer.NOT_FLAGGED, 0.1), b"refused": (None, 0.0)}
     for film in shadow.films([bench.root_id], 5):
-        shadow.hear(said(film, *words[film.path]))
+        shadow.handle(said(film, *words[film.path]))
     bench.assess(b"unseen", b"unseen")
     found = bundle_comparison.compare(bench.engine, [bench.bundle_id], [shadow_id])
     assert found.contents == 3

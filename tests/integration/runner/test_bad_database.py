@@ -24,9 +24,9 @@ from preread.ledger.records import Claim
 from preread.model.bundles import Bundle
 from preread.runner.child.protocol import Job, Report
 from preread.runner.dispatcher import Dispatcher
-from preread.runner.outcomes import WatchedRoot
+from preread.runner.outcomes import RunContext, WatchedRoot
 from preread.runner.pool import Done
-from preread.share.root_monitor import Inbox, InboxOptions
+from preread.share.root_monitor import MonitorOptions, RootMonitor
 from tests.support.postgres import PostgresServer
 
 
@@ -230,12 +230,11 @@ def test_five_minutes_without_the_database_lose_and_double_nothing(
     ledger = Ledger(engine, worker_id="one", lease_s=3600)
     root_id = ledger.register_root(root, population=Population.CHILDREN_1_5Y)
     bundle_id = ledger.register_bundle(name="stub", version="1", digest=stub_bundle.digest)
-    inbox = Inbox(root, root_id, ledger, InboxOptions(poll=True), system=None)
-    watched = WatchedRoot(root_id, root, Population.CHILDREN_1_5Y, None, inbox.look_again, inbox.suspect)
+    monitor = RootMonitor(root, root_id, ledger, MonitorOptions(poll=True))
+    watched = WatchedRoot(root_id, root, Population.CHILDREN_1_5Y, None, monitor.look_again, monitor.suspect)
     pool, now = SlowPool(), 0.0
-    dispatcher = Dispatcher(
-        ledger, pool, stub_bundle, bundle_id, {root_id: watched}, once=False, clock=lambda: now  # type: ignore[arg-type]
-    )  # fmt: skip
+    run = RunContext(ledger, stub_bundle, bundle_id, {root_id: watched}, clock=lambda: now)
+    dispatcher = Dispatcher(run, pool)  # type: ignore[arg-type]
     tick_at, pause_s, failures = 0.0, 0.5, 0
     for second in range(1, 900):
         now = pool.now = float(second)
@@ -249,17 +248,17 @@ def test_five_minutes_without_the_database_lose_and_double_nothing(
             (folder / "60").unlink()
         if now >= tick_at:
             try:
-                tick_at = now + inbox.tick(now)
+                tick_at = now + monitor.tick(now)
                 pause_s = 0.5
             except DatabaseAway:
                 failures += 1
                 tick_at, pause_s = now + pause_s, min(2 * pause_s, 30.0)  # as the root's thread does
         for claim in pool.ended():
             report = Report(Outcome.UNREADABLE, f"{claim.file_id:064x}", 5.0, code="unknown_format", reason="a letter")
-            dispatcher.hear(Done(claim, report))
+            dispatcher.handle(Done(claim, report))
         dispatcher.work([root_id])
     assert failures > 5
-    assert dispatcher.away_since is None
+    assert dispatcher.database.away_since is None
     assert dispatcher.is_idle()
     there = {os.fsencode(name) for name in os.listdir(folder)}
     known = ledger.known(root_id, sorted(there | {b"60"}))

@@ -34,7 +34,7 @@ from preread.review import results
 from preread.runner.child import protocol as slot_messages
 from preread.runner.child.protocol import Content, Job, Report
 from preread.runner.dispatcher import Dispatcher
-from preread.runner.outcomes import TAIL_ZERO_SETTLE_S, WatchedRoot
+from preread.runner.outcomes import TAIL_ZERO_SETTLE_S, RunContext, WatchedRoot
 from preread.runner.pool import Broke, Done, Fault, Read
 from preread.runner.shadow import ShadowFilm
 
@@ -84,6 +84,7 @@ class Desk:
     looked_at: list[bytes] = field(default_factory=list)
     suspected: int = 0
     preview_dir: Path | None = None
+    shadow: Any = None
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.engine, worker_id="one", lease_s=3600, clock=lambda _: self.wall)
@@ -92,9 +93,8 @@ class Desk:
         root = WatchedRoot(
             self.root_id, b"/srv/inbox", Population.CHILDREN_1_5Y, None, self.looked_at.append, self._suspect
         )
-        self.dispatcher = Dispatcher(
+        run = RunContext(
             self.ledger,
-            self.pool,  # type: ignore[arg-type]
             self.bundle,
             self.bundle_id,
             {self.root_id: root},
@@ -102,6 +102,7 @@ class Desk:
             clock=lambda: self.now,
             preview_dir=self.preview_dir,
         )
+        self.dispatcher = Dispatcher(run, self.pool, shadow=self.shadow)  # type: ignore[arg-type]
 
     def _suspect(self) -> None:
         self.suspected += 1
@@ -125,7 +126,7 @@ class Desk:
 
     def says(self, claim: Claim, event: Any) -> None:
         del self.pool.jobs[claim.file_id]
-        self.dispatcher.hear(event)
+        self.dispatcher.handle(event)
 
     def state(self, path: bytes = b"film") -> FileState:
         return self.ledger.known(self.root_id, [path])[path].state
@@ -164,7 +165,7 @@ def test_an_empty_ledger_is_not_asked_all_the_time(make_desk: Callable[..., Desk
     desk.ready(b"film")
     desk.dispatcher.work([desk.root_id])
     assert not desk.pool.jobs
-    desk.dispatcher.work_appeared()
+    desk.dispatcher.claim_soon()
     desk.dispatcher.work([desk.root_id])
     assert len(desk.pool.jobs) == 1
 
@@ -190,17 +191,17 @@ def test_outcomes_are_committed(make_desk: Callable[..., Desk]) -> None:
     desk.says(fourth, Done(fourth, report(identity=Identity(patient_id="P1"), content=None)))
     desk.work()
     assert (desk.state(b"c"), desk.state(b"d")) == (FileState.QUARANTINED, FileState.DONE)
-    assert desk.dispatcher.endings.done == {Outcome.ASSESSED: 2, Outcome.REFUSED: 1, Outcome.UNREADABLE: 1}
+    assert desk.dispatcher.outcomes.done == {Outcome.ASSESSED: 2, Outcome.REFUSED: 1, Outcome.UNREADABLE: 1}
 
 
 def test_known_bytes_are_said_to_be_known(make_desk: Callable[..., Desk]) -> None:
     desk = make_desk()
     desk.ready(b"a", b"b")
     first, second = desk.claimed(b"a"), desk.claimed(b"b")
-    desk.dispatcher.hear(Read(first, "a" * 64))
+    desk.dispatcher.handle(Read(first, "a" * 64))
     desk.says(first, Done(first, report()))
     desk.work()
-    desk.dispatcher.hear(Read(second, "a" * 64))
+    desk.dispatcher.handle(Read(second, "a" * 64))
     assert desk.pool.answers == [False, True]
 
 
@@ -208,8 +209,8 @@ def test_the_same_bytes_in_two_slots_are_assessed_once(make_desk: Callable[..., 
     desk = make_desk()
     desk.ready(b"a", b"b")
     first, second = desk.claimed(b"a"), desk.claimed(b"b")
-    desk.dispatcher.hear(Read(first, "a" * 64))
-    desk.dispatcher.hear(Read(second, "a" * 64))
+    desk.dispatcher.handle(Read(first, "a" * 64))
+    desk.dispatcher.handle(Read(second, "a" * 64))
     assert desk.pool.answers == [False]
     desk.says(first, Done(first, report()))
     assert desk.pool.answers == [False]
@@ -222,8 +223,8 @@ def test_who_waits_for_another_slot_goes_on_when_that_one_fails(make_desk: Calla
     desk = make_desk()
     desk.ready(b"a", b"b")
     first, second = desk.claimed(b"a"), desk.claimed(b"b")
-    desk.dispatcher.hear(Read(first, "a" * 64))
-    desk.dispatcher.hear(Read(second, "a" * 64))
+    desk.dispatcher.handle(Read(first, "a" * 64))
+    desk.dispatcher.handle(Read(second, "a" * 64))
     error = SlotCrashed("dead") if ended is Broke else FileChanged("x")
     desk.says(first, ended(first, error))
     desk.dispatcher.work([])
@@ -236,7 +237,7 @@ def test_a_fenced_result_is_dropped(desk: Desk) -> None:
     desk.says(claim, Done(claim, report()))
     desk.dispatcher.work([])
     assert desk.state() is FileState.READY
-    assert sum(desk.dispatcher.endings.done.values()) == 0
+    assert sum(desk.dispatcher.outcomes.done.values()) == 0
 
 
 def test_slot_deaths_count_and_the_third_sets_aside(desk: Desk) -> None:
@@ -353,19 +354,19 @@ def test_while_the_database_is_away_results_wait_and_nothing_is_claimed(
     with monkeypatch.context() as patch:
         for verb in ("commit", "claim", "what_is_known", "renew"):
             patch.setattr(desk.ledger, verb, away)
-        desk.dispatcher.hear(Read(claim, "a" * 64))
+        desk.dispatcher.handle(Read(claim, "a" * 64))
         assert desk.pool.answers == [False]
         desk.says(claim, Done(claim, report()))
         tried.clear()
         for _ in range(3000):
             desk.now += 0.1
             desk.dispatcher.work([desk.root_id])
-        assert desk.dispatcher.away_since is not None
+        assert desk.dispatcher.database.away_since is not None
         assert not desk.dispatcher.is_idle()
         assert 5 < len(tried) < 20
     desk.work()
     assert desk.state() is FileState.DONE
-    assert desk.dispatcher.away_since is None
+    assert desk.dispatcher.database.away_since is None
     assert desk.dispatcher.is_idle()
 
 
@@ -564,8 +565,8 @@ def test_of_two_films_with_the_same_bytes_the_second_waits_for_no_other_outcome(
     desk.ready(*(b"film%02d" % number for number in range(30)))
     desk.work()
     first, second = desk.pool.in_flight
-    desk.dispatcher.hear(Read(first, "a" * 64))
-    desk.dispatcher.hear(Read(second, "a" * 64))
+    desk.dispatcher.handle(Read(first, "a" * 64))
+    desk.dispatcher.handle(Read(second, "a" * 64))
     asked = len(desk.pool.answers)
     desk.says(first, Done(first, report("a" * 64)))
     desk.dispatcher.work([desk.root_id])
@@ -627,8 +628,6 @@ def test_what_will_not_be_finished_is_given_back(desk: Desk) -> None:
 
 
 def test_a_shadow_works_while_no_film_waits_and_one_slot_stays_free(make_desk: Callable[..., Desk]) -> None:
-    desk = make_desk()
-    film = ShadowFilm(70, 70, desk.root_id, b"old", 10, 1, "a" * 64)
     asked: list[Any] = []
 
     class Waiting:
@@ -638,10 +637,11 @@ def test_a_shadow_works_while_no_film_waits_and_one_slot_stays_free(make_desk: C
             asked.append(count)
             return [film] * count
 
-        def hear(self, event: Any) -> None:
+        def handle(self, event: Any) -> None:
             asked.append(event)
 
-    desk.dispatcher._shadow = Waiting()  # type: ignore[assignment]
+    desk = make_desk(shadow=Waiting())
+    film = ShadowFilm(70, 70, desk.root_id, b"old", 10, 1, "a" * 64)
     desk.ready(b"film")
     live = desk.claimed()
     assert asked == []

@@ -19,11 +19,11 @@ from preread.core.errors import DatabaseAway, UnknownFormat
 from preread.core.types import FileState
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import Claim, Version
-from preread.share import root_monitor as inbox_module
-from preread.share.root_monitor import BATCH, Inbox, InboxOptions
+from preread.share import root_monitor
+from preread.share.root_monitor import MonitorHooks, MonitorOptions, RootMonitor
 from preread.share.scanner import FileSystem
+from preread.share.scans import BATCH
 from preread.share.stability import Settling
-from preread.share.watcher import Watcher
 
 
 @pytest.fixture
@@ -82,7 +82,7 @@ class Desk:
 
     folder: Path
     ledger: Ledger
-    options: InboxOptions
+    options: MonitorOptions
     now: float = 1000.0
     wall: datetime = field(default_factory=lambda: datetime.now(UTC))
     system: FailingFileSystem = field(default_factory=FailingFileSystem)
@@ -95,14 +95,13 @@ class Desk:
 
     def start(self) -> None:
         """A new process: nothing in memory."""
-        self.inbox = Inbox(
+        self.inbox = RootMonitor(
             self.root,
             self.root_id,
             self.ledger,
             self.options,
-            watch=lambda *_: self.hints,
-            system=self.system,
-            wall=lambda: self.wall,
+            MonitorHooks(watch=lambda *_: self.hints, wall=lambda: self.wall),
+            self.system,
         )
 
     def pass_time(self, seconds: float = 0.0) -> None:
@@ -153,7 +152,7 @@ def make_desk(tmp_path: Path, engine: Engine) -> Callable[..., Desk]:
         folder = tmp_path / "inbox"
         folder.mkdir(exist_ok=True)
         ledger = Ledger(engine, worker_id="one", lease_s=60)
-        return Desk(folder, ledger, InboxOptions(**{"settle_s": 2.0, "scan_interval_s": 30.0, **options}))
+        return Desk(folder, ledger, MonitorOptions(**{"settle_s": 2.0, "scan_interval_s": 30.0, **options}))
 
     return make
 
@@ -479,9 +478,7 @@ def test_what_comes_between_any_two_steps_of_the_start_is_found(desk: Desk, even
 
     for number in range(3):
         desk.write(f"before{number}")
-    inbox = Inbox(
-        desk.root, desk.root_id, desk.ledger, InboxOptions(scan_interval_s=3600.0), watch=Watcher, system=Meddling()
-    )
+    inbox = RootMonitor(desk.root, desk.root_id, desk.ledger, MonitorOptions(scan_interval_s=3600.0), system=Meddling())
 
     def all_found() -> bool:
         desk.now += 0.01
@@ -548,7 +545,7 @@ def test_a_folder_that_can_never_be_listed_does_not_make_every_scan_the_first(de
 
 
 def test_a_backlog_beyond_the_room_is_fed_from_the_ledger(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(inbox_module, "Settling", partial(Settling, capacity=2 * BATCH))
+    monkeypatch.setattr(root_monitor, "Settling", partial(Settling, capacity=2 * BATCH))
     for number in range(3 * BATCH):
         desk.write(f"{number}")
     desk.write("empty", b"")

@@ -22,7 +22,7 @@ from preread.core.errors import FileChanged, FileVanished, UnknownFormat
 from preread.core.types import FileState
 from preread.db.engine import open_engine
 from preread.ledger.ledger import Ledger
-from preread.share.root_monitor import Inbox, InboxOptions
+from preread.share.root_monitor import MonitorHooks, MonitorOptions, RootMonitor
 
 NAMES = [b"a", b"b", b"\xff", b"folder/c", b"folder/d.part", b"folder/e"]
 SETTLE_S, SCAN_S = 2.0, 30.0
@@ -70,9 +70,13 @@ class InboxMachine(RuleBasedStateMachine):
 
     def begin(self) -> None:
         self.hints = Hints()
-        options = InboxOptions(settle_s=SETTLE_S, scan_interval_s=SCAN_S)
-        self.inbox = Inbox(
-            self.root, self.root_id, self.ledger, options, watch=lambda *_: self.hints, wall=lambda: self.wall
+        options = MonitorOptions(settle_s=SETTLE_S, scan_interval_s=SCAN_S)
+        self.inbox = RootMonitor(
+            self.root,
+            self.root_id,
+            self.ledger,
+            options,
+            MonitorHooks(watch=lambda *_: self.hints, wall=lambda: self.wall),
         )
 
     # ------------------------------------------------------------------ the folder

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from preread.core.errors import ShareDown
-from preread.share.root_monitor import InboxOptions
+from preread.share.root_monitor import MonitorOptions
 from preread.share.root_thread import STALL_S, RootThread
 
 
 @pytest.fixture
 def thread(tmp_path: Path) -> RootThread:
     """Not started: nothing is asked but what a test asks."""
-    return RootThread(os.fsencode(tmp_path), 1, None, InboxOptions(), lambda: None)  # type: ignore[arg-type]
+    return RootThread(os.fsencode(tmp_path), 1, None, MonitorOptions(), lambda: None)  # type: ignore[arg-type]
 
 
 def during(thread: RootThread, call: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +30,7 @@ def during(thread: RootThread, call: Callable[[], object], monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setattr(os, "lstat", lstat)
         with pytest.raises(FileNotFoundError):
-            thread.inbox._system.status_of_link(b"film")
+            thread.monitor._root.system.status_of_link(b"film")
 
 
 def test_a_share_that_answers_is_not_down(thread: RootThread, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,5 +53,5 @@ def test_one_question_unanswered_for_long_is_a_stall_until_the_answer(
 
 
 def test_a_share_that_is_down_is_said_to_be_so(thread: RootThread) -> None:
-    thread.inbox.share_down = ShareDown("it is not mounted")
-    assert thread.down(0.0) is thread.inbox.share_down
+    thread.monitor._share.failed(ShareDown("it is not mounted"))
+    assert str(thread.down(0.0)) == "it is not mounted"

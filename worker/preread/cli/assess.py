@@ -21,9 +21,7 @@ from preread.core.text.wording import caveat_codes, caveat_notes, format_finding
 from preread.core.types import Caveat, Declared, Finding, Outcome, Population, RootSpec
 from preread.imaging.radiograph import Limits
 from preread.model import bundles
-from preread.runner import offline as batch
-from preread.runner.assess_files import Processes, assess_files
-from preread.runner.offline import FileResult
+from preread.runner.assess_files import FileResult, Processes, assess_files, find_files
 
 
 def assess(
@@ -66,7 +64,7 @@ def assess(
     rows = []
     answered: set[tuple[str, Finding]] = set()
     with (
-        output.progress("assessing", lambda: sum(1 for _ in batch.find_files(paths)), printing=json) as step,
+        output.progress("assessing", lambda: sum(1 for _ in find_files(paths)), printing=json) as step,
         contextlib.closing(assess_files(paths, chosen, declared, processes, settings.roots)) as results,
     ):
         for result in results:

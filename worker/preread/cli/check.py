@@ -30,8 +30,8 @@ from preread.db import audit_key, migrate
 from preread.db.engine import open_engine, read, refuse_place, sqlite_path
 from preread.imaging import previews
 from preread.model import bundles
-from preread.runner import service as daemon
 from preread.runner.confine import confinement
+from preread.runner.loop import RunOptions, setup_of
 from preread.runner.pool import SlotPool
 
 SHARE_TIMEOUT_S = 10.0
@@ -317,12 +317,10 @@ def _bundle(settings: Settings) -> Checked:
 
 def _slots(settings: Settings) -> Checked:
     """Start a slot, which decodes an image of each codec once it is confined."""
-    options = daemon.RunOptions(
-        slot_memory_bytes=settings.slot_memory_bytes, require_confinement=settings.require_confinement
-    )
+    options = RunOptions(slot_memory_bytes=settings.slot_memory_bytes, require_confinement=settings.require_confinement)
     bundle = bundles.load(bundles.resolve(in_use.path(settings)))
     began = time.monotonic()
-    pool: SlotPool[None] = SlotPool(daemon.slot_setup(bundle, options), count=1, deadline_s=options.deadline_s)
+    pool: SlotPool[None] = SlotPool(setup_of(bundle, options), count=1, deadline_s=options.deadline_s)
     try:
         while not pool.idle:
             pool.poll(1.0)

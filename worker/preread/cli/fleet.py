@@ -32,7 +32,8 @@ from preread.ledger import archives as batches
 from preread.ledger.archives import Batch
 from preread.model import bundles
 from preread.model.bundles import Bundle
-from preread.runner import service as daemon
+from preread.monitoring.endpoint import monitored
+from preread.runner.loop import Environment, RunOptions
 from preread.share.scanner import FileSystem, Listing, check_root
 
 app = typer.Typer(help="Process archives with several processes and machines.", no_args_is_help=True)
@@ -169,10 +170,18 @@ def _work(settings: Settings) -> int:
         FleetQueue(engine)  # reports a missing extra before a module that needs it is imported
         from preread.fleet import worker as fleet
 
-        names = {field.name for field in fields(daemon.RunOptions)} - {"once", "include_existing"}
-        options = daemon.RunOptions(**{name: getattr(settings, name) for name in names})
+        names = {field.name for field in fields(RunOptions)} - {"once", "include_existing"}
+        options = RunOptions(**{name: getattr(settings, name) for name in names})
         options = replace(options, preview_dir=previews.preview_folder(settings.preview_dir, None))
-        return fleet.work(engine, _installed(settings, engine), options)
+        with monitored(
+            settings.health_listen,
+            engine,
+            roots=None,
+            scan_interval_s=settings.scan_interval_s,
+            ports_after=MOST_PROCESSES,
+            hosts=settings.health_hosts,
+        ) as counters:
+            return fleet.work(engine, _installed(settings, engine), options, environment=Environment(counters=counters))
     finally:
         engine.dispose()
 

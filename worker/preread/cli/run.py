@@ -23,8 +23,10 @@ from preread.core.types import RootSpec
 from preread.db import migrate
 from preread.db.engine import sqlite_path
 from preread.imaging import previews
+from preread.monitoring.endpoint import monitored
 from preread.review import audit_proof
-from preread.runner import service as daemon
+from preread.runner import service
+from preread.runner.loop import Environment, RunOptions
 
 
 def run(
@@ -58,22 +60,31 @@ def run(
 
     engine = _open_or_create(settings, roots)
     # the options have the names of the settings
-    names = {field.name for field in fields(daemon.RunOptions)} - {"once", "include_existing"}
+    names = {field.name for field in fields(RunOptions)} - {"once", "include_existing"}
     values = {name: getattr(settings, name) for name in names}
-    options = daemon.RunOptions(once=once, include_existing=include_existing, **values)
+    options = RunOptions(once=once, include_existing=include_existing, **values)
     options = replace(options, preview_dir=_preview_dir(settings, engine, roots))
     notifier = Notifier.from_environment(os.environ)
     forgetting.forget_again(settings, engine)
     audit_proof.vouch(engine, actor())  # the key is there before the first result, which it seals
-    code = daemon.BUNDLE_CHANGED
+    code = service.BUNDLE_CHANGED
     try:
-        while code == daemon.BUNDLE_CHANGED:
+        while code == service.BUNDLE_CHANGED:
             now = in_use.load(settings, engine)
             still = in_use.Watch(settings, engine, now).still
             if once and now.shadow is not None:
                 in_use.say_no_shadow(now.shadow[0].label)
             shadow = None if once else now.shadow
-            code = daemon.run(engine, now.bundle, roots, options, shadow=shadow, still=still, notifier=notifier)
+            with monitored(
+                None if once else settings.health_listen,
+                engine,
+                roots=[os.fsencode(os.path.abspath(spec.path)) for spec in roots],
+                scan_interval_s=settings.scan_interval_s,
+                hosts=settings.health_hosts,
+            ) as counters:
+                bundles = service.BundleChoice(now.bundle, shadow, still)
+                environment = Environment(notifier=notifier, counters=counters)
+                code = service.run(engine, bundles, roots, options, environment)
     finally:
         engine.dispose()
     if code:

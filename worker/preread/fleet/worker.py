@@ -18,7 +18,6 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -29,6 +28,7 @@ from procrastinate.jobs import Job, Status
 from sqlalchemy import Engine
 
 from preread.admin import bundle_registry
+from preread.core.backoff import Backoff
 from preread.core.errors import (
     BundleError,
     BundleMissing,
@@ -40,21 +40,19 @@ from preread.core.errors import (
     ShareDown,
 )
 from preread.core.signals import Signals, Timer, WakePipe
+from preread.core.types import Outcome
 from preread.fleet import queue as fleet_queue
 from preread.fleet.queue import FleetQueue
-from preread.fleet.shard_runner import SHARE_PATIENCE_S, ShardJob, ShardStopped, ShardWork
-from preread.fleet.supervisor import MOST_PROCESSES
+from preread.fleet.shard_runner import SHARE_PATIENCE_S, ShardJob, ShardStopped, run_shard
 from preread.ledger.archives import STALLED_S, TASK
 from preread.ledger.ledger import Ledger
 from preread.model.bundles import Bundle
-from preread.monitoring.endpoint import monitored
-from preread.runner import pool as slots
-from preread.runner.service import RunOptions
+from preread.runner.loop import Environment, ReaderLoop, RunOptions, ShadowBundle
 
 _LOG = logging.getLogger(__name__)
 _FIRST_PAUSE_S = 0.5
 _LONGEST_PAUSE_S = 30.0
-_LONGEST_RETRY_S = 300.0
+_RETRY_DELAY = Backoff(1.0, 300.0)
 _PRUNE_S = 3600.0
 _LOOK_UP_S = 0.5
 _ENDS_WITHIN_S = 30.0
@@ -80,14 +78,12 @@ def work(
     bundles: Sequence[Bundle],
     options: RunOptions,
     fleet: FleetOptions | None = None,
-    *,
-    slot_command: Sequence[str] = slots.COMMAND,
+    environment: Environment | None = None,
 ) -> int:
     """Do shards until SIGTERM or SIGINT: the first finishes the films in hand, the second hurries. On the main thread.
 
     Args:
         bundles: verified; shards of others are left to other machines.
-        slot_command: the slots' program; tests give another.
 
     Returns:
         0 when it was told to stop.
@@ -97,7 +93,6 @@ def work(
         DatabaseAway: at the start.
         BundleError, SlotCrashed: no slot can start.
         ShareDown: a root has been away for ``share_patience_s``.
-        EnvironmentFault: no port for ``/health`` and ``/metrics`` is free.
     """
     jobs = FleetQueue(engine)
     jobs.install()
@@ -108,37 +103,22 @@ def work(
     ledger = Ledger(engine, worker_id=worker_id, lease_s=max(options.lease_s, 2 * options.deadline_s))
     ledger.heartbeat()  # first of all: what is claimed belongs to a worker that is known
     puller = _Puller(jobs, [fleet_queue.queue_of(digest) for digest in held], fleet)
-    monitor = monitored(
-        options.health_listen,
-        engine,
-        roots=None,
-        scan_interval_s=options.scan_interval_s,
-        ports_after=MOST_PROCESSES,
-        hosts=options.health_hosts,
-    )
-    with monitor as meters, WakePipe() as wake, Signals(wake.set) as signals:
-        doing = ShardWork(
-            ledger,
-            options,
-            wake,
-            signals,
-            share_patience_s=fleet.share_patience_s,
-            slot_command=slot_command,
-            meters=meters,
-        )
+    with WakePipe() as wake, Signals(wake.set) as signals:
+        loop = ReaderLoop(ledger, options, wake, signals, environment or Environment())
         _LOG.info("fleet_started", extra={"worker_id": worker_id, "slots": options.slots})
         puller.start()
         try:
             while not signals.count:
                 puller.check()
-                if (one := puller.next(_LOOK_UP_S)) is None:
-                    doing.rest()
+                if (handed := puller.next(_LOOK_UP_S)) is None:
+                    loop.rest()
                 else:
-                    _do(doing, one, held, partial(_in_shadow, engine, held, lacking))
+                    run = partial(run_shard, loop, share_patience_s=fleet.share_patience_s)
+                    _do(run, handed, held, partial(_in_shadow, engine, held, lacking))
         finally:
             puller.end()
-            doing.close()
-            with contextlib.suppress(DatabaseAway):  # the worker's silence says it as well
+            loop.close()
+            with contextlib.suppress(DatabaseAway):  # a worker without heartbeats is known to be gone
                 ledger.stop()
             _LOG.info("fleet_stopped", extra={"worker_id": worker_id})
     return 0
@@ -152,9 +132,7 @@ class _Handed:
     answer: Future[None]
 
 
-def _in_shadow(
-    engine: Engine, held: Mapping[str, Bundle], lacking: set[str], active: str
-) -> tuple[Bundle, datetime] | None:
+def _in_shadow(engine: Engine, held: Mapping[str, Bundle], lacking: set[str], active: str) -> ShadowBundle | None:
     """Return the bundle that is to work in the shadow of a shard's own, and since when.
 
     Args:
@@ -173,30 +151,31 @@ def _in_shadow(
 
 
 def _do(
-    doing: ShardWork,
-    one: _Handed,
+    run: Callable[[ShardJob, Bundle, ShadowBundle | None], dict[Outcome, int]],
+    handed: _Handed,
     held: Mapping[str, Bundle],
-    in_shadow: Callable[[str], tuple[Bundle, datetime] | None],
+    in_shadow: Callable[[str], ShadowBundle | None],
 ) -> None:
+    job = handed.job
     try:
-        if (bundle := held.get(one.job.digest)) is None:
+        if (bundle := held.get(job.digest)) is None:
             raise BundleMissing("the bundle of this shard is not installed here")
-        done = doing.do(one.job, bundle, in_shadow(one.job.digest))
+        done = run(job, bundle, in_shadow(job.digest))
     except BaseException as error:
-        one.answer.set_exception(error if isinstance(error, Exception) else InternalError())
+        handed.answer.set_exception(error if isinstance(error, Exception) else InternalError())
         if isinstance(error, ShardStopped):
             return
         code = error.code if isinstance(error, PrereadError) else InternalError.code
-        _LOG.warning("shard_failed", extra={"root_id": one.job.root_id, "code": code})
+        _LOG.warning("shard_failed", extra={"root_id": job.root_id, "code": code})
         of_the_shard = isinstance(error, PrereadError) and not isinstance(
             error, BundleError | SettingsError | ShareDown
         )
         if not (of_the_shard or isinstance(error, BundleMissing | BundleWithdrawn)):
             raise
     else:
-        one.answer.set_result(None)
+        handed.answer.set_result(None)
         counts = {outcome.value: count for outcome, count in done.items()}
-        _LOG.info("shard_done", extra={"root_id": one.job.root_id, "files": one.job.shard.files, "counts": counts})
+        _LOG.info("shard_done", extra={"root_id": job.root_id, "files": job.shard.files, "counts": counts})
 
 
 class _Puller(threading.Thread):
@@ -237,8 +216,8 @@ class _Puller(threading.Thread):
         for _ in range(int(_ENDS_WITHIN_S / _LOOK_UP_S)):
             if not self.is_alive():
                 return
-            if (one := self.next(_LOOK_UP_S)) is not None:
-                one.answer.set_exception(ShardStopped())
+            if (handed := self.next(_LOOK_UP_S)) is not None:
+                handed.answer.set_exception(ShardStopped())
 
     # ------------------------------------------------------------------ on this thread
 
@@ -256,17 +235,16 @@ class _Puller(threading.Thread):
         await asyncio.wrap_future(answer)
 
     async def _serve(self) -> None:
-        pause_s = _FIRST_PAUSE_S
+        backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         while not self._ending.is_set():
             try:
                 async with self._app.open_async():
-                    pause_s = _FIRST_PAUSE_S
+                    backoff.reset()
                     await self._pull()
             except (ConnectorException, psycopg.Error) as error:
                 _LOG.warning("database_away", extra={"code": DatabaseAway.code, "why": type(error).__name__})
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._ending.wait(), pause_s)
-            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+                await asyncio.wait_for(self._ending.wait(), backoff.next_s())
 
     async def _pull(self) -> None:
         worker = asyncio.create_task(
@@ -339,4 +317,4 @@ class _Retry(procrastinate.BaseRetryStrategy):
             return procrastinate.RetryDecision(retry_in={"seconds": 0})
         if job.attempts + 1 >= fleet_queue.MAX_ATTEMPTS:
             return None
-        return procrastinate.RetryDecision(retry_in={"seconds": int(min(2.0**job.attempts, _LONGEST_RETRY_S))})
+        return procrastinate.RetryDecision(retry_in={"seconds": int(_RETRY_DELAY.after(job.attempts + 1))})

@@ -28,6 +28,7 @@ from urllib.parse import SplitResult, unquote
 from sqlalchemy import Connection, Engine, delete, insert, select
 
 from preread.core.addresses import MAIL_PORTS, parse_mail_server
+from preread.core.backoff import Backoff
 from preread.core.errors import AlarmNotSent, PrereadError
 from preread.core.types import JSONObject
 from preread.db import admin_schema
@@ -38,8 +39,7 @@ from preread.monitoring.health import Health, Level
 _LOG = logging.getLogger(__name__)
 LOOK_S = 10.0
 SEND_WITHIN_S = 20.0
-_FIRST_PAUSE_S = 30.0
-_LONGEST_PAUSE_S = 3600.0
+_DELAY = Backoff(30.0, 3600.0)
 # About seventeen hours; then this message is abandoned, and the next one has its own attempts.
 TRIES_AT_MOST = 24
 _alarm = admin_schema.alarm.c
@@ -386,7 +386,7 @@ class Watch:
         try:
             one.channel.send(news)
         except AlarmNotSent as error:
-            one.not_before = now + min(_FIRST_PAUSE_S * 2 ** (one.tries - 1), _LONGEST_PAUSE_S)
+            one.not_before = now + _DELAY.after(one.tries)
             _LOG.warning("alarm_not_sent", extra=extra | {"code": error.code, "error": str(error)})
             return
         _LOG.info("alarm_sent", extra=extra)

@@ -1,13 +1,16 @@
-"""Files of a command to answers: read in inference processes as the worker reads them, and yielded in their order.
+"""Assess files of a command in inference processes, without a database.
 
-A file that ends its process, holds it until the deadline or wants too much memory has no answer, and the others have
-theirs.
+Results come in the order of the files. A file that ends its process, holds it until the deadline or needs too much
+memory has no result; the others have theirs. Folders are walked in the order of their names; symbolic links, pipes,
+sockets and devices in them are named and not opened.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import stat
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
@@ -15,19 +18,27 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import TypeAlias
 
-from preread.core.errors import EnvironmentFault, PrereadError, SlotCrashed, UnreadableError, error_from_code
-from preread.core.types import Declared, Outcome, RootSpec
+from preread.core.errors import (
+    EnvironmentFault,
+    FileLocked,
+    FileVanished,
+    NotAFile,
+    PrereadError,
+    SlotCrashed,
+    UnreadableError,
+    error_from_code,
+)
+from preread.core.jsonable import finding_to_json, reversible_path
+from preread.core.types import Caveat, Declared, Finding, JSONObject, Outcome, RootSpec
 from preread.imaging.radiograph import DEFAULT_LIMITS, Limits
 from preread.model.bundles import Bundle
-from preread.runner import pool as slots
-from preread.runner.child import protocol as slot_messages
+from preread.runner.child import protocol
 from preread.runner.child.protocol import Job, Report, Setup
-from preread.runner.offline import FileResult, Found, find_files, locate
-from preread.runner.pool import Broke, Done, Fault, SlotPool
+from preread.runner.pool import COMMAND, Broke, Done, Fault, SlotPool
 from preread.runner.pool import Read as Asked
 
 ASSUME_AGE = Declared(assume_age=True)
-# Taken in beyond the first that has no answer yet, so that one film holds no other up.
+# Files taken in beyond the first that has no result yet, so that one file delays no other.
 _MOST_AHEAD = 1000
 # To start a process costs as much as to read so many files.
 _FILES_EACH = 16
@@ -37,8 +48,65 @@ _STARTS_WITHIN_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
+class Found:
+    """Name to read, or the reason why there is no file.
+
+    Attributes:
+        path: as ``os`` gives it (bytes that are not UTF-8 as surrogates, PEP 383).
+        named: the caller named this very path, so a link is followed; one found in a folder is not.
+        fault: why nothing can be read here.
+    """
+
+    path: str
+    named: bool = False
+    fault: PrereadError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileResult:
+    """Result of one file.
+
+    Attributes:
+        path: as ``Found.path``.
+        sha256: hex, of the bytes that were read; ``None`` when there were none to read.
+        code: why it was refused or is unreadable; ``None`` when assessed.
+        reason: the same in a sentence; ``None`` when assessed.
+        bundle: ``name/version``.
+        ms: milliseconds for this file, reading included.
+        judged: ``False`` if the machine, the share, the caller or Preread was at fault and not the bytes.
+    """
+
+    path: str
+    sha256: str | None
+    outcome: Outcome
+    code: str | None
+    reason: str | None
+    findings: tuple[Finding, ...]
+    caveats: tuple[Caveat, ...]
+    bundle: str
+    ms: float
+    judged: bool = True
+
+    def to_json(self) -> JSONObject:
+        """Return the record of ``preread assess --json``."""
+        return {
+            "path": reversible_path(self.path),
+            "sha256": self.sha256,
+            "outcome": self.outcome.value,
+            "code": self.code,
+            "reason": self.reason,
+            "findings": [finding_to_json(finding) for finding in self.findings],
+            "caveats": [caveat.value for caveat in self.caveats],
+            "bundle": self.bundle,
+            "ms": round(self.ms, 3),
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Processes:
-    """How many inference processes a command has, and what each may take; by default as the settings say by default.
+    """Number and limits of a command's inference processes.
+
+    Defaults are those of the settings.
 
     Attributes:
         count: at most; for few files fewer are started.
@@ -56,7 +124,7 @@ class Processes:
 
 @dataclass(frozen=True, slots=True)
 class FileRead:
-    """How one file ended: with a report, or with the error that kept it from one.
+    """Report of one file, or the error that kept it from one.
 
     Attributes:
         sha256: of its bytes, where they were read.
@@ -79,13 +147,19 @@ def assess_files(
     processes: Processes | None = None,
     roots: Sequence[RootSpec] = (),
 ) -> Generator[FileResult, None, None]:
-    """Assess files and every file in folders; yields one result each, in the order of ``find_files``.
+    """Assess files and every file in folders.
 
     Close the generator to end its processes early.
 
     Args:
+        paths: files and folders.
+        bundle: the model bundle.
         declared: by default an unknown age is assumed to be the intended one, with a caveat that says so.
+        processes: number and limits of inference processes; ``None`` for the defaults.
         roots: watched folders, whose path patterns name the patients of files in them.
+
+    Yields:
+        One result each, in the order of ``find_files``.
 
     Raises:
         BundleError: the bundle gives other results on this machine.
@@ -101,23 +175,26 @@ def assess_found(
     processes: Processes | None = None,
     roots: Sequence[RootSpec] = (),
 ) -> Generator[FileResult, None, None]:
-    """Assess names of ``find_files``; see ``assess_files``."""
+    """Assess names from ``find_files``; see ``assess_files``."""
     with contextlib.closing(_read(found, bundle, declared, processes or Processes(), roots)) as reads:
-        for one in reads:
-            yield _result(one, bundle.label)
+        for file_read in reads:
+            yield _result(file_read, bundle.label)
 
 
 def pictures_of(found: Iterable[Found], processes: Processes | None = None) -> Reads:
-    """Decode files for training: each report has its ``picture``; see ``assess_files``."""
+    """Decode files for training; each report has its ``picture``.
+
+    See ``assess_files``.
+    """
     return _read(found, None, Declared(), processes or Processes())
 
 
-def _result(one: FileRead, bundle: str) -> FileResult:
-    path, sha256, ms = one.found.path, one.sha256, one.ms
-    if isinstance(one.ended, PrereadError):
-        code, reason, judged = one.ended.code, str(one.ended), isinstance(one.ended, UnreadableError)
+def _result(file_read: FileRead, bundle: str) -> FileResult:
+    path, sha256, ms = file_read.found.path, file_read.sha256, file_read.ms
+    if isinstance(file_read.ended, PrereadError):
+        code, reason, judged = file_read.ended.code, str(file_read.ended), isinstance(file_read.ended, UnreadableError)
         return FileResult(path, sha256, Outcome.UNREADABLE, code, reason, (), (), bundle, ms, judged)
-    report = one.ended
+    report = file_read.ended
     if report.content is not None:
         caveats = (*report.gate_caveats, *report.content.pixel_caveats)
         return FileResult(path, sha256, report.outcome, None, None, report.content.findings, caveats, bundle, ms)
@@ -135,7 +212,7 @@ def _read(
     first = list(islice(names, _FILES_EACH * processes.count))
     count = max(1, -(-len(first) // _FILES_EACH))
     setup = Setup(
-        bundle="" if bundle is None else slot_messages.to_text(os.fsencode(bundle.path.resolve())),
+        bundle="" if bundle is None else protocol.to_text(os.fsencode(bundle.path.resolve())),
         digest="" if bundle is None else bundle.digest,
         memory_bytes=processes.memory_bytes,
         max_file_bytes=processes.limits.max_bytes,
@@ -144,7 +221,7 @@ def _read(
         require_confinement=processes.require_confinement,
         pictures=bundle is None,
     )
-    pool: SlotPool[int] = SlotPool(setup, count=count, deadline_s=processes.deadline_s, command=slots.COMMAND)
+    pool: SlotPool[int] = SlotPool(setup, count=count, deadline_s=processes.deadline_s, command=COMMAND)
     try:
         yield from _Reading(pool, chain(first, names), declared, max(1, processes.count // count), roots).reads()
     finally:
@@ -183,7 +260,7 @@ class _Reading:
         self._alive_at = time.monotonic()
 
     def reads(self) -> Iterator[FileRead]:
-        """Yield how each file ended, in their order, once a process is ready."""
+        """Yield the result of each file in order, once a process is ready."""
         while True:
             self._feed()
             while self._pool.ever_ready and self._next in self._ended:
@@ -192,7 +269,7 @@ class _Reading:
             if self._pool.ever_ready and self._all_named and self._next == self._count:
                 return
             for event in self._pool.poll(1.0):
-                self._hear(event)
+                self._handle(event)
             self._look_after_pool()
 
     def _feed(self) -> None:
@@ -205,7 +282,7 @@ class _Reading:
             self._pool.submit(number, self._under_way[number][1])
 
     def _name_next(self) -> bool:
-        """Take in names until one leads to a file; return whether one does. What leads to none has ended."""
+        """Take in names up to the next file; return whether there is one."""
         for found in self._names:
             number = self._count
             self._count += 1
@@ -224,8 +301,8 @@ class _Reading:
         folder, name, status = locate(found)
         folder, name, pattern = self._within_root(folder, name)
         return Job(
-            root=slot_messages.to_text(os.fsencode(folder)),
-            path=slot_messages.to_text(os.fsencode(name)),
+            root=protocol.to_text(os.fsencode(folder)),
+            path=protocol.to_text(os.fsencode(name)),
             size_bytes=status.st_size,
             mtime_ns=status.st_mtime_ns,
             population=self._declared.population,
@@ -236,14 +313,17 @@ class _Reading:
         )
 
     def _within_root(self, folder: str, name: str) -> tuple[str, str, str | None]:
-        """Return root, path beneath it, and its pattern, of a file in a root that has one; else folder and name."""
+        """Return root, relative path and path pattern of a file.
+
+        Folder and name without a pattern if it lies in no root that has one.
+        """
         path = os.path.join(os.path.realpath(folder), name)
         for root, pattern in self._patterns:
             if path.startswith(os.path.join(root, "")):
                 return root, os.path.relpath(path, root), pattern
         return folder, name, None
 
-    def _hear(self, event: Asked[int] | Done[int] | Fault[int] | Broke[int]) -> None:
+    def _handle(self, event: Asked[int] | Done[int] | Fault[int] | Broke[int]) -> None:
         number = event.ticket
         found, job, tries = self._under_way[number]
         match event:
@@ -273,3 +353,86 @@ class _Reading:
             self._alive_at = now
         elif now - self._alive_at > _STARTS_WITHIN_S:
             raise SlotCrashed(f"no inference process could be started for {_STARTS_WITHIN_S:g} s")
+
+
+# ---------------------------------------------------------------------- names
+
+
+def find_files(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Found]:
+    """Yield files, and those of folders in the order of their names.
+
+    Every entry that is no folder is yielded once.
+    """
+    for given in paths:
+        path = os.fspath(given)
+        try:
+            is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+        except FileNotFoundError:
+            yield Found(path, named=True, fault=FileVanished("there is no such file or folder"))
+        except OSError as error:
+            yield Found(path, named=True, fault=_environment_fault(error))
+        else:
+            if is_folder:
+                yield from _walk(path)
+            else:
+                yield Found(path, named=True)
+
+
+def _walk(folder: str) -> Iterator[Found]:
+    pending = [folder]
+    while pending:
+        path = pending.pop()
+        try:
+            with os.scandir(path) as listing:
+                entries = sorted(listing, key=lambda entry: os.fsencode(entry.name))
+        except OSError as error:
+            yield Found(path, fault=_environment_fault(error, "the folder cannot be listed"))
+            continue
+        folders = []
+        for entry in entries:
+            try:
+                is_folder = entry.is_dir(follow_symlinks=False)
+            except OSError as error:
+                yield Found(entry.path, fault=_environment_fault(error))
+                continue
+            if is_folder:
+                folders.append(entry.path)
+            else:
+                yield Found(entry.path)
+        pending.extend(reversed(folders))
+
+
+def locate(found: Found) -> tuple[str, str, os.stat_result]:
+    """Return the folder of a file, its name there, and its status.
+
+    Raises:
+        NotAFile: it is a link, folder, pipe, socket or device.
+        EnvironmentFault: by subclass, it is gone or its status may not be read.
+        PrereadError: the fault of ``found``.
+    """
+    if found.fault is not None:
+        raise found.fault
+    try:
+        # asked before opening: to open a pipe or a device can already do something to it
+        status = os.stat(found.path, follow_symlinks=found.named)
+        _refuse_irregular(status)
+        path = os.path.realpath(found.path) if found.named else os.path.join(os.getcwd(), found.path)
+    except OSError as error:
+        raise _environment_fault(error) from None
+    return *os.path.split(path), status
+
+
+def _refuse_irregular(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise NotAFile
+
+
+def _environment_fault(error: OSError, what: str = "the file cannot be read") -> PrereadError:
+    detail = f"{what}: {error.strerror or type(error).__name__}"
+    if error.errno in (errno.ENOENT, errno.ENOTDIR):
+        return FileVanished(detail)
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EBUSY, errno.ETXTBSY):
+        return FileLocked(detail)
+    if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+        return NotAFile()
+    return EnvironmentFault(detail)

@@ -1,4 +1,4 @@
-"""What this process does, counted in memory for Prometheus: films by outcome, seconds by stage, slots.
+"""Prometheus counters of this process: outcomes, stages, processes.
 
 Every label's values come from a closed list (outcomes, codes, stages) or from the bundle, none from a film: their
 number is bounded, and no patient is in them.
@@ -34,7 +34,7 @@ class Meters:
     """
 
     def __init__(self, *, wall: Callable[[], float] = time.time) -> None:
-        # else each counter and histogram has a series more, which nobody asks for
+        # else each counter and histogram has one more series, which is not needed
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._wall = wall
         self._registry = CollectorRegistry()
@@ -68,14 +68,16 @@ class Meters:
         return Histogram(f"preread_{name}", help_text, labels, buckets=buckets, registry=self._registry)
 
     def note_bundle(self, bundle: str, digest: str) -> None:
-        """Take in which bundle is in use from now on: ``name/version``, and the digest of its manifest."""
+        """Set the bundle in use: ``name/version``, and its digest."""
         self._bundle.clear()
         self._bundle.labels(bundle, digest).set(1)
 
     def film_ended(self, claim: Claim, report: Report, code: str | None, commit_s: float) -> None:
-        """Count a film whose outcome was committed.
+        """Count a file whose outcome was committed.
 
         Args:
+            claim: of the file.
+            report: of the inference process.
             code: why it was refused or is unreadable; one of those that have a name.
             commit_s: seconds that writing it took.
         """
@@ -90,18 +92,18 @@ class Meters:
             self._probability.labels(finding.finding).observe(finding.probability)
 
     def attempt_lost(self, code: str) -> None:
-        """Count an attempt whose slot died, ran out of time or of memory."""
+        """Count an attempt whose process died, ran out of time or of memory."""
         self._lost.labels(code).inc()
 
     def note_slots(self, wanted: int, alive: int, deaths: int) -> None:
-        """Take in how the slots are. ``deaths``: of this run so far."""
+        """Set the state of the inference processes; ``deaths``: of this run."""
         self._slots.set(wanted)
         self._alive.set(alive)
         self._deaths.inc(deaths - self._noted_deaths)
         self._noted_deaths = deaths
 
     def collect(self) -> Iterator[Metric]:
-        """Yield all of it, from any thread."""
+        """Yield all metrics, from any thread."""
         return iter(self._registry.collect())
 
 

@@ -1,257 +1,193 @@
-"""From the ledger to the slots and back: claims, what slots say of them, and when it is written.
+"""Dispatch claimed files to inference processes and collect outcomes.
 
-Nothing that a slot found is lost while the database is away: what is to be written waits here, in order, and nothing
-new is claimed until it is written. If the worker dies meanwhile, the ledger gives the files out again.
+While the database is away no outcome is lost: outcomes wait here, in order, and nothing new is claimed until they are
+written. If the worker dies meanwhile, the ledger gives the files out again.
 
-While films queue, a few more than the slots have in hand are claimed, so that no slot waits for the database, and what
-ended within a moment is committed together. A single film is claimed and committed at once.
+While files queue, a few more are claimed than the processes have in hand, so that none waits for the database, and
+outcomes of the same moment are committed together. A single file is claimed and committed at once.
 """
 
 from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TypeAlias, cast
 
 from preread.core.errors import DatabaseAway
-from preread.ledger.failing_sources import Source
-from preread.ledger.ledger import Ledger
 from preread.ledger.records import Claim
-from preread.model.bundles import Bundle
-from preread.runner.child import protocol as slot_messages
+from preread.runner.child import protocol
 from preread.runner.child.protocol import Job
-from preread.runner.outcomes import MOST_TOGETHER, Endings, WatchedRoot
-from preread.runner.pool import Broke, Done, Fault, Read, SlotPool
+from preread.runner.claiming import ClaimSource, NewestFirst, Pace
+from preread.runner.content_gate import ContentGate
+from preread.runner.outcomes import OutcomeWriter, RunContext
+from preread.runner.pool import Broke, Ended, Event, Read, SlotPool
 from preread.runner.shadow import Shadow, ShadowFilm
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
-    from preread.runner.counters import Meters
+from preread.runner.writing import DatabaseState, WriteBuffer
 
 _LOG = logging.getLogger(__name__)
-_Ticket = Claim | ShadowFilm
-_Event = Read[_Ticket] | Done[_Ticket] | Fault[_Ticket] | Broke[_Ticket]
-_LOOK_FOR_WORK_S = 1.0
-_FIRST_PAUSE_S = 0.5
-_LONGEST_PAUSE_S = 30.0
-# Films are claimed ahead for so long at the pace of the last ones: who comes meanwhile waits no longer than that.
-_AHEAD_S = 0.2
-_MOST_AHEAD = 32
-# What is claimed while a worker dies counts as having taken part: the more films went well, the more are claimed ahead.
-_CALM_FILMS = 4
-# An outcome waits for others so long, and only while films are claimed ahead.
-_TOGETHER_S = 0.2
-# To assess a smaller film once more takes no longer than to ask whether it was; the commit keeps the first assessment.
+Ticket: TypeAlias = Claim | ShadowFilm
+_CLAIM_EVERY_S = 1.0
+# A smaller file is assessed again in the time that the question takes; the commit keeps the first assessment.
 _ASK_FROM_BYTES = 64 * 1024
-_PACE_OF_LAST = 0.2
-_LOOK_AT_SOURCES_S = 10.0
-# Whatever a slot has had for longer is counted with what fails: most films take a tenth of it.
-_LONG_S = 5.0
 
 
 class Dispatcher:
-    """Keeps the slots busy with what the ledger owes.
+    """Keeps the inference processes busy with what is pending in the ledger.
 
     Args:
-        once: the run ends: what is locked is set aside after a few tries, since no later one will come.
-        shadow: what idle slots do for a bundle in the shadow.
-        clock: monotonic seconds.
-        claim: takes up to so many films of these roots; ``None``: ``Ledger.claim``.
-        meters: count what ends; ``None`` where nobody asks.
-        preview_dir: where slots keep previews; ``None`` where they keep none.
+        shadow: work of idle processes for a second bundle; ``None`` for none.
+        source: where claims come from; ``None``: newest files of the roots first.
+
+    Attributes:
+        outcomes: what ended so far.
+        database: whether the database answers.
     """
 
     def __init__(
         self,
-        ledger: Ledger,
-        pool: SlotPool[_Ticket],
-        bundle: Bundle,
-        bundle_id: int,
-        roots: Mapping[int, WatchedRoot],
+        run: RunContext,
+        pool: SlotPool[Ticket],
         *,
-        once: bool,
-        clock: Callable[[], float],
         shadow: Shadow | None = None,
-        claim: Callable[[Sequence[int], int], list[Claim]] | None = None,
-        meters: Meters | None = None,
-        preview_dir: Path | None = None,
+        source: ClaimSource | None = None,
     ) -> None:
-        self.away_since: float | None = None
-        self.endings = Endings(
-            ledger,
-            bundle_id,
-            roots,
-            once=once,
-            deadline_s=pool.deadline_s,
-            clock=clock,
-            meters=meters,
-            preview_dir=preview_dir,
-        )
-        self._ledger = ledger
+        self.outcomes = OutcomeWriter(run, pool.deadline_s)
+        self.database = DatabaseState(run.clock)
+        self._run = run
         self._pool = pool
-        self._bundle = bundle
-        self._roots = roots
-        self._once = once
-        self._clock = clock
         self._shadow = shadow
-        self._take = claim or self._newest
-        self._sources: list[Source] = []
-        self._look_at_sources_at = float("-inf")
+        self._source = source or NewestFirst(run.ledger, pool, run.clock)
+        self._pace = Pace()
         self._ahead: deque[Claim] = deque()
-        self._film_s: float | None = None
-        self._calm = 0
-        self._owed: deque[Done[Claim] | Fault[Claim] | Broke[Claim]] = deque()
-        self._write_at = float("-inf")
+        self._unwritten = WriteBuffer(run.clock)
+        self._gate = ContentGate(run.ledger, pool, run.bundle.digest)
         self._claim_at = float("-inf")
-        self._pause_s = _FIRST_PAUSE_S
-        self._try_at = float("-inf")
-        self._assessing: dict[int, str] = {}
-        self._waiting: list[tuple[Claim, str]] = []
 
     @property
     def held(self) -> list[Claim]:
-        """Every claim whose film is waiting for a slot, in one, or ended and not yet written."""
-        in_slots = [one for one in self._pool.in_flight if isinstance(one, Claim)]
-        return [*self._ahead, *in_slots, *(event.ticket for event in self._owed)]
+        """Claims that wait for a process, are in one, or are not yet written."""
+        in_processes = [ticket for ticket in self._pool.in_flight if isinstance(ticket, Claim)]
+        return [*self._ahead, *in_processes, *self._unwritten.claims]
 
     def is_idle(self) -> bool:
-        """Return whether no film is in hand and nothing waits to be written."""
-        return not (self._pool.in_flight or self._ahead or self._owed)
+        """Return whether no file is in hand and no outcome waits to be written."""
+        return not (self._pool.in_flight or self._ahead or self._unwritten)
 
     def next_at(self) -> float:
-        """When ``work`` has something to do even if nothing happens (monotonic seconds)."""
-        write_at = self._write_at if self._owed else float("inf")
-        claim_at = self._claim_at if self._wants_films() else float("inf")
-        return max(min(write_at, claim_at), self._try_at)
+        """Return when to call ``work`` if nothing happens (monotonic seconds)."""
+        claim_at = self._claim_at if self._needs_claims() else float("inf")
+        return max(min(self._unwritten.next_at(), claim_at), self.database.retry_at)
 
-    def work_appeared(self) -> None:
-        """Files became READY: look for them at once."""
+    def claim_soon(self) -> None:
+        """Claim at the next ``work``, since files became READY."""
         self._claim_at = float("-inf")
 
     def work(self, root_ids: Sequence[int]) -> None:
-        """Give claimed films of these roots to idle slots, write what is owed, and claim what is wanted. Never waits.
+        """Give jobs to idle processes, write due outcomes, claim more files.
 
-        What was claimed of other roots, and no slot has yet, is given back.
+        Never waits. Claims of other roots that no process has yet are given back.
         """
-        if self._clock() < self._try_at:
+        if self._run.clock() < self.database.retry_at:
             return
         try:
-            if self.away_since is not None:
-                self._ledger.heartbeat()  # where a disk is full, reading works and shows nothing
-            self._turn_away(root_ids)
+            if self.database.away_since is not None:
+                self._run.ledger.heartbeat()  # on a full disk reading works and shows nothing
+            self._give_back_others(root_ids)
             self._feed()
-            if self._clock() >= self._write_at:
-                self._write()
-            if self._wants_films() and self._clock() >= self._claim_at:
+            for claim in self._unwritten.write(self.outcomes):
+                self._gate.committed(claim)
+            if self._needs_claims() and self._run.clock() >= self._claim_at:
                 self._claim(root_ids)
         except DatabaseAway as error:
             self.database_failed(error)
         else:
-            self._database_answers()
-        self._answer_waiting()
+            self.database.answered()
+        self._answer()
 
-    def hear(self, event: _Event) -> None:
-        """Take in what a slot said."""
-        claim = event.ticket
-        if isinstance(claim, ShadowFilm):
-            self._hear_of_shadow(event, claim)
-            return
-        if isinstance(event, Read):
-            self._waiting.append((claim, event.sha256))
-            self._answer_waiting()
-            return
-        self._waiting = [(other, sha256) for other, sha256 in self._waiting if other != claim]
-        self._note_pace(event)
-        together = self._ahead and not self._waiting and len(self._owed) + 1 < MOST_TOGETHER
-        if not together:
-            self._write_at = float("-inf")
-        elif not self._owed:
-            self._write_at = self._clock() + _TOGETHER_S
-        self._owed.append(event)  # type: ignore[arg-type]  # its ticket is a claim
-        if not self._ahead:
-            self._claim_at = float("-inf")
-        if self.away_since is None:
-            self._feed()
+    def handle(self, event: Event[Ticket]) -> None:
+        """Handle an event of an inference process."""
+        if isinstance(event.ticket, ShadowFilm):
+            if self._shadow is not None:
+                self._shadow.handle(cast("Event[ShadowFilm]", event))
+            self.claim_soon()
+        elif isinstance(event, Read):
+            self._gate.ask(event.ticket, event.sha256)
+            self._answer()
+        else:
+            self._end(cast("Ended[Claim]", event))
+
+    def database_failed(self, error: DatabaseAway) -> None:
+        """Claim nothing until the database takes changes again."""
+        self.database.failed(error, len(self._unwritten))
 
     def renew(self) -> None:
-        """Extend the leases of what is in hand."""
+        """Extend the leases of the files in hand."""
         if held := self.held:
-            fenced = len(held) - len(self._ledger.renew(held))
+            fenced = len(held) - len(self._run.ledger.renew(held))
             if fenced:
                 _LOG.warning("lease_lost", extra={"fenced": fenced})
 
-    def release(self, tickets: Sequence[_Ticket]) -> None:
-        """Give back what will not be finished because the worker stops."""
+    def release(self, tickets: Sequence[Ticket]) -> None:
+        """Give back files that will not be finished because the worker stops."""
         for ticket in tickets:
             if isinstance(ticket, Claim):
-                self._ledger.give_back(ticket, "the worker stops")
+                self._run.ledger.give_back(ticket, "the worker stops")
 
-    # ------------------------------------------------------------------ films to the slots
+    # ------------------------------------------------------------------ inside
 
-    def _slots(self) -> int:
-        return self._pool.idle + len(self._pool.in_flight)
+    def _end(self, event: Ended[Claim]) -> None:
+        self._gate.withdraw(event.ticket)
+        self._pace.note(event)
+        if isinstance(event, Broke):
+            self._source.attempt_lost()
+        self._unwritten.add(event, may_wait=bool(self._ahead) and not self._gate.waiting)
+        if not self._ahead:
+            self.claim_soon()
+        if self.database.away_since is None:
+            self._feed()
+
+    def _answer(self) -> None:
+        if self._gate.answer(database_away=self.database.away_since is not None):
+            self._unwritten.write_soon()
 
     def _most_ahead(self) -> int:
-        if self._film_s is None:
-            return 0
-        return min(_MOST_AHEAD, self._calm // _CALM_FILMS, int(_AHEAD_S * self._slots() / max(self._film_s, 0.001)))
+        return self._pace.most_ahead(self._pool.idle + len(self._pool.in_flight))
 
-    def _wants_films(self) -> bool:
+    def _needs_claims(self) -> bool:
         return self._pool.idle > 0 or 2 * len(self._ahead) < self._most_ahead()
 
-    def _note_pace(self, event: _Event) -> None:
-        if isinstance(event, Broke):
-            self._calm = 0
-            self._look_at_sources_at = float("-inf")
-        elif isinstance(event, Done):
-            self._calm += 1
-            took_s = event.report.ms / 1000
-            before_s = took_s if self._film_s is None else self._film_s
-            self._film_s = before_s + _PACE_OF_LAST * (took_s - before_s)
-
-    def _newest(self, root_ids: Sequence[int], limit: int) -> list[Claim]:
-        """Claim. What failed, or comes from where much fails, never has all slots: else it holds up the rest."""
-        if self._clock() >= self._look_at_sources_at:
-            self._sources = self._ledger.failing_sources(root_ids)
-            self._look_at_sources_at = self._clock() + _LOOK_AT_SOURCES_S
-        behind = {one.file_id for one in self.held if self._comes_last(one)}
-        behind |= {one.file_id for one in self._pool.held_for(_LONG_S) if isinstance(one, Claim)}
-        behind_limit = max(1, self._slots() - 1) - len(behind)
-        return self._ledger.claim(root_ids, limit, sources=self._sources, behind_limit=behind_limit)
-
-    def _comes_last(self, claim: Claim) -> bool:
-        return claim.failed or any(one.covers(claim.root_id, claim.path) for one in self._sources)
-
-    def _turn_away(self, root_ids: Sequence[int]) -> None:
-        for claim in [one for one in self._ahead if one.root_id not in root_ids]:
-            self._ledger.give_back(claim, "no slot had it yet, and its folder is not read now")
+    def _give_back_others(self, root_ids: Sequence[int]) -> None:
+        for claim in [claim for claim in self._ahead if claim.root_id not in root_ids]:
+            self._run.ledger.give_back(claim, "no slot had it yet, and its folder is not read now")
             self._ahead.remove(claim)
 
     def _feed(self) -> None:
         while self._ahead and self._pool.idle:
             claim = self._ahead.popleft()
-            # while no film waits, the cores of idle slots are free
+            # while no file waits, the cores of idle processes are free
             threads = max(1, self._pool.idle - len(self._ahead))
             preview = claim.attempts == 1 and not claim.alone
             self._pool.submit(claim, self._job(claim, preview=preview, threads=threads))
 
     def _claim(self, root_ids: Sequence[int]) -> None:
-        wanted = self._pool.idle + self._most_ahead() - len(self._ahead)
-        claims = self._take(root_ids, wanted) if root_ids else []
-        if len(claims) < wanted:
-            self._claim_at = self._clock() + (_LOOK_FOR_WORK_S / 4 if self._once else _LOOK_FOR_WORK_S)
+        limit = self._pool.idle + self._most_ahead() - len(self._ahead)
+        claims = self._source.claim(root_ids, limit, self.held) if root_ids else []
+        if len(claims) < limit:
+            self._claim_at = self._run.clock() + (_CLAIM_EVERY_S / 4 if self._run.once else _CLAIM_EVERY_S)
         self._ahead.extend(claims)
         self._feed()
         if not claims and self._pool.idle and self._shadow is not None:
-            self._work_in_shadow(self._shadow, root_ids)
+            # where there are several processes, one stays free for a file that arrives meanwhile
+            spare = max(self._pool.idle - 1, 0 if self._pool.in_flight else 1)
+            for film in self._shadow.films(root_ids, spare):
+                self._pool.submit(film, self._job(film, shadow=True))
 
-    def _job(self, ticket: _Ticket, *, preview: bool = False, shadow: bool = False, threads: int = 1) -> Job:
-        root = self._roots[ticket.root_id]
+    def _job(self, ticket: Ticket, *, preview: bool = False, shadow: bool = False, threads: int = 1) -> Job:
+        root = self._run.roots[ticket.root_id]
         return Job(
-            root=slot_messages.to_text(root.path),
-            path=slot_messages.to_text(ticket.path),
+            root=protocol.to_text(root.path),
+            path=protocol.to_text(ticket.path),
             size_bytes=ticket.size_bytes,
             mtime_ns=ticket.mtime_ns,
             population=root.population,
@@ -261,62 +197,3 @@ class Dispatcher:
             threads=threads,
             ask=isinstance(ticket, Claim) and (ticket.size_bytes >= _ASK_FROM_BYTES or ticket.forgets),
         )
-
-    # ------------------------------------------------------------------ the shadow
-
-    def _work_in_shadow(self, shadow: Shadow, root_ids: Sequence[int]) -> None:
-        # where there are several slots, one stays free for a film that comes meanwhile
-        spare = max(self._pool.idle - 1, 0 if self._pool.in_flight else 1)
-        for film in shadow.films(root_ids, spare):
-            self._pool.submit(film, self._job(film, shadow=True))
-
-    def _hear_of_shadow(self, event: Any, film: ShadowFilm) -> None:
-        if self._shadow is not None:
-            self._shadow.hear(event)
-        self._claim_at = float("-inf")
-
-    # ------------------------------------------------------------------ slots' questions
-
-    def _answer_waiting(self) -> None:
-        """Tell slots whether to assess; of two that hold the same bytes the second waits for the first one's commit."""
-        waiting, self._waiting = self._waiting, []
-        for claim, sha256 in waiting:
-            if self.away_since is None and sha256 in self._assessing.values():
-                self._waiting.append((claim, sha256))
-                self._write_at = float("-inf")
-                continue
-            known, forgotten = self._what_is_known(sha256)
-            if forgotten:
-                self._pool.answer(claim, known=False, forgotten=True)
-                continue
-            if not known:
-                self._assessing[claim.file_id] = sha256
-            self._pool.answer(claim, known=known)
-
-    def _what_is_known(self, sha256: str) -> tuple[bool, bool]:
-        try:
-            return self._ledger.what_is_known(sha256, self._bundle.digest)
-        except DatabaseAway:
-            return False, False  # then it is assessed again, and the commit looks again and keeps the first answer
-
-    # ------------------------------------------------------------------ to the database
-
-    def _write(self) -> None:
-        while self._owed:
-            for _ in range(self.endings.write(self._owed)):
-                self._assessing.pop(self._owed.popleft().ticket.file_id, None)
-
-    def database_failed(self, error: DatabaseAway) -> None:
-        """Claim nothing until the database takes changes again; said once, and once when it does."""
-        now = self._clock()
-        if self.away_since is None:
-            self.away_since = now
-            _LOG.error("database_away", extra={"code": error.code, "owed": len(self._owed)})
-        self._try_at = now + self._pause_s
-        self._pause_s = min(2 * self._pause_s, _LONGEST_PAUSE_S)
-
-    def _database_answers(self) -> None:
-        self._pause_s = _FIRST_PAUSE_S
-        if self.away_since is not None:
-            _LOG.info("database_back", extra={"duration_s": round(self._clock() - self.away_since, 1)})
-            self.away_since = None

@@ -19,8 +19,9 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic
+from typing import Generic, TypeAlias
 
+from preread.core.backoff import Backoff
 from preread.core.errors import (
     EnvironmentFault,
     PrereadError,
@@ -42,7 +43,7 @@ SPAWN_PAUSE_S = 5.0
 # No memory, processes or descriptors left on the machine: that passes.
 _NO_ROOM = frozenset({errno.EAGAIN, errno.ENOMEM, errno.EMFILE, errno.ENFILE})
 _STARTS_AT_MOST = 3
-_RAREST_START = 5  # half a minute: as a power of two
+_START_DELAY = Backoff(1.0, 32.0)
 COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "preread.runner.child.main")
 
 
@@ -82,6 +83,10 @@ class Broke(Generic[Ticket]):
     error: SlotError
     sha256: str | None = None
     computed_s: float = 0.0
+
+
+Ended: TypeAlias = Done[Ticket] | Fault[Ticket] | Broke[Ticket]
+Event: TypeAlias = Read[Ticket] | Ended[Ticket]
 
 
 class SlotPool(Generic[Ticket]):
@@ -126,7 +131,7 @@ class SlotPool(Generic[Ticket]):
         self._spawn_at = float("-inf")
         self._unfit: PrereadError | None = None
         self._wake_fd: int | None = None
-        self.events: deque[Read[Ticket] | Done[Ticket] | Fault[Ticket] | Broke[Ticket]] = deque()
+        self.events: deque[Event[Ticket]] = deque()
         self.deaths = 0
         self.lacking: tuple[str, ...] = ()
         self.ever_ready = False
@@ -168,7 +173,7 @@ class SlotPool(Generic[Ticket]):
             if slot.ticket == ticket:
                 slot.answer(known=known, forgotten=forgotten)
 
-    def poll(self, timeout_s: float) -> list[Read[Ticket] | Done[Ticket] | Fault[Ticket] | Broke[Ticket]]:
+    def poll(self, timeout_s: float) -> list[Event[Ticket]]:
         """Keep the slots going and wait for news, at most ``timeout_s``.
 
         Raises:
@@ -366,7 +371,7 @@ class SlotPool(Generic[Ticket]):
     def _start_fails(self, error: PrereadError) -> None:
         if self.ever_ready:
             # the machine is at fault, which lacks memory or kills them, and not the bundle: try ever more rarely
-            self._start_at = self._clock() + 2.0 ** min(self._failed_starts - _STARTS_AT_MOST, _RAREST_START)
+            self._start_at = self._clock() + _START_DELAY.after(self._failed_starts - _STARTS_AT_MOST + 1)
         elif self._unfit is None:
             self._unfit = SlotCrashed(f"{_STARTS_AT_MOST} slots in a row died while they started: {error}")
 

@@ -1,4 +1,4 @@
-"""A second bundle in the shadow: it assesses what the bundle in use has assessed, and nobody is shown what it says.
+"""Shadow bundle: assesses what the bundle in use has, without display.
 
 A film's turn comes after its live result is committed, when no film waits and a slot has nothing else to do. Its bytes
 are read again and must be the same. What goes wrong here is noted beside the shadow and touches no film's state.
@@ -21,7 +21,7 @@ from preread.db.engine import database_now, read, write
 from preread.ledger.commits import finding_rows
 from preread.ledger.discovery import insert_or_skip
 from preread.runner.child.protocol import Report
-from preread.runner.pool import Broke, Done, Fault, Read
+from preread.runner.pool import Broke, Done, Event, Read
 
 _LOG = logging.getLogger(__name__)
 _PAGE = 100
@@ -33,7 +33,7 @@ _f, _s = schema.file.c, shadow.c
 
 @dataclass(frozen=True, slots=True)
 class ShadowFilm:
-    """A film that a shadow is to assess; what a slot needs of it."""
+    """File that the bundle in the shadow is to assess."""
 
     file_id: int
     instance_id: int
@@ -45,7 +45,7 @@ class ShadowFilm:
 
 
 class Shadow:
-    """What one worker lets its shadow bundle do.
+    """Work of one worker for its bundle in the shadow.
 
     Args:
         engine: the database.
@@ -64,7 +64,7 @@ class Shadow:
         within: Collection[int] | None = None,
     ) -> None:
         self.exhausted = False
-        """Nothing was due when it was last looked; what is in hand apart."""
+        """No file was due at the last query, files in hand apart."""
         self._engine = engine
         self._active_id = active_id
         self._shadow_id = shadow_id
@@ -75,7 +75,7 @@ class Shadow:
         self._faults = 0
 
     def films(self, root_ids: Sequence[int], count: int) -> list[ShadowFilm]:
-        """Return up to ``count`` films whose turn it is."""
+        """Return up to ``count`` files that are due."""
         if self._faults >= _FAULTS_AT_MOST:
             self.exhausted = True
             return []
@@ -88,8 +88,8 @@ class Shadow:
         self._in_hand.update(film.instance_id for film in given)
         return given
 
-    def hear(self, event: Read[ShadowFilm] | Done[ShadowFilm] | Fault[ShadowFilm] | Broke[ShadowFilm]) -> None:
-        """Note what became of one film."""
+    def handle(self, event: Event[ShadowFilm]) -> None:
+        """Record the outcome of one file."""
         film = event.ticket
         if isinstance(event, Read):
             return

@@ -1,4 +1,4 @@
-"""Which directory entries are no films: what senders, servers and people leave lying about.
+"""Rules for ignored directory entries: temporary, hidden, not regular.
 
 An ignored file is counted and named, never lost: when it is renamed to a name that no rule covers, it is a new path.
 """
@@ -52,7 +52,11 @@ _LITTER_PATTERN = _pattern(_LITTER)
 
 
 def name_rule(name: bytes) -> str | None:
-    """Return the rule that leaves out an entry of this name (one component), ``None`` if there is none."""
+    """Return the rule that ignores an entry of this name, or ``None``.
+
+    Args:
+        name: one component of a path.
+    """
     if name.startswith(b"."):
         return HIDDEN
     if _LITTER_PATTERN.match(name):
@@ -61,12 +65,16 @@ def name_rule(name: bytes) -> str | None:
 
 
 def path_rule(path: bytes) -> str | None:
-    """Return the first rule that leaves out a path (relative to its root) by the names in it."""
+    """Return the first rule that ignores a name in a path, or ``None``.
+
+    Args:
+        path: relative to its root.
+    """
     return next((rule for name in path.split(b"/") if (rule := name_rule(name)) is not None), None)
 
 
 def mode_rule(mode: int) -> str | None:
-    """Return the rule that leaves out an entry with this ``st_mode``; ``None`` for a regular file."""
+    """Return the rule that ignores this ``st_mode``; ``None`` if regular."""
     if stat.S_ISREG(mode):
         return None
     return SYMBOLIC_LINK if stat.S_ISLNK(mode) else NOT_REGULAR

@@ -1,16 +1,16 @@
-"""From looks at a root to the ledger: what is new, what is ignored, what has settled."""
+"""Record scan results in the ledger: new, ignored and stable files."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 from preread.core.errors import UNREAD_CODES
 from preread.core.types import FORGOTTEN, FileState
-from preread.ledger.ledger import Ledger
 from preread.ledger.records import Observation, Version
 from preread.share.absence import Absence
-from preread.share.scanner import Look
+from preread.share.scanner import GONE_ERRNOS, Look, ScannedRoot, check_root, look_at_path
 from preread.share.stability import Settling
 
 EMPTY_PATIENCE = timedelta(hours=24)
@@ -19,23 +19,36 @@ _ENDED = frozenset({FileState.DONE, FileState.QUARANTINED})
 _WAITING = frozenset({FileState.SETTLING, FileState.READY})
 
 
-class Teller:
+@dataclass(slots=True)
+class Rechecked:
+    """Paths of a recheck that are no files any more.
+
+    Attributes:
+        gone: nothing lies there.
+        folders: a folder lies there.
+    """
+
+    gone: list[bytes] = field(default_factory=list)
+    folders: list[bytes] = field(default_factory=list)
+
+
+class Recorder:
     """Brings the ledger up to date with what was seen in one root.
 
     Args:
-        absence: hears of every path that is there.
         on_settled: called when files became READY.
-        wall: the time of day, only to tell how long ago the ledger first saw an empty file.
-        judge_empty: whether empty files are set aside as soon as they settled, and not after a day.
+        wall: the time of day, only for how long ago the ledger first saw an empty file.
+        judge_empty: empty files are quarantined as soon as they are stable, and not after a day.
 
     Attributes:
-        backlog_taken_in: how many paths became known as backlog.
+        absence: gets every path that is there, and those that are missing.
+        settling: files that are not stable yet.
+        backlog_taken_in: number of paths that became known as backlog.
     """
 
     def __init__(
         self,
-        root_id: int,
-        ledger: Ledger,
+        root: ScannedRoot,
         absence: Absence,
         on_settled: Callable[[], None],
         wall: Callable[[], datetime],
@@ -44,24 +57,63 @@ class Teller:
     ) -> None:
         self.settling = Settling(0.0)
         self.backlog_taken_in = 0
-        self._root_id = root_id
-        self._ledger = ledger
-        self._absence = absence
+        self._root = root
+        self.absence = absence
         self._on_settled = on_settled
         self._wall = wall
         self._judge_empty = judge_empty
 
-    def tell(self, now: float, looks: Iterable[Look], *, backlog: bool = False, hinted: bool = False) -> None:
-        """Take in a batch of looks made at ``now`` (monotonic seconds).
+    def recheck(self, paths: Iterable[bytes], now: float, *, backlog: bool = False) -> Rechecked:
+        """Look again at paths that are not stable, and record what is there.
 
         Args:
-            backlog: what is new lay there before Preread first looked.
+            paths: relative to the root.
+            now: monotonic seconds.
+            backlog: see ``record``.
+
+        Raises:
+            ShareDown: a look failed, and so does the root.
+            DatabaseAway: see ``Ledger``.
+        """
+        looks = []
+        rechecked = Rechecked()
+        for path in paths:
+            try:
+                look = look_at_path(self._root.system, self._root.path, path)
+            except OSError as error:
+                if error.errno in GONE_ERRNOS:
+                    self.settling.forget(path)
+                    self.absence.suspect(path)
+                    rechecked.gone.append(path)
+                else:
+                    check_root(self._root.system, self._root.path)
+                    self.settling.put_off(path, now)
+                continue
+            if look is None:
+                self.settling.forget(path)
+                rechecked.folders.append(path)
+            else:
+                looks.append(look)
+        if looks:
+            self.record(now, looks, backlog=backlog)
+        return rechecked
+
+    def record(self, now: float, looks: Iterable[Look], *, backlog: bool = False, hinted: bool = False) -> None:
+        """Record a batch of entries.
+
+        Args:
+            now: when they were looked at (monotonic seconds).
+            looks: the entries.
+            backlog: new files lay there before Preread first looked.
             hinted: something happened to these paths just now: they are live, whatever the first scan took them for.
+
+        Raises:
+            DatabaseAway: see ``Ledger``.
         """
         ignored: dict[str, list[Observation]] = {}
         watched: list[Observation] = []
         for look in looks:
-            self._absence.met(look.observation.path)
+            self.absence.met(look.observation.path)
             if look.rule is None:
                 watched.append(look.observation)
             else:
@@ -71,20 +123,20 @@ class Teller:
             self._ignore(rule, observations)
         if not watched:
             return
-        known = self._ledger.known(self._root_id, [one.path for one in watched])
-        news = [one for one in watched if _is_news(known.get(one.path), one, hinted=hinted)]
-        if news:
-            self.backlog_taken_in += sum(backlog and one.path not in known for one in news)
-            known |= self._ledger.observe(self._root_id, news, backlog=backlog)
-        self._settle([known[one.path] for one in watched if self._stands_still(one, known[one.path], now)])
+        known = self._root.ledger.known(self._root.root_id, [seen.path for seen in watched])
+        changed = [seen for seen in watched if _is_news(known.get(seen.path), seen, hinted=hinted)]
+        if changed:
+            self.backlog_taken_in += sum(backlog and seen.path not in known for seen in changed)
+            known |= self._root.ledger.observe(self._root.root_id, changed, backlog=backlog)
+        self._settle([known[seen.path] for seen in watched if self._is_stable(seen, known[seen.path], now)])
 
     def _ignore(self, rule: str, observations: list[Observation]) -> None:
-        known = self._ledger.known(self._root_id, [one.path for one in observations])
-        new = [one for one in observations if not _is_ignored(known.get(one.path))]
+        known = self._root.ledger.known(self._root.root_id, [seen.path for seen in observations])
+        new = [seen for seen in observations if not _is_ignored(known.get(seen.path))]
         if new:
-            self._ledger.ignore(self._root_id, new, rule)
+            self._root.ledger.ignore(self._root.root_id, new, rule)
 
-    def _stands_still(self, seen: Observation, version: Version, now: float) -> bool:
+    def _is_stable(self, seen: Observation, version: Version, now: float) -> bool:
         if version.state is not FileState.SETTLING:
             self.settling.forget(seen.path)
             return False
@@ -97,13 +149,13 @@ class Teller:
         empty = [version for version in versions if version.size_bytes == 0]
         full = [version for version in versions if version.size_bytes > 0]
         if empty:
-            self._ledger.quarantine_empty(empty)
-        if full and self._ledger.settle(full):
+            self._root.ledger.quarantine_empty(empty)
+        if full and self._root.ledger.settle(full):
             self._on_settled()
 
 
-def wants_a_look(version: Version | None) -> bool:
-    """Tell whether a quick scan asks for the status of a path that is listed."""
+def needs_status(version: Version | None) -> bool:
+    """Return whether a quick scan reads the status of a path that is listed."""
     return version is None or version.state is FileState.SETTLING or version.state in _COME_BACK
 
 

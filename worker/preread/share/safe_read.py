@@ -1,4 +1,4 @@
-"""Reading one file of a root: beneath the root only, a regular file only, once, and unchanged.
+"""Read one regular, unchanged file beneath a root, following no links.
 
 Each component is opened from the descriptor of the folder above it and no link is followed, so that nothing a writer
 puts into the share can lead outside it, not even between looking and opening. The handle is closed as soon as the bytes
@@ -34,7 +34,7 @@ Key = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """The bytes of one file version and what the file was when they were read.
+    """Bytes of one file version and its status.
 
     Attributes:
         status: of the open file, before and after reading alike.
@@ -45,7 +45,7 @@ class Contents:
 
 
 def read(root: bytes, expected: Observation, max_bytes: int) -> Contents:
-    """Read the file that was observed.
+    """Read an observed file.
 
     Args:
         root: absolute path.
@@ -54,7 +54,7 @@ def read(root: bytes, expected: Observation, max_bytes: int) -> Contents:
 
     Raises:
         TooManyBytes: the file is larger than ``max_bytes``.
-        EnvironmentFault: a subclass says that the file is another one, gone, locked, or that reading failed.
+        EnvironmentFault: by subclass, the file is another one, gone, locked, or reading failed.
     """
     file_fd, status = open_file(root, expected, max_bytes)
     try:
@@ -64,7 +64,7 @@ def read(root: bytes, expected: Observation, max_bytes: int) -> Contents:
 
 
 def open_file(root: bytes, expected: Observation, max_bytes: int) -> tuple[int, os.stat_result]:
-    """Open the file that was observed, and read nothing of it.
+    """Open an observed file, and read nothing of it.
 
     Args, Raises:
         As ``read``.
@@ -96,11 +96,12 @@ def read_open(file_fd: int, expected: Observation, key_of: Callable[[int], Key] 
     """Read an open file whole.
 
     Args:
+        file_fd: descriptor of the file, at its start.
         expected: size and modification time that it had when it was observed.
-        key_of: asks the kernel what the descriptor leads to.
+        key_of: returns device, inode, size and modification time of a descriptor.
 
     Raises:
-        EnvironmentFault: a subclass says that it changed meanwhile, or that reading failed.
+        EnvironmentFault: by subclass, the file changed meanwhile, or reading failed.
     """
     try:
         before = key_of(file_fd)
@@ -116,11 +117,11 @@ def read_open(file_fd: int, expected: Observation, key_of: Callable[[int], Key] 
 
 
 def check_unchanged(root: bytes, path: bytes, status: os.stat_result) -> None:
-    """See that the path still leads to the file that was read, with the same size and modification time.
+    """Check that the path still leads to the file that was read, unchanged.
 
     Raises:
-        FileChanged: it does not.
-        EnvironmentFault: a subclass says that it is gone or cannot be looked at.
+        FileChanged: another file lies there, or its size or modification time is another.
+        EnvironmentFault: by subclass, it is gone or its status cannot be read.
     """
     try:
         root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -139,7 +140,10 @@ def check_unchanged(root: bytes, path: bytes, status: os.stat_result) -> None:
 
 
 def fault_of(error: OSError) -> EnvironmentFault:
-    """Name what the operating system answered. None of these is the file's fault; none counts as an attempt."""
+    """Return the error for a failed system call.
+
+    None of these counts as an attempt.
+    """
     answer = error.strerror or type(error).__name__
     if error.errno in _VANISHED:
         return FileVanished(f"the file went away: {answer}")
@@ -189,7 +193,7 @@ def _check_expected(status: os.stat_result, expected: Observation) -> None:
 
 
 def read_up_to(file_fd: int, count: int) -> bytes:
-    """Read a descriptor to its end, ``count`` bytes at most."""
+    """Return the bytes of a descriptor up to its end, at most ``count``."""
     chunks = []
     while count > 0 and (chunk := os.read(file_fd, min(count, _CHUNK_BYTES))):
         chunks.append(chunk)

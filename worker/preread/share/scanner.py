@@ -1,4 +1,4 @@
-"""Listing a root: every entry below it, in batches, with what could not be listed. Never follows a symbolic link."""
+"""List the entries of a root; symbolic links are not followed."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from preread.core import filesystems
 from preread.core.errors import ScanIncomplete, ShareDown
+from preread.ledger.ledger import Ledger
 from preread.ledger.records import Observation
 from preread.share.ignore_rules import mode_rule, name_rule
 
@@ -29,41 +30,41 @@ GONE_ERRNOS = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
 class FileSystem:
-    """The calls by which a root is looked at. Tests put their own in its place to make shares fail.
+    """System calls by which a root is scanned; tests make them fail.
 
     Attributes:
-        asked: how many questions were put to the share.
-        answered: the number of the last one that it answered. While it is lower than ``asked``, a call waits in the
-            kernel, where nothing can interrupt it; another thread sees here for how long the same one does.
+        asked: number of calls that were made.
+        answered: number of the last call that returned. While it is lower than ``asked``, a call waits in the kernel,
+            where nothing can interrupt it; another thread reads here for how long the same one does.
     """
 
     asked = 0
     answered = 0
 
     def network(self, root: bytes) -> str | None:
-        """Like ``mounts.network_file_system``, which resolves the root's links."""
+        """Call ``filesystems.network_file_system``, which resolves the root's links."""
         return self._ask(filesystems.network_file_system, root)
 
     def missing_mount(self, root: bytes) -> str | None:
-        """Like ``mounts.missing_mount``, which resolves the root's links."""
+        """Call ``filesystems.missing_mount``, which resolves the root's links."""
         return self._ask(filesystems.missing_mount, root)
 
     def status(self, path: bytes) -> os.stat_result:
-        """Like ``stat``: links are followed (the root itself may be one)."""
+        """Return the status of a path; links are followed."""
         return self._ask(os.stat, path)
 
     def status_of_link(self, path: bytes) -> os.stat_result:
-        """Like ``lstat``."""
+        """Return the status of a path; a link is not followed."""
         return self._ask(os.lstat, path)
 
     def entries(self, path: bytes) -> Iterator[os.DirEntry[bytes]]:
-        """List one folder."""
+        """Yield the entries of one folder."""
         with self._ask(os.scandir, path) as listing:
             while (entry := self._ask(next, listing, None)) is not None:
                 yield entry
 
     def status_of_entry(self, entry: os.DirEntry[bytes]) -> os.stat_result:
-        """Like ``lstat`` of a listed entry."""
+        """Return the status of a listed entry; a link is not followed."""
         return self._ask(partial(entry.stat, follow_symlinks=False))
 
     def _ask(self, call: Callable[..., T], *arguments: Any) -> T:
@@ -74,13 +75,29 @@ class FileSystem:
             self.answered = self.asked
 
 
+@dataclass(frozen=True, slots=True)
+class ScannedRoot:
+    """A root with the ledger that it is recorded in.
+
+    Attributes:
+        path: absolute path, ``os.fsencode``d.
+        root_id: its number in the ledger.
+        system: the calls by which it is scanned.
+    """
+
+    path: bytes
+    root_id: int
+    ledger: Ledger
+    system: FileSystem
+
+
 @dataclass(slots=True)
 class Listing:
-    """What one walk met; complete only when ``failed_folders`` is 0 at its end.
+    """Counts of one walk through a root.
 
     Attributes:
         files: entries that are no folders, ignored ones included.
-        ignored_folders: folders that a rule leaves out; nothing in them is looked at.
+        ignored_folders: folders that a rule leaves out; nothing in them is listed.
         failed_folders: folders that could not be listed to their end.
         failed_entries: entries whose ``stat`` failed.
         first_errno: of the first failure.
@@ -94,26 +111,26 @@ class Listing:
 
     @property
     def complete(self) -> bool:
-        """Whether a path that this walk did not meet is not there."""
+        """Whether a path that this walk did not meet is absent."""
         return self.failed_folders == 0
 
     def fault(self) -> ScanIncomplete | None:
-        """Return what to tell an operator of the failures; ``None`` where there were none."""
+        """Return the error for an operator, ``None`` if nothing failed."""
         count = self.failed_folders + self.failed_entries
         if not count:
             return None
         why = os.strerror(self.first_errno) if self.first_errno else "another folder took the root's place"
-        return ScanIncomplete(f"folders or files in it that cannot be looked at: {count} ({why})")
+        return ScanIncomplete(f"folders or files in it that cannot be read: {count} ({why})")
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """One entry that is no folder.
+    """Listed entry that is no folder.
 
     Attributes:
         path: relative to the root.
-        rule: why it is left out by its name; ``None`` for most.
-        entry: to ask for its status.
+        rule: rule that leaves it out by its name; ``None`` for most.
+        entry: for its status.
     """
 
     path: bytes
@@ -123,18 +140,24 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """What one entry turned out to be: a file to watch, or left out by ``rule``."""
+    """Status of one entry.
+
+    Attributes:
+        rule: rule that leaves it out; ``None`` for a file to record.
+    """
 
     observation: Observation
     rule: str | None = None
 
 
 def walk(system: FileSystem, root: bytes, below: bytes, listing: Listing) -> Iterator[Found]:
-    """Yield every entry at or below a folder that is no folder itself; note failures in ``listing``.
+    """Yield every entry at or below a folder that is no folder itself.
 
     Args:
+        system: the system calls.
         root: absolute path of the root.
         below: relative path of the folder to begin with; empty for the root.
+        listing: counts entries and failures.
 
     Raises:
         ShareDown: the first folder cannot be listed, or one below it fails in a way that means the whole share.
@@ -176,7 +199,14 @@ def note_failed_folder(system: FileSystem, root: bytes, folder: bytes, listing: 
 def look_at_entries(
     system: FileSystem, batch: Iterable[Found], listing: Listing, there: Callable[[bytes], object] = lambda _: None
 ) -> list[Look]:
-    """Look at each entry. One that is gone is left out, one that fails is counted and told as ``there``."""
+    """Return the status of each entry; one that is gone is left out.
+
+    Args:
+        system: the system calls.
+        batch: listed entries.
+        listing: counts entries whose status cannot be read.
+        there: called with the path of such an entry.
+    """
     looks = []
     for found in batch:
         try:
@@ -206,7 +236,7 @@ def check_root(system: FileSystem, root: bytes) -> os.stat_result:
 
 
 def check_mounted(system: FileSystem, root: bytes, listing: Listing) -> None:
-    """Make sure, once a root was listed, that it is not the empty folder on which its share belongs.
+    """Check that a listed root is not the empty folder of an unmounted share.
 
     Raises:
         ShareDown: it is.
@@ -216,14 +246,19 @@ def check_mounted(system: FileSystem, root: bytes, listing: Listing) -> None:
 
 
 def look_at_entry(system: FileSystem, found: Found) -> Look:
-    """Ask for the status of a listed entry. Raises ``OSError`` as ``lstat`` does."""
+    """Return the status of a listed entry.
+
+    Raises:
+        OSError: as ``lstat``.
+    """
     return _look(found.path, system.status_of_entry(found.entry), found.rule)
 
 
 def look_at_path(system: FileSystem, root: bytes, path: bytes) -> Look | None:
-    """Ask for the status of a path; ``None`` for a folder. Raises ``OSError`` as ``lstat`` does.
+    """Return the status of a path; ``None`` for a folder.
 
-    A path through a link is not there (``ENOTDIR``), as it is for the scan.
+    Raises:
+        OSError: as ``lstat``; a path through a link does not exist (``ENOTDIR``), as for the scan.
     """
     *folders, _ = path.split(b"/")
     for depth in range(1, len(folders) + 1):

@@ -1,6 +1,6 @@
-"""Which versions have stood still for long enough. Pure bookkeeping on the caller's monotonic clock.
+"""Detect stable files from equal observations some seconds apart.
 
-Nothing here is truth: after a restart it begins empty, and the ledger's SETTLING rows are looked at anew.
+Only a cache: after a restart it begins empty, and the ledger's SETTLING rows are looked at anew.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ _SHORTEST_RECHECK_S = 0.001
 
 @dataclass(slots=True)
 class _Young:
-    """``since`` is when this very observation was first made."""
+    """Observation that is not stable yet.
+
+    Attributes:
+        since: when this very observation was first made (monotonic seconds).
+    """
 
     observation: Observation
     since: float
@@ -25,12 +29,12 @@ class _Young:
 
 
 class Settling:
-    """Paths that changed lately.
+    """Files that changed lately.
 
     Args:
-        settle_s: two equal observations at least this far apart settle a version. There is no giving up: a writer may
+        settle_s: two equal observations at least this far apart make a file stable. There is no giving up: a writer may
             pause and go on for as long as it likes.
-        capacity: of more paths than this is nothing remembered; see ``room_again``.
+        capacity: most paths that are kept; see ``room_again``.
     """
 
     def __init__(self, settle_s: float, *, capacity: int = MAX_YOUNG) -> None:
@@ -48,13 +52,15 @@ class Settling:
 
     @property
     def room_for_backlog(self) -> int:
-        """How many more paths of a backlog are taken in: half of the capacity is kept for live films."""
+        """Number of further backlog paths; half of the capacity is for live files."""
         return max(0, self._capacity // 2 - len(self._young))
 
     def note(self, seen: Observation, now: float, *, may_settle: bool = True, backlog: bool = False) -> bool:
-        """Take in one observation; return whether it settles the version.
+        """Record one observation; return whether the file is stable.
 
         Args:
+            seen: the observation.
+            now: monotonic seconds.
             may_settle: ``False`` looks again and again, at growing intervals (files without bytes).
             backlog: takes no more than half of the room.
         """
@@ -74,18 +80,18 @@ class Settling:
         return False
 
     def put_off(self, path: bytes, now: float) -> None:
-        """Look at a path again, later each time, at the latest after a minute."""
+        """Plan another look at a path, later each time, at most a minute."""
         young = self._young.get(path)
         if young is not None:
             young.recheck_s = min(2 * young.recheck_s + 0.1, _SLOWEST_RECHECK_S)
             self._look_at(now + young.recheck_s, path)
 
     def forget(self, path: bytes) -> None:
-        """The path is gone, ignored, or no longer SETTLING."""
+        """Remove a path that is gone, ignored, or no longer SETTLING."""
         self._young.pop(path, None)
 
     def due(self, now: float, limit: int) -> list[bytes]:
-        """Return up to ``limit`` paths that it is time to look at again."""
+        """Return up to ``limit`` paths whose next look is due."""
         paths: dict[bytes, None] = {}
         while self._due and self._due[0][0] <= now and len(paths) < limit:
             _, path = heapq.heappop(self._due)
@@ -94,11 +100,11 @@ class Settling:
         return list(paths)
 
     def next_at(self) -> float | None:
-        """Return when the next path is due."""
+        """Return when the next look is due (monotonic seconds), or ``None``."""
         return self._due[0][0] if self._due else None
 
     def room_again(self) -> bool:
-        """Return, once, that paths were turned away and that there is room for them now: ask the ledger for them."""
+        """Return, once, whether paths were left out that have room now."""
         if self._turned_away and len(self._young) <= self._capacity // 2:
             self._turned_away = False
             return True

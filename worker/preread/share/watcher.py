@@ -1,4 +1,4 @@
-"""Events of the kernel as hints where to look; the periodic scan is what nothing gets past.
+"""Watch a root by kernel events, which shorten the wait for a scan.
 
 The handler does nothing but append to a queue. An emitter that died (watchdog's observer lives on without it), a queue
 that overflowed, or watches that the kernel refused are each noticed, and each asks for a full scan.
@@ -26,6 +26,8 @@ from watchdog.events import (
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 
+from preread.core.backoff import Backoff
+
 _LOG = logging.getLogger(__name__)
 _OVERFLOW_LOGGER = "watchdog.observers.inotify_c"
 MAX_HINTS = 50_000
@@ -41,7 +43,7 @@ _EVENTS: list[type[FileSystemEvent]] = [
 
 
 class Hints(Protocol):
-    """Where the inbox takes its hints from; tests have one that never gives any."""
+    """Source of hinted paths; tests have one that never gives any."""
 
     @property
     def restarts(self) -> int: ...
@@ -51,23 +53,23 @@ class Hints(Protocol):
 
 
 class NoHints:
-    """For polled roots."""
+    """Source of hints for polled roots: none."""
 
     restarts = 0
 
     def supervise(self, now: float) -> None:
-        """There is nothing that could die."""
+        """Do nothing."""
 
     def take(self) -> tuple[list[bytes], bool]:
-        """No hints, nothing lost."""
+        """Return no paths, and that nothing was lost."""
         return [], False
 
     def stop(self) -> None:
-        """There is nothing to stop."""
+        """Do nothing."""
 
 
 class Watcher:
-    """Kernel events below one root.
+    """Source of hints from the kernel's events below one root.
 
     Args:
         root: absolute path; may be a symbolic link.
@@ -86,13 +88,13 @@ class Watcher:
         self._observer: BaseObserver | None = None
         self._resolved = root
         self._next_try_at = 0.0
-        self._backoff_s = REBUILD_FIRST_S
+        self._backoff = Backoff(REBUILD_FIRST_S, REBUILD_LONGEST_S)
         self._overflows = _OverflowListener(self._on_overflow)
         self._starts = 0
 
     @property
     def restarts(self) -> int:
-        """How often watching had to be started again, whether that succeeded or not. Safe from another thread."""
+        """Number of restarts, failed ones included. Safe from another thread."""
         return max(0, self._starts - 1)
 
     @property
@@ -105,18 +107,19 @@ class Watcher:
         return bool(emitters) and all(emitter.is_alive() for emitter in emitters)
 
     def supervise(self, now: float) -> None:
-        """Start watching, and start again (with growing pauses, and a full scan) when the watcher died.
+        """Start watching, again with growing pauses if the watcher has died.
+
+        Each start asks for a full scan.
 
         Args:
             now: monotonic seconds.
         """
         if self.alive:
-            self._backoff_s = REBUILD_FIRST_S
+            self._backoff.reset()
             return
         if now < self._next_try_at:
             return
-        self._next_try_at = now + self._backoff_s
-        self._backoff_s = min(2 * self._backoff_s, REBUILD_LONGEST_S)
+        self._next_try_at = now + self._backoff.next_s()
         self._starts += 1
         self._stop_observer()
         try:
@@ -132,9 +135,10 @@ class Watcher:
         self._lost.set()
 
     def take(self) -> tuple[list[bytes], bool]:
-        """Return hinted paths (relative to the root), and whether events may have been lost since the last call.
+        """Return hinted paths, and whether events were lost since the last call.
 
-        Some ``TAKEN_AT_ONCE`` at most, so that a storm does not hold up what else is to be done; the rest wakes again.
+        Paths are relative to the root, at most ``TAKEN_AT_ONCE``, so that a storm does not delay other work; for the
+        rest ``wake`` is called again.
         """
         lost = self._lost.is_set()
         self._lost.clear()
@@ -192,7 +196,7 @@ class _Handler(FileSystemEventHandler):
 
 
 class _OverflowListener(logging.Handler):
-    """watchdog tells of an overflow by a log line only."""
+    """Detects an overflow, which watchdog only logs."""
 
     def __init__(self, on_overflow: Callable[[], None]) -> None:
         super().__init__(logging.WARNING)

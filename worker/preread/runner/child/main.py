@@ -102,7 +102,8 @@ def _confine(slot: _Slot, *, self_tested: bool) -> tuple[str, ...]:
     self_test.import_all()
     images = self_test.images() if self_tested else {}
     if self_tested:
-        self_test.run(images, slot.classifier)  # once without: what it imports is there then
+        # unconfined first (33 ms): libraries import more at their first call, such as numpy.ma for percentiles
+        self_test.run(images, slot.classifier)
     self_test.import_no_more()
     lacking = confinement.confine(slot.control)
     if slot.setup.require_confinement and (missing := confinement.ESSENTIAL.intersection(lacking)):

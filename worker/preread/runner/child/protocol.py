@@ -138,7 +138,7 @@ class Report:
 
     outcome: Outcome
     sha256: Sha256 | None
-    ms: Milliseconds
+    ms: Milliseconds = 0.0
     identity: Identity = field(default_factory=Identity)
     format: str = ""
     transfer_syntax_uid: str | None = None

@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from preread.core.errors import PrereadError, UnreadableError
 from preread.core.text.escaping import escape
-from preread.core.types import FORGOTTEN, Assessment, Caveat, Declared, Identity, Outcome, PixelArray, Refusal, Stage
+from preread.core.types import (
+    FORGOTTEN,
+    Caveat,
+    Declared,
+    Identity,
+    Outcome,
+    PixelArray,
+    Radiograph,
+    Refusal,
+    RefusalCode,
+    Stage,
+)
 from preread.ledger.records import Observation
 from preread.runner.child import protocol as slot_messages
 from preread.runner.child.protocol import Content, Job, Known, Report, Setup
@@ -22,7 +33,7 @@ from preread.runner.confine import confinement
 from preread.share import safe_read as beneath
 
 if TYPE_CHECKING:
-    from preread.imaging.radiograph import Limits
+    from preread.imaging.radiograph import Header, Limits
     from preread.model.classifier import Classifier
 
 
@@ -92,15 +103,15 @@ def read(film: Film) -> Report:
     survived = decoders.survived.failures
     try:
         if film.classifier is None:
-            report = _shrunk(data, sha256, limits, began, laps)
+            report = _training_image(data, sha256, limits, laps)
         elif answer.known:
-            report = _screen(data, sha256, job, film.classifier, limits, began)
+            report = _screen(data, sha256, job, film.classifier, limits)
         else:
-            report, pixels = _assess(data, sha256, job, film.classifier, limits, began, laps)
+            report, pixels = _assess(data, sha256, job, film.classifier, limits, laps)
     except UnreadableError as error:
         # before the header is read, no decoder of pixels has run
         film.decoder_failed |= Stage.HEADER in laps.ms and _from_decoder(error)
-        report = _with_header(_unreadable(error, sha256, began), data, limits)
+        report = _unreadable(error, sha256, data, limits)
     if job.preview and not answer.preview and report.outcome is not Outcome.UNREADABLE:
         laps.start()
         report = _with_preview(report, data, pixels, film, limits)
@@ -138,103 +149,77 @@ def _with_preview(report: Report, data: bytes, pixels: PixelArray | None, film: 
 
 
 def _assess(
-    data: bytes, sha256: str, job: Job, classifier: Classifier, limits: Limits, began: float, laps: _Laps
+    data: bytes, sha256: str, job: Job, classifier: Classifier, limits: Limits, laps: _Laps
 ) -> tuple[Report, PixelArray | None]:
+    """Assess the image; also return its pixels, ``None`` if it was refused."""
     from preread.model.assess import assess
 
     answer = assess(data, classifier, Declared(job.population, job.assume_age), limits, laps.ended, sha256)
     if isinstance(answer, Refusal):
-        refused = _refused(answer.sha256, answer.code.value, answer.reason, answer.identity, answer.format, began)
-        return refused, None
-    return _assessed(answer, began), answer.radiograph.pixels
-
-
-def _assessed(answer: Assessment, began: float) -> Report:
-    film = answer.radiograph
-    answers = [number for finding in answer.findings for number in (finding.logit, finding.probability)]
+        return _refused(sha256, answer.code, answer.reason, answer.identity, answer.format), None
+    radiograph = answer.radiograph
+    numbers = [number for finding in answer.findings for number in (finding.logit, finding.probability)]
     activations = answer.activation_map.tolist()
-    if not all(map(math.isfinite, (*answers, *itertools.chain(*activations)))):
-        raise ArithmeticError("the network's answer is no number")
-    return Report(
+    if not all(map(math.isfinite, (*numbers, *itertools.chain(*activations)))):
+        raise ArithmeticError("the network's output is not finite")
+    report = Report(
         Outcome.ASSESSED,
-        answer.sha256,
-        _ms_since(began),
-        identity=film.identity,
-        format=film.format,
-        transfer_syntax_uid=film.transfer_syntax_uid,
-        rows=film.rows,
-        columns=film.columns,
-        gate_caveats=tuple(caveat for caveat in answer.caveats if caveat not in film.caveats),
-        content=Content(answer.findings, film.caveats, film.decoder, activations, answer.statistics),
+        sha256,
+        gate_caveats=tuple(caveat for caveat in answer.caveats if caveat not in radiograph.caveats),
+        content=Content(answer.findings, radiograph.caveats, radiograph.decoder, activations, answer.statistics),
     )
+    return _described(report, radiograph), radiograph.pixels
 
 
-def _shrunk(data: bytes, sha256: str, limits: Limits, began: float, laps: _Laps) -> Report:
-    """What a network that is trained would see of it, and what its header says."""
+def _training_image(data: bytes, sha256: str, limits: Limits, laps: _Laps) -> Report:
+    """Return header and pixels as a network is trained on them, without an assessment."""
     from preread.imaging.preprocessing import TRAINING_SPEC, shrink
     from preread.imaging.radiograph import decode, read_header
 
     header = read_header(data, limits)
     laps.ended(Stage.HEADER)
     pixels = shrink(TRAINING_SPEC, decode(header, limits).pixels)
-    return Report(
-        Outcome.ASSESSED,
-        sha256,
-        _ms_since(began),
-        identity=header.identity,
-        format=header.format,
-        shrunk=base64.b64encode(pixels.tobytes()).decode(),
-    )
+    return _described(Report(Outcome.ASSESSED, sha256, shrunk=base64.b64encode(pixels.tobytes()).decode()), header)
 
 
-def _screen(data: bytes, sha256: str, job: Job, classifier: Classifier, limits: Limits, began: float) -> Report:
-    """Header and gate alone: the pixels were assessed before, under whatever name."""
+def _screen(data: bytes, sha256: str, job: Job, classifier: Classifier, limits: Limits) -> Report:
+    """Check header and intended use alone, for pixels that were assessed before under another name."""
     from preread.imaging.radiograph import read_header
     from preread.model import intended_use
 
     header = read_header(data, limits)
     verdict = intended_use.check_intended_use(header, classifier.bundle.manifest.intended_use, Declared(job.population))
     if verdict.refusal is not None:
-        code, reason = verdict.refusal
-        return _refused(sha256, code.value, reason, header.identity, header.format, began)
+        return _refused(sha256, *verdict.refusal, header.identity, header.format)
+    return _described(Report(Outcome.ASSESSED, sha256, gate_caveats=verdict.caveats), header)
+
+
+def _refused(sha256: str, code: RefusalCode, reason: str, identity: Identity, file_format: str) -> Report:
     return Report(
-        Outcome.ASSESSED,
-        sha256,
-        _ms_since(began),
-        identity=header.identity,
-        format=header.format,
-        transfer_syntax_uid=header.transfer_syntax_uid,
-        rows=header.rows,
-        columns=header.columns,
-        gate_caveats=verdict.caveats,
+        Outcome.REFUSED, sha256, identity=identity, format=file_format, code=code.value, reason=escape(reason)
     )
 
 
-def _refused(sha256: str, code: str, reason: str, identity: Identity, kind: str, began: float) -> Report:
-    return Report(
-        Outcome.REFUSED, sha256, _ms_since(began), identity=identity, format=kind, code=code, reason=escape(reason)
-    )
-
-
-def _unreadable(error: UnreadableError, sha256: str | None, began: float) -> Report:
-    return Report(Outcome.UNREADABLE, sha256, _ms_since(began), code=error.code, reason=escape(str(error)))
-
-
-def _with_header(report: Report, data: bytes, limits: Limits) -> Report:
-    """A film whose pixels cannot be decoded still belongs to its patient."""
+def _unreadable(error: UnreadableError, sha256: str, data: bytes, limits: Limits) -> Report:
+    """Report an image that cannot be decoded, with its header if that can be read: it has a patient."""
     from preread.imaging.radiograph import read_header
 
+    report = Report(Outcome.UNREADABLE, sha256, code=error.code, reason=escape(str(error)))
     try:
-        header = read_header(data, limits)
+        return _described(report, read_header(data, limits))
     except UnreadableError:
         return report
+
+
+def _described(report: Report, source: Header | Radiograph) -> Report:
+    """Return the report with identity, format and size of its image."""
     return replace(
         report,
-        identity=header.identity,
-        format=header.format,
-        transfer_syntax_uid=header.transfer_syntax_uid,
-        rows=header.rows,
-        columns=header.columns,
+        identity=source.identity,
+        format=source.format,
+        transfer_syntax_uid=source.transfer_syntax_uid,
+        rows=source.rows,
+        columns=source.columns,
     )
 
 

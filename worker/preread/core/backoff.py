@@ -1,0 +1,31 @@
+"""Retry delays that double from failure to failure, up to a limit."""
+
+from __future__ import annotations
+
+_MOST_DOUBLINGS = 64
+
+
+class Backoff:
+    """Delays for retries: ``first_s``, then twice as long each time, at most ``longest_s`` (seconds).
+
+    Attributes:
+        failures: number of delays given out since the last ``reset``.
+    """
+
+    def __init__(self, first_s: float, longest_s: float) -> None:
+        self.failures = 0
+        self._first_s = first_s
+        self._longest_s = longest_s
+
+    def after(self, failures: int) -> float:
+        """Return the delay in seconds after ``failures`` (1 or more) failures in a row. Changes no state."""
+        return min(self._first_s * 2.0 ** min(failures - 1, _MOST_DOUBLINGS), self._longest_s)
+
+    def next_s(self) -> float:
+        """Count a failure and return the delay in seconds until the next try."""
+        self.failures += 1
+        return self.after(self.failures)
+
+    def reset(self) -> None:
+        """Begin again with the first delay, after a success."""
+        self.failures = 0
