@@ -1,24 +1,27 @@
-"""Every failure has one name: class = stable ``code`` = column value = log field = text on the page.
+"""Exceptions: one class, stable code and text for each kind of failure.
+
+The code of a class is what the database stores, the log writes and the page shows; the first line of its docstring is
+the default message.
 
 ::
 
     PrereadError
-    ├── UnreadableError          the bytes are at fault; the same bytes fail the same way for ever
+    ├── UnreadableError          the bytes are at fault; the same bytes always fail the same way
     │   ├── NotAFile             EmptyFile            TooManyBytes         UnknownFormat
     │   ├── BrokenHeader         NoPixels             TooManyPixels        TruncatedPixels
     │   ├── DecodeFailed         UnsupportedPixels    UnsupportedTransferSyntax
     │   └── ColourNotGrey        MultiFrame           BlankPicture
-    ├── SlotError                the slot (child process) is at fault or died; retried, then quarantined
+    ├── SlotError                the inference process failed or died; retried, then quarantined
     │   └── SlotCrashed          SlotDeadline         SlotMemory
     ├── EnvironmentFault         the machine or share is at fault; never counts as an attempt
     │   ├── FileLocked           FileVanished         FileChanged
     │   ├── ShareDown            ShareStalled         ScanIncomplete       AlarmNotSent
     │   └── DatabaseAway         DatabaseFull         DatabaseReadOnly     DatabaseBusy
-    ├── BundleError              the bundle may not be used
+    ├── BundleError              the bundle cannot be used
     │   └── BundleMissing        BundleDamaged        BundleMismatch       BundleWithdrawn
-    ├── SettingsError            the operator wrote something that cannot be meant
+    ├── SettingsError            a setting or the database is unsuitable
     │   └── SchemaTooNew         SchemaOutdated       DatabaseUnsuitable   Unconfined
-    ├── UsageError               a command was called with something that does not exist
+    ├── UsageError               an argument is invalid or names nothing that exists
     │   └── NotAllowed           TooManyTries         ReadingOutdated      FindingUnknown
     ├── BackupDamaged            UpgradeFailed        AuditBroken          AuditKeyMissing
     └── InternalError            Preread itself is at fault
@@ -30,7 +33,7 @@ from typing import ClassVar, TypeVar
 
 
 class PrereadError(Exception):
-    """Preread could not go on."""
+    """Preread cannot continue."""
 
     code: ClassVar[str] = "preread_error"
     retryable: ClassVar[bool] = False
@@ -38,7 +41,12 @@ class PrereadError(Exception):
     hint: str = ""
 
     def __init__(self, message: str = "", hint: str = "") -> None:
-        """Take a remedy that fits this cause better than the class's, where there is one."""
+        """Create the error.
+
+        Args:
+            message: what failed, with value and limit; the class's text if empty.
+            hint: what to do; the class's hint if empty.
+        """
         super().__init__(message or (type(self).__doc__ or "").strip())
         self.hint = hint or self.hint
 
@@ -47,53 +55,53 @@ class UnreadableError(PrereadError):
     """The file cannot be read as a radiograph."""
 
     code = "unreadable"
-    hint = "Look at the file in a DICOM or picture viewer; if it is whole there, report the code and the file's maker."
+    hint = "Open the file in a viewer; if it is intact there, report the code and the device's manufacturer."
 
 
 class NotAFile(UnreadableError):
     """The name is a symbolic link, a pipe, a socket or a device, not a file."""
 
     code = "not_a_file"
-    hint = "Links are not followed, so that nothing outside the folder is read: put the film itself there."
+    hint = "Links are not followed, so that nothing outside the folder is read: put the image file itself there."
 
 
 class EmptyFile(UnreadableError):
-    """The file has no bytes."""
+    """The file is empty."""
 
     code = "empty"
-    hint = "Ask the sender to write it again; new bytes under the same name are picked up by themselves."
+    hint = "Ask the sender to write it again; a new file under the same name is read automatically."
 
 
 class TooManyBytes(UnreadableError):
     """The file is larger than the limit on bytes."""
 
     code = "too_many_bytes"
-    hint = "Films are some tens of megabytes; a larger file is seldom one."
+    hint = "A radiograph has some tens of megabytes; a larger file is rarely one."
 
 
 class UnknownFormat(UnreadableError):
     """The content is neither DICOM, JPEG nor PNG."""
 
     code = "unknown_format"
-    hint = "The name does not count, the content does: export the film as DICOM, JPEG or PNG."
+    hint = "The content decides, not the file name: export the image as DICOM, JPEG or PNG."
 
 
 class BrokenHeader(UnreadableError):
-    """The header contradicts itself or lacks what decoding needs."""
+    """The header is inconsistent or lacks an element needed for decoding."""
 
     code = "broken_header"
-    hint = "Export the film again from the modality or PACS."
+    hint = "Export the image again from the modality or PACS."
 
 
 class NoPixels(UnreadableError):
-    """The header describes a picture, but the file holds no pixel data."""
+    """The header describes an image, but the file has no pixel data."""
 
     code = "no_pixels"
-    hint = "The transfer probably broke off: send the film again."
+    hint = "The transfer was probably interrupted: send the image again."
 
 
 class TooManyPixels(UnreadableError):
-    """The picture is larger than the limit on pixels."""
+    """The image is larger than the limit on pixels."""
 
     code = "too_many_pixels"
     hint = "No radiograph has so many rows and columns; the header is probably damaged."
@@ -103,77 +111,77 @@ class TruncatedPixels(UnreadableError):
     """The pixel data ends too early."""
 
     code = "truncated"
-    hint = "The transfer probably broke off: send the film again."
+    hint = "The transfer was probably interrupted: send the image again."
 
 
 class DecodeFailed(UnreadableError):
-    """The decoder could not read the pixel data."""
+    """The pixel data cannot be decoded."""
 
     code = "decode_failed"
-    hint = "The pixel data is damaged: send the film again, if possible uncompressed."
+    hint = "The pixel data is damaged: send the image again, if possible uncompressed."
 
 
 class UnsupportedTransferSyntax(UnreadableError):
-    """No decoder is installed for this transfer syntax."""
+    """There is no decoder for this transfer syntax."""
 
     code = "unsupported_transfer_syntax"
-    hint = "Configure the sender to use a supported transfer syntax (docs/reference/images.md lists them)."
+    hint = "Configure the sender to use a supported transfer syntax; docs/reference/images.md lists them."
 
 
 class UnsupportedPixels(UnreadableError):
-    """Bits, samples or photometric interpretation are not those of a radiograph."""
+    """The bits, samples or photometric interpretation are not supported."""
 
     code = "unsupported_pixels"
-    hint = "Export the film as an 8 to 16 bit grey picture."
+    hint = "Export the image with 8 to 16 bits of grey."
 
 
 class ColourNotGrey(UnreadableError):
-    """The picture is in colour, and its channels differ."""
+    """The image is in colour, and its channels differ."""
 
     code = "colour_not_grey"
-    hint = "This is probably a screen capture or a photograph: send the original film."
+    hint = "This is probably a screen capture or a photograph: send the original image."
 
 
 class BlankPicture(UnreadableError):
-    """The picture shows next to nothing: its grey levels hardly differ."""
+    """The image is blank: its grey levels hardly differ."""
 
     code = "blank"
-    hint = "Look at the film in a viewer: it was not exposed, is covered, or its header spoils the grey scale."
+    hint = "Look at the image in a viewer: it was not exposed, is covered, or its header gives a wrong grey scale."
 
 
 class MultiFrame(UnreadableError):
-    """The file holds several frames; a radiograph is one."""
+    """The file has several frames; a radiograph has one."""
 
     code = "multi_frame"
-    hint = "Send the film as a single-frame instance."
+    hint = "Send the image as a single-frame instance."
 
 
 class SlotError(PrereadError):
-    """The process that read this file failed."""
+    """The inference process of this file failed."""
 
     code = "slot_error"
     retryable = True
 
 
 class SlotCrashed(SlotError):
-    """The process that read this file died."""
+    """The inference process of this file died."""
 
     code = "slot_crashed"
-    hint = "The file probably crashes a decoder; it was set aside so that the others go on."
+    hint = "The file probably crashes a decoder; it is quarantined, and the other files are processed."
 
 
 class SlotDeadline(SlotError):
     """Reading this file took longer than the deadline."""
 
     code = "slot_deadline"
-    hint = "The share may be slow, or the file makes a decoder hang."
+    hint = "The share may be slow, or a decoder does not return for this file."
 
 
 class SlotMemory(SlotError):
-    """Reading this file needed more memory than a slot may use."""
+    """Reading this file needed more memory than the limit."""
 
     code = "slot_memory"
-    hint = "The file unpacks to far more than a film; it was set aside."
+    hint = "The file unpacks to far more than a radiograph; it is quarantined."
 
 
 class EnvironmentFault(PrereadError):
@@ -185,14 +193,14 @@ class EnvironmentFault(PrereadError):
 
 
 class FileLocked(EnvironmentFault):
-    """The file is locked or may not be read."""
+    """The file is locked, or the permission to read it is missing."""
 
     code = "locked"
-    hint = "Check the file's rights and whether another program (a virus scanner, the sender) holds it open."
+    hint = "Check the file's permissions, and whether another program (a virus scanner, the sender) has it open."
 
 
 class FileVanished(EnvironmentFault):
-    """The file went away."""
+    """The file no longer exists."""
 
     code = "vanished"
 
@@ -204,67 +212,67 @@ class FileChanged(EnvironmentFault):
 
 
 UNREAD_CODES = frozenset(kind.code for kind in (EnvironmentFault, FileLocked, FileVanished, FileChanged))
-"""Why one file may never have been read although its bytes are whole: whatever changes about it, it is read again."""
+"""Codes of failures after which an intact file may be unread: any change of the file makes it due again."""
 
 
 class ShareDown(EnvironmentFault):
     """The share cannot be listed."""
 
     code = "share_down"
-    hint = "Check the mount and the server behind it; Preread goes on by itself when it is back."
+    hint = "Check the mount and the server behind it; Preread continues automatically when it is back."
 
 
 class ShareStalled(ShareDown):
-    """The share was asked for something and does not answer."""
+    """The share does not respond."""
 
     code = "share_stalled"
-    hint = "Check the server behind the mount and the network; Preread goes on by itself when it answers."
+    hint = "Check the server behind the mount and the network; Preread continues automatically when it responds."
 
 
 class ScanIncomplete(EnvironmentFault):
     """A part of the share cannot be listed."""
 
     code = "scan_incomplete"
-    hint = "Give the worker's user the right to list every folder below the root, or mend the disk behind it."
+    hint = "Give the worker's user permission to list every folder of the watched folder, or repair the disk behind it."
 
 
 class DatabaseAway(EnvironmentFault):
-    """The database does not answer."""
+    """The database does not respond."""
 
     code = "database_away"
-    hint = "Check the database server and PREREAD_DATABASE_URL; Preread goes on by itself when it is back."
+    hint = "Check the database server and PREREAD_DATABASE_URL; Preread continues automatically when it is back."
 
 
 class DatabaseFull(DatabaseAway):
     """The disk of the database is full."""
 
     code = "database_full"
-    hint = "Free space on the disk of the database; Preread goes on by itself then."
+    hint = "Free space on the disk of the database; Preread then continues automatically."
 
 
 class DatabaseReadOnly(DatabaseAway):
-    """The database takes no changes now."""
+    """The database is read-only."""
 
     code = "database_read_only"
-    hint = "See why its disk or server turned read-only and mend that; Preread goes on by itself then."
+    hint = "Find out why its disk or server became read-only, and repair that; Preread then continues automatically."
 
 
 class DatabaseBusy(DatabaseAway):
-    """Somebody else holds a table of the database."""
+    """Another session holds a lock on a table of the database."""
 
     code = "database_busy"
-    hint = "See who is at work on the database (`pg_stat_activity`), and run the command again."
+    hint = "Find that session (`pg_stat_activity`), and run the command again when it has ended."
 
 
 class AlarmNotSent(EnvironmentFault):
-    """Mail server or webhook did not take the alarm."""
+    """The mail server or webhook did not accept the alarm."""
 
     code = "alarm_not_sent"
-    hint = "Look at the PREREAD_ALARM_... settings and the way there; `preread alarm test` tries them."
+    hint = "Check the PREREAD_ALARM_... settings and the connection; `preread alarm test` sends a test."
 
 
 class BundleError(PrereadError):
-    """The bundle may not be used."""
+    """The bundle cannot be used."""
 
     code = "bundle_error"
     exit_code = 4
@@ -274,124 +282,124 @@ class BundleMissing(BundleError):
     """There is no such bundle."""
 
     code = "bundle_missing"
-    hint = "`preread bundle list` shows the bundles that are installed."
+    hint = "`preread bundle list` shows the installed bundles."
 
 
 class BundleDamaged(BundleError):
-    """A file of the bundle is missing or does not have the hash in its manifest."""
+    """A file of the bundle is missing or differs from its manifest."""
 
     code = "bundle_damaged"
     hint = "Install the bundle again; `preread bundle verify` names the files."
 
 
 class BundleMismatch(BundleError):
-    """The bundle does not give its own golden results on this machine."""
+    """The bundle does not reproduce its golden vectors on this machine."""
 
     code = "bundle_mismatch"
     hint = "Do not use it here; report the machine's processor and the versions from `preread check`."
 
 
 class BundleWithdrawn(BundleError):
-    """The bundle was withdrawn: it assesses nothing any more."""
+    """The bundle is withdrawn and assesses no image."""
 
     code = "bundle_withdrawn"
-    hint = "`preread bundle activate NAME/VERSION` or `preread bundle rollback` names another, then start again."
+    hint = "Choose another with `preread bundle activate NAME/VERSION` or `preread bundle rollback`, then start again."
 
 
 class SettingsError(PrereadError):
-    """A setting cannot be meant."""
+    """A setting is invalid."""
 
     code = "settings"
     exit_code = 2
 
 
 class SchemaTooNew(SettingsError):
-    """The database was upgraded by a newer version of Preread."""
+    """The database has the schema of a newer version of Preread."""
 
     code = "schema_too_new"
-    hint = "Install the newer version, or point PREREAD_DATABASE_URL at another database."
+    hint = "Install the newer version, or set PREREAD_DATABASE_URL to another database."
 
 
 class SchemaOutdated(SettingsError):
-    """The database was made by an older version of Preread, or is empty."""
+    """The database is empty or has the schema of an older version."""
 
     code = "schema_outdated"
     hint = "Run `preread db upgrade`."
 
 
 class DatabaseUnsuitable(SettingsError):
-    """This database cannot keep its promises where it lies."""
+    """The database cannot guarantee its commits where it is stored."""
 
     code = "database_unsuitable"
     hint = "Put the SQLite file on a local disk, or use Postgres."
 
 
 class UsageError(PrereadError):
-    """The command names something that does not exist."""
+    """An argument is invalid or names something that does not exist."""
 
     code = "usage"
     exit_code = 2
 
 
 class NotAllowed(UsageError):
-    """This account may not do that."""
+    """The account does not exist, or lacks the permission."""
 
     code = "not_allowed"
-    hint = "Look at name and password; `preread users list` shows roles and what is disabled."
+    hint = "Check name and password; `preread users list` shows roles and disabled accounts."
 
 
 class TooManyTries(NotAllowed):
-    """Too many passwords were tried: the next try must wait."""
+    """Too many sign-ins failed; the next attempt must wait."""
 
     code = "too_many_tries"
-    hint = "Wait for as long as it says. Whose failures these were: `sign_in_failed` in the log names the address."
+    hint = "Wait as long as the message states. The log event `sign_in_failed` gives the address of each failure."
     wait_s: float = 1.0
 
 
 class ReadingOutdated(UsageError):
-    """The reading is about a result that has changed meanwhile."""
+    """The result under review has changed."""
 
     code = "reading_outdated"
-    hint = "Look at the film again, then sign."
+    hint = "Look at the image again, then sign."
 
 
 class FindingUnknown(UsageError):
-    """The reading names a finding that the film's bundle does not know."""
+    """The review names a finding that the bundle does not have."""
 
     code = "finding_unknown"
-    hint = "`preread review show ID` lists the findings of the film; what else there is belongs into the comment."
+    hint = "`preread review show ID` lists the findings of the image; write anything else into the comment."
 
 
 class BackupDamaged(PrereadError):
-    """The backup is not whole, or is none for this database."""
+    """The backup is incomplete, or belongs to another database."""
 
     code = "backup_damaged"
-    hint = "Take another backup; `preread db restore` changes nothing before it has read a backup to its end."
+    hint = "Use another backup; `preread db restore` reads a backup to its end before it changes anything."
 
 
 class UpgradeFailed(PrereadError):
-    """The schema could not be changed; the database is as it was before."""
+    """The schema could not be changed; the database is unchanged."""
 
     code = "upgrade_failed"
-    hint = "Go on with the version that was installed before, and report this with the log lines above."
+    hint = "Continue with the version that was installed before, and report this with the log lines above."
 
 
 class AuditBroken(PrereadError):
-    """The audit trail is not what was written."""
+    """The audit trail was changed after it was written."""
 
     code = "audit_broken"
     hint = "Keep a copy of the database as it is, and find out who could write to it."
 
 
 class AuditKeyMissing(PrereadError):
-    """The key of the audit trail is missing, so that the trail cannot be verified."""
+    """The key of the audit trail is missing; the trail cannot be verified."""
 
     code = "audit_key_missing"
-    hint = "Put the key's file back (PREREAD_AUDIT_KEY_FILE); if it is lost, look first, then `preread audit rekey`."
+    hint = "Restore the key file (PREREAD_AUDIT_KEY_FILE); if it is lost, investigate, then `preread audit rekey`."
 
 
 class InternalError(PrereadError):
-    """Preread failed in a way that nobody foresaw."""
+    """Unexpected internal error."""
 
     code = "internal"
     exit_code = 70
