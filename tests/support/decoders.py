@@ -56,11 +56,11 @@ def recorded() -> Iterator[list[bytes]]:
         (decoders.imagecodecs, "packbits_decode"),
         (decoders.Jpeg2KImagePlugin, "Jpeg2KImageFile"),
     )
-    forms = {kind: form._replace(reader=watched(form.reader)) for kind, form in raster._FORMS.items()}
+    forms = {kind: form._replace(reader=watched(form.reader)) for kind, form in raster._FORMATS.items()}
     with ExitStack() as stack:
         for module, name in places:
             stack.enter_context(mock.patch.object(module, name, watched(getattr(module, name))))
-        stack.enter_context(mock.patch.object(raster, "_FORMS", forms))
+        stack.enter_context(mock.patch.object(raster, "_FORMATS", forms))
         yield handed
 
 

@@ -1,8 +1,8 @@
-"""The elements of a Data Set before its pixel data, walked in linear time and counted (PS3.5 7).
+"""Bounded, linear-time parser of a DICOM Data Set up to its pixel data (PS3.5 7).
 
-pydicom converts a value when it is asked for; until then elements are bytes. It searches a value of undefined length
-for its end from each such value anew, parses whole sequences that nobody asks for, and counts nothing. Here each byte
-is looked at once: what is too much is refused, and what no radiograph holds is left out, as a broken element is.
+pydicom converts values on access but searches for the end of each value of undefined length anew, parses sequences
+that are never accessed, and has no limits. Here each byte is read once: a Data Set beyond the limits is an error, and
+elements that no radiograph has are skipped like broken ones.
 """
 
 from __future__ import annotations
@@ -19,16 +19,17 @@ from pydicom.tag import BaseTag
 from preread.core.errors import BrokenHeader
 
 LONG = frozenset({"OB", "OD", "OF", "OL", "OV", "OW", "SQ", "SV", "UC", "UN", "UR", "UT", "UV"})
-"""Value representations whose length stands in four bytes after two reserved ones (PS3.5 table 7.1-1)."""
+"""Value representations with a four-byte length after two reserved bytes (PS3.5 table 7.1-1)."""
 ELEMENTS_MAX = 20_000
-"""Of a Data Set; a radiograph has some hundred."""
+"""Most elements of a Data Set; a radiograph has about a hundred."""
 PIECES_MAX = 500_000
-"""Elements and items within sequences; objects of many frames, which are refused by what they are, have so many."""
+"""Most elements and items within sequences; multi-frame objects, which are refused later, have that many."""
 DEPTH_MAX = 64
-# A sequence that is read has a few items; the largest holds a table of 65,536 entries.
+"""Most levels of nested sequences."""
+# A sequence that is used has a few items; the largest has a table of 65,536 entries.
 _PIECES_KEPT_MAX = 2_000
 _SEQUENCE_BYTES_MAX = 1 << 20
-# The most that a text or number can be in an explicit encoding; tables of octets may be longer.
+# Longest text or number in an explicit encoding; tables of octets may be longer.
 _VALUE_BYTES_MAX = 0xFFFF
 _UNDEFINED = 0xFFFFFFFF
 _ANY_PIXEL_DATA = frozenset({0x7FE00010, 0x7FE00008, 0x7FE00009})
@@ -38,13 +39,13 @@ _ITEM, _ITEM_END, _SEQUENCE_END = 0xFFFEE000, 0xFFFEE00D, 0xFFFEE0DD
 
 @dataclass(frozen=True, slots=True)
 class PixelSpan:
-    """Where the pixel data lies in ``DicomFile.body``.
+    """Position of the pixel data in ``DicomFile.body``.
 
     Attributes:
-        tag: (7FE0,0010), or that of the float kinds, which no radiograph has.
-        vr: as written, ``None`` in an implicit encoding.
-        start: offset of its first byte.
-        length: as written; ``None`` is undefined, that is encapsulated.
+        tag: (7FE0,0010), or the tag of float pixel data, which no radiograph has.
+        vr: value representation; ``None`` in an implicit encoding.
+        start: offset of its first byte in bytes.
+        length: in bytes, as written; ``None`` is undefined, that is encapsulated.
     """
 
     tag: int
@@ -55,12 +56,12 @@ class PixelSpan:
 
 @dataclass(slots=True)
 class _Level:
-    """A sequence or one of its items that the walk is inside of.
+    """A sequence or item that encloses the current position.
 
     Attributes:
-        end: offset behind it, ``None`` where a delimiter ends it.
-        implicit: whether its elements are in implicit VR.
-        items: whether it consists of items (a sequence) or of elements.
+        end: offset of the first byte after it; ``None`` if a delimiter ends it.
+        implicit: its elements are in implicit VR.
+        items: it consists of items (a sequence), else of elements.
     """
 
     end: int | None
@@ -70,6 +71,8 @@ class _Level:
 
 @dataclass(slots=True)
 class _Walk:
+    """State of the parser: position in nested sequences, and counts."""
+
     body: bytes
     order: str
     pieces: int = 0
@@ -81,7 +84,7 @@ class _Walk:
         return (group << 16) | element, length
 
     def header(self, position: int, *, implicit: bool) -> tuple[int, str | None, int, int]:
-        """Return tag, VR, length and the offset of the value; what is no VR makes the one element implicit."""
+        """Return tag, VR, length and offset of the value; an invalid VR means implicit."""
         tag, length = self.tag_and_length(position)
         written = self.body[position + 4 : position + 6]
         if implicit or not (written.isalpha() and written.isupper()):
@@ -94,12 +97,12 @@ class _Walk:
         return tag, vr, length, position + 8
 
     def is_implicit(self, position: int) -> bool:
-        """Tell by the first VR of a Data Set or item, whatever the transfer syntax says."""
+        """Return whether a Data Set or item is implicit, by its first element."""
         written = self.body[position + 4 : position + 6]
         return not (written.isalpha() and written.isupper())
 
     def is_sequence(self, tag: int, vr: str | None, value_at: int) -> bool:
-        """Tell whether a value of undefined length is a sequence and not octets."""
+        """Return whether a value of undefined length is a sequence, else octets."""
         if vr in {"SQ", "UN"}:
             return True
         if vr is not None:
@@ -108,35 +111,35 @@ class _Walk:
         return known == "SQ" or (known is None and self.tag_and_length(value_at)[0] == _ITEM)
 
     def octets_end(self, value_at: int) -> int:
-        """Return the offset behind the delimiter that ends a value of octets; found once, it is not searched again."""
+        """Return the offset after the delimiter of a value of octets; cached."""
         if self.delimiter_at < value_at:
             found = self.body.find(struct.pack(f"{self.order}HH", 0xFFFE, 0xE0DD), value_at)
             self.delimiter_at = len(self.body) if found < 0 else found
         if self.delimiter_at + 8 > len(self.body):
-            raise BrokenHeader("A value of undefined length has no end.")
+            raise BrokenHeader("A value of undefined length has no delimiter.")
         return self.delimiter_at + 8
 
     def count(self) -> None:
         self.pieces += 1
         if self.pieces > PIECES_MAX:
-            raise BrokenHeader(f"The sequences of the header hold more than {PIECES_MAX} elements.")
+            raise BrokenHeader(f"The sequences of the header have more than {PIECES_MAX} elements.")
 
     def sequence_end(self, position: int, end: int | None, *, implicit: bool) -> int:
-        """Walk through a sequence, and return the offset behind it.
+        """Parse a sequence and return the offset after it.
 
         Raises:
-            BrokenHeader: it breaks off, is not made of items, or has too many elements or levels.
+            BrokenHeader: it is truncated, has no items, or has too many elements or levels.
         """
         self.levels = [_Level(end, implicit, items=True)]
         while self.levels:
             level = self.levels[-1]
             if level.end is not None and position >= level.end:
                 if position > level.end:
-                    raise BrokenHeader("A sequence of the header holds more than it says.")
+                    raise BrokenHeader("A sequence of the header is longer than its stated length.")
                 self.levels.pop()
                 continue
             if position + 8 > len(self.body):
-                raise BrokenHeader("A sequence of the header breaks off.")
+                raise BrokenHeader("A sequence of the header is truncated.")
             position = self._item(position, level) if level.items else self._element(position, level)
         return position
 
@@ -146,7 +149,7 @@ class _Walk:
             self.levels.pop()
             return position + 8 if level.end is None else level.end
         if tag != _ITEM:
-            raise BrokenHeader("A sequence of the header holds something that is no item.")
+            raise BrokenHeader("A sequence of the header contains something other than items.")
         self.count()
         end = None if length == _UNDEFINED else position + 8 + length
         self._enter(_Level(end, level.implicit or self.is_implicit(position + 8), items=False))
@@ -167,7 +170,7 @@ class _Walk:
 
     def _enter(self, level: _Level) -> None:
         if len(self.levels) >= 2 * DEPTH_MAX:
-            raise BrokenHeader("The header nests sequences too deeply.")
+            raise BrokenHeader(f"The header nests sequences too deeply; the limit is {DEPTH_MAX}.")
         self.levels.append(level)
 
 
@@ -179,14 +182,19 @@ def _dictionary(tag: int) -> str | None:
 
 
 def read(body: bytes, position: int, *, implicit: bool, little: bool) -> tuple[Dataset, PixelSpan | None]:
-    """Read every element before the pixel data.
+    """Parse the elements before the pixel data.
 
     Args:
-        position: of the first element.
-        implicit: what the transfer syntax says of the VR; the first element counts for more.
+        body: bytes that contain the Data Set.
+        position: offset of the first element.
+        implicit: the transfer syntax has implicit VR; the first element takes precedence.
+        little: the byte order is little endian.
+
+    Returns:
+        The elements, and the position of the pixel data (``None`` if there is none).
 
     Raises:
-        BrokenHeader: it cannot be parsed, or holds more than any radiograph.
+        BrokenHeader: it cannot be parsed, or is beyond the limits of this module.
     """
     walk = _Walk(body, "<" if little else ">")
     if position + 6 <= len(body):
@@ -214,35 +222,35 @@ def read(body: bytes, position: int, *, implicit: bool, little: bool) -> tuple[D
 def _value(
     walk: _Walk, tag: int, vr: str | None, length: int, value_at: int, *, implicit: bool
 ) -> tuple[int, bytes | None, str | None]:
-    """Return the offset behind a value, the value unless it is left out, and its VR."""
+    """Return offset after a value, the value (``None`` if skipped) and its VR."""
     body = walk.body
     before = walk.pieces
     if length == _UNDEFINED:
         if not walk.is_sequence(tag, vr, value_at):
             end = walk.octets_end(value_at)
-            return end, _kept(body[value_at : end - 8], tag, vr), vr
+            return end, _within_limits(body[value_at : end - 8], tag, vr), vr
         end, vr = walk.sequence_end(value_at, None, implicit=implicit), "SQ"
         stop = end - 8
     else:
         end = stop = value_at + length
         known = _dictionary(tag) if vr in {None, "UN"} else vr
         if known != "SQ" or not length:
-            return end, _kept(body[value_at:end], tag, vr), vr
+            return end, _within_limits(body[value_at:end], tag, vr), vr
         try:
-            whole = walk.sequence_end(value_at, end, implicit=implicit) == end
+            complete = walk.sequence_end(value_at, end, implicit=implicit) == end
         except BrokenHeader:
             if walk.pieces > PIECES_MAX:
                 raise
-            whole = False
-        if not whole:
+            complete = False
+        if not complete:
             return end, None, vr
     if walk.pieces - before > _PIECES_KEPT_MAX or stop - value_at > _SEQUENCE_BYTES_MAX:
         return end, None, vr
     return end, body[value_at:stop], vr
 
 
-def _kept(value: bytes, tag: int, vr: str | None) -> bytes | None:
-    """Leave out text and numbers that are longer than they can be."""
+def _within_limits(value: bytes, tag: int, vr: str | None) -> bytes | None:
+    """Return a value, or ``None`` if it is longer than its VR allows."""
     if len(value) <= _VALUE_BYTES_MAX:
         return value
     known = (_dictionary(tag) or "") if vr in {None, "UN"} else vr

@@ -1,7 +1,7 @@
-"""A DICOM file as its Data Set without pixels and a view of its pixel data, whatever its encoding (PS3.5, PS3.10).
+"""Parser of DICOM files: Data Set without pixels, position of the pixel data.
 
-The File Meta Information is read here and not by pydicom, because pydicom inflates a deflated file without a bound
-before it parses anything, and gives up where the transfer syntax is missing.
+All encodings of PS3.5 and PS3.10. The File Meta Information is not read by pydicom, because pydicom inflates a deflated
+file without a limit before it parses anything, and fails if the transfer syntax is missing.
 """
 
 from __future__ import annotations
@@ -26,21 +26,22 @@ EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 NATIVE = frozenset({IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG})
 
 _PREAMBLE_BYTES = 128
-# Group 0002 has some ten.
+# Group 0002 has about ten.
 _META_ELEMENTS_MAX = 1_000
 _GROUPS_AT_START = frozenset({0x0002, 0x0008})
 
 
 @dataclass(frozen=True, slots=True)
 class DicomFile:
-    """A parsed file.
+    """A parsed DICOM file.
 
     Attributes:
-        dataset: every element before the pixel data.
-        transfer_syntax_uid: as the file says; where it says none, the native one that it was found to be in.
-        media_storage_sop_class_uid: from the File Meta Information, ``None`` if that is missing.
-        little_endian: byte order of the Data Set.
-        body: the bytes that ``pixels`` points into: the file, or what it inflates to.
+        dataset: the elements before the pixel data.
+        transfer_syntax_uid: as stated; if the file states none, the native one detected from its content.
+        media_storage_sop_class_uid: (0002,0002); ``None`` if missing.
+        little_endian: the Data Set is in little-endian byte order.
+        body: the bytes that ``pixels`` refers to: the file, or the inflated Data Set.
+        pixels: position of the pixel data; ``None`` if there is none.
     """
 
     dataset: Dataset
@@ -52,23 +53,23 @@ class DicomFile:
 
 
 def looks_like_dicom(data: bytes) -> bool:
-    """Tell DICOM by content: the prefix after a preamble, or a first element that can begin a file without one."""
+    """Return whether content is DICOM, with or without a preamble (PS3.10 7.1)."""
     if data[_PREAMBLE_BYTES : _PREAMBLE_BYTES + 4] == b"DICM":
         return True
     return _encoding_at(data, 0) is not None
 
 
 def parse(data: bytes, max_bytes: int) -> DicomFile:
-    """Read everything but the pixel data.
+    """Parse a DICOM file up to its pixel data.
 
     Args:
-        data: the whole file.
-        max_bytes: most bytes that a deflated Data Set may inflate to.
+        data: content of the file.
+        max_bytes: limit on the inflated size of a deflated Data Set in bytes.
 
     Raises:
-        UnknownFormat: without preamble, and the start is no Data Set.
-        BrokenHeader: the Data Set cannot be read.
-        TooManyBytes: it inflates to more than ``max_bytes``, or needs more memory than there is.
+        UnknownFormat: there is no preamble, and the content does not begin with a Data Set.
+        BrokenHeader: the Data Set cannot be parsed.
+        TooManyBytes: it inflates to more than ``max_bytes``, or needs more memory than available.
     """
     offset = _PREAMBLE_BYTES + 4 if data[_PREAMBLE_BYTES : _PREAMBLE_BYTES + 4] == b"DICM" else 0
     meta, offset = _read_meta(data, offset)
@@ -81,7 +82,7 @@ def parse(data: bytes, max_bytes: int) -> DicomFile:
         if guess is None and offset == 0:
             raise UnknownFormat
         if guess is None:
-            raise BrokenHeader("The file names no transfer syntax, and its first element is in none.")
+            raise BrokenHeader("The file states no transfer syntax, and it cannot be detected from its first element.")
         implicit, little = guess
         syntax = IMPLICIT_LITTLE if implicit else EXPLICIT_LITTLE if little else EXPLICIT_BIG
     else:
@@ -91,12 +92,12 @@ def parse(data: bytes, max_bytes: int) -> DicomFile:
     except PARSE_ERRORS:
         raise BrokenHeader("The DICOM header cannot be parsed.") from None
     except MemoryError:
-        raise TooManyBytes("The header needs more memory than there is.") from None
+        raise TooManyBytes("The header needs more memory than available.") from None
     return DicomFile(dataset, syntax, meta.get(0x0002), little, body, pixels)
 
 
 def _read_meta(data: bytes, offset: int) -> tuple[dict[int, str], int]:
-    """Walk group 0002, which is explicit little endian (PS3.10 7.1); its length element is not trusted.
+    """Parse group 0002, explicit little endian (PS3.10 7.1); its length is ignored.
 
     Returns:
         The UIDs (0002,0002) and (0002,0010) by element number, and the offset of the Data Set.
@@ -114,14 +115,14 @@ def _read_meta(data: bytes, offset: int) -> tuple[dict[int, str], int]:
         if vr.isalpha() and vr.isupper():
             if vr.decode() in LONG:
                 if offset + 12 > len(data):
-                    raise BrokenHeader("The file meta information breaks off.")
+                    raise BrokenHeader("The file meta information is truncated.")
                 start, length = offset + 12, struct.unpack_from("<I", data, offset + 8)[0]
             else:
                 start, length = offset + 8, struct.unpack_from("<H", data, offset + 6)[0]
         else:  # some writers use implicit VR here too
             start, length = offset + 8, struct.unpack_from("<I", data, offset + 4)[0]
         if start + length > len(data):
-            raise BrokenHeader("The file meta information breaks off.")
+            raise BrokenHeader("The file meta information is truncated.")
         if element in {0x0002, 0x0010} and 0 < length <= 66:
             uid = data[start : start + length].decode("ascii", "replace").strip(" \0")
             if uid:
@@ -131,10 +132,10 @@ def _read_meta(data: bytes, offset: int) -> tuple[dict[int, str], int]:
 
 
 def _encoding_at(data: bytes, offset: int) -> tuple[bool, bool] | None:
-    """Tell how an element is encoded that no file meta information describes.
+    """Detect the encoding of an element without File Meta Information.
 
     Returns:
-        (implicit VR, little endian), or ``None`` if there is no plausible element of the first groups.
+        (implicit VR, little endian); ``None`` if there is no plausible element of groups 0002 or 0008.
     """
     head = data[offset : offset + 8]
     if len(head) < 8:
@@ -156,7 +157,7 @@ def _encoding_at(data: bytes, offset: int) -> tuple[bool, bool] | None:
 
 
 def _in_dictionary(group: int, element: int, vr: str | None) -> bool:
-    """Text may begin with bytes that look like a tag, seldom with those of an attribute in its own VR."""
+    """Return whether the data dictionary has the tag, with this VR if one is given."""
     if element == 0:  # group length, retired but written
         return vr in {None, "UL"}
     try:
@@ -167,14 +168,14 @@ def _in_dictionary(group: int, element: int, vr: str | None) -> bool:
 
 
 def _inflate(data: bytes, offset: int, max_bytes: int) -> bytes:
-    """Inflate a deflated Data Set (PS3.5 A.5) to at most ``max_bytes``."""
+    """Inflate a deflated Data Set (PS3.5 A.5) to at most ``max_bytes`` bytes."""
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
         body = inflater.decompress(memoryview(data)[offset:], max_bytes + 1)
     except zlib.error:
         raise BrokenHeader("The deflated data set is damaged.") from None
     except MemoryError:
-        raise TooManyBytes("The file inflates to more than memory holds.") from None
+        raise TooManyBytes("The file inflates to more than the available memory.") from None
     if len(body) > max_bytes:
-        raise TooManyBytes(f"The file inflates to more than {max_bytes} bytes.")
+        raise TooManyBytes(f"The file inflates to more than the limit of {max_bytes} bytes.")
     return body

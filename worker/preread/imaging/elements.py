@@ -1,7 +1,7 @@
-"""Tolerant access to Data Elements: a broken tag is a missing tag, and nothing of it reaches a log.
+"""Tolerant access to Data Elements: a broken element counts as missing.
 
-pydicom quotes values (names, birth dates) in its warnings, log lines and exceptions. ``quiet`` keeps the first two in,
-and no exception of pydicom's leaves this package: callers raise their own, without the value and ``from None``.
+pydicom quotes values (names, birth dates) in its warnings, log lines and exceptions. ``quiet`` suppresses the first
+two, and no exception of pydicom leaves this package: callers raise their own, without the value and ``from None``.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from pydicom.sequence import Sequence
 _SILENT = 60
 pydicom.config.logger.setLevel(_SILENT)
 
-# What third-party parsers and decoders raise on hostile bytes. RuntimeError covers RecursionError and
-# NotImplementedError; Warning, a filter that turns warnings into errors.
+# Exceptions of third-party parsers and decoders on malformed content. RuntimeError covers RecursionError and
+# NotImplementedError; Warning covers filters that turn warnings into errors.
 PARSE_ERRORS: tuple[type[Exception], ...] = (
     ArithmeticError,
     AssertionError,
@@ -51,10 +51,10 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 class _Quiet:
-    """Silences Python's warnings while at least one thread is inside.
+    """Suppresses Python's warnings while at least one thread is inside.
 
-    ``warnings.catch_warnings`` swaps process-wide state, so only the first to enter swaps it and only the last to
-    leave restores it; otherwise threads that overlap would restore each other's filters.
+    ``warnings.catch_warnings`` replaces process-wide state, so only the first thread to enter replaces it and only the
+    last to leave restores it; otherwise overlapping threads would restore each other's filters.
     """
 
     def __init__(self) -> None:
@@ -82,7 +82,7 @@ _QUIET = _Quiet()
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Let no warning of a parser or decoder out while the block runs."""
+    """Suppress warnings of parsers and decoders while the block runs."""
     _QUIET.enter()
     try:
         yield
@@ -91,7 +91,12 @@ def quiet() -> Iterator[None]:
 
 
 def value(dataset: Dataset, keyword: str) -> object:
-    """Return the element's value as pydicom reads it, ``None`` if it is absent, empty or broken."""
+    """Return the value of an element; ``None`` if absent, empty or broken.
+
+    Args:
+        dataset: the Data Set.
+        keyword: the element's keyword (PS3.6).
+    """
     try:
         found: object = dataset.get(keyword)
     except PARSE_ERRORS:
@@ -100,7 +105,7 @@ def value(dataset: Dataset, keyword: str) -> object:
 
 
 def first(dataset: Dataset, keyword: str) -> object:
-    """Return the first of the element's values, ``None`` if there is none."""
+    """Return the first value of an element; ``None`` if there is none."""
     found = value(dataset, keyword)
     if isinstance(found, str | bytes | Sequence):
         return found
@@ -113,9 +118,12 @@ def first(dataset: Dataset, keyword: str) -> object:
 
 
 def text(dataset: Dataset, keyword: str) -> str | None:
-    r"""Return the element as one line of text, several values joined by ``\``; ``None`` if empty or too long.
+    r"""Return an element as one line of text, several values joined by ``\``.
 
-    Control characters become spaces: they have no place in these value representations (PS3.5 6.1.3).
+    Control characters, which these value representations do not allow (PS3.5 6.1.3), become spaces.
+
+    Returns:
+        ``None`` if the text is empty or has more than 1024 characters.
     """
     found = value(dataset, keyword)
     if found is None or isinstance(found, bytes | Sequence):
@@ -131,24 +139,24 @@ def text(dataset: Dataset, keyword: str) -> str | None:
 
 
 def code_string(dataset: Dataset, keyword: str) -> str | None:
-    """Return a CS value in upper case, the first of several."""
+    """Return the first CS value in upper case; ``None`` if there is none."""
     line = text(dataset, keyword)
     return (line.split("\\")[0].strip().upper() or None) if line else None
 
 
 def uid(dataset: Dataset, keyword: str) -> str | None:
-    """Return a UID that is one (PS3.5 9.1), so that it may stand in a file name or a query."""
+    """Return a valid UID (PS3.5 9.1), safe in file names and queries, else ``None``."""
     line = text(dataset, keyword)
     return line if line and len(line) <= 64 and _UID.fullmatch(line) else None
 
 
 def number(dataset: Dataset, keyword: str) -> float | None:
-    """Return the first value as a finite number."""
+    """Return the first value as a finite number, else ``None``."""
     return _finite(first(dataset, keyword))
 
 
 def numbers(dataset: Dataset, keyword: str) -> list[float | None]:
-    """Return every value; ``None`` stands for one that is no finite number."""
+    """Return all values; ``None`` for each that is not a finite number."""
     found = value(dataset, keyword)
     if found is None or isinstance(found, bytes | Sequence):
         return []
@@ -161,19 +169,19 @@ def numbers(dataset: Dataset, keyword: str) -> list[float | None]:
 
 
 def whole(dataset: Dataset, keyword: str) -> int | None:
-    """Return the first value as a whole number."""
+    """Return the first value as an integer; ``None`` if it is not one."""
     found = number(dataset, keyword)
     return int(found) if found is not None and found == int(found) else None
 
 
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:
-    """Return the items of a sequence, none if it is broken."""
+    """Return the items of a sequence; none if it is absent or broken."""
     found = value(dataset, keyword)
     return list(found) if isinstance(found, Sequence) else []
 
 
 def codes(dataset: Dataset, keyword: str) -> list[str]:
-    """Return the code values of a code sequence and their meanings, in lower case."""
+    """Return code values and meanings of a code sequence in lower case (PS3.3 8)."""
     found = [text(item, k) for item in items(dataset, keyword) for k in ("CodeValue", "CodeMeaning")]
     return [line.lower() for line in found if line]
 

@@ -1,15 +1,15 @@
-"""Who and what a file is about: from its tags, or from the path where there are no tags.
+"""Identity of an image, from its tags or, for images without tags, its path.
 
 Path patterns
 -------------
-A pattern describes the path of a film relative to its root, in the way that people write file names::
+A pattern describes the path of an image relative to its watched folder::
 
     {patient_id}/{accession_number}_*.jpg      17-0042/A881_front.jpg
     **/{patient_id}-*.jpeg                     2026/03/P77-1.jpeg
 
-``{field}`` is one of ``PATH_FIELDS`` and takes at least one character, ``*`` takes any characters, neither crosses a
-``/``; ``**/`` stands for any folders, also none. A field or ``*`` ends where the text behind it appears first. The
-pattern must fit the whole path, upper and lower case count. A path that does not fit names nobody.
+``{field}`` is one of ``PATH_FIELDS`` and matches at least one character, ``*`` matches any characters; neither matches
+a ``/``. ``**/`` matches any number of folders. A field or ``*`` ends at the first occurrence of the text after it.
+The pattern must match the complete path, case-sensitively; a path that does not match gives no field.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PATH_FIELDS = ("patient_id", "issuer_of_patient_id", "patient_name", "accession_
 _AGE = re.compile(r"(\d{1,3})([DWMY])")
 _UNIT_YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
 _AGE_MAX_YEARS = 130.0
-# Some write the age that is nearest, some the age last reached; a month covers a film booked earlier than taken.
+# Some write the nearest age, some the last completed one; a month covers an image taken after its booking.
 _AGE_SLACK_UNITS = 0.5
 _AGE_SLACK_YEARS = 0.1
 _DATE = re.compile(r"(\d{4})[.\-]?(\d{2})[.\-]?(\d{2})")
@@ -43,7 +43,11 @@ _WILDCARD = re.compile(r"\*\*/|\*|\{(\w*)\}")
 
 
 def from_dataset(dataset: Dataset) -> Identity:
-    """Read the identity of one instance (PS3.3 C.7.1 to C.7.5, C.8.1, C.8.11); a broken tag is a missing tag."""
+    """Read the identity of an instance (PS3.3 C.7.1 to C.7.5, C.8.1, C.8.11).
+
+    Args:
+        dataset: the Data Set; an invalid element counts as missing.
+    """
     birth, study = iso_date(elements.text(dataset, "PatientBirthDate")), _study_date(dataset)
     age = elements.text(dataset, "PatientAge")
     age_years, conflict = age_in_years(age, birth, study)
@@ -81,7 +85,14 @@ def from_dataset(dataset: Dataset) -> Identity:
 
 
 def iso_date(written: str | None) -> str | None:
-    """Turn a DA value (``20200331``, also with dots or dashes) into ISO 8601; ``None`` if it is no day."""
+    """Convert a DA value to ISO 8601 (PS3.5 6.2).
+
+    Args:
+        written: ``20200331``, also with dots or dashes.
+
+    Returns:
+        For example ``2020-03-31``; ``None`` if it is not a date.
+    """
     match = _DATE.fullmatch(written or "")
     if match is None:
         return None
@@ -92,21 +103,21 @@ def iso_date(written: str | None) -> str | None:
 
 
 def age_in_years(patient_age: str | None, birth: str | None, study: str | None) -> tuple[float | None, bool]:
-    """Work out the age on the day of the study.
+    """Compute the age on the day of the study.
 
     Args:
-        patient_age: an AS value (``003Y``, ``018M``); leading zeros may lack.
-        birth: ISO 8601.
-        study: ISO 8601.
+        patient_age: AS value (``003Y``, ``018M``), with or without leading zeros.
+        birth: date of birth, ISO 8601.
+        study: date of the study, ISO 8601.
 
     Returns:
-        The age in years, from the two dates if they give one (they are finer), else from ``patient_age``; and whether
-        the two contradict, in which case the age is ``None``.
+        The age in years, from the two dates if possible (they are more precise), else from ``patient_age``; ``None`` if
+        neither gives one. And whether the two contradict; the age is then ``None``.
     """
     stated = _stated(patient_age)
     counted = _counted(birth, study)
     if stated is not None and counted is None and birth is not None and study is not None:
-        return None, True  # the dates give no age that can be: they contradict the one that is stated
+        return None, True  # the dates give an impossible age: they contradict the stated one
     if stated is None or counted is None:
         return (counted if stated is None else stated[0]), False
     low, unit = stated
@@ -117,7 +128,7 @@ def age_in_years(patient_age: str | None, birth: str | None, study: str | None) 
 
 
 def _stated(patient_age: str | None) -> tuple[float, float] | None:
-    """Return the age and its unit, both in years."""
+    """Return a stated age and its unit in years; ``None`` if there is none."""
     match = _AGE.fullmatch((patient_age or "").upper().replace(" ", ""))
     if match is None:
         return None
@@ -127,7 +138,11 @@ def _stated(patient_age: str | None) -> tuple[float, float] | None:
 
 
 def _counted(birth: str | None, study: str | None) -> float | None:
-    """Return the years between two ISO dates: whole ones by the calendar, the rest as a share of a year."""
+    """Return the years between two ISO dates, with a fraction of a year.
+
+    Returns:
+        In [0, 130]; ``None`` if a date is missing or the age is impossible.
+    """
     if birth is None or study is None:
         return None
     born, taken = date.fromisoformat(birth), date.fromisoformat(study)
@@ -148,7 +163,11 @@ def _study_date(dataset: Dataset) -> str | None:
 
 
 def _acquired(dataset: Dataset) -> tuple[str | None, str | None]:
-    """Return when the film was taken, as written, and the offset from UTC that the file gives (PS3.3 C.12.1.1.8)."""
+    """Return acquisition time as a DT value, and offset from UTC (PS3.3 C.12.1.1.8).
+
+    Returns:
+        Each ``None`` if the image does not state it; the time falls back to content, series and study.
+    """
     offset = elements.text(dataset, "TimezoneOffsetFromUTC")
     offset = offset if offset and _OFFSET.fullmatch(offset) else None
     match = _DATE_TIME.fullmatch(elements.text(dataset, "AcquisitionDateTime") or "")
@@ -164,37 +183,39 @@ def _acquired(dataset: Dataset) -> tuple[str | None, str | None]:
 
 @lru_cache(maxsize=64)
 def compile_path_pattern(pattern: str) -> re.Pattern[str]:
-    """Turn a path pattern into a regular expression.
+    """Compile a path pattern to a regular expression.
 
-    Every wildcard but the last ends at the first place where the text behind it stands and is never tried again
-    (an atomic group), so that no path makes the search slow.
+    Every wildcard but the last ends at the first occurrence of the text after it and is never tried again (an atomic
+    group), so that no path makes the search slow.
 
     Raises:
-        SettingsError: a field is unknown or named twice, or nothing stands between two wildcards.
+        SettingsError: a field is unknown or repeated, or there is no text between two wildcards.
     """
     parts: list[str] = []
     position, seen = 0, set[str]()
     wildcards = list(_WILDCARD.finditer(pattern))
     if not any(match[1] is not None for match in wildcards):
-        raise SettingsError(f"The path pattern names no field; it knows {{{'}, {'.join(PATH_FIELDS)}}}.")
+        raise SettingsError(f"The path pattern has no field; the fields are {{{'}, {'.join(PATH_FIELDS)}}}.")
     for index, match in enumerate(wildcards):
         parts.append(re.escape(pattern[position : match.start()]))
         position = match.end()
         field, written = match[1], match[0]
         if written == "**/":
             if match.start() != 0:
-                raise SettingsError("In a path pattern `**/` may stand only at the beginning.")
+                raise SettingsError("In a path pattern `**/` is allowed only at the beginning.")
             parts.append("(?:[^/]+/)*+" if "/" not in pattern[position:] else "(?:[^/]+/)*?")
             continue
         if field is not None and field not in PATH_FIELDS:
-            raise SettingsError(f"The path pattern names {{{field}}}; it knows {{{'}, {'.join(PATH_FIELDS)}}}.")
+            raise SettingsError(
+                f"The path pattern has the unknown field {{{field}}}; the fields are {{{'}, {'.join(PATH_FIELDS)}}}."
+            )
         if field in seen:
-            raise SettingsError(f"The path pattern names {{{field}}} twice.")
+            raise SettingsError(f"The path pattern has the field {{{field}}} twice.")
         seen |= {field} if field else set()
         last = index + 1 == len(wildcards)
         behind = pattern[position : len(pattern) if last else wildcards[index + 1].start()]
         if not behind and not last:
-            raise SettingsError(f"In the path pattern nothing stands between {written} and {wildcards[index + 1][0]}.")
+            raise SettingsError(f"The path pattern has no text between {written} and {wildcards[index + 1][0]}.")
         taken = f"(?P<{field}>[^/]+?)" if field else "[^/]*?"
         parts.append(taken if last else f"(?>{taken}{re.escape(behind)})")
         position += 0 if last else len(behind)
@@ -203,23 +224,28 @@ def compile_path_pattern(pattern: str) -> re.Pattern[str]:
 
 
 def from_path(path: str, pattern: str) -> dict[str, str]:
-    """Read identity fields from a film's path.
+    """Read identity fields from the path of an image.
 
     Args:
-        path: relative to its root, with ``/`` between folders.
-        pattern: see the top of this module.
+        path: relative to its watched folder, with ``/`` between folders.
+        pattern: path pattern, see the top of this module.
 
     Returns:
-        Fields of ``Identity`` by name; empty if the pattern does not fit.
+        Fields of ``Identity`` by name; empty if the path does not match.
 
     Raises:
-        SettingsError: the pattern is none.
+        SettingsError: the pattern is invalid.
     """
     match = compile_path_pattern(pattern).fullmatch(path)
     return {name: taken for name, taken in match.groupdict().items() if taken.strip()} if match else {}
 
 
 def fill(identity: Identity, fields: Mapping[str, str]) -> Identity:
-    """Put the path's fields where the tags are silent; a tag is never overridden."""
-    silent: dict[str, Any] = {name: found for name, found in fields.items() if getattr(identity, name) is None}
-    return replace(identity, **silent) if silent else identity
+    """Return an identity with missing attributes taken from other fields.
+
+    Args:
+        identity: identity from the tags; its attributes are never overridden.
+        fields: attributes by name, as ``from_path`` returns them.
+    """
+    missing: dict[str, Any] = {name: value for name, value in fields.items() if getattr(identity, name) is None}
+    return replace(identity, **missing) if missing else identity

@@ -1,7 +1,7 @@
-"""One preprocessing, for training and serving alike: what turns a radiograph into what the network expects.
+"""Preprocessing of pixels to network input, the same in training and serving.
 
-The published training pictures are whole films squashed to a square, which is exactly Pillow's antialiased
-``resize(..., BILINEAR)`` (a plain bilinear without antialiasing is off by some three grey levels).
+The published training images are radiographs resized to a square without keeping the aspect ratio, which is exactly
+Pillow's antialiased ``resize(..., BILINEAR)``; bilinear without antialiasing differs by about three grey levels.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from preread.core.types import FloatArray, PixelArray
 
 @dataclass(frozen=True, slots=True)
 class PreprocessingSpec:
-    """Read from the bundle's manifest, never from settings.
+    """Preprocessing section of a bundle's manifest; never set by settings.
 
     Attributes:
         rows: height of the network's input in pixels.
         columns: width of the network's input in pixels.
-        resample: only ``bilinear_antialiased`` exists.
-        subtract: grey level that becomes 0.
+        resample: resampling method; only ``bilinear_antialiased`` is supported.
+        subtract: grey level (0 to 255) that becomes 0.
         divide: grey levels per unit of the network's input.
     """
 
@@ -36,13 +36,13 @@ class PreprocessingSpec:
 
     def __post_init__(self) -> None:
         if self.resample != "bilinear_antialiased":
-            raise ValueError(f"resample is {self.resample!r}; this version knows bilinear_antialiased only")
+            raise ValueError(f"resample is {self.resample!r}; this version supports bilinear_antialiased only")
         if not (0 < self.rows <= 1024 and 0 < self.columns <= 1024 and self.divide > 0):
             raise ValueError("rows and columns must lie in 1..1024 and divide must be above 0")
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of the spec in canonical JSON: equal digests give equal pictures."""
+        """SHA-256 (hex) of the spec as canonical JSON: equal digests, equal results."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
@@ -50,18 +50,42 @@ TRAINING_SPEC = PreprocessingSpec(rows=224, columns=224, resample="bilinear_anti
 
 
 def shrink(spec: PreprocessingSpec, pixels: PixelArray) -> PixelArray:
-    """Squash uint8 [rows, columns] to uint8 [spec.rows, spec.columns]; the aspect is not kept."""
+    """Resize an image to the network's size without keeping the aspect ratio.
+
+    Args:
+        spec: gives the size.
+        pixels: uint8 [rows, columns], 0 to 255.
+
+    Returns:
+        uint8 [spec.rows, spec.columns], 0 to 255; ``pixels`` itself if it has this size.
+    """
     if pixels.shape == (spec.rows, spec.columns):
         return pixels
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    return np.asarray(picture.resize((spec.columns, spec.rows), Image.Resampling.BILINEAR))
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    return np.asarray(image.resize((spec.columns, spec.rows), Image.Resampling.BILINEAR))
 
 
 def normalise(spec: PreprocessingSpec, pixels: PixelArray) -> FloatArray:
-    """Map uint8 grey levels of any shape to float32 network units."""
+    """Convert grey levels to network units.
+
+    Args:
+        spec: gives offset and scale.
+        pixels: uint8 [...], 0 to 255.
+
+    Returns:
+        float32 of the same shape: (pixels - subtract) / divide.
+    """
     return (pixels.astype(np.float32) - np.float32(spec.subtract)) / np.float32(spec.divide)
 
 
 def apply(spec: PreprocessingSpec, pixels: PixelArray) -> FloatArray:
-    """Turn uint8 [rows, columns], 0 = black, into float32 [1, spec.rows, spec.columns, 1]."""
+    """Resize and normalise an image to a batch of one.
+
+    Args:
+        spec: gives size, offset and scale.
+        pixels: uint8 [rows, columns], 0 = black, 255 = white.
+
+    Returns:
+        float32 [1, spec.rows, spec.columns, 1] in network units.
+    """
     return normalise(spec, shrink(spec, pixels))[np.newaxis, :, :, np.newaxis]

@@ -1,6 +1,6 @@
-"""Drawing a preview: the pixels of an image as a small, lossless PNG (ISO/IEC 15948) without any tag.
+"""Encoding of previews: an image as a small, lossless PNG (ISO/IEC 15948).
 
-Apart from ``previews``, which keeps them: what draws has the decoders loaded, what keeps them must not.
+Separate from ``previews``, which stores them: the process that stores previews must not load decoders.
 """
 
 from __future__ import annotations
@@ -14,27 +14,34 @@ from PIL import Image, ImageOps
 from preread.core.types import PixelArray
 from preread.imaging.previews import GREY_8_BITS, MAX_SIDE_PX, PNG_START
 
-# A longer side of at least this many is left as whole pixels averaged give it; else shares of pixels are averaged.
+# Whole pixels are averaged if the longer side then has at least this many pixels; else fractions of pixels are.
 _MIN_SIDE_PX = 768
 _UP = 2
 
 
 def encode_preview(pixels: PixelArray) -> bytes:
-    """Return a PNG of at most 1024 px a side from uint8 [rows, columns]; pixels are never stretched."""
-    picture = Image.fromarray(np.ascontiguousarray(pixels))
-    longer = max(picture.size)
+    """Encode an image as a PNG of at most 1024 pixels a side.
+
+    Args:
+        pixels: uint8 [rows, columns], 0 = black; never enlarged.
+
+    Returns:
+        The content of an 8-bit grey PNG without metadata.
+    """
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    longer = max(image.size)
     factor = -(-longer // MAX_SIDE_PX)
     if longer / factor >= min(_MIN_SIDE_PX, longer):
-        picture = picture.reduce(factor) if factor > 1 else picture
+        image = image.reduce(factor) if factor > 1 else image
     else:
-        picture = ImageOps.contain(picture, (MAX_SIDE_PX, MAX_SIDE_PX), Image.Resampling.BOX)
-    return _as_png(np.asarray(picture))
+        image = ImageOps.contain(image, (MAX_SIDE_PX, MAX_SIDE_PX), Image.Resampling.BOX)
+    return _as_png(np.asarray(image))
 
 
 def _as_png(pixels: PixelArray) -> bytes:
-    """Write uint8 [rows, columns] as PNG (ISO/IEC 15948), each pixel as its difference from the one above.
+    """Write uint8 [rows, columns] as PNG with the filter "Up".
 
-    Pillow and libpng take two to seven times as long, which was more than the network takes.
+    Pillow and libpng take two to seven times as long, more than the network.
     """
     rows, columns = pixels.shape
     lines = np.empty((rows, columns + 1), np.uint8)

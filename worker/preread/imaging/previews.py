@@ -1,11 +1,10 @@
-"""Previews: what a slot saw of a film, small and lossless, for the page; kept beside the database, never in a root.
+"""Storage of previews: small, lossless images for the page.
 
-A slot draws it (``preview_png``) and hands it over; the worker looks whether it is one, and writes it.
-
-A preview is named by the SHA-256 of its film's bytes and holds pixels alone: no tag, no name. It is a convenience:
-where it cannot be written (disk full, read-only, no rights) it is dropped, and the assessment goes on; no film waits
-for a disk to confirm it. One that lacks its end, since it is being written, or its writer was killed, or a power loss
-took the end, counts as none. Nothing here deletes one but a purge; whoever needs the space may.
+An inference process encodes a preview (``preview_png``); the worker validates and writes it, beside the database and
+never in a watched folder. A preview is named by the SHA-256 of its image's file and holds pixels only, no tag. If it
+cannot be written (disk full, read-only, no permission) it is dropped and the assessment continues; writes are not
+synchronised to disk. A file without the end of a PNG (being written, writer killed, power loss) counts as missing. Only
+a purge deletes previews here; an operator may delete them to free space.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from preread.core.errors import UsageError
 
 MAX_SIDE_PX = 1024
 MAX_BYTES = 5 * MAX_SIDE_PX * MAX_SIDE_PX // 4
-"""More than the largest preview that cannot be compressed."""
+"""Upper bound on the size of a preview, even an incompressible one."""
 PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
 GREY_8_BITS = (8, 0, 0, 0, 0)
@@ -30,22 +29,35 @@ _SMALLEST = len(PNG_START) + 3 * 12 + _HEADER_BYTES
 _FOLDER_MODE, _FILE_MODE = 0o700, 0o600
 
 
-def preview_folder(named: Path | None, database: Path | None) -> Path | None:
-    """Return where previews lie: the folder that is named, else beside the SQLite file; ``None`` for neither."""
-    if named is not None:
-        return Path(os.path.abspath(named))
+def preview_folder(configured: Path | None, database: Path | None) -> Path | None:
+    """Return the folder of previews.
+
+    Args:
+        configured: folder from the settings.
+        database: the SQLite file; ``None`` with Postgres.
+
+    Returns:
+        The configured folder, else one beside the SQLite file; ``None`` if there is neither.
+    """
+    if configured is not None:
+        return Path(os.path.abspath(configured))
     return None if database is None else Path(f"{os.path.abspath(database)}-previews")
 
 
 def path_of(folder: Path, sha256: str) -> Path:
-    """Return where the preview of this content lies; in 256 folders, so that none grows too long to list."""
+    """Return the path of a preview, in one of 256 subfolders.
+
+    Args:
+        folder: see ``preview_folder``.
+        sha256: hex, of the image's file.
+    """
     return folder / sha256[:2] / f"{sha256}.png"
 
 
 def is_preview(content: bytes) -> bool:
-    """Tell whether these bytes, which may be anybody's, are a grey PNG of at most 1024 px a side and nothing more.
+    """Return whether untrusted content is a grey PNG of at most 1024 pixels a side.
 
-    What the compressed part holds is not looked at: that is for the browser, which reads PNG from anywhere.
+    The compressed data is not inflated; only header, chunks and checksums are verified.
     """
     head = _HEAD.pack(PNG_START, _HEADER_BYTES, b"IHDR")
     if not content.startswith(head) or not _SMALLEST <= len(content) <= MAX_BYTES:
@@ -66,11 +78,11 @@ def is_preview(content: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PreviewStore:
-    """Where previews are kept.
+    """Where previews are stored.
 
     Attributes:
         folder: see ``preview_folder``.
-        min_free_bytes: what must stay free on that disk.
+        min_free_bytes: bytes that must remain free on that disk.
     """
 
     folder: Path
@@ -78,11 +90,16 @@ class PreviewStore:
 
 
 def save(folder: Path, sha256: str, content: bytes, min_free_bytes: int) -> bool:
-    """Write the preview of a film whole or not at all; ``False`` when it had to be dropped.
+    """Write a preview completely or not at all.
 
     Args:
-        content: as ``preview_png.encode_preview`` returned it; of anything else none is kept.
-        min_free_bytes: what must stay free on that disk.
+        folder: see ``preview_folder``.
+        sha256: hex, of the image's file.
+        content: result of ``preview_png.encode_preview``; anything else is not written.
+        min_free_bytes: bytes that must remain free on that disk.
+
+    Returns:
+        ``False`` if it was not written.
     """
     if not is_preview(content):
         return False
@@ -92,7 +109,7 @@ def save(folder: Path, sha256: str, content: bytes, min_free_bytes: int) -> bool
         disk = os.statvfs(target.parent)
         if disk.f_bavail * disk.f_frsize - len(content) < min_free_bytes:
             return False
-        # two slots that write the same film write the same bytes, and neither makes the file shorter than it is to be
+        # two writers of one image write the same bytes, and neither truncates the file below its final size
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, _FILE_MODE)
         try:
             with open(descriptor, "wb") as stream:
@@ -107,7 +124,7 @@ def save(folder: Path, sha256: str, content: bytes, min_free_bytes: int) -> bool
 
 
 def exists(folder: Path, sha256: str) -> bool:
-    """Tell whether the preview of this content is kept, and whole."""
+    """Return whether a complete preview is stored."""
     try:
         with open(os.open(path_of(folder, sha256), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as stream:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
@@ -119,7 +136,14 @@ def exists(folder: Path, sha256: str) -> bool:
 
 
 def remove(folder: Path | None, sha256: str) -> bool:
-    """Delete the preview of a content that is forgotten; return whether any was there.
+    """Delete a preview.
+
+    Args:
+        folder: see ``preview_folder``; ``None`` stores no previews.
+        sha256: hex, of the image's file.
+
+    Returns:
+        Whether there was one.
 
     Raises:
         UsageError: it cannot be deleted.
@@ -136,7 +160,7 @@ def remove(folder: Path | None, sha256: str) -> bool:
 
 
 def load(folder: Path | None, sha256: str | None) -> bytes | None:
-    """Return the preview's PNG; ``None`` where none is kept."""
+    """Return the PNG of a preview; ``None`` if none is stored."""
     if folder is None or sha256 is None:
         return None
     try:

@@ -1,7 +1,7 @@
-"""Bytes to ``Radiograph``: DICOM, JPEG and PNG, told by their content and not by their name.
+"""Reading of radiographs: DICOM, JPEG and PNG, distinguished by their content.
 
-Pure: no disk, clock, settings or log. Everything that goes wrong with the bytes is a subclass of ``UnreadableError``.
-``read_header`` decodes no pixel; between it and ``decode`` ``preread.model.intended_use`` can refuse the film.
+Pure: no disk, clock, settings or log. Every fault of the content is a subclass of ``UnreadableError``. ``read_header``
+decodes no pixel; between it and ``decode`` ``preread.model.intended_use`` can refuse the image.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ MIB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Upper bounds that are applied before any decoding.
+    """Upper limits, applied before any decoding.
 
     Attributes:
-        max_bytes: of the file, and of what a deflated file inflates to.
-        max_pixels: rows x columns x samples, of the header and of the codestream.
+        max_bytes: size of the file, and of a deflated file after inflating, in bytes.
+        max_pixels: rows x columns x samples, in the header and in the codestream.
     """
 
     max_bytes: int = 200 * MIB
@@ -45,27 +45,27 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Everything known before any pixel is decoded.
+    """Properties of an image that are known before any pixel is decoded.
 
     Attributes:
-        identity: as the tags say; empty for JPEG and PNG.
+        identity: attributes from the tags; empty for JPEG and PNG.
         format: ``DICOM``, ``JPEG`` or ``PNG``.
         transfer_syntax_uid: ``None`` for JPEG and PNG.
-        rows: ``None`` if the header gives none.
-        columns: the same.
-        number_of_frames: 1 unless the header says more.
-        presentation_intent_type: (0008,0068), ``FOR PRESENTATION`` or ``FOR PROCESSING``.
-        has_pixels: pixel data follows the header.
+        rows: height in pixels; ``None`` if the header gives none.
+        columns: width in pixels; ``None`` if the header gives none.
+        number_of_frames: (0028,0008), or 1.
+        presentation_intent_type: (0008,0068), ``FOR PRESENTATION`` or ``FOR PROCESSING``; ``None`` if missing.
+        has_pixels: the file has pixel data.
         is_image: ``False`` for reports, directories, presentation states and the like.
-        sop_class_uid: of the instance or, where that is silent, of the File Meta Information.
+        sop_class_uid: (0008,0016), else (0002,0002); ``None`` if both are missing.
         search_text: descriptions of study, series, protocol and device processing, lower case.
-        view_text: the descriptions that speak of this picture alone (not of the study), lower case.
+        view_text: descriptions of this image only (not of the study), lower case.
         view_codes: codes and meanings of the View Code Sequence, lower case.
         body_part_codes: codes and meanings of the Anatomic Region Sequence, lower case.
-        animal_text: what only an animal's film carries: its species (unless human), breed, owner; lower case.
-        patient_orientation: (0020,0020), upper case, as written.
-        data: the whole file, for ``decode``.
-        file: the parsed DICOM file, for ``decode``.
+        animal_text: attributes of animals only: species (if not human), breed, owner; lower case.
+        patient_orientation: (0020,0020), upper case; ``None`` if missing.
+        data: content of the file, for ``decode``.
+        file: the parsed DICOM file, for ``decode``; ``None`` for JPEG and PNG.
     """
 
     identity: Identity
@@ -89,18 +89,18 @@ class Header:
 
 
 def read_header(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Header:
-    """Tell the format and read everything but the pixels.
+    """Detect the format of a file and read its header, but no pixels.
 
     Args:
-        data: the whole file.
-        limits: see there.
+        data: content of the file.
+        limits: upper limits on bytes and pixels.
 
     Raises:
         EmptyFile: there are no bytes.
         TooManyBytes: there are more than ``limits.max_bytes``, also after inflating.
-        UnknownFormat: neither DICOM nor JPEG nor PNG.
-        BrokenHeader: one of these, but its header cannot be parsed.
-        TooManyPixels: a JPEG or PNG whose header claims more than can be meant.
+        UnknownFormat: it is neither DICOM nor JPEG nor PNG.
+        BrokenHeader: its header cannot be parsed.
+        TooManyPixels: the header of a JPEG or PNG states more pixels than any image has.
     """
     if not data:
         raise EmptyFile
@@ -117,50 +117,52 @@ def read_header(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Header:
 
 
 def decode(header: Header, limits: Limits = DEFAULT_LIMITS, *, shorter_side_px: int | None = None) -> Radiograph:
-    """Decode the pixels of a film whose header was read, and render them as a viewer would.
+    """Decode an image and render it as a viewer does.
 
     Args:
-        shorter_side_px: a film whose codec holds smaller copies of itself may come as one of them, halved as long as
-            its shorter side keeps this many pixels; ``None``: as large as it is.
+        header: result of ``read_header``.
+        limits: upper limits on bytes and pixels.
+        shorter_side_px: if the codec stores lower resolutions (JPEG 2000), decode the lowest whose shorter side has at
+            least this many pixels; ``None`` decodes the full resolution.
 
     Returns:
-        uint8 pixels [rows, columns], 0 = black; with the film's own identity and what had to be assumed.
+        The image with uint8 pixels [rows, columns], 0 = black, 255 = white.
 
     Raises:
-        UnreadableError: a subclass names what is wrong: NoPixels, MultiFrame, TooManyPixels, BrokenHeader,
+        UnreadableError: a subclass gives the reason: NoPixels, MultiFrame, TooManyPixels, BrokenHeader,
             TruncatedPixels, DecodeFailed, UnsupportedTransferSyntax, UnsupportedPixels or ColourNotGrey.
     """
     with elements.quiet():
         try:
             if header.file is None:
-                picture = raster.decode(header.data, header.format, limits.max_pixels)
-                rows, columns = picture.pixels.shape
+                image = raster.decode(header.data, header.format, limits.max_pixels)
+                rows, columns = image.pixels.shape
                 return Radiograph(
-                    picture.pixels,
+                    image.pixels,
                     rows,
                     columns,
                     header.identity,
                     header.format,
-                    picture.decoder,
-                    caveats=picture.caveats,
+                    image.decoder,
+                    caveats=image.caveats,
                 )
             return _decode_dicom(header, header.file, limits, shorter_side_px)
         except MemoryError:
-            raise TooManyPixels("Decoding needs more memory than there is.") from None
+            raise TooManyPixels("Decoding needs more memory than available.") from None
 
 
 def _dicom_header(data: bytes, limits: Limits) -> Header:
     file = dicom_file.parse(data, limits.max_bytes)
     dataset = file.dataset
-    who = identity.from_dataset(dataset)
-    sop_class_uid = who.sop_class_uid or file.media_storage_sop_class_uid
+    identified = identity.from_dataset(dataset)
+    sop_class_uid = identified.sop_class_uid or file.media_storage_sop_class_uid
     rows, columns = elements.whole(dataset, "Rows"), elements.whole(dataset, "Columns")
     has_pixels = file.pixels is not None
     if len(dataset) == 0 and sop_class_uid is None:
-        raise BrokenHeader("The DICOM header holds no element.")
+        raise BrokenHeader("The DICOM header has no element.")
     view_text = _lower(dataset, "SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
     return Header(
-        identity=who,
+        identity=identified,
         format="DICOM",
         transfer_syntax_uid=file.transfer_syntax_uid,
         rows=rows,
@@ -182,8 +184,8 @@ def _dicom_header(data: bytes, limits: Limits) -> Header:
     )
 
 
-# Single-frame picture classes of PS3.4 B.5 that a projection film may come as; of these, a file without pixels is a
-# film that broke off and not a document.
+# Single-frame image classes of PS3.4 B.5 that a radiograph may have; a file of these classes without pixels is a
+# truncated image and not a document.
 _IMAGE_CLASSES = frozenset(
     "1.2.840.10008.5.1.4.1.1." + suffix
     for suffix in (
@@ -213,9 +215,9 @@ def _lower(dataset: Dataset, *keywords: str) -> tuple[str, ...]:
 
 
 def _animal(dataset: Dataset) -> tuple[str, ...]:
-    """Collect what only an animal's film carries (PS3.3 C.7.1.1).
+    """Return attributes that only images of animals have (PS3.3 C.7.1.1).
 
-    A Responsible Person alone proves nothing: a child's film names a parent there. Only the role OWNER does.
+    A Responsible Person is no evidence, since images of children name a parent there; the role OWNER is.
     """
     species = [*_lower(dataset, "PatientSpeciesDescription"), *elements.codes(dataset, "PatientSpeciesCodeSequence")]
     if any(human in line for line in species for human in _HUMAN):
@@ -229,11 +231,11 @@ def _decode_dicom(header: Header, file: DicomFile, limits: Limits, shorter_side_
     if file.pixels is None:
         raise NoPixels
     if header.number_of_frames > 1:
-        raise MultiFrame(f"The file holds {header.number_of_frames} frames; a radiograph is one.")
+        raise MultiFrame(f"The file has {header.number_of_frames} frames; a radiograph has one.")
     module = decoders.read_pixel_module(file, limits.max_pixels)
     stored = decoders.stored_values(file, module, _halvings(module, shorter_side_px))
     pixels, caveats = rendering.render(stored.values, module, file)
-    every: dict[Caveat, None] = dict.fromkeys((*stored.caveats, *caveats))
+    distinct: dict[Caveat, None] = dict.fromkeys((*stored.caveats, *caveats))
     return Radiograph(
         pixels,
         module.rows,
@@ -242,12 +244,12 @@ def _decode_dicom(header: Header, file: DicomFile, limits: Limits, shorter_side_
         header.format,
         stored.decoder,
         header.transfer_syntax_uid,
-        caveats=tuple(every),
+        caveats=tuple(distinct),
     )
 
 
 def _halvings(module: decoders.PixelModule, shorter_side_px: int | None) -> int:
-    """How often a film may be halved."""
+    """Return how often the resolution may be halved."""
     if shorter_side_px is None:
         return 0
     return max(0, (min(module.rows, module.columns) // shorter_side_px).bit_length() - 1)

@@ -1,4 +1,4 @@
-"""JPEG and PNG films: plain pictures without tags, read by Pillow."""
+"""Decoding of JPEG and PNG files with Pillow."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from preread.core.errors import (
 )
 from preread.core.types import Caveat, PixelArray
 from preread.imaging.codecs import jpeg, png
-from preread.imaging.codecs.codestreams import Codestream, Told
+from preread.imaging.codecs.codestreams import Codestream, Metadata
 from preread.imaging.elements import PARSE_ERRORS
 
-# JPEG stores colour coarsely, so that even a grey film's channels differ a little.
+# JPEG stores colour at low resolution, so that even the channels of a grey image differ a little.
 _CHANNELS_APART_MAX = 16
 _COLOURED_SHARE_MAX = 0.001
 _COLOUR_MODES = frozenset({"RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr"})
 _BANDS = {"CMYK": 4, "RGBA": 4, "RGB": 3, "YCbCr": 3, "P": 3}
-# A 16-bit PNG without a value in its upper half-of-half holds fewer bits, right-aligned.
+# A 16-bit PNG with all values below this has fewer bits, right-aligned.
 _DEEP_RIGHT_ALIGNED = 1 << 14
 
 
-# Not even a film that the limit on pixels would be raised for has more.
+# More than any radiograph has, whatever ``Limits.max_pixels``.
 _PIXELS_MAX = 180_000_000
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -48,31 +48,37 @@ _TURNS = {
 _XMP_ORIENTATION = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
 
 
-class _Form(NamedTuple):
-    """How a format is read; the readers are named, so that no other is loaded."""
+class _Format(NamedTuple):
+    """Functions and Pillow plugin for a format; no other plugin is loaded."""
 
     read_size: Callable[[bytes], Codestream]
-    rebuild_picture: Callable[[bytes], tuple[bytes, Told]]
+    rebuild_image: Callable[[bytes], tuple[bytes, Metadata]]
     reader: Callable[[io.BytesIO], Image.Image]
 
 
-_FORMS = {
-    "JPEG": _Form(jpeg.read_size, jpeg.rebuild_picture, JpegImagePlugin.JpegImageFile),
-    "PNG": _Form(png.read_size, png.rebuild_picture, PngImagePlugin.PngImageFile),
+_FORMATS = {
+    "JPEG": _Format(jpeg.read_size, jpeg.rebuild_image, JpegImagePlugin.JpegImageFile),
+    "PNG": _Format(png.read_size, png.rebuild_image, PngImagePlugin.PngImageFile),
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What a picture's header claims."""
+    """Size in the header, in pixels."""
 
     rows: int
     columns: int
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
-    """A decoded picture: uint8 pixels [rows, columns], 0 = black."""
+class DecodedImage:
+    """A decoded image.
+
+    Attributes:
+        pixels: uint8 [rows, columns], 0 = black, 255 = white.
+        decoder: name and version of the decoder.
+        caveats: assumptions made while decoding.
+    """
 
     pixels: PixelArray
     decoder: str
@@ -80,7 +86,7 @@ class Picture:
 
 
 def sniff(data: bytes) -> str | None:
-    """Return ``JPEG``, ``PNG`` or ``None``."""
+    """Return the format by its signature: ``JPEG``, ``PNG`` or ``None``."""
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -89,104 +95,124 @@ def sniff(data: bytes) -> str | None:
 
 
 def read_size(data: bytes, kind: str) -> Size:
-    """Read rows and columns from the header.
+    """Read the size from the header.
+
+    Args:
+        data: content of the file.
+        kind: ``JPEG`` or ``PNG``.
 
     Raises:
         BrokenHeader: it cannot be parsed.
-        TooManyPixels: it claims more than any picture has.
+        TooManyPixels: it states more than 180 million pixels.
     """
     try:
-        found = _FORMS[kind].read_size(data)
+        size = _FORMATS[kind].read_size(data)
     except (DecodeFailed, TruncatedPixels) as error:
         raise BrokenHeader(f"The {kind} header cannot be parsed: {error}") from None
-    if found.rows * found.columns > _PIXELS_MAX:
-        raise TooManyPixels(f"The picture claims {found.rows} x {found.columns} pixels.")
-    return Size(found.rows, found.columns)
+    if size.rows * size.columns > _PIXELS_MAX:
+        raise TooManyPixels(f"The header states {size.rows} x {size.columns} pixels; the limit is {_PIXELS_MAX}.")
+    return Size(size.rows, size.columns)
 
 
-def decode(data: bytes, kind: str, max_pixels: int) -> Picture:
-    """Decode to grey levels.
+def decode(data: bytes, kind: str, max_pixels: int) -> DecodedImage:
+    """Decode a JPEG or PNG file to grey levels.
 
-    Eight-bit grey is taken as it is; colour must be grey in all but its encoding and becomes Pillow's
-    ``convert("L")``, which is what the training pictures were made with; 16-bit grey is scaled by its full range, or
-    stretched between its 0.5th and 99.5th percentile where it holds 14 bits or fewer. EXIF orientation is applied.
+    Eight-bit grey is unchanged. Colour must be grey but for its encoding and is converted with Pillow's
+    ``convert("L")``, as the training images were. 16-bit grey is scaled by its full range, or between its 0.5th and
+    99.5th percentile if all values have at most 14 bits. EXIF orientation is applied.
+
+    Args:
+        data: content of the file.
+        kind: ``JPEG`` or ``PNG``.
+        max_pixels: limit on rows x columns x channels.
 
     Raises:
         TooManyPixels: rows x columns x channels exceed ``max_pixels``.
-        ColourNotGrey, MultiFrame, UnsupportedPixels: no radiograph.
+        ColourNotGrey, MultiFrame, UnsupportedPixels: it is not a radiograph.
         BrokenHeader, TruncatedPixels, DecodeFailed: the file is damaged.
     """
     decoder = f"Pillow {PIL.__version__}"
-    form = _FORMS[kind]
+    functions = _FORMATS[kind]
     size = read_size(data, kind)
     if size.rows * size.columns > max_pixels:
-        raise TooManyPixels(f"The picture claims {size.rows} x {size.columns} pixels.")
-    bare, told = form.rebuild_picture(data)
+        raise TooManyPixels(f"The header states {size.rows} x {size.columns} pixels; the limit is {max_pixels}.")
+    bare, metadata = functions.rebuild_image(data)
     try:
-        picture: Image.Image = form.reader(io.BytesIO(bare))
+        image: Image.Image = functions.reader(io.BytesIO(bare))
     except PARSE_ERRORS:
         raise BrokenHeader(f"The {kind} header cannot be parsed.") from None
-    with picture:
-        if picture.width * picture.height * _BANDS.get(picture.mode, 1) > max_pixels:
-            raise TooManyPixels(f"The picture claims {picture.height} x {picture.width} pixels.")
+    with image:
+        if image.width * image.height * _BANDS.get(image.mode, 1) > max_pixels:
+            raise TooManyPixels(
+                f"The image has {image.height} x {image.width} pixels in mode {image.mode}; the limit on samples is "
+                f"{max_pixels}."
+            )
         try:
-            picture.load()
+            image.load()
         except OSError as error:
             if "truncated" in str(error) or "incomplete" in str(error):
                 raise TruncatedPixels from None
             raise DecodeFailed from None
         except PARSE_ERRORS:
             raise DecodeFailed from None
-        if (turn := _TURNS.get(_orientation(told))) is not None:
-            picture = picture.transpose(turn)
-    if picture.mode.startswith("I"):
-        return _deep(np.asarray(picture), decoder)
-    if picture.mode == "L":
-        return Picture(np.asarray(picture), decoder)
-    if picture.mode in {"LA", "1"}:
-        return Picture(np.asarray(picture.convert("L")), decoder)
-    if picture.mode not in _COLOUR_MODES:
-        raise UnsupportedPixels(f"The picture's mode is {picture.mode}.")
-    colours = picture.convert("RGB")
+        if (turn := _TURNS.get(_orientation(metadata))) is not None:
+            image = image.transpose(turn)
+    if image.mode.startswith("I"):
+        return _scale_16_bit(np.asarray(image), decoder)
+    if image.mode == "L":
+        return DecodedImage(np.asarray(image), decoder)
+    if image.mode in {"LA", "1"}:
+        return DecodedImage(np.asarray(image.convert("L")), decoder)
+    if image.mode not in _COLOUR_MODES:
+        raise UnsupportedPixels(f"The image's mode is {image.mode}.")
+    colours = image.convert("RGB")
     require_grey(np.asarray(colours))
-    return Picture(np.asarray(colours.convert("L")), decoder)
+    return DecodedImage(np.asarray(colours.convert("L")), decoder)
 
 
-def _orientation(told: Told) -> int:
-    """Return EXIF's orientation, else that of XMP; 1, as it is stored, where neither can be read."""
+def _orientation(metadata: Metadata) -> int:
+    """Return the orientation of EXIF, else XMP; 1 (as stored) if there is neither."""
     exif = Image.Exif()
     try:
-        exif.load(told.exif)
+        exif.load(metadata.exif)
         found = exif.get(ExifTags.Base.Orientation)
     except PARSE_ERRORS:
         found = None
-    if found is None and (named := _XMP_ORIENTATION.search(told.xmp)):
+    if found is None and (named := _XMP_ORIENTATION.search(metadata.xmp)):
         found = int(named[1])
     return found if isinstance(found, int) else 1
 
 
 def require_grey(channels: PixelArray) -> None:
-    """Check that uint8 [rows, columns, 3] is grey but for what lossy coding adds.
+    """Raise an error if an image is in colour, lossy coding aside.
+
+    Args:
+        channels: uint8 [rows, columns, 3], RGB, 0 to 255.
 
     Raises:
-        ColourNotGrey: more than one pixel in a thousand has channels that differ visibly.
+        ColourNotGrey: in more than 0.1 % of the pixels the channels differ by more than 16.
     """
-    # channel by channel: numpy reduces an axis of three a hundred times more slowly
+    # channel by channel: reducing an axis of length 3 is a hundred times slower in numpy
     red, green, blue = channels[:, :, 0], channels[:, :, 1], channels[:, :, 2]
     apart = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
     if np.count_nonzero(apart > _CHANNELS_APART_MAX) > _COLOURED_SHARE_MAX * apart.size:
         raise ColourNotGrey
 
 
-def _deep(levels: np.ndarray[tuple[int, ...], np.dtype[np.generic]], decoder: str) -> Picture:
-    """Scale 16-bit grey to 8 bits (Pillow's own ``convert("L")`` would saturate)."""
+def _scale_16_bit(levels: np.ndarray[tuple[int, ...], np.dtype[np.generic]], decoder: str) -> DecodedImage:
+    """Scale 16-bit grey to 8 bits (Pillow's ``convert("L")`` would saturate).
+
+    Args:
+        levels: integers [rows, columns], 0 to 65535.
+        decoder: name and version of the decoder.
+    """
     if levels.ndim != 2 or levels.min() < 0 or levels.max() > 0xFFFF:
-        raise UnsupportedPixels("The picture's grey levels are not of 16 bits.")
+        raise UnsupportedPixels("The grey levels of the image are not of 16 bits.")
     indices = levels.astype(np.uint16)
     top = int(indices.max())
     entries = np.arange(0x10000, dtype=np.float64)
     if top >= _DEEP_RIGHT_ALIGNED:
-        return Picture(np.floor(entries / 257 + 0.5).astype(np.uint8)[indices], decoder)
+        return DecodedImage(np.floor(entries / 257 + 0.5).astype(np.uint8)[indices], decoder)
     low, high = np.percentile(indices, (0.5, 99.5))
     table = np.clip((entries - low) * (255 / max(high - low, 1.0)), 0, 255)
-    return Picture(np.floor(table + 0.5).astype(np.uint8)[indices], decoder, (Caveat.NO_WINDOW,))
+    return DecodedImage(np.floor(table + 0.5).astype(np.uint8)[indices], decoder, (Caveat.NO_WINDOW,))

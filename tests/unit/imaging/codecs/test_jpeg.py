@@ -278,7 +278,7 @@ def test_a_picture_keeps_its_colours(
         icc_profile=b"x" * 200,
         **how,
     )
-    bare, _ = jpeg.rebuild_picture(data)
+    bare, _ = jpeg.rebuild_image(data)
     assert b"by nobody" not in bare
     ours, theirs = Image.open(io.BytesIO(bare)), Image.open(io.BytesIO(data))
     assert ours.mode == theirs.mode
@@ -304,7 +304,7 @@ def test_the_colour_transform_is_stated_again(
             renamed[at + step * index] = swaps[frame[at + step * index]]
     adobe = b"" if transform is None else segment(0xEE, b"Adobe" + struct.pack(">HHHB", 100, 0, 0, transform))
     data = SOI + jfif + adobe + bytes(renamed[2:])
-    bare, _ = jpeg.rebuild_picture(data)
+    bare, _ = jpeg.rebuild_image(data)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(bare))), np.asarray(Image.open(io.BytesIO(data))))
 
 

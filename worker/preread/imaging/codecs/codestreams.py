@@ -35,7 +35,7 @@ class Codestream:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Metadata:
     """What a file says beside its picture: EXIF (TIFF data) and XMP, each perhaps empty."""
 
     exif: bytes = b""

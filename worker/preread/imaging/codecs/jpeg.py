@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from preread.core.errors import DecodeFailed, TruncatedPixels, UnsupportedPixels
-from preread.imaging.codecs.codestreams import Codestream, Told
+from preread.imaging.codecs.codestreams import Codestream, Metadata
 
 SEQUENTIAL, PROGRESSIVE, LOSSLESS, LOSSLESS_LS = frozenset({0xC0, 0xC1}), 0xC2, 0xC3, 0xF7
 FRAMES = SEQUENTIAL | {PROGRESSIVE, LOSSLESS, LOSSLESS_LS}
@@ -32,7 +32,7 @@ _SCAN_END_LS = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
 # A progressive picture has about ten; each costs a decoder the time of the whole picture.
 SCANS_MAX = 100
 _SEGMENTS_MAX = 100_000
-_TOLD_BYTES_MAX = 1 << 20
+_METADATA_BYTES_MAX = 1 << 20
 _ADOBE_BYTES, _JFIF_BYTES = 12, 14
 
 
@@ -83,7 +83,7 @@ def rebuild(data: bytes) -> bytes:
     return _joined(_read(data).written)
 
 
-def rebuild_picture(data: bytes) -> tuple[bytes, Told]:
+def rebuild_image(data: bytes) -> tuple[bytes, Metadata]:
     """Do the same for a file whose colours are to be converted, and return what it says beside the picture.
 
     The colour transform that JFIF or Adobe's segment states is stated again, in a segment written here.
@@ -95,10 +95,10 @@ def rebuild_picture(data: bytes) -> tuple[bytes, Told]:
         transform = 1
     elif components == 4 and transform not in {None, 0}:
         transform = 2
-    told = Told(found.exif, found.xmp)
+    metadata = Metadata(found.exif, found.xmp)
     if components < 3 or transform is None:
-        return _joined(found.written), told
-    return _joined([_segment(0xEE, b"Adobe" + struct.pack(">HHHB", 100, 0, 0, transform)), *found.written]), told
+        return _joined(found.written), metadata
+    return _joined([_segment(0xEE, b"Adobe" + struct.pack(">HHHB", 100, 0, 0, transform)), *found.written]), metadata
 
 
 def _joined(written: list[bytes]) -> bytes:
@@ -246,7 +246,7 @@ def _read_application(marker: int, content: bytes, found: _Found) -> None:
     """Keep what this product reads of the segments that no decoder is handed."""
     if marker == 0xE0 and content.startswith(b"JFIF\0") and len(content) >= _JFIF_BYTES:
         found.jfif = True
-    elif marker == 0xE1 and content.startswith(b"Exif\0\0") and len(found.exif) < _TOLD_BYTES_MAX:
+    elif marker == 0xE1 and content.startswith(b"Exif\0\0") and len(found.exif) < _METADATA_BYTES_MAX:
         found.exif += content[6:]
     elif marker == 0xE1 and content.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
         found.xmp = content.split(b"\0", 1)[1]

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 
 from preread.core.errors import DecodeFailed, MultiFrame, TruncatedPixels
-from preread.imaging.codecs.codestreams import Codestream, Told
+from preread.imaging.codecs.codestreams import Codestream, Metadata
 from preread.imaging.elements import PARSE_ERRORS
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -20,7 +20,7 @@ KEPT = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
 _COLOURS = {0: (1, {1, 2, 4, 8, 16}), 2: (3, {8, 16}), 3: (1, {1, 2, 4, 8}), 4: (2, {8, 16}), 6: (4, {8, 16})}
 _PALETTE = 3
 _CHUNKS_MAX = 100_000
-_TOLD_BYTES_MAX = 1 << 20
+_METADATA_BYTES_MAX = 1 << 20
 _END = struct.pack(">I4sI", 0, b"IEND", 0xAE426082)
 
 
@@ -38,7 +38,7 @@ def read_size(data: bytes) -> Codestream:
     raise DecodeFailed("The PNG does not begin with its header.")
 
 
-def rebuild_picture(data: bytes) -> tuple[bytes, Told]:
+def rebuild_image(data: bytes) -> tuple[bytes, Metadata]:
     """Return the file to decode, and what it says beside the picture.
 
     Raises:
@@ -86,7 +86,7 @@ def rebuild_picture(data: bytes) -> tuple[bytes, Told]:
                 profile = _profile(text if kind == b"tEXt" else _inflated(text[1:]))
     if not pixels:
         raise TruncatedPixels("The PNG has no image data.")
-    return b"".join((*written, _END)), Told(exif or profile, xmp)
+    return b"".join((*written, _END)), Metadata(exif or profile, xmp)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
@@ -123,7 +123,7 @@ def _read_header(content: bytes) -> tuple[Codestream, int]:
 
 def _inflated(data: bytes) -> bytes:
     try:
-        return zlib.decompressobj().decompress(data, _TOLD_BYTES_MAX)
+        return zlib.decompressobj().decompress(data, _METADATA_BYTES_MAX)
     except zlib.error:
         return b""
 
@@ -138,7 +138,7 @@ def _international(text: bytes) -> bytes:
 def _profile(text: bytes) -> bytes:
     """Return EXIF as ImageMagick writes it in hexadecimal behind three lines."""
     try:
-        return bytes.fromhex(b"".join(text[:_TOLD_BYTES_MAX].split(b"\n")[3:]).decode("ascii")).removeprefix(
+        return bytes.fromhex(b"".join(text[:_METADATA_BYTES_MAX].split(b"\n")[3:]).decode("ascii")).removeprefix(
             b"Exif\0\0"
         )
     except PARSE_ERRORS:
