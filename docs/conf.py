@@ -13,6 +13,8 @@ project = "Preread"
 author = "the Preread authors"
 version = release = tomllib.loads((_REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
 language = "en"
+# a block without a language is a transcript, not Python
+highlight_language = "none"
 
 extensions = [
     "myst_parser",

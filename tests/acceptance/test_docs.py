@@ -107,3 +107,14 @@ def test_no_link_leads_nowhere(page: Path) -> None:
             headings = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE)
             anchors = {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
             assert anchor in anchors, f"{place}: {path or page.name} has no heading #{anchor}"
+
+
+def test_every_file_that_a_page_names_is_there() -> None:
+    for page in (*REPOSITORY.glob("*.md"), REPOSITORY / "deploy" / "RUNBOOK.md", *(REPOSITORY / "docs").rglob("*.md")):
+        if page.name in {"CHANGELOG.md", "DECISIONS.md"}:  # they tell of files as they were
+            continue
+        for number, line in enumerate(page.read_text().splitlines(), 1):
+            for name in re.findall(
+                r"(?<![\w/.])(?:deploy|docs|migrations|tests|worker|model_training)/[\w./-]+\.\w+", line
+            ):
+                assert (REPOSITORY / name).exists(), f"{page.relative_to(REPOSITORY)}:{number}: {name} is not there"
