@@ -52,6 +52,20 @@ def test_a_site_in_order_is_built_and_its_links_lead_to_the_included_pages(repos
     assert 'href="../index.html"' in (repository / "build" / "how-to" / "runbook.html").read_text()
 
 
+def test_packages_and_modules_are_listed_with_their_first_lines(repository: Path) -> None:
+    inner = repository / "worker" / "thing" / "inner"
+    inner.mkdir(parents=True)
+    (inner.parent / "__init__.py").write_text('"""The thing."""\n')
+    (inner / "__init__.py").write_text('"""Parts of | the thing.\n\nMore.\n"""\n')
+    (inner / "wheel.py").write_text('"""A wheel | of ``four``.\n\nMore of it.\n"""\nimport not_installed\n')
+    (repository / "docs" / "index.md").write_text(INDEX + "\n```{package-index} worker/thing\n```\n")
+    assert build(repository) == (0, "")
+    text = re.sub(r"<[^>]+>", "", (repository / "build" / "index.html").read_text())
+    assert "thing: The thing." in text
+    assert re.search(r"thing\.inner: Parts of \| the thing\.\s+module\s+wheel\s+A wheel \| of four\.\s", text)
+    assert "More" not in text
+
+
 @pytest.mark.parametrize(
     "file, text, said",
     [
