@@ -21,7 +21,7 @@ from typing import Any
 import run_worker
 from sqlalchemy import Engine, event
 
-from preread.ledger import ledger
+from preread.ledger.ledger import Ledger
 from preread.runner import dispatcher as dispatch
 from preread.runner import outcomes as endings
 from preread.runner import pool as slots
@@ -31,6 +31,8 @@ ENDED = 9
 _reached: set[str] = set()
 _lock = threading.Lock()
 _place = threading.local()
+# the two decorators' functions: of a verb that writes, and of one that reads
+_RUNS = {Ledger.commit.__code__, Ledger.known.__code__}
 _OBJECT = re.compile(
     r"^\W*(SELECT|INSERT|UPDATE|DELETE|BEGIN|SET|PRAGMA)\b(?:.*?\b(?:FROM|INTO)\s+([a-z_]+)|\s+([a-z_]+))?", re.DOTALL
 )
@@ -57,14 +59,14 @@ def reach(point: str, *, database: bool = True) -> None:
 
 
 def verb() -> str:
-    """The ledger's verb that this thread is in."""
+    """Return the name of the ledger's verb whose transaction this thread is in."""
+    name = "elsewhere"
     frame: Any = sys._getframe(1)
     while frame is not None:
-        name = frame.f_code.co_name
-        if frame.f_code.co_filename == ledger.__file__ and not name.startswith(("_", "<")):
-            return name
+        if frame.f_code in _RUNS:  # the outermost one has opened the transaction
+            name = frame.f_locals["verb"].__name__
         frame = frame.f_back
-    return "elsewhere"
+    return name
 
 
 def short(statement: str) -> str:

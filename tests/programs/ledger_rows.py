@@ -15,6 +15,7 @@ from preread.ledger.ledger import Ledger
 from preread.ledger.records import ContentAssessment, FileFacts, Observation
 from preread.review import disclosures, results
 from preread.review.auth import accounts
+from tests.support.outcomes import commit_assessed, commit_refused, commit_unreadable
 
 
 def fill(engine: Engine, name: bytes = b"film", bundle: Mapping[str, str] | None = None) -> None:
@@ -34,9 +35,9 @@ def fill(engine: Engine, name: bytes = b"film", bundle: Mapping[str, str] | None
         identity = Identity(patient_id="P1", patient_name="Doe\\^J\n\\.")  # what a dump has to escape
         return FileFacts(sha256 * 64, identity, "DICOM", None, 10, 12, Population.UNDECLARED, (), 1.0)
 
-    assert ledger.commit_assessed(assessed, facts("a"), bundle_id, content)
-    assert ledger.commit_refused(refused, facts("b"), bundle_id, RefusalCode.VIEW, "lateral")
-    assert ledger.commit_unreadable(unreadable, TruncatedPixels(), facts("c"))
+    assert commit_assessed(ledger, assessed, facts("a"), bundle_id, content)
+    assert commit_refused(ledger, refused, facts("b"), bundle_id, RefusalCode.VIEW, "lateral")
+    assert commit_unreadable(ledger, unreadable, TruncatedPixels(), facts("c"))
     accounts.add(engine, "uid:0", name.decode(), "Program", Role.SERVICE, None)
     account_id = accounts.by_name(engine, name.decode()).account_id
     disclosures.note(engine, f"account:{account_id}", results.query(engine))

@@ -11,7 +11,9 @@ from sqlalchemy import Connection, Engine, select
 
 from preread.core.types import Answer, Caveat, FileState, Finding, Identity, Population
 from preread.db import schema
-from preread.ledger.ledger import Claim, ContentAssessment, FileFacts, Ledger, Observation, Version
+from preread.ledger.ledger import Ledger
+from preread.ledger.records import Claim, ContentAssessment, FileFacts, Observation, Version
+from tests.support.outcomes import commit_assessed
 
 DIGEST = "d" * 64
 
@@ -110,7 +112,7 @@ class LedgerBench:
         """Take one film the whole way; return its file id."""
         claim = self.claimed(path, mtime_ns=mtime_ns)
         facts = self.facts(content, uid, **identity)
-        assert self.ledger.commit_assessed(claim, facts, self.bundle_id, content_of(answer))
+        assert commit_assessed(self.ledger, claim, facts, self.bundle_id, content_of(answer))
         return claim.file_id
 
     def attempts(self, file_id: int) -> tuple[object, object]:

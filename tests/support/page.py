@@ -23,14 +23,15 @@ from preread.core.types import Answer, Caveat, FileState, Finding, Identity, Pop
 from preread.db.engine import database_now, read
 from preread.imaging import previews
 from preread.imaging.preview_png import encode_preview
-from preread.ledger.ledger import ContentAssessment, FileFacts, Ledger, Observation
-from preread.ledger.records import Pulse, RootPulse
+from preread.ledger.ledger import Ledger
+from preread.ledger.records import ContentAssessment, FileFacts, Observation, Pulse, RootPulse
 from preread.review.auth import accounts
 from preread.review.auth.accounts import Account
 from preread.web import server
 from preread.web.app import create_app
 from preread.web.context import WebOptions
 from preread_training.data import phantoms
+from tests.support.outcomes import commit_assessed, commit_refused, commit_unreadable
 
 PASSWORD = "correct horse battery"
 MANIFEST = json.dumps(
@@ -142,11 +143,11 @@ class Films:
                 decoder="numpy 2",
                 activation_map=np.linspace(-1, 2, 36, dtype=np.float32).reshape(6, 6),
             )
-            assert self.ledger.commit_assessed(claim, facts, self.bundle_id, said)
+            assert commit_assessed(self.ledger, claim, facts, self.bundle_id, said)
         elif isinstance(answer, RefusalCode):
-            assert self.ledger.commit_refused(claim, facts, self.bundle_id, answer, "the film shows something else")
+            assert commit_refused(self.ledger, claim, facts, self.bundle_id, answer, "the film shows something else")
         else:
-            assert self.ledger.commit_unreadable(claim, DecodeFailed("the pixel data is damaged"), facts)
+            assert commit_unreadable(self.ledger, claim, DecodeFailed("the pixel data is damaged"), facts)
         if preview:
             drawn = phantoms.draw_chest(claim.file_id, rows=400, columns=320)
             assert previews.save(self.preview_dir, sha256, encode_preview(drawn), 0)

@@ -18,6 +18,7 @@ from preread.ledger import invariants as ledger_check
 from preread.ledger.records import Observation
 from preread.share.scanner import FileSystem
 from tests.support.ledger import LedgerBench
+from tests.support.outcomes import commit_assessed, commit_refused, commit_unreadable
 
 file = schema.file.c
 
@@ -47,7 +48,7 @@ class Place:
         from tests.support.ledger import content_of
 
         facts = self.bench.facts(content)
-        assert self.bench.ledger.commit_assessed(claim, facts, self.bench.bundle_id, content_of())
+        assert commit_assessed(self.bench.ledger, claim, facts, self.bench.bundle_id, content_of())
         return int(claim.file_id)
 
     def observe(self, *seen: Observation) -> None:
@@ -71,10 +72,10 @@ def test_nothing_differs_whatever_the_state(place: Place) -> None:
     place.observe(place.write(b"refused"), place.write(b"broken"), place.write(b"locked"), place.write(b"claimed"))
     bench.ledger.observe(bench.root_id, [place.write(b"young")])
     claims = {claim.path: claim for claim in bench.claim(9)}
-    assert bench.ledger.commit_refused(
-        claims[b"refused"], bench.facts(b"film"), bench.bundle_id, RefusalCode.VIEW, "lateral"
+    assert commit_refused(
+        bench.ledger, claims[b"refused"], bench.facts(b"film"), bench.bundle_id, RefusalCode.VIEW, "lateral"
     )
-    assert bench.ledger.commit_unreadable(claims[b"broken"], UnknownFormat())
+    assert commit_unreadable(bench.ledger, claims[b"broken"], UnknownFormat())
     bench.ledger.give_back(claims[b"locked"], FileLocked(), retry_in_s=60)
     again = place.film(b"again")
     bench.ledger.reopen([again], "again", states=[FileState.DONE])

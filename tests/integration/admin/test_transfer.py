@@ -56,6 +56,7 @@ from preread.review.audit import Action
 from preread.review.auth import accounts
 from preread.review.history import show
 from tests.programs import ledger_rows
+from tests.support.outcomes import commit_assessed, commit_refused
 from tests.support.paths import REPOSITORY
 from tests.support.postgres import PostgresServer
 
@@ -88,11 +89,11 @@ def images(engine: Engine, count: int, start: int = 0) -> None:
             name = Identity(patient_id=f"P{number}", patient_name=f"Ünal^{number} \U0001f9d2")
             facts = FileFacts(f"{number:064x}", name, "DICOM", None, 10, 12, Population.UNDECLARED, (), 0.1 * number)
             if number % 2:
-                assert ledger.commit_refused(claim, facts, bundle_id, RefusalCode.VIEW, "lateral\\N\t")
+                assert commit_refused(ledger, claim, facts, bundle_id, RefusalCode.VIEW, "lateral\\N\t")
                 continue
             finding = Finding("pneumonia", 0.1 * number, 1 / (number + 3), 1e-300, Answer.FLAGGED)
             map_ = np.full((2, 2), number, np.float32)
-            assert ledger.commit_assessed(claim, facts, bundle_id, ContentAssessment((finding,), (), "numpy", map_))
+            assert commit_assessed(ledger, claim, facts, bundle_id, ContentAssessment((finding,), (), "numpy", map_))
 
 
 def review(engine: Engine, count: int) -> None:

@@ -19,6 +19,7 @@ from preread.core.types import Answer, Caveat, FileState, Finding, Identity, Pop
 from preread.db.engine import open_engine
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import ContentAssessment, FileFacts, Observation
+from tests.support.outcomes import commit_assessed, commit_refused, commit_unreadable
 from tests.test_house import commands
 
 # Clears the screen, retitles the window, rings, reorders, breaks lines, looks like markup, a formula, a page's script.
@@ -93,9 +94,9 @@ def hostile(tmp_path, migrated_sqlite, monkeypatch, jpeg):
         return FileFacts(f"{number:064x}", identity, "DICOM", NASTY, 10, 12, Population.RESEARCH, (), 1.0)
 
     assessed, refused, unreadable, locked, crashed, _ = (claims[name] for name in names)
-    assert ledger.commit_assessed(assessed, facts(1), bundle_id, content)
-    assert ledger.commit_refused(refused, facts(2), bundle_id, RefusalCode.BODY_PART, f"it shows {NASTY}")
-    assert ledger.commit_unreadable(unreadable, TruncatedPixels(NASTY), facts(3))
+    assert commit_assessed(ledger, assessed, facts(1), bundle_id, content)
+    assert commit_refused(ledger, refused, facts(2), bundle_id, RefusalCode.BODY_PART, f"it shows {NASTY}")
+    assert commit_unreadable(ledger, unreadable, TruncatedPixels(NASTY), facts(3))
     assert ledger.give_back(locked, FileLocked(NASTY), retry_in_s=1000.0) is FileState.RETRY
     assert ledger.fail(crashed, SlotCrashed(NASTY)) is FileState.RETRY
     ledger.absent(root_id, [names[4]])

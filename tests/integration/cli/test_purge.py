@@ -13,6 +13,7 @@ from preread.imaging import previews
 from preread.imaging.preview_png import encode_preview
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import FileFacts, Observation
+from tests.support.outcomes import commit_refused
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def here(preread, tmp_path, migrated_sqlite, monkeypatch):
         (claim,) = ledger.claim([root_id], 1)
         who = Identity(patient_id=patient, issuer_of_patient_id=issuer, study_instance_uid=study)
         facts = FileFacts(f"{number:064x}", who, "DICOM", None, 1, 1, Population.UNDECLARED, (), 1.0)
-        assert ledger.commit_refused(claim, facts, bundle_id, RefusalCode.VIEW, "lateral")
+        assert commit_refused(ledger, claim, facts, bundle_id, RefusalCode.VIEW, "lateral")
     engine.dispose()
     assert previews.save(tmp_path / "preread.db-previews", "0" * 64, encode_preview(np.zeros((9, 9), np.uint8)), 0)
     return preread

@@ -20,6 +20,7 @@ from preread.ledger.ledger import Ledger
 from preread.ledger.records import FileFacts, Observation
 from preread.review import results
 from tests.support.commands import CommandResult, CommandRunner
+from tests.support.outcomes import commit_refused
 
 pytestmark = pytest.mark.usefixtures("postgres_programs")
 
@@ -45,7 +46,7 @@ class Site:
             return False
         who = Identity(patient_id=patient, patient_name=f"Name of {patient}", study_instance_uid=f"1.{number}")
         facts = FileFacts(f"{number:064x}", who, "DICOM", None, 1, 1, Population.UNDECLARED, (), 1.0)
-        return ledger.commit_refused(claims[0], facts, bundle_id, RefusalCode.VIEW, "lateral")
+        return commit_refused(ledger, claims[0], facts, bundle_id, RefusalCode.VIEW, "lateral")
 
     def purge(self, patient: str, *options: str) -> CommandResult:
         return self.preread("purge", "--patient", "-", *options, stdin=f"{patient}\n")

@@ -20,6 +20,7 @@ from preread.db import engine as db_engine
 from preread.db.review_schema import audit, listing
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import ContentAssessment, FileFacts, Observation
+from tests.support.outcomes import commit_assessed, commit_refused, commit_unreadable
 
 STATED = [
     {"prevalence": 0.05, "ppv": 0.36, "npv": 0.9995},
@@ -86,14 +87,14 @@ def filled(database, tmp_path):
             ms=12.5,
         )
 
-    assert ledger.commit_assessed(
-        claims[names["flagged"]], facts(1, HOSTILE, (Caveat.AGE_DECLARED,)), bundle_id, content()
+    assert commit_assessed(
+        ledger, claims[names["flagged"]], facts(1, HOSTILE, (Caveat.AGE_DECLARED,)), bundle_id, content()
     )
-    assert ledger.commit_assessed(
-        claims[names["not_flagged"]], facts(2), bundle_id, content(Answer.NOT_FLAGGED, 0.0004)
+    assert commit_assessed(
+        ledger, claims[names["not_flagged"]], facts(2), bundle_id, content(Answer.NOT_FLAGGED, 0.0004)
     )
-    assert ledger.commit_refused(claims[names["refused"]], facts(3), bundle_id, RefusalCode.BODY_PART, "it shows KNEE")
-    assert ledger.commit_unreadable(claims[names["unreadable"]], TruncatedPixels(), facts(4))
+    assert commit_refused(ledger, claims[names["refused"]], facts(3), bundle_id, RefusalCode.BODY_PART, "it shows KNEE")
+    assert commit_unreadable(ledger, claims[names["unreadable"]], TruncatedPixels(), facts(4))
     engine.dispose()
     return root
 

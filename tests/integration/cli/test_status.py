@@ -16,6 +16,7 @@ from preread.db.engine import open_engine
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import ContentAssessment, FileFacts, Observation, Pulse, RootPulse
 from preread.monitoring.health import Health
+from tests.support.outcomes import commit_assessed, commit_refused, commit_unreadable
 
 SAID = ContentAssessment(
     (Finding("pneumonia", 1.5, 0.87, 0.25, Answer.FLAGGED),), (), "test 1", np.zeros((7, 7), np.float32)
@@ -52,10 +53,10 @@ class Place:
     def fill(self):
         claims = self.observe(*NAMES)
         flagged, knee, old, broken, crashing, locked = (claims[name] for name in NAMES)
-        assert self.ledger.commit_assessed(flagged, facts(1), self.bundle_id, SAID)
-        assert self.ledger.commit_refused(knee, facts(2), self.bundle_id, RefusalCode.BODY_PART, "it shows KNEE")
-        assert self.ledger.commit_refused(old, facts(3), self.bundle_id, RefusalCode.AGE_OUTSIDE, "it is 64 old")
-        assert self.ledger.commit_unreadable(broken, TruncatedPixels(), facts(4))
+        assert commit_assessed(self.ledger, flagged, facts(1), self.bundle_id, SAID)
+        assert commit_refused(self.ledger, knee, facts(2), self.bundle_id, RefusalCode.BODY_PART, "it shows KNEE")
+        assert commit_refused(self.ledger, old, facts(3), self.bundle_id, RefusalCode.AGE_OUTSIDE, "it is 64 old")
+        assert commit_unreadable(self.ledger, broken, TruncatedPixels(), facts(4))
         assert self.ledger.quarantine(crashing, SlotCrashed("signal 11"))
         assert self.ledger.quarantine(locked, FileLocked())
 
@@ -121,7 +122,7 @@ def test_an_earlier_result_stands_until_the_next_and_is_kept(preread, place):
     assert "no newer result yet" in said
     assert "Until then: It was assessed" in said
     (claim,) = place.ledger.claim([place.root_id], 1)
-    assert place.ledger.commit_refused(claim, facts(1), place.bundle_id, RefusalCode.NOT_CHEST, "a knee after all")
+    assert commit_refused(place.ledger, claim, facts(1), place.bundle_id, RefusalCode.NOT_CHEST, "a knee after all")
     (record,) = preread("results", "show", result_id, "--json").records
     assert record["outcome"] == "refused"
     (past,) = record["history"]["past"]
@@ -306,10 +307,10 @@ def test_reconcile_of_what_cannot_be_looked_at(preread, place, tmp_path, monkeyp
 def test_status_of_a_worker_that_is_well(preread, place):
     preread("requeue", "--state", "quarantined", "--code", "locked", "--yes")
     for claim in place.ledger.claim([place.root_id], 9):
-        assert place.ledger.commit_unreadable(claim, TruncatedPixels(), facts(9))
+        assert commit_unreadable(place.ledger, claim, TruncatedPixels(), facts(9))
     preread("quarantine", "release", "--code", "slot_crashed", "--yes")
     for claim in place.ledger.claim([place.root_id], 9):
-        assert place.ledger.commit_unreadable(claim, TruncatedPixels(), facts(9))
+        assert commit_unreadable(place.ledger, claim, TruncatedPixels(), facts(9))
     place.ledger.heartbeat(Pulse(30.0, 1, 1, (RootPulse(place.root_id, moves=True),)))
     place.ledger.scan_started(place.root_id)
     place.ledger.scan_completed(place.root_id, files_seen=6)

@@ -22,10 +22,12 @@ from preread.core.errors import (
 from preread.core.types import FileState, Outcome, RefusalCode
 from preread.db import engine as db_engine
 from preread.db import schema
-from preread.ledger import workers
+from preread.ledger import registry
 from preread.ledger.failing_sources import Source
-from preread.ledger.ledger import Ledger, Observation
+from preread.ledger.ledger import Ledger
+from preread.ledger.records import Observation
 from tests.support.ledger import LedgerBench
+from tests.support.outcomes import commit_assessed, commit_refused
 
 
 def test_newest_first_up_to_the_limit(bench: LedgerBench) -> None:
@@ -166,7 +168,7 @@ def test_what_begins_anew_or_ends_well_has_no_deadline_behind_it(bench: LedgerBe
         claim = bench.claimed(mtime_ns=2)
     else:
         (claim,) = bench.claim()
-        assert bench.ledger.commit_refused(claim, bench.facts(), bench.bundle_id, RefusalCode.VIEW, "lateral")
+        assert commit_refused(bench.ledger, claim, bench.facts(), bench.bundle_id, RefusalCode.VIEW, "lateral")
         claim = bench.claimed(b"copy.dcm")
     sha256 = "c" * 64 if fresh == "other bytes" else "a" * 64
     assert bench.ledger.fail(claim, SlotDeadline(), sha256=sha256) is FileState.RETRY
@@ -268,7 +270,7 @@ def test_a_file_whose_bytes_were_read_is_locked_no_longer(bench: LedgerBench) ->
     assert bench.ledger.give_back(bench.claim()[0], FileLocked()) is FileState.READY
     assert bench.row(claim.file_id)["locked_since"] == bench.now
     bench.wait(60)
-    assert bench.ledger.commit_refused(bench.claim()[0], bench.facts(), bench.bundle_id, RefusalCode.VIEW, "lateral")
+    assert commit_refused(bench.ledger, bench.claim()[0], bench.facts(), bench.bundle_id, RefusalCode.VIEW, "lateral")
     assert bench.row(claim.file_id)["locked_since"] is None
 
 
@@ -300,14 +302,14 @@ def test_a_lapsed_lease_is_an_interruption_and_fences_the_sleeper(bench: LedgerB
     assert (taken.epoch, taken.attempts) == (claim.epoch + 1, 1)
 
     assert bench.ledger.renew([claim]) == set()
-    assert not bench.ledger.commit_assessed(claim, bench.facts(), bench.bundle_id, content)
+    assert not commit_assessed(bench.ledger, claim, bench.facts(), bench.bundle_id, content)
     assert not bench.ledger.quarantine(claim, FileLocked())
     assert bench.ledger.give_back(claim, "late") is None
     assert bench.ledger.fail(claim, SlotCrashed()) is None
     assert bench.count("assessment") == 0
 
-    assert other.commit_assessed(taken, bench.facts(), bench.bundle_id, content)
-    assert not bench.ledger.commit_assessed(claim, bench.facts(), bench.bundle_id, content)
+    assert commit_assessed(other, taken, bench.facts(), bench.bundle_id, content)
+    assert not commit_assessed(bench.ledger, claim, bench.facts(), bench.bundle_id, content)
     assert bench.count("assessment") == 1
 
 
@@ -315,7 +317,7 @@ def test_a_fenced_sleeper_cannot_commit_before_anyone_else_claims_either(bench: 
     claim = bench.claimed()
     bench.wait(61)
     bench.ledger.recover_interrupted()
-    assert not bench.ledger.commit_assessed(claim, bench.facts(), bench.bundle_id, content)
+    assert not commit_assessed(bench.ledger, claim, bench.facts(), bench.bundle_id, content)
     assert bench.state() is FileState.READY
 
 
@@ -419,10 +421,10 @@ def test_a_worker_that_stopped_leaves_nothing_behind(bench: LedgerBench) -> None
 def test_workers_of_other_hosts_are_judged_by_their_lease_alone(
     bench: LedgerBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workers, "this_host", lambda: "elsewhere")
+    monkeypatch.setattr(registry, "this_host", lambda: "elsewhere")
     bench.ledger.heartbeat()
     monkeypatch.undo()
-    monkeypatch.setattr(workers, "process_token", lambda _pid: None)
+    monkeypatch.setattr(registry, "process_token", lambda _pid: None)
     bench.claimed()
     assert bench.ledger.recover_interrupted() == 0
     bench.wait(61)
@@ -506,7 +508,7 @@ def test_a_commit_whose_answer_was_lost_is_found_again(
 ) -> None:
     claim = bench.claimed()
     lost = LostAnswer(bench.engine, monkeypatch)
-    assert bench.ledger.commit_assessed(claim, bench.facts(), bench.bundle_id, content)
+    assert commit_assessed(bench.ledger, claim, bench.facts(), bench.bundle_id, content)
     assert lost.lost == 1
     assert bench.count("assessment") == 1
     assert bench.count("finding") == 1

@@ -14,9 +14,11 @@ from preread.core.errors import TruncatedPixels, UnknownFormat
 from preread.core.types import Answer, Caveat, FileState, Finding, Identity, Outcome, Population, RefusalCode
 from preread.db import schema
 from preread.db.engine import open_engine
-from preread.ledger.ledger import ContentAssessment, Ending, FileFacts, Ledger, Observation
+from preread.ledger.ledger import Ledger
+from preread.ledger.records import ContentAssessment, Ending, FileFacts, Observation
 from preread.review import history, results
 from tests.support.ledger import LedgerBench
+from tests.support.outcomes import commit_assessed, commit_refused, commit_unreadable
 
 
 def test_an_assessment_is_stored_whole(bench: LedgerBench, content: ContentAssessment) -> None:
@@ -24,7 +26,7 @@ def test_an_assessment_is_stored_whole(bench: LedgerBench, content: ContentAsses
     facts = replace(
         bench.facts(uid="1.2.3", patient_id="P1"), transfer_syntax_uid="1.2.840.10008.1.2", rows=2500, columns=2048
     )
-    assert bench.ledger.commit_assessed(claim, facts, bench.bundle_id, content)
+    assert commit_assessed(bench.ledger, claim, facts, bench.bundle_id, content)
     detail = history.show(bench.engine, claim.file_id)
     assert detail is not None
     row = detail.row
@@ -53,7 +55,7 @@ def test_a_list_of_findings_keeps_its_order(bench: LedgerBench, content: Content
         Finding("atelectasis", 0.0, 0.5, 0.1, Answer.UNCERTAIN),
     )
     claim = bench.claimed()
-    assert bench.ledger.commit_assessed(claim, bench.facts(), bench.bundle_id, replace(content, findings=several))
+    assert commit_assessed(bench.ledger, claim, bench.facts(), bench.bundle_id, replace(content, findings=several))
     (row,) = results.query(bench.engine)
     assert row.findings == several
 
@@ -64,7 +66,7 @@ def test_the_same_bytes_twice_are_one_assessment_and_two_files(bench: LedgerBenc
     assert bench.ledger.what_is_known(bench.facts().sha256, "e" * 64) == (False, False)
     assert bench.ledger.what_is_known("0" * 64, "d" * 64) == (False, False)
     claim = bench.claimed(b"two.dcm")
-    assert bench.ledger.commit_assessed(claim, bench.facts(patient_id="P2"), bench.bundle_id, None)
+    assert commit_assessed(bench.ledger, claim, bench.facts(patient_id="P2"), bench.bundle_id, None)
     assert [bench.count(table) for table in ("instance", "assessment", "finding", "file")] == [1, 1, 1, 2]
     assert bench.row(first)["assessment_id"] == bench.row(claim.file_id)["assessment_id"]
     detail = history.show(bench.engine, first)
@@ -77,7 +79,7 @@ def test_the_first_assessment_of_a_content_is_kept(bench: LedgerBench, content: 
     bench.assess(b"one.dcm")
     claim = bench.claimed(b"two.dcm")
     other = replace(content, findings=(Finding("pneumonia", -1.0, 0.1, 0.3, Answer.NOT_FLAGGED),))
-    assert bench.ledger.commit_assessed(claim, bench.facts(), bench.bundle_id, other)
+    assert commit_assessed(bench.ledger, claim, bench.facts(), bench.bundle_id, other)
     assert {row.findings[0].answer for row in results.query(bench.engine)} == {Answer.FLAGGED}
 
 
@@ -86,14 +88,14 @@ def test_another_bundle_is_another_assessment(bench: LedgerBench, content: Conte
     newer = bench.ledger.register_bundle(name="films", version="2", digest="e" * 64)
     assert bench.ledger.register_bundle(name="films", version="2", digest="e" * 64) == newer != bench.bundle_id
     claim = bench.claimed(b"two.dcm")
-    assert bench.ledger.commit_assessed(claim, bench.facts(), newer, content)
+    assert commit_assessed(bench.ledger, claim, bench.facts(), newer, content)
     assert [bench.count(table) for table in ("instance", "assessment")] == [1, 2]
 
 
 def test_linking_to_what_is_not_there_is_an_error_and_changes_nothing(bench: LedgerBench) -> None:
     claim = bench.claimed()
     with pytest.raises(LookupError):
-        bench.ledger.commit_assessed(claim, bench.facts(), bench.bundle_id, None)
+        commit_assessed(bench.ledger, claim, bench.facts(), bench.bundle_id, None)
     assert bench.state() is FileState.CLAIMED
     assert bench.count("instance") == 0
 
@@ -101,7 +103,7 @@ def test_linking_to_what_is_not_there_is_an_error_and_changes_nothing(bench: Led
 def test_a_refusal_is_done_with_its_reason_and_its_identity(bench: LedgerBench) -> None:
     claim = bench.claimed()
     facts = bench.facts(patient_id="P1")
-    assert bench.ledger.commit_refused(claim, facts, bench.bundle_id, RefusalCode.VIEW, "a lateral view (LL)")
+    assert commit_refused(bench.ledger, claim, facts, bench.bundle_id, RefusalCode.VIEW, "a lateral view (LL)")
     (row,) = results.query(bench.engine)
     assert (row.state, row.outcome, row.code, row.reason) == (
         FileState.DONE,
@@ -114,10 +116,10 @@ def test_a_refusal_is_done_with_its_reason_and_its_identity(bench: LedgerBench) 
 
 def test_the_same_bytes_refused_here_and_assessed_there(bench: LedgerBench, content: ContentAssessment) -> None:
     claim = bench.claimed(b"clinic.dcm")
-    bench.ledger.commit_refused(claim, bench.facts(), bench.bundle_id, RefusalCode.AGE_OUTSIDE, "64 years")
+    commit_refused(bench.ledger, claim, bench.facts(), bench.bundle_id, RefusalCode.AGE_OUTSIDE, "64 years")
     claim = bench.claimed(b"research.dcm")
     facts = replace(bench.facts(), population=Population.RESEARCH, gate_caveats=(Caveat.OUTSIDE_INTENDED_AGE,))
-    assert bench.ledger.commit_assessed(claim, facts, bench.bundle_id, content)
+    assert commit_assessed(bench.ledger, claim, facts, bench.bundle_id, content)
     assert [row.outcome for row in results.query(bench.engine)] == [Outcome.ASSESSED, Outcome.REFUSED]
     (unread,) = results.query(bench.engine, results.ResultFilter(research=False))
     assert unread.outcome is Outcome.REFUSED
@@ -127,9 +129,9 @@ def test_the_same_bytes_refused_here_and_assessed_there(bench: LedgerBench, cont
 
 def test_what_cannot_be_read_is_set_aside_at_once(bench: LedgerBench) -> None:
     claim = bench.claimed(b"text.dcm")
-    assert bench.ledger.commit_unreadable(claim, UnknownFormat())
+    assert commit_unreadable(bench.ledger, claim, UnknownFormat())
     claim = bench.claimed(b"cut.dcm")
-    assert bench.ledger.commit_unreadable(claim, TruncatedPixels(), bench.facts(patient_id="P1"))
+    assert commit_unreadable(bench.ledger, claim, TruncatedPixels(), bench.facts(patient_id="P1"))
     found = {row.path: row for row in results.query(bench.engine)}
     assert {row.state for row in found.values()} == {FileState.QUARANTINED}
     assert {path: row.code for path, row in found.items()} == {b"text.dcm": "unknown_format", b"cut.dcm": "truncated"}
@@ -138,7 +140,7 @@ def test_what_cannot_be_read_is_set_aside_at_once(bench: LedgerBench) -> None:
 
 
 def test_new_bytes_reopen_what_was_set_aside(bench: LedgerBench) -> None:
-    bench.ledger.commit_unreadable(bench.claimed(), UnknownFormat())
+    commit_unreadable(bench.ledger, bench.claimed(), UnknownFormat())
     bench.assess(b"film.dcm", mtime_ns=2)
     assert [row.outcome for row in results.query(bench.engine)] == [Outcome.ASSESSED]
     both = results.query(bench.engine, results.ResultFilter(superseded=True))
@@ -151,7 +153,7 @@ def test_an_older_outcome_does_not_show_through_a_newer_one(bench: LedgerBench, 
     bench.ledger.settle([bench.see(b"film.dcm")])
     (claim,) = bench.claim()
     assert claim.file_id == file_id
-    bench.ledger.commit_unreadable(claim, UnknownFormat())
+    commit_unreadable(bench.ledger, claim, UnknownFormat())
     (row,) = results.query(bench.engine)
     assert (row.outcome, row.findings, row.bundle) == (Outcome.UNREADABLE, (), None)
 
@@ -197,7 +199,7 @@ def _commit(url: str, worker_id: str, root_id: int, bundle_id: int, content: Con
             format="PNG",
         )
         start.wait(60)
-        assert ledger.commit_assessed(claim, facts, bundle_id, content)
+        assert commit_assessed(ledger, claim, facts, bundle_id, content)
     engine.dispose()
 
 
@@ -235,7 +237,7 @@ def test_hostile_tags_are_stored_safe(bench: LedgerBench, content: ContentAssess
         study_instance_uid="1.2.3\x00",
     )
     claim = bench.claimed()
-    assert bench.ledger.commit_assessed(claim, replace(bench.facts(), identity=hostile), bench.bundle_id, content)
+    assert commit_assessed(bench.ledger, claim, replace(bench.facts(), identity=hostile), bench.bundle_id, content)
     (row,) = results.query(bench.engine)
     assert row.identity.patient_name == r"Doe\x00^Jane\x1b[2J\u202egnp.exe"
     assert row.identity.patient_id == r"../../x\x00\x07"
@@ -254,7 +256,7 @@ def test_observations_of_one_film_across_roots(bench: LedgerBench) -> None:
     bench.ledger.settle(seen.values())
     (claim,) = bench.ledger.claim([other], 1)
     facts = replace(bench.facts(), population=Population.RESEARCH)
-    assert bench.ledger.commit_assessed(claim, facts, bench.bundle_id, None)
+    assert commit_assessed(bench.ledger, claim, facts, bench.bundle_id, None)
     assert {row.root_text: row.research for row in results.query(bench.engine)} == {
         "/srv/inbox": False,
         "/srv/other": True,

@@ -10,8 +10,9 @@ from sqlalchemy import select
 from preread.core.errors import UnknownFormat
 from preread.core.types import FileState, Population, RefusalCode
 from preread.db import schema
-from preread.ledger.ledger import Observation
+from preread.ledger.records import Observation
 from tests.support.ledger import LedgerBench
+from tests.support.outcomes import commit_refused, commit_unreadable
 
 ROOT = b"/srv/inbox"
 WHY = "the root declares another population"
@@ -21,7 +22,7 @@ def refuse(bench: LedgerBench, path: bytes, code: RefusalCode, population: Popul
     """Take one film the whole way to a refusal under this declaration; return its file id."""
     claim = bench.claimed(path)
     facts = replace(bench.facts(path), population=population, gate_caveats=())
-    assert bench.ledger.commit_refused(claim, facts, bench.bundle_id, code, "as the test wants it")
+    assert commit_refused(bench.ledger, claim, facts, bench.bundle_id, code, "as the test wants it")
     return claim.file_id
 
 
@@ -54,7 +55,7 @@ def test_the_same_declaration_again_moves_nothing(bench: LedgerBench) -> None:
     (claim,) = bench.claim()
     facts = bench.facts()
     assert facts.population is Population.CHILDREN_1_5Y
-    assert bench.ledger.commit_refused(claim, facts, bench.bundle_id, RefusalCode.AGE_OUTSIDE, "the patient is 64 old")
+    assert commit_refused(bench.ledger, claim, facts, bench.bundle_id, RefusalCode.AGE_OUTSIDE, "the patient is 64 old")
     before = bench.moves(file_id)
     for worker_id in ("two", "three"):
         bench.worker(worker_id).register_root(ROOT, population=Population.CHILDREN_1_5Y)
@@ -66,7 +67,7 @@ def test_a_path_pattern_that_changes_counts_once(bench: LedgerBench) -> None:
     bench.ledger.register_root(ROOT, path_pattern="{patient_id}/*")
     (claim,) = bench.claim()
     facts = replace(bench.facts(), population=Population.UNDECLARED)
-    assert bench.ledger.commit_refused(claim, facts, bench.bundle_id, RefusalCode.AGE_UNKNOWN, "still unknown")
+    assert commit_refused(bench.ledger, claim, facts, bench.bundle_id, RefusalCode.AGE_UNKNOWN, "still unknown")
     bench.ledger.register_root(ROOT, path_pattern="{patient_id}/*")
     assert bench.state() is FileState.DONE
 
@@ -80,7 +81,7 @@ def test_a_refusal_that_no_declaration_turns_stands(bench: LedgerBench, code: Re
 
 def test_assessed_and_quarantined_versions_and_other_roots_are_left_alone(bench: LedgerBench) -> None:
     assessed = bench.assess(b"assessed.dcm")
-    bench.ledger.commit_unreadable(bench.claimed(b"broken.dcm"), UnknownFormat())
+    commit_unreadable(bench.ledger, bench.claimed(b"broken.dcm"), UnknownFormat())
     refuse(bench, b"refused.dcm", RefusalCode.AGE_UNKNOWN)
     bench.ledger.register_root(b"/srv/other", population=Population.RESEARCH)
     assert bench.state(b"refused.dcm") is FileState.DONE

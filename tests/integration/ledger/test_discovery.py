@@ -6,8 +6,9 @@ import pytest
 
 from preread.core.errors import FileChanged, FileLocked, UnknownFormat
 from preread.core.types import FileState, Outcome
-from preread.ledger.ledger import Observation
+from preread.ledger.records import Observation
 from tests.support.ledger import LedgerBench
+from tests.support.outcomes import commit_assessed, commit_unreadable, pending
 
 
 def test_a_new_path_settles_and_is_ready(bench: LedgerBench) -> None:
@@ -65,7 +66,7 @@ def test_a_result_stands_until_the_newer_version_settles(bench: LedgerBench) -> 
 def test_a_slot_that_reads_a_superseded_version_is_fenced(bench: LedgerBench, content: object) -> None:
     claim = bench.claimed()
     bench.ledger.settle([bench.see(b"film.dcm", 200, 2)])
-    assert not bench.ledger.commit_assessed(claim, bench.facts(), bench.bundle_id, content)
+    assert not commit_assessed(bench.ledger, claim, bench.facts(), bench.bundle_id, content)
     assert bench.count("assessment") == 0
     assert bench.row(claim.file_id)["state"] == FileState.SUPERSEDED
 
@@ -108,7 +109,7 @@ def test_changed_back_before_the_newer_settled_keeps_the_result(bench: LedgerBen
 def test_absence_deletes_nothing_and_coming_back_costs_nothing(bench: LedgerBench) -> None:
     done = bench.assess(b"done.dcm")
     claim = bench.claimed(b"text.dcm")
-    bench.ledger.commit_unreadable(claim, UnknownFormat())
+    commit_unreadable(bench.ledger, claim, UnknownFormat())
     bench.ready(b"ready.dcm")
     bench.see(b"settling.dcm")
     paths = [b"done.dcm", b"text.dcm", b"ready.dcm", b"settling.dcm", b"never.dcm"]
@@ -232,10 +233,10 @@ def test_two_roots_keep_their_files_apart(bench: LedgerBench) -> None:
     other = bench.ledger.register_root(b"/srv/other")
     bench.ready(b"film.dcm")
     bench.ledger.observe(other, [Observation(b"film.dcm", 100, 1)])
-    assert bench.ledger.owed([other]) == 1
+    assert pending(bench.ledger, [other]) == 1
     assert bench.ledger.claim([other], 5) == []
     assert bench.ledger.counts([other])[FileState.SETTLING] == 1
-    assert bench.ledger.owed() == 2
+    assert pending(bench.ledger) == 2
 
 
 def test_scans_are_noted(bench: LedgerBench) -> None:

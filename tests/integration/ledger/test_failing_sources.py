@@ -12,7 +12,7 @@ from preread.core.types import FileState
 from preread.db import schema
 from preread.ledger import failing_sources as failing
 from preread.ledger.failing_sources import Source
-from preread.ledger.ledger import Observation
+from preread.ledger.records import Observation
 from tests.support.ledger import LedgerBench
 
 

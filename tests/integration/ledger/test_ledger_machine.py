@@ -40,7 +40,9 @@ from preread.core.errors import (
 from preread.core.types import Answer, FileState, Finding, Outcome, RefusalCode
 from preread.db import schema
 from preread.db.engine import database_now, open_engine, read
-from preread.ledger.ledger import Claim, ContentAssessment, Ending, FileFacts, Ledger, Observation
+from preread.ledger.ledger import Ledger
+from preread.ledger.records import Claim, ContentAssessment, Ending, FileFacts, Observation
+from tests.support.outcomes import commit_assessed, commit_refused, commit_unreadable, pending
 
 PATHS = [b"a.dcm", b"b.dcm", b"\xff.dcm"]
 CONTENTS = ["0" * 64, "1" * 64]
@@ -214,7 +216,7 @@ class LedgerMachine(RuleBasedStateMachine):
         finding = Finding("pneumonia", 1.0, 0.7, 0.3, Answer.FLAGGED)
         said = ContentAssessment((finding,), (), "none", np.zeros((7, 7, 1), np.float32))
         held = self._holds(claim)
-        told = self.workers[0].commit_assessed(claim, FileFacts(sha256=content), self.bundle_id, said)
+        told = commit_assessed(self.workers[0], claim, FileFacts(sha256=content), self.bundle_id, said)
         self._ended(claim, told)
         if held:
             self.assessed.add(content)
@@ -237,11 +239,11 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(claim=consumes(claims))
     def refuse(self, claim: Claim) -> None:
         facts = FileFacts(sha256=CONTENTS[0])
-        self._ended(claim, self.workers[0].commit_refused(claim, facts, self.bundle_id, RefusalCode.VIEW, "lateral"))
+        self._ended(claim, commit_refused(self.workers[0], claim, facts, self.bundle_id, RefusalCode.VIEW, "lateral"))
 
     @rule(claim=consumes(claims))
     def find_unreadable(self, claim: Claim) -> None:
-        self._ended(claim, self.workers[0].commit_unreadable(claim, UnknownFormat()))
+        self._ended(claim, commit_unreadable(self.workers[0], claim, UnknownFormat()))
 
     @rule(
         claim=consumes(claims),
@@ -370,9 +372,9 @@ class LedgerMachine(RuleBasedStateMachine):
             self.settle()
             self.give_up_on_empty_files()
             for one in ledger.claim([self.root_id], 5):
-                assert ledger.commit_unreadable(one, UnknownFormat())
+                assert commit_unreadable(ledger, one, UnknownFormat())
             self.now += timedelta(seconds=61)
-        assert ledger.owed([self.root_id]) == 0
+        assert pending(ledger, [self.root_id]) == 0
         known = ledger.known(self.root_id, list(self.folder))
         assert {one.state for one in known.values()} <= {FileState.DONE, FileState.QUARANTINED}
 

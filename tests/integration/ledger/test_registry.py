@@ -33,6 +33,7 @@ from preread.runner.child.protocol import Report
 from preread.runner.pool import Broke, Done, Fault
 from preread.runner.shadow import Shadow, ShadowFilm
 from tests.support.ledger import LedgerBench
+from tests.support.outcomes import commit_assessed, commit_refused
 from tests.support.stub_bundle import make_stub_bundle
 
 ACTOR = "uid:0"
@@ -153,7 +154,7 @@ def test_a_withdrawn_bundle_strikes_its_results_through_and_assesses_no_more(ben
     bench.bundle_id = bench.ledger.register_bundle(name="films", version="2", digest="e" * 64)
     assert bench.ledger.reopen([film], "a better bundle", states=[FileState.DONE])
     (claim,) = bench.claim()
-    assert bench.ledger.commit_assessed(claim, bench.facts(), bench.bundle_id, content_of(Answer.NOT_FLAGGED))
+    assert commit_assessed(bench.ledger, claim, bench.facts(), bench.bundle_id, content_of(Answer.NOT_FLAGGED))
     detail = show(bench.engine, film)
     assert detail is not None
     assert detail.row.withdrawn is None
@@ -164,10 +165,10 @@ def test_a_withdrawn_bundle_strikes_its_results_through_and_assesses_no_more(ben
 def test_the_films_of_a_withdrawn_bundle_are_listed_with_who_saw_them(bench: LedgerBench) -> None:
     first, second = bench.assess(b"a.dcm", b"a"), bench.assess(b"b.dcm", b"b")
     claim = bench.claimed(b"c.dcm")
-    assert bench.ledger.commit_refused(claim, bench.facts(b"c"), bench.bundle_id, RefusalCode.VIEW, "lateral")
+    assert commit_refused(bench.ledger, claim, bench.facts(b"c"), bench.bundle_id, RefusalCode.VIEW, "lateral")
     other = bench.ledger.register_bundle(name="films", version="2", digest="e" * 64)
     claim = bench.claimed(b"d.dcm")
-    assert bench.ledger.commit_assessed(claim, bench.facts(b"d"), other, content_of())
+    assert commit_assessed(bench.ledger, claim, bench.facts(b"d"), other, content_of())
 
     def look(connection: Any, _again: bool) -> None:
         audit.append(connection, "uid:7", audit.Action.VIEW, f"film:{second}")
@@ -182,7 +183,7 @@ def test_the_films_of_a_withdrawn_bundle_are_listed_with_who_saw_them(bench: Led
     bench.wait(1)
     assert bench.ledger.reopen([first], "a better bundle", states=[FileState.DONE])
     (claim,) = bench.claim()
-    assert bench.ledger.commit_assessed(claim, bench.facts(b"a"), other, content_of(Answer.NOT_FLAGGED))
+    assert commit_assessed(bench.ledger, claim, bench.facts(b"a"), other, content_of(Answer.NOT_FLAGGED))
     disclosures.note(bench.engine, "uid:10", results.query(bench.engine))
     found = list(bundle_recall.recalled_images(bench.engine, ids))
     said = [(one.result.path_text, [of.who for of in one.seen], sorted(of.who for of in one.listed)) for one in found]
@@ -293,6 +294,6 @@ def test_double_results_are_compared_too(bench: LedgerBench) -> None:
     second = bench.ledger.register_bundle(name="films", version="2", digest="e" * 64)
     bench.ledger.reopen([film], "again", states=[FileState.DONE])
     (claim,) = bench.claim()
-    assert bench.ledger.commit_assessed(claim, bench.facts(), second, content_of(Answer.UNCERTAIN, 0.5))
+    assert commit_assessed(bench.ledger, claim, bench.facts(), second, content_of(Answer.UNCERTAIN, 0.5))
     found = bundle_comparison.compare(bench.engine, [bench.bundle_id], [second])
     assert found.findings["pneumonia"].table == {("flagged", "uncertain"): 1}

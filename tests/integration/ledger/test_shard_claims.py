@@ -8,6 +8,7 @@ from preread.core.errors import ShareDown, UnknownFormat
 from preread.core.types import FileState, RefusalCode
 from preread.db import schema
 from tests.support.ledger import LedgerBench
+from tests.support.outcomes import commit_refused, commit_unreadable
 
 
 def test_only_what_was_chosen_and_is_ready_is_claimed(bench: LedgerBench) -> None:
@@ -38,16 +39,16 @@ def test_what_another_bundle_answered_is_claimed_and_never_ready_for_others(benc
     old, new = (bench.ledger.register_bundle(name="b", version=v, digest=v * 64) for v in "12")
     refused, unreadable = (version.file_id for version in bench.ready(b"refused", b"unreadable"))
     (claim,) = bench.ledger.claim_these([refused])
-    assert bench.ledger.commit_refused(claim, bench.facts(), old, RefusalCode.VIEW, "a lateral view")
+    assert commit_refused(bench.ledger, claim, bench.facts(), old, RefusalCode.VIEW, "a lateral view")
     (claim,) = bench.ledger.claim_these([unreadable])
-    assert bench.ledger.commit_unreadable(claim, UnknownFormat())
+    assert commit_unreadable(bench.ledger, claim, UnknownFormat())
     assert bench.ledger.claim_these([refused, unreadable]) == []
     assert bench.ledger.claim_these([refused, unreadable], old) == []
     assert bench.ledger.owed_of([refused, unreadable], new) == {refused}
     (claim,) = bench.ledger.claim_these([refused, unreadable], new)
     assert bench.claim(5) == []
     assert bench.row(refused)["bundle_id"] == old, "its outcome stands until the next one is committed"
-    assert bench.ledger.commit_refused(claim, bench.facts(), new, RefusalCode.VIEW, "a lateral view")
+    assert commit_refused(bench.ledger, claim, bench.facts(), new, RefusalCode.VIEW, "a lateral view")
     assert bench.ledger.owed_of([refused, unreadable], new) == set()
     with bench.engine.connect() as connection:
         assert connection.execute(select(schema.past_outcome.c.bundle_id)).scalars().all() == [old]

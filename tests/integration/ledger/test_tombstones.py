@@ -34,14 +34,15 @@ from preread.imaging import previews
 from preread.imaging.preview_png import encode_preview
 from preread.ledger import archives as batches
 from preread.ledger import invariants as ledger_check
-from preread.ledger.ledger import ContentAssessment, Ledger
-from preread.ledger.records import FileFacts, Observation, Pulse, RootPulse
+from preread.ledger.ledger import Ledger
+from preread.ledger.records import ContentAssessment, FileFacts, Observation, Pulse, RootPulse
 from preread.review import audit, disclosures, results, reviews
 from preread.review.auth import accounts
 from preread.review.history import explain, show
 from preread.review.reviews import Draft, Shown
 from preread.share.scanner import FileSystem, Listing
 from tests.support.ledger import LedgerBench
+from tests.support.outcomes import commit_assessed, commit_refused, pending
 
 ACTOR = "uid:0"
 NAME, IDENTIFIER, ISSUER = "Mustermann^Erika", "PAT-4711", "KLINIKUM"
@@ -106,7 +107,7 @@ def filled(bench: LedgerBench) -> LedgerBench:
     ]
     claim = bench.claimed(b"PAT-4711/lateral.dcm")
     facts = bench.facts(b"lateral", **who())
-    assert bench.ledger.commit_refused(claim, facts, bench.bundle_id, RefusalCode.VIEW, f"lateral of {NAME}")
+    assert commit_refused(bench.ledger, claim, facts, bench.bundle_id, RefusalCode.VIEW, f"lateral of {NAME}")
     bench.mine.append(claim.file_id)
     # one was read twice, and waits to be read again
     bench.ledger.reopen(bench.mine[:1], f"again, {NAME}", states=[FileState.DONE])
@@ -195,7 +196,7 @@ def test_no_byte_of_the_patient_is_left_in_any_file(
             if number % 3:
                 more = {"patient_id": f"P{number}", "patient_name": f"Other{number}"}
             facts = filled.facts(b"%d" % number, **who(**more))
-            assert filled.ledger.commit_assessed(claim, facts, filled.bundle_id, content)
+            assert commit_assessed(filled.ledger, claim, facts, filled.bundle_id, content)
             if number % 30 == 0:
                 sign(filled, claim.file_id, "a remarkable comment")
     digest = filled.facts(b"0").sha256
@@ -295,7 +296,7 @@ def test_no_table_holds_a_patient_that_was_purged(engine: Engine, name: str, dat
     ledger.settle(ledger.observe(root_id, [Observation(path, 10, 1)]).values())
     (claim,) = ledger.claim([root_id], 1)
     facts = FileFacts(sha256, identity, "DICOM", None, 1, 1, Population.UNDECLARED, (), 1.0)
-    assert ledger.commit_refused(claim, facts, bundle_id, RefusalCode.VIEW, mark)
+    assert commit_refused(ledger, claim, facts, bundle_id, RefusalCode.VIEW, mark)
     fault = EnvironmentFault(f"{os.fsdecode(path)} cannot be listed")
     ledger.heartbeat(Pulse(30.0, 1, 1, (RootPulse(root_id, True, fault),)))
     films = purge.select_patient(engine, PatientQuery(patient))
@@ -371,7 +372,7 @@ def test_a_scan_that_meets_the_file_again_knows_it_and_nobody_reads_it(filled: L
         assert seen_again(filled, b"PAT-4711/a.dcm") is FileState.IGNORED
     assert filled.ledger.known(filled.root_id, [b"PAT-4711/a.dcm"])[b"PAT-4711/a.dcm"].code == FORGOTTEN
     assert filled.ledger.absent(filled.root_id, [b"PAT-4711/a.dcm"]) == 0
-    assert filled.ledger.owed() == 0
+    assert pending(filled.ledger) == 0
     (told,) = explain(filled.engine, b"/srv/inbox/PAT-4711/a.dcm")
     assert "purged" in told.sentence
     assert tables_with(filled.engine, IDENTIFIER) == set()
@@ -409,7 +410,7 @@ def test_a_slot_that_reads_a_film_while_it_is_purged_brings_nothing_back(filled:
     forget_films(filled, filled.mine)
     facts = filled.facts(b"a", **who())
     for one in (claim, copy):
-        assert not filled.ledger.commit_refused(one, facts, filled.bundle_id, RefusalCode.VIEW, NAME)
+        assert not commit_refused(filled.ledger, one, facts, filled.bundle_id, RefusalCode.VIEW, NAME)
     assert filled.state(b"PAT-4711/late copy.dcm") is FileState.IGNORED
     assert tables_with(filled.engine, IDENTIFIER, NAME) == {"reading"}
     assert sound(filled)

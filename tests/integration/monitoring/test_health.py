@@ -17,11 +17,12 @@ from preread.core.errors import (
     UnknownFormat,
 )
 from preread.core.types import FileState
-from preread.ledger import workers
+from preread.ledger import registry
 from preread.ledger.records import Observation, Pulse, RootPulse
 from preread.monitoring import health
 from preread.monitoring.health import Health, Level
 from tests.support.ledger import LedgerBench
+from tests.support.outcomes import commit_unreadable
 
 ROOT = b"/srv/inbox"
 INTERVAL_S = 30.0
@@ -80,7 +81,7 @@ def test_a_worker_that_is_gone(watched: LedgerBench, monkeypatch: pytest.MonkeyP
     if how == "stopped":
         watched.ledger.stop()
     elif how == "died":
-        monkeypatch.setattr(workers, "process_token", lambda _pid: None)
+        monkeypatch.setattr(registry, "process_token", lambda _pid: None)
     else:
         watched.wait(2 * INTERVAL_S + 1)
     expected = "worker_silent" if how == "silent" else "no_worker"
@@ -232,7 +233,7 @@ def test_a_film_that_could_not_be_read_is_revived_by_any_change(
 
 
 def test_what_was_read_is_not_revived_by_its_rights(watched: LedgerBench) -> None:
-    assert watched.ledger.commit_unreadable(watched.claimed(), UnknownFormat())
+    assert commit_unreadable(watched.ledger, watched.claimed(), UnknownFormat())
     watched.ledger.observe(watched.root_id, [Observation(b"film.dcm", 100, 1, ctime_ns=5)])
     assert watched.state() is FileState.QUARANTINED
     assert codes(watched) == {}, "bytes that are no film are nobody's alarm"

@@ -29,6 +29,7 @@ from preread.monitoring.database_metrics import DatabaseMetrics
 from preread.monitoring.health import Health, Level, Problem, RootHealth
 from preread.runner.child.protocol import Content, Report
 from preread.runner.counters import COMMIT, Meters
+from tests.support.outcomes import commit_assessed
 from tests.support.paths import DEPLOY
 
 RULES = DEPLOY / "prometheus" / "preread.rules.yml"
@@ -198,7 +199,7 @@ def fill(engine: Engine, films: int) -> int:
     for number, one in enumerate(ledger.claim([root_id], films)):
         found = (Finding("pneumonia", 1.0, number / films, 0.5, Answer.FLAGGED),)
         content = ContentAssessment(found, (), "x", np.zeros((2, 2), np.float32), PICTURE)
-        assert ledger.commit_assessed(one, FileFacts(f"{number:064x}", ms=1.0), bundle_id, content)
+        assert commit_assessed(ledger, one, FileFacts(f"{number:064x}", ms=1.0), bundle_id, content)
     return bundle_id
 
 

@@ -11,11 +11,12 @@ from sqlalchemy import select
 from preread.core.errors import SlotCrashed, UnknownFormat
 from preread.core.types import Answer, FileState, Outcome, RefusalCode
 from preread.db import schema
-from preread.ledger.ledger import Observation
+from preread.ledger.records import Observation
 from preread.monitoring import health
 from preread.review import history, results
 from preread.review.results import ResultFilter
 from tests.support.ledger import LedgerBench
+from tests.support.outcomes import commit_refused, commit_unreadable
 from tests.support.query_plans import asked_by, explained
 
 
@@ -58,8 +59,8 @@ def test_filters(bench: LedgerBench) -> None:
         b"new", b"2", answer=Answer.NOT_FLAGGED, patient_id="P2", study_instance_uid="1.9", study_date="2020-03-31"
     )
     claim = bench.claimed(b"lateral")
-    bench.ledger.commit_refused(claim, bench.facts(b"3", patient_id="P1"), bench.bundle_id, RefusalCode.VIEW, "LL")
-    bench.ledger.commit_unreadable(bench.claimed(b"text"), UnknownFormat())
+    commit_refused(bench.ledger, claim, bench.facts(b"3", patient_id="P1"), bench.bundle_id, RefusalCode.VIEW, "LL")
+    commit_unreadable(bench.ledger, bench.claimed(b"text"), UnknownFormat())
     bench.ready(b"waiting")
 
     assert paths(bench) == [b"text", b"lateral", b"new", b"old"]
@@ -97,7 +98,7 @@ def test_a_result_of_a_film_that_left_the_folder_stays(bench: LedgerBench) -> No
 def test_every_file_is_accounted_for(bench: LedgerBench) -> None:
     bench.assess(b"a", b"1")
     bench.assess(b"b", b"2")
-    bench.ledger.commit_unreadable(bench.claimed(b"c"), UnknownFormat())
+    commit_unreadable(bench.ledger, bench.claimed(b"c"), UnknownFormat())
     bench.see(b"d")
     bench.ledger.settle([bench.see(b"a", 500, 3)])  # its older version counts no more
     counted = {(one.outcome, one.code, one.state): one.files for one in results.outcome_counts(bench.engine)}
@@ -159,10 +160,10 @@ def test_each_state_has_its_sentence(bench: LedgerBench) -> None:
     assert "went away before it was read" in told(b"film")
     bench.ledger.ignore(bench.root_id, [Observation(b"pipe", 0, 1)], "not_regular")
     assert "the rule not_regular leaves it out" in told(b"pipe")
-    bench.ledger.commit_unreadable(bench.claimed(b"text"), UnknownFormat())
+    commit_unreadable(bench.ledger, bench.claimed(b"text"), UnknownFormat())
     assert told(b"text").startswith("It could not be read and was set aside: unknown_format (")
     claim = bench.claimed(b"lateral")
-    bench.ledger.commit_refused(claim, bench.facts(), bench.bundle_id, RefusalCode.VIEW, "a lateral view.")
+    commit_refused(bench.ledger, claim, bench.facts(), bench.bundle_id, RefusalCode.VIEW, "a lateral view.")
     assert told(b"lateral") == "It was refused: view (a lateral view)."
     bench.ledger.absent(bench.root_id, [b"lateral"])
     assert told(b"lateral").startswith("The file is no longer in the folder; its result is kept. It was refused")

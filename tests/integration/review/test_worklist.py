@@ -14,7 +14,7 @@ from sqlalchemy import Engine, update
 from preread.core.text import search_keys
 from preread.core.types import Answer, Outcome, RefusalCode
 from preread.db import schema
-from preread.ledger.ledger import Observation
+from preread.ledger.records import Observation
 from preread.review import related_images, reviews, worklist
 from preread.review.worklist import Order, WorklistFilter
 from tests.bench import page as made_up

@@ -24,6 +24,7 @@ from preread.share.root_monitor import MonitorHooks, MonitorOptions, RootMonitor
 from preread.share.scanner import FileSystem
 from preread.share.scans import BATCH
 from preread.share.stability import Settling
+from tests.support.outcomes import commit_unreadable
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ class Desk:
     def finish(self) -> Claim:
         """Take one READY file to an outcome."""
         claim = self.claim()
-        assert self.ledger.commit_unreadable(claim, UnknownFormat())
+        assert commit_unreadable(self.ledger, claim, UnknownFormat())
         return claim
 
 

@@ -23,6 +23,7 @@ from preread.core.types import FileState
 from preread.db.engine import open_engine
 from preread.ledger.ledger import Ledger
 from preread.share.root_monitor import MonitorHooks, MonitorOptions, RootMonitor
+from tests.support.outcomes import commit_unreadable, pending
 
 NAMES = [b"a", b"b", b"\xff", b"folder/c", b"folder/d.part", b"folder/e"]
 SETTLE_S, SCAN_S = 2.0, 30.0
@@ -140,7 +141,7 @@ class InboxMachine(RuleBasedStateMachine):
                 self.inbox.look_again(claim.path)
             else:
                 assert self.now - there[2] >= SETTLE_S, "handed out before it stood still"
-                assert self.ledger.commit_unreadable(claim, UnknownFormat())
+                assert commit_unreadable(self.ledger, claim, UnknownFormat())
 
     @invariant()
     def nothing_is_ready_that_had_not_stood_still(self) -> None:
@@ -166,7 +167,7 @@ class InboxMachine(RuleBasedStateMachine):
                 assert known[name].state is expected
             gone = known.keys() - self.folder.keys()
             assert all(known[name].state in UNSEEN | {FileState.IGNORED} for name in gone)
-            assert self.ledger.owed([self.root_id]) == 0
+            assert pending(self.ledger, [self.root_id]) == 0
         finally:
             self.engine.dispose()
             self.place.cleanup()

@@ -28,10 +28,11 @@ from sqlalchemy import Connection, Engine, func, inspect, select, table, text
 
 from preread.core.errors import BackupDamaged, DatabaseUnsuitable, EnvironmentFault, PrereadError, UsageError
 from preread.db import audit_key, migrate
-from preread.db.engine import database_now, open_engine, read, refuse_place, sqlite_path, write
+from preread.db.engine import open_engine, read, refuse_place, sqlite_path, write
 from preread.db.review_schema import secret
 from preread.ledger import claims
 from preread.ledger.tombstones import KEY_NAME
+from preread.ledger.transaction import Transaction
 
 _FILE_MODE = 0o600  # patient data: readable by the owner only
 _SQLITE, _POSTGRES = b"SQLite format 3\0", b"PGDMP"
@@ -177,10 +178,9 @@ def clear_runtime_state(engine: Engine) -> None:
     """
 
     def body(connection: Connection, _again: bool) -> None:
-        now = database_now(connection)
         connection.execute(text("UPDATE worker SET stopped_at = heartbeat_at WHERE stopped_at IS NULL"))
         connection.execute(text("DELETE FROM session"))
-        claims.recover_interrupted(connection, now)
+        claims.recover_interrupted(Transaction(connection))
 
     write(engine, body)
 

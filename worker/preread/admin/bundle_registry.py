@@ -18,6 +18,7 @@ from preread.db.admin_schema import Part, activation
 from preread.db.engine import database_now, read, write
 from preread.db.schema import bundle
 from preread.ledger.commits import register_bundle
+from preread.ledger.transaction import Transaction
 from preread.model.bundles import Bundle
 from preread.review import audit
 from preread.review.audit import Action
@@ -216,7 +217,7 @@ def withdraw(engine: Engine, actor: str, bundles: list[KnownBundle], reason: str
 def _choose(connection: Connection, actor: str, part: Part, chosen: Bundle | None) -> None:
     bundle_id = None
     if chosen is not None:
-        bundle_id = register_bundle(connection, database_now(connection), **chosen.registration)
+        bundle_id = register_bundle(Transaction(connection), **chosen.registration)
     _record(connection, actor, part, bundle_id)
 
 

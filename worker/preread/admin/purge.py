@@ -12,6 +12,7 @@ import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +26,14 @@ from preread.db import schema
 from preread.db.admin_schema import tombstone
 from preread.db.engine import compact, database_now, read, write
 from preread.db.review_schema import reading, secret, session
+from preread.db.statements import CHUNK, chunks, pages
 from preread.imaging import previews
 from preread.ledger.tombstones import KEY_NAME, Key, bury, forget, load_key
+from preread.ledger.transaction import Transaction
 from preread.review import audit, audit_proof
 from preread.review.audit import Action
 
 _BATCH = 100
-_PAGE = 500
 _KEY_BYTES = 32
 _FAULT = "it, or a part of it, cannot be listed"
 _f, _root = schema.file.c, schema.root.c
@@ -148,13 +150,16 @@ def select_older_than(engine: Engine, days: float) -> list[int]:
 def count_affected(engine: Engine, file_ids: Sequence[int]) -> tuple[int, int]:
     """Return the numbers of reviews and of pending files among these."""
     readings = waiting = 0
-    for start in range(0, len(file_ids), _PAGE):
-        page = file_ids[start : start + _PAGE]
-        of_these = select(func.count()).select_from(reading).where(reading.c.file_id.in_(page))
-        open_now = select(func.count()).select_from(schema.file).where(_f.id.in_(page), _f.state.in_(OPEN_STATES))
-        readings += read(engine, lambda connection, one=of_these: connection.execute(one).scalar_one())  # type: ignore[misc]
-        waiting += read(engine, lambda connection, one=open_now: connection.execute(one).scalar_one())  # type: ignore[misc]
+    for batch in chunks(file_ids):
+        of_these = select(func.count()).select_from(reading).where(reading.c.file_id.in_(batch))
+        open_now = select(func.count()).select_from(schema.file).where(_f.id.in_(batch), _f.state.in_(OPEN_STATES))
+        readings += _scalar(engine, of_these)
+        waiting += _scalar(engine, open_now)
     return readings, waiting
+
+
+def _scalar(engine: Engine, statement: Select[int]) -> int:
+    return read(engine, lambda connection: connection.execute(statement).scalar_one())
 
 
 # ---------------------------------------------------------------------- forgetting
@@ -201,8 +206,8 @@ def purge(
     """
     key = _key(engine, request.journal)
     counts = PurgeCounts()
-    for start in range(0, len(file_ids), _BATCH):
-        counts.add(_purge_batch(engine, request, key, file_ids[start : start + _BATCH]))
+    for batch in chunks(file_ids, _BATCH):
+        counts.add(_purge_batch(engine, request, key, batch))
         on_batch()
     if request.clean and counts.films:
         counts.uncleaned = int(not compact(engine))
@@ -222,11 +227,11 @@ def _purge_batch(engine: Engine, request: PurgeRequest, key: Key, file_ids: Sequ
         purge_journal.append(request.journal, entries)
 
     def body(connection: Connection, _again: bool) -> PurgeCounts:
-        now = database_now(connection)
+        tx = Transaction(connection)
         roots = connection.execute(select(_f.root_id).where(_f.id.in_(file_ids), ~_stub()).distinct()).scalars().all()
         audit_proof.append_forgotten(connection, request.actor, file_ids, readings=request.readings)
-        forgotten = forget(connection, now, key, file_ids, request.reason, readings=request.readings)
-        bury(connection, now, [number])
+        forgotten = forget(tx, key, file_ids, request.reason, readings=request.readings)
+        bury(tx, [number])
         # search texts may name the patient
         connection.execute(update(session).where(session.c.search.is_not(None)).values(search=None))
         audit.append(connection, request.actor, Action.PURGE, f"films:{forgotten.films}")
@@ -287,19 +292,20 @@ def replay(engine: Engine, actor: str, journal: Path | None, preview_dir: Path |
         request = PurgeRequest(actor, "purged before", readings, journal=None, preview_dir=preview_dir)
         counts.add(purge(engine, request, file_ids))
     digests = [*sorted(contents.keys() - known), *missing]
-    for start in range(0, len(digests), _PAGE):
-        page = digests[start : start + _PAGE]
-        write(engine, lambda connection, _, of=page: bury(connection, database_now(connection), of))  # type: ignore[misc]
+    for batch in chunks(digests):
+        bury(engine, batch)
     return counts
 
 
 def _walk(engine: Engine, key: Key) -> Iterator[tuple[int, str, str | None]]:
     """Yield file id, version digest and content digest of all versions."""
-    after = 0
-    while rows := read(engine, lambda connection, start=after: connection.execute(_named(_f.id > start)).all()):  # type: ignore[misc]
+
+    def page(after: int) -> Sequence[Row[*tuple[Any, ...]]]:
+        return read(engine, lambda connection: connection.execute(_named(_f.id > after)).all())
+
+    for rows in pages(page, attrgetter("id"), 0):
         for row in rows:
             yield row.id, *_digests(key, row)
-        after = rows[-1].id
 
 
 def _named(condition: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
@@ -319,7 +325,7 @@ def _named(condition: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
         .outerjoin(schema.instance, schema.instance.c.id == _f.instance_id)
         .where(condition, ~_stub())
         .order_by(_f.id)
-        .limit(_PAGE)
+        .limit(CHUNK)
     )
 
 

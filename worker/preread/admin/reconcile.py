@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from itertools import islice
+from operator import itemgetter
 
 from sqlalchemy import Connection, Engine, select
 
@@ -22,6 +23,7 @@ from preread.core.text.escaping import display_path
 from preread.core.types import FORGOTTEN, OPEN_STATES, FileState
 from preread.db import schema
 from preread.db.engine import database_now, read
+from preread.db.statements import chunks, pages
 from preread.ledger import discovery
 from preread.ledger import invariants as ledger_check
 from preread.ledger.invariants import Difference
@@ -164,9 +166,9 @@ class _Root:
             self.root_id = read(self._engine, self._find)  # a worker may have begun to watch it
         paths = list(self._differing)
         remaining: dict[bytes, Difference] = {}
-        for start in range(0, len(paths), _BATCH):
+        for batch in chunks(paths, _BATCH):
             looks: dict[bytes, Look | None] = {}
-            for path in paths[start : start + _BATCH]:
+            for path in batch:
                 try:
                     looks[path] = look_at_path(self._system, self._path, path)
                 except OSError as error:
@@ -184,7 +186,7 @@ class _Root:
 
     def _known(self, paths: Sequence[bytes]) -> dict[bytes, Version]:
         root_id = self.root_id
-        return {} if root_id is None else read(self._engine, lambda c: discovery.known(c, root_id, paths))
+        return {} if root_id is None else discovery.known(self._engine, root_id, paths)
 
     def _compare(self, looks: Iterable[Look]) -> None:
         by_path = {look.observation.path: look for look in looks}
@@ -231,13 +233,15 @@ class _Root:
         return Difference(code, text, self._text, path, file_id) if code else None
 
     def _find_absent(self, met: set[int]) -> None:
-        root_id, after = self.root_id, 0
-        while root_id is not None:
-            page = read(self._engine, lambda c, i=root_id, a=after: discovery.live_paths(c, i, a, _BATCH))  # type: ignore[misc]
-            if not page:
-                return
-            after = page[-1][0]
-            for file_id, path in page:
+        root_id = self.root_id
+        if root_id is None:
+            return
+
+        def page(after: int) -> list[tuple[int, bytes]]:
+            return discovery.live_paths(self._engine, root_id, after_file_id=after, limit=_BATCH)
+
+        for entries in pages(page, itemgetter(0), 0):
+            for file_id, path in entries:
                 if hash(path) not in met:
                     self._differing[path] = Difference("not_on_share", "", self._text, path, file_id)
 

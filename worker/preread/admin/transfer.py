@@ -35,7 +35,7 @@ from preread.admin import backup
 from preread.core.errors import DatabaseUnsuitable, UpgradeFailed, UsageError
 from preread.db import admin_schema, audit_key, migrate, review_schema, schema
 from preread.db.engine import database_now, open_engine, read, sqlite_path, write
-from preread.ledger import workers
+from preread.ledger.registry import is_silent, may_run
 from preread.review import audit
 
 _BATCH = 1_000
@@ -187,7 +187,7 @@ def _refuse_workers(connection: Connection) -> None:
     now = database_now(connection)
     rows = connection.execute(select(schema.worker).where(schema.worker.c.stopped_at.is_(None))).all()
     # a worker on another host is judged by its heartbeat alone
-    alive = [row for row in rows if workers.runs(row) and not workers.is_silent(row, now, _SILENT_AFTER)]
+    alive = [row for row in rows if may_run(row) and not is_silent(row, now, _SILENT_AFTER)]
     if alive:
         host = str(alive[0].host).split()[0]
         raise UsageError(

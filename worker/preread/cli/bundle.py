@@ -23,7 +23,6 @@ from preread.core.errors import BundleError, BundleMissing, PrereadError, Settin
 from preread.core.settings import Settings
 from preread.core.text.wording import format_percent, format_predictive_values
 from preread.core.types import JSONObject
-from preread.db.engine import database_now, write
 from preread.ledger.commits import register_bundle
 from preread.model import bundles
 from preread.model.bundles import CARD_FILE, Bundle, Manifest
@@ -458,7 +457,7 @@ def _known(engine: Engine, settings: Settings, version: str) -> list[KnownBundle
         if found is None or found.label != version:
             raise
     registration = found.registration
-    write(engine, lambda c, _: register_bundle(c, database_now(c), **registration))
+    register_bundle(engine, **registration)
     return bundle_registry.find_bundles(engine, version)
 
 

@@ -18,7 +18,7 @@ from preread.core.types import FileState, JSONObject
 from preread.db import schema
 from preread.db.engine import read, write
 from preread.db.review_schema import secret
-from preread.ledger.discovery import inserting
+from preread.db.statements import insert_new
 
 SCHEMA = "preread_fleet"
 TASK = "preread.shard"
@@ -113,7 +113,7 @@ def order_key(engine: Engine) -> bytes:
 
     def make(connection: Connection, _again: bool) -> str:
         fresh = {"name": _ORDER_KEY, "value": secrets.token_hex(_KEY_BYTES)}
-        connection.execute(inserting(connection, secret), fresh)
+        connection.execute(insert_new(connection, secret), fresh)
         value: str = connection.execute(wanted).scalar_one()
         return value
 

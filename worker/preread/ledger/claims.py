@@ -1,4 +1,4 @@
-"""Who may read what: transaction bodies behind ``Ledger``'s verbs of claiming. See there for what each does."""
+"""Claims of file versions: taken, renewed, given back, failed, recovered and reopened."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, select, update
+from sqlalchemy import ColumnElement, Connection, Row, false, select, update
 
 from preread.core.errors import (
     EnvironmentFault,
@@ -19,46 +19,41 @@ from preread.core.errors import (
     SlotError,
 )
 from preread.core.text.escaping import clean_text
-from preread.core.types import FileState, Outcome, Population, RefusalCode
+from preread.core.types import FileState, Outcome
 from preread.db import schema
-from preread.ledger import tombstones as forgetting
+from preread.db.statements import chunks
+from preread.ledger import tombstones
 from preread.ledger.discovery import gone_state
 from preread.ledger.failing_sources import Source, lanes, was_late
 from preread.ledger.records import Claim
+from preread.ledger.registry import dead_owners
+from preread.ledger.transaction import Transaction, query, transaction
 from preread.ledger.transitions import (
     FRESH_START,
     SET_FREE,
-    absolute,
-    chunks,
     ended_as,
     held,
     keep_outcomes,
     leave_claim,
     move,
-    path_key,
     read_with,
     record,
 )
-from preread.ledger.workers import dead_owners
 
 ACKNOWLEDGED = "acknowledged"
 MAX_ATTEMPTS = 3
 MAX_INTERRUPTIONS = 3
 LOCKED_FOR = timedelta(hours=24)
-# No version waits for so long: what is due later was put off before the database's clock was set back.
+# No version waits for so long: a later time was set before the database's clock was set back.
 LONGEST_RETRY = timedelta(minutes=30)
-# How long a file that must run alone lets others go before it; then nothing new is claimed until it had its turn.
+# How long a file that must run alone lets others go before it; then nothing is claimed until it had its turn.
 ALONE_PATIENCE = timedelta(seconds=60)
 
-# Refusals that another declaration of the root may turn: the gate asks the declaration for these and for no other.
-_REFUSED_BY_DECLARATION = (RefusalCode.AGE_UNKNOWN, RefusalCode.AGE_OUTSIDE, RefusalCode.VIEW)
 _f = schema.file.c
 _OF_CLAIM = (
     _f.id, _f.root_id, _f.path, _f.size_bytes, _f.mtime_ns, _f.epoch, _f.attempts, _f.interruptions, _f.alone,
-    _f.settled_at, _f.failed_at, forgetting.key_value().is_not(None).label("forgets"),
+    _f.settled_at, _f.failed_at, tombstones.key_value().is_not(None).label("forgets"),
 )  # fmt: skip
-
-DECLARED_ANEW = "the root declares another population"
 
 DIED_ALONE = "the worker died three times while it read this file and nothing else"
 
@@ -66,103 +61,149 @@ DIED_ALONE = "the worker died three times while it read this file and nothing el
 # ---------------------------------------------------------------------- claiming
 
 
+@transaction
 def claim(
-    connection: Connection,
-    now: datetime,
-    worker_id: str,
-    lease_s: float,
+    tx: Transaction,
     root_ids: Sequence[int],
     limit: int,
-    sources: Sequence[Source],
-    behind_limit: int | None,
-    token: str,
-    again: bool,
+    *,
+    sources: Sequence[Source] = (),
+    behind_limit: int | None = None,
 ) -> list[Claim]:
-    """See ``Ledger.claim``. ``token``: of this call, to find a claim whose answer was lost."""
+    """Claim READY versions, live before backlog, newest first.
+
+    Each gets attempts + 1, epoch + 1 and a lease. RETRY versions that are due become READY first. No two claims of one
+    version are live at once, in whatever process or on whatever machine. See ``Claim.alone``.
+
+    Args:
+        root_ids: the watched folders to claim from.
+        limit: most versions to claim; none below 1.
+        sources: folders whose files come after the others of their lane; after those come files that failed themselves.
+        behind_limit: most versions to claim of those that come after others; ``None`` for ``limit``.
+
+    Returns:
+        The claims, committed before they are returned.
+    """
     if limit < 1 or not root_ids:
         return []
-    c = schema.file.c
-    if again and (taken := taken_before(connection, now, token)):
+    if tx.is_retry and (taken := _taken_before(tx)):
         return taken
-    wake_due(connection, now, c.root_id.in_(root_ids))
-    ready = [c.state == FileState.READY, c.root_id.in_(root_ids)]
-    in_flight = lone_in_flight(connection, worker_id)
+    _wake_due(tx, _f.root_id.in_(root_ids))
+    ready = [_f.state == FileState.READY, _f.root_id.in_(root_ids)]
+    in_flight = _alone_in_flight(tx)
     if any(in_flight):
         return []
     # in the index's own order: by id alone, SQLite walks through all that is done to find that nothing is there
-    first_alone = select(c.id, c.changed_at).where(*ready, c.alone).order_by(c.backlog, c.id).limit(1)
-    lonely = connection.execute(first_alone).one_or_none()
-    patience_ends = lonely is not None and lonely.changed_at <= now - ALONE_PATIENCE
+    first_alone = select(_f.id, _f.changed_at).where(*ready, _f.alone).order_by(_f.backlog, _f.id).limit(1)
+    lonely = tx.connection.execute(first_alone).one_or_none()
+    patience_ends = lonely is not None and lonely.changed_at <= tx.now - ALONE_PATIENCE
     if patience_ends and in_flight:
         return []
     file_ids: list[int] = []
     if not patience_ends:
         behind_left = limit if behind_limit is None else behind_limit
         # today's patients wait behind no archive
-        for backlog in (~c.backlog, c.backlog):
-            for lane, is_behind in lanes(sources):
+        for backlog in (~_f.backlog, _f.backlog):
+            for lane, is_behind in lanes(list(sources)):
                 room = min(limit - len(file_ids), behind_left if is_behind else limit)
                 if room > 0:
-                    newest_first = select(c.id).where(*ready, ~c.alone, backlog, *lane).order_by(c.id.desc())
-                    found = (
-                        connection.execute(newest_first.limit(room).with_for_update(skip_locked=True)).scalars().all()
-                    )
+                    lane_ids = select(_f.id).where(*ready, ~_f.alone, backlog, *lane)
+                    newest_first = lane_ids.order_by(_f.id.desc()).limit(room)
+                    found = tx.connection.execute(newest_first.with_for_update(skip_locked=True)).scalars().all()
                     file_ids += found
                     behind_left -= len(found) if is_behind else 0
     if not file_ids and lonely is not None and not in_flight:
-        only = select(c.id).where(*ready, c.alone, c.id == lonely.id)
-        file_ids += connection.execute(only.with_for_update(skip_locked=True)).scalars()
-    return take(connection, now, worker_id, lease_s, file_ids, token)
+        only = select(_f.id).where(*ready, _f.alone, _f.id == lonely.id)
+        file_ids += tx.connection.execute(only.with_for_update(skip_locked=True)).scalars()
+    return _take(tx, file_ids)
 
 
-def taken_before(connection: Connection, now: datetime, token: str) -> list[Claim]:
-    """Return the claims of a call whose answer was lost."""
-    c = schema.file.c
-    found = select(*_OF_CLAIM).where(c.state == FileState.CLAIMED, c.claim_token == token).order_by(c.id.desc())
-    return _claims(now, connection.execute(found))
+@transaction
+def claim_these(tx: Transaction, file_ids: Sequence[int], bundle_id: int | None = None) -> list[Claim]:
+    """Claim those of these versions that are READY, or RETRY and due, whatever their lane; see ``claim``.
+
+    Args:
+        file_ids: the versions.
+        bundle_id: also claim versions that are DONE under another bundle; their outcome stands until the next is
+            committed. ``None`` for none of them.
+    """
+    if tx.is_retry and (taken := _taken_before(tx)):
+        return taken
+    in_flight = _alone_in_flight(tx)
+    if any(in_flight):
+        return []
+    _wake_due(tx, _f.id.in_(file_ids))
+    other = _of_another_bundle(bundle_id)
+    locked = select(_f.id, _f.alone, _f.state).where(_f.id.in_(file_ids), (_f.state == FileState.READY) | other)
+    rows = tx.connection.execute(locked.order_by(_f.id).with_for_update(skip_locked=True)).all()
+    chosen = [row for row in rows if not row.alone] or ([] if in_flight else rows[:1])
+    # in one transaction with the claim: a worker with another bundle never sees these as READY
+    done = [row.id for row in chosen if row.state == FileState.DONE]
+    move(tx, done, FileState.DONE, FileState.READY, "to be read with another bundle", **FRESH_START)
+    return _take(tx, [row.id for row in chosen])
 
 
-def lone_in_flight(connection: Connection, worker_id: str) -> Sequence[bool]:
-    """Return of each claim that this worker holds whether it is to run alone."""
-    c = schema.file.c
-    return connection.execute(select(c.alone).where(c.state == FileState.CLAIMED, c.owner == worker_id)).scalars().all()
+@query
+def owed_of(tx: Transaction, file_ids: Collection[int], bundle_id: int | None = None) -> set[int]:
+    """Return which of these versions are READY, CLAIMED or RETRY, or would be claimed for this bundle."""
+    waits = (FileState.READY, FileState.CLAIMED, FileState.RETRY)
+    owed = _f.state.in_(waits) | _of_another_bundle(bundle_id)
+    return {
+        file_id
+        for batch in chunks(sorted(file_ids))
+        for file_id in tx.connection.execute(select(_f.id).where(_f.id.in_(batch), owed)).scalars()
+    }
 
 
-def take(
-    connection: Connection, now: datetime, worker_id: str, lease_s: float, file_ids: Sequence[int], token: str
-) -> list[Claim]:
+def _of_another_bundle(bundle_id: int | None) -> ColumnElement[bool]:
+    if bundle_id is None:
+        return false()
+    return (_f.state == FileState.DONE) & _f.newest & (_f.bundle_id != bundle_id)
+
+
+def _taken_before(tx: Transaction) -> list[Claim]:
+    """Return the claims of an earlier try of this call."""
+    found = select(*_OF_CLAIM).where(_f.state == FileState.CLAIMED, _f.claim_token == tx.token).order_by(_f.id.desc())
+    return _claims(tx.now, tx.connection.execute(found))
+
+
+def _alone_in_flight(tx: Transaction) -> Sequence[bool]:
+    """Return the column ``alone`` of each claim that this worker holds."""
+    claimed = select(_f.alone).where(_f.state == FileState.CLAIMED, _f.owner == tx.worker_id)
+    return tx.connection.execute(claimed).scalars().all()
+
+
+def _take(tx: Transaction, file_ids: Sequence[int]) -> list[Claim]:
     """Claim READY versions that this transaction has locked; the claims come in their order."""
     if not file_ids:
         return []
-    c = schema.file.c
     taken = (
         update(schema.file)
-        .where(schema.among(connection, c.id, file_ids), c.state == FileState.READY)
+        .where(schema.among(tx.connection, _f.id, file_ids), _f.state == FileState.READY)
         .values(
             state=FileState.CLAIMED,
-            changed_at=now,
-            attempts=c.attempts + 1,
-            epoch=c.epoch + 1,
-            owner=worker_id,
-            claim_token=token,
-            lease_until=now + timedelta(seconds=lease_s),
+            changed_at=tx.now,
+            attempts=_f.attempts + 1,
+            epoch=_f.epoch + 1,
+            owner=tx.worker_id,
+            claim_token=tx.token,
+            lease_until=tx.now + timedelta(seconds=tx.lease_s),
             retry_at=None,
         )
         .returning(*_OF_CLAIM)
     )
-    found = sorted(_claims(now, connection.execute(taken)), key=lambda one: file_ids.index(one.file_id))
-    moved = [(one.file_id, one.epoch) for one in found]
-    record(connection, now, moved, FileState.READY, FileState.CLAIMED, "claimed", worker_id)
-    return found
+    claims = sorted(_claims(tx.now, tx.connection.execute(taken)), key=lambda claim: file_ids.index(claim.file_id))
+    moved = [(claim.file_id, claim.epoch) for claim in claims]
+    record(tx, moved, FileState.READY, FileState.CLAIMED, "claimed", tx.worker_id)
+    return claims
 
 
-def wake_due(connection: Connection, now: datetime, which: ColumnElement[bool]) -> None:
-    """Make READY those of the RETRY versions whose time has come."""
-    c = schema.file.c
-    over = (c.retry_at <= now) | (c.retry_at > now + LONGEST_RETRY)
-    due = select(c.id).where(c.state == FileState.RETRY, over, which).limit(1000)
-    file_ids = connection.execute(due.with_for_update(skip_locked=True)).scalars().all()
-    move(connection, now, file_ids, FileState.RETRY, FileState.READY, "due again", retry_at=None)
+def _wake_due(tx: Transaction, condition: ColumnElement[bool]) -> None:
+    """Move due RETRY versions to READY."""
+    over = (_f.retry_at <= tx.now) | (_f.retry_at > tx.now + LONGEST_RETRY)
+    due = select(_f.id).where(_f.state == FileState.RETRY, over, condition).limit(1000)
+    file_ids = tx.connection.execute(due.with_for_update(skip_locked=True)).scalars().all()
+    move(tx, file_ids, FileState.RETRY, FileState.READY, "due again", retry_at=None)
 
 
 def _claims(now: datetime, rows: Iterable[Row[Any]]) -> list[Claim]:
@@ -185,39 +226,58 @@ def _claims(now: datetime, rows: Iterable[Row[Any]]) -> list[Claim]:
     ]
 
 
-def renew(connection: Connection, now: datetime, lease_s: float, batch: Collection[Claim]) -> set[int]:
-    """See ``Ledger.renew``."""
-    until = now + timedelta(seconds=lease_s)
+@transaction
+def renew(tx: Transaction, batch: Collection[Claim]) -> set[int]:
+    """Extend the leases of claims.
+
+    Returns:
+        The file ids whose claims still hold; the others are fenced, and what they read must be dropped.
+    """
+    until = tx.now + timedelta(seconds=tx.lease_s)
     return {
-        one.file_id
-        for one in sorted(batch, key=lambda one: one.file_id)
-        if connection.execute(update(schema.file).where(held(one)).values(lease_until=until)).rowcount
+        claim.file_id
+        for claim in sorted(batch, key=lambda claim: claim.file_id)
+        if tx.connection.execute(update(schema.file).where(held(claim)).values(lease_until=until)).rowcount
     }
 
 
 # ---------------------------------------------------------------------- giving back
 
 
-def _held_row(connection: Connection, one: Claim) -> Row[*tuple[Any, ...]] | None:
-    c = schema.file.c
-    statement = select(c.attempts, c.locked_since, c.newest, c.outcome).where(held(one)).with_for_update()
+def _held_row(connection: Connection, claim: Claim) -> Row[*tuple[Any, ...]] | None:
+    statement = select(_f.attempts, _f.locked_since, _f.newest, _f.outcome).where(held(claim)).with_for_update()
     return connection.execute(statement).one_or_none()
 
 
+@transaction
 def give_back(
-    connection: Connection,
-    now: datetime,
-    one: Claim,
+    tx: Transaction,
+    claim: Claim,
     why: EnvironmentFault | str,
-    retry_in_s: float,
-    was_read: bool,
-    held_slot: bool,
-    again: bool,
+    *,
+    retry_in_s: float = 0.0,
+    was_read: bool = False,
+    held_slot: bool = False,
 ) -> FileState | None:
-    """See ``Ledger.give_back``."""
-    row = _held_row(connection, one)
+    """Give up a claim for which the file is not to blame; its attempt is refunded.
+
+    The new state: READY, or RETRY if ``retry_in_s`` is above 0; without it, ``FileChanged`` gives SETTLING and
+    ``FileVanished`` MISSED or VANISHED. A version that has met nothing but such errors for 24 h is QUARANTINED with the
+    last one's code. Whatever the error, SUPERSEDED if a newer version of the path is known.
+
+    Args:
+        claim: the claim.
+        why: the error, or a reason that is no fault of the file, e.g. ``"the worker stops"``.
+        retry_in_s: seconds until the version is due again; 0 for at once.
+        was_read: the file's bytes were read: the 24 h begin anew, as for ``ShareDown``.
+        held_slot: the file held its inference process until the deadline: the version comes after others from now on.
+
+    Returns:
+        The new state; ``None`` if the claim was fenced.
+    """
+    row = _held_row(tx.connection, claim)
     if row is None:
-        return ended_as(connection, one) if again else None
+        return ended_as(tx.connection, claim) if tx.is_retry else None
     values: dict[str, Any] = {"attempts": max(0, row.attempts - 1), "retry_at": None, "locked_since": row.locked_since}
     reason = why if isinstance(why, str) else f"{why.code}: {why}"
     if not row.newest:
@@ -230,55 +290,74 @@ def give_back(
         if was_read or isinstance(why, ShareDown):
             values["locked_since"] = None  # it was read, or no file of that root can be
         elif isinstance(why, EnvironmentFault):
-            values["locked_since"] = row.locked_since or now
-            values |= {"failed_at": now} if held_slot else {}
-            if now - values["locked_since"] >= LOCKED_FOR:
-                return _set_aside(connection, now, one, why, values)
+            values["locked_since"] = row.locked_since or tx.now
+            values |= {"failed_at": tx.now} if held_slot else {}
+            if tx.now - values["locked_since"] >= LOCKED_FOR:
+                return _quarantine(tx, claim, why, values)
         to_state = FileState.READY
         if retry_in_s > 0:
             to_state = FileState.RETRY
-            values["retry_at"] = now + timedelta(seconds=retry_in_s)
-    leave_claim(connection, now, one, to_state, reason, **values)
+            values["retry_at"] = tx.now + timedelta(seconds=retry_in_s)
+    leave_claim(tx, claim, to_state, reason, **values)
     return to_state
 
 
+@transaction
 def fail(
-    connection: Connection,
-    now: datetime,
-    one: Claim,
+    tx: Transaction,
+    claim: Claim,
     error: SlotError,
-    retry_in_s: float,
-    sha256: str | None,
-    final: bool,
-    again: bool,
+    *,
+    retry_in_s: float = 1.0,
+    sha256: str | None = None,
+    final: bool = False,
 ) -> FileState | None:
-    """See ``Ledger.fail``."""
-    row = _held_row(connection, one)
+    """Record that the inference process ended while this worker lived; the attempt stays counted.
+
+    Args:
+        claim: the claim.
+        error: how the process ended.
+        retry_in_s: seconds until the next attempt.
+        sha256: of the bytes that it read; ``None`` if unknown.
+        final: another try would end alike.
+
+    Returns:
+        RETRY; QUARANTINED if ``final``, at the third attempt, and at the second deadline of the version or of the
+        content; SUPERSEDED if a newer version is known; ``None`` if the claim was fenced.
+    """
+    row = _held_row(tx.connection, claim)
     if row is None:
-        return ended_as(connection, one) if again else None
+        return ended_as(tx.connection, claim) if tx.is_retry else None
     if not row.newest:
-        leave_claim(connection, now, one, FileState.SUPERSEDED, f"{error.code}: {error}")
+        leave_claim(tx, claim, FileState.SUPERSEDED, f"{error.code}: {error}")
         return FileState.SUPERSEDED
-    values: dict[str, Any] = {"failed_at": now, "failed_code": error.code, "failed_sha256": sha256}
-    if isinstance(error, SlotDeadline) and was_late(connection, one.file_id, sha256):
-        return _set_aside(connection, now, one, SlotDeadline(f"{error}; it is the second time for these bytes"), values)
+    values: dict[str, Any] = {"failed_at": tx.now, "failed_code": error.code, "failed_sha256": sha256}
+    if isinstance(error, SlotDeadline) and was_late(tx.connection, claim.file_id, sha256):
+        return _quarantine(tx, claim, SlotDeadline(f"{error}; it is the second time for these bytes"), values)
     if final or row.attempts >= MAX_ATTEMPTS:
-        return _set_aside(connection, now, one, error, values)
-    values |= {"retry_at": now + timedelta(seconds=retry_in_s), "locked_since": None}
-    leave_claim(connection, now, one, FileState.RETRY, f"{error.code}: {error}", **values)
+        return _quarantine(tx, claim, error, values)
+    values |= {"retry_at": tx.now + timedelta(seconds=retry_in_s), "locked_since": None}
+    leave_claim(tx, claim, FileState.RETRY, f"{error.code}: {error}", **values)
     return FileState.RETRY
 
 
-def quarantine(connection: Connection, now: datetime, one: Claim, error: PrereadError, again: bool) -> bool:
-    """See ``Ledger.quarantine``."""
-    if _held_row(connection, one) is None:
-        return again and ended_as(connection, one) is FileState.QUARANTINED
-    _set_aside(connection, now, one, error, {})
+@transaction
+def quarantine(tx: Transaction, claim: Claim, error: PrereadError) -> bool:
+    """Quarantine a claimed version at once, with the error's code.
+
+    For an error after which a later try is due, if no later try will come: a locked file when ``--once`` ends.
+
+    Returns:
+        ``False`` if the claim was fenced.
+    """
+    if _held_row(tx.connection, claim) is None:
+        return tx.is_retry and ended_as(tx.connection, claim) is FileState.QUARANTINED
+    _quarantine(tx, claim, error, {})
     return True
 
 
-def set_aside_values(now: datetime, code: str, reason: str) -> dict[str, Any]:
-    """Return what a quarantined version holds besides its state."""
+def quarantine_values(now: datetime, code: str, reason: str) -> dict[str, Any]:
+    """Return the columns of a version that is quarantined, besides its state."""
     return {
         "outcome": Outcome.UNREADABLE,
         "code": code,
@@ -289,25 +368,31 @@ def set_aside_values(now: datetime, code: str, reason: str) -> dict[str, Any]:
     }
 
 
-def _set_aside(
-    connection: Connection, now: datetime, one: Claim, error: PrereadError, values: dict[str, Any]
-) -> FileState:
-    values = {**values, **set_aside_values(now, error.code, str(error))}
-    leave_claim(connection, now, one, FileState.QUARANTINED, f"{error.code}: {error}", **values)
+def _quarantine(tx: Transaction, claim: Claim, error: PrereadError, values: dict[str, Any]) -> FileState:
+    values = {**values, **quarantine_values(tx.now, error.code, str(error))}
+    leave_claim(tx, claim, FileState.QUARANTINED, f"{error.code}: {error}", **values)
     return FileState.QUARANTINED
 
 
-def recover_interrupted(connection: Connection, now: datetime) -> int:
-    """See ``Ledger.recover_interrupted``."""
-    c = schema.file.c
-    lost = c.lease_until < now
-    dead = dead_owners(connection)
+@transaction
+def recover_interrupted(tx: Transaction) -> int:
+    """Give back claims of workers that died on this host or stopped, and claims whose lease ran out.
+
+    The versions become READY with interruptions + 1, their attempt refunded. After three interruptions a version runs
+    alone, and then its attempts stay counted: the third such death quarantines it as ``slot_crashed``. To be called at
+    start and every few seconds.
+
+    Returns:
+        The number of claims that were given back.
+    """
+    lost = _f.lease_until < tx.now
+    dead = dead_owners(tx.connection)
     if dead:
-        lost = lost | c.owner.in_(dead)
-    rows = connection.execute(
-        select(c.id, c.epoch, c.owner, c.attempts, c.interruptions, c.alone, c.newest)
-        .where(c.state == FileState.CLAIMED, lost)
-        .order_by(c.id)
+        lost = lost | _f.owner.in_(dead)
+    rows = tx.connection.execute(
+        select(_f.id, _f.epoch, _f.owner, _f.attempts, _f.interruptions, _f.alone, _f.newest)
+        .where(_f.state == FileState.CLAIMED, lost)
+        .order_by(_f.id)
         .with_for_update(skip_locked=True)
     ).all()
     for row in rows:
@@ -320,82 +405,63 @@ def recover_interrupted(connection: Connection, now: datetime) -> int:
             values["attempts"] = max(0, row.attempts - 1)
         elif row.attempts >= MAX_ATTEMPTS:
             to_state, why = FileState.QUARANTINED, DIED_ALONE
-            keep_outcomes(connection, now, [row.id])
-            values.update(set_aside_values(now, SlotCrashed.code, DIED_ALONE))
+            keep_outcomes(tx, [row.id])
+            values.update(quarantine_values(tx.now, SlotCrashed.code, DIED_ALONE))
             values["read_at"] = read_with(values)
-        connection.execute(
+        tx.connection.execute(
             update(schema.file)
-            .where(c.id == row.id, c.state == FileState.CLAIMED, c.epoch == row.epoch)
-            .values({"state": to_state, "changed_at": now, **SET_FREE, **values})
+            .where(_f.id == row.id, _f.state == FileState.CLAIMED, _f.epoch == row.epoch)
+            .values({"state": to_state, "changed_at": tx.now, **SET_FREE, **values})
         )
-        record(connection, now, [(row.id, row.epoch)], FileState.CLAIMED, to_state, why, row.owner)
+        record(tx, [(row.id, row.epoch)], FileState.CLAIMED, to_state, why, row.owner)
     return len(rows)
 
 
 # ---------------------------------------------------------------------- reopening
 
 
+@transaction
 def reopen(
-    connection: Connection,
-    now: datetime,
-    file_ids: Sequence[int],
+    tx: Transaction,
+    file_ids: Collection[int],
     why: str,
+    *,
     states: Collection[FileState] = (FileState.QUARANTINED,),
 ) -> int:
-    """See ``Ledger.reopen``."""
-    c = schema.file.c
+    """Move newest versions to READY with no attempts and no interruptions counted.
+
+    An outcome stands until the next one is committed, and becomes a past outcome then.
+
+    Args:
+        file_ids: the versions.
+        why: the reason for the history.
+        states: those from which versions are moved.
+
+    Returns:
+        The number of versions that moved.
+    """
     count = 0
     for batch in chunks(sorted(set(file_ids))):
-        rows = connection.execute(
-            select(c.id, c.state).where(c.id.in_(batch), c.newest, c.state.in_(states)).order_by(c.id).with_for_update()
-        ).all()
+        newest = select(_f.id, _f.state).where(_f.id.in_(batch), _f.newest, _f.state.in_(tuple(states)))
+        rows = tx.connection.execute(newest.order_by(_f.id).with_for_update()).all()
         for state in states:
             found = [row.id for row in rows if row.state == state]
-            count += len(move(connection, now, found, state, FileState.READY, why, **FRESH_START))
+            count += len(move(tx, found, state, FileState.READY, why, **FRESH_START))
     return count
 
 
-def acknowledge_missed(connection: Connection, now: datetime, file_ids: Sequence[int], why: str) -> int:
-    """See ``Ledger.acknowledge_missed``."""
-    c = schema.file.c
-    unknown = connection.execute(
-        select(c.id).where(c.id.in_(file_ids), c.state == FileState.MISSED, c.code.is_(None)).order_by(c.id)
-    ).scalars().all()  # fmt: skip
-    return len(move(connection, now, unknown, FileState.MISSED, FileState.MISSED, why, code=ACKNOWLEDGED))
+@transaction
+def acknowledge_missed(tx: Transaction, file_ids: Collection[int], why: str) -> int:
+    """Mark MISSED versions as known to a person: they stay listed without an alarm; return their number."""
+    missed = select(_f.id).where(_f.id.in_(list(file_ids)), _f.state == FileState.MISSED, _f.code.is_(None))
+    unknown = tx.connection.execute(missed.order_by(_f.id)).scalars().all()
+    return len(move(tx, unknown, FileState.MISSED, FileState.MISSED, why, code=ACKNOWLEDGED))
 
 
-def reopen_code(connection: Connection, now: datetime, root_ids: Sequence[int], code: str, why: str) -> int:
-    """See ``Ledger.reopen_code``."""
-    c = schema.file.c
-    file_ids = connection.execute(
-        select(c.id)
-        .where(c.state == FileState.QUARANTINED, c.code == code, c.newest, c.root_id.in_(root_ids))
-        .order_by(c.id)
-    ).scalars().all()  # fmt: skip
-    return reopen(connection, now, file_ids, why)
-
-
-def reopen_refused(
-    connection: Connection, now: datetime, root_path: bytes, population: Population, path_pattern: str | None
-) -> int:
-    """Make READY what the root's earlier declaration refused; call it before the new one is stored.
-
-    The population under which a version was judged stands in its own row, so that a worker that starts again with the
-    same declaration finds nothing here.
-    """
-    roots, c = schema.root.c, schema.file.c
-    root = connection.execute(
-        select(roots.id, roots.path_pattern).where(roots.path_key == path_key(absolute(root_path)))
-    ).one_or_none()
-    if root is None:
-        return 0
-    refused = (
-        select(c.id)
-        .where(c.root_id == root.id, c.state == FileState.DONE, c.newest)
-        .where(c.outcome == Outcome.REFUSED, c.code.in_(_REFUSED_BY_DECLARATION))
-        .order_by(c.id)
+@transaction
+def reopen_code(tx: Transaction, root_ids: Sequence[int], code: str, why: str) -> int:
+    """Reopen the newest versions QUARANTINED with a code, e.g. ``locked`` at a start; see ``reopen``."""
+    quarantined = select(_f.id).where(
+        _f.state == FileState.QUARANTINED, _f.code == code, _f.newest, _f.root_id.in_(list(root_ids))
     )
-    if root.path_pattern == path_pattern:
-        refused = refused.where(c.population != population)
-    file_ids = connection.execute(refused).scalars().all()
-    return len(move(connection, now, file_ids, FileState.DONE, FileState.READY, DECLARED_ANEW, **FRESH_START))
+    return reopen(tx, tx.connection.execute(quarantined.order_by(_f.id)).scalars().all(), why)

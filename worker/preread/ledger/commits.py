@@ -1,6 +1,6 @@
-"""How files ended: transaction bodies behind ``Ledger``'s commits. See there for what each does.
+"""Commits of outcomes: results, refusals and unreadable files; registration of bundles.
 
-Films that ended at about the same time are committed together, with as many statements as one takes.
+Files that ended at about the same time are committed together, with as many statements as one takes.
 Outcome, refusal and identity belong to the file version; the assessment belongs to the content (``instance``) and is
 written once for each bundle, whoever comes first.
 """
@@ -32,10 +32,11 @@ from preread.core.types import (
     Population,
 )
 from preread.db import audit_key, schema, seals
-from preread.ledger import tombstones as forgetting
-from preread.ledger.claims import set_aside_values
-from preread.ledger.discovery import insert_or_skip
+from preread.db.statements import insert_or_skip
+from preread.ledger import tombstones
+from preread.ledger.claims import quarantine_values
 from preread.ledger.records import Claim, Ending, FileFacts
+from preread.ledger.transaction import Transaction, query, transaction
 from preread.ledger.transitions import NOT_FAILED, SET_FREE, ended_as, held, keep_outcomes, lock, read_with, record
 
 _IDENTIFIERS = frozenset(
@@ -66,73 +67,104 @@ _KNOWN = select(
     exists()
     .where(schema.instance.c.id == schema.assessment.c.instance_id, schema.instance.c.sha256 == bindparam("of_sha256"))
     .where(schema.bundle.c.id == schema.assessment.c.bundle_id, schema.bundle.c.digest == bindparam("of_digest")),
-    forgetting.key_value(),
+    tombstones.key_value(),
 )
 
 
-def register_bundle(connection: Connection, now: datetime, name: str, version: str, digest: str, manifest: str) -> int:
-    """See ``Ledger.register_bundle``."""
+@transaction
+def register_bundle(tx: Transaction, *, name: str, version: str, digest: str, manifest: str = "{}") -> int:
+    """Store a bundle if it is new; return its id.
+
+    Args:
+        name: of the bundle.
+        version: of the bundle.
+        digest: SHA-256 of its manifest, in hex.
+        manifest: its JSON text.
+
+    Raises:
+        BundleWithdrawn: it was withdrawn, and assesses nothing any more.
+    """
     row: schema.Row = {
         "name": name,
         "version": version,
         "digest": digest,
         "manifest": manifest,
-        "registered_at": now,
+        "registered_at": tx.now,
     }
-    insert_or_skip(connection, schema.bundle, [row])
-    found = connection.execute(select(schema.bundle).where(schema.bundle.c.digest == digest)).one()
+    insert_or_skip(tx.connection, schema.bundle, [row])
+    found = tx.connection.execute(select(schema.bundle).where(schema.bundle.c.digest == digest)).one()
     if found.withdrawn_at is not None:
         raise BundleWithdrawn(f"the bundle {name}/{version} was withdrawn: {found.withdrawn_reason}")
     bundle_id: int = found.id
     return bundle_id
 
 
-def what_is_known(connection: Connection, sha256: str, bundle_digest: str) -> tuple[bool, bool]:
-    """See ``Ledger.what_is_known``."""
-    found = connection.execute(_KNOWN, {"of_sha256": sha256, "of_digest": bundle_digest}).one()
-    return bool(found[0]), found[1] is not None and bool(forgetting.among_forgotten(connection, [sha256]))
+@query
+def what_is_known(tx: Transaction, sha256: str, bundle_digest: str) -> tuple[bool, bool]:
+    """Return whether a content was assessed with a bundle, and whether files with it were purged.
+
+    Header and gate suffice for what was assessed; what was purged is neither looked at nor kept.
+    """
+    found = tx.connection.execute(_KNOWN, {"of_sha256": sha256, "of_digest": bundle_digest}).one()
+    return bool(found[0]), found[1] is not None and bool(tombstones.among_forgotten(tx.connection, [sha256]))
 
 
 # ---------------------------------------------------------------------- the outcomes
 
 
-def commit(connection: Connection, now: datetime, bundle_id: int, endings: Sequence[Ending], again: bool) -> list[bool]:
-    """See ``Ledger.commit``."""
-    _lock(connection, endings)
-    _forget(connection, now, endings)
+@transaction
+def commit(tx: Transaction, bundle_id: int, endings: Sequence[Ending]) -> list[bool]:
+    """Commit the outcomes of some claims: DONE, or QUARANTINED with a code.
+
+    Instance, assessment and findings are written once for each content and bundle: if another worker committed the
+    same content meanwhile, its rows are kept and this version is linked to them.
+
+    Args:
+        bundle_id: the bundle with which the images were assessed.
+        endings: of different claims; some dozen at most.
+
+    Returns:
+        For each ending, whether it was written: ``False`` if the claim was fenced, or the file purged meanwhile.
+
+    Raises:
+        LookupError: an ending has no content, and there is no such assessment; nothing was written.
+    """
+    _lock(tx.connection, endings)
+    _forget(tx, endings)
     ids = [one.claim.file_id for one in endings]
     c = schema.file.c
-    these = schema.among(connection, c.id, ids)
+    these = schema.among(tx.connection, c.id, ids)
     claimed = select(c.id, c.epoch, c.owner, c.outcome).where(these, c.state == FileState.CLAIMED)
-    rows = {(row.id, row.epoch): row for row in connection.execute(claimed.order_by(c.id).with_for_update())}
+    rows = {(row.id, row.epoch): row for row in tx.connection.execute(claimed.order_by(c.id).with_for_update())}
     kept = [one for one in endings if _key(one) in rows]
-    instances = _instances(connection, now, [one for one in kept if one.facts is not None])
-    assessments = _assessments(
-        connection, now, bundle_id, [one for one in kept if one.outcome is Outcome.ASSESSED], instances
-    )
-    keep_outcomes(connection, now, [one.claim.file_id for one in kept if rows[_key(one)].outcome is not None])
-    key = audit_key.of(connection).for_seals(connection)
+    instances = _instances(tx, [one for one in kept if one.facts is not None])
+    assessments = _assessments(tx, bundle_id, [one for one in kept if one.outcome is Outcome.ASSESSED], instances)
+    keep_outcomes(tx, [one.claim.file_id for one in kept if rows[_key(one)].outcome is not None])
+    key = audit_key.of(tx.connection).for_seals(tx.connection)
     moves: dict[tuple[FileState, str, str | None], list[tuple[int, int]]] = {}
     changes: dict[tuple[FileState, bool], list[dict[str, Any]]] = {}
     for one in kept:
-        state, why, values = _ended(one, now, bundle_id, instances, assessments)
+        state, why, values = _ended(one, tx.now, bundle_id, instances, assessments)
         if one.facts is not None and one.outcome is not Outcome.UNREADABLE:
             values["seal"] = seals.of_result(key, one.claim.file_id, values)
-        values |= {"state": state, "changed_at": now, **SET_FREE}
+        values |= {"state": state, "changed_at": tx.now, **SET_FREE}
         if rows[_key(one)].outcome is not None:
             values["read_at"] = read_with(values)
-            connection.execute(update(schema.file).where(held(one.claim)).values(values))
+            tx.connection.execute(update(schema.file).where(held(one.claim)).values(values))
         else:
             file_id, epoch = _key(one)
             changes.setdefault((state, one.facts is None), []).append({**values, "key_id": file_id, "key_epoch": epoch})
         moves.setdefault((state, why, rows[_key(one)].owner), []).append(_key(one))
     for batch in changes.values():
-        connection.execute(_LEAVE, batch)
+        tx.connection.execute(_LEAVE, batch)
     for (state, why, owner), moved in moves.items():
-        record(connection, now, moved, FileState.CLAIMED, state, why, owner)
-    _mark_uid_conflicts(connection, _uids(kept))
+        record(tx, moved, FileState.CLAIMED, state, why, owner)
+    _mark_uid_conflicts(tx.connection, _uids(kept))
     # what no claim holds may have been written by the try before, whose answer was lost
-    return [_key(one) in rows or (again and ended_as(connection, one.claim) is _STATES[one.outcome]) for one in endings]
+    return [
+        _key(one) in rows or (tx.is_retry and ended_as(tx.connection, one.claim) is _STATES[one.outcome])
+        for one in endings
+    ]
 
 
 def _key(one: Ending) -> tuple[int, int]:
@@ -147,17 +179,17 @@ def _uids(endings: Iterable[Ending]) -> set[str]:
 
 def _lock(connection: Connection, endings: Sequence[Ending]) -> None:
     """Have commits and purges of the same wait for each other: contents first, then UIDs, then rows, each in order."""
-    forgetting.lock_contents(connection, [one.facts.sha256 for one in endings if one.facts is not None])
+    tombstones.lock_contents(connection, [one.facts.sha256 for one in endings if one.facts is not None])
     # of two films with one UID that are committed at the same moment, neither would see the other
     lock(connection, _uids(endings), _OF_UIDS)
 
 
-def _forget(connection: Connection, now: datetime, endings: Sequence[Ending]) -> None:
+def _forget(tx: Transaction, endings: Sequence[Ending]) -> None:
     """Forget the films whose bytes were purged while a slot read them: no claim holds them any more."""
-    contents = forgetting.among_forgotten(connection, [one.facts.sha256 for one in endings if one.facts is not None])
+    contents = tombstones.among_forgotten(tx.connection, [one.facts.sha256 for one in endings if one.facts is not None])
     for one in endings:
         if one.facts is not None and one.facts.sha256 in contents:
-            forget_again(connection, now, one.claim, one.facts.sha256)
+            forget(tx, one.claim, one.facts.sha256)
 
 
 def _ended(
@@ -181,25 +213,30 @@ def _ended(
         said = {"code": one.code, "reason": clean_text(one.reason)}
         values |= {"outcome": one.outcome, "bundle_id": bundle_id, "committed_at": now, **said}
         return FileState.DONE, f"{one.outcome}: {one.code}", values
-    values |= {**set_aside_values(now, one.code or "", one.reason or ""), "bundle_id": None}
+    values |= {**quarantine_values(now, one.code or "", one.reason or ""), "bundle_id": None}
     return FileState.QUARANTINED, f"{one.outcome}: {one.code}", values
 
 
-def forget_again(connection: Connection, now: datetime, claim: Claim, sha256: str) -> bool:
-    """See ``Ledger.forget``."""
-    key = forgetting.load_key(connection)
-    if key is None or not forgetting.among_forgotten(connection, [sha256]):
+@transaction
+def forget(tx: Transaction, claim: Claim, sha256: str) -> bool:
+    """Turn a claimed version whose bytes were purged before into a stub: IGNORED with the code ``forgotten``.
+
+    Returns:
+        ``False`` if these bytes were not purged, or the claim was fenced.
+    """
+    key = tombstones.load_key(tx.connection)
+    if key is None or not tombstones.among_forgotten(tx.connection, [sha256]):
         return False
-    if connection.execute(select(schema.file.c.id).where(held(claim)).with_for_update()).first() is None:
+    if tx.connection.execute(select(schema.file.c.id).where(held(claim)).with_for_update()).first() is None:
         return False
-    forgetting.forget(connection, now, key, [claim.file_id], "its bytes were purged before", readings=False)
+    tombstones.forget(tx, key, [claim.file_id], "its bytes were purged before", readings=False)
     return True
 
 
 # ---------------------------------------------------------------------- content
 
 
-def _instances(connection: Connection, now: datetime, endings: Sequence[Ending]) -> dict[str, int]:
+def _instances(tx: Transaction, endings: Sequence[Ending]) -> dict[str, int]:
     """Return the instance of each content, by its SHA-256; those that are new are stored."""
     rows: list[schema.Row] = [
         {
@@ -209,25 +246,27 @@ def _instances(connection: Connection, now: datetime, endings: Sequence[Ending])
             "transfer_syntax_uid": clean_identifier(one.read.transfer_syntax_uid),
             "rows": one.read.rows,
             "columns": one.read.columns,
-            "first_read_at": now,
+            "first_read_at": tx.now,
         }
         for one in endings
     ]
     c = schema.instance.c
-    found = {sha256: instance_id for instance_id, sha256 in insert_or_skip(connection, schema.instance, rows, c.sha256)}
+    found = {
+        sha256: instance_id for instance_id, sha256 in insert_or_skip(tx.connection, schema.instance, rows, c.sha256)
+    }
     known = {one.read.sha256 for one in endings} - set(found)
     if known:
-        stored = connection.execute(select(c.sha256, c.id).where(c.sha256.in_(known)))
+        stored = tx.connection.execute(select(c.sha256, c.id).where(c.sha256.in_(known)))
         found.update((row.sha256, row.id) for row in stored)
     return found
 
 
 def _assessments(
-    connection: Connection, now: datetime, bundle_id: int, endings: Sequence[Ending], instances: Mapping[str, int]
+    tx: Transaction, bundle_id: int, endings: Sequence[Ending], instances: Mapping[str, int]
 ) -> dict[int, tuple[int, Answer | None]]:
     """Return of each content's instance the assessment and its most urgent answer; those that are new are stored."""
     contents = {instances[one.read.sha256]: one.content for one in reversed(endings) if one.content is not None}
-    key = audit_key.of(connection).for_seals(connection)
+    key = audit_key.of(tx.connection).for_seals(tx.connection)
     rows: list[schema.Row] = []
     for instance_id, content in contents.items():
         activation_map = np.ascontiguousarray(content.activation_map, dtype="<f4")
@@ -239,20 +278,20 @@ def _assessments(
                 "pixel_caveats": _as_json(content.pixel_caveats),
                 "activation_map": activation_map.tobytes(),
                 "activation_map_shape": ",".join(str(length) for length in activation_map.shape),
-                "assessed_at": now,
+                "assessed_at": tx.now,
                 "seal": seals.of_answers(key, instance_id, bundle_id, finding_rows(content.findings)),
                 **_picture_values(content.picture),
             }
         )
     a, f = schema.assessment.c, schema.finding.c
-    inserted = insert_or_skip(connection, schema.assessment, rows, a.instance_id)
+    inserted = insert_or_skip(tx.connection, schema.assessment, rows, a.instance_id)
     findings = [
         row
         for assessment_id, instance_id in inserted
         for row in finding_rows(contents[instance_id].findings, assessment_id=assessment_id)
     ]
     if findings:
-        connection.execute(schema.finding.insert(), findings)
+        tx.connection.execute(schema.finding.insert(), findings)
     said: dict[int, tuple[int, set[str]]] = {
         instance_id: (assessment_id, {one.answer for one in contents[instance_id].findings})
         for assessment_id, instance_id in inserted
@@ -264,7 +303,7 @@ def _assessments(
             .outerjoin_from(schema.assessment, schema.finding)
             .where(a.instance_id.in_(linked), a.bundle_id == bundle_id)
         )
-        for row in connection.execute(stored):
+        for row in tx.connection.execute(stored):
             said.setdefault(row.instance_id, (row.id, set()))[1].add(row.answer)
     if wanted - set(said):
         raise LookupError("a content was to be linked to an assessment that is not there")

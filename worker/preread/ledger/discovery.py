@@ -1,51 +1,30 @@
-"""What was seen in a root: transaction bodies behind ``Ledger``'s verbs of discovery. See there for what each does."""
+"""Discovery of file versions: observed, complete, empty, ignored and absent files, and counts by state."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, exists, func, select, update
 
 from preread.core.errors import UNREAD_CODES, EmptyFile
 from preread.core.text.escaping import display_path
-from preread.core.types import FORGOTTEN, OPEN_STATES, FileState, Outcome
+from preread.core.types import FORGOTTEN, FileState, Outcome
 from preread.db import schema
+from preread.db.statements import chunks, insert_or_skip
 from preread.ledger.records import Observation, Version
 from preread.ledger.tombstones import load_key
-from preread.ledger.transitions import FRESH_START, chunks, keep_outcomes, move, path_key, record
+from preread.ledger.transaction import Transaction, query, transaction
+from preread.ledger.transitions import FRESH_START, keep_outcomes, move, path_key, record
 
 # Not yet read, so that nothing is lost when a newer version of the path takes their place at once.
 _NEVER_READ = (FileState.SETTLING, FileState.READY, FileState.RETRY, FileState.MISSED, FileState.IGNORED)
 _WAITING = (FileState.SETTLING, FileState.READY)
 _CAN_GO = (FileState.SETTLING, FileState.READY, FileState.RETRY, FileState.DONE, FileState.QUARANTINED)
 
+_file = schema.file.c
 _WITH_OUTCOME = frozenset({FileState.DONE, FileState.QUARANTINED, FileState.VANISHED})
 _NO_OUTCOME: dict[str, Any] = {"outcome": None, "code": None, "reason": None, "committed_at": None}
-
-
-def inserting(connection: Connection, table: Any) -> Any:
-    """Return an insert that passes over the rows that a unique constraint forbids."""
-    # the two dialects' inserts share on_conflict_do_nothing, but not through a common type
-    if connection.dialect.name == "sqlite":
-        from sqlalchemy.dialects.sqlite import insert as sqlite_insert
-
-        return sqlite_insert(table).on_conflict_do_nothing()
-    from sqlalchemy.dialects.postgresql import insert as postgresql_insert
-
-    return postgresql_insert(table).on_conflict_do_nothing()
-
-
-def insert_or_skip(
-    connection: Connection, table: Any, rows: Sequence[schema.Row], *also: ColumnElement[Any]
-) -> list[tuple[Any, ...]]:
-    """Insert the rows that no unique constraint forbids; return of those the id, and these columns."""
-    statement = inserting(connection, table)
-    inserted: list[tuple[Any, ...]] = []
-    for batch in chunks(rows):
-        inserted.extend(tuple(row) for row in connection.execute(statement.returning(table.c.id, *also), batch))
-    return inserted
 
 
 # ---------------------------------------------------------------------- looking up
@@ -100,232 +79,269 @@ def _newest(
 
 
 def _is_stub(row: Row[Any]) -> bool:
-    """Tell whether the version's film was purged."""
+    """Return whether the version was purged."""
     return bool(row.state == FileState.IGNORED and row.code == FORGOTTEN)
 
 
-def known(connection: Connection, root_id: int, paths: Sequence[bytes]) -> dict[bytes, Version]:
-    """See ``Ledger.known``."""
-    return {path: _version(path, row) for path, row in _newest(connection, root_id, paths).items()}
+@query
+def known(tx: Transaction, root_id: int, paths: Collection[bytes]) -> dict[bytes, Version]:
+    """Return the newest version of each path; paths without one are left out."""
+    return {path: _version(path, row) for path, row in _newest(tx.connection, root_id, list(paths)).items()}
 
 
-def live_paths(connection: Connection, root_id: int, after_file_id: int, limit: int) -> list[tuple[int, bytes]]:
-    """See ``Ledger.live_paths``."""
-    c = schema.file.c
+@query
+def live_paths(tx: Transaction, root_id: int, *, after_file_id: int = 0, limit: int = 1000) -> list[tuple[int, bytes]]:
+    """Return a page of ``(file_id, path)`` that a complete scan should meet, by rising id.
+
+    Those are newest versions that are not IGNORED, MISSED or VANISHED.
+
+    Args:
+        root_id: the watched folder.
+        after_file_id: the last id of the page before; 0 for the first page.
+        limit: most entries of a page; the page after the last one is empty.
+    """
     gone = (FileState.IGNORED, FileState.MISSED, FileState.VANISHED)
-    rows = connection.execute(
-        select(c.id, c.path)
-        .where(c.root_id == root_id, c.newest, c.id > after_file_id, c.state.not_in(gone))
-        .order_by(c.id)
-        .limit(limit)
-    )
+    return _page(tx, root_id, _file.state.not_in(gone), after_file_id, limit)
+
+
+@query
+def unsettled(tx: Transaction, root_id: int, *, after_file_id: int = 0, limit: int = 500) -> list[tuple[int, bytes]]:
+    """Return a page of ``(file_id, path)`` of SETTLING versions, by rising id; see ``live_paths``."""
+    return _page(tx, root_id, _file.state == FileState.SETTLING, after_file_id, limit)
+
+
+def _page(
+    tx: Transaction, root_id: int, condition: ColumnElement[bool], after_file_id: int, limit: int
+) -> list[tuple[int, bytes]]:
+    versions = select(_file.id, _file.path).where(condition, _file.root_id == root_id, _file.newest)
+    rows = tx.connection.execute(versions.where(_file.id > after_file_id).order_by(_file.id).limit(limit))
     return [(row.id, row.path) for row in rows]
 
 
-def unsettled(connection: Connection, root_id: int, after_file_id: int, limit: int) -> list[tuple[int, bytes]]:
-    """See ``Ledger.unsettled``."""
-    c = schema.file.c
-    rows = connection.execute(
-        select(c.id, c.path)
-        .where(c.state == FileState.SETTLING, c.root_id == root_id, c.newest, c.id > after_file_id)
-        .order_by(c.id)
-        .limit(limit)
-    )
-    return [(row.id, row.path) for row in rows]
-
-
+@query
 def counts(
-    connection: Connection, root_ids: list[int] | None, states: Collection[FileState] = tuple(FileState)
+    tx: Transaction, root_ids: Sequence[int] | None = None, states: Collection[FileState] = tuple(FileState)
 ) -> dict[FileState, int]:
-    """See ``Ledger.counts``; ``states``: those to count."""
-    c = schema.file.c
-    statement = select(c.state, func.count().label("files")).where(c.state.in_(sorted(states))).group_by(c.state)
-    if root_ids is not None and connection.execute(select(exists().where(schema.root.c.id.not_in(root_ids)))).scalar():
+    """Return the number of versions in each state.
+
+    Args:
+        root_ids: the watched folders; ``None`` for all.
+        states: those to count; each is a key of the result.
+    """
+    statement = select(_file.state, func.count().label("files")).where(_file.state.in_(sorted(states)))
+    others = None if root_ids is None else select(exists().where(schema.root.c.id.not_in(list(root_ids))))
+    if root_ids is not None and others is not None and tx.connection.execute(others).scalar():
         # where these are all roots, an index alone has the answer, and a million rows are left alone;
         # as an expression: without statistics SQLite would walk through a root's files rather than those few states
-        statement = statement.where((c.root_id + 0).in_(root_ids))
-    found = {FileState(row.state): row.files for row in connection.execute(statement)}
+        statement = statement.where((_file.root_id + 0).in_(list(root_ids)))
+    found = {FileState(row.state): row.files for row in tx.connection.execute(statement.group_by(_file.state))}
     return {state: found.get(state, 0) for state in states}
-
-
-def owed(connection: Connection, root_ids: list[int] | None) -> int:
-    """See ``Ledger.owed``."""
-    c = schema.file.c
-    statement = select(func.count()).select_from(schema.file).where(c.state.in_(sorted(OPEN_STATES)))
-    if root_ids is not None:
-        statement = statement.where(c.root_id.in_(root_ids))
-    return connection.execute(statement).scalar_one()
 
 
 # ---------------------------------------------------------------------- observing
 
 
+@transaction
 def observe(
-    connection: Connection, now: datetime, root_id: int, observations: Sequence[Observation], backlog: bool
+    tx: Transaction, root_id: int, observations: Collection[Observation], *, backlog: bool = False
 ) -> dict[bytes, Version]:
-    """See ``Ledger.observe``."""
+    """Record directory entries; observing the same again changes nothing.
+
+    A path with a new size or mtime gets a new version, SETTLING (a version that was itself still SETTLING is changed in
+    place, so that a growing file is one row). MISSED and IGNORED versions seen again become SETTLING again; a VANISHED
+    one gets back the state of its outcome.
+
+    Args:
+        root_id: the watched folder.
+        observations: the entries.
+        backlog: the root's first scan met them: new paths lay there before, and are claimed after live files. ``False``
+            makes backlog that still waits (SETTLING, READY) live.
+
+    Returns:
+        The newest version of each path afterwards.
+    """
     # one order for all workers, so that two of them on one root do not wait for each other in a circle
-    seen = sorted({observation.path: observation for observation in observations}.values(), key=lambda one: one.path)
-    before = _newest(connection, root_id, [one.path for one in seen], lock=True)
-    for one in seen:
-        row = before.get(one.path)
-        if row is not None and _is_stub(row) and (row.size_bytes, row.mtime_ns) != (one.size_bytes, one.mtime_ns):
-            del before[one.path]  # what was purged stands for those very bytes; these are others
-    unknown = [one for one in seen if one.path not in before]
-    _insert(connection, now, root_id, unknown, FileState.SETTLING, "seen", backlog=backlog)
-    for one in seen:
-        row = before.get(one.path)
+    seen = sorted(
+        {observation.path: observation for observation in observations}.values(), key=lambda entry: entry.path
+    )
+    before = _newest(tx.connection, root_id, [entry.path for entry in seen], lock=True)
+    for entry in seen:
+        row = before.get(entry.path)
+        if row is not None and _is_stub(row) and (row.size_bytes, row.mtime_ns) != (entry.size_bytes, entry.mtime_ns):
+            del before[entry.path]  # what was purged stands for those very bytes; these are others
+    unknown = [entry for entry in seen if entry.path not in before]
+    _insert(tx, root_id, unknown, FileState.SETTLING, "seen", backlog=backlog)
+    for entry in seen:
+        row = before.get(entry.path)
         if row is not None:
-            if (row.size_bytes, row.mtime_ns) == (one.size_bytes, one.mtime_ns):
-                _seen_again(connection, now, row, one)
+            if (row.size_bytes, row.mtime_ns) == (entry.size_bytes, entry.mtime_ns):
+                _seen_again(tx, row, entry)
                 if row.backlog and not backlog and row.state in _WAITING:
-                    connection.execute(update(schema.file).where(schema.file.c.id == row.id).values(backlog=False))
+                    tx.connection.execute(update(schema.file).where(_file.id == row.id).values(backlog=False))
             else:
-                _changed(connection, now, root_id, row, one)
-    return known(connection, root_id, [one.path for one in seen])
+                _changed(tx, root_id, row, entry)
+    return known(tx, root_id, [entry.path for entry in seen])
+
+
+def _by_path(observations: Collection[Observation]) -> list[Observation]:
+    """Return the last observation of each path, sorted by path."""
+    return sorted({entry.path: entry for entry in observations}.values(), key=lambda entry: entry.path)
 
 
 def _insert(
-    connection: Connection,
-    now: datetime,
+    tx: Transaction,
     root_id: int,
     observations: Sequence[Observation],
     state: FileState,
     why: str,
-    code: str | None = None,
     *,
     backlog: bool = False,
 ) -> int:
+    """Insert a version for each entry; return the number of rows that no other transaction had inserted.
+
+    Args:
+        tx: the transaction.
+        root_id: the watched folder.
+        observations: the entries.
+        state: SETTLING or IGNORED.
+        why: the reason for the history; the rule if the state is IGNORED.
+        backlog: see ``observe``.
+    """
     rows: list[schema.Row] = [
         {
             **FRESH_START,
             **_NO_OUTCOME,
             "root_id": root_id,
-            "path": one.path,
-            "path_key": path_key(one.path),
-            "path_text": display_path(one.path),
-            "size_bytes": one.size_bytes,
-            "mtime_ns": one.mtime_ns,
-            "inode": one.inode,
-            "ctime_ns": one.ctime_ns,
+            "path": entry.path,
+            "path_key": path_key(entry.path),
+            "path_text": display_path(entry.path),
+            "size_bytes": entry.size_bytes,
+            "mtime_ns": entry.mtime_ns,
+            "inode": entry.inode,
+            "ctime_ns": entry.ctime_ns,
             "newest": True,
             "backlog": backlog,
             "state": state,
             "epoch": 0,
-            "first_seen_at": now,
-            "changed_at": now,
-            "code": code,
+            "first_seen_at": tx.now,
+            "changed_at": tx.now,
+            "code": why if state is FileState.IGNORED else None,
             "research": False,
             "gate_caveats": "[]",
             "uid_conflict": False,
             "age_conflict": False,
         }
-        for one in observations
+        for entry in observations
     ]
-    inserted = insert_or_skip(connection, schema.file, rows)
-    record(connection, now, [(row[0], 0) for row in inserted], None, state, why)
+    inserted = insert_or_skip(tx.connection, schema.file, rows)
+    record(tx, [(row[0], 0) for row in inserted], None, state, why)
     return len(inserted)
 
 
-def _seen_again(connection: Connection, now: datetime, row: Row[Any], one: Observation) -> None:
+def _seen_again(tx: Transaction, row: Row[Any], entry: Observation) -> None:
     state = FileState(row.state)
-    seen: dict[str, Any] = {"inode": one.inode, "ctime_ns": one.ctime_ns}
+    seen: dict[str, Any] = {"inode": entry.inode, "ctime_ns": entry.ctime_ns}
     if _is_stub(row):
         return
-    if state in _WITH_OUTCOME and _version(one.path, row).is_another_file(one):
+    if state in _WITH_OUTCOME and _version(entry.path, row).is_another_file(entry):
         why = "another file of its size and time took its place"
-        move(connection, now, [row.id], state, FileState.SETTLING, why, **FRESH_START, **seen)
+        move(tx, [row.id], state, FileState.SETTLING, why, **FRESH_START, **seen)
     elif state is FileState.VANISHED:
         to_state = FileState.QUARANTINED if row.outcome == Outcome.UNREADABLE else FileState.DONE
-        move(connection, now, [row.id], state, to_state, "seen again")
+        move(tx, [row.id], state, to_state, "seen again")
     elif state in {FileState.MISSED, FileState.IGNORED}:
         why = "seen again" if state is FileState.MISSED else "no longer ignored"
-        move(connection, now, [row.id], state, FileState.SETTLING, why, code=None, reason=None, **seen)
-    elif state is FileState.QUARANTINED and row.code in UNREAD_CODES and row.ctime_ns != one.ctime_ns:
+        move(tx, [row.id], state, FileState.SETTLING, why, code=None, reason=None, **seen)
+    elif state is FileState.QUARANTINED and row.code in UNREAD_CODES and row.ctime_ns != entry.ctime_ns:
         why = "something about it changed"
-        move(connection, now, [row.id], state, FileState.READY, why, **FRESH_START, ctime_ns=one.ctime_ns)
-    elif state is FileState.SETTLING and row.inode != one.inode:
-        connection.execute(update(schema.file).where(schema.file.c.id == row.id).values(inode=one.inode))
+        move(tx, [row.id], state, FileState.READY, why, **FRESH_START, ctime_ns=entry.ctime_ns)
+    elif state is FileState.SETTLING and row.inode != entry.inode:
+        tx.connection.execute(update(schema.file).where(_file.id == row.id).values(inode=entry.inode))
 
 
-def _changed(connection: Connection, now: datetime, root_id: int, row: Row[Any], one: Observation) -> None:
+def _changed(tx: Transaction, root_id: int, row: Row[Any], entry: Observation) -> None:
     c = schema.file.c
-    earlier = connection.execute(
+    earlier = tx.connection.execute(
         _versions()
-        .where(c.root_id == root_id, c.path_key == path_key(one.path))
-        .where(c.size_bytes == one.size_bytes, c.mtime_ns == one.mtime_ns)
+        .where(c.root_id == root_id, c.path_key == path_key(entry.path))
+        .where(c.size_bytes == entry.size_bytes, c.mtime_ns == entry.mtime_ns)
         .with_for_update()
     ).one_or_none()
     if earlier is None and row.state == FileState.SETTLING and row.outcome is None:
         # still growing: the same row, or a slow writer would leave hundreds
-        connection.execute(
+        tx.connection.execute(
             update(schema.file)
             .where(c.id == row.id, c.state == FileState.SETTLING)
             .values(
                 {
                     **FRESH_START,
                     "backlog": False,
-                    "size_bytes": one.size_bytes,
-                    "mtime_ns": one.mtime_ns,
-                    "inode": one.inode,
-                    "ctime_ns": one.ctime_ns,
-                    "changed_at": now,
+                    "size_bytes": entry.size_bytes,
+                    "mtime_ns": entry.mtime_ns,
+                    "inode": entry.inode,
+                    "ctime_ns": entry.ctime_ns,
+                    "changed_at": tx.now,
                 }
             )
         )
         return
-    connection.execute(update(schema.file).where(c.id == row.id).values(newest=False))
+    tx.connection.execute(update(schema.file).where(c.id == row.id).values(newest=False))
     state = FileState(row.state)
     if state in _NEVER_READ:
-        move(connection, now, [row.id], state, FileState.SUPERSEDED, "changed before it was read", retry_at=None)
+        move(tx, [row.id], state, FileState.SUPERSEDED, "changed before it was read", retry_at=None)
     if earlier is None:
-        _insert(connection, now, root_id, [one], FileState.SETTLING, "changed")
+        _insert(tx, root_id, [entry], FileState.SETTLING, "changed")
         return
     # the path shows a version that it had before
-    connection.execute(update(schema.file).where(c.id == earlier.id).values(newest=True))
+    tx.connection.execute(update(schema.file).where(c.id == earlier.id).values(newest=True))
     if earlier.state == FileState.SUPERSEDED:
-        values: dict[str, Any] = {**FRESH_START, "inode": one.inode, "ctime_ns": one.ctime_ns}
-        move(connection, now, [earlier.id], FileState.SUPERSEDED, FileState.SETTLING, "changed back", **values)
+        values: dict[str, Any] = {**FRESH_START, "inode": entry.inode, "ctime_ns": entry.ctime_ns}
+        move(tx, [earlier.id], FileState.SUPERSEDED, FileState.SETTLING, "changed back", **values)
     else:
-        _seen_again(connection, now, earlier, one)
+        _seen_again(tx, earlier, entry)
 
 
 # ---------------------------------------------------------------------- settling, ignoring, absence
 
 
-def settle(connection: Connection, now: datetime, versions: Iterable[Version]) -> int:
-    """See ``Ledger.settle``."""
-    settled = _still_settling(connection, versions)
-    moved = move(
-        connection, now, [row.id for row in settled], FileState.SETTLING, FileState.READY, "settled", settled_at=now
-    )
-    _supersede_older(connection, now, settled)
+@transaction
+def settle(tx: Transaction, versions: Collection[Version]) -> int:
+    """Move SETTLING versions that still have this size and mtime to READY; return their number.
+
+    Every other version of those paths becomes SUPERSEDED; an inference process that still reads one is fenced.
+    """
+    settled = _still_settling(tx.connection, versions)
+    moved = move(tx, [row.id for row in settled], FileState.SETTLING, FileState.READY, "settled", settled_at=tx.now)
+    _supersede_older(tx, settled)
     return len(moved)
 
 
-def quarantine_empty(connection: Connection, now: datetime, versions: Iterable[Version]) -> int:
-    """See ``Ledger.quarantine_empty``."""
-    empty = [row for row in _still_settling(connection, versions) if row.size_bytes == 0]
-    keep_outcomes(connection, now, [row.id for row in empty])
+@transaction
+def quarantine_empty(tx: Transaction, versions: Collection[Version]) -> int:
+    """Move SETTLING versions without bytes to QUARANTINED with the code ``empty``; return their number.
+
+    The caller decides when: after 24 h, or at once if a run ends (``--once``).
+    """
+    empty = [row for row in _still_settling(tx.connection, versions) if row.size_bytes == 0]
+    keep_outcomes(tx, [row.id for row in empty])
     moved = move(
-        connection,
-        now,
+        tx,
         [row.id for row in empty],
         FileState.SETTLING,
         FileState.QUARANTINED,
         EmptyFile.code,
-        settled_at=now,
-        committed_at=now,
+        settled_at=tx.now,
+        committed_at=tx.now,
         outcome=Outcome.UNREADABLE,
         seal=None,
         code=EmptyFile.code,
         reason=str(EmptyFile()),
     )
-    _supersede_older(connection, now, empty)
+    _supersede_older(tx, empty)
     return len(moved)
 
 
-def _still_settling(connection: Connection, versions: Iterable[Version]) -> list[Row[Any]]:
+def _still_settling(connection: Connection, versions: Collection[Version]) -> list[Row[Any]]:
     c = schema.file.c
     expected = {version.file_id: version for version in versions}
     rows: list[Row[Any]] = []
@@ -339,12 +355,12 @@ def _still_settling(connection: Connection, versions: Iterable[Version]) -> list
     ]
 
 
-def _supersede_older(connection: Connection, now: datetime, newer: Sequence[Row[Any]]) -> None:
+def _supersede_older(tx: Transaction, newer: Sequence[Row[Any]]) -> None:
     c = schema.file.c
     by_state: dict[FileState, list[int]] = {}
     for batch in chunks(newer):
         roots_and_paths = {(row.root_id, row.path) for row in batch}
-        for row in connection.execute(
+        for row in tx.connection.execute(
             select(c.id, c.state, c.root_id, c.path)
             .where(c.root_id.in_({root_id for root_id, _ in roots_and_paths}))
             .where(c.path_key.in_([path_key(path) for _, path in roots_and_paths]))
@@ -354,30 +370,44 @@ def _supersede_older(connection: Connection, now: datetime, newer: Sequence[Row[
                 by_state.setdefault(FileState(row.state), []).append(row.id)
     for state, file_ids in by_state.items():
         move(
-            connection, now, file_ids, state, FileState.SUPERSEDED, "a newer version settled",
+            tx, file_ids, state, FileState.SUPERSEDED, "a newer version settled",
             owner=None, claim_token=None, lease_until=None, retry_at=None,
         )  # fmt: skip
 
 
-def ignore(connection: Connection, now: datetime, root_id: int, observations: Sequence[Observation], rule: str) -> int:
-    """See ``Ledger.ignore``."""
-    seen = sorted({observation.path: observation for observation in observations}.values(), key=lambda one: one.path)
-    before = _newest(connection, root_id, [one.path for one in seen], lock=True)
-    new = [one for one in seen if one.path not in before]
-    count = _insert(connection, now, root_id, new, FileState.IGNORED, rule, code=rule)
+@transaction
+def ignore(tx: Transaction, root_id: int, observations: Collection[Observation], rule: str) -> int:
+    """Record entries that a rule leaves out; return the number of versions that became IGNORED.
+
+    Args:
+        root_id: the watched folder.
+        observations: the entries.
+        rule: code of the rule, e.g. ``not_regular``.
+    """
+    seen = sorted(
+        {observation.path: observation for observation in observations}.values(), key=lambda entry: entry.path
+    )
+    before = _newest(tx.connection, root_id, [entry.path for entry in seen], lock=True)
+    new = [entry for entry in seen if entry.path not in before]
+    count = _insert(tx, root_id, new, FileState.IGNORED, rule)
     for state in (FileState.SETTLING, FileState.READY):
         file_ids = [row.id for row in before.values() if row.state == state]
-        keep_outcomes(connection, now, file_ids)
-        count += len(move(connection, now, file_ids, state, FileState.IGNORED, rule, **{**_NO_OUTCOME, "code": rule}))
+        keep_outcomes(tx, file_ids)
+        count += len(move(tx, file_ids, state, FileState.IGNORED, rule, **{**_NO_OUTCOME, "code": rule}))
     return count
 
 
-def absent(connection: Connection, now: datetime, root_id: int, paths: Sequence[bytes]) -> int:
-    """See ``Ledger.absent``."""
+@transaction
+def absent(tx: Transaction, root_id: int, paths: Collection[bytes]) -> int:
+    """Record paths that complete scans no longer met; return the number of versions that moved.
+
+    A version without an outcome becomes MISSED, one with an outcome VANISHED. Claimed versions stay as they are, and
+    nothing is deleted.
+    """
     c = schema.file.c
     count = 0
     for batch in chunks(sorted(set(paths))):
-        rows = connection.execute(
+        rows = tx.connection.execute(
             select(c.id, c.state, c.outcome)
             .where(c.root_id == root_id, c.path_key.in_([path_key(path) for path in batch]))
             .where(c.state.in_(_CAN_GO))
@@ -388,12 +418,10 @@ def absent(connection: Connection, now: datetime, root_id: int, paths: Sequence[
         for row in rows:
             gone.setdefault((FileState(row.state), gone_state(row.outcome)), []).append(row.id)
         for (from_state, to_state), file_ids in gone.items():
-            count += len(
-                move(connection, now, file_ids, from_state, to_state, "no longer in the folder", retry_at=None)
-            )
+            count += len(move(tx, file_ids, from_state, to_state, "no longer in the folder", retry_at=None))
     return count
 
 
 def gone_state(outcome: str | None) -> FileState:
-    """Return the state of a version that went away: MISSED only where no outcome was ever committed."""
+    """Return the state of a version whose file is gone: MISSED without an outcome, else VANISHED."""
     return FileState.MISSED if outcome is None else FileState.VANISHED

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy import ColumnElement, Connection, exists, func, or_, select
 
 from preread.core.errors import SlotDeadline
 from preread.db import schema
+from preread.ledger.transaction import Transaction, query
 
 RECENT = timedelta(hours=1)
 FAILURES = 3
@@ -70,10 +71,14 @@ def was_late(connection: Connection, file_id: int, sha256: str | None) -> bool:
     return bool(connection.execute(select(late)).scalar_one())
 
 
-def failing_sources(connection: Connection, now: datetime, root_ids: Sequence[int]) -> list[Source]:
-    """See ``Ledger.failing_sources``."""
-    recent = (_f.failed_at > now - RECENT) & (_f.failed_at <= now)
-    failed = connection.execute(
+@query
+def failing_sources(tx: Transaction, root_ids: Sequence[int]) -> list[Source]:
+    """Return the folders whose files lately often ended their inference process or met its deadline.
+
+    The list is empty if every folder of these roots that files came from is such a folder.
+    """
+    recent = (_f.failed_at > tx.now - RECENT) & (_f.failed_at <= tx.now)
+    failed = tx.connection.execute(
         select(_f.root_id, _f.path)
         .where(recent, _f.root_id.in_(root_ids))
         .order_by(_f.failed_at.desc())
@@ -88,10 +93,10 @@ def failing_sources(connection: Connection, now: datetime, root_ids: Sequence[in
     for source in [one for one in inmost_first if failures[one] >= FAILURES][:_MOST_FOLDERS]:
         within = [one for one in found if source.covers(one.root_id, one.folder)]
         count = failures[source] - sum(failures[one] for one in within)
-        if count >= FAILURES and _good(connection, now, source, within, GOOD_FOR_EACH * count) < GOOD_FOR_EACH * count:
+        if count >= FAILURES and _good(tx, source, within, GOOD_FOR_EACH * count) < GOOD_FOR_EACH * count:
             found = [one for one in found if one not in within] + [source]
     # where every source fails, none can go before the others
-    return found if found and _has_others(connection, root_ids, found) else []
+    return found if found and _has_others(tx.connection, root_ids, found) else []
 
 
 def _folders(path: bytes) -> Iterator[bytes]:
@@ -101,11 +106,11 @@ def _folders(path: bytes) -> Iterator[bytes]:
         yield path
 
 
-def _good(connection: Connection, now: datetime, source: Source, but: Iterable[Source], most: int) -> int:
+def _good(tx: Transaction, source: Source, but: Iterable[Source], most: int) -> int:
     """Count, up to ``most``, the files of a source that lately had an outcome and have not failed."""
-    ended = (_f.committed_at > now - RECENT) & _f.failed_at.is_(None)
+    ended = (_f.committed_at > tx.now - RECENT) & _f.failed_at.is_(None)
     good = select(_f.id).where(ended, source.files(), *(~one.files() for one in but)).limit(most)
-    return connection.execute(select(func.count()).select_from(good.subquery())).scalar_one()
+    return tx.connection.execute(select(func.count()).select_from(good.subquery())).scalar_one()
 
 
 def _has_others(connection: Connection, root_ids: Sequence[int], sources: Sequence[Source]) -> bool:

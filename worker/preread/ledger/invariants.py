@@ -16,7 +16,7 @@ from preread.core.types import FileState, Outcome
 from preread.db import schema
 from preread.db.engine import database_now
 from preread.db.review_schema import reading
-from preread.ledger.workers import runs
+from preread.ledger.registry import may_run
 
 _file, _root, _transition = schema.file.c, schema.root.c, schema.transition.c
 _instance, _assessment, _finding = schema.instance.c, schema.assessment.c, schema.finding.c
@@ -117,7 +117,7 @@ def _claims(connection: Connection, now: datetime, root_ids: Sequence[int]) -> I
     rows = connection.execute(claimed.add_columns(_file.owner, _file.claim_token, _file.lease_until)).all()
     owners = {row.owner for row in rows if row.owner is not None}
     workers = connection.execute(select(schema.worker).where(schema.worker.c.id.in_(owners))).all()
-    running = {row.id for row in workers if runs(row)}
+    running = {row.id for row in workers if may_run(row)}
     for row in rows:
         if (what := _claim_fault(row, now, running)) is not None:
             yield Difference("claim_without_lease", f"it is claimed, {what}", row.root_text, row.path, row.id)

@@ -12,7 +12,6 @@ import hashlib
 import hmac
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
@@ -42,6 +41,7 @@ from preread.db.review_schema import (
     tally,
     viewing,
 )
+from preread.ledger.transaction import Transaction, query, transaction
 from preread.ledger.transitions import lock, record
 
 KEY_NAME = "forgotten"
@@ -112,16 +112,15 @@ def among_forgotten(connection: Connection, sha256s: Iterable[str]) -> set[str]:
     return {by_digest[digest] for digest in found}
 
 
-def is_left_behind(connection: Connection, file_id: int, sha256: str) -> bool:
-    """See ``Ledger.is_left_behind``."""
+@query
+def is_left_behind(tx: Transaction, file_id: int, sha256: str) -> bool:
+    """Return whether a version was purged and no file holds these bytes: a preview of them must be deleted."""
     stub = select(_f.id).where(_f.id == file_id, _f.state == FileState.IGNORED, _f.code == FORGOTTEN)
     held = select(_i.id).where(_i.sha256 == sha256)
-    return connection.execute(stub).first() is not None and connection.execute(held).first() is None
+    return tx.connection.execute(stub).first() is not None and tx.connection.execute(held).first() is None
 
 
-def forget(
-    connection: Connection, now: datetime, key: Key, file_ids: Collection[int], why: str, *, readings: bool
-) -> Forgotten:
+def forget(tx: Transaction, key: Key, file_ids: Collection[int], why: str, *, readings: bool) -> Forgotten:
     """Turn these file versions into stubs; those that are stubs already are passed over.
 
     Args:
@@ -129,9 +128,9 @@ def forget(
         why: for the history.
         readings: delete what was signed about them, too.
     """
-    lock_contents(connection, _contents_of(connection, file_ids))
+    lock_contents(tx.connection, _contents_of(tx.connection, file_ids))
     stub = (_f.state == FileState.IGNORED) & (_f.code == FORGOTTEN)
-    rows = connection.execute(
+    rows = tx.connection.execute(
         select(schema.file).where(_f.id.in_(file_ids), ~stub | _f.code.is_(None)).order_by(_f.id).with_for_update()
     ).all()
     ids = [row.id for row in rows]
@@ -139,31 +138,31 @@ def forget(
     if not ids:
         return done
     past = select(_past.instance_id).where(_past.file_id.in_(ids))
-    contents = {*connection.execute(past).scalars(), *(row.instance_id for row in rows)} - {None}
+    contents = {*tx.connection.execute(past).scalars(), *(row.instance_id for row in rows)} - {None}
     # the triggers on what is signed let these go, in this transaction alone
-    connection.execute(insert(forgetting), [{"file_id": one} for one in ids])
-    signed = connection.execute(select(reading.c.id).where(reading.c.file_id.in_(ids))).scalars().all()
+    tx.connection.execute(insert(forgetting), [{"file_id": one} for one in ids])
+    signed = tx.connection.execute(select(reading.c.id).where(reading.c.file_id.in_(ids))).scalars().all()
     if readings:
-        connection.execute(delete(reading_finding).where(reading_finding.c.reading_id.in_(signed)))
-        connection.execute(delete(reading).where(reading.c.id.in_(signed)))
+        tx.connection.execute(delete(reading_finding).where(reading_finding.c.reading_id.in_(signed)))
+        tx.connection.execute(delete(reading).where(reading.c.id.in_(signed)))
         done.readings = len(signed)
     else:
         done.readings_kept = len(signed)
     if signed:
         # what they add up to has changed; nobody may write down meanwhile what was counted before
-        lock_contents(connection, [TALLY_LOCK])
+        lock_contents(tx.connection, [TALLY_LOCK])
         blocks = {one // READINGS_A_BLOCK for one in signed}
-        connection.execute(delete(tally).where(tally.c.block.in_(blocks)))
-    connection.execute(delete(viewing).where(viewing.c.file_id.in_(ids)))
-    connection.execute(delete(listing).where(listing.c.file_id.in_(ids)))
-    connection.execute(delete(schema.past_outcome).where(_past.file_id.in_(ids)))
-    connection.execute(delete(schema.transition).where(schema.transition.c.file_id.in_(ids)))
+        tx.connection.execute(delete(tally).where(tally.c.block.in_(blocks)))
+    tx.connection.execute(delete(viewing).where(viewing.c.file_id.in_(ids)))
+    tx.connection.execute(delete(listing).where(listing.c.file_id.in_(ids)))
+    tx.connection.execute(delete(schema.past_outcome).where(_past.file_id.in_(ids)))
+    tx.connection.execute(delete(schema.transition).where(schema.transition.c.file_id.in_(ids)))
     for row in rows:
-        _make_stub(connection, now, key, row)
-        record(connection, now, [(row.id, row.epoch + 1)], FileState(row.state), FileState.IGNORED, why)
-    connection.execute(delete(forgetting).where(forgetting.c.file_id.in_(ids)))
-    done.contents = _drop_contents(connection, sorted(contents))
-    bury(connection, now, [key.content(sha256) for sha256 in done.contents])
+        _make_stub(tx, key, row)
+        record(tx, [(row.id, row.epoch + 1)], FileState(row.state), FileState.IGNORED, why)
+    tx.connection.execute(delete(forgetting).where(forgetting.c.file_id.in_(ids)))
+    done.contents = _drop_contents(tx.connection, sorted(contents))
+    bury(tx, [key.content(sha256) for sha256 in done.contents])
     return done
 
 
@@ -172,33 +171,34 @@ def lock_contents(connection: Connection, sha256s: Iterable[str]) -> None:
     lock(connection, set(sha256s), _OF_CONTENTS)
 
 
-def bury(connection: Connection, now: datetime, digests: Sequence[str]) -> None:
+@transaction
+def bury(tx: Transaction, digests: Sequence[str]) -> None:
     """Note contents as forgotten, given by ``Key.content``."""
-    lock_contents(connection, digests)  # a page that starts replays what a purge is writing down at this moment
+    lock_contents(tx.connection, digests)  # a page that starts replays what a purge is writing down at this moment
     c = tombstone.c
-    there = set(connection.execute(select(c.digest).where(c.digest.in_(digests))).scalars())
-    rows = [{"digest": one, "at": now} for one in sorted(set(digests) - there)]
+    there = set(tx.connection.execute(select(c.digest).where(c.digest.in_(digests))).scalars())
+    rows = [{"digest": one, "at": tx.now} for one in sorted(set(digests) - there)]
     if rows:
-        connection.execute(insert(tombstone), rows)
+        tx.connection.execute(insert(tombstone), rows)
 
 
 # ---------------------------------------------------------------------- stubs
 
 
-def _make_stub(connection: Connection, now: datetime, key: Key, row: Row[Any]) -> None:
+def _make_stub(tx: Transaction, key: Key, row: Row[Any]) -> None:
     hidden: dict[str, Any] = {"path": b"", "path_text": "", "path_key": key.path(row.path), "inode": 0}
     same_path = (_f.root_id == row.root_id) & (_f.path_key == hidden["path_key"])
     newest = row.newest
     if newest:
         # this path stands for nothing else any more: its older versions, whosever they are, lose it too
         older = (_f.root_id == row.root_id) & (_f.path_key == row.path_key) & (_f.id != row.id)
-        for other in connection.execute(select(_f.id, _f.size_bytes, _f.mtime_ns).where(older)).all():
-            _make_room(connection, key, same_path, other)
-        connection.execute(update(schema.file).where(older).values(hidden))
-        connection.execute(update(schema.file).where(same_path, _f.newest).values(newest=False))
+        for other in tx.connection.execute(select(_f.id, _f.size_bytes, _f.mtime_ns).where(older)).all():
+            _make_room(tx.connection, key, same_path, other)
+        tx.connection.execute(update(schema.file).where(older).values(hidden))
+        tx.connection.execute(update(schema.file).where(same_path, _f.newest).values(newest=False))
     else:
-        newest = connection.execute(select(_f.id).where(same_path, _f.newest)).first() is None
-    _make_room(connection, key, same_path, row)
+        newest = tx.connection.execute(select(_f.id).where(same_path, _f.newest)).first() is None
+    _make_room(tx.connection, key, same_path, row)
     nothing = {column.name: None for column in schema.file.columns if column.nullable}
     values = {
         **nothing,
@@ -211,14 +211,14 @@ def _make_stub(connection: Connection, now: datetime, key: Key, row: Row[Any]) -
         "interruptions": 0,
         "alone": False,
         "epoch": row.epoch + 1,  # a slot that reads it at this moment is fenced
-        "first_seen_at": now,
-        "changed_at": now,
+        "first_seen_at": tx.now,
+        "changed_at": tx.now,
         "research": False,
         "gate_caveats": "[]",
         "uid_conflict": False,
         "age_conflict": False,
     }
-    connection.execute(update(schema.file).where(_f.id == row.id).values(values))
+    tx.connection.execute(update(schema.file).where(_f.id == row.id).values(values))
 
 
 def _make_room(connection: Connection, key: Key, same_path: ColumnElement[bool], row: Any) -> None:

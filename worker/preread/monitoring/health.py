@@ -24,9 +24,10 @@ from preread.db.engine import database_now, read
 from preread.ledger import archives as batches
 from preread.ledger.archives import FleetHealth
 from preread.ledger.discovery import counts
+from preread.ledger.registry import is_silent, may_run
 from preread.ledger.selection import count_missed, worth_a_look
+from preread.ledger.transaction import Transaction
 from preread.ledger.transitions import absolute, path_key
-from preread.ledger.workers import is_silent, runs
 from preread.runner.confine.confinement import ESSENTIAL, named
 
 LEAST_PATIENCE_S = 10.0
@@ -237,7 +238,7 @@ class _HealthCheck:
         named = _worker.id.in_(watchers) | (_worker.id == last)
         found = connection.execute(select(schema.worker).where(running | named)).all()
         self._workers = {row.id: row for row in found}
-        self._alive = {row.id for row in found if runs(row) and not is_silent(row, self._now, self._patience(row))}
+        self._alive = {row.id for row in found if may_run(row) and not is_silent(row, self._now, self._patience(row))}
         self._unknown: list[bytes] = []
         self._fleets = batches.look(connection, now)
         self._named = paths is not None
@@ -283,7 +284,7 @@ class _HealthCheck:
         roots = tuple(self._check_root(root) for root in self._roots)
         for name in (display_path(absolute(path)) for path in self._unknown):
             self._add_problem(Level.CRITICAL, "unwatched", f"no worker ever watched {name}", name)
-        counted = counts(self._connection, [root.id for root in self._roots], states)
+        counted = counts(Transaction(self._connection), [root.id for root in self._roots], states)
         ready_age_s, progress_age_s = self._check_progress(counted)
         self._check_tokens()
         written = [self._workers[worker_id].heartbeat_at for worker_id in self._alive]
@@ -359,7 +360,7 @@ class _HealthCheck:
         since = f"{format_duration(self._age_s(last.heartbeat_at))} ago"
         if last.stopped_at is not None:
             self._add_problem(Level.CRITICAL, "no_worker", f"no worker runs; the last one ended {since}")
-        elif not runs(last):
+        elif not may_run(last):
             self._add_problem(Level.CRITICAL, "no_worker", f"no worker runs; {last.id} died, it wrote last {since}")
         else:
             what = f"{last.id} wrote last {since}: it hangs, was killed, or the database takes no changes"

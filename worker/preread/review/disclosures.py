@@ -16,7 +16,7 @@ from preread.core.errors import DatabaseFull, DatabaseReadOnly
 from preread.db import schema
 from preread.db.engine import database_now, read, write
 from preread.db.review_schema import account, listing
-from preread.ledger.discovery import inserting
+from preread.db.statements import insert_new
 from preread.review.results import ResultRow
 
 _LOG = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def note(engine: Engine, actor: str, shown: Iterable[ResultRow]) -> None:
         now = database_now(connection)
         rows = [{"file_id": film, "actor": actor, "committed_at": of, "at": now} for film, of in sorted(fresh)]
         # a second window of the same reader may have been quicker
-        connection.execute(inserting(connection, listing), rows)
+        connection.execute(insert_new(connection, listing), rows)
 
     try:
         write(engine, body)

@@ -18,8 +18,8 @@ from preread.core.types import FileState, Finding, Outcome
 from preread.db import schema
 from preread.db.admin_schema import shadow, shadow_finding
 from preread.db.engine import database_now, read, write
+from preread.db.statements import insert_or_skip
 from preread.ledger.commits import finding_rows
-from preread.ledger.discovery import insert_or_skip
 from preread.runner.child.protocol import Report
 from preread.runner.pool import Broke, Done, Event, Read
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection, Engine, delete, select, update
 
 from preread.db.engine import database_now, read, write
 from preread.db.review_schema import device
-from preread.ledger.discovery import inserting
+from preread.db.statements import insert_new
 from preread.review.auth.accounts import Account, digest
 
 KEPT_S = 180 * 24 * 3600.0
@@ -41,7 +41,7 @@ def remember(engine: Engine, who: Account, token: str | None) -> str:
         if token is not None:
             connection.execute(update(device).where(_c.token_hash == digest(token)).values(token_hash=digest(new)))
         row = {"account_id": who.account_id, "token_hash": digest(new), "seen_at": now}
-        connection.execute(inserting(connection, device), row)
+        connection.execute(insert_new(connection, device), row)
         mine = _c.account_id == who.account_id
         connection.execute(update(device).where(mine, _c.token_hash == digest(new)).values(seen_at=now))
         newest = select(_c.id).where(mine).order_by(_c.seen_at.desc(), _c.id.desc()).limit(_AN_ACCOUNT)

@@ -28,7 +28,7 @@ from preread.core.addresses import client_network
 from preread.core.errors import TooManyTries
 from preread.db.engine import database_now, read, write
 from preread.db.review_schema import brake
-from preread.ledger.discovery import inserting
+from preread.db.statements import insert_new
 
 FREE_FAILURES = 5
 FIRST_WAIT_S = 1.0
@@ -123,7 +123,7 @@ def _key(*parts: str) -> str:
 
 def _lock(connection: Connection, one: Brake, now: datetime) -> None:
     empty = {"key": one.key, "failures": 0, "since": now, "not_before": None, "at": now}
-    connection.execute(inserting(connection, brake), empty)
+    connection.execute(insert_new(connection, brake), empty)
     connection.execute(select(_c.key).where(_c.key == one.key).with_for_update()).one()
 
 

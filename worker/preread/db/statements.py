@@ -1,0 +1,59 @@
+"""Building blocks of statements: chunks of parameters, keyset pages, inserts that skip duplicates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import ColumnElement, Connection
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from preread.db import schema
+
+T = TypeVar("T")
+K = TypeVar("K")
+
+CHUNK = 500
+"""Rows per statement: far below the limits on bound parameters of either database."""
+
+
+def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
+    """Yield consecutive slices of at most ``size`` items."""
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def pages(query: Callable[[K], Sequence[T]], key: Callable[[T], K], after: K) -> Iterator[Sequence[T]]:
+    """Yield the pages of a keyset query until one is empty.
+
+    Args:
+        query: returns the next rows whose key is greater than its argument, by rising key, at most a page of them.
+        key: returns the key of a row.
+        after: the key before the first row, e.g. 0.
+    """
+    while rows := query(after):
+        yield rows
+        after = key(rows[-1])
+
+
+def insert_new(connection: Connection, table: Any) -> Any:
+    """Return an insert that skips rows which violate a unique constraint."""
+    # the two dialects' inserts share on_conflict_do_nothing, but not through a common type
+    insert: Any = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
+    return insert(table).on_conflict_do_nothing()
+
+
+def insert_or_skip(
+    connection: Connection, table: Any, rows: Sequence[schema.Row], *also: ColumnElement[Any]
+) -> list[tuple[Any, ...]]:
+    """Insert rows, except those that violate a unique constraint.
+
+    Returns:
+        ``(id, *also)`` of each row that was inserted.
+    """
+    statement = insert_new(connection, table)
+    inserted: list[tuple[Any, ...]] = []
+    for batch in chunks(rows):
+        inserted.extend(tuple(row) for row in connection.execute(statement.returning(table.c.id, *also), batch))
+    return inserted
