@@ -14,6 +14,7 @@ import pytest
 from pydicom.data import get_testdata_file
 
 from preread_training.data import phantoms
+from tests.bench import reporting
 from tests.support.paths import REPOSITORY
 
 PAGES = {
@@ -118,3 +119,10 @@ def test_every_file_that_a_page_names_is_there() -> None:
                 r"(?<![\w/.])(?:deploy|docs|migrations|tests|worker|model_training)/[\w./-]+\.\w+", line
             ):
                 assert (REPOSITORY / name).exists(), f"{page.relative_to(REPOSITORY)}:{number}: {name} is not there"
+
+
+def test_the_tables_of_speed_and_sizing_are_those_of_the_kept_figures() -> None:
+    docs = REPOSITORY / "docs"
+    figures = json.loads((docs / "explanation" / "speed.json").read_text())
+    assert reporting.page(figures).strip() in (docs / "explanation" / "speed.md").read_text()
+    assert reporting.sizing(figures["kinds"]).strip() in (docs / "reference" / "sizing.md").read_text()

@@ -62,7 +62,7 @@ def _table(header: list[str], rows: list[list[object]]) -> str:
 
 
 def _rates(kinds: dict[str, Any]) -> str:
-    header = ["films", "MB", "floor, films/s", "worker, SQLite", "Postgres", "usual way"]
+    header = ["images", "MB", "floor, images/s", "worker, SQLite", "Postgres", "usual way"]
     header += ["of floor: SQLite, Postgres (goal 0.90)", "times usual"]
     rows: list[list[object]] = []
     for name, of in kinds.items():
@@ -74,8 +74,8 @@ def _rates(kinds: dict[str, Any]) -> str:
 
 
 def _costs(kinds: dict[str, Any]) -> str:
-    header = ["films", "CPU ms a film: floor", "worker on SQLite (of it in the parent)", "on Postgres", "usual way"]
-    header += ["peak MB: parent (goal 150)", "slot (200)", "usual way"]
+    header = ["images", "CPU ms an image: floor", "worker on SQLite (of it in the parent)", "on Postgres", "usual way"]
+    header += ["peak MB: parent (goal 150)", "inference process (200)", "usual way"]
     rows: list[list[object]] = []
     for name, of in kinds.items():
         memory = of["sqlite"]["peak_mb"]
@@ -89,7 +89,7 @@ def _costs(kinds: dict[str, Any]) -> str:
 
 
 def _delays(kinds: dict[str, Any]) -> str:
-    header = ["one film at a time, ms", "films", "floor, p95", "settled to committed, p50 / p95 / p99"]
+    header = ["one image at a time, ms", "images", "floor, p95", "complete to committed, p50 / p95 / p99"]
     header += ["p95 above the floor (goal 60)", "closed to committed, p50 / p95 / p99"]
     rows: list[list[object]] = []
     for name, of in kinds.items():
@@ -103,8 +103,8 @@ def _delays(kinds: dict[str, Any]) -> str:
 
 
 def sizing(kinds: dict[str, Any]) -> str:
-    """1 core and all cores are measured. Of more, the slots' share grows with them; the parent stays one process."""
-    header = ["films an hour", *(f"{cores} core{'s' if cores > 1 else ''}" for cores in _SIZES)]
+    """Return the table for sizing. One core and all are measured; beyond that the parent limits, as one process."""
+    header = ["images an hour", *(f"{cores} core{'s' if cores > 1 else ''}" for cores in _SIZES)]
     header += ["GB a million results: SQLite", "previews"]
     rows: list[list[object]] = []
     for name, of in kinds.items():
@@ -122,7 +122,7 @@ def sizing(kinds: dict[str, Any]) -> str:
 def _flatness(kinds: dict[str, Any]) -> str:
     found = next((of["parent_ms_with"] for of in kinds.values() if "parent_ms_with" in of), {})
     known = list(dict.fromkeys(number for of in found.values() for number in of))
-    header = ["the parent's CPU ms a film, by films in the ledger before", *(f"{int(number):,}" for number in known)]
+    header = ["the parent's CPU ms an image, by files in the ledger before", *(f"{int(number):,}" for number in known)]
     return _table(header, [[name, *(of[number] for number in known)] for name, of in found.items()])
 
 
@@ -132,10 +132,10 @@ def _stages(kinds: dict[str, Any]) -> str:
         [name, *(f"{of['stages_ms'][stage]:.1f}" if stage in of["stages_ms"] else "" for stage in names)]
         for name, of in kinds.items()
     ]
-    return _table(["a slot's CPU ms a film", *names], rows)
+    return _table(["an inference process's CPU ms an image", *names], rows)
 
 
 def _parent(kinds: dict[str, Any]) -> str:
     found = next((of["parent_ms"] for of in kinds.values() if "parent_ms" in of), {})
     rows: list[list[object]] = [[name, value] for name, value in found.items()]
-    return _table(["the parent's main thread, profiled (which slows it down)", "CPU ms a film"], rows)
+    return _table(["the parent's main thread, profiled (which slows it down)", "CPU ms an image"], rows)
