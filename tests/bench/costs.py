@@ -33,13 +33,13 @@ except SystemExit:
 finally:
     profile.dump_stats({file!r})
 """
-# What the main thread does for a film, by the function that does it.
+# What the main thread does for an image, by the function that does it; a large file alone is asked for by its content.
 _DONE_BY = {
     "claim": ("ledger.py", "claim"),
     "commit": ("ledger.py", "commit"),
     "is it known?": ("ledger.py", "what_is_known"),
-    "pipes to the slots": ("slots.py", "poll"),
-    "all of the loop": ("daemon.py", "_loop"),
+    "pipes to the inference processes": ("pool.py", "poll"),
+    "all of the loop": ("service.py", "_run"),
 }
 
 
@@ -85,6 +85,11 @@ def parent(films: Sequence[Path], folder: Path) -> dict[str, float]:
         for (path, _, function), (_, _, _, cumulated, _) in by_function.items()
         if "/worker/preread/" in path
     }
+    renamed = {name for name, key in _DONE_BY.items() if key not in found} - {"is it known?"}
+    if renamed:
+        raise LookupError(
+            f"the profile has none of these: {sorted(renamed)}; their functions were renamed: correct _DONE_BY"
+        )
     return {name: round(1000 * found.get(key, 0.0) / len(films), 2) for name, key in _DONE_BY.items()}
 
 
