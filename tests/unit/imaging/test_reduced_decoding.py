@@ -112,4 +112,4 @@ def test_a_window_that_clips_is_told_as_if_every_pixel_were_counted(
     padding = np.arange(256) == (-1 if padded is None else padded)
     shown = values[values != padded] if padded is not None else values
     clipped = np.count_nonzero(outside[shown]) > 0.9 * shown.size
-    assert rendering._Seen(values, padding).mostly(outside) == clipped
+    assert rendering._Histogram(values, padding).are_mostly(outside) == clipped

@@ -1,9 +1,8 @@
-"""Stored values to grey levels as a viewer shows them: modality LUT, VOI, MONOCHROME1 last (PS3.4 N.2.1.1, PS3.3 C.11).
+"""Rendering of stored values to grey levels (PS3.4 N.2.1.1, PS3.3 C.11).
 
-Every stored value of 8 or 16 bits is looked up in one table of at most 65536 grey levels, so that no floating-point
-copy of a film is ever made; statistics come from the film's histogram, which is counted only where they are needed.
-What the header's dirt means is decided here once, row by row, and follows what viewers do; a conflict that could turn
-the picture into another becomes a caveat.
+Modality LUT, VOI and, last, MONOCHROME1 are combined in one table of at most 65536 grey levels in which every stored
+value is looked up, so that no floating-point copy of the image is made. The histogram is computed only if needed.
+Invalid headers are interpreted as viewers do; a contradiction that could change the image becomes a caveat.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ Counts = npt.NDArray[np.int64]
 
 _CLIPPED_SHARE_MAX = 0.9
 _STRETCH = (0.005, 0.995)
-# So much at a time stays in a core's cache.
+# Pixels per step, so that a step fits in a core's cache.
 _COUNTED_PX = 1 << 18
 _LOOKED_UP_PX = 1 << 15
-# What lossy coding leaves of a neutral colour difference.
+# Largest deviation of a neutral colour difference after lossy coding.
 _CHROMA_APART_MAX = 16
 _PRIMARIES = ("Red", "Green", "Blue")
 
@@ -43,8 +42,8 @@ class _Voi:
     """A VOI transformation of all stored values.
 
     Attributes:
-        grey: [entries] in [0, 1].
-        outside: which entries lie beyond its ends, so that their differences are lost.
+        grey: float64 [entries], in [0, 1].
+        outside: bool [entries], true for values beyond its ends, whose differences are lost.
     """
 
     grey: Levels
@@ -52,17 +51,20 @@ class _Voi:
 
 
 def render(values: Stored, module: PixelModule, file: DicomFile) -> tuple[PixelArray, tuple[Caveat, ...]]:
-    """Render stored values.
+    """Render stored values to grey levels.
 
     Args:
-        values: [rows, columns], or [rows, columns, 3] for colour, of 8 or 16 bits.
+        values: integers of 8 or 16 bits, [rows, columns], or [rows, columns, 3] for colour.
+        module: checked Image Pixel Module of the image.
+        file: the parsed DICOM file.
 
     Returns:
-        uint8 [rows, columns], 0 = black, and what had to be assumed.
+        uint8 [rows, columns], 0 = black, 255 = white, and the assumptions made.
 
     Raises:
-        ColourNotGrey: a colour film whose channels differ.
-        BrokenHeader, UnsupportedPixels: its palette is unusable, its colour deeper than 8 bits.
+        ColourNotGrey: the channels of a colour image differ.
+        BrokenHeader: the colour palette is missing or broken.
+        UnsupportedPixels: the image is in colour of more than 8 bits.
     """
     if module.samples_per_pixel == 3:
         return _grey_of_colour(values, module), ()
@@ -72,49 +74,55 @@ def render(values: Stored, module: PixelModule, file: DicomFile) -> tuple[PixelA
     dataset = file.dataset
     entries = _entries(values.dtype)
     padding = _padding(dataset, module, entries)
-    measured = _modality(dataset, file.little_endian, entries, caveats)
-    grey = _voi(dataset, file.little_endian, measured, _Seen(values, padding), module, caveats)
+    mapped = _modality(dataset, file.little_endian, entries, caveats)
+    grey = _voi(dataset, file.little_endian, mapped, _Histogram(values, padding), module, caveats)
     if module.photometric_interpretation == "MONOCHROME1":
         grey = 1.0 - grey
     table = np.floor(grey * 255.0 + 0.5).astype(np.uint8)
     table[padding] = 0
     shape = elements.code_string(dataset, "PresentationLUTShape")
     if shape and (shape == "INVERSE") != (module.photometric_interpretation == "MONOCHROME1"):
-        # Fuji CR and others write it wrongly; viewers trust the photometric interpretation, and so does this.
+        # Fuji CR and others write it wrongly; as in viewers, the photometric interpretation takes precedence.
         caveats.append(Caveat.POLARITY_CONFLICT)
     return _look_up(table, values), tuple(caveats)
 
 
 def _indices(values: Stored) -> npt.NDArray[np.unsignedinteger[Any]]:
-    """View signed values as the unsigned ones that index a table in two's complement order."""
+    """Return values as unsigned indices of a table in two's complement order."""
     return values.view(np.dtype(f"u{values.dtype.itemsize}"))
 
 
 def _entries(dtype: np.dtype[np.integer[Any]]) -> Levels:
-    """Return every value that the type can hold, in the order of ``_indices``."""
+    """Return all values of an 8- or 16-bit type as float64, ordered as ``_indices``."""
     unsigned = np.arange(1 << (8 * dtype.itemsize), dtype=f"u{dtype.itemsize}")
     return unsigned.view(dtype).astype(np.float64)
 
 
-def _parts(values: Stored, size: int) -> Iterator[npt.NDArray[np.unsignedinteger[Any]]]:
-    """Yield the film's values as indices, a part at a time: numpy widens what it counts or looks up to 64 bits."""
+def _index_parts(values: Stored, size: int) -> Iterator[npt.NDArray[np.unsignedinteger[Any]]]:
+    """Yield the values of an image as indices, in parts.
+
+    numpy converts indices to 64 bits; those of a part fit in the cache.
+    """
     flat = _indices(values).reshape(-1)
     for begin in range(0, flat.size, size):
         yield flat[begin : begin + size]
 
 
 def _look_up(table: PixelArray, values: Stored) -> PixelArray:
-    """Look every value up. No index is out of the table, so that "clip" only spares the check for it."""
+    """Look up every value: uint8 [values.shape].
+
+    No index is out of range; mode "clip" is faster than the check.
+    """
     found = np.empty(values.shape, np.uint8)
     flat = found.reshape(-1)
-    for number, part in enumerate(_parts(values, _LOOKED_UP_PX)):
+    for number, part in enumerate(_index_parts(values, _LOOKED_UP_PX)):
         begin = number * _LOOKED_UP_PX
         np.take(table, part, out=flat[begin : begin + part.size], mode="clip")
     return found
 
 
-class _Seen:
-    """What the film holds of each stored value, its padding left out unless there is nothing else."""
+class _Histogram:
+    """Histogram of stored values without padding, if there is anything else."""
 
     def __init__(self, values: Stored, padding: npt.NDArray[np.bool_]) -> None:
         self._values = values
@@ -122,21 +130,24 @@ class _Seen:
 
     @cached_property
     def counts(self) -> Counts:
-        """The film's histogram, in the order of ``_indices``."""
+        """Number of pixels of each value: int64 [entries], ordered as ``_indices``."""
         size = self._padding.size
         counts = np.zeros(size, np.int64)
-        for part in _parts(self._values, _COUNTED_PX):
+        for part in _index_parts(self._values, _COUNTED_PX):
             counts += np.bincount(part, minlength=size)
-        seen = np.where(self._padding, 0, counts)
-        return seen if seen.any() else counts
+        without_padding = np.where(self._padding, 0, counts)
+        return without_padding if without_padding.any() else counts
 
-    def mostly(self, outside: npt.NDArray[np.bool_]) -> bool:
-        """Tell whether more than nine of ten pixels are of these values.
+    def are_mostly(self, outside: npt.NDArray[np.bool_]) -> bool:
+        """Return whether more than 90 % of the pixels have these values.
 
-        Of most films the first few rows show that they are not, and nothing more is counted.
+        For most images the first few rows suffice to return ``False``.
+
+        Args:
+            outside: bool [entries].
         """
         table, inside, size = ~(outside | self._padding), 0, self._values.size
-        for part in _parts(self._values, _LOOKED_UP_PX):
+        for part in _index_parts(self._values, _LOOKED_UP_PX):
             inside += int(np.count_nonzero(np.take(table, part, mode="clip")))
             if size - inside <= _CLIPPED_SHARE_MAX * size:
                 return False
@@ -144,7 +155,7 @@ class _Seen:
 
 
 def _padding(dataset: Dataset, module: PixelModule, entries: Levels) -> npt.NDArray[np.bool_]:
-    """Mark the stored values that stand for "no picture here" (PS3.3 C.7.5.1.1.2)."""
+    """Return which stored values are padding: bool [entries] (PS3.3 C.7.5.1.1.2)."""
     value = _stored_tag(dataset, "PixelPaddingValue", module)
     if value is None:
         return np.zeros(entries.size, np.bool_)
@@ -154,7 +165,7 @@ def _padding(dataset: Dataset, module: PixelModule, entries: Levels) -> npt.NDAr
 
 
 def _stored_tag(dataset: Dataset, keyword: str, module: PixelModule) -> int | None:
-    """Read a value in the units of the pixels; some write a signed one as unsigned or the other way round."""
+    """Read an element in pixel units, whatever its sign was written as."""
     found = elements.whole(dataset, keyword)
     if found is None:
         raw = elements.value(dataset, keyword)
@@ -168,7 +179,7 @@ def _stored_tag(dataset: Dataset, keyword: str, module: PixelModule) -> int | No
 
 
 def _modality(dataset: Dataset, little_endian: bool, entries: Levels, caveats: list[Caveat]) -> Levels:
-    """Apply the Modality LUT or the rescale (PS3.3 C.11.1)."""
+    """Apply Modality LUT or rescale (PS3.3 C.11.1): float64 [entries]."""
     for item in elements.items(dataset, "ModalityLUTSequence"):
         lut = _read_lut(item, little_endian, signed=bool(entries.min() < 0))
         if lut is not None:
@@ -184,80 +195,88 @@ def _modality(dataset: Dataset, little_endian: bool, entries: Levels, caveats: l
 def _voi(
     dataset: Dataset,
     little_endian: bool,
-    measured: Levels,
-    seen: _Seen,
+    mapped: Levels,
+    histogram: _Histogram,
     module: PixelModule,
     caveats: list[Caveat],
 ) -> Levels:
-    """Apply the first usable VOI LUT, else the first usable window (PS3.3 C.11.2), else stretch the film's own range.
+    """Apply the VOI LUT, else the window, else stretch (PS3.3 C.11.2).
 
-    Several are alternatives of equal rank; the first is what viewers show.
+    Several are alternatives of equal rank, of which viewers show the first; unusable ones are skipped.
+
+    Returns:
+        float64 [entries], in [0, 1].
     """
-    voi = _voi_lut(dataset, little_endian, measured)
+    voi = _voi_lut(dataset, little_endian, mapped)
     if voi is None:
-        voi = _window(dataset, measured)
-    if voi is None and module.bits_stored <= 8 and not module.signed and measured[0] == 0 and measured[1] == 1:
-        return np.clip(measured / ((1 << module.bits_stored) - 1), 0.0, 1.0)  # grey levels already
+        voi = _window(dataset, mapped)
+    if voi is None and module.bits_stored <= 8 and not module.signed and mapped[0] == 0 and mapped[1] == 1:
+        return np.clip(mapped / ((1 << module.bits_stored) - 1), 0.0, 1.0)  # already grey levels
     if voi is None:
         caveats.append(Caveat.NO_WINDOW)
-        return _stretch(measured, seen.counts)
-    if seen.mostly(voi.outside):
+        return _stretch(mapped, histogram.counts)
+    if histogram.are_mostly(voi.outside):
         caveats.append(Caveat.WINDOW_CLIPS)
-        return _stretch(measured, seen.counts)
+        return _stretch(mapped, histogram.counts)
     return voi.grey
 
 
-def _voi_lut(dataset: Dataset, little_endian: bool, measured: Levels) -> _Voi | None:
+def _voi_lut(dataset: Dataset, little_endian: bool, mapped: Levels) -> _Voi | None:
     for item in elements.items(dataset, "VOILUTSequence"):
-        lut = _read_lut(item, little_endian, signed=bool(measured.min() < 0))
+        lut = _read_lut(item, little_endian, signed=bool(mapped.min() < 0))
         if lut is None or lut.output.min() == lut.output.max():
-            continue  # one grey level for all is no table that shows anything
-        # Agfa and GE declare 16 bits for tables of 12 or 14; scaled by the declared bits those are nearly black.
+            continue  # a table with one grey level shows nothing
+        # Agfa and GE declare 16 bits for tables of 12 or 14; scaled by the declared bits they are nearly black.
         top = (1 << max(int(lut.output.max()).bit_length(), min(8, lut.bits))) - 1
-        index = np.floor(measured + 0.5).astype(np.int64) - lut.first
+        index = np.floor(mapped + 0.5).astype(np.int64) - lut.first
         outside = (index < 0) | (index >= lut.output.size)
         return _Voi(lut.output[np.clip(index, 0, lut.output.size - 1)] / top, outside)
     return None
 
 
-def _window(dataset: Dataset, measured: Levels) -> _Voi | None:
+def _window(dataset: Dataset, mapped: Levels) -> _Voi | None:
     centers, widths = elements.numbers(dataset, "WindowCenter"), elements.numbers(dataset, "WindowWidth")
     function = elements.code_string(dataset, "VOILUTFunction") or "LINEAR"
     for center, width in zip(centers, widths, strict=False):
         if center is None or width is None or width <= 0:
             continue
         if function == "SIGMOID":
-            grey = 1.0 / (1.0 + np.exp(np.clip(-4.0 * (measured - center) / width, -700.0, 700.0)))
+            grey = 1.0 / (1.0 + np.exp(np.clip(-4.0 * (mapped - center) / width, -700.0, 700.0)))
             return _Voi(grey, (grey < 0.01) | (grey > 0.99))
         if function == "LINEAR_EXACT" or width <= 1:  # LINEAR has no meaning below 1 and divides by 0 at 1
             low, span = center - width / 2, width
         else:
             low, span = center - 0.5 - (width - 1) / 2, width - 1
         high = low + span
-        grey = np.clip((measured - low) / span, 0.0, 1.0)
-        return _Voi(grey, (measured < low) | (measured > high))
+        grey = np.clip((mapped - low) / span, 0.0, 1.0)
+        return _Voi(grey, (mapped < low) | (mapped > high))
     return None
 
 
-def _stretch(measured: Levels, seen: Counts) -> Levels:
-    """Spread the film's own range, without its outermost half percents, over black to white."""
-    order = np.argsort(measured, kind="stable")
-    cumulated = np.cumsum(seen[order])
+def _stretch(mapped: Levels, counts: Counts) -> Levels:
+    """Stretch the range between the 0.5th and 99.5th percentile to [0, 1]."""
+    order = np.argsort(mapped, kind="stable")
+    cumulated = np.cumsum(counts[order])
     low, high = (
-        measured[order[min(int(np.searchsorted(cumulated, share * cumulated[-1])), order.size - 1)]]
-        for share in _STRETCH
+        mapped[order[min(int(np.searchsorted(cumulated, share * cumulated[-1])), order.size - 1)]] for share in _STRETCH
     )
     if high <= low:
-        low, high = measured[seen > 0].min(), measured[seen > 0].max()
+        low, high = mapped[counts > 0].min(), mapped[counts > 0].max()
     if high <= low:
-        return np.zeros_like(measured)
-    stretched: Levels = np.clip((measured - low) / (high - low), 0.0, 1.0)
+        return np.zeros_like(mapped)
+    stretched: Levels = np.clip((mapped - low) / (high - low), 0.0, 1.0)
     return stretched
 
 
 @dataclass(frozen=True, slots=True)
 class _Lut:
-    """A lookup table (PS3.3 C.11.1.1.1): ``output[0]`` is for the value ``first`` and all below it."""
+    """A lookup table (PS3.3 C.11.1.1.1).
+
+    Attributes:
+        first: value that is mapped to ``output[0]``, like all below it.
+        bits: declared bits of the output.
+        output: float64 [entries], 0 to 65535.
+    """
 
     first: int
     bits: int
@@ -272,11 +291,17 @@ def _read_lut(
     *,
     signed: bool,
 ) -> _Lut | None:
-    """Read a table however its values are written: as numbers, as 16-bit words, or as packed bytes.
+    """Read a lookup table, written as numbers, as 16-bit words or as packed bytes.
 
     Args:
-        signed: whether the values looked up may be below zero; the first value mapped is then signed too, though
-            some write it as unsigned.
+        item: Data Set with the table.
+        little_endian: byte order of the Data Set.
+        descriptor_keyword: keyword of the descriptor.
+        data_keyword: keyword of the data.
+        signed: the values to look up may be negative; the first value mapped is then read as signed.
+
+    Returns:
+        ``None`` if the table is missing or broken.
     """
     order = "<" if little_endian else ">"
     descriptor = _integers(elements.value(item, descriptor_keyword), f"{order}u2")
@@ -298,7 +323,7 @@ def _read_lut(
 
 
 def _integers(found: object, dtype: str) -> npt.NDArray[np.int64] | None:
-    """Read numbers, or bytes that pydicom left alone because their representation is ambiguous."""
+    """Return numbers, or bytes of an ambiguous VR, as int64; ``None`` if neither."""
     try:
         if isinstance(found, bytes):
             width = np.dtype(dtype).itemsize
@@ -309,12 +334,17 @@ def _integers(found: object, dtype: str) -> npt.NDArray[np.int64] | None:
 
 
 def _grey_of_colour(values: Stored, module: PixelModule) -> PixelArray:
-    """Take the grey of a film that was stored in colour; a window does not apply to colour (PS3.3 C.11.2.1.2)."""
+    """Return the grey levels of a colour image: uint8 [rows, columns].
+
+    No window is applied to colour (PS3.3 C.11.2.1.2).
+    """
     if values.dtype.itemsize != 1 or module.bits_stored != 8:
-        raise UnsupportedPixels("The picture is in colour of more or fewer than 8 bits.")
+        raise UnsupportedPixels(
+            f"The image is in colour with {module.bits_stored} bits per sample; only 8 are supported."
+        )
     channels = np.ascontiguousarray(values).view(np.uint8)
     if _is_neutral(channels[:, :, 1]) and _is_neutral(channels[:, :, 2]):
-        return np.ascontiguousarray(channels[:, :, 0])  # luminance and two empty colour differences
+        return np.ascontiguousarray(channels[:, :, 0])  # luminance and two neutral colour differences
     require_grey(channels)
     return np.ascontiguousarray(channels[:, :, 0])
 
@@ -325,7 +355,7 @@ def _is_neutral(chroma: PixelArray) -> bool:
 
 
 def _grey_of_palette(values: Stored, file: DicomFile) -> PixelArray:
-    """Look the colours up (PS3.3 C.7.6.3.1.5) and take their grey."""
+    """Look up colours (PS3.3 C.7.6.3.1.5) and return their grey levels."""
     try:
         if "SegmentedRedPaletteColorLookupTableData" in file.dataset and file.little_endian:
             colours = np.asarray(apply_color_lut(_indices(values), file.dataset))
@@ -339,7 +369,7 @@ def _grey_of_palette(values: Stored, file: DicomFile) -> PixelArray:
 
 
 def _palette(file: DicomFile, colour: str) -> PixelArray:
-    """Return one primary of every 16-bit index, as 8 bits."""
+    """Return one primary for each 16-bit index: uint8 [65536]."""
     keyword = f"{colour}PaletteColorLookupTable"
     lut = _read_lut(file.dataset, file.little_endian, f"{keyword}Descriptor", f"{keyword}Data", signed=False)
     if lut is None:

@@ -1,6 +1,6 @@
-"""What a compressed picture says of itself, read before any decoder sees it.
+"""Codestream properties, read before a decoder runs, and RLE and fragments.
 
-A header of 16 x 16 may stand before a codestream of 12000 x 12000, and a decoder allocates by the latter.
+A header of 16 x 16 may precede a codestream of 12000 x 12000, and a decoder allocates memory for the latter.
 """
 
 from __future__ import annotations
@@ -12,18 +12,21 @@ from itertools import pairwise
 from preread.core.errors import BrokenHeader, TruncatedPixels
 
 _RLE_HEADER_BYTES = 64
-# One frame may lie in several; a fragment of two kilobytes, and a file at the limit of 200 MiB.
+# A frame may have several; fragments of two kilobytes in a file at the limit of 200 MiB.
 _FRAGMENTS_MAX = 100_000
 
 
 @dataclass(frozen=True, slots=True)
 class Codestream:
-    """The size of a codestream.
+    """Size and sample format of a codestream.
 
     Attributes:
+        rows: height in pixels.
+        columns: width in pixels.
+        samples: samples per pixel.
         process: JPEG's start-of-frame marker (0xC0 baseline, 0xC3 lossless, 0xF7 JPEG-LS); 0 for JPEG 2000.
         precision: bits per sample.
-        signed: whether samples are signed; JPEG and JPEG-LS cannot say, so ``False``.
+        signed: samples are signed; always ``False`` for JPEG and JPEG-LS, which cannot state it.
     """
 
     rows: int
@@ -36,30 +39,36 @@ class Codestream:
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What a file says beside its picture: EXIF (TIFF data) and XMP, each perhaps empty."""
+    """Metadata of a JPEG or PNG file.
+
+    Attributes:
+        exif: TIFF data; empty if there is none.
+        xmp: XML; empty if there is none.
+    """
 
     exif: bytes = b""
     xmp: bytes = b""
 
 
 def read_rle(data: bytes, segments: int) -> list[bytes]:
-    """Cut an RLE frame into its segments (PS3.5 annex G).
+    """Split an RLE frame into its segments (PS3.5 annex G).
 
     Args:
+        data: the frame.
         segments: samples per pixel times bytes per sample.
 
     Raises:
         BrokenHeader: the frame has another number of segments.
-        TruncatedPixels: a segment begins behind the end.
+        TruncatedPixels: a segment begins after the end of the frame.
     """
     if len(data) < _RLE_HEADER_BYTES:
-        raise TruncatedPixels("The RLE frame breaks off.")
+        raise TruncatedPixels("The RLE frame is truncated.")
     count, *offsets = struct.unpack_from("<16I", data)
     if count != segments:
-        raise BrokenHeader(f"The RLE frame has {count} segments; the header means {segments}.")
+        raise BrokenHeader(f"The RLE frame has {count} segments; the header requires {segments}.")
     bounds = [*offsets[:count], len(data)]
     if bounds[0] < _RLE_HEADER_BYTES or sorted(bounds) != bounds:
-        raise TruncatedPixels("The RLE frame breaks off.")
+        raise TruncatedPixels("The RLE frame is truncated.")
     return [data[begin:end] for begin, end in pairwise(bounds)]
 
 
@@ -71,11 +80,11 @@ def read_frame(body: bytes, start: int) -> bytes:
         start: offset of the first item, the Basic Offset Table.
 
     Raises:
-        BrokenHeader: there are no items, or the table speaks of several frames.
-        TruncatedPixels: a fragment is cut off, or the delimiter is missing after half a header.
+        BrokenHeader: there are no items, or the table has several frames.
+        TruncatedPixels: a fragment is truncated, or there is none.
     """
     fragments: list[bytes] = []
-    position, table_seen = start, False
+    position, is_table_read = start, False
     while position + 8 <= len(body):
         if len(fragments) > _FRAGMENTS_MAX:
             raise BrokenHeader(f"The pixel data has more than {_FRAGMENTS_MAX} fragments.")
@@ -84,16 +93,16 @@ def read_frame(body: bytes, start: int) -> bytes:
         if (group, element) == (0xFFFE, 0xE0DD):
             break
         if (group, element) != (0xFFFE, 0xE000):
-            raise BrokenHeader("The encapsulated pixel data holds something that is no item.")
+            raise BrokenHeader("The encapsulated pixel data contains something other than items.")
         if position + length > len(body):
-            raise TruncatedPixels("A fragment of the pixel data breaks off.")
-        if not table_seen:
-            table_seen = True
+            raise TruncatedPixels("A fragment of the pixel data is truncated.")
+        if not is_table_read:
+            is_table_read = True
             if length > 4:
-                raise BrokenHeader("The offset table speaks of several frames; the header of one.")
+                raise BrokenHeader("The offset table has several frames; the header has one.")
         else:
             fragments.append(body[position : position + length])
         position += length
     if not any(fragments):
-        raise TruncatedPixels("The pixel data holds no fragment.")
+        raise TruncatedPixels("The pixel data has no fragment.")
     return fragments[0] if len(fragments) == 1 else b"".join(fragments)

@@ -1,8 +1,8 @@
-"""JPEG and JPEG-LS frames, rebuilt from what a picture needs (ITU-T T.81, T.87).
+"""JPEG and JPEG-LS frames, rebuilt from the segments that decoding needs.
 
-A decoder is handed a start of image, the tables, the frame header, the scans and an end of image, each checked. What
-applications add (APPn, comments) is dropped after what the product itself reads of it was read; hierarchical and
-arithmetic coding, palettes of JPEG-LS and markers that are not known are refused. Scans are counted.
+See ITU-T T.81 and T.87. The decoder receives start of image, tables, frame header, scans and end of image, all checked.
+Application segments and comments are dropped, after EXIF, XMP and colour transform were read from them. Hierarchical
+and arithmetic coding, palettes of JPEG-LS, unknown markers and too many scans are errors.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from preread.imaging.codecs.codestreams import Codestream, Metadata
 
 SEQUENTIAL, PROGRESSIVE, LOSSLESS, LOSSLESS_LS = frozenset({0xC0, 0xC1}), 0xC2, 0xC3, 0xF7
 FRAMES = SEQUENTIAL | {PROGRESSIVE, LOSSLESS, LOSSLESS_LS}
-"""Start-of-frame markers of the coding processes that are read."""
+"""Start-of-frame markers of the supported coding processes."""
 _DHT, _SOI, _EOI, _SOS, _DQT, _DNL, _DRI, _LSE = 0xC4, 0xD8, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xF8
 KEPT = FRAMES | {_DHT, _SOS, _DQT, _DRI, _LSE}
 DROPPED = frozenset({*range(0xE0, 0xF0), 0xFE, _DNL})
-"""APPn, COM, and a number of lines that the frame header states already: the samples do not depend on them."""
+"""APPn, COM and DNL, on which the samples do not depend."""
 DROPPED_BARE = frozenset({0x01, *range(0xD0, 0xD8)})
-"""TEM and RSTn outside of scans; they have no length."""
+"""TEM and RSTn outside of scans; they have no length field."""
 
 _MARKER = re.compile(rb"\xff+([^\x00\xff])")
-# Within a scan FF is followed by 00 (T.81 B.1.1.5) or by a byte below 80 (T.87 A.1), but for restarts.
+# Except for restarts, FF within a scan is followed by 00 (T.81 B.1.1.5) or by a byte below 80 (T.87 A.1).
 _SCAN_END = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")
 _SCAN_END_LS = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
-# A progressive picture has about ten; each costs a decoder the time of the whole picture.
+# A progressive image has about ten; each takes a decoder the time of a complete image.
 SCANS_MAX = 100
 _SEGMENTS_MAX = 100_000
 _METADATA_BYTES_MAX = 1 << 20
@@ -37,16 +37,16 @@ _ADOBE_BYTES, _JFIF_BYTES = 12, 14
 
 
 @dataclass(slots=True)
-class _Found:
-    """What a frame consists of.
+class _Frame:
+    """Parts of a parsed frame.
 
     Attributes:
-        written: the segments and scans that a decoder is handed.
-        scanned: identifiers of the components whose scan was read.
+        written: segments and scans for the decoder.
+        scanned: identifiers of the components with a scan.
         exif: TIFF data of APP1.
         xmp: text of APP1.
-        jfif: there is an APP0 of JFIF.
-        adobe: the colour transform of Adobe's APP14.
+        jfif: there is a JFIF APP0 segment.
+        adobe: colour transform of Adobe's APP14; ``None`` if there is none.
     """
 
     written: list[bytes] = field(default_factory=list)
@@ -60,9 +60,12 @@ class _Found:
 def read_size(data: bytes) -> Codestream:
     """Read the frame header of JPEG (T.81 B.2.2) or JPEG-LS (T.87 C.2.2).
 
+    Args:
+        data: the codestream.
+
     Raises:
         DecodeFailed: there is none, or it is damaged.
-        TruncatedPixels: the codestream is cut off before it.
+        TruncatedPixels: the codestream is truncated before it.
     """
     for marker, content, _ in _segments(data):
         if marker in FRAMES:
@@ -73,32 +76,38 @@ def read_size(data: bytes) -> Codestream:
 
 
 def rebuild(data: bytes) -> bytes:
-    """Return the codestream to decode.
+    """Return a codestream with only the segments that decoding needs.
+
+    Args:
+        data: the codestream.
 
     Raises:
-        DecodeFailed: the frame contradicts itself, or holds what no radiograph needs.
-        UnsupportedPixels: its samples are indices of a palette, or depend on what applications add.
-        TruncatedPixels: it is cut off.
+        DecodeFailed: the frame is inconsistent, or has segments that no radiograph needs.
+        UnsupportedPixels: its samples are palette indices, or depend on an application segment.
+        TruncatedPixels: it is truncated.
     """
     return _joined(_read(data).written)
 
 
 def rebuild_image(data: bytes) -> tuple[bytes, Metadata]:
-    """Do the same for a file whose colours are to be converted, and return what it says beside the picture.
+    """Rebuild a JPEG file whose colours are to be converted; see ``rebuild``.
 
-    The colour transform that JFIF or Adobe's segment states is stated again, in a segment written here.
+    The colour transform stated by JFIF or Adobe's segment is written to a new segment.
+
+    Returns:
+        The codestream and the metadata of the file.
     """
-    found = _read(data)
+    parts = _read(data)
     components = read_size(data).samples
-    transform = found.adobe
-    if components == 3 and (found.jfif or transform not in {None, 0}):
+    transform = parts.adobe
+    if components == 3 and (parts.jfif or transform not in {None, 0}):
         transform = 1
     elif components == 4 and transform not in {None, 0}:
         transform = 2
-    metadata = Metadata(found.exif, found.xmp)
+    metadata = Metadata(parts.exif, parts.xmp)
     if components < 3 or transform is None:
-        return _joined(found.written), metadata
-    return _joined([_segment(0xEE, b"Adobe" + struct.pack(">HHHB", 100, 0, 0, transform)), *found.written]), metadata
+        return _joined(parts.written), metadata
+    return _joined([_segment(0xEE, b"Adobe" + struct.pack(">HHHB", 100, 0, 0, transform)), *parts.written]), metadata
 
 
 def _joined(written: list[bytes]) -> bytes:
@@ -110,15 +119,18 @@ def _segment(marker: int, content: bytes) -> bytes:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
-    """Yield each marker with its segment's content and, after a scan header, the scan; without TEM and RSTn."""
+    """Yield marker, content and, after a scan header, scan of each segment.
+
+    TEM and RSTn are skipped.
+    """
     if data[:2] != b"\xff\xd8":
-        raise DecodeFailed("The pixel data does not begin as a JPEG codestream.")
+        raise DecodeFailed("The pixel data does not begin with a JPEG start of image.")
     position, scan_end = 2, _SCAN_END
     for _ in range(_SEGMENTS_MAX):
         found = _MARKER.match(data, position)
         if not found:
             if position + 2 > len(data) or not data[position:].strip(b"\xff"):
-                raise TruncatedPixels("The JPEG codestream breaks off.")
+                raise TruncatedPixels("The JPEG codestream is truncated.")
             raise DecodeFailed("The JPEG codestream is damaged: a marker is missing.")
         marker, position = found[1][0], found.end()
         if marker in DROPPED_BARE:
@@ -127,12 +139,12 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
             yield marker, b"", b""
             return
         if marker not in KEPT and marker not in DROPPED:
-            raise DecodeFailed(f"The JPEG codestream holds the marker {marker:02X}, which no radiograph needs.")
+            raise DecodeFailed(f"The JPEG codestream has the marker {marker:02X}, which is not supported.")
         length = int.from_bytes(data[position : position + 2], "big")
         if position + max(length, 2) > len(data):
-            raise TruncatedPixels("The JPEG codestream breaks off.")
+            raise TruncatedPixels("The JPEG codestream is truncated.")
         if length < 2:
-            raise DecodeFailed(f"The length of a marker segment {marker:02X} is {length}; 2 is the least.")
+            raise DecodeFailed(f"The length of a marker segment {marker:02X} is {length}; the minimum is 2.")
         content, position = data[position + 2 : position + length], position + length
         scan = b""
         if marker == LOSSLESS_LS:
@@ -140,14 +152,15 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
         elif marker == _SOS:
             end = scan_end.search(data, position)
             if not end:
-                raise TruncatedPixels("The JPEG codestream breaks off.")
+                raise TruncatedPixels("The JPEG codestream is truncated.")
             scan, position = data[position : end.start()], end.start()
         yield marker, content, scan
     raise DecodeFailed(f"The JPEG codestream has more than {_SEGMENTS_MAX} marker segments.")
 
 
-def _read(data: bytes) -> _Found:
-    found = _Found()
+def _read(data: bytes) -> _Frame:
+    """Parse a codestream into the parts that decoding needs."""
+    parts = _Frame()
     frame: Codestream | None = None
     components: list[int] = []
     scans = 0
@@ -155,7 +168,7 @@ def _read(data: bytes) -> _Found:
         if marker == _EOI:
             break
         if marker in DROPPED:
-            _read_application(marker, content, found)
+            _read_application(marker, content, parts)
             continue
         if marker in FRAMES:
             if frame:
@@ -167,17 +180,17 @@ def _read(data: bytes) -> _Found:
             scans += 1
             if scans > SCANS_MAX:
                 raise DecodeFailed(f"The JPEG codestream has more than {SCANS_MAX} scans.")
-            content = _checked_scan(content, frame, components, found.scanned)  # noqa: PLW2901
+            content = _checked_scan(content, frame, components, parts.scanned)  # noqa: PLW2901
         else:
             _check_table(marker, content, jpeg_ls=frame is not None and frame.process == LOSSLESS_LS)
-        found.written.extend((_segment(marker, content), scan))
-    if frame is None or set(components) - set(found.scanned):
+        parts.written.extend((_segment(marker, content), scan))
+    if frame is None or set(components) - set(parts.scanned):
         raise TruncatedPixels("The JPEG codestream lacks a scan or its frame header.")
-    return found
+    return parts
 
 
 def _read_frame(marker: int, content: bytes) -> tuple[Codestream, list[int]]:
-    """Return size, and the components' identifiers."""
+    """Return the size, and the identifiers of the components."""
     if len(content) < 6 or len(content) != 6 + 3 * content[5] or not 1 <= content[5] <= 4:
         raise DecodeFailed("The frame header of the JPEG codestream is damaged.")
     precision, rows, columns, samples = struct.unpack_from(">BHHB", content)
@@ -187,70 +200,79 @@ def _read_frame(marker: int, content: bytes) -> tuple[Codestream, list[int]]:
     if not rows or not columns or not all(1 <= factor <= 4 for factor in factors) or max(content[8::3]) > 3:
         raise DecodeFailed("The frame header of the JPEG codestream is damaged.")
     if len(set(identifiers)) < samples:
-        raise DecodeFailed("Two components of the JPEG codestream have one identifier.")
+        raise DecodeFailed("Two components of the JPEG codestream have the same identifier.")
     if precision not in depths:
-        raise UnsupportedPixels(f"The codestream has {precision} bits per sample.")
+        raise UnsupportedPixels(
+            f"The codestream has {precision} bits per sample, which its coding process does not allow."
+        )
     return Codestream(rows, columns, samples, precision, process=marker), identifiers
 
 
 def _checked_scan(content: bytes, frame: Codestream, components: list[int], scanned: list[int]) -> bytes:
-    """Check a scan header (T.81 B.2.3), and return it as the frame's coding process wants it."""
+    """Check a scan header (T.81 B.2.3).
+
+    Returns:
+        The header, with fixed parameters if the coding process is sequential.
+    """
     count = content[0] if content else 0
     chosen, tables = list(content[1 : 1 + 2 * count : 2]), content[2 : 2 + 2 * count : 2]
-    well = 1 <= count <= len(components) and len(content) == 4 + 2 * count and len(set(chosen)) == count
-    if not well or set(chosen) - set(components):
+    is_valid = 1 <= count <= len(components) and len(content) == 4 + 2 * count and len(set(chosen)) == count
+    if not is_valid or set(chosen) - set(components):
         raise DecodeFailed("A scan header of the JPEG codestream is damaged.")
     if frame.process != PROGRESSIVE and set(chosen) & set(scanned):
         raise DecodeFailed("The JPEG codestream codes a component twice.")
-    scanned.extend(one for one in chosen if one not in scanned)
+    scanned.extend(component for component in chosen if component not in scanned)
     start, end, high, low = content[-3], content[-2], content[-1] >> 4, content[-1] & 15
     if frame.process == LOSSLESS_LS:
-        well = not any(tables) and end <= 2 and high == low == 0
+        is_valid = not any(tables) and end <= 2 and high == low == 0
     elif frame.process == LOSSLESS:
-        well = 1 <= start <= 7 and end == high == 0 and low < frame.precision
+        is_valid = 1 <= start <= 7 and end == high == 0 and low < frame.precision
     elif frame.process == PROGRESSIVE:
         band = start == end == 0 or (0 < start <= end <= 63 and count == 1)
-        well = band and low <= 13 and (high == 0 or high == low + 1)
-    else:  # nothing may be chosen here (T.81 table B.3), and some writers leave anything
+        is_valid = band and low <= 13 and (high == 0 or high == low + 1)
+    else:  # these parameters are fixed (T.81 table B.3), and some writers set them to anything
         content = content[:-3] + b"\x00\x3f\x00"
-    if not well or (frame.process != LOSSLESS_LS and any(table & 0xCC for table in tables)):
+    if not is_valid or (frame.process != LOSSLESS_LS and any(table & 0xCC for table in tables)):
         raise DecodeFailed("A scan header of the JPEG codestream is damaged.")
     return content
 
 
 def _check_table(marker: int, content: bytes, *, jpeg_ls: bool) -> None:
-    """Check quantisation tables, Huffman tables, restart interval or JPEG-LS parameters (T.81 B.2.4, T.87 C.2.4)."""
-    position, well = 0, True
+    """Check a table segment (T.81 B.2.4, T.87 C.2.4).
+
+    Quantisation tables, Huffman tables, restart interval or JPEG-LS parameters.
+    """
+    position, is_valid = 0, True
     if marker == _DQT:
-        while well and position < len(content):
+        while is_valid and position < len(content):
             precision, number = divmod(content[position], 16)
             position += 1 + 64 * (1 + precision)
-            well = precision <= 1 and number <= 3
+            is_valid = precision <= 1 and number <= 3
     elif marker == _DHT:
-        while well and position < len(content):
+        while is_valid and position < len(content):
             kind, number = divmod(content[position], 16)
             symbols = sum(content[position + 1 : position + 17])
             position += 17 + symbols
-            well = kind <= 1 and number <= 3 and symbols <= 256
+            is_valid = kind <= 1 and number <= 3 and symbols <= 256
     elif marker == _DRI:
         position = len(content) if jpeg_ls and len(content) in {3, 4} else 2
     elif content[:1] in {b"\x02", b"\x03"}:
-        raise UnsupportedPixels("The samples of the JPEG-LS codestream are indices of a palette.")
+        raise UnsupportedPixels("The samples of the JPEG-LS codestream are palette indices.")
     else:
-        position, well = 11, jpeg_ls and content[:1] == b"\x01"
-    if not well or position != len(content):
+        position, is_valid = 11, jpeg_ls and content[:1] == b"\x01"
+    if not is_valid or position != len(content):
         raise DecodeFailed(f"The marker segment {marker:02X} of the JPEG codestream is damaged.")
 
 
-def _read_application(marker: int, content: bytes, found: _Found) -> None:
-    """Keep what this product reads of the segments that no decoder is handed."""
+def _read_application(marker: int, content: bytes, parts: _Frame) -> None:
+    """Read metadata and colour transform from an application segment."""
     if marker == 0xE0 and content.startswith(b"JFIF\0") and len(content) >= _JFIF_BYTES:
-        found.jfif = True
-    elif marker == 0xE1 and content.startswith(b"Exif\0\0") and len(found.exif) < _METADATA_BYTES_MAX:
-        found.exif += content[6:]
+        parts.jfif = True
+    elif marker == 0xE1 and content.startswith(b"Exif\0\0") and len(parts.exif) < _METADATA_BYTES_MAX:
+        parts.exif += content[6:]
     elif marker == 0xE1 and content.startswith(b"http://ns.adobe.com/xap/1.0/\0"):
-        found.xmp = content.split(b"\0", 1)[1]
+        parts.xmp = content.split(b"\0", 1)[1]
     elif marker == 0xEE and content.startswith(b"Adobe") and len(content) >= _ADOBE_BYTES:
-        found.adobe = content[11]
+        parts.adobe = content[11]
     elif marker == 0xE8 and content.startswith(b"mrfx") and any(content[4:]):
-        raise UnsupportedPixels("The JPEG-LS codestream holds a colour transform that its standard does not know.")
+        raise UnsupportedPixels("The JPEG-LS codestream has a non-standard colour transform.")

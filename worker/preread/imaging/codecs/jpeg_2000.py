@@ -1,9 +1,9 @@
-"""JPEG 2000 and HTJ2K frames, rebuilt from what a picture needs (ITU-T T.800, T.814).
+"""JPEG 2000 and HTJ2K frames, rebuilt from the segments that decoding needs.
 
-A decoder is handed a codestream that is written here: the main header from the marker segments listed below, and one
-tile-part for each tile. What only describes the picture (comments, indices of lengths, JP2 boxes) is dropped. What the
-samples would depend on and no radiograph uses (a palette, packet headers apart from their packets, a change of
-progression, another codestream's extensions) is refused, as is any marker that is not known.
+See ITU-T T.800 and T.814. The decoder receives a codestream written here: the main header from the marker segments
+listed below, and one tile-part for each tile. Descriptive segments (comments, length indices, JP2 boxes) are dropped.
+Features on which the samples depend and that no radiograph uses (palette, packed packet headers, progression order
+change, extensions) are errors, as are unknown markers.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ _JP2_SIGNATURE = b"\x00\x00\x00\x0cjP  "
 _SOC, _SOT, _SOD, _EOC = b"\xff\x4f", 0xFF90, 0xFF93, b"\xff\xd9"
 _SIZ, _CAP, _COD, _COC, _QCD, _QCC, _RGN = 0xFF51, 0xFF50, 0xFF52, 0xFF53, 0xFF5C, 0xFF5D, 0xFF5E
 KEPT = frozenset({_SIZ, _CAP, _COD, _COC, _QCD, _QCC, _RGN})
-"""Marker segments of the main header that a decoder is handed."""
+"""Marker segments of the main header that the decoder receives."""
 DROPPED = frozenset({0xFF55, 0xFF56, 0xFF57, 0xFF59, 0xFF63, 0xFF64})
-"""TLM, PRF, PLM, CPF, CRG, COM: the samples do not depend on them."""
+"""TLM, PRF, PLM, CPF, CRG and COM, on which the samples do not depend."""
 KEPT_IN_TILES = frozenset({_COD, _COC, _QCD, _QCC, _RGN})
-"""Those of a tile's first tile-part."""
+"""Marker segments of a tile's first tile-part that the decoder receives."""
 DROPPED_IN_TILES = frozenset({0xFF58, 0xFF64})
-"""PLT and COM, of any tile-part."""
+"""PLT and COM of any tile-part, on which the samples do not depend."""
 PALETTE_BOXES = frozenset({b"pclr", b"cmap"})
 
-# A film of 8000 x 8000 in tiles of 64, each resolution a tile-part; its code-blocks of 8 x 8; its layers and precincts.
+# For 8000 x 8000 pixels in tiles of 64, one tile-part per resolution, code-blocks of 8 x 8, layers and precincts.
 _TILES_MAX = 16_384
 _TILE_PARTS_MAX = 131_072
 _BLOCKS_MAX = 2_000_000
 _PACKETS_MAX = 4_000_000
 _TABLE_MAX = 4_000_000
-# Boxes, and segments that are dropped: walking them costs about a microsecond each.
+# Boxes and dropped segments; each takes about a microsecond to parse.
 _PIECES_MAX = 100_000
 _COMPONENTS_MAX = 4
 _STEPS_MAX = 97
@@ -46,7 +46,7 @@ _EVERYWHERE = -1
 
 @dataclass(frozen=True, slots=True)
 class _Grid:
-    """How the SIZ segment divides the image (T.800 A.5.1, B.3)."""
+    """Components and tiles of the image, from SIZ (T.800 A.5.1, B.3)."""
 
     components: int
     tile_columns: int
@@ -56,7 +56,13 @@ class _Grid:
 
 @dataclass(frozen=True, slots=True)
 class _Style:
-    """Coding style of a component (T.800 table A.15): exponents of its code-blocks and of its precincts."""
+    """Coding style of a component (T.800 table A.15).
+
+    Attributes:
+        levels: number of decomposition levels, 0 to 32.
+        block: exponents of width and height of its code-blocks.
+        precincts: exponents of width and height of its precincts, by resolution.
+    """
 
     levels: int
     block: tuple[int, int]
@@ -65,7 +71,13 @@ class _Style:
 
 @dataclass(frozen=True, slots=True)
 class _Coding:
-    """What the segments of a header say, by component or ``_EVERYWHERE``: styles, and numbers of step sizes."""
+    """Coding parameters in the segments of a header.
+
+    Attributes:
+        layers: number of layers.
+        styles: by component, or ``_EVERYWHERE``.
+        steps: number of quantisation step sizes by component, or ``_EVERYWHERE``.
+    """
 
     layers: int
     styles: dict[int, _Style]
@@ -73,21 +85,27 @@ class _Coding:
 
 
 def read_size(data: bytes) -> Codestream:
-    """Return what a frame says of its size.
+    """Read the size of a frame (T.800 A.5.1).
+
+    Args:
+        data: the codestream, or JP2 boxes with one.
 
     Raises:
-        DecodeFailed: it is no JPEG 2000 codestream, or its components differ in size or depth.
-        UnsupportedPixels: its samples are indices of a palette.
-        TruncatedPixels: it is cut off.
+        DecodeFailed: it is not a JPEG 2000 codestream, or its components differ in size or depth.
+        UnsupportedPixels: its samples are palette indices.
+        TruncatedPixels: it is truncated.
     """
     return _read_size(_main_header(_codestream(data))[0][0][1])
 
 
 def rebuild(data: bytes) -> bytes:
-    """Return the codestream to decode.
+    """Return a codestream with only the segments that decoding needs.
+
+    Args:
+        data: the codestream, or JP2 boxes with one.
 
     Raises:
-        DecodeFailed: the frame contradicts itself, or holds what no radiograph needs.
+        DecodeFailed: the frame is inconsistent, has unsupported segments, or is beyond the limits of this module.
         UnsupportedPixels, TruncatedPixels: as for ``read_size``.
     """
     view = _codestream(data)
@@ -97,10 +115,10 @@ def rebuild(data: bytes) -> bytes:
     written: list[bytes | memoryview] = [_SOC, _segment(_SIZ, size)]
     written.extend(_segment(marker, content) for marker, content in segments[1:])
     blocks = packets = 0
-    usual = _fineness(coding, grid)
+    usual = _tile_bounds(coding, grid)
     for tile, (own, bodies) in enumerate(_tiles(view, position, grid.tiles)):
-        fineness = _fineness(_read_coding(own, grid, coding), grid) if own else usual
-        blocks, packets = blocks + fineness[0], packets + fineness[1]
+        bounds = _tile_bounds(_read_coding(own, grid, coding), grid) if own else usual
+        blocks, packets = blocks + bounds[0], packets + bounds[1]
         head = b"".join(_segment(marker, content) for marker, content in own)
         length = len(head) + sum(map(len, bodies))
         written.append(struct.pack(">HHHIBB", _SOT, 10, tile, 14 + length, 0, 1) + head + _SOD.to_bytes(2, "big"))
@@ -112,8 +130,11 @@ def rebuild(data: bytes) -> bytes:
     return b"".join((*written, _EOC))
 
 
-def halvings_of(data: bytes) -> int:
-    """Return how often an image can be halved by leaving out resolutions (T.800 A.6.1); its tiles may have fewer."""
+def decomposition_levels(data: bytes) -> int:
+    """Return the number of decomposition levels (T.800 A.6.1).
+
+    The resolution can be halved that many times; a tile may have fewer levels.
+    """
     segments, _ = _main_header(_codestream(data))
     coding = next((content for marker, content in segments if marker == _COD), b"")
     return coding[5] if len(coding) > 5 else 0
@@ -125,14 +146,14 @@ def _codestream(data: bytes) -> memoryview:
 
 
 def _main_header(view: memoryview) -> tuple[list[tuple[int, bytes]], int]:
-    """Return the marker segments that are kept, SIZ first, and where the first tile-part begins."""
+    """Return the kept marker segments, SIZ first, and the first tile-part's offset."""
     if bytes(view[:4]) != _SOC + _SIZ.to_bytes(2, "big"):
-        raise DecodeFailed("The pixel data does not begin as a JPEG 2000 codestream.")
+        raise DecodeFailed("The pixel data does not begin with a JPEG 2000 codestream.")
     return _walk(view, 2, _SOT, KEPT, DROPPED)
 
 
 def _boxes(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
-    """Yield kind and content of each JP2 box (T.800 I.4) up to the codestream's."""
+    """Yield kind and content of each JP2 box (T.800 I.4)."""
     position = 0
     for _ in range(_PIECES_MAX):
         if position + 8 > len(view):
@@ -147,20 +168,20 @@ def _boxes(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         if length < head:
             raise DecodeFailed("The JP2 boxes of the pixel data are damaged.")
         if position + length > len(view):
-            raise TruncatedPixels("The JP2 boxes of the pixel data break off.")
+            raise TruncatedPixels("The JP2 boxes of the pixel data are truncated.")
         yield kind, view[position + head : position + length]
         position += length
-    raise DecodeFailed(f"The pixel data holds more than {_PIECES_MAX} JP2 boxes.")
+    raise DecodeFailed(f"The pixel data has more than {_PIECES_MAX} JP2 boxes.")
 
 
 def _unboxed(view: memoryview) -> memoryview:
-    """Return the codestream within JP2 boxes, which PS3.5 A.4.4 does not allow and old archives hold."""
+    """Return the codestream in JP2 boxes, not allowed (PS3.5 A.4.4) but found."""
     for kind, content in _boxes(view):
         if kind == b"jp2h" and any(inner in PALETTE_BOXES for inner, _ in _boxes(content)):
-            raise UnsupportedPixels("The samples of the JPEG 2000 frame are indices of a palette in its JP2 boxes.")
+            raise UnsupportedPixels("The samples of the JPEG 2000 frame are palette indices.")
         if kind == b"jp2c":
             return content
-    raise DecodeFailed("The JP2 boxes hold no codestream.")
+    raise DecodeFailed("The JP2 boxes contain no codestream.")
 
 
 def _segment(marker: int, content: bytes) -> bytes:
@@ -174,7 +195,7 @@ def _walk(
     kept: frozenset[int],
     dropped: frozenset[int],
 ) -> tuple[list[tuple[int, bytes]], int]:
-    """Return the kept marker segments up to another marker, and where that stands."""
+    """Return the kept marker segments up to ``end_marker``, and its offset."""
     segments: list[tuple[int, bytes]] = []
     for _ in range(_PIECES_MAX):
         marker = int.from_bytes(view[position : position + 2], "big")
@@ -184,67 +205,73 @@ def _walk(
             break
         (length,) = struct.unpack_from(">H", view, position + 2)
         if marker not in kept and marker not in dropped:
-            raise DecodeFailed(f"The JPEG 2000 codestream holds {marker:04X}, which no radiograph needs.")
+            raise DecodeFailed(f"The JPEG 2000 codestream has the marker {marker:04X}, which is not supported.")
         if length < 2:
-            raise DecodeFailed(f"The length of a marker segment {marker:04X} is {length}; 2 is the least.")
+            raise DecodeFailed(f"The length of a marker segment {marker:04X} is {length}; the minimum is 2.")
         if position + 2 + length > len(view):
             break
         if marker in kept:
             segments.append((marker, bytes(view[position + 4 : position + 2 + length])))
         position += 2 + length
     else:
-        raise DecodeFailed(f"A header of the JPEG 2000 codestream holds more than {_PIECES_MAX} marker segments.")
-    raise TruncatedPixels("The JPEG 2000 codestream breaks off.")
+        raise DecodeFailed(f"A header of the JPEG 2000 codestream has more than {_PIECES_MAX} marker segments.")
+    raise TruncatedPixels("The JPEG 2000 codestream is truncated.")
 
 
 def _read_size(content: bytes) -> Codestream:
-    """Read size and depth out of the SIZ segment (T.800 A.5.1)."""
+    """Read size and depth from the SIZ segment (T.800 A.5.1)."""
     if len(content) < 36:
         raise DecodeFailed("The JPEG 2000 codestream states no size.")
     right, bottom, left, top = struct.unpack_from(">4I", content, 2)
     (samples,) = struct.unpack_from(">H", content, 34)
     components = content[36:]
     if not 1 <= samples <= _COMPONENTS_MAX or len(components) != 3 * samples:
-        raise DecodeFailed(f"The JPEG 2000 codestream names no components, or more than {_COMPONENTS_MAX}.")
+        raise DecodeFailed(f"The JPEG 2000 codestream has {samples} components; 1 to {_COMPONENTS_MAX} are supported.")
     depths, steps = set(components[0::3]), set(components[1::3]) | set(components[2::3])
     if len(depths) != 1 or steps != {1} or right <= left or bottom <= top:
-        raise DecodeFailed("The components of the JPEG 2000 codestream differ.")
+        raise DecodeFailed("The components of the JPEG 2000 codestream differ in size or depth, or are empty.")
     depth = components[0]
     return Codestream(bottom - top, right - left, samples, (depth & 0x7F) + 1, signed=bool(depth & 0x80))
 
 
 def _read_grid(content: bytes) -> tuple[_Grid, bytes]:
-    """Check the tiles; return them and the SIZ segment with tiles cut to the image, which changes no sample."""
+    """Check the tiles.
+
+    Returns:
+        The tiles, and the SIZ segment with tiles limited to the image, which changes no sample.
+    """
     found = _read_size(content)
     left, top, width, height, tile_left, tile_top = struct.unpack_from(">6I", content, 10)
     if left or top or tile_left or tile_top:
-        raise DecodeFailed(f"The JPEG 2000 image begins at {left}, {top} of its grid; only 0, 0 is read.")
+        raise DecodeFailed(f"The JPEG 2000 image begins at {left}, {top} of its grid; only 0, 0 is supported.")
     if not width or not height:
         raise DecodeFailed("The tiles of the JPEG 2000 codestream have no size.")
     width, height = min(width, found.columns), min(height, found.rows)
     tiles = -(-found.columns // width) * -(-found.rows // height)
     if tiles > _TILES_MAX:
-        raise DecodeFailed(f"The JPEG 2000 codestream has {tiles} tiles; {_TILES_MAX} are read at most.")
+        raise DecodeFailed(f"The JPEG 2000 codestream has {tiles} tiles; the limit is {_TILES_MAX}.")
     written = content[:2] + struct.pack(">8I", found.columns, found.rows, 0, 0, width, height, 0, 0) + content[34:]
     return _Grid(found.samples, width, height, tiles), written
 
 
 def _read_coding(segments: list[tuple[int, bytes]], grid: _Grid, inherited: _Coding | None) -> _Coding:
-    """Check each segment against what a decoder takes for granted of it.
+    """Check the coding segments of a header, on which decoders rely.
 
     Args:
-        inherited: of the main header, where the segments are a tile's.
+        segments: marker and content of each.
+        grid: components and tiles of the image.
+        inherited: parameters of the main header if the segments are a tile's, else ``None``.
     """
     seen: set[tuple[int, int]] = set()
     styles: dict[int, _Style] = {}
     steps: dict[int, int] = {}
     layers = inherited.layers if inherited else 0
-    for marker, whole in segments:
-        component, content = _EVERYWHERE, whole
+    for marker, raw in segments:
+        component, content = _EVERYWHERE, raw
         if marker in {_COC, _QCC, _RGN}:
-            component, content = _component(whole, grid.components)
+            component, content = _component(raw, grid.components)
         if (marker, component) in seen:
-            raise DecodeFailed(f"A header of the JPEG 2000 codestream holds {marker:04X} twice.")
+            raise DecodeFailed(f"A header of the JPEG 2000 codestream has {marker:04X} twice.")
         seen.add((marker, component))
         if marker == _COD:
             if len(content) < 5 or content[0] > 7 or content[1] > 4 or content[4] > 1:
@@ -262,11 +289,11 @@ def _read_coding(segments: list[tuple[int, bytes]], grid: _Grid, inherited: _Cod
                 raise _damaged(marker)
         elif marker != _CAP or len(content) != 6 or content[:4] != b"\x00\x02\x00\x00":  # Part 15 and nothing else
             raise _damaged(marker)
-    if inherited:  # a tile's own COD counts for more than a COC of the main header (T.800 A.6.1, A.6.4)
+    if inherited:  # a tile's COD takes precedence over a COC of the main header (T.800 A.6.1, A.6.4)
         styles = styles if _EVERYWHERE in styles else inherited.styles | styles
         steps = steps if _EVERYWHERE in steps else inherited.steps | steps
     if _EVERYWHERE not in styles or _EVERYWHERE not in steps or layers == 0:
-        raise DecodeFailed("The JPEG 2000 codestream says nothing of its coding style, quantisation or layers.")
+        raise DecodeFailed("The JPEG 2000 codestream lacks its coding style, quantisation or layers.")
     for component in range(grid.components):
         style = styles.get(component, styles[_EVERYWHERE])
         if steps.get(component, steps[_EVERYWHERE]) < 3 * style.levels + 1:
@@ -279,9 +306,9 @@ def _damaged(marker: int) -> DecodeFailed:
 
 
 def _component(content: bytes, components: int) -> tuple[int, bytes]:
-    """Split the component's number off, which is one byte where there are so few."""
+    """Return component number (one byte with few components) and the rest."""
     if not content or content[0] >= components:
-        raise DecodeFailed(f"The JPEG 2000 codestream codes a component that is none of its {components}.")
+        raise DecodeFailed(f"The JPEG 2000 codestream has parameters for a component beyond its {components}.")
     return content[0], content[1:]
 
 
@@ -290,9 +317,9 @@ def _read_style(marker: int, content: bytes, *, precincts: bool) -> _Style:
         raise _damaged(marker)
     levels, width, height, style, wavelet = content[:5]
     sizes = content[5:]
-    well = levels <= 32 and width + height <= 8 and style <= 0x7F and wavelet <= 1
+    is_valid = levels <= 32 and width + height <= 8 and style <= 0x7F and wavelet <= 1
     if (
-        not well
+        not is_valid
         or len(sizes) != (levels + 1 if precincts else 0)
         or any(not size & 15 or size < 16 for size in sizes[1:])
     ):
@@ -302,7 +329,7 @@ def _read_style(marker: int, content: bytes, *, precincts: bool) -> _Style:
 
 
 def _read_steps(marker: int, content: bytes) -> int:
-    """Return how many subbands have a step size (T.800 table A.28)."""
+    """Return the number of subbands with a step size (T.800 table A.28)."""
     kind = content[0] & 31 if content else 3
     if kind > 2:
         raise _damaged(marker)
@@ -313,12 +340,15 @@ def _read_steps(marker: int, content: bytes) -> int:
 
 
 def _spans(length: int, exponent: int) -> int:
-    """Most intervals of 2**exponent that so many samples can touch, wherever they begin."""
+    """Return the most intervals of 2**exponent that ``length`` samples overlap."""
     return ((length + (1 << exponent) - 2) >> exponent) + 1
 
 
-def _fineness(coding: _Coding, grid: _Grid) -> tuple[int, int]:
-    """Return at most how many code-blocks and packets a tile has; a decoder's memory and time go by them."""
+def _tile_bounds(coding: _Coding, grid: _Grid) -> tuple[int, int]:
+    """Return upper bounds on the code-blocks and packets of a tile.
+
+    They determine a decoder's memory and time.
+    """
     blocks = packets = most = resolutions = 0
     for component in range(grid.components):
         style = coding.styles.get(component, coding.styles[_EVERYWHERE])
@@ -333,14 +363,14 @@ def _fineness(coding: _Coding, grid: _Grid) -> tuple[int, int]:
             wide = _spans(-(-columns >> half), min(style.block[0], across - half))
             high = _spans(-(-rows >> half), min(style.block[1], down - half))
             blocks += bands * wide * high
-    # Decoders keep a table of a tile's packets as if each resolution had as many precincts as the finest.
+    # Decoders allocate a table of packets as if each resolution had as many precincts as the finest.
     if (table := most * resolutions * grid.components * coding.layers) > _TABLE_MAX:
-        raise DecodeFailed(f"A tile of the JPEG 2000 codestream has up to {table} packets; {_TABLE_MAX} is the most.")
+        raise DecodeFailed(f"A tile of the JPEG 2000 codestream has up to {table} packets; the limit is {_TABLE_MAX}.")
     return blocks, packets * coding.layers
 
 
 def _tiles(view: memoryview, position: int, tiles: int) -> list[tuple[list[tuple[int, bytes]], list[memoryview]]]:
-    """Return each tile's own marker segments and its packets, from its tile-parts in order (T.800 A.4.2)."""
+    """Return marker segments and packets of each tile (T.800 A.4.2)."""
     own: list[list[tuple[int, bytes]]] = [[] for _ in range(tiles)]
     bodies: list[list[memoryview]] = [[] for _ in range(tiles)]
     announced = [0] * tiles
@@ -354,7 +384,7 @@ def _tiles(view: memoryview, position: int, tiles: int) -> list[tuple[list[tuple
             raise DecodeFailed("The tile-parts of the JPEG 2000 codestream are damaged or out of order.")
         end = position + size if size else _end(view, position)
         if end > len(view):
-            raise TruncatedPixels("The JPEG 2000 codestream breaks off.")
+            raise TruncatedPixels("The JPEG 2000 codestream is truncated.")
         kept = frozenset[int]() if part else KEPT_IN_TILES
         found, start = _walk(view[:end], position + 12, _SOD, kept, DROPPED_IN_TILES)
         own[tile].extend(found)
@@ -370,8 +400,8 @@ def _tiles(view: memoryview, position: int, tiles: int) -> list[tuple[list[tuple
 
 
 def _end(view: memoryview, position: int) -> int:
-    """Where the last tile-part ends that does not say its length."""
+    """Return the end of a last tile-part without a length."""
     end = bytes(view[position:]).rfind(_EOC)
     if end < 0:
-        raise TruncatedPixels("The JPEG 2000 codestream breaks off.")
+        raise TruncatedPixels("The JPEG 2000 codestream is truncated.")
     return position + end

@@ -1,7 +1,7 @@
-"""PNG files, rebuilt from the chunks that a picture needs (ISO/IEC 15948).
+"""PNG files, rebuilt from the chunks that decoding needs (ISO/IEC 15948).
 
-A decoder is handed the header, the palette, the image data and an end. Ancillary chunks are dropped after what the
-product itself reads of them was read; critical chunks that are not known are refused.
+The decoder receives header, palette, image data and end. Ancillary chunks are dropped, after EXIF and XMP were read
+from them; an unknown critical chunk is an error.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from preread.imaging.elements import PARSE_ERRORS
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 KEPT = frozenset({b"IHDR", b"PLTE", b"IDAT", b"IEND"})
-# Colour type: samples, and depths that it may have (table 8).
+# Colour type: samples, and allowed bit depths (table 8).
 _COLOURS = {0: (1, {1, 2, 4, 8, 16}), 2: (3, {8, 16}), 3: (1, {1, 2, 4, 8}), 4: (2, {8, 16}), 6: (4, {8, 16})}
 _PALETTE = 3
 _CHUNKS_MAX = 100_000
@@ -27,9 +27,12 @@ _END = struct.pack(">I4sI", 0, b"IEND", 0xAE426082)
 def read_size(data: bytes) -> Codestream:
     """Read the header chunk.
 
+    Args:
+        data: content of the file.
+
     Raises:
         DecodeFailed: it is missing or damaged.
-        TruncatedPixels: the file is cut off before its end.
+        TruncatedPixels: the file is truncated before its end.
     """
     for kind, content, _ in _chunks(data):
         if kind == b"IHDR":
@@ -39,18 +42,21 @@ def read_size(data: bytes) -> Codestream:
 
 
 def rebuild_image(data: bytes) -> tuple[bytes, Metadata]:
-    """Return the file to decode, and what it says beside the picture.
+    """Return a file with only the chunks that decoding needs, and the metadata.
+
+    Args:
+        data: content of the file.
 
     Raises:
-        DecodeFailed: the file contradicts itself, or holds a critical chunk that is not known.
+        DecodeFailed: the file is inconsistent, or has an unknown critical chunk.
         MultiFrame: it is an animation.
-        TruncatedPixels: it is cut off.
+        TruncatedPixels: it is truncated.
     """
     written = [SIGNATURE]
     exif = profile = xmp = b""
     colour, last, pixels = -1, -1, 0
-    for kind, content, whole in _chunks(data):
-        if kind in KEPT - {b"IDAT"} and whole[-4:] != zlib.crc32(whole[4:-4]).to_bytes(4, "big"):
+    for kind, content, chunk in _chunks(data):
+        if kind in KEPT - {b"IDAT"} and chunk[-4:] != zlib.crc32(chunk[4:-4]).to_bytes(4, "big"):
             raise DecodeFailed(f"The checksum of the PNG chunk {kind.decode()} is wrong.")
         order = (b"IHDR", b"PLTE", b"IDAT", b"IEND").index(kind) if kind in KEPT else -1
         if order >= 0:
@@ -59,23 +65,23 @@ def rebuild_image(data: bytes) -> tuple[bytes, Metadata]:
             last = order
         if kind == b"IHDR":
             colour = _read_header(content)[1]
-            written.append(whole)
+            written.append(chunk)
         elif kind == b"PLTE":
             if not content or len(content) % 3 or len(content) > 768:
                 raise DecodeFailed("The palette of the PNG is damaged.")
             if colour == _PALETTE:
-                written.append(whole)
+                written.append(chunk)
         elif kind == b"IDAT":
             if colour == _PALETTE and len(written) < 3:
                 raise DecodeFailed("The PNG lacks its palette.")
             pixels += len(content)
-            written.append(whole)
+            written.append(chunk)
         elif kind == b"IEND":
             break
         elif kind == b"fdAT" or (kind == b"acTL" and int.from_bytes(content[:4], "big") > 1):
             raise MultiFrame
         elif not kind[0] & 0x20:
-            raise DecodeFailed("The PNG holds a critical chunk that is not known.")
+            raise DecodeFailed("The PNG has an unknown critical chunk.")
         elif kind == b"eXIf":
             exif = content
         elif kind in {b"iTXt", b"tEXt", b"zTXt"}:
@@ -90,23 +96,23 @@ def rebuild_image(data: bytes) -> tuple[bytes, Metadata]:
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
-    """Yield kind, content and the whole of each chunk."""
+    """Yield kind, content and all bytes of each chunk."""
     if not data.startswith(SIGNATURE):
-        raise DecodeFailed("The file does not begin as a PNG.")
-    position, begun = len(SIGNATURE), False
+        raise DecodeFailed("The file does not begin with the PNG signature.")
+    position, has_image_data = len(SIGNATURE), False
     for _ in range(_CHUNKS_MAX):
         if position + 12 > len(data):
-            if begun:  # only the end can be missing, and the image data tells whether more is
+            if has_image_data:  # only the end chunk can be missing; decoding detects missing image data
                 return
-            raise TruncatedPixels("The PNG breaks off.")
+            raise TruncatedPixels("The PNG is truncated.")
         length, kind = struct.unpack_from(">I4s", data, position)
         if not kind.isalpha():
-            raise DecodeFailed("The PNG is damaged: the name of a chunk is none.")
+            raise DecodeFailed("The PNG is damaged: the name of a chunk is invalid.")
         end = position + 12 + length
         if end > len(data):
-            raise TruncatedPixels("The PNG breaks off.")
+            raise TruncatedPixels("The PNG is truncated.")
         yield kind, data[position + 8 : end - 4], data[position:end]
-        position, begun = end, begun or kind == b"IDAT"
+        position, has_image_data = end, has_image_data or kind == b"IDAT"
     raise DecodeFailed(f"The PNG has more than {_CHUNKS_MAX} chunks.")
 
 
@@ -115,8 +121,8 @@ def _read_header(content: bytes) -> tuple[Codestream, int]:
         raise DecodeFailed("The header of the PNG is damaged.")
     columns, rows, depth, colour, compression, filtering, interlace = struct.unpack(">2I5B", content)
     samples, depths = _COLOURS.get(colour, (0, set()))
-    well = 0 < columns < 1 << 31 and 0 < rows < 1 << 31 and not compression and not filtering and interlace <= 1
-    if not well or depth not in depths:
+    is_valid = 0 < columns < 1 << 31 and 0 < rows < 1 << 31 and not compression and not filtering and interlace <= 1
+    if not is_valid or depth not in depths:
         raise DecodeFailed("The header of the PNG is damaged.")
     return Codestream(rows, columns, samples, depth), colour
 
@@ -129,14 +135,18 @@ def _inflated(data: bytes) -> bytes:
 
 
 def _international(text: bytes) -> bytes:
-    """Return the text of an iTXt chunk behind its key."""
+    """Return the text of an iTXt chunk, without its keyword.
+
+    Args:
+        text: content of the chunk after the keyword.
+    """
     compressed, _, rest = text[:1] == b"\1", text[1:2], text[2:]
     value = rest.split(b"\0", 2)[-1]
     return _inflated(value) if compressed else value
 
 
 def _profile(text: bytes) -> bytes:
-    """Return EXIF as ImageMagick writes it in hexadecimal behind three lines."""
+    """Return EXIF as ImageMagick writes it: hexadecimal after three lines."""
     try:
         return bytes.fromhex(b"".join(text[:_METADATA_BYTES_MAX].split(b"\n")[3:]).decode("ascii")).removeprefix(
             b"Exif\0\0"
