@@ -133,6 +133,12 @@ def eventually() -> Callable[..., None]:
     return wait
 
 
+@pytest.fixture(scope="session")
+def deterministic_tensorflow() -> None:
+    """Load TensorFlow as training does; its threads and its determinism can only be set before its first use."""
+    import preread_training.nets.architectures  # noqa: F401
+
+
 @pytest.fixture
 def ports() -> Iterator[PortReservations]:
     """Ports for programs that the test starts."""

@@ -19,6 +19,16 @@ STORE_TESTS = "tests/integration/db/test_engine.py"
 CADDY_TESTS = "tests/integration/deploy/test_containers.py"
 
 
+def test_collecting_the_tests_loads_nothing_that_trains() -> None:
+    """TensorFlow takes seconds and a gigabyte in each process, so only the tests that train import it."""
+    program = (
+        "import sys, pytest; code = pytest.main(['--collect-only', '-q']); "
+        "print(int(code), {'tensorflow', 'keras', 'torch', 'jax'} & {*sys.modules})"
+    )
+    run = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, check=True, capture_output=True, text=True)
+    assert run.stdout.splitlines()[-1] == "0 set()"
+
+
 def _lives(pid: int) -> bool:
     try:
         os.kill(pid, 0)

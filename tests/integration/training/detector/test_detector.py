@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -13,8 +13,13 @@ from preread.imaging.preprocessing import TRAINING_SPEC
 from preread.model.out_of_scope import Detector
 from preread_training.data.phantoms import draw_chest, to_jpeg
 from preread_training.detector import synthetic_negatives as decoys
-from preread_training.detector.detector import Embed, Network, fit_detector, fit_scope
 from preread_training.detector.ood_images import of_folder, shipped, views
+
+if TYPE_CHECKING:
+    from preread_training.detector.detector import Embed
+
+pytestmark = pytest.mark.usefixtures("deterministic_tensorflow")
+
 
 FILMS = 48
 FOREIGN = 12
@@ -47,6 +52,8 @@ def foreign() -> dict[str, PixelArray]:
 
 
 def fitted(films: PixelArray, foreign: Any, folds: int = 2) -> Detector:
+    from preread_training.detector.detector import Network, fit_scope
+
     of = np.arange(len(films)) % 2
     beside = [Network(f"fold-{fold}", network(fold), of != fold) for fold in range(folds)]
     final = Network("all", network(9), np.ones(len(films), bool)) if folds > 1 else None
@@ -98,6 +105,8 @@ def test_foreign_pictures_move_no_threshold(films: PixelArray, detector: Detecto
 
 
 def test_a_run_of_one_fold_ships_that_fold_and_its_detector(films: PixelArray) -> None:
+    from preread_training.detector.detector import fit_detector
+
     alone = fitted(films, {}, folds=1)
     expected = fit_detector(films[np.arange(FILMS) % 2 != 0], network(0), TRAINING_SPEC, seed=0)
     assert np.array_equal(alone.weights, expected.weights)

@@ -30,13 +30,10 @@ from preread.monitoring import drift
 from preread_training.cli.app import app
 from preread_training.data.atomic_files import NotKept
 from preread_training.data.phantoms import draw_chest
-from preread_training.fit import trainer as fitting
-from preread_training.fit.callbacks import FittingFailed
-from preread_training.fit.trainer import RECIPES, WEIGHTS_FILE, fit
-from preread_training.nets.architectures import ARCHITECTURES
-from tests.programs.fit_small import small
 from tests.support.declarations import declare
 from tests.support.paths import REPOSITORY
+
+pytestmark = pytest.mark.usefixtures("deterministic_tensorflow")
 
 FILMS = 12
 
@@ -118,6 +115,8 @@ def test_runs_are_judged_by_four_measures(data: Path, run: Path, tmp_path: Path)
 
 
 def test_a_finished_run_is_not_fitted_again(data: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from preread_training.fit import trainer as fitting
+
     monkeypatch.setattr(fitting, "build", None)  # a new fit would call it
     _run("fit", "--data", data, "--run", run, "--recipe", "smoke", "--folds", 2, "--steps-per-epoch", 3)
 
@@ -218,6 +217,9 @@ def test_a_published_bundle_says_how_its_films_were_distributed(
 
 
 def test_a_loss_that_is_no_number_ends_the_fit(tmp_path: Path) -> None:
+    from preread_training.fit.callbacks import FittingFailed
+    from preread_training.fit.trainer import RECIPES, WEIGHTS_FILE, fit
+
     recipe = dataclasses.replace(RECIPES["smoke"], learning_rate=float("nan"))
     pictures = np.zeros((8, 224, 224), np.uint8)
     labels = np.array([[0], [1]] * 4)
@@ -230,6 +232,8 @@ def _fit(
     folder: Path, say: Callable[[str], None] = lambda _: None, *, seed: int = 0, architecture: str = "small"
 ) -> list[bytes]:
     """Fit three epochs in two sizes and return the weights' bytes."""
+    from preread_training.fit.trainer import RECIPES, fit
+
     recipe = dataclasses.replace(RECIPES["smoke"], architecture=architecture, sizes=((64, 2), (96, 1)))
     pictures = np.random.default_rng(0).integers(0, 256, (8, 224, 224), dtype=np.uint8)
     labels = np.array([[0], [1]] * 4)
@@ -242,6 +246,9 @@ def _fit(
 @pytest.fixture
 def small_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Know the architecture that is built in a moment, dropout and all."""
+    from preread_training.nets.architectures import ARCHITECTURES
+    from tests.programs.fit_small import small
+
     monkeypatch.setitem(ARCHITECTURES, "small", small)
 
 
@@ -258,6 +265,8 @@ def test_another_seed_gives_other_weights(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("small_network")
 @pytest.mark.parametrize("epoch", [2, 3])
 def test_an_interrupted_fit_goes_on_to_the_same_weights(epoch: int, tmp_path: Path) -> None:
+    from preread_training.fit.trainer import WEIGHTS_FILE
+
     def interrupt(text: str) -> None:
         if text.startswith(f"epoch {epoch}"):
             raise KeyboardInterrupt

@@ -17,11 +17,11 @@ from preread.core.errors import UsageError
 from preread.core.types import JSONObject
 from preread_training.cli.app import app
 from preread_training.data.phantoms import draw_chest
-from preread_training.fit import cross_validation as running
-from preread_training.fit.callbacks import FittingFailed
 from preread_training.reference.systems import REFERENCES
 from preread_training.report import comparison as comparing
 from preread_training.report.comparison_page import figure, page, table, write
+
+pytestmark = pytest.mark.usefixtures("deterministic_tensorflow")
 
 FILMS = 8
 
@@ -116,6 +116,8 @@ def test_calling_every_film_pneumonia_is_worth_its_share(runs: Path) -> None:
 
 
 def test_what_is_there_is_not_fitted_again(data: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from preread_training.fit import cross_validation as running
+
     monkeypatch.setattr(running, "run", None)  # a new fit would call it
     assert "| E1 |" in _compare(data, runs, "--recipe", "E1", "--recipe", "L2")
 
@@ -154,6 +156,9 @@ def test_a_run_on_other_folds_has_none(data: Path, runs: Path, tmp_path: Path) -
 def test_a_fit_that_fails_is_a_row_and_the_next_system_has_its_turn(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from preread_training.fit import cross_validation as running
+    from preread_training.fit.callbacks import FittingFailed
+
     asked: list[str] = []
 
     def fail(recipe: object, *_: object, **__: object) -> None:

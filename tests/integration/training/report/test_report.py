@@ -21,12 +21,8 @@ from preread_training.cli.app import app
 from preread_training.data.atomic_files import NotKept
 from preread_training.data.dataset import Data, read, summary
 from preread_training.data.phantoms import draw_chest
-from preread_training.fit.input_sizes import SIZES_FILE, kept_sizes, measure_sizes
-from preread_training.fit.run_record import parts_of, record_of
-from preread_training.fit.trainer import RECIPES, WEIGHTS_FILE, build, describe
-from preread_training.report import report as reporting
-from preread_training.report import sections
-from preread_training.report.report import PAGE, SHARED_PAGE, Wanted, report
+
+pytestmark = pytest.mark.usefixtures("deterministic_tensorflow")
 
 SECTIONS = ("films", "learning", "separation", "answers", "calibration", "subgroups", "sizes", "timing", "record")
 FIGURES = {
@@ -109,6 +105,8 @@ def data(films: Path) -> Data:
 
 
 def _write_run(run: Path, data: Data, folds: tuple[int, ...]) -> Path:
+    from preread_training.fit.trainer import RECIPES, describe
+
     run.mkdir()
     record = {
         "recipe": json.loads(describe(RECIPES["smoke"])),
@@ -132,6 +130,8 @@ def _write_run(run: Path, data: Data, folds: tuple[int, ...]) -> Path:
 @pytest.fixture(scope="module")
 def run(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never fitted: logits by chance around the labels; the network of fold 0 is its first weights."""
+    from preread_training.fit.trainer import RECIPES, WEIGHTS_FILE, build
+
     folder = _write_run(tmp_path_factory.mktemp("runs") / "drawn", data, (0, 1))
     build(RECIPES["smoke"], 1).save_weights(folder / "fold-0" / WEIGHTS_FILE)
     return folder
@@ -139,11 +139,15 @@ def run(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def local(run: Path, data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from preread_training.report.report import Wanted, report
+
     return report(run, data, tmp_path_factory.mktemp("local"), Wanted())
 
 
 @pytest.fixture(scope="module")
 def shared(run: Path, data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from preread_training.report.report import Wanted, report
+
     return report(run, data, tmp_path_factory.mktemp("shared"), Wanted(share=True))
 
 
@@ -152,6 +156,8 @@ def _read(path: Path) -> Page:
 
 
 def test_the_page_has_every_section(local: Path) -> None:
+    from preread_training.report.report import PAGE
+
     assert local.name == PAGE
     page = _read(local)
     assert {*SECTIONS, "errors"} <= set(page.ids)
@@ -206,6 +212,8 @@ def test_every_error_is_in_the_gallery_with_its_map_where_there_is_a_network(
 
 
 def test_a_run_that_learned_nothing_still_shows_its_films_and_its_loss(data: Data, tmp_path: Path) -> None:
+    from preread_training.report.report import Wanted, report
+
     run = _write_run(tmp_path / "useless", data, (0, 1))
     for part in run.glob("fold-*"):
         kept = np.load(part / "logits.npz")
@@ -220,6 +228,8 @@ def test_a_run_that_learned_nothing_still_shows_its_films_and_its_loss(data: Dat
 
 
 def test_a_shared_page_holds_no_film_and_no_name_of_one(shared: Path, data: Data) -> None:
+    from preread_training.report.report import SHARED_PAGE
+
     assert shared.name == SHARED_PAGE
     page, text = _read(shared), shared.read_text(encoding="utf-8")
     assert not page.jpegs
@@ -234,6 +244,8 @@ def test_a_shared_page_holds_no_film_and_no_name_of_one(shared: Path, data: Data
 
 
 def test_counts_and_words_agree_with_the_logits(local: Path, run: Path, data: Data) -> None:
+    from preread_training.report import report as reporting
+
     page = _read(local)
     films, rows = reporting.out_of_fold(run, data)
     judged = reporting.judge("network", films, "pneumonia", 0.5)
@@ -251,6 +263,8 @@ def test_baselines_stand_in_every_table_of_figures(local: Path) -> None:
 
 
 def test_a_run_with_one_fold_says_what_is_missing(data: Data, tmp_path: Path) -> None:
+    from preread_training.report.report import Wanted, report
+
     run = _write_run(tmp_path / "half", data, (1,))
     (run / "fold-0").mkdir()
     (run / "fold-0" / "history.csv").write_text("1,0.6,10.0\n")
@@ -261,6 +275,8 @@ def test_a_run_with_one_fold_says_what_is_missing(data: Data, tmp_path: Path) ->
 
 
 def test_films_without_a_conflict_slice_get_a_report_too(data: Data, tmp_path: Path) -> None:
+    from preread_training.report.report import Wanted, report
+
     plain = Data(
         data.films, data.pictures, data.hashes, data.findings, data.labels, data.patients, data.folds,
         np.zeros_like(data.conflict),
@@ -274,6 +290,9 @@ def test_films_without_a_conflict_slice_get_a_report_too(data: Data, tmp_path: P
 def test_sizes_are_measured_once_and_kept_until_the_networks_change(
     run: Path, data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from preread_training.fit.input_sizes import SIZES_FILE, kept_sizes, measure_sizes
+    from preread_training.report import sections
+
     told: list[int] = []
     measured = measure_sizes(run, data, sides_px=(64,), progress=lambda: told.append(1))
     assert [side["side_px"] for side in measured["sides"]] == [64, 96]
@@ -294,11 +313,15 @@ def test_sizes_are_measured_once_and_kept_until_the_networks_change(
 
 
 def test_a_run_without_networks_has_no_sizes_to_measure(data: Data, tmp_path: Path) -> None:
+    from preread_training.fit.input_sizes import measure_sizes
+
     with pytest.raises(UsageError, match="no network that could be served"):
         measure_sizes(_write_run(tmp_path / "bare", data, (0,)), data)
 
 
 def test_the_record_names_every_part_and_weight(run: Path) -> None:
+    from preread_training.fit.run_record import parts_of, record_of
+
     parts = parts_of(run, record_of(run))
     assert [(part.name, part.state) for part in parts] == [
         ("fold 0", "finished"), ("fold 1", "finished"), ("all films", "not begun"),
@@ -317,6 +340,8 @@ def _invoke(*arguments: str | Path) -> str:
 
 
 def test_the_command_writes_into_the_run_unless_told_otherwise(films: Path, data: Data, tmp_path: Path) -> None:
+    from preread_training.report.report import SHARED_PAGE
+
     run = _write_run(tmp_path / "run", data, (0, 1))
     _invoke(run, "--data", films, "--share")
     assert (run / "report" / SHARED_PAGE).is_file()
@@ -356,22 +381,30 @@ def test_other_films_are_refused_and_nothing_is_written(run: Path, films: Path, 
 
 
 def test_a_run_without_a_finished_fold_is_refused(data: Data, tmp_path: Path) -> None:
+    from preread_training.report.report import Wanted, report
+
     with pytest.raises(UsageError, match="no finished fold"):
         report(_write_run(tmp_path / "begun", data, ()), data, tmp_path / "out", Wanted())
     assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_finding_is_refused(run: Path, data: Data, tmp_path: Path) -> None:
+    from preread_training.report.report import Wanted, report
+
     with pytest.raises(UsageError, match="no finding 'fracture': choose one of pneumonia"):
         report(run, data, tmp_path / "out", Wanted(finding="fracture"))
 
 
 def test_a_comparison_without_rows_is_refused(run: Path, data: Data, tmp_path: Path) -> None:
+    from preread_training.report.report import Wanted, report
+
     with pytest.raises(UsageError, match="no finished row"):
         report(run, data, tmp_path / "out", Wanted(compare=tmp_path))
 
 
 def test_a_folder_that_cannot_be_made_is_named(run: Path, data: Data, tmp_path: Path) -> None:
+    from preread_training.report.report import Wanted, report
+
     (tmp_path / "out").write_text("a file")
     with pytest.raises(UsageError, match="out is no folder"):
         report(run, data, tmp_path / "out", Wanted(share=True))
@@ -380,6 +413,8 @@ def test_a_folder_that_cannot_be_made_is_named(run: Path, data: Data, tmp_path: 
 def test_a_page_that_cannot_be_written_leaves_the_old_one(
     run: Path, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from preread_training.report.report import SHARED_PAGE, Wanted, report
+
     (tmp_path / SHARED_PAGE).write_text("the old page")
 
     def full(path: Path, text: str, **_: object) -> None:
@@ -397,6 +432,7 @@ def test_a_baseline_that_learned_nothing_is_named_not_shown(
     run: Path, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from preread_training.report import tables as report_numbers
+    from preread_training.report.report import Wanted, report
 
     fitted = report_numbers.cross_fitted_logits
     monkeypatch.setattr(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from preread_training.fit.callbacks import HISTORY_FILE, Told, history_of
+import pytest
+
+pytestmark = pytest.mark.usefixtures("deterministic_tensorflow")
 
 
 def _epochs(folder: Path, *epochs: int) -> None:
+    from preread_training.fit.callbacks import HISTORY_FILE, Told
+
     told = Told(9, folder / HISTORY_FILE, lambda _: None)
     for epoch in epochs:
         told.on_epoch_begin(epoch)
@@ -15,6 +19,8 @@ def _epochs(folder: Path, *epochs: int) -> None:
 
 
 def test_the_history_names_its_columns(tmp_path: Path) -> None:
+    from preread_training.fit.callbacks import HISTORY_FILE, history_of
+
     _epochs(tmp_path, 0, 1)
     lines = (tmp_path / HISTORY_FILE).read_text().splitlines()
     assert lines[0] == "epoch,loss,seconds"
@@ -24,6 +30,8 @@ def test_the_history_names_its_columns(tmp_path: Path) -> None:
 
 def test_a_history_without_header_goes_on(tmp_path: Path) -> None:
     """As version 0.1.0 wrote it; the epoch that was broken off is replaced."""
+    from preread_training.fit.callbacks import HISTORY_FILE, history_of
+
     (tmp_path / HISTORY_FILE).write_text("1,0.7,3.0\n2,0.6,3.0\n")
     assert history_of(tmp_path) == [(1, 0.7, 3.0), (2, 0.6, 3.0)]
     _epochs(tmp_path, 1)

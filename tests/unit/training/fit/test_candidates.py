@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -12,19 +13,14 @@ from hypothesis import strategies as st
 from preread.core.errors import UsageError
 from preread_training.data.dataset import Data, Film
 from preread_training.data.phantoms import draw_chest
-from preread_training.fit.candidates import (
-    CONFLICT,
-    DISTURBED,
-    MEASURES,
-    OUT_OF_FOLD,
-    SHARPNESS,
-    Candidate,
-    disturb,
-    judge,
-    verdict,
-)
 from preread_training.stats.bootstrap import Measure
 from preread_training.stats.metrics import auc
+
+if TYPE_CHECKING:
+    from preread_training.fit.candidates import Candidate
+
+pytestmark = pytest.mark.usefixtures("deterministic_tensorflow")
+
 
 IMAGES = 60
 
@@ -48,6 +44,8 @@ def candidate(
     data: Data, name: str, strength: float, rows: slice = slice(None), *, disturbed: bool = True
 ) -> Candidate:
     """Logits that rise with the label by so much over noise that is the same for all."""
+    from preread_training.fit.candidates import Candidate
+
     noise = np.random.default_rng(1).normal(size=IMAGES)
     logits = strength * data.labels[:, 0] + noise
     kept = np.arange(IMAGES)[rows]
@@ -55,6 +53,8 @@ def candidate(
 
 
 def test_each_measure_is_the_auc_of_its_images(data: Data) -> None:
+    from preread_training.fit.candidates import CONFLICT, DISTURBED, OUT_OF_FOLD, SHARPNESS, judge
+
     one = candidate(data, "one", 1.0)
     found = judge([one], data, draws=20)["runs"]["one"]
     present = data.labels[:, 0] == 1
@@ -74,18 +74,24 @@ def test_each_measure_is_the_auc_of_its_images(data: Data) -> None:
 
 
 def test_a_stronger_run_is_better_and_a_weaker_one_worse(data: Data) -> None:
+    from preread_training.fit.candidates import judge
+
     strong, weak = candidate(data, "strong", 9.0), candidate(data, "weak", 0.0)
     assert judge([weak, strong], data, draws=200)["runs"]["strong"]["verdict"] == "better"
     assert judge([strong, weak], data, draws=200)["runs"]["weak"]["verdict"] == "worse"
 
 
 def test_a_run_equals_itself(data: Data) -> None:
+    from preread_training.fit.candidates import judge
+
     found = judge([candidate(data, "a", 1.0), candidate(data, "b", 1.0)], data, draws=50)["runs"]["b"]
     assert found["verdict"] == "undecided"
     assert all(of["value"] == 0 for of in found["difference"].values() if of)
 
 
 def test_only_images_that_both_held_out_count(data: Data) -> None:
+    from preread_training.fit.candidates import judge
+
     first = candidate(data, "all", 1.0)
     second = candidate(data, "half", 1.0, slice(0, 30))
     found = judge([first, second], data, draws=20)
@@ -94,11 +100,15 @@ def test_only_images_that_both_held_out_count(data: Data) -> None:
 
 
 def test_runs_without_a_fold_in_common_are_refused(data: Data) -> None:
+    from preread_training.fit.candidates import judge
+
     with pytest.raises(UsageError, match="no finished fold in common"):
         judge([candidate(data, "a", 1.0, slice(0, 30)), candidate(data, "b", 1.0, slice(30, 60))], data)
 
 
 def test_a_reference_system_has_no_disturbed_images_and_is_never_better(data: Data) -> None:
+    from preread_training.fit.candidates import DISTURBED, judge
+
     found = judge([candidate(data, "a", 0.0), candidate(data, "b", 9.0, disturbed=False)], data, draws=200)["runs"]["b"]
     assert found["auc"][DISTURBED] is None
     assert found["verdict"] == "undecided"
@@ -113,6 +123,8 @@ def test_a_reference_system_has_no_disturbed_images_and_is_never_better(data: Da
 )
 @settings(max_examples=200)
 def test_what_gains_here_and_loses_there_is_not_better(apart: list[Measure | None]) -> None:
+    from preread_training.fit.candidates import MEASURES, verdict
+
     said = verdict(dict(zip(MEASURES, apart, strict=True)))
     gained = any(one is not None and one.low > 0 for one in apart)
     lost = any(one is not None and one.high < 0 for one in apart)
@@ -121,6 +133,8 @@ def test_what_gains_here_and_loses_there_is_not_better(apart: list[Measure | Non
 
 
 def test_the_draw_is_the_same_each_time_and_changes_the_images() -> None:
+    from preread_training.fit.candidates import disturb
+
     pictures = np.stack([draw_chest(seed, rows=64, columns=64) for seed in range(5)])
     first, second = disturb(pictures), disturb(pictures)
     assert first.shape == pictures.shape

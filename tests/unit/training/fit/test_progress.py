@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import pytest
 from rich.console import Console
 
-from preread_training.fit.callbacks import Told
 from preread_training.fit.progress import Bars, Pace
+
+if TYPE_CHECKING:
+    from preread_training.fit.callbacks import Told
+
+pytestmark = pytest.mark.usefixtures("deterministic_tensorflow")
 
 
 def _shown(terminal: bool, *paces: Pace) -> str:
@@ -42,6 +48,8 @@ def _epoch(told: Told, epoch: int, loss: float) -> None:
 
 
 def test_an_epoch_that_is_done_again_stands_once_in_the_history(tmp_path: Path) -> None:
+    from preread_training.fit.callbacks import Told
+
     history, said = tmp_path / "history.csv", list[str]()
     for epoch, loss in enumerate((0.5, 0.4)):
         _epoch(Told(3, history, said.append), epoch, loss)
@@ -54,6 +62,8 @@ def test_an_epoch_that_is_done_again_stands_once_in_the_history(tmp_path: Path) 
 
 
 def test_every_step_is_told(tmp_path: Path) -> None:
+    from preread_training.fit.callbacks import Told
+
     paces: list[Pace] = []
     told = Told(2, tmp_path / "history.csv", lambda _: None, paces.append)
     told.set_params({"steps": 3})

@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import io
 import pickle
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 import pytest
 
-from preread_training.nets.architectures import efficientnet_lite0, load_imagenet
 from preread_training.nets.pretrained import imagenet_state_dict, read_state_dict
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+if TYPE_CHECKING:
+    import keras
+
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.usefixtures("deterministic_tensorflow"),
+]
 
 
 @pytest.fixture(scope="module")
 def model() -> keras.Model:
+    from preread_training.nets.architectures import efficientnet_lite0, load_imagenet
+
     model = efficientnet_lite0()
     load_imagenet(model, imagenet_state_dict())
     generator = np.random.default_rng(0)
@@ -35,6 +43,10 @@ def test_the_logit_is_the_mean_of_the_activation_map_plus_the_bias(model: keras.
 
 def test_folded_batch_normalisation_equals_the_plain_one() -> None:
     """The stem as published: convolution over three equal channels, then batch normalisation, then ReLU6."""
+    import keras
+
+    from preread_training.nets.architectures import efficientnet_lite0, load_imagenet
+
     state = imagenet_state_dict()
     model = efficientnet_lite0()
     load_imagenet(model, state)
@@ -51,6 +63,8 @@ def test_folded_batch_normalisation_equals_the_plain_one() -> None:
 
 
 def test_every_weight_but_the_head_comes_from_imagenet(model: keras.Model) -> None:
+    from preread_training.nets.architectures import efficientnet_lite0
+
     fresh = efficientnet_lite0()
     same = [
         layer.name

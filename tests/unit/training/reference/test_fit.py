@@ -6,22 +6,22 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import keras
 import numpy as np
 import pytest
-import tensorflow as tf
 
 from preread.core.errors import UsageError
 from preread.core.types import PixelArray
 from preread.imaging.preprocessing import TRAINING_SPEC, shrink
 from preread_training.data.phantoms import draw_chest
-from preread_training.reference import fit as reference
-from preread_training.reference import generator
-from preread_training.reference.fit import fit, logits_of, nearest, validation_rows
-from preread_training.reference.generator import shift
-from preread_training.reference.notation import Layer, build, parse
 from preread_training.reference.systems import REFERENCES, Reference, Shifts
+
+if TYPE_CHECKING:
+    import keras
+
+pytestmark = pytest.mark.usefixtures("deterministic_tensorflow")
+
 
 FILMS = 12
 LABELS = np.array([0, 1] * (FILMS // 2))
@@ -74,12 +74,16 @@ def test_every_row_of_the_table_is_there() -> None:
 
 @pytest.mark.parametrize("name", REFERENCES)
 def test_a_system_has_as_many_parameters_as_its_table_says(name: str) -> None:
+    from preread_training.reference.notation import build
+
     recipe = REFERENCES[name]
     assert recipe.parameters == PUBLISHED[name]
     assert build(recipe.layers, recipe.side_px, recipe.channels).count_params() == recipe.parameters
 
 
 def test_every_candidate_of_the_grid_is_a_network_of_its_own() -> None:
+    from preread_training.reference.notation import parse
+
     recipe = REFERENCES["E4"]
     assert len(set(recipe.candidates)) == 12
     assert {epochs for _, epochs in recipe.candidates} == {10, 7}
@@ -93,6 +97,8 @@ def test_every_candidate_of_the_grid_is_a_network_of_its_own() -> None:
 
 
 def test_layers_are_read_from_their_line() -> None:
+    from preread_training.reference.notation import Layer, parse
+
     assert parse("C32-3 P C64-5t= A F D64g Dr.4 VGG19") == [
         Layer("convolution", 32, 3, "relu"),
         Layer("P"),
@@ -107,6 +113,8 @@ def test_layers_are_read_from_their_line() -> None:
 
 @pytest.mark.parametrize("token", ["C32", "C0-3", "D", "Dr4", "C32-3x", "Q", "VGG16"])
 def test_a_token_that_is_no_layer_is_named(token: str) -> None:
+    from preread_training.reference.notation import parse
+
     with pytest.raises(UsageError, match=f"'{token}' is no layer"):
         parse(f"C32-3 {token} F")
 
@@ -115,6 +123,8 @@ def test_a_token_that_is_no_layer_is_named(token: str) -> None:
 
 
 def test_nearest_takes_pixels_and_makes_none() -> None:
+    from preread_training.reference.fit import nearest
+
     picture = np.arange(16, dtype=np.uint8).reshape(1, 4, 4)
     assert nearest(picture, 2).tolist() == [[[5, 7], [13, 15]]]
     assert np.array_equal(nearest(picture, 4), picture)
@@ -122,6 +132,10 @@ def test_nearest_takes_pixels_and_makes_none() -> None:
 
 
 def _shifted(how: Shifts, film: np.ndarray, step: int = 0, count: int = 16) -> np.ndarray:
+    import tensorflow as tf
+
+    from preread_training.reference.generator import shift
+
     films = np.repeat(film[np.newaxis, :, :, np.newaxis], count, axis=0).astype(np.float32)
     return np.asarray(shift(how, tf.constant(films), tf.constant([0, step], tf.int64)))[..., 0]
 
@@ -150,6 +164,10 @@ def test_a_shift_moves_rows_down_and_columns_across_by_no_more_than_its_share() 
 
 
 def test_the_affine_map_is_rotation_shift_shear_and_zoom_about_the_centre() -> None:
+    import tensorflow as tf
+
+    from preread_training.reference import generator
+
     how, side = Shifts(rotation_degrees=20, width=0.1, height=0.2, shear_degrees=7, zoom=0.4), 20
     largest = generator._maps(how, lambda low, high: tf.constant([high], tf.float32), float(side))
     across, down = np.asarray(largest)[0, :3], np.asarray(largest)[0, 3:6]
@@ -183,6 +201,8 @@ def test_the_draws_are_a_function_of_the_step() -> None:
 
 
 def test_validation_takes_whole_patients_of_both_labels() -> None:
+    from preread_training.reference.fit import validation_rows
+
     kept = validation_rows(LABELS, PATIENTS, 0.3, seed=0)
     assert 0 < kept.sum() < FILMS
     assert set(LABELS[kept]) == {0, 1}
@@ -190,6 +210,8 @@ def test_validation_takes_whole_patients_of_both_labels() -> None:
 
 
 def test_each_pass_takes_every_film_once() -> None:
+    from preread_training.reference import fit as reference
+
     recipe, labels = small("E1", batch=5, side_px=1), np.arange(FILMS)
     films = reference._Films(np.zeros((FILMS, 1, 1), np.uint8), labels % 2)
     tagged = reference._Films(np.arange(FILMS, dtype=np.uint8).reshape(-1, 1, 1), labels % 2)
@@ -204,6 +226,8 @@ def test_each_pass_takes_every_film_once() -> None:
 
 
 def test_films_without_the_finding_weigh_what_the_system_says() -> None:
+    from preread_training.reference import fit as reference
+
     films = reference._Films(np.zeros((FILMS, 1, 1), np.uint8), LABELS)
     ((_, label, weight),) = reference._batches(small("A7w", batch=FILMS, side_px=1), films, 0, range(1))
     assert np.asarray(weight).tolist() == pytest.approx(np.where(np.asarray(label)[:, 0] == 1, 0.673, 1.945).tolist())
@@ -213,15 +237,21 @@ def test_films_without_the_finding_weigh_what_the_system_says() -> None:
 
 
 def _fit(recipe: Reference, pictures: PixelArray, folder: Path, **options: object) -> keras.Model:
+    from preread_training.reference.fit import fit
+
     return fit(recipe, pictures, LABELS, PATIENTS, folder, **{"steps_per_epoch": 1, **options})
 
 
 def _record(folder: Path) -> dict[str, object]:
+    from preread_training.reference import fit as reference
+
     return json.loads((folder / reference.FIT_FILE).read_text())
 
 
 @pytest.mark.parametrize("name", REFERENCES)
 def test_every_system_can_be_fitted(name: str, pictures: PixelArray, tmp_path: Path) -> None:
+    from preread_training.reference.fit import logits_of
+
     recipe = small(name, epochs=1)
     model = _fit(recipe, pictures, tmp_path)
     assert np.isfinite(logits_of(model, recipe, pictures)).all()
@@ -231,6 +261,8 @@ def test_every_system_can_be_fitted(name: str, pictures: PixelArray, tmp_path: P
 
 
 def test_a_system_learns_what_can_be_learnt(pictures: PixelArray, tmp_path: Path) -> None:
+    from preread_training.reference.fit import logits_of
+
     recipe = small("L3", epochs=12, batch=6, layers="C8-3 P F D16", learning_rate=1e-3)
     logits = logits_of(_fit(recipe, pictures, tmp_path, steps_per_epoch=2), recipe, pictures)
     assert logits[LABELS == 1].min() > logits[LABELS == 0].max()
@@ -259,6 +291,9 @@ def test_an_interrupted_fit_goes_on_to_the_same_weights(name: str, pictures: Pix
 def test_the_best_epoch_counts_and_the_fit_ends_when_none_is_better(
     pictures: PixelArray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from preread_training.reference import fit as reference
+    from preread_training.reference.fit import validation_rows
+
     recipe = small("K1", epochs=9, patience=2, validation=0.3, layers="F D4")
     kept: list[list[bytes]] = []
     losses = iter([0.5, 0.3, 0.4, 0.35])
@@ -298,6 +333,8 @@ def test_when_its_minutes_are_over_a_fit_ends_between_steps_and_says_how_far_it_
 def test_the_grid_search_takes_the_candidate_that_did_best(
     pictures: PixelArray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from preread_training.reference import fit as reference
+
     recipe = small("E1", candidates=(("F D8", 1), ("F D8t", 2)), films=FILMS)
 
     def judged(model: keras.Model, candidate: Reference, films: PixelArray) -> np.ndarray:
@@ -316,6 +353,8 @@ def test_the_grid_search_takes_the_candidate_that_did_best(
 
 
 def test_without_imagenet_weights_it_is_said_and_nothing_is_frozen() -> None:
+    from preread_training.reference import fit as reference
+
     told: list[str] = []
     assert reference._imagenet(small("K3"), None, told.append) is None
     assert "no ImageNet weights" in told[0]
@@ -323,6 +362,8 @@ def test_without_imagenet_weights_it_is_said_and_nothing_is_frozen() -> None:
 
 
 def test_imagenet_weights_from_a_file_are_taken_and_frozen(pictures: PixelArray, tmp_path: Path) -> None:
+    import keras
+
     body = keras.applications.VGG19(include_top=False, weights=None, input_shape=(32, 32, 3))
     file = tmp_path / "vgg19_notop.h5"
     body.save(file)
