@@ -35,9 +35,9 @@ finally:
 """
 # What the main thread does for an image, by the function that does it; a large file alone is asked for by its content.
 _DONE_BY = {
-    "claim": ("ledger.py", "claim"),
-    "commit": ("ledger.py", "commit"),
-    "is it known?": ("ledger.py", "what_is_known"),
+    "claim": ("dispatcher.py", "_claim"),
+    "commit": ("writing.py", "write"),
+    "is it known?": ("content_gate.py", "_look_up"),
     "pipes to the inference processes": ("pool.py", "poll"),
     "all of the loop": ("service.py", "_run"),
 }
