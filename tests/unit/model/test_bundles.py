@@ -137,9 +137,9 @@ SPREAD = {"edges": [0.5], "films": [3, 4]}
 @pytest.mark.parametrize(
     "reference, words",
     [
-        ({"films": "some", "probability": {"effusion": SPREAD}}, "effusion, of which the bundle says nothing"),
-        ({"films": "some", "picture": {"colour": SPREAD}}, "colour, which no picture"),
-        ({"films": "some", "picture": {"mean": SPREAD | {"films": [3]}}}, "for each bin"),
+        ({"films": "some", "probability": {"effusion": SPREAD}}, "effusion, which is not a finding of the bundle"),
+        ({"films": "some", "picture": {"colour": SPREAD}}, "colour, which is not an image"),
+        ({"films": "some", "picture": {"mean": SPREAD | {"films": [3]}}}, "each of the 2 bins"),
         ({"picture": {"mean": SPREAD}}, "reference.films"),
     ],
     ids=["finding", "figure", "bins", "films"],
@@ -180,7 +180,7 @@ def test_resolve_finds_the_default_bundle_a_folder_and_names_what_is_missing(tmp
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda m: {"preprocessing": dataclasses.replace(m.preprocessing, rows=128)}, r"preprocessing makes \[1, 128"),
+        (lambda m: {"preprocessing": dataclasses.replace(m.preprocessing, rows=128)}, r"preprocessing gives \[1, 128"),
         (lambda m: {"findings": m.findings * 2}, "1 logits, the manifest 2 findings"),
     ],
 )

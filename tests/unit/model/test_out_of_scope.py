@@ -124,11 +124,11 @@ def test_an_embedding_that_is_no_number_is_refused(detector: Detector) -> None:
 @pytest.mark.parametrize(
     "turns, exchanged, code, words",
     [
-        (0, True, RefusalCode.INVERTED, "black and white exchanged"),
+        (0, True, RefusalCode.INVERTED, "black and white of the image seem to be exchanged"),
         (1, False, RefusalCode.ORIENTATION, "top points to the left"),
-        (2, False, RefusalCode.ORIENTATION, "stands on its head"),
+        (2, False, RefusalCode.ORIENTATION, "is upside down"),
         (3, False, RefusalCode.ORIENTATION, "top points to the right"),
-        (2, True, RefusalCode.INVERTED, "exchanged, and stands on its head"),
+        (2, True, RefusalCode.INVERTED, "exchanged, and it is upside down"),
     ],
 )
 def test_what_is_wrong_with_a_film_is_named(

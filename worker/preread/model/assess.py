@@ -1,4 +1,7 @@
-"""The one pure function that decides; daemon, commands, evaluation and tests all call it."""
+"""Assessment of one image: a pure function of content, bundle, declaration.
+
+Service, commands, evaluation and tests call the same function.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from preread.model.classifier import Classifier
 from preread.model.intended_use import check_intended_use
 
 _GREY_LEVELS_MIN = 8
-# A film whose codec holds smaller copies of itself is decoded no larger than network and page need it.
+# If the codec stores lower resolutions, network and page need no more than this.
 SHORTER_SIDE_PX = 1024
 
 
@@ -28,41 +31,45 @@ def assess(
     on_stage_end: Callable[[Stage], None] = lambda _: None,
     sha256: str | None = None,
 ) -> Assessment | Refusal:
-    """Say what the classifier's bundle says of one file's bytes.
+    """Assess an image with a bundle.
 
     Args:
-        data: the whole file.
-        declared: what its root says of its films.
-        limits: on bytes and pixels, applied before any decoding.
-        on_stage_end: hears of each stage when it is over; who wants to know how long it took has a clock.
-        sha256: of the data, where it is known already.
+        data: content of the file.
+        classifier: the bundle to use.
+        declared: declaration of the watched folder or command.
+        limits: upper limits on bytes and pixels, applied before any decoding.
+        on_stage_end: called with the stage after each stage has ended; the caller measures time.
+        sha256: SHA-256 of ``data`` (hex) if already known; ``None`` computes it.
+
+    Returns:
+        The findings, or the refusal of an image outside the intended use.
 
     Raises:
-        UnreadableError: a subclass names why the bytes are no radiograph.
+        UnreadableError: a subclass gives the reason why the content is not a radiograph.
     """
     sha256 = sha256 or hashlib.sha256(data).hexdigest()
     bundle = classifier.bundle
     header = read_header(data, limits)
-    verdict = check_intended_use(header, bundle.manifest.intended_use, declared)
+    checked = check_intended_use(header, bundle.manifest.intended_use, declared)
     on_stage_end(Stage.HEADER)
-    if verdict.refusal is not None:
-        code, reason = verdict.refusal
+    if checked.refusal is not None:
+        code, reason = checked.refusal
         return Refusal(sha256, bundle.label, code, reason, header.identity, header.format)
     radiograph = decode(header, limits, shorter_side_px=SHORTER_SIDE_PX)
     on_stage_end(Stage.DECODE)
-    picture = shrink(bundle.manifest.preprocessing, radiograph.pixels)
-    # averages lie between what they average: where they differ by so much, the film's own pixels need no look
-    if np.ptp(picture) < _GREY_LEVELS_MIN and np.ptp(radiograph.pixels) < _GREY_LEVELS_MIN:
+    pixels = shrink(bundle.manifest.preprocessing, radiograph.pixels)
+    # averages lie between the averaged values: if they differ by so much, so do the full-resolution pixels
+    if np.ptp(pixels) < _GREY_LEVELS_MIN and np.ptp(radiograph.pixels) < _GREY_LEVELS_MIN:
         low, high = int(radiograph.pixels.min()), int(radiograph.pixels.max())
-        raise BlankPicture(f"all of the picture lies between the grey levels {low} and {high} of 255")
-    batch = apply(bundle.manifest.preprocessing, picture)
+        raise BlankPicture(f"All grey levels are between {low} and {high} of 255.")
+    batch = apply(bundle.manifest.preprocessing, pixels)
     on_stage_end(Stage.PREPROCESS)
     output = classifier.classify(batch)
     on_stage_end(Stage.INVOKE)
-    refused = classifier.detector.check(picture, output.embedding)
-    if refused:
-        return Refusal(sha256, bundle.label, *refused, header.identity, header.format)
-    caveats: dict[Caveat, None] = dict.fromkeys((*verdict.caveats, *radiograph.caveats))
+    refusal = classifier.detector.check(pixels, output.embedding)
+    if refusal:
+        return Refusal(sha256, bundle.label, *refusal, header.identity, header.format)
+    caveats: dict[Caveat, None] = dict.fromkeys((*checked.caveats, *radiograph.caveats))
     return Assessment(
         sha256=sha256,
         bundle=bundle.label,
@@ -71,7 +78,7 @@ def assess(
         ),
         caveats=tuple(caveats),
         radiograph=radiograph,
-        statistics=measure_image(picture),
+        statistics=measure_image(pixels),
         activation_map=output.activation_map,
         embedding=output.embedding,
     )

@@ -1,4 +1,4 @@
-"""What training delivers: a folder with a manifest that dictates everything, and the files that it vouches for."""
+"""Model bundles: folders with a manifest and the files whose hashes it has."""
 
 from __future__ import annotations
 
@@ -35,18 +35,23 @@ _SAFE_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,63}")
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """The fields that are used at run time, and the record of how the bundle came about.
+    """Manifest of a bundle: all run-time parameters, and the training record.
 
     Attributes:
         manifest_schema: version of this structure.
-        findings: one for each column of the network's ``logit`` output, in order.
+        name: lower-case letters, digits, dots and dashes.
+        version: the same; a published version never changes.
+        licence: of the weights.
+        intended_use: images that the bundle may assess.
+        preprocessing: conversion of pixels to network input.
+        findings: one for each column of the network's output ``logit``, in order.
         preprocessing_digest: must equal ``preprocessing.digest``.
-        golden_tolerance: largest absolute difference in logit allowed against the golden vectors.
+        golden_tolerance: largest allowed absolute difference in logit from the golden vectors.
         training: data, counts, hashes, sources, licence, recipe, seeds, environment.
-        metrics: measured figures with intervals, and on which films.
+        metrics: measured metrics with intervals, and the images they were measured on.
         files: path relative to the folder -> SHA-256 (hex) of the file's bytes.
-        scope: for the detector of pictures that are no frontal chest film.
-        reference: how the measured films were distributed, for `preread drift`; ``None`` in bundles that do not say.
+        scope: thresholds of the out-of-scope detector.
+        reference: distributions of the images of the metrics, for `preread drift`; ``None`` in older bundles.
     """
 
     manifest_schema: int
@@ -66,18 +71,18 @@ class Manifest:
 
     def __post_init__(self) -> None:
         if self.manifest_schema != MANIFEST_SCHEMA:
-            raise ValueError(f"manifest_schema is {self.manifest_schema}; this version reads {MANIFEST_SCHEMA}")
+            raise ValueError(f"manifest_schema is {self.manifest_schema}; this version supports {MANIFEST_SCHEMA}")
         if not (_SAFE_NAME.fullmatch(self.name) and _SAFE_NAME.fullmatch(self.version)):
-            raise ValueError("name and version are lower-case letters, digits, dots and dashes")
+            raise ValueError("name and version must be lower-case letters, digits, dots and dashes")
         if self.preprocessing_digest != self.preprocessing.digest:
             raise ValueError("preprocessing_digest is not that of preprocessing")
         if not self.findings:
             raise ValueError("findings is empty")
         if self.reference is not None:
             if unknown := self.reference.probability.keys() - {finding.finding for finding in self.findings}:
-                raise ValueError(f"reference speaks of {', '.join(sorted(unknown))}, of which the bundle says nothing")
-            if unknown := self.reference.picture.keys() - {one.name for one in fields(ImageStatistics)}:
-                raise ValueError(f"reference speaks of {', '.join(sorted(unknown))}, which no picture is measured by")
+                raise ValueError(f"reference has {', '.join(sorted(unknown))}, which is not a finding of the bundle")
+            if unknown := self.reference.picture.keys() - {field.name for field in fields(ImageStatistics)}:
+                raise ValueError(f"reference has {', '.join(sorted(unknown))}, which is not an image statistic")
         for file in self.files:
             if os.path.isabs(file) or ".." in Path(file).parts:
                 raise ValueError(f"files names {file}, outside the bundle")
@@ -90,10 +95,12 @@ _MANIFEST = TypeAdapter(Manifest)
 
 @dataclass(frozen=True)
 class Bundle:
-    """A verified bundle on disk.
+    """A bundle on disk whose hashes were verified.
 
     Attributes:
-        digest: SHA-256 (hex) of the manifest's bytes, which hold the hashes of all other files.
+        path: its folder.
+        manifest: its manifest.
+        digest: SHA-256 (hex) of the manifest, which has the hashes of all other files.
     """
 
     path: Path
@@ -102,19 +109,24 @@ class Bundle:
 
     @property
     def label(self) -> str:
-        """``name/version``, shown with every answer."""
+        """``name/version``, shown with every result."""
         return f"{self.manifest.name}/{self.manifest.version}"
 
     @cached_property
     def manifest_json(self) -> str:
-        """The manifest as text."""
+        """The manifest as JSON text."""
         return (self.path / MANIFEST_FILE).read_text(encoding="utf-8")
 
     @property
     def registration(self) -> dict[str, str]:
-        """What the database keeps of a bundle: the arguments of ``register_bundle``."""
-        of = self.manifest
-        return {"name": of.name, "version": of.version, "digest": self.digest, "manifest": self.manifest_json}
+        """Attributes stored in the database: the arguments of ``register_bundle``."""
+        manifest = self.manifest
+        return {
+            "name": manifest.name,
+            "version": manifest.version,
+            "digest": self.digest,
+            "manifest": self.manifest_json,
+        }
 
 
 def _sha256(path: Path) -> str:
@@ -123,7 +135,10 @@ def _sha256(path: Path) -> str:
 
 
 def load(path: Path) -> Bundle:
-    """Read a bundle's manifest and verify the hash of every file in it.
+    """Read a bundle's manifest and verify the hashes of its files.
+
+    Args:
+        path: folder of the bundle.
 
     Raises:
         BundleMissing: there is no manifest.
@@ -133,7 +148,7 @@ def load(path: Path) -> Bundle:
     try:
         data = file.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
-        raise BundleMissing(f"no bundle at {path}: {MANIFEST_FILE} is missing") from None
+        raise BundleMissing(f"there is no bundle at {path}: {MANIFEST_FILE} is missing") from None
     except OSError as error:
         raise BundleDamaged(f"{file} cannot be read: {error.strerror}") from error
     try:
@@ -144,59 +159,76 @@ def load(path: Path) -> Bundle:
         raise BundleDamaged(f"{file}: {where}: {first['msg']}") from None
     for name, expected in manifest.files.items():
         try:
-            found = _sha256(path / name)
+            actual = _sha256(path / name)
         except OSError as error:
             raise BundleDamaged(f"{path / name} cannot be read: {error.strerror}") from error
-        if found != expected:
-            raise BundleDamaged(f"{path / name} is not the file that its manifest names (SHA-256 differs)")
+        if actual != expected:
+            raise BundleDamaged(f"{path / name} differs from the manifest: its SHA-256 is {actual}, not {expected}")
     return Bundle(path, manifest, hashlib.sha256(data).hexdigest())
 
 
 def _order(path: Path) -> tuple[str, list[int], bool, str]:
-    """By name, then numbers; a version with a suffix (``1.0.0-rc1``) stands before the one without."""
+    """Sort key: name, version numbers; ``1.0.0-rc1`` before ``1.0.0``."""
     numbers, _, suffix = path.name.partition("-")
     return path.parent.name, [int(part) if part.isdigit() else -1 for part in numbers.split(".")], not suffix, suffix
 
 
 def installed(folder: Path | None = None) -> list[Path]:
-    """Folders of the installed bundles, by name and rising version."""
-    found = (file.parent for file in (folder or _FOLDER).glob(f"*/*/{MANIFEST_FILE}"))
-    return sorted((path for path in found if not path.name.startswith(".")), key=_order)
+    """Return the folders of bundles, sorted by name and version.
+
+    Args:
+        folder: folder with ``name/version`` in it; ``None`` for the bundles that ship with Preread.
+    """
+    candidates = (file.parent for file in (folder or _FOLDER).glob(f"*/*/{MANIFEST_FILE}"))
+    return sorted((path for path in candidates if not path.name.startswith(".")), key=_order)
 
 
 def all_installed(added: Path | None) -> list[Path]:
-    """Folders of the bundles that ship and of those that were added, by name and rising version."""
+    """Return the folders of all bundles, sorted by name and version.
+
+    Args:
+        added: folder of added bundles; ``None`` for the bundles that ship with Preread only.
+    """
     return sorted(installed() + (installed(added) if added is not None else []), key=_order)
 
 
-def added_bundle_folder(named: Path | None, database: Path | None) -> Path | None:
-    """Return where added bundles lie: the folder that is named, else beside the SQLite file; ``None`` for neither."""
-    if named is not None:
-        return Path(os.path.abspath(named))
+def added_bundle_folder(configured: Path | None, database: Path | None) -> Path | None:
+    """Return the folder of added bundles.
+
+    Args:
+        configured: folder from the settings.
+        database: the SQLite file; ``None`` with Postgres.
+
+    Returns:
+        The configured folder, else one beside the SQLite file; ``None`` if there is neither.
+    """
+    if configured is not None:
+        return Path(os.path.abspath(configured))
     return None if database is None else Path(f"{os.path.abspath(database)}-bundles")
 
 
 def resolve(name: str | None = None, added: Path | None = None) -> Path:
-    """Find a bundle by folder, by ``name/version``, by ``name`` (newest version), or the default one.
+    """Return the folder of a bundle.
 
     Args:
-        added: folder of the bundles that were added here. A name is looked for there too; the default is one that
-            ships, so that adding one changes no answer.
+        name: folder, ``name/version`` or ``name`` (newest version); ``None`` for the default bundle, which ships with
+            Preread, so that adding a bundle does not change it.
+        added: folder of added bundles, searched for names as well.
 
     Raises:
-        BundleMissing: there is none.
+        BundleMissing: there is no such bundle.
     """
     if name is not None and (Path(name) / MANIFEST_FILE).is_file():
         return Path(name)
-    wanted = (name or DEFAULT_NAME).split("/")
-    there = installed() if name is None else all_installed(added)
-    found = [path for path in there if [path.parent.name, path.name][: len(wanted)] == wanted]
-    if not found:
-        here = ", ".join(f"{path.parent.name}/{path.name}" for path in there) or "none"
+    parts = (name or DEFAULT_NAME).split("/")
+    candidates = installed() if name is None else all_installed(added)
+    matching = [path for path in candidates if [path.parent.name, path.name][: len(parts)] == parts]
+    if not matching:
+        labels = ", ".join(f"{path.parent.name}/{path.name}" for path in candidates) or "none"
         raise BundleMissing(
-            f"no bundle {name or DEFAULT_NAME} is installed, and no folder of that name holds one; installed: {here}"
+            f"no bundle {name or DEFAULT_NAME} is installed, and no folder of that name has one; installed: {labels}"
         )
-    return found[-1]
+    return matching[-1]
 
 
 def publish(
@@ -205,21 +237,22 @@ def publish(
     write: Callable[[Path], None],
     check: Callable[[Bundle], object] = lambda _: None,
 ) -> Bundle:
-    """Make a new bundle at ``folder/name/version`` that is there whole or not at all.
+    """Create a bundle at ``folder/name/version``, completely or not at all.
 
     Args:
-        manifest: every field but ``files``, which is filled in here.
-        write: writes the files into the folder that it is given.
-        check: looks at the finished bundle before it appears under its name, and raises what it will.
+        folder: folder with ``name/version`` in it.
+        manifest: all fields but ``files``, which is set here.
+        write: called with a folder, into which it writes the files.
+        check: called with the finished bundle before it gets its name; its exceptions are raised.
 
     Raises:
-        UsageError: this version is there already; a version never changes.
-        BundleDamaged: what was written does not verify.
+        UsageError: this version exists; a published version never changes.
+        BundleDamaged: the written files cannot be verified.
     """
     target = folder / manifest["name"] / manifest["version"]
     if target.exists():
         raise UsageError(f"{target} exists: a published version never changes, choose a new one")
-    part = _part_of(target)
+    part = _create_partial(target)
     write(part)
     files = {str(file.relative_to(part)): _sha256(file) for file in sorted(part.rglob("*")) if file.is_file()}
     text = json.dumps({**manifest, "files": files}, indent=2, sort_keys=True, ensure_ascii=False)
@@ -230,14 +263,17 @@ def publish(
 
 
 def add(source: Path, folder: Path, check: Callable[[Bundle], object]) -> Bundle:
-    """Copy a bundle to ``folder/name/version``, where it is there whole or not at all.
+    """Copy a bundle to ``folder/name/version``, completely or not at all.
 
     Args:
-        check: looks at the copy before it appears under its name, and raises what it will.
+        source: folder of the bundle.
+        folder: folder of added bundles.
+        check: called with the copy before it gets its name; its exceptions are raised.
 
     Raises:
-        BundleMissing, BundleDamaged: there is no whole bundle at ``source``.
-        UsageError: another bundle of this name and version is there, or the folder cannot be written.
+        BundleMissing: there is no bundle at ``source``.
+        BundleDamaged: the bundle at ``source`` is damaged.
+        UsageError: another bundle has this name and version, or the folder cannot be written.
     """
     given = load(source)
     for path in all_installed(folder):
@@ -248,7 +284,7 @@ def add(source: Path, folder: Path, check: Callable[[Bundle], object]) -> Bundle
     files = [MANIFEST_FILE, *given.manifest.files]
     target = folder / given.manifest.name / given.manifest.version
     try:
-        part = _part_of(target)
+        part = _create_partial(target)
         try:
             for name in files:
                 (part / name).parent.mkdir(parents=True, exist_ok=True)
@@ -256,23 +292,23 @@ def add(source: Path, folder: Path, check: Callable[[Bundle], object]) -> Bundle
             check(load(part))
             part.rename(target)
         except BaseException:
-            _take_back(part, files)
+            _remove_partial(part, files)
             raise
     except OSError as error:
         raise UsageError(f"{folder} cannot hold the bundle: {error.strerror}") from error
     return load(target)
 
 
-def _part_of(target: Path) -> Path:
-    """Make a folder beside ``target`` whose name no listing shows."""
+def _create_partial(target: Path) -> Path:
+    """Create a folder beside ``target`` that ``installed`` does not list."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=".part-", dir=target.parent))
     part.chmod(0o755)
     return part
 
 
-def _take_back(part: Path, files: list[str]) -> None:
-    """Remove exactly what was copied."""
+def _remove_partial(part: Path, files: list[str]) -> None:
+    """Remove the copied files, and their folders if empty."""
     for name in files:
         (part / name).unlink(missing_ok=True)
     folders = {folder for name in files for folder in (part / name).parents if folder.is_relative_to(part)}

@@ -1,4 +1,7 @@
-"""Logit to probability to answer; every number comes from the bundle's manifest."""
+"""Calibration of logits, operating points, and predictive values.
+
+All parameters are in the bundle's manifest.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from dataclasses import dataclass
 
 from preread.core.types import Answer, Finding, PredictiveValues
 
-# PPV and NPV stand beside every probability at these: a screening site, a clinic, a ward for sick children.
+# Prevalences of PPV and NPV: a screening site, a clinic, a ward for sick children.
 PREDICTIVE_PREVALENCES = (0.05, 0.20, 0.60)
 
 
@@ -16,7 +19,9 @@ class Calibration:
     """Platt scaling (Platt 1999): probability = 1 / (1 + exp(-(slope * logit + intercept))).
 
     Attributes:
-        prevalence: the share of films with the finding, in (0, 1), for which the probability holds.
+        slope: above 0.
+        intercept: finite.
+        prevalence: share of images with the finding, in (0, 1), for which the probability is calibrated.
     """
 
     slope: float
@@ -28,20 +33,20 @@ class Calibration:
             raise ValueError("slope must be above 0, intercept finite and prevalence in (0, 1)")
 
     def probability(self, logit: float) -> float:
-        """Map any finite logit into [0, 1], rising."""
+        """Return the probability in [0, 1] of a finite logit; monotonic."""
         z = self.slope * logit + self.intercept
         return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
 
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """A threshold on the probability, the band around it, and why they are there.
+    """Threshold on the probability, with an uncertain band around it.
 
     Attributes:
-        threshold: at or above it a yes-or-no question is answered with yes; in [uncertain_low, uncertain_high].
-        uncertain_low: below it the answer is ``not_flagged``.
-        uncertain_high: at or above it the answer is ``flagged``; in between it is ``uncertain``.
-        reason: how the three were chosen, in words.
+        threshold: at or above it a binary decision is positive; in [uncertain_low, uncertain_high].
+        uncertain_low: below it the result is ``not_flagged``; in [0, 1].
+        uncertain_high: at or above it the result is ``flagged``, else ``uncertain``; in [0, 1].
+        reason: how the three were chosen.
     """
 
     threshold: float
@@ -54,18 +59,18 @@ class OperatingPoint:
             raise ValueError("0 <= uncertain_low <= threshold <= uncertain_high <= 1 must hold")
 
     def answer(self, probability: float) -> Answer:
-        """Place a probability against the band."""
+        """Compare a probability in [0, 1] with the uncertain band."""
         if probability >= self.uncertain_high:
             return Answer.FLAGGED
         return Answer.UNCERTAIN if probability >= self.uncertain_low else Answer.NOT_FLAGGED
 
 
 def predictive_values(flagged: tuple[float, float], not_flagged: tuple[float, float]) -> tuple[PredictiveValues, ...]:
-    """Carry rates of answers over to ``PREDICTIVE_PREVALENCES`` (Bayes).
+    """Compute PPV and NPV at ``PREDICTIVE_PREVALENCES`` (Bayes' theorem).
 
     Args:
-        flagged: share of the films with, and of those without the finding that are flagged; each in (0, 1).
-        not_flagged: the same for films that are not flagged.
+        flagged: share flagged of the images with the finding, and of those without; each in (0, 1).
+        not_flagged: share not flagged of the images with the finding, and of those without; each in (0, 1).
     """
     return tuple(
         PredictiveValues(
@@ -79,11 +84,13 @@ def predictive_values(flagged: tuple[float, float], not_flagged: tuple[float, fl
 
 @dataclass(frozen=True, slots=True)
 class FindingSpec:
-    """One finding of a bundle.
+    """Specification of one finding of a bundle.
 
     Attributes:
-        finding: its name, e.g. ``pneumonia``.
-        code: the same coded, ``scheme:value`` (PS3.16), e.g. ``SCT:233604007``.
+        finding: name, e.g. ``pneumonia``.
+        code: coded concept, ``scheme:value`` (PS3.16), e.g. ``SCT:233604007``.
+        calibration: conversion of logit to probability.
+        operating_point: threshold and uncertain band.
         predictive_values: at ``PREDICTIVE_PREVALENCES``, in that order; empty in bundles that state none.
     """
 
@@ -99,10 +106,10 @@ class FindingSpec:
             raise ValueError(f"predictive_values must be given at the prevalences {PREDICTIVE_PREVALENCES}")
 
     def to_finding(self, logit: float) -> Finding:
-        """Turn the network's logit into a finding.
+        """Return the finding for a logit of the network.
 
         Raises:
-            ArithmeticError: it is no finite number; an answer would be made up.
+            ArithmeticError: the logit is not finite.
         """
         if not math.isfinite(logit):
             raise ArithmeticError(f"the network's logit for {self.finding} is {logit}")

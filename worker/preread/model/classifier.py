@@ -1,4 +1,4 @@
-"""The only module that imports the inference runtime."""
+"""Classifier: a loaded bundle. The only module that imports the runtime."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from preread.model.out_of_scope import Detector
 
 @dataclass(frozen=True, slots=True)
 class RawOutput:
-    """What the network returns for one film.
+    """Output of the network for one image.
 
     Attributes:
         logit: float32 [findings], before calibration.
-        activation_map: float32 [cells, cells], whose mean plus the head's bias is the first logit.
-        embedding: float32 [features].
+        activation_map: float32 [cells, cells]; its mean plus the bias of the last layer is the first logit.
+        embedding: float32 [features], the network's penultimate layer.
     """
 
     logit: FloatArray
@@ -31,18 +31,19 @@ class RawOutput:
 
 
 class Classifier:
-    """A bundle, loaded and ready.
+    """A loaded bundle, ready for inference; not safe for use by several threads.
 
     Args:
         bundle: a verified bundle.
-        threads: of the inference runtime; one per slot is fastest when slots fill the cores.
+        threads: number of threads of the runtime; one is fastest if inference processes use all cores.
 
     Attributes:
-        detector: of pictures that are no frontal chest film.
+        bundle: the bundle.
+        detector: detector of images that are not frontal chest radiographs.
 
     Raises:
-        BundleDamaged: the network cannot be loaded or has other outputs than the three it must have, or manifest and
-            detector do not fit it.
+        BundleDamaged: the network cannot be loaded, lacks one of its three outputs, or does not fit the manifest or the
+            detector.
     """
 
     def __init__(self, bundle: Bundle, *, threads: int = 1) -> None:
@@ -53,25 +54,33 @@ class Classifier:
             )
             self._run = self._interpreter.get_signature_runner()
         except (ValueError, RuntimeError) as error:
-            raise BundleDamaged(f"{bundle.path / WEIGHTS_FILE} is no network that LiteRT can load: {error}") from error
+            raise BundleDamaged(f"{bundle.path / WEIGHTS_FILE} cannot be loaded by LiteRT: {error}") from error
         (self._input,) = self._run.get_input_details()
         outputs = self._run.get_output_details()
         if missing := {"logit", "activation_map", "embedding"} - outputs.keys():
-            raise BundleDamaged(f"{bundle.label} lacks the outputs {', '.join(sorted(missing))}")
+            raise BundleDamaged(f"{bundle.label}: the network lacks the outputs {', '.join(sorted(missing))}")
         spec = bundle.manifest.preprocessing
-        takes = self._run.get_input_details()[self._input]["shape"].tolist()
-        if takes != (wanted := [1, spec.rows, spec.columns, 1]):
-            raise BundleDamaged(f"{bundle.label}: the network takes {takes}, preprocessing makes {wanted}")
-        answers, findings = int(outputs["logit"]["shape"][-1]), len(bundle.manifest.findings)
-        if answers != findings:
-            raise BundleDamaged(f"{bundle.label}: the network has {answers} logits, the manifest {findings} findings")
+        shape = self._run.get_input_details()[self._input]["shape"].tolist()
+        if shape != (expected := [1, spec.rows, spec.columns, 1]):
+            raise BundleDamaged(
+                f"{bundle.label}: the network's input has the shape {shape}, preprocessing gives {expected}"
+            )
+        logits, findings = int(outputs["logit"]["shape"][-1]), len(bundle.manifest.findings)
+        if logits != findings:
+            raise BundleDamaged(f"{bundle.label}: the network has {logits} logits, the manifest {findings} findings")
         self.detector = Detector.from_npz((bundle.path / DETECTOR_FILE).read_bytes(), bundle.manifest.scope)
-        fitted_to, features = len(self.detector.embedding.mean), int(outputs["embedding"]["shape"][-1])
-        if fitted_to != features:
-            raise BundleDamaged(f"detector.npz: embedding_mean has {fitted_to} features, the network {features}")
+        expected_features, features = len(self.detector.embedding.mean), int(outputs["embedding"]["shape"][-1])
+        if expected_features != features:
+            raise BundleDamaged(
+                f"detector.npz: embedding_mean has {expected_features} features, the network {features}"
+            )
 
     def classify(self, batch: FloatArray) -> RawOutput:
-        """Run the network on float32 [1, rows, columns, 1] as ``preprocessing.apply`` gives it."""
+        """Run the network.
+
+        Args:
+            batch: float32 [1, rows, columns, 1] in network units, as ``preprocessing.apply`` returns it.
+        """
         output = self._run(**{self._input: batch})
         return RawOutput(
             logit=output["logit"][0].copy(),
@@ -80,21 +89,21 @@ class Classifier:
         )
 
     def self_check(self) -> float:
-        """Repeat the golden pictures of the bundle, from preprocessing to logit.
+        """Compare the golden vectors of the bundle with this machine's outputs.
 
         Returns:
             The largest absolute difference in logit.
 
         Raises:
-            BundleMismatch: it is above the bundle's tolerance.
+            BundleMismatch: it is above the tolerance in the manifest.
         """
         golden = np.load(BytesIO((self.bundle.path / GOLDEN_FILE).read_bytes()))
         spec = self.bundle.manifest.preprocessing
-        found = np.stack([self.classify(apply(spec, picture)).logit for picture in golden["pictures"]])
-        difference = float(np.abs(found - golden["logit"]).max())
+        logits = np.stack([self.classify(apply(spec, pixels)).logit for pixels in golden["pictures"]])
+        difference = float(np.abs(logits - golden["logit"]).max())
         if not difference <= self.bundle.manifest.golden_tolerance:
             raise BundleMismatch(
                 f"bundle {self.bundle.label} differs from its golden vectors by {difference:.4f} in logit on this "
-                f"machine; {self.bundle.manifest.golden_tolerance} is allowed"
+                f"machine; the limit is {self.bundle.manifest.golden_tolerance}"
             )
         return difference

@@ -1,9 +1,9 @@
-"""How values are distributed, and how far one distribution lies from another.
+"""Histograms and the population stability index (PSI) between two of them.
 
-The measure is the population stability index: the sum of (found - expected) * ln(found / expected) over the shares in
-each bin; 0 where they are equal. By custom 0.1 is worth a look and 0.25 is another population (N. Siddiqi, Credit Risk
-Scorecards, 2006). Between two samples of one population it is about chi-squared * (1/n + 1/m) with one degree of
-freedom less than bins (B. Yurdakul, J. Naranjo, 2020): few films differ by chance, and that is no drift.
+The index is the sum of (observed - expected) * ln(observed / expected) over the shares in each bin; 0 if all are equal.
+By convention 0.1 is a moderate and 0.25 a large shift (N. Siddiqi, Credit Risk Scorecards, 2006). Between samples of
+sizes n and m of one population it is about chi-squared * (1/n + 1/m), with one degree of freedom less than bins
+(B. Yurdakul, J. Naranjo, 2020): small samples differ by chance.
 """
 
 from __future__ import annotations
@@ -14,17 +14,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-_NORMAL_95 = 1.6449  # of a standard distribution 95 % lie below
-_EMPTY = 0.5  # films added to each bin, so that an empty one is no infinity
+_NORMAL_95 = 1.6449  # 95th percentile of the standard normal distribution
+_EMPTY = 0.5  # added to the count of each bin, so that the index of an empty one is finite
 
 
 @dataclass(frozen=True, slots=True)
 class Distribution:
-    """How many films lie in each bin.
+    """Histogram of a quantity over images.
 
     Attributes:
-        edges: between the bins, rising; a value on an edge belongs to the bin above it.
-        films: one more than edges.
+        edges: edges between the bins, increasing; a value on an edge belongs to the bin above it.
+        films: number of images in each bin; one more than edges.
     """
 
     edges: tuple[float, ...]
@@ -33,26 +33,26 @@ class Distribution:
     def __post_init__(self) -> None:
         rising = all(low < high for low, high in zip(self.edges, self.edges[1:], strict=False))
         if not (rising and all(map(math.isfinite, self.edges))):
-            raise ValueError("edges must be finite and rise")
+            raise ValueError("edges must be finite and increasing")
         if len(self.films) != len(self.edges) + 1 or min(self.films) < 0:
-            raise ValueError(
-                "films must hold a number of at least 0 for each bin, of which there is one more than edges"
-            )
+            raise ValueError(f"films must have a count of at least 0 for each of the {len(self.edges) + 1} bins")
 
     @property
     def total(self) -> int:
-        """All films."""
+        """Number of images in all bins."""
         return sum(self.films)
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """How the films were distributed on which a bundle's figures were measured: the manifest's ``reference`` section.
+    """Distributions of the images on which a bundle's metrics were measured.
+
+    The section ``reference`` of the manifest.
 
     Attributes:
-        films: which those are, in words.
-        probability: by finding, out of fold.
-        picture: by name of ``domain.ImageStatistics``.
+        films: description of these images.
+        probability: out-of-fold probabilities by finding.
+        picture: image statistics by field of ``ImageStatistics``.
     """
 
     films: str
@@ -61,43 +61,64 @@ class Reference:
 
 
 def decile_histogram(values: Sequence[float]) -> Distribution:
-    """Distribute values over bins that hold about a tenth of them each; equal values stay together."""
+    """Return a histogram with about a tenth of the values in each bin.
+
+    Args:
+        values: finite numbers; equal values are in one bin. None give a single empty bin.
+    """
     if not values:
         return Distribution((), (0,))
-    # each edge is one of the values, and none the least, so that no bin is empty
+    # each edge is one of the values but not the smallest, so that no bin is empty
     edges = np.unique(np.quantile(values, np.arange(1, 10) / 10, method="higher"))
     return histogram(values, [float(edge) for edge in edges if edge > min(values)])
 
 
 def histogram(values: Sequence[float], edges: Sequence[float]) -> Distribution:
-    """Distribute values over bins that are given."""
+    """Return a histogram with the given edges.
+
+    Args:
+        values: finite numbers.
+        edges: edges between the bins, increasing.
+    """
     places = np.searchsorted(np.asarray(edges, dtype=np.float64), np.asarray(values, dtype=np.float64), side="right")
     return Distribution(tuple(edges), tuple(int(n) for n in np.bincount(places, minlength=len(edges) + 1)))
 
 
-def stability_index(expected: Distribution, found: Distribution) -> float:
-    """Return how far ``found`` lies from ``expected``, in [0, inf).
+def stability_index(expected: Distribution, observed: Distribution) -> float:
+    """Return the population stability index, in [0, inf).
+
+    Args:
+        expected: reference histogram.
+        observed: histogram to compare with it.
 
     Raises:
-        ValueError: they have not the same bins.
+        ValueError: the bins differ.
     """
-    if expected.edges != found.edges:
-        raise ValueError("distributions over other bins cannot be compared")
+    if expected.edges != observed.edges:
+        raise ValueError("the distributions have different bins")
     bins = len(expected.films)
     total = 0.0
-    for before, now in zip(expected.films, found.films, strict=True):
+    for before, now in zip(expected.films, observed.films, strict=True):
         p = (before + _EMPTY) / (expected.total + bins * _EMPTY)
-        q = (now + _EMPTY) / (found.total + bins * _EMPTY)
+        q = (now + _EMPTY) / (observed.total + bins * _EMPTY)
         total += (q - p) * math.log(q / p)
     return total
 
 
-def chance_level(expected: Distribution, found: Distribution) -> float:
-    """Return the index that two samples of this size from one population exceed once in 20 times."""
+def chance_level(expected: Distribution, observed: Distribution) -> float:
+    """Return the index that two samples of one population exceed by chance in 5 %.
+
+    Args:
+        expected: reference histogram.
+        observed: histogram to compare with it.
+
+    Returns:
+        0 if there is a single bin or an empty histogram.
+    """
     degrees = len(expected.films) - 1
-    if not (degrees and expected.total and found.total):
+    if not (degrees and expected.total and observed.total):
         return 0.0
-    # the 95 % point of chi-squared, after E. B. Wilson and M. M. Hilferty, 1931
+    # 95th percentile of chi-squared (E. B. Wilson, M. M. Hilferty, 1931)
     term = 2 / (9 * degrees)
     chi_squared = degrees * (1 - term + _NORMAL_95 * math.sqrt(term)) ** 3
-    return chi_squared * (1 / expected.total + 1 / found.total)
+    return chi_squared * (1 / expected.total + 1 / observed.total)

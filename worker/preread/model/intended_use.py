@@ -1,7 +1,7 @@
-"""Intended use by tags: is this a frontal chest film of a patient that the bundle may speak of?
+"""Check of the intended use by tags: modality, body part, view, age.
 
-Tags can refuse, never accept: a third of real chest films name neither body part nor view, and some name a wrong one.
-Where they are silent the film goes on with a caveat.
+Tags can cause a refusal but prove nothing: a third of real chest radiographs state neither body part nor view, and some
+state a wrong one. A missing tag becomes a caveat.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ _FOR_PROCESSING_CLASSES = frozenset({"1.2.840.10008.5.1.4.1.1.1.1.1"})
 _COMPUTED = "1.2.840.10008.5.1.4.1.1.1"
 _DIGITAL = "1.2.840.10008.5.1.4.1.1.1.1"
 _SECONDARY = frozenset({"1.2.840.10008.5.1.4.1.1.7", *(f"1.2.840.10008.5.1.4.1.1.7.{n}" for n in (1, 2, 3, 4))})
-# Projection films that carry a modality of another name: old or home-made DX and CR.
-_FILM_ALIASES = frozenset({"DR", "RG", "XR"})
+# Other names of the modality of projection radiographs: old or non-standard DX and CR.
+_MODALITY_ALIASES = frozenset({"DR", "RG", "XR"})
 
 _SIDE_MIN_PX = 64
 _ASPECT_MAX = 4.0
@@ -46,11 +46,11 @@ _OTHER_CODES = frozenset({"399067008", "399173006", "399198007", "r-10236", "r-1
 
 @dataclass(frozen=True, slots=True)
 class TagCheck:
-    """What the tags decide.
+    """Result of the check by tags.
 
     Attributes:
-        refusal: code and reason in words; ``None`` lets the film pass.
-        caveats: what was assumed or is outside the intended use, in the order of the checks.
+        refusal: code, and reason as a sentence; ``None`` if the image may be assessed.
+        caveats: assumptions, and what is outside the intended use, in the order of the checks.
     """
 
     refusal: tuple[RefusalCode, str] | None = None
@@ -58,25 +58,26 @@ class TagCheck:
 
 
 def check_intended_use(header: Header, intended_use: IntendedUse, declared: Declared) -> TagCheck:
-    """Decide from the header alone whether a bundle may speak of a film.
+    """Check by its header whether an image is within the intended use.
 
     Args:
-        intended_use: from the bundle's manifest.
-        declared: what the film's root says where its tags are silent; it never overrides a tag.
+        header: header of the image.
+        intended_use: intended use of the bundle.
+        declared: declaration for missing tags; it never overrides a tag. The population ``research`` allows other ages
+            and views, with a caveat; all other checks are the same.
 
     Returns:
-        A refusal with its reason, or the caveats under which the film is assessed. A root declared ``research`` lets
-        other ages and views pass, with a caveat; modality, body part and the rest are the same for all.
+        A refusal with its reason, or the caveats of an assessment.
     """
     if not header.is_image:
-        return _refuse(RefusalCode.NOT_AN_IMAGE, "the file holds no picture (a report, directory or the like)")
+        return _refuse(RefusalCode.NOT_AN_IMAGE, "the file is not an image but a report, a directory or similar")
     caveats: list[Caveat] = []
     if header.format == "DICOM":
-        refusal = _kind(header, intended_use) or (_animal(header) if header.has_pixels else None)
+        refusal = _modality(header, intended_use) or (_animal(header) if header.has_pixels else None)
         if refusal:
             return TagCheck(refusal)
         if not header.has_pixels or header.number_of_frames > 1:
-            return TagCheck()  # a film that decoding will name unreadable; its other tags may be cut off
+            return TagCheck()  # unreadable when decoded; its other tags may be truncated
         for check in (_shape(header), _body_part(header, intended_use, caveats)):
             if check:
                 return TagCheck(check)
@@ -96,60 +97,66 @@ def _refuse(code: RefusalCode, reason: str) -> TagCheck:
     return TagCheck((code, reason))
 
 
-_Refused = tuple[RefusalCode, str] | None
+_Reason = tuple[RefusalCode, str] | None
 
 
-def _kind(header: Header, intended_use: IntendedUse) -> _Refused:
-    """Check modality and SOP class together: either is wrong often enough (most DX objects say CR)."""
+def _modality(header: Header, intended_use: IntendedUse) -> _Reason:
+    """Check modality and SOP class together, since either is often wrong.
+
+    Most DX objects state the modality CR.
+    """
     modality, sop_class_uid = header.identity.modality, header.sop_class_uid
     if sop_class_uid in _FOR_PROCESSING_CLASSES or header.presentation_intent_type == "FOR PROCESSING":
-        return RefusalCode.FOR_PROCESSING, "raw detector data (FOR PROCESSING), not meant to be looked at"
-    meant = ", ".join(intended_use.modalities)
-    film_class = sop_class_uid in {_COMPUTED, _DIGITAL}
-    if sop_class_uid is not None and not film_class and sop_class_uid not in _SECONDARY:
-        shown = f"the modality is {_word(modality)}" if modality else "the picture is of another kind"
-        return RefusalCode.MODALITY, f"{shown}; the bundle reads {meant}"
-    if modality in intended_use.modalities or (film_class and modality in {None, *_FILM_ALIASES}):
+        return RefusalCode.FOR_PROCESSING, "the image is raw detector data (FOR PROCESSING), not for presentation"
+    supported = ", ".join(intended_use.modalities)
+    is_radiograph_class = sop_class_uid in {_COMPUTED, _DIGITAL}
+    if sop_class_uid is not None and not is_radiograph_class and sop_class_uid not in _SECONDARY:
+        stated = f"the modality is {_quote(modality)}" if modality else "the SOP class is that of another modality"
+        return RefusalCode.MODALITY, f"{stated}; the bundle reads {supported}"
+    if modality in intended_use.modalities or (is_radiograph_class and modality in {None, *_MODALITY_ALIASES}):
         return None
     if modality is None and not header.has_pixels:
         return None
     if modality is None:
-        return RefusalCode.MODALITY, f"the film does not say its modality; the bundle reads {meant}"
-    return RefusalCode.MODALITY, f"the modality is {_word(modality)}; the bundle reads {meant}"
+        return RefusalCode.MODALITY, f"the image states no modality; the bundle reads {supported}"
+    return RefusalCode.MODALITY, f"the modality is {_quote(modality)}; the bundle reads {supported}"
 
 
-def _animal(header: Header) -> _Refused:
+def _animal(header: Header) -> _Reason:
     described = (*header.search_text, (header.identity.institution_name or "").lower())
     if header.animal_text or any(_ANIMAL.search(line) for line in described):
-        return RefusalCode.NOT_HUMAN, "the film is of an animal"
+        return RefusalCode.NOT_HUMAN, "the image is of an animal"
     return None
 
 
-def _shape(header: Header) -> _Refused:
+def _shape(header: Header) -> _Reason:
     rows, columns = header.rows or 0, header.columns or 0
     if rows <= 0 or columns <= 0:
-        return None  # decoding names what is wrong with such a header
+        return None  # decoding reports the fault of such a header
     if min(rows, columns) < _SIDE_MIN_PX or max(rows, columns) > _ASPECT_MAX * min(rows, columns):
-        return RefusalCode.SHAPE, f"{rows} x {columns} pixels is no shape of a film"
+        return RefusalCode.SHAPE, f"{rows} x {columns} pixels is not the size or shape of a radiograph"
     return None
 
 
-def _body_part(header: Header, intended_use: IntendedUse, caveats: list[Caveat]) -> _Refused:
-    """Check the body part: the tag and its code first, descriptions only where those are silent."""
+def _body_part(header: Header, intended_use: IntendedUse, caveats: list[Caveat]) -> _Reason:
+    """Check the body part by tag and code, else by the descriptions."""
     stated = (header.identity.body_part_examined or "").strip()
     parts = [] if stated in _BLANK_PARTS else [stated.lower()]
     parts += header.body_part_codes
-    meant = ", ".join(intended_use.body_parts)
+    supported = ", ".join(intended_use.body_parts)
     if any(_is_chest(part) or part.upper() in intended_use.body_parts for part in parts):
         return None
     if parts:
-        return RefusalCode.BODY_PART, f"the body part is {_word(parts[0].upper())}; the bundle reads {meant}"
+        return RefusalCode.BODY_PART, f"the body part is {_quote(parts[0].upper())}; the bundle reads {supported}"
     if any(_is_chest(line) for line in header.search_text):
         return None
     for line in header.search_text:
         other = _OTHER_PARTS.search(line)
         if other:
-            return RefusalCode.BODY_PART, f"the descriptions say {other[0]}; the bundle reads {meant}"
+            return (
+                RefusalCode.BODY_PART,
+                f"the body part in the descriptions is {other[0]}; the bundle reads {supported}",
+            )
     caveats.append(Caveat.BODY_PART_UNKNOWN)
     return None
 
@@ -158,7 +165,7 @@ def _is_chest(text: str) -> bool:
     return text in _CHEST_CODES or (_CHEST.search(text) is not None and not _MORE_THAN_CHEST.search(text))
 
 
-def _view(header: Header, intended_use: IntendedUse, declared: Declared, caveats: list[Caveat]) -> _Refused:
+def _view(header: Header, intended_use: IntendedUse, declared: Declared, caveats: list[Caveat]) -> _Reason:
     view = _stated_view(header)
     if view is None:
         caveats.append(Caveat.VIEW_UNKNOWN)
@@ -168,13 +175,13 @@ def _view(header: Header, intended_use: IntendedUse, declared: Declared, caveats
     if declared.population is Population.RESEARCH:
         caveats.append(Caveat.OUTSIDE_INTENDED_VIEW)
         return None
-    return RefusalCode.VIEW, f"the view is {_word(view)}; the bundle reads {', '.join(intended_use.view_positions)}"
+    return RefusalCode.VIEW, f"the view is {_quote(view)}; the bundle reads {', '.join(intended_use.view_positions)}"
 
 
 def _stated_view(header: Header) -> str | None:
-    """Return AP, PA, another view's name, or ``None`` where nothing names one.
+    """Return ``AP``, ``PA`` or the name of another view; ``None`` if none is stated.
 
-    Study descriptions are left out: "PA and lateral" there names the study's films, not this one.
+    Study descriptions are not used: "PA and lateral" there describes all images of the study.
     """
     for code in header.view_codes:
         if code in _FRONTAL_CODES:
@@ -187,7 +194,7 @@ def _stated_view(header: Header) -> str | None:
             return next(word for word in stated if word in _OTHER_VIEWS)
         if set(stated) & _FRONTAL:
             return next(word for word in stated if word in _FRONTAL)
-    # The row of a lateral film points to the front or the back of the patient (PS3.3 C.7.6.1.1.1).
+    # In a lateral view the row points to the front or the back of the patient (PS3.3 C.7.6.1.1.1).
     row = (header.patient_orientation or "").split("\\")[0].strip()
     for line in header.view_text:
         if _OTHER_TEXT.search(line) and not _FRONTAL_TEXT.search(line):
@@ -196,12 +203,12 @@ def _stated_view(header: Header) -> str | None:
         return "LATERAL"
     for line in header.view_text:
         found = _FRONTAL_TEXT.search(line)
-        if found and not _OTHER_TEXT.search(line):  # "AP/LAT" names a protocol of two views, not this film's
+        if found and not _OTHER_TEXT.search(line):  # "AP/LAT" is a protocol of two views, not the view of this image
             return "AP" if found[0].startswith(("ap", "a.", "antero")) else "PA"
     return None
 
 
-def _age(identity: Identity, intended_use: IntendedUse, declared: Declared, caveats: list[Caveat]) -> _Refused:
+def _age(identity: Identity, intended_use: IntendedUse, declared: Declared, caveats: list[Caveat]) -> _Reason:
     low, high = intended_use.age_min_years, intended_use.age_max_years
     research = declared.population is Population.RESEARCH
     years = identity.patient_age_years
@@ -211,9 +218,9 @@ def _age(identity: Identity, intended_use: IntendedUse, declared: Declared, cave
         if research:
             caveats.append(Caveat.OUTSIDE_INTENDED_AGE)
             return None
-        shown = f"{years:.0f} years" if years >= 6 else f"{years:.1f} years"
-        return RefusalCode.AGE_OUTSIDE, f"the patient is {shown} old; the bundle reads ages {low:g} to under {high:g}"
-    # A declaration speaks for silent tags; tags that contradict each other are not silent.
+        stated = f"{years:.0f} years" if years >= 6 else f"{years:.1f} years"
+        return RefusalCode.AGE_OUTSIDE, f"the patient is {stated} old; the bundle reads ages {low:g} to under {high:g}"
+    # A declaration replaces missing tags, not contradictory ones.
     if not identity.age_conflict:
         if declared.population is Population.CHILDREN_1_5Y:
             caveats.append(Caveat.AGE_DECLARED)
@@ -225,10 +232,10 @@ def _age(identity: Identity, intended_use: IntendedUse, declared: Declared, cave
         caveats.append(Caveat.OUTSIDE_INTENDED_AGE)
         return None
     if identity.age_conflict:
-        return RefusalCode.AGE_UNKNOWN, "age and birth date contradict each other"
-    return RefusalCode.AGE_UNKNOWN, "the film does not say the patient's age, and its folder declares no population"
+        return RefusalCode.AGE_UNKNOWN, "the stated age contradicts the birth and study dates"
+    return RefusalCode.AGE_UNKNOWN, "the image states no patient age, and its folder declares no population"
 
 
-def _word(text: str) -> str:
-    """Shorten a tag's text for a reason; a tag may hold anything."""
+def _quote(text: str) -> str:
+    """Return a tag's text for a message: at most 32 safe characters."""
     return re.sub(r"[^\w .,/+-]", "?", text)[:32]

@@ -1,10 +1,10 @@
-"""Intended use by pixels: is this a frontal chest film, upright and shown bright on dark?
+"""Out-of-scope detector: refuses pixels that are not an upright chest radiograph.
 
-Tags can be silent or wrong; this looks at the picture itself. Two descriptions are compared with those of the training
-films: the network's embedding, and where in the picture edges run in which direction (histograms of gradients, N. Dalal
-and B. Triggs, CVPR 2005). Each becomes its coordinates in the films' principal components, and two distances: inside
-these components (Mahalanobis) and away from them. One linear score weighs them all; every number of it comes from the
-bundle's ``detector.npz`` and the ``scope`` section of its manifest.
+Tags can be missing or wrong; the detector uses the pixels. Two feature vectors are compared with those of the training
+images: the network's embedding, and histograms of gradients (N. Dalal and B. Triggs, CVPR 2005). Each is projected on
+the principal components of the training images, with two distances: within the components (Mahalanobis) and from
+them. A linear score weights all of these. All parameters are in the bundle's ``detector.npz`` and in the section
+``scope`` of its manifest.
 """
 
 from __future__ import annotations
@@ -26,30 +26,31 @@ CELLS = 7
 DIRECTIONS = 8
 EDGES = CELLS * CELLS * DIRECTIONS
 _CELL_PX = 8
-_SIDE_PX = CELLS * _CELL_PX + 2  # a gradient has no value on the rim
-_FAINT = 0.2  # grey levels per pixel below which an edge counts as none
-_CLIP = 6.0  # standard deviations; what lies farther out is for the distances to say
+_SIDE_PX = CELLS * _CELL_PX + 2  # gradients are not defined on the border
+_FAINT = 0.2  # gradients below this (grey levels per pixel) are suppressed
+_CLIP = 6.0  # standard deviations; the distances cover what is farther out
 _LEAST = 1e-6
 
 _TURNS = {
     0: "",
-    1: "lies on its side (its top points to the right)",
-    2: "stands on its head",
-    3: "lies on its side (its top points to the left)",
+    1: "is rotated by 90 degrees (its top points to the right)",
+    2: "is upside down",
+    3: "is rotated by 90 degrees (its top points to the left)",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class ScopeSpec:
-    """The manifest's ``scope`` section.
+    """Section ``scope`` of the manifest.
 
     Attributes:
-        score_max: a picture whose score is above it is refused.
-        turned_max: a refused picture is named ``orientation`` or ``inverted`` where, turned or with black and white
-            exchanged, it comes to at most this distance from the films' edges, else ``not_chest``.
-        turned_gain: and where that is nearer than as it is by at least this much (noise is as near in every pose).
-        reason: how the two were chosen, in words.
-        rates: how many pictures of each kind were accepted and refused, and by which network.
+        score_max: an image with a higher score is refused.
+        turned_max: the refusal is ``orientation`` or ``inverted`` if the edge features of the rotated or inverted image
+            have at most this distance from the training images, else ``not_chest``.
+        turned_gain: and if that distance is smaller than that of the image as it is by at least this much (noise is
+            as near in every pose).
+        reason: how the thresholds were chosen.
+        rates: number of images of each kind accepted and refused, and by which network.
     """
 
     score_max: float
@@ -68,17 +69,17 @@ _DIRECTIONS = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1).astype(np.flo
 _POOLING = np.repeat(np.eye(CELLS, dtype=np.float32), _CELL_PX, axis=1) / _CELL_PX
 
 
-def edge_features(picture: PixelArray) -> FloatArray:
-    """Describe where the edges of a picture run in which direction, from dark to bright.
+def edge_features(pixels: PixelArray) -> FloatArray:
+    """Compute histograms of gradients on a 7 x 7 grid, from dark to bright.
 
     Args:
-        picture: uint8 [rows, columns] after ``preprocessing.shrink``.
+        pixels: uint8 [rows, columns], 0 to 255, after ``preprocessing.shrink``.
 
     Returns:
-        float32 [EDGES] in [0, 1]: per cell of a 7x7 grid the strength in 8 directions, against the cell's own edges and
-        half against the whole picture's, so that neither contrast nor brightness of a film matters much.
+        float32 [EDGES], in [0, 1]: the strength in 8 directions in each cell, normalised by that of the cell and, with
+        half the weight, of the image, so that contrast and brightness have little influence.
     """
-    grey = Image.fromarray(picture.astype(np.float32))
+    grey = Image.fromarray(pixels.astype(np.float32))
     small = np.asarray(grey.resize((_SIDE_PX, _SIDE_PX), Image.Resampling.BOX))
     across, down = small[1:-1, 2:] - small[1:-1, :-2], small[2:, 1:-1] - small[:-2, 1:-1]
     along = np.maximum(_DIRECTIONS @ np.stack([across.ravel(), down.ravel()]), 0)
@@ -90,13 +91,13 @@ def edge_features(picture: PixelArray) -> FloatArray:
 
 @dataclass(frozen=True, slots=True)
 class Subspace:
-    """The principal components of the films in one description.
+    """Principal components of the training images for one feature vector.
 
     Attributes:
         mean: float32 [features].
         axes: float32 [components, features], orthonormal.
-        scales: float32 [components], the films' standard deviation along each.
-        rest: the films' mean squared distance from the components.
+        scales: float32 [components], standard deviation of the training images along each; above 0.
+        rest: mean squared distance of the training images from the components; above 0.
     """
 
     mean: FloatArray
@@ -105,13 +106,18 @@ class Subspace:
     rest: float
 
     def project(self, features: FloatArray) -> FloatArray:
-        """Find coordinates and distances: float32 [..., features] to float32 [..., components + 2].
+        """Return coordinates and distances of feature vectors.
 
-        The coordinates come first: in standard deviations, clipped to six, over three. Then the logarithms of the
-        squared distances inside the components (Mahalanobis) and away from them, relative to the films' own.
+        Args:
+            features: float32 [..., features].
+
+        Returns:
+            float32 [..., components + 2]: coordinates in standard deviations, clipped to six, divided by three; then
+            the logarithms of the mean squared distances within the components (Mahalanobis) and from them, relative
+            to the training images.
         """
         centred = features - self.mean
-        # Not a matrix product: so small a one costs more in waking a BLAS's threads than in numbers.
+        # Not a matrix product: for one so small, starting the threads of BLAS takes longer than the computation.
         along = np.einsum("...f,cf->...c", centred, self.axes)
         whitened = along / self.scales
         inside = (whitened**2).mean(axis=-1, keepdims=True)
@@ -120,23 +126,30 @@ class Subspace:
         return np.concatenate([np.clip(whitened, -_CLIP, _CLIP) / 3, distances], axis=-1).astype(np.float32)
 
     def distance(self, features: FloatArray) -> FloatArray:
-        """The logarithm of the sum of both distances: float32 [...] for float32 [..., features]."""
+        """Return the logarithm of the sum of both distances.
+
+        Args:
+            features: float32 [..., features].
+
+        Returns:
+            float32 [...].
+        """
         distances = self.project(features)[..., -2:]
         return np.asarray(np.logaddexp(distances[..., 0], distances[..., 1]))
 
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """A way to look at a picture other than as it is.
+    """Rotation and inversion of an image.
 
     Attributes:
-        exchanged: black and white.
-        turns: quarters, counter-clockwise.
-        distance: of its edges from those of the films, see ``Subspace.distance``.
-        gain: by how much that is nearer than the picture as it is.
+        inverted: black and white are exchanged.
+        turns: quarter turns counter-clockwise, 0 to 3.
+        distance: distance of its edge features from the training images, see ``Subspace.distance``.
+        gain: distance of the image as it is, minus ``distance``.
     """
 
-    exchanged: bool
+    inverted: bool
     turns: int
     distance: float
     gain: float
@@ -144,11 +157,14 @@ class Pose:
 
 @dataclass(frozen=True, slots=True)
 class Detector:
-    """Refuses pictures that are no upright frontal chest film.
+    """Detector of images that are not upright frontal chest radiographs.
 
     Attributes:
+        edges: subspace of the edge features.
+        embedding: subspace of the network's embedding.
         weights: float32 [components of edges + 2 + components of embedding + 2].
-        intercept: added to the weighted sum; the sum is the score, high for what is no chest film.
+        intercept: added to the weighted sum; the sum is the score, high outside the scope.
+        spec: thresholds.
     """
 
     edges: Subspace
@@ -158,47 +174,74 @@ class Detector:
     spec: ScopeSpec
 
     def components(self, edge_features: FloatArray, embedding: FloatArray) -> FloatArray:
-        """What is weighed: float32 [..., weights] from float32 [..., EDGES] and float32 [..., features]."""
+        """Return the inputs of the linear score.
+
+        Args:
+            edge_features: float32 [..., EDGES].
+            embedding: float32 [..., features].
+
+        Returns:
+            float32 [..., weights].
+        """
         return np.concatenate([self.edges.project(edge_features), self.embedding.project(embedding)], axis=-1)
 
     def score(self, edge_features: FloatArray, embedding: FloatArray) -> FloatArray:
-        """float32 [...] from float32 [..., EDGES] and the network's embedding float32 [..., features]."""
-        return np.asarray(self.components(edge_features, embedding) @ self.weights + np.float32(self.intercept))
-
-    def check(self, picture: PixelArray, embedding: FloatArray) -> tuple[RefusalCode, str] | None:
-        """Say why a picture is out of scope, or ``None``.
+        """Return the score; images above ``ScopeSpec.score_max`` are refused.
 
         Args:
-            picture: uint8 [rows, columns] after ``preprocessing.shrink``.
-            embedding: float32 [features], what the network returned for it.
-        """
-        score = float(self.score(edge_features(picture), embedding))
-        if score <= self.spec.score_max:  # a score that is no number is refused too
-            return None
-        return self.refusal(self.nearest_pose(picture))
+            edge_features: float32 [..., EDGES].
+            embedding: float32 [..., features].
 
-    def nearest_pose(self, picture: PixelArray) -> Pose:
-        """Turn the picture and exchange its black and white, and find the way in which it looks most like a chest."""
+        Returns:
+            float32 [...].
+        """
+        return np.asarray(self.components(edge_features, embedding) @ self.weights + np.float32(self.intercept))
+
+    def check(self, pixels: PixelArray, embedding: FloatArray) -> tuple[RefusalCode, str] | None:
+        """Check whether an image is in scope.
+
+        Args:
+            pixels: uint8 [rows, columns], 0 to 255, after ``preprocessing.shrink``.
+            embedding: float32 [features], the network's embedding of it.
+
+        Returns:
+            Code and reason of the refusal; ``None`` if it is in scope.
+        """
+        score = float(self.score(edge_features(pixels), embedding))
+        if score <= self.spec.score_max:  # NaN is refused as well
+            return None
+        return self.refusal(self.nearest_pose(pixels))
+
+    def nearest_pose(self, pixels: PixelArray) -> Pose:
+        """Return the rotation and inversion nearest to the training images.
+
+        Args:
+            pixels: uint8 [rows, columns], 0 to 255, after ``preprocessing.shrink``.
+        """
         tried = {
-            (exchanged, turns): float(self.edges.distance(edge_features(np.rot90(shown, turns))))
-            for exchanged, shown in ((False, picture), (True, 255 - picture))
+            (inverted, turns): float(self.edges.distance(edge_features(np.rot90(shown, turns))))
+            for inverted, shown in ((False, pixels), (True, 255 - pixels))
             for turns in _TURNS
         }
         as_it_is = tried.pop((False, 0))
-        (exchanged, turns), distance = min(tried.items(), key=lambda item: item[1])
-        return Pose(exchanged, turns, distance, as_it_is - distance)
+        (inverted, turns), distance = min(tried.items(), key=lambda item: item[1])
+        return Pose(inverted, turns, distance, as_it_is - distance)
 
     def refusal(self, pose: Pose) -> tuple[RefusalCode, str]:
-        """Name a refused picture by its likeliest pose."""
+        """Return code and reason of the refusal of an image.
+
+        Args:
+            pose: its nearest pose.
+        """
         if not (pose.distance <= self.spec.turned_max and pose.gain >= self.spec.turned_gain):
-            return RefusalCode.NOT_CHEST, "the picture does not look like a frontal chest film"
-        if not pose.exchanged:
-            return RefusalCode.ORIENTATION, f"the film {_TURNS[pose.turns]}"
-        also = f", and {_TURNS[pose.turns]}" if pose.turns else ""
-        return RefusalCode.INVERTED, f"the film seems to be shown with black and white exchanged{also}"
+            return RefusalCode.NOT_CHEST, "the image does not look like a frontal chest radiograph"
+        if not pose.inverted:
+            return RefusalCode.ORIENTATION, f"the image {_TURNS[pose.turns]}"
+        also = f", and it {_TURNS[pose.turns]}" if pose.turns else ""
+        return RefusalCode.INVERTED, f"black and white of the image seem to be exchanged{also}"
 
     def to_npz(self) -> bytes:
-        """The content of ``detector.npz``; the spec stands in the manifest."""
+        """Return the content of ``detector.npz``; the spec is in the manifest."""
         arrays = {
             f"{name}_{field}": np.asarray(getattr(subspace, field), dtype=np.float32)
             for name, subspace in (("edges", self.edges), ("embedding", self.embedding))
@@ -212,30 +255,36 @@ class Detector:
     def from_npz(cls, data: bytes, spec: ScopeSpec) -> Detector:
         """Read ``detector.npz``.
 
+        Args:
+            data: its content.
+            spec: thresholds from the manifest.
+
         Raises:
-            BundleDamaged: it is none, or a field is missing, of another shape, or not finite; the message names it.
+            BundleDamaged: it cannot be read, or an array is missing, has another shape or is not finite.
         """
         try:
             with np.load(BytesIO(data), allow_pickle=False) as file:
                 arrays = {name: np.asarray(file[name]) for name in file.files}
         except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, KeyError, NotImplementedError) as error:
             raise BundleDamaged(f"detector.npz cannot be read: {error}") from error
-        seen = _subspace(arrays, "edges", EDGES)
-        learned = _subspace(arrays, "embedding", None)
-        weights = _field(arrays, "weights", (len(seen.scales) + len(learned.scales) + 4,))
-        return cls(seen, learned, weights, float(_field(arrays, "intercept", ())), spec)
+        edges = _subspace(arrays, "edges", EDGES)
+        embedding = _subspace(arrays, "embedding", None)
+        weights = _field(arrays, "weights", (len(edges.scales) + len(embedding.scales) + 4,))
+        return cls(edges, embedding, weights, float(_field(arrays, "intercept", ())), spec)
 
 
 def _field(arrays: Mapping[str, FloatArray], name: str, shape: tuple[int | None, ...]) -> FloatArray:
     if name not in arrays:
         raise BundleDamaged(f"detector.npz lacks {name}")
-    found = arrays[name]
-    fits = found.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, found.shape, strict=True))
-    if not fits or found.dtype != np.float32:
-        raise BundleDamaged(f"detector.npz: {name} is {found.dtype} {list(found.shape)}")
-    if not np.isfinite(found).all():
-        raise BundleDamaged(f"detector.npz: {name} holds a value that is no finite number")
-    return found
+    array = arrays[name]
+    fits = array.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
+    if not fits or array.dtype != np.float32:
+        raise BundleDamaged(
+            f"detector.npz: {name} is {array.dtype} {list(array.shape)}; float32 {list(shape)} is expected"
+        )
+    if not np.isfinite(array).all():
+        raise BundleDamaged(f"detector.npz: {name} has a value that is not finite")
+    return array
 
 
 def _subspace(arrays: Mapping[str, FloatArray], name: str, features: int | None) -> Subspace:
