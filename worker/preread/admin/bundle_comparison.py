@@ -10,6 +10,8 @@ from array import array
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from operator import itemgetter
 
 import numpy as np
 from sqlalchemy import Connection, Engine, exists, or_, select
@@ -17,8 +19,8 @@ from sqlalchemy.sql.selectable import Exists
 
 from preread.core.types import JSONObject, Outcome
 from preread.db.admin_schema import shadow, shadow_finding
-from preread.db.engine import read
 from preread.db.schema import assessment, file, finding, instance, past_outcome
+from preread.db.statements import read_pages
 
 _PAGE = 500
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
@@ -91,15 +93,11 @@ def compare(engine: Engine, first: Sequence[int], second: Sequence[int]) -> Comp
         DatabaseAway, SchemaOutdated: the database cannot be read.
     """
     result = Comparison()
-    last_id = 0
-    while True:
-        page = read(engine, lambda connection, start=last_id: _page(connection, first, second, start))  # type: ignore[misc]
-        if not page:
-            return result
-        last_id = max(page)
-        for before, after_, file_ids in page.values():
+    for page in read_pages(engine, partial(_page, first=first, second=second), itemgetter(0), 0):
+        for _, before, after, file_ids in page:
             result.contents += 1
-            _add(result, before, after_, file_ids)
+            _add(result, before, after, file_ids)
+    return result
 
 
 _Answers = dict[str, tuple[str, float | None]]
@@ -122,9 +120,9 @@ def _add(result: Comparison, first: _Answers, second: _Answers, file_ids: tuple[
 
 
 def _page(
-    connection: Connection, first: Sequence[int], second: Sequence[int], after: int
-) -> dict[int, tuple[_Answers, _Answers, tuple[int, ...]]]:
-    """Return both bundles' answers and the file ids by content id."""
+    connection: Connection, after: int, *, first: Sequence[int], second: Sequence[int]
+) -> list[tuple[int, _Answers, _Answers, tuple[int, ...]]]:
+    """Return the next contents by rising id: id, both bundles' answers, and file ids."""
     both = or_(*_has_outcome(first)), or_(*_has_outcome(second))
     statement = select(_i.id).where(_i.id > after, *both).order_by(_i.id).limit(_PAGE)
     ids = list(connection.execute(statement).scalars())
@@ -132,7 +130,7 @@ def _page(
     for row in connection.execute(select(_f.id, _f.instance_id).where(_f.instance_id.in_(ids)).order_by(_f.id)):
         films[row.instance_id].append(row.id)
     first_answers, second_answers = (_answers(connection, bundle_ids, ids) for bundle_ids in (first, second))
-    return {number: (first_answers[number], second_answers[number], tuple(films[number])) for number in ids}
+    return [(number, first_answers[number], second_answers[number], tuple(films[number])) for number in ids]
 
 
 def _has_outcome(bundle_ids: Sequence[int]) -> Iterator[Exists]:

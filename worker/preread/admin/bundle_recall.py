@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Row, exists, func, or_, select
@@ -17,6 +19,7 @@ from preread.core.types import JSONObject
 from preread.db.engine import read
 from preread.db.review_schema import account, audit, listing
 from preread.db.schema import assessment, file, past_outcome
+from preread.db.statements import read_pages
 from preread.review import disclosures
 from preread.review.audit import Action
 from preread.review.result_json import iso, result_to_json
@@ -83,17 +86,13 @@ def recalled_images(engine: Engine, bundle_ids: Sequence[int]) -> Iterator[Recal
     since = read(engine, lambda connection: _since(connection, bundle_ids))
     people = _people(engine)
     seen = _seen(engine, since, people)
-    after = 0
-    while True:
-        rows = read(engine, lambda connection, start=after: _page(connection, bundle_ids, start))  # type: ignore[misc]
-        if not rows:
-            return
+    page = partial(_page, bundle_ids=bundle_ids)
+    for rows in read_pages(engine, page, lambda row: row[0].result_id, 0):
         ids = [result.result_id for result, _ in rows]
-        listed = read(engine, lambda connection, ids_=ids: _listed(connection, bundle_ids, ids_, people))  # type: ignore[misc]
+        listed = read(engine, partial(_listed, bundle_ids=bundle_ids, file_ids=ids, people=people))
         for result, replaced in rows:
             accesses = (tuple(by_file.get(result.result_id, ())) for by_file in (seen, listed))
             yield RecalledImage(result, replaced, *accesses)
-        after = rows[-1][0].result_id
 
 
 def unattributed_access(engine: Engine, bundle_ids: Sequence[int]) -> UnattributedAccess:
@@ -148,15 +147,13 @@ def _seen(engine: Engine, since: datetime | None, people: dict[str, str]) -> dic
     viewings: dict[int, list[Viewing]] = {}
     if since is None:
         return viewings
-    after = 0
-    while rows := read(engine, lambda connection, start=after: _opened(connection, since, start)):  # type: ignore[misc]
+    for rows in read_pages(engine, partial(_opened, since=since), attrgetter("id"), 0):
         for row in rows:
             kind, _, number = row.object.partition(":")
             if kind == "film" and number.isdecimal():
                 viewings.setdefault(int(number), []).append(
                     Viewing(people.get(row.actor, row.actor), row.action, row.at)
                 )
-        after = rows[-1].id
     return viewings
 
 
@@ -177,13 +174,13 @@ def _listed(
     return viewings
 
 
-def _opened(connection: Connection, since: datetime, after: int) -> list[Row[Any]]:
+def _opened(connection: Connection, after: int, *, since: datetime) -> list[Row[Any]]:
     """Return the next page of audit entries that record an opened image."""
     query = select(audit).where(_t.action.in_(_OPENED), _t.at >= since, _t.id > after)
     return list(connection.execute(query.order_by(_t.id).limit(_TRAIL_PAGE)))
 
 
-def _page(connection: Connection, bundle_ids: Sequence[int], after: int) -> list[tuple[ResultRow, bool]]:
+def _page(connection: Connection, after: int, *, bundle_ids: Sequence[int]) -> list[tuple[ResultRow, bool]]:
     """Return the next page of results, each with whether it was replaced."""
     earlier = exists().where(_p.file_id == _f.id, _p.bundle_id.in_(bundle_ids))
     statement = (

@@ -26,7 +26,7 @@ from preread.db import schema
 from preread.db.admin_schema import tombstone
 from preread.db.engine import compact, database_now, read, write
 from preread.db.review_schema import reading, secret, session
-from preread.db.statements import CHUNK, chunks, pages
+from preread.db.statements import CHUNK, chunks, read_pages
 from preread.imaging import previews
 from preread.ledger.tombstones import KEY_NAME, Key, bury, forget, load_key
 from preread.ledger.transaction import Transaction
@@ -299,13 +299,13 @@ def replay(engine: Engine, actor: str, journal: Path | None, preview_dir: Path |
 
 def _walk(engine: Engine, key: Key) -> Iterator[tuple[int, str, str | None]]:
     """Yield file id, version digest and content digest of all versions."""
-
-    def page(after: int) -> Sequence[Row[*tuple[Any, ...]]]:
-        return read(engine, lambda connection: connection.execute(_named(_f.id > after)).all())
-
-    for rows in pages(page, attrgetter("id"), 0):
+    for rows in read_pages(engine, _page, attrgetter("id"), 0):
         for row in rows:
             yield row.id, *_digests(key, row)
+
+
+def _page(connection: Connection, after: int) -> Sequence[Row[*tuple[Any, ...]]]:
+    return connection.execute(_named(_f.id > after)).all()
 
 
 def _named(condition: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Engine,
     RowMapping,
     Table,
+    Tuple,
     delete,
     func,
     insert,
@@ -35,6 +36,7 @@ from preread.admin import backup
 from preread.core.errors import DatabaseUnsuitable, UpgradeFailed, UsageError
 from preread.db import admin_schema, audit_key, migrate, review_schema, schema
 from preread.db.engine import database_now, open_engine, read, sqlite_path, write
+from preread.db.statements import pages
 from preread.ledger.registry import is_silent, may_run
 from preread.review import audit
 
@@ -230,11 +232,15 @@ def _batches(connection: Connection, table: Table) -> Iterator[Sequence[RowMappi
     """Yield all rows by rising primary key, ``_BATCH`` at a time."""
     keys = list(table.primary_key.columns)
     statement = select(table).order_by(*keys).limit(_BATCH)
-    rows = connection.execute(statement).mappings().all()
-    while rows:
-        yield rows
-        last = tuple_(*(literal(rows[-1][key.name], key.type) for key in keys))
-        rows = connection.execute(statement.where(tuple_(*keys) > last)).mappings().all()
+
+    def page(last: Tuple | None) -> Sequence[RowMapping]:
+        after = statement if last is None else statement.where(tuple_(*keys) > last)
+        return connection.execute(after).mappings().all()
+
+    def key_of(row: RowMapping) -> Tuple | None:
+        return tuple_(*(literal(row[key.name], key.type) for key in keys))
+
+    return pages(page, key_of, None)
 
 
 class _TableDigest:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection
+from sqlalchemy import ColumnElement, Connection, Engine
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
 from preread.db import schema
+from preread.db.engine import read
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -35,6 +36,21 @@ def pages(query: Callable[[K], Sequence[T]], key: Callable[[T], K], after: K) ->
     while rows := query(after):
         yield rows
         after = key(rows[-1])
+
+
+def read_pages(
+    engine: Engine, query: Callable[[Connection, K], Sequence[T]], key: Callable[[T], K], after: K
+) -> Iterator[Sequence[T]]:
+    """Yield the pages of a keyset query, each read in a transaction of its own; see ``pages``.
+
+    Raises:
+        DatabaseAway, DatabaseUnsuitable, SchemaOutdated: see ``engine.read``.
+    """
+
+    def page(after: K) -> Sequence[T]:
+        return read(engine, lambda connection: query(connection, after))
+
+    return pages(page, key, after)
 
 
 def insert_new(connection: Connection, table: Any) -> Any:

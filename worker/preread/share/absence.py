@@ -6,7 +6,9 @@ import logging
 import os
 import stat
 from collections.abc import Iterator
+from operator import itemgetter
 
+from preread.db.statements import chunks, pages
 from preread.share.scanner import GONE_ERRNOS, ScannedRoot
 
 _LOG = logging.getLogger(__name__)
@@ -46,16 +48,16 @@ class Absence:
     def judge(self) -> Iterator[None]:
         """Record the paths that are gone, after a complete scan, in steps."""
         missing: set[bytes] = set()
-        page = self._root.ledger.live_paths(self._root.root_id)
-        while page:
+        ledger, root_id = self._root.ledger, self._root.root_id
+        live = pages(lambda after: ledger.live_paths(root_id, after_file_id=after), itemgetter(0), 0)
+        for page in live:
             missing.update(path for _, path in page if hash(path) not in self._met)
             yield
-            page = self._root.ledger.live_paths(self._root.root_id, after_file_id=page[-1][0])
         self._met = set()
         gone = sorted(path for path in missing & self._missing if self._is_gone(path))
-        for start in range(0, len(gone), _BATCH):
-            count = self._root.ledger.absent(self._root.root_id, gone[start : start + _BATCH])
-            _LOG.info("files_absent", extra={"root_id": self._root.root_id, "count": count})
+        for batch in chunks(gone, _BATCH):
+            count = ledger.absent(root_id, batch)
+            _LOG.info("files_absent", extra={"root_id": root_id, "count": count})
             yield
         self._missing = missing.difference(gone)
 

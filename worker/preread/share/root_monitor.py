@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from preread.core.errors import ScanIncomplete, ShareDown
+from preread.db.statements import chunks
 from preread.ledger.ledger import Ledger
 from preread.share.absence import Absence
 from preread.share.events import EventSource
@@ -253,8 +254,8 @@ class RootMonitor:
                 self._scans.add_folder(path)
             else:
                 looks.append(look)
-        for start in range(0, len(looks), BATCH):
-            self._recorder.record(now, looks[start : start + BATCH], hinted=True)
+        for batch in chunks(looks, BATCH):
+            self._recorder.record(now, batch, hinted=True)
 
     @property
     def _goes_on_settling(self) -> bool:
