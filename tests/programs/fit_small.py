@@ -11,6 +11,7 @@ import numpy as np
 
 from preread.imaging.preprocessing import TRAINING_SPEC
 from preread_training.fit import trainer as fitting
+from preread_training.fit.session import Session
 
 
 def small(*, findings: int, dropout: float) -> keras.Model:
@@ -33,7 +34,7 @@ def main(folder: Path, out: Path) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (8, 224, 224), dtype=np.uint8)
     pictures[::2] //= 2
     labels = np.array([[0], [1]] * 4)
-    model = fitting.fit(recipe, TRAINING_SPEC, pictures, labels, np.full(8, 1 / 8), folder, steps_per_epoch=5)
+    model = fitting.fit(recipe, TRAINING_SPEC, pictures, labels, np.full(8, 1 / 8), Session(folder, steps_per_epoch=5))
     logits = fitting.logits_of(fitting.serving(model, recipe, TRAINING_SPEC), TRAINING_SPEC, pictures)
     np.savez(out, logits=logits, conv=keras.ops.convert_to_numpy(model.get_layer("conv").kernel))
 

@@ -81,35 +81,27 @@ def fit(
     """
     use_threads(threads)
     load_tensorflow()
+    from preread_training.fit.cross_validation import Trainer
     from preread_training.fit.cross_validation import run as run_recipe
     from preread_training.fit.progress import Bars
-    from preread_training.fit.trainer import RECIPES, Recipe
-    from preread_training.reference.systems import REFERENCES, Reference
+    from preread_training.fit.session import Session
+    from preread_training.fit.trainer import RECIPES, RecipeTrainer
+    from preread_training.reference.fit import ReferenceTrainer
+    from preread_training.reference.systems import REFERENCES
 
-    recipes: dict[str, Recipe | Reference] = {**RECIPES, **REFERENCES}
-    chosen, films = recipes[known_recipe(recipe, recipes)], read_films(data, folds, seed, absent)
+    name = known_recipe(recipe, {**RECIPES, **REFERENCES})
+    trainer: Trainer = (
+        RecipeTrainer(RECIPES[name]) if name in RECIPES else ReferenceTrainer(REFERENCES[name], vgg19_weights)
+    )
+    films = read_films(data, folds, seed, absent)
     try:
         with Bars(talk) as bars:
-            run_recipe(
-                chosen,
-                films,
-                run,
-                seed=seed,
-                only=only,
-                steps_per_epoch=steps_per_epoch,
-                minutes=minutes,
-                vgg19_weights=vgg19_weights,
-                say=lambda text: talk.print(text, markup=False),
-                advance=bars,
-            )
+            session = Session(run, seed, steps_per_epoch, minutes, lambda text: talk.print(text, markup=False), bars)
+            run_recipe(trainer, films, session, only=only)
     except KeyboardInterrupt:
         talk.print("interrupted: the same command goes on where this one stopped", markup=False)
         raise
-    then = (
-        "publish it with `preread-train publish`"
-        if isinstance(chosen, Recipe)
-        else "see it with `preread-train report`"
-    )
+    then = "publish it with `preread-train publish`" if name in RECIPES else "see it with `preread-train report`"
     talk.print(f"the run is at {run}; {then}", markup=False)
 
 
@@ -149,6 +141,7 @@ def compare(
     from preread_training.report.comparison_page import table, write
 
     if data is not None:
+        from preread_training.fit.session import Session
         from preread_training.fit.trainer import RECIPES
 
         usual = [*REFERENCES, *([] if own else ["default"])]
@@ -157,17 +150,8 @@ def compare(
         comparing.keep_baselines(films, runs, seed)
         if own is not None:
             comparing.keep_run(comparing.PRODUCT, own, runs, films, seed=seed, minutes=None)
-        comparing.fit_all(
-            names,
-            films,
-            runs,
-            seed=seed,
-            minutes=minutes,
-            void_minutes=void_minutes,
-            steps_per_epoch=steps_per_epoch,
-            vgg19_weights=vgg19_weights,
-            say=lambda text: talk.print(text, markup=False),
-        )
+        session = Session(runs, seed, steps_per_epoch, minutes, lambda text: talk.print(text, markup=False))
+        comparing.fit_all(names, films, session, void_minutes, vgg19_weights)
     rows = comparing.gather(runs)
     typer.echo(table(rows), nl=False)
     if out is not None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from preread.core.errors import PrereadError
 from preread_training.data.atomic_files import keep_text, keep_weights
-from preread_training.fit.progress import Advance, Pace, unheard
+from preread_training.fit.progress import Advance, Pace, no_progress
 
 HISTORY_FILE = "history.csv"
 _HISTORY_HEADER = "epoch,loss,seconds"
@@ -46,7 +46,7 @@ class Reseed(keras.callbacks.Callback):  # type: ignore[misc]
             layer.seed_generator.state.assign([self._seed + 7919 * position, epoch])
 
 
-class AllowanceOver(Exception):
+class TimeLimitReached(Exception):
     """The minutes allowed for a fit are over.
 
     Attributes:
@@ -58,7 +58,7 @@ class AllowanceOver(Exception):
         self.epochs = epochs
 
 
-class Allowance(keras.callbacks.Callback):  # type: ignore[misc]
+class TimeLimit(keras.callbacks.Callback):  # type: ignore[misc]
     """Break the fit off once its minutes are over, between two steps: an epoch may take longer than all of them."""
 
     def __init__(self, minutes: float | None, spent_s: float = 0.0) -> None:
@@ -74,21 +74,21 @@ class Allowance(keras.callbacks.Callback):  # type: ignore[misc]
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         self._epoch = epoch
         if self.over:
-            raise AllowanceOver(epoch)
+            raise TimeLimitReached(epoch)
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         steps = self.params["steps"]
         if self.over and batch + 1 < steps:  # an epoch that is complete is kept as one
-            raise AllowanceOver(self._epoch + (batch + 1) / steps)
+            raise TimeLimitReached(self._epoch + (batch + 1) / steps)
 
 
-class Told(keras.callbacks.Callback):  # type: ignore[misc]
+class ProgressLog(keras.callbacks.Callback):  # type: ignore[misc]
     """Keep and say after each epoch how far the fit is, and how long the rest takes at this pace; tell every step.
 
     A fit that was broken off after its history and before its checkpoint does that epoch again: its row is replaced.
     """
 
-    def __init__(self, epochs: int, history: Path, say: Callable[[str], None], advance: Advance = unheard) -> None:
+    def __init__(self, epochs: int, history: Path, say: Callable[[str], None], advance: Advance = no_progress) -> None:
         super().__init__()
         self._epochs, self._history, self._say, self._advance = epochs, history, say, advance
         self._epoch = 0

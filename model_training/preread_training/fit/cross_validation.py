@@ -6,9 +6,9 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import keras
 import numpy as np
@@ -19,20 +19,13 @@ from preread.core.types import JSONObject, PixelArray
 from preread.imaging.preprocessing import TRAINING_SPEC
 from preread_training.data.atomic_files import keep_arrays, keep_text
 from preread_training.data.dataset import Data, summary, to_csv
-from preread_training.fit.progress import Advance, Pace, unheard
-from preread_training.fit.trainer import (
-    WEIGHTS_FILE,
-    Recipe,
-    build,
-    describe,
-    fit,
-    logits_of,
-    sampling_weights,
-    serving,
-)
-from preread_training.reference import fit as reference
-from preread_training.reference.systems import Reference
+from preread_training.fit.progress import Pace
+from preread_training.fit.session import Session
+from preread_training.fit.trainer import WEIGHTS_FILE, Recipe, build, describe, serving
 from preread_training.stats.metrics import OutOfFold
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 RECORD_FILE = "record.json"
 FILMS_FILE = "films.csv"
@@ -52,112 +45,103 @@ def environment() -> JSONObject:
     }
 
 
-def run(
-    recipe: Recipe | Reference,
-    data: Data,
-    folder: Path,
-    *,
-    seed: int,
-    only: str | None = None,
-    steps_per_epoch: int | None = None,
-    minutes: float | None = None,
-    vgg19_weights: Path | None = None,
-    say: Callable[[str], None] = lambda _: None,
-    advance: Advance = unheard,
-) -> None:
-    """Fit every fold that has no logits yet, then the network on all films; call again after an interruption.
+class Trainer(Protocol):
+    """Fit the networks of a run by one recipe."""
+
+    @property
+    def recipe(self) -> DataclassInstance:
+        """All that decides a fit but the images; recorded."""
+
+    def check(self, data: Data) -> None:
+        """Refuse images from which this recipe cannot learn.
+
+        Raises:
+            UsageError: names why.
+        """
+
+    def fit(self, data: Data, rows: npt.NDArray[np.bool_], session: Session) -> keras.Model:
+        """Fit a network to the images of ``rows``, bool [n]; continue after an interruption.
+
+        Raises:
+            FittingFailed: the loss is NaN or infinite.
+        """
+
+    def logits(self, model: keras.Model, pictures: PixelArray) -> npt.NDArray[np.float64]:
+        """Return float64 [n, findings] for uint8 [n, rows, columns]."""
+
+
+def run(trainer: Trainer, data: Data, session: Session, *, only: str | None = None) -> None:
+    """Fit a network to each fold's other images, then one to all images.
+
+    What is finished is not fitted again: call it again after an interruption.
 
     Args:
-        minutes: for each network; after them its fit ends, and ``fit.json`` says how far it came.
-        vgg19_weights: for the reference system that wants them, see ``reference.fit``.
+        trainer: fits each network.
+        data: images, labels, patients and folds.
+        session: its folder is the run's; seed, minutes and steps hold for each network.
+        only: a fold's number or ``all``; ``None``: every part.
 
     Raises:
-        UsageError: the folder holds a run of another recipe, seed or data set, there is no such fold, or
-            a reference system is to learn several findings.
-        FittingFailed: see ``fitting.fit``.
+        UsageError: the folder holds a run of another recipe, seed or data set, there is no such part, or the recipe
+            cannot learn from these images.
+        FittingFailed: the loss is NaN or infinite.
         NotKept: the disk is full.
     """
-    if isinstance(recipe, Reference) and len(data.findings) != 1:
-        raise UsageError(f"{recipe.name} knows one finding, these films have {', '.join(data.findings)}")
+    trainer.check(data)
+    _begin(trainer, data, session)
+    folds = int(data.folds.max()) + 1
+    parts = [*map(str, range(folds)), ALL_FILMS]
+    if only is not None and only not in parts:
+        raise UsageError(f"there is no part {only!r} of this run: choose one of {', '.join(parts)}")
+    parts = parts if only is None else [only]
+    for part in parts:
+        if _result_file(session.folder, part).exists():
+            continue
+        left = sum(not _result_file(session.folder, other).exists() for other in parts)
+        if part == ALL_FILMS:
+            trainer.fit(data, np.ones(len(data.labels), bool), _session_of(session, ALL_FILMS, folds, left))
+            continue
+        held = data.folds == int(part)
+        model = trainer.fit(data, ~held, _session_of(session, f"fold-{part}", int(part), left))
+        logits = trainer.logits(model, data.pictures[held])
+        keep_arrays(_result_file(session.folder, part), index=np.flatnonzero(held), logits=logits)
+
+
+def _begin(trainer: Trainer, data: Data, session: Session) -> None:
+    """Record a new run, or compare its record with that of the run in the folder."""
     record = {
-        "recipe": json.loads(describe(recipe)),
-        "seed": seed,
-        "steps_per_epoch": steps_per_epoch,
+        "recipe": json.loads(describe(trainer.recipe)),
+        "seed": session.seed,
+        "steps_per_epoch": session.steps_per_epoch,
         "absent": data.absent,
         "data": summary(data),
         "environment": environment(),
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / RECORD_FILE
-    if file.exists():
-        earlier = json.loads(file.read_text(encoding="utf-8"))
-        for key in ("recipe", "seed", "steps_per_epoch", "data"):
-            if earlier.get(key) != record[key]:
-                raise UsageError(f"{folder} holds a run with another {key}: choose another folder")
-    else:
-        keep_text(folder / FILMS_FILE, to_csv(data))
+    session.folder.mkdir(parents=True, exist_ok=True)
+    file = session.folder / RECORD_FILE
+    if not file.exists():
+        keep_text(session.folder / FILMS_FILE, to_csv(data))
         keep_text(file, json.dumps(record, indent=2, sort_keys=True) + "\n")
-    count = int(data.folds.max()) + 1
-    parts = [*map(str, range(count)), ALL_FILMS]
-    if only is not None and only not in parts:
-        raise UsageError(f"there is no part {only!r} of this run: choose one of {', '.join(parts)}")
+        return
+    earlier = json.loads(file.read_text(encoding="utf-8"))
+    for key in ("recipe", "seed", "steps_per_epoch", "data"):
+        if earlier.get(key) != record[key]:
+            raise UsageError(f"{session.folder} holds a run with another {key}: choose another folder")
 
-    wanted = parts if only is None else [only]
 
-    def kept(part: str) -> Path:
-        """The file whose presence says that a part is finished."""
-        return folder / ALL_FILMS / WEIGHTS_FILE if part == ALL_FILMS else folder / f"fold-{part}" / LOGITS_FILE
+def _result_file(folder: Path, part: str) -> Path:
+    """Return the file that exists once a part is finished."""
+    return folder / ALL_FILMS / WEIGHTS_FILE if part == ALL_FILMS else folder / f"fold-{part}" / LOGITS_FILE
 
-    def network(name: str, rows: npt.NDArray[np.bool_], its_seed: int) -> keras.Model:
-        say(name)
-        left = sum(not kept(part).exists() for part in wanted)
 
-        def tell(pace: Pace) -> None:
-            advance(replace(pace, part=name, parts_left=left))
+def _session_of(session: Session, name: str, number: int, parts_left: int) -> Session:
+    """Return the session of one network of the run, and log its name."""
+    session.log(name)
 
-        pictures, labels, patients = data.pictures[rows], data.labels[rows], data.patients[rows]
-        if isinstance(recipe, Reference):
-            return reference.fit(
-                recipe,
-                pictures,
-                labels[:, 0],
-                patients,
-                folder / name,
-                seed=its_seed,
-                steps_per_epoch=steps_per_epoch,
-                minutes=minutes,
-                vgg19_weights=vgg19_weights,
-                say=say,
-                advance=tell,
-            )
-        return fit(
-            recipe,
-            TRAINING_SPEC,
-            pictures,
-            labels,
-            sampling_weights(labels, patients, (data.conflict | data.misled_by_sharpness)[rows], recipe),
-            folder / name,
-            seed=its_seed,
-            steps_per_epoch=steps_per_epoch,
-            minutes=minutes,
-            say=say,
-            advance=tell,
-        )
+    def advance(pace: Pace) -> None:
+        session.advance(replace(pace, part=name, parts_left=parts_left))
 
-    def logits(model: keras.Model, pictures: PixelArray) -> npt.NDArray[np.float64]:
-        if isinstance(recipe, Reference):
-            return reference.logits_of(model, recipe, pictures)[:, np.newaxis]
-        return logits_of(serving(model, recipe, TRAINING_SPEC), TRAINING_SPEC, pictures)
-
-    for part in wanted:
-        if kept(part).exists():
-            continue
-        if part == ALL_FILMS:
-            network(ALL_FILMS, np.ones(len(data.labels), bool), seed + count)
-            continue
-        held = data.folds == int(part)
-        model = network(f"fold-{part}", ~held, seed + int(part))
-        keep_arrays(kept(part), index=np.flatnonzero(held), logits=logits(model, data.pictures[held]))
+    return replace(session, folder=session.folder / name, seed=session.seed + number, advance=advance)
 
 
 def finished_folds(folder: Path) -> list[Path]:

@@ -51,8 +51,8 @@ class Pace:
 Advance = Callable[[Pace], None]
 
 
-def unheard(pace: Pace) -> None:
-    """Tell nobody."""
+def no_progress(_pace: Pace) -> None:
+    """Ignore progress."""
 
 
 class Bars:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
@@ -18,24 +17,27 @@ from keras import ops
 
 from preread.core.errors import UsageError
 from preread.core.types import JSONObject, PixelArray
-from preread.imaging.preprocessing import PreprocessingSpec, normalise
+from preread.imaging.preprocessing import TRAINING_SPEC, PreprocessingSpec, normalise
 from preread_training.data.atomic_files import keep_text, keep_weights
 from preread_training.data.augmentation import Augmentation, augment
+from preread_training.data.dataset import Data
 from preread_training.fit.callbacks import (
     FIT_FILE,
     HISTORY_FILE,
-    Allowance,
-    AllowanceOver,
     Checkpoint,
     NotANumber,
+    ProgressLog,
     Reseed,
-    Told,
+    TimeLimit,
+    TimeLimitReached,
     spent_s,
 )
-from preread_training.fit.progress import Advance, unheard
+from preread_training.fit.session import Session
 from preread_training.nets.architectures import ARCHITECTURES, load_imagenet
 from preread_training.nets.pretrained import imagenet_state_dict
-from preread_training.reference.systems import Reference
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 WEIGHTS_FILE = "fitted.weights.h5"
 # On TensorFlow, XLA would change the sums of what is published and gain nothing on a processor; JAX is nothing without.
@@ -123,14 +125,25 @@ class _Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignor
 def _batches(
     recipe: Recipe,
     spec: PreprocessingSpec,
-    pictures: PixelArray,
-    labels: npt.NDArray[np.int64],
-    weights: npt.NDArray[np.float64],
+    images: tuple[PixelArray, npt.NDArray[np.int64], npt.NDArray[np.float64]],
     size: int,
     seed: int,
     first_step: int,
 ) -> tf.data.Dataset:
-    """Endless (float32 [batch, size, size, 1], float32 [batch, findings]), a function of seed and step alone."""
+    """Return endless batches, a function of seed and step alone.
+
+    Args:
+        recipe: gives the size of a batch and the augmentation.
+        spec: preprocessing of the bundle to come.
+        images: uint8 [n, rows, columns], their labels int64 [n, findings], and how often to draw each, float64 [n].
+        size: side in pixels.
+        seed: of all draws.
+        first_step: step with which the batches begin.
+
+    Returns:
+        float32 [batch, size, size, 1] and float32 [batch, findings] at a time.
+    """
+    pictures, labels, weights = images
     held = tf.constant(pictures)
     target = (labels * (1 - recipe.label_smoothing) + recipe.label_smoothing / 2).astype(np.float32)
     cumulative = tf.constant(np.cumsum(weights), tf.float32)
@@ -160,32 +173,74 @@ def fit(
     pictures: PixelArray,
     labels: npt.NDArray[np.int64],
     weights: npt.NDArray[np.float64],
-    folder: Path,
-    *,
-    seed: int = 0,
-    steps_per_epoch: int | None = None,
-    minutes: float | None = None,
-    say: Callable[[str], None] = lambda _: None,
-    advance: Advance = unheard,
+    session: Session,
 ) -> keras.Model:
-    """Fit a network and return it with its averaged weights; called again after an interruption it goes on.
+    """Fit a network and return it with its averaged weights.
+
+    Called again after an interruption it continues after the last whole epoch.
 
     Args:
+        recipe: all that decides the fit but the images.
+        spec: preprocessing of the bundle to come.
         pictures: uint8 [n, rows, columns] after ``preprocessing.shrink``.
         labels: int64 [n, findings] in {0, 1}.
         weights: float64 [n] summing to 1, see ``sampling_weights``.
-        folder: gets ``history.csv`` (epoch, loss, seconds), checkpoints, and at the end ``fitted.weights.h5`` and
-            ``fit.json`` (epochs reached and meant, seconds, how the fit ended, parameters).
-        minutes: after them the fit ends with the step in progress, and what it reached is recorded.
+        session: its folder gets ``history.csv`` (epoch, loss, seconds), checkpoints, and at the end
+            ``fitted.weights.h5`` and ``fit.json`` (epochs reached and meant, seconds, how the fit ended, parameters).
 
     Raises:
         FittingFailed: the loss is NaN or infinite.
     """
+    folder, seed = session.folder, session.seed
     folder.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(seed)
     model = build(recipe, labels.shape[1])
-    steps = steps_per_epoch or max(1, len(labels) // recipe.batch)
+    steps = session.steps_per_epoch or max(1, len(labels) // recipe.batch)
     epochs = sum(count for _, count in recipe.sizes)
+    _compile(model, recipe, steps, epochs)
+    restored = Checkpoint.restore(model, folder)
+    before_s, began_s = spent_s(folder, restored), time.monotonic()
+    callbacks = [
+        NotANumber(),
+        Reseed(seed),
+        TimeLimit(session.minutes, before_s),
+        ProgressLog(epochs, folder / HISTORY_FILE, session.log, session.advance),
+        Checkpoint(folder),
+    ]
+    ended, reached = "done", float(epochs)
+    try:
+        for size, first, until, averaged in _stages(recipe, restored):
+            if averaged:
+                # Each size begins with the averages of the one before, as Keras leaves them; a checkpoint has not seen
+                # that yet. The copy is for JAX, which would be given one buffer for a weight and its average.
+                model.optimizer.finalize_variable_values(model.trainable_variables)
+                model.set_weights(model.get_weights())
+                model.train_function = None  # traced anew: one graph for two sizes would add in another order
+            model.fit(
+                _batches(recipe, spec, (pictures, labels, weights), size, seed, first * steps),
+                steps_per_epoch=steps,
+                initial_epoch=first,
+                epochs=until,
+                verbose=0,
+                shuffle=False,
+                callbacks=callbacks,
+            )
+    except TimeLimitReached as over:
+        ended, reached = "time", over.epochs
+    record = {
+        "epochs": reached,
+        "epochs_meant": epochs,
+        "seconds": before_s + time.monotonic() - began_s,
+        "ended": ended,
+        "parameters": model.count_params(),
+    }
+    model.optimizer.finalize_variable_values(model.trainable_variables)
+    keep_weights(model, folder / WEIGHTS_FILE)
+    keep_text(folder / FIT_FILE, json.dumps(record, indent=2) + "\n")
+    return model
+
+
+def _compile(model: keras.Model, recipe: Recipe, steps: int, epochs: int) -> None:
     # Averaging is part of the optimizer's state, so one optimizer serves all sizes and its checkpoint resumes both.
     model.compile(
         optimizer=keras.optimizers.AdamW(
@@ -199,49 +254,15 @@ def fit(
         loss={"logit": keras.losses.BinaryCrossentropy(from_logits=True), "activation_map": None, "embedding": None},
         jit_compile=_JIT,
     )
-    restored = Checkpoint.restore(model, folder)
-    before_s, began_s = spent_s(folder, restored), time.monotonic()
-    callbacks = [
-        NotANumber(),
-        Reseed(seed),
-        Allowance(minutes, before_s),
-        Told(epochs, folder / HISTORY_FILE, say, advance),
-        Checkpoint(folder),
-    ]
-    done, ended, reached = 0, "done", float(epochs)
-    try:
-        for size, count in recipe.sizes:
-            begin, first, done = done, max(done, restored), done + count
-            if first >= done:
-                continue
-            if first == begin > 0:
-                # Each size begins with the averages of the one before, as Keras leaves them; a checkpoint has not seen
-                # that yet. The copy is for JAX, which would be given one buffer for a weight and its average.
-                model.optimizer.finalize_variable_values(model.trainable_variables)
-                model.set_weights(model.get_weights())
-                model.train_function = None  # traced anew: one graph for two sizes would add in another order
-            model.fit(
-                _batches(recipe, spec, pictures, labels, weights, size, seed, first * steps),
-                steps_per_epoch=steps,
-                initial_epoch=first,
-                epochs=done,
-                verbose=0,
-                shuffle=False,
-                callbacks=callbacks,
-            )
-    except AllowanceOver as over:
-        ended, reached = "time", over.epochs
-    record = {
-        "epochs": reached,
-        "epochs_meant": epochs,
-        "seconds": before_s + time.monotonic() - began_s,
-        "ended": ended,
-        "parameters": model.count_params(),
-    }
-    model.optimizer.finalize_variable_values(model.trainable_variables)
-    keep_weights(model, folder / WEIGHTS_FILE)
-    keep_text(folder / FIT_FILE, json.dumps(record, indent=2) + "\n")
-    return model
+
+
+def _stages(recipe: Recipe, restored: int) -> Iterator[tuple[int, int, int, bool]]:
+    """Yield side in pixels, first epoch, end, and whether averages are taken over; ``restored`` epochs are done."""
+    done = 0
+    for size, count in recipe.sizes:
+        begin, first, done = done, max(done, restored), done + count
+        if first < done:
+            yield size, first, done, first == begin > 0
 
 
 def serving(model: keras.Model, recipe: Recipe, spec: PreprocessingSpec, batch: int | None = None) -> keras.Model:
@@ -263,6 +284,27 @@ def logits_of(
     return np.concatenate(parts).astype(np.float64)
 
 
-def describe(recipe: Recipe | Reference) -> str:
-    """The recipe as canonical JSON, for records and digests."""
+def describe(recipe: DataclassInstance) -> str:
+    """Return a recipe as canonical JSON, for records and digests."""
     return json.dumps(dataclasses.asdict(recipe), sort_keys=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RecipeTrainer:
+    """Fit networks of the product's own recipes, see ``cross_validation.Trainer``."""
+
+    recipe: Recipe
+
+    def check(self, _data: Data) -> None:
+        """Accept any images."""
+
+    def fit(self, data: Data, rows: npt.NDArray[np.bool_], session: Session) -> keras.Model:
+        """Fit a network to the images of ``rows``, bool [n]."""
+        labels = data.labels[rows]
+        misleading = (data.conflict | data.misled_by_sharpness)[rows]
+        weights = sampling_weights(labels, data.patients[rows], misleading, self.recipe)
+        return fit(self.recipe, TRAINING_SPEC, data.pictures[rows], labels, weights, session)
+
+    def logits(self, model: keras.Model, pictures: PixelArray) -> npt.NDArray[np.float64]:
+        """Return float64 [n, findings] for uint8 [n, rows, columns]."""
+        return logits_of(serving(model, self.recipe, TRAINING_SPEC), TRAINING_SPEC, pictures)

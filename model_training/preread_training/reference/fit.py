@@ -20,18 +20,19 @@ import tensorflow as tf
 from preread.core.errors import UsageError
 from preread.core.types import JSONObject, PixelArray
 from preread_training.data.atomic_files import keep_text, keep_weights
+from preread_training.data.dataset import Data
 from preread_training.fit.callbacks import (
     FIT_FILE,
     HISTORY_FILE,
-    Allowance,
-    AllowanceOver,
     Checkpoint,
     NotANumber,
+    ProgressLog,
     Reseed,
-    Told,
+    TimeLimit,
+    TimeLimitReached,
     spent_s,
 )
-from preread_training.fit.progress import Advance, unheard
+from preread_training.fit.session import Session
 from preread_training.fit.trainer import WEIGHTS_FILE
 from preread_training.reference.generator import shift
 from preread_training.reference.notation import build
@@ -193,7 +194,7 @@ class _Validated(keras.callbacks.Callback):  # type: ignore[misc]
             self.model.stop_training = True
 
 
-def _choose(recipe: Reference, films: _Films, groups: _LABELS, allowance: Allowance, seed: int) -> JSONObject:
+def _choose(recipe: Reference, films: _Films, groups: _LABELS, allowance: TimeLimit, seed: int) -> JSONObject:
     """Cross-validate the candidates as far as time allows; each is built from its own settings.
 
     Args:
@@ -218,62 +219,69 @@ def _choose(recipe: Reference, films: _Films, groups: _LABELS, allowance: Allowa
     return {"layers": layers, "epochs_meant": epochs, "cross_validated_accuracies": accuracies}
 
 
+def _split(
+    recipe: Reference, films: _Films, patients: npt.NDArray[np.str_], seed: int
+) -> tuple[_Films, npt.NDArray[np.str_], _Films]:
+    """Return the images to fit to, their patients, and those kept for the validation loss (none for most systems)."""
+    held = np.zeros(len(films), bool)
+    if recipe.patience is not None:
+        held = validation_rows(films.labels, patients, recipe.validation, seed)
+    if recipe.films is None:
+        return films[~held], patients[~held], films[held]
+    drawn = np.random.default_rng([seed, 2]).permutation(np.flatnonzero(~held))[: recipe.films]
+    return films[drawn], patients[drawn], films[held]
+
+
+def _epochs_meant(recipe: Reference, fitted: _Films, patients: npt.NDArray[np.str_], session: Session) -> JSONObject:
+    """Return the number of epochs and, for a system with candidates, the layers that a cross-validation chose."""
+    meant: JSONObject = {"epochs_meant": recipe.epochs}
+    if recipe.candidates:
+        _, patient = np.unique(patients, return_inverse=True)
+        search = TimeLimit(None if session.minutes is None else session.minutes * _OF_SEARCH)
+        meant |= _choose(recipe, fitted, patient % _CROSS_VALIDATION, search, session.seed)
+    return meant
+
+
 def fit(
     recipe: Reference,
     pictures: PixelArray,
     labels: _LABELS,
     patients: npt.NDArray[np.str_],
-    folder: Path,
-    *,
-    seed: int = 0,
-    steps_per_epoch: int | None = None,
-    minutes: float | None = None,
+    session: Session,
     vgg19_weights: Path | None = None,
-    say: _Say = lambda _: None,
-    advance: Advance = unheard,
 ) -> keras.Model:
-    """Fit a system and return its network; called again after an interruption it goes on after the last whole epoch.
+    """Fit a system and return its network.
+
+    Called again after an interruption it continues after the last whole epoch.
 
     Args:
+        recipe: the system.
         pictures: uint8 [n, rows, columns] after ``preprocessing.shrink``.
         labels: int64 [n] in {0, 1}.
         patients: str [n]; those kept for the validation loss, where a system has one, are not fitted to.
-        folder: gets ``history.csv`` (epoch, loss, seconds), checkpoints, ``fit.json`` (epochs reached and meant,
-            seconds, how the fit ended, parameters, ImageNet weights or none) and ``fitted.weights.h5``.
-        steps_per_epoch: shortens each epoch, for a trial.
-        minutes: after them the fit ends with the step in progress, and what it reached is recorded.
-        vgg19_weights: file of ImageNet weights without top; where absent, Keras is asked for them.
+        session: its folder gets ``history.csv`` (epoch, loss, seconds), checkpoints, ``fit.json`` (epochs reached and
+            meant, seconds, how the fit ended, parameters, ImageNet weights or none) and ``fitted.weights.h5``.
+        vgg19_weights: file of ImageNet weights without top; ``None``: Keras is asked for them.
 
     Raises:
         FittingFailed: the loss is NaN or infinite.
         UsageError: the file of weights holds none.
     """
+    folder = session.folder
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / FIT_FILE
     state: JSONObject = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     began_s = time.monotonic()
     films = _Films(nearest(pictures, recipe.side_px), labels)
-    held = np.zeros(len(labels), bool)
-    if recipe.patience is not None:
-        held = validation_rows(labels, patients, recipe.validation, seed)
-    if recipe.films is not None:
-        drawn = np.random.default_rng([seed, 2]).permutation(np.flatnonzero(~held))[: recipe.films]
-        fitted, patients = films[drawn], patients[drawn]
-    else:
-        fitted = films[~held]
-
+    fitted, fitted_patients, held = _split(recipe, films, patients, session.seed)
     imagenet = None
     if not state.get("ended") and not Checkpoint.epochs(folder) and "VGG19" in recipe.layers:
-        imagenet = _imagenet(recipe, vgg19_weights, say)
+        imagenet = _imagenet(recipe, vgg19_weights, session.log)
         state["imagenet"] = imagenet is not None
     if "epochs_meant" not in state:
-        state["epochs_meant"] = recipe.epochs
-        if recipe.candidates:
-            _, patient = np.unique(patients, return_inverse=True)
-            search = Allowance(None if minutes is None else minutes * _OF_SEARCH)
-            state |= _choose(recipe, fitted, patient % _CROSS_VALIDATION, search, seed)
+        state |= _epochs_meant(recipe, fitted, fitted_patients, session)
     recipe = replace(recipe, layers=state.get("layers", recipe.layers), epochs=state["epochs_meant"])
-    model = _compiled(recipe, seed, frozen=state.get("imagenet", False))
+    model = _compiled(recipe, session.seed, frozen=state.get("imagenet", False))
     if imagenet is not None:
         for body in _bodies(model):
             body.set_weights(imagenet)
@@ -283,19 +291,39 @@ def fit(
         return model
     state["parameters"] = model.count_params()
     keep_text(file, json.dumps(state, indent=2) + "\n")
+    state |= _fit_epochs(recipe, model, fitted, held, session, began_s)
+    keep_weights(model, folder / WEIGHTS_FILE)
+    keep_text(file, json.dumps(state, indent=2) + "\n")
+    return model
 
+
+def _fit_epochs(
+    recipe: Reference, model: keras.Model, fitted: _Films, held: _Films, session: Session, began_s: float
+) -> JSONObject:
+    """Fit the epochs that are left, load the best epoch's weights if the system asks for them, and return the record.
+
+    Args:
+        recipe: the system, with the layers and epochs that were chosen.
+        model: compiled.
+        fitted: images to fit to.
+        held: images for the validation loss; none for most systems.
+        session: see ``fit``.
+        began_s: ``time.monotonic()`` when this fit began.
+    """
+    folder = session.folder
     done = Checkpoint.restore(model, folder)
     before_s = spent_s(folder, done)
-    steps = steps_per_epoch or recipe.steps_per_epoch or math.ceil(len(fitted) / recipe.batch)
-    allowance = Allowance(minutes, before_s + time.monotonic() - began_s)
-    validated = _Validated(recipe, films[held], folder, done) if held.any() else None
-    callbacks = [NotANumber(), Reseed(seed), allowance, Told(recipe.epochs, folder / HISTORY_FILE, say, advance)]
+    steps = session.steps_per_epoch or recipe.steps_per_epoch or math.ceil(len(fitted) / recipe.batch)
+    limit = TimeLimit(session.minutes, before_s + time.monotonic() - began_s)
+    progress = ProgressLog(recipe.epochs, folder / HISTORY_FILE, session.log, session.advance)
+    validated = _Validated(recipe, held, folder, done) if len(held) else None
+    callbacks = [NotANumber(), Reseed(session.seed), limit, progress]
     callbacks += [validated, Checkpoint(folder)] if validated else [Checkpoint(folder)]
-    reached, ended = float(done), "done"
+    record: JSONObject = {"epochs": float(done), "ended": "done"}
     if done < recipe.epochs and not (validated and validated.is_over):
         try:
             history = model.fit(
-                _batches(recipe, fitted, seed, range(done * steps, recipe.epochs * steps)),
+                _batches(recipe, fitted, session.seed, range(done * steps, recipe.epochs * steps)),
                 steps_per_epoch=steps,
                 initial_epoch=done,
                 epochs=recipe.epochs,
@@ -303,15 +331,44 @@ def fit(
                 shuffle=False,
                 callbacks=callbacks,
             )
-            reached += len(history.epoch)
-        except AllowanceOver as over:
-            ended, reached = "time", over.epochs
-    if validated and validated.is_over and reached < recipe.epochs:
-        ended = "early"
+            record["epochs"] += len(history.epoch)
+        except TimeLimitReached as over:
+            record |= {"ended": "time", "epochs": over.epochs}
+    if validated and validated.is_over and record["epochs"] < recipe.epochs:
+        record["ended"] = "early"
     if validated and recipe.best and validated.losses:
         model.load_weights(folder / _BEST_FILE)
-        state["best_epoch"] = validated.best + 1
-    keep_weights(model, folder / WEIGHTS_FILE)
-    state |= {"epochs": reached, "seconds": before_s + time.monotonic() - began_s, "ended": ended}
-    keep_text(file, json.dumps(state, indent=2) + "\n")
-    return model
+        record["best_epoch"] = validated.best + 1
+    record["seconds"] = before_s + time.monotonic() - began_s
+    return record
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceTrainer:
+    """Fit a reference system, see ``cross_validation.Trainer``.
+
+    Attributes:
+        recipe: the system.
+        vgg19_weights: see ``fit``.
+    """
+
+    recipe: Reference
+    vgg19_weights: Path | None = None
+
+    def check(self, data: Data) -> None:
+        """Refuse images with several findings.
+
+        Raises:
+            UsageError: names the findings.
+        """
+        if len(data.findings) != 1:
+            raise UsageError(f"{self.recipe.name} knows one finding, these films have {', '.join(data.findings)}")
+
+    def fit(self, data: Data, rows: npt.NDArray[np.bool_], session: Session) -> keras.Model:
+        """Fit the system's network to the images of ``rows``, bool [n]."""
+        labels, patients = data.labels[rows, 0], data.patients[rows]
+        return fit(self.recipe, data.pictures[rows], labels, patients, session, self.vgg19_weights)
+
+    def logits(self, model: keras.Model, pictures: PixelArray) -> npt.NDArray[np.float64]:
+        """Return float64 [n, 1] for uint8 [n, rows, columns]."""
+        return logits_of(model, self.recipe, pictures)[:, np.newaxis]

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,8 @@ from preread.core.errors import UsageError
 from preread.core.types import JSONObject
 from preread_training.data.atomic_files import keep_text
 from preread_training.data.dataset import Data
-from preread_training.reference.systems import REFERENCES, Reference
+from preread_training.fit.session import Session
+from preread_training.reference.systems import REFERENCES
 from preread_training.stats.baselines import baseline_features, cross_fitted_logits
 from preread_training.stats.bootstrap import bootstrap
 from preread_training.stats.metrics import OutOfFold, auc, measure
@@ -154,50 +155,45 @@ def keep_run(name: str, run: Path, into: Path, data: Data, *, seed: int, minutes
 def fit_all(
     names: Sequence[str],
     data: Data,
-    runs: Path,
-    *,
-    seed: int,
-    minutes: float,
+    session: Session,
     void_minutes: float,
-    steps_per_epoch: int | None = None,
     vgg19_weights: Path | None = None,
-    say: Callable[[str], None] = lambda _: None,
 ) -> None:
     """Fit and measure each system that has no row yet; call again after an interruption.
 
-    A fit whose loss is no number is a result too: its row says so.
+    A fit whose loss is not a number is a result too: its row records it.
+
+    Args:
+        names: of recipes and reference systems.
+        data: images, labels, patients and folds.
+        session: its folder has a folder for each system; its minutes hold for each fit.
+        void_minutes: the same for systems whose reported number says nothing of them.
+        vgg19_weights: see ``reference.fit``.
     """
     import keras
     import tensorflow as tf
 
     from preread_training.fit.callbacks import FittingFailed
     from preread_training.fit.cross_validation import run
-    from preread_training.fit.trainer import RECIPES
+    from preread_training.fit.trainer import RECIPES, RecipeTrainer
+    from preread_training.reference.fit import ReferenceTrainer
 
     tf.get_logger().setLevel(logging.ERROR)  # many networks in one process: TensorFlow would warn of each
+    runs, seed = session.folder, session.seed
     for position, name in enumerate(names, 1):
         if (runs / name / ROW_FILE).exists():
             continue
-        recipe = REFERENCES.get(name) or RECIPES[name]
-        allowed = void_minutes if isinstance(recipe, Reference) and recipe.void else minutes
-        say(f"{name}, {position} of {len(names)}: at most {allowed:g} min")
+        reference = REFERENCES.get(name)
+        trainer = ReferenceTrainer(reference, vgg19_weights) if reference else RecipeTrainer(RECIPES[name])
+        minutes = void_minutes if reference and reference.void else session.minutes
+        session.log(f"{name}, {position} of {len(names)}: at most {minutes:g} min")
         try:
-            run(
-                recipe,
-                data,
-                runs / name,
-                seed=seed,
-                only=str(HELD_OUT),
-                steps_per_epoch=steps_per_epoch,
-                minutes=allowed,
-                vgg19_weights=vgg19_weights,
-                say=say,
-            )
-            keep_run(name, runs / name, runs, data, seed=seed, minutes=allowed)
+            run(trainer, data, replace(session, folder=runs / name, minutes=minutes), only=str(HELD_OUT))
+            keep_run(name, runs / name, runs, data, seed=seed, minutes=minutes)
         except FittingFailed as error:
-            say(f"{name}: {error}")
-            row = {"name": name, **asdict(recipe), "protocol": _protocol(data, seed), "failed": str(error)}
-            _keep_row(runs / name, {**row, "minutes_allowed": allowed, "measured": None})
+            session.log(f"{name}: {error}")
+            row = {"name": name, **asdict(trainer.recipe), "protocol": _protocol(data, seed), "failed": str(error)}
+            _keep_row(runs / name, {**row, "minutes_allowed": minutes, "measured": None})
         keras.utils.clear_session()
 
 

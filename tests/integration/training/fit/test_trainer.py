@@ -30,6 +30,7 @@ from preread.monitoring import drift
 from preread_training.cli.app import app
 from preread_training.data.atomic_files import NotKept
 from preread_training.data.phantoms import draw_chest
+from preread_training.fit.session import Session
 from tests.support.declarations import declare
 from tests.support.paths import REPOSITORY
 
@@ -224,7 +225,7 @@ def test_a_loss_that_is_no_number_ends_the_fit(tmp_path: Path) -> None:
     pictures = np.zeros((8, 224, 224), np.uint8)
     labels = np.array([[0], [1]] * 4)
     with pytest.raises(FittingFailed, match="loss became"):
-        fit(recipe, TRAINING_SPEC, pictures, labels, np.full(8, 1 / 8), tmp_path, steps_per_epoch=3)
+        fit(recipe, TRAINING_SPEC, pictures, labels, np.full(8, 1 / 8), Session(tmp_path, steps_per_epoch=3))
     assert not (tmp_path / WEIGHTS_FILE).exists()
 
 
@@ -237,9 +238,8 @@ def _fit(
     recipe = dataclasses.replace(RECIPES["smoke"], architecture=architecture, sizes=((64, 2), (96, 1)))
     pictures = np.random.default_rng(0).integers(0, 256, (8, 224, 224), dtype=np.uint8)
     labels = np.array([[0], [1]] * 4)
-    model = fit(
-        recipe, TRAINING_SPEC, pictures, labels, np.full(8, 1 / 8), folder, seed=seed, steps_per_epoch=1, say=say
-    )
+    session = Session(folder, seed=seed, steps_per_epoch=1, log=say)
+    model = fit(recipe, TRAINING_SPEC, pictures, labels, np.full(8, 1 / 8), session)
     return [weight.tobytes() for weight in model.get_weights()]
 
 

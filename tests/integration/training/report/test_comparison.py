@@ -7,6 +7,7 @@ import subprocess
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -161,8 +162,8 @@ def test_a_fit_that_fails_is_a_row_and_the_next_system_has_its_turn(
 
     asked: list[str] = []
 
-    def fail(recipe: object, *_: object, **__: object) -> None:
-        asked.append(recipe.name)  # type: ignore[attr-defined]
+    def fail(trainer: Any, *_: object, **__: object) -> None:
+        asked.append(trainer.recipe.name)
         raise FittingFailed("the loss became nan at step 3")
 
     monkeypatch.setattr(running, "run", fail)

@@ -10,9 +10,9 @@ pytestmark = pytest.mark.usefixtures("deterministic_tensorflow")
 
 
 def _epochs(folder: Path, *epochs: int) -> None:
-    from preread_training.fit.callbacks import HISTORY_FILE, Told
+    from preread_training.fit.callbacks import HISTORY_FILE, ProgressLog
 
-    told = Told(9, folder / HISTORY_FILE, lambda _: None)
+    told = ProgressLog(9, folder / HISTORY_FILE, lambda _: None)
     for epoch in epochs:
         told.on_epoch_begin(epoch)
         told.on_epoch_end(epoch, {"loss": 1 / (epoch + 1)})

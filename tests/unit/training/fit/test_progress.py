@@ -12,7 +12,7 @@ from rich.console import Console
 from preread_training.fit.progress import Bars, Pace
 
 if TYPE_CHECKING:
-    from preread_training.fit.callbacks import Told
+    from preread_training.fit.callbacks import ProgressLog
 
 pytestmark = pytest.mark.usefixtures("deterministic_tensorflow")
 
@@ -42,18 +42,18 @@ def test_what_is_no_terminal_gets_no_bar() -> None:
     assert _shown(False, Pace(0, 1, 1, 2)) == "\n" * _shown(False, Pace(0, 1, 1, 2)).count("\n")
 
 
-def _epoch(told: Told, epoch: int, loss: float) -> None:
+def _epoch(told: ProgressLog, epoch: int, loss: float) -> None:
     told.on_epoch_begin(epoch)
     told.on_epoch_end(epoch, {"loss": loss})
 
 
 def test_an_epoch_that_is_done_again_stands_once_in_the_history(tmp_path: Path) -> None:
-    from preread_training.fit.callbacks import Told
+    from preread_training.fit.callbacks import ProgressLog
 
     history, said = tmp_path / "history.csv", list[str]()
     for epoch, loss in enumerate((0.5, 0.4)):
-        _epoch(Told(3, history, said.append), epoch, loss)
-    resumed = Told(3, history, said.append)  # broken off before the second epoch's checkpoint
+        _epoch(ProgressLog(3, history, said.append), epoch, loss)
+    resumed = ProgressLog(3, history, said.append)  # broken off before the second epoch's checkpoint
     _epoch(resumed, 1, 0.39)
     _epoch(resumed, 2, 0.3)
     rows = [line.split(",")[:2] for line in history.read_text().splitlines()]
@@ -62,10 +62,10 @@ def test_an_epoch_that_is_done_again_stands_once_in_the_history(tmp_path: Path) 
 
 
 def test_every_step_is_told(tmp_path: Path) -> None:
-    from preread_training.fit.callbacks import Told
+    from preread_training.fit.callbacks import ProgressLog
 
     paces: list[Pace] = []
-    told = Told(2, tmp_path / "history.csv", lambda _: None, paces.append)
+    told = ProgressLog(2, tmp_path / "history.csv", lambda _: None, paces.append)
     told.set_params({"steps": 3})
     told.on_epoch_begin(1)
     for batch in range(3):

@@ -15,6 +15,7 @@ from preread.core.errors import UsageError
 from preread.core.types import PixelArray
 from preread.imaging.preprocessing import TRAINING_SPEC, shrink
 from preread_training.data.phantoms import draw_chest
+from preread_training.fit.session import Session
 from preread_training.reference.systems import REFERENCES, Reference, Shifts
 
 if TYPE_CHECKING:
@@ -236,10 +237,12 @@ def test_films_without_the_finding_weigh_what_the_system_says() -> None:
 # --------------------------------------------------------------------------- fitting
 
 
-def _fit(recipe: Reference, pictures: PixelArray, folder: Path, **options: object) -> keras.Model:
+def _fit(
+    recipe: Reference, pictures: PixelArray, folder: Path, *, vgg19_weights: Path | None = None, **options: object
+) -> keras.Model:
     from preread_training.reference.fit import fit
 
-    return fit(recipe, pictures, LABELS, PATIENTS, folder, **{"steps_per_epoch": 1, **options})
+    return fit(recipe, pictures, LABELS, PATIENTS, Session(folder, **{"steps_per_epoch": 1, **options}), vgg19_weights)
 
 
 def _record(folder: Path) -> dict[str, object]:
@@ -273,7 +276,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_weights(name: str, pictures: Pix
     recipe = small(name, epochs=3, layers="C4-3 P Dr.4 F D8 Dr.2")
 
     def weights(folder: str, say: Callable[[str], None] = lambda _: None) -> list[bytes]:
-        return [value.tobytes() for value in _fit(recipe, pictures, tmp_path / folder, say=say).get_weights()]
+        return [value.tobytes() for value in _fit(recipe, pictures, tmp_path / folder, log=say).get_weights()]
 
     def interrupt(text: str) -> None:
         if text.startswith("epoch 2"):
