@@ -171,7 +171,7 @@ def questions(engine: Engine, count: int) -> dict[str, Callable[[], object]]:
         "one film": lambda: history.show(engine, film.result_id),
         "its earlier films": lambda: related_images.earlier(engine, film),
         "statistics": lambda: agreement.stats(engine),
-        "its readings": lambda: reviews.of_films(engine, [film.result_id]),
+        "its readings": lambda: reviews.of_images(engine, [film.result_id]),
     }
 
 

@@ -40,7 +40,7 @@ def fill(engine: Engine, name: bytes = b"film", bundle: Mapping[str, str] | None
     assert commit_unreadable(ledger, unreadable, TruncatedPixels(), facts("c"))
     accounts.add(engine, "uid:0", name.decode(), "Program", Role.SERVICE, None)
     account_id = accounts.by_name(engine, name.decode()).account_id
-    disclosures.note(engine, f"account:{account_id}", results.query(engine))
+    disclosures.record(engine, f"account:{account_id}", results.query(engine))
     reading = {
         "file_id": assessed.file_id,
         "account_id": account_id,

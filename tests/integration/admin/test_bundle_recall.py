@@ -8,7 +8,7 @@ from typing import Any
 from preread.admin import bundle_registry
 from preread.core.types import Answer, Outcome, Presence, RefusalCode, Verdict
 from preread.review import reviews
-from preread.review.export import reading_to_json
+from preread.review.export import review_to_json
 from preread.review.history import show
 from preread.review.reviews import Draft, Shown
 from tests.support.page import Films
@@ -47,6 +47,6 @@ def test_a_withdrawn_answer_is_struck_through_wherever_it_is_shown(films_here: F
         program.post("/worklist/search", unread=False).json()["studies"][0][0],
     ):
         assert answer["withdrawn"]["reason"] == REASON
-    (signed,) = reviews.of_films(films.engine, [film])[film]
-    assert reading_to_json(signed)["withdrawn"] == REASON
+    (signed,) = reviews.of_images(films.engine, [film])[film]
+    assert review_to_json(signed)["withdrawn"] == REASON
     assert signed.presences() == {"pneumonia": Presence.PRESENT}

@@ -98,14 +98,14 @@ def images(engine: Engine, count: int, start: int = 0) -> None:
 
 def review(engine: Engine, count: int) -> None:
     """Have readers sign some of what stands there."""
-    if "ada" not in {one.name for one in accounts.everyone(engine)}:
+    if "ada" not in {one.name for one in accounts.all_accounts(engine)}:
         accounts.add(engine, "uid:0", "ada", "Dr Ada", Role.READER, "correct horse battery staple 9")
     reader = accounts.by_name(engine, "ada")
     for row in results.query(engine)[:count]:
         detail = show(engine, row.result_id)
         assert detail is not None
         shown = reviews.Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
-        reviews.note_viewing(engine, reader, row.result_id, shown, answer_visible=True)
+        reviews.record_viewing(engine, reader, row.result_id, shown, answer_visible=True)
         findings = {"pneumonia": Presence.PRESENT} if detail.assessment_id else {}
         draft = reviews.Draft(
             row.result_id, shown, Verdict.ACCEPTED, f"form-token-{row.result_id:010}", findings, "ja \n"
@@ -458,7 +458,7 @@ def test_the_command_says_what_was_moved_and_what_to_write_into_the_settings(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PREREAD_DATABASE_URL", database_url)
-    audit_proof.vouch(ended, "uid:0")
+    audit_proof.accept(ended, "uid:0")
     assert main(["db", "move", elsewhere]) == 0
     said = capsys.readouterr()
     for table in schema.metadata.tables:

@@ -27,8 +27,8 @@ from preread.ledger.records import ContentAssessment
 from preread.model import bundles
 from preread.model.bundles import Bundle
 from preread.review import audit, disclosures, results
-from preread.review.history import show
-from preread.review.result_json import detail_to_json, result_to_json
+from preread.review.history import detail_to_json, show
+from preread.review.results import result_to_json
 from preread.runner.child.protocol import Report
 from preread.runner.pool import Broke, Done, Fault
 from preread.runner.shadow import Shadow, ShadowFilm
@@ -178,13 +178,13 @@ def test_the_films_of_a_withdrawn_bundle_are_listed_with_who_saw_them(bench: Led
     ids = [one.bundle_id for one in bundle_registry.find_bundles(bench.engine, "films/1")]
     assert bundle_recall.unattributed_access(bench.engine, ids) == bundle_recall.UnattributedAccess(0, None)
     rows = {row.path_text: row for row in results.query(bench.engine)}
-    disclosures.note(bench.engine, "uid:9", [rows["a.dcm"], rows["c.dcm"], rows["d.dcm"]])
+    disclosures.record(bench.engine, "uid:9", [rows["a.dcm"], rows["c.dcm"], rows["d.dcm"]])
     # the other bundle's answer of the same film, which another person saw, is none of this one's
     bench.wait(1)
     assert bench.ledger.reopen([first], "a better bundle", states=[FileState.DONE])
     (claim,) = bench.claim()
     assert commit_assessed(bench.ledger, claim, bench.facts(b"a"), other, content_of(Answer.NOT_FLAGGED))
-    disclosures.note(bench.engine, "uid:10", results.query(bench.engine))
+    disclosures.record(bench.engine, "uid:10", results.query(bench.engine))
     found = list(bundle_recall.recalled_images(bench.engine, ids))
     said = [(one.result.path_text, [of.who for of in one.seen], sorted(of.who for of in one.listed)) for one in found]
     assert said == [

@@ -86,14 +86,14 @@ def sound(bench: LedgerBench) -> bool:
 
 
 def sign(bench: LedgerBench, film: int, comment: str = "") -> None:
-    if not [one for one in accounts.everyone(bench.engine) if one.name == "ada"]:
+    if not [one for one in accounts.all_accounts(bench.engine) if one.name == "ada"]:
         accounts.add(bench.engine, ACTOR, "ada", "Dr Ada", Role.READER, "correct horse battery")
     reader = accounts.by_name(bench.engine, "ada")
     detail = show(bench.engine, film)
     assert detail is not None
     shown = Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
-    reviews.note_viewing(bench.engine, reader, film, shown, answer_visible=True)
-    disclosures.note(bench.engine, reader.actor, [detail.row])
+    reviews.record_viewing(bench.engine, reader, film, shown, answer_visible=True)
+    disclosures.record(bench.engine, reader.actor, [detail.row])
     draft = Draft(film, shown, Verdict.ACCEPTED, f"form-token-{film:010}", {"pneumonia": Presence.PRESENT}, comment)
     reviews.sign(bench.engine, reader, draft)
 
@@ -257,7 +257,7 @@ def test_readings_stay_unless_they_are_named_and_say_no_patient(filled: LedgerBe
     assert (done.readings, done.readings_kept) == (0, 1)
     # what a reader wrote is kept as it was written
     assert tables_with(filled.engine, NAME, "mustermann", IDENTIFIER) == {"reading"}
-    kept = reviews.of_films(filled.engine, [filled.mine[1]])[filled.mine[1]]
+    kept = reviews.of_images(filled.engine, [filled.mine[1]])[filled.mine[1]]
     assert [(one.verdict, dict(one.answers)) for one in kept] == [(Verdict.ACCEPTED, {"pneumonia": "flagged"})]
     assert sound(filled)
 

@@ -22,7 +22,7 @@ SHELL = "uid:0"
 
 
 def test_nobody_is_there_until_somebody_is_added(engine: Engine) -> None:
-    assert accounts.everyone(engine) == []
+    assert accounts.all_accounts(engine) == []
     with pytest.raises(NotAllowed):
         accounts.check_password(engine, "admin", "admin")
 
@@ -53,7 +53,7 @@ def test_a_person_signs_in_with_the_password_alone(engine: Engine) -> None:
 def test_a_poor_name_or_password_is_no_account(engine: Engine, name: str, role: Role, password: str | None) -> None:
     with pytest.raises(UsageError):
         accounts.add(engine, SHELL, name, "", role, password)
-    assert accounts.everyone(engine) == []
+    assert accounts.all_accounts(engine) == []
 
 
 def test_a_program_has_a_token_that_is_shown_once_and_can_be_renewed(engine: Engine) -> None:
@@ -141,11 +141,11 @@ def test_sessions_are_listed_and_ended(engine: Engine) -> None:
     own, *rest = (sessions.find(engine, token, 60, touch=True) for token in tokens)
     assert own is not None
     assert rest[0] is not None
-    assert sessions.end_others(engine, ben.actor, ben, only=own.session_id) == 0, "another's session is not ben's"
-    assert sessions.end_others(engine, ada.actor, ada, only=rest[0].session_id, but=own.session_id) == 1
+    assert sessions.end_sessions(engine, ben.actor, ben, only=own.session_id) == 0, "another's session is not ben's"
+    assert sessions.end_sessions(engine, ada.actor, ada, only=rest[0].session_id, but=own.session_id) == 1
     assert here() == ["203.0.113.0", "203.0.113.2", "203.0.113.3"]
-    assert sessions.end_others(engine, ada.actor, ada, only=own.session_id, but=own.session_id) == 0
-    assert sessions.end_others(engine, ada.actor, ada, but=own.session_id) == 2
+    assert sessions.end_sessions(engine, ada.actor, ada, only=own.session_id, but=own.session_id) == 0
+    assert sessions.end_sessions(engine, ada.actor, ada, but=own.session_id) == 2
     assert [sessions.find(engine, token, 60, touch=True) is not None for token in tokens] == [True, False, False, False]
     assert sessions.find(engine, others, 60, touch=True) is not None
     # the same browser signs in again: the session before ends

@@ -35,7 +35,7 @@ _audit, _reading, _viewing, _account = (
 def keyed(films: Films, tmp_path: Path) -> Films:
     """Films, people and readings in a database that has had its key from the start."""
     audit_key.attach(films.engine, tmp_path / "key")
-    audit_proof.vouch(films.engine, SHELL)
+    audit_proof.accept(films.engine, SHELL)
     ada, ben = films.person("ada"), films.person("ben")
     accounts.add(films.engine, SHELL, "ris", "", Role.SERVICE, None)
     who = {"patient_id": "P1", "patient_name": "DOE^JANE"}
@@ -53,7 +53,7 @@ def shown(films: Films, film: int) -> Shown:
 
 
 def look(films: Films, who: accounts.Account, film: int) -> None:
-    reviews.note_viewing(films.engine, who, film, shown(films, film), answer_visible=True)
+    reviews.record_viewing(films.engine, who, film, shown(films, film), answer_visible=True)
 
 
 def sign(films: Films, who: accounts.Account, film: int, **more: Any) -> int:
@@ -216,15 +216,15 @@ def test_a_trail_of_the_version_before_is_taken_over_and_anchored(films: Films, 
     assert faults(films) == []
     audit_key.attach(films.engine, tmp_path / "key")
     assert faults(films) == []
-    assert audit_proof.vouch(films.engine, SHELL) == 1
-    assert audit_proof.vouch(films.engine, SHELL) == 0
+    assert audit_proof.accept(films.engine, SHELL) == 1
+    assert audit_proof.accept(films.engine, SHELL) == 0
     assert oct((tmp_path / "key").stat().st_mode) == "0o100600"
     found = audit_proof.verify(films.engine, [before])
     assert (found.faults, found.unsealed, found.chain.unproven) == ([], 0, [])
     for edit in ("a verdict", "an answer", "the worklist's answer", "an account put in"):
         by_hand(films.engine, EDITS[edit])
         assert faults(films) != []
-        assert audit_proof.vouch(films.engine, SHELL, anew=True) == 1
+        assert audit_proof.accept(films.engine, SHELL, anew=True) == 1
         assert faults(films) == []
     by_hand(films.engine, lambda c: c.execute(update(_audit).where(_audit.c.id == 1).values(actor="account:9")))
     assert faults(films) == ["row 1 of the audit trail is not what was written"]
@@ -259,14 +259,14 @@ def test_without_its_key_the_program_goes_on_and_says_so(
     found = audit_proof.verify(keyed.engine)
     assert [first == last for first, last in found.chain.unproven] == [True]
     assert (found.unsealed, found.faults) == (1, [])
-    audit_proof.vouch(keyed.engine, SHELL, anew=True)
+    audit_proof.accept(keyed.engine, SHELL, anew=True)
     assert faults(keyed) == []
     assert len(key.read_text().split()) == 2
 
 
 def test_a_lost_key_is_replaced_and_everything_covered_again(keyed: Films, tmp_path: Path) -> None:
     (tmp_path / "key").unlink()
-    assert audit_proof.vouch(keyed.engine, SHELL, anew=True) == 3
+    assert audit_proof.accept(keyed.engine, SHELL, anew=True) == 3
     assert faults(keyed) == []
     by_hand(keyed.engine, EDITS["a verdict"])
     assert faults(keyed) != []
@@ -277,7 +277,7 @@ def test_a_key_that_cannot_be_written_is_no_reason_to_let_nobody_in(films: Films
     films.person("ada")
     assert faults(films) == []
     with pytest.raises(SettingsError, match="cannot be written"):
-        audit_proof.vouch(films.engine, SHELL, anew=True)
+        audit_proof.accept(films.engine, SHELL, anew=True)
 
 
 def test_heads_go_to_the_system_log_as_entries_come(keyed: Films, tmp_path: Path, monkeypatch: Any) -> None:

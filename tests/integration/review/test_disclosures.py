@@ -81,7 +81,7 @@ def test_two_windows_of_one_reader_at_once_and_another_reader(films: Films) -> N
     made = [films.add(f"{number}.dcm") for number in range(8)]
     browsers = []
     for name in ("ada", "ada", "bob"):
-        if name not in {one.name for one in accounts.everyone(films.engine)}:
+        if name not in {one.name for one in accounts.all_accounts(films.engine)}:
             films.person(name)
         browsers.append(Browser(films))
         browsers[-1].sign_in(name)

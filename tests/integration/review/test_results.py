@@ -27,7 +27,6 @@ def paths(bench: LedgerBench, **wanted: object) -> list[bytes]:
 def test_an_empty_database_has_no_results(bench: LedgerBench) -> None:
     assert results.query(bench.engine) == []
     assert list(results.stream(bench.engine)) == []
-    assert results.outcome_counts(bench.engine) == []
     assert history.show(bench.engine, 1) is None
     assert history.explain(bench.engine, b"film.dcm") == []
 
@@ -95,22 +94,6 @@ def test_a_result_of_a_film_that_left_the_folder_stays(bench: LedgerBench) -> No
     assert (row.state, row.outcome) == (FileState.VANISHED, Outcome.ASSESSED)
 
 
-def test_every_file_is_accounted_for(bench: LedgerBench) -> None:
-    bench.assess(b"a", b"1")
-    bench.assess(b"b", b"2")
-    commit_unreadable(bench.ledger, bench.claimed(b"c"), UnknownFormat())
-    bench.see(b"d")
-    bench.ledger.settle([bench.see(b"a", 500, 3)])  # its older version counts no more
-    counted = {(one.outcome, one.code, one.state): one.files for one in results.outcome_counts(bench.engine)}
-    assert counted == {
-        (Outcome.ASSESSED, None, FileState.DONE): 1,
-        (Outcome.UNREADABLE, "unknown_format", FileState.QUARANTINED): 1,
-        (None, None, FileState.SETTLING): 1,
-        (None, None, FileState.READY): 1,
-    }
-    assert results.outcome_counts(bench.engine, [bench.root_id + 1]) == []
-
-
 @pytest.mark.parametrize("path", [b"ward/film.dcm", b"/srv/inbox/ward/film.dcm", b"/srv//inbox/x/../ward/film.dcm"])
 def test_a_path_is_explained_however_it_is_given(bench: LedgerBench, path: bytes) -> None:
     file_id = bench.assess(b"ward/film.dcm")
@@ -140,7 +123,7 @@ def test_superseded_versions_are_part_of_the_story(bench: LedgerBench) -> None:
     (told,) = history.explain(bench.engine, b"film.dcm")
     assert [version.file_id for version in told.versions] == [old, new]
     assert [version.newest for version in told.versions] == [False, True]
-    assert history.sentence(told.versions[0]) == f"A newer version took its place. It was assessed: result {old}."
+    assert history.describe(told.versions[0]) == f"A newer version took its place. It was assessed: result {old}."
 
 
 def test_each_state_has_its_sentence(bench: LedgerBench) -> None:

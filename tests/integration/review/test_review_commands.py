@@ -146,7 +146,7 @@ def test_the_worklist_is_read_signed_and_exported_by_command(films_here: Films, 
     assert signed(99) == 2
     again = sign(other, "--comment", "again")
     assert again.code == 2
-    (number,) = re.findall(r"ada has signed film \d+ before: correct reading (\d+)", again.err)
+    (number,) = re.findall(r"ada has signed image \d+ before: correct review (\d+)", again.err)
     assert signed(other, "--corrects", number) == 0
     assert preread("review", "next").code == 1
     assert "left base" in preread("review", "show", str(flagged)).out

@@ -162,9 +162,9 @@ def test_devices_are_found_one_after_the_other(films: Films) -> None:
 
 def test_a_waiting_film_is_listed_by_its_name(films: Films) -> None:
     films.ledger.observe(films.root_id, [Observation(b"soon.dcm", 5, 1)])
-    (one,) = related_images.waiting(films.engine)
+    (one,) = related_images.pending(films.engine)
     assert (one.path_text, one.state) == ("soon.dcm", "settling")
-    assert reviews.of_films(films.engine, []) == {}
+    assert reviews.of_images(films.engine, []) == {}
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])

@@ -177,7 +177,7 @@ def test_a_doctor_signs_in_filters_opens_looks_signs_and_leaves(films_here: Film
     doctor.one("button[value=here]").click()
     doctor.until(lambda: "Your reading is signed" in doctor.words)
     assert "lower left" in doctor.words
-    (one,) = reviews.of_films(films_here.engine, [2])[2]
+    (one,) = reviews.of_images(films_here.engine, [2])[2]
     assert one.answer_visible
     doctor.one("header form button").click()
     doctor.until(lambda: doctor.all("#password"))

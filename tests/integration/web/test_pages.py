@@ -130,7 +130,7 @@ def test_a_form_from_elsewhere_changes_nothing(films_here: Films, ada: Browser) 
             assert ada.post(path, **fields).status == 403
         form = {name: value for name, value in ada.reading(film).items() if name != "csrf"}
         assert ada.post(f"/films/{film}/readings", **form, **fields).status == 403
-    assert reviews.of_films(films_here.engine, [film])[film] == []
+    assert reviews.of_images(films_here.engine, [film])[film] == []
     stranger = Browser(films_here)
     assert stranger.post("/sign-in", name="ada", password=PASSWORD).status == 403
     assert stranger.get("/worklist").status == 303
@@ -466,13 +466,13 @@ def test_a_reading_is_signed_seen_and_corrected(films_here: Films, ada: Browser)
     assert ada.post(f"/films/{film}/readings", **{**form, "comment": "right"}).status == 409
     assert "right</textarea>" in ada.text
     assert ada.hidden["form_token"] != form["form_token"]
-    (one,) = reviews.of_films(films_here.engine, [film])[film]
+    (one,) = reviews.of_images(films_here.engine, [film])[film]
     assert one.answer_visible
     ada.get(f"/films/{film}?correct={one.reading_id}")
     form = {**ada.hidden, "verdict": "rejected", "comment": "no", "then": "next", "order": "priority"}
     assert ada.post(f"/films/{film}/readings", **form).location == "/worklist/next?order=priority"
     assert ada.get(ada.location).location == f"/films/{other}?order=priority"
-    assert [one.superseded for one in reviews.of_films(films_here.engine, [film])[film]] == [True, False]
+    assert [one.superseded for one in reviews.of_images(films_here.engine, [film])[film]] == [True, False]
     assert ada.post(f"/films/{other}/readings", **ada.reading(other)).status == 303
     assert ada.get("/worklist/next").location == "/worklist"
     assert "100" in ada.get("/statistics").words or ada.status == 200
@@ -485,10 +485,10 @@ def test_a_second_reading_of_the_same_reader_is_refused_and_kept(films_here: Fil
     assert ada.post(f"/films/{film}/readings", **there).status == 409
     assert "Nothing was signed: you have signed this film before" in ada.words
     assert "two</textarea>" in ada.text
-    (one,) = reviews.of_films(films_here.engine, [film])[film]
+    (one,) = reviews.of_images(films_here.engine, [film])[film]
     assert f"This corrects your reading {one.reading_id}" in ada.words
     assert ada.post(f"/films/{film}/readings", **{**there, **ada.hidden}).status == 303
-    first, second = reviews.of_films(films_here.engine, [film])[film]
+    first, second = reviews.of_images(films_here.engine, [film])[film]
     assert (first.superseded, second.superseded, second.supersedes_id) == (True, False, first.reading_id)
     # after the result changed the form is empty, and names what it takes the place of
     films_here.again(film, "a.dcm", Answer.NOT_FLAGGED)
@@ -498,7 +498,7 @@ def test_a_second_reading_of_the_same_reader_is_refused_and_kept(films_here: Fil
     assert ">two<" in ada.text
     assert "two</textarea>" not in ada.text
     assert ada.post(f"/films/{film}/readings", **form).status == 303
-    assert [one.superseded for one in reviews.of_films(films_here.engine, [film])[film]] == [True, True, False]
+    assert [one.superseded for one in reviews.of_images(films_here.engine, [film])[film]] == [True, True, False]
 
 
 def test_nothing_typed_is_lost(films_here: Films, ada: Browser) -> None:
@@ -531,7 +531,7 @@ def test_nothing_typed_is_lost(films_here: Films, ada: Browser) -> None:
     assert ada.post("/sign-in", **{**ada.hidden, "name": "ada", "password": PASSWORD}).status == 200
     assert kept()
     assert "not signed yet" in ada.words
-    assert reviews.of_films(films_here.engine, [film])[film] == []
+    assert reviews.of_images(films_here.engine, [film])[film] == []
     again = {**ada.hidden, "verdict": "accepted", "comment": comment}
     assert ada.post(f"/films/{film}/readings", **again).status == 303
 
@@ -550,7 +550,7 @@ def test_a_reader_may_read_before_the_answer_is_shown(films_here: Films, ada: Br
     assert "pneumonia flagged" in ada.post(f"/films/{other}/reveal", **form).words
     assert "seen so far" in ada.text
     ada.post(f"/films/{other}/readings", **{**ada.hidden, "verdict": "accepted"})
-    found = reviews.of_films(films_here.engine, [film, other])
+    found = reviews.of_images(films_here.engine, [film, other])
     assert [found[film][0].answer_visible, found[other][0].answer_visible] == [False, True]
     assert [one.action for one in audit.latest(films_here.engine, 50)].count("reveal") >= 1
 

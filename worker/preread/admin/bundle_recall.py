@@ -22,8 +22,7 @@ from preread.db.schema import assessment, file, past_outcome
 from preread.db.statements import read_pages
 from preread.review import disclosures
 from preread.review.audit import Action
-from preread.review.result_json import iso, result_to_json
-from preread.review.results import ResultRow, selected, typed
+from preread.review.results import ResultRow, iso, result_to_json, selected, typed
 
 _PAGE = 500
 _TRAIL_PAGE = 5_000

@@ -22,7 +22,7 @@ from preread.imaging import previews
 from preread.review import audit
 from preread.review.audit import Action
 from preread.review.export import write_image
-from preread.review.result_json import iso
+from preread.review.results import iso
 
 
 def export(engine: Engine, actor: str, file_ids: Sequence[int]) -> JSONObject:

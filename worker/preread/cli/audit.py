@@ -80,7 +80,7 @@ def rekey(context: typer.Context, yes: Annotated[bool, YES_OPTION] = False) -> N
     with door.database(context) as engine:
         if not confirmed("make a new key and take readings, accounts and results as they are now?", yes=yes):
             raise typer.Exit(1)
-        sealed = audit_proof.vouch(engine, actor(), anew=True)
+        sealed = audit_proof.accept(engine, actor(), anew=True)
     output.say(f"the audit trail has a new key, and {sealed} results are sealed: keep a copy of its file")
 
 

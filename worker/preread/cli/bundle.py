@@ -18,7 +18,7 @@ from preread.admin.bundle_registry import KnownBundle, Selection
 from preread.cli import context as door
 from preread.cli import in_use, output, self_check
 from preread.cli.invoking_user import YES_OPTION, actor, confirmed
-from preread.cli.views import acquired, local, patient, says
+from preread.cli.views import local, patient, says
 from preread.core.errors import BundleError, BundleMissing, PrereadError, SettingsError, UsageError
 from preread.core.settings import Settings
 from preread.core.text.wording import format_percent, format_predictive_values
@@ -26,6 +26,7 @@ from preread.core.types import JSONObject
 from preread.ledger.commits import register_bundle
 from preread.model import bundles
 from preread.model.bundles import CARD_FILE, Bundle, Manifest
+from preread.review.results import format_acquired
 
 app = typer.Typer(help="List, add, activate and withdraw model bundles.", no_args_is_help=True)
 # Their sensitivity is that of all films with the finding, and an accuracy over both says neither.
@@ -470,7 +471,7 @@ def _recalled(film: RecalledImage) -> tuple[str, ...]:
     now = f"(replaced) {says(result)}" if film.replaced else says(result)
     return (
         str(result.result_id),
-        acquired(result.acquired_local),
+        format_acquired(result.acquired_local),
         patient(result.identity),
         now,
         opened or "nobody",

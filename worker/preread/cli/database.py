@@ -61,7 +61,7 @@ def upgrade(
         migrate.upgrade(engine)
         migrate.check_schema(engine)
         output.say(f"the schema of {url} fits this version")
-        if sealed := audit_proof.vouch(engine, actor()):
+        if sealed := audit_proof.accept(engine, actor()):
             output.say(f"the audit trail has a key now, and {sealed} results are sealed")
         _look_at_bundle(door.read_settings(context), engine)
 
@@ -162,7 +162,7 @@ def restore(
 
         def prepare(restored: Engine) -> None:
             migrate.upgrade(restored)
-            audit_proof.vouch(restored, actor())  # as an upgrade does for what was written before there was a key
+            audit_proof.accept(restored, actor())  # as an upgrade does for what was written before there was a key
             backup.clear_runtime_state(restored)
             purged.forget(restored)
 

@@ -15,7 +15,7 @@ from preread.core.errors import PrereadError, UsageError, error_from_code
 from preread.core.types import FileState
 from preread.ledger.selection import Selection, groups
 from preread.review import history
-from preread.review.result_json import detail_to_json
+from preread.review.history import detail_to_json
 
 quarantine = typer.Typer(help="List, show and release quarantined files.", no_args_is_help=True)
 missed = typer.Typer(help="List files that were deleted before assessment.", no_args_is_help=True)

@@ -22,9 +22,8 @@ from preread.core.types import Answer, Caveat, Finding, Outcome
 from preread.db.engine import write
 from preread.review import audit, disclosures, history
 from preread.review import results as stored
-from preread.review.history import Explanation, ResultDetail, root_paths
-from preread.review.result_json import detail_to_json, result_to_json
-from preread.review.results import ResultFilter
+from preread.review.history import Explanation, ResultDetail, detail_to_json, root_paths
+from preread.review.results import ResultFilter, result_to_json
 from preread.share.ignore_rules import RULES, path_rule
 
 T = TypeVar("T")
@@ -146,7 +145,7 @@ def explain(
 
 
 def _print(engine: Engine, wanted: ResultFilter, *, json: bool, csv: bool) -> None:
-    found = disclosures.noted(engine, actor(), stored.stream(engine, wanted))
+    found = disclosures.record_all(engine, actor(), stored.stream(engine, wanted))
     if csv:
         output.print_csv(views.CSV_COLUMNS, (row for one in found for row in views.csv_rows(one)))
     elif json:

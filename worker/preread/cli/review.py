@@ -23,9 +23,10 @@ from preread.review import agreement, disclosures, history, reviews, worklist
 from preread.review import export as exporting
 from preread.review.audit import Action, append
 from preread.review.auth import accounts
-from preread.review.export import ReadFilm, reading_to_json, write_image
-from preread.review.result_json import detail_to_json, iso, result_to_json
-from preread.review.reviews import Draft, Reading, Shown
+from preread.review.export import ReviewedImage, review_to_json, write_image
+from preread.review.history import detail_to_json
+from preread.review.results import iso, result_to_json
+from preread.review.reviews import Draft, Review, Shown
 from preread.review.worklist import Order, WorklistFilm, WorklistFilter
 
 app = typer.Typer(help="Show the work list; sign and export reviews.", no_args_is_help=True)
@@ -60,7 +61,7 @@ def list_films(
     with door.database(context) as engine:
         wanted = WorklistFilter(order=Order(order), unread=not everything, limit=limit)
         films = [film for study in worklist.page(engine, wanted).studies for film in study]
-        disclosures.note(engine, actor(), (film.result for film in films))
+        disclosures.record(engine, actor(), (film.result for film in films))
     if json:
         for film in films:
             read_at = film.read_at and iso(film.read_at)
@@ -102,12 +103,12 @@ def show(
         if detail is None:
             raise UsageError(f"there is no film {film}: `preread review list` shows them")
         shown = reviews.Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
-        signed = reviews.of_films(engine, [film])[film]
+        signed = reviews.of_images(engine, [film])[film]
         write(engine, lambda connection, _: append(connection, actor(), Action.VIEW, f"film:{film}"))
         folder = previews.preview_folder(settings.preview_dir, sqlite_path(engine))
         picture = previews.load(folder, detail.row.sha256) if png is not None else None
     if json:
-        output.print_json({**detail_to_json(detail), "readings": [reading_to_json(one) for one in signed]})
+        output.print_json({**detail_to_json(detail), "readings": [review_to_json(one) for one in signed]})
     else:
         output.print_pairs([*views.detail_pairs(detail), *(("reading", _say(one, shown)) for one in signed)])
     if png is not None:
@@ -145,7 +146,7 @@ def sign(
         if detail is None:
             raise UsageError(f"there is no film {film}: `preread review list` shows them")
         shown = Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
-        reviews.note_viewing(engine, who, film, shown, answer_visible=True)
+        reviews.record_viewing(engine, who, film, shown, answer_visible=True)
         draft = Draft(film, shown, Verdict(verdict), new_token(), presences, comment, corrects)
         reading_id = reviews.sign(engine, who, draft)
     output.say(f"reading {reading_id} of film {film} is signed as {who.full_name}")
@@ -177,7 +178,7 @@ def export(
             after = 0
             while batch := reviews.page(engine, after, 500):
                 for one in batch:
-                    output.print_json(exporting.reading_to_json(one))
+                    output.print_json(exporting.review_to_json(one))
                 after = batch[-1].reading_id
             return
         folder = previews.preview_folder(settings.preview_dir, sqlite_path(engine))
@@ -226,7 +227,7 @@ def stats(
     output.print_table((*names, "readings", *verdicts, *counted), rows)
 
 
-def _say(one: Reading, shown: Shown) -> str:
+def _say(one: Review, shown: Shown) -> str:
     corrected = ", corrected since" if one.superseded else "" if one.shown == shown else ", of an earlier result"
     comment = f": {one.comment}" if one.comment else ""
     when = f"{one.signed_at:%Y-%m-%d %H:%M} UTC"
@@ -260,7 +261,7 @@ def _lines(
     engine: Engine, images: Path | None, folder: Path | None, left_out: list[str]
 ) -> list[tuple[str | int | bool | None, ...]]:
     lines = []
-    for film in exporting.films(engine):
+    for film in exporting.reviewed_images(engine):
         number = film.result.result_id
         if film.open is not None:
             left_out.append(f"film {number} is left out: {_why(film)}")
@@ -274,7 +275,7 @@ def _lines(
     return lines
 
 
-def _why(film: ReadFilm) -> str:
+def _why(film: ReviewedImage) -> str:
     return {
         "disagreement": "its readers disagree",
         "undecided": "no reader says definitely what it shows",

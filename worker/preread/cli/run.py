@@ -66,7 +66,7 @@ def run(
     options = replace(options, preview_dir=_preview_dir(settings, engine, roots))
     notifier = Notifier.from_environment(os.environ)
     forgetting.forget_again(settings, engine)
-    audit_proof.vouch(engine, actor())  # the key is there before the first result, which it seals
+    audit_proof.accept(engine, actor())  # the key is there before the first result, which it seals
     code = service.BUNDLE_CHANGED
     try:
         while code == service.BUNDLE_CHANGED:

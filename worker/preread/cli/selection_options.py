@@ -19,7 +19,7 @@ from preread.core.jsonable import reversible_path
 from preread.core.types import FileState, JSONObject
 from preread.ledger.ledger import Ledger
 from preread.ledger.selection import Entry, Group, Selection, entries, groups, root_id_of
-from preread.review.result_json import iso
+from preread.review.results import iso
 
 PAGE = 500
 MAX_ID = 2**63 - 1

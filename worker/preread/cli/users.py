@@ -12,7 +12,7 @@ from preread.cli.invoking_user import actor, ask_password, is_interactive
 from preread.core.errors import UsageError
 from preread.core.types import Role
 from preread.review.auth import accounts, sessions
-from preread.review.result_json import iso
+from preread.review.results import iso
 
 app = typer.Typer(help="Manage user accounts.", no_args_is_help=True)
 RoleName = Literal["reader", "admin", "service"]
@@ -110,7 +110,7 @@ def list_users(
     Exit code: 0, also when there is none.
     """
     with door.database(context) as engine:
-        everyone = accounts.everyone(engine)
+        everyone = accounts.all_accounts(engine)
     if json:
         for one in everyone:
             disabled_at = one.disabled_at and iso(one.disabled_at)
@@ -150,7 +150,7 @@ def list_sessions(
     with door.database(context) as engine:
         found = accounts.by_name(engine, name)
         if end is not None or end_all:
-            ended = sessions.end_others(engine, actor(), found, only=None if end_all else end)
+            ended = sessions.end_sessions(engine, actor(), found, only=None if end_all else end)
             if not (ended or end_all):
                 raise UsageError(f"{name} has no session {end}: `preread users sessions {name}` shows them")
             output.say(f"{ended} sessions of {name} ended")

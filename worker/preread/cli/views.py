@@ -18,9 +18,8 @@ from preread.core.text.wording import (
 )
 from preread.core.types import CAVEAT_TEXT, FileState, Finding, Identity, JSONObject, Population
 from preread.model.calibration import PREDICTIVE_PREVALENCES
-from preread.review.history import Explanation, ResultDetail
-from preread.review.result_json import history_to_json, iso
-from preread.review.results import ResultRow
+from preread.review.history import Explanation, ResultDetail, history_to_json
+from preread.review.results import ResultRow, format_acquired, iso
 from preread.share.ignore_rules import RULES
 
 TABLE_COLUMNS = ("id", "committed", "taken", "patient / accession", "file", "what it says", "caveats")
@@ -64,7 +63,7 @@ def result_row(result: ResultRow) -> tuple[str, ...]:
     return (
         str(result.result_id),
         local(result.committed_at)[:16],
-        acquired(result.acquired_local),
+        format_acquired(result.acquired_local),
         patient(identity),
         result.path_text,
         says(result),
@@ -138,7 +137,7 @@ def detail_pairs(detail: ResultDetail) -> Iterator[tuple[str, str]]:
     if row.bundle:
         yield "bundle", f"{row.bundle} ({row.bundle_digest})"
     if row.acquired_local:
-        yield "taken", f"{acquired(row.acquired_local)} on the modality's clock"
+        yield "taken", f"{format_acquired(row.acquired_local)} on the modality's clock"
     yield "committed", local(row.committed_at)
     for field in dataclasses.fields(row.identity):
         value = getattr(row.identity, field.name)
@@ -224,10 +223,3 @@ def _limits(result: ResultRow) -> str:
 def local(at: datetime) -> str:
     """Say when, by this machine's clock."""
     return f"{at.astimezone():%Y-%m-%d %H:%M:%S}"
-
-
-def acquired(digits: str | None) -> str:
-    """Say when a film was taken, by the modality's clock."""
-    if not digits or len(digits) != 14:
-        return digits or ""
-    return f"{digits[:4]}-{digits[4:6]}-{digits[6:8]} {digits[8:10]}:{digits[10:12]}"

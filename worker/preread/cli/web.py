@@ -57,7 +57,7 @@ def web(
             judged=partial(in_use.judged, settings, engine),
         )
         site = app.create_app(engine, options, settings.web_language)
-        if not accounts.everyone(engine):
+        if not accounts.all_accounts(engine):
             output.say("nobody can sign in yet: `preread users add NAME --role reader`")
         output.say(f"the page is at {'https' if tls else 'http'}://{address}:{number}/")
         server.serve(

@@ -1,9 +1,8 @@
-"""How far readers agree with the bundles: counts by bundle, device and month, from the readings that stand.
+"""Agreement of reviewers with the bundles, by bundle, device and month.
 
-A hospital's readings are too many to be looked at one by one for each question. They are never changed, so what a block
-of them (by number) adds up to, less what they correct, is written down once (``tally``); the newest are counted when
-somebody asks. Tallies are nothing but a shortcut: any of them may be deleted. A film's device is what it was when its
-readings were counted; only another program's look at its tags could change it.
+Counts current reviews. Reviews never change, so the sums of each block of them (by id), less what they correct, are
+stored once in table ``tally``; only the newest are counted on request. Tallies are a cache: any of them may be deleted.
+An image's device is that at the time its reviews were counted.
 """
 
 from __future__ import annotations
@@ -40,29 +39,30 @@ from preread.ledger.tombstones import lock_contents
 from preread.review.reviews import implied
 
 BY = ("bundle", "device", "month")
-# No transaction lasts so long: readings signed before that are all there, and in the order of their numbers.
+# Longer than any transaction: earlier reviews are all committed, in the order of their ids.
 _SETTLED_AFTER = timedelta(hours=1)
 _DAY_S, _HOUR_S, _MINUTE_S = 86_400, 3_600, 60
-# What a correction takes back. A film has waited as long as it has, also when its reading was corrected.
+# Counts that a correction reverts. Waiting times stay, also if the review was corrected.
 _OF_READINGS = ("signed", "said")
 _reading = reading.c
 _AGREES = {(Answer.FLAGGED, Presence.PRESENT), (Answer.NOT_FLAGGED, Presence.ABSENT)}
 _DISAGREES = {(Answer.FLAGGED, Presence.ABSENT), (Answer.NOT_FLAGGED, Presence.PRESENT)}
 Counts = dict[str, Counter[tuple[Any, ...]]]
-"""By what is counted (see ``_questions``): how many readings, findings or films, by what they have in common."""
+"""Counter by key for each name of ``_questions``."""
 
 
 @dataclass(slots=True)
 class Agreement:
-    """Readings of one bundle, device and month, as far as these were asked for.
+    """Counts of one group of reviews.
 
     Attributes:
-        group: the values of what was asked for, by name.
-        verdicts: how often each was signed.
-        table: findings by what the bundle answered and what the reader says of it.
-        before_answer: readings that were signed before the answer could be seen.
-        waited: films by the seconds from arrival to the first reading, down to whole minutes (hours, after a day).
-        overtook: unread films that had come before those films, one film's added to the other's.
+        group: values of bundle, device and month as requested, by name.
+        readings: number of reviews.
+        verdicts: number of reviews by verdict.
+        table: number of findings by (answer of the bundle, presence by the reviewer).
+        before_answer: reviews signed before the answer was visible.
+        waited: number of images by seconds from arrival to the first review, in whole minutes (hours after a day).
+        overtook: sum, over these images, of unread images that had arrived earlier.
     """
 
     group: dict[str, str]
@@ -75,100 +75,111 @@ class Agreement:
 
     @property
     def agree(self) -> int:
-        """Findings on which bundle and reader say the same."""
+        """Number of findings on which bundle and reviewer agree."""
         return sum(count for cell, count in self.table.items() if cell in _AGREES)
 
     @property
     def disagree(self) -> int:
-        """Findings on which they say the opposite."""
+        """Number of findings on which bundle and reviewer contradict each other."""
         return sum(count for cell, count in self.table.items() if cell in _DISAGREES)
 
     @property
     def undecided(self) -> int:
-        """Findings of which one of the two is not sure."""
+        """Number of findings on which bundle or reviewer is uncertain."""
         return sum(self.table.values()) - self.agree - self.disagree
 
     @property
     def share(self) -> float | None:
-        """Of the findings on which both are sure, the share on which they agree; ``None`` for none."""
+        """Share of agreement where both are certain, in [0, 1]; ``None`` if none."""
         sure = self.agree + self.disagree
         return self.agree / sure if sure else None
 
     @property
     def median_waited_s(self) -> float | None:
-        """Half of the films were read within this time."""
-        left = self.waited.total() / 2
+        """Median time to the first review in seconds; ``None`` without images."""
+        remaining = self.waited.total() / 2
         for seconds, films in sorted(self.waited.items()):
-            left -= films
-            if left <= 0:
+            remaining -= films
+            if remaining <= 0:
                 return float(seconds)
         return None
 
     @property
     def mean_overtook(self) -> float | None:
-        """How many unread films that had come before a film it was read ahead of."""
+        """Mean number of earlier unread images; ``None`` without images."""
         films = self.waited.total()
         return self.overtook / films if films else None
 
 
 def stats(engine: Engine, by: tuple[str, ...] = BY) -> list[Agreement]:
-    """Count the readings that stand: that were not corrected. One of a later result corrects none of an earlier.
+    """Count the current reviews by group.
+
+    A review of a newer result does not correct one of an older result.
 
     Args:
-        by: some of ``bundle``, ``device`` and ``month`` (of the signature, UTC).
+        engine: database.
+        by: subset of ``bundle``, ``device`` and ``month`` (of the signature, UTC).
+
+    Returns:
+        Groups in sorted order.
+
+    Raises:
+        DatabaseAway, SchemaOutdated: the database cannot be read.
     """
-    with suppress(DatabaseAway):  # what takes no changes can be counted all the same; what is away says so below
-        write_down(engine)
-    return together(read(engine, lambda connection: _groups(connection, _counted(connection))), by)
+    with suppress(DatabaseAway):  # a read-only database can be counted all the same; one that is away fails below
+        store_tallies(engine)
+    return aggregate(read(engine, lambda connection: _groups(connection, _counted(connection))), by)
 
 
-def together(groups: Iterable[Agreement], by: tuple[str, ...]) -> list[Agreement]:
-    """Add up groups that are the same as far as ``by`` goes."""
-    found: dict[tuple[str, ...], Agreement] = {}
-    for one in groups:
-        group = {name: one.group[name] for name in by}
-        into = found.setdefault(tuple(group.values()), Agreement(group))
-        into.readings += one.readings
-        into.before_answer += one.before_answer
-        into.overtook += one.overtook
-        into.verdicts.update(one.verdicts)
-        into.table.update(one.table)
-        into.waited.update(one.waited)
-    return [found[key] for key in sorted(found)]
+def aggregate(groups: Iterable[Agreement], by: tuple[str, ...]) -> list[Agreement]:
+    """Add up groups with the same values of ``by``."""
+    by_values: dict[tuple[str, ...], Agreement] = {}
+    for part in groups:
+        group = {name: part.group[name] for name in by}
+        total = by_values.setdefault(tuple(group.values()), Agreement(group))
+        total.readings += part.readings
+        total.before_answer += part.before_answer
+        total.overtook += part.overtook
+        total.verdicts.update(part.verdicts)
+        total.table.update(part.table)
+        total.waited.update(part.waited)
+    return [by_values[key] for key in sorted(by_values)]
 
 
 def _groups(connection: Connection, counts: Counts) -> Iterable[Agreement]:
     b = schema.bundle.c
-    bundles = {one.id: f"{one.name}/{one.version}" for one in connection.execute(select(b.id, b.name, b.version))}
-    found: dict[tuple[str, ...], Agreement] = {}
+    bundles = {
+        group.id: f"{group.name}/{group.version}" for group in connection.execute(select(b.id, b.name, b.version))
+    }
+    groups: dict[tuple[str, ...], Agreement] = {}
 
-    def of(key: tuple[Any, ...]) -> Agreement:
+    def group_of(key: tuple[Any, ...]) -> Agreement:
         bundle_id, device, month = key[:3]
         values = (bundles.get(bundle_id, ""), device or "", month)
-        return found.setdefault(values, Agreement(dict(zip(BY, values, strict=True))))
+        return groups.setdefault(values, Agreement(dict(zip(BY, values, strict=True))))
 
     for key, count in counts["signed"].items():
-        one, verdict, answer_visible = of(key), Verdict(key[3]), key[4]
-        one.readings += count
-        one.verdicts[verdict] += count
-        one.before_answer += 0 if answer_visible else count
+        group, verdict, answer_visible = group_of(key), Verdict(key[3]), key[4]
+        group.readings += count
+        group.verdicts[verdict] += count
+        group.before_answer += 0 if answer_visible else count
     for key, count in counts["said"].items():
         verdict, answer, presence = Verdict(key[3]), Answer(key[4]), key[5]
         meant = Presence(presence) if presence else implied(verdict, answer)
         if meant is not None:
-            of(key).table[answer, meant] += count
+            group_of(key).table[answer, meant] += count
     for key, count in counts["waited"].items():
-        of(key).waited[key[3]] += count
+        group_of(key).waited[key[3]] += count
     for key, count in counts["overtook"].items():
-        of(key).overtook += count
-    return found.values()
+        group_of(key).overtook += count
+    return groups.values()
 
 
 # ---------------------------------------------------------------------- counting
 
 
 def _counted(connection: Connection) -> Counts:
-    """Return what the readings that stand add up to: from the tallies, and what those leave out."""
+    """Return the counts of all current reviews from tallies and the rest."""
     total: Counts = {}
     after = 0
     for row in connection.execute(select(tally).order_by(tally.c.block)):
@@ -180,8 +191,12 @@ def _counted(connection: Connection) -> Counts:
     return {kind: +counts for kind, counts in total.items()}
 
 
-def write_down(engine: Engine) -> None:
-    """Write down what the blocks add up to that no reading will come into any more."""
+def store_tallies(engine: Engine) -> None:
+    """Store the tallies of blocks that no further review will enter.
+
+    Raises:
+        DatabaseAway: the database does not answer or is read-only.
+    """
     for block in read(engine, _to_write):
 
         def body(connection: Connection, _again: bool, block: int = block) -> None:
@@ -195,21 +210,24 @@ def write_down(engine: Engine) -> None:
 
 
 def _to_write(connection: Connection) -> list[int]:
+    """Return the blocks that are complete and have no tally."""
     newest = connection.execute(select(func.max(_reading.id))).scalar() or 0
-    there = set(connection.execute(select(tally.c.block)).scalars())
+    stored = set(connection.execute(select(tally.c.block)).scalars())
     size = review_schema.READINGS_A_BLOCK
-    full = [block for block in range(newest // size) if block not in there]
+    complete = [block for block in range(newest // size) if block not in stored]
     before = database_now(connection) - _SETTLED_AFTER
-    while full:
-        beyond = select(_reading.signed_at).where(_reading.id >= (full[-1] + 1) * size).order_by(_reading.id).limit(1)
-        if connection.execute(beyond).scalar_one() < before:
+    while complete:
+        first_after = (
+            select(_reading.signed_at).where(_reading.id >= (complete[-1] + 1) * size).order_by(_reading.id).limit(1)
+        )
+        if connection.execute(first_after).scalar_one() < before:
             break
-        full.pop()
-    return full
+        complete.pop()
+    return complete
 
 
 def _count(connection: Connection, first: int, end: int | None = None) -> Counts:
-    """Count the readings of the blocks from ``first`` to before ``end``, and take off those that they correct."""
+    """Count the reviews of blocks [first, end), less those they correct."""
     size = review_schema.READINGS_A_BLOCK
 
     def within(number: ColumnElement[int]) -> ColumnElement[bool]:
@@ -219,26 +237,26 @@ def _count(connection: Connection, first: int, end: int | None = None) -> Counts
     b, a = before.c, after.c
     same = (a[name].is_not_distinct_from(b[name]) for name in ("outcome", "code", "assessment_id"))
     corrected = select(b.id).join(after, a.supersedes_id == b.id).where(within(a.id), *same)
-    found: Counts = {}
+    counts: Counts = {}
     for kind, statement in _questions(connection):
-        found[kind] = Counter({tuple(key): n for *key, n in connection.execute(statement.where(within(_reading.id)))})
+        counts[kind] = Counter({tuple(key): n for *key, n in connection.execute(statement.where(within(_reading.id)))})
         if kind in _OF_READINGS:
-            off = connection.execute(statement.where(_reading.id.in_(corrected)))
-            found[kind].subtract({tuple(key): n for *key, n in off})
-    return found
+            corrections = connection.execute(statement.where(_reading.id.in_(corrected)))
+            counts[kind].subtract({tuple(key): n for *key, n in corrections})
+    return counts
 
 
 def _questions(connection: Connection) -> Iterator[tuple[str, Select[Any]]]:
-    """Yield what is counted, and its statement: by bundle, device, month and more, how many.
+    """Yield the name and the query of each count.
 
-    ``signed``: readings; ``said``: findings; ``waited``: films that were read, by the wait; ``overtook``: films that
-    were overtaken.
+    ``signed``: reviews; ``said``: findings; ``waited``: reviewed images by waiting time; ``overtook``: overtaken
+    images.
     """
     common = (_reading.bundle_id, schema.file.c.device, _month(connection))
 
     def counted(number: ColumnElement[int], *by: ColumnElement[Any]) -> Select[Any]:
-        of = select(*common, *by, number).join_from(reading, schema.file, schema.file.c.id == _reading.file_id)
-        return of.group_by(*common, *by)
+        query = select(*common, *by, number).join_from(reading, schema.file, schema.file.c.id == _reading.file_id)
+        return query.group_by(*common, *by)
 
     f, said = schema.finding.c, reading_finding.c
     yield "signed", counted(func.count(), _reading.verdict, _reading.answer_visible)
@@ -266,21 +284,21 @@ def _month(connection: Connection) -> ColumnElement[str]:
     return func.to_char(func.timezone("UTC", _reading.signed_at), "YYYY-MM", type_=String)
 
 
-def to_json(one: Agreement) -> JSONObject:
-    """Return the counts as a record."""
+def to_json(agreement: Agreement) -> JSONObject:
+    """Return the counts as a JSON object."""
     return {
-        **one.group,
-        "readings": one.readings,
-        **{verdict.value: count for verdict, count in one.verdicts.items()},
-        "agree": one.agree,
-        "disagree": one.disagree,
-        "undecided": one.undecided,
-        "share": one.share,
+        **agreement.group,
+        "readings": agreement.readings,
+        **{verdict.value: count for verdict, count in agreement.verdicts.items()},
+        "agree": agreement.agree,
+        "disagree": agreement.disagree,
+        "undecided": agreement.undecided,
+        "share": agreement.share,
         "table": [
             {"answer": answer.value, "presence": presence.value, "findings": count}
-            for (answer, presence), count in sorted(one.table.items())
+            for (answer, presence), count in sorted(agreement.table.items())
         ],
-        "before_answer": one.before_answer,
-        "median_waited_s": one.median_waited_s,
-        "mean_overtook": one.mean_overtook,
+        "before_answer": agreement.before_answer,
+        "median_waited_s": agreement.median_waited_s,
+        "mean_overtook": agreement.mean_overtook,
     }

@@ -1,9 +1,9 @@
-"""The audit trail: who did what, by ids alone, each entry chained to the one before by its hash.
+"""Audit trail: actions by id, each entry chained to the last by its hash.
 
-An entry that is changed, removed or put in shows in the chain. The hash is keyed (``audit_key``), and the entry carries
-a keyed digest of the row that it is about (a reading, a viewing, an account), which ``proof`` compares with what is
-there. What remains is cutting entries off the end: against that the head goes to the system log, every ``TOLD_EVERY``
-entries and daily, and ``verify`` takes heads to look for. Entries of version 0.1.0 are chained without a key.
+A changed, removed or inserted entry breaks the chain. The hash is keyed (``audit_key``), and an entry carries a keyed
+digest of the row it is about (review, viewing, account), which ``audit_proof`` compares with the database. Truncation
+is detected by the head: it goes to the system log every ``TOLD_EVERY`` entries and daily, and ``verify`` accepts known
+heads. Entries of version 0.1.0 are chained without a key.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _VOLATILE = frozenset({"failures", "not_before"})
 
 
 class Action(StrEnum):
-    """What is put on record."""
+    """Recorded actions; the values are stored."""
 
     SIGN_IN = "sign_in"
     SIGN_IN_FAILED = "sign_in_failed"
@@ -70,12 +70,12 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The last row of the chain.
+    """End of the chain.
 
     Attributes:
-        rows: how many there are, which is the last one's number.
-        hash: of the last one; zeros while there is none.
-        key_id: of the key that it was made with.
+        rows: number of entries, which is the id of the last one.
+        hash: hash of the last entry in hexadecimal; zeros if there is none.
+        key_id: id of the key of the last entry; ``None`` for an entry without a key.
     """
 
     rows: int
@@ -88,7 +88,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One event, as people may see it."""
+    """One entry as shown to people."""
 
     number: int
     at: datetime
@@ -99,7 +99,12 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """The row that an entry is about, as it is in the database then; ``kind`` is its table."""
+    """Row that an entry is about, as it is in the database at that time.
+
+    Attributes:
+        kind: its table.
+        row: its columns.
+    """
 
     kind: str
     row: Mapping[str, Any]
@@ -110,70 +115,87 @@ class Content:
 
 
 def of_account(row: Row[Any]) -> Content:
-    """Return what an entry about an account covers: all but what sign-ins change."""
+    """Return the covered content of an account: all but the sign-in state."""
     kept = {name: value for name, value in row._asdict().items() if name not in _VOLATILE}
     return Content(account.name, kept)
 
 
 def append(connection: Connection, actor: str, action: Action, of: str, content: Content | None = None) -> None:
-    """Put one event on record, in the transaction of what it records.
+    """Append an entry in the transaction of the action it records.
 
     Args:
+        connection: transaction.
         actor: ``account:3``, or ``uid:1000`` for a user of the shell.
-        of: what it was about, by kind and id: ``film:17``. Never a name.
-        content: the row that it made or changed.
+        action: the action.
+        of: kind and id of the object, such as ``film:17``; never a name.
+        content: row that the action created or changed, or ``None``.
     """
     if connection.dialect.name == "postgresql":
         # two transactions must not chain to the same row; SQLite's writers are one at a time anyway
         connection.execute(select(func.pg_advisory_xact_lock(_CHAIN_LOCK)))
     last = head_of(connection)
-    _tell_now_and_then(connection, last)
+    _log_head_periodically(connection, last)
     key = audit_key.of(connection).current(connection)
     if key is not None and last.key_id != key.key_id:
         last = begin_key(connection, actor, key, last)
-    _put(connection, key, last, actor, action, of, content)
+    _put(connection, key, last, _Event(actor, action, of, content))
 
 
 def append_all(connection: Connection, actor: str, action: Action, of: Iterable[tuple[str, Content | None]]) -> None:
-    """Put several events of one kind on record, as ``append`` does."""
+    """Append entries of one action; see ``append``.
+
+    Args:
+        connection: transaction.
+        actor: see ``append``.
+        action: the action.
+        of: (object, content) of each entry.
+    """
     for what, content in of:
         append(connection, actor, action, what, content)
 
 
 def begin_key(connection: Connection, actor: str, key: Key, last: Head, *, anew: bool = False) -> Head:
-    """Chain the first entry of a key to whatever stands before it; return the head.
+    """Append the first entry of a key and return the new head.
 
-    With the first key of all, the accounts that are there are taken as they are.
+    With the first key, existing accounts are recorded as they are.
 
     Args:
-        anew: take everything as it is again: what was written without a key, or under one that was lost.
+        connection: transaction.
+        actor: see ``append``.
+        key: the key.
+        last: current head.
+        anew: accept everything as it is: entries without a key, or with a lost key.
     """
     first = connection.execute(select(audit.c.id).where(audit.c.key_id.is_not(None)).limit(1)).first() is None
     of = f"key:{key.key_id}" + (f"{ACCEPTS}{last.rows}" if anew else "")
-    last = _put(connection, key, last, actor, Action.KEY, of)
+    last = _put(connection, key, last, _Event(actor, Action.KEY, of))
     for row in connection.execute(select(account).order_by(account.c.id)).all() if first or anew else ():
-        last = _put(connection, key, last, actor, Action.USER_KNOWN, f"account:{row.id}", of_account(row))
+        event = _Event(actor, Action.USER_KNOWN, f"account:{row.id}", of_account(row))
+        last = _put(connection, key, last, event)
     return last
 
 
-def _put(
-    connection: Connection,
-    key: Key | None,
-    last: Head,
-    actor: str,
-    action: Action,
-    of: str,
-    content: Content | None = None,
-) -> Head:
+@dataclass(frozen=True, slots=True)
+class _Event:
+    """Arguments of ``append``."""
+
+    actor: str
+    action: Action
+    object: str
+    content: Content | None = None
+
+
+def _put(connection: Connection, key: Key | None, last: Head, event: _Event) -> Head:
+    """Insert the entry that follows ``last``, and return the new head."""
     row: dict[str, Any] = {
         "id": last.rows + 1,
         "at": database_now(connection),
-        "actor": actor,
-        "action": action.value,
-        "object": of,
+        "actor": event.actor,
+        "action": event.action.value,
+        "object": event.object,
         "previous_hash": last.hash,
         "key_id": None if key is None else key.key_id,
-        "content": None if key is None or content is None else content.digest(key),
+        "content": None if key is None or event.content is None else event.content.digest(key),
     }
     row["hash"] = _hash(key, row)
     connection.execute(insert(audit), row)
@@ -181,19 +203,19 @@ def _put(
 
 
 def head(engine: Engine) -> Head:
-    """Return the end of the chain."""
+    """Return the head of the chain."""
     return read(engine, head_of)
 
 
 @dataclass(slots=True)
 class Chain:
-    """What following the chain found.
+    """Result of a verification.
 
     Attributes:
-        head: its end.
-        keyed: entries that were made with a key.
-        unproven: ranges of entries behind the first of these that were made without a key, or with one that is not
-            here, and that nobody has accepted since.
+        head: end of the chain.
+        keyed: number of entries with a key.
+        unproven: ranges of entry ids, after the first keyed entry, that have no key or a key that is missing and were
+            not accepted since.
     """
 
     head: Head
@@ -204,56 +226,60 @@ class Chain:
 def verify(
     engine: Engine,
     known: Iterable[Head] = (),
-    each: Callable[[Row[Any]], None] = lambda _: None,
+    on_entry: Callable[[Row[Any]], None] = lambda _: None,
     *,
     keys: Keyring | None = None,
 ) -> Chain:
-    """Follow the whole chain.
+    """Verify the whole chain.
 
     Args:
-        known: heads that were written down before, which the chain must still hold.
-        each: called with every entry, in their order.
-        keys: those of another database, of which this one is a copy.
+        engine: database.
+        known: heads recorded earlier, which the chain must contain.
+        on_entry: called with each entry in order.
+        keys: keys of another database, if this one is a copy of it.
+
+    Returns:
+        The verified chain.
 
     Raises:
-        AuditBroken: an entry was changed, removed or put in, or the chain no longer holds a head that is known.
+        AuditBroken: an entry was changed, removed or inserted, or a known head is missing.
         AuditKeyMissing: there are keyed entries, and no key.
     """
-    heads = {one.rows: one.hash for one in known}
-    of_chain = (keys or audit_key.of(engine)).keys()
-    last, found = Head(0, _START), Chain(Head(0, _START), 0, [])
+    heads = {head_.rows: head_.hash for head_ in known}
+    keys_by_id = (keys or audit_key.of(engine)).keys()
+    last, chain = Head(0, _START), Chain(Head(0, _START), 0, [])
     accepted = 0
     while rows := read(engine, lambda connection, after=last.rows: _after(connection, after)):  # type: ignore[misc]
         for row in rows:
             if row.id != last.rows + 1:
                 raise AuditBroken(f"after row {last.rows} of the audit trail comes row {row.id}")
-            key = None if row.key_id is None else of_chain.get(row.key_id)
-            if row.key_id is not None and not of_chain:
+            key = None if row.key_id is None else keys_by_id.get(row.key_id)
+            if row.key_id is not None and not keys_by_id:
                 raise AuditKeyMissing
-            proven = key is not None or (row.key_id is None and found.keyed == 0)
-            own = proven or row.key_id is None
-            if row.previous_hash != last.hash or (own and row.hash != _hash(key, row._asdict())):
+            proven = key is not None or (row.key_id is None and chain.keyed == 0)
+            verifiable = proven or row.key_id is None
+            if row.previous_hash != last.hash or (verifiable and row.hash != _hash(key, row._asdict())):
                 raise AuditBroken(f"row {row.id} of the audit trail is not what was written")
             last = Head(row.id, row.hash, row.key_id)
             if heads.get(row.id, row.hash) != row.hash:
                 raise AuditBroken(f"row {row.id} of the audit trail has not the hash that was written down")
-            found.keyed += row.key_id is not None
+            chain.keyed += row.key_id is not None
             if not proven:
-                _note(found.unproven, row.id)
+                _add_to_ranges(chain.unproven, row.id)
             elif key is not None and row.action == Action.KEY and ACCEPTS in row.object:
                 accepted = int(row.object.rpartition(":")[2])
-            each(row)
-    beyond = max(heads, default=0)
-    if beyond > last.rows:
-        raise AuditBroken(f"the audit trail ends at row {last.rows}, and a head of row {beyond} was written down")
-    if of_chain and not found.keyed and read(engine, audit_key.in_use) is not None:
+            on_entry(row)
+    last_known = max(heads, default=0)
+    if last_known > last.rows:
+        raise AuditBroken(f"the audit trail ends at row {last.rows}, and a head of row {last_known} was written down")
+    if keys_by_id and not chain.keyed and read(engine, audit_key.in_use) is not None:
         raise AuditBroken("there is a key of the audit trail, and no row that was made with one")
-    found.head = last
-    found.unproven = [(max(start, accepted + 1), end) for start, end in found.unproven if end > accepted]
-    return found
+    chain.head = last
+    chain.unproven = [(max(start, accepted + 1), end) for start, end in chain.unproven if end > accepted]
+    return chain
 
 
-def _note(ranges: list[tuple[int, int]], number: int) -> None:
+def _add_to_ranges(ranges: list[tuple[int, int]], number: int) -> None:
     if ranges and ranges[-1][1] == number - 1:
         ranges[-1] = (ranges[-1][0], number)
     else:
@@ -261,7 +287,13 @@ def _note(ranges: list[tuple[int, int]], number: int) -> None:
 
 
 def latest(engine: Engine, limit: int, before: int | None = None) -> list[Entry]:
-    """Return events, the last first; ``before`` is the number of the last one of the page before."""
+    """Return entries in descending order.
+
+    Args:
+        engine: database.
+        limit: at most this many.
+        before: id of the last entry of the previous page, or ``None``.
+    """
     c = audit.c
     statement = select(audit).order_by(c.id.desc()).limit(limit)
     if before is not None:
@@ -271,29 +303,34 @@ def latest(engine: Engine, limit: int, before: int | None = None) -> list[Entry]
 
 
 def log_head(engine: Engine, system_log: str = SYSTEM_LOG) -> Head:
-    """Write the head of the chain to the system log, where whoever rewrites the table does not reach it.
+    """Write the head to the system log, which a database user cannot change.
 
     Args:
-        system_log: the socket on which it listens.
+        engine: database.
+        system_log: path of its socket.
+
+    Returns:
+        The head.
 
     Raises:
-        OSError: there is none.
+        OSError: the socket does not exist or does not accept the message.
     """
     last = head(engine)
-    _tell(last, system_log)
+    _send_to_system_log(last, system_log)
     return last
 
 
-def _tell(last: Head, system_log: str) -> None:
+def _send_to_system_log(last: Head, system_log: str) -> None:
+    """Send a head to the system log."""
     with closing(_SystemLog(system_log, SysLogHandler.LOG_AUTH)) as log:
-        if log.socket.fileno() >= 0:  # else there is none, which sending says
+        if log.socket.fileno() >= 0:  # else there is no socket, and sending fails
             log.socket.settimeout(_SYSTEM_LOG_S)
         key = "" if last.key_id is None else f" key {last.key_id}"
         log.handle(logging.makeLogRecord({"levelname": "NOTICE", "msg": f"audit head {last}{key}"}))
 
 
-def _tell_now_and_then(connection: Connection, last: Head) -> None:
-    """Write the head to the system log when so many entries came since; it must be committed already."""
+def _log_head_periodically(connection: Connection, last: Head) -> None:
+    """Write the committed head to the system log every ``TOLD_EVERY`` entries."""
     transaction = connection.get_transaction()
     began = connection.info.get(_TRANSACTION) is not transaction
     connection.info[_TRANSACTION] = transaction
@@ -303,9 +340,9 @@ def _tell_now_and_then(connection: Connection, last: Head) -> None:
         return
     keyring.told = last.rows
     try:
-        _tell(last, SYSTEM_LOG)
+        _send_to_system_log(last, SYSTEM_LOG)
     except OSError as error:
-        # where there is none, our own log is what leaves this machine
+        # without a system log, our own log is what leaves this machine
         _LOG.info("audit_head", extra={"audit_head": str(last), "errno": error.errno})
 
 
@@ -314,7 +351,7 @@ class _SystemLog(SysLogHandler):
     socket: socket.socket  # which the base class opens
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  named by logging
-        """Let the failure out, which is being handled."""
+        """Re-raise the exception being handled."""
         raise  # noqa: PLE0704
 
     def mapPriority(self, levelName: str) -> str:  # noqa: N802, N803  named by logging
@@ -322,7 +359,7 @@ class _SystemLog(SysLogHandler):
 
 
 def head_of(connection: Connection) -> Head:
-    """Return the end of the chain."""
+    """Return the head of the chain in this transaction."""
     c = audit.c
     row = connection.execute(select(c.id, c.hash, c.key_id).order_by(c.id.desc()).limit(1)).one_or_none()
     return Head(0, _START) if row is None else Head(row.id, row.hash, row.key_id)

@@ -1,7 +1,7 @@
-"""What the audit trail proves of what it is about: readings, viewings, accounts and results are as they were written.
+"""Proof that reviews, viewings, accounts and results are as recorded.
 
-Entries carry keyed digests of readings, viewings and accounts (``audit.Content``); results carry seals of their own
-(``seals``), since workers write no entries. A purge takes rows away with a right to: its entries say of which films.
+Audit entries carry keyed digests of reviews, viewings and accounts (``audit.Content``); results carry seals of their
+own (``db.seals``), since workers write no entries. A purge legitimately removes rows: its entries name the images.
 """
 
 from __future__ import annotations
@@ -34,11 +34,12 @@ _OF_READINGS = frozenset({Action.READING, Action.READING_KNOWN})
 
 @dataclass(slots=True)
 class Proof:
-    """What was found.
+    """Result of a verification.
 
     Attributes:
-        faults: a sentence for each row that is not what it was.
-        unsealed: results that carry no seal of a key that is here.
+        chain: verified chain of entries.
+        faults: one sentence for each row that differs.
+        unsealed: number of results without a seal of an available key.
     """
 
     chain: Chain
@@ -47,43 +48,59 @@ class Proof:
 
 
 def of_reading(connection: Connection, reading_id: int) -> Content:
-    """Return what the entry about a reading covers: all of it, with its findings."""
+    """Return the covered content of a review: its row and its findings."""
     row = connection.execute(select(reading).where(reading.c.id == reading_id)).one()
     return _with_findings(row, _said(connection, [reading_id]).get(reading_id, []))
 
 
 def of_viewing(connection: Connection, viewing_id: int) -> Content:
-    """Return what the entry about a viewing covers."""
+    """Return the covered content of a viewing."""
     return Content(viewing.name, connection.execute(select(viewing).where(viewing.c.id == viewing_id)).one()._asdict())
 
 
 def of_account(connection: Connection, account_id: int) -> Content:
-    """Return what the entry about an account covers."""
+    """Return the covered content of an account."""
     return audit.of_account(connection.execute(select(account).where(account.c.id == account_id)).one())
 
 
 def append_forgotten(connection: Connection, actor: str, file_ids: Sequence[int], *, readings: bool) -> None:
-    """Put on record of which films a purge takes viewings, and readings where those go too; before it does."""
-    held: set[int] = set()
+    """Record which images lose viewings, and reviews, by a purge.
+
+    Call it before the purge, in its transaction.
+
+    Args:
+        connection: transaction.
+        actor: see ``audit.append``.
+        file_ids: file versions to purge.
+        readings: reviews are deleted, too.
+    """
+    affected: set[int] = set()
     for table in (viewing, reading) if readings else (viewing,):
-        held.update(connection.execute(select(table.c.file_id).where(table.c.file_id.in_(file_ids))).scalars())
+        affected.update(connection.execute(select(table.c.file_id).where(table.c.file_id.in_(file_ids))).scalars())
     ending = ":readings" if readings else ""
-    gone = ((f"{_FILMS}{file_id}{ending}", None) for file_id in sorted(held))
-    audit.append_all(connection, actor, Action.FORGOTTEN, gone)
+    objects = ((f"{_FILMS}{file_id}{ending}", None) for file_id in sorted(affected))
+    audit.append_all(connection, actor, Action.FORGOTTEN, objects)
 
 
 # ---------------------------------------------------------------------- verifying
 
 
 def verify(engine: Engine, known: Iterable[Head] = ()) -> Proof:
-    """Follow the chain, and compare with it what its entries are about.
+    """Verify the chain and everything its entries cover.
+
+    Args:
+        engine: database.
+        known: heads recorded earlier, which the chain must contain.
+
+    Returns:
+        The proof; ``faults`` is empty if everything is as recorded.
 
     Raises:
         AuditBroken, AuditKeyMissing: see ``audit.verify``.
     """
     keys = audit_key.of(engine).keys()
     expected = _Expected(keys)
-    proof = Proof(audit.verify(engine, known, expected.take))
+    proof = Proof(audit.verify(engine, known, expected.process))
     if proof.chain.keyed:
         _compare_accounts(engine, expected, proof)
         _compare(engine, "reading", expected.readings, expected.loose, _readings(engine), proof)
@@ -93,7 +110,7 @@ def verify(engine: Engine, known: Iterable[Head] = ()) -> Proof:
 
 
 class _Expected:
-    """What must be there, by the entries: of each film, which digests by which entry."""
+    """Digests that must exist according to the entries, by image."""
 
     def __init__(self, keys: dict[str, Key]) -> None:
         self.keys = keys
@@ -102,11 +119,11 @@ class _Expected:
         self.viewings: dict[int, dict[tuple[str, str], int]] = {}
         self.loose: set[int] = set()  # films with readings of which no entry has a digest
 
-    def take(self, row: Row[Any]) -> None:
-        """Take in one entry."""
+    def process(self, row: Row[Any]) -> None:
+        """Process one entry."""
         key = self.keys.get(row.key_id)
         if key is not None and row.action == Action.KEY and audit.ACCEPTS in row.object:
-            # somebody has looked; what is there is put on record anew behind it
+            # the state was accepted here; entries that follow record it again
             for known in (self.accounts, self.readings, self.viewings, self.loose):
                 known.clear()
         elif row.action in _OF_ACCOUNTS and row.object.startswith(_ACCOUNTS):
@@ -132,15 +149,15 @@ class _Expected:
 
 def _compare_accounts(engine: Engine, expected: _Expected, proof: Proof) -> None:
     rows = read(engine, lambda connection: connection.execute(select(account).order_by(account.c.id)).all())
-    there = {row.id: row for row in rows}
-    for account_id, row in there.items():
+    by_id = {row.id: row for row in rows}
+    for account_id, row in by_id.items():
         if account_id not in expected.accounts:
             proof.faults.append(f"account {account_id} was added by no entry")
             continue
         proven = expected.accounts[account_id]
         if proven is not None and audit.of_account(row).digest(proven[0]) != proven[1]:
             proof.faults.append(f"account {account_id} is not what it was: its role, secret, name or state was changed")
-    missing = sorted(expected.accounts.keys() - there.keys())
+    missing = sorted(expected.accounts.keys() - by_id.keys())
     proof.faults += [f"account {account_id} is not there any more" for account_id in missing]
 
 
@@ -149,15 +166,24 @@ def _compare(
     what: str,
     expected: dict[int, dict[tuple[str, str], int]],
     loose: set[int] | None,
-    there: Iterator[tuple[int, int, Content]],
+    rows: Iterator[tuple[int, int, Content]],
     proof: Proof,
 ) -> None:
-    """Compare rows with entries, both ways; ``loose``: films whose rows may be without one, ``None`` for all."""
+    """Compare rows with entries in both directions.
+
+    Args:
+        engine: database.
+        what: name of the kind of row, for the faults.
+        expected: (key id, digest) and entry id, by image; entries that match are removed.
+        loose: images whose rows may have no entry; ``None`` allows it for all.
+        rows: row id, image and content of each row.
+        proof: receives the faults.
+    """
     keys = audit_key.of(engine).keys()
-    for row_id, film, content in there:
+    for row_id, film, content in rows:
         entries = expected.get(film, {})
-        by = {key_id for key_id, _ in entries}
-        same = [pair for key_id in by if (pair := (key_id, content.digest(keys[key_id]))) in entries]
+        key_ids = {key_id for key_id, _ in entries}
+        same = [pair for key_id in key_ids if (pair := (key_id, content.digest(keys[key_id]))) in entries]
         for pair in same:
             del entries[pair]
         if not same and loose is not None and film not in loose:
@@ -198,25 +224,31 @@ def _compare_results(engine: Engine, keys: dict[str, Key], proof: Proof) -> None
 # ---------------------------------------------------------------------- vouching
 
 
-def vouch(engine: Engine, actor: str, *, anew: bool = False, each: Callable[[], None] = lambda: None) -> int:
-    """Take what is there as it is: readings and accounts by an entry each, results by their seals.
+def accept(engine: Engine, actor: str, *, anew: bool = False, on_batch: Callable[[], None] = lambda: None) -> int:
+    """Accept the current state by new entries and seals.
+
+    Reviews and accounts are recorded by entries, results by seals.
 
     Args:
-        anew: with a new key, whatever was said before; else only where this was never done to its end.
-        each: called after every transaction.
+        engine: database.
+        actor: see ``audit.append``.
+        anew: with a new key and whatever was recorded before; else only if this was never completed.
+        on_batch: called after each transaction.
 
     Returns:
-        How many results were sealed; 0 where there is no key.
+        Number of sealed results; 0 if there is no key.
 
     Raises:
-        SettingsError: the key cannot be written, or no file for it is named.
+        SettingsError: the key cannot be written, or no file for it is configured.
     """
 
-    def begin(connection: Connection, again: bool) -> bool:
+    def begin(connection: Connection, is_retry: bool) -> bool:
         keyring = audit_key.of(connection)
-        done = select(audit_table.c.id).where(audit_table.c.action == Action.VOUCHED, audit_table.c.key_id.is_not(None))
-        first = connection.execute(done.limit(1)).first() is None
-        if anew and not again:
+        completed = select(audit_table.c.id).where(
+            audit_table.c.action == Action.VOUCHED, audit_table.c.key_id.is_not(None)
+        )
+        first = connection.execute(completed.limit(1)).first() is None
+        if anew and not is_retry:
             audit_key.renew(connection)
         key = keyring.current(connection)
         last = audit.head_of(connection)
@@ -227,24 +259,25 @@ def vouch(engine: Engine, actor: str, *, anew: bool = False, each: Callable[[], 
     if not write(engine, begin):
         return 0
     for rows in _pages(engine, reading):
-        write(engine, lambda connection, _, of=rows: _know(connection, actor, of))  # type: ignore[misc]
-        each()
+        write(engine, lambda connection, _, of=rows: _record_readings(connection, actor, of))  # type: ignore[misc]
+        on_batch()
     sealed = 0
     for rows in _pages(engine, assessment):
         write(engine, lambda connection, _, of=rows: _seal_answers(engine, connection, of))  # type: ignore[misc]
-        each()
+        on_batch()
     for rows in _pages(engine, file, file.c.outcome.in_(_SEALED), file.c.committed_at.is_not(None)):
         sealed += write(engine, lambda connection, _, of=rows: _seal_results(connection, of))  # type: ignore[misc]
-        each()
+        on_batch()
     write(engine, lambda connection, _: audit.append(connection, actor, Action.VOUCHED, f"results:{sealed}"))
     return sealed
 
 
-def _know(connection: Connection, actor: str, rows: Sequence[Row[Any]]) -> None:
-    there = connection.execute(select(reading).where(among(connection, reading.c.id, [row.id for row in rows]))).all()
-    said = _said(connection, [row.id for row in there])
-    known = ((f"{_FILMS}{row.file_id}", _with_findings(row, said.get(row.id, []))) for row in there)
-    audit.append_all(connection, actor, Action.READING_KNOWN, known)
+def _record_readings(connection: Connection, actor: str, rows: Sequence[Row[Any]]) -> None:
+    """Append an entry for each of these reviews."""
+    current = connection.execute(select(reading).where(among(connection, reading.c.id, [row.id for row in rows]))).all()
+    said = _said(connection, [row.id for row in current])
+    objects = ((f"{_FILMS}{row.file_id}", _with_findings(row, said.get(row.id, []))) for row in current)
+    audit.append_all(connection, actor, Action.READING_KNOWN, objects)
 
 
 def _seal_answers(engine: Engine, connection: Connection, rows: Sequence[Row[Any]]) -> None:
@@ -295,9 +328,9 @@ def _said(connection: Connection, reading_ids: Sequence[int]) -> dict[int, list[
 
 def _with_answers(engine: Engine, rows: Sequence[Row[Any]]) -> Iterator[tuple[Row[Any], list[Any]]]:
     ids = [row.id for row in rows]
-    of_these = read(engine, lambda c: c.execute(select(finding).where(among(c, finding.c.assessment_id, ids))).all())
+    findings = read(engine, lambda c: c.execute(select(finding).where(among(c, finding.c.assessment_id, ids))).all())
     answers: dict[int, list[Any]] = {}
-    for one in of_these:
-        answers.setdefault(one.assessment_id, []).append(one._asdict())
+    for finding_ in findings:
+        answers.setdefault(finding_.assessment_id, []).append(finding_._asdict())
     for row in rows:
         yield row, answers.get(row.id, [])

@@ -1,7 +1,7 @@
-"""Which results a list showed to whom: the page's lists, the API's searches, the lists of the shell.
+"""Disclosure log of list views: account, image, result.
 
-A result is named by its film and by when it was committed. Of each actor and result the first time is kept, so that a
-list that is loaded again writes nothing, and the table grows no faster than people come to see results.
+A result is identified by its image and commit time. Only the first disclosure of each result to each actor is kept, so
+that reloading a list writes nothing.
 """
 
 from __future__ import annotations
@@ -24,67 +24,76 @@ _PAGE = 500
 _c = listing.c
 
 
-def note(engine: Engine, actor: str, shown: Iterable[ResultRow]) -> None:
-    """Put on record that a list is about to show these results; one transaction, and none where nothing is new.
+def record(engine: Engine, actor: str, shown: Iterable[ResultRow]) -> None:
+    """Record that a list is about to show results.
 
-    A database that is full or takes no changes keeps no list from a reader who waits for results; the log says so.
+    Writes nothing if everything is recorded already. If the database is full or read-only, the list is shown
+    nevertheless and a warning is logged.
 
     Args:
-        actor: as in ``audit.append``.
-        shown: the results of which the list says something.
+        engine: database.
+        actor: see ``audit.append``.
+        shown: results that the list shows.
     """
-    wanted = {(row.result_id, row.committed_at) for row in shown}
+    pairs = {(row.result_id, row.committed_at) for row in shown}
 
     def known(connection: Connection) -> set[tuple[int, datetime]]:
-        films = [film for film, _ in wanted]
-        these = schema.among(connection, _c.file_id, films)
-        rows = connection.execute(select(_c.file_id, _c.committed_at).where(these, _c.actor == actor)).all()
+        films = [film for film, _ in pairs]
+        condition = schema.among(connection, _c.file_id, films)
+        rows = connection.execute(select(_c.file_id, _c.committed_at).where(condition, _c.actor == actor)).all()
         return {(row.file_id, row.committed_at) for row in rows}
 
-    fresh = wanted - read(engine, known) if wanted else wanted
-    if not fresh:
+    new = pairs - read(engine, known) if pairs else pairs
+    if not new:
         return
 
     def body(connection: Connection, _again: bool) -> None:
         now = database_now(connection)
-        rows = [{"file_id": film, "actor": actor, "committed_at": of, "at": now} for film, of in sorted(fresh)]
-        # a second window of the same reader may have been quicker
+        rows = [
+            {"file_id": film, "actor": actor, "committed_at": committed_at, "at": now}
+            for film, committed_at in sorted(new)
+        ]
+        # another window of the same account may have inserted them meanwhile
         connection.execute(insert_new(connection, listing), rows)
 
     try:
         write(engine, body)
     except (DatabaseFull, DatabaseReadOnly) as error:
-        _LOG.warning("listing_not_kept", extra={"code": error.code, "count": len(fresh)})
+        _LOG.warning("listing_not_kept", extra={"code": error.code, "count": len(new)})
 
 
-def noted(engine: Engine, actor: str, shown: Iterable[ResultRow]) -> Iterator[ResultRow]:
-    """Yield results of any number, each put on record before."""
+def record_all(engine: Engine, actor: str, shown: Iterable[ResultRow]) -> Iterator[ResultRow]:
+    """Yield results of any number, each recorded before."""
     page: list[ResultRow] = []
     for row in shown:
         page.append(row)
         if len(page) == _PAGE:
-            note(engine, actor, page)
+            record(engine, actor, page)
             yield from page
             page = []
-    note(engine, actor, page)
+    record(engine, actor, page)
     yield from page
 
 
-def of_film(engine: Engine, file_id: int) -> dict[datetime, list[str]]:
-    """Return who was shown a film in a list, by when the result that stood there was committed; the first first."""
+def of_image(engine: Engine, file_id: int) -> dict[datetime, list[str]]:
+    """Return the accounts to which lists showed an image.
+
+    Returns:
+        Full names in order of time, by commit time of the result shown.
+    """
 
     def body(connection: Connection) -> dict[datetime, list[str]]:
-        found: dict[datetime, list[str]] = {}
+        by_result: dict[datetime, list[str]] = {}
         rows = connection.execute(select(listing).where(_c.file_id == file_id).order_by(_c.at, _c.actor)).all()
-        names = connection.execute(select(account.c.id, account.c.full_name)).all()
-        people = {f"account:{one.id}": one.full_name for one in names}
+        accounts = connection.execute(select(account.c.id, account.c.full_name)).all()
+        names = {f"account:{row_.id}": row_.full_name for row_ in accounts}
         for row in rows:
-            found.setdefault(row.committed_at, []).append(people.get(row.actor, row.actor))
-        return found
+            by_result.setdefault(row.committed_at, []).append(names.get(row.actor, row.actor))
+        return by_result
 
     return read(engine, body)
 
 
 def since(connection: Connection) -> datetime | None:
-    """Return when the first list was put on record."""
+    """Return the time of the first recorded list view, or ``None``."""
     return connection.execute(select(func.min(_c.at))).scalar()

@@ -1,4 +1,7 @@
-"""Readings as a data set for ``preread-train``: one film a line, patients by pseudonym, disagreement left standing."""
+"""Export of reviews as a data set for ``preread-train``.
+
+One image a line, patients by pseudonym; disagreement of reviewers is kept, not resolved.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +25,8 @@ from preread.db.review_schema import secret
 from preread.db.schema import file
 from preread.imaging import previews
 from preread.review import reviews
-from preread.review.result_json import iso
-from preread.review.results import ResultRow, selected, typed
-from preread.review.reviews import Reading
+from preread.review.results import ResultRow, iso, selected, typed
+from preread.review.reviews import Review
 
 ABSENT = "ABSENT"
 COLUMNS = ("path", "label", "patient", "bundle", "answer_visible", "readers", "film", "sha256")
@@ -36,25 +38,35 @@ _PSEUDONYM_CHARS = 24
 
 
 @dataclass(frozen=True, slots=True)
-class ReadFilm:
-    """A film with the readings that stand.
+class ReviewedImage:
+    """An image with its current reviews.
 
     Attributes:
-        label: the findings that are present, joined by ``|``, or ``ABSENT``; ``None`` where ``open`` says why.
-        open: ``disagreement`` of its readers, ``undecided``, or ``changed``: the file holds other bytes by now.
-        patient: pseudonym of the patient, of the film itself where it names none.
-        image: pseudonym of the film.
+        result: its result.
+        readings: current reviews.
+        label: present findings joined by ``|``, or ``ABSENT``; ``None`` if ``open`` is set.
+        open: ``disagreement``, ``undecided``, or ``changed`` (the file has other bytes now); ``None`` if ``label`` is
+            set.
+        patient: pseudonym of the patient, or of the image if it names none.
+        image: pseudonym of the image.
     """
 
     result: ResultRow
-    readings: tuple[Reading, ...]
+    readings: tuple[Review, ...]
     label: str | None
     open: str | None
     patient: str
     image: str
 
     def cells(self, path: str) -> tuple[str | int | bool | None, ...]:
-        """Return its line of the CSV, see ``COLUMNS``; ``answer_visible`` where it was for any of the readers."""
+        """Return its CSV line; see ``COLUMNS``.
+
+        Args:
+            path: path of the image file in the data set.
+
+        Returns:
+            One value a column; ``answer_visible`` is true if it was for any reviewer.
+        """
         bundles = sorted({one.bundle for one in self.readings if one.bundle})
         return (
             path,
@@ -62,36 +74,52 @@ class ReadFilm:
             self.patient,
             " ".join(bundles),
             any(one.answer_visible for one in self.readings),
-            _json_cell([reading_to_json(one) for one in self.readings]),
+            _json_cell([review_to_json(one) for one in self.readings]),
             self.result.result_id,
             self.result.sha256,
         )
 
 
 def _json_cell(records: list[JSONObject]) -> str:
-    """Return records as JSON that a cell of a spreadsheet holds unchanged: what would start a formula is escaped."""
+    """Return records as JSON in which no cell would start a formula."""
     written = json.dumps(records)
     if cell(written) == written:
         return written
-    return _JSON_STRING.sub(lambda one: _FORMULA_SIGN.sub(lambda sign: f"\\u{ord(sign[0]):04x}", one[0]), written)
+    return _JSON_STRING.sub(lambda string: _FORMULA_SIGN.sub(lambda sign: f"\\u{ord(sign[0]):04x}", string[0]), written)
 
 
-def films(engine: Engine) -> Iterator[ReadFilm]:
-    """Yield every film that was read, by rising id."""
+def reviewed_images(engine: Engine) -> Iterator[ReviewedImage]:
+    """Yield the reviewed images by rising file id.
+
+    Raises:
+        DatabaseAway, SchemaOutdated: the database cannot be read.
+    """
     key = _pseudonym_key(engine)
     after = 0
-    while ids := reviews.films_after(engine, after, _PAGE):
+    while ids := reviews.reviewed_after(engine, after, _PAGE):
         after = ids[-1]
-        signed = reviews.of_films(engine, ids)
+        signed = reviews.of_images(engine, ids)
         for result in read(engine, lambda connection, ids=ids: _results(connection, ids)):  # type: ignore[misc]
-            standing = tuple(one for one in signed[result.result_id] if not one.superseded)
-            label, still_open = _label(result, standing)
+            current = tuple(one for one in signed[result.result_id] if not one.superseded)
+            label, open_reason = _label(result, current)
             image = _pseudonym(key, "film", result.sha256 or str(result.result_id))
-            yield ReadFilm(result, standing, label, still_open, _patient(key, result.identity) or image, image)
+            yield ReviewedImage(result, current, label, open_reason, _patient(key, result.identity) or image, image)
 
 
-def save_image(folder: Path, film: ReadFilm, preview_dir: Path | None) -> Path | None:
-    """Write the film's preview, pixels alone, under its pseudonym; ``None`` where none was kept."""
+def save_image(folder: Path, film: ReviewedImage, preview_dir: Path | None) -> Path | None:
+    """Write the image's preview under its pseudonym.
+
+    Args:
+        folder: target folder.
+        film: the image.
+        preview_dir: folder of previews, or ``None``.
+
+    Returns:
+        The file, or ``None`` if there is no preview.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
     content = previews.load(preview_dir, film.result.sha256)
     if content is None:
         return None
@@ -99,7 +127,11 @@ def save_image(folder: Path, film: ReadFilm, preview_dir: Path | None) -> Path |
 
 
 def write_image(target: Path, content: bytes) -> Path:
-    """Write a picture that only this user reads. ``UsageError``: it cannot be written."""
+    """Write an image file that only the current user can read.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
     try:
         os.makedirs(target.parent, mode=0o700, exist_ok=True)
         with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as stream:
@@ -110,29 +142,29 @@ def write_image(target: Path, content: bytes) -> Path:
     return target
 
 
-def reading_to_json(one: Reading) -> JSONObject:
-    """Return a reading as a record; its reader is an account's number, no name."""
+def review_to_json(review: Review) -> JSONObject:
+    """Return a review as a JSON object; the reviewer is an account id."""
     return {
-        "id": one.reading_id,
-        "film": one.file_id,
-        "reader": one.account_id,
-        "verdict": one.verdict.value,
-        "findings": {name: presence.value for name, presence in one.findings.items()},
-        "presence": {name: presence.value for name, presence in one.presences().items()},
-        "answers": {name: answer.value for name, answer in one.answers.items()},
-        "outcome": one.shown.outcome.value,
-        "code": one.shown.code,
-        "bundle": one.bundle,
-        "withdrawn": one.withdrawn,
-        "device": one.device,
-        "sha256": one.sha256,
-        "comment": one.comment,
-        "answer_visible": one.answer_visible,
-        "signed_at": iso(one.signed_at),
-        "waited_s": one.waited_s,
-        "overtook": one.overtook,
-        "supersedes": one.supersedes_id,
-        "superseded": one.superseded,
+        "id": review.reading_id,
+        "film": review.file_id,
+        "reader": review.account_id,
+        "verdict": review.verdict.value,
+        "findings": {name: presence.value for name, presence in review.findings.items()},
+        "presence": {name: presence.value for name, presence in review.presences().items()},
+        "answers": {name: answer.value for name, answer in review.answers.items()},
+        "outcome": review.shown.outcome.value,
+        "code": review.shown.code,
+        "bundle": review.bundle,
+        "withdrawn": review.withdrawn,
+        "device": review.device,
+        "sha256": review.sha256,
+        "comment": review.comment,
+        "answer_visible": review.answer_visible,
+        "signed_at": iso(review.signed_at),
+        "waited_s": review.waited_s,
+        "overtook": review.overtook,
+        "supersedes": review.supersedes_id,
+        "superseded": review.superseded,
     }
 
 
@@ -141,23 +173,24 @@ def _results(connection: Connection, ids: Sequence[int]) -> list[ResultRow]:
     return typed(connection, rows.all())
 
 
-def _label(result: ResultRow, standing: Sequence[Reading]) -> tuple[str | None, str | None]:
-    if any(one.sha256 != result.sha256 for one in standing):
+def _label(result: ResultRow, current: Sequence[Review]) -> tuple[str | None, str | None]:
+    """Return label and reason for a missing label; one of them is ``None``."""
+    if any(review.sha256 != result.sha256 for review in current):
         return None, "changed"
-    said: dict[str, set[Presence]] = {}
-    for one in standing:
-        for name, presence in one.presences().items():
-            said.setdefault(name, set()).add(presence)
-    if any({Presence.PRESENT, Presence.ABSENT} <= words for words in said.values()):
+    by_finding: dict[str, set[Presence]] = {}
+    for review in current:
+        for name, presence in review.presences().items():
+            by_finding.setdefault(name, set()).add(presence)
+    if any({Presence.PRESENT, Presence.ABSENT} <= presences for presences in by_finding.values()):
         return None, "disagreement"
-    if not said or any(Presence.UNSURE in words for words in said.values()):
+    if not by_finding or any(Presence.UNSURE in presences for presences in by_finding.values()):
         return None, "undecided"
-    present = sorted(name.upper() for name, words in said.items() if Presence.PRESENT in words)
+    present = sorted(name.upper() for name, presences in by_finding.items() if Presence.PRESENT in presences)
     return "|".join(present) or ABSENT, None
 
 
 def _pseudonym_key(engine: Engine) -> str:
-    """Return the key of this database's pseudonyms, made at the first export: the same patient, the same pseudonym."""
+    """Return the key of this database's pseudonyms; create it if missing."""
 
     def body(connection: Connection, _again: bool) -> str:
         found = connection.execute(select(secret.c.value).where(secret.c.name == _KEY)).scalar_one_or_none()

@@ -1,4 +1,4 @@
-"""One file's whole story: ``show`` gives a result in full, ``explain`` says why a path has, or has not yet, one."""
+"""History of one file, and why a path has a result or not."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ import numpy as np
 from sqlalchemy import Connection, Engine, Row, select
 
 from preread.core.errors import UNREAD_CODES
+from preread.core.jsonable import finding_to_json
 from preread.core.text.escaping import display_path
-from preread.core.types import FORGOTTEN, OPEN_STATES, FileState, Finding, FloatArray, Outcome
+from preread.core.types import FORGOTTEN, OPEN_STATES, FileState, Finding, FloatArray, JSONObject, Outcome
 from preread.db import schema
 from preread.db.engine import read
 from preread.ledger.tombstones import load_key
 from preread.ledger.transitions import absolute, path_key
-from preread.review.results import ResultRow, findings_of, selected, typed
+from preread.review.results import ResultRow, findings_of, iso, result_to_json, selected, typed
 
 _file, _root, _transition = schema.file.c, schema.root.c, schema.transition.c
 _past, _bundle = schema.past_outcome.c, schema.bundle.c
-_WAY = (  # through the ledger, of which lists say nothing
+_LEDGER_COLUMNS = (  # state in the ledger, not part of lists
     _file.mtime_ns,
     _file.newest,
     _file.attempts,
@@ -34,7 +35,16 @@ _WAY = (  # through the ledger, of which lists say nothing
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One move: ``from_state`` is ``None`` for the first. ``why`` is safe to print."""
+    """One state transition.
+
+    Attributes:
+        from_state: previous state; ``None`` for the first transition.
+        to_state: new state.
+        at: time by the database's clock.
+        why: reason, safe to print.
+        epoch: epoch of the claim.
+        worker_id: worker that made it, or ``None``.
+    """
 
     from_state: FileState | None
     to_state: FileState
@@ -46,7 +56,18 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class PastOutcome:
-    """How a version ended before it was read again; ``bundle``: ``name/version``; ``withdrawn``: why that one was."""
+    """An outcome that a later one replaced.
+
+    Attributes:
+        outcome: its kind.
+        code: code of a refusal or an unreadable file, or ``None``.
+        reason: the same in words, or ``None``.
+        findings: in the bundle's order; empty unless assessed.
+        bundle: ``name/version``, or ``None``.
+        committed_at: time of the outcome.
+        replaced_at: time of its replacement.
+        withdrawn: reason for the withdrawal of the bundle, or ``None``.
+    """
 
     outcome: Outcome
     code: str | None
@@ -63,8 +84,8 @@ class VersionHistory:
     """One version of a path.
 
     Attributes:
-        locked_since: since when it cannot be read, while that is so.
-        past: outcomes that later ones replaced, the oldest first.
+        locked_since: start of the period in which it cannot be read; ``None`` if it can.
+        past: replaced outcomes, the oldest first.
     """
 
     file_id: int
@@ -87,13 +108,21 @@ class VersionHistory:
 
     @property
     def result_id(self) -> int | None:
-        """The id that ``show`` takes; ``None`` while there is no outcome."""
+        """Id for ``show``; ``None`` if there is no outcome."""
         return None if self.outcome is None else self.file_id
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a path has or has no result. ``versions`` are the oldest first; ``sentence`` speaks of the newest."""
+    """Why a path has a result or not.
+
+    Attributes:
+        root_id: watched folder.
+        root_text: its path, safe to print.
+        path_text: path below it, safe to print.
+        sentence: explanation of the newest version.
+        versions: all versions, the oldest first.
+    """
 
     root_id: int
     root_text: str
@@ -107,10 +136,13 @@ class ResultDetail:
     """One result in full.
 
     Attributes:
-        assessment_id: tells one assessment of a film from a later one; ``None`` unless assessed.
-        activation_map: float32, as the bundle gave it (e.g. [7, 7, 1]); ``None`` unless assessed.
-        same_content: other files with exactly these bytes, as ``(result_id, root_text, path_text)``.
-        same_uid: results that carry the same SOP Instance UID with other bytes.
+        row: the result.
+        history: its version's history.
+        assessment_id: distinguishes assessments of one image; ``None`` unless assessed.
+        activation_map: float32 [rows, columns, channels] as the bundle returned it (e.g. [7, 7, 1]); ``None`` unless
+            assessed.
+        same_content: other files with the same bytes, as (result id, root, path).
+        same_uid: results with the same SOP Instance UID and other bytes, as (result id, root, path).
     """
 
     row: ResultRow
@@ -122,26 +154,37 @@ class ResultDetail:
 
 
 def show(engine: Engine, result_id: int) -> ResultDetail | None:
-    """Return one result in full, ``None`` when there is none with this id."""
+    """Return one result in full, or ``None`` if there is none with this id.
+
+    Raises:
+        DatabaseAway, SchemaOutdated: the database cannot be read.
+    """
     return read(engine, lambda connection: _show(connection, result_id))
 
 
 def explain(engine: Engine, path: bytes) -> list[Explanation]:
-    """Return the story of a path, one for each root that knows it (roots may lie within each other).
+    """Return why a path has a result or not, for each root that contains it.
 
     Args:
-        path: absolute, or relative to a root; as ``os.fsencode`` gives it. Links are not followed.
+        engine: database.
+        path: absolute, or relative to a root; as ``os.fsencode`` gives it. Symlinks are not followed.
+
+    Returns:
+        One explanation for each root, since roots may be nested; empty for an unknown path.
+
+    Raises:
+        DatabaseAway, SchemaOutdated: the database cannot be read.
     """
     return read(engine, lambda connection: _explain(connection, path))
 
 
 def root_paths(engine: Engine) -> list[bytes]:
-    """Return the folders that this database knows, the first registered first; ``--root`` names some in no settings."""
+    """Return the paths of all watched folders in the database, by id."""
     return read(engine, lambda connection: list(connection.execute(select(_root.path).order_by(_root.id)).scalars()))
 
 
 def _show(connection: Connection, result_id: int) -> ResultDetail | None:
-    statement = selected(*_WAY).where(_file.id == result_id, _file.committed_at.is_not(None))
+    statement = selected(*_LEDGER_COLUMNS).where(_file.id == result_id, _file.committed_at.is_not(None))
     row = connection.execute(statement).one_or_none()
     if row is None:
         return None
@@ -174,8 +217,8 @@ def _show(connection: Connection, result_id: int) -> ResultDetail | None:
         history=_histories(connection, [row])[0],
         assessment_id=row.assessment_id,
         activation_map=activation_map,
-        same_content=tuple((one.id, one.root_text, one.path_text) for one in content),
-        same_uid=tuple((one.id, one.root_text, one.path_text) for one in conflicts),
+        same_content=tuple((other.id, other.root_text, other.path_text) for other in content),
+        same_uid=tuple((other.id, other.root_text, other.path_text) for other in conflicts),
     )
 
 
@@ -198,20 +241,20 @@ def _explain(connection: Connection, path: bytes) -> list[Explanation]:
         if rows:
             versions = _histories(connection, rows)
             explanations.append(
-                Explanation(root.id, root.path_text, display_path(relative), sentence(versions[-1]), tuple(versions))
+                Explanation(root.id, root.path_text, display_path(relative), describe(versions[-1]), tuple(versions))
             )
     return explanations
 
 
 def _histories(connection: Connection, rows: Sequence[Row[Any]]) -> list[VersionHistory]:
-    moves: dict[int, list[Transition]] = {row.id: [] for row in rows}
-    statement = select(schema.transition).where(_transition.file_id.in_(list(moves))).order_by(_transition.id)
-    for one in connection.execute(statement):
-        from_state = None if one.from_state is None else FileState(one.from_state)
-        moves[one.file_id].append(
-            Transition(from_state, FileState(one.to_state), one.at, one.why, one.epoch, one.worker_id)
+    transitions: dict[int, list[Transition]] = {row.id: [] for row in rows}
+    statement = select(schema.transition).where(_transition.file_id.in_(list(transitions))).order_by(_transition.id)
+    for row_ in connection.execute(statement):
+        from_state = None if row_.from_state is None else FileState(row_.from_state)
+        transitions[row_.file_id].append(
+            Transition(from_state, FileState(row_.to_state), row_.at, row_.why, row_.epoch, row_.worker_id)
         )
-    past = _past_outcomes(connection, list(moves))
+    past = _past_outcomes(connection, list(transitions))
     return [
         VersionHistory(
             file_id=row.id,
@@ -228,7 +271,7 @@ def _histories(connection: Connection, rows: Sequence[Row[Any]]) -> list[Version
             first_seen_at=row.first_seen_at,
             settled_at=row.settled_at,
             committed_at=row.committed_at,
-            transitions=tuple(moves[row.id]),
+            transitions=tuple(transitions[row.id]),
             locked_since=row.locked_since,
             past=tuple(past.get(row.id, ())),
         )
@@ -247,7 +290,7 @@ def _past_outcomes(connection: Connection, file_ids: Sequence[int]) -> dict[int,
     findings = findings_of(connection, sorted({row.assessment_id for row in rows if row.assessment_id is not None}))
     past: dict[int, list[PastOutcome]] = {}
     for row in rows:
-        ended = PastOutcome(
+        outcome = PastOutcome(
             outcome=Outcome(row.outcome),
             code=row.code,
             reason=row.reason,
@@ -257,16 +300,16 @@ def _past_outcomes(connection: Connection, file_ids: Sequence[int]) -> dict[int,
             replaced_at=row.replaced_at,
             withdrawn=row.withdrawn_reason,
         )
-        past.setdefault(row.file_id, []).append(ended)
+        past.setdefault(row.file_id, []).append(outcome)
     return past
 
 
-def sentence(version: VersionHistory) -> str:
-    """Say in a sentence or two why this version has, or has not yet, a result."""
-    said = _state_sentence(version)
+def describe(version: VersionHistory) -> str:
+    """Return in one or two sentences why a version has a result or not."""
+    text = _state_sentence(version)
     if version.state in OPEN_STATES and version.outcome is not None:
-        return f"{said.replace('no result yet', 'no newer result yet', 1)} Until then: {_outcome_sentence(version)}"
-    return said
+        return f"{text.replace('no result yet', 'no newer result yet', 1)} Until then: {_outcome_sentence(version)}"
+    return text
 
 
 def _state_sentence(version: VersionHistory) -> str:
@@ -316,3 +359,61 @@ def _outcome_sentence(version: VersionHistory) -> str:
             return f"It could not be read and was set aside: {version.code}{reason}."
         case None:
             return "It was not read."
+
+
+# ---------------------------------------------------------------------- JSON
+
+
+def detail_to_json(detail: ResultDetail) -> JSONObject:
+    """Return one result in full as a JSON object."""
+    return {
+        **result_to_json(detail.row),
+        "same_content": [_other(other) for other in detail.same_content],
+        "same_sop_instance_uid": [_other(other) for other in detail.same_uid],
+        "history": history_to_json(detail.history),
+    }
+
+
+def history_to_json(version: VersionHistory) -> JSONObject:
+    """Return the history of one version as a JSON object."""
+    return {
+        "file_id": version.file_id,
+        "size_bytes": version.size_bytes,
+        "mtime_ns": version.mtime_ns,
+        "newest": version.newest,
+        "state": version.state.value,
+        "outcome": version.outcome and version.outcome.value,
+        "code": version.code,
+        "reason": version.reason,
+        "attempts": version.attempts,
+        "interruptions": version.interruptions,
+        "locked_since": version.locked_since and iso(version.locked_since),
+        "past": [
+            {
+                "outcome": outcome.outcome.value,
+                "code": outcome.code,
+                "reason": outcome.reason,
+                "findings": [finding_to_json(finding) for finding in outcome.findings],
+                "bundle": outcome.bundle,
+                "withdrawn": outcome.withdrawn,
+                "committed_at": iso(outcome.committed_at),
+                "replaced_at": iso(outcome.replaced_at),
+            }
+            for outcome in version.past
+        ],
+        "transitions": [
+            {
+                "at": iso(transition.at),
+                "from": transition.from_state and transition.from_state.value,
+                "to": transition.to_state.value,
+                "why": transition.why,
+                "worker": transition.worker_id,
+            }
+            for transition in version.transitions
+        ],
+    }
+
+
+def _other(other: tuple[int, str, str]) -> JSONObject:
+    result_id, root, path = other
+    return {"id": result_id, "root": root, "path": path}

@@ -1,7 +1,4 @@
-"""What stands beside one film: the same patient's other films, its newer version, the findings its bundle speaks of.
-
-And the films of which nothing but their names is known yet.
-"""
+"""Images related to one image, findings of its bundle, pending images."""
 
 from __future__ import annotations
 
@@ -24,19 +21,20 @@ _file, _bundle = schema.file.c, schema.bundle.c
 
 
 def earlier(engine: Engine, row: ResultRow) -> list[ResultRow]:
-    """Return the patient's films that arrived before this one, the last first.
+    """Return the patient's earlier images, the newest first.
 
-    The patient is the same where ID and birth date are there and equal, and the issuer too (there or not).
+    The patient is the same if Patient ID and birth date are present and equal, and the issuer is equal or absent in
+    both.
     """
-    who = row.identity
-    if who.patient_id is None or who.patient_birth_date is None:
+    identity = row.identity
+    if identity.patient_id is None or identity.patient_birth_date is None:
         return []
     statement = (
         selected()
         .where(
-            _file.patient_id == who.patient_id,
-            _file.patient_birth_date == who.patient_birth_date,
-            _file.issuer_of_patient_id.is_not_distinct_from(who.issuer_of_patient_id),
+            _file.patient_id == identity.patient_id,
+            _file.patient_birth_date == identity.patient_birth_date,
+            _file.issuer_of_patient_id.is_not_distinct_from(identity.issuer_of_patient_id),
             _file.id < row.result_id,
             _file.committed_at.is_not(None),
             _file.state != FileState.SUPERSEDED,
@@ -48,13 +46,16 @@ def earlier(engine: Engine, row: ResultRow) -> list[ResultRow]:
 
 
 def content_of(engine: Engine, result_id: int) -> str | None:
-    """Return the SHA-256 of the film's bytes; ``None`` when there is no such film or it could not be read."""
+    """Return the SHA-256 of the image's bytes, or ``None``.
+
+    ``None`` means that there is no such image, or that it could not be read.
+    """
     statement = select(schema.instance.c.sha256).join(schema.file, _file.instance_id == schema.instance.c.id)
     return read(engine, lambda c: c.execute(statement.where(_file.id == result_id)).scalar_one_or_none())
 
 
 def newest_version(engine: Engine, result_id: int) -> int | None:
-    """Return the file version that took this one's place and has a result; ``None`` when none did."""
+    """Return the id of the newer version that has a result, or ``None``."""
     own = select(_file.root_id, _file.path_key).where(_file.id == result_id).subquery()
     statement = (
         select(_file.id)
@@ -65,25 +66,34 @@ def newest_version(engine: Engine, result_id: int) -> int | None:
 
 
 def findings_of(engine: Engine, bundle_digest: str | None) -> tuple[str, ...]:
-    """Return what the bundle speaks of, by name; where none was asked, what the latest one does."""
+    """Return the names of a bundle's findings.
+
+    Args:
+        engine: database.
+        bundle_digest: SHA-256 of the bundle in hexadecimal; ``None`` selects the latest one.
+    """
     of_bundle = None if bundle_digest is None else _bundle.digest == bundle_digest
     return read(engine, lambda connection: _findings(connection, of_bundle))
 
 
 def refuse_unknown(connection: Connection, film: Row[Any], findings: Collection[str]) -> None:
-    """Refuse to have findings signed of which neither the film's bundle nor its result speaks: exports label by them.
+    """Raise an error if a finding is none of the image's.
+
+    Exports use the names as labels.
 
     Args:
+        connection: transaction.
         film: a row of ``file``.
+        findings: names of findings.
 
     Raises:
-        FindingUnknown: names the first of them.
+        FindingUnknown: neither the image's bundle nor its result has this finding; names the first.
     """
     of_bundle = None if film.bundle_id is None else _bundle.id == film.bundle_id
     of_result = select(schema.finding.c.finding).where(schema.finding.c.assessment_id == film.assessment_id)
     known = {*_findings(connection, of_bundle), *connection.execute(of_result).scalars()}
     if unknown := sorted(set(findings) - known):
-        raise FindingUnknown(f"film {film.id}: {unknown[0][:64]!r} is none of its findings, {', '.join(sorted(known))}")
+        raise FindingUnknown(f"image {film.id} has no finding {unknown[0][:64]!r}, only {', '.join(sorted(known))}")
 
 
 def _findings(connection: Connection, of_bundle: ColumnElement[bool] | None) -> tuple[str, ...]:
@@ -96,8 +106,16 @@ def _findings(connection: Connection, of_bundle: ColumnElement[bool] | None) -> 
 
 
 @dataclass(frozen=True, slots=True)
-class WaitingFilm:
-    """A film without a result yet; its name is all that is known of it."""
+class PendingImage:
+    """An image without a result.
+
+    Attributes:
+        file_id: id of the file version.
+        root_text: watched folder, safe to print.
+        path_text: path below it, safe to print.
+        state: its state.
+        waited_s: seconds since it was first seen.
+    """
 
     file_id: int
     root_text: str
@@ -106,8 +124,8 @@ class WaitingFilm:
     waited_s: float
 
 
-def waiting(engine: Engine, limit: int = _WAITING_AT_MOST) -> list[WaitingFilm]:
-    """Return the films that wait for their result, those that came first."""
+def pending(engine: Engine, limit: int = _WAITING_AT_MOST) -> list[PendingImage]:
+    """Return the images without a result, the earliest first."""
     statement = (
         select(_file.id, _file.path_text, _file.state, _file.first_seen_at, schema.root.c.path_text.label("root_text"))
         .join(schema.root, schema.root.c.id == _file.root_id)
@@ -116,10 +134,10 @@ def waiting(engine: Engine, limit: int = _WAITING_AT_MOST) -> list[WaitingFilm]:
         .limit(limit)
     )
 
-    def body(connection: Connection) -> list[WaitingFilm]:
+    def body(connection: Connection) -> list[PendingImage]:
         now = database_now(connection)
         return [
-            WaitingFilm(
+            PendingImage(
                 row.id,
                 row.root_text,
                 row.path_text,

@@ -1,7 +1,7 @@
-"""What is committed, for people to look up: read-only queries behind commands and pages.
+"""Read-only queries of committed results, for commands, pages and API.
 
-Rows are typed and complete; text in them is already safe to print (see ``preread.core.text.escaping``). Lists come
-newest first and in pages (``limit``, ``before``), over indexes, so that a million files are no matter.
+Rows are typed and complete; text in them is safe to print (see ``core.text.escaping``). Lists are in descending order
+of commit time and in pages (``limit``, ``before``) over indexes, so that their cost does not grow with the table.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, exists, func, select
+from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, exists, select
 
-from preread.core.jsonable import stated_predictive_values
+from preread.core.jsonable import finding_to_json, reversible_path, stated_predictive_values
 from preread.core.text.escaping import clean_identifier
-from preread.core.types import Answer, Caveat, FileState, Finding, Identity, Outcome, Population
+from preread.core.types import Answer, Caveat, FileState, Finding, Identity, JSONObject, Outcome, Population
 from preread.db import schema
 from preread.db.engine import read
 
@@ -30,18 +30,25 @@ _IDENTITY = tuple(schema.file.c[field.name] for field in dataclasses.fields(Iden
 
 @dataclass(frozen=True, slots=True)
 class ResultFilter:
-    """Which results; every condition that is set must hold.
+    """Conditions on results; all that are set must hold.
 
     Attributes:
         since: committed at or after this aware time.
-        acquired_since: taken at or after this time on the modality's wall clock (its offset, if any, is not looked at;
-            an aware time is first turned into this machine's local time).
-        answer: some finding has this answer.
-        patient_id: exactly this Patient ID; ``issuer_of_patient_id`` narrows it.
-        research: ``False`` leaves research roots out (a doctor's list), ``True`` gives only them.
-        superseded: also versions of a path that a newer one replaced.
-        limit: at most so many rows; ``None`` for all (use ``stream``).
-        before: the ``ResultRow.position`` of the last row of the page before.
+        acquired_since: acquired at or after this time on the modality's clock, whose offset is ignored; an aware time
+            is converted to local time first.
+        answer: at least one finding has this answer.
+        outcome: kind of outcome.
+        code: code of the refusal or of the unreadable file.
+        patient_id: exactly this Patient ID.
+        issuer_of_patient_id: exactly this issuer.
+        accession_number: exactly this Accession Number.
+        study_instance_uid: exactly this Study Instance UID.
+        sha256: hash of the file in hexadecimal.
+        root_ids: watched folders.
+        research: ``False`` excludes research folders, ``True`` selects only them, ``None`` ignores the property.
+        superseded: include versions that a newer one replaced.
+        limit: maximal number of rows; ``None`` for all (use ``stream``).
+        before: ``ResultRow.position`` of the last row of the previous page.
     """
 
     since: datetime | None = None
@@ -66,16 +73,18 @@ class ResultRow:
     """One file version with its outcome.
 
     Attributes:
-        result_id: the id that ``show`` takes.
-        path_text: relative to ``root_text``; both escaped, safe to print.
-        code: why it was refused or is unreadable; ``reason`` says it in words.
+        result_id: id for ``history.show``.
+        path_text: relative to ``root_text``; both are safe to print.
+        code: code of the refusal or of the unreadable file; ``None`` if assessed.
+        reason: the same in words.
         findings: in the bundle's order; empty unless assessed.
-        caveats: of the gate, of the pixels and of the ledger (``uid_conflict``), each once.
-        bundle: ``name/version``; ``None`` where no bundle was asked.
-        population: what the root declared when the file was read.
-        acquired_local: 14 digits of the modality's wall clock.
+        caveats: of intended use, pixels and ledger (``uid_conflict``), without duplicates.
+        bundle: ``name/version``; ``None`` if no bundle was used.
+        population: population declared for the folder when the file was read.
+        acquired_local: 14 digits of the modality's clock, or ``None``.
         ms: milliseconds from opening the file to its outcome.
-        withdrawn: why its bundle was withdrawn, at ``withdrawn_at``: the result is shown struck through; else ``None``.
+        withdrawn: reason for the withdrawal of the bundle, or ``None``.
+        withdrawn_at: time of the withdrawal, or ``None``.
     """
 
     result_id: int
@@ -110,70 +119,46 @@ class ResultRow:
 
     @property
     def position(self) -> tuple[datetime, int]:
-        """Where this row stands in a list; see ``ResultFilter.before``."""
+        """Position in a list; see ``ResultFilter.before``."""
         return (self.committed_at, self.result_id)
 
 
-@dataclass(frozen=True, slots=True)
-class OutcomeCount:
-    """How many file versions (superseded ones apart) ended so; ``outcome`` is ``None`` for those not ended."""
-
-    outcome: Outcome | None
-    code: str | None
-    state: FileState
-    files: int
-
-
-def query(engine: Engine, wanted: ResultFilter = ResultFilter()) -> list[ResultRow]:
-    """Return the results that match, last committed first.
+def query(engine: Engine, conditions: ResultFilter = ResultFilter()) -> list[ResultRow]:
+    """Return matching results in descending order of commit time.
 
     Raises:
-        DatabaseAway, SchemaOutdated: see ``engine.read``.
+        DatabaseAway, SchemaOutdated: the database cannot be read.
     """
-    return read(engine, lambda connection: _page(connection, wanted))
+    return read(engine, lambda connection: _page(connection, conditions))
 
 
-def stream(engine: Engine, wanted: ResultFilter = ResultFilter(limit=None)) -> Iterator[ResultRow]:
-    """Yield the results that match, last committed first, page by page: for exports of any size."""
-    left = wanted.limit
-    before = wanted.before
-    while left is None or left > 0:
-        size = _PAGE if left is None else min(_PAGE, left)
-        rows = query(engine, dataclasses.replace(wanted, limit=size, before=before))
+def stream(engine: Engine, conditions: ResultFilter = ResultFilter(limit=None)) -> Iterator[ResultRow]:
+    """Yield matching results page by page, for exports of any size.
+
+    Raises:
+        DatabaseAway, SchemaOutdated: the database cannot be read.
+    """
+    remaining = conditions.limit
+    before = conditions.before
+    while remaining is None or remaining > 0:
+        size = _PAGE if remaining is None else min(_PAGE, remaining)
+        rows = query(engine, dataclasses.replace(conditions, limit=size, before=before))
         yield from rows
         if len(rows) < size:
             return
         before = rows[-1].position
-        left = None if left is None else left - len(rows)
-
-
-def outcome_counts(engine: Engine, root_ids: Sequence[int] | None = None) -> list[OutcomeCount]:
-    """Return every file version that is not superseded, counted by outcome, code and state."""
-
-    def body(connection: Connection) -> list[OutcomeCount]:
-        grouped = (_file.outcome, _file.code, _file.state)
-        statement = select(*grouped, func.count().label("files")).where(_file.state != FileState.SUPERSEDED)
-        if root_ids is not None:
-            statement = statement.where(_file.root_id.in_(list(root_ids)))
-        rows = connection.execute(statement.group_by(*grouped).order_by(*grouped))
-        return [
-            OutcomeCount(
-                outcome=None if row.outcome is None else Outcome(row.outcome),
-                code=row.code,
-                state=FileState(row.state),
-                files=row.files,
-            )
-            for row in rows
-        ]
-
-    return read(engine, body)
+        remaining = None if remaining is None else remaining - len(rows)
 
 
 # ---------------------------------------------------------------------- rows
 
 
 def selected(*more: ColumnElement[Any]) -> Select[Any]:
-    """Return the statement whose rows ``typed`` reads, the identity first; ``more``: what else is to stand in them."""
+    """Return the query whose rows ``typed`` converts.
+
+    Args:
+        more: further columns.
+    """
     return (
         select(
             *_IDENTITY,
@@ -221,7 +206,10 @@ def selected(*more: ColumnElement[Any]) -> Select[Any]:
 
 
 def typed(connection: Connection, rows: Sequence[Row[Any]]) -> list[ResultRow]:
-    """Turn rows of ``selected`` into results, with their findings and what the bundle states of those."""
+    """Return rows of ``selected`` as results, with findings.
+
+    Findings get the predictive values that the bundle's manifest states.
+    """
     findings = findings_of(connection, sorted({row.assessment_id for row in rows if row.assessment_id is not None}))
     digests = sorted({row.bundle_digest for row in rows if row.assessment_id is not None})
     stated = {}
@@ -232,74 +220,74 @@ def typed(connection: Connection, rows: Sequence[Row[Any]]) -> list[ResultRow]:
         _result(
             row,
             tuple(
-                dataclasses.replace(one, predictive_values=stated[row.bundle_digest].get(one.finding, ()))
-                for one in findings.get(row.assessment_id, ())
+                dataclasses.replace(finding, predictive_values=stated[row.bundle_digest].get(finding.finding, ()))
+                for finding in findings.get(row.assessment_id, ())
             ),
         )
         for row in rows
     ]
 
 
-def _page(connection: Connection, wanted: ResultFilter) -> list[ResultRow]:
-    statement = selected().where(*_conditions(wanted))
+def _page(connection: Connection, conditions: ResultFilter) -> list[ResultRow]:
+    statement = selected().where(*_conditions(conditions))
     statement = statement.order_by(_file.committed_at.desc(), _file.id.desc())
-    if wanted.limit is not None:
-        statement = statement.limit(wanted.limit)
+    if conditions.limit is not None:
+        statement = statement.limit(conditions.limit)
     return typed(connection, connection.execute(statement).all())
 
 
-def _conditions(wanted: ResultFilter) -> Iterator[ColumnElement[bool]]:
+def _conditions(conditions: ResultFilter) -> Iterator[ColumnElement[bool]]:
     yield _file.committed_at.is_not(None)
-    if not wanted.superseded:
+    if not conditions.superseded:
         yield _file.state != FileState.SUPERSEDED
-    if wanted.since is not None:
-        yield _file.committed_at >= wanted.since
-    if wanted.acquired_since is not None:
-        at = wanted.acquired_since
+    if conditions.since is not None:
+        yield _file.committed_at >= conditions.since
+    if conditions.acquired_since is not None:
+        at = conditions.acquired_since
         local = at if at.tzinfo is None else at.astimezone()
         yield _file.acquired_local >= local.strftime("%Y%m%d%H%M%S")
-    if wanted.answer is not None:
-        found = exists().where(_finding.assessment_id == _file.assessment_id, _finding.answer == wanted.answer)
-        yield found
+    if conditions.answer is not None:
+        has_answer = exists().where(_finding.assessment_id == _file.assessment_id, _finding.answer == conditions.answer)
+        yield has_answer
     for column, value in (
-        (_file.patient_id, wanted.patient_id),
-        (_file.issuer_of_patient_id, wanted.issuer_of_patient_id),
-        (_file.accession_number, wanted.accession_number),
-        (_file.study_instance_uid, wanted.study_instance_uid),
+        (_file.patient_id, conditions.patient_id),
+        (_file.issuer_of_patient_id, conditions.issuer_of_patient_id),
+        (_file.accession_number, conditions.accession_number),
+        (_file.study_instance_uid, conditions.study_instance_uid),
     ):
         if value is not None:
-            # stored identifiers went through the same cleaning; one that is unusable matches nothing
+            # stored identifiers were cleaned in the same way; an unusable one matches nothing
             yield column == (clean_identifier(value) or "")
-    if wanted.outcome is not None:
-        yield _file.outcome == wanted.outcome
-    if wanted.code is not None:
-        yield _file.code == wanted.code
-    if wanted.sha256 is not None:
-        yield _instance.sha256 == wanted.sha256.lower()
-    if wanted.root_ids is not None:
-        yield _file.root_id.in_(wanted.root_ids)
-    if wanted.research is not None:
-        yield _file.research == wanted.research
-    if wanted.before is not None:
-        at, file_id = wanted.before
+    if conditions.outcome is not None:
+        yield _file.outcome == conditions.outcome
+    if conditions.code is not None:
+        yield _file.code == conditions.code
+    if conditions.sha256 is not None:
+        yield _instance.sha256 == conditions.sha256.lower()
+    if conditions.root_ids is not None:
+        yield _file.root_id.in_(conditions.root_ids)
+    if conditions.research is not None:
+        yield _file.research == conditions.research
+    if conditions.before is not None:
+        at, file_id = conditions.before
         yield (_file.committed_at < at) | ((_file.committed_at == at) & (_file.id < file_id))
 
 
 def findings_of(connection: Connection, assessment_ids: Sequence[int]) -> dict[int, tuple[Finding, ...]]:
-    """Return the findings of each assessment, in the bundle's order."""
-    found: dict[int, tuple[Finding, ...]] = {}
+    """Return the findings by assessment id, in the bundle's order."""
+    by_assessment: dict[int, tuple[Finding, ...]] = {}
     for start in range(0, len(assessment_ids), _PAGE):
         batch = assessment_ids[start : start + _PAGE]
         statement = select(schema.finding).where(schema.among(connection, _finding.assessment_id, batch))
         for row in connection.execute(statement.order_by(_finding.assessment_id, _finding.position)).all():
-            one = Finding(row.finding, row.logit, row.probability, row.prevalence, Answer(row.answer))
-            found[row.assessment_id] = (*found.get(row.assessment_id, ()), one)
-    return found
+            finding = Finding(row.finding, row.logit, row.probability, row.prevalence, Answer(row.answer))
+            by_assessment[row.assessment_id] = (*by_assessment.get(row.assessment_id, ()), finding)
+    return by_assessment
 
 
-@functools.lru_cache(maxsize=256)  # of a million films few differ in them
-def _caveats(of_gate: str, of_pixels: str | None, uid_conflict: bool) -> tuple[Caveat, ...]:
-    caveats = [Caveat(value) for value in json.loads(of_gate) + json.loads(of_pixels or "[]")]
+@functools.lru_cache(maxsize=256)  # few different values among a million images
+def _caveats(gate: str, pixels: str | None, uid_conflict: bool) -> tuple[Caveat, ...]:
+    caveats = [Caveat(value) for value in json.loads(gate) + json.loads(pixels or "[]")]
     if uid_conflict:
         caveats.append(Caveat.UID_CONFLICT)
     return tuple(dict.fromkeys(caveats))
@@ -337,3 +325,59 @@ def _result(row: Row[Any], findings: tuple[Finding, ...]) -> ResultRow:
         withdrawn=row.withdrawn_reason,
         withdrawn_at=row.withdrawn_at,
     )
+
+
+# ---------------------------------------------------------------------- JSON and text
+
+
+def result_to_json(result: ResultRow) -> JSONObject:
+    """Return a result as a JSON object.
+
+    The fields are those of ``preread assess --json`` and what the database knows beyond them.
+    """
+    return {
+        "id": result.result_id,
+        "root": result.root_text,
+        "path": reversible_path(result.path),
+        "sha256": result.sha256,
+        "outcome": result.outcome.value,
+        "code": result.code,
+        "reason": result.reason,
+        "findings": [finding_to_json(finding) for finding in result.findings],
+        "caveats": [caveat.value for caveat in result.caveats],
+        "bundle": result.bundle,
+        "bundle_digest": result.bundle_digest,
+        "withdrawn": None
+        if result.withdrawn_at is None
+        else {"at": iso(result.withdrawn_at), "reason": result.withdrawn},
+        "population": result.population.value,
+        "research": result.research,
+        "state": result.state.value,
+        "committed_at": iso(result.committed_at),
+        "first_seen_at": iso(result.first_seen_at),
+        "acquired_local": result.acquired_local,
+        "identity": dataclasses.asdict(result.identity),
+        "format": result.format,
+        "transfer_syntax_uid": result.transfer_syntax_uid,
+        "rows": result.rows,
+        "columns": result.columns,
+        "decoder": result.decoder,
+        "size_bytes": result.size_bytes,
+        "ms": result.ms,
+    }
+
+
+def iso(at: datetime) -> str:
+    """Return a time as an ISO 8601 string: UTC, milliseconds, ``Z``."""
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def format_acquired(digits: str | None) -> str:
+    """Return a DICOM date and time of 14 digits as ``YYYY-MM-DD HH:MM``.
+
+    Args:
+        digits: ``YYYYMMDDHHMMSS`` (PS3.5 section 6.2); other text is returned unchanged, ``None`` as an empty string.
+    """
+    if not digits or len(digits) != 14:
+        return digits or ""
+    return f"{digits[:4]}-{digits[4:6]}-{digits[6:8]} {digits[8:10]}:{digits[10:12]}"

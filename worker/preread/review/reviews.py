@@ -1,7 +1,7 @@
-"""What readers sign about films: append-only, about exactly the result that they saw, corrected by a successor.
+"""Signed reviews: append-only, about one result, corrected by a successor.
 
-A reading is no radiology report. It says of Preread's result what IHE's AI Result Assessment knows (accepted, rejected,
-supplemented), of each finding whether it is there, and whether the answer could be seen before it was signed.
+A review is no radiology report. It states a verdict on the result (accepted, rejected, supplemented, as in IHE AI
+Result Assessment), the presence of each finding, and whether the answer was visible before it was signed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _file, _reading, _viewing = schema.file.c, reading.c, viewing.c
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """Which result of a film stood on the page."""
+    """Identifies the result of an image that a page showed."""
 
     outcome: Outcome
     code: str | None
@@ -41,13 +41,16 @@ class Shown:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A reading that is to be signed.
+    """A review to be signed.
 
     Attributes:
-        shown: the result it is about.
-        form_token: random; a second one with the same token is the same reading, sent twice.
-        findings: what the reader says of findings by name; what is left out was not stated.
-        supersedes_id: the reader's own reading that this one corrects.
+        file_id: the image.
+        shown: result it is about.
+        verdict: verdict on the result.
+        form_token: random; a second draft with the same token is the same review, sent twice.
+        findings: presence by finding name; missing findings were not stated.
+        comment: free text of at most ``MAX_COMMENT_CHARS`` characters.
+        supersedes_id: own review that this one corrects, or ``None``.
     """
 
     file_id: int
@@ -60,15 +63,20 @@ class Draft:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
-    """A signed reading.
+class Review:
+    """A signed review.
 
     Attributes:
-        answers: what the bundle had said of each finding when it was signed.
-        bundle: ``name/version`` of it.
-        withdrawn: why that bundle was withdrawn since; ``None`` while it is not.
-        device: what the film came from; see ``lookups.device_label``.
-        superseded: its reader corrected it.
+        reader: full name of the reviewer.
+        findings: presence by finding name, as stated.
+        answers: answer of the bundle by finding name at the time of signing.
+        waited_s: seconds from arrival of the image to the signature.
+        overtook: number of unread images that had arrived earlier; ``None`` unless it is the image's first review.
+        superseded: it was corrected.
+        bundle: ``name/version``, or ``None``.
+        withdrawn: reason for the withdrawal of the bundle, or ``None``.
+        device: device label, see ``core.text.search_keys``.
+        sha256: hash of the file reviewed, or ``None``.
     """
 
     reading_id: int
@@ -92,13 +100,17 @@ class Reading:
     sha256: str | None
 
     def presences(self) -> dict[str, Presence]:
-        """What the reader says of each finding: as stated, else as accepting or rejecting a definite answer implies."""
-        of_answers = {name: implied(self.verdict, answer) for name, answer in self.answers.items()}
-        return {name: said for name, said in of_answers.items() if said is not None} | self.findings
+        """Return the presence of each finding, stated or implied by the verdict."""
+        implied_ = {name: implied(self.verdict, answer) for name, answer in self.answers.items()}
+        return {name: presence for name, presence in implied_.items() if presence is not None} | self.findings
 
 
 def implied(verdict: Verdict, answer: Answer) -> Presence | None:
-    """Return what accepting or rejecting an answer says of its finding; ``None`` unless the answer was definite."""
+    """Return the presence implied by a verdict on an answer.
+
+    Returns:
+        ``None`` if the answer is uncertain or the verdict supplements it.
+    """
     return {
         (Verdict.ACCEPTED, Answer.FLAGGED): Presence.PRESENT,
         (Verdict.ACCEPTED, Answer.NOT_FLAGGED): Presence.ABSENT,
@@ -108,35 +120,47 @@ def implied(verdict: Verdict, answer: Answer) -> Presence | None:
 
 
 def sign(engine: Engine, who: Account, draft: Draft) -> int:
-    """Sign a reading and return its id; of each reader one reading of a film stands, the last one of the row.
+    """Sign a review and return its id.
+
+    Each reviewer has one current review of an image: the last one of a chain of corrections.
+
+    Args:
+        engine: database.
+        who: the reviewer.
+        draft: the review.
 
     Raises:
-        FindingUnknown: it names a finding that neither the film's bundle nor its result knows.
-        NotAllowed: the account is no reader's, or the reading to correct is another's.
-        ReadingOutdated: the film's result is no longer the one shown, the reader has signed the film and this names no
-            reading to correct, or that one was corrected before.
-        UsageError: there is no such film or reading, or the comment is too long.
+        FindingUnknown: it names a finding that neither the image's bundle nor its result has.
+        NotAllowed: the account is no reviewer, or the review to correct is another account's.
+        ReadingOutdated: the image has another result by now, the reviewer has a current review that this one does not
+            correct, or the review to correct was corrected before.
+        UsageError: there is no such image or review, or the comment is too long.
     """
     if who.role is not Role.READER or who.disabled_at is not None:
-        raise NotAllowed("only a reader signs films")
+        raise NotAllowed("this account may not sign reviews: it needs the role reader")
     comment = clean_comment(draft.comment)
 
-    return write(engine, lambda connection, _again: _sign(connection, who, draft, comment))
+    return write(engine, lambda connection, _is_retry: _sign(connection, who, draft, comment))
 
 
 def clean_comment(comment: str) -> str:
-    """Return a comment safe to store, its lines kept. ``UsageError``: it is too long."""
+    """Return a comment with unsafe characters escaped, its lines kept.
+
+    Raises:
+        UsageError: it has more than ``MAX_COMMENT_CHARS`` characters.
+    """
     if len(comment) > MAX_COMMENT_CHARS:
-        raise UsageError(f"the comment has {len(comment)} characters; {MAX_COMMENT_CHARS} fit")
+        raise UsageError(f"the comment has {len(comment)} characters: at most {MAX_COMMENT_CHARS} are allowed")
     return "\n".join(escape(line) for line in comment.strip().splitlines())
 
 
 def _sign(connection: Connection, who: Account, draft: Draft, comment: str) -> int:
+    """Insert a review in this transaction and return its id."""
     statement = select(schema.file).where(_file.id == draft.file_id, _file.committed_at.is_not(None))
     film = connection.execute(statement.with_for_update()).one_or_none()
     if film is None:
-        raise UsageError(f"there is no film {draft.file_id}")
-    # looked for under the lock: a form that was sent twice at once is one reading
+        raise UsageError(f"there is no image {draft.file_id}")
+    # searched under the lock: a form that was sent twice at once is one review
     known = connection.execute(select(reading).where(_reading.form_token == draft.form_token)).one_or_none()
     if known is not None:
         return _same(connection, known, who, draft, comment)
@@ -147,7 +171,7 @@ def _sign(connection: Connection, who: Account, draft: Draft, comment: str) -> i
     before = connection.execute(select(*columns).where(_reading.file_id == film.id).order_by(_reading.id)).all()
     _refuse_second(before, who, draft)
     now = database_now(connection)
-    seen = exists().where(
+    was_visible = exists().where(
         _viewing.account_id == who.account_id,
         _viewing.file_id == draft.file_id,
         _viewing.assessment_id.is_not_distinct_from(film.assessment_id),
@@ -163,7 +187,7 @@ def _sign(connection: Connection, who: Account, draft: Draft, comment: str) -> i
         "instance_id": film.instance_id,
         "verdict": draft.verdict,
         "comment": comment,
-        "answer_visible": connection.execute(select(seen)).scalar_one(),
+        "answer_visible": connection.execute(select(was_visible)).scalar_one(),
         "signed_at": now,
         "waited_s": max(0.0, (now - film.first_seen_at).total_seconds()),
         "overtook": None if before else _overtaken(connection, film.id),
@@ -172,7 +196,10 @@ def _sign(connection: Connection, who: Account, draft: Draft, comment: str) -> i
     }
     reading_id: int = connection.execute(insert(reading).returning(_reading.id), values).scalar_one()
     if draft.findings:
-        rows = [{"reading_id": reading_id, "finding": name, "presence": of} for name, of in draft.findings.items()]
+        rows = [
+            {"reading_id": reading_id, "finding": name, "presence": presence}
+            for name, presence in draft.findings.items()
+        ]
         connection.execute(insert(reading_finding), rows)
     if film.read_at is None:
         connection.execute(update(schema.file).where(_file.id == film.id).values(read_at=now))
@@ -183,42 +210,53 @@ def _sign(connection: Connection, who: Account, draft: Draft, comment: str) -> i
 
 
 def _same(connection: Connection, known: Row[Any], who: Account, draft: Draft, comment: str) -> int:
-    """Return the reading that this form signed before; what was written into it since is not lost unsaid."""
+    """Return the id of the review that this form signed before.
+
+    Raises:
+        ReadingOutdated: its content has changed since.
+    """
     c = reading_finding.c
     rows = connection.execute(select(c.finding, c.presence).where(c.reading_id == known.id))
     findings = {row.finding: Presence(row.presence) for row in rows}
-    said = (who.account_id, draft.file_id, draft.verdict, comment, draft.supersedes_id, dict(draft.findings))
-    if said != (known.account_id, known.file_id, known.verdict, known.comment, known.supersedes_id, findings):
-        raise ReadingOutdated("this form was signed before, and says something else now: correct the reading")
+    content = (who.account_id, draft.file_id, draft.verdict, comment, draft.supersedes_id, dict(draft.findings))
+    if content != (known.account_id, known.file_id, known.verdict, known.comment, known.supersedes_id, findings):
+        raise ReadingOutdated("this form was signed before with other content: correct the review instead")
     known_id: int = known.id
     return known_id
 
 
 def _refuse_second(before: Sequence[Row[*tuple[Any, ...]]], who: Account, draft: Draft) -> None:
-    """Refuse a draft that leaves its reader with two readings of the film, or corrects what is not there to correct."""
-    replaced = {one.supersedes_id for one in before}
-    standing = [one.id for one in before if one.account_id == who.account_id and one.id not in replaced]
+    """Raise an error if the draft would be a second current review.
+
+    The same if it corrects a review that cannot be corrected.
+    """
+    replaced = {review.supersedes_id for review in before}
+    current = [review.id for review in before if review.account_id == who.account_id and review.id not in replaced]
     if draft.supersedes_id is None:
-        if standing:
-            raise ReadingOutdated(f"{who.name} has signed film {draft.file_id} before: correct reading {standing[-1]}")
+        if current:
+            raise ReadingOutdated(f"{who.name} has signed image {draft.file_id} before: correct review {current[-1]}")
         return
-    named = [one for one in before if one.id == draft.supersedes_id]
-    if not named:
-        raise UsageError(f"film {draft.file_id} has no reading {draft.supersedes_id}")
-    if named[0].account_id != who.account_id:
-        raise NotAllowed("a reading is corrected by its own reader; others add their own")
-    if draft.supersedes_id not in standing:
-        raise ReadingOutdated("this reading was corrected before: correct the newer one")
+    corrected = [review for review in before if review.id == draft.supersedes_id]
+    if not corrected:
+        raise UsageError(f"image {draft.file_id} has no review {draft.supersedes_id}")
+    if corrected[0].account_id != who.account_id:
+        raise NotAllowed("a review can only be corrected by its own reviewer")
+    if draft.supersedes_id not in current:
+        raise ReadingOutdated("this review was corrected before: correct the newer one")
 
 
 def _overtaken(connection: Connection, file_id: int) -> int:
-    """Count the unread films of the list that had arrived before this one, up to a limit."""
+    """Count unread images that had arrived before, up to a limit."""
     earlier = select(_file.id).where(*unread(), _file.id < file_id).limit(_OVERTAKEN_AT_MOST).subquery()
     return connection.execute(select(func.count()).select_from(earlier)).scalar_one()
 
 
 def unread(columns: Any = _file) -> tuple[Any, ...]:
-    """Return the conditions on ``file`` (or an alias's columns) that make a film stand on the list of what to read."""
+    """Return the conditions of unread images of the work list.
+
+    Args:
+        columns: columns of ``file`` or of an alias.
+    """
     return (
         columns.read_at.is_(None),
         columns.committed_at.is_not(None),
@@ -232,20 +270,24 @@ def unread(columns: Any = _file) -> tuple[Any, ...]:
 
 
 def shown_of(film: Row[Any]) -> Shown:
-    """Return which result a row of ``file`` or ``viewing`` or ``reading`` speaks of."""
+    """Return the result named by a row of ``file``, ``viewing``, ``reading``."""
     return Shown(Outcome(film.outcome), film.code, film.assessment_id)
 
 
-def note_viewing(engine: Engine, who: Account, file_id: int, shown: Shown, *, answer_visible: bool) -> None:
-    """Note that a person opened a film.
+def record_viewing(engine: Engine, who: Account, file_id: int, shown: Shown, *, answer_visible: bool) -> None:
+    """Record that an account opened an image.
 
     Args:
-        answer_visible: the answer stood on the page (or there was none to hide).
+        engine: database.
+        who: the account.
+        file_id: the image.
+        shown: result on the page.
+        answer_visible: the answer was shown, or there was none.
     """
 
     def body(connection: Connection, _again: bool) -> None:
-        mine = select(viewing).where(_viewing.account_id == who.account_id, _viewing.file_id == file_id)
-        before = connection.execute(mine.order_by(_viewing.id.desc()).limit(1)).one_or_none()
+        own = select(viewing).where(_viewing.account_id == who.account_id, _viewing.file_id == file_id)
+        before = connection.execute(own.order_by(_viewing.id.desc()).limit(1)).one_or_none()
         row = {
             "account_id": who.account_id,
             "file_id": file_id,
@@ -262,15 +304,16 @@ def note_viewing(engine: Engine, who: Account, file_id: int, shown: Shown, *, an
     write(engine, body)
 
 
-def looked_before(engine: Engine, who: Account, file_id: int, shown: Shown) -> datetime | None:
-    """Return when this person last looked at a film while it had another result than ``shown``.
+def viewed_before(engine: Engine, who: Account, file_id: int, shown: Shown) -> datetime | None:
+    """Return when the account last viewed the image with another result.
 
-    ``None`` also when the person has signed the film with this result.
+    Returns:
+        ``None`` if it did not, or if it has signed the current result.
     """
-    other = select(func.max(_viewing.at)).where(
+    query = select(func.max(_viewing.at)).where(
         _viewing.account_id == who.account_id, _viewing.file_id == file_id, ~_is(_viewing, shown)
     )
-    return read(engine, lambda connection: connection.execute(other.where(~_signed(who, file_id, shown))).scalar())
+    return read(engine, lambda connection: connection.execute(query.where(~_signed(who, file_id, shown))).scalar())
 
 
 def _signed(who: Account, file_id: int, shown: Shown) -> ColumnElement[bool]:
@@ -286,7 +329,7 @@ def _is(columns: Any, shown: Shown) -> ColumnElement[bool]:
 
 
 def viewers(engine: Engine, file_id: int) -> list[tuple[str, datetime]]:
-    """Return who looked at a film and when, the first first."""
+    """Return full name and time of each viewing of an image, by time."""
     statement = (
         select(account.c.full_name, _viewing.at)
         .join(account, account.c.id == _viewing.account_id)
@@ -298,45 +341,45 @@ def viewers(engine: Engine, file_id: int) -> list[tuple[str, datetime]]:
 
 
 def may_see_answer(engine: Engine, who: Account, file_id: int, shown: Shown) -> bool:
-    """Tell whether this reader has seen this result's answer, or has signed it, and so may see it again."""
-    seen = exists().where(
+    """Return whether the account has seen or signed this answer before."""
+    was_visible = exists().where(
         _viewing.account_id == who.account_id,
         _viewing.file_id == file_id,
         _viewing.assessment_id.is_not_distinct_from(shown.assessment_id),
         _viewing.answer_visible,
     )
-    asked = select(seen | _signed(who, file_id, shown))
-    return bool(read(engine, lambda connection: connection.execute(asked).scalar_one()))
+    query = select(was_visible | _signed(who, file_id, shown))
+    return bool(read(engine, lambda connection: connection.execute(query).scalar_one()))
 
 
 def read_before() -> ColumnElement[bool]:
-    """Return whether a row of ``file`` was signed, and is to be read again since its result has changed."""
+    """Return the condition of images to review again after a change."""
     return and_(_file.read_at.is_(None), exists().where(_reading.file_id == _file.id))
 
 
 # ---------------------------------------------------------------------- looking up
 
 
-def of_films(engine: Engine, file_ids: Sequence[int]) -> dict[int, list[Reading]]:
-    """Return the readings of these films by film, the first signed first."""
-    found: dict[int, list[Reading]] = {file_id: [] for file_id in file_ids}
-    for one in _typed(engine, schema.among(engine, _reading.file_id, file_ids)) if file_ids else ():
-        found[one.file_id].append(one)
-    return found
+def of_images(engine: Engine, file_ids: Sequence[int]) -> dict[int, list[Review]]:
+    """Return all reviews of these images, by image and in order of signature."""
+    by_image: dict[int, list[Review]] = {file_id: [] for file_id in file_ids}
+    for review in _typed(engine, schema.among(engine, _reading.file_id, file_ids)) if file_ids else ():
+        by_image[review.file_id].append(review)
+    return by_image
 
 
-def page(engine: Engine, after: int, limit: int) -> list[Reading]:
-    """Return readings by rising id, those after ``after``."""
+def page(engine: Engine, after: int, limit: int) -> list[Review]:
+    """Return reviews with ids above ``after``, in ascending order."""
     return _typed(engine, _reading.id > after, limit=limit)
 
 
-def films_after(engine: Engine, file_id: int, limit: int) -> list[int]:
-    """Return the films that have readings by rising id, those after ``file_id``."""
+def reviewed_after(engine: Engine, file_id: int, limit: int) -> list[int]:
+    """Return ids of reviewed images above ``file_id``, in ascending order."""
     statement = select(_reading.file_id).where(_reading.file_id > file_id).distinct().order_by(_reading.file_id)
     return list(read(engine, lambda connection: connection.execute(statement.limit(limit)).scalars().all()))
 
 
-def _typed(engine: Engine, condition: ColumnElement[bool], limit: int | None = None) -> list[Reading]:
+def _typed(engine: Engine, condition: ColumnElement[bool], limit: int | None = None) -> list[Review]:
     successor = reading.alias()
     b = schema.bundle.c
     statement = (
@@ -359,7 +402,7 @@ def _typed(engine: Engine, condition: ColumnElement[bool], limit: int | None = N
         .limit(limit)
     )
 
-    def body(connection: Connection) -> list[Reading]:
+    def body(connection: Connection) -> list[Review]:
         rows = connection.execute(statement).all()
         if not rows:
             return []
@@ -370,7 +413,7 @@ def _typed(engine: Engine, condition: ColumnElement[bool], limit: int | None = N
             said.setdefault(one.reading_id, {})[one.finding] = Presence(one.presence)
         answers = findings_of(connection, sorted({row.assessment_id for row in rows if row.assessment_id is not None}))
         return [
-            Reading(
+            Review(
                 reading_id=row.id,
                 file_id=row.file_id,
                 account_id=row.account_id,

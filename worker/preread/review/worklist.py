@@ -1,12 +1,12 @@
-"""The doctors' worklist: films grouped by study, in the order in which they are to be read, page by page over indexes.
+"""Work list: images grouped by study, in reading order, in indexed pages.
 
-Arrival order is the order of discovery (``file.id``). In priority order a film that is assessed as not flagged stands
-behind all others, until it has waited for ``RISE_AFTER_S``: then it has its arrival place again. Refused and unreadable
-films never lose theirs. Everything is read-only here.
+Arrival order is the order of discovery (``file.id``). In priority order an image assessed as not flagged comes after
+all others until it has waited for ``RISE_AFTER_S``; then it returns to its arrival place. Refused and unreadable images
+never lose theirs. Everything is read-only.
 
-One index leads to a page, and ``_leading`` says which: the other conditions are written so that no planner can take
-theirs (``_checked``), with or without statistics on the tables, and the order is one that no other index has
-(``_sequence``). So a page costs the same at a million films.
+One index leads to a page, chosen by ``_leading``: the other conditions are written so that no planner can use their
+index (``_checked``), with or without statistics, and the order is one that no other index has (``_sequence``). So a
+page costs the same with a million images.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _other = schema.file.alias()
 
 
 class Order(StrEnum):
-    """In which order films stand."""
+    """Order of the work list."""
 
     ARRIVAL = "arrival"
     PRIORITY = "priority"
@@ -62,16 +62,20 @@ class Order(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorklistFilter:
-    """Which films; every condition that is set must hold.
+    """Conditions on images; all that are set must hold.
 
     Attributes:
-        answer: of the film's findings, that of the most urgent one.
-        unread: only those whose present result nobody has signed, the backlog apart. A search or an outcome is not
-            narrowed by it.
-        taken_from: taken on this day or later, on the modality's clock.
-        taken_to: taken on this day or earlier.
-        search: a Patient ID or Accession Number, whole, or the beginning of a name.
-        after: ``WorklistPage.next`` of the page before.
+        order: order of the list.
+        unread: only images whose current result nobody has reviewed, without backlog; ignored by a search or an
+            outcome.
+        outcome: kind of outcome.
+        answer: answer of the image's most urgent finding.
+        device: device label.
+        taken_from: acquired on this day or later, on the modality's clock.
+        taken_to: acquired on this day or earlier.
+        search: whole Patient ID or Accession Number, or beginning of a name.
+        after: ``WorklistPage.next`` of the previous page.
+        limit: studies per page.
     """
 
     order: Order = Order.ARRIVAL
@@ -87,21 +91,22 @@ class WorklistFilter:
 
     @property
     def by_date(self) -> bool:
-        """Films stand in the order in which they were taken: where days are chosen among all films."""
+        """Whether images are in order of acquisition: days among all images."""
         return not (self.unread or self.search) and not (self.taken_from is None and self.taken_to is None)
 
 
 @dataclass(frozen=True, slots=True)
 class WorklistFilm:
-    """One film of the list.
+    """One image of the list.
 
     Attributes:
-        shown: its present result.
-        read_at: when that was first signed; ``None`` while nobody has.
-        read_before: it was read before its result changed, and is to be read again.
-        waited_s: until it was read, since its arrival, or since its result changed where it is to be read again.
-        behind: in priority order it stands behind films that came after it.
-        changed_at: when its result last took another's place.
+        result: its result.
+        shown: identifies that result.
+        read_at: time of the first review of it; ``None`` if there is none.
+        read_before: it was reviewed before its result changed, and is to be reviewed again.
+        changed_at: time at which its result replaced another; ``None`` if it did not.
+        waited_s: seconds from arrival, or from the change of its result, to the review or now.
+        behind: in priority order it comes after images that arrived later.
     """
 
     result: ResultRow
@@ -118,10 +123,10 @@ class WorklistPage:
     """One page.
 
     Attributes:
-        studies: groups of films that belong together, in order.
-        next: what ``WorklistFilter.after`` takes for the next page; ``None`` after the last.
-        at: when this was so, by the database's clock.
-        cut: more films match the search than its pages hold.
+        studies: groups of images of one study, in order.
+        next: ``WorklistFilter.after`` of the next page; ``None`` after the last.
+        at: time of the query by the database's clock.
+        cut: more images match the search than its pages hold.
     """
 
     studies: tuple[tuple[WorklistFilm, ...], ...]
@@ -132,11 +137,11 @@ class WorklistPage:
 
 @dataclass(frozen=True, slots=True)
 class Displaced:
-    """What priority order costs now: unread films that stand behind ones that came later.
+    """Current effect of priority order on images it moves back.
 
     Attributes:
-        films: how many, counted up to 1000.
-        longest_s: how long the first of them has waited.
+        films: number of unread images that come after later ones, at most ``_COUNTED_AT_MOST``.
+        longest_s: seconds for which the first of them has waited.
     """
 
     films: int
@@ -144,7 +149,7 @@ class Displaced:
 
 
 class _Leader(NamedTuple):
-    """The film that stands for its study."""
+    """First image of a study, which determines the study's place."""
 
     bucket: int
     file_id: int
@@ -152,117 +157,129 @@ class _Leader(NamedTuple):
     patient_id: str | None
 
 
-def page(engine: Engine, wanted: WorklistFilter) -> WorklistPage:
-    """Return one page of the worklist."""
-    return read(engine, lambda connection: _page(connection, wanted))
+def page(engine: Engine, conditions: WorklistFilter) -> WorklistPage:
+    """Return one page of the work list.
+
+    Raises:
+        DatabaseAway, SchemaOutdated: the database cannot be read.
+    """
+    return read(engine, lambda connection: _page(connection, conditions))
 
 
 def displaced(engine: Engine) -> Displaced:
-    """Say what priority order costs at this moment."""
+    """Return the current effect of priority order."""
     return read(engine, _displaced)
 
 
 def devices(engine: Engine) -> list[str]:
-    """Return the devices that films came from, by name; each found by one step along the index."""
+    """Return device labels in order, by one index step each."""
     nearest = select(func.min(_file.device).label("device"), literal(1).label("number")).cte(recursive=True)
     beyond = select(func.min(_file.device)).where(_file.device > nearest.c.device).scalar_subquery()
     further = select(beyond, nearest.c.number + 1).where(
         nearest.c.device.is_not(None), nearest.c.number < _DEVICES_AT_MOST
     )
     steps = nearest.union_all(further).c
-    found = select(steps.device).where(steps.device.is_not(None)).order_by(steps.number)
-    return list(read(engine, lambda connection: connection.execute(found).scalars().all()))
+    query = select(steps.device).where(steps.device.is_not(None)).order_by(steps.number)
+    return list(read(engine, lambda connection: connection.execute(query).scalars().all()))
 
 
-def _page(connection: Connection, wanted: WorklistFilter) -> WorklistPage:
+def _page(connection: Connection, conditions: WorklistFilter) -> WorklistPage:
     now = database_now(connection)
     leaders: list[_Leader] = []
-    risen = _risen(connection, now) if wanted.order is Order.PRIORITY else 0
-    searched, cut = _search(connection, wanted.search) if wanted.search else ([], False)
-    start_bucket, _ = wanted.after or (0, 0)
-    leading = _leading(connection, wanted)
-    sequence = _sequence(wanted, leading)
-    newest = wanted.order is Order.NEWEST
+    risen = _risen(connection, now) if conditions.order is Order.PRIORITY else 0
+    searched, cut = _search(connection, conditions.search) if conditions.search else ([], False)
+    start_bucket, _ = conditions.after or (0, 0)
+    leading = _leading(connection, conditions)
+    sequence = _sequence(conditions, leading)
+    newest = conditions.order is Order.NEWEST
     beyond: ColumnElement[bool] = true()
-    if wanted.after is not None:
-        here, start = tuple_(*sequence), _start(connection, wanted, sequence)
+    if conditions.after is not None:
+        here, start = tuple_(*sequence), _start(connection, conditions, sequence)
         beyond = here < start if newest else here > start
 
     def holds(c: Any, by: str | None = None) -> ColumnElement[bool]:
-        found = schema.among(connection, c.id, searched) if wanted.search else true()
-        return and_(found, *_conditions(c, wanted, by))
+        found = schema.among(connection, c.id, searched) if conditions.search else true()
+        return and_(found, *_conditions(c, conditions, by))
 
-    for bucket in (0, 1) if wanted.order is Order.PRIORITY else (0,):
-        left = wanted.limit + 1 - len(leaders)
-        if bucket < start_bucket or left <= 0:
+    for bucket in (0, 1) if conditions.order is Order.PRIORITY else (0,):
+        remaining = conditions.limit + 1 - len(leaders)
+        if bucket < start_bucket or remaining <= 0:
             continue
-        statement = _leaders(wanted, bucket, risen, holds).where(holds(_file, leading))
-        statement = statement.order_by(*(column.desc() if newest else column for column in sequence)).limit(left)
+        statement = _leaders(conditions, bucket, risen, holds).where(holds(_file, leading))
+        statement = statement.order_by(*(column.desc() if newest else column for column in sequence)).limit(remaining)
         if bucket == start_bucket:
             statement = statement.where(beyond)
         leaders.extend(_Leader(bucket, *row) for row in connection.execute(statement).all())
-    more = len(leaders) > wanted.limit
-    leaders = leaders[: wanted.limit]
+    more = len(leaders) > conditions.limit
+    leaders = leaders[: conditions.limit]
     return WorklistPage(
-        studies=tuple(_groups(connection, leaders, holds, now, risen, wanted.order)),
+        studies=tuple(_groups(connection, leaders, holds, now, risen, conditions.order)),
         next=(leaders[-1].bucket, leaders[-1].file_id) if more else None,
         at=now,
         cut=cut,
     )
 
 
-def _equal(wanted: WorklistFilter) -> dict[str, str]:
-    """Return the columns with an index that are to hold one value, and which."""
-    asked = {"answer": wanted.answer, "device": wanted.device, "outcome": wanted.outcome}
-    return {name: value for name, value in asked.items() if value is not None}
+def _equal(conditions: WorklistFilter) -> dict[str, str]:
+    """Return the indexed columns that must have one value, with the value."""
+    values = {"answer": conditions.answer, "device": conditions.device, "outcome": conditions.outcome}
+    return {name: value for name, value in values.items() if value is not None}
 
 
-def _leading(connection: Connection, wanted: WorklistFilter) -> str | None:
-    """Return the column whose index leads to the films; ``None`` for that of the unread, of a search, of all."""
-    if wanted.unread or wanted.search:
+def _leading(connection: Connection, conditions: WorklistFilter) -> str | None:
+    """Return the column whose index leads to the images.
+
+    ``None`` selects the index of unread images, of a search, or of all.
+    """
+    if conditions.unread or conditions.search:
         return None
-    given = _equal(wanted)
-    if wanted.answer is not None:
+    given = _equal(conditions)
+    if conditions.answer is not None:
         given.pop("outcome", None)
     for name, value in given.items():
-        some = select(_file.id).where(schema.file.c[name] == value).limit(_FEW).subquery()
-        if connection.execute(select(func.count()).select_from(some)).scalar_one() < _FEW:
+        sample = select(_file.id).where(schema.file.c[name] == value).limit(_FEW).subquery()
+        if connection.execute(select(func.count()).select_from(sample)).scalar_one() < _FEW:
             return name
-    return "acquired_local" if wanted.by_date else next(iter(given), None)
+    return "acquired_local" if conditions.by_date else next(iter(given), None)
 
 
-def _sequence(wanted: WorklistFilter, leading: str | None) -> list[ColumnElement[Any]]:
-    """Return by what films are sorted: in the leading column they are equal, but only its index has them so."""
-    first = "acquired_local" if wanted.by_date else leading
+def _sequence(conditions: WorklistFilter, leading: str | None) -> list[ColumnElement[Any]]:
+    """Return the columns to sort by.
+
+    All rows have the same value in the leading column, but only its index is sorted this way.
+    """
+    first = "acquired_local" if conditions.by_date else leading
     return [_file.id] if first is None else [schema.file.c[first], _file.id]
 
 
-def _start(connection: Connection, wanted: WorklistFilter, sequence: list[ColumnElement[Any]]) -> ColumnElement[Any]:
-    """Return where in the sequence the page before ended."""
-    _, file_id = wanted.after or (0, 0)
+def _start(
+    connection: Connection, conditions: WorklistFilter, sequence: list[ColumnElement[Any]]
+) -> ColumnElement[Any]:
+    """Return the position at which the previous page ended."""
+    _, file_id = conditions.after or (0, 0)
     *first, _ = sequence
-    if wanted.by_date:
+    if conditions.by_date:
         values = [connection.execute(select(*first).where(_file.id == file_id)).scalar() or ""]
     else:
-        values = [_equal(wanted)[column.name] for column in first]
+        values = [_equal(conditions)[column.name] for column in first]
     return tuple_(*map(literal, values), literal(file_id))
 
 
 def _checked(condition: ColumnElement[bool]) -> ColumnElement[bool]:
-    """Return a condition that is looked at row by row: no index serves a truth value, but statistics do."""
+    """Return a condition that no index serves, only statistics."""
     return condition.is_(true())
 
 
 def _leaders(
-    wanted: WorklistFilter, bucket: int, risen: int, holds: Callable[[Any], ColumnElement[bool]]
+    conditions: WorklistFilter, bucket: int, risen: int, holds: Callable[[Any], ColumnElement[bool]]
 ) -> Select[*tuple[Any, ...]]:
-    """Select the films that stand for their studies (id, study, patient): of each study the one that comes first."""
+    """Return the query of each study's first image (id, study, patient)."""
     o = _other.c
     same = (o.study_instance_uid == _file.study_instance_uid) & o.patient_id.is_not_distinct_from(_file.patient_id)
-    here_at, there_at = (tuple_(c.acquired_local, c.id) if wanted.by_date else c.id for c in (_file, o))
-    first = there_at > here_at if wanted.order is Order.NEWEST else there_at < here_at
+    here_at, there_at = (tuple_(c.acquired_local, c.id) if conditions.by_date else c.id for c in (_file, o))
+    first = there_at > here_at if conditions.order is Order.NEWEST else there_at < here_at
     here: ColumnElement[bool] = true()
-    if wanted.order is Order.PRIORITY:
+    if conditions.order is Order.PRIORITY:
         behind = _behind(_file, risen)
         here = behind if bucket else ~behind
         ahead = ~_behind(o, risen)
@@ -272,40 +289,43 @@ def _leaders(
 
 
 def _behind(c: Any, risen: int) -> ColumnElement[bool]:
-    """The film was assessed, nothing in it was flagged or uncertain, and it has not waited long enough to rise."""
-    # a film whose answer nobody noted (an older worker's) stays in front
-    quiet = c.answer.is_not_distinct_from(Answer.NOT_FLAGGED)
-    return and_(c.id > risen, c.outcome == Outcome.ASSESSED, quiet)
+    """Return the condition of not flagged images that have not risen yet."""
+    # an image without a stored answer (of an older worker) stays in front
+    not_flagged = c.answer.is_not_distinct_from(Answer.NOT_FLAGGED)
+    return and_(c.id > risen, c.outcome == Outcome.ASSESSED, not_flagged)
 
 
 def _risen(connection: Connection, now: datetime) -> int:
-    """Return the id up to which unread films have waited so long that they have their arrival place again."""
+    """Return the id up to which unread images are back at their arrival place."""
     cut = now - timedelta(seconds=RISE_AFTER_S)
     statement = select(_file.id).where(*unread(), _file.first_seen_at <= cut).order_by(_file.id.desc()).limit(1)
     return connection.execute(statement).scalar() or 0
 
 
-def _conditions(c: Any, wanted: WorklistFilter, leading: str | None) -> Iterator[ColumnElement[bool]]:
-    if wanted.unread and not wanted.search:
+def _conditions(c: Any, conditions: WorklistFilter, leading: str | None) -> Iterator[ColumnElement[bool]]:
+    if conditions.unread and not conditions.search:
         yield from unread(c)
     else:
         yield c.committed_at.is_not(None)
         yield c.state != FileState.SUPERSEDED
-    for name, value in _equal(wanted).items():
-        # a stretch and no equality, of which planners know that any order by id will do: see _sequence
+    for name, value in _equal(conditions).items():
+        # a range, since for an equality a planner would accept any order by id: see _sequence
         yield c[name].between(value, value) if name == leading else _checked(c[name] == value)
-    if wanted.answer is not None:
+    if conditions.answer is not None:
         yield _checked(c.outcome == Outcome.ASSESSED)
     for day in (
-        None if wanted.taken_from is None else c.acquired_local >= f"{wanted.taken_from:%Y%m%d}000000",
-        None if wanted.taken_to is None else c.acquired_local <= f"{wanted.taken_to:%Y%m%d}235959",
+        None if conditions.taken_from is None else c.acquired_local >= f"{conditions.taken_from:%Y%m%d}000000",
+        None if conditions.taken_to is None else c.acquired_local <= f"{conditions.taken_to:%Y%m%d}235959",
     ):
         if day is not None:
             yield day if leading == "acquired_local" else _checked(day)
 
 
 def _search(connection: Connection, text: str) -> tuple[list[int], bool]:
-    """Return films by Patient ID, Accession Number or the beginning of a name, and whether more of them match."""
+    """Return matching image ids, and whether more match.
+
+    Matches a Patient ID, an Accession Number, or the beginning of a name.
+    """
     identifier, name = clean_identifier(text), name_key(text)
     conditions: dict[ColumnElement[Any], ColumnElement[bool]] = {}
     if identifier:
@@ -313,15 +333,15 @@ def _search(connection: Connection, text: str) -> tuple[list[int], bool]:
     if name:
         key = _file.patient_name_key
         conditions[key] = (key >= name) & (key < name + "\U0010ffff")
-    found: set[int] = set()
+    ids_: set[int] = set()
     cut = False
-    for column, one in conditions.items():
-        # in the index's own order: of all that begin so no more are looked at than are taken
-        statement = select(_file.id).where(one, _file.committed_at.is_not(None)).order_by(column)
+    for column, condition in conditions.items():
+        # in the order of the index, so that no more rows are read than taken
+        statement = select(_file.id).where(condition, _file.committed_at.is_not(None)).order_by(column)
         ids = connection.execute(statement.limit(_SEARCH_AT_MOST + 1)).scalars().all()
         cut = cut or len(ids) > _SEARCH_AT_MOST
-        found.update(ids[:_SEARCH_AT_MOST])
-    return sorted(found), cut
+        ids_.update(ids[:_SEARCH_AT_MOST])
+    return sorted(ids_), cut
 
 
 def _groups(
@@ -332,10 +352,10 @@ def _groups(
     risen: int,
     order: Order,
 ) -> Iterator[tuple[WorklistFilm, ...]]:
-    """Yield, for each film that stands for its study, the study's films that match."""
-    members = {one.file_id: [one.file_id] for one in leaders}
-    leads = {(one.study_instance_uid, one.patient_id): one.file_id for one in leaders}
-    studies = sorted({one.study_instance_uid for one in leaders if one.study_instance_uid is not None})
+    """Yield the matching images of each leader's study."""
+    members = {leader.file_id: [leader.file_id] for leader in leaders}
+    leads = {(leader.study_instance_uid, leader.patient_id): leader.file_id for leader in leaders}
+    studies = sorted({leader.study_instance_uid for leader in leaders if leader.study_instance_uid is not None})
     if studies:
         of_these = schema.among(connection, _file.study_instance_uid, studies)
         statement = select(_file.id, _file.study_instance_uid, _file.patient_id).where(of_these, holds(_file))
@@ -343,13 +363,13 @@ def _groups(
             lead = leads.get((row.study_instance_uid, row.patient_id))
             if lead not in {None, row.id} and len(members[lead]) < _GROUP_AT_MOST:
                 members[lead].append(row.id)
-    every = [one for group in members.values() for one in group]
+    every = [leader for group in members.values() for leader in group]
     if not every:
         return
     changed_at = select(func.max(_past.replaced_at)).where(_past.file_id == _file.id).scalar_subquery()
     behind = _behind(_file, risen) if order is Order.PRIORITY else false()
-    beside = (_file.read_at, changed_at.label("changed_at"), read_before().label("again"), behind.label("behind"))
-    rows = connection.execute(selected(*beside).where(schema.among(connection, _file.id, every))).all()
+    further = (_file.read_at, changed_at.label("changed_at"), read_before().label("again"), behind.label("behind"))
+    rows = connection.execute(selected(*further).where(schema.among(connection, _file.id, every))).all()
     films = {
         row.id: WorklistFilm(
             result=result,
@@ -365,7 +385,7 @@ def _groups(
     }
     for group in members.values():
         if group[0] in films:
-            yield tuple(films[one] for one in group if one in films)
+            yield tuple(films[leader] for leader in group if leader in films)
 
 
 def _displaced(connection: Connection) -> Displaced:

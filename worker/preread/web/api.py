@@ -25,9 +25,9 @@ from preread.imaging import previews
 from preread.review import agreement, audit, disclosures, history, related_images, results, reviews, worklist
 from preread.review.audit import Action
 from preread.review.auth.accounts import Account
-from preread.review.export import reading_to_json
-from preread.review.result_json import detail_to_json, iso, result_to_json
-from preread.review.results import ResultFilter
+from preread.review.export import review_to_json
+from preread.review.history import detail_to_json
+from preread.review.results import ResultFilter, iso, result_to_json
 from preread.review.worklist import Order, WorklistFilter
 from preread.web.context import Site, of
 from preread.web.limits.admission import visitor_of
@@ -229,7 +229,7 @@ def _add_routes(api: FastAPI) -> None:
         values = wanted.model_dump(exclude={"before"})
         before = None if wanted.before is None else (wanted.before.committed_at, wanted.before.id)
         rows = results.query(here.engine, ResultFilter(**values, before=before))
-        disclosures.note(here.engine, who.actor, rows)
+        disclosures.record(here.engine, who.actor, rows)
         last = rows[-1] if len(rows) == wanted.limit else None
         following = None if last is None else Position(committed_at=last.committed_at, id=last.result_id)
         return Results(results=[result_to_json(row) for row in rows], next=following)
@@ -249,8 +249,8 @@ def _add_routes(api: FastAPI) -> None:
         """Give the readings of one film, the first signed first."""
         here = of(request)
         _note(here, who, Action.VIEW, f"film:{result_id}")
-        signed = reviews.of_films(here.engine, [result_id])[result_id]
-        return Readings(readings=[reading_to_json(one) for one in signed])
+        signed = reviews.of_images(here.engine, [result_id])[result_id]
+        return Readings(readings=[review_to_json(one) for one in signed])
 
     @api.get("/results/{result_id}/preview", response_class=Response, responses={200: {"content": {"image/png": {}}}})
     def result_preview(request: Request, who: Program, result_id: ResultId) -> Response:
@@ -269,7 +269,7 @@ def _add_routes(api: FastAPI) -> None:
         here = of(request)
         _note(here, who, Action.SEARCH, "worklist")
         page = worklist.page(here.engine, WorklistFilter(**wanted.model_dump()))
-        disclosures.note(here.engine, who.actor, (film.result for study in page.studies for film in study))
+        disclosures.record(here.engine, who.actor, (film.result for study in page.studies for film in study))
         studies = [[_film(film) for film in study] for study in page.studies]
         return WorklistAnswer(at=page.at, cut=page.cut, studies=studies, next=page.next)
 
@@ -280,7 +280,7 @@ def _add_routes(api: FastAPI) -> None:
         here = of(request)
         _note(here, who, Action.EXPORT, f"readings:{wanted.after}")
         page = reviews.page(here.engine, wanted.after, wanted.limit)
-        return Readings(readings=[reading_to_json(one) for one in page])
+        return Readings(readings=[review_to_json(one) for one in page])
 
     @api.get("/statistics")
     def statistics(request: Request) -> Agreements:

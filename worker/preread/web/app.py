@@ -92,7 +92,7 @@ async def _daily(here: Site) -> None:
     """At the start and daily: write the head of the audit trail to the system log, and what readings add up to."""
     while True:
         try:
-            await asyncio.to_thread(agreement.write_down, here.engine)
+            await asyncio.to_thread(agreement.store_tallies, here.engine)
             await asyncio.to_thread(audit.log_head, here.engine)
         except DatabaseAway as error:
             _LOG.warning("database_away", extra={"code": error.code})

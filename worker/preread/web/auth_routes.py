@@ -154,7 +154,7 @@ def end_sessions(request: Request, form: Form, session: Person) -> RedirectRespo
     if which and not (which.isascii() and which.isdigit() and len(which) < 19):
         raise HTTPException(422)
     only = int(which) if which else None
-    sessions.end_others(context.of(request).engine, who.actor, who, only=only, but=session.session_id)
+    sessions.end_sessions(context.of(request).engine, who.actor, who, only=only, but=session.session_id)
     return RedirectResponse("/account", 303)
 
 

@@ -22,6 +22,7 @@ from preread.core.types import OPEN_STATES, Role
 from preread.monitoring import health
 from preread.monitoring.health import Health, Level, Problem
 from preread.review.auth.sessions import Session
+from preread.review.results import format_acquired
 from preread.review.reviews import MAX_COMMENT_CHARS
 from preread.web.i18n import Language
 from preread.web.limits.known_tokens import Known
@@ -93,7 +94,7 @@ class Site:
             percent=self._percent,
             number=self._number,
             waited=self._waited,
-            taken=_taken,
+            taken=format_acquired,
             person=_person,
             looks=identifier_warnings,
             code=self._code,
@@ -159,13 +160,6 @@ def _local(at: datetime) -> Markup:
     return Markup('<time datetime="{}">{} UTC</time>').format(
         at.isoformat(timespec="seconds").replace("+00:00", "Z"), f"{at:%Y-%m-%d %H:%M}"
     )
-
-
-def _taken(digits: str | None) -> str:
-    """A time of the modality's clock, as written."""
-    if not digits or len(digits) != 14:
-        return digits or ""
-    return f"{digits[:4]}-{digits[4:6]}-{digits[6:8]} {digits[8:10]}:{digits[10:12]}"
 
 
 def _shown(value: object) -> object:

@@ -20,7 +20,7 @@ from preread.imaging import previews
 from preread.review import disclosures, history, related_images, reviews
 from preread.review.auth.sessions import Session
 from preread.review.history import PastOutcome, ResultDetail
-from preread.review.reviews import Draft, Reading, Shown
+from preread.review.reviews import Draft, Review, Shown
 from preread.web.context import Site
 from preread.web.security import text_of
 
@@ -94,9 +94,9 @@ def show(
         and not reveal
         and not reviews.may_see_answer(here.engine, who, film_id, shown)
     )
-    looked_at = reviews.looked_before(here.engine, who, film_id, shown)
-    reviews.note_viewing(here.engine, who, film_id, shown, answer_visible=not hidden)
-    signed = reviews.of_films(here.engine, [film_id])[film_id]
+    looked_at = reviews.viewed_before(here.engine, who, film_id, shown)
+    reviews.record_viewing(here.engine, who, film_id, shown, answer_visible=not hidden)
+    signed = reviews.of_images(here.engine, [film_id])[film_id]
     own = next((one for one in reversed(signed) if one.account_id == who.account_id and not one.superseded), None)
     if status == HTTPStatus.CONFLICT and typed is not None:
         if own is not None and own.reading_id != typed.supersedes:
@@ -107,7 +107,7 @@ def show(
         typed = _form(own, shown, correct)
     earlier_results = [] if hidden else _earlier_results(here, detail)
     earlier = related_images.earlier(here.engine, row)
-    disclosures.note(here.engine, who.actor, () if who.read_before_reveal else earlier)
+    disclosures.record(here.engine, who.actor, () if who.read_before_reveal else earlier)
     return here.page(
         "film.html",
         session,
@@ -191,7 +191,7 @@ def again(here: Site, session: Session, form: FormData, *, message: str, status:
 def _earlier_results(here: Site, detail: ResultDetail) -> list[EarlierResult]:
     past = [EarlierResult(one, (), ()) for one in detail.history.past]
     looked = reviews.viewers(here.engine, detail.row.result_id) if past else []
-    listed = disclosures.of_film(here.engine, detail.row.result_id) if past else {}
+    listed = disclosures.of_image(here.engine, detail.row.result_id) if past else {}
     found = []
     for one in past:
         viewers = tuple(dict.fromkeys(name for name, at in looked if one.stood_at(at)))
@@ -200,7 +200,7 @@ def _earlier_results(here: Site, detail: ResultDetail) -> list[EarlierResult]:
     return found
 
 
-def _form(own: Reading | None, shown: Shown, correct: int | None) -> Typed | None:
+def _form(own: Review | None, shown: Shown, correct: int | None) -> Typed | None:
     """Return what stands in a form that nobody has typed into; ``None``: there is nothing to be signed."""
     token = secrets.token_urlsafe(24)
     if own is None:

@@ -25,7 +25,7 @@ def statistics(request: Request, session: Person) -> Response:
         "statistics.html",
         session,
         groups=groups,
-        total=agreement.together(groups, ("bundle",)),
+        total=agreement.aggregate(groups, ("bundle",)),
         Answer=Answer,
         Presence=Presence,
         Verdict=Verdict,

@@ -37,7 +37,7 @@ def show(request: Request, session: Reader) -> Response:
         show=request.query_params.get("show") or "unread",
         devices=worklist.devices(here.engine),
         displaced=worklist.displaced(here.engine) if wanted.order is Order.PRIORITY else None,
-        waiting=related_images.waiting(here.engine) if request.query_params.get("show") == "waiting" else None,
+        waiting=related_images.pending(here.engine) if request.query_params.get("show") == "waiting" else None,
         **_rows(here, session, wanted, request),
     )
 
@@ -57,7 +57,7 @@ def search(request: Request, form: Form, session: Reader) -> RedirectResponse:
     text = text_of(form, "text").strip()
     if len(text) > MAX_SEARCH_CHARS:
         raise HTTPException(422)
-    sessions.search_for(context.of(request).engine, session, text)
+    sessions.set_search(context.of(request).engine, session, text)
     return RedirectResponse("/worklist", 303)
 
 
@@ -76,7 +76,7 @@ def _rows(here: context.Site, session: Session, wanted: WorklistFilter, request:
     page = worklist.page(here.engine, wanted)
     listed = [film for study in page.studies for film in study]
     ids = [film.result.result_id for film in listed]
-    signed = reviews.of_films(here.engine, ids)
+    signed = reviews.of_images(here.engine, ids)
     me = session.account.account_id
     mine = {
         film.result.result_id
@@ -88,7 +88,7 @@ def _rows(here: context.Site, session: Session, wanted: WorklistFilter, request:
     shown = [
         one.result for one in listed if one.result.result_id not in hidden or one.result.outcome is not Outcome.ASSESSED
     ]
-    disclosures.note(here.engine, session.account.actor, shown)
+    disclosures.record(here.engine, session.account.actor, shown)
     kept = {name: request.query_params.get(name, "") for name in _PARAMETERS}
     following = "" if page.next is None else "{}-{}".format(*page.next)
     return {

@@ -1,4 +1,7 @@
-"""Who may look and sign: accounts, passwords, tokens of programs. No account exists until somebody adds one."""
+"""Accounts: people with passwords, programs with tokens.
+
+There is no account until an administrator adds one.
+"""
 
 from __future__ import annotations
 
@@ -34,12 +37,12 @@ _c = account.c
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One person or program, without its password or token.
+    """An account without its password or token.
 
     Attributes:
-        disabled_at: since when it may do nothing.
-        read_before_reveal: this reader sees a film's answer only after reading it, or on demand.
-        token_expires_at: until when a program's token is valid.
+        disabled_at: time since which it is disabled, or ``None``.
+        read_before_reveal: this reviewer sees an answer only after signing, or on demand.
+        token_expires_at: end of validity of a program's token; ``None`` for people.
     """
 
     account_id: int
@@ -53,7 +56,7 @@ class Account:
 
     @property
     def actor(self) -> str:
-        """How the audit trail names it."""
+        """Name in the audit trail."""
         return f"account:{self.account_id}"
 
 
@@ -67,13 +70,22 @@ def add(
     *,
     token_days: float = TOKEN_DAYS,
 ) -> str | None:
-    """Add an account; return the token of a program (role ``service``), which is shown this once and never again.
+    """Add an account.
 
     Args:
-        token_days: so long that token is valid.
+        engine: database.
+        actor: who adds it, see ``audit.append``.
+        name: user name.
+        full_name: name shown on the page.
+        role: what it may do.
+        password: password of a person; ``None`` for a program (role ``service``).
+        token_days: validity of a program's token in days.
+
+    Returns:
+        The token of a program, which cannot be shown again; ``None`` for a person.
 
     Raises:
-        UsageError: the name is taken or unusable, or the password is too short, too long or too easily guessed.
+        UsageError: the name is taken or invalid, or the password is too short, too long or too easily guessed.
     """
     name = name.strip().lower()
     if not _NAME.fullmatch(name):
@@ -110,10 +122,20 @@ def add(
 def renew_secret(
     engine: Engine, actor: str, name: str, password: str | None, *, token_days: float = TOKEN_DAYS
 ) -> str | None:
-    """Give a person a new password, or a program a new token (returned); all its sessions end.
+    """Set a new password, or create a new token; end all sessions.
+
+    Args:
+        engine: database.
+        actor: who does it, see ``audit.append``.
+        name: user name.
+        password: new password of a person; ``None`` for a program.
+        token_days: validity of a program's token in days.
+
+    Returns:
+        The new token of a program; ``None`` for a person.
 
     Raises:
-        UsageError: there is no such user, or the password is too short, too long, easily guessed or the present one.
+        UsageError: there is no such user, or the password is too short, too long, easily guessed or the current one.
     """
     found = by_name(engine, name)
     token, secret = _new_secret(found.name, found.full_name, found.role, password)
@@ -133,7 +155,11 @@ def renew_secret(
 
 
 def disable(engine: Engine, actor: str, name: str) -> None:
-    """Let an account do nothing from now on; what it signed stays. ``UsageError``: there is no such user."""
+    """Disable an account; its reviews stay.
+
+    Raises:
+        UsageError: there is no such user.
+    """
     found = by_name(engine, name)
 
     def body(connection: Connection, _again: bool) -> None:
@@ -143,26 +169,34 @@ def disable(engine: Engine, actor: str, name: str) -> None:
     write(engine, body)
 
 
-def set_read_before_reveal(engine: Engine, actor: str, of: Account, wanted: bool) -> None:
-    """Let a reader see answers only after reading, or at once. ``UsageError``: the account is no reader's."""
-    if of.role is not Role.READER:
-        raise UsageError(f"{of.name} reads no films: the option is a reader's")
+def set_read_before_reveal(engine: Engine, actor: str, target: Account, value: bool) -> None:
+    """Set whether a reviewer sees answers only after signing.
+
+    Raises:
+        UsageError: the account is not a reviewer's.
+    """
+    if target.role is not Role.READER:
+        raise UsageError(f"{target.name} reads no films: the option is a reader's")
 
     def body(connection: Connection, _again: bool) -> None:
-        connection.execute(update(account).where(_c.id == of.account_id).values(read_before_reveal=wanted))
-        _record(connection, actor, Action.USER_OPTIONS, of.account_id)
+        connection.execute(update(account).where(_c.id == target.account_id).values(read_before_reveal=value))
+        _record(connection, actor, Action.USER_OPTIONS, target.account_id)
 
     write(engine, body)
 
 
-def everyone(engine: Engine) -> list[Account]:
-    """Return every account by name."""
+def all_accounts(engine: Engine) -> list[Account]:
+    """Return all accounts by name."""
     rows = read(engine, lambda connection: connection.execute(select(account).order_by(_c.name)).all())
     return [typed(row) for row in rows]
 
 
 def by_name(engine: Engine, name: str) -> Account:
-    """Return the account of this name. ``UsageError``: there is none."""
+    """Return the account of this name.
+
+    Raises:
+        UsageError: there is none.
+    """
     row = read(engine, lambda c: c.execute(select(account).where(_c.name == name.strip().lower())).one_or_none())
     if row is None:
         raise UsageError(f"there is no user {name}: `preread users list` shows them")
@@ -170,7 +204,11 @@ def by_name(engine: Engine, name: str) -> Account:
 
 
 def by_token(engine: Engine, token: str) -> Account | None:
-    """Return the program with this token, ``None`` when there is none, it is disabled, or the token has expired."""
+    """Return the program with this token.
+
+    Returns:
+        ``None`` if there is none, it is disabled, or the token has expired.
+    """
     statement = select(account).where(_c.token_hash == digest(token), _c.disabled_at.is_(None))
     row, now = read(engine, lambda connection: (connection.execute(statement).one_or_none(), database_now(connection)))
     if row is None or (row.token_expires_at is not None and row.token_expires_at <= now):
@@ -181,20 +219,23 @@ def by_token(engine: Engine, token: str) -> Account | None:
 def check_password(
     engine: Engine, name: str, password: str, *, source: str = HERE, device_token: str | None = None
 ) -> Account:
-    """Return the person with this name and password.
+    """Return the account with this name and password.
 
     Args:
-        source: who tries: an address, or ``uid:1000``. It stands in the audit trail beside a failure.
-        device_token: of a browser that somebody signed in with before.
+        engine: database.
+        name: user name.
+        password: password to check.
+        source: origin of the attempt: an address, or ``uid:1000``; recorded with a failure.
+        device_token: token of a browser that was used to sign in before, or ``None``.
 
     Raises:
-        TooManyTries: it is too early for another try, see ``brakes``; the password was not looked at.
+        TooManyTries: too early for another attempt, see ``rate_limits``; the password was not checked.
         NotAllowed: name or password is wrong, or the account is disabled.
     """
     name = name.strip().lower()
     row, known = read(engine, lambda connection: _looked_up(connection, name, device_token))
     reserved = rate_limits.reserve(engine, name, source, digest(device_token) if known and device_token else None)
-    # an unknown name costs as much time as a known one
+    # an unknown name takes as long as a known one
     right = _matches(row.password_hash if row is not None else _nobodys_hash(), password)
     if row is not None and right and row.disabled_at is None:
         write(engine, lambda connection, _: rate_limits.release(connection, reserved))
@@ -205,16 +246,16 @@ def check_password(
 
 
 def _looked_up(connection: Connection, name: str, token: str | None) -> tuple[Row[Any] | None, bool]:
-    """Return the person of this name, and whether this browser is known to belong to it."""
+    """Return the person of this name, and whether the browser is theirs."""
     row = connection.execute(select(account).where(_c.name == name, _c.password_hash.is_not(None))).one_or_none()
-    # looked for also where there is no such name
+    # queried also for an unknown name, which must take as long
     account_id = -1 if row is None else row.id
-    theirs = (device.c.account_id == account_id, device.c.token_hash == digest(token or ""))
-    return row, connection.execute(select(device.c.id).where(*theirs)).one_or_none() is not None
+    conditions = (device.c.account_id == account_id, device.c.token_hash == digest(token or ""))
+    return row, connection.execute(select(device.c.id).where(*conditions)).one_or_none() is not None
 
 
 def _record(connection: Connection, actor: str, action: Action, account_id: int) -> None:
-    """Put a change of an account on record, with what it is from now on."""
+    """Append an audit entry with the account's new content."""
     audit.append(connection, actor, action, f"account:{account_id}", audit_proof.of_account(connection, account_id))
 
 
@@ -229,7 +270,7 @@ def _expiry(now: datetime, token: str | None, days: float) -> datetime | None:
 
 
 def typed(row: Row[Any]) -> Account:
-    """Turn a row of ``account`` into an account."""
+    """Return a row of ``account`` as an account."""
     return Account(
         row.id,
         row.name,
@@ -246,7 +287,7 @@ def typed(row: Row[Any]) -> Account:
 
 
 def digest(token: str) -> str:
-    """Return what stands for a random token in the database."""
+    """Return the hash under which a random token is stored."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
 

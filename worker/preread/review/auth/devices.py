@@ -1,7 +1,7 @@
-"""Browsers that a person has signed in with before: strangers' failures do not hinder these.
+"""Known browsers, which failed sign-ins of others do not lock out.
 
-A browser has one random token; the database holds its hash beside the accounts that signed in there. Each sign-in gives
-the browser a new token, so that one that was planted is worth nothing afterwards.
+A browser has one random token; the database holds its hash beside the accounts that signed in there. Each sign-in
+replaces the token, so that a planted one is worthless afterwards.
 """
 
 from __future__ import annotations
@@ -22,16 +22,18 @@ _c = device.c
 
 
 def is_known(engine: Engine, token: str) -> bool:
-    """Tell whether somebody signed in with this browser."""
+    """Return whether somebody signed in with this browser before."""
     statement = select(_c.id).where(_c.token_hash == digest(token)).limit(1)
     return read(engine, lambda connection: connection.execute(statement).first() is not None)
 
 
 def remember(engine: Engine, who: Account, token: str | None) -> str:
-    """Note that a person signed in with a browser; return its new token.
+    """Record a sign-in with a browser and return its new token.
 
     Args:
-        token: the one it had.
+        engine: database.
+        who: account that signed in.
+        token: previous token of the browser, or ``None``.
     """
     new = secrets.token_urlsafe(32)
 
@@ -42,10 +44,10 @@ def remember(engine: Engine, who: Account, token: str | None) -> str:
             connection.execute(update(device).where(_c.token_hash == digest(token)).values(token_hash=digest(new)))
         row = {"account_id": who.account_id, "token_hash": digest(new), "seen_at": now}
         connection.execute(insert_new(connection, device), row)
-        mine = _c.account_id == who.account_id
-        connection.execute(update(device).where(mine, _c.token_hash == digest(new)).values(seen_at=now))
-        newest = select(_c.id).where(mine).order_by(_c.seen_at.desc(), _c.id.desc()).limit(_AN_ACCOUNT)
-        connection.execute(delete(device).where(mine, _c.id.not_in(newest)))
+        own = _c.account_id == who.account_id
+        connection.execute(update(device).where(own, _c.token_hash == digest(new)).values(seen_at=now))
+        newest = select(_c.id).where(own).order_by(_c.seen_at.desc(), _c.id.desc()).limit(_AN_ACCOUNT)
+        connection.execute(delete(device).where(own, _c.id.not_in(newest)))
 
     write(engine, body)
     return new

@@ -1,9 +1,9 @@
-"""Which passwords are refused: the well-known ones, and whatever is made of few parts that everybody tries first.
+"""Password strength: refuses well-known passwords and their combinations.
 
-A password is taken apart into words that stand at the top of every list of leaked passwords (also reversed, and with
-figures for letters), words of this site and person, years, rows of the keyboard, sequences and repetitions. Each such
-part counts as one, every other character as one; what counts less than ``LEAST_PARTS`` is refused, however long it is.
-No list of leaked passwords comes along: with the length that is asked for, nearly all of those fall under this rule.
+A password is split into words that head the lists of leaked passwords (also reversed, and with digits for letters),
+words of site and person, years, keyboard rows, sequences and repetitions. Each such part counts as one, and so does
+every other character; a total below ``LEAST_PARTS`` is refused, whatever the length. With the minimal length nearly all
+leaked passwords fall under this rule, so that no list of them is needed.
 """
 
 from __future__ import annotations
@@ -55,12 +55,17 @@ _APART = re.compile(r"[\s._\-+/,;:]+")
 
 
 def weakness(password: str, own: Iterable[str] = ()) -> str | None:
-    """Return why a password is too easily guessed; ``None``: it is not.
+    """Return why a password is too easily guessed, or ``None`` if it is not.
 
     Args:
-        own: names of the person and the site; their parts count as words that everybody tries.
+        password: password to check.
+        own: names of person and site; their parts count as well-known words.
     """
-    text = "".join(one for one in unicodedata.normalize("NFKD", password.casefold()) if not unicodedata.combining(one))
+    text = "".join(
+        character
+        for character in unicodedata.normalize("NFKD", password.casefold())
+        if not unicodedata.combining(character)
+    )
     if len(set(text)) < _LEAST_CHARACTERS:
         return "it has too few different characters"
     words = set(_WORDS) | {part for name in own for part in _parts_of(name)}
@@ -73,17 +78,21 @@ def weakness(password: str, own: Iterable[str] = ()) -> str | None:
 
 
 def _parts_of(name: str) -> Iterable[str]:
-    text = "".join(one for one in unicodedata.normalize("NFKD", name.casefold()) if not unicodedata.combining(one))
+    text = "".join(
+        character
+        for character in unicodedata.normalize("NFKD", name.casefold())
+        if not unicodedata.combining(character)
+    )
     parts = [text, *re.split(r"[^a-z0-9]+", text)]
     return [part for part in parts if len(part) >= _LEAST_WORD]
 
 
 def _once(text: str) -> str:
-    """Return what is repeated, where the text is nothing but one part again and again."""
-    # a text lies in its own double before its end where, and only where, it is periodic
+    """Return the repeated part of a periodic text, else the text."""
+    # a text occurs in its own double before its end if and only if it is periodic
     period = (text + text).find(text, 1)
     cut = text[:period] if period < len(text) else text
-    # the same with an end that is cut off, as in "abcabcab"
+    # the same with an incomplete last part, as in "abcabcab"
     for size in range(2, len(cut) // 2 + 1):
         if all(cut[index] == cut[index - size] for index in range(size, len(cut))):
             return cut[:size]
@@ -91,7 +100,7 @@ def _once(text: str) -> str:
 
 
 def _count(text: str, words: set[str]) -> int:
-    """Return of how few parts a text can be made."""
+    """Return the minimal number of parts that form a text."""
     longest = max(map(len, words))
     least = [0] * (len(text) + 1)
     for end in range(1, len(text) + 1):
@@ -109,7 +118,7 @@ def _count(text: str, words: set[str]) -> int:
 
 
 def _run_before(text: str, end: int) -> int:
-    """Return where the longest run of one character, or along a row, begins that ends here."""
+    """Return the start of the longest run of one character or row ending here."""
     same = end - 1
     while same > 0 and text[same - 1] == text[end - 1]:
         same -= 1

@@ -1,18 +1,18 @@
-"""The brakes on sign-ins: how many passwords may be tried, by whom, for which name.
+"""Limits of failed sign-ins by name, address and browser.
 
-A try is reserved in the database before its password is looked at, so that tries at the same time, on however many
-processes and hosts, are counted before any of them is answered. What succeeds gives its reservation back. Each brake
-counts names that exist and names that do not in the same way.
+An attempt is reserved in the database before its password is checked, so that simultaneous attempts on any number of
+processes and hosts are counted before one is answered. A successful one releases its reservation. Existing and unknown
+names are counted in the same way.
 
 ========================  =========================================================================================
 name from one address     5 in a row; then each must wait, 1 s and twice as long each time, up to 5 minutes
 name from known browser   the same, and none of the others: see ``devices``
 address                   30 in 5 minutes
-name from all addresses   100 in an hour, but for known browsers: 2,400 passwords a day, whoever guesses from wherever
+name from all addresses   100 in an hour, but for known browsers: 2,400 passwords a day from any number of addresses
 ========================  =========================================================================================
 
-One address uses up a quarter of the last one at most, so it alone cannot keep out who knows the password and comes from
-elsewhere; five addresses can, but not from a known browser.
+One address uses up at most a quarter of the last limit, so that it cannot lock out somebody who signs in from
+elsewhere; five addresses can, but not a known browser.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ _c = brake.c
 
 @dataclass(frozen=True, slots=True)
 class Brake:
-    """One count.
+    """One limit.
 
     Attributes:
-        key: of its row.
-        failures: so many are free.
-        window_s: in this time; ``None``: in a row, and each further one waits for longer.
+        key: key of its row.
+        failures: number of free failures.
+        window_s: period of these failures in seconds; ``None`` counts failures in a row, with growing delays.
     """
 
     key: str
@@ -57,33 +57,35 @@ class Brake:
 
 
 def reserve(engine: Engine, name: str, source: str, device: str | None = None) -> tuple[Brake, ...]:
-    """Count a try before its password is looked at.
+    """Count an attempt before its password is checked.
 
     Args:
-        source: the address, or ``uid:1000``.
-        device: digest of the browser's token, if it is known to belong to this name.
+        engine: database.
+        name: user name, known or not.
+        source: address, or ``uid:1000``.
+        device: digest of the browser's token if it belongs to this name, else ``None``.
 
     Returns:
-        What to give back where the password is right.
+        Reservation for ``release`` if the password is right.
 
     Raises:
-        TooManyTries: nothing was counted.
+        TooManyTries: a limit is reached; nothing was counted. ``wait_s`` is the delay in seconds.
     """
     brakes = _brakes(name, source, device)
 
-    # most tries of a crowd end here, and cost no write
+    # most attempts of an attack end here, without a write
     wait_s = read(engine, lambda connection: _longest(connection, brakes, database_now(connection)))
 
     def body(connection: Connection, _again: bool) -> float:
         now = database_now(connection)
         connection.execute(delete(brake).where(_c.at < now - timedelta(seconds=_FORGOTTEN_AFTER_S)))
-        for one in brakes:
-            _lock(connection, one, now)
+        for limit in brakes:
+            _lock(connection, limit, now)
         longest = _longest(connection, brakes, now)
         if longest <= 0:
-            for one in brakes:
-                row = connection.execute(select(brake).where(_c.key == one.key)).one()
-                connection.execute(update(brake).where(_c.key == one.key).values(**_one_more(one, row, now)))
+            for limit in brakes:
+                row = connection.execute(select(brake).where(_c.key == limit.key)).one()
+                connection.execute(update(brake).where(_c.key == limit.key).values(**_one_more(limit, row, now)))
         return longest
 
     if wait_s <= 0:
@@ -96,20 +98,20 @@ def reserve(engine: Engine, name: str, source: str, device: str | None = None) -
 
 
 def release(connection: Connection, brakes: tuple[Brake, ...]) -> None:
-    """Give a reservation back: the password was right."""
-    for one in brakes:
-        if one.window_s is None:
-            connection.execute(delete(brake).where(_c.key == one.key))
+    """Release a reservation after a successful sign-in."""
+    for limit in brakes:
+        if limit.window_s is None:
+            connection.execute(delete(brake).where(_c.key == limit.key))
         else:
-            less = update(brake).where(_c.key == one.key, _c.failures > 0)
-            connection.execute(less.values(failures=_c.failures - 1))
+            decrement = update(brake).where(_c.key == limit.key, _c.failures > 0)
+            connection.execute(decrement.values(failures=_c.failures - 1))
 
 
 def _brakes(name: str, source: str, device: str | None) -> tuple[Brake, ...]:
     if device is not None:
         return (Brake(_key("device", name, device), FREE_FAILURES),)
     counted_by = client_network(source)
-    # in one order everywhere, so that two tries do not wait for each other
+    # always in the same order, so that two attempts cannot deadlock
     return (
         Brake(_key("source", counted_by), SOURCE_FAILURES, SOURCE_WINDOW_S),
         Brake(_key("name", name), NAME_FAILURES, NAME_WINDOW_S),
@@ -121,31 +123,35 @@ def _key(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _lock(connection: Connection, one: Brake, now: datetime) -> None:
-    empty = {"key": one.key, "failures": 0, "since": now, "not_before": None, "at": now}
+def _lock(connection: Connection, limit: Brake, now: datetime) -> None:
+    empty = {"key": limit.key, "failures": 0, "since": now, "not_before": None, "at": now}
     connection.execute(insert_new(connection, brake), empty)
-    connection.execute(select(_c.key).where(_c.key == one.key).with_for_update()).one()
+    connection.execute(select(_c.key).where(_c.key == limit.key).with_for_update()).one()
 
 
 def _longest(connection: Connection, brakes: tuple[Brake, ...], now: datetime) -> float:
-    """Return for how long the next try must wait; 0 or less: it need not."""
-    rows = {row.key: row for row in connection.execute(select(brake).where(_c.key.in_([one.key for one in brakes])))}
-    return max(_wait_s(one, rows[one.key], now) if one.key in rows else 0.0 for one in brakes)
+    """Return the seconds until the next attempt; 0 or less if none."""
+    rows = {
+        row.key: row for row in connection.execute(select(brake).where(_c.key.in_([limit.key for limit in brakes])))
+    }
+    return max(_wait_s(limit, rows[limit.key], now) if limit.key in rows else 0.0 for limit in brakes)
 
 
-def _wait_s(one: Brake, row: Any, now: datetime) -> float:
-    if one.window_s is None:
+def _wait_s(limit: Brake, row: Any, now: datetime) -> float:
+    if limit.window_s is None:
         return 0.0 if row.not_before is None else float((row.not_before - now).total_seconds())
-    ends = row.since + timedelta(seconds=one.window_s)
-    return float((ends - now).total_seconds()) if row.failures >= one.failures else 0.0
+    ends = row.since + timedelta(seconds=limit.window_s)
+    return float((ends - now).total_seconds()) if row.failures >= limit.failures else 0.0
 
 
-def _one_more(one: Brake, row: Any, now: datetime) -> dict[str, Any]:
-    if one.window_s is not None:
-        over = row.since <= now - timedelta(seconds=one.window_s)
-        return {"failures": 1, "since": now, "at": now} if over else {"failures": row.failures + 1, "at": now}
+def _one_more(limit: Brake, row: Any, now: datetime) -> dict[str, Any]:
+    if limit.window_s is not None:
+        expired = row.since <= now - timedelta(seconds=limit.window_s)
+        return {"failures": 1, "since": now, "at": now} if expired else {"failures": row.failures + 1, "at": now}
     failures = row.failures + 1
     wait_s = (
-        min(FIRST_WAIT_S * 2.0 ** min(failures - one.failures, 20), LONGEST_WAIT_S) if failures >= one.failures else 0.0
+        min(FIRST_WAIT_S * 2.0 ** min(failures - limit.failures, 20), LONGEST_WAIT_S)
+        if failures >= limit.failures
+        else 0.0
     )
     return {"failures": failures, "at": now, "not_before": now + timedelta(seconds=wait_s) if wait_s else None}

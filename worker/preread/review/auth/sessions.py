@@ -1,4 +1,7 @@
-"""Signed-in browsers. The cookie holds a random token, the database its hash; what was searched for stays here."""
+"""Sessions of signed-in browsers.
+
+The cookie holds a random token, the database its hash. A search text stays in the session.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +24,13 @@ _c = session.c
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One signed-in browser.
+    """One session.
 
     Attributes:
-        csrf: what every form of this session must carry.
-        search: what its reader looks for; empty for nothing.
+        session_id: its id.
+        account: account that signed in.
+        csrf: token that each form must contain.
+        search: current search text, or empty.
     """
 
     session_id: int
@@ -36,11 +41,13 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Browser:
-    """A session, as its owner and administrators may see it.
+    """A session as shown to its owner and to administrators.
 
     Attributes:
-        seen_at: of its last request, within half a minute.
-        address: from where it signed in.
+        session_id: its id.
+        created_at: time of the sign-in.
+        seen_at: time of the last request, accurate to half a minute.
+        address: address of the sign-in, or ``None``.
     """
 
     session_id: int
@@ -50,11 +57,13 @@ class Browser:
 
 
 def begin(engine: Engine, who: Account, *, address: str | None = None, replaces: str | None = None) -> str:
-    """Begin a session and return the cookie's token.
+    """Start a session and return the cookie's token.
 
     Args:
-        address: from where.
-        replaces: the token that this browser had; its session ends.
+        engine: database.
+        who: account that signed in.
+        address: address of the browser, or ``None``.
+        replaces: previous token of this browser, whose session ends, or ``None``.
     """
     token = secrets.token_urlsafe(32)
 
@@ -82,10 +91,16 @@ def begin(engine: Engine, who: Account, *, address: str | None = None, replaces:
 
 
 def find(engine: Engine, token: str, idle_s: float, *, touch: bool) -> Session | None:
-    """Return the session of this cookie; ``None`` when it ended, was idle for too long, or its account is disabled.
+    """Return the session of a token.
 
     Args:
-        touch: this request is a person's doing, not the page's own asking for news: the session lives on.
+        engine: database.
+        token: value of the cookie.
+        idle_s: seconds without a request after which a session ends.
+        touch: the request is a person's, not a poll of the page: extend the session.
+
+    Returns:
+        ``None`` if the session ended, was idle for too long, or its account is disabled.
     """
     statement = (
         select(account, _c.id.label("session_id"), _c.csrf, _c.search, _c.seen_at, _c.created_at.label("begun_at"))
@@ -98,47 +113,50 @@ def find(engine: Engine, token: str, idle_s: float, *, touch: bool) -> Session |
     if row.begun_at < now - timedelta(seconds=LONGEST_S):
         return None
     if touch and row.seen_at < now - timedelta(seconds=_TOUCH_S):
-        # once in a while is enough, so that looking at a list writes nothing
+        # at intervals, so that most requests write nothing
         write(engine, lambda c, _: c.execute(update(session).where(_c.id == row.session_id).values(seen_at=now)))
     return Session(row.session_id, typed(row), row.csrf, row.search or "")
 
 
-def end(engine: Engine, ended: Session) -> None:
+def end(engine: Engine, session_: Session) -> None:
     """End a session."""
 
     def body(connection: Connection, _again: bool) -> None:
-        connection.execute(delete(session).where(_c.id == ended.session_id))
-        audit.append(connection, ended.account.actor, Action.SIGN_OUT, ended.account.actor)
+        connection.execute(delete(session).where(_c.id == session_.session_id))
+        audit.append(connection, session_.account.actor, Action.SIGN_OUT, session_.account.actor)
 
     write(engine, body)
 
 
 def of_account(engine: Engine, account_id: int, idle_s: float) -> list[Browser]:
-    """Return the sessions of an account that have not ended, the last used first."""
+    """Return the active sessions of an account, the last used first."""
 
     def body(connection: Connection) -> list[Browser]:
         now = database_now(connection)
-        lives = (_c.seen_at >= now - timedelta(seconds=idle_s), _c.created_at >= now - timedelta(seconds=LONGEST_S))
+        active = (_c.seen_at >= now - timedelta(seconds=idle_s), _c.created_at >= now - timedelta(seconds=LONGEST_S))
         columns = select(_c.id, _c.created_at, _c.seen_at, _c.address)
-        found = columns.where(_c.account_id == account_id, *lives).order_by(_c.seen_at.desc(), _c.id.desc())
-        return [Browser(*row) for row in connection.execute(found)]
+        query = columns.where(_c.account_id == account_id, *active).order_by(_c.seen_at.desc(), _c.id.desc())
+        return [Browser(*row) for row in connection.execute(query)]
 
     return read(engine, body)
 
 
-def end_others(engine: Engine, actor: str, of: Account, *, only: int | None = None, but: int | None = None) -> int:
-    """End sessions of an account and return how many.
+def end_sessions(engine: Engine, actor: str, of: Account, *, only: int | None = None, but: int | None = None) -> int:
+    """End sessions of an account and return their number.
 
     Args:
-        only: this one alone; nothing happens where it is another account's.
-        but: all others than this one.
+        engine: database.
+        actor: who ends them, see ``audit.append``.
+        of: the account.
+        only: end this session alone; another account's is left unchanged.
+        but: end all sessions except this one.
     """
 
     def body(connection: Connection, _again: bool) -> int:
-        which = [_c.account_id == of.account_id]
-        which += [] if only is None else [_c.id == only]
-        which += [] if but is None else [_c.id != but]
-        ended = connection.execute(delete(session).where(*which)).rowcount
+        conditions = [_c.account_id == of.account_id]
+        conditions += [] if only is None else [_c.id == only]
+        conditions += [] if but is None else [_c.id != but]
+        ended = connection.execute(delete(session).where(*conditions)).rowcount
         if ended:
             audit.append(connection, actor, Action.SESSIONS_ENDED, of.actor)
         return ended
@@ -146,12 +164,12 @@ def end_others(engine: Engine, actor: str, of: Account, *, only: int | None = No
     return write(engine, body)
 
 
-def search_for(engine: Engine, searching: Session, text: str) -> None:
-    """Keep what a reader looks for with the session; an empty text leaves the search."""
+def set_search(engine: Engine, session_: Session, text: str) -> None:
+    """Store the search text of a session; an empty text ends the search."""
 
     def body(connection: Connection, _again: bool) -> None:
-        connection.execute(update(session).where(_c.id == searching.session_id).values(search=text or None))
+        connection.execute(update(session).where(_c.id == session_.session_id).values(search=text or None))
         if text:
-            audit.append(connection, searching.account.actor, Action.SEARCH, "worklist")
+            audit.append(connection, session_.account.actor, Action.SEARCH, "worklist")
 
     write(engine, body)
