@@ -31,9 +31,9 @@ def places(text: str) -> list[str]:
     return sorted(re.findall(r"\{\w*\}", text))
 
 
-@pytest.mark.parametrize("code", i18n.installed())
+@pytest.mark.parametrize("code", i18n.available_languages())
 def test_a_language_is_whole_and_never_says_that_a_film_is_free_of_disease(code: str) -> None:
-    english, texts = i18n.load("en").texts, dict(i18n._flat(i18n._read(code)))
+    english, texts = i18n.load_language("en").texts, dict(i18n._flat(i18n._read(code)))
     if code != "en":
         assert sorted(texts) == sorted(english)
     assert {key: places(text) for key, text in texts.items()} == {key: places(english[key]) for key in texts}
@@ -43,7 +43,7 @@ def test_a_language_is_whole_and_never_says_that_a_film_is_free_of_disease(code:
 
 
 def test_every_text_that_a_page_asks_for_is_there() -> None:
-    texts = i18n.load("en").texts
+    texts = i18n.load_language("en").texts
     written = [path.read_text() for path in (HERE / "templates").iterdir()]
     asked = {key for text in written for key in re.findall(r"\bt\(\s*['\"]([\w.]+)['\"]\s*[,)]", text)}
     assert len(asked) > 80
@@ -106,7 +106,7 @@ class Said(HTMLParser):
 def drop_in(folder: Path, code: str) -> None:
     """Write a language in which every text is marked."""
     tables: dict[str, list[str]] = {}
-    for key, text in i18n.load("en").texts.items():
+    for key, text in i18n.load_language("en").texts.items():
         table, _, name = key.partition(".")
         tables.setdefault(table, []).append(f'"{name}" = {json.dumps(f"⟦{text}⟧", ensure_ascii=False)}')
     written = (f"[{table}]\n" + "\n".join(lines) for table, lines in tables.items())
@@ -122,7 +122,7 @@ def test_one_file_dropped_in_is_another_language_of_every_page(
     drop_in(folder, "xx")
     monkeypatch.setattr(i18n, "_FOLDER", folder)
     with pytest.raises(SettingsError, match="en, xx"):
-        i18n.load("yy")
+        i18n.load_language("yy")
     films_here.person("ada")
     films_here.person("root", Role.ADMIN)
     who = {"patient_id": "P-7", "patient_birth_date": "2021-01-01", "patient_name": "PHANTOM^ADA"}
@@ -176,13 +176,13 @@ def test_a_language_that_lacks_a_text_says_it_in_english(tmp_path: Path, monkeyp
     (tmp_path / "en.toml").write_text((HERE / "languages" / "en.toml").read_text())
     (tmp_path / "xx.toml").write_text('[site]\nworklist = "Lista"\n')
     monkeypatch.setattr(i18n, "_FOLDER", tmp_path)
-    other = i18n.load("xx")
+    other = i18n.load_language("xx")
     assert (other("site.worklist"), other("site.statistics")) == ("Lista", "Statistics")
 
 
-@pytest.mark.parametrize("code", i18n.installed())
+@pytest.mark.parametrize("code", i18n.available_languages())
 def test_every_event_of_the_audit_trail_has_its_word(code: str) -> None:
-    words = i18n.load(code)
+    words = i18n.load_language(code)
     assert [action for action in Action if not words.get(f"action.{action}")] == []
     own = i18n.Language(code, i18n._read(code))
     assert [action for action in Action if not own.get(f"action.{action}")] == []

@@ -54,12 +54,12 @@ def test_the_page_says_that_no_worker_can_start_for_its_bundle(
     films_here.person("ada")
     film = films_here.add("a.dcm", Answer.FLAGGED)
     bundle_registry.activate(films_here.engine, "uid:0", stub_bundle)
-    judged = partial(in_use.judged, settings.load(), films_here.engine)
-    browser = Browser(films_here, judged=judged).sign_in()
+    extend_report = partial(in_use.judged, settings.load(), films_here.engine)
+    browser = Browser(films_here, extend_report=extend_report).sign_in()
     assert "cannot run, since its model is not to be had" in browser.get("/worklist").words
     assert "pneumonia flagged" in browser.get(f"/films/{film}").words.lower()
     films_here.scan()
-    assert "not to be had" not in Browser(films_here, judged=judged).sign_in().get("/worklist").words
+    assert "not to be had" not in Browser(films_here, extend_report=extend_report).sign_in().get("/worklist").words
 
 
 # --------------------------------------------------------------------------- who may
@@ -376,7 +376,7 @@ def test_every_page_says_what_was_missed_and_which_share_is_away(films_here: Fil
 def test_every_problem_has_words_in_one_place() -> None:
     said = set(re.findall(r'_tell\(\s*Level\.\w+, "(\w+)"', Path(health.__file__).read_text())) | {FileLocked.code}
     assert len(said) > 10
-    assert {f"health.{code}" for code in said} <= set(i18n.load("en").texts)
+    assert {f"health.{code}" for code in said} <= set(i18n.load_language("en").texts)
 
 
 def test_asking_for_news_does_not_keep_a_session_alive(films_here: Films, ada: Browser) -> None:

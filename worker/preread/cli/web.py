@@ -54,7 +54,7 @@ def web(
             https=tls or settings.web_proxy is not None,
             tls=tls,
             proxy=settings.web_proxy,
-            judged=partial(in_use.judged, settings, engine),
+            extend_report=partial(in_use.judged, settings, engine),
         )
         site = app.create_app(engine, options, settings.web_language)
         if not accounts.all_accounts(engine):
@@ -62,8 +62,7 @@ def web(
         output.say(f"the page is at {'https' if tls else 'http'}://{address}:{number}/")
         server.serve(
             site,
-            host=address,
-            port=number,
+            (address, number),
             tls_cert=settings.web_tls_cert,
             tls_key=settings.web_tls_key,
             proxy=settings.web_proxy,

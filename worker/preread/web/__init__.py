@@ -1,1 +1,1 @@
-"""The doctors' page and the API: server-rendered, beside the worker's database; it parses no film, ever."""
+"""Web page for doctors and JSON API; reads the database, never images."""

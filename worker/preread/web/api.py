@@ -1,7 +1,7 @@
-"""The JSON API under ``/api/v1``: the page's queries for programs, each with a token of its own.
+"""JSON API under ``/api/v1`` for programs with tokens.
 
-Whatever names a patient travels in bodies, never in a URL. Every failure has one shape: ``{"error": {code, message,
-hint}}``. Its own description is ``/api/v1/openapi.json``.
+Patient data are sent in bodies, never in a URL. Every failure has one form: ``{"error": {code, message, hint}}``. The
+description is ``/api/v1/openapi.json``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import date, datetime
 from typing import Annotated, Any, Literal
 
-from fastapi import Depends, FastAPI, HTTPException, Path, Request
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Path, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPBearer
@@ -29,18 +29,18 @@ from preread.review.export import review_to_json
 from preread.review.history import detail_to_json
 from preread.review.results import ResultFilter, iso, result_to_json
 from preread.review.worklist import Order, WorklistFilter
-from preread.web.context import Site, of
+from preread.web.context import Site, site_of
 from preread.web.limits.admission import visitor_of
 
 _MESSAGES = {
     400: ("bad_request", "The request cannot be read."),
     401: ("not_signed_in", "A token is needed: Authorization: Bearer TOKEN."),
-    404: ("not_found", "There is no such thing."),
-    405: ("method_not_allowed", "This address does not take this method."),
-    408: ("too_slow", "The body did not come in time."),
+    404: ("not_found", "There is no such object."),
+    405: ("method_not_allowed", "This URL does not accept this method."),
+    408: ("too_slow", "The body was not received in time."),
     413: ("too_large", "The body is too large."),
-    422: ("unprocessable", "A field cannot be meant."),
-    500: ("internal", "Preread failed in a way that nobody foresaw."),
+    422: ("unprocessable", "A field is invalid."),
+    500: ("internal", "Unexpected internal error."),
     503: ("database_away", "The database does not answer."),
 }
 Identifier = Annotated[str, Field(max_length=256, pattern=r"^[^\x00]*$")]
@@ -53,7 +53,7 @@ class _Body(BaseModel):
 
 
 class Failure(BaseModel):
-    """What went wrong. ``fields`` names what cannot be meant; values are never repeated."""
+    """An error. ``fields`` names invalid fields; values are never repeated."""
 
     code: str
     message: str
@@ -62,20 +62,20 @@ class Failure(BaseModel):
 
 
 class FailureAnswer(BaseModel):
-    """The one shape of every failure."""
+    """Body of every failed request."""
 
     error: Failure
 
 
 class Position(_Body):
-    """Where a page ended; give it back as ``before`` for the next."""
+    """End of a page; send it as ``before`` for the next page."""
 
     committed_at: AwareDatetime
     id: RowNumber
 
 
 class ResultSearch(_Body):
-    """Which results; every condition that is given must hold."""
+    """Conditions on results; all that are given must hold."""
 
     since: AwareDatetime | None = None
     answer: Answer | None = None
@@ -90,7 +90,10 @@ class ResultSearch(_Body):
 
 
 class WorklistSearch(_Body):
-    """Films of the worklist, in an order. ``search``: a Patient ID, an Accession Number or the beginning of a name."""
+    """Conditions on images of the work list.
+
+    ``search``: a Patient ID, an Accession Number or the beginning of a name.
+    """
 
     order: Order = Order.ARRIVAL
     unread: bool = True
@@ -105,21 +108,27 @@ class WorklistSearch(_Body):
 
 
 class ReadingSearch(_Body):
-    """Readings by rising id: those after ``after``."""
+    """Reviews by rising id, after ``after``."""
 
     after: RowNumber = 0
     limit: Annotated[int, Field(ge=1, le=500)] = 100
 
 
 class Results(BaseModel):
-    """One page of results, the last committed first; records as ``preread results --json`` prints them."""
+    """One page of results, the last committed first.
+
+    The records are those of ``preread results --json``.
+    """
 
     results: list[dict[str, Any]]
     next: Position | None
 
 
 class WorklistAnswer(BaseModel):
-    """One page of the worklist: films grouped by study. ``cut``: more match the search than its pages hold."""
+    """One page of the work list: images grouped by study.
+
+    ``cut``: more images match the search than its pages hold.
+    """
 
     at: datetime
     cut: bool
@@ -128,13 +137,13 @@ class WorklistAnswer(BaseModel):
 
 
 class Readings(BaseModel):
-    """Readings as they were signed; a reader is an account's number."""
+    """Signed reviews; a reader is an account id."""
 
     readings: list[dict[str, Any]]
 
 
 class Problem(BaseModel):
-    """One thing that is not as it should be, as ``preread status`` says it."""
+    """One problem, as ``preread status`` prints it."""
 
     level: Literal["warning", "critical"]
     code: str
@@ -142,7 +151,7 @@ class Problem(BaseModel):
 
 
 class Status(BaseModel):
-    """How current the database is. Where ``status`` is critical, do not rely on it."""
+    """Health of the installation; do not rely on results while it is critical."""
 
     at: datetime
     status: Literal["ok", "warning", "critical"]
@@ -153,13 +162,13 @@ class Status(BaseModel):
 
 
 class Agreements(BaseModel):
-    """Readings that stand, counted by bundle, device and month."""
+    """Current reviews, counted by bundle, device and month."""
 
     groups: list[dict[str, Any]]
 
 
 def create_api(here: Site) -> FastAPI:
-    """Return the API, to be mounted."""
+    """Return the API as an application to mount."""
     failures: dict[int | str, dict[str, Any]] = {
         status: {"model": FailureAnswer, "description": text} for status, (_, text) in _MESSAGES.items()
     }
@@ -175,7 +184,7 @@ def create_api(here: Site) -> FastAPI:
         dependencies=[Depends(_program)],
     )
     api.state.site = here
-    _add_routes(api)
+    api.include_router(_router)
     for kind, handler in (
         (AnyHTTPException, _refused),
         (RequestValidationError, _not_meant),
@@ -189,7 +198,10 @@ def create_api(here: Site) -> FastAPI:
 def _program(
     request: Request, given: Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
 ) -> Account:
-    """Return the program whose token this is (401); ``given`` stands here for the description."""
+    """Return the account of the token; HTTP 401 without a valid one.
+
+    ``given`` is declared for the description only.
+    """
     found = visitor_of(request).program
     if found is None:
         raise HTTPException(401, headers={"www-authenticate": "Bearer"})
@@ -206,86 +218,97 @@ def _note(here: Site, who: Account, action: Action, of_what: str) -> None:
     write(here.engine, body)
 
 
-def _add_routes(api: FastAPI) -> None:
-    @api.get("/openapi.json")
-    def description() -> dict[str, Any]:
-        """Give this API's own description."""
-        return api.openapi()
+_router = APIRouter()
 
-    @api.get("/status")
-    def status(request: Request) -> Status:
-        """Say how current the database is."""
-        found = of(request).health()
-        record = found.to_json()
-        return Status.model_validate({**record, "scanned_at": found.scanned_at, "waiting": found.waiting})
 
-    # The short addresses are there so that a GET of them is answered with what to do, and not as unknown.
-    @api.post("/results", include_in_schema=False)
-    @api.post("/results/search")
-    def search_results(request: Request, who: Program, wanted: ResultSearch) -> Results:
-        """Search results."""
-        here = of(request)
-        _note(here, who, Action.SEARCH, "results")
-        values = wanted.model_dump(exclude={"before"})
-        before = None if wanted.before is None else (wanted.before.committed_at, wanted.before.id)
-        rows = results.query(here.engine, ResultFilter(**values, before=before))
-        disclosures.record(here.engine, who.actor, rows)
-        last = rows[-1] if len(rows) == wanted.limit else None
-        following = None if last is None else Position(committed_at=last.committed_at, id=last.result_id)
-        return Results(results=[result_to_json(row) for row in rows], next=following)
+@_router.get("/openapi.json")
+def description(request: Request) -> dict[str, Any]:
+    """Return the description of this API."""
+    api: FastAPI = request.app
+    return api.openapi()
 
-    @api.get("/results/{result_id}")
-    def result(request: Request, who: Program, result_id: ResultId) -> dict[str, Any]:
-        """Give one result in full, as ``preread results show --json`` prints it."""
-        here = of(request)
-        detail = history.show(here.engine, result_id)
-        if detail is None:
-            raise HTTPException(404)
-        _note(here, who, Action.VIEW, f"film:{result_id}")
-        return detail_to_json(detail)
 
-    @api.get("/results/{result_id}/readings")
-    def result_readings(request: Request, who: Program, result_id: ResultId) -> Readings:
-        """Give the readings of one film, the first signed first."""
-        here = of(request)
-        _note(here, who, Action.VIEW, f"film:{result_id}")
-        signed = reviews.of_images(here.engine, [result_id])[result_id]
-        return Readings(readings=[review_to_json(one) for one in signed])
+@_router.get("/status")
+def status(request: Request) -> Status:
+    """Return the health of the installation."""
+    found = site_of(request).health()
+    record = found.to_json()
+    return Status.model_validate({**record, "scanned_at": found.scanned_at, "waiting": found.waiting})
 
-    @api.get("/results/{result_id}/preview", response_class=Response, responses={200: {"content": {"image/png": {}}}})
-    def result_preview(request: Request, who: Program, result_id: ResultId) -> Response:
-        """Give the preview of one film, not for diagnosis."""
-        here = of(request)
-        content = previews.load(here.options.preview_dir, related_images.content_of(here.engine, result_id))
-        if content is None:
-            raise HTTPException(404)
-        _note(here, who, Action.VIEW, f"film:{result_id}")
-        return Response(content, media_type="image/png")
 
-    @api.post("/worklist", include_in_schema=False)
-    @api.post("/worklist/search")
-    def search_worklist(request: Request, who: Program, wanted: WorklistSearch) -> WorklistAnswer:
-        """Search the worklist."""
-        here = of(request)
-        _note(here, who, Action.SEARCH, "worklist")
-        page = worklist.page(here.engine, WorklistFilter(**wanted.model_dump()))
-        disclosures.record(here.engine, who.actor, (film.result for study in page.studies for film in study))
-        studies = [[_film(film) for film in study] for study in page.studies]
-        return WorklistAnswer(at=page.at, cut=page.cut, studies=studies, next=page.next)
+# The short addresses are there so that a GET of them is answered with what to do, and not as unknown.
+@_router.post("/results", include_in_schema=False)
+@_router.post("/results/search")
+def search_results(request: Request, who: Program, wanted: ResultSearch) -> Results:
+    """Search results."""
+    site = site_of(request)
+    _note(site, who, Action.SEARCH, "results")
+    values = wanted.model_dump(exclude={"before"})
+    before = None if wanted.before is None else (wanted.before.committed_at, wanted.before.id)
+    rows = results.query(site.engine, ResultFilter(**values, before=before))
+    disclosures.record(site.engine, who.actor, rows)
+    last = rows[-1] if len(rows) == wanted.limit else None
+    next_position = None if last is None else Position(committed_at=last.committed_at, id=last.result_id)
+    return Results(results=[result_to_json(row) for row in rows], next=next_position)
 
-    @api.post("/readings", include_in_schema=False)
-    @api.post("/readings/search")
-    def search_readings(request: Request, who: Program, wanted: ReadingSearch) -> Readings:
-        """Go through all readings."""
-        here = of(request)
-        _note(here, who, Action.EXPORT, f"readings:{wanted.after}")
-        page = reviews.page(here.engine, wanted.after, wanted.limit)
-        return Readings(readings=[review_to_json(one) for one in page])
 
-    @api.get("/statistics")
-    def statistics(request: Request) -> Agreements:
-        """Say how far readers and bundles agree."""
-        return Agreements(groups=[agreement.to_json(one) for one in agreement.stats(of(request).engine)])
+@_router.get("/results/{result_id}")
+def result(request: Request, who: Program, result_id: ResultId) -> dict[str, Any]:
+    """Return one result in full, as ``preread results show --json`` prints it."""
+    here = site_of(request)
+    detail = history.show(here.engine, result_id)
+    if detail is None:
+        raise HTTPException(404)
+    _note(here, who, Action.VIEW, f"film:{result_id}")
+    return detail_to_json(detail)
+
+
+@_router.get("/results/{result_id}/readings")
+def result_readings(request: Request, who: Program, result_id: ResultId) -> Readings:
+    """Return the reviews of one image, the first signed first."""
+    here = site_of(request)
+    _note(here, who, Action.VIEW, f"film:{result_id}")
+    signed = reviews.of_images(here.engine, [result_id])[result_id]
+    return Readings(readings=[review_to_json(one) for one in signed])
+
+
+@_router.get("/results/{result_id}/preview", response_class=Response, responses={200: {"content": {"image/png": {}}}})
+def result_preview(request: Request, who: Program, result_id: ResultId) -> Response:
+    """Return the preview of one image; it is not for diagnosis."""
+    here = site_of(request)
+    content = previews.load(here.options.preview_dir, related_images.content_of(here.engine, result_id))
+    if content is None:
+        raise HTTPException(404)
+    _note(here, who, Action.VIEW, f"film:{result_id}")
+    return Response(content, media_type="image/png")
+
+
+@_router.post("/worklist", include_in_schema=False)
+@_router.post("/worklist/search")
+def search_worklist(request: Request, who: Program, wanted: WorklistSearch) -> WorklistAnswer:
+    """Search the work list."""
+    here = site_of(request)
+    _note(here, who, Action.SEARCH, "worklist")
+    page = worklist.page(here.engine, WorklistFilter(**wanted.model_dump()))
+    disclosures.record(here.engine, who.actor, (film.result for study in page.studies for film in study))
+    studies = [[_film(film) for film in study] for study in page.studies]
+    return WorklistAnswer(at=page.at, cut=page.cut, studies=studies, next=page.next)
+
+
+@_router.post("/readings", include_in_schema=False)
+@_router.post("/readings/search")
+def search_readings(request: Request, who: Program, wanted: ReadingSearch) -> Readings:
+    """Return all reviews, page by page."""
+    here = site_of(request)
+    _note(here, who, Action.EXPORT, f"readings:{wanted.after}")
+    page = reviews.page(here.engine, wanted.after, wanted.limit)
+    return Readings(readings=[review_to_json(one) for one in page])
+
+
+@_router.get("/statistics")
+def statistics(request: Request) -> Agreements:
+    """Return the agreement of reviewers and bundles."""
+    return Agreements(groups=[agreement.to_json(one) for one in agreement.stats(site_of(request).engine)])
 
 
 def _film(film: worklist.WorklistFilm) -> JSONObject:
@@ -309,7 +332,7 @@ def _answer(status: int, headers: dict[str, str] | None = None, **more: Any) -> 
 
 
 def refusal(status: int, headers: dict[str, str]) -> Response:
-    """Return the answer to a request that is not worked on."""
+    """Return the response to a refused request."""
     if status == 401:
         headers = {**headers, "www-authenticate": "Bearer"}
     busy = {"code": "busy", "message": "Too many requests at once: send it again."} if status == 503 else {}

@@ -1,4 +1,4 @@
-"""The application: routes, and what becomes of whatever goes wrong."""
+"""The web application: routes, middleware and error pages."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from starlette.exceptions import HTTPException
 from preread.core.errors import DatabaseAway, PrereadError
 from preread.review import agreement, audit
 from preread.web import api, auth_routes, i18n, image_routes, report_routes, worklist_routes
-from preread.web.context import Site, WebOptions, of
+from preread.web.context import Site, WebOptions, site_of
 from preread.web.forwarded import Forwarded, Proxies
 from preread.web.limits.admission import POLL_HEADER, Admission
-from preread.web.security import Shield, SignInNeededError
+from preread.web.security import SecurityHeaders, SignInRequiredError
 
 _LOG = logging.getLogger(__name__)
 _DAY_S = 24 * 3600.0
@@ -34,26 +34,27 @@ def create_app(engine: Engine, options: WebOptions, code: str = i18n.ENGLISH) ->
     """Return the application.
 
     Args:
-        engine: from ``engine.open_engine``, its schema up to date.
+        engine: database with the current schema.
+        options: options of the page.
         code: language of the page.
 
     Raises:
         SettingsError: there is no such language.
     """
-    here = Site(engine, options, i18n.load(code))
+    here = Site(engine, options, i18n.load_language(code))
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=_lifespan)
     app.state.site = here
     for routes in (auth_routes, worklist_routes, image_routes, report_routes):
         app.include_router(routes.router)
     app.mount("/api/v1", api.create_api(here))
     app.mount("/static", _Static(directory=Path(str(resources.files("preread.web") / "static"))))
-    app.add_exception_handler(SignInNeededError, _sign_in_needed)
+    app.add_exception_handler(SignInRequiredError, _sign_in_needed)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _not_meant)
     app.add_exception_handler(PrereadError, _failed)
     app.add_exception_handler(Exception, _unforeseen)
 
-    refusals: dict[int, bytes] = {}  # the same for everybody, and made once: strangers must cost little
+    refusals: dict[int, bytes] = {}  # rendered once, so that refused requests stay cheap
 
     def refuse(path: str, status: int, headers: dict[str, str]) -> Response:
         if path.startswith("/api/"):
@@ -62,15 +63,15 @@ def create_app(engine: Engine, options: WebOptions, code: str = i18n.ENGLISH) ->
             refusals[status] = bytes(_answer(here, status, _key(status)).body)
         return HTMLResponse(refusals[status], status, headers)
 
-    # the last one is the first to see a request
+    # the last one added runs first
     app.add_middleware(Admission, here=here, refuse=refuse)
     app.add_middleware(Forwarded, proxies=Proxies(options.proxy), tls=options.tls)
-    app.add_middleware(Shield, https=options.https)
+    app.add_middleware(SecurityHeaders, https=options.https)
     return app
 
 
 class _Static(StaticFiles):
-    """The style and the scripts: the same for everybody, looked at anew each time."""
+    """Style sheet and scripts, revalidated on each use."""
 
     def file_response(self, *arguments: object, **options: object) -> Response:
         response = super().file_response(*arguments, **options)  # type: ignore[arg-type]
@@ -85,11 +86,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     daily.cancel()
     with suppress(asyncio.CancelledError):
         await daily
-    app.state.site.hashing.end()
+    app.state.site.hashing.stop()
 
 
 async def _daily(here: Site) -> None:
-    """At the start and daily: write the head of the audit trail to the system log, and what readings add up to."""
+    """Store tallies and log the head of the audit trail, at start and daily."""
     while True:
         try:
             await asyncio.to_thread(agreement.store_tallies, here.engine)
@@ -99,7 +100,7 @@ async def _daily(here: Site) -> None:
             await asyncio.sleep(_RETRY_S)
             continue
         except OSError as error:
-            # a container may have none: then nothing outside the database vouches for the trail
+            # a container may have none: the head is then not kept outside the database
             _LOG.warning("system_log_away", extra={"errno": error.errno})
         await asyncio.sleep(_DAY_S)
 
@@ -134,16 +135,16 @@ async def _unforeseen(request: Request, error: Exception) -> Response:
 
 
 def _key(status: int) -> str:
-    """Return the key of what to say."""
+    """Return the key of an error's text."""
     return f"error.{status if status in {403, 404, 405, 408, 413, 422, 503} else 400}"
 
 
 def _page(request: Request, status: int, key: str, headers: dict[str, str] | None = None) -> Response:
-    return _answer(of(request), status, key, headers)
+    return _answer(site_of(request), status, key, headers)
 
 
 def _answer(here: Site, status: int, key: str, headers: dict[str, str] | None = None) -> Response:
-    """A page that needs nothing: neither the database nor to know who is there."""
+    """Return an error page, which needs neither database nor session."""
     response = here.page("error.html", None, status=status, key=key)
     response.headers.update(headers or {})
     return response

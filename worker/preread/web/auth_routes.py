@@ -1,4 +1,4 @@
-"""Signing in and out, and what a person sets for the own account."""
+"""Routes for signing in and out, and for one's own account."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ from preread.review.auth.accounts import Account
 from preread.review.auth.sessions import Session
 from preread.web import context, image_view, security
 from preread.web.limits.admission import visitor_of
-from preread.web.limits.work_slots import NoPlaceError
-from preread.web.security import Form, Person, text_of
+from preread.web.limits.work_slots import NoSlotError
+from preread.web.security import Form, Person, form_text
 
 _LOG = logging.getLogger(__name__)
 router = APIRouter()
@@ -33,13 +33,13 @@ HOME = {Role.READER: "/worklist", Role.ADMIN: "/statistics"}
 
 @router.get("/", response_class=RedirectResponse)
 def home(session: Person) -> RedirectResponse:
-    """Lead to where this role begins."""
+    """Redirect to the start page of the role."""
     return RedirectResponse(HOME[session.account.role], 303)
 
 
 @router.get("/sign-in", response_class=HTMLResponse)
 def sign_in_page(request: Request, to: str = "/") -> Response:
-    """Show the form."""
+    """Return the sign-in form."""
     return sign_in_form(request, to=to)
 
 
@@ -49,13 +49,15 @@ def sign_in_form(
     """Return the page for signing in.
 
     Args:
-        to: the page to go on to.
-        message: key of what to say.
-        draft: what was typed into a film's form when the session had ended; it goes along and is shown again.
+        request: the request.
+        to: path to continue with.
+        status: HTTP status.
+        message: key of the message, or ``None``.
+        draft: review form that was sent after the session ended; it is shown again after signing in.
     """
-    here = context.of(request)
+    here = context.site_of(request)
     door = request.cookies.get(_DOOR) or secrets.token_urlsafe(24)
-    carried = image_view.carried(draft) if draft is not None else []
+    carried = image_view.hidden_fields(draft) if draft is not None else []
     page = here.page("sign_in.html", None, status=status, to=_local(to), door=door, message=message, carried=carried)
     page.set_cookie(_DOOR, door, httponly=True, samesite="strict", secure=here.options.https, path="/sign-in")
     return page
@@ -63,31 +65,31 @@ def sign_in_form(
 
 @router.post("/sign-in", response_class=HTMLResponse)
 async def sign_in(request: Request, form: Form) -> Response:
-    """Check name and password, and begin a session."""
-    here = context.of(request)
+    """Check name and password, and start a session."""
+    here = context.site_of(request)
     address = request.client.host if request.client else ""
-    to = _local(text_of(form, "to", "/"))
-    draft = form if text_of(form, "draft_film") else None
-    if not hmac.compare_digest(text_of(form, "door").encode(), request.cookies.get(_DOOR, "").encode() or b"-"):
+    to = _local(form_text(form, "to", "/"))
+    draft = form if form_text(form, "draft_film") else None
+    if not hmac.compare_digest(form_text(form, "door").encode(), request.cookies.get(_DOOR, "").encode() or b"-"):
         return sign_in_form(request, to=to, status=403, message="sign_in.again", draft=draft)
     device = visitor_of(request).device
     check = partial(
         accounts.check_password,
         here.engine,
-        text_of(form, "name"),
-        text_of(form, "password"),
+        form_text(form, "name"),
+        form_text(form, "password"),
         source=address or accounts.HERE,
         device_token=device,
     )
     try:
-        # the limit by source is for strangers: one who is known waits among the known
+        # unknown browsers are limited by address, known ones by their token
         who = await here.hashing.run(check, known=device is not None, source=device or client_network(address))
-    except NoPlaceError:
+    except NoSlotError:
         busy = sign_in_form(request, to=to, status=503, message="sign_in.busy", draft=draft)
         busy.headers["retry-after"] = _RETRY_S
         return busy
     except NotAllowed as error:
-        # one line that fail2ban reads: see deploy/fail2ban
+        # parsed by fail2ban, see deploy/fail2ban
         _LOG.warning("sign_in_failed", extra={"address": address, "code": error.code})
         early = isinstance(error, TooManyTries)
         message = "sign_in.too_many" if early else "sign_in.wrong"
@@ -99,17 +101,17 @@ async def sign_in(request: Request, form: Form) -> Response:
 
 
 def _signed_in(request: Request, who: Account, address: str, to: str, draft: FormData | None) -> Response:
-    """Begin a session in place of the one that this browser had, and know the browser from now on."""
-    here = context.of(request)
+    """Replace the session of the browser, and remember the browser."""
+    here = context.site_of(request)
     token = sessions.begin(here.engine, who, address=address or None, replaces=request.cookies.get(here.options.cookie))
     device = devices.remember(here.engine, who, request.cookies.get(here.options.device_cookie))
-    here.known.note(token, valid=True)
-    here.known.note(device, valid=True)
+    here.known.record(token, valid=True)
+    here.known.record(device, valid=True)
     response: Response = RedirectResponse(to, 303)
     if draft is not None and who.role is Role.READER:
         session = sessions.find(here.engine, token, here.options.idle_s, touch=False)
         if session is not None:
-            response = image_view.again(here, session, draft, message="film.signed_in_again")
+            response = image_view.show_again(here, session, draft, message="film.signed_in_again")
     response.set_cookie(here.options.cookie, token, httponly=True, samesite="lax", secure=here.options.https, path="/")
     response.set_cookie(
         here.options.device_cookie,
@@ -127,7 +129,7 @@ def _signed_in(request: Request, who: Account, address: str, to: str, draft: For
 def sign_out(request: Request, form: Form, session: Person) -> RedirectResponse:
     """End the session."""
     security.refuse_foreign_form(session, form)
-    here = context.of(request)
+    here = context.site_of(request)
     sessions.end(here.engine, session)
     response = RedirectResponse("/sign-in", 303)
     response.delete_cookie(here.options.cookie, path="/", secure=here.options.https, httponly=True, samesite="lax")
@@ -136,38 +138,38 @@ def sign_out(request: Request, form: Form, session: Person) -> RedirectResponse:
 
 @router.get("/account", response_class=HTMLResponse)
 def account_page(request: Request, session: Person) -> Response:
-    """Show what a person can set, and where the account is signed in."""
+    """Return the options and sessions of the account."""
     return _account(request, session)
 
 
 def _account(request: Request, session: Session, *, status: int = 200, wrong: str | None = None) -> Response:
-    here = context.of(request)
+    here = context.site_of(request)
     signed_in = sessions.of_account(here.engine, session.account.account_id, here.options.idle_s)
     return here.page("account.html", session, status=status, wrong=wrong, signed_in=signed_in)
 
 
 @router.post("/account/sessions", response_class=RedirectResponse)
 def end_sessions(request: Request, form: Form, session: Person) -> RedirectResponse:
-    """End one of the own sessions, or all but this one."""
+    """End one of the account's other sessions, or all of them."""
     security.refuse_foreign_form(session, form)
-    which, who = text_of(form, "session"), session.account
+    which, who = form_text(form, "session"), session.account
     if which and not (which.isascii() and which.isdigit() and len(which) < 19):
         raise HTTPException(422)
     only = int(which) if which else None
-    sessions.end_sessions(context.of(request).engine, who.actor, who, only=only, but=session.session_id)
+    sessions.end_sessions(context.site_of(request).engine, who.actor, who, only=only, but=session.session_id)
     return RedirectResponse("/account", 303)
 
 
 @router.post("/account/password", response_class=HTMLResponse)
 async def change_password(request: Request, form: Form, session: Person) -> Response:
-    """Give the own account a new password; every session of it ends."""
+    """Set a new password and end all sessions of the account."""
     security.refuse_foreign_form(session, form)
     who = session.account
     address = request.client.host if request.client else accounts.HERE
     try:
-        work = partial(_change_password, context.of(request).engine, who, form, address)
-        status, wrong = await context.of(request).hashing.run(work, known=True, source=who.actor)
-    except NoPlaceError:
+        work = partial(_change_password, context.site_of(request).engine, who, form, address)
+        status, wrong = await context.site_of(request).hashing.run(work, known=True, source=who.actor)
+    except NoSlotError:
         status, wrong = 503, "sign_in.busy"
     if wrong is None:
         return RedirectResponse("/sign-in", 303)
@@ -175,15 +177,15 @@ async def change_password(request: Request, form: Form, session: Person) -> Resp
 
 
 def _change_password(engine: Engine, who: Account, form: FormData, address: str) -> tuple[int, str | None]:
-    """Return the status of the answer, and the key of what is wrong."""
-    new = text_of(form, "new")
-    if new != text_of(form, "new_again"):
+    """Return the HTTP status, and the key of the error or ``None``."""
+    new = form_text(form, "new")
+    if new != form_text(form, "new_again"):
         return 422, "account.not_twice"
     try:
-        accounts.check_password(engine, who.name, text_of(form, "password"), source=address)
+        accounts.check_password(engine, who.name, form_text(form, "password"), source=address)
     except NotAllowed:
         return 403, "account.wrong_password"
-    if new == text_of(form, "password"):
+    if new == form_text(form, "password"):
         return 422, "account.same_password"
     try:
         accounts.renew_secret(engine, who.actor, who.name, new)
@@ -194,17 +196,17 @@ def _change_password(engine: Engine, who: Account, form: FormData, address: str)
 
 @router.post("/account/options", response_class=HTMLResponse)
 def change_options(request: Request, form: Form, session: Person) -> Response:
-    """Set the own options."""
+    """Set the options of the account."""
     security.refuse_foreign_form(session, form)
-    who, wanted = session.account, text_of(form, "read_before_reveal") == "yes"
+    who, wanted = session.account, form_text(form, "read_before_reveal") == "yes"
     try:
-        accounts.set_read_before_reveal(context.of(request).engine, who.actor, who, wanted)
+        accounts.set_read_before_reveal(context.site_of(request).engine, who.actor, who, wanted)
     except UsageError:
         raise HTTPException(403) from None
     return RedirectResponse("/account", 303)
 
 
 def _local(to: str) -> str:
-    """Return a path of this site, whatever was asked for."""
+    """Return a path of this site: ``to`` if it is one, else ``/``."""
     fits = to.startswith("/") and not to.startswith(("//", "/\\")) and to.isascii() and to.isprintable()
     return to if fits and len(to) <= 2048 else "/"

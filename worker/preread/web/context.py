@@ -1,4 +1,4 @@
-"""What every page has at hand: the database, the options, the language, the templates, and how current all of it is."""
+"""Shared state of the pages: database, options, language, templates."""
 
 from __future__ import annotations
 
@@ -25,25 +25,26 @@ from preread.review.auth.sessions import Session
 from preread.review.results import format_acquired
 from preread.review.reviews import MAX_COMMENT_CHARS
 from preread.web.i18n import Language
-from preread.web.limits.known_tokens import Known
-from preread.web.limits.password_threads import Hashing
+from preread.web.limits.known_tokens import KnownTokens
+from preread.web.limits.password_threads import PasswordThreads
 
 _FRESH_FOR_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
 class WebOptions:
-    """How the page is served.
+    """Options of the page.
 
     Attributes:
         idle_s: seconds without a request after which a session ends.
-        scan_interval_s, roots: as ``health.report`` takes them.
-        preview_dir: where the slots keep previews; ``None`` for nowhere.
-        pacs_url: with ``{study_instance_uid}``; ``None`` for no such link.
-        https: people reach the page by TLS, its own or a proxy's.
-        tls: the page brings TLS itself.
-        proxy: addresses of the proxy that brings it, as in ``PREREAD_WEB_PROXY``.
-        judged: adds to a report what the database does not know.
+        scan_interval_s: see ``health.report``.
+        roots: see ``health.report``.
+        preview_dir: folder of previews; ``None`` if none are kept.
+        pacs_url: URL with ``{study_instance_uid}``; ``None`` for no link.
+        https: browsers use TLS, of this server or of a proxy.
+        tls: this server uses TLS itself.
+        proxy: addresses of the proxy, as in ``PREREAD_WEB_PROXY``; ``None`` without one.
+        extend_report: adds problems to a report that the database does not contain.
     """
 
     idle_s: float = 1800.0
@@ -54,28 +55,28 @@ class WebOptions:
     https: bool = False
     tls: bool = False
     proxy: str | None = None
-    judged: Callable[[Health], Health] = lambda found: found
+    extend_report: Callable[[Health], Health] = lambda found: found
 
     @property
     def cookie(self) -> str:
-        """Name of the session's cookie; a browser takes the prefix only with TLS and for this host alone."""
+        """Name of the session cookie; the prefix binds it to TLS and this host."""
         return "__Host-preread" if self.https else "preread"
 
     @property
     def device_cookie(self) -> str:
-        """Name of the cookie by which a browser is known again; it is sent to the form for signing in alone."""
+        """Name of the cookie of known browsers, sent to the sign-in form only."""
         return "preread_device"
 
 
 class Site:
-    """One per application."""
+    """State of one application."""
 
     def __init__(self, engine: Engine, options: WebOptions, language: Language) -> None:
         self.engine = engine
         self.options = options
         self.language = language
-        self.hashing = Hashing()
-        self.known = Known()
+        self.hashing = PasswordThreads()
+        self.known = KnownTokens()
         self._lock = threading.Lock()
         self._health: tuple[float, Health] | None = None
         self._templates = Environment(
@@ -104,7 +105,7 @@ class Site:
         )
 
     def health(self) -> Health:
-        """Return whether Preread does what it should, looked at once in two seconds at most, whoever asks."""
+        """Return the health report, at most two seconds old."""
         with self._lock:
             if self._health is None or time.monotonic() - self._health[0] > _FRESH_FOR_S:
                 found = health.report(
@@ -113,16 +114,23 @@ class Site:
                     scan_interval_s=self.options.scan_interval_s,
                     states=OPEN_STATES,
                 )
-                self._health = (time.monotonic(), self.options.judged(found))
+                self._health = (time.monotonic(), self.options.extend_report(found))
             return self._health[1]
 
     def page(self, name: str, session: Session | None, *, status: int = 200, **values: Any) -> HTMLResponse:
-        """Render a page; whoever is signed in sees on it how current the database is."""
+        """Render a page; add the health report if somebody is signed in.
+
+        Args:
+            name: template.
+            session: session of the request, or ``None``.
+            status: HTTP status.
+            values: values of the template.
+        """
         found = self.health() if session is not None else None
         return HTMLResponse(self.render(name, session=session, health=found, **values), status_code=status)
 
     def render(self, name: str, **values: Any) -> str:
-        """Render a template without looking anything up."""
+        """Render a template without any query."""
         return self._templates.get_template(name).render(**values)
 
     # ------------------------------------------------------------------ how things are said
@@ -136,8 +144,8 @@ class Site:
         return self.language("time.days", n=minutes // (24 * 60))
 
     def _percent(self, share: float) -> str:
-        said = format_percent(share, self.language("number.below"), self.language("number.above"))
-        return said.replace(".", self.language("number.point")).replace(" ", "\N{NO-BREAK SPACE}")
+        text = format_percent(share, self.language("number.below"), self.language("number.above"))
+        return text.replace(".", self.language("number.point")).replace(" ", "\N{NO-BREAK SPACE}")
 
     def _number(self, value: float) -> str:
         return f"{value:.1f}".replace(".", self.language("number.point"))
@@ -156,25 +164,28 @@ class Site:
 
 
 def _local(at: datetime) -> Markup:
-    """A time of our own: UTC, which the script turns into the reader's."""
+    """Return a UTC time as markup, which the script converts to local time."""
     return Markup('<time datetime="{}">{} UTC</time>').format(
         at.isoformat(timespec="seconds").replace("+00:00", "Z"), f"{at:%Y-%m-%d %H:%M}"
     )
 
 
 def _shown(value: object) -> object:
-    """Write out what nobody sees, in whatever a page shows; markup is ours."""
+    """Make invisible characters visible in whatever a page shows."""
     return show_invisible(value) if type(value) is str else value
 
 
 def _person(name: str | None) -> str:
-    """A DICOM name (PS3.5 section 6.2.1.1) as people write it: family name first, in each of its scripts."""
-    ways = [[part.strip() for part in way.split("^")] for way in (name or "").split("=")]
-    said = [", ".join(filter(None, (way[0], " ".join(filter(None, way[1:]))))) for way in ways]
-    return " / ".join(filter(None, said))
+    """Return a DICOM person name (PS3.5 section 6.2.1.1) for display.
+
+    The family name comes first, in each of its scripts.
+    """
+    groups = [[part.strip() for part in parts.split("^")] for parts in (name or "").split("=")]
+    names = [", ".join(filter(None, (parts[0], " ".join(filter(None, parts[1:]))))) for parts in groups]
+    return " / ".join(filter(None, names))
 
 
-def of(request: Request) -> Site:
+def site_of(request: Request) -> Site:
     """Return the site of a request's application."""
     found: Site = request.app.state.site
     return found

@@ -1,4 +1,7 @@
-"""What a proxy says of its client, believed from the proxy alone; plain HTTP from elsewhere is refused."""
+"""Client address and scheme as forwarded by a trusted proxy.
+
+Headers are trusted from the proxy only; plain HTTP from elsewhere is refused.
+"""
 
 from __future__ import annotations
 
@@ -19,13 +22,13 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class Proxies:
-    """The addresses of ``PREREAD_WEB_PROXY``.
+    """Addresses of ``PREREAD_WEB_PROXY``.
 
     Args:
-        text: addresses and networks with ``,`` between them, or ``*`` for any; ``None``: there is no proxy.
+        text: addresses and networks separated by ``,``, or ``*`` for any; ``None`` without a proxy.
 
     Raises:
-        SettingsError: a part is neither address nor network.
+        SettingsError: a part is neither an address nor a network.
     """
 
     def __init__(self, text: str | None) -> None:
@@ -46,15 +49,15 @@ class Proxies:
         return self.any or bool(self.networks)
 
     def __contains__(self, address: str) -> bool:
-        """Whether this peer is the proxy."""
+        """Return whether this peer is the proxy."""
         return self.any or self._named(address)
 
     def client_of(self, peer: str, forwarded: Iterable[str]) -> str:
-        """Return the client's address: the right-most one that no proxy of ours has.
+        """Return the client's address: the right-most one that is no proxy.
 
         Args:
-            peer: the proxy's own address.
-            forwarded: the values of ``X-Forwarded-For``; whatever stands further left, the client may have written.
+            peer: address of the proxy.
+            forwarded: values of ``X-Forwarded-For``; parts further left may be forged by the client.
         """
         hops = [hop.strip() for value in forwarded for hop in value.split(",")]
         client = peer
@@ -77,11 +80,12 @@ class Proxies:
 
 
 class Forwarded:
-    """Middleware: puts the client's address and scheme into the scope.
+    """Middleware that sets client address and scheme of a request.
 
     Args:
-        proxies: whose headers are believed.
-        tls: the page has a certificate of its own, so that others than the proxy may come, too.
+        app: next application.
+        proxies: trusted proxies.
+        tls: this server has a certificate, so that others than the proxy may connect, too.
     """
 
     def __init__(self, app: ASGIApp, *, proxies: Proxies, tls: bool) -> None:
@@ -100,7 +104,7 @@ class Forwarded:
             client = self._proxies.client_of(peer, headers.getlist("x-forwarded-for"))
             schemes = [part.strip().lower() for one in headers.getlist("x-forwarded-proto") for part in one.split(",")]
             scheme = schemes[-1] if schemes else scope["scheme"]
-            # a proxy that says nothing is taken at the word of the setting: it brings TLS
+            # without the header, the setting states that the proxy uses TLS
             plain = bool(schemes) and scheme not in {"https", "wss"}
             scope = {**scope, "client": (client, 0), "scheme": scheme}
         else:
@@ -115,7 +119,7 @@ class Forwarded:
 
 
 def _bare(hop: str) -> str | None:
-    """Return the address of one hop, without brackets and port; ``None``: it is none."""
+    """Return the address of one hop without brackets and port, or ``None``."""
     text = hop.strip().strip('"')
     if text.startswith("["):
         text = text[1:].partition("]")[0]

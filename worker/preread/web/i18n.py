@@ -1,6 +1,7 @@
-"""What the page says, in one file a language: ``languages/<code>.toml``. What a language lacks is said in English.
+"""Texts of the page by language, from ``languages/<code>.toml``.
 
-English itself takes what the whole program says in one way (caveats, why a film was not read) from where that stands.
+A text that a language lacks is taken from English. English takes texts shared with commands (caveats, reasons why an
+image was not read) from their source.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ _FOLDER = resources.files("preread.web") / "languages"
 
 
 class Language:
-    """The page's texts by key, such as ``film.accept``; ``{name}`` in a text takes a value.
+    """Texts by key, such as ``film.accept``; ``{name}`` in a text is replaced.
 
     Args:
-        texts: nested tables of texts, as the file holds them; what they lack is taken from ``fallback``.
+        code: language code.
+        texts: nested tables of texts as in the file.
+        fallback: language for missing texts.
     """
 
     def __init__(self, code: str, texts: Mapping[str, Any], fallback: Language | None = None) -> None:
@@ -29,24 +32,32 @@ class Language:
         self.texts: dict[str, str] = {**(fallback.texts if fallback else {}), **dict(_flat(texts))}
 
     def __call__(self, key: str, **values: object) -> str:
-        """Say the text of this key."""
+        """Return the text of a key with its values inserted.
+
+        Raises:
+            KeyError: no language has it.
+        """
         text = self.texts[key]
         return text.format(**values) if values else text
 
     def get(self, key: str) -> str | None:
-        """Say the text of this key, ``None`` where there is none."""
+        """Return the text of a key, or ``None`` if there is none."""
         return self.texts.get(key)
 
 
-def installed() -> list[str]:
-    """Return the languages that have a file."""
+def available_languages() -> list[str]:
+    """Return the codes of the languages that have a file."""
     return sorted(entry.name.removesuffix(".toml") for entry in _FOLDER.iterdir() if entry.name.endswith(".toml"))
 
 
-def load(code: str) -> Language:
-    """Load a language. ``SettingsError``: it has no file."""
-    if code not in installed():
-        raise SettingsError(f"PREREAD_WEB_LANGUAGE is {code!r}; there are {', '.join(installed())}")
+def load_language(code: str) -> Language:
+    """Return a language.
+
+    Raises:
+        SettingsError: it has no file.
+    """
+    if code not in available_languages():
+        raise SettingsError(f"PREREAD_WEB_LANGUAGE is {code!r}; there are {', '.join(available_languages())}")
     english = Language(ENGLISH, _read(ENGLISH), Language(ENGLISH, _of_the_program()))
     return english if code == ENGLISH else Language(code, _read(code), english)
 

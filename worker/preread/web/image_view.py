@@ -1,4 +1,4 @@
-"""One film: what the page shows of it, and the form in which it is read."""
+"""Page of one image and its review form."""
 
 from __future__ import annotations
 
@@ -18,21 +18,28 @@ from preread.core.errors import UsageError
 from preread.core.types import Outcome, Presence, Role, Verdict
 from preread.imaging import previews
 from preread.review import disclosures, history, related_images, reviews
+from preread.review.auth.accounts import Account
 from preread.review.auth.sessions import Session
 from preread.review.history import PastOutcome, ResultDetail
+from preread.review.results import ResultRow
 from preread.review.reviews import Draft, Review, Shown
 from preread.web.context import Site
-from preread.web.security import text_of
+from preread.web.security import form_text
 
 _FIELDS = ("form_token", "shown_outcome", "shown_code", "shown_assessment", "verdict", "comment", "supersedes", "order")
 _PRESENCE = "presence."
 
 
 @dataclass(frozen=True, slots=True)
-class Typed:
-    """What stands in the form: nothing yet, what was typed, or a reading that is to be corrected.
+class FormValues:
+    """Values of the review form: empty, as typed, or of a review to correct.
 
-    ``supersedes``: the reader's own reading whose place this one takes.
+    Attributes:
+        form_token: random token of the form.
+        verdict: chosen verdict, or empty.
+        comment: text of the comment.
+        supersedes: id of the account's review that this one corrects, or ``None``.
+        presences: presence by finding name, or ``None``.
     """
 
     form_token: str
@@ -44,48 +51,108 @@ class Typed:
 
 @dataclass(frozen=True, slots=True)
 class EarlierResult:
-    """What the film's result was before.
+    """A result that a later one replaced.
 
     Attributes:
-        viewers: the names of those who opened the film meanwhile.
-        listed: of those whom a list showed this result, and who are not among them.
+        result: the result.
+        viewers: full names of those who opened the image while it was current.
+        listed: full names of those to whom only a list showed it.
     """
 
     result: PastOutcome
     viewers: tuple[str, ...]
     listed: tuple[str, ...]
 
-    def stood_at(self, at: datetime) -> bool:
-        """Tell whether this was the result then."""
+    def was_current_at(self, at: datetime) -> bool:
+        """Return whether this was the current result at a time."""
         return self.result.committed_at <= at <= self.result.replaced_at
 
 
-def show(
-    here: Site,
-    session: Session,
-    film_id: int,
-    *,
-    typed: Typed | None = None,
-    order: str = "",
-    status: int = 200,
-    message: str | None = None,
-    reveal: bool = False,
-    correct: int | None = None,
-) -> HTMLResponse:
-    """Return the page of one film, and note that it was looked at.
+@dataclass(frozen=True, slots=True)
+class PageRequest:
+    """How the page of an image is to be shown.
+
+    Attributes:
+        typed: values of the form; ``None`` derives them from the account's review.
+        order: order of the work list to return to, or empty.
+        status: HTTP status.
+        message: key of the message above the form, or ``None``.
+        reveal: show the answer to a reviewer who signs before seeing it.
+        correct: id of the account's own review to correct; without it, a reviewer whose review is current sees no
+            form unless the image's result has changed since.
+    """
+
+    typed: FormValues | None = None
+    order: str = ""
+    status: int = 200
+    message: str | None = None
+    reveal: bool = False
+    correct: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ImageView:
+    """State of an image for one account.
+
+    Attributes:
+        detail: result and history.
+        shown: identifies the result.
+        hidden: the answer is not shown.
+        viewed_at: when the account last viewed the image with another result, or ``None``.
+        signed: all reviews of the image.
+        own: the account's current review, or ``None``.
+        earlier_results: results that the current one replaced; empty while the answer is hidden.
+        earlier: the patient's earlier images.
+    """
+
+    detail: ResultDetail
+    shown: Shown
+    hidden: bool
+    viewed_at: datetime | None
+    signed: list[Review]
+    own: Review | None
+    earlier_results: list[EarlierResult]
+    earlier: list[ResultRow]
+
+
+def show(here: Site, session: Session, film_id: int, request: PageRequest = PageRequest()) -> HTMLResponse:
+    """Record that the account viewed an image, and return its page.
+
+    Raises:
+        HTTPException: 404, there is no such image.
+    """
+    view = load_image_view(here, session.account, film_id, reveal=request.reveal)
+    record_viewing(here, session.account, view)
+    typed, message = request.typed, request.message
+    if request.status == HTTPStatus.CONFLICT and typed is not None:
+        if view.own is not None and view.own.reading_id != typed.supersedes:
+            message = "film.signed_meanwhile"
+        # the page shows the review that is current by now, which the next signature corrects
+        typed = replace(typed, supersedes=view.own.reading_id if view.own else None)
+    if typed is None:
+        typed = _form(view.own, view.shown, request.correct)
+    values = _template_values(here, view)
+    return here.page(
+        "film.html", session, status=request.status, typed=typed, order=request.order, message=message, **values
+    )
+
+
+def load_image_view(here: Site, who: Account, film_id: int, *, reveal: bool) -> ImageView:
+    """Return the state of an image for one account; write nothing.
 
     Args:
-        typed: what stands in the form.
-        message: key of what to say above it.
-        reveal: show the answer now, although this reader reads before seeing it.
-        correct: put this reading of the same reader into the form, to be corrected; without it a reader whose reading
-            stands sees no form, unless the film's result has changed since.
+        here: the site.
+        who: the account.
+        film_id: the image.
+        reveal: show the answer to a reviewer who signs before seeing it.
+
+    Raises:
+        HTTPException: 404, there is no such image.
     """
     detail = history.show(here.engine, film_id) if 0 < film_id < 2**63 else None
     if detail is None:
         raise HTTPException(404)
     row = detail.row
-    who = session.account
     shown = Shown(row.outcome, row.code, detail.assessment_id)
     hidden = (
         who.role is Role.READER
@@ -94,125 +161,138 @@ def show(
         and not reveal
         and not reviews.may_see_answer(here.engine, who, film_id, shown)
     )
-    looked_at = reviews.viewed_before(here.engine, who, film_id, shown)
-    reviews.record_viewing(here.engine, who, film_id, shown, answer_visible=not hidden)
     signed = reviews.of_images(here.engine, [film_id])[film_id]
-    own = next((one for one in reversed(signed) if one.account_id == who.account_id and not one.superseded), None)
-    if status == HTTPStatus.CONFLICT and typed is not None:
-        if own is not None and own.reading_id != typed.supersedes:
-            message = "film.signed_meanwhile"
-        # the reader is told of the reading that stands by now; what is signed next takes its place
-        typed = replace(typed, supersedes=own.reading_id if own else None)
-    if typed is None:
-        typed = _form(own, shown, correct)
-    earlier_results = [] if hidden else _earlier_results(here, detail)
-    earlier = related_images.earlier(here.engine, row)
-    disclosures.record(here.engine, who.actor, () if who.read_before_reveal else earlier)
-    return here.page(
-        "film.html",
-        session,
-        status=status,
+    return ImageView(
         detail=detail,
-        row=row,
         shown=shown,
         hidden=hidden,
-        activation=None if hidden else _activation(detail),
-        preview=here.options.preview_dir is not None
-        and row.sha256 is not None
-        and previews.exists(here.options.preview_dir, row.sha256),
-        readings=[] if hidden else signed,
-        read_before=bool(signed) and not any(one.shown == shown for one in signed),
-        findings=related_images.findings_of(here.engine, row.bundle_digest),
-        typed=typed,
-        own=own,
-        order=order,
-        message=message,
-        looked_at=looked_at,
-        then=next((one for one in earlier_results if looked_at is not None and one.stood_at(looked_at)), None),
-        earlier_results=earlier_results,
-        newer=related_images.newest_version(here.engine, film_id),
-        earlier=earlier,
-        pacs=_pacs(here.options.pacs_url, row.identity.study_instance_uid),
-        Verdict=Verdict,
-        Presence=Presence,
+        viewed_at=reviews.viewed_before(here.engine, who, film_id, shown),
+        signed=signed,
+        own=next((one for one in reversed(signed) if one.account_id == who.account_id and not one.superseded), None),
+        earlier_results=[] if hidden else _earlier_results(here, detail),
+        earlier=related_images.earlier(here.engine, row),
     )
 
 
-def draft_of(film_id: int, form: FormData) -> Draft:
-    """Return what a film's form says. ``UsageError``: it says nothing that can be signed."""
+def record_viewing(here: Site, who: Account, view: ImageView) -> None:
+    """Record the viewing of an image and of the earlier images listed."""
+    reviews.record_viewing(here.engine, who, view.detail.row.result_id, view.shown, answer_visible=not view.hidden)
+    disclosures.record(here.engine, who.actor, () if who.read_before_reveal else view.earlier)
+
+
+def _template_values(here: Site, view: ImageView) -> dict[str, Any]:
+    detail, row, viewed_at = view.detail, view.detail.row, view.viewed_at
+    then = (one for one in view.earlier_results if viewed_at is not None and one.was_current_at(viewed_at))
+    return {
+        "detail": detail,
+        "row": row,
+        "shown": view.shown,
+        "hidden": view.hidden,
+        "activation": None if view.hidden else _activation(detail),
+        "preview": here.options.preview_dir is not None
+        and row.sha256 is not None
+        and previews.exists(here.options.preview_dir, row.sha256),
+        "readings": [] if view.hidden else view.signed,
+        "read_before": bool(view.signed) and not any(one.shown == view.shown for one in view.signed),
+        "findings": related_images.findings_of(here.engine, row.bundle_digest),
+        "own": view.own,
+        "looked_at": viewed_at,
+        "then": next(then, None),
+        "earlier_results": view.earlier_results,
+        "newer": related_images.newest_version(here.engine, row.result_id),
+        "earlier": view.earlier,
+        "pacs": _pacs(here.options.pacs_url, row.identity.study_instance_uid),
+        "Verdict": Verdict,
+        "Presence": Presence,
+    }
+
+
+def parse_draft(film_id: int, form: FormData) -> Draft:
+    """Return the review in a form.
+
+    Raises:
+        UsageError: the form holds no review that can be signed.
+    """
     try:
-        verdict = Verdict(text_of(form, "verdict"))
+        verdict = Verdict(form_text(form, "verdict"))
         presences = {
             name.removeprefix(_PRESENCE): Presence(str(value))
             for name, value in form.items()
             if name.startswith(_PRESENCE) and value
         }
         shown = Shown(
-            Outcome(text_of(form, "shown_outcome")),
-            text_of(form, "shown_code") or None,
-            int(text_of(form, "shown_assessment")) if text_of(form, "shown_assessment") else None,
+            Outcome(form_text(form, "shown_outcome")),
+            form_text(form, "shown_code") or None,
+            int(form_text(form, "shown_assessment")) if form_text(form, "shown_assessment") else None,
         )
-        supersedes = int(text_of(form, "supersedes")) if text_of(form, "supersedes") else None
+        supersedes = int(form_text(form, "supersedes")) if form_text(form, "supersedes") else None
     except ValueError:
-        raise UsageError("the form lacks an accept, a reject or a supplement") from None
-    token = text_of(form, "form_token")
+        raise UsageError("the form has no valid verdict: choose accept, reject or supplement") from None
+    token = form_text(form, "form_token")
     if not 16 <= len(token) <= 64 or any(len(name) > 64 for name in presences):
-        raise UsageError("the form is not one of ours")
-    return Draft(film_id, shown, verdict, token, presences, text_of(form, "comment"), supersedes)
+        raise UsageError("the form is invalid: load the page again")
+    return Draft(film_id, shown, verdict, token, presences, form_text(form, "comment"), supersedes)
 
 
-def typed_of(form: FormData) -> Typed:
-    """Return what was typed, to be shown again as it was."""
-    supersedes = text_of(form, "supersedes")
-    return Typed(
-        form_token=text_of(form, "form_token") or secrets.token_urlsafe(24),
-        verdict=text_of(form, "verdict"),
-        comment=text_of(form, "comment"),
+def form_values(form: FormData) -> FormValues:
+    """Return the values of a form, to show it again."""
+    supersedes = form_text(form, "supersedes")
+    return FormValues(
+        form_token=form_text(form, "form_token") or secrets.token_urlsafe(24),
+        verdict=form_text(form, "verdict"),
+        comment=form_text(form, "comment"),
         supersedes=int(supersedes) if supersedes.isascii() and supersedes.isdigit() and len(supersedes) < 19 else None,
         presences={n.removeprefix(_PRESENCE): str(v) for n, v in form.items() if n.startswith(_PRESENCE)},
     )
 
 
-def carried(form: FormData) -> list[tuple[str, str]]:
-    """Return the fields of a film's form that go along while its reader signs in again."""
-    kept = [(name, text_of(form, name)) for name in (*_FIELDS, "draft_film") if text_of(form, name)]
+def hidden_fields(form: FormData) -> list[tuple[str, str]]:
+    """Return the fields of a form to carry through signing in again."""
+    kept = [(name, form_text(form, name)) for name in (*_FIELDS, "draft_film") if form_text(form, name)]
     return kept + [(name, str(value)) for name, value in form.items() if name.startswith(_PRESENCE) and value]
 
 
-def again(here: Site, session: Session, form: FormData, *, message: str, status: int = 200) -> HTMLResponse:
-    """Show the film again with everything that was typed."""
-    film = text_of(form, "draft_film")
+def show_again(here: Site, session: Session, form: FormData, *, message: str, status: int = 200) -> HTMLResponse:
+    """Show an image again with the values of a form."""
+    film = form_text(form, "draft_film")
     if not (film.isascii() and film.isdigit() and len(film) < 19):
         raise HTTPException(404)
-    order = text_of(form, "order")
-    return show(here, session, int(film), typed=typed_of(form), order=order, message=message, status=status)
+    order = form_text(form, "order")
+    request = PageRequest(form_values(form), order, status, message)
+    return show(here, session, int(film), request)
 
 
 def _earlier_results(here: Site, detail: ResultDetail) -> list[EarlierResult]:
-    past = [EarlierResult(one, (), ()) for one in detail.history.past]
-    looked = reviews.viewers(here.engine, detail.row.result_id) if past else []
+    """Return the replaced results with the accounts that saw them."""
+    past = [EarlierResult(earlier, (), ()) for earlier in detail.history.past]
+    viewings = reviews.viewers(here.engine, detail.row.result_id) if past else []
     listed = disclosures.of_image(here.engine, detail.row.result_id) if past else {}
-    found = []
-    for one in past:
-        viewers = tuple(dict.fromkeys(name for name, at in looked if one.stood_at(at)))
-        others = [name for name in listed.get(one.result.committed_at, ()) if name not in viewers]
-        found.append(replace(one, viewers=viewers, listed=tuple(others)))
-    return found
+    results = []
+    for earlier in past:
+        viewers = tuple(dict.fromkeys(name for name, at in viewings if earlier.was_current_at(at)))
+        others = [name for name in listed.get(earlier.result.committed_at, ()) if name not in viewers]
+        results.append(replace(earlier, viewers=viewers, listed=tuple(others)))
+    return results
 
 
-def _form(own: Review | None, shown: Shown, correct: int | None) -> Typed | None:
-    """Return what stands in a form that nobody has typed into; ``None``: there is nothing to be signed."""
+def _form(own: Review | None, shown: Shown, correct: int | None) -> FormValues | None:
+    """Return initial values of a form; ``None`` if nothing is to be signed."""
     token = secrets.token_urlsafe(24)
     if own is None:
-        return Typed(token)
+        return FormValues(token)
     if own.reading_id == correct:
-        said = {name: presence.value for name, presence in own.findings.items()}
-        return Typed(token, own.verdict.value, own.comment, own.reading_id, said)
-    return None if own.shown == shown else Typed(token, supersedes=own.reading_id)
+        presences = {name: presence.value for name, presence in own.findings.items()}
+        return FormValues(token, own.verdict.value, own.comment, own.reading_id, presences)
+    return None if own.shown == shown else FormValues(token, supersedes=own.reading_id)
 
 
 def _activation(detail: ResultDetail) -> dict[str, Any] | None:
-    """Return the activation map for the script: its cells, from 0 (none) to 255 (most), row by row."""
+    """Return the activation map for the script, or ``None``.
+
+    Returns:
+        ``rows``, ``columns``, ``cells`` (Base64 of uint8 [rows, columns], 0 for none to 255 for the maximum), and
+        ``any`` (a cell is above 0).
+    """
     if detail.activation_map is None:
         return None
     rows, columns = detail.activation_map.shape[:2]
@@ -229,6 +309,7 @@ def _activation(detail: ResultDetail) -> dict[str, Any] | None:
 
 def _pacs(template: str | None, study_instance_uid: str | None) -> str | None:
     # a UID is digits and dots; anything else in that tag must not reach a URL
+    """Return the link to the study in the PACS, or ``None``."""
     if template is None or study_instance_uid is None:
         return None
     if not all(part.isascii() and part.isdigit() for part in study_instance_uid.split(".")):

@@ -1,4 +1,4 @@
-"""How far readers and bundles agree, and the audit trail."""
+"""Routes of the statistics and of the audit trail."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _AUDIT_PAGE = 100
 
 @router.get("/statistics", response_class=HTMLResponse)
 def statistics(request: Request, session: Person) -> Response:
-    """Show the readings that stand, by bundle, device and month."""
-    here = context.of(request)
+    """Return the agreement of reviewers and bundles."""
+    here = context.site_of(request)
     groups = agreement.stats(here.engine)
     return here.page(
         "statistics.html",
@@ -36,7 +36,7 @@ def statistics(request: Request, session: Person) -> Response:
 def audit_trail(
     request: Request, session: Admin, before: Annotated[int | None, Query(ge=1, lt=2**63)] = None
 ) -> Response:
-    """Show who did what, the last first."""
-    here = context.of(request)
+    """Return a page of the audit trail, the last entry first."""
+    here = context.site_of(request)
     entries = audit.latest(here.engine, _AUDIT_PAGE, before)
     return here.page("audit.html", session, entries=entries, more=len(entries) == _AUDIT_PAGE)

@@ -1,4 +1,4 @@
-"""Who may: sessions, roles, forms that came from here, and the headers that every answer carries."""
+"""Sessions, roles, form protection and security headers."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _HEADERS = {
 }
 
 
-class SignInNeededError(Exception):
-    """Nobody is signed in, or the session has ended."""
+class SignInRequiredError(Exception):
+    """No session, or it has ended."""
 
 
-class Shield:
-    """Puts the headers on every answer."""
+class SecurityHeaders:
+    """Middleware that adds security headers to every response."""
 
     def __init__(self, app: ASGIApp, *, https: bool) -> None:
         self._app = app
@@ -51,7 +51,7 @@ class Shield:
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                # patient data: no copy in any cache; what is the same for everybody says so itself
+                # patient data: never cached; static files override this
                 headers.setdefault("cache-control", "no-store")
                 for name, value in self._headers.items():
                     headers[name] = value
@@ -60,18 +60,23 @@ class Shield:
         await self._app(scope, receive, send_with_headers)
 
 
-def current(request: Request) -> Session | None:
-    """Return the session of this browser, if it has one; the page's own asking for news does not prolong it."""
+def current_session(request: Request) -> Session | None:
+    """Return the session of this browser, or ``None``."""
     return visitor_of(request).session
 
 
-def needs(*roles: Role) -> Callable[[Request], Session]:
-    """Return a dependency: whoever is signed in with one of these roles."""
+def require_role(*roles: Role) -> Callable[[Request], Session]:
+    """Return a dependency that yields the session of one of these roles.
+
+    Raises:
+        SignInRequiredError: nobody is signed in.
+        HTTPException: 403, the account has another role.
+    """
 
     def signed_in(request: Request) -> Session:
-        session = current(request)
+        session = current_session(request)
         if session is None:
-            raise SignInNeededError
+            raise SignInRequiredError
         if session.account.role not in roles:
             raise HTTPException(403)
         return session
@@ -79,13 +84,19 @@ def needs(*roles: Role) -> Callable[[Request], Session]:
     return signed_in
 
 
-Reader = Annotated[Session, Depends(needs(Role.READER))]
-Admin = Annotated[Session, Depends(needs(Role.ADMIN))]
-Person = Annotated[Session, Depends(needs(Role.READER, Role.ADMIN))]
+Reader = Annotated[Session, Depends(require_role(Role.READER))]
+Admin = Annotated[Session, Depends(require_role(Role.ADMIN))]
+Person = Annotated[Session, Depends(require_role(Role.READER, Role.ADMIN))]
 
 
-async def form_of(request: Request) -> FormData:
-    """Return what a form sent. Forms are urlencoded, bounded in size (``admission``) and in fields."""
+async def read_form(request: Request) -> FormData:
+    """Return the fields of a form, which must be URL-encoded.
+
+    The size is limited by ``admission``, the number of fields here.
+
+    Raises:
+        HTTPException: 415 for another content type, 422 for a malformed body.
+    """
     body = await request.body()
     if not body:
         return FormData()
@@ -98,16 +109,16 @@ async def form_of(request: Request) -> FormData:
     return FormData([*fields])
 
 
-Form = Annotated[FormData, Depends(form_of)]
+Form = Annotated[FormData, Depends(read_form)]
 
 
-def text_of(form: FormData, name: str, default: str = "") -> str:
-    """Return one field of a form."""
+def form_text(form: FormData, name: str, default: str = "") -> str:
+    """Return one field of a form as text."""
     value = form.get(name, default)
     return value if isinstance(value, str) else default
 
 
 def refuse_foreign_form(session: Session, form: FormData) -> None:
-    """Refuse a form that does not carry this session's secret (403)."""
-    if not hmac.compare_digest(text_of(form, "csrf").encode(), session.csrf.encode()):
+    """Raise HTTP 403 if a form lacks this session's CSRF token."""
+    if not hmac.compare_digest(form_text(form, "csrf").encode(), session.csrf.encode()):
         raise HTTPException(403)

@@ -1,4 +1,4 @@
-"""Listening: on this machine alone, unless TLS or a proxy that brings it stands in front."""
+"""HTTP server of the page, on the loopback address unless TLS is used."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from preread.core.addresses import is_loopback
 from preread.core.errors import EnvironmentFault, SettingsError
 from preread.core.systemd import SILENT, Notifier
 from preread.web.forwarded import Proxies
-from preread.web.limits.connections import Gate, GuardedProtocol, raise_file_limit
+from preread.web.limits.connections import ConnectionLimit, GuardedProtocol, raise_file_limit
 
 _LOG = logging.getLogger(__name__)
 _BACKLOG = 128
@@ -26,10 +26,10 @@ _GRACE_S = 20
 
 
 def refuse_open_address(host: str, *, tls: bool, proxy: str | None) -> None:
-    """Refuse to listen where others can read along.
+    """Raise an error if the page would be reachable without TLS.
 
     Raises:
-        SettingsError: the address is not this machine's own, and nothing brings TLS.
+        SettingsError: the address is not a loopback address, and neither TLS nor a proxy is configured.
     """
     if not (is_loopback(host) or tls or proxy):
         raise SettingsError(
@@ -41,10 +41,16 @@ def refuse_open_address(host: str, *, tls: bool, proxy: str | None) -> None:
 def configure(
     app: FastAPI, *, tls_cert: Path | None = None, tls_key: Path | None = None, proxy: str | None = None
 ) -> uvicorn.Config:
-    """Return how the page is served, whatever address it listens on. For ``proxy`` see ``PREREAD_WEB_PROXY``.
+    """Return the configuration of the server.
+
+    Args:
+        app: application.
+        tls_cert: certificate, or ``None`` without TLS.
+        tls_key: its private key.
+        proxy: see ``PREREAD_WEB_PROXY``.
 
     Raises:
-        SettingsError: the certificate or its key cannot be used.
+        SettingsError: the certificate or its key cannot be loaded.
     """
     # the protocol brings TLS itself, and ``Forwarded`` what a proxy says
     config = uvicorn.Config(
@@ -66,18 +72,17 @@ def configure(
     context, config.ssl = config.ssl, None
     proxies = Proxies(proxy)
     if proxies.any:
-        # each peer is believed: whoever reaches the port past the proxy can write any address
+        # headers of any peer are trusted: a client that bypasses the proxy can forge its address
         _LOG.warning("proxy_unnamed")
-    gate = Gate(proxies.__contains__)
+    gate = ConnectionLimit(proxies.__contains__)
     config.http_protocol_class = cast("type[asyncio.Protocol]", partial(GuardedProtocol, gate=gate, context=context))
     return config
 
 
 def serve(
     app: FastAPI,
+    address: tuple[str, int],
     *,
-    host: str,
-    port: int,
     tls_cert: Path | None,
     tls_key: Path | None,
     proxy: str | None,
@@ -86,27 +91,33 @@ def serve(
     """Serve until SIGTERM or SIGINT.
 
     Args:
-        notifier: tells systemd that requests are answered.
+        app: application.
+        address: host and port.
+        tls_cert: certificate, or ``None`` without TLS.
+        tls_key: its private key.
+        proxy: see ``PREREAD_WEB_PROXY``.
+        notifier: notifies systemd of readiness.
 
     Raises:
-        SettingsError: the certificate or its key cannot be used.
-        EnvironmentFault: the address cannot be listened on.
+        SettingsError: the certificate or its key cannot be loaded.
+        EnvironmentFault: the address cannot be bound.
     """
     config = configure(app, tls_cert=tls_cert, tls_key=tls_key, proxy=proxy)
     raise_file_limit()
+    host, port = address
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         listening = socket.create_server((host, port), family=family, backlog=_BACKLOG)
     except OSError as error:
         raise EnvironmentFault(f"{host} port {port} cannot be listened on: {error.strerror}") from error
     with listening:
-        # the server passes a signal on when it has ended in good order; it has done its work then
+        # uvicorn raises the signal again after a graceful shutdown, which must not fail
         signal.signal(signal.SIGTERM, lambda *_: None)
         _Server(config, notifier).run(sockets=[listening])
 
 
 class _Server(uvicorn.Server):
-    """Says when it answers requests, and then that it goes on doing so."""
+    """Server that notifies systemd when ready, then at intervals."""
 
     def __init__(self, config: uvicorn.Config, notifier: Notifier) -> None:
         super().__init__(config)
@@ -127,6 +138,6 @@ class _Server(uvicorn.Server):
 
     async def _beat(self) -> None:
         while self._notifier.beat_s is not None:
-            # from a thread of those that answer requests: where all of them hang, so does this
+            # from the thread pool that answers requests: if all of them hang, the watchdog must expire
             await to_thread.run_sync(self._notifier.beat)
             await asyncio.sleep(self._notifier.beat_s / 2)

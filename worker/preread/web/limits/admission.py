@@ -1,8 +1,8 @@
-"""Before a request is worked on: who sends it, whether its body may be read, and whether there is a place for it.
+"""Admission of requests: sender, body size, and a slot to work in.
 
-The token or session is looked at before the body is read. Whoever is signed in has places of their own; everybody else
-shares a few, and fewer by address. So strangers take neither the threads nor the memory that signed-in people need,
-also where both come from one address.
+Token or session are checked before the body is read. Signed-in users have slots of their own; everybody else shares a
+few, and fewer by address. So unknown clients take neither threads nor memory that signed-in users need, also if both
+come from one address.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from preread.review.auth import accounts, devices, sessions
 from preread.review.auth.accounts import Account, digest
 from preread.review.auth.sessions import Session
 from preread.web.context import Site
-from preread.web.limits.work_slots import NoPlaceError, Pace, Places
+from preread.web.limits.work_slots import NoSlotError, RequestRate, WorkSlots
 
 POLL_HEADER = "x-preread-poll"
 MAX_BODY_BYTES = 64 * 1024
@@ -33,19 +33,19 @@ BODY_WITHIN_S = 20.0
 RETRY_AFTER_S = 2
 _API = "/api/v1"
 _STATIC = "/static/"
-# A reading whose session has ended is kept while its reader signs in again, so its form is read as well.
+# A review form sent after the session ended is kept while its author signs in again.
 _OPEN_FORMS = re.compile(r"/sign-in|/films/\d{1,19}/readings")
 
 
 @dataclass(frozen=True, slots=True)
 class Visitor:
-    """Who sends a request.
+    """Sender of a request.
 
     Attributes:
-        session: of a signed-in browser.
-        program: whose token it carries.
-        device: token of a browser that somebody signed in with before; only where passwords are looked at.
-        failure: why that could not be looked up.
+        session: session of a signed-in browser, or ``None``.
+        program: account of a valid API token, or ``None``.
+        device: token of a known browser; only on the sign-in form.
+        failure: error of the lookup, or ``None``.
     """
 
     session: Session | None = None
@@ -59,8 +59,8 @@ class Visitor:
         return self.session is not None or self.program is not None
 
 
-class RefusedError(Exception):
-    """This request is not worked on."""
+class RequestRefusedError(Exception):
+    """The request is refused with this HTTP status."""
 
     def __init__(self, status: int, *, retry: bool = False) -> None:
         super().__init__(status)
@@ -69,24 +69,25 @@ class RefusedError(Exception):
 
 
 class Admission:
-    """Middleware; see the module.
+    """Middleware that limits requests; see the module.
 
     Args:
+        app: next application.
         here: the site.
-        refuse: makes the answer to what is not worked on, from path, status and headers.
+        refuse: returns the response to a refused request from path, status and headers.
     """
 
     def __init__(self, app: ASGIApp, *, here: Site, refuse: Callable[[str, int, dict[str, str]], Response]) -> None:
         self._app = app
         self._here = here
         self._refuse = refuse
-        self._pace = Pace(each_s=50.0, in_all_s=100.0, burst_s=4.0, longest_s=5.0)
-        # sign-ins wait for a place to be hashed at, which is bounded for itself
-        self._sign_ins = Places(at_once=64, each=32, waiting=0, waiting_in_all=0, within_s=BODY_WITHIN_S)
-        self._strangers = Places(at_once=8, each=4, waiting=100, waiting_in_all=400, within_s=5.0)
-        # after a restart everybody who is signed in comes with a token that is not known yet
-        self._lookups = Places(at_once=8, each=8, waiting=200, waiting_in_all=400, within_s=20.0)
-        self._people = Places(at_once=200, each=12, waiting=100, waiting_in_all=2_000, within_s=30.0)
+        self._pace = RequestRate(each_s=50.0, in_all_s=100.0, burst_s=4.0, longest_s=5.0)
+        # sign-ins wait for a password thread, which has limits of its own
+        self._sign_ins = WorkSlots(at_once=64, each=32, waiting=0, waiting_in_all=0, within_s=BODY_WITHIN_S)
+        self._strangers = WorkSlots(at_once=8, each=4, waiting=100, waiting_in_all=400, within_s=5.0)
+        # after a restart the tokens of all signed-in users are unknown
+        self._lookups = WorkSlots(at_once=8, each=8, waiting=200, waiting_in_all=400, within_s=20.0)
+        self._people = WorkSlots(at_once=200, each=12, waiting=100, waiting_in_all=2_000, within_s=30.0)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -95,10 +96,10 @@ class Admission:
             return
         try:
             await self._serve(HTTPConnection(scope), receive, send)
-        except RefusedError as refused:
+        except RequestRefusedError as refused:
             _turn_deaf(scope)
             await self._refuse(scope["path"], refused.status, refused.headers)(scope, receive, send)
-        except NoPlaceError:
+        except NoSlotError:
             _turn_deaf(scope)
             await self._refuse(scope["path"], 503, {"retry-after": str(RETRY_AFTER_S)})(scope, receive, send)
         except ClientDisconnect:
@@ -112,27 +113,30 @@ class Admission:
             await self._wait_for_turn(scope, source)
         _refuse_large(request.headers.getlist("content-length"))
         if _is_sign_in(scope) and not device and self._here.hashing.is_full(source):
-            raise NoPlaceError
+            raise NoSlotError
         visitor = await self._who(request, source)
         scope.setdefault("state", {})["visitor"] = visitor
         connection = scope["state"].get("connection")
         if visitor.known and connection is not None:
-            connection.vouch()
+            connection.mark_known()
         if _is_api(scope["path"]) and not visitor.known and visitor.failure is None:
-            raise RefusedError(401)
+            raise RequestRefusedError(401)
         body = b""
         if self._may_send(scope, visitor):
             body = await _read(receive)
         elif _has_body(request):
             _turn_deaf(scope)
         places, key = self._places(scope, visitor, source)
-        async with places.place(key):
+        async with places.slot(key):
             if connection is not None:
                 connection.work()
             await self._app(scope, _replayed(body, receive), send)
 
     async def _wait_for_turn(self, scope: Scope, source: str) -> None:
-        """Let strangers come no faster than ``Pace`` allows; a connection that waits gives way to a new one."""
+        """Delay unknown clients to the permitted rate.
+
+        A delayed connection may be closed in favour of a new one.
+        """
         delay_s, may_go_on = self._pace.delay_s(source)
         if delay_s:
             await asyncio.sleep(delay_s)
@@ -140,16 +144,16 @@ class Admission:
             if connection is not None and connection.gone:
                 raise ClientDisconnect
         if not may_go_on:
-            raise NoPlaceError
+            raise NoSlotError
 
     def _token(self, request: HTTPConnection) -> str:
-        """Return what a request carries to say who sends it; empty for nothing."""
+        """Return the API token or session cookie of a request, or an empty text."""
         if _is_api(request.scope["path"]):
             scheme, _, token = request.headers.get("authorization", "").partition(" ")
             return token.strip() if scheme.lower() == "bearer" else ""
         return request.cookies.get(self._here.options.cookie, "")
 
-    def _places(self, scope: Scope, visitor: Visitor, source: str) -> tuple[Places, str]:
+    def _places(self, scope: Scope, visitor: Visitor, source: str) -> tuple[WorkSlots, str]:
         if visitor.known:
             return self._people, _name(visitor)
         if _is_sign_in(scope):
@@ -176,19 +180,19 @@ class Admission:
         elif request.scope["path"].startswith(_STATIC):
             return Visitor()
         else:
-            async with self._lookups.place(source):
+            async with self._lookups.slot(source):
                 visitor = await run_in_threadpool(look, token)
         if visitor.failure is None:
-            self._here.known.note(token, visitor.known)
+            self._here.known.record(token, visitor.known)
         return visitor
 
     async def _browser(self, request: HTTPConnection, source: str) -> Visitor:
         token = request.cookies.get(self._here.options.device_cookie)
         if not token:
             return Visitor()
-        async with self._lookups.place(source):
+        async with self._lookups.slot(source):
             known = await run_in_threadpool(self._is_known, token)
-        self._here.known.note(token, known)
+        self._here.known.record(token, known)
         return Visitor(device=token if known else None)
 
     def _is_known(self, token: str) -> bool:
@@ -211,7 +215,11 @@ class Admission:
 
 
 def visitor_of(request: HTTPConnection) -> Visitor:
-    """Return who sends a request. ``PrereadError``: it could not be looked up."""
+    """Return the sender of a request.
+
+    Raises:
+        PrereadError: the lookup failed.
+    """
     visitor: Visitor = request.scope["state"]["visitor"]
     if visitor.failure is not None:
         raise visitor.failure
@@ -246,13 +254,17 @@ def _has_body(request: HTTPConnection) -> bool:
 def _refuse_large(lengths: Iterable[str]) -> None:
     for length in lengths:
         if not (length.isascii() and length.isdigit()):
-            raise RefusedError(400)
+            raise RequestRefusedError(400)
         if len(length) > 18 or int(length) > MAX_BODY_BYTES:
-            raise RefusedError(413)
+            raise RequestRefusedError(413)
 
 
 async def _read(receive: Receive) -> bytes:
-    """Return the whole body. ``RefusedError``: it is too large or too slow."""
+    """Return the whole body.
+
+    Raises:
+        RequestRefusedError: it is too large or too slow.
+    """
     body = bytearray()
     try:
         async with asyncio.timeout(BODY_WITHIN_S):
@@ -262,15 +274,15 @@ async def _read(receive: Receive) -> bytes:
                     raise ClientDisconnect
                 body += message.get("body", b"")
                 if len(body) > MAX_BODY_BYTES:
-                    raise RefusedError(413)
+                    raise RequestRefusedError(413)
                 if not message.get("more_body", False):
                     return bytes(body)
     except TimeoutError:
-        raise RefusedError(408) from None
+        raise RequestRefusedError(408) from None
 
 
 def _replayed(body: bytes, receive: Receive) -> Receive:
-    """Give a body that was read again; then wait for the client to go away."""
+    """Return a receive function that yields a body that was read already."""
     pending: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def replay() -> Message:

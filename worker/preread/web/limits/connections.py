@@ -1,9 +1,9 @@
-"""Connections: deadlines for what a client sends and reads, and who gives way when there are too many.
+"""Limits and deadlines of connections.
 
-uvicorn has no deadline for a request's head, for a client that does not read, or for a connection without a request. A
-connection is known once a request on it carried a valid session or token. Connections that are not known are limited by
-address and in all; where there are too many, the one that has waited longest without a request is closed. So new
-connections are always taken in, and silent ones push only each other out.
+uvicorn has no deadline for the head of a request, for a client that does not read, or for a connection without a
+request. A connection is known once a request on it carried a valid session or token. Unknown connections are limited by
+address and in total; beyond the limit the one idle for longest is closed. So new connections are always accepted, and
+silent ones displace only each other.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _FILES = 8192
 _TOO_SLOW = b"HTTP/1.1 408 Request Timeout\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
 
 
-class Gate:
+class ConnectionLimit:
     """Open connections of one server.
 
     Args:
-        is_proxy: whether an address is that of the proxy, whose connections carry everybody's requests.
-        unknown_at_most: connections that are not known, in all.
-        unknown_each: the same from one address.
-        known_at_most: known connections.
+        is_proxy: returns whether an address is the proxy's, whose connections carry requests of many clients.
+        unknown_at_most: limit of unknown connections in total.
+        unknown_each: limit of unknown connections by address.
+        known_at_most: limit of known connections.
     """
 
     def __init__(
@@ -56,57 +56,61 @@ class Gate:
         self._open: dict[bool, dict[GuardedProtocol, None]] = {False: {}, True: {}}
         self._by_source: dict[str, dict[GuardedProtocol, None]] = {}
 
-    def enter(self, one: GuardedProtocol) -> bool:
-        """Take a connection in, at the cost of an idle one if there are too many; False: there is no place."""
-        line = self._by_source.setdefault(one.source, {})
-        line[one] = None
-        self._open[False][one] = None
-        return self._make_room(one, line)
+    def enter(self, connection: GuardedProtocol) -> bool:
+        """Add a connection, closing an idle one if there are too many.
 
-    def leave(self, one: GuardedProtocol) -> None:
-        """Forget a connection."""
-        self._open[one.known].pop(one, None)
-        line = self._by_source.get(one.source)
+        Returns:
+            ``False`` if there is no room.
+        """
+        line = self._by_source.setdefault(connection.source, {})
+        line[connection] = None
+        self._open[False][connection] = None
+        return self._make_room(connection, line)
+
+    def leave(self, connection: GuardedProtocol) -> None:
+        """Remove a connection."""
+        self._open[connection.known].pop(connection, None)
+        line = self._by_source.get(connection.source)
         if line is not None:
-            line.pop(one, None)
+            line.pop(connection, None)
             if not line:
-                del self._by_source[one.source]
+                del self._by_source[connection.source]
 
-    def idle_again(self, one: GuardedProtocol) -> None:
-        """Note that a request was answered: others have been idle for longer."""
-        for line in (self._open[one.known], self._by_source.get(one.source, {})):
-            if one in line:
-                del line[one]
-                line[one] = None
+    def idle_again(self, connection: GuardedProtocol) -> None:
+        """Move a connection to the end of its queue after a response."""
+        for line in (self._open[connection.known], self._by_source.get(connection.source, {})):
+            if connection in line:
+                del line[connection]
+                line[connection] = None
 
-    def vouch(self, one: GuardedProtocol) -> None:
-        """Note that a request on this connection carried a valid session or token."""
-        if one.known or one not in self._open[False]:
+    def mark_known(self, connection: GuardedProtocol) -> None:
+        """Mark a connection that carried a valid session or token as known."""
+        if connection.known or connection not in self._open[False]:
             return
-        self.leave(one)
-        one.known = True
-        self._open[True][one] = None
-        self._drop_if(len(self._open[True]) > self._at_most[True], self._open[True], one)
+        self.leave(connection)
+        connection.known = True
+        self._open[True][connection] = None
+        self._drop_if(len(self._open[True]) > self._at_most[True], self._open[True], connection)
 
-    def close_unheard(self) -> None:
-        """Close every connection without a request, for the server's end."""
+    def close_idle(self) -> None:
+        """Close all connections without a request, at the end of the server."""
         for line in self._open.values():
-            for one in [one for one in line if one.waits]:
-                one.drop()
+            for connection in [connection for connection in line if connection.waits]:
+                connection.drop()
 
     def __len__(self) -> int:
         return sum(map(len, self._open.values()))
 
-    def _make_room(self, one: GuardedProtocol, line: dict[GuardedProtocol, None]) -> bool:
-        each = len(line) > self._each and not self._is_proxy(one.peer)
-        return self._drop_if(each, line, one) and self._drop_if(
-            len(self._open[False]) > self._at_most[False], self._open[False], one
+    def _make_room(self, connection: GuardedProtocol, line: dict[GuardedProtocol, None]) -> bool:
+        each = len(line) > self._each and not self._is_proxy(connection.peer)
+        return self._drop_if(each, line, connection) and self._drop_if(
+            len(self._open[False]) > self._at_most[False], self._open[False], connection
         )
 
     @staticmethod
     def _drop_if(full: bool, line: dict[GuardedProtocol, None], newcomer: GuardedProtocol) -> bool:
         if full:
-            idle = next((one for one in line if one.waits and one is not newcomer), None)
+            idle = next((connection for connection in line if connection.waits and connection is not newcomer), None)
             if idle is None:
                 return False
             idle.drop()
@@ -114,11 +118,16 @@ class Gate:
 
 
 class GuardedProtocol(H11Protocol):
-    """uvicorn's protocol with deadlines, behind a gate, bringing TLS itself so that handshakes are counted too.
+    """HTTP/1.1 protocol of uvicorn with deadlines and connection limits.
+
+    It performs TLS itself so that handshakes are limited, too.
 
     Args:
-        gate: shared by all connections of a server.
-        context: for TLS; ``None`` for plain HTTP.
+        config: see uvicorn.
+        server_state: see uvicorn.
+        app_state: see uvicorn.
+        gate: limits shared by all connections of a server.
+        context: TLS context; ``None`` for plain HTTP.
     """
 
     def __init__(
@@ -128,16 +137,15 @@ class GuardedProtocol(H11Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
         *,
-        gate: Gate,
+        gate: ConnectionLimit,
         context: ssl.SSLContext | None = None,
     ) -> None:
         super().__init__(config, server_state, {**app_state, "connection": self}, _loop)
         self._gate = gate
         self._context = context
         self._raw: asyncio.Transport | None = None
-        self._made = False
         self._handshake: asyncio.Task[None] | None = None
-        self._early: list[bytes] = []
+        self._early: list[bytes] | None = []  # data received before the connection began
         self._timer: asyncio.TimerHandle | None = None
         self._write_timer: asyncio.TimerHandle | None = None
         self._deaf = False
@@ -148,41 +156,41 @@ class GuardedProtocol(H11Protocol):
 
     @property
     def waits(self) -> bool:
-        """Whether nothing is worked on for this client."""
+        """Whether the connection is idle or was not admitted yet."""
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is None or cycle.response_complete or not (self.known or self._worked_on)
 
     @property
     def gone(self) -> bool:
-        """Whether nobody is there any more."""
+        """Whether the client has disconnected."""
         return self.transport.is_closing()
 
     def work(self) -> None:
-        """Note that what came last has a place and is worked on."""
+        """Mark the current request as admitted."""
         self._worked_on = True
 
-    def vouch(self) -> None:
-        """See ``Gate.vouch``."""
-        self._gate.vouch(self)
+    def mark_known(self) -> None:
+        """See ``ConnectionLimit.mark_known``."""
+        self._gate.mark_known(self)
 
     def refuse_rest(self) -> None:
-        """Throw away what the client still sends, and end the connection when the answer is out."""
+        """Discard further data and close the connection after the response."""
         self._deaf = True
 
     def drop(self) -> None:
-        """End the connection at once."""
+        """Close the connection at once."""
         self._gate.leave(self)
         transport = self._transport()
         if transport is not None:
             transport.abort()
 
     def _transport(self) -> asyncio.Transport | None:
-        return self.transport if self._made else self._raw
+        return self.transport if self._early is None else self._raw
 
     # ------------------------------------------------------------------ called by the event loop
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin with a connection, once it has a place and TLS."""
+        """Start a connection once it has a slot and TLS."""
         self._raw = transport
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) else ""
@@ -206,34 +214,34 @@ class GuardedProtocol(H11Protocol):
             self._end()
             transport.abort()
             return
+        early = self._early or []
         self._begin(secured)
         # the last message of a handshake may carry the first request
-        early, self._early = self._early, []
         for data in early:
             self.data_received(data)
 
     def _begin(self, transport: asyncio.Transport) -> None:
-        self._made = True
+        self._early = None
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:
-        """Take what the client sent."""
+        """Process received data."""
         if self._deaf:
             return
-        if not self._made:
+        if self._early is not None:
             self._early.append(data)
             return
         super().data_received(data)
 
     def handle_events(self) -> None:
-        """Take requests in; the deadline for the head ends with the head."""
+        """Process requests; the deadline for the head ends with the head."""
         before = self.cycle
         super().handle_events()
         if self.cycle is not before:
             self._disarm()
 
     def on_response_complete(self) -> None:
-        """Wait for the next request, but not for long."""
+        """Wait for the next request for a limited time."""
         self._worked_on = False
         self._gate.idle_again(self)
         self._arm(LINGER_S if self._deaf else HEAD_WITHIN_S)
@@ -246,20 +254,20 @@ class GuardedProtocol(H11Protocol):
         super().on_response_complete()
 
     def pause_writing(self) -> None:
-        """The client does not read as fast as is written."""
+        """Start the deadline for a client that does not read."""
         super().pause_writing()
         if self._write_timer is None:
             self._write_timer = self.loop.call_later(READ_WITHIN_S, self.transport.abort)
 
     def resume_writing(self) -> None:
-        """The client has read."""
+        """Stop the deadline for reading."""
         super().resume_writing()
         self._stop_write_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Let go."""
+        """Release the connection."""
         self._end()
-        if self._made:
+        if self._early is None:
             super().connection_lost(exc)
 
     # ------------------------------------------------------------------ deadlines
@@ -283,7 +291,7 @@ class GuardedProtocol(H11Protocol):
         transport = self._transport()
         if transport is None:
             return
-        begun = self._made and self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]
+        begun = self._early is None and self.conn.their_state is h11.IDLE and self.conn.trailing_data[0]
         if transport.is_closing() or self._deaf or not begun:
             transport.abort()
             return
@@ -299,7 +307,7 @@ class GuardedProtocol(H11Protocol):
 
 
 def raise_file_limit() -> None:
-    """Allow as many open files as there may be connections, as far as the system lets a process."""
+    """Raise the limit of open files to the number of connections if possible."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _FILES if hard == resource.RLIM_INFINITY else min(_FILES, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,4 +1,4 @@
-"""Tokens that were valid when they were last looked up: told from guesses without asking the database."""
+"""Cache of valid tokens, to tell them from guesses without a query."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from preread.review.auth.accounts import digest
 _AT_MOST = 10_000
 
 
-class Known:
-    """Tokens that were valid when they were last looked up, by their digests, within bounds."""
+class KnownTokens:
+    """Digests of tokens that were valid at their last lookup, bounded."""
 
     def __init__(self, at_most: int = _AT_MOST) -> None:
         self._at_most = at_most
@@ -19,8 +19,8 @@ class Known:
     def __contains__(self, token: str) -> bool:
         return digest(token) in self._digests
 
-    def note(self, token: str, valid: bool) -> None:
-        """Remember, or forget, a token."""
+    def record(self, token: str, valid: bool) -> None:
+        """Add a valid token, or remove an invalid one."""
         key = digest(token)
         self._digests.pop(key, None)
         if valid:

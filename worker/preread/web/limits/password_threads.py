@@ -1,7 +1,6 @@
-"""Where passwords are looked at: threads of their own, few places, and a short queue.
+"""Threads for password hashing with a short queue.
 
-A hash costs 64 MiB and a core. Browsers that somebody signed in with before have a place of their own, so that a crowd
-of strangers does not keep them waiting.
+A hash takes 64 MiB and a core. Known browsers have a slot of their own, so that attempts of others do not delay them.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from preread.web.limits.work_slots import Places
+from preread.web.limits.work_slots import WorkSlots
 
 T = TypeVar("T")
 
@@ -20,34 +19,35 @@ WAITING_IN_ALL = 30
 _WITHIN_S = 20.0
 
 
-class Hashing:
-    """The threads of one site."""
+class PasswordThreads:
+    """Hashing threads of one site."""
 
     def __init__(self) -> None:
         lanes = {
-            known: Places(at_once=1, each=1, waiting=WAITING, waiting_in_all=WAITING_IN_ALL, within_s=_WITHIN_S)
+            known: WorkSlots(at_once=1, each=1, waiting=WAITING, waiting_in_all=WAITING_IN_ALL, within_s=_WITHIN_S)
             for known in (False, True)
         }
         self._lanes = lanes
         self._threads = ThreadPoolExecutor(len(lanes), thread_name_prefix="hashing")
 
     async def run(self, work: Callable[[], T], *, known: bool, source: str) -> T:
-        """Do work that hashes a password, once there is a place.
+        """Run work that hashes a password once a slot is free.
 
         Args:
+            work: function to run.
             known: the browser is known, or somebody is signed in.
-            source: among which places are shared: an address, or a name.
+            source: address or name that shares slots.
 
         Raises:
-            NoPlaceError: too many wait.
+            NoSlotError: the queue is full.
         """
-        async with self._lanes[known].place(source):
+        async with self._lanes[known].slot(source):
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def is_full(self, source: str) -> bool:
-        """Tell whether a stranger from there finds no place."""
+        """Return whether an unknown client from this source finds no slot."""
         return self._lanes[False].is_full(source)
 
-    def end(self) -> None:
-        """Let the threads go when they have done what they do."""
+    def stop(self) -> None:
+        """Let the threads end after their current work."""
         self._threads.shutdown(wait=False)

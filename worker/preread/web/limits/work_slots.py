@@ -1,7 +1,4 @@
-"""Places for work: so many at once, a bounded queue before them, and a bounded share of it for each source.
-
-A pace beside it: so many in a second from one source and in all; what comes faster waits for its turn.
-"""
+"""Limits of concurrent work and of request rates, by source and in total."""
 
 from __future__ import annotations
 
@@ -12,19 +9,19 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 
-class NoPlaceError(Exception):
-    """All places are taken and the queue is full, or it took too long."""
+class NoSlotError(Exception):
+    """All slots are taken and the queue is full, or the wait took too long."""
 
 
-class Places:
-    """So many at once.
+class WorkSlots:
+    """Limited number of concurrent tasks with a bounded queue.
 
     Args:
-        at_once: in all.
-        each: from one source.
-        waiting: from one source, beside those that have a place.
-        waiting_in_all: from all sources.
-        within_s: how long one waits.
+        at_once: slots in total.
+        each: slots by source.
+        waiting: queue length by source.
+        waiting_in_all: queue length in total.
+        within_s: longest wait in seconds.
     """
 
     def __init__(self, *, at_once: int, each: int, waiting: int, waiting_in_all: int, within_s: float) -> None:
@@ -37,42 +34,46 @@ class Places:
         self.taken = 0
 
     def is_full(self, source: str) -> bool:
-        """Tell whether who comes now from there finds no place."""
-        mine = self._sources.get(source)
-        return self.taken >= self._at_most or (mine is not None and mine.taken >= self._each_at_most)
+        """Return whether a new task of this source finds no slot."""
+        own = self._sources.get(source)
+        return self.taken >= self._at_most or (own is not None and own.taken >= self._each_at_most)
 
     @asynccontextmanager
-    async def place(self, source: str) -> AsyncIterator[None]:
-        """Hold a place while the block runs. ``NoPlaceError``: there is none."""
+    async def slot(self, source: str) -> AsyncIterator[None]:
+        """Hold a slot while the block runs.
+
+        Raises:
+            NoSlotError: there is none.
+        """
         if self.is_full(source):
-            raise NoPlaceError
-        mine = self._sources.setdefault(source, _Source(self._each))
-        mine.taken += 1
+            raise NoSlotError
+        own = self._sources.setdefault(source, _Source(self._each))
+        own.taken += 1
         self.taken += 1
         try:
-            await self._wait(mine)
+            await self._wait(own)
             try:
                 yield
             finally:
                 self._free.release()
-                mine.free.release()
+                own.free.release()
         finally:
             self.taken -= 1
-            mine.taken -= 1
-            if not mine.taken:
+            own.taken -= 1
+            if not own.taken:
                 del self._sources[source]
 
-    async def _wait(self, mine: _Source) -> None:
+    async def _wait(self, own: _Source) -> None:
         try:
             async with asyncio.timeout(self._within_s):
-                await mine.free.acquire()
+                await own.free.acquire()
                 try:
                     await self._free.acquire()
                 except BaseException:
-                    mine.free.release()
+                    own.free.release()
                     raise
         except TimeoutError:
-            raise NoPlaceError from None
+            raise NoSlotError from None
 
 
 class _Source:
@@ -81,15 +82,15 @@ class _Source:
         self.taken = 0
 
 
-class Pace:
-    """So many in a second, by source and in all.
+class RequestRate:
+    """Request rate by source and in total.
 
     Args:
-        each_s: from one source.
-        in_all_s: from all.
-        burst_s: seconds' worth that may come at once.
-        longest_s: what would have to wait for longer is refused, after so long.
-        clock: monotonic seconds.
+        each_s: requests a second by source.
+        in_all_s: requests a second in total.
+        burst_s: seconds of the rate that may come at once.
+        longest_s: longest delay in seconds; a request that would wait longer is refused after this time.
+        clock: returns monotonic seconds.
     """
 
     _SOURCES_AT_MOST = 10_000
@@ -112,16 +113,16 @@ class Pace:
         self._turns: OrderedDict[str, float] = OrderedDict()
 
     def delay_s(self, source: str) -> tuple[float, bool]:
-        """Return how long the next one from there waits, and whether it may go on then."""
+        """Return the delay of the next request in seconds, and whether it may run."""
         now = self._clock()
-        mine = max(self._turns.get(source, 0.0), now - self._burst_s)
-        every = max(self._all, now - self._burst_s)
-        turn = max(mine, every)
+        own = max(self._turns.get(source, 0.0), now - self._burst_s)
+        total = max(self._all, now - self._burst_s)
+        turn = max(own, total)
         if turn - now > self._longest_s:
             return self._longest_s, False
         self._turns.pop(source, None)
         self._turns[source] = turn + self._each_s
-        self._all = every + self._in_all_s
+        self._all = total + self._in_all_s
         while len(self._turns) > self._SOURCES_AT_MOST:
             self._turns.popitem(last=False)
         return max(0.0, turn - now), True
