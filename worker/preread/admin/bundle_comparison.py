@@ -87,7 +87,8 @@ def compare(engine: Engine, first: Sequence[int], second: Sequence[int]) -> Comp
 
     Args:
         engine: database.
-        first, second: ids of each bundle; a label may have several.
+        first: ids of the first bundle; a label may have several.
+    second: ids of the second bundle.
 
     Raises:
         DatabaseAway, SchemaOutdated: the database cannot be read.
