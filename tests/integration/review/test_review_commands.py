@@ -21,7 +21,6 @@ from sqlalchemy import text
 from preread.cli import main
 from preread.core.types import Answer, FileState, RefusalCode
 from preread.db import audit_key
-from preread.db import engine as db_engine
 from preread.db.engine import sqlite_path
 from preread.review.auth import accounts
 from preread_training.data.dataset import index
@@ -183,7 +182,7 @@ def test_the_worklist_is_read_signed_and_exported_by_command(films_here: Films, 
 
 def test_the_database_is_written_anew_by_command(films_here: Films, preread: Shell, monkeypatch: Any) -> None:
     assert preread("db", "compact").code == 0
-    monkeypatch.setattr(db_engine, "compact", lambda _engine: False)
+    monkeypatch.setattr("preread.cli.database.compact_file", lambda _engine: False)
     busy = preread("db", "compact")
     assert (busy.code, "[database_busy]" in busy.err) == (3, True)
 
