@@ -374,7 +374,9 @@ def test_every_page_says_what_was_missed_and_which_share_is_away(films_here: Fil
 
 
 def test_every_problem_has_words_in_one_place() -> None:
-    said = set(re.findall(r'_tell\(\s*Level\.\w+, "(\w+)"', Path(health.__file__).read_text())) | {FileLocked.code}
+    said = set(re.findall(r'_add_problem\(\s*Level\.\w+, "(\w+)"', Path(health.__file__).read_text())) | {
+        FileLocked.code
+    }
     assert len(said) > 10
     assert {f"health.{code}" for code in said} <= set(i18n.load_language("en").texts)
 
@@ -635,7 +637,7 @@ def test_an_unforeseen_failure_tells_nothing_of_a_film(
     def fail(*_arguments: object, **_options: object) -> None:
         raise ValueError("PATIENT^NAME")
 
-    monkeypatch.setattr("preread.web.image_view.films.earlier", fail)
+    monkeypatch.setattr("preread.web.image_view.related_images.earlier", fail)
     app: Any = ada.client.app
     quiet = TestClient(app, raise_server_exceptions=False, base_url="http://here", cookies=ada.client.cookies)
     answer = quiet.get(f"/films/{film}")
