@@ -54,10 +54,11 @@ docs: $(VENV)/.dev ## build the documentation into build/docs; a broken link, an
 	@$(PY) -m sphinx --fail-on-warning --keep-going --quiet --builder html docs build/docs
 	@echo "build/docs/index.html"
 
-lint: $(VENV)/.dev ## ruff (rules and format) and the import contracts
+lint: $(VENV)/.dev ## ruff (rules and format), the import contracts and the project's own rules (tests/lint)
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(VENV)/bin/lint-imports --no-logo
+	@$(PY) -m tests.lint
 
 type: $(VENV)/.dev ## mypy, strict
 	@$(PY) -m mypy
