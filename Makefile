@@ -11,11 +11,7 @@ LOCK += --constraint requirements/constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-<<<<<<< HEAD
-.PHONY: help demo test docs prove fleet-proof bench bench-page run fuzz lint type wheel wheelhouse check-wheel try-host sbom audit tags release lock clean clean-demo
-=======
-.PHONY: help demo test prove fleet-proof bench bench-page run fuzz lint type wheel wheelhouse check-wheel check-pythons try-host sbom audit tags release lock clean clean-demo
->>>>>>> 5ec1fe2 (Add a workflow for three Pythons, and the files that projects have)
+.PHONY: help demo test docs prove fleet-proof bench bench-page run fuzz lint type wheel wheelhouse check-wheel check-pythons try-host sbom audit tags release lock clean clean-demo
 
 help: ## say what can be made
 	@echo "Preread: a first read of every chest X-ray, where it is taken."

@@ -143,7 +143,7 @@ def section_of_the_runbook(heading: str) -> str:
         (
             "What `preread reconcile` prints",
             ["admin/reconcile", "ledger/invariants"],
-            r'(?:yield\s+\(?\s*"|code, what = "|Difference\("|code == ")(\w+)"',
+            r'(?:yield\s+\(?\s*"|code, \w+ = "|Difference\("|code == ")(\w+)"',
         ),
     ],
 )
