@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         Caveat,
         Finding,
         Identity,
+        ImageStatistics,
         IntendedUse,
         Population,
         PredictiveValues,
@@ -58,6 +59,7 @@ __all__ = [
     "Classifier",
     "Finding",
     "Identity",
+    "ImageStatistics",
     "IntendedUse",
     "Manifest",
     "Population",
@@ -77,8 +79,8 @@ __all__ = [
 _MODULES = {
     "preread.core.errors": ("BundleError", "PrereadError", "UnreadableError", "UsageError"),
     "preread.core.types": (
-        *("Answer", "Assessment", "Caveat", "Finding", "Identity", "IntendedUse", "Population", "PredictiveValues"),
-        *("Radiograph", "Refusal", "RefusalCode"),
+        *("Answer", "Assessment", "Caveat", "Finding", "Identity", "ImageStatistics", "IntendedUse"),
+        *("Population", "PredictiveValues", "Radiograph", "Refusal", "RefusalCode"),
     ),
     "preread.model.bundles": ("Bundle", "Manifest"),
     "preread.model.classifier": ("Classifier",),

@@ -131,7 +131,7 @@ def test_other_packages_messages_are_replaced_by_their_place(log_stream, logger)
     (line,) = lines(log_stream)
     assert line["event"] == "library_message"
     assert line["logger"] == logger
-    assert line["place"].startswith("test_observability:")
+    assert line["place"].startswith(f"{Path(__file__).stem}:")
 
 
 def test_a_warning_keeps_its_class_and_loses_its_text(log_stream):
@@ -157,7 +157,7 @@ def test_an_exception_keeps_class_code_and_places_and_loses_its_message(log_stre
     assert NAME not in log_stream.getvalue()
     (line,) = lines(log_stream)
     assert (line["exception"], line["code"], line["cause"]) == ("TruncatedPixels", "truncated", "ValueError")
-    assert "test_observability.py" in line["at"][-1]
+    assert Path(__file__).name in line["at"][-1]
 
 
 def test_no_line_grows_beyond_its_bound(log_stream):
@@ -290,6 +290,6 @@ def _fields_in(path: Path) -> Iterator[str]:
 
 
 def test_every_allowed_field_is_logged_and_no_other() -> None:
-    house = Path(__file__).parents[2]
+    house = Path(__file__).parents[3]
     modules = [path for folder in ("worker", "model_training") for path in (house / folder).rglob("*.py")]
     assert {name for path in modules for name in _fields_in(path)} == FIELDS | DEBUG_FIELDS

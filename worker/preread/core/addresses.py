@@ -58,13 +58,13 @@ def client_network(address: str) -> str:
         The address itself; of an IPv6 address its /64 network, which one customer holds.
     """
     try:
-        found = ipaddress.ip_address(address.partition("%")[0])
+        parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:
         return address
-    if isinstance(found, ipaddress.IPv4Address):
-        return str(found)
-    mapped = found.ipv4_mapped
-    return str(mapped) if mapped is not None else str(ipaddress.ip_network((int(found), 64), strict=False))
+    if isinstance(parsed, ipaddress.IPv4Address):
+        return str(parsed)
+    mapped = parsed.ipv4_mapped
+    return str(mapped) if mapped is not None else str(ipaddress.ip_network((int(parsed), 64), strict=False))
 
 
 def is_loopback(host: str) -> bool:

@@ -6,7 +6,11 @@ _MOST_DOUBLINGS = 64
 
 
 class Backoff:
-    """Delays for retries: ``first_s``, then twice as long each time, at most ``longest_s`` (seconds).
+    """Retry delays, doubled after each failure up to a limit.
+
+    Args:
+        first_s: delay after the first failure in seconds.
+        longest_s: longest delay in seconds.
 
     Attributes:
         failures: number of delays given out since the last ``reset``.
@@ -18,7 +22,11 @@ class Backoff:
         self._longest_s = longest_s
 
     def after(self, failures: int) -> float:
-        """Return the delay in seconds after ``failures`` (1 or more) failures in a row. Changes no state."""
+        """Return the delay in seconds after a number of failures; no state changes.
+
+        Args:
+            failures: consecutive failures, at least 1.
+        """
         return min(self._first_s * 2.0 ** min(failures - 1, _MOST_DOUBLINGS), self._longest_s)
 
     def next_s(self) -> float:
@@ -27,5 +35,5 @@ class Backoff:
         return self.after(self.failures)
 
     def reset(self) -> None:
-        """Begin again with the first delay, after a success."""
+        """Restart with the first delay, after a success."""
         self.failures = 0

@@ -78,7 +78,7 @@ def file_system_type(path: str | bytes | os.PathLike[str], mounts: Iterable[Moun
 
 
 def is_network(fs_type: str) -> bool:
-    """Return whether files on such a file system can change without this kernel.
+    """Return whether another host can change files on such a file system.
 
     FUSE counts as network whatever its subtype (sshfs, rclone, s3fs...); ``fuseblk`` (NTFS on a local disk) does not.
 
@@ -110,7 +110,7 @@ def network_file_system(root: str | bytes | os.PathLike[str], mounts: Iterable[M
 
 
 def missing_mount(root: str | bytes | os.PathLike[str]) -> str | None:
-    """Return the fstab(5) mount point at or above a folder that is not mounted.
+    """Return the unmounted fstab(5) mount point at or above a folder.
 
     With ``nofail`` a host starts without its share, and an empty folder is in its place.
 
@@ -122,13 +122,13 @@ def missing_mount(root: str | bytes | os.PathLike[str]) -> str | None:
         lines = FSTAB.read_bytes().splitlines()
     except OSError:
         return None
-    there = {mount.mount_point for mount in read_mounts()}
+    mount_points = {mount.mount_point for mount in read_mounts()}
     for line in lines:
         fields = line.split()
         if len(fields) < 2 or fields[0].startswith(b"#") or not fields[1].startswith(b"/"):
             continue
         point = os.path.realpath(_unescaped(fields[1]))
-        if _beneath(resolved, point) and point not in there:
+        if _beneath(resolved, point) and point not in mount_points:
             return os.fsdecode(point)
     return None
 

@@ -52,7 +52,7 @@ _COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICA
 def set_up(
     *, level: str = "info", json_lines: bool | None = None, stream: TextIO | None = None, quiet: bool = False
 ) -> None:
-    """Configure logging of this process to one stream, replacing earlier set-up.
+    """Configure logging of this process to one stream; may be repeated.
 
     Args:
         level: ``debug``, ``info``, ``warning`` or ``error``.
@@ -198,7 +198,7 @@ class _Handler(logging.StreamHandler[TextIO]):
 
 
 def _is_journal(stream: TextIO) -> bool:
-    """Return whether a stream is systemd's journal, which reads line priorities.
+    """Return whether a stream is systemd's journal (it reads priorities).
 
     See systemd.exec(5), ``JOURNAL_STREAM``, and sd-daemon(3).
     """

@@ -1,4 +1,4 @@
-"""Settings: environment variables ``PREREAD_*`` and an optional ``preread.toml``.
+"""Settings from the environment (``PREREAD_*``) and ``preread.toml``.
 
 The entry points read them once and pass them on as arguments. What determines a result (input size, calibration,
 operating point, intended use) is not a setting but part of the bundle's manifest. An unknown name is an error, so that

@@ -85,7 +85,7 @@ class RefusalCode(StrEnum):
 
 
 class Verdict(StrEnum):
-    """Reviewer's verdict on a result: the outcomes of IHE AI Result Assessment."""
+    """Reviewer's verdict on a result, as in IHE AI Result Assessment."""
 
     ACCEPTED = "accepted"
     REJECTED = "rejected"
@@ -112,7 +112,7 @@ class Stage(StrEnum):
 
 
 class Role(StrEnum):
-    """Role of an account: review images, administer, or (programs) use the API."""
+    """Role of an account: reviewer, administrator, or program (API)."""
 
     READER = "reader"
     ADMIN = "admin"

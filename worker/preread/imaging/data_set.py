@@ -1,4 +1,4 @@
-"""Bounded, linear-time parser of a DICOM Data Set up to its pixel data (PS3.5 7).
+"""Bounded, linear-time parser of a Data Set without pixels (PS3.5 7).
 
 pydicom converts values on access but searches for the end of each value of undefined length anew, parses sequences
 that are never accessed, and has no limits. Here each byte is read once: a Data Set beyond the limits is an error, and
@@ -84,7 +84,7 @@ class _Walk:
         return (group << 16) | element, length
 
     def header(self, position: int, *, implicit: bool) -> tuple[int, str | None, int, int]:
-        """Return tag, VR, length and offset of the value; an invalid VR means implicit."""
+        """Return tag, VR (``None`` if implicit), length and offset of the value."""
         tag, length = self.tag_and_length(position)
         written = self.body[position + 4 : position + 6]
         if implicit or not (written.isalpha() and written.isupper()):
@@ -113,8 +113,8 @@ class _Walk:
     def octets_end(self, value_at: int) -> int:
         """Return the offset after the delimiter of a value of octets; cached."""
         if self.delimiter_at < value_at:
-            found = self.body.find(struct.pack(f"{self.order}HH", 0xFFFE, 0xE0DD), value_at)
-            self.delimiter_at = len(self.body) if found < 0 else found
+            index = self.body.find(struct.pack(f"{self.order}HH", 0xFFFE, 0xE0DD), value_at)
+            self.delimiter_at = len(self.body) if index < 0 else index
         if self.delimiter_at + 8 > len(self.body):
             raise BrokenHeader("A value of undefined length has no delimiter.")
         return self.delimiter_at + 8

@@ -1,4 +1,4 @@
-"""Parser of DICOM files: Data Set without pixels, position of the pixel data.
+"""Parser of DICOM files: Data Set, and position of the pixel data.
 
 All encodings of PS3.5 and PS3.10. The File Meta Information is not read by pydicom, because pydicom inflates a deflated
 file without a limit before it parses anything, and fails if the transfer syntax is missing.
@@ -53,7 +53,7 @@ class DicomFile:
 
 
 def looks_like_dicom(data: bytes) -> bool:
-    """Return whether content is DICOM, with or without a preamble (PS3.10 7.1)."""
+    """Return whether content is DICOM, with or without preamble (PS3.10 7)."""
     if data[_PREAMBLE_BYTES : _PREAMBLE_BYTES + 4] == b"DICM":
         return True
     return _encoding_at(data, 0) is not None
@@ -97,12 +97,12 @@ def parse(data: bytes, max_bytes: int) -> DicomFile:
 
 
 def _read_meta(data: bytes, offset: int) -> tuple[dict[int, str], int]:
-    """Parse group 0002, explicit little endian (PS3.10 7.1); its length is ignored.
+    """Parse group 0002, explicit little endian (PS3.10 7.1).
 
     Returns:
         The UIDs (0002,0002) and (0002,0010) by element number, and the offset of the Data Set.
     """
-    found: dict[int, str] = {}
+    uids: dict[int, str] = {}
     for count in itertools.count():
         if offset + 8 > len(data):
             break
@@ -126,9 +126,9 @@ def _read_meta(data: bytes, offset: int) -> tuple[dict[int, str], int]:
         if element in {0x0002, 0x0010} and 0 < length <= 66:
             uid = data[start : start + length].decode("ascii", "replace").strip(" \0")
             if uid:
-                found[element] = uid
+                uids[element] = uid
         offset = start + length
-    return found, offset
+    return uids, offset
 
 
 def _encoding_at(data: bytes, offset: int) -> tuple[bool, bool] | None:
@@ -157,7 +157,7 @@ def _encoding_at(data: bytes, offset: int) -> tuple[bool, bool] | None:
 
 
 def _in_dictionary(group: int, element: int, vr: str | None) -> bool:
-    """Return whether the data dictionary has the tag, with this VR if one is given."""
+    """Return whether the data dictionary has the tag (with the VR, if given)."""
     if element == 0:  # group length, retired but written
         return vr in {None, "UL"}
     try:

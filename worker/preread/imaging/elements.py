@@ -98,23 +98,23 @@ def value(dataset: Dataset, keyword: str) -> object:
         keyword: the element's keyword (PS3.6).
     """
     try:
-        found: object = dataset.get(keyword)
+        content: object = dataset.get(keyword)
     except PARSE_ERRORS:
         return None
-    return found
+    return content
 
 
 def first(dataset: Dataset, keyword: str) -> object:
     """Return the first value of an element; ``None`` if there is none."""
-    found = value(dataset, keyword)
-    if isinstance(found, str | bytes | Sequence):
-        return found
+    content = value(dataset, keyword)
+    if isinstance(content, str | bytes | Sequence):
+        return content
     try:
-        return next(iter(found))  # type: ignore[call-overload]
+        return next(iter(content))  # type: ignore[call-overload]
     except StopIteration:
         return None
     except TypeError:
-        return found
+        return content
 
 
 def text(dataset: Dataset, keyword: str) -> str | None:
@@ -125,13 +125,17 @@ def text(dataset: Dataset, keyword: str) -> str | None:
     Returns:
         ``None`` if the text is empty or has more than 1024 characters.
     """
-    found = value(dataset, keyword)
-    if found is None or isinstance(found, bytes | Sequence):
+    content = value(dataset, keyword)
+    if content is None or isinstance(content, bytes | Sequence):
         return None
     try:
-        parts = [str(found)] if isinstance(found, str) or not hasattr(found, "__iter__") else [str(v) for v in found]
-        if type(found).__name__ == "PersonName":
-            parts = [str(found)]
+        parts = (
+            [str(content)]
+            if isinstance(content, str) or not hasattr(content, "__iter__")
+            else [str(v) for v in content]
+        )
+        if type(content).__name__ == "PersonName":
+            parts = [str(content)]
     except PARSE_ERRORS:
         return None
     line = _CONTROL.sub(" ", "\\".join(parts)).strip()
@@ -145,7 +149,7 @@ def code_string(dataset: Dataset, keyword: str) -> str | None:
 
 
 def uid(dataset: Dataset, keyword: str) -> str | None:
-    """Return a valid UID (PS3.5 9.1), safe in file names and queries, else ``None``."""
+    """Return a UID if it is valid (PS3.5 9.1), else ``None``."""
     line = text(dataset, keyword)
     return line if line and len(line) <= 64 and _UID.fullmatch(line) else None
 
@@ -157,38 +161,38 @@ def number(dataset: Dataset, keyword: str) -> float | None:
 
 def numbers(dataset: Dataset, keyword: str) -> list[float | None]:
     """Return all values; ``None`` for each that is not a finite number."""
-    found = value(dataset, keyword)
-    if found is None or isinstance(found, bytes | Sequence):
+    content = value(dataset, keyword)
+    if content is None or isinstance(content, bytes | Sequence):
         return []
-    if isinstance(found, str) or not hasattr(found, "__iter__"):
-        return [_finite(found)]
+    if isinstance(content, str) or not hasattr(content, "__iter__"):
+        return [_finite(content)]
     try:
-        return [_finite(v) for v in found]
+        return [_finite(v) for v in content]
     except PARSE_ERRORS:
         return []
 
 
 def whole(dataset: Dataset, keyword: str) -> int | None:
     """Return the first value as an integer; ``None`` if it is not one."""
-    found = number(dataset, keyword)
-    return int(found) if found is not None and found == int(found) else None
+    content = number(dataset, keyword)
+    return int(content) if content is not None and content == int(content) else None
 
 
 def items(dataset: Dataset, keyword: str) -> list[Dataset]:
     """Return the items of a sequence; none if it is absent or broken."""
-    found = value(dataset, keyword)
-    return list(found) if isinstance(found, Sequence) else []
+    content = value(dataset, keyword)
+    return list(content) if isinstance(content, Sequence) else []
 
 
 def codes(dataset: Dataset, keyword: str) -> list[str]:
-    """Return code values and meanings of a code sequence in lower case (PS3.3 8)."""
-    found = [text(item, k) for item in items(dataset, keyword) for k in ("CodeValue", "CodeMeaning")]
-    return [line.lower() for line in found if line]
+    """Return values and meanings of a code sequence, lower case (PS3.3 8)."""
+    texts = [text(item, k) for item in items(dataset, keyword) for k in ("CodeValue", "CodeMeaning")]
+    return [line.lower() for line in texts if line]
 
 
-def _finite(found: object) -> float | None:
+def _finite(content: object) -> float | None:
     try:
-        result = float(found)  # type: ignore[arg-type]
+        result = float(content)  # type: ignore[arg-type]
     except PARSE_ERRORS:
         return None
     return result if math.isfinite(result) else None

@@ -1,4 +1,4 @@
-"""Identity of an image, from its tags or, for images without tags, its path.
+"""Identity of an image from its tags or, without tags, its path.
 
 Path patterns
 -------------
@@ -156,14 +156,14 @@ def _counted(birth: str | None, study: str | None) -> float | None:
 
 def _study_date(dataset: Dataset) -> str | None:
     for keyword in ("StudyDate", "AcquisitionDate", "SeriesDate", "ContentDate"):
-        found = iso_date(elements.text(dataset, keyword))
-        if found:
-            return found
+        day = iso_date(elements.text(dataset, keyword))
+        if day:
+            return day
     return None
 
 
 def _acquired(dataset: Dataset) -> tuple[str | None, str | None]:
-    """Return acquisition time as a DT value, and offset from UTC (PS3.3 C.12.1.1.8).
+    """Return acquisition time (DT) and offset from UTC (PS3.3 C.12.1.1.8).
 
     Returns:
         Each ``None`` if the image does not state it; the time falls back to content, series and study.

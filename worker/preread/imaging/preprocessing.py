@@ -1,4 +1,4 @@
-"""Preprocessing of pixels to network input, the same in training and serving.
+"""Preprocessing of pixels to network input, in training and serving.
 
 The published training images are radiographs resized to a square without keeping the aspect ratio, which is exactly
 Pillow's antialiased ``resize(..., BILINEAR)``; bilinear without antialiasing differs by about three grey levels.
@@ -42,7 +42,7 @@ class PreprocessingSpec:
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of the spec as canonical JSON: equal digests, equal results."""
+        """SHA-256 (hex) of the spec as canonical JSON."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 

@@ -55,7 +55,7 @@ def path_of(folder: Path, sha256: str) -> Path:
 
 
 def is_preview(content: bytes) -> bool:
-    """Return whether untrusted content is a grey PNG of at most 1024 pixels a side.
+    """Return whether content is a grey PNG of at most 1024 pixels a side.
 
     The compressed data is not inflated; only header, chunks and checksums are verified.
     """

@@ -1,4 +1,4 @@
-"""Reading of radiographs: DICOM, JPEG and PNG, distinguished by their content.
+"""Reading of radiographs: DICOM, JPEG and PNG, detected by content.
 
 Pure: no disk, clock, settings or log. Every fault of the content is a subclass of ``UnreadableError``. ``read_header``
 decodes no pixel; between it and ``decode`` ``preread.model.intended_use`` can refuse the image.
@@ -210,8 +210,8 @@ _HUMAN = ("homo sapiens", "human", "337915000", "l-85b00")
 
 
 def _lower(dataset: Dataset, *keywords: str) -> tuple[str, ...]:
-    found = (elements.text(dataset, keyword) for keyword in keywords)
-    return tuple(line.lower() for line in found if line)
+    texts = (elements.text(dataset, keyword) for keyword in keywords)
+    return tuple(line.lower() for line in texts if line)
 
 
 def _animal(dataset: Dataset) -> tuple[str, ...]:

@@ -171,16 +171,16 @@ def decode(data: bytes, kind: str, max_pixels: int) -> DecodedImage:
 
 
 def _orientation(metadata: Metadata) -> int:
-    """Return the orientation of EXIF, else XMP; 1 (as stored) if there is neither."""
+    """Return the orientation from EXIF, else XMP, else 1 (as stored)."""
     exif = Image.Exif()
     try:
         exif.load(metadata.exif)
-        found = exif.get(ExifTags.Base.Orientation)
+        value = exif.get(ExifTags.Base.Orientation)
     except PARSE_ERRORS:
-        found = None
-    if found is None and (named := _XMP_ORIENTATION.search(metadata.xmp)):
-        found = int(named[1])
-    return found if isinstance(found, int) else 1
+        value = None
+    if value is None and (match := _XMP_ORIENTATION.search(metadata.xmp)):
+        value = int(match[1])
+    return value if isinstance(value, int) else 1
 
 
 def require_grey(channels: PixelArray) -> None:

@@ -93,7 +93,7 @@ def _indices(values: Stored) -> npt.NDArray[np.unsignedinteger[Any]]:
 
 
 def _entries(dtype: np.dtype[np.integer[Any]]) -> Levels:
-    """Return all values of an 8- or 16-bit type as float64, ordered as ``_indices``."""
+    """Return all values of an integer type as float64, as ``_indices``."""
     unsigned = np.arange(1 << (8 * dtype.itemsize), dtype=f"u{dtype.itemsize}")
     return unsigned.view(dtype).astype(np.float64)
 
@@ -113,12 +113,12 @@ def _look_up(table: PixelArray, values: Stored) -> PixelArray:
 
     No index is out of range; mode "clip" is faster than the check.
     """
-    found = np.empty(values.shape, np.uint8)
-    flat = found.reshape(-1)
+    grey = np.empty(values.shape, np.uint8)
+    flat = grey.reshape(-1)
     for number, part in enumerate(_index_parts(values, _LOOKED_UP_PX)):
         begin = number * _LOOKED_UP_PX
         np.take(table, part, out=flat[begin : begin + part.size], mode="clip")
-    return found
+    return grey
 
 
 class _Histogram:
@@ -130,7 +130,7 @@ class _Histogram:
 
     @cached_property
     def counts(self) -> Counts:
-        """Number of pixels of each value: int64 [entries], ordered as ``_indices``."""
+        """Number of pixels of each value: int64 [entries], as ``_indices``."""
         size = self._padding.size
         counts = np.zeros(size, np.int64)
         for part in _index_parts(self._values, _COUNTED_PX):
@@ -155,7 +155,7 @@ class _Histogram:
 
 
 def _padding(dataset: Dataset, module: PixelModule, entries: Levels) -> npt.NDArray[np.bool_]:
-    """Return which stored values are padding: bool [entries] (PS3.3 C.7.5.1.1.2)."""
+    """Return which values are padding: bool [entries] (PS3.3 C.7.5.1.1.2)."""
     value = _stored_tag(dataset, "PixelPaddingValue", module)
     if value is None:
         return np.zeros(entries.size, np.bool_)
@@ -166,16 +166,16 @@ def _padding(dataset: Dataset, module: PixelModule, entries: Levels) -> npt.NDAr
 
 def _stored_tag(dataset: Dataset, keyword: str, module: PixelModule) -> int | None:
     """Read an element in pixel units, whatever its sign was written as."""
-    found = elements.whole(dataset, keyword)
-    if found is None:
+    stored = elements.whole(dataset, keyword)
+    if stored is None:
         raw = elements.value(dataset, keyword)
-        found = int.from_bytes(raw[:2], "little") if isinstance(raw, bytes) and len(raw) >= 2 else None
-    if found is None:
+        stored = int.from_bytes(raw[:2], "little") if isinstance(raw, bytes) and len(raw) >= 2 else None
+    if stored is None:
         return None
-    found &= (1 << module.bits_stored) - 1
-    if module.signed and found >= 1 << (module.bits_stored - 1):
-        found -= 1 << module.bits_stored
-    return found
+    stored &= (1 << module.bits_stored) - 1
+    if module.signed and stored >= 1 << (module.bits_stored - 1):
+        stored -= 1 << module.bits_stored
+    return stored
 
 
 def _modality(dataset: Dataset, little_endian: bool, entries: Levels, caveats: list[Caveat]) -> Levels:
@@ -291,7 +291,7 @@ def _read_lut(
     *,
     signed: bool,
 ) -> _Lut | None:
-    """Read a lookup table, written as numbers, as 16-bit words or as packed bytes.
+    """Read a lookup table: numbers, 16-bit words or packed bytes.
 
     Args:
         item: Data Set with the table.
@@ -322,13 +322,13 @@ def _read_lut(
     return _Lut(first, bits, output.astype(np.float64))
 
 
-def _integers(found: object, dtype: str) -> npt.NDArray[np.int64] | None:
-    """Return numbers, or bytes of an ambiguous VR, as int64; ``None`` if neither."""
+def _integers(content: object, dtype: str) -> npt.NDArray[np.int64] | None:
+    """Return numbers or bytes as int64; ``None`` if it is neither."""
     try:
-        if isinstance(found, bytes):
+        if isinstance(content, bytes):
             width = np.dtype(dtype).itemsize
-            return np.frombuffer(found[: len(found) // width * width], dtype).astype(np.int64)
-        return np.atleast_1d(np.asarray(found, dtype=np.int64))
+            return np.frombuffer(content[: len(content) // width * width], dtype).astype(np.int64)
+        return np.atleast_1d(np.asarray(content, dtype=np.int64))
     except elements.PARSE_ERRORS:
         return None
 

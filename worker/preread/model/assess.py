@@ -1,4 +1,4 @@
-"""Assessment of one image: a pure function of content, bundle, declaration.
+"""Assessment of an image: a pure function of content and bundle.
 
 Service, commands, evaluation and tests call the same function.
 """

@@ -1,4 +1,4 @@
-"""Model bundles: folders with a manifest and the files whose hashes it has."""
+"""Model bundles: folders with a manifest that has all files' hashes."""
 
 from __future__ import annotations
 

@@ -16,7 +16,9 @@ PREDICTIVE_PREVALENCES = (0.05, 0.20, 0.60)
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Platt scaling (Platt 1999): probability = 1 / (1 + exp(-(slope * logit + intercept))).
+    """Platt scaling (Platt 1999).
+
+    probability = 1 / (1 + exp(-(slope * logit + intercept)))
 
     Attributes:
         slope: above 0.

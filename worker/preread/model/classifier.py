@@ -31,7 +31,7 @@ class RawOutput:
 
 
 class Classifier:
-    """A loaded bundle, ready for inference; not safe for use by several threads.
+    """A bundle loaded for inference, for use by one thread at a time.
 
     Args:
         bundle: a verified bundle.

@@ -106,7 +106,7 @@ def stability_index(expected: Distribution, observed: Distribution) -> float:
 
 
 def chance_level(expected: Distribution, observed: Distribution) -> float:
-    """Return the index that two samples of one population exceed by chance in 5 %.
+    """Return the index that samples of one population exceed by chance in 5 %.
 
     Args:
         expected: reference histogram.

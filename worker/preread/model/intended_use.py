@@ -179,7 +179,7 @@ def _view(header: Header, intended_use: IntendedUse, declared: Declared, caveats
 
 
 def _stated_view(header: Header) -> str | None:
-    """Return ``AP``, ``PA`` or the name of another view; ``None`` if none is stated.
+    """Return the stated view: ``AP``, ``PA``, another name, or ``None``.
 
     Study descriptions are not used: "PA and lateral" there describes all images of the study.
     """
@@ -202,9 +202,9 @@ def _stated_view(header: Header) -> str | None:
     if row[:1] in {"A", "P"} and "\\" in (header.patient_orientation or ""):
         return "LATERAL"
     for line in header.view_text:
-        found = _FRONTAL_TEXT.search(line)
-        if found and not _OTHER_TEXT.search(line):  # "AP/LAT" is a protocol of two views, not the view of this image
-            return "AP" if found[0].startswith(("ap", "a.", "antero")) else "PA"
+        match = _FRONTAL_TEXT.search(line)
+        if match and not _OTHER_TEXT.search(line):  # "AP/LAT" is a protocol of two views, not the view of this image
+            return "AP" if match[0].startswith(("ap", "a.", "antero")) else "PA"
     return None
 
 

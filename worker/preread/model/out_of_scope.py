@@ -1,4 +1,4 @@
-"""Out-of-scope detector: refuses pixels that are not an upright chest radiograph.
+"""Detector of images that are not upright frontal chest radiographs.
 
 Tags can be missing or wrong; the detector uses the pixels. Two feature vectors are compared with those of the training
 images: the network's embedding, and histograms of gradients (N. Dalal and B. Triggs, CVPR 2005). Each is projected on

@@ -1,4 +1,4 @@
-"""Display of invisible characters, and warnings about confusable identifiers.
+"""Display of invisible characters; warnings about identifiers.
 
 Stored text never changes. Persian, Hindi and similar scripts need the joiners U+200C and U+200D within words, Chinese
 and Japanese names variation selectors after a character: there they are kept.
@@ -58,18 +58,18 @@ def show_invisible(text: str) -> str:
 def identifier_warnings(identity: Identity) -> tuple[IdentifierWarning, ...]:
     """Return the warnings about patient name and identifiers of an image."""
     identifiers = (identity.patient_id, identity.issuer_of_patient_id, identity.accession_number)
-    return _looks(identity.patient_name, *identifiers)
+    return _cached_warnings(identity.patient_name, *identifiers)
 
 
 @lru_cache(maxsize=4096)
-def _looks(name: str | None, *identifiers: str | None) -> tuple[IdentifierWarning, ...]:
+def _cached_warnings(name: str | None, *identifiers: str | None) -> tuple[IdentifierWarning, ...]:
     texts = [text for text in (name, *identifiers) if text and not text.isascii()]
-    found = (
+    checks = (
         (IdentifierWarning.INVISIBLE, any(map(_holds_hidden, texts))),
         (IdentifierWarning.MIXED_SCRIPTS, any(_mixed(word) for text in texts for word in _WORD.findall(text))),
         (IdentifierWarning.LOOKALIKE, any(_looks_latin(text) for text in identifiers if text and not text.isascii())),
     )
-    return tuple(look for look, there in found if there)
+    return tuple(warning for warning, applies in checks if applies)
 
 
 def _holds_hidden(text: str) -> bool:

@@ -37,7 +37,7 @@ def write_rows(stream: _Stream, columns: Sequence[str], rows: Iterable[Sequence[
 
 
 def cell(value: Any) -> str | bool | int | float:
-    """Return the content of a cell: numbers unchanged, formulas in text disabled.
+    """Return the content of a cell: a number, or text without formulas.
 
     Args:
         value: ``None`` becomes the empty text; anything but a number is converted with ``str``.

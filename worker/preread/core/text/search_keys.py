@@ -12,7 +12,7 @@ _BETWEEN_WORDS = re.compile(r"[\W_]+")
 
 
 def device_label(identity: Identity) -> str | None:
-    """Return the label of a device: station name, else model, else serial number.
+    """Return the device label: station name, else model, else serial number.
 
     Returns:
         ``None`` if the image has none of them.

@@ -28,7 +28,10 @@ IDENTIFIER_WARNING_TEXT: dict[IdentifierWarning, str] = {
 
 
 def format_answer(answer: Answer, finding: str) -> str:
-    """Return a result in words: ``pneumonia not flagged; this excludes no disease``."""
+    """Return a result in words.
+
+    For example ``pneumonia not flagged; this excludes no disease``.
+    """
     return _ANSWER[answer].format(finding=finding)
 
 

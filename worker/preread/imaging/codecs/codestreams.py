@@ -1,4 +1,4 @@
-"""Codestream properties, read before a decoder runs, and RLE and fragments.
+"""Codestream properties, fragments and RLE segments, before decoding.
 
 A header of 16 x 16 may precede a codestream of 12000 x 12000, and a decoder allocates memory for the latter.
 """
@@ -73,7 +73,7 @@ def read_rle(data: bytes, segments: int) -> list[bytes]:
 
 
 def read_frame(body: bytes, start: int) -> bytes:
-    """Join the fragments of the one frame of encapsulated pixel data (PS3.5 A.4).
+    """Join the fragments of a frame of encapsulated pixel data (PS3.5 A.4).
 
     Args:
         body: the Data Set.

@@ -1,4 +1,4 @@
-"""Decoding of pixel data to stored values: one decoder per transfer syntax.
+"""Decoding of pixel data to stored values, by transfer syntax.
 
 The decoders are called directly and not through pydicom's plugins, which try the installed decoders in turn; two of
 them may differ by five grey levels. Results name the decoder and its version. All have permissive licences: numpy,
@@ -256,7 +256,10 @@ def _native(file: DicomFile, module: PixelModule) -> StoredValues:
 
 
 def _rle(frame: bytes, module: PixelModule) -> StoredValues:
-    """Decode RLE Lossless (PS3.5 annex G): one PackBits segment per byte of each sample, high byte first."""
+    """Decode RLE Lossless (PS3.5 annex G).
+
+    Each byte of each sample has a PackBits segment, high byte first.
+    """
     width = module.bits_allocated // 8
     count = module.rows * module.columns
     # The output is limited, whatever the segment contains; a segment is padded to even length.
@@ -274,7 +277,7 @@ def _rle(frame: bytes, module: PixelModule) -> StoredValues:
 
 
 def _jpeg(frame: bytes, module: PixelModule) -> StoredValues:
-    """Decode JPEG baseline, extended (8 and 12 bits) and lossless (ITU-T T.81).
+    """Decode JPEG baseline, extended (8 and 12 bits) and lossless (T.81).
 
     Colour is not converted: of a grey image the first channel is the image, whether the others are equal (RGB) or
     mid-scale (YCbCr), so that it need not be known which it is.
@@ -375,7 +378,7 @@ def _require_shape(values: Stored, module: PixelModule) -> Stored:
 
 
 def _extract_bits(values: Stored, module: PixelModule) -> Stored:
-    """Extract the stored bits from the allocated ones, with sign (PS3.5 8.1.1).
+    """Extract the stored bits from the allocated bits (PS3.5 8.1.1).
 
     The other bits may hold retired overlays.
 

@@ -127,12 +127,12 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
         raise DecodeFailed("The pixel data does not begin with a JPEG start of image.")
     position, scan_end = 2, _SCAN_END
     for _ in range(_SEGMENTS_MAX):
-        found = _MARKER.match(data, position)
-        if not found:
+        matched = _MARKER.match(data, position)
+        if not matched:
             if position + 2 > len(data) or not data[position:].strip(b"\xff"):
                 raise TruncatedPixels("The JPEG codestream is truncated.")
             raise DecodeFailed("The JPEG codestream is damaged: a marker is missing.")
-        marker, position = found[1][0], found.end()
+        marker, position = matched[1][0], matched.end()
         if marker in DROPPED_BARE:
             continue
         if marker == _EOI:

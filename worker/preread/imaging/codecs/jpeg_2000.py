@@ -1,4 +1,4 @@
-"""JPEG 2000 and HTJ2K frames, rebuilt from the segments that decoding needs.
+"""JPEG 2000 and HTJ2K frames, rebuilt from the segments for decoding.
 
 See ITU-T T.800 and T.814. The decoder receives a codestream written here: the main header from the marker segments
 listed below, and one tile-part for each tile. Descriptive segments (comments, length indices, JP2 boxes) are dropped.
@@ -146,7 +146,7 @@ def _codestream(data: bytes) -> memoryview:
 
 
 def _main_header(view: memoryview) -> tuple[list[tuple[int, bytes]], int]:
-    """Return the kept marker segments, SIZ first, and the first tile-part's offset."""
+    """Return the kept marker segments, and the first tile-part's offset."""
     if bytes(view[:4]) != _SOC + _SIZ.to_bytes(2, "big"):
         raise DecodeFailed("The pixel data does not begin with a JPEG 2000 codestream.")
     return _walk(view, 2, _SOT, KEPT, DROPPED)
@@ -240,18 +240,18 @@ def _read_grid(content: bytes) -> tuple[_Grid, bytes]:
     Returns:
         The tiles, and the SIZ segment with tiles limited to the image, which changes no sample.
     """
-    found = _read_size(content)
+    extent = _read_size(content)
     left, top, width, height, tile_left, tile_top = struct.unpack_from(">6I", content, 10)
     if left or top or tile_left or tile_top:
         raise DecodeFailed(f"The JPEG 2000 image begins at {left}, {top} of its grid; only 0, 0 is supported.")
     if not width or not height:
         raise DecodeFailed("The tiles of the JPEG 2000 codestream have no size.")
-    width, height = min(width, found.columns), min(height, found.rows)
-    tiles = -(-found.columns // width) * -(-found.rows // height)
+    width, height = min(width, extent.columns), min(height, extent.rows)
+    tiles = -(-extent.columns // width) * -(-extent.rows // height)
     if tiles > _TILES_MAX:
         raise DecodeFailed(f"The JPEG 2000 codestream has {tiles} tiles; the limit is {_TILES_MAX}.")
-    written = content[:2] + struct.pack(">8I", found.columns, found.rows, 0, 0, width, height, 0, 0) + content[34:]
-    return _Grid(found.samples, width, height, tiles), written
+    written = content[:2] + struct.pack(">8I", extent.columns, extent.rows, 0, 0, width, height, 0, 0) + content[34:]
+    return _Grid(extent.samples, width, height, tiles), written
 
 
 def _read_coding(segments: list[tuple[int, bytes]], grid: _Grid, inherited: _Coding | None) -> _Coding:
@@ -340,7 +340,7 @@ def _read_steps(marker: int, content: bytes) -> int:
 
 
 def _spans(length: int, exponent: int) -> int:
-    """Return the most intervals of 2**exponent that ``length`` samples overlap."""
+    """Return the most intervals of 2**exponent that the samples overlap."""
     return ((length + (1 << exponent) - 2) >> exponent) + 1
 
 
@@ -386,8 +386,8 @@ def _tiles(view: memoryview, position: int, tiles: int) -> list[tuple[list[tuple
         if end > len(view):
             raise TruncatedPixels("The JPEG 2000 codestream is truncated.")
         kept = frozenset[int]() if part else KEPT_IN_TILES
-        found, start = _walk(view[:end], position + 12, _SOD, kept, DROPPED_IN_TILES)
-        own[tile].extend(found)
+        segments, start = _walk(view[:end], position + 12, _SOD, kept, DROPPED_IN_TILES)
+        own[tile].extend(segments)
         bodies[tile].append(view[start + 2 : end])
         announced[tile] = max(announced[tile], parts)
         position = end

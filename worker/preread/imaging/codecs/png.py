@@ -42,7 +42,7 @@ def read_size(data: bytes) -> Codestream:
 
 
 def rebuild_image(data: bytes) -> tuple[bytes, Metadata]:
-    """Return a file with only the chunks that decoding needs, and the metadata.
+    """Return the file with the chunks for decoding only, and its metadata.
 
     Args:
         data: content of the file.
