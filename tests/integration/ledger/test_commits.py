@@ -313,5 +313,5 @@ def test_one_that_cannot_be_linked_leaves_the_others_unwritten(bench: LedgerBenc
 
 
 def test_an_outcome_that_needs_bytes_has_some(bench: LedgerBench) -> None:
-    with pytest.raises(ValueError, match="needs bytes"):
+    with pytest.raises(ValueError, match="needs facts about the bytes"):
         Ending(bench.claimed(), Outcome.REFUSED, None, RefusalCode.VIEW, "lateral")

@@ -28,7 +28,7 @@ from sqlalchemy import Connection, Engine, func, inspect, select, table, text
 
 from preread.core.errors import BackupDamaged, DatabaseUnsuitable, EnvironmentFault, PrereadError, UsageError
 from preread.db import audit_key, migrate
-from preread.db.engine import open_engine, read, refuse_place, sqlite_path, write
+from preread.db.engine import check_place, open_engine, read, sqlite_path, write
 from preread.db.review_schema import secret
 from preread.ledger import claims
 from preread.ledger.tombstones import KEY_NAME
@@ -245,7 +245,7 @@ def new_file(path: Path) -> Iterator[Path]:
     for ending in ("", "-wal", "-shm", "-journal"):
         if os.path.lexists(f"{path}{ending}"):
             raise DatabaseUnsuitable(f"{path}{ending} is there already", _NOT_EMPTY)
-    refuse_place(path)
+    check_place(path)
     with _unfinished(path) as part:
         yield part
         _sync(part)

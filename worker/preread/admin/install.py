@@ -214,7 +214,7 @@ class Installation:
         configured = (self._configured().get(name) for name in ("preview_dir", "forgotten_file"))
         remains = [Path(f"{path}-previews"), Path(f"{path}{purge_journal.ENDING}")]
         try:
-            migrate.refuse_remains(engine, [*remains, *(self._at(HOME / str(name)) for name in configured if name)])
+            migrate.check_remains(engine, [*remains, *(self._at(HOME / str(name)) for name in configured if name)])
         finally:
             engine.dispose()
         user, group = self._owner()

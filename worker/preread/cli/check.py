@@ -27,7 +27,7 @@ from preread.core.filesystems import file_system_type, missing_mount, network_fi
 from preread.core.settings import Settings, refuse_within
 from preread.core.types import RootSpec
 from preread.db import audit_key, migrate
-from preread.db.engine import open_engine, read, refuse_place, sqlite_path
+from preread.db.engine import check_place, open_engine, read, sqlite_path
 from preread.imaging import previews
 from preread.model import bundles
 from preread.runner.confine import confinement
@@ -152,7 +152,7 @@ def _database(settings: Settings) -> Checked:
         path = sqlite_path(engine)
         if path is not None:
             where += f" on {file_system_type(path)}"
-            refuse_place(path)
+            check_place(path)
         migrate.check_schema(engine)
     finally:
         engine.dispose()

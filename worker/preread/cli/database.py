@@ -55,7 +55,7 @@ def upgrade(
     be used; 3 when it is away or busy.
     """
     with door.unchecked_database(context) as (engine, url):
-        migrate.refuse_remains(engine, forgetting.kept_beside(door.read_settings(context), engine), anew=new)
+        migrate.check_remains(engine, forgetting.kept_beside(door.read_settings(context), engine), anew=new)
         if _will_change(engine) and not no_backup:
             _back_up_before(engine, backup)
         migrate.upgrade(engine)

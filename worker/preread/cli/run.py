@@ -110,7 +110,7 @@ def _open_or_create(settings: Settings, roots: Sequence[RootSpec]) -> Engine:
             refuse_within(root, path, "database", "PREREAD_DATABASE_URL")
         by_default = settings.database_url == AnySettings.model_fields["database_url"].default
         if by_default and path is not None and not os.path.exists(path):
-            migrate.refuse_remains(engine, forgetting.kept_beside(settings, engine))
+            migrate.check_remains(engine, forgetting.kept_beside(settings, engine))
             migrate.upgrade(engine)
             output.say(f"made the database {path}")
 

@@ -1,4 +1,4 @@
-"""The tables of what is done to a running installation: which bundle is in use, what a shadow says, what was forgotten.
+"""Tables of bundles in use, shadow results, purged contents and alarms.
 
 ``activation`` >─ ``bundle``; ``shadow`` >─ ``instance`` and ``bundle``, ─< ``shadow_finding``. A shadow's answers lie
 apart from ``assessment``, so that no page, list or export can show one by mistake.
@@ -32,7 +32,10 @@ class Part(StrEnum):
 
 
 class ActivationColumns(TypedColumns):
-    """One choice of a bundle; the last of each part holds. ``bundle_id`` ``None``: the default one, or no shadow."""
+    """One selection of a bundle; the last of each part holds.
+
+    ``bundle_id`` ``None``: the default bundle, or no shadow.
+    """
 
     id = Column(RowId, primary_key=True)
     part = Column(String(16), nullable=False)
@@ -47,7 +50,10 @@ activation = Table(
 
 
 class ShadowColumns(TypedColumns):
-    """What a shadow bundle says of one instance. ``outcome``: assessed, refused or unreadable; ``code`` says why."""
+    """Outcome of a shadow bundle for one instance.
+
+    ``outcome``: assessed, refused or unreadable; ``code``: the reason.
+    """
 
     id = Column(RowId, primary_key=True)
     instance_id = Column(RowId, ForeignKey("instance.id"), nullable=False)
@@ -76,7 +82,7 @@ shadow_finding = Table("shadow_finding", metadata, ShadowFindingColumns)
 
 
 class TombstoneColumns(TypedColumns):
-    """A content that was forgotten: the keyed hash of its SHA-256, from which nothing can be read."""
+    """One purged content: the keyed hash of its SHA-256."""
 
     digest = Column(String(64), primary_key=True)
     at = Column(UtcDateTime, nullable=False)
@@ -86,7 +92,10 @@ tombstone = Table("tombstone", metadata, TombstoneColumns)
 
 
 class ForgettingColumns(TypedColumns):
-    """Films whose signed readings and viewings the running transaction may delete; empty outside of one."""
+    """Files whose reviews the running transaction may delete.
+
+    Empty outside of a transaction.
+    """
 
     file_id = Column(RowId, primary_key=True, autoincrement=False)
 
@@ -95,7 +104,10 @@ forgetting = Table("forgetting", metadata, ForgettingColumns)
 
 
 class AlarmColumns(TypedColumns):
-    """What one channel (``mail``, ``webhook``) was told last: the ``codes`` of what was wrong, with blanks between."""
+    """Last alarm of one channel (``mail``, ``webhook``).
+
+    ``codes``: of the problems, separated by blanks.
+    """
 
     channel = Column(String(16), primary_key=True)
     codes = Column(Text, nullable=False)

@@ -1,9 +1,11 @@
-"""The key of the audit trail: a file outside the database, so that whoever writes the one alone can forge nothing.
+"""Key of the audit trail, in a file outside the database.
 
-A line of the file is one key of 32 bytes in hex, the last one in use; older ones stay, to verify what was written under
-them. The database holds the identifier of the key in use, from which the key cannot be told. Where the file is missing,
-cannot be read or is another database's, entries are written without a key: the log and ``preread check`` say so, and
-``preread audit verify`` lists them.
+Write access to one of the two forges nothing.
+
+A line of the file is one key of 32 bytes in hex, the last one in use; older keys stay, to verify entries written under
+them. The database holds the identifier of the key in use, which does not reveal the key. If the file is missing, cannot
+be read or belongs to another database, entries are written without a key: the log and ``preread check`` report it, and
+``preread audit verify`` lists the entries.
 """
 
 from __future__ import annotations
@@ -35,28 +37,31 @@ _ID_CHARS = 16
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key; ``key_id`` is the beginning of its SHA-256."""
+    """One key of 32 bytes."""
 
     value: bytes = field(repr=False)
 
     @property
     def key_id(self) -> str:
-        """What the database calls it."""
+        """First 16 hex characters of its SHA-256, stored in the database."""
         return hashlib.sha256(self.value).hexdigest()[:_ID_CHARS]
 
     def digest(self, kind: str, content: Any) -> str:
-        """Return 64 hex characters that only who has the key can make for this content.
+        """Return the HMAC-SHA-256 of a content, in hex.
 
         Args:
-            kind: what the content is, so that no digest of one kind passes for another.
-            content: what JSON can hold; times as well.
+            kind: separates digests of different kinds of content.
+            content: JSON values and datetimes.
         """
         written = json.dumps([kind, content], sort_keys=True, default=_plain)
         return hmac.new(self.value, written.encode(), hashlib.sha256).hexdigest()
 
 
 def present(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns that hold something, so that a column that a later version adds changes no digest."""
+    """Return the columns that are not ``None``.
+
+    A column that is added later then changes no digest.
+    """
     return {name: value for name, value in row.items() if value is not None}
 
 
@@ -64,8 +69,8 @@ class Keyring:
     """The keys of one database.
 
     Attributes:
-        path: the file; ``None`` where none is named, which is so for Postgres without a setting.
-        told: up to which entry the system log knows the trail.
+        path: the file; ``None`` if none is set, as for Postgres by default.
+        told: id of the last entry whose hash was written to the system log; ``None`` before the first.
     """
 
     def __init__(self, path: Path | None) -> None:
@@ -76,7 +81,10 @@ class Keyring:
         self._warned = False
 
     def keys(self) -> dict[str, Key]:
-        """Return the keys by their identifiers, the newest last; none where the file is missing or cannot be used."""
+        """Return the keys by identifier, the newest last.
+
+        Empty if the file is missing or unusable.
+        """
         if self.path is None:
             return {}
         try:
@@ -92,22 +100,27 @@ class Keyring:
         return self._read[1]
 
     def for_seals(self, connection: Connection) -> Key | None:
-        """Return the key that results are sealed with; ``None`` where the database has none, or it is not here."""
+        """Return the key for seals, or ``None``.
+
+        ``None`` if the database has no key, or it is not in the file.
+        """
         keys = self.keys()
         if keys and self._in_use is None and in_use(connection) in keys:
             self._in_use = list(keys.values())[-1]
         return self._in_use if keys else None
 
     def current(self, connection: Connection) -> Key | None:
-        """Return the key that new entries are written under; made where the database has none yet.
+        """Return the key for new entries, or ``None`` if none is usable.
 
-        ``None`` where it cannot be had. For one transaction at a time: whoever calls holds the lock on the chain.
+        A key is created if the database has none yet.
+
+        The caller holds the lock on the chain.
         """
         if self.path is None:
             return None
         keys, named = self.keys(), in_use(connection)
         if not keys and named is None and not os.path.lexists(self.path):
-            with contextlib.suppress(SettingsError):  # told below, and no reason to let nobody sign in
+            with contextlib.suppress(SettingsError):  # reported below; signing in must stay possible
                 keys = {key.key_id: key for key in [self.add(connection)]}
         if not keys or (named is not None and named not in keys):
             if not self._warned:
@@ -123,10 +136,12 @@ class Keyring:
         return key
 
     def add(self, connection: Connection) -> Key:
-        """Add a key to the file, which is made where it is not there; only its owner reads it.
+        """Append a new key to the file, and return it.
+
+        A missing file is created with mode 0600.
 
         Raises:
-            SettingsError: no file is named, or it cannot be written.
+            SettingsError: no file is set, or it cannot be written.
         """
         if self.path is None:
             raise SettingsError("no file for the key of the audit trail is named (PREREAD_AUDIT_KEY_FILE)")
@@ -144,7 +159,13 @@ class Keyring:
         return key
 
     def hand_on(self, path: Path | None) -> Path | None:
-        """Copy the keys to where a copy of the database looks for them; return where they lie, ``None`` for nowhere.
+        """Copy the keys for a copy of the database.
+
+        Args:
+            path: the file in which the copy looks for its keys; ``None`` if it has none.
+
+        Returns:
+            The file that holds the keys; ``None`` if there are no keys to copy.
 
         Raises:
             SettingsError: the file cannot be written, or holds other keys.
@@ -164,7 +185,7 @@ class Keyring:
         return path
 
     def fault(self, connection: Connection) -> str | None:
-        """Say why entries are written without a key; ``None`` where they are not."""
+        """Return why entries are written without a key, or ``None``."""
         if self.path is None:
             return "no file for the key of the audit trail is named (PREREAD_AUDIT_KEY_FILE)"
         keys, named = self.keys(), in_use(connection)
@@ -176,18 +197,22 @@ class Keyring:
 
 
 def attach(engine: Engine, path: Path | None) -> None:
-    """Let every connection of an engine know where its key lies."""
+    """Attach a keyring to an engine and its connections."""
     engine.update_execution_options(**{_OPTION: Keyring(path)})
 
 
 def of(database: Connection | Engine) -> Keyring:
-    """Return the keyring of a database."""
+    """Return the keyring attached to an engine; an empty one if there is none."""
     found = database.get_execution_options().get(_OPTION)
     return found if isinstance(found, Keyring) else Keyring(None)
 
 
 def renew(connection: Connection) -> None:
-    """Add a key to the file, and have the database use it."""
+    """Append a new key to the file, and use it for new entries.
+
+    Raises:
+        SettingsError: no file is set, or it cannot be written.
+    """
     keyring = of(connection)
     key = keyring.add(connection)
     if in_use(connection) is None:
@@ -197,9 +222,13 @@ def renew(connection: Connection) -> None:
 
 
 def default_path(database: Path | None) -> Path | None:
-    """Return where the key lies unless a setting says otherwise.
+    """Return the default path of the key file.
 
-    Beside the SQLite file; for a database on a server in the unit's state folder, if systemd gave one.
+    Args:
+        database: the SQLite file, beside which it lies; ``None`` for Postgres.
+
+    Returns:
+        For Postgres, a file in the unit's state folder; ``None`` without one (``STATE_DIRECTORY`` of systemd).
     """
     if database is not None:
         return Path(f"{os.path.abspath(database)}-audit-key")
@@ -208,12 +237,15 @@ def default_path(database: Path | None) -> Path | None:
 
 
 def in_use(connection: Connection) -> str | None:
-    """Return the identifier of the key in use, as the database holds it; ``None`` where there never was one."""
+    """Return the identifier of the key in use, or ``None``.
+
+    As the database holds it; ``None`` if there never was a key.
+    """
     return connection.execute(select(secret.c.value).where(secret.c.name == _NAME)).scalar_one_or_none()
 
 
 def _hand_over(descriptor: int, connection: Connection) -> None:
-    """Give root's file to the owner of the SQLite database, as whom the worker runs."""
+    """Give a file to the owner of the SQLite database, the worker's user."""
     if connection.dialect.name == "sqlite":
         named = connection.exec_driver_sql("PRAGMA database_list").all()
         owner = os.stat(next(path for _, name, path in named if name == "main"))

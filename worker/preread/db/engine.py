@@ -1,4 +1,4 @@
-"""The database: opening it so that it keeps its promises, and bounded retries around transactions.
+"""Database engines, retried transactions, and named database errors.
 
 SQLite: WAL, ``synchronous=FULL`` (a commit survives a power loss), every writing transaction ``BEGIN IMMEDIATE`` (a
 read transaction that turns into a write fails at once, whatever the busy timeout), one host only. Postgres: READ
@@ -68,20 +68,20 @@ GIVE_RIGHTS = "Give the worker's user the right to write it, or name another dat
 
 
 def open_engine(database_url: str, audit_key_file: Path | None = None) -> Engine:
-    """Return an engine for the database; nothing is connected yet.
+    """Return an engine for the database, without connecting.
 
     Args:
         database_url: ``sqlite:///relative.db``, ``sqlite:////absolute.db`` or ``postgresql://user@host/name``.
-        audit_key_file: where the key of the audit trail lies; ``None`` for ``audit_key.default_path``.
+        audit_key_file: file of the audit trail's key; ``None`` for ``audit_key.default_path``.
 
     Raises:
         DatabaseUnsuitable: SQLite in memory or on a network file system.
-        SettingsError: it is no URL of one of these two.
+        SettingsError: not a URL of SQLite or Postgres.
     """
     try:
         url = make_url(database_url)
     except (ArgumentError, ValueError) as error:
-        # never the URL itself: it may hold a password
+        # without the URL itself, which may hold a password
         raise SettingsError("PREREAD_DATABASE_URL is not a database URL such as sqlite:////srv/preread.db") from error
     backend = url.get_backend_name()
     if backend == "sqlite":
@@ -121,15 +121,15 @@ def _open_sqlite(url: URL) -> Engine:
                 raise DatabaseUnsuitable(f"SQLite cannot keep a write-ahead log here (journal mode {mode})")
             cursor.execute("PRAGMA synchronous=FULL")
             cursor.execute("PRAGMA foreign_keys=ON")
-            # what is deleted is overwritten with zeros; not every build of SQLite does so by itself
+            # overwrite deleted content with zeros, which is not the default of every build of SQLite
             cursor.execute("PRAGMA secure_delete=ON")
             cursor.execute(f"PRAGMA busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
         finally:
             cursor.close()
 
     @event.listens_for(engine, "checkout")
-    def _see_that_it_is_there(_dbapi_connection: object, record: Any, _proxy: object) -> None:
-        # a file that was deleted or replaced takes everything along that is still written to it
+    def _check_file(_dbapi_connection: object, record: Any, _proxy: object) -> None:
+        # rows written to a file that was deleted or replaced would be lost
         if record.info["file"] != _identity(path):
             raise DisconnectionError("the database's file went away")
 
@@ -160,7 +160,7 @@ def _open_postgres(url: URL) -> Engine:
     def _prepare(dbapi_connection: Any, _record: object) -> None:
         encoding = dbapi_connection.info.parameter_status("server_encoding")
         if encoding != "UTF8":
-            # what initdb chooses on a host without a language
+            # the choice of initdb on a host without a locale
             raise DatabaseUnsuitable(f"the database keeps text as {encoding}: not every name fits", _MAKE_UTF8)
         dbapi_connection.autocommit = True
         with dbapi_connection.cursor() as cursor:
@@ -181,27 +181,37 @@ def _identity(path: str) -> tuple[int, int] | None:
 
 
 def sqlite_path(engine: Engine) -> Path | None:
-    """Return the file of an SQLite engine, ``None`` for another database."""
+    """Return the file of an SQLite engine; ``None`` for Postgres."""
     if engine.dialect.name != "sqlite":
         return None
     return Path(unquote(str(engine.url.database).removeprefix("file:")))
 
 
 def compact(engine: Engine, *, sleep: Callable[[float], None] = time.sleep) -> bool:
-    """Write the whole SQLite file anew and cut its log, so that neither holds anything that was deleted.
+    """Rewrite an SQLite file and truncate its log, without deleted content.
 
-    ``secure_delete`` alone leaves copies of rows behind that SQLite moved from page to page. Postgres is left as it is.
+    ``secure_delete`` alone leaves copies of rows that SQLite moved from page to page. Postgres is left as it is.
+
+    Args:
+        engine: the database.
+        sleep: waits for so many seconds between tries; tests give another.
 
     Returns:
-        Whether it is done: ``False`` when other connections were in the way at every try, or the disk is full.
+        ``False`` if other connections prevented it at every try, or the disk is full.
+
+    Raises:
+        DatabaseAway: the file cannot be rewritten for another reason.
     """
     if engine.dialect.name != "sqlite":
         return True
-    return all(_unhindered(engine, statement, sleep) for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)"))
+    return all(
+        _run_outside_transaction(engine, statement, sleep)
+        for statement in ("VACUUM", "PRAGMA wal_checkpoint(TRUNCATE)")
+    )
 
 
-def _unhindered(engine: Engine, statement: str, sleep: Callable[[float], None]) -> bool:
-    """Run what SQLite refuses inside a transaction; see ``compact``."""
+def _run_outside_transaction(engine: Engine, statement: str, sleep: Callable[[float], None]) -> bool:
+    """Run a statement that SQLite refuses in a transaction; see ``compact``."""
     for last in (False, False, True):
         try:
             with closing(engine.raw_connection()) as connection:
@@ -219,11 +229,13 @@ def _unhindered(engine: Engine, statement: str, sleep: Callable[[float], None]) 
     return False
 
 
-def refuse_place(path: Path) -> None:
-    """Refuse a path at which no SQLite file can be kept; a missing file or folder is not refused.
+def check_place(path: Path) -> None:
+    """Check that an SQLite file can be kept at a path.
+
+    A missing file or folder is accepted.
 
     Raises:
-        DatabaseUnsuitable: it is a folder, or this user may not write the file or the folder.
+        DatabaseUnsuitable: the path is a folder, or this user may not write the file or its folder.
     """
     if os.path.isdir(path):
         raise DatabaseUnsuitable(f"{path} is a folder, no database file", _NAME_A_FILE)
@@ -233,8 +245,8 @@ def refuse_place(path: Path) -> None:
             raise DatabaseUnsuitable(f"{needed} may not be written", GIVE_RIGHTS)
 
 
-def say_missing(path: Path) -> str:
-    """Return in words that no SQLite file lies there, and what its absence probably means."""
+def describe_missing(path: Path) -> str:
+    """Return a sentence about a missing SQLite file, with the probable cause."""
     if point := missing_mount(path):
         return f"there is no database at {path}: /etc/fstab names {point}, and nothing is mounted there"
     return f"there is no database at {path}: is its disk mounted?"
@@ -244,15 +256,20 @@ def say_missing(path: Path) -> str:
 
 
 def write(engine: Engine, body: Callable[[Connection, bool], T], *, sleep: Callable[[float], None] = time.sleep) -> T:
-    """Run ``body`` in one writing transaction and commit it; try again, within bounds, when the database falters.
+    """Run a function in a writing transaction, with bounded retries.
 
     Args:
-        body: gets the connection, and whether an earlier try's commit may have arrived although its answer was lost; it
-            must then look at what is there before it writes. Called anew for every try.
+        engine: the database.
+        body: called for each try with the connection and ``is_retry``: ``True`` if the commit of an earlier try may
+            have arrived although its answer was lost; it must then read before it writes.
+        sleep: waits for so many seconds between tries; tests give another.
+
+    Returns:
+        The result of ``body``.
 
     Raises:
-        DatabaseAway: still faltering after the last try; a subclass where its disk is full or nothing may be changed.
-        DatabaseUnsuitable: it is no SQLite database, or is damaged.
+        DatabaseAway: the last try failed; a subclass if the disk is full or the database is read-only.
+        DatabaseUnsuitable: not an SQLite database, or damaged.
         SchemaOutdated: a table or column is missing.
     """
     started = time.monotonic()
@@ -269,11 +286,20 @@ def write(engine: Engine, body: Callable[[Connection, bool], T], *, sleep: Calla
 
 
 def read(engine: Engine, body: Callable[[Connection], T]) -> T:
-    """Run ``body`` in one reading transaction; tried twice, since a pooled connection may have died while it idled.
+    """Run a function in a reading transaction.
+
+    Tried twice, as an idle pooled connection may be dead.
+
+    Args:
+        engine: the database.
+        body: called for each try with the connection.
+
+    Returns:
+        The result of ``body``.
 
     Raises:
         DatabaseAway: the database does not answer.
-        DatabaseUnsuitable: it is no SQLite database, or is damaged.
+        DatabaseUnsuitable: not an SQLite database, or damaged.
         SchemaOutdated: a table or column is missing.
     """
     for last in (False, True):
@@ -288,7 +314,7 @@ def read(engine: Engine, body: Callable[[Connection], T]) -> T:
 
 
 def _away(engine: Engine, error: DBAPIError) -> DatabaseAway:
-    """Name a failure that passes by itself; raise what no retry can mend."""
+    """Return the named error of a temporary failure; raise a permanent one."""
     path = sqlite_path(engine)
     # the low byte of SQLite's extended result code is its kind
     kind = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF if path is not None else 0
@@ -309,14 +335,17 @@ def _away(engine: Engine, error: DBAPIError) -> DatabaseAway:
         engine.dispose()  # a file that was opened while its disk was read-only stays so
     lines = message.splitlines() or [""]
     if path is not None and not os.path.exists(path):
-        return DatabaseAway(say_missing(path))
+        return DatabaseAway(describe_missing(path))
     if named is not None:
         return named(f"{(named.__doc__ or '').rstrip('.')}: {lines[0]}")
     return DatabaseAway(f"the database does not answer: {lines[0]}")
 
 
 def database_now(connection: Connection) -> datetime:
-    """Return the database's own clock as an aware UTC datetime: one clock for all workers."""
+    """Return the time of the database as an aware UTC datetime.
+
+    One clock for all workers.
+    """
     if connection.dialect.name == "sqlite":
         written: str = connection.exec_driver_sql("SELECT strftime('%Y-%m-%dT%H:%M:%f', 'now')").scalar_one()
         return datetime.fromisoformat(written).replace(tzinfo=UTC)
@@ -325,5 +354,5 @@ def database_now(connection: Connection) -> datetime:
 
 
 def new_token() -> str:
-    """Return 32 hex characters that no other claim has."""
+    """Return a random token of 32 hex characters."""
     return secrets.token_hex(16)

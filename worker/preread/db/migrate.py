@@ -1,7 +1,7 @@
-"""The schema of the database: brought up to this program's, taken back one step, and looked at before any work.
+"""Migrations of the schema, and its check before any work.
 
-A change is one transaction on both databases, and looks whether everything is there before it commits: whatever goes
-wrong, the database is as it was, with all that workers wrote meanwhile.
+A migration is one transaction on both databases, checked before it is committed: if it fails, the database is as it
+was, with all that workers wrote meanwhile.
 """
 
 from __future__ import annotations
@@ -18,10 +18,9 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from preread.core.errors import DatabaseAway, DatabaseUnsuitable, SchemaOutdated, SchemaTooNew, UpgradeFailed
 from preread.core.filesystems import missing_mount
-from preread.db.engine import GIVE_RIGHTS, read, refuse_place, say_missing, sqlite_path, write
+from preread.db.engine import GIVE_RIGHTS, check_place, describe_missing, read, sqlite_path, write
 
-# Alembic is loaded where a schema is changed, or is newer: every command looks at the schema, and nearly always it is
-# as it should be.
+# Alembic is loaded if a schema is changed or newer; every command checks the schema, which is nearly always current.
 if TYPE_CHECKING:
     from alembic.config import Config
 
@@ -40,7 +39,10 @@ _MAKE_FOLDER = "Make that folder, or name another database (PREREAD_DATABASE_URL
 
 
 def migrations_folder() -> Path:
-    """Return where the migrations lie: inside the installed package, or beside it in a checkout."""
+    """Return the folder of the migrations.
+
+    Inside the installed package, or beside it in a checkout.
+    """
     here = Path(__file__).resolve()
     inside = here.parent / "migrations"
     return inside if inside.is_dir() else here.parents[3] / "migrations"
@@ -57,21 +59,20 @@ def _config() -> Config:
 
 
 def upgrade(engine: Engine) -> None:
-    """Create the database file if there is none, and bring the schema to this program's. Safe to run twice at once.
+    """Upgrade the schema to this program's, in a new database if need be.
 
-    One transaction, checked before it is committed: it is done whole or not at all. The next program's schema is left
-    as it is.
+    One transaction, safe to run twice at once. The schema of the next program is left as it is.
 
     Raises:
-        SchemaTooNew: a newer program made it.
-        UpgradeFailed: a migration failed, or rows were lost: the database is as it was.
-        DatabaseAway: it does not answer.
-        DatabaseUnsuitable: the folder for the SQLite file does not exist or may not be written, or what lies at its
-            path is no database.
+        DatabaseAway: the database does not answer.
+        DatabaseUnsuitable: the folder of the SQLite file does not exist or may not be written, or the file is no
+            database.
+        SchemaTooNew: a newer program made the schema.
+        UpgradeFailed: a migration failed, or rows were lost; the database is as it was.
     """
     path = sqlite_path(engine)
     if path is not None:
-        refuse_place(path)
+        check_place(path)
         try:
             # patient data: nobody but the owner reads it (the log and its index inherit these rights)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
@@ -82,16 +83,20 @@ def upgrade(engine: Engine) -> None:
     _migrate(engine)
 
 
-def refuse_remains(engine: Engine, kept: Iterable[Path] = (), *, anew: bool = False) -> None:
-    """Refuse to make a database where something of another one lies: its disk is more likely away than it is new.
+def check_remains(engine: Engine, kept: Iterable[Path] = (), *, anew: bool = False) -> None:
+    """Refuse to create a database beside remains of another.
+
+    The disk of the other one is probably not mounted.
 
     Args:
-        kept: where previews and the hashes of purged files lie.
-        anew: an empty one is meant; SQLite's own log of another file is refused all the same, which would go into it.
+        engine: the database.
+        kept: folders of previews and the file with the hashes of purged files.
+        anew: create an empty database all the same; SQLite's log of another file is refused even then, as its rows
+            would get into the new one.
 
     Raises:
-        DatabaseUnsuitable: names what lies there.
         DatabaseAway: the database does not answer.
+        DatabaseUnsuitable: something of another database was found.
     """
     if revision_of(engine) is not None:
         return
@@ -109,11 +114,11 @@ def refuse_remains(engine: Engine, kept: Iterable[Path] = (), *, anew: bool = Fa
         where = "the database that is named" if path is None else f"{path}"
         raise DatabaseUnsuitable(f"{where} is not there or empty, and {found[0]} of an earlier one lies here", _ANEW)
     if path is not None and missing_mount(path):
-        raise DatabaseUnsuitable(say_missing(path), _ANEW)
+        raise DatabaseUnsuitable(describe_missing(path), _ANEW)
 
 
 def _holds_something(path: Path) -> bool:
-    """Tell whether a file has bytes, or a folder entries."""
+    """Return whether a file has bytes, or a folder entries."""
     try:
         if path.is_dir():
             with os.scandir(path) as listing:
@@ -126,14 +131,16 @@ def _holds_something(path: Path) -> bool:
 
 
 def downgrade(engine: Engine) -> str:
-    """Take the schema back to the revision before this program's, for the program before it; return that revision.
+    """Downgrade the schema by one revision; return that revision.
 
-    Every row of the tables that stay is kept; what only the newer revision could hold is lost.
+    For the program before this one.
+
+    Rows of tables that stay are kept; what only the newer revision can hold is lost.
 
     Raises:
+        DatabaseAway: the database does not answer.
         SchemaOutdated, SchemaTooNew: the schema is not this program's.
-        UpgradeFailed: nothing was changed.
-        DatabaseAway: it does not answer.
+        UpgradeFailed: a migration failed, or rows were lost; the database is as it was.
     """
     check_schema(engine, exactly=True)
     before = _revisions()[1]
@@ -142,13 +149,13 @@ def downgrade(engine: Engine) -> str:
 
 
 def _migrate(engine: Engine, down_to: str | None = None) -> None:
-    """Change the schema, look whether all is there, and commit; else everything is as it was before."""
+    """Change the schema in one transaction, and check it before the commit."""
 
     def body(connection: Connection, _again: bool) -> None:
         if connection.dialect.name != "sqlite":
             connection.execute(text("SET LOCAL statement_timeout = 0"))
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _UPGRADE_LOCK})
-            # a table that somebody holds: what waits for it would make all others wait behind it
+            # waiting for a locked table would make all others wait behind this transaction
             connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S}s'"))
         if _ahead(connection) or (down_to is None and _revision(connection) == _revisions()[0]):
             return
@@ -179,9 +186,11 @@ def _migrate(engine: Engine, down_to: str | None = None) -> None:
 
 
 def set_unfinished(engine: Engine, what: str | None) -> None:
-    """Have ``check_schema`` refuse a Postgres database until this is called with ``None``: it is being filled.
+    """Mark a Postgres database as being filled; ``None`` removes the mark.
 
-    A table of its own, so that nothing shows before all is there, and a program that was killed leaves it refused.
+    ``check_schema`` refuses a marked database.
+
+    The mark is a table of its own: a program that is killed leaves the database refused.
     """
 
     def body(connection: Connection, _again: bool) -> None:
@@ -201,7 +210,7 @@ def _refuse_unfinished(connection: Connection) -> None:
 
 
 def create(connection: Connection) -> None:
-    """Bring the schema to this program's in the transaction of the caller, who commits it."""
+    """Upgrade the schema to this program's in the caller's transaction."""
     from alembic import command
 
     config = _config()
@@ -210,28 +219,31 @@ def create(connection: Connection) -> None:
 
 
 def check_schema(engine: Engine, *, exactly: bool = False) -> None:
-    """Make sure that this program can work with the schema: it is its own, or the next one, which only adds to it.
+    """Check that this program can work with the schema.
+
+    It must be its own, or the next one if that only adds to it.
 
     Args:
-        exactly: it must be its own.
+        engine: the database.
+        exactly: accept this program's schema alone.
 
     Raises:
-        SchemaOutdated: it is older, or there is none.
-        SchemaTooNew: a newer program made it.
         DatabaseAway: the database does not answer.
-        DatabaseUnsuitable: it is no SQLite database, is damaged, or lies where it cannot be kept.
+        DatabaseUnsuitable: not an SQLite database, damaged, or at a path where none can be kept.
+        SchemaOutdated: an older schema, or none.
+        SchemaTooNew: a newer program made the schema.
     """
     path = sqlite_path(engine)
     if path is not None and not os.path.exists(path):
-        refuse_place(path)
-        missing = SchemaOutdated(say_missing(path))
+        check_place(path)
+        missing = SchemaOutdated(describe_missing(path))
         missing.hint = _MOUNT_OR_MAKE
         raise missing
     try:
         ahead, revision = read(engine, _look)
     except DatabaseAway:
         if path is not None:
-            refuse_place(path)  # nothing that passes by itself, where a program starts
+            check_place(path)  # a permanent fault is raised as such at the start of a program
         raise
     if ahead and exactly:
         raise SchemaTooNew
@@ -240,22 +252,22 @@ def check_schema(engine: Engine, *, exactly: bool = False) -> None:
 
 
 def revision_of(engine: Engine) -> str | None:
-    """Return the revision of the schema; ``None`` where there is none, or no database file.
+    """Return the revision of the schema; ``None`` without one.
 
     Raises:
         DatabaseAway: the database does not answer.
-        DatabaseUnsuitable: what lies at the path of the SQLite file cannot be one.
+        DatabaseUnsuitable: no SQLite file can be kept at the path, or the file is none.
     """
     path = sqlite_path(engine)
     if path is not None:
-        refuse_place(path)
+        check_place(path)
         if not os.path.exists(path):
             return None
     return read(engine, _revision)
 
 
 def older_revisions() -> list[str]:
-    """Return the revisions that this program can upgrade from."""
+    """Return the revisions from which this program can upgrade, newest first."""
     return _revisions()[1:]
 
 
@@ -272,10 +284,10 @@ def _revision(connection: Connection) -> str | None:
 
 
 def _ahead(connection: Connection) -> bool:
-    """Tell whether the schema is the one after this program's, with which it can work.
+    """Return whether the schema is a newer one that this program can use.
 
     Raises:
-        SchemaTooNew: it is newer than this program, and not such a one.
+        SchemaTooNew: the schema is newer, and this program cannot work with it.
     """
     revision, known = _revision(connection), _revisions()
     if revision is None or revision in known:
@@ -291,6 +303,9 @@ def _ahead(connection: Connection) -> bool:
 
 
 def _revisions() -> list[str]:
-    """Return this program's revisions, newest first: the numbers that the names of the migrations begin with."""
+    """Return this program's revisions, newest first.
+
+    From the names of the migrations.
+    """
     names = (_REVISION_FILE.fullmatch(path.name) for path in (migrations_folder() / "versions").iterdir())
     return sorted((name[1] for name in names if name is not None), reverse=True)

@@ -1,4 +1,4 @@
-"""The tables of people and of what they say: accounts, sessions, viewings, listings, readings, the audit trail.
+"""Tables of accounts, sessions, viewings, reviews and the audit trail.
 
 ``account`` ─< ``session``; ``account`` ─< ``viewing`` >─ ``file``; ``account`` ─< ``reading`` >─ ``file``; ``reading``
 ─< ``reading_finding``; ``listing`` >─ ``file``. Readings, viewings, listings and the audit trail are append-only:
@@ -81,7 +81,10 @@ session = Table("session", metadata, SessionColumns, UniqueConstraint("token_has
 
 
 class DeviceColumns(TypedColumns):
-    """That a person signed in with a browser. ``token_hash``: SHA-256 of the browser's token."""
+    """One browser with which an account signed in.
+
+    ``token_hash``: SHA-256 of the browser's token.
+    """
 
     id = Column(RowId, primary_key=True)
     account_id = Column(RowId, ForeignKey("account.id"), nullable=False)
@@ -95,7 +98,9 @@ device = Table(
 
 
 class BrakeColumns(TypedColumns):
-    """One count of failed sign-ins, see ``brakes``. ``key``: SHA-256 of what is counted, such as a name and an address.
+    """One count of failed sign-ins; see ``rate_limits``.
+
+    ``key``: SHA-256 of what is counted, such as a name and an address.
 
     ``since``: when the window began. ``not_before``: no try before. ``at``: of the last one.
     """
@@ -111,7 +116,7 @@ brake = Table("brake", metadata, BrakeColumns)
 
 
 class ViewingColumns(TypedColumns):
-    """That a person opened one film, and what stood there: its outcome, and whether the answer could be seen."""
+    """One opened image: by whom, its outcome, and whether it was visible."""
 
     id = Column(RowId, primary_key=True)
     account_id = Column(RowId, ForeignKey("account.id"), nullable=False)
@@ -149,7 +154,9 @@ listing = Table("listing", metadata, ListingColumns, sqlite_with_rowid=False)
 
 
 class ReadingColumns(TypedColumns):
-    """What a reader signed about one film. A correction is a successor that names what it ``supersedes``.
+    """One signed review of one image.
+
+    A correction is a successor that names what it ``supersedes``.
 
     ``outcome``, ``code``, ``assessment_id``, ``bundle_id``, ``instance_id``: what the film's result was then.
     ``waited_s``: from the film's arrival to the reading. ``overtook``: unread films that had arrived before it, counted
@@ -197,7 +204,10 @@ reading_finding = Table("reading_finding", metadata, ReadingFindingColumns, _one
 
 
 class TallyColumns(TypedColumns):
-    """What the readings of one ``block`` of numbers add up to: a shortcut of ``agreement.py``, which may be deleted."""
+    """Sums of the reviews of one ``block`` of numbers.
+
+    A cache of ``agreement``, which may be deleted.
+    """
 
     block = Column(RowId, primary_key=True, autoincrement=False)
     counted = Column(Text, nullable=False)
@@ -209,7 +219,9 @@ TALLY_LOCK = "tally"
 
 
 class AuditColumns(TypedColumns):
-    """One event, chained: ``hash`` covers this row and ``previous_hash``. Ids only, no name of a patient or a file.
+    """One audit entry, chained by hashes.
+
+    ``hash`` covers this row and ``previous_hash``. Ids only, no name of a patient or a file.
 
     ``key_id``: of the key that ``hash`` was made with; ``None``: without one. ``content``: a keyed digest of the row
     that it is about, as it was then.
@@ -230,7 +242,7 @@ audit = Table("audit", metadata, AuditColumns)
 
 
 class SecretColumns(TypedColumns):
-    """What never leaves this database, such as the key of the pseudonyms in exports."""
+    """Secrets of this database, such as the key of pseudonyms in exports."""
 
     name = Column(String(32), primary_key=True)
     value = Column(String(64), nullable=False)

@@ -1,4 +1,6 @@
-"""The tables, the same on SQLite and Postgres. Migrations in ``migrations/`` lead here; a test compares the two.
+"""Tables of files, results and workers, for SQLite and Postgres.
+
+The migrations in ``migrations/`` lead to these tables; a test compares the two.
 
 ``root`` ─< ``file`` (one version of one path; identity, state, outcome) ─< ``transition``, ``past_outcome``
 ``file`` >─ ``instance`` (one content) ─< ``assessment`` (unique with ``bundle``) ─< ``finding``
@@ -58,22 +60,25 @@ SearchText = Text().with_variant(Text(collation="C"), "postgresql")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """An aware UTC datetime: TIMESTAMP WITH TIME ZONE on Postgres, sortable UTC text on SQLite."""
+    """Column type of aware UTC datetimes.
+
+    TIMESTAMP WITH TIME ZONE on Postgres, sortable UTC text on SQLite.
+    """
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Refuse naive times, turn others into UTC."""
+        """Convert an aware time to UTC; raise ``ValueError`` for a naive one."""
         if value is None:
             return None
         if value.tzinfo is None:
-            raise ValueError("a time in the database needs its offset")
+            raise ValueError(f"the time {value} has no UTC offset; give an aware datetime")
         value = value.astimezone(UTC)
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Give every time its offset back."""
+        """Return the time with its offset, UTC."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -82,8 +87,7 @@ class UtcDateTime(TypeDecorator[datetime]):
 def among(database: Connection | Engine, column: ColumnElement[T], values: Sequence[T]) -> ColumnElement[bool]:
     """Return the condition that a column holds one of these values.
 
-    On Postgres they are one array, so that the statement reads the same for any number of them: the driver prepares it
-    once, where it would send, and the server plan, a hundred parameters anew for each page of a list.
+    On Postgres the values are one array, so that the statement is the same for any number of them and is prepared once.
     """
     if database.dialect.name == "postgresql":
         return column == any_(literal(list(values), ARRAY(column.type)))
@@ -96,11 +100,11 @@ def _one_of(name: str, values: type[FileState | Outcome | Answer]) -> CheckConst
 
 
 class RootColumns(TypedColumns):
-    """A watched folder, what it declares of its films, and how the worker that watches it finds it.
+    """One watched folder: its declaration, and its state.
 
-    ``counted_at``: when what lay there before the first start had been taken in as backlog.
-    ``looked_at``: when ``worker_id`` last said that its look at the folder goes on. ``fault_code``, ``fault``: why the
-    folder, or a part of it, cannot be listed now, since ``fault_since``.
+    ``counted_at``: time when the files that lay there before the first start had been taken in as backlog.
+    ``looked_at``: time of the last scan progress reported by ``worker_id``. ``fault_code``, ``fault``: why the folder,
+    or a part of it, cannot be listed now, since ``fault_since``.
     """
 
     id = Column(RowId, primary_key=True)
@@ -126,8 +130,9 @@ root = Table("root", metadata, RootColumns, UniqueConstraint("path_key"))
 
 
 class BundleColumns(TypedColumns):
-    """A delivered model. ``digest`` is the sha256 of its manifest. A withdrawn one assesses no more; its results stand
-    struck through.
+    """One model bundle.
+
+    ``digest``: SHA-256 of its manifest. A withdrawn bundle assesses no more; its results are shown struck through.
     """
 
     id = Column(RowId, primary_key=True)
@@ -160,9 +165,11 @@ instance = Table("instance", metadata, InstanceColumns, UniqueConstraint("sha256
 
 
 class AssessmentColumns(TypedColumns):
-    """What one bundle says of one instance. ``activation_map``: little-endian float32, C order.
+    """Result of one bundle for one instance.
 
-    ``picture_...``: see ``domain.ImageStatistics``; ``None`` in rows of a program that did not measure them.
+    ``activation_map``: little-endian float32, C order.
+
+    ``picture_...``: see ``types.ImageStatistics``; ``None`` in rows of a program that did not measure them.
     ``seal``: see ``seals``; ``None`` in rows of a program that had no key.
     """
 
@@ -200,17 +207,17 @@ finding = Table("finding", metadata, FindingColumns, _one_of("answer", Answer), 
 
 
 class FileColumns(TypedColumns):
-    """One version of one path: its way through the ledger, its outcome, and who it is about.
+    """One version of one path: state, outcome, and identity of the image.
 
     ``path_key`` is the path's sha256, for the indexes: a path may be longer than a Postgres index entry.
-    ``newest`` holds for one version of each path, the one last seen there. ``alone``: see ``entries.Claim``.
-    ``backlog``: it lay in the root before Preread first looked there; read after live films, outside the unread list.
-    ``outcome`` and what belongs to it are those last committed: a version that is read again keeps them until the next
-    are, and then they become a ``past_outcome``. ``answer``: of its findings the most urgent, kept here because the
-    worklist is ordered and filtered by it. Identity columns carry the names of ``domain.Identity``.
-    ``failed_...``: when it last ended its inference process or held it until the deadline, by which error, and which
-    content it had where that was known; a good end clears them.
-    ``read_at``: when the first reading of its present result was signed. ``device``, ``patient_name_key``: see
+    ``newest`` holds for one version of each path, the one last seen there. ``alone``: see ``records.Claim``.
+    ``backlog``: it lay in the root before the first start; claimed after live files, outside the unread list.
+    ``outcome`` and its columns are those last committed: a version that is read again keeps them until the next commit,
+    and then they become a ``past_outcome``. ``answer``: the most urgent answer of its findings, kept here because the
+    work list is ordered and filtered by it. Identity columns carry the names of ``types.Identity``.
+    ``failed_...``: time, error and content (if known) when it last ended its inference process or met its deadline; an
+    outcome clears them.
+    ``read_at``: time of the first signed review of its present result. ``device``, ``patient_name_key``: see
     ``core/text/search_keys.py``.
     """
 
@@ -307,34 +314,34 @@ file = Table(
         sqlite_where=text("newest"),
         postgresql_where=text("newest"),
     ),
-    # Serves the claim (live before backlog, newest first), the walk through what is unsettled, recovery and counts.
+    # Serves the claim (live before backlog, newest first), the pages of SETTLING versions, recovery and counts.
     Index(None, "state", "alone", "backlog", "id"),
     Index(None, "committed_at", "id"),
     Index(None, "device", "id"),
     Index(None, "outcome", "id"),
     Index(None, "answer", "id"),
     Index(None, "acquired_local", "id"),
-    # Serves the doctors' list of what is to be read; of a million films few are in it.
+    # Serves the work list; of a million files few are in it.
     Index(
         "ix_file_unread",
         "id",
         sqlite_where=text("read_at IS NULL AND committed_at IS NOT NULL AND backlog = 0"),
         postgresql_where=text("read_at IS NULL AND committed_at IS NOT NULL AND NOT backlog"),
     ),
-    # Serves the counts of what was set aside, by reason, on every page; the first two columns lead a planner to it.
+    # Serves the counts of quarantined files by code, on every page; the first two columns lead a planner to it.
     Index(
         "ix_file_aside",
         *("state", "newest", "code", "root_id"),
         sqlite_where=text("state = 'quarantined'"),
         postgresql_where=text("state = 'quarantined'"),
     ),
-    # Serves what fails, of which there is little.
+    # Serves failed files, of which there are few.
     Index("ix_file_failed", "failed_at", sqlite_where=_FAILED, postgresql_where=_FAILED),
 )
 
 
 class TransitionColumns(TypedColumns):
-    """One move of one file version between states; written in the transaction that made it."""
+    """One transition of one file version, written in its transaction."""
 
     id = Column(RowId, primary_key=True)
     file_id = Column(RowId, ForeignKey("file.id"), nullable=False, index=True)
@@ -350,7 +357,10 @@ transition = Table("transition", metadata, TransitionColumns)
 
 
 class PastOutcomeColumns(TypedColumns):
-    """How a file version ended before it was read again; the columns are those of ``file``."""
+    """Replaced outcome of a file version.
+
+    The columns are those of ``file``.
+    """
 
     id = Column(RowId, primary_key=True)
     file_id = Column(RowId, ForeignKey("file.id"), nullable=False, index=True)
@@ -370,11 +380,13 @@ past_outcome = Table("past_outcome", metadata, PastOutcomeColumns, _one_of("outc
 
 
 class WorkerColumns(TypedColumns):
-    """One run of one worker process; ``process_token`` tells it from a later process with the same number.
+    """One run of one worker process.
 
-    ``slots`` is how many it wants, ``slots_alive`` how many could read a film when it last wrote here.
-    ``watcher_restarts``: how often its watching for the kernel's events had to begin anew. ``previews_dropped_since``:
-    since when the previews of new films could not be kept; ``None`` while they can. ``slots_lack``: see ``Pulse``.
+    ``process_token`` tells it from a later process with the same number.
+
+    ``slots``: wanted inference processes; ``slots_alive``: those that could read a file at the last heartbeat.
+    ``watcher_restarts``: restarts of its file-system watchers. ``previews_dropped_since``: time since when previews of
+    new files could not be kept; ``None`` if they can. ``slots_lack``: see ``records.Pulse``.
     """
 
     id = Column(String(128), primary_key=True)
@@ -397,4 +409,4 @@ class WorkerColumns(TypedColumns):
 worker = Table("worker", metadata, WorkerColumns)
 
 Row = dict[str, Any]
-"""Values by column name, on their way into a table."""
+"""Values of one row by column name."""

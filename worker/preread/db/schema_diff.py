@@ -1,4 +1,4 @@
-"""Whether the tables in a database are those of this program, or differ from them only by what it need not know.
+"""Differences between the tables of a database and those of this program.
 
 Revisions are numbered, and one that only adds (tables, indexes, columns that may stay empty or have a default) takes
 the next number: a program goes on with the schema that is one number ahead of its own. A revision that an older
@@ -17,33 +17,45 @@ from sqlalchemy import Connection, MetaData, func, inspect, select, table
 from preread.db import admin_schema, review_schema
 from preread.db.schema import metadata as _own
 
-# what workers and readers meanwhile end by themselves
+# sessions end during a migration
 _PASSING = frozenset({"session"})
 assert {review_schema.account.metadata, admin_schema.activation.metadata} == {_own}, "all tables belong to one schema"
 
 
 def differences(connection: Connection) -> list[str]:
-    """Return in words what the database lacks of the tables of this program, or has in a way that hinders it.
+    """Return descriptions of what is missing or incompatible in the database.
 
-    What somebody added to them (an index, a column that may stay empty) is no matter, nor are other tables.
+    Additions that hinder nothing (an index, a nullable column, other tables) are left out.
     """
-    return [_say(change) for change in _changes(connection, _own) if change[0] == "add_index" or _hinders(change, _own)]
+    return [
+        _describe(change) for change in _changes(connection, _own) if change[0] == "add_index" or _hinders(change, _own)
+    ]
 
 
 def hindrances(connection: Connection, tables: MetaData = _own) -> list[str]:
-    """Return in words what keeps a program with these tables from working on this newer database."""
-    return [_say(change) for change in _changes(connection, tables) if _hinders(change, tables)]
+    """Return what prevents a program from using a newer database.
+
+    Args:
+        connection: to the newer database.
+        tables: those of the program.
+    """
+    return [_describe(change) for change in _changes(connection, tables) if _hinders(change, tables)]
 
 
 def rows_kept(connection: Connection) -> dict[str, int]:
-    """Count the rows of every table that a change of schema must not lose any of."""
+    """Return the number of rows of each table that a migration must keep."""
     names = inspect(connection).get_table_names()
     counted = [name for name in names if name in _own.tables and name not in _PASSING]
     return {name: connection.execute(select(func.count()).select_from(table(name))).scalar_one() for name in counted}
 
 
 def losses(connection: Connection, kept: dict[str, int]) -> list[str]:
-    """Return in words what a change of schema lost: rows of tables that are still there, and what those refer to."""
+    """Return descriptions of rows and references lost by a migration.
+
+    Args:
+        connection: after the migration.
+        kept: ``rows_kept`` before it.
+    """
     names = set(inspect(connection).get_table_names())
     now = rows_kept(connection)
     found = [
@@ -55,12 +67,15 @@ def losses(connection: Connection, kept: dict[str, int]) -> list[str]:
 
 
 def is_next(revision: str, own: str) -> bool:
-    """Tell whether a revision is numbered as the one after this program's."""
+    """Return whether a revision has the number after this program's own."""
     return revision.isdecimal() and own.isdecimal() and int(revision) == int(own) + 1
 
 
 def _changes(connection: Connection, tables: MetaData) -> Iterator[tuple[Any, ...]]:
-    """Yield what would make the database the program's: ``remove_*`` is what only the database has."""
+    """Yield Alembic's changes from the database to these tables.
+
+    ``remove_*`` stands for what only the database has.
+    """
 
     def known(name: str | None, kind: str, _parents: object) -> bool:
         return kind != "table" or name in tables.tables
@@ -78,13 +93,13 @@ def _hinders(change: tuple[Any, ...], tables: MetaData) -> bool:
         case "remove_column":
             return not (subject.nullable or subject.server_default is not None)
         case "add_index" | "remove_index":
-            return bool(subject.unique)  # any other only makes things faster
+            return bool(subject.unique)  # any other serves speed alone
         case "remove_fk":
             return any(column.name in tables.tables[subject.table.name].c for column in subject.columns)
         case _:
             return True
 
 
-def _say(change: tuple[Any, ...]) -> str:
+def _describe(change: tuple[Any, ...]) -> str:
     names = [str(getattr(part, "name", part)) for part in change[1:] if part is not None and not isinstance(part, dict)]
     return f"{change[0]} {' '.join(names[:3])}"

@@ -1,6 +1,6 @@
-"""Seals on results: keyed digests, so that an answer or a patient that is changed past the program shows.
+"""Seals on results: keyed digests that reveal changes to results.
 
-A seal is written with the result, in the same statement. Files that could not be read have none: they say nothing.
+A seal is written with the result, in the same statement. Unreadable files have no result and no seal.
 """
 
 from __future__ import annotations
@@ -27,18 +27,33 @@ FINDING_COLUMNS = ("finding", "position", "logit", "probability", "prevalence", 
 
 
 def of_result(key: Key | None, file_id: int, row: Mapping[str, Any]) -> str | None:
-    """Return the seal of a file's result: what it is, whose it is, and which answers belong to it."""
+    """Return the seal of a file's result, or ``None`` without a key.
+
+    It covers result, identity and assessment.
+
+    Args:
+        key: the key of the audit trail.
+        file_id: the file version.
+        row: its columns, at least ``RESULT_COLUMNS``.
+    """
     return _seal(key, "result", [file_id, present({name: row[name] for name in RESULT_COLUMNS})])
 
 
 def of_answers(key: Key | None, instance_id: int, bundle_id: int, findings: Iterable[Mapping[str, Any]]) -> str | None:
-    """Return the seal of an assessment: all that a bundle said of a content."""
-    rows = sorted([one[name] for name in FINDING_COLUMNS] for one in findings)
+    """Return the seal of an assessment's findings; ``None`` without a key.
+
+    Args:
+        key: the key of the audit trail.
+        instance_id: the content.
+        bundle_id: the bundle.
+        findings: rows with at least ``FINDING_COLUMNS``.
+    """
+    rows = sorted([row[name] for name in FINDING_COLUMNS] for row in findings)
     return _seal(key, "answers", [instance_id, bundle_id, rows])
 
 
 def key_of(seal: str) -> str:
-    """Return the identifier of the key that a seal was made with."""
+    """Return the identifier of the key of a seal."""
     return seal.partition(":")[0]
 
 

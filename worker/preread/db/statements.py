@@ -1,4 +1,4 @@
-"""Building blocks of statements: chunks of parameters, keyset pages, inserts that skip duplicates."""
+"""Building blocks of statements: chunks, keyset pages, inserts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def pages(query: Callable[[K], Sequence[T]], key: Callable[[T], K], after: K) ->
 def read_pages(
     engine: Engine, query: Callable[[Connection, K], Sequence[T]], key: Callable[[T], K], after: K
 ) -> Iterator[Sequence[T]]:
-    """Yield the pages of a keyset query, each read in a transaction of its own; see ``pages``.
+    """Yield the pages of a keyset query, each in a transaction of its own.
+
+    See ``pages``.
 
     Raises:
         DatabaseAway, DatabaseUnsuitable, SchemaOutdated: see ``engine.read``.

@@ -1,6 +1,6 @@
-"""How far the archives are that were handed to a fleet, and whether anybody is at work on them.
+"""Progress of archives in the fleet's queue, and the health of the fleet.
 
-Read from the queue's own tables, without Procrastinate: ``preread status`` asks on machines that do not have it.
+Read from the queue's tables without Procrastinate, as ``preread status`` runs on machines that do not have it.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ _RATE_WINDOW_S = 1800
 OPEN = ("todo", "doing")
 _ORDER_KEY = "shards"
 _KEY_BYTES = 32
-# An archive has time: a share that is away is waited for, and a shard that failed is tried again after minutes.
+# A share that is away is waited for, and a failed shard is tried again after minutes.
 _PATIENCE_S = 600.0
 _MOVES_LOOKED_AT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """How far one archive is with one bundle; shards and films by what became of their job.
+    """Progress of one archive with one bundle.
 
     Attributes:
-        root: as it is shown to people.
+        root: path of the archive, safe to print.
         bundle: ``name/version``.
-        digest: of the bundle.
-        stalled: of the shards in hand, those whose process has said nothing for ``STALLED_S``.
-        films_s: films a second over the last half hour; ``None`` while no shard has ended.
-        left_s: how long the rest takes at this rate.
+        digest: of the bundle, in hex.
+        shards, films: numbers by status of the job.
+        stalled: shards in progress whose process has sent no heartbeat for ``STALLED_S``.
+        films_s: files per second over the last half hour; ``None`` before a shard has ended.
+        left_s: seconds for the rest at this rate; ``None`` without one.
     """
 
     root: str
@@ -61,15 +62,15 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class FleetHealth:
-    """How the fleet is at one folder that no worker watches.
+    """Health of the fleet at one folder that no worker watches.
 
     Attributes:
-        shards: with all bundles, by what became of their job.
+        shards: numbers by status of the job, with all bundles.
         stalled: see ``Batch``.
-        processes: of the fleet that live, whatever folder they are at.
-        busy: one of them has a shard of some folder in hand.
-        progress_age_s: seconds since a film of it was claimed or ended, or one of its shards in hand began; while none
-            is in hand, since anything changed in the queue. ``None``: not lately.
+        processes: live processes of the fleet, for any folder.
+        busy: one of them works on a shard of some folder.
+        progress_age_s: seconds since a file of the folder was claimed or done, or a shard of it in progress began;
+            without such a shard, since anything changed in the queue. ``None`` if that was long ago.
     """
 
     shards: dict[str, int] = field(default_factory=dict)
@@ -80,11 +81,11 @@ class FleetHealth:
 
     @property
     def open(self) -> int:
-        """Shards that are not done yet."""
+        """Number of shards that are not done."""
         return sum(self.shards.get(status, 0) for status in OPEN)
 
     def troubles(self) -> Iterator[tuple[str, str]]:
-        """Yield what is not as it should be: code, and what happened."""
+        """Yield code and description of each problem."""
         age_s = self.progress_age_s
         since = "for long" if age_s is None else f"for {format_duration(age_s)}"
         if self.open and not self.processes:
@@ -99,7 +100,10 @@ class FleetHealth:
 
 
 def applied(connection: Connection) -> str | None:
-    """Return the last of Procrastinate's migrations that the queue has, ``None`` where there is no queue."""
+    """Return the last Procrastinate migration of the queue, or ``None``.
+
+    ``None`` without a queue.
+    """
     if connection.dialect.name != "postgresql":
         return None
     statement = text("SELECT obj_description(oid, 'pg_namespace') FROM pg_namespace WHERE nspname = :name")
@@ -108,7 +112,10 @@ def applied(connection: Connection) -> str | None:
 
 
 def order_key(engine: Engine) -> bytes:
-    """Return the key by which archives are cut, made once: of this database, for all machines; see ``shards.place``."""
+    """Return the key for the order of shards; see ``fleet.partition``.
+
+    Created once per database, for all machines.
+    """
     wanted = select(secret.c.value).where(secret.c.name == _ORDER_KEY)
 
     def make(connection: Connection, _again: bool) -> str:
@@ -153,7 +160,7 @@ _LAST_EVENT = f"SELECT at FROM {SCHEMA}.procrastinate_events ORDER BY id DESC LI
 
 
 def batches(connection: Connection) -> list[Batch]:
-    """Return how far each archive is, the oldest first."""
+    """Return the progress of each archive, the oldest first."""
     found: dict[tuple[int, str], list[Any]] = {}
     for row in _counts(connection):
         found.setdefault((row.root_id, row.digest), []).append(row)
@@ -161,13 +168,13 @@ def batches(connection: Connection) -> list[Batch]:
 
 
 def processes(connection: Connection) -> int:
-    """Return how many processes said within ``STALLED_S`` that they live."""
+    """Return the number of processes with a heartbeat within ``STALLED_S``."""
     count: int = connection.execute(text(_PROCESSES), {"stalled_s": STALLED_S}).scalar_one()
     return count
 
 
 def look(connection: Connection, now: datetime) -> dict[int, FleetHealth] | None:
-    """Return how the fleet is at each root of which the queue has shards; ``None`` where nothing ever was queued."""
+    """Return the health of the fleet by root id; ``None`` without a queue."""
     if applied(connection) is None:
         return None
     rows = _counts(connection)
@@ -220,7 +227,10 @@ def _batch(connection: Connection, root_id: int, digest: str, rows: list[Any]) -
 
 
 def _last_moves(connection: Connection, root_ids: set[int]) -> dict[int, datetime]:
-    """Return when a film of each root was last claimed or ended, of those among the newest moves."""
+    """Return the time of the last claim or end of a file by root id.
+
+    Among the newest transitions alone.
+    """
     t, f = schema.transition.c, schema.file.c
     newest = connection.execute(select(func.max(t.id))).scalar_one() or 0
     moves = (

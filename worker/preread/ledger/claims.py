@@ -1,4 +1,4 @@
-"""Claims of file versions: taken, renewed, given back, failed, recovered and reopened."""
+"""Claims: taken, renewed, given back, failed, recovered, reopened."""
 
 from __future__ import annotations
 
@@ -76,6 +76,7 @@ def claim(
     version are live at once, in whatever process or on whatever machine. See ``Claim.alone``.
 
     Args:
+        tx: the transaction; a ledger or an engine opens one.
         root_ids: the watched folders to claim from.
         limit: most versions to claim; none below 1.
         sources: folders whose files come after the others of their lane; after those come files that failed themselves.
@@ -120,9 +121,12 @@ def claim(
 
 @transaction
 def claim_these(tx: Transaction, file_ids: Sequence[int], bundle_id: int | None = None) -> list[Claim]:
-    """Claim those of these versions that are READY, or RETRY and due, whatever their lane; see ``claim``.
+    """Claim the READY and due versions among these, whatever their lane.
+
+    See ``claim``.
 
     Args:
+        tx: the transaction; a ledger or an engine opens one.
         file_ids: the versions.
         bundle_id: also claim versions that are DONE under another bundle; their outcome stands until the next is
             committed. ``None`` for none of them.
@@ -145,7 +149,10 @@ def claim_these(tx: Transaction, file_ids: Sequence[int], bundle_id: int | None 
 
 @query
 def owed_of(tx: Transaction, file_ids: Collection[int], bundle_id: int | None = None) -> set[int]:
-    """Return which of these versions are READY, CLAIMED or RETRY, or would be claimed for this bundle."""
+    """Return which of these versions are pending.
+
+    READY, CLAIMED or RETRY, or to be claimed for this bundle; see ``claim_these``.
+    """
     waits = (FileState.READY, FileState.CLAIMED, FileState.RETRY)
     owed = _f.state.in_(waits) | _of_another_bundle(bundle_id)
     return {
@@ -174,7 +181,10 @@ def _alone_in_flight(tx: Transaction) -> Sequence[bool]:
 
 
 def _take(tx: Transaction, file_ids: Sequence[int]) -> list[Claim]:
-    """Claim READY versions that this transaction has locked; the claims come in their order."""
+    """Claim READY versions that this transaction has locked.
+
+    The claims are in the order of the ids.
+    """
     if not file_ids:
         return []
     taken = (
@@ -259,13 +269,14 @@ def give_back(
     was_read: bool = False,
     held_slot: bool = False,
 ) -> FileState | None:
-    """Give up a claim for which the file is not to blame; its attempt is refunded.
+    """Give up a claim without fault of the file; refund its attempt.
 
     The new state: READY, or RETRY if ``retry_in_s`` is above 0; without it, ``FileChanged`` gives SETTLING and
     ``FileVanished`` MISSED or VANISHED. A version that has met nothing but such errors for 24 h is QUARANTINED with the
     last one's code. Whatever the error, SUPERSEDED if a newer version of the path is known.
 
     Args:
+        tx: the transaction; a ledger or an engine opens one.
         claim: the claim.
         why: the error, or a reason that is no fault of the file, e.g. ``"the worker stops"``.
         retry_in_s: seconds until the version is due again; 0 for at once.
@@ -312,9 +323,10 @@ def fail(
     sha256: str | None = None,
     final: bool = False,
 ) -> FileState | None:
-    """Record that the inference process ended while this worker lived; the attempt stays counted.
+    """Record a dead inference process; the attempt stays counted.
 
     Args:
+        tx: the transaction; a ledger or an engine opens one.
         claim: the claim.
         error: how the process ended.
         retry_in_s: seconds until the next attempt.
@@ -376,7 +388,7 @@ def _quarantine(tx: Transaction, claim: Claim, error: PrereadError, values: dict
 
 @transaction
 def recover_interrupted(tx: Transaction) -> int:
-    """Give back claims of workers that died on this host or stopped, and claims whose lease ran out.
+    """Give back claims of dead or stopped workers, and expired claims.
 
     The versions become READY with interruptions + 1, their attempt refunded. After three interruptions a version runs
     alone, and then its attempts stay counted: the third such death quarantines it as ``slot_crashed``. To be called at
@@ -428,11 +440,12 @@ def reopen(
     *,
     states: Collection[FileState] = (FileState.QUARANTINED,),
 ) -> int:
-    """Move newest versions to READY with no attempts and no interruptions counted.
+    """Move newest versions to READY, without attempts or interruptions.
 
     An outcome stands until the next one is committed, and becomes a past outcome then.
 
     Args:
+        tx: the transaction; a ledger or an engine opens one.
         file_ids: the versions.
         why: the reason for the history.
         states: those from which versions are moved.
@@ -452,7 +465,10 @@ def reopen(
 
 @transaction
 def acknowledge_missed(tx: Transaction, file_ids: Collection[int], why: str) -> int:
-    """Mark MISSED versions as known to a person: they stay listed without an alarm; return their number."""
+    """Mark MISSED versions as known to a person; return their number.
+
+    They stay listed without an alarm.
+    """
     missed = select(_f.id).where(_f.id.in_(list(file_ids)), _f.state == FileState.MISSED, _f.code.is_(None))
     unknown = tx.connection.execute(missed.order_by(_f.id)).scalars().all()
     return len(move(tx, unknown, FileState.MISSED, FileState.MISSED, why, code=ACKNOWLEDGED))
@@ -460,7 +476,10 @@ def acknowledge_missed(tx: Transaction, file_ids: Collection[int], why: str) -> 
 
 @transaction
 def reopen_code(tx: Transaction, root_ids: Sequence[int], code: str, why: str) -> int:
-    """Reopen the newest versions QUARANTINED with a code, e.g. ``locked`` at a start; see ``reopen``."""
+    """Reopen versions QUARANTINED with a code; return their number.
+
+    E.g. ``locked`` at a start; see ``reopen``.
+    """
     quarantined = select(_f.id).where(
         _f.state == FileState.QUARANTINED, _f.code == code, _f.newest, _f.root_id.in_(list(root_ids))
     )

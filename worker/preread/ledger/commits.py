@@ -1,4 +1,4 @@
-"""Commits of outcomes: results, refusals and unreadable files; registration of bundles.
+"""Commits of results, refusals and unreadable files; bundles.
 
 Files that ended at about the same time are committed together, with as many statements as one takes.
 Outcome, refusal and identity belong to the file version; the assessment belongs to the content (``instance``) and is
@@ -76,6 +76,7 @@ def register_bundle(tx: Transaction, *, name: str, version: str, digest: str, ma
     """Store a bundle if it is new; return its id.
 
     Args:
+        tx: the transaction; a ledger or an engine opens one.
         name: of the bundle.
         version: of the bundle.
         digest: SHA-256 of its manifest, in hex.
@@ -101,7 +102,7 @@ def register_bundle(tx: Transaction, *, name: str, version: str, digest: str, ma
 
 @query
 def what_is_known(tx: Transaction, sha256: str, bundle_digest: str) -> tuple[bool, bool]:
-    """Return whether a content was assessed with a bundle, and whether files with it were purged.
+    """Return whether a content was assessed, and whether it was purged.
 
     Header and gate suffice for what was assessed; what was purged is neither looked at nor kept.
     """
@@ -120,6 +121,7 @@ def commit(tx: Transaction, bundle_id: int, endings: Sequence[Ending]) -> list[b
     same content meanwhile, its rows are kept and this version is linked to them.
 
     Args:
+        tx: the transaction; a ledger or an engine opens one.
         bundle_id: the bundle with which the images were assessed.
         endings: of different claims; some dozen at most.
 
@@ -160,7 +162,7 @@ def commit(tx: Transaction, bundle_id: int, endings: Sequence[Ending]) -> list[b
     for (state, why, owner), moved in moves.items():
         record(tx, moved, FileState.CLAIMED, state, why, owner)
     _mark_uid_conflicts(tx.connection, _uids(kept))
-    # what no claim holds may have been written by the try before, whose answer was lost
+    # an ending without a claim may have been written by an earlier try whose answer was lost
     return [
         _key(one) in rows or (tx.is_retry and ended_as(tx.connection, one.claim) is _STATES[one.outcome])
         for one in endings
@@ -172,20 +174,26 @@ def _key(one: Ending) -> tuple[int, int]:
 
 
 def _uids(endings: Iterable[Ending]) -> set[str]:
-    """Return the SOP Instance UIDs under which the films are stored."""
+    """Return the SOP Instance UIDs under which the files are stored."""
     uids = (clean_identifier(one.facts.identity.sop_instance_uid) for one in endings if one.facts is not None)
     return {uid for uid in uids if uid is not None}
 
 
 def _lock(connection: Connection, endings: Sequence[Ending]) -> None:
-    """Have commits and purges of the same wait for each other: contents first, then UIDs, then rows, each in order."""
+    """Lock contents, then UIDs, against other commits and purges.
+
+    Rows are locked after both.
+    """
     tombstones.lock_contents(connection, [one.facts.sha256 for one in endings if one.facts is not None])
-    # of two films with one UID that are committed at the same moment, neither would see the other
+    # two files with one UID committed at the same moment would not see each other
     lock(connection, _uids(endings), _OF_UIDS)
 
 
 def _forget(tx: Transaction, endings: Sequence[Ending]) -> None:
-    """Forget the films whose bytes were purged while a slot read them: no claim holds them any more."""
+    """Turn files whose bytes were purged meanwhile into stubs.
+
+    That ends their claims.
+    """
     contents = tombstones.among_forgotten(tx.connection, [one.facts.sha256 for one in endings if one.facts is not None])
     for one in endings:
         if one.facts is not None and one.facts.sha256 in contents:
@@ -199,7 +207,7 @@ def _ended(
     instances: Mapping[str, int],
     assessments: Mapping[int, tuple[int, Answer | None]],
 ) -> tuple[FileState, str, dict[str, Any]]:
-    """Return the state in which a version ends, why, and what it holds from then on."""
+    """Return the final state of a version, the reason, and its columns."""
     values: dict[str, Any] = {"locked_since": None, **NOT_FAILED}
     if one.facts is not None:
         values |= _file_values(one.facts, instances[one.facts.sha256])
@@ -219,7 +227,9 @@ def _ended(
 
 @transaction
 def forget(tx: Transaction, claim: Claim, sha256: str) -> bool:
-    """Turn a claimed version whose bytes were purged before into a stub: IGNORED with the code ``forgotten``.
+    """Turn a claimed version whose bytes were purged before into a stub.
+
+    IGNORED with the code ``forgotten``.
 
     Returns:
         ``False`` if these bytes were not purged, or the claim was fenced.
@@ -237,7 +247,7 @@ def forget(tx: Transaction, claim: Claim, sha256: str) -> bool:
 
 
 def _instances(tx: Transaction, endings: Sequence[Ending]) -> dict[str, int]:
-    """Return the instance of each content, by its SHA-256; those that are new are stored."""
+    """Store new contents; return the instance ids by SHA-256."""
     rows: list[schema.Row] = [
         {
             "sha256": one.read.sha256,
@@ -264,7 +274,10 @@ def _instances(tx: Transaction, endings: Sequence[Ending]) -> dict[str, int]:
 def _assessments(
     tx: Transaction, bundle_id: int, endings: Sequence[Ending], instances: Mapping[str, int]
 ) -> dict[int, tuple[int, Answer | None]]:
-    """Return of each content's instance the assessment and its most urgent answer; those that are new are stored."""
+    """Store new assessments; return id and most urgent answer of each.
+
+    By instance id.
+    """
     contents = {instances[one.read.sha256]: one.content for one in reversed(endings) if one.content is not None}
     key = audit_key.of(tx.connection).for_seals(tx.connection)
     rows: list[schema.Row] = []
@@ -306,14 +319,17 @@ def _assessments(
         for row in tx.connection.execute(stored):
             said.setdefault(row.instance_id, (row.id, set()))[1].add(row.answer)
     if wanted - set(said):
-        raise LookupError("a content was to be linked to an assessment that is not there")
+        raise LookupError("there is no assessment to which a content could be linked")
     return {
         instance_id: (assessment_id, _most_urgent(answers)) for instance_id, (assessment_id, answers) in said.items()
     }
 
 
 def finding_rows(findings: Iterable[Finding], **of: int) -> list[dict[str, Any]]:
-    """What is stored of each finding, in their order; ``of`` names the row to which they belong."""
+    """Return the rows of findings in order.
+
+    ``of`` names the row to which they belong.
+    """
     return [
         {
             **of,
@@ -353,7 +369,7 @@ def _file_values(facts: FileFacts, instance_id: int) -> dict[str, Any]:
 
 
 def _mark_uid_conflicts(connection: Connection, uids: Collection[str]) -> None:
-    """Mark all files whose SOP Instance UID more than one content carries."""
+    """Mark files whose SOP Instance UID belongs to more than one content."""
     if not uids:
         return
     c = schema.file.c
@@ -367,7 +383,10 @@ def _mark_uid_conflicts(connection: Connection, uids: Collection[str]) -> None:
 
 
 def identity_values(identity: Identity) -> dict[str, Any]:
-    """Return the identity by column, safe to store: unusable text is missing, controls are escaped."""
+    """Return the identity by column, safe to store.
+
+    Unusable text is ``None``, controls are escaped.
+    """
     values: dict[str, Any] = {}
     for field in dataclasses.fields(identity):
         value = getattr(identity, field.name)
@@ -383,7 +402,9 @@ def identity_values(identity: Identity) -> dict[str, Any]:
 
 
 def acquired_local(identity: Identity) -> str | None:
-    """Return when the film was taken as 14 digits of the modality's own wall clock, to compare and sort by.
+    """Return the time of acquisition as 14 digits (YYYYMMDDhhmmss).
+
+    By the modality's clock, to compare and sort.
 
     From the acquisition date and time as far as it is given (DICOM DT, PS3.5 section 6.2), else from the study date.
     """

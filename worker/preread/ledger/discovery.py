@@ -1,4 +1,4 @@
-"""Discovery of file versions: observed, complete, empty, ignored and absent files, and counts by state."""
+"""Discovery: observed, complete, empty, ignored and absent files."""
 
 from __future__ import annotations
 
@@ -91,11 +91,12 @@ def known(tx: Transaction, root_id: int, paths: Collection[bytes]) -> dict[bytes
 
 @query
 def live_paths(tx: Transaction, root_id: int, *, after_file_id: int = 0, limit: int = 1000) -> list[tuple[int, bytes]]:
-    """Return a page of ``(file_id, path)`` that a complete scan should meet, by rising id.
+    """Return a page of paths that a complete scan should meet.
 
     Those are newest versions that are not IGNORED, MISSED or VANISHED.
 
     Args:
+        tx: the transaction; a ledger or an engine opens one.
         root_id: the watched folder.
         after_file_id: the last id of the page before; 0 for the first page.
         limit: most entries of a page; the page after the last one is empty.
@@ -106,7 +107,7 @@ def live_paths(tx: Transaction, root_id: int, *, after_file_id: int = 0, limit: 
 
 @query
 def unsettled(tx: Transaction, root_id: int, *, after_file_id: int = 0, limit: int = 500) -> list[tuple[int, bytes]]:
-    """Return a page of ``(file_id, path)`` of SETTLING versions, by rising id; see ``live_paths``."""
+    """Return a page of SETTLING versions by rising id; see ``live_paths``."""
     return _page(tx, root_id, _file.state == FileState.SETTLING, after_file_id, limit)
 
 
@@ -125,6 +126,7 @@ def counts(
     """Return the number of versions in each state.
 
     Args:
+        tx: the transaction; a ledger or an engine opens one.
         root_ids: the watched folders; ``None`` for all.
         states: those to count; each is a key of the result.
     """
@@ -152,6 +154,7 @@ def observe(
     one gets back the state of its outcome.
 
     Args:
+        tx: the transaction; a ledger or an engine opens one.
         root_id: the watched folder.
         observations: the entries.
         backlog: the root's first scan met them: new paths lay there before, and are claimed after live files. ``False``
@@ -197,7 +200,9 @@ def _insert(
     *,
     backlog: bool = False,
 ) -> int:
-    """Insert a version for each entry; return the number of rows that no other transaction had inserted.
+    """Insert a version for each entry; return the number of new rows.
+
+    Rows that another transaction has inserted are skipped.
 
     Args:
         tx: the transaction.
@@ -306,7 +311,9 @@ def _changed(tx: Transaction, root_id: int, row: Row[Any], entry: Observation) -
 
 @transaction
 def settle(tx: Transaction, versions: Collection[Version]) -> int:
-    """Move SETTLING versions that still have this size and mtime to READY; return their number.
+    """Move unchanged SETTLING versions to READY; return their number.
+
+    Unchanged: with the size and mtime of the argument.
 
     Every other version of those paths becomes SUPERSEDED; an inference process that still reads one is fenced.
     """
@@ -318,7 +325,9 @@ def settle(tx: Transaction, versions: Collection[Version]) -> int:
 
 @transaction
 def quarantine_empty(tx: Transaction, versions: Collection[Version]) -> int:
-    """Move SETTLING versions without bytes to QUARANTINED with the code ``empty``; return their number.
+    """Quarantine SETTLING versions without bytes; return their number.
+
+    QUARANTINED with the code ``empty``.
 
     The caller decides when: after 24 h, or at once if a run ends (``--once``).
     """
@@ -377,9 +386,12 @@ def _supersede_older(tx: Transaction, newer: Sequence[Row[Any]]) -> None:
 
 @transaction
 def ignore(tx: Transaction, root_id: int, observations: Collection[Observation], rule: str) -> int:
-    """Record entries that a rule leaves out; return the number of versions that became IGNORED.
+    """Record entries that a rule ignores; return the number of versions.
+
+    Those that became IGNORED.
 
     Args:
+        tx: the transaction; a ledger or an engine opens one.
         root_id: the watched folder.
         observations: the entries.
         rule: code of the rule, e.g. ``not_regular``.
@@ -399,7 +411,9 @@ def ignore(tx: Transaction, root_id: int, observations: Collection[Observation],
 
 @transaction
 def absent(tx: Transaction, root_id: int, paths: Collection[bytes]) -> int:
-    """Record paths that complete scans no longer met; return the number of versions that moved.
+    """Record absent paths; return the number of versions that moved.
+
+    To be called after complete scans.
 
     A version without an outcome becomes MISSED, one with an outcome VANISHED. Claimed versions stay as they are, and
     nothing is deleted.
@@ -423,5 +437,8 @@ def absent(tx: Transaction, root_id: int, paths: Collection[bytes]) -> int:
 
 
 def gone_state(outcome: str | None) -> FileState:
-    """Return the state of a version whose file is gone: MISSED without an outcome, else VANISHED."""
+    """Return the state of a version whose file is gone.
+
+    MISSED without an outcome, else VANISHED.
+    """
     return FileState.MISSED if outcome is None else FileState.VANISHED

@@ -1,4 +1,6 @@
-"""Sources whose images often end their inference process: derived from the ledger, read after the others.
+"""Source folders whose files often end their inference process.
+
+They are claimed after the others.
 
 A source is a folder of a root with all that lies below it. A file counts if it has lately ended its process (a crash,
 the memory limit) or held it until the deadline, and has not ended well since; after an hour without one it is forgiven.
@@ -19,9 +21,9 @@ from preread.ledger.transaction import Transaction, query
 
 RECENT = timedelta(hours=1)
 FAILURES = 3
-"""Fewer failed files in that time say nothing of a source."""
+"""Fewest failed files in that time that make a source a failing one."""
 GOOD_FOR_EACH = 9
-"""With so many good files for each failed one, or more, a source does not fail often."""
+"""Number of good files for each failed one from which a source does not count as failing."""
 _MOST_FAILURES = 1000
 _MOST_FOLDERS = 50
 # Among so many of the newest versions one of another source is looked for.
@@ -50,9 +52,11 @@ class Source:
 
 
 def lanes(sources: Sequence[Source]) -> Iterator[tuple[list[ColumnElement[bool]], bool]]:
-    """Yield the files of each lane, the first to be claimed first, and whether they come after others.
+    """Yield the conditions of each lane in order of claiming.
 
-    What has failed itself comes last, wherever it lies.
+    Each with whether it comes after others.
+
+    Files that failed themselves come last, wherever they lie.
     """
     fresh = _f.failed_at.is_(None)
     yield [fresh, *(~one.files() for one in sources)], False
@@ -62,7 +66,7 @@ def lanes(sources: Sequence[Source]) -> Iterator[tuple[list[ColumnElement[bool]]
 
 
 def was_late(connection: Connection, file_id: int, sha256: str | None) -> bool:
-    """Return whether this version, or another of this content, held its process until the deadline before."""
+    """Return whether this version or content met the deadline before."""
     same = _f.id == file_id
     if sha256 is not None:
         same |= _f.failed_sha256 == sha256
@@ -73,7 +77,9 @@ def was_late(connection: Connection, file_id: int, sha256: str | None) -> bool:
 
 @query
 def failing_sources(tx: Transaction, root_ids: Sequence[int]) -> list[Source]:
-    """Return the folders whose files lately often ended their inference process or met its deadline.
+    """Return the folders whose files lately often failed.
+
+    Failed: ended their inference process, or met its deadline.
 
     The list is empty if every folder of these roots that files came from is such a folder.
     """
@@ -95,7 +101,7 @@ def failing_sources(tx: Transaction, root_ids: Sequence[int]) -> list[Source]:
         count = failures[source] - sum(failures[one] for one in within)
         if count >= FAILURES and _good(tx, source, within, GOOD_FOR_EACH * count) < GOOD_FOR_EACH * count:
             found = [one for one in found if one not in within] + [source]
-    # where every source fails, none can go before the others
+    # if every source fails, none can go before the others
     return found if found and _has_others(tx.connection, root_ids, found) else []
 
 
@@ -107,7 +113,10 @@ def _folders(path: bytes) -> Iterator[bytes]:
 
 
 def _good(tx: Transaction, source: Source, but: Iterable[Source], most: int) -> int:
-    """Count, up to ``most``, the files of a source that lately had an outcome and have not failed."""
+    """Count the good files of a source, up to ``most``.
+
+    Good: lately had an outcome, and have not failed.
+    """
     ended = (_f.committed_at > tx.now - RECENT) & _f.failed_at.is_(None)
     good = select(_f.id).where(ended, source.files(), *(~one.files() for one in but)).limit(most)
     return tx.connection.execute(select(func.count()).select_from(good.subquery())).scalar_one()

@@ -1,6 +1,6 @@
-"""Whether the ledger agrees with itself: each promise that its rows alone can break, as a query for the breaches.
+"""Consistency checks: each invariant of the ledger as a query.
 
-None of them should ever find anything; ``preread reconcile`` shows that it is so on a living system.
+``preread reconcile`` runs them on a live system; none should find anything.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ _STRETCH = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One thing that is not as it should be.
+    """One violated invariant, or one difference between ledger and folder.
 
     Attributes:
         code: its kind; the runbook has a row for each.
-        root: the folder, safe to print; empty where none is concerned.
-        path: below the root; ``None`` where no file is concerned.
-        file_id: its version in the ledger, if there is one.
-        what: the same in a sentence, safe to print.
+        what: description, safe to print.
+        root: the folder, safe to print; empty if none is concerned.
+        path: below the root; ``None`` if no file is concerned.
+        file_id: id of the version; ``None`` without one.
     """
 
     code: str
@@ -50,7 +50,10 @@ def check(
     root_ids: Sequence[int],
     clock: Callable[[Connection], datetime] = database_now,
 ) -> list[Difference]:
-    """Return every breach in the versions of these roots, and in what belongs to no root."""
+    """Return all violations in these roots and in contents.
+
+    Contents belong to no root.
+    """
     return [*_versions(connection, root_ids), *_claims(connection, clock(connection), root_ids), *_contents(connection)]
 
 
@@ -63,7 +66,10 @@ def _versions(connection: Connection, root_ids: Sequence[int]) -> Iterator[Diffe
 
 
 def _stretches(connection: Connection, number: Column[int]) -> Iterator[ColumnElement[bool]]:
-    """Yield conditions that together cover a table: no one statement is to run for minutes over a million rows."""
+    """Yield conditions that together cover a table.
+
+    So that no statement runs for minutes over a million rows.
+    """
     last = connection.execute(select(func.max(number))).scalar_one() or 0
     for start in range(0, last, _STRETCH):
         yield (number > start) & (number <= start + _STRETCH)

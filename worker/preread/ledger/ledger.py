@@ -1,4 +1,4 @@
-"""The ledger: which file versions exist, which are pending, claimed or done. Each change of a state is a verb here.
+"""State machine of file versions; each change of a state is a verb.
 
 ::
 
@@ -31,7 +31,9 @@ from preread.ledger import claims, commits, discovery, failing_sources, registry
 
 
 class Ledger:
-    """The verbs of one worker on one database. Safe to share between threads; not across a fork.
+    """The verbs of one worker on one database.
+
+    Safe to share between threads; not across a fork.
 
     Each verb is documented where it is defined, as a function of a ``Transaction`` in place of the ledger.
 

@@ -1,4 +1,4 @@
-"""What the ledger is told and what it tells: frozen records, without a database behind them."""
+"""Immutable records that the ledger takes and returns. No I/O."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _INT64_MAX = 2**63 - 1
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One look at one directory entry.
+    """One directory entry as a scan found it.
 
     Attributes:
-        path: relative to its root, as ``os.fsencode`` gives it; never normalised or case-folded.
+        path: relative to its root, as ``os.fsencode`` gives it; neither normalised nor case-folded.
         size_bytes: ``st_size``.
-        mtime_ns: ``st_mtime_ns``; only ever compared for equality. Held within 64 bits (a hostile time stamp beyond the
-            year 2262 is clamped, so compare two observations with each other and not with a raw ``stat``).
-        inode: ``st_ino``, held within 63 bits.
-        ctime_ns: ``st_ctime_ns``: a change of rights shows in nothing else. No part of the comparison of two looks.
+        mtime_ns: ``st_mtime_ns``, clamped to 64 bits (a time beyond the year 2262) and compared for equality alone;
+            compare two observations with each other, not with a raw ``stat``.
+        inode: ``st_ino``, its lowest 63 bits.
+        ctime_ns: ``st_ctime_ns``, the only trace of changed rights; not compared by ``==``.
     """
 
     path: bytes
@@ -48,12 +48,20 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version of one path, as the ledger has it. Times are aware, UTC, by the database's clock.
+    """One version of one path.
+
+    Times are aware UTC datetimes by the database's clock.
 
     Attributes:
-        settled_at: when it was READY for the first time; ``None`` while it never was.
-        code: why it is QUARANTINED or refused, or the rule for which it is IGNORED.
-        backlog: it lay in the root before Preread first looked there.
+        file_id: id of the version.
+        root_id: id of its watched folder.
+        path: relative to its root; see ``Observation``.
+        size_bytes, mtime_ns, inode, ctime_ns: of the file; see ``Observation``.
+        state: its state.
+        code: of the quarantine or refusal, or of the rule by which it is IGNORED; ``None`` without one.
+        first_seen_at: time of the first observation.
+        settled_at: time when it was READY for the first time; ``None`` before.
+        backlog: it lay in the root before the first start.
     """
 
     file_id: int
@@ -70,14 +78,16 @@ class Version:
     ctime_ns: int | None = None
 
     def matches(self, observation: Observation) -> bool:
-        """Tell whether the observation shows this very version (equal size and modification time)."""
+        """Return whether the observation has this version's size and mtime."""
         return (self.size_bytes, self.mtime_ns) == (observation.size_bytes, observation.mtime_ns)
 
     def is_another_file(self, observation: Observation) -> bool:
-        """Tell whether a file of this size and time took the place of the one that was read, as when names are swapped.
+        """Return whether another file of equal size and time took its place.
 
-        Both inode and change time must differ: a share may number its files anew at each mount, and a change of rights
-        changes no bytes.
+        As by swapped names.
+
+        Both inode and change time must differ: a share may renumber its files at each mount, and changed rights change
+        no bytes.
         """
         known = self.inode != 0 and self.ctime_ns is not None
         return known and self.inode != observation.inode and self.ctime_ns != observation.ctime_ns
@@ -85,11 +95,12 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class RootPulse:
-    """How a worker finds one of its roots.
+    """State of a watched folder as its worker finds it.
 
     Attributes:
-        moves: its look at the folder went on since the last pulse.
-        fault: why the folder, or a part of it, cannot be listed now; ``None`` when it can.
+        root_id: id of the folder.
+        moves: scanning made progress since the last pulse.
+        fault: why the folder, or a part of it, cannot be listed now; ``None`` if it can.
     """
 
     root_id: int
@@ -99,15 +110,16 @@ class RootPulse:
 
 @dataclass(frozen=True, slots=True)
 class Pulse:
-    """What a worker says of itself beside that it lives.
+    """Status of a worker, reported with its heartbeat.
 
     Attributes:
         scan_interval_s: seconds from one full scan of a root to the next.
-        slots: how many slots it wants.
-        slots_alive: how many of them could read a film now.
-        watcher_restarts: how often watching for the kernel's events had to begin anew, in all its roots together.
-        previews_dropped: the last preview that was asked for could not be kept.
-        slots_lack: what confines slots and is not to be had here; see ``confinement``.
+        slots: number of inference processes that it should have.
+        slots_alive: number of them that can read a file now.
+        roots: its watched folders.
+        watcher_restarts: number of restarts of the file-system watchers, of all its roots together.
+        previews_dropped: the last preview could not be kept.
+        slots_lack: names of means of confinement that are not available here; see ``confinement``.
     """
 
     scan_interval_s: float
@@ -121,17 +133,23 @@ class Pulse:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to read one file version and to commit what it holds, until its lease runs out.
+    """The right to read one version and commit its outcome.
+
+    It holds until its lease runs out.
 
     Attributes:
+        file_id: id of the version.
+        root_id: id of its watched folder.
+        path: relative to its root; see ``Observation``.
+        size_bytes, mtime_ns: of the file; see ``Observation``.
         epoch: grows with every claim of this version; a commit with an older epoch is fenced.
-        attempts: slot deaths that still count, this attempt included (1 for the first).
-        interruptions: deaths of a whole worker while this version was claimed.
-        alone: it took part in three deaths of a worker: run it with nothing else in flight. The ledger hands it out
-            only while this worker holds no other claim, and hands out nothing beside it.
-        settled_for_s: how long ago the version had settled when it was claimed.
-        forgets: films were purged from this database, and what this one holds may be among them.
-        failed: it ended its inference process, or held it until the deadline, since it was to be read.
+        attempts: attempts that count, this one included (1 for the first).
+        interruptions: deaths of a worker while it held a claim of this version.
+        alone: the version took part in three deaths of a worker and must run with nothing else in flight. It is claimed
+            only while this worker holds no other claim, and nothing is claimed beside it.
+        settled_for_s: seconds between the version's completion and this claim.
+        forgets: files were purged from this database, and the content of this one may be among them.
+        failed: it ended an inference process or met its deadline since it is pending.
     """
 
     file_id: int
@@ -150,14 +168,16 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What reading a file told of the version and of its bytes, whatever its outcome.
+    """Facts about a version and its bytes, whatever its outcome.
 
     Attributes:
         sha256: lower-case hex digest of exactly the bytes that were read.
-        identity: from the tags or the root's path pattern; belongs to the file version.
-        format: ``DICOM``, ``JPEG``, ``PNG``, or ``""`` where it was not recognised.
-        population: what the root declared when the file was read.
-        gate_caveats: of the intended-use gate, for this version under this declaration.
+        identity: from the data elements or the root's path pattern; belongs to the file version.
+        format: ``DICOM``, ``JPEG``, ``PNG``, or ``""`` if it was not recognised.
+        transfer_syntax_uid: of a DICOM file (PS3.5 section 10); ``None`` for others.
+        rows, columns: of the image in pixels; ``None`` if unknown.
+        population: the declared population of the root when the file was read.
+        gate_caveats: of the intended use, for this version under this declaration.
         ms: milliseconds from opening the file to its outcome.
     """
 
@@ -174,13 +194,14 @@ class FileFacts:
 
 @dataclass(frozen=True, slots=True)
 class ContentAssessment:
-    """What a bundle says of some bytes; kept once per content and bundle.
+    """Result of one bundle for one content, stored once for both.
 
     Attributes:
-        pixel_caveats: what the pixel path had to assume.
-        decoder: name and version of what decoded the pixel data.
-        activation_map: float32, 2 or 3 axes, e.g. [7, 7, 1].
-        picture: of what the network saw.
+        findings: in the bundle's order.
+        pixel_caveats: assumptions of decoding and rendering.
+        decoder: name and version of the decoder of the pixel data.
+        activation_map: float32 [rows, columns] or [rows, columns, findings], e.g. [7, 7, 1].
+        picture: statistics of the network's input; ``None`` if not measured.
     """
 
     findings: tuple[Finding, ...]
@@ -192,12 +213,14 @@ class ContentAssessment:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How a claim ends: the outcome of its film.
+    """Outcome of a claimed file.
 
     Attributes:
-        facts: ``None`` only where no bytes were read, and so the film is unreadable.
-        code, reason: why it is refused or unreadable; of what is assessed neither.
-        content: ``None`` unless it is assessed, and where these bytes were assessed before.
+        claim: the claim that ends.
+        outcome: assessed, refused or unreadable.
+        facts: ``None`` if no bytes were read, for unreadable files alone.
+        code, reason: of a refusal or an unreadable file; ``None`` if it was assessed.
+        content: the new assessment; ``None`` for other outcomes, or if these bytes were assessed before.
     """
 
     claim: Claim
@@ -209,10 +232,10 @@ class Ending:
 
     def __post_init__(self) -> None:
         if self.facts is None and self.outcome is not Outcome.UNREADABLE:
-            raise ValueError("an outcome that needs bytes came without any")
+            raise ValueError(f"the outcome {self.outcome} needs facts about the bytes")
 
     @property
     def read(self) -> FileFacts:
-        """The facts, where they are known to be there."""
+        """Facts of an outcome that has them."""
         assert self.facts is not None
         return self.facts

@@ -1,4 +1,4 @@
-"""Watched folders and workers: registration, heartbeats, scans, and which workers are alive.
+"""Watched folders and workers: registration, heartbeats, liveness.
 
 A worker writes into its row, and into those of its roots, every few seconds; ``preread.monitoring.health`` reports rows
 that nobody has written for a while.
@@ -45,6 +45,7 @@ def register_root(
     What was assessed stands, with the declaration under which it was.
 
     Args:
+        tx: the transaction; a ledger or an engine opens one.
         path: absolute, as ``os.fsencode`` gives it.
         population: whom the folder's images show, as declared.
         path_pattern: pattern by which paths give the identity of an image; ``None`` for none.
@@ -89,14 +90,20 @@ def _reopen_refused(tx: Transaction, path: bytes, population: Population, path_p
 
 @transaction
 def scan_started(tx: Transaction, root_id: int) -> bool:
-    """Record that a full scan of a root began; return whether its existing files are still to be taken in."""
+    """Record the start of a full scan; return whether it is the first.
+
+    The first scan takes in the root's existing files.
+    """
     started = update(schema.root).where(_root.id == root_id).values(last_scan_started_at=tx.now)
     return tx.connection.execute(started.returning(_root.counted_at)).scalar_one() is None
 
 
 @transaction
 def existing_counted(tx: Transaction, root_id: int) -> None:
-    """Record that a root's existing files were taken in: what a later scan finds is new."""
+    """Record that a root's existing files were taken in.
+
+    Files that a later scan finds are new.
+    """
     tx.connection.execute(update(schema.root).where(_root.id == root_id).values(counted_at=tx.now))
 
 
@@ -138,9 +145,12 @@ def _store_root_pulse(tx: Transaction, root: RootPulse) -> None:
 
 @transaction
 def heartbeat(tx: Transaction, pulse: Pulse | None = None) -> None:
-    """Record that this worker is alive, and its status; claims of a dead worker are recovered.
+    """Record that this worker is alive, and its status.
+
+    Claims of a dead worker are recovered.
 
     Args:
+        tx: the transaction; a ledger or an engine opens one.
         pulse: the worker's status and that of its roots; ``None`` leaves them as they are.
     """
     this_worker = _worker.id == tx.worker_id
@@ -183,12 +193,17 @@ def _program_version() -> str:
 
 @transaction
 def stop(tx: Transaction) -> None:
-    """Mark this worker as stopped; claims that it still holds can be recovered at once."""
+    """Mark this worker as stopped.
+
+    Claims that it still holds can be recovered at once.
+    """
     tx.connection.execute(update(schema.worker).where(_worker.id == tx.worker_id).values(stopped_at=tx.now))
 
 
 def may_run(worker: Row[Any]) -> bool:
-    """Return whether a worker may still run: not stopped and, if on this host, a live process.
+    """Return whether a worker may still run.
+
+    Not stopped and, if on this host, a live process.
 
     Args:
         worker: a row of the table ``worker``.
@@ -211,7 +226,10 @@ def is_silent(worker: Row[Any], now: datetime, patience: timedelta) -> bool:
 
 
 def dead_owners(connection: Connection) -> list[str]:
-    """Return the ids of workers that hold claims although they stopped or, on this host, no longer run."""
+    """Return the ids of dead or stopped workers that hold claims.
+
+    A worker on another host counts as alive until it is stopped.
+    """
     holders = select(_file.owner).where(_file.state == FileState.CLAIMED).distinct()
     found = connection.execute(select(schema.worker).where(_worker.id.in_(holders)))
     return [row.id for row in found if not may_run(row)]
@@ -221,7 +239,9 @@ def dead_owners(connection: Connection) -> list[str]:
 
 
 def this_host() -> str:
-    """Return a name under which process numbers mean the same: host, boot and process-number namespace.
+    """Return the name of host, boot and process-number namespace.
+
+    Process numbers mean the same under one name.
 
     Two containers, or one host before and after a restart, have different names; a dead worker of another name is
     recovered when its lease runs out.
@@ -235,7 +255,9 @@ def this_host() -> str:
 
 
 def process_token(pid: int) -> str | None:
-    """Return what tells this process from a later one with its number (its start in clock ticks after boot).
+    """Return the start of a process in clock ticks after boot.
+
+    It tells the process from a later one with the same number.
 
     ``None`` when there is no such process or it only waits to be reaped. Without ``/proc``: ``""`` for a live one.
     """

@@ -1,6 +1,6 @@
-"""What an operator looks after: films that were set aside, films that were missed, and what is to be read again.
+"""Queries for quarantined, missed and requeueable file versions.
 
-Queries only; what changes a state is a verb of the ledger.
+Queries only; states are changed by the verbs of the ledger.
 """
 
 from __future__ import annotations
@@ -29,11 +29,16 @@ _MAY_BE_WHOLE = UNREAD_CODES | {SlotError.code, *(kind.code for kind in SlotErro
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which newest versions; every condition that is set must hold.
+    """Conditions on newest versions; each that is not ``None`` must hold.
 
     Attributes:
-        paths: absolute, ``os.fsencode``d: these files, and everything below these folders.
-        unknown_only: of MISSED versions, those that nobody acknowledged and that no new name explains.
+        file_ids: ids of versions.
+        paths: absolute, as ``os.fsencode`` gives them: these files, and all files below these folders.
+        states: states of versions.
+        code: code of a quarantine or refusal.
+        outcome: outcome of versions.
+        root_ids: ids of watched folders.
+        unknown_only: MISSED versions alone that are neither acknowledged nor known under a new name.
     """
 
     file_ids: tuple[int, ...] | None = None
@@ -47,7 +52,10 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One version; texts are safe to print. ``since``: when it came into its state."""
+    """One version of a selection; texts are safe to print.
+
+    ``since``: time of its last transition.
+    """
 
     file_id: int
     root_text: str
@@ -64,7 +72,7 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """How many versions share state, outcome and code."""
+    """Number of versions with the same state, outcome and code."""
 
     state: FileState
     outcome: Outcome | None
@@ -73,18 +81,21 @@ class Group:
 
 
 def worth_a_look(code: str) -> bool:
-    """Tell whether what is quarantined with this code may be a whole film that nothing but its surroundings hid."""
+    """Return whether a file quarantined with this code may be intact.
+
+    The fault lay outside the file.
+    """
     return code in _MAY_BE_WHOLE
 
 
 def root_id_of(engine: Engine, path: bytes) -> int | None:
-    """Return the id of a watched folder, ``None`` where the database does not know it."""
+    """Return the id of a watched folder; ``None`` if it is unknown."""
     wanted = select(_root.id).where(_root.path_key == path_key(absolute(path)))
     return read(engine, lambda connection: connection.execute(wanted).scalar_one_or_none())
 
 
 def groups(engine: Engine, selection: Selection) -> list[Group]:
-    """Count the versions of a selection."""
+    """Return the numbers of versions by state, outcome and code."""
     grouped = (_file.state, _file.outcome, _file.code)
 
     def body(connection: Connection) -> list[Group]:
@@ -123,9 +134,9 @@ def entries(engine: Engine, selection: Selection, *, after_file_id: int = 0, lim
 
 
 def count_missed(connection: Connection, root_ids: Collection[int]) -> int:
-    """Count the films that went away before they were read, without those that somebody acknowledged.
+    """Return the number of MISSED versions that nobody acknowledged.
 
-    A version whose inode, size and time lie under another name by now was renamed, not missed.
+    A version whose inode, size and time lie under another name was renamed, not missed.
     """
     which = (_file.state == FileState.MISSED, _unexplained(), _file.root_id.in_(list(root_ids)))
     return connection.execute(select(func.count()).select_from(schema.file).where(*which)).scalar_one()

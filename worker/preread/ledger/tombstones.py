@@ -1,9 +1,9 @@
-"""How a film is forgotten: its rows go, and a stub without name, path or content stays, by which it is known again.
+"""Purged files: deleted rows, and stubs that recognise the files.
 
-A stub is an IGNORED version with the code ``forgotten``. Its path's key is keyed (HMAC-SHA-256), so that a scan that
-meets the path knows it and nobody reads it back; the content's keyed hash is a row of ``tombstone``, so that the same
-bytes under another name are known when a slot has read them. The key lies in the table ``secret``. Signed readings are
-deleted only where that is asked for; without, they and the answers that they are about stay, and say no patient.
+A stub is an IGNORED version with the code ``forgotten``. Its path's key is keyed (HMAC-SHA-256), so that a scan
+recognises the path and nobody can read it back; the content's keyed hash is a row of ``tombstone``, so that the same
+bytes under another name are recognised once they are read. The key lies in the table ``secret``. Signed reviews are
+deleted only on request; otherwise they and the results that they are about remain, and name no patient.
 """
 
 from __future__ import annotations
@@ -51,36 +51,39 @@ _f, _i, _a, _past = schema.file.c, schema.instance.c, schema.assessment.c, schem
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """The key of this database's tombstones."""
+    """Key of a database's tombstones, with keyed digests (HMAC-SHA-256)."""
 
     value: bytes
 
     def content(self, sha256: str) -> str:
-        """Return what stands for a content."""
+        """Return the keyed digest of a content, in hex."""
         return self._digest(b"content", sha256.encode()).hex()
 
     def path(self, path: bytes) -> bytes:
-        """Return what stands for a path below its root: 32 bytes."""
+        """Return the keyed digest of a path below its root: 32 bytes."""
         return self._digest(b"path", path)
 
     def version(self, root: bytes, path: bytes, size_bytes: int, mtime_ns: int) -> str:
-        """Return what stands for one version of one path, in whatever database."""
+        """Return the keyed digest of one version of one path, in hex.
+
+        The same in every database with this key.
+        """
         return self._digest(b"version", root, path, str(size_bytes).encode(), str(mtime_ns).encode()).hex()
 
     def _digest(self, *parts: bytes) -> bytes:
-        # no part can run into the next: each is hashed by itself first
+        # each part is hashed by itself, so that no part can run into the next
         message = b"".join(hashlib.sha256(part).digest() for part in parts)
         return hmac.new(self.value, message, hashlib.sha256).digest()
 
 
 @dataclass(slots=True)
 class Forgotten:
-    """What one transaction did.
+    """Counts of one transaction that purged file versions.
 
     Attributes:
-        films: file versions that are stubs now.
-        readings, readings_kept: signed readings that were deleted, and that stayed.
-        contents: SHA-256 of what no film holds any more.
+        films: file versions that became stubs.
+        readings, readings_kept: signed reviews that were deleted, and that remained.
+        contents: SHA-256 of contents that no file holds any more, in hex.
     """
 
     films: int = 0
@@ -90,18 +93,18 @@ class Forgotten:
 
 
 def key_value() -> ScalarSelect[Any]:
-    """Return what selects the key as it is stored."""
+    """Return the subquery for the stored key, in hex."""
     return select(secret.c.value).where(secret.c.name == KEY_NAME).scalar_subquery()
 
 
 def load_key(connection: Connection) -> Key | None:
-    """Return the key; ``None`` while nothing was ever forgotten."""
+    """Return the key; ``None`` if nothing was ever purged."""
     value = connection.execute(select(key_value())).scalar_one()
     return None if value is None else Key(bytes.fromhex(value))
 
 
 def among_forgotten(connection: Connection, sha256s: Iterable[str]) -> set[str]:
-    """Return those of the contents that were purged."""
+    """Return those of the contents (SHA-256, in hex) that were purged."""
     key = load_key(connection)
     if key is None:
         return set()
@@ -114,19 +117,24 @@ def among_forgotten(connection: Connection, sha256s: Iterable[str]) -> set[str]:
 
 @query
 def is_left_behind(tx: Transaction, file_id: int, sha256: str) -> bool:
-    """Return whether a version was purged and no file holds these bytes: a preview of them must be deleted."""
+    """Return whether a purged version's preview must be deleted.
+
+    That is so if no file holds these bytes any more.
+    """
     stub = select(_f.id).where(_f.id == file_id, _f.state == FileState.IGNORED, _f.code == FORGOTTEN)
     held = select(_i.id).where(_i.sha256 == sha256)
     return tx.connection.execute(stub).first() is not None and tx.connection.execute(held).first() is None
 
 
 def forget(tx: Transaction, key: Key, file_ids: Collection[int], why: str, *, readings: bool) -> Forgotten:
-    """Turn these file versions into stubs; those that are stubs already are passed over.
+    """Turn file versions into stubs; those that are stubs already are skipped.
 
     Args:
-        file_ids: some hundred at most.
-        why: for the history.
-        readings: delete what was signed about them, too.
+        tx: the transaction.
+        key: the key of the tombstones.
+        file_ids: the versions, a few hundred at most.
+        why: the reason for the history.
+        readings: delete the signed reviews about them, too.
     """
     lock_contents(tx.connection, _contents_of(tx.connection, file_ids))
     stub = (_f.state == FileState.IGNORED) & (_f.code == FORGOTTEN)
@@ -139,7 +147,7 @@ def forget(tx: Transaction, key: Key, file_ids: Collection[int], why: str, *, re
         return done
     past = select(_past.instance_id).where(_past.file_id.in_(ids))
     contents = {*tx.connection.execute(past).scalars(), *(row.instance_id for row in rows)} - {None}
-    # the triggers on what is signed let these go, in this transaction alone
+    # the triggers on signed reviews allow their deletion, in this transaction alone
     tx.connection.execute(insert(forgetting), [{"file_id": one} for one in ids])
     signed = tx.connection.execute(select(reading.c.id).where(reading.c.file_id.in_(ids))).scalars().all()
     if readings:
@@ -149,7 +157,7 @@ def forget(tx: Transaction, key: Key, file_ids: Collection[int], why: str, *, re
     else:
         done.readings_kept = len(signed)
     if signed:
-        # what they add up to has changed; nobody may write down meanwhile what was counted before
+        # the tallies of these reviews are void; no transaction may store one that it counted before
         lock_contents(tx.connection, [TALLY_LOCK])
         blocks = {one // READINGS_A_BLOCK for one in signed}
         tx.connection.execute(delete(tally).where(tally.c.block.in_(blocks)))
@@ -167,14 +175,14 @@ def forget(tx: Transaction, key: Key, file_ids: Collection[int], why: str, *, re
 
 
 def lock_contents(connection: Connection, sha256s: Iterable[str]) -> None:
-    """Have commits and purges of one content wait for each other; take it before any row. SQLite has one writer."""
+    """Lock contents against other commits and purges, before any row."""
     lock(connection, set(sha256s), _OF_CONTENTS)
 
 
 @transaction
 def bury(tx: Transaction, digests: Sequence[str]) -> None:
-    """Note contents as forgotten, given by ``Key.content``."""
-    lock_contents(tx.connection, digests)  # a page that starts replays what a purge is writing down at this moment
+    """Store the digests of purged contents; see ``Key.content``."""
+    lock_contents(tx.connection, digests)  # a page that starts may replay the journal that a purge is writing
     c = tombstone.c
     there = set(tx.connection.execute(select(c.digest).where(c.digest.in_(digests))).scalars())
     rows = [{"digest": one, "at": tx.now} for one in sorted(set(digests) - there)]
@@ -190,7 +198,7 @@ def _make_stub(tx: Transaction, key: Key, row: Row[Any]) -> None:
     same_path = (_f.root_id == row.root_id) & (_f.path_key == hidden["path_key"])
     newest = row.newest
     if newest:
-        # this path stands for nothing else any more: its older versions, whosever they are, lose it too
+        # older versions of the path lose it as well
         older = (_f.root_id == row.root_id) & (_f.path_key == row.path_key) & (_f.id != row.id)
         for other in tx.connection.execute(select(_f.id, _f.size_bytes, _f.mtime_ns).where(older)).all():
             _make_room(tx.connection, key, same_path, other)
@@ -210,7 +218,7 @@ def _make_stub(tx: Transaction, key: Key, row: Row[Any]) -> None:
         "attempts": 0,
         "interruptions": 0,
         "alone": False,
-        "epoch": row.epoch + 1,  # a slot that reads it at this moment is fenced
+        "epoch": row.epoch + 1,  # an inference process that reads it now is fenced
         "first_seen_at": tx.now,
         "changed_at": tx.now,
         "research": False,
@@ -222,7 +230,10 @@ def _make_stub(tx: Transaction, key: Key, row: Row[Any]) -> None:
 
 
 def _make_room(connection: Connection, key: Key, same_path: ColumnElement[bool], row: Any) -> None:
-    """Give way to ``row`` where a stub stands for this very version: it was forgotten before and came back."""
+    """Move a stub of this very version aside.
+
+    The file was purged before and came back.
+    """
     there = same_path & (_f.size_bytes == row.size_bytes) & (_f.mtime_ns == row.mtime_ns) & (_f.id != row.id)
     for stub_id in connection.execute(select(_f.id).where(there)).scalars().all():
         aside = {"path_key": key.path(b"stub %d" % stub_id), "newest": True}
@@ -240,7 +251,10 @@ def _contents_of(connection: Connection, file_ids: Collection[int]) -> set[str]:
 
 
 def _drop_contents(connection: Connection, instance_ids: Sequence[int]) -> list[str]:
-    """Delete what no film holds; answers that a kept reading is about stay. Return the SHA-256 of these contents."""
+    """Delete contents that no file holds; return their SHA-256.
+
+    Results of kept reviews stay.
+    """
     held = or_(exists().where(_f.instance_id == _i.id), exists().where(_past.instance_id == _i.id))
     free_ones = select(_i.id, _i.sha256).where(_i.id.in_(instance_ids), ~held).order_by(_i.id)
     rows = connection.execute(free_ones.with_for_update()).all()

@@ -1,4 +1,4 @@
-"""Transactions of the ledger: decorators that turn a function into a verb of ``Ledger``.
+"""Decorators that turn functions into verbs of the ledger.
 
 A verb is written once, where its SQL is, as a function of a ``Transaction``. Called with a ledger or an engine, it runs
 in a transaction of its own; called with a ``Transaction``, it takes part in that one.
@@ -22,7 +22,10 @@ T = TypeVar("T")
 
 
 class Worker(Protocol):
-    """The worker for which a verb runs, and its database; see ``Ledger`` for the attributes."""
+    """The worker for which a verb runs, and its database.
+
+    See ``Ledger`` for the attributes.
+    """
 
     engine: Engine
     worker_id: str
@@ -57,7 +60,10 @@ class Transaction:
 
     @classmethod
     def of(cls, source: Worker | Engine, connection: Connection, token: str = "", *, is_retry: bool = False) -> Self:
-        """Return the transaction of a connection, in the name of a worker if ``source`` is one."""
+        """Return the transaction of a connection.
+
+        In the name of a worker if ``source`` is one.
+        """
         if isinstance(source, Engine):
             return cls(connection, token=token, is_retry=is_retry)
         return cls(connection, source.clock, source.worker_id, source.lease_s, token, is_retry)

@@ -1,4 +1,4 @@
-"""State transitions of file versions: compare-and-set updates, each with a ``transition`` row."""
+"""State transitions: compare-and-set updates with ``transition`` rows."""
 
 from __future__ import annotations
 
@@ -52,7 +52,9 @@ _LOCKS = text(
 
 
 def lock(connection: Connection, names: Collection[str], kind: int) -> None:
-    """Take an advisory lock on each name until the transaction ends; on SQLite there is one writer anyway.
+    """Take an advisory lock on each name until the transaction ends.
+
+    SQLite has one writer anyway.
 
     Args:
         connection: in a transaction.
@@ -135,13 +137,16 @@ def move(
 
 
 def held(claim: Claim) -> ColumnElement[bool]:
-    """Return the condition that the version is CLAIMED under this claim's epoch."""
+    """Return the condition that a version is CLAIMED by this claim."""
     columns = schema.file.c
     return (columns.id == claim.file_id) & (columns.state == FileState.CLAIMED) & (columns.epoch == claim.epoch)
 
 
 def leave_claim(tx: Transaction, claim: Claim, to_state: FileState, why: str, **values: Any) -> bool:
-    """End a claim with a new state and other columns; return ``False``, without a change, if it was fenced."""
+    """End a claim with a new state; return ``False`` if it was fenced.
+
+    Then nothing is changed.
+    """
     columns = schema.file.c
     here = select(columns.owner, columns.outcome).where(held(claim)).with_for_update()
     owner = tx.connection.execute(here).one_or_none()
@@ -158,7 +163,10 @@ def leave_claim(tx: Transaction, claim: Claim, to_state: FileState, why: str, **
 
 
 def keep_outcomes(tx: Transaction, file_ids: Sequence[int]) -> None:
-    """Copy outcomes that are about to be replaced to ``past_outcome``; versions without one are skipped."""
+    """Copy outcomes that are about to be replaced to ``past_outcome``.
+
+    Versions without an outcome are skipped.
+    """
     columns = schema.file.c
     kept = [columns[name] for name in (*_KEPT, "committed_at")]
     for batch in chunks(sorted(set(file_ids))):
@@ -173,7 +181,9 @@ def keep_outcomes(tx: Transaction, file_ids: Sequence[int]) -> None:
 
 
 def read_with(values: Mapping[str, Any]) -> ScalarSelect[datetime]:
-    """Return the expression for ``read_at`` of a changed result: the time of its first review, or ``NULL``.
+    """Return the expression for ``read_at`` of a changed result.
+
+    The time of its first review, or ``NULL``.
 
     Args:
         values: columns that the version is about to get; others keep their value.
