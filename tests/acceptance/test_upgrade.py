@@ -11,6 +11,7 @@ import json
 import os
 import re
 import signal
+import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.request import Request, urlopen
 
 import pytest
 from sqlalchemy import Connection, create_engine, inspect
@@ -25,6 +27,7 @@ from sqlalchemy import Connection, create_engine, inspect
 from deploy.tags import Release
 from preread_training.data import phantoms
 from tests.support import releases
+from tests.support.ports import PortReservations
 from tests.support.releases import Preread
 
 if TYPE_CHECKING:
@@ -228,23 +231,21 @@ WAITING = [f"waiting-{number}.dcm" for number in range(4)]
 ENDED = Counter(done=26, quarantined=4, ignored=2, superseded=1, vanished=1, missed=1)
 
 
-def film(seed: int, **elements: object) -> bytes:
+def image(seed: int, **elements: object) -> bytes:
     return phantoms.to_dicom(phantoms.draw_chest(seed), phantoms.Encoding(), seed, **elements)
 
 
-def film_that_ends_in_zeros(seed: int) -> bytes:
-    """Return a film that a worker reads a second time after a minute: it may have been incomplete."""
+def image_that_ends_in_zeros(seed: int) -> bytes:
+    """Return an image that a worker reads a second time after a minute: it may have been incomplete."""
     pixels = phantoms.draw_chest(seed)
     pixels[-128:] = 0
     return phantoms.to_dicom(pixels, phantoms.Encoding(), seed)
 
 
-def sign(program: Preread, film_id: int, verdict: str, *more: str) -> int:
-    arguments = ("review", "sign", str(film_id), "--reader", "ann", "--verdict", verdict, *more)
-    said = program.call(*arguments, stdin=PASSWORD).stderr
-    signed = re.search(r"reading (\d+) of film", said)
-    assert signed, said
-    return int(signed[1])
+def sign(site: Site, program: Preread, file_id: int, verdict: str, *more: str) -> int:
+    """Sign a review as the reader ``ann`` and return its number."""
+    program.call("review", "sign", str(file_id), "--reader", "ann", "--verdict", verdict, *more, stdin=PASSWORD)
+    return int(site.query("SELECT max(id) FROM reading")[0][0])
 
 
 def answers_in(results: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -258,46 +259,51 @@ def assessed(program: Preread) -> dict[str, dict[str, Any]]:
     return answers_in(program.records("results", "--limit", "0"))
 
 
-def fill(site: Site, eventually: Callable[..., None]) -> None:
-    """Let the release work: results, refusals, quarantined files, readings, a purge, and a worker killed at work."""
+def fill(site: Site, eventually: Callable[..., None]) -> str:
+    """Let the release work: results, refusals, quarantined files, reviews, a purge, and a worker killed at work.
+
+    Returns:
+        The token of a program that uses the API.
+    """
     old, inbox = site.old, site.inbox
     phantoms.write_examples(inbox)
-    truncated = film(70)
+    truncated = image(70)
     for name, content in {
         "letter.dcm": b"a letter",
         "truncated.dcm": truncated[: len(truncated) // 2],
         "empty.png": b"",
         "Thumbs.db": b"of a desktop",
-        "purged.dcm": film(71, PatientID="P-71", StudyInstanceUID="2.25.71"),
-        "replaced.dcm": film(72),
-        "removed.dcm": film(73),
+        "purged.dcm": image(71, PatientID="P-71", StudyInstanceUID="2.25.71"),
+        "replaced.dcm": image(72),
+        "removed.dcm": image(73),
     }.items():
         (inbox / name).write_bytes(content)
     old.call("db", "upgrade")
     old.call("users", "add", "ann", "--role", "reader", stdin=PASSWORD)
-    old.call("users", "add", "pacs", "--role", "service")
+    token = old.call("users", "add", "pacs", "--role", "service").stdout.strip()
     old.call("run", "--once")
     assert site.states() == {"done": 24, "quarantined": 3, "ignored": 1}
 
     answers = assessed(old)
-    first = sign(old, answers["phantom-explicit.dcm"]["id"], "rejected", "--finding", "pneumonia=present")
+    first = sign(site, old, answers["phantom-explicit.dcm"]["id"], "rejected", "--finding", "pneumonia=present")
     corrects = ("--corrects", str(first), "--finding", "pneumonia=absent", "--comment", "Erkältung, λ < 1")
-    sign(old, answers["phantom-explicit.dcm"]["id"], "accepted", *corrects)
+    sign(site, old, answers["phantom-explicit.dcm"]["id"], "accepted", *corrects)
     old.call("purge", "--patient", "-", "--yes", stdin="P-71\n")
     crash(site, eventually)
+    return token
 
 
 def crash(site: Site, eventually: Callable[..., None]) -> None:
     """Kill a worker of the release, and its inference process, while there are files of every state."""
     inbox = site.inbox
     with site.old.running("run", log=site.folder / "killed.log") as worker:
-        (inbox / "ends-in-zeros.dcm").write_bytes(film_that_ends_in_zeros(80))
+        (inbox / "ends-in-zeros.dcm").write_bytes(image_that_ends_in_zeros(80))
         eventually(lambda: site.state("ends-in-zeros.dcm") == "retry", WITHIN_S)
         (inference,) = releases.children(worker.pid)
         os.kill(inference, signal.SIGSTOP)
         for number, name in enumerate(WAITING):
-            (inbox / name).write_bytes(film(81 + number))
-        (inbox / "replaced.dcm").write_bytes(film(90))
+            (inbox / name).write_bytes(image(81 + number))
+        (inbox / "replaced.dcm").write_bytes(image(90))
         (inbox / "not-yet-written.png").touch()
         eventually(lambda: site.states()["ready"] + site.states()["claimed"] == 5, WITHIN_S)
         for path in ("removed.dcm", next(name for name in WAITING if site.state(name) == "ready")):
@@ -313,10 +319,10 @@ def crash(site: Site, eventually: Callable[..., None]) -> None:
 
 
 def test_a_release_is_upgraded_works_on_and_is_taken_back(
-    site: Callable[[], Site], eventually: Callable[..., None]
+    site: Callable[[], Site], ports: PortReservations, eventually: Callable[..., None]
 ) -> None:
     here = site()
-    fill(here, eventually)
+    token = fill(here, eventually)
     old, new, backup = here.old, here.new, here.folder / "before.backup"
     shown, rows, revision = views(old), here.rows(), here.revision()
 
@@ -328,6 +334,7 @@ def test_a_release_is_upgraded_works_on_and_is_taken_back(
     counts = new.records("status", ends=(2,))[0]["counts"]
     assert {state: count for state, count in counts.items() if count} == here.states(), "no worker is at work yet"
 
+    ask(here, token, answers_in(shown["results --limit 0"])["phantom-rle.dcm"], ports.reserve(), eventually)
     finish(here, shown)
     back = take_back(site, here, backup)
     work_on(back, shown)
@@ -342,6 +349,28 @@ def assert_kept(before: Rows, after: Rows) -> None:
             assert table in GROWING or not new, f"{table} gained {list(new)[:3]}"
 
 
+def ask(site: Site, token: str, result: dict[str, Any], port: int, eventually: Callable[..., None]) -> None:
+    """Ask this tree's API, with the token that the release gave out, for one of its results and the preview."""
+
+    def get(path: str) -> bytes:
+        url = f"http://127.0.0.1:{port}/api/v1/results/{result['id']}{path}"
+        with urlopen(Request(url, headers={"Authorization": f"Bearer {token}"}), timeout=WITHIN_S) as answer:
+            body: bytes = answer.read()
+            return body
+
+    def listens() -> bool:
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+        except ConnectionRefusedError:
+            return False
+        return True
+
+    with site.new.running("web", "--port", str(port), log=site.folder / "web.log"):
+        eventually(listens, WITHIN_S)
+        assert json.loads(get(""))["sha256"] == result["sha256"]
+        assert get("/preview").startswith(b"\x89PNG")
+
+
 def finish(site: Site, shown: Shown) -> None:
     """Let this tree's worker end what the release left, and read what it then holds."""
     new, answered = site.new, answers_in(shown["results --limit 0"])
@@ -354,7 +383,7 @@ def finish(site: Site, shown: Shown) -> None:
     assert list(lacks({path: now[path] for path in answered}, answered, "")) == []
     new.call("reconcile")
     new.call("audit", "verify")
-    sign(new, now["ends-in-zeros.dcm"]["id"], "accepted", "--finding", "pneumonia=absent")
+    sign(site, new, now["ends-in-zeros.dcm"]["id"], "accepted", "--finding", "pneumonia=absent")
 
 
 def take_back(make: Callable[[], Site], site: Site, backup: Path) -> Site:
@@ -380,14 +409,14 @@ def work_on(site: Site, shown: Shown) -> None:
         shown: what the release printed before the upgrade.
     """
     old, answered = site.old, answers_in(shown["results --limit 0"])
-    (site.inbox / "later.dcm").write_bytes(film(99))
+    (site.inbox / "later.dcm").write_bytes(image(99))
     if site.states()["retry"]:
         old.call("requeue", "--state", "retry", "--yes")
     old.call("run", "--once")
     assert site.states() == ENDED + Counter(done=1)
     now = assessed(old)
     assert {path: now[path] for path in answered} == answered
-    sign(old, now["later.dcm"]["id"], "accepted", "--finding", "pneumonia=absent")
+    sign(site, old, now["later.dcm"]["id"], "accepted", "--finding", "pneumonia=absent")
     signed = old.records("review", "export")
     assert signed[: len(shown["review export"])] == shown["review export"]
     assert signed[-1]["film"] == now["later.dcm"]["id"]
