@@ -1,1 +1,1 @@
-"""The training bench: indexes films, fits a network, measures it and publishes a bundle for the worker."""
+"""Training of Preread: data sets, networks, measures, bundles."""

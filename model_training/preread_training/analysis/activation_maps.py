@@ -1,4 +1,4 @@
-"""What moves a network's answer: its activation map, and how to ask a network for it.
+"""Activation maps and logits of a network.
 
 The map shows what moved the answer, not where a disease is: no film of this data set says where.
 """
@@ -22,7 +22,7 @@ _BATCH = 32
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What a network returned for films.
+    """Logits, maps and embeddings of a network for a set of images.
 
     Attributes:
         logits: float64 [n].
@@ -37,7 +37,10 @@ Look = Callable[[PixelArray], Seen]
 
 
 def look_with(classifier: Classifier) -> Look:
-    """Look through a bundle, at its first finding; takes uint8 [n, rows, columns] of any size."""
+    """Return a function that runs a bundle's network, first finding.
+
+    The function takes uint8 [n, rows, columns] of any size.
+    """
 
     def look(pictures: PixelArray) -> Seen:
         spec = classifier.bundle.manifest.preprocessing
@@ -50,7 +53,10 @@ def look_with(classifier: Classifier) -> Look:
 
 
 def look_with_keras(served: Any, spec: PreprocessingSpec, finding: int = 0) -> Look:
-    """Look through a network from ``fitting.serving``, at one of its findings, batch by batch."""
+    """Return a function that runs one finding of a Keras network.
+
+    The network is one of ``trainer.serving``; images go through it in batches.
+    """
 
     def look(pictures: PixelArray) -> Seen:
         outputs = [
@@ -65,7 +71,7 @@ def look_with_keras(served: Any, spec: PreprocessingSpec, finding: int = 0) -> L
 
 
 def head_bias(seen: Seen) -> tuple[float, float]:
-    """The constant by which logit and mean of the map differ, and by how much it is none.
+    """Return the bias between logit and mean of the map, and its spread.
 
     Global average pooling and one dense unit make the logit the mean of the map plus the head's bias: the second
     number is the largest deviation from that over these films, and rounding only.
@@ -76,21 +82,27 @@ def head_bias(seen: Seen) -> tuple[float, float]:
 
 
 def border_cells(cells: int) -> Rows:
-    """Bool [cells, cells], the outermost cells of a map."""
+    """Return the outermost cells of a map, bool [cells, cells]."""
     region = np.ones((cells, cells), bool)
     region[1:-1, 1:-1] = False
     return region
 
 
 def energy_share(maps: FloatArray, region: Rows) -> Scores:
-    """float64 [n], the share of each map's absolute values that lies in a region; to be held against its area."""
+    """Return the share of each map's absolute values within a region.
+
+    float64 [n]; compare it with the region's share of the area.
+    """
     weight = np.abs(maps).astype(np.float64)
     total = weight.sum(axis=(1, 2))
     return np.asarray(weight[:, region].sum(axis=1) / np.where(total > 0, total, 1.0))
 
 
 def map_correlation(first: FloatArray, second: FloatArray) -> Scores:
-    """float64 [n], Pearson correlation of two maps of each film; 0 where one of them is flat."""
+    """Return the Pearson correlation of two maps of each image.
+
+    float64 [n]; 0 if one of the two is constant.
+    """
     a, b = (each.reshape(len(each), -1).astype(np.float64) for each in (first, second))
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     scale = np.sqrt((a**2).sum(axis=1) * (b**2).sum(axis=1))
@@ -98,7 +110,9 @@ def map_correlation(first: FloatArray, second: FloatArray) -> Scores:
 
 
 def scramble(model: Any, seed: int = 0) -> None:
-    """Shuffle every weight of a Keras network within its array: what it learned is gone, its scale is not.
+    """Shuffle each weight array of a Keras network in place.
+
+    What was learned is lost, the scale of the weights is not (model-randomisation test).
 
     If maps of a scrambled network look like those of the fitted one, they show the film and not what was learned
     (model randomisation, Adebayo et al. 2018).
@@ -108,7 +122,7 @@ def scramble(model: Any, seed: int = 0) -> None:
 
 
 def overlay(picture: PixelArray, activation_map: FloatArray, strength: float = 0.45) -> PixelArray:
-    """Draw a map over its film: red where it speaks for the finding, blue where against.
+    """Draw a map over its image: red for the finding, blue against it.
 
     Args:
         picture: uint8 [rows, columns].
@@ -132,7 +146,7 @@ def overlay(picture: PixelArray, activation_map: FloatArray, strength: float = 0
 
 
 def _stretch(values: npt.NDArray[Any], places: Scores) -> Scores:
-    """Interpolate the first axis linearly at these places, constant beyond its ends."""
+    """Interpolate the first axis linearly, constant beyond its ends."""
     places = np.clip(places, 0, len(values) - 1)
     low = np.minimum(places.astype(int), max(0, len(values) - 2))
     part = (places - low)[:, np.newaxis]

@@ -1,4 +1,7 @@
-"""Measure a bundle on labelled films, through the walk that ``preread assess`` takes; needs no TensorFlow."""
+"""Measure a bundle on labelled images, without TensorFlow.
+
+Each image takes the same path as in ``preread assess``.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ _MEASURES = (
 
 @dataclass(frozen=True, slots=True)
 class Judged:
-    """Every film with its result, and the figures over them.
+    """Labelled images with their results, and the measures over them.
 
     Attributes:
         column: of the finding that was measured, among the bundle's.
@@ -54,7 +57,9 @@ def judge(
     finding: str | None = None,
     processes: Processes | None = None,
 ) -> Judged:
-    """Assess every film and measure one finding of the bundle at its own operating point.
+    """Assess labelled images and measure one finding of a bundle.
+
+    The bundle's own operating point is used.
 
     A refused or unreadable film is an error whatever its label, and takes the worst rank in the AUC. What is said of
     probabilities and answers is said of the films that have one.
@@ -127,7 +132,10 @@ def judge(
 
 
 def _predictive_values(answers: npt.NDArray[np.str_], labels: Labels) -> tuple[PredictiveValues, ...]:
-    """PPV and NPV of the answers on these films; half a film is added, so that none is certain. Empty of one label."""
+    """Return PPV and NPV of the answers on these images.
+
+    Half an image is added to each count, so that no value is certain. Empty if there is one label only.
+    """
     if len(np.unique(labels)) < 2:
         return ()
 
@@ -142,7 +150,7 @@ def _predictive_values(answers: npt.NDArray[np.str_], labels: Labels) -> tuple[P
 
 
 def _calibration(findings: Sequence[Finding | None], labels: Labels, prevalence: float) -> JSONObject | None:
-    """Calibration measures of the films with a probability, as they are and weighed to the bundle's prevalence."""
+    """Return calibration measures, as found and at the bundle's prevalence."""
     known = np.array([one is not None for one in findings])
     probability = np.array([one.probability for one in findings if one is not None])
     of = labels[known]
@@ -156,7 +164,7 @@ def _calibration(findings: Sequence[Finding | None], labels: Labels, prevalence:
 
 
 def report_lines(report: JSONObject) -> list[tuple[str, str, str]]:
-    """The report for people: name, value, and its interval or what it is of."""
+    """Return the report as lines of name, value and interval or remark."""
     lines = []
     for name in _MEASURES:
         figure = report[name]
@@ -184,12 +192,15 @@ def report_lines(report: JSONObject) -> list[tuple[str, str, str]]:
 
 
 def said(value: float | None) -> str:
-    """A figure for people."""
+    """Format a number for people."""
     return "undefined" if value is None else f"{value:.4f}"
 
 
 def write_predictions(path: Path, judged: Judged) -> None:
-    """Write a CSV with path, label, patient, outcome, code, logit, probability and answer of every film."""
+    """Write one CSV row for each image.
+
+    Columns: path, label, patient, outcome, code, logit, probability, answer.
+    """
     columns = ("path", "label", "patient", "outcome", "code", "logit", "probability", "answer")
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
         write_rows(stream, columns, (_prediction(film, result, judged.column) for film, result in judged.results))

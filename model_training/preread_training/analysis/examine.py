@@ -1,4 +1,4 @@
-"""Probe the network of a run's first fold on the films that it has not seen, for the manifest and the report."""
+"""Perturbation tests of a run's first fold, for manifest and report."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ _FILMS_SCRAMBLED = 64
 
 
 def examine(run: Path, data: Data, prevalence: float, *, most: int = 400) -> dict[str, JSONObject]:
-    """Look inside one network of a run, two minutes for a thousand films; nothing where there is none.
+    """Run the perturbation tests on one network of a run.
+
+    Two minutes for a thousand images; ``None`` if the run has no network.
 
     Args:
         prevalence: to which this fold's own calibration is fitted, for changes of probability.

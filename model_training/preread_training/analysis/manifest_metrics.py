@@ -1,4 +1,4 @@
-"""The figures of a bundle's manifest: what its network said of films that it had not seen, and how it was probed."""
+"""Measures of a network for its bundle's manifest."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NOT_MEASURED = "not yet measured"
 
 
 def reference(which: str, probability: Mapping[str, npt.NDArray[np.float64]], pictures: PixelArray) -> JSONObject:
-    """The manifest's ``reference``: how films were distributed, for `preread drift` to compare a site's with.
+    """Return the manifest's ``reference``, with which drift is compared.
 
     Args:
         which: films, in words.
@@ -46,7 +46,10 @@ def reference(which: str, probability: Mapping[str, npt.NDArray[np.float64]], pi
 
 
 def by_fold(films: OutOfFold) -> JSONObject:
-    """AUC of each fold on all its films and on its conflict normals; mean and standard deviation over folds."""
+    """Return the AUC of each fold, their mean and standard deviation.
+
+    On all images of the fold, and on its conflict normals.
+    """
     folds = np.zeros(len(films.labels), np.int64) if films.folds is None else films.folds
     parts = [films.at(folds == fold) for fold in np.unique(folds)]
     every = {
@@ -66,7 +69,9 @@ def by_fold(films: OutOfFold) -> JSONObject:
 
 
 def calibration_figures(films: OutOfFold, finding: FindingSpec) -> JSONObject:
-    """Calibration measures at the prevalence that the bundle states, each film's probability cross-fitted if it can be.
+    """Return calibration measures at the bundle's prevalence.
+
+    Probabilities are cross-fitted if there are at least two folds.
 
     Returns:
         ``prevalence``, ``cross_fitted`` (whether each film's calibration was fitted on the other folds), and the
@@ -90,7 +95,9 @@ def calibration_figures(films: OutOfFold, finding: FindingSpec) -> JSONObject:
 def metrics(
     films: OutOfFold, data: Data, finding: FindingSpec, rows: npt.NDArray[np.int64], looked: JSONObject | None = None
 ) -> JSONObject:
-    """Every figure of one finding that goes into a manifest; intervals know which films are of one patient.
+    """Return all measures of one finding for the manifest.
+
+    Intervals are by patient.
 
     Args:
         films: logits of films that the network had not seen.

@@ -1,4 +1,4 @@
-"""Ask a network again about films with a part hidden, exchanged, re-framed or otherwise changed.
+"""Perturbation tests: parts of images hidden, exchanged or changed.
 
 A network that reads lungs answers the same when the border is hidden, and follows the lungs when they are exchanged.
 """
@@ -26,7 +26,7 @@ MOVED = 0.05
 
 
 def border_region(rows: int, columns: int, width: float = BORDER) -> Rows:
-    """Bool [rows, columns], the frame of so much of each side."""
+    """Return a frame along the edges, bool [rows, columns]."""
     region = np.ones((rows, columns), bool)
     down, across = round(width * rows), round(width * columns)
     region[down : rows - down, across : columns - across] = False
@@ -34,7 +34,7 @@ def border_region(rows: int, columns: int, width: float = BORDER) -> Rows:
 
 
 def lung_region(rows: int, columns: int) -> Rows:
-    """Bool [rows, columns], ``LUNG_BOX``."""
+    """Return the region ``LUNG_BOX``, bool [rows, columns]."""
     top, bottom, left, right = LUNG_BOX
     region = np.zeros((rows, columns), bool)
     region[round(top * rows) : round(bottom * rows), round(left * columns) : round(right * columns)] = True
@@ -54,7 +54,9 @@ def _moved(before: Scores, after: Scores, labels: Labels, calibration: Calibrati
 
 
 def exchange_lungs(look: Look, pictures: PixelArray, labels: Labels, seed: int = 0) -> JSONObject:
-    """Put into each film the lung region of a film of the other label: does the answer follow lungs or surroundings?
+    """Exchange the lung regions of images with different labels.
+
+    Measures whether the logit follows the lungs or what surrounds them.
 
     Returns:
         ``auc`` of the answers against the label of the film that the lungs came from, and ``films``. Below one half,
@@ -71,7 +73,9 @@ def exchange_lungs(look: Look, pictures: PixelArray, labels: Labels, seed: int =
 
 
 def occlude(look: Look, pictures: PixelArray, labels: Labels, calibration: Calibration, before: Seen) -> JSONObject:
-    """Hide the border (black, as outside a collimator), then the lungs (with each film's mean grey), and look again.
+    """Hide the border, then the lungs, and compare the logits.
+
+    The border becomes black, as outside a collimator; the lungs get each image's mean grey.
 
     Returns:
         For ``border``, ``wide_border`` (twice as wide) and ``lungs``: ``auc`` with the part hidden, ``auc_change``,
@@ -95,7 +99,9 @@ def occlude(look: Look, pictures: PixelArray, labels: Labels, calibration: Calib
 
 
 def reframing(look: Look, pictures: PixelArray, calibration: Calibration, before: Seen, seed: int = 0) -> JSONObject:
-    """Frame films without the finding as those with it are (``disturbing.reframe``) and compare each with itself.
+    """Frame normal images like images with the finding and compare.
+
+    See ``transforms.reframe``.
 
     Returns:
         ``films``, ``unmoved`` (share whose probability moves by less than 0.05), ``risen`` (share whose probability
@@ -123,7 +129,7 @@ def robustness(
     before: Seen,
     disturbances: Mapping[str, Disturbance] = DISTURBANCES,
 ) -> JSONObject:
-    """Change films in each way and look again; see ``_moved`` for the figures of each."""
+    """Apply each transform and compare the logits, see ``_moved``."""
     return {
         name: _moved(before.logits, look(disturb(pictures)).logits, labels, calibration)
         for name, disturb in disturbances.items()
@@ -131,7 +137,10 @@ def robustness(
 
 
 def sample(labels: Labels, conflict: Rows, most: int, seed: int = 0) -> npt.NDArray[np.int64]:
-    """int64, rows for the costly part: all conflict normals, then films of both labels in turn, ``most`` at most."""
+    """Choose rows for the expensive tests, int64, at most ``most``.
+
+    All conflict normals first, then images of both labels in turn.
+    """
     generator = np.random.default_rng(seed)
     hard = np.flatnonzero(conflict & (labels == 0))
     rest = [generator.permutation(np.setdiff1d(np.flatnonzero(labels == label), hard)) for label in (0, 1)]
@@ -149,7 +158,7 @@ def sample(labels: Labels, conflict: Rows, most: int, seed: int = 0) -> npt.NDAr
 def look_inside(
     look: Look, pictures: PixelArray, labels: Labels, conflict: Rows, calibration: Calibration, most: int = 400
 ) -> JSONObject:
-    """Run everything above on films that the network has not seen.
+    """Run all perturbation tests on images that the network has not seen.
 
     Args:
         look: a network.

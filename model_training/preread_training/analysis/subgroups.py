@@ -1,4 +1,4 @@
-"""Which films a report looks at apart: by what their names, framing, brightness and patients tell."""
+"""Subgroups of a report: by file name, framing, brightness, patient."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ _MANY_FILMS = 5
 
 
 def chin_contrast(pictures: PixelArray) -> Features:
-    """float64 [n], grey levels by which the middle seventh of the top edge is brighter than the rest of that edge.
+    """Return how much brighter the middle of the top edge is than its rest.
+
+    float64 [n] in grey levels; the middle is a seventh of the width.
 
     High where chin or jaw are in view, as in most films without pneumonia of the published training split: the plain
     sign of a framing that gives the label away.
@@ -33,17 +35,20 @@ def chin_contrast(pictures: PixelArray) -> Features:
 
 
 def tertiles(values: Features) -> npt.NDArray[np.int64]:
-    """int64 [n] in {0, 1, 2}: lowest, middle and highest third."""
+    """Return the third in which each value lies, int64 [n] in {0, 1, 2}."""
     return np.digitize(values, np.quantile(values, [1 / 3, 2 / 3])).astype(np.int64)
 
 
 def top_centre(data: Data) -> str:
-    """Name what ``chin_contrast`` measures: that it is the chin is known of the published set only."""
+    """Return the name of what ``chin_contrast`` measures.
+
+    That it is the chin is known for the published data set only.
+    """
     return "chin in view" if data.published else "top centre bright"
 
 
 def subgroups(data: Data, rows: npt.NDArray[np.int64], finding: int) -> dict[str, npt.NDArray[np.bool_]]:
-    """Name the subgroups of these rows of a data set, for ``evaluation.subgroup_table``: bool [rows] each.
+    """Return the subgroups of these rows, bool [rows] by name.
 
     What the data do not tell (no conflict slice, unknown patients) is left out; names of patients tell a kind of
     pneumonia in the published set only.

@@ -1,4 +1,4 @@
-"""Films changed on purpose, to see whether an answer stays: framing, light, sharpness, compression, pose.
+"""Transforms for perturbation tests: framing, tone, blur, JPEG, pose.
 
 All functions take and give uint8 [n, rows, columns]; enlarging goes through the worker's one way to resize.
 """
@@ -46,7 +46,7 @@ def _sized(pictures: PixelArray, rows: int, columns: int) -> PixelArray:
 
 
 def crop(pictures: PixelArray, *, top: float = 0.0, bottom: float = 0.0, sides: float = 0.0) -> PixelArray:
-    """Cut shares of the height off top and bottom and of the width off both sides; squash the rest to the old size."""
+    """Crop shares of height and width, then resize to the old size."""
     rows, columns = pictures.shape[1:]
     first, last = round(top * rows), rows - round(bottom * rows)
     margin = round(sides * columns)
@@ -54,7 +54,9 @@ def crop(pictures: PixelArray, *, top: float = 0.0, bottom: float = 0.0, sides: 
 
 
 def reframe(pictures: PixelArray, top: float) -> PixelArray:
-    """Frame films without pneumonia as those with it are: cut the top (chin, jaw) off, leave an aspect of 1.5.
+    """Frame normal images like images with pneumonia.
+
+    The top (chin, jaw) is cropped, to an aspect ratio of 1.5.
 
     Args:
         top: share of the height that is cut off, in [0.1, 0.25]. Where that leaves more height than the aspect allows,
@@ -64,13 +66,13 @@ def reframe(pictures: PixelArray, top: float) -> PixelArray:
 
 
 def gamma(pictures: PixelArray, power: float) -> PixelArray:
-    """Below 1 brightens the middle greys, above 1 darkens them."""
+    """Apply a gamma: below 1 brightens middle greys, above 1 darkens them."""
     table = _grey(255 * (np.arange(256, dtype=np.float32) / 255) ** power)
     return np.asarray(table[pictures])
 
 
 def contrast(pictures: PixelArray, factor: float) -> PixelArray:
-    """Stretch (above 1) or flatten (below 1) the greys about each film's mean."""
+    """Scale the greys about each image's mean."""
     mean = pictures.mean(axis=(1, 2), keepdims=True, dtype=np.float32)
     return _grey((pictures - mean) * np.float32(factor) + mean)
 
@@ -93,12 +95,14 @@ def blur(pictures: PixelArray, sigma_px: float) -> PixelArray:
 
 
 def noise(pictures: PixelArray, deviation: float, seed: int = 0) -> PixelArray:
-    """Add Gaussian noise of so many grey levels, the same for each call."""
+    """Add Gaussian noise, the same for each call."""
     return _grey(pictures + np.random.default_rng(seed).normal(0, deviation, pictures.shape).astype(np.float32))
 
 
 def jpeg(pictures: PixelArray, quality: int) -> PixelArray:
-    """Lose what JPEG loses: rounded cosine coefficients of 8x8 blocks (ISO/IEC 10918-1), scaled as libjpeg does.
+    """Apply the loss of JPEG compression (ISO/IEC 10918-1).
+
+    Cosine coefficients of 8x8 blocks are rounded with libjpeg's scaling of the tables.
 
     Args:
         pictures: sides divisible by 8.
@@ -117,7 +121,7 @@ def jpeg(pictures: PixelArray, quality: int) -> PixelArray:
 
 
 def rotate(pictures: PixelArray, degrees: float) -> PixelArray:
-    """Turn about the centre, bilinear; corners that come from outside are black."""
+    """Rotate about the centre, bilinear, with black corners."""
     rows, columns = pictures.shape[1:]
     angle = np.deg2rad(degrees)
     y, x = np.mgrid[:rows, :columns] - np.array([(rows - 1) / 2, (columns - 1) / 2])[:, None, None]
@@ -134,13 +138,13 @@ def rotate(pictures: PixelArray, degrees: float) -> PixelArray:
 
 
 def coarsen(pictures: PixelArray, side_px: int) -> PixelArray:
-    """Shrink to so many pixels a side and enlarge again: what a small or far picture keeps."""
+    """Shrink to a side in pixels and enlarge again."""
     rows, columns = pictures.shape[1:]
     return _sized(_sized(pictures, side_px, side_px), rows, columns)
 
 
 def hide(pictures: PixelArray, region: Rows, grey: PixelArray | None = None) -> PixelArray:
-    """Paint a region over.
+    """Fill a region.
 
     Args:
         region: bool [rows, columns].

@@ -1,4 +1,4 @@
-"""``preread-train``: index films, fit networks, measure a bundle, publish one."""
+"""``preread-train``: index images, fit, measure and publish."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every command of ``preread-train`` shares: the app, its options, its progress, and how libraries are loaded."""
+"""What the commands of ``preread-train`` share."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ Vgg19Option = Annotated[
 
 
 def progress_bar() -> Progress:
-    """A bar on standard error, shown at a terminal only."""
+    """Return a progress bar on standard error, shown in terminals only."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -75,7 +75,7 @@ def progress_bar() -> Progress:
 
 
 def read_films(data: Path, folds: int, seed: int, absent: str) -> Any:
-    """Read a data set (``dataset.read``) with a bar."""
+    """Read a data set with a progress bar, see ``dataset.read``."""
     from preread_training.data.dataset import read
 
     with progress_bar() as progress:
@@ -86,7 +86,7 @@ def read_films(data: Path, folds: int, seed: int, absent: str) -> Any:
 def films_of_run(
     run: Path, data: Path, *, folds: int | None = None, seed: int | None = None, absent: str | None = None
 ) -> Any:
-    """Read the data set of a run, dealt as the run recorded it.
+    """Read the data set of a run with the run's folds.
 
     Raises:
         UsageError: there is no run, or an option contradicts its record.
@@ -103,13 +103,13 @@ def films_of_run(
 
 
 def use_threads(threads: int | None) -> None:
-    """Choose how many threads TensorFlow uses; before it is imported."""
+    """Set the number of threads before TensorFlow is imported."""
     if threads is not None:
         os.environ["TF_NUM_INTRAOP_THREADS"] = str(threads)  # read by TensorFlow when it is imported
 
 
 def known_recipe(name: str, recipes: Mapping[str, object]) -> str:
-    """Return the name of a recipe that there is.
+    """Return the name of an existing recipe.
 
     Raises:
         UsageError: there is none of this name.
@@ -120,7 +120,7 @@ def known_recipe(name: str, recipes: Mapping[str, object]) -> str:
 
 
 def check_writable(path: Path) -> None:
-    """Find out that a file can be written before the work, not after it.
+    """Check that a file can be written before the work begins.
 
     Raises:
         UsageError: it cannot.
@@ -132,7 +132,7 @@ def check_writable(path: Path) -> None:
 
 
 def load_tensorflow() -> None:
-    """Import Keras and TensorFlow without what their libraries print about a GPU that is not there.
+    """Import Keras and TensorFlow without their messages about GPUs.
 
     What they printed is shown if they cannot be imported.
     """

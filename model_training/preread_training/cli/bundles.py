@@ -1,4 +1,4 @@
-"""The commands of ``preread-train`` that make or measure a bundle: declaration, publish, recalibrate, evaluate."""
+"""Commands that make or measure a bundle."""
 
 from __future__ import annotations
 

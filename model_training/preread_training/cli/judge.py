@@ -47,7 +47,7 @@ def judge(
 
 
 def _tables(found: JSONObject) -> list[Table]:
-    """The runs' measures, then how each differs from the first."""
+    """Return the measures of the runs, then the differences from the first."""
     from preread_training.fit.candidates import MEASURES
 
     def figure(one: JSONObject | None, form: str) -> str:

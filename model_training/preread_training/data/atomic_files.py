@@ -1,4 +1,7 @@
-"""Files that are there whole or not at all: written beside their place, then put there in one step."""
+"""Files that are written completely or not at all.
+
+Each is written beside its place and renamed in one step.
+"""
 
 from __future__ import annotations
 
@@ -41,17 +44,19 @@ def keep_text(path: Path, text: str) -> None:
 
 
 def keep_bytes(path: Path, content: bytes) -> None:
-    """Write bytes. Raises as ``keep_text`` does."""
+    """Write bytes; raises as ``keep_text`` does."""
     _keep(path, path.with_name(f"part-{path.name}"), lambda part: part.write_bytes(content))
 
 
 def keep_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Write arrays; the name ends in ``.npz``. Raises as ``keep_text`` does."""
+    """Write arrays to a ``.npz`` file; raises as ``keep_text`` does."""
     _keep(path, path.with_name(f"part-{path.name}"), lambda part: np.savez(part, **arrays))  # type: ignore[arg-type]
 
 
 def keep_weights(model: keras.Model, path: Path) -> None:
-    """Write a network's weights, and its optimizer's state if it has one; the name ends in ``.weights.h5``.
+    """Write a network's weights and its optimizer's state.
+
+    The name ends in ``.weights.h5``.
 
     Raises as ``keep_text`` does.
     """

@@ -1,4 +1,4 @@
-"""What a film is put through before the network sees it in training.
+"""Augmentation of images in training.
 
 The framing of a film and its sharpness give its label away in the training data and are different elsewhere, so these
 are varied most: crops down to a quarter of the area, aspect, the top cut off (chin and jaw), borders painted over, and
@@ -17,7 +17,9 @@ import tensorflow as tf
 
 @dataclass(frozen=True, slots=True)
 class Augmentation:
-    """Ranges; all angles in degrees, all shares of the picture's side or area in [0, 1].
+    """Ranges of the augmentation.
+
+    Angles in degrees; shares of the image's side or area in [0, 1].
 
     Attributes:
         area_min: smallest crop, as a share of the area.
@@ -55,7 +57,7 @@ _LOG_GAIN_MIN, _LOG_GAIN_MAX = -1.5, 0.8  # more would lift the grain of the sof
 
 
 def draws(seed: Any, n: Any) -> _Draw:
-    """A source of float32 [n], uniform from low to high, that gives the same for the same seed (int32 [2])."""
+    """Return a source of uniform float32 [n], given by seed int32 [2]."""
     position = count()
     return lambda low=0.0, high=1.0: (
         tf.random.stateless_uniform([n], tf.random.experimental.stateless_fold_in(seed, next(position))) * (high - low)
@@ -64,7 +66,7 @@ def draws(seed: Any, n: Any) -> _Draw:
 
 
 def _transforms(how: Augmentation, uniform: _Draw, side: float, size: float) -> Any:
-    """Projective transforms [n, 8] from an output of ``size`` to an input of ``side`` pixels."""
+    """Return projective transforms [n, 8] from output to input pixels."""
     area = uniform(how.area_min, 1.0)
     aspect = tf.exp(uniform(-how.log_aspect, how.log_aspect) / 2)
     height = tf.minimum(tf.sqrt(area) * aspect, 1.0)
@@ -85,7 +87,10 @@ def _transforms(how: Augmentation, uniform: _Draw, side: float, size: float) -> 
 
 
 def _softened(x: Any, step_px: int) -> Any:
-    """Blur float32 [n, rows, columns, 1] by a binomial kernel whose five taps lie this far apart, edges kept."""
+    """Blur float32 [n, rows, columns, 1] with a binomial kernel.
+
+    Five taps, ``distance`` pixels apart; edges are kept.
+    """
     taps = tf.constant([1.0, 4.0, 6.0, 4.0, 1.0]) / 16
     reach = 2 * step_px
     x = tf.pad(x, [[0, 0], [reach, reach], [reach, reach], [0, 0]], "SYMMETRIC")
@@ -95,7 +100,7 @@ def _softened(x: Any, step_px: int) -> Any:
 
 
 def _detail_exchanged(how: Augmentation, uniform: _Draw, x: Any) -> Any:
-    """Give the bands of fine detail of each film the strength that they have in another one, and jitter them.
+    """Exchange the strength of fine detail between images, with jitter.
 
     A wavelet decomposition "a trous" (Holschneider et al. 1989); batches are drawn at random, so the next film is any.
     """
@@ -118,7 +123,10 @@ def _detail_exchanged(how: Augmentation, uniform: _Draw, x: Any) -> Any:
 
 
 def augment(how: Augmentation, pictures: Any, size: int, seed: Any) -> Any:
-    """Vary uint8 [n, side, side] into float32 [n, size, size, 1] in grey levels 0..255; seed is int32 [2]."""
+    """Augment uint8 [n, side, side] to float32 [n, size, size, 1].
+
+    Grey levels 0 to 255; the seed is int32 [2].
+    """
     n, side = tf.shape(pictures)[0], pictures.shape[1]
     uniform = draws(seed, n)
     x = tf.cast(pictures, tf.float32)[..., tf.newaxis]

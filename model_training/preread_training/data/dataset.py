@@ -1,4 +1,6 @@
-"""What there is to learn from: films, labels, patients, folds; read through the worker's own decoding.
+"""Data sets: images, labels, patients, folds.
+
+Images are decoded by the worker's own code.
 
 A data set is a folder with one folder per label (``NORMAL/`` and ``PNEUMONIA/``) or a CSV with the columns ``path``,
 ``label`` and ``patient``. A label names what is present: one finding, several joined by ``|`` (``EFFUSION|NODULE``), or
@@ -50,7 +52,7 @@ _IM = re.compile(r"(NORMAL2-)?IM-(\d+)-\d+")
 
 @dataclass(frozen=True, slots=True)
 class Film:
-    """One labelled film.
+    """One labelled image.
 
     Attributes:
         present: the findings present, in lower case, sorted; empty where there is none.
@@ -65,7 +67,7 @@ class Film:
 
 
 def patient_key(name: str) -> str | None:
-    """Tell the patient from a published file name, or None.
+    """Return the patient in a published file name, or ``None``.
 
     ``personN_virus_M`` and ``personN_bacteria_M`` are different children, as are ``IM-N`` and ``NORMAL2-IM-N``.
     """
@@ -85,7 +87,7 @@ def _film(path: Path, label: str, patient: str | None, absent: str) -> Film:
 
 
 def index(source: Path, absent: str = ABSENT) -> list[Film]:
-    """List the films of a folder or CSV, in a fixed order.
+    """List the images of a folder or CSV in a fixed order.
 
     Args:
         absent: the label of films with none of the findings.
@@ -137,12 +139,12 @@ def _read_csv(source: Path, absent: str) -> list[Film]:
 
 
 def findings_of(films: Sequence[Film]) -> tuple[str, ...]:
-    """The findings that a data set knows, sorted."""
+    """Return the findings of a data set, sorted."""
     return tuple(sorted({name for film in films for name in film.present}))
 
 
 def split_folds(films: Sequence[Film], folds: int, seed: int) -> npt.NDArray[np.int64]:
-    """Deal patients into folds, so that each fold has about the same share of each combination of findings.
+    """Assign patients to folds with similar shares of the findings.
 
     Returns:
         int64 [films], the fold of each film; no patient stands in two.
@@ -183,7 +185,9 @@ def split_folds(films: Sequence[Film], folds: int, seed: int) -> npt.NDArray[np.
 def load_pixels(
     films: Sequence[Film], progress: Callable[[], None] = lambda: None, processes: Processes | None = None
 ) -> tuple[list[Film], PixelArray, list[str]]:
-    """Read, decode and shrink every film exactly as the worker does, and in inference processes as it does.
+    """Read, decode and shrink each image as the worker does.
+
+    Reading happens in inference processes like the worker's.
 
     Returns:
         The films, with the patient of their tags where nothing else told one; uint8 [films, rows, columns]; and the
@@ -207,7 +211,10 @@ def load_pixels(
 
 
 def _with_patient_of_tags(film: Film, identity: Identity) -> Film:
-    """Tell the patient from equal ID, issuer and birth date, as a digest: records carry no patient data."""
+    """Identify patients by ID, issuer and birth date, as a digest.
+
+    Records hold no patient data.
+    """
     if film.patient_known or identity.patient_id is None:
         return film
     who = (identity.patient_id, identity.issuer_of_patient_id, identity.patient_birth_date)
@@ -216,7 +223,10 @@ def _with_patient_of_tags(film: Film, identity: Identity) -> Film:
 
 
 def join_twins(films: Sequence[Film], hashes: Sequence[str]) -> list[Film]:
-    """Make one patient of all patients that share a film, byte for byte, so that no fold knows a film of another."""
+    """Merge patients that share an image, byte for byte.
+
+    So no fold contains an image of another one.
+    """
     joined: dict[str, str] = {}
 
     def root(patient: str) -> str:
@@ -233,12 +243,12 @@ def join_twins(films: Sequence[Film], hashes: Sequence[str]) -> list[Film]:
 
 
 def labels_of(films: Sequence[Film], findings: Sequence[str]) -> npt.NDArray[np.int64]:
-    """int64 [films, findings] in {0, 1}."""
+    """Return labels, int64 [images, findings] in {0, 1}."""
     return np.array([[int(finding in film.present) for finding in findings] for film in films], dtype=np.int64)
 
 
 def labels_for(films: Sequence[Film], finding: str) -> npt.NDArray[np.int64]:
-    """int64 [films] in {0, 1}: where a bundle's finding is present.
+    """Return labels of a bundle's finding, int64 [images] in {0, 1}.
 
     Raises:
         UsageError: no label names it.
@@ -250,7 +260,7 @@ def labels_for(films: Sequence[Film], finding: str) -> npt.NDArray[np.int64]:
 
 
 def patients_of(films: Sequence[Film]) -> npt.NDArray[np.str_]:
-    """Str [films], the patient key of each."""
+    """Return the patient key of each image, str [images]."""
     return np.array([film.patient for film in films])
 
 
@@ -280,24 +290,30 @@ class Data:
 
     @cached_property
     def misled_by_sharpness(self) -> npt.NDArray[np.bool_]:
-        """Bool [n, findings], films whose sharpness alone says the opposite of their label."""
+        """Images whose sharpness alone contradicts their label.
+
+        bool [n, findings].
+        """
         return _contradicting(sharpness(self.pictures), self.labels, self.folds)
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) over every film's hash, label, patient and fold."""
+        """SHA-256 (hex) over hash, label, patient and fold of each image."""
         rows = zip(self.hashes, label_names(self.films), self.patients.tolist(), self.folds.tolist(), strict=True)
         return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()
 
     @cached_property
     def published(self) -> bool:
-        """Whether these are the images, labels and patients of the published set, however they were dealt."""
+        """Whether this is the published data set, whatever its folds."""
         return content_digest(self.films, self.hashes) == PUBLISHED_FILMS
 
     def of(
         self, finding: int, logits: npt.NDArray[np.float64], rows: npt.NDArray[np.int64] | slice = slice(None)
     ) -> OutOfFold:
-        """What was said of one finding (its column) of the films in these rows; logits is float64 [rows]."""
+        """Return the out-of-fold logits of one finding for these rows.
+
+        ``logits`` is float64 [rows].
+        """
         labels, conflict = self.labels[rows, finding], self.conflict[rows, finding]
         return OutOfFold(logits, labels, conflict, self.patients[rows], self.folds[rows])
 
@@ -305,7 +321,7 @@ class Data:
 def read(
     source: Path, folds: int, seed: int, progress: Callable[[], None] = lambda: None, absent: str = ABSENT
 ) -> Data:
-    """Index and decode a data set and deal its patients into folds.
+    """Index and decode a data set and assign its patients to folds.
 
     Raises:
         UsageError: see ``index``, ``load_pixels`` and ``split_folds``.
@@ -320,12 +336,15 @@ def read(
 
 
 def _contradicting(features: Features, labels: Labels, folds: Labels) -> npt.NDArray[np.bool_]:
-    """Bool [n, findings], see ``baselines.contradicting``."""
+    """Return bool [n, findings], see ``baselines.contradicting``."""
     return np.stack([contradicting(features, column, folds) for column in labels.T], axis=1)
 
 
 def to_csv(data: Data) -> str:
-    """A line for each film: path, label, patient, fold, SHA-256, whether its border contradicts a label."""
+    """Return one CSV line for each image.
+
+    Columns: path, label, patient, fold, SHA-256, whether its border contradicts a label.
+    """
     stream = io.StringIO()
     rows = (
         (
@@ -343,7 +362,7 @@ def to_csv(data: Data) -> str:
 
 
 def summary(data: Data) -> JSONObject:
-    """Counts and hash of a data set, and what the linear baselines reach on it."""
+    """Return counts and digest of a data set, and its baselines' AUC."""
     repeated = {digest for digest, count in Counter(data.hashes).items() if count > 1}
     features = baseline_features(data.pictures)
 

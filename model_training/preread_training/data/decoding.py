@@ -1,4 +1,4 @@
-"""Files to the pictures that a network is trained on, in inference processes like the worker's."""
+"""Decode files to training images in inference processes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from preread.runner.assess_files import Found, Processes, pictures_of
 def read_pictures(
     paths: Sequence[Path], processes: Processes | None = None
 ) -> Generator[tuple[PixelArray, str, Identity], None, None]:
-    """Yield of each file its picture, uint8 of ``TRAINING_SPEC``, the SHA-256 of its bytes, and its identity.
+    """Yield pixels, SHA-256 and identity of each file.
+
+    Pixels are uint8 with the shape of ``TRAINING_SPEC``.
 
     Args:
         processes: in which the files are read; by default one for each core.

@@ -1,4 +1,4 @@
-"""By what a data set is known again: its images' bytes, their labels and patients, wherever they lie."""
+"""Digests that identify a data set wherever it is stored."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ PUBLISHED_FILMS = "3a4cd12d5d43368bb00bd1b877cd8e261f014930a0d949bb4c5cd00f746b1
 
 
 def label_names(films: Sequence[Film]) -> list[str]:
-    """Name the label of each film alike, however its folder or its row in a table writes it."""
+    """Return the label of each image in one spelling."""
     return ["|".join(film.present).upper() or ABSENT for film in films]
 
 
 def content_digest(films: Sequence[Film], hashes: Sequence[str]) -> str:
-    """SHA-256 (hex) over every film's hash, label and patient: the same wherever they lie, whatever the folds."""
+    """Return SHA-256 (hex) over hash, label and patient of each image.
+
+    It does not depend on paths or folds.
+    """
     rows = zip(hashes, label_names(films), (film.patient for film in films), strict=True)
     return hashlib.sha256(json.dumps(sorted(rows)).encode()).hexdigest()

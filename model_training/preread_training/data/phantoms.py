@@ -1,4 +1,4 @@
-"""Phantoms: drawn films that look a little like a chest, in every form in which a film may arrive.
+"""Synthetic chest images, in each encoding that a file may have.
 
 They show that a film is read, never that an answer is right: no patient stands behind them, and their names say so.
 Drawn and encoded with the runtime dependencies alone. A phantom rendered by ``preread.imaging.radiograph`` gives back
@@ -58,7 +58,7 @@ NATIVE = frozenset({"implicit", "explicit", "deflated", "big-endian"})
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """How a phantom is written as DICOM.
+    """Encoding of a synthetic image as DICOM.
 
     Attributes:
         syntax: a name from ``TRANSFER_SYNTAXES``.
@@ -82,7 +82,7 @@ class Encoding:
 
 
 def draw_chest(seed: int, *, rows: int = 512, columns: int = 512) -> PixelArray:
-    """Draw a chest-like film.
+    """Draw a synthetic chest image.
 
     Returns:
         uint8 [rows, columns], 0 = black. At least half a percent of the pixels are black and half a percent white, so
@@ -118,7 +118,7 @@ def draw_chest(seed: int, *, rows: int = 512, columns: int = 512) -> PixelArray:
 
 
 def _mark(picture: Image.Image, rows: int, columns: int) -> None:
-    """Put a white plate with the word PHANTOM into the corner, beside a margin that stays black."""
+    """Draw a white plate with the word PHANTOM into the corner."""
     pen = ImageDraw.Draw(picture)
     pen.rectangle((0, 0, columns, max(2, rows // 50)), fill=0)
     left, top, right, bottom = columns * 0.03, rows * 0.035, columns * 0.30, rows * 0.085
@@ -129,7 +129,7 @@ def _mark(picture: Image.Image, rows: int, columns: int) -> None:
 
 
 def identity_tags(seed: int) -> dict[str, object]:
-    """Return the elements of a drawn child of three, whose name says that it is none."""
+    """Return the patient's elements: an invented child of three."""
     root = f"2.25.{0x5052455245414400000000 + seed}"
     return {
         "SOPClassUID": COMPUTED_RADIOGRAPHY,
@@ -158,7 +158,7 @@ def identity_tags(seed: int) -> dict[str, object]:
 
 
 def to_dicom(pixels: PixelArray, encoding: Encoding = Encoding(), seed: int = 0, **elements: object) -> bytes:
-    """Write grey levels as a DICOM file that a viewer shows as these grey levels.
+    """Encode grey levels as a DICOM file that displays as these levels.
 
     Args:
         pixels: uint8 [rows, columns], 0 = black.
@@ -214,7 +214,10 @@ def _low(encoding: Encoding) -> int:
 
 
 def _stored(pixels: PixelArray, encoding: Encoding) -> Integers:
-    """Spread 0..255 over the whole range of the stored bits; MONOCHROME1 and a falling rescale each turn it round."""
+    """Spread 0 to 255 over the range of the stored bits.
+
+    MONOCHROME1 and a falling rescale each invert it.
+    """
     levels = pixels.astype(np.float64) / 255
     if (encoding.photometric_interpretation == "MONOCHROME1") != (encoding.slope < 0):
         levels = 1 - levels
@@ -248,7 +251,7 @@ def _ds(value: float) -> str:
 
 
 def compress(stored: Integers, encoding: Encoding) -> bytes:
-    """Encode stored values [rows, columns] as one frame of the encoding's transfer syntax."""
+    """Compress stored values [rows, columns] as one frame."""
     bits, name = encoding.bits, encoding.syntax
     # JPEG and JPEG-LS know no sign: they carry the stored bits.
     unsigned = stored.view(f"u{stored.dtype.itemsize}") & np.array((1 << bits) - 1, f"u{stored.dtype.itemsize}")
@@ -276,7 +279,10 @@ def compress(stored: Integers, encoding: Encoding) -> bytes:
 
 
 def _rle(stored: Integers) -> bytes:
-    """Encode RLE Lossless (PS3.5 annex G): a PackBits segment per byte, the high one first, each row by itself."""
+    """Encode RLE Lossless (PS3.5 annex G).
+
+    One PackBits segment for each byte, the high one first, row by row.
+    """
     width = stored.dtype.itemsize
     planes = np.ascontiguousarray(stored.astype(stored.dtype.newbyteorder(">"))).view(np.uint8)
     segments = []
@@ -291,21 +297,24 @@ def _rle(stored: Integers) -> bytes:
 
 
 def to_jpeg(pixels: PixelArray, quality: int = 90) -> bytes:
-    """Write a plain JPEG, which has no tags."""
+    """Encode as a plain JPEG without metadata."""
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", quality=quality)
     return stream.getvalue()
 
 
 def to_png(pixels: PixelArray, bits: int = 8) -> bytes:
-    """Write a plain PNG of 8 or 16 bits."""
+    """Encode as a plain PNG of 8 or 16 bits."""
     stream = io.BytesIO()
     Image.fromarray(pixels if bits == 8 else pixels.astype(np.uint16) * 257).save(stream, "PNG")
     return stream.getvalue()
 
 
 def encodings() -> Iterator[tuple[str, Encoding]]:
-    """Yield a name and an encoding for every transfer syntax, with the other properties going round."""
+    """Yield a name and an encoding for each transfer syntax.
+
+    The other properties alternate.
+    """
     plain = itertools.cycle(
         (
             Encoding(bits=12),
@@ -328,7 +337,9 @@ _DEMO_DRAWING = 20  # whose answer lies far from the ends of the band, so that n
 
 
 def demo_films(seed: int = 0) -> Iterator[tuple[str, bytes]]:
-    """Yield file names and contents: one drawing in every transfer syntax, without preamble, as JPEG and as PNG.
+    """Yield names and contents of the demo's files.
+
+    One drawing in each transfer syntax, without preamble, as JPEG and as PNG.
 
     The same drawing in all of them, so that what differs between answers is the encoding's doing. The DICOM phantoms
     are children of three, frontal; two more are ones that a bundle refuses (an adult, a lateral).

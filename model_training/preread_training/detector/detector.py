@@ -1,4 +1,6 @@
-"""Fit and measure the detector of pictures that are no frontal chest film (``worker/preread/model/out_of_scope.py``).
+"""Fit and measure the out-of-scope detector.
+
+It detects images that are no frontal chest radiograph, see ``preread.model.out_of_scope``.
 
 A detector learns from films, from films varied as in training, from phantoms (drawn chests must pass, or nobody could
 try an installation) and from decoys. A network's embeddings of its own training films are not those of new films, so
@@ -78,7 +80,7 @@ def embed_with_keras(served: Any, spec: PreprocessingSpec, batch: int = 32) -> E
 
 
 def varied(pictures: PixelArray, seed: int, batch: int = 32) -> PixelArray:
-    """Vary each film in framing and tone by ``VARIED``: uint8 of the same shape."""
+    """Vary framing and tone of each image, uint8 [n, rows, columns]."""
     parts = [
         augment(VARIED, pictures[start : start + batch], pictures.shape[1], [seed, start]).numpy()[..., 0]
         for start in range(0, len(pictures), batch)
@@ -94,7 +96,10 @@ def phantoms(spec: PreprocessingSpec, count: int = _PHANTOMS) -> PixelArray:
 
 
 def subspace(features: FloatArray, components: int) -> Subspace:
-    """Principal components of float32 [n, features], fewer where so few pictures cannot bear them."""
+    """Return principal components of float32 [n, features].
+
+    Fewer if there are too few images.
+    """
     mean = features.mean(axis=0, dtype=np.float64)
     _, lengths, axes = np.linalg.svd(features - mean, full_matrices=False)
     deviations = lengths / np.sqrt(max(1, len(features) - 1))
@@ -194,7 +199,9 @@ def fit_scope(
     films_max: int = FILMS,
     say: Callable[[str], None] = lambda _: None,
 ) -> Detector:
-    """Fit the detector of a bundle, choose its thresholds out of fold and measure it.
+    """Fit the detector of a bundle and measure it.
+
+    Thresholds are chosen out of fold.
 
     Args:
         pictures: uint8 [n, rows, columns], the films of the data set after ``preprocessing.shrink``.

@@ -1,4 +1,7 @@
-"""Real pictures that are no chest film, to measure the detector with: nothing is fitted to them or chosen with them."""
+"""Real images of other kinds, to measure the detector with.
+
+Nothing is fitted to them or chosen with them.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +28,10 @@ _VIEWS = 10
 
 
 def views(picture: PixelArray, spec: PreprocessingSpec, seed: int, count: int = _VIEWS) -> PixelArray:
-    """The picture as it is, then parts of it, every second one mirrored: uint8 [count, spec.rows, spec.columns]."""
+    """Return the image and parts of it, every second one mirrored.
+
+    uint8 [count, spec.rows, spec.columns].
+    """
     rng = np.random.default_rng(seed)
     shown = [shrink(spec, picture)]
     for number in range(1, count):
@@ -37,7 +43,7 @@ def views(picture: PixelArray, spec: PreprocessingSpec, seed: int, count: int = 
 
 
 def _dicom_files() -> Iterator[Path]:
-    """The test files of pydicom and, where it is installed, of pydicom-data (whose package is ``data_store``)."""
+    """Return the test files of pydicom and, if installed, pydicom-data."""
     for package, folder in (("pydicom", "data/test_files"), ("data_store", "data")):
         spec = importlib.util.find_spec(package)
         for place in (spec.submodule_search_locations or ()) if spec else ():
@@ -71,7 +77,10 @@ def _photographs() -> Iterator[PixelArray]:
 
 
 def shipped(spec: PreprocessingSpec) -> dict[str, PixelArray]:
-    """Slices (CT, MR, NM, US) and photographs that the installed packages bring, each in several views, by kind."""
+    """Return images that the installed packages contain, by kind.
+
+    Slices (CT, MR, NM, US) and photographs, each in several views.
+    """
     found: dict[str, list[PixelArray]] = defaultdict(list)
     for number, (kind, pixels) in enumerate(_slices()):
         found[kind].append(views(pixels, spec, number))
@@ -81,7 +90,9 @@ def shipped(spec: PreprocessingSpec) -> dict[str, PixelArray]:
 
 
 def of_folder(folder: Path) -> dict[str, PixelArray]:
-    """Pictures of a folder with one folder per kind, shrunk as ``TRAINING_SPEC`` says.
+    """Return the images of a folder, one sub-folder for each kind.
+
+    Shrunk as ``TRAINING_SPEC`` says.
 
     Raises:
         UsageError: there is no such folder, it holds no folder with pictures, or one is unreadable.

@@ -1,4 +1,6 @@
-"""Pictures that are no upright frontal chest film, made from films or from nothing: what the detector learns to refuse.
+"""Synthetic negatives for the out-of-scope detector.
+
+Made from chest images or from nothing.
 
 No real picture of anything else is among them, so that knees, slices, ultrasound and photographs, with which the
 detector is measured, are all new to it.
@@ -38,7 +40,10 @@ MISHAPS: Mapping[str, Callable[[PixelArray], PixelArray]] = {
 
 
 def _spectrum(shape: tuple[int, ...]) -> Grey:
-    """Frequencies in cycles per pixel, as ``rfft2`` orders them; the constant part counts as the lowest."""
+    """Return frequencies in cycles per pixel, in the order of ``rfft2``.
+
+    The constant part counts as the lowest.
+    """
     rows, columns = shape
     radius = np.hypot(np.fft.fftfreq(rows)[:, np.newaxis], np.fft.rfftfreq(columns))
     return np.asarray(np.maximum(radius, 1 / max(shape)), dtype=np.float64)
@@ -69,7 +74,10 @@ def _noise(film: PixelArray, rng: np.random.Generator) -> PixelArray:
 
 
 def _clouds(film: PixelArray, rng: np.random.Generator) -> PixelArray:
-    """Noise whose coarse parts are the strongest, or, every third time, as strong as in the film."""
+    """Return noise that is strongest at low frequencies.
+
+    Every third time its spectrum is that of the image.
+    """
     noise = rng.normal(size=film.shape)
     if rng.random() < 1 / 3:
         phase = np.fft.rfft2(noise)
@@ -79,7 +87,7 @@ def _clouds(film: PixelArray, rng: np.random.Generator) -> PixelArray:
 
 
 def _faint(film: PixelArray, rng: np.random.Generator) -> PixelArray:
-    """Next to nothing: a wedge, a step or a disc between two near grey levels, with a little noise."""
+    """Return a wedge, step or disc of two near grey levels with noise."""
     rows, columns = film.shape
     y, x = np.mgrid[0:rows, 0:columns]
     x, y = x / columns - rng.random(), y / rows - rng.random()
@@ -133,7 +141,7 @@ def _part(film: PixelArray, rng: np.random.Generator) -> PixelArray:
 
 
 def _shifted(film: PixelArray, rng: np.random.Generator) -> PixelArray:
-    """The film rolled round its frame, or its upper half mirrored into the lower."""
+    """Roll the image round its frame, or mirror its upper half down."""
     rows, columns = film.shape
     kind = rng.integers(3)
     if kind == 0:

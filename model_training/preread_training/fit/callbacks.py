@@ -1,4 +1,4 @@
-"""What is done between the steps and epochs of every fit: keep, tell, stop."""
+"""Keras callbacks of each fit: checkpoints, time limit, progress."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ class NotANumber(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class Reseed(keras.callbacks.Callback):  # type: ignore[misc]
-    """Set dropout's generators at each epoch: no checkpoint has their state, and a resumed fit must be the same."""
+    """Seed dropout at each epoch.
+
+    No checkpoint has the generators' state, and a resumed fit must be the same.
+    """
 
     def __init__(self, seed: int) -> None:
         super().__init__()
@@ -59,7 +62,7 @@ class TimeLimitReached(Exception):
 
 
 class TimeLimit(keras.callbacks.Callback):  # type: ignore[misc]
-    """Break the fit off once its minutes are over, between two steps: an epoch may take longer than all of them."""
+    """End the fit after a number of minutes, between two steps."""
 
     def __init__(self, minutes: float | None, spent_s: float = 0.0) -> None:
         super().__init__()
@@ -83,7 +86,7 @@ class TimeLimit(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class ProgressLog(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keep and say after each epoch how far the fit is, and how long the rest takes at this pace; tell every step.
+    """Record each epoch, log it, and report each step.
 
     A fit that was broken off after its history and before its checkpoint does that epoch again: its row is replaced.
     """
@@ -109,7 +112,10 @@ class ProgressLog(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keep weights and optimizer after each epoch, the epoch in the name; replaced at once, so never half there."""
+    """Save weights and optimizer after each epoch.
+
+    The file name has the epoch; files are replaced in one step.
+    """
 
     def __init__(self, folder: Path) -> None:
         super().__init__()
@@ -128,7 +134,10 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
     @staticmethod
     def restore(model: keras.Model, folder: Path) -> int:
-        """Load the newest checkpoint into a compiled model and return its number of epochs; 0 without any."""
+        """Load the newest checkpoint into a compiled model.
+
+        Returns its number of epochs; 0 without any.
+        """
         kept = _checkpoints(folder)
         if not kept:
             return 0
@@ -142,12 +151,15 @@ def _checkpoints(folder: Path) -> dict[int, Path]:
 
 
 def spent_s(folder: Path, epochs: int) -> float:
-    """Seconds that the first so many epochs of a fit have taken, by its history; 0 where none is kept."""
+    """Return the seconds of the first epochs of a fit, by its history.
+
+    0 without a history.
+    """
     return sum(took_s for epoch, _, took_s in history_of(folder) if epoch <= epochs)
 
 
 def history_of(folder: Path) -> list[tuple[int, float, float]]:
-    """(epoch from 1, loss, seconds) of each epoch that a fit has kept; empty where it has kept none.
+    """Return epoch (from 1), loss and seconds of each recorded epoch.
 
     Files of 0.1.0 have no header.
     """

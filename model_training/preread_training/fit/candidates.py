@@ -1,4 +1,4 @@
-"""Compare runs by four measures on images that their networks had not seen.
+"""Compare runs by four measures on held-out images.
 
 One figure does not rank recipes: a network that leads on the conflict normals can collapse when the same images are
 cropped and blurred as in training. So a recipe counts as better only if it gains on a measure and loses on none.
@@ -58,7 +58,9 @@ class Candidate:
 
 
 def disturb(pictures: PixelArray) -> PixelArray:
-    """Vary images as training does, by one fixed draw: uint8 [n, side, side] to the same.
+    """Vary images as training does, by one fixed draw.
+
+    uint8 [n, side, side] to the same.
 
     The draw depends on an image's place, so a whole data set is disturbed at once and in its order.
     """
@@ -71,7 +73,9 @@ def disturb(pictures: PixelArray) -> PixelArray:
 
 
 def candidates(runs: Sequence[Path], data: Data, finding: int = 0) -> list[Candidate]:
-    """Gather the logits of each run; those of disturbed images are computed once a fold and kept beside its weights.
+    """Gather the logits of each run.
+
+    Those of disturbed images are computed once for each fold and stored beside its weights.
 
     Args:
         runs: folders of runs on this data set.
@@ -112,7 +116,10 @@ def candidates(runs: Sequence[Path], data: Data, finding: int = 0) -> list[Candi
 
 
 def _slices(data: Data, finding: int, rows: npt.NDArray[np.int64]) -> Mapping[str, Rows]:
-    """Bool [rows] for each measure: the images that it compares, all with the finding among them."""
+    """Return the images of each measure, bool [rows].
+
+    All images with the finding are among them.
+    """
     labels = data.labels[rows, finding]
     every = np.ones(len(rows), bool)
     return {
@@ -129,7 +136,9 @@ def _scores(candidate: Candidate, measure: str, rows: npt.NDArray[np.int64]) -> 
 
 
 def judge(compared: Sequence[Candidate], data: Data, finding: int = 0, *, draws: int = 2000) -> JSONObject:
-    """Measure runs on the images that all of them held out, and each against the first.
+    """Measure runs on the images that all of them held out.
+
+    Each is compared with the first.
 
     Args:
         compared: from ``candidates``, at least one.
@@ -185,7 +194,10 @@ def _difference(
 
 
 def verdict(apart: Mapping[str, Measure | None]) -> str:
-    """Return ``better`` if a measure gained and none lost or is missing, ``worse`` if one lost and none gained."""
+    """Return ``better``, ``worse`` or neither for a run.
+
+    ``better``: a measure gained and none lost or is missing; ``worse``: one lost and none gained.
+    """
     gained = any(one is not None and one.low > 0 for one in apart.values())
     lost = any(one is not None and one.high < 0 for one in apart.values())
     if gained and not lost and None not in apart.values():

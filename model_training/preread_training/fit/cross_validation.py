@@ -1,4 +1,7 @@
-"""One run: a recipe on a data set, fold by fold, then on all films; each fold's logits are kept as it ends."""
+"""A run: one network for each fold, then one on all images.
+
+The logits of each fold are stored when it ends.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,9 @@ class Trainer(Protocol):
         """
 
     def fit(self, data: Data, rows: npt.NDArray[np.bool_], session: Session) -> keras.Model:
-        """Fit a network to the images of ``rows``, bool [n]; continue after an interruption.
+        """Fit a network to the images of ``rows``, bool [n].
+
+        Called again after an interruption it continues.
 
         Raises:
             FittingFailed: the loss is NaN or infinite.
@@ -108,7 +113,7 @@ def run(trainer: Trainer, data: Data, session: Session, *, only: str | None = No
 
 
 def _begin(trainer: Trainer, data: Data, session: Session) -> None:
-    """Record a new run, or compare its record with that of the run in the folder."""
+    """Record a new run, or compare with the record in the folder."""
     record = {
         "recipe": json.loads(describe(trainer.recipe)),
         "seed": session.seed,
@@ -150,7 +155,7 @@ def finished_folds(folder: Path) -> list[Path]:
 
 
 def out_of_fold(folder: Path, data: Data, finding: int = 0) -> tuple[OutOfFold, npt.NDArray[np.int64]]:
-    """Gather one finding's logits of all folds of a run, and the rows of the data set to which they belong.
+    """Gather the out-of-fold logits of one finding, and their rows.
 
     Raises:
         UsageError: the run has no logits, or is of another data set.
@@ -169,7 +174,9 @@ def out_of_fold(folder: Path, data: Data, finding: int = 0) -> tuple[OutOfFold, 
 def network_of(
     folder: Path, part: str, findings: int, serving_px: int | None = None, batch: int | None = None
 ) -> keras.Model | None:
-    """The network of a part of a run as it serves; ``None`` where there is none, or it is a reference system's.
+    """Return the serving network of a part of a run.
+
+    ``None`` if the part has no weights or is a reference system's.
 
     Args:
         part: ``fold-0`` ..., or ``all``.

@@ -1,4 +1,4 @@
-"""Input size against speed and accuracy: the same networks, served at other sides, measured once and kept."""
+"""Accuracy and time of a network at other input sizes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ _WARM_UP = 5
 
 
 def kept_sizes(run: Path, data: Data) -> JSONObject | None:
-    """What an earlier ``measure_sizes`` found; ``None`` if nothing, or other networks than those of the run now."""
+    """Return the stored result of ``measure_sizes``.
+
+    ``None`` if there is none, or it is of other networks.
+    """
     file = run / SIZES_FILE
     if not file.exists():
         return None
@@ -51,7 +54,9 @@ def _networks(run: Path) -> JSONObject:
 def measure_sizes(
     run: Path, data: Data, *, sides_px: tuple[int, ...] = SIDES_PX, progress: Callable[[], None] = lambda: None
 ) -> JSONObject:
-    """Serve each fold's network at each side: AUC on its held-out films, ms a picture with LiteRT on one thread.
+    """Measure each fold's network at each input size.
+
+    AUC on held-out images, and ms for each image with LiteRT on one thread.
 
     Takes minutes; what it finds is kept in the run as ``sizes.json`` and taken from there next time.
 
@@ -103,7 +108,7 @@ def measure_sizes(
 
 
 def _times_ms(served: keras.Model, pictures: PixelArray) -> list[float]:
-    """Time the walk from shrunken picture to logit that the worker takes, with the worker's own classifier."""
+    """Measure preprocessing and inference with the worker's classifier."""
     inputs = keras.Input(batch_shape=(1, TRAINING_SPEC.rows, TRAINING_SPEC.columns, 1), name="radiograph")
     model = keras.Model(inputs, served(inputs))
     shipped = bundles.load(bundles.resolve())

@@ -1,4 +1,4 @@
-"""How far a fit is: told step by step, shown as two bars with the time left where a person looks on."""
+"""Progress of a fit: steps, epochs, time left."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _PACE_PERIOD_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Where a fit stands after a step.
+    """Position of a fit after a step.
 
     Attributes:
         epoch: epochs completed.
@@ -56,7 +56,7 @@ def no_progress(_pace: Pace) -> None:
 
 
 class Bars:
-    """A bar for the epoch and one for all that is still to be fitted, each with the time left at the pace so far.
+    """Progress bars for the epoch and for everything that is left.
 
     Called after each step; draws nothing where the console is no terminal, which gets a line after each epoch instead.
     """

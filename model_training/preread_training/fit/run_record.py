@@ -1,4 +1,4 @@
-"""What a run's folder tells of how it came about: its record, how far each part is, what it weighs."""
+"""The record of a run: parts, progress, size."""
 
 from __future__ import annotations
 
@@ -77,7 +77,9 @@ def parts_of(run: Path, record: JSONObject) -> list[Part]:
 
 
 def lowest_loss(recipe: JSONObject) -> float | None:
-    """The training loss of a network that is right and sure, where targets are smoothed; ``None`` where they are not.
+    """Return the lowest loss that smoothed labels allow.
+
+    ``None`` without label smoothing.
 
     Binary cross-entropy is never below the entropy of its targets.
     """

@@ -1,4 +1,4 @@
-"""Fit one network to the films outside one fold; resumable, recorded, with averaged weights."""
+"""Fit one network; resumable, recorded, with averaged weights."""
 
 from __future__ import annotations
 
@@ -92,7 +92,9 @@ RECIPES = {
 def sampling_weights(
     labels: npt.NDArray[np.int64], patients: npt.NDArray[np.str_], misleading: npt.NDArray[np.bool_], recipe: Recipe
 ) -> npt.NDArray[np.float64]:
-    """How often to draw each film: with a finding or without even, many of one patient damped, misleading ones raised.
+    """Return how often to draw each image.
+
+    Both labels the same, patients with many images less, misleading images more.
 
     Args:
         labels: int64 [n, findings] in {0, 1}.
@@ -257,7 +259,10 @@ def _compile(model: keras.Model, recipe: Recipe, steps: int, epochs: int) -> Non
 
 
 def _stages(recipe: Recipe, restored: int) -> Iterator[tuple[int, int, int, bool]]:
-    """Yield side in pixels, first epoch, end, and whether averages are taken over; ``restored`` epochs are done."""
+    """Yield side, first epoch, end, and whether averages are taken over.
+
+    The side is in pixels; ``restored`` epochs are done already.
+    """
     done = 0
     for size, count in recipe.sizes:
         begin, first, done = done, max(done, restored), done + count
@@ -266,7 +271,10 @@ def _stages(recipe: Recipe, restored: int) -> Iterator[tuple[int, int, int, bool
 
 
 def serving(model: keras.Model, recipe: Recipe, spec: PreprocessingSpec, batch: int | None = None) -> keras.Model:
-    """The network as it serves: float32 [batch, spec.rows, spec.columns, 1] in, shrunk to ``serving_px`` inside."""
+    """Return the network as it serves.
+
+    Input float32 [batch, spec.rows, spec.columns, 1], resized to ``serving_px`` inside.
+    """
     inputs = keras.Input(batch_shape=(batch, spec.rows, spec.columns, 1), name="radiograph")
     side = recipe.serving_px
     return keras.Model(inputs, model(keras.layers.Resizing(side, side, interpolation="bilinear")(inputs)))
@@ -275,7 +283,10 @@ def serving(model: keras.Model, recipe: Recipe, spec: PreprocessingSpec, batch: 
 def logits_of(
     served: keras.Model, spec: PreprocessingSpec, pictures: PixelArray, batch: int = 64
 ) -> npt.NDArray[np.float64]:
-    """float64 [n, findings], the logits of a network from ``serving`` for uint8 [n, rows, columns]."""
+    """Return logits, float64 [n, findings], for uint8 [n, rows, columns].
+
+    The network is one of ``serving``.
+    """
     served.compile(jit_compile=_JIT)
     parts: Sequence[Any] = [
         served.predict_on_batch(normalise(spec, pictures[start : start + batch])[..., np.newaxis])["logit"]
@@ -291,7 +302,10 @@ def describe(recipe: DataclassInstance) -> str:
 
 @dataclass(frozen=True, slots=True)
 class RecipeTrainer:
-    """Fit networks of the product's own recipes, see ``cross_validation.Trainer``."""
+    """Trainer of the product's own recipes.
+
+    See ``cross_validation.Trainer``.
+    """
 
     recipe: Recipe
 

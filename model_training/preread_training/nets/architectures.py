@@ -1,4 +1,6 @@
-"""Networks as Keras models: float32 [batch, rows, columns, 1] in, a dictionary of three outputs out.
+"""Networks as Keras models with three outputs.
+
+Input float32 [batch, rows, columns, 1].
 
 EfficientNet-Lite0 after Tan and Le 2019 (arXiv 1905.11946) in its Lite form: no squeeze-and-excitation, ReLU6. Batch
 normalisation is folded into the convolutions when the ImageNet weights are loaded (see DECISIONS.md): fine-tuning with
@@ -52,7 +54,9 @@ def _relu6(x: Any) -> Any:
 
 
 def efficientnet_lite0(*, findings: int = 1, dropout: float = 0.2) -> keras.Model:
-    """Build the network; rows and columns are free (32 pixels of input a cell of the activation map).
+    """Build EfficientNet-Lite0.
+
+    Rows and columns are free; one cell of the activation map is 32 pixels of input.
 
     Outputs: ``logit`` [batch, findings]; ``activation_map`` [batch, cells, cells, findings], whose mean plus the head's
     bias is the logit (class activation map, Zhou et al. 2016, exact for global average pooling and one dense layer);
@@ -84,7 +88,10 @@ def efficientnet_lite0(*, findings: int = 1, dropout: float = 0.2) -> keras.Mode
 
 
 class ClassActivationMap(keras.layers.Layer):  # type: ignore[misc]
-    """Weigh the last features by the head's weights: [batch, cells, cells, features] to [.., findings]."""
+    """Weigh the last features by the head's weights.
+
+    [batch, cells, cells, features] to [batch, cells, cells, findings].
+    """
 
     def __init__(self, head: keras.layers.Dense, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -100,7 +107,9 @@ class ClassActivationMap(keras.layers.Layer):  # type: ignore[misc]
 
 
 def load_imagenet(model: keras.Model, state: StateDict) -> None:
-    """Fill everything but the head from ImageNet weights, batch normalisation folded in, the stem summed to grey.
+    """Load ImageNet weights into everything but the head.
+
+    Batch normalisation is folded in, the first layer summed to grey.
 
     Args:
         model: from ``efficientnet_lite0``.

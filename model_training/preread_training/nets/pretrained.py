@@ -1,4 +1,4 @@
-"""ImageNet weights for EfficientNet-Lite0, read from the package that carries them, without PyTorch.
+"""ImageNet weights for EfficientNet-Lite0, without PyTorch.
 
 The file is PyTorch's legacy (pre-zip) serialisation: four pickles, then the raw storages. The unpickler here may build
 nothing but an ordered dictionary of arrays, so a tampered file cannot run code.

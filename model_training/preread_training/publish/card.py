@@ -1,4 +1,6 @@
-"""The model card of a bundle, in Markdown, from its manifest: twenty sections, none left out where nothing is known.
+"""The model card of a bundle, in Markdown, from its manifest.
+
+Twenty sections; none is left out if nothing is known.
 
 The sections follow what CLAIM 2024, MI-CLAIM, TRIPOD+AI and STARD-AI ask of a report; their text is ``card.md.j2``.
 """
@@ -99,7 +101,7 @@ def _flat(values: JSONObject, before: str = "") -> list[tuple[str, str]]:
 
 
 def _wrap(text: str) -> str:
-    """Fill paragraphs and points of a list to one width; tables and headings stay; one blank line between blocks."""
+    """Wrap paragraphs and list items to one width."""
     blocks = []
     for block in re.split(r"\n\s*\n", text.strip()):
         if block.lstrip().startswith(("|", "#")):

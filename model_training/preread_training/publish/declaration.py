@@ -1,4 +1,4 @@
-"""What no image can tell of a bundle: what it is for, the codes of its findings, whose images it learned from.
+"""Declarations of a bundle: intended use, codes, training images.
 
 What is known of the published set stands in ``pneumonia-children.json``, a declaration like any other.
 """
@@ -24,7 +24,7 @@ SHIPPED_DATA = "e8aa2d08c1470b23268d757af5682b3444be64ca7734606cf989c4f1df663bd8
 
 @dataclass(frozen=True, slots=True)
 class Notes:
-    """What is known of one data set beyond its figures, as points of the model card (Markdown); each may be empty.
+    """Notes on one data set for the model card (Markdown), may be empty.
 
     Attributes:
         not_for: section 2, what the bundle is not for.
@@ -45,7 +45,7 @@ class Notes:
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """Written by whoever publishes; goes into the manifest and the model card as it stands.
+    """What the publisher declares; goes into manifest and card as it is.
 
     Attributes:
         codes: for each finding its code, scheme first (``SCT:233604007``).
@@ -88,7 +88,10 @@ PNEUMONIA_CHILDREN = _DECLARATION.validate_json(
 
 
 def template() -> JSONObject:
-    """A declaration to fill in: what is not known is `null`, or a text in angle brackets."""
+    """Return a declaration to fill in.
+
+    Unknown values are ``null`` or a text in angle brackets.
+    """
     return {
         "intended_use": {
             **asdict(PNEUMONIA_CHILDREN.intended_use),
@@ -106,14 +109,19 @@ def template() -> JSONObject:
 
 
 def notes_of(training: JSONObject) -> Notes:
-    """The notes that a manifest's record of training holds; for the shipped bundle's images, those declared of them."""
+    """Return the notes in a manifest's record of training.
+
+    For the shipped bundle's images, those declared of them.
+    """
     if "notes" in training:
         return _NOTES.validate_python(training["notes"])
     return PNEUMONIA_CHILDREN.notes if training["data"]["digest"] == SHIPPED_DATA else Notes()
 
 
 def declaration_for(findings: Sequence[str], file: Path | None, *, published: bool = False) -> Declaration:
-    """Read a declaration, or take the built-in one if the images are those of the published set.
+    """Read a declaration, or take the built-in one.
+
+    The built-in one is for the images of the published data set.
 
     Args:
         published: the images are those of the published set, see ``dataset.Data.published``.
@@ -131,7 +139,9 @@ def declaration_for(findings: Sequence[str], file: Path | None, *, published: bo
 
 
 def films_declared(manifest: Manifest, file: Path | None, *, published: bool = False) -> Declaration:
-    """Read what is declared of the images to which a bundle is calibrated; its use and codes stay what they are.
+    """Read the declaration of the images used for calibration.
+
+    Intended use and codes stay as they are.
 
     Args:
         manifest: of the bundle; where the file names an intended use, codes or a licence, they must be the bundle's.

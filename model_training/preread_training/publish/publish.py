@@ -1,4 +1,7 @@
-"""Turn a finished run into a bundle: export, calibrate, choose the operating point, write the card, verify."""
+"""Turn a finished run into a bundle.
+
+Export, calibrate, choose the operating point, write the card, verify.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +51,10 @@ _GOLDEN_PHANTOMS = 4
 
 
 def _golden(model: keras.Model, spec: PreprocessingSpec) -> dict[str, np.ndarray]:
-    """Phantoms larger than the network's input, so that the whole preprocessing is repeated too."""
+    """Return phantoms larger than the network's input.
+
+    So the golden outputs cover the whole preprocessing.
+    """
     pictures = np.stack([draw_chest(seed, rows=420, columns=512) for seed in range(_GOLDEN_PHANTOMS)])
     outputs = [model(apply(spec, picture), training=False)["logit"].numpy()[0] for picture in pictures]
     return {"pictures": pictures, "logit": np.stack(outputs)}
@@ -78,7 +84,7 @@ def detector(
     films_max: int = FILMS,
     say: Callable[[str], None] = lambda _: None,
 ) -> Detector:
-    """Fit the detector of pictures that are no chest film for a run, see ``scope.fit_scope``.
+    """Fit the out-of-scope detector of a run, see ``fit_scope``.
 
     Raises:
         UsageError: a part of the run holds no network that could be published.
@@ -110,7 +116,10 @@ def final_part(run: Path) -> Path:
 
 
 def name_for(findings: Sequence[str], *, shipped: bool) -> str:
-    """Name a bundle that its publisher does not name: the shipped one's name is for the published set alone."""
+    """Return the default name of a bundle.
+
+    The shipped bundle's name is for the published data set alone.
+    """
     return bundles.DEFAULT_NAME if shipped else re.sub(r"[^a-z0-9.]+", "-", "-".join(findings)).strip("-.")[:64]
 
 

@@ -1,4 +1,4 @@
-"""Fit calibration and operating point of a published network to a site's own films, without training it again."""
+"""Calibrate a published network to a site's images, without training."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FILMS_MIN = 50
 
 
 def fitted_to(bundle: Bundle, data: Data) -> bool:
-    """Whether these are the films of the bundle's network, all of them and no other."""
+    """Whether these are exactly the images of the bundle's network."""
     training = bundle.manifest.training
     known = training.get("content_digest")
     if known is None and training["data"]["digest"] == SHIPPED_DATA:
@@ -47,7 +47,9 @@ def recalibrate(
     declaration: Declaration,
     progress: Callable[[], None] = lambda: None,
 ) -> Bundle:
-    """Publish a new version of a bundle with the same network, calibrated on films that it has never seen.
+    """Publish a new version of a bundle with the same network.
+
+    It is calibrated on images that the network has never seen.
 
     Args:
         data: the site's films; those that the bundle refuses are counted and left out.

@@ -1,4 +1,4 @@
-"""Fit a reference system: one builder and one loop for all of them; resumable, bounded in time, recorded."""
+"""Fit a reference system; resumable, limited in time, recorded."""
 
 from __future__ import annotations
 
@@ -47,13 +47,19 @@ _Say = Callable[[str], None]
 
 
 def nearest(pictures: PixelArray, side_px: int) -> PixelArray:
-    """Take the nearest pixel, as the systems' own reading did: uint8 [n, rows, columns] to [n, side_px, side_px]."""
+    """Resize by nearest neighbour, as the systems did.
+
+    uint8 [n, rows, columns] to [n, side_px, side_px].
+    """
     rows, columns = (((np.arange(side_px) + 0.5) * side / side_px).astype(np.int64) for side in pictures.shape[1:])
     return np.ascontiguousarray(pictures[:, rows[:, np.newaxis], columns])
 
 
 def validation_rows(labels: _LABELS, patients: npt.NDArray[np.str_], share: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Bool [n]: about this share of the films of each label, all of a patient's or none; at least one patient."""
+    """Return bool [n], the images of the validation loss.
+
+    About this share of each label, all images of a patient or none, at least one patient.
+    """
     kept = np.zeros(len(labels), bool)
     generator = np.random.default_rng([seed, 1])
     positive = set(patients[labels == 1].tolist())
@@ -90,7 +96,10 @@ def _input(recipe: Reference, grey: Any) -> Any:
 
 
 def _batches(recipe: Reference, films: _Films, seed: int, steps: range) -> tf.data.Dataset:
-    """Passes over the films, each in an order of its own, the last batch of a pass short; drawn by seed and step."""
+    """Return batches: passes over the images, each in its own order.
+
+    The last batch of a pass may be short; the order is given by seed and step.
+    """
     n = len(films)
     in_pass = math.ceil(n / recipe.batch)
     passes = math.ceil(steps.stop / in_pass)
@@ -130,7 +139,10 @@ def _bodies(model: keras.Model) -> list[keras.Model]:
 
 
 def _imagenet(recipe: Reference, file: Path | None, say: _Say) -> list[npt.NDArray[np.float32]] | None:
-    """ImageNet weights of VGG19 from a file, else from Keras's cache or the network, else None, which it says."""
+    """Return ImageNet weights of VGG19, or ``None`` if there are none.
+
+    From a file, else from Keras, which may fetch them.
+    """
     body = keras.applications.VGG19(
         include_top=False, weights=None, input_shape=(recipe.side_px, recipe.side_px, recipe.channels)
     )
@@ -163,7 +175,7 @@ def logits_of(model: keras.Model, recipe: Reference, pictures: PixelArray, batch
 
 
 class _Validated(keras.callbacks.Callback):  # type: ignore[misc]
-    """Keep each epoch's validation loss and the best epoch's weights; end the fit when none was better for long."""
+    """Record the validation loss, keep the best epoch, stop early."""
 
     def __init__(self, recipe: Reference, films: _Films, folder: Path, done: int) -> None:
         super().__init__()
@@ -195,7 +207,7 @@ class _Validated(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def _choose(recipe: Reference, films: _Films, groups: _LABELS, allowance: TimeLimit, seed: int) -> JSONObject:
-    """Cross-validate the candidates as far as time allows; each is built from its own settings.
+    """Choose among candidates by cross-validation, as time allows.
 
     Args:
         groups: int64 [n], the part in which each film is held out.
@@ -222,7 +234,7 @@ def _choose(recipe: Reference, films: _Films, groups: _LABELS, allowance: TimeLi
 def _split(
     recipe: Reference, films: _Films, patients: npt.NDArray[np.str_], seed: int
 ) -> tuple[_Films, npt.NDArray[np.str_], _Films]:
-    """Return the images to fit to, their patients, and those kept for the validation loss (none for most systems)."""
+    """Return images to fit to, their patients, and validation images."""
     held = np.zeros(len(films), bool)
     if recipe.patience is not None:
         held = validation_rows(films.labels, patients, recipe.validation, seed)
@@ -233,7 +245,7 @@ def _split(
 
 
 def _epochs_meant(recipe: Reference, fitted: _Films, patients: npt.NDArray[np.str_], session: Session) -> JSONObject:
-    """Return the number of epochs and, for a system with candidates, the layers that a cross-validation chose."""
+    """Return epochs and, for a system with candidates, the chosen layers."""
     meant: JSONObject = {"epochs_meant": recipe.epochs}
     if recipe.candidates:
         _, patient = np.unique(patients, return_inverse=True)
@@ -300,7 +312,9 @@ def fit(
 def _fit_epochs(
     recipe: Reference, model: keras.Model, fitted: _Films, held: _Films, session: Session, began_s: float
 ) -> JSONObject:
-    """Fit the epochs that are left, load the best epoch's weights if the system asks for them, and return the record.
+    """Fit the remaining epochs and return their record.
+
+    Loads the best epoch's weights if the system asks for them.
 
     Args:
         recipe: the system, with the layers and epochs that were chosen.

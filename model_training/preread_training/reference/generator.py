@@ -1,4 +1,4 @@
-"""The augmentation of the old Keras image generator, for a whole batch in TensorFlow operations.
+"""Augmentation of the old Keras image generator, in TensorFlow.
 
 The order is the generator's: one affine map about the centre (nearest pixel beyond the rim), the shift of grey levels
 held within the film's own range, the flip, then brightness, which multiplies.
@@ -15,7 +15,10 @@ from preread_training.reference.systems import Shifts
 
 
 def _maps(how: Shifts, uniform: Any, side: float) -> Any:
-    """Projective transforms [n, 8] from output to input: rotation, then shift, shear and zoom, about the centre."""
+    """Return projective transforms [n, 8] from output to input.
+
+    Rotation, then shift, shear and zoom, about the centre.
+    """
     degree = 3.14159265 / 180
     angle = uniform(-how.rotation_degrees, how.rotation_degrees) * degree
     down = uniform(-how.height, how.height) * side
@@ -34,7 +37,7 @@ def _maps(how: Shifts, uniform: Any, side: float) -> Any:
 
 
 def shift(how: Shifts, pictures: Any, key: Any) -> Any:
-    """Vary float32 [n, side, side, 1] in grey levels 0..255, and keep shape and range.
+    """Vary float32 [n, side, side, 1] in grey levels 0 to 255.
 
     Args:
         key: int64 [2], seed and step; the same key gives the same.

@@ -1,4 +1,4 @@
-"""Layers in a line of text, as the tables of the reference systems write them.
+"""Layers written in one line, as in the reference systems' tables.
 
 ``C32-3`` is a convolution of 32 filters of 3x3, ``D64`` a dense layer of 64 units, both with ReLU; ``t`` at the end
 stands for tanh, ``g`` for sigmoid, ``=`` for padding that keeps the size. ``P`` takes the largest of 2x2, ``A`` their
@@ -67,7 +67,9 @@ def parse(layers: str) -> list[Layer]:
 
 
 def build(layers: str, side_px: int, channels: int) -> keras.Model:
-    """Build a network: float32 [batch, side_px, side_px, channels] in 0..1 to a logit [batch, 1].
+    """Build a network from its notation.
+
+    Input float32 [batch, side_px, side_px, channels] in 0 to 1; output logit [batch, 1].
 
     Kernels are Glorot-uniform and biases zero, which is what Keras does unasked.
     """

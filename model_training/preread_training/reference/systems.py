@@ -1,4 +1,4 @@
-"""The reference systems as data: five published student projects on these films, from which this product grew.
+"""Five published student projects as reference systems.
 
 A: with Palomar Medical Center; E: greyscale, 128 pixels; L: children aged 1 to 5; K: "Exploring Image Classification".
 Each entry is the system as its authors' code has it. Where the protocol around a system was flawed (a test set that was
@@ -14,7 +14,9 @@ from typing import Literal
 
 @dataclass(frozen=True, slots=True)
 class Shifts:
-    """Augmentation of the old Keras generator: one affine map, then a shift of grey levels, then brightness.
+    """Augmentation of the old Keras generator.
+
+    One affine map, then a shift of grey levels, then brightness.
 
     Attributes:
         rotation_degrees: largest rotation either way.

@@ -1,4 +1,6 @@
-"""Fit many systems under one protocol and keep what each gives: fold 0 held out, patients apart, one seed.
+"""Compare systems under one protocol.
+
+Fold 0 is held out, patients are apart, one seed.
 
 Each system has its own folder under that of the comparison, with its run in it and, once it is measured, ``row.json``:
 several processes may fit disjoint systems into one comparison, and the table comes from the rows alone.
@@ -55,7 +57,10 @@ def _protocol(data: Data, seed: int) -> JSONObject:
 
 
 def measured(logits: npt.NDArray[np.float64], data: Data, rows: npt.NDArray[np.int64]) -> JSONObject:
-    """AUC, accuracy, sensitivity and specificity at a probability of one half, and the AUC on conflict normals."""
+    """Return the measures of a system at a probability of one half.
+
+    AUC, accuracy, sensitivity, specificity, and AUC on conflict normals.
+    """
     films = OutOfFold(logits, data.labels[rows, 0], data.conflict[rows, 0], data.patients[rows])
     figures = measure(films.logits, films.logits > 0, films.labels, films.groups)
     hard = films.at(films.conflict_normals_and_present)
@@ -70,7 +75,7 @@ def _keep_row(folder: Path, row: JSONObject) -> None:
 
 
 def keep_baselines(data: Data, runs: Path, seed: int) -> None:
-    """Measure what needs no network: linear models, and the answer that is always the same; once for a comparison."""
+    """Measure linear models and constant answers, once for a comparison."""
     if all((runs / name / ROW_FILE).exists() for name in BASELINES):
         return
     held = np.flatnonzero(data.folds == HELD_OUT)
@@ -94,7 +99,7 @@ def keep_baselines(data: Data, runs: Path, seed: int) -> None:
 
 
 def _fitted(part: Path, recipe: JSONObject) -> JSONObject:
-    """Epochs reached and meant, seconds an epoch, parameters: as a fit kept them in its folder, or by its recipe."""
+    """Return epochs, seconds for each epoch, and parameters of a fit."""
     from preread_training.fit.callbacks import FIT_FILE, history_of
 
     history = history_of(part)
@@ -117,7 +122,7 @@ def _fitted(part: Path, recipe: JSONObject) -> JSONObject:
 
 
 def keep_run(name: str, run: Path, into: Path, data: Data, *, seed: int, minutes: float | None) -> None:
-    """Measure a run's network on the fold held out, and keep the row.
+    """Measure a run's network on the held-out fold and store the row.
 
     Args:
         minutes: that its fit was allowed, None without a bound.
@@ -159,7 +164,9 @@ def fit_all(
     void_minutes: float,
     vgg19_weights: Path | None = None,
 ) -> None:
-    """Fit and measure each system that has no row yet; call again after an interruption.
+    """Fit and measure each system that has no row yet.
+
+    Call it again after an interruption. A fit whose loss is not a number is a result too: its row records it.
 
     A fit whose loss is not a number is a result too: its row records it.
 
@@ -198,7 +205,7 @@ def fit_all(
 
 
 def gather(runs: Path) -> list[JSONObject]:
-    """All rows of a comparison, in the order of the table.
+    """Return all rows of a comparison in the order of the table.
 
     Raises:
         UsageError: there is none, or two are of different films, folds or seeds.

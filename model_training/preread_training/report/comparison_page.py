@@ -1,4 +1,4 @@
-"""The table of a comparison as Markdown and JSON, and its figure as SVG: from the rows alone."""
+"""Table, JSON and figure of a comparison, from its rows alone."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ def figure(rows: Sequence[JSONObject]) -> Figure:
 
 
 def write(rows: Sequence[JSONObject], folder: Path) -> list[Path]:
-    """Write ``compare.md``, ``compare.json`` and ``compare.svg`` and return their paths.
+    """Write ``compare.md``, ``compare.json``, ``compare.svg``; return paths.
 
     Raises:
         NotKept: the disk is full.

@@ -1,4 +1,4 @@
-"""How every figure of the report looks: colours, type, panels, labels; and how a figure becomes bytes.
+"""Style of the report's figures, and their encoding.
 
 Colours after Okabe and Ito, which colour-blind people tell apart; what a line is stands beside it in its own colour.
 """
@@ -75,7 +75,7 @@ class Curve:
 
 
 def styled(draw: Callable[_Args, Figure]) -> Callable[_Args, Figure]:
-    """Let a function draw in this style, whatever matplotlib is set to elsewhere."""
+    """Decorate a function to draw in this style."""
 
     @functools.wraps(draw)
     def drawn(*args: _Args.args, **kwargs: _Args.kwargs) -> Figure:
@@ -87,7 +87,7 @@ def styled(draw: Callable[_Args, Figure]) -> Callable[_Args, Figure]:
 
 @mpl.rc_context(_STYLE)
 def svg(figure: Figure) -> bytes:
-    """The figure as an SVG that looks the same everywhere, byte for byte."""
+    """Return the figure as SVG, the same bytes everywhere."""
     stream = io.BytesIO()
     figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return stream.getvalue()
@@ -95,14 +95,14 @@ def svg(figure: Figure) -> bytes:
 
 @mpl.rc_context(_STYLE)
 def png(figure: Figure) -> bytes:
-    """The figure as a PNG."""
+    """Return the figure as PNG."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=_PNG_DPI, metadata={"Software": None})
     return stream.getvalue()
 
 
 def panel(height_in: float) -> tuple[Figure, Axes]:
-    """An empty panel, as wide as all others."""
+    """Return an empty panel of the common width."""
     figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -111,12 +111,12 @@ def panel(height_in: float) -> tuple[Figure, Axes]:
 
 
 def grid(axes: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
-    """Faint lines at the ticks, behind the data."""
+    """Draw faint lines at the ticks, behind the data."""
     axes.grid(visible=True, axis=axis, color=FAINT, linewidth=0.6)
 
 
 def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Move label positions apart until neighbours stand at least ``gap`` from each other, order kept."""
+    """Move labels apart by at least ``gap``, in their order."""
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
     placed = list(wanted)
     for before, after in itertools.pairwise(order):
@@ -126,7 +126,7 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
 
 
 def named(axes: Axes, names: Sequence[str], colours: Sequence[str]) -> None:
-    """Names of bars above the panel, each in its colour."""
+    """Write the names of bars above the panel, in their colours."""
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1),

@@ -1,4 +1,6 @@
-"""The report's figures: arrays in, one matplotlib ``Figure`` out; nothing here reads a run or writes a file.
+"""The report's figures, from arrays.
+
+No function reads a run or writes a file.
 
 One panel each, so that a phone can stack them.
 """
@@ -34,7 +36,7 @@ from preread_training.report.figure_style import (
 
 @styled
 def class_balance(parts: Sequence[str], names: Sequence[str], counts: npt.NDArray[np.int64], unit: str) -> Figure:
-    """Stacked bars, one for each part of the data.
+    """Draw stacked bars, one for each part of the data.
 
     Args:
         parts: of the data set, top first.
@@ -64,7 +66,7 @@ def class_balance(parts: Sequence[str], names: Sequence[str], counts: npt.NDArra
 def learning_curves(
     curves: Sequence[Curve], changes: Sequence[tuple[float, str]], floor: float | None, y: str
 ) -> Figure:
-    """One line for each network.
+    """Draw one learning curve for each network.
 
     Args:
         curves: x are epochs from 1.
@@ -143,7 +145,7 @@ def _key(axes: Axes, curves: Sequence[Curve], x: float, y: float) -> None:
 
 @styled
 def roc(curves: Sequence[Curve], point: tuple[float, float] | None = None) -> Figure:
-    """Receiver operating characteristic, its upper left corner enlarged.
+    """Draw ROC curves, with the upper left corner enlarged.
 
     Args:
         curves: x = 1 - specificity, y = sensitivity.
@@ -173,7 +175,7 @@ def roc(curves: Sequence[Curve], point: tuple[float, float] | None = None) -> Fi
 
 @styled
 def precision_recall(curves: Sequence[Curve], prevalence: float) -> Figure:
-    """Precision against recall, its upper right corner enlarged.
+    """Draw precision-recall curves, with the upper right corner enlarged.
 
     Args:
         curves: x = recall (sensitivity), y = precision (positive predictive value).
@@ -206,7 +208,7 @@ def precision_recall(curves: Sequence[Curve], prevalence: float) -> Figure:
 
 @styled
 def confusion(counts: npt.NDArray[np.int64], present: str, absent: str) -> Figure:
-    """Two by two counts.
+    """Draw a confusion matrix.
 
     Args:
         counts: int64 [2, 2], rows = label (absent, present), columns = answer (below, at or above the threshold).
@@ -245,7 +247,7 @@ def confusion(counts: npt.NDArray[np.int64], present: str, absent: str) -> Figur
 
 @styled
 def reliability(predicted: Floats, observed: Floats, films: npt.NDArray[np.int64], note: str) -> Figure:
-    """Share of films with the finding against mean probability, in bins of equal mass.
+    """Draw a reliability diagram with bins of equal weight.
 
     Args:
         predicted: float64 [bins], mean probability.
@@ -269,7 +271,9 @@ def reliability(predicted: Floats, observed: Floats, films: npt.NDArray[np.int64
 def probability_histogram(
     probability: Floats, labels: npt.NDArray[np.int64], names: tuple[str, str], band: tuple[float, float, float]
 ) -> Figure:
-    """Films by probability, those without the finding drawn downwards; counts on a root scale, so that few show.
+    """Draw a histogram of probabilities by label.
+
+    Images without the finding point down; counts on a root scale, so that small ones show.
 
     Args:
         probability: float64 [films].
@@ -315,7 +319,7 @@ def probability_histogram(
 
 @styled
 def dots(names: Sequence[str], curves: Sequence[Curve], x: str, limits: tuple[float, float]) -> Figure:
-    """One row for each name, one dot with its interval for each curve.
+    """Draw one row for each name, one dot and interval for each curve.
 
     Args:
         names: of the rows, top first.
@@ -346,7 +350,7 @@ def dots(names: Sequence[str], curves: Sequence[Curve], x: str, limits: tuple[fl
 
 @styled
 def size_against_speed(sides_px: Sequence[int], time_ms: Floats, quality: Floats, served_px: int, y: str) -> Figure:
-    """What a larger input buys and costs.
+    """Draw accuracy and time by input size.
 
     Args:
         sides_px: of the input.
@@ -373,7 +377,7 @@ def size_against_speed(sides_px: Sequence[int], time_ms: Floats, quality: Floats
 
 @styled
 def bars(names: Sequence[str], values: Floats, x: str, texts: Sequence[str]) -> Figure:
-    """One bar and its text for each name, top first."""
+    """Draw one bar with its text for each name."""
     figure, axes = panel(0.7 + 0.27 * len(names))
     rows = np.arange(len(names))
     drawn = axes.barh(rows, values, height=0.62, color=NETWORK)

@@ -1,4 +1,4 @@
-"""Pictures of films for the local report: samples by what the names tell, and errors with their activation maps."""
+"""Image galleries of the local report: samples and errors."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ _QUALITY = 85
 
 
 def data_uri(kind: str, content: bytes) -> str:
-    """Bytes as an address that needs no other file; kind is a media type."""
+    """Return bytes as a data URI; ``kind`` is a media type."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def jpeg_uri(picture: PixelArray) -> str:
-    """A picture, uint8 [rows, columns] or [rows, columns, 3], inside its own address."""
+    """Return an image as a data URI.
+
+    uint8 [rows, columns] or [rows, columns, 3].
+    """
     stream = io.BytesIO()
     colours = picture if picture.ndim == 3 else np.repeat(picture[..., np.newaxis], 3, axis=2)
     imsave(stream, colours, format="jpg", pil_kwargs={"quality": _QUALITY})
@@ -34,7 +37,9 @@ def jpeg_uri(picture: PixelArray) -> str:
 
 
 def activation_maps(run: Path, data: Data, rows: npt.NDArray[np.int64], finding: int) -> dict[int, FloatArray]:
-    """What each cell adds to the logit, by the network of the fold in which the film was held out.
+    """Return what each cell adds to the logit.
+
+    By the network of the fold in which the image was held out.
 
     Args:
         rows: int64 [n], of the data set.
@@ -56,7 +61,9 @@ def activation_maps(run: Path, data: Data, rows: npt.NDArray[np.int64], finding:
 
 
 def overlaid(film: PixelArray, cells: FloatArray, full: float) -> PixelArray:
-    """Lay an activation map over a film, as strongly as its largest value compares with ``full`` (above 0).
+    """Draw an activation map over an image.
+
+    Its strength is its largest value relative to ``full``, above 0.
 
     One ``full`` for all films of a gallery lets them be compared: a map that says little is faint.
     """
@@ -64,7 +71,10 @@ def overlaid(film: PixelArray, cells: FloatArray, full: float) -> PixelArray:
 
 
 def kinds(data: Data, finding: int) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
-    """What is to be told apart, and the rows of each: without and with the finding, by kind in the published set."""
+    """Return the kinds of images and the rows of each.
+
+    Without and with the finding; by kind in the published data set.
+    """
     name, labels = data.findings[finding], data.labels[:, finding]
     yield f"without {name}", np.flatnonzero(labels == 0)
     rest = labels == 1
@@ -78,7 +88,7 @@ def kinds(data: Data, finding: int) -> Iterator[tuple[str, npt.NDArray[np.int64]
 
 
 def sample(data: Data, rows: npt.NDArray[np.int64], count: int, seed: int = 0) -> npt.NDArray[np.int64]:
-    """Draw films of different patients, always the same ones; fewer where there are fewer patients."""
+    """Draw images of different patients, the same ones each time."""
     _, first = np.unique(data.patients[rows], return_index=True)
     drawn = np.random.default_rng(seed).permutation(first)[:count]
     return np.asarray(rows[np.sort(drawn)])

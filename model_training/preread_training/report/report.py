@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page that needs no other file, and the PNGs of its figures.
+"""The report of a run: one HTML page and its figures as PNG.
 
 By default the page is local: it shows patients' films. Shared, it holds no picture of a film and no film's name.
 """
@@ -34,7 +34,7 @@ _SAMPLES = 6
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a person asks of a report.
+    """Options of a report.
 
     Attributes:
         share: leave out every picture and name of a film.
@@ -52,7 +52,9 @@ class Wanted:
 
 
 def report(run: Path, data: Data, out: Path, wanted: Wanted, progress: Callable[[str], None] = lambda _: None) -> Path:
-    """Write a run's report and return the page's path; nothing is written before all of it is made.
+    """Write a run's report and return the page's path.
+
+    Nothing is written before everything is made.
 
     Args:
         run: folder of a run with at least one finished fold.
@@ -133,7 +135,7 @@ def report(run: Path, data: Data, out: Path, wanted: Wanted, progress: Callable[
 
 
 def _judged(films: OutOfFold, finding: str, prevalence: float) -> tuple[Judged | None, str]:
-    """Judge the network; if it has learned nothing there is nothing to judge, and the reason is returned."""
+    """Judge the network, or return why it has learned nothing."""
     try:
         return judge("network", films, finding, prevalence), ""
     except NothingLearned as error:
@@ -163,7 +165,10 @@ def _samples(data: Data, finding: int) -> list[dict[str, Any]]:
 
 
 def _errors(run: Path, data: Data, finding: int, rows: npt.NDArray[np.int64], judged: Judged) -> list[dict[str, Any]]:
-    """Films on the wrong side of the threshold, the furthest from it first, each with its activation map."""
+    """Return images on the wrong side of the threshold, worst first.
+
+    Each with its activation map.
+    """
     labels, point = judged.films.labels, judged.spec.operating_point
     wrong = np.flatnonzero(judged.called != (labels == 1))
     maps = galleries.activation_maps(run, data, rows[wrong], finding)

@@ -1,4 +1,4 @@
-"""The sections of a report: each a dictionary for the page's template, its figures drawn on the way."""
+"""The sections of a report, as dictionaries for its template."""
 
 from __future__ import annotations
 
@@ -47,19 +47,19 @@ _LOOKS = ((NETWORK, "-"), (LINEAR, "--"), (BORDER, ":"))
 
 @dataclass
 class Drawn:
-    """The figures drawn so far: for the page as SVG inside their address, for the folder as PNG."""
+    """Figures drawn so far: SVG for the page, PNG for the folder."""
 
     pngs: dict[str, bytes] = field(default_factory=dict)
 
     def add(self, name: str, figure: Figure, title: str, caption: str = "") -> dict[str, str]:
-        """Keep a figure and return what the page needs of it."""
+        """Store a figure and return its entry for the page."""
         self.pngs[name] = png(figure)
         uri = data_uri("image/svg+xml", svg(figure))
         return {"uri": uri, "title": title, "caption": caption, "number": str(len(self.pngs))}
 
 
 def balance(data: Data, finding: int, drawn: Drawn) -> dict[str, Any]:
-    """Films and patients of each kind, fold by fold."""
+    """Return images and patients of each kind, by fold."""
     names, groups = zip(*kinds(data, finding), strict=True)
     folds = range(int(data.folds.max()) + 1)
     films = np.array([[int((data.folds[rows] == fold).sum()) for rows in groups] for fold in folds])
@@ -91,7 +91,7 @@ def balance(data: Data, finding: int, drawn: Drawn) -> dict[str, Any]:
 
 
 def learning(parts: Sequence[Part], record: JSONObject, drawn: Drawn) -> dict[str, str] | None:
-    """The training loss of every part that has begun; ``None`` where none has."""
+    """Return the training loss of each part, or ``None`` without any."""
     lines = []
     for index, part in enumerate(part for part in parts if part.history):
         epochs, losses, _ = zip(*part.history, strict=True)
@@ -104,7 +104,7 @@ def learning(parts: Sequence[Part], record: JSONObject, drawn: Drawn) -> dict[st
 
 
 def separation(models: Sequence[Judged], drawn: Drawn) -> dict[str, Any]:
-    """ROC and precision-recall curves and the table of network and baselines."""
+    """Return ROC and precision-recall curves, network and baselines."""
     films = models[0].films
     parts = {"all films": np.ones(len(films.labels), bool), "conflict normals": films.conflict_normals_and_present}
     found = {name: [measured(judged, rows) for judged in models] for name, rows in parts.items()}
@@ -147,7 +147,7 @@ def _lines(
 
 
 def answers(judged: Judged, drawn: Drawn) -> dict[str, Any]:
-    """The operating point, what it does in counts and words, and what the band buys."""
+    """Return the operating point, its counts, and the effect of the band."""
     films, point = judged.films, judged.spec.operating_point
     counts = np.array(
         [[int(((films.labels == label) & (judged.called == said)).sum()) for said in (False, True)] for label in (0, 1)]
@@ -181,7 +181,7 @@ def _one_in(count: int, of: int) -> str:
 
 
 def calibration(models: Sequence[Judged], drawn: Drawn) -> dict[str, Any]:
-    """Reliability plots of the network, the measures of all."""
+    """Return reliability diagrams and calibration measures."""
     records = [calibration_records(judged) for judged in models]
     shown = []
     for part, found in records[0].items():
@@ -202,7 +202,7 @@ def calibration(models: Sequence[Judged], drawn: Drawn) -> dict[str, Any]:
 
 
 def by_subgroup(models: Sequence[Judged], groups: Mapping[str, Rows], drawn: Drawn) -> dict[str, Any]:
-    """How each subgroup fares."""
+    """Return the measures of each subgroup."""
     table, found = subgroup_rows(models, groups)
     names = list(found)
 
@@ -221,7 +221,7 @@ def by_subgroup(models: Sequence[Judged], groups: Mapping[str, Rows], drawn: Dra
 
 
 def sizes(found: JSONObject | None, finding: str, drawn: Drawn) -> dict[str, Any] | None:
-    """Input size against speed and accuracy, where that has been measured."""
+    """Return accuracy and time by input size, if measured."""
     if found is None:
         return None
     sides = found["sides"]
@@ -250,7 +250,7 @@ def sizes(found: JSONObject | None, finding: str, drawn: Drawn) -> dict[str, Any
 
 
 def timing(parts: Sequence[Part], record: JSONObject) -> Table:
-    """How long each network took."""
+    """Return the time of each network."""
     rows = []
     for part in parts:
         seconds = [took_s for _, _, took_s in part.history]
@@ -261,7 +261,10 @@ def timing(parts: Sequence[Part], record: JSONObject) -> Table:
 
 
 def compared(rows: Sequence[JSONObject], drawn: Drawn) -> dict[str, Any]:
-    """What other recipes take and reach, from the rows of ``comparing.gather``; those never fitted are left out."""
+    """Return time and measures of other recipes.
+
+    From ``comparison.gather``; systems that were never fitted are left out.
+    """
     fitted = [row for row in rows if row.get("seconds_per_epoch") is not None]
     seconds = np.array([row["seconds_per_epoch"] for row in fitted], float)
     texts = [f"{each:.3g} s" for each in seconds]

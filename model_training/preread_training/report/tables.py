@@ -1,4 +1,4 @@
-"""The numbers of a report: one run's finding beside the linear baselines, measured alike, as tables of text."""
+"""Tables of a report: network and baselines, measured alike."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _DRAWS_OF_SUBGROUP = 300
 
 @dataclass(frozen=True)
 class Judged:
-    """A network or baseline, what it said of films it had not seen, and the operating point chosen from that.
+    """A network or baseline with its logits and operating point.
 
     Attributes:
         films: its logits out of fold.
@@ -42,7 +42,7 @@ class Judged:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of text; a cell is a value and its interval (or a remark), either may be empty."""
+    """Rows of text: a value with its interval or a remark in each cell."""
 
     columns: list[str]
     rows: list[tuple[str, list[tuple[str, str]]]]
@@ -58,7 +58,7 @@ def judge(name: str, films: OutOfFold, finding: str, prevalence: float) -> Judge
 def judge_baselines(
     data: Data, rows: npt.NDArray[np.int64], finding: int, prevalence: float
 ) -> tuple[list[Judged], list[str]]:
-    """The linear models on the same films, each fitted to the other folds' films of the whole data set.
+    """Fit and judge the linear baselines, each out of fold.
 
     Returns:
         Those that learned something, and the names of those whose logits do not rise with the finding.
@@ -76,12 +76,12 @@ def judge_baselines(
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number as a table shows it."""
+    """Format a number for a table."""
     return "\N{EN DASH}" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def percent(value: float | None) -> str:
-    """A share as a table shows it."""
+    """Format a share for a table."""
     return "\N{EN DASH}" if value is None or math.isnan(value) else f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
@@ -94,7 +94,7 @@ def _share(of: Measure) -> tuple[str, str]:
 
 
 def measured(judged: Judged, rows: Rows | None = None) -> dict[str, Measure]:
-    """``evaluation.measure`` on all films or some of them."""
+    """Call ``metrics.measure`` on all images or some of them."""
     chosen = np.ones(len(judged.called), bool) if rows is None else rows
     films = judged.films.at(chosen)
     return measure(films.logits, judged.called[chosen], films.labels, films.groups, draws=_DRAWS)
@@ -103,7 +103,7 @@ def measured(judged: Judged, rows: Rows | None = None) -> dict[str, Measure]:
 def main_table(
     models: Sequence[Judged], everywhere: Sequence[Mapping[str, Measure]], conflict: Sequence[Mapping[str, Measure]]
 ) -> Table:
-    """The network and the baselines, each at the operating point that the same rule chose for it."""
+    """Return network and baselines, each at its operating point."""
     rows = []
     for judged, all_films, hard in zip(models, everywhere, conflict, strict=True):
         cells = [
@@ -121,7 +121,10 @@ def main_table(
 
 
 def subgroup_rows(models: Sequence[Judged], groups: Mapping[str, Rows]) -> tuple[Table, JSONObject]:
-    """Every subgroup: counts, the network's answers, and the AUC of all; and the network's record as numbers."""
+    """Return counts, answers and AUC of each subgroup.
+
+    Also the network's measures as numbers.
+    """
     network, *baselines = (subgroup_table(m.films, m.called, groups, count=_DRAWS_OF_SUBGROUP) for m in models)
 
     def figure(found: JSONObject, key: str) -> tuple[str, str]:
@@ -141,7 +144,9 @@ def subgroup_rows(models: Sequence[Judged], groups: Mapping[str, Rows]) -> tuple
 
 
 def calibration_records(judged: Judged) -> dict[str, JSONObject]:
-    """Calibration measures on all films and with the conflict normals alone, films weighed to the prevalence.
+    """Return calibration measures, weighed to the prevalence.
+
+    On all images, and with the conflict normals alone.
 
     The probabilities are cross-fitted (each fold's by a calibration fitted on the others) where there are two folds.
     """
@@ -161,7 +166,7 @@ def calibration_records(judged: Judged) -> dict[str, JSONObject]:
 
 
 def calibration_table(models: Sequence[Judged], records: Sequence[Mapping[str, JSONObject]]) -> Table:
-    """Calibration of the network and of the baselines on each part of the films."""
+    """Return the calibration of network and baselines."""
     keys = ("expected_calibration_error", "brier", "negative_log_likelihood", "slope", "intercept")
     rows = [
         (f"{judged.name}, {part}", [(number(found[key]), "") for key in keys])
@@ -172,7 +177,7 @@ def calibration_table(models: Sequence[Judged], records: Sequence[Mapping[str, J
 
 
 def answers_table(judged: Judged) -> Table:
-    """What a doctor sees: films flagged, uncertain and not flagged, by label."""
+    """Return counts of flagged, uncertain and not flagged, by label."""
     point, labels = judged.spec.operating_point, judged.films.labels
     parts = {
         "flagged": judged.probability >= point.uncertain_high,
@@ -190,7 +195,7 @@ def answers_table(judged: Judged) -> Table:
 
 
 def predictive_table(models: Sequence[Judged]) -> Table:
-    """What an answer is worth where the finding is rare or common."""
+    """Return predictive values by prevalence."""
     network = models[0].spec.predictive_values
     columns = [f"{kind} at {of.prevalence:.0%}" for of in network for kind in ("PPV", "NPV")]
     rows = [

@@ -1,4 +1,6 @@
-"""Linear models of what should not matter: the baselines, and the finders of films on which a shortcut misleads.
+"""Linear baselines on border, thumbnail and sharpness.
+
+They also find images that a shortcut misleads.
 
 In these data the framing of a film alone (chin in view, lungs' size in the picture) separates the labels well, and so
 does its sharpness; elsewhere films are framed and rendered otherwise. The films that the border-only model gets wrong,
@@ -18,21 +20,27 @@ Features = npt.NDArray[np.float64]
 
 
 def thumbnails(pictures: PixelArray) -> Features:
-    """Average uint8 [n, rows, columns] (sides divisible by 14) over 14x14 cells: float64 [n, 14, 14] in 0..255."""
+    """Average uint8 [n, rows, columns] over 14x14 cells.
+
+    Sides are divisible by 14; returns float64 [n, 14, 14] in 0 to 255.
+    """
     n, rows, columns = pictures.shape
     cells = pictures.reshape(n, _CELLS, rows // _CELLS, _CELLS, columns // _CELLS)
     return np.asarray(cells.mean(axis=(2, 4), dtype=np.float64))
 
 
 def border(thumbs: Features) -> Features:
-    """The outer two cells of each thumbnail: float64 [n, 96]."""
+    """Return the outer two cells of each thumbnail, float64 [n, 96]."""
     inside = np.zeros((_CELLS, _CELLS), dtype=bool)
     inside[_BORDER_CELLS:-_BORDER_CELLS, _BORDER_CELLS:-_BORDER_CELLS] = True
     return thumbs[:, ~inside]
 
 
 def sharpness(pictures: PixelArray) -> Features:
-    """float64 [n, 3], logarithm of the mean difference of pixels 1, 2 and 4 apart in grey levels: low in soft films."""
+    """Return the log of mean differences of pixels 1, 2 and 4 apart.
+
+    float64 [n, 3], in grey levels before the logarithm: low in soft images.
+    """
     logs = []
     for picture in pictures:
         grey = picture.astype(np.int16)
@@ -45,7 +53,10 @@ def sharpness(pictures: PixelArray) -> Features:
 
 
 def baseline_features(pictures: PixelArray) -> dict[str, Features]:
-    """What the linear baselines see of uint8 [n, rows, columns]: a thumbnail, its border alone, sharpness alone."""
+    """Return the features of each baseline for uint8 [n, rows, columns].
+
+    A thumbnail, its border alone, sharpness alone.
+    """
     thumbs = thumbnails(pictures)
     return {
         "linear_14x14": thumbs.reshape(len(thumbs), -1),
@@ -55,7 +66,7 @@ def baseline_features(pictures: PixelArray) -> dict[str, Features]:
 
 
 def balanced_weights(labels: npt.NDArray[np.int64]) -> Features:
-    """float64 [n], mean 1, the two labels weighing the same."""
+    """Return weights with mean 1, both labels alike, float64 [n]."""
     share = float(labels.mean())
     return np.where(labels == 1, 0.5 / share, 0.5 / (1 - share))
 
@@ -91,7 +102,10 @@ def fit_logistic(
 def cross_fitted_logits(
     features: Features, labels: npt.NDArray[np.int64], folds: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """Logits for each film from a model that saw none of its fold: float64 [n]."""
+    """Return logits of models that were fitted without the image's fold.
+
+    float64 [n].
+    """
     logits = np.empty(len(labels))
     for fold in np.unique(folds):
         fit, held = folds != fold, folds == fold
@@ -104,5 +118,8 @@ def cross_fitted_logits(
 def contradicting(
     features: Features, labels: npt.NDArray[np.int64], folds: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.bool_]:
-    """Bool [n]: films of which a linear model of these features, fitted without their fold, says the opposite."""
+    """Return images of which a linear model says the opposite, bool [n].
+
+    The model is fitted without the image's fold.
+    """
     return np.asarray((cross_fitted_logits(features, labels, folds) > 0) != (labels == 1))

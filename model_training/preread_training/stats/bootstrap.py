@@ -1,4 +1,4 @@
-"""95 % intervals that know which films are of one patient.
+"""Bootstrap intervals (95 %) by patient.
 
 Shares (sensitivity, specificity, accuracy) get Wilson's interval on the effective number of films, which stays wide
 where no error was seen; other measures get the percentiles of a bootstrap that draws patients. DeLong's variance is
@@ -24,24 +24,24 @@ _Z = 1.959963984540054  # 97.5 % of the standard normal distribution lie below
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A value with its 95 % interval (NaN where it is undefined: one label only)."""
+    """A value with its 95 % interval; NaN if undefined (one label only)."""
 
     value: float
     low: float
     high: float
 
     def to_json(self) -> dict[str, float | None]:
-        """The three numbers; ``None`` where undefined, since JSON has no NaN."""
+        """Return the three numbers, ``None`` if undefined."""
         return {"value": number(self.value), "low": number(self.low), "high": number(self.high)}
 
 
 def number(value: float) -> float | None:
-    """``None`` for NaN, which JSON has not and which equals nothing, not even itself."""
+    """Return ``None`` for NaN, which JSON does not have."""
     return None if math.isnan(value) else float(value)
 
 
 def effective_count(hit: Rows, groups: Groups) -> float:
-    """Number of independent films that would tell as much of a share as these, which come in groups.
+    """Return the effective number of images that come in groups.
 
     Films divided by the design effect of a ratio over groups (Rao and Scott 1992), never more than there are; the
     number of groups where all films agree, so that their variance says nothing.
@@ -57,7 +57,10 @@ def effective_count(hit: Rows, groups: Groups) -> float:
 
 
 def share(hit: Rows, groups: Groups) -> Measure:
-    """A share of films with Wilson's (1927) 95 % interval on their effective number; NaN of no film."""
+    """Return a share with its 95 % interval (Wilson 1927).
+
+    On the effective number of images; NaN of no image.
+    """
     if not len(hit):
         return Measure(float("nan"), float("nan"), float("nan"))
     count, value = effective_count(hit, groups), float(hit.mean())
@@ -67,7 +70,10 @@ def share(hit: Rows, groups: Groups) -> Measure:
 
 
 def draws(groups: Groups, count: int, seed: int = 0) -> Iterator[Scores]:
-    """Yield ``count`` bootstrap samples of groups: float64 [n], how often each film counts in a sample."""
+    """Yield ``count`` bootstrap samples of groups.
+
+    float64 [n], how often each image counts in a sample.
+    """
     _, group = np.unique(groups, return_inverse=True)
     number_of = int(group.max()) + 1
     generator = np.random.default_rng(seed)
@@ -78,7 +84,10 @@ def draws(groups: Groups, count: int, seed: int = 0) -> Iterator[Scores]:
 def bootstrap(
     measures: Mapping[str, Callable[[Scores], float]], groups: Groups, *, count: int = 2000, seed: int = 0
 ) -> dict[str, Measure]:
-    """Give each measure (a function of how often each film counts) a 95 % interval over samples of groups."""
+    """Return each measure with a 95 % interval over samples of groups.
+
+    A measure is a function of how often each image counts.
+    """
     drawn: dict[str, list[float]] = {name: [] for name in measures}
     for weight in draws(groups, count, seed):
         for name, of in measures.items():

@@ -1,4 +1,4 @@
-"""Does a probability mean what it says? Calibration measures, films weighed for the prevalence that is claimed."""
+"""Calibration measures, weighed to a prevalence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SMALLEST = 1e-12
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """Films of like probability.
+    """Images of similar probability.
 
     Attributes:
         probability: their weighted mean.
@@ -33,7 +33,9 @@ class Bin:
 
 
 def reliability_bins(probability: Scores, labels: Labels, weights: Scores | None = None, bins: int = BINS) -> list[Bin]:
-    """Sort films by probability into bins of equal weight; films of one probability stay together.
+    """Sort images by probability into bins of equal weight.
+
+    Images of one probability stay in one bin.
 
     Args:
         probability: float64 [n] in [0, 1].
@@ -59,7 +61,9 @@ def reliability_bins(probability: Scores, labels: Labels, weights: Scores | None
 
 
 def expected_calibration_error(bins: list[Bin]) -> float:
-    """Mean distance between probability and share over equal-mass bins (Naeini 2015, with bins by mass), in [0, 1].
+    """Return the expected calibration error, in [0, 1].
+
+    Over bins of equal weight (Naeini 2015, with bins by weight).
 
     Noise within a bin adds to it: even a perfect probability has an error above 0 on few films.
     """
@@ -67,18 +71,20 @@ def expected_calibration_error(bins: list[Bin]) -> float:
 
 
 def brier_score(probability: Scores, labels: Labels, weights: Scores | None = None) -> float:
-    """Weighted mean squared distance of probability and label, in [0, 1]."""
+    """Return the weighted Brier score, in [0, 1]."""
     return float(np.average((probability - labels) ** 2, weights=weights))
 
 
 def negative_log_likelihood(probability: Scores, labels: Labels, weights: Scores | None = None) -> float:
-    """Weighted mean of -log of the probability given to what was there, in nats."""
+    """Return the weighted negative log-likelihood, in nats."""
     given = np.clip(np.where(labels == 1, probability, 1 - probability), _SMALLEST, 1.0)
     return float(np.average(-np.log(given), weights=weights))
 
 
 def slope_and_intercept(probability: Scores, labels: Labels, weights: Scores | None = None) -> tuple[float, float]:
-    """Slope and intercept of the labels' logit on the probability's (Cox 1958); 1 and 0 where it means what it says.
+    """Return slope and intercept of the calibration line (Cox 1958).
+
+    1 and 0 for a calibrated probability.
 
     A slope below 1 is an overconfident probability. NaN when a label is absent.
     """

@@ -1,4 +1,4 @@
-"""ROC and precision-recall curves with bands from a bootstrap over patients."""
+"""ROC and precision-recall curves with bootstrap bands by patient."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _GRID = np.unique(np.concatenate([np.linspace(0, 0.25, 126), np.linspace(0.25, 0
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """A curve at fixed places, and between which values 95 % of the resampled curves lie at each place.
+    """A curve with its 95 % band at fixed places.
 
     Attributes:
         x: float64 [points], rising from 0 to 1.
@@ -32,7 +32,10 @@ class Band:
 
 
 def roc(scores: Scores, labels: Labels, groups: Groups, *, draws: int = 500, seed: int = 0) -> Band:
-    """Sensitivity (y) against 1 - specificity (x); arguments as of ``evaluation.measure``, both labels present."""
+    """Return sensitivity (y) against 1 - specificity (x).
+
+    Arguments as of ``metrics.measure``, both labels present.
+    """
 
     def sensitivity(found: Scores, called: Scores) -> Scores:
         return np.asarray(np.interp(_GRID, np.append(0.0, called / called[-1]), np.append(0.0, found / found[-1])))
@@ -41,7 +44,10 @@ def roc(scores: Scores, labels: Labels, groups: Groups, *, draws: int = 500, see
 
 
 def precision_recall(scores: Scores, labels: Labels, groups: Groups, *, draws: int = 500, seed: int = 0) -> Band:
-    """Precision (y) at the first cut that reaches each recall (x); arguments as of ``roc``."""
+    """Return precision (y) at the first cut that reaches each recall (x).
+
+    Arguments as of ``roc``.
+    """
 
     def precision(found: Scores, called: Scores) -> Scores:
         at = np.searchsorted(found / found[-1], np.maximum(_GRID, 1e-9) - 1e-12)
@@ -58,7 +64,10 @@ def _band(
     draws: int,
     seed: int,
 ) -> Band:
-    """Walk the cuts from the highest score down; ``of`` gets the weight of films with and without at or above each."""
+    """Return a curve and its band over all cuts.
+
+    ``of`` gets the weight of images with and without the finding at or above each cut.
+    """
     order = np.argsort(-scores, kind="stable")
     last_of_tie = np.append(np.diff(scores[order]) != 0, True)
     present = labels[order] == 1

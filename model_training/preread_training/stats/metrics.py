@@ -1,4 +1,4 @@
-"""What networks said of films, and measures of it with 95 % intervals that know which films are of one patient."""
+"""Out-of-fold logits and their measures with intervals by patient."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CONFLICT_SHARE = 0.5
 
 @dataclass(frozen=True, slots=True)
 class OutOfFold:
-    """What networks said of films of patients that they had not seen.
+    """Logits of networks for images of patients that they had not seen.
 
     Attributes:
         logits: float64 [n].
@@ -36,37 +36,37 @@ class OutOfFold:
 
     @property
     def groups(self) -> Groups:
-        """Str [n], what is drawn in a bootstrap: the patient, or the film where patients are unknown."""
+        """What the bootstrap draws: the patient, else the image; str [n]."""
         return np.arange(len(self.labels)).astype(np.str_) if self.patients is None else self.patients
 
     @property
     def conflict_normals(self) -> Rows:
-        """Films without the finding that are framed like films with it."""
+        """Images without the finding that are framed like those with it."""
         return np.asarray(self.conflict & (self.labels == 0))
 
     @property
     def hard_normals(self) -> Rows:
-        """The conflict normals; in a data set without any, all films without the finding."""
+        """The conflict normals, or all normals if there are none."""
         return self.conflict_normals if self.conflict_normals.any() else np.asarray(self.labels == 0)
 
     @property
     def conflict_normals_and_present(self) -> Rows:
-        """The conflict normals and all films with the finding."""
+        """The conflict normals and all images with the finding."""
         return np.asarray(self.conflict_normals | (self.labels == 1))
 
     def on_conflict_normals(self) -> tuple[Scores, Labels]:
-        """Scores and labels of the conflict normals against all films with the finding."""
+        """Scores and labels of conflict normals and images with the finding."""
         kept = self.conflict_normals_and_present
         return self.logits[kept], self.labels[kept]
 
     def at(self, rows: Rows) -> OutOfFold:
-        """The films of these rows."""
+        """Return the images of these rows."""
         patients = None if self.patients is None else self.patients[rows]
         folds = None if self.folds is None else self.folds[rows]
         return OutOfFold(self.logits[rows], self.labels[rows], self.conflict[rows], patients, folds)
 
     def weights(self, prevalence: float, conflict_share: float | None = CONFLICT_SHARE) -> Scores:
-        """How much each film counts so that the whole stands for a place with this prevalence: float64 [n], sum n.
+        """Return weights that give this prevalence: float64 [n], sum n.
 
         Args:
             prevalence: weight of the films with the finding, in (0, 1).
@@ -88,7 +88,7 @@ class OutOfFold:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """Films counted by label and by what was called."""
+    """Counts by label and prediction."""
 
     true_positive: int
     false_negative: int
@@ -109,7 +109,10 @@ class Confusion:
 
 @dataclass(frozen=True, slots=True)
 class _Ranked:
-    """Films sorted into ranks once, so that a measure of many reweighings is cheap; ties share a rank."""
+    """Images sorted into ranks once, to measure many weights quickly.
+
+    Ties share a rank.
+    """
 
     rank: npt.NDArray[np.int64]
     present: Rows
@@ -137,7 +140,7 @@ class _Ranked:
 
 
 def auc(scores: Scores, labels: Labels, weights: Scores | None = None) -> float:
-    """Area under the ROC curve: the chance that a film with the finding scores above one without; ties count half.
+    """Return the area under the ROC curve; ties count half.
 
     Args:
         weights: float64 [n], how often each film counts (bootstrap), 1 where absent.
@@ -149,7 +152,9 @@ def auc(scores: Scores, labels: Labels, weights: Scores | None = None) -> float:
 
 
 def average_precision(scores: Scores, labels: Labels, weights: Scores | None = None) -> float:
-    """Area under the precision-recall curve as a sum of steps; at chance it is the share of films with the finding.
+    """Return the area under the precision-recall curve, as steps.
+
+    By chance it equals the share of images with the finding.
 
     Returns:
         A value in [0, 1]; NaN without any film with the finding.
@@ -158,7 +163,10 @@ def average_precision(scores: Scores, labels: Labels, weights: Scores | None = N
 
 
 def matthews_correlation(called: Rows, labels: Labels, weights: Scores | None = None) -> float:
-    """Correlation of what was called with the labels, in [-1, 1]; NaN when either is the same for all films."""
+    """Return the Matthews correlation, in [-1, 1].
+
+    NaN if labels or predictions are all the same.
+    """
     weight = np.ones(len(labels)) if weights is None else weights
     yes, present = called.astype(float), (labels == 1).astype(float)
     total = weight.sum()
@@ -172,7 +180,7 @@ def matthews_correlation(called: Rows, labels: Labels, weights: Scores | None = 
 def measure(
     scores: Scores, called: Rows, labels: Labels, groups: Groups, *, draws: int = 2000, seed: int = 0
 ) -> dict[str, Measure]:
-    """Measure what was said of films, with 95 % intervals.
+    """Return the measures of out-of-fold logits with 95 % intervals.
 
     Args:
         scores: float64 [n], higher = more likely.
@@ -213,13 +221,13 @@ def measure(
 
 
 def auc_difference(first: Scores, second: Scores, labels: Labels, groups: Groups, *, count: int = 2000) -> Measure:
-    """First minus second AUC on the same films, paired; an interval without 0 tells two networks apart on them."""
+    """Return first minus second AUC on the same images, paired."""
     a, b = _Ranked.of(first, labels), _Ranked.of(second, labels)
     return bootstrap({"auc": lambda weight: a.auc(weight) - b.auc(weight)}, groups, count=count)["auc"]
 
 
 def answer_counts(answers: npt.NDArray[np.str_], labels: Labels) -> JSONObject:
-    """Films of each answer, with and without the finding."""
+    """Return counts of each answer, with and without the finding."""
     return {
         answer.value: {
             "with_finding": int(((answers == answer) & (labels == 1)).sum()),
@@ -230,7 +238,7 @@ def answer_counts(answers: npt.NDArray[np.str_], labels: Labels) -> JSONObject:
 
 
 def subgroup_table(films: OutOfFold, called: Rows, subgroups: Mapping[str, Rows], *, count: int = 500) -> JSONObject:
-    """Measure parts of the films, each by name.
+    """Measure parts of the images, each by name.
 
     Returns:
         For each subgroup ``films``, ``with_finding``, ``patients``, ``missed`` (with the finding, not called),

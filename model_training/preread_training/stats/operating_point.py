@@ -1,4 +1,6 @@
-"""Calibration and operating point from out-of-fold logits, with the normals weighed as if framed otherwise.
+"""Calibration and operating point from out-of-fold logits.
+
+Normals are weighed half on the conflict normals.
 
 A random hold-out looks like the training data, so a threshold chosen on it alone lands where normals that are framed
 like pneumonia films get flagged. Here half of the normals' weight lies on the conflict slice (see ``baselines``).
@@ -45,19 +47,22 @@ def calibrate(films: OutOfFold, prevalence: float) -> Calibration:
 
 
 def sensitivity_lower_bound(found: float, of: float, confidence: float = 0.95) -> float:
-    """One-sided exact lower bound of a share (Clopper and Pearson 1934); counts may be effective ones."""
+    """Return a one-sided exact lower bound (Clopper and Pearson 1934).
+
+    Counts may be effective ones.
+    """
     return float(beta.ppf(1 - confidence, found, of - found + 1)) if found else 0.0
 
 
 def lower_bound_by_patient(hit: Rows, groups: Groups) -> float:
-    """The same with the effective number of films, since those of one patient are alike (Korn and Graubard 1998)."""
+    """Return the lower bound by patient (Korn and Graubard 1998)."""
     count = effective_count(hit, groups)
     return sensitivity_lower_bound(float(hit.mean()) * count, count)
 
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """What a threshold on the logit does to the films on which it was chosen.
+    """Counts of a threshold on the images on which it was chosen.
 
     Attributes:
         sensitivity: share of the films with the finding at or above it.
@@ -74,7 +79,9 @@ class Cut:
 
 
 def choose_cut(films: OutOfFold) -> Cut:
-    """Maximise the smaller of sensitivity and specificity on the conflict normals, above a floor of sensitivity.
+    """Choose the threshold on the logit.
+
+    It maximises the smaller of sensitivity and specificity on the conflict normals, above a floor of sensitivity.
 
     A finding missed is the costly error, so cuts with an observed sensitivity below 0.975 are not considered: on some
     4,000 films that shows 0.97 with 95 % confidence. The floor is on what was observed and not on its bound by patient,
@@ -100,7 +107,7 @@ def choose_cut(films: OutOfFold) -> Cut:
 
 
 def choose(films: OutOfFold, calibration: Calibration) -> OperatingPoint:
-    """Choose the threshold as ``choose_cut`` does and set the band around it."""
+    """Choose the threshold as ``choose_cut`` does, and its band."""
     cut = choose_cut(films)
     low = min(cut.logit, float(np.quantile(films.logits[films.labels == 1], _BAND_MISSED)))
     high = max(cut.logit, float(np.quantile(films.logits[films.hard_normals], 1 - _BAND_CALLED)))
@@ -127,7 +134,7 @@ def choose(films: OutOfFold, calibration: Calibration) -> OperatingPoint:
 
 
 def what_the_band_buys(films: OutOfFold, calibration: Calibration, point: OperatingPoint) -> JSONObject:
-    """Count errors with the band (uncertain is no error, and no answer either) and without it.
+    """Count errors with the band (uncertain is no error) and without it.
 
     Returns:
         ``uncertain_rate`` of all films, ``uncertain_with_finding``, ``uncertain_without_finding`` (films), and the
@@ -151,12 +158,14 @@ def what_the_band_buys(films: OutOfFold, calibration: Calibration, point: Operat
 
 
 def probabilities(films: OutOfFold, calibration: Calibration) -> Scores:
-    """float64 [n]."""
+    """Return probabilities, float64 [n]."""
     return np.array([calibration.probability(logit) for logit in films.logits.tolist()])
 
 
 def predict(films: OutOfFold, calibration: Calibration, point: OperatingPoint) -> tuple[PredictiveValues, ...]:
-    """PPV of ``flagged`` and NPV of ``not_flagged``, with the normals weighed half on the conflict slice.
+    """Return PPV of ``flagged`` and NPV of ``not_flagged``.
+
+    Normals are weighed half on the conflict normals.
 
     Half a film is added to every count, so that answers never seen wrong on these films are not taken for certain.
     """
@@ -174,14 +183,19 @@ def predict(films: OutOfFold, calibration: Calibration, point: OperatingPoint) -
 
 
 def specify(films: OutOfFold, finding: str, code: str, prevalence: float) -> FindingSpec:
-    """Calibrate one finding and choose its operating point from logits of films that the network had not seen."""
+    """Calibrate one finding and choose its operating point.
+
+    From logits of images that the network had not seen.
+    """
     calibration = calibrate(films, prevalence)
     point = choose(films, calibration)
     return FindingSpec(finding, code, calibration, point, predict(films, calibration, point))
 
 
 def cross_fitted_answers(films: OutOfFold) -> JSONObject | None:
-    """Sensitivity and specificity when each fold's cut is chosen on the other folds, so that no film chose its own.
+    """Return sensitivity and specificity with cross-fitted cuts.
+
+    Each fold's cut is chosen on the other folds.
 
     Returns:
         ``sensitivity``, ``specificity``, ``specificity_conflict_normals`` as numbers; ``None`` of fewer than two folds.
@@ -200,7 +214,10 @@ def cross_fitted_answers(films: OutOfFold) -> JSONObject | None:
 
 
 def cross_fitted_probabilities(films: OutOfFold, prevalence: float) -> Scores | None:
-    """float64 [n], each film's probability by a calibration fitted on the other folds; ``None`` of fewer than two."""
+    """Return probabilities calibrated on the other folds, float64 [n].
+
+    ``None`` with fewer than two folds.
+    """
     if films.folds is None or len(np.unique(films.folds)) < 2:
         return None
     found = np.empty(len(films.labels))
