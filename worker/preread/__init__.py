@@ -1,4 +1,4 @@
-"""Analyse chest radiographs where they are taken: the public API of Preread.
+"""Public API of Preread: analysis of chest radiographs.
 
 Two functions, and the types of what they return. An image is a DICOM, JPEG or PNG file::
 

@@ -22,7 +22,7 @@ class Backoff:
         self._longest_s = longest_s
 
     def after(self, failures: int) -> float:
-        """Return the delay in seconds after a number of failures; no state changes.
+        """Return the delay in seconds after failures; no state changes.
 
         Args:
             failures: consecutive failures, at least 1.

@@ -289,7 +289,7 @@ class Settings(BaseSettings):
         if not isinstance(value, list | tuple):
             raise ValueError(  # noqa: TRY004  pydantic wants ValueError
                 "must be a list of tables, each with a path: in preread.toml a line [[roots]], with two brackets, and "
-                'below it path = "/srv/films"'
+                'below it path = "/srv/images"'
             )
         for root in value:
             if isinstance(root, Mapping):
@@ -383,7 +383,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         message = f"the file of settings {str(path)!r} is not TOML: {error}"
         if isinstance(error, tomllib.TOMLDecodeError) and ("'\\'" in str(error) or "hex" in str(error)):
-            message += "; write a path with backslashes in single quotes: 'D:\\films'"
+            message += "; write a path with backslashes in single quotes: 'D:\\images'"
         raise SettingsError(message) from None
     for key in content:
         if key not in Settings.model_fields:

@@ -78,7 +78,7 @@ def is_preview(content: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PreviewStore:
-    """Where previews are stored.
+    """Storage location of previews.
 
     Attributes:
         folder: see ``preview_folder``.

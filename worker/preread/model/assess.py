@@ -45,7 +45,7 @@ def assess(
         The findings, or the refusal of an image outside the intended use.
 
     Raises:
-        UnreadableError: a subclass gives the reason why the content is not a radiograph.
+        UnreadableError: a subclass gives the reason why the content is not a radiograph, e.g. ``BlankPicture``.
     """
     sha256 = sha256 or hashlib.sha256(data).hexdigest()
     bundle = classifier.bundle
