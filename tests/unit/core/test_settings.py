@@ -179,7 +179,7 @@ def test_a_file_that_is_not_toml_is_named(tmp_path):
     [
         (
             '[roots]\npath = "/srv/films"\n',
-            r'a line \[\[roots\]\], with two brackets, and below it path = "/srv/films"',
+            r'a line \[\[roots\]\], with two brackets, and below it path = "/srv/images"',
         ),
         ('slots = "many"\n', r"slots in preread\.toml: Input should be a valid integer.*, such as 2$"),
         ("slots = 0\n", r"greater than or equal to 1, such as 2$"),
@@ -188,9 +188,9 @@ def test_a_file_that_is_not_toml_is_named(tmp_path):
         ('pacs_url = "http://pacs"\n', r"form of, for example, https://pacs\.example\.org/view\?study=\{study_inst"),
         ('web_language = "Deutsch"\n', r"form of, for example, en$"),
         ('alarm_mail_to = "it"\n', r"form of, for example, it@example\.org"),
-        ('[[roots]]\npath = "D:\\Films"\n', r"single quotes: 'D:\\films'"),
-        ('[[roots]]\npath = "C:\\Users\\x"\n', r"single quotes: 'D:\\films'"),
-        ('[[roots]]\npath = "D:\\xray"\n', r"single quotes: 'D:\\films'"),
+        ('[[roots]]\npath = "D:\\Films"\n', r"single quotes: 'D:\\images'"),
+        ('[[roots]]\npath = "C:\\Users\\x"\n', r"single quotes: 'D:\\images'"),
+        ('[[roots]]\npath = "D:\\xray"\n', r"single quotes: 'D:\\images'"),
     ],
 )
 def test_a_message_says_how_it_would_be_right(tmp_path, text, cure):
