@@ -47,7 +47,10 @@ def index(
     seed: SeedOption = 0,
     absent: AbsentOption = "NORMAL",
 ) -> None:
-    """Count films, patients and twins of a data set, and check that it can be trained on."""
+    """Count images, patients and duplicates of a data set.
+
+    It is checked that the data set can be trained on.
+    """
     from preread_training.data.dataset import summary, to_csv
 
     read = read_films(data, folds, seed, absent)
@@ -61,7 +64,7 @@ def index(
 @app.command()
 def fit(
     data: DataOption,
-    run: Annotated[Path, typer.Option(help="Folder of this run; the same command goes on after an interruption.")],
+    run: Annotated[Path, typer.Option(help="Folder of this run; after an interruption the same command continues.")],
     recipe: Annotated[str, typer.Option(help="Name of a recipe.")] = "default",
     folds: FoldsOption = 5,
     seed: SeedOption = 0,
@@ -72,10 +75,12 @@ def fit(
     ] = None,
     steps_per_epoch: StepsOption = None,
     threads: ThreadsOption = None,
-    minutes: Annotated[float | None, typer.Option(help="End each fit after so many, wherever it is.", min=0)] = None,
+    minutes: Annotated[float | None, typer.Option(help="End each fit after this many minutes.", min=0)] = None,
     vgg19_weights: Vgg19Option = None,
 ) -> None:
-    """Fit a network to each fold's other films, keep the logits out of fold, then fit one to all films.
+    """Fit a network to each fold's other images, then one to all images.
+
+    The logits of each fold are stored.
 
     Beside the product's own recipes there are the reference systems, A1 to K3.
     """
@@ -99,7 +104,7 @@ def fit(
             session = Session(run, seed, steps_per_epoch, minutes, lambda text: talk.print(text, markup=False), bars)
             run_recipe(trainer, films, session, only=only)
     except KeyboardInterrupt:
-        talk.print("interrupted: the same command goes on where this one stopped", markup=False)
+        talk.print("interrupted: run the same command to continue", markup=False)
         raise
     then = "publish it with `preread-train publish`" if name in RECIPES else "see it with `preread-train report`"
     talk.print(f"the run is at {run}; {then}", markup=False)
@@ -108,17 +113,17 @@ def fit(
 @app.command()
 def compare(
     runs: Annotated[
-        Path, typer.Option(help="Folder with a folder for each system; what it holds is not fitted again.")
+        Path, typer.Option(help="Folder with a folder for each system; finished systems are not fitted again.")
     ],
     data: Annotated[
-        Path | None, typer.Option(help="As for `fit`; without it the table is made of the finished systems alone.")
+        Path | None, typer.Option(help="As for `fit`; without it only finished systems stand in the table.")
     ] = None,
     recipe: Annotated[
         list[str] | None, typer.Option(help="A system; repeatable. Default: all of them, and the product's own.")
     ] = None,
-    minutes: Annotated[float, typer.Option(help="For each fit; then it ends, wherever it is.", min=0)] = 15.0,
+    minutes: Annotated[float, typer.Option(help="Limit of each fit in minutes.", min=0)] = 15.0,
     void_minutes: Annotated[
-        float, typer.Option(help="The same for systems whose reported number says nothing of them.", min=0)
+        float, typer.Option(help="The same for systems whose reported number is void.", min=0)
     ] = 5.0,
     own: Annotated[
         Path | None, typer.Option(help="A run of the product's own recipe on the same films, for a row of its own.")
@@ -130,7 +135,9 @@ def compare(
     threads: ThreadsOption = None,
     vgg19_weights: Vgg19Option = None,
 ) -> None:
-    """Fit the reference systems and the product's own under one protocol, and put them into one table.
+    """Compare the reference systems and the product's own recipe.
+
+    All are fitted under one protocol, and stand in one table.
 
     Fold 0 is held out. Several processes may fit different systems into the same folder at once.
     """
@@ -164,7 +171,7 @@ def report(
     run: Annotated[Path, typer.Argument(help="Folder of a run with at least one finished fold.")],
     data: DataOption,
     out: Annotated[Path | None, typer.Option(help="Folder for the page and its figures; default: RUN/report.")] = None,
-    share: Annotated[bool, typer.Option("--share", help="Leave out every picture and name of a film.")] = False,
+    share: Annotated[bool, typer.Option("--share", help="Leave out every image and file name.")] = False,
     finding: Annotated[str | None, typer.Option(help="Of the run's findings; default: the first.")] = None,
     prevalence: PrevalenceOption = 0.5,
     sizes: Annotated[
@@ -173,9 +180,9 @@ def report(
     compare: Annotated[Path | None, typer.Option(help="Folder of `compare`, to show the time of each recipe.")] = None,
     absent: RecordedAbsentOption = None,
 ) -> None:
-    """Show what a run learned: one HTML page that needs no other file, and its figures as PNG.
+    """Write a run's report: one HTML page, and its figures as PNG.
 
-    The page shows films and is to stay where they may be, unless it is made with --share.
+    The page shows images of patients: keep it where these may be, or use --share.
     """
     load_tensorflow()
     from preread_training.report.report import Wanted
@@ -203,7 +210,10 @@ def door(
         bool, typer.Option("--version", callback=exit_with_version, is_eager=True, help="Print the version and end.")
     ] = False,
 ) -> None:
-    """Train, measure and publish the model of Preread. Data go to stdout, talk to stderr."""
+    """Train, measure and publish the model of Preread.
+
+    Data go to standard output, messages to standard error.
+    """
 
 
 def main() -> None:

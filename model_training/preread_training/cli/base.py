@@ -1,4 +1,4 @@
-"""What the commands of ``preread-train`` share."""
+"""Shared parts of the commands of ``preread-train``."""
 
 from __future__ import annotations
 

@@ -31,7 +31,10 @@ from preread_training.cli.base import (
 def declaration(
     shipped: Annotated[bool, typer.Option("--shipped", help="Print that of the shipped bundle instead.")] = False,
 ) -> None:
-    """Print a declaration to fill in: whose films they are, and what a bundle is for."""
+    """Print a declaration to fill in.
+
+    It states whose images they are, and what a bundle is for.
+    """
     from preread_training.publish.declaration import PNEUMONIA_CHILDREN, template
 
     typer.echo(json.dumps(PNEUMONIA_CHILDREN.to_json() if shipped else template(), indent=2))
@@ -58,7 +61,9 @@ def publish(
     seed: RecordedSeedOption = None,
     absent: RecordedAbsentOption = None,
 ) -> None:
-    """Calibrate a run's network, choose its operating point and write it as a bundle for the worker.
+    """Publish a run as a bundle for the worker.
+
+    Its network is calibrated and the operating point chosen.
 
     Card and manifest state of the films what the run measured and what the declaration says. Without one, only the
     published set of chest films can be published: nothing is known of any other.
@@ -98,7 +103,9 @@ def recalibrate(
     declaration: DeclarationOption = None,
     absent: AbsentOption = "NORMAL",
 ) -> None:
-    """Fit calibration and operating point to a site's own films, without training again. Needs no TensorFlow.
+    """Fit calibration and operating point to a site's own images.
+
+    The network stays as it is. Needs no TensorFlow.
 
     The films must be labelled by people and new to the network; half the patients' films seen before would flatter it.
     The declaration says whose they are (source, films_licence, labelled_by); use and codes stay the bundle's.
@@ -133,7 +140,10 @@ def evaluate(
     absent: AbsentOption = "NORMAL",
     finding: Annotated[str | None, typer.Option(help="Finding to measure; default: the bundle's first.")] = None,
 ) -> None:
-    """Measure a bundle on labelled films, through the same function that the worker calls. Needs no TensorFlow."""
+    """Measure a bundle on labelled images.
+
+    Through the same function that the worker calls. Needs no TensorFlow.
+    """
     from preread.model import bundles
     from preread_training.analysis.evaluate import judge, report_lines, write_predictions
     from preread_training.data.dataset import index as index_films

@@ -24,7 +24,7 @@ def judge(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
     absent: RecordedAbsentOption = None,
 ) -> None:
-    """Compare runs by four measures on images that their networks had not seen.
+    """Compare runs by four measures on images that they had not seen.
 
     A run is better only if it gains on a measure and loses on none; intervals are of 95 %, by patient.
     """

@@ -304,7 +304,7 @@ class Data:
 
     @cached_property
     def published(self) -> bool:
-        """Whether this is the published data set, whatever its folds."""
+        """Return whether this is the published data set, whatever its folds."""
         return content_digest(self.films, self.hashes) == PUBLISHED_FILMS
 
     def of(

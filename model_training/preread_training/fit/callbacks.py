@@ -71,7 +71,7 @@ class TimeLimit(keras.callbacks.Callback):  # type: ignore[misc]
 
     @property
     def over(self) -> bool:
-        """Whether the time has passed; never without a bound."""
+        """Return whether the time has passed; never without a limit."""
         return self._until_s is not None and time.monotonic() >= self._until_s
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:

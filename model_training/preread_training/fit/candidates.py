@@ -40,7 +40,7 @@ _DRAW = 624_000  # one fixed draw, apart from those of training, which begin at 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """What a run's networks said of images that they had not seen.
+    """Logits of one run on held-out images.
 
     Attributes:
         rows: int64 [n], rows of the data set, rising.

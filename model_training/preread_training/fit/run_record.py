@@ -40,7 +40,7 @@ class Part:
 
     @property
     def state(self) -> str:
-        """How far it is, in words."""
+        """Progress of this part, in a word."""
         if self.finished:
             return "finished"
         return f"{len(self.history)} epochs so far" if self.history else "not begun"

@@ -1,4 +1,4 @@
-"""Where one network is fitted, for how long, and who follows its progress."""
+"""Settings of one fit: folder, seed, limits, callbacks."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class Notes:
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What the publisher declares; goes into manifest and card as it is.
+    """Declaration of the publisher; goes into manifest and card as it is.
 
     Attributes:
         codes: for each finding its code, scheme first (``SCT:233604007``).

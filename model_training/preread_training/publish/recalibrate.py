@@ -29,7 +29,7 @@ _FILMS_MIN = 50
 
 
 def fitted_to(bundle: Bundle, data: Data) -> bool:
-    """Whether these are exactly the images of the bundle's network."""
+    """Return whether these are exactly the images of the bundle's network."""
     training = bundle.manifest.training
     known = training.get("content_digest")
     if known is None and training["data"]["digest"] == SHIPPED_DATA:

@@ -36,7 +36,7 @@ class OutOfFold:
 
     @property
     def groups(self) -> Groups:
-        """What the bootstrap draws: the patient, else the image; str [n]."""
+        """Groups of the bootstrap: the patient, else the image; str [n]."""
         return np.arange(len(self.labels)).astype(np.str_) if self.patients is None else self.patients
 
     @property
