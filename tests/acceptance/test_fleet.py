@@ -23,7 +23,7 @@ from preread.db.admin_schema import shadow
 from preread.fleet import partition as shards
 from preread.fleet.queue import FleetQueue
 from preread.fleet.shard_runner import ShardJob
-from preread.ledger import archives as batches
+from preread.ledger import archives
 from preread.ledger.ledger import Ledger
 from preread.model import bundles
 from preread.model.bundles import Bundle
@@ -77,7 +77,7 @@ class Archive:
         root = os.fsencode(self.root)
         root_id = self.ledger.register_root(root, population=Population.CHILDREN_1_5Y)
         digest = (bundle or self.bundle).digest
-        cut = shards.cut(FileSystem(), root, files, Listing(), batches.order_key(self.engine))
+        cut = shards.cut(FileSystem(), root, files, Listing(), archives.order_key(self.engine))
         return self.queue.submit(ShardJob(root_id, digest, again, shard) for shard in cut)
 
     def work(self, *more: Bundle, **options: Any) -> subprocess.Popen[bytes]:

@@ -14,7 +14,7 @@ from preread.core.errors import DatabaseUnsuitable
 from preread.db import schema
 from preread.fleet import queue as fleet_queue
 from preread.fleet.queue import FleetQueue
-from preread.ledger import archives as batches
+from preread.ledger import archives
 from preread.ledger.ledger import Ledger
 
 POSTGRES = pytest.mark.parametrize("database_kind", ["postgres"], indirect=True)
@@ -87,15 +87,15 @@ def test_the_queue_follows_procrastinate_and_refuses_a_newer_one(engine: Engine)
     older = [name for name in fleet_queue.migrations() if name < "03.04"]
     assert older < fleet_queue.migrations()
     with psycopg.connect(**queue.connection_arguments(), autocommit=True) as connection:
-        connection.execute(f"CREATE SCHEMA {batches.SCHEMA}".encode())
+        connection.execute(f"CREATE SCHEMA {archives.SCHEMA}".encode())
         for name in older:
             connection.execute((scripts / name).read_bytes())
-        connection.execute(f"COMMENT ON SCHEMA {batches.SCHEMA} IS '{older[-1]}'".encode())
+        connection.execute(f"COMMENT ON SCHEMA {archives.SCHEMA} IS '{older[-1]}'".encode())
         for _ in range(2):
             queue.install()
         function = connection.execute("SELECT to_regproc('procrastinate_retry_job_v2')").fetchone()
         assert function != (None,)
-        connection.execute(f"COMMENT ON SCHEMA {batches.SCHEMA} IS '99.00.00_01_of_the_future.sql'".encode())
+        connection.execute(f"COMMENT ON SCHEMA {archives.SCHEMA} IS '99.00.00_01_of_the_future.sql'".encode())
     assert (queue.is_installed(), queue.batches(), queue.processes()) == (True, [], 0)
     with pytest.raises(DatabaseUnsuitable, match="newer"):
         queue.install()

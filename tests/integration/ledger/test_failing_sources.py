@@ -10,7 +10,7 @@ from sqlalchemy import event, select
 from preread.core.errors import EnvironmentFault, SlotCrashed, SlotDeadline, SlotError, SlotMemory
 from preread.core.types import FileState
 from preread.db import schema
-from preread.ledger import failing_sources as failing
+from preread.ledger import failing_sources
 from preread.ledger.failing_sources import Source
 from preread.ledger.records import Observation
 from tests.support.ledger import LedgerBench
@@ -112,7 +112,7 @@ def test_the_database_covers_what_python_does(bench: LedgerBench, folder: bytes)
 @given(st.lists(st.sampled_from([b"a", b"b", b"\xff"]), min_size=1, max_size=5))
 def test_every_folder_above_a_file_is_one_that_covers_it(parts: list[bytes]) -> None:
     path = b"/".join(parts)
-    folders = list(failing._folders(path))
+    folders = list(failing_sources._folders(path))
     assert len(folders) == len(parts)
     assert all(Source(1, folder).covers(1, path) for folder in folders)
     assert folders[-1] == b""

@@ -24,8 +24,7 @@ from preread.core.types import FORGOTTEN, OPEN_STATES, FileState
 from preread.db import schema
 from preread.db.engine import database_now, read
 from preread.db.statements import chunks, pages
-from preread.ledger import discovery
-from preread.ledger import invariants as ledger_check
+from preread.ledger import discovery, invariants
 from preread.ledger.invariants import Difference
 from preread.ledger.records import Observation, Version
 from preread.ledger.transitions import absolute, path_key
@@ -106,7 +105,7 @@ def reconcile(
         # a file that changed while the folders were listed does not differ: check every difference once more
         result.differences = [difference for root in checks for difference in root.look_again()]
         root_ids = [root.root_id for root in checks if root.root_id is not None]
-        check = partial(ledger_check.check, root_ids=root_ids, clock=clock)
+        check = partial(invariants.check, root_ids=root_ids, clock=clock)
         result.differences += read(engine, check)
         if not result.differences or time.monotonic() >= give_up_at:
             return result

@@ -173,7 +173,7 @@ def processes(connection: Connection) -> int:
     return count
 
 
-def look(connection: Connection, now: datetime) -> dict[int, FleetHealth] | None:
+def fleet_health(connection: Connection, now: datetime) -> dict[int, FleetHealth] | None:
     """Return the health of the fleet by root id; ``None`` without a queue."""
     if applied(connection) is None:
         return None

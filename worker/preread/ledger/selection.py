@@ -6,9 +6,11 @@ Queries only; states are changed by the verbs of the ledger.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Engine, Select, and_, exists, false, func, or_, select
@@ -17,6 +19,7 @@ from preread.core.errors import UNREAD_CODES, SlotError
 from preread.core.types import FileState, Outcome
 from preread.db import schema
 from preread.db.engine import read
+from preread.db.statements import CHUNK, read_pages
 from preread.ledger.transitions import absolute, path_key
 
 REQUEUED_FROM = (FileState.DONE, FileState.QUARANTINED, FileState.RETRY)
@@ -108,29 +111,38 @@ def groups(engine: Engine, selection: Selection) -> list[Group]:
     return read(engine, body)
 
 
-def entries(engine: Engine, selection: Selection, *, after_file_id: int = 0, limit: int = 500) -> list[Entry]:
-    """Return one page of a selection by rising id; go on with the last id until a page is empty."""
+def entry_pages(engine: Engine, selection: Selection) -> Iterator[Sequence[Entry]]:
+    """Yield the versions of a selection by rising id, in pages.
 
-    def body(connection: Connection) -> list[Entry]:
-        statement = _selected().where(_which(connection, selection), _file.id > after_file_id)
-        return [
-            Entry(
-                file_id=row.id,
-                root_text=row.root_text,
-                path=row.path,
-                path_text=row.path_text,
-                size_bytes=row.size_bytes,
-                state=FileState(row.state),
-                outcome=None if row.outcome is None else Outcome(row.outcome),
-                code=row.code,
-                reason=row.reason,
-                attempts=row.attempts,
-                since=row.changed_at,
-            )
-            for row in connection.execute(statement.order_by(_file.id).limit(limit))
-        ]
+    Raises:
+        DatabaseAway, DatabaseUnsuitable, SchemaOutdated: see ``engine.read``.
+    """
+    return read_pages(engine, partial(_entries, selection=selection), attrgetter("file_id"), 0)
 
-    return read(engine, body)
+
+def entries(engine: Engine, selection: Selection, *, after_file_id: int = 0, limit: int = CHUNK) -> list[Entry]:
+    """Return a page of a selection by rising id, after an id."""
+    return read(engine, lambda connection: _entries(connection, after_file_id, selection=selection)[:limit])
+
+
+def _entries(connection: Connection, after: int, *, selection: Selection) -> list[Entry]:
+    statement = _selected().where(_which(connection, selection), _file.id > after)
+    return [
+        Entry(
+            file_id=row.id,
+            root_text=row.root_text,
+            path=row.path,
+            path_text=row.path_text,
+            size_bytes=row.size_bytes,
+            state=FileState(row.state),
+            outcome=None if row.outcome is None else Outcome(row.outcome),
+            code=row.code,
+            reason=row.reason,
+            attempts=row.attempts,
+            since=row.changed_at,
+        )
+        for row in connection.execute(statement.order_by(_file.id).limit(CHUNK))
+    ]
 
 
 def count_missed(connection: Connection, root_ids: Collection[int]) -> int:

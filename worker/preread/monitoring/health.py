@@ -21,7 +21,7 @@ from preread.core.text.wording import file_count, format_duration
 from preread.core.types import OPEN_STATES, FileState, JSONObject
 from preread.db import review_schema, schema
 from preread.db.engine import database_now, read
-from preread.ledger import archives as batches
+from preread.ledger import archives
 from preread.ledger.archives import FleetHealth
 from preread.ledger.discovery import counts
 from preread.ledger.registry import is_silent, may_run
@@ -240,7 +240,7 @@ class _HealthCheck:
         self._workers = {row.id: row for row in found}
         self._alive = {row.id for row in found if may_run(row) and not is_silent(row, self._now, self._patience(row))}
         self._unknown: list[bytes] = []
-        self._fleets = batches.look(connection, now)
+        self._fleets = archives.fleet_health(connection, now)
         self._named = paths is not None
         if paths is None:
             at_fleet = {row.id for row in known if row.worker_id is None and row.id in (self._fleets or ())}
