@@ -10,6 +10,9 @@ import logging
 import sys
 import threading
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,21 +25,21 @@ from tests.support.commands import CommandRunner
 
 
 @pytest.fixture
-def brightness_classifier():
+def brightness_classifier() -> Any:
     return BrightnessClassifier()
 
 
 @pytest.fixture
-def brightness_slots(monkeypatch):
+def brightness_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     """The inference processes of a command have that classifier."""
     monkeypatch.setattr(slots, "COMMAND", (sys.executable, "-P", brightness_slot.__file__))
 
 
 @pytest.fixture
-def jpeg():
+def jpeg() -> Any:
     """Return the bytes of a small grey JPEG of a given mean brightness: no film, and no tags."""
 
-    def make(brightness=200, rows=300, columns=240):
+    def make(brightness: Any = 200, rows: Any = 300, columns: Any = 240) -> Any:
         pixels = np.linspace(-20, 20, rows * columns).reshape(rows, columns) + brightness
         stream = io.BytesIO()
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=95)
@@ -46,7 +49,7 @@ def jpeg():
 
 
 @pytest.fixture(autouse=True)
-def _process_as_it_was(monkeypatch):
+def _process_as_it_was(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A command sets up the log of its process; here the process is the tests'."""
     for target, name in [(sys, "excepthook"), (threading, "excepthook"), (warnings, "showwarning")]:
         monkeypatch.setattr(target, name, getattr(target, name))
@@ -59,6 +62,6 @@ def _process_as_it_was(monkeypatch):
 
 
 @pytest.fixture
-def preread(capsys, monkeypatch, tmp_path):
+def preread(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.chdir(tmp_path)
     return CommandRunner(capsys, monkeypatch)

@@ -8,8 +8,12 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import Engine
 
 from preread.cli import bundle, self_check
 from preread.core.text.wording import NO_DEVICE
@@ -17,15 +21,18 @@ from preread.core.types import Population
 from preread.model import bundles
 from preread.runner import pool as slots
 from preread.runner import service as daemon
+from tests.support.commands import CommandRunner
 
 
 @pytest.fixture
-def assess(preread, monkeypatch, brightness_classifier, brightness_slots):
+def assess(
+    preread: CommandRunner, monkeypatch: pytest.MonkeyPatch, brightness_classifier: Any, brightness_slots: Any
+) -> Any:
     monkeypatch.setattr(bundles, "load", lambda path: brightness_classifier.bundle)
     return lambda *arguments: preread("assess", *map(str, arguments))
 
 
-def test_people_get_a_table_in_words(assess, tmp_path, jpeg):
+def test_people_get_a_table_in_words(assess: Any, tmp_path: Path, jpeg: Callable[..., bytes]) -> None:
     (tmp_path / "film.jpg").write_bytes(jpeg(230))
     ran = assess("film.jpg")
     assert ran.exit_code == 0
@@ -36,7 +43,9 @@ def test_people_get_a_table_in_words(assess, tmp_path, jpeg):
     assert "1 file: 1 assessed; bundle brightness/1.0.0" in ran.err
 
 
-def test_the_root_of_the_settings_that_holds_a_film_declares_it(assess, tmp_path, jpeg):
+def test_the_root_of_the_settings_that_holds_a_film_declares_it(
+    assess: Any, tmp_path: Path, jpeg: Callable[..., bytes]
+) -> None:
     for folder in ("kids", "lab", "else"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "film.jpg").write_bytes(jpeg(230))
@@ -58,7 +67,9 @@ def test_the_root_of_the_settings_that_holds_a_film_declares_it(assess, tmp_path
     assert "population" not in said.err
 
 
-def test_the_root_that_holds_a_film_names_its_patient_by_the_path(assess, tmp_path, jpeg):
+def test_the_root_that_holds_a_film_names_its_patient_by_the_path(
+    assess: Any, tmp_path: Path, jpeg: Callable[..., bytes]
+) -> None:
     for folder in ("kids/P1/a", "kids/other", "else/P2/a"):
         (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "film.jpg").write_bytes(jpeg(230))
@@ -75,7 +86,9 @@ def test_the_root_that_holds_a_film_names_its_patient_by_the_path(assess, tmp_pa
         assert "unidentified" in record["caveats"]
 
 
-def test_programs_get_json_lines_and_nothing_else_on_standard_output(assess, tmp_path, jpeg):
+def test_programs_get_json_lines_and_nothing_else_on_standard_output(
+    assess: Any, tmp_path: Path, jpeg: Callable[..., bytes]
+) -> None:
     (tmp_path / "a.jpg").write_bytes(jpeg(230))
     (tmp_path / "b.jpg").write_bytes(b"no film")
     ran = assess(".", "--json")
@@ -86,7 +99,9 @@ def test_programs_get_json_lines_and_nothing_else_on_standard_output(assess, tmp
     assert "unknown_format 1" in ran.err
 
 
-def test_the_summary_gives_each_code_to_its_own_outcome(assess, tmp_path, jpeg):
+def test_the_summary_gives_each_code_to_its_own_outcome(
+    assess: Any, tmp_path: Path, jpeg: Callable[..., bytes]
+) -> None:
     (tmp_path / "film.jpg").write_bytes(jpeg())
     (tmp_path / "flat.jpg").write_bytes(jpeg(rows=40, columns=300))
     (tmp_path / "text.jpg").write_bytes(b"no film")
@@ -97,7 +112,9 @@ def test_the_summary_gives_each_code_to_its_own_outcome(assess, tmp_path, jpeg):
     )
 
 
-def test_a_path_that_does_not_exist_ends_with_1_and_the_others_are_done(assess, tmp_path, jpeg):
+def test_a_path_that_does_not_exist_ends_with_1_and_the_others_are_done(
+    assess: Any, tmp_path: Path, jpeg: Callable[..., bytes]
+) -> None:
     (tmp_path / "film.jpg").write_bytes(jpeg())
     ran = assess("missing.dcm", "film.jpg", "--json")
     assert ran.exit_code == 1
@@ -105,14 +122,14 @@ def test_a_path_that_does_not_exist_ends_with_1_and_the_others_are_done(assess, 
     assert "missing.dcm: there is no such file or folder" in ran.err
 
 
-def test_no_file_at_all_ends_with_1(assess, tmp_path):
+def test_no_file_at_all_ends_with_1(assess: Any, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     ran = assess("empty")
     assert (ran.exit_code, ran.out) == (1, "")
     assert "no file was found" in ran.err
 
 
-def test_a_hostile_name_steers_no_terminal(assess, tmp_path, jpeg):
+def test_a_hostile_name_steers_no_terminal(assess: Any, tmp_path: Path, jpeg: Callable[..., bytes]) -> None:
     (tmp_path / os.fsdecode(b"a\x1b[2J[red]\xff.jpg")).write_bytes(jpeg())
     os.symlink("nowhere", tmp_path / "\x1b]0;owned\x07")
     for arguments in ([], ["--json"]):
@@ -122,14 +139,16 @@ def test_a_hostile_name_steers_no_terminal(assess, tmp_path, jpeg):
     assert r"a\x1b[2J[red]\xff.jpg" in assess(".").out
 
 
-def test_the_declaration_decides_and_is_an_option(assess, preread, tmp_path, jpeg):
+def test_the_declaration_decides_and_is_an_option(
+    assess: Any, preread: CommandRunner, tmp_path: Path, jpeg: Callable[..., bytes]
+) -> None:
     (tmp_path / "film.jpg").write_bytes(jpeg())
     (record,) = assess("film.jpg", "--population", "children-1-5y", "--json").records
     assert "age_declared" in record["caveats"]
     assert assess("film.jpg", "--population", "adults").exit_code == 2
 
 
-def test_no_word_for_health_is_ever_printed(assess, tmp_path, jpeg):
+def test_no_word_for_health_is_ever_printed(assess: Any, tmp_path: Path, jpeg: Callable[..., bytes]) -> None:
     for brightness in (5, 118, 250):
         (tmp_path / f"{brightness}.jpg").write_bytes(jpeg(brightness))
     said = (assess(".").out + assess(".", "--json").out).lower()
@@ -140,7 +159,7 @@ def test_no_word_for_health_is_ever_printed(assess, tmp_path, jpeg):
 # ---------------------------------------------------------------------- bundles
 
 
-def test_what_is_shown_of_the_shipped_bundle_explains_its_figures(preread):
+def test_what_is_shown_of_the_shipped_bundle_explains_its_figures(preread: CommandRunner) -> None:
     ran = preread("bundle", "show")
     assert ran.exit_code == 0
     said = " ".join(ran.out.split())
@@ -156,7 +175,7 @@ def test_what_is_shown_of_the_shipped_bundle_explains_its_figures(preread):
     assert f"{band}'not flagged' below {point.uncertain_low:.3f}" in said
 
 
-def test_figures_by_finding_are_shown_as_headlines_with_ppv_and_npv(brightness_classifier):
+def test_figures_by_finding_are_shown_as_headlines_with_ppv_and_npv(brightness_classifier: Any) -> None:
     of = {
         "out_of_fold": {"auc": {"value": 0.99, "low": 0.98, "high": None}},
         "subgroups": {"viral": {"auc": 0.5}},
@@ -171,7 +190,7 @@ def test_figures_by_finding_are_shown_as_headlines_with_ppv_and_npv(brightness_c
     assert pairs["  PPV and NPV"].startswith("at prevalences of 5 / 20 / 60 %, 32 /")
 
 
-def test_a_missing_bundle_is_named_with_what_to_do(preread, tmp_path):
+def test_a_missing_bundle_is_named_with_what_to_do(preread: CommandRunner, tmp_path: Path) -> None:
     for command in (["assess", "x.dcm"], ["bundle", "show"], ["bundle", "verify"]):
         ran = preread(*command, *(["--bundle"] if command[0] == "assess" else []), "no-such-bundle")
         assert ran.exit_code == 4, command
@@ -180,7 +199,9 @@ def test_a_missing_bundle_is_named_with_what_to_do(preread, tmp_path):
         assert "Traceback" not in ran.err
 
 
-def test_a_damaged_bundle_is_named_and_not_used(preread, tmp_path, monkeypatch):
+def test_a_damaged_bundle_is_named_and_not_used(
+    preread: CommandRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = tmp_path / "bundles" / "b" / "1.0"
     folder.mkdir(parents=True)
     (folder / "manifest.json").write_text('{"name": "b"}')
@@ -208,7 +229,7 @@ sys.exit(slot_process.main(load))
 """
 
 
-def test_a_bundle_that_answers_otherwise_here_is_not_used(assess, monkeypatch):
+def test_a_bundle_that_answers_otherwise_here_is_not_used(assess: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that would use it looks, before anything is read."""
     monkeypatch.setattr(slots, "COMMAND", (sys.executable, "-c", _DIFFERS))
     ran = assess("x.dcm")
@@ -221,7 +242,7 @@ def test_a_bundle_that_answers_otherwise_here_is_not_used(assess, monkeypatch):
 
 
 @pytest.fixture
-def able(monkeypatch, brightness_classifier, tmp_path, preread):
+def able(monkeypatch: pytest.MonkeyPatch, brightness_classifier: Any, tmp_path: Path, preread: CommandRunner) -> Any:
     """A machine on which the worker can start, but for its database."""
     monkeypatch.setattr(self_check, "load_checked", lambda path: (brightness_classifier, 0.0))
     monkeypatch.setenv("PREREAD_MIN_FREE_BYTES", "0")
@@ -229,11 +250,11 @@ def able(monkeypatch, brightness_classifier, tmp_path, preread):
     return preread
 
 
-def states(ran):
+def states(ran: Any) -> Any:
     return {record["what"].split()[0]: record["ok"] for record in ran.records}
 
 
-def test_check_says_what_to_do_on_a_new_machine_and_then_that_the_worker_can_start(able):
+def test_check_says_what_to_do_on_a_new_machine_and_then_that_the_worker_can_start(able: Any) -> None:
     ran = able("check", "--root", "inbox", "--json")
     assert ran.exit_code == 1
     assert [record["what"] for record in ran.records if not record["ok"]] == ["database"]
@@ -247,7 +268,9 @@ def test_check_says_what_to_do_on_a_new_machine_and_then_that_the_worker_can_sta
 
 
 @pytest.mark.parametrize("what, found", [("README.md", "no SQLite database"), ("inbox", "is a folder")])
-def test_what_is_no_database_is_a_row_of_check_and_ends_the_others_with_2(able, monkeypatch, tmp_path, what, found):
+def test_what_is_no_database_is_a_row_of_check_and_ends_the_others_with_2(
+    able: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: Any, found: Any
+) -> None:
     (tmp_path / "README.md").write_text("# A readme, no database\n" * 100)
     (tmp_path / "films").mkdir()
     monkeypatch.setenv("PREREAD_DATABASE_URL", f"sqlite:///{what}")
@@ -265,7 +288,7 @@ def test_what_is_no_database_is_a_row_of_check_and_ends_the_others_with_2(able, 
         assert "by itself" not in ran.err
 
 
-def test_check_names_a_share_that_is_not_there(able):
+def test_check_names_a_share_that_is_not_there(able: Any) -> None:
     able("db", "upgrade")
     ran = able("check", "--root", "inbox", "--root", "no-share", "--json")
     assert ran.exit_code == 1
@@ -274,23 +297,23 @@ def test_check_names_a_share_that_is_not_there(able):
     assert failed[0]["remedy"]
 
 
-def test_check_tells_the_file_system_and_the_way_of_watching(able):
+def test_check_tells_the_file_system_and_the_way_of_watching(able: Any) -> None:
     (share,) = [r for r in able("check", "--root", "inbox", "--json").records if r["what"] == "share inbox"]
     assert "events" in share["found"] or "polled" in share["found"]
 
 
-def test_check_objects_without_any_folder(able):
+def test_check_objects_without_any_folder(able: Any) -> None:
     ran = able("check", "--json")
     assert ran.exit_code == 1
     assert states(ran)["shares"] is False
 
 
-def test_check_objects_to_a_disk_that_fills(able, monkeypatch):
+def test_check_objects_to_a_disk_that_fills(able: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREREAD_MIN_FREE_BYTES", str(10**18))
     assert states(able("check", "--root", "inbox", "--json"))["disk"] is False
 
 
-def test_check_goes_no_further_than_a_mistyped_setting(able, monkeypatch):
+def test_check_goes_no_further_than_a_mistyped_setting(able: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREREAD_SLOTZ", "1")
     ran = able("check", "--json")
     assert ran.exit_code == 1
@@ -298,14 +321,14 @@ def test_check_goes_no_further_than_a_mistyped_setting(able, monkeypatch):
     assert "PREREAD_SLOTS" in ran.records[-1]["found"]
 
 
-def test_check_names_a_wrong_path_pattern(able, tmp_path):
+def test_check_names_a_wrong_path_pattern(able: Any, tmp_path: Path) -> None:
     (tmp_path / "preread.toml").write_text('[[roots]]\npath = "inbox"\npath_pattern = "{patient}.jpg"\n')
     ran = able("check", "--json")
     assert ran.exit_code == 1
     assert "{patient}" in next(record["found"] for record in ran.records if record["what"] == "shares")
 
 
-def test_check_names_a_wrong_bundle(preread, tmp_path):
+def test_check_names_a_wrong_bundle(preread: CommandRunner, tmp_path: Path) -> None:
     (tmp_path / "inbox").mkdir()
     (tmp_path / "preread.toml").write_text('bundle = "no-such-bundle"\n[[roots]]\npath = "inbox"\n')
     ran = preread("check", "--json")
@@ -315,7 +338,9 @@ def test_check_names_a_wrong_bundle(preread, tmp_path):
 # ---------------------------------------------------------------------- the door itself
 
 
-def test_a_mistyped_setting_ends_every_command_with_its_nearest_match(preread, monkeypatch):
+def test_a_mistyped_setting_ends_every_command_with_its_nearest_match(
+    preread: CommandRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PREREAD_DATABSE_URL", "sqlite:///x.db")
     for command in (["results"], ["run"], ["assess", "x"], ["db", "check"], ["bundle", "list"], ["explain", "x"]):
         ran = preread(*command)
@@ -324,14 +349,14 @@ def test_a_mistyped_setting_ends_every_command_with_its_nearest_match(preread, m
         assert "Traceback" not in ran.err
 
 
-def test_a_population_needs_a_root_on_the_command_line(preread, tmp_path):
+def test_a_population_needs_a_root_on_the_command_line(preread: CommandRunner, tmp_path: Path) -> None:
     (tmp_path / "preread.toml").write_text('[[roots]]\npath = "inbox"\n')
     ran = preread("run", "--population", "research")
     assert ran.exit_code == 2
     assert "--root" in ran.err
 
 
-def test_run_without_a_folder_says_how_to_name_one(preread):
+def test_run_without_a_folder_says_how_to_name_one(preread: CommandRunner) -> None:
     ran = preread("run")
     assert ran.exit_code == 2
     assert "PREREAD_ROOTS" in ran.err
@@ -341,11 +366,11 @@ def test_run_without_a_folder_says_how_to_name_one(preread):
 
 
 @pytest.fixture
-def started(preread, monkeypatch, brightness_classifier, tmp_path):
+def started(preread: CommandRunner, monkeypatch: pytest.MonkeyPatch, brightness_classifier: Any, tmp_path: Path) -> Any:
     """What the daemon was started with; it ends at once."""
     calls = []
 
-    def end_at_once(engine, bundle, roots, options, **_):
+    def end_at_once(engine: Engine, bundle: Any, roots: Any, options: Any, **_: Any) -> Any:
         calls.append((bundle, roots, options))
         return 0
 
@@ -355,7 +380,9 @@ def started(preread, monkeypatch, brightness_classifier, tmp_path):
     return calls
 
 
-def test_run_hands_settings_and_roots_to_the_daemon(preread, started, monkeypatch, tmp_path):
+def test_run_hands_settings_and_roots_to_the_daemon(
+    preread: CommandRunner, started: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PREREAD_SLOTS", "3")
     monkeypatch.setenv("PREREAD_MAX_PIXELS", "5000")
     monkeypatch.setenv("PREREAD_ROOTS", str(tmp_path / "not-this"))
@@ -370,7 +397,9 @@ def test_run_hands_settings_and_roots_to_the_daemon(preread, started, monkeypatc
     assert (options.once, options.slots, options.max_pixels) == (True, 3, 5000)
 
 
-def test_run_makes_the_default_database_of_a_new_installation(preread, started, tmp_path):
+def test_run_makes_the_default_database_of_a_new_installation(
+    preread: CommandRunner, started: Any, tmp_path: Path
+) -> None:
     ran = preread("run", "--root", "inbox")
     assert ran.exit_code == 0
     assert "made the database" in ran.err
@@ -378,7 +407,9 @@ def test_run_makes_the_default_database_of_a_new_installation(preread, started, 
     assert "made the database" not in preread("run", "--root", "inbox").err
 
 
-def test_run_makes_no_database_that_was_named(preread, started, monkeypatch, tmp_path):
+def test_run_makes_no_database_that_was_named(
+    preread: CommandRunner, started: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PREREAD_DATABASE_URL", f"sqlite:///{tmp_path / 'prered.db'}")
     ran = preread("run", "--root", "inbox")
     assert ran.exit_code == 2
@@ -387,14 +418,14 @@ def test_run_makes_no_database_that_was_named(preread, started, monkeypatch, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_run_takes_no_root_in_another(preread, started):
+def test_run_takes_no_root_in_another(preread: CommandRunner, started: Any) -> None:
     ran = preread("run", "--root", "inbox", "--root", "inbox/today")
     assert ran.exit_code == 2
     assert "lies in" in ran.err
     assert started == []
 
 
-def test_run_keeps_its_database_out_of_the_watched_folder(preread, started, tmp_path):
+def test_run_keeps_its_database_out_of_the_watched_folder(preread: CommandRunner, started: Any, tmp_path: Path) -> None:
     ran = preread("run", "--once", "--root", ".")
     assert ran.exit_code == 2
     assert "is in the watched folder" in ran.err
@@ -402,13 +433,17 @@ def test_run_keeps_its_database_out_of_the_watched_folder(preread, started, tmp_
     assert list(tmp_path.iterdir()) == []
 
 
-def test_run_ends_with_the_exit_code_of_the_daemon(preread, started, monkeypatch):
+def test_run_ends_with_the_exit_code_of_the_daemon(
+    preread: CommandRunner, started: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(daemon, "run", lambda *_, **__: 3)
     assert preread("run", "--once", "--root", "inbox").exit_code == 3
 
 
-def test_an_unforeseen_failure_is_named_without_its_values(preread, monkeypatch):
-    def fail(config):
+def test_an_unforeseen_failure_is_named_without_its_values(
+    preread: CommandRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(config: Any) -> None:
         raise ZeroDivisionError("Mustermann^Erika")
 
     monkeypatch.setattr("preread.cli.context.load", fail)
@@ -421,14 +456,14 @@ def test_an_unforeseen_failure_is_named_without_its_values(preread, monkeypatch)
 @pytest.mark.parametrize(
     "words", [("version",), ("--version",), ("--version", "check"), ("--config", "no", "--version")]
 )
-def test_the_version_is_that_of_the_package(preread, words):
+def test_the_version_is_that_of_the_package(preread: CommandRunner, words: Any) -> None:
     ran = preread(*words)
     assert ran.exit_code == 0
     assert ran.out == f"preread {importlib.metadata.version('preread')}\n"
     assert ran.err == ""
 
 
-def test_an_option_that_stands_before_the_command_is_sent_there(preread):
+def test_an_option_that_stands_before_the_command_is_sent_there(preread: CommandRunner) -> None:
     ran = preread("run", "--config", "site.toml")
     assert ran.exit_code == 2
     assert "No such option: --config" in ran.err
@@ -437,7 +472,7 @@ def test_an_option_that_stands_before_the_command_is_sent_there(preread):
     assert "stands before" not in preread("--config", "missing.toml", "run").err
 
 
-def test_a_shell_completes_the_commands(preread, monkeypatch):
+def test_a_shell_completes_the_commands(preread: CommandRunner, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("_PREREAD_COMPLETE", "complete_bash")
     monkeypatch.setenv("COMP_WORDS", "preread recon")
     monkeypatch.setenv("COMP_CWORD", "1")
@@ -445,14 +480,14 @@ def test_a_shell_completes_the_commands(preread, monkeypatch):
 
 
 @pytest.mark.parametrize("program", [["-m", "preread"], ["-m", "preread_training"]])
-def test_every_program_prints_its_version(program):
+def test_every_program_prints_its_version(program: Any) -> None:
     command = [sys.executable, *program, "--version"]
     ran = subprocess.run(command, check=True, capture_output=True, text=True)
     assert ran.stdout == f"preread {importlib.metadata.version('preread')}\n"
     assert ran.stderr == ""
 
 
-def test_json_records_hold_no_naked_control_character(assess, tmp_path, jpeg):
+def test_json_records_hold_no_naked_control_character(assess: Any, tmp_path: Path, jpeg: Callable[..., bytes]) -> None:
     (tmp_path / "a\nb.jpg").write_bytes(jpeg())
     ran = assess(".", "--json")
     assert len(ran.out.splitlines()) == 1

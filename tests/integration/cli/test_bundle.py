@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
+from sqlalchemy import Engine
 
 from preread.admin import bundle_registry
 from preread.cli import in_use, self_check
@@ -11,12 +15,21 @@ from preread.core.settings import load as load_settings
 from preread.db.engine import open_engine
 from preread.ledger.ledger import Ledger
 from preread.model import bundles
+from preread.model.bundles import Bundle
 from preread.runner import service as daemon
 from tests.programs import ledger_rows
+from tests.support.commands import CommandRunner
 
 
 @pytest.fixture
-def here(preread, tmp_path, migrated_sqlite, monkeypatch, stub_bundle, brightness_classifier):
+def here(
+    preread: CommandRunner,
+    tmp_path: Path,
+    migrated_sqlite: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stub_bundle: Bundle,
+    brightness_classifier: Any,
+) -> Any:
     """A database, and machines that give any bundle's golden results."""
     path = tmp_path / "preread.db"
     path.write_bytes(migrated_sqlite.read_bytes())
@@ -25,7 +38,7 @@ def here(preread, tmp_path, migrated_sqlite, monkeypatch, stub_bundle, brightnes
     return preread
 
 
-def roles(ran):
+def roles(ran: Any) -> Any:
     return {
         one["bundle"]: (one["in_use"], one["shadow"], one["withdrawn"])
         for one in ran.records
@@ -33,7 +46,7 @@ def roles(ran):
     }
 
 
-def test_a_bundle_from_its_folder_to_its_end(here, stub_bundle, tmp_path):
+def test_a_bundle_from_its_folder_to_its_end(here: Any, stub_bundle: Bundle, tmp_path: Path) -> None:
     assert here("bundle", "activate", "stub/1.0.0").exit_code == 4
     assert here("bundle", "add", str(stub_bundle.path)).exit_code == 0, here.err
     assert (tmp_path / "preread.db-bundles" / "stub" / "1.0.0").is_dir()
@@ -62,8 +75,8 @@ def test_a_bundle_from_its_folder_to_its_end(here, stub_bundle, tmp_path):
 
 
 def test_an_upgrade_that_no_longer_ships_the_chosen_bundle_says_so_everywhere_and_loses_nothing(
-    here, stub_bundle, tmp_path
-):
+    here: Any, stub_bundle: Bundle, tmp_path: Path
+) -> None:
     here("bundle", "add", str(stub_bundle.path))
     here("bundle", "activate", "stub/1.0.0")
     engine = open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
@@ -98,7 +111,9 @@ def test_an_upgrade_that_no_longer_ships_the_chosen_bundle_says_so_everywhere_an
     assert "bundle_missing" not in here("status").out
 
 
-def test_a_setting_that_names_the_bundle_decides(here, stub_bundle, monkeypatch):
+def test_a_setting_that_names_the_bundle_decides(
+    here: Any, stub_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     here("bundle", "add", str(stub_bundle.path))
     monkeypatch.setenv("PREREAD_BUNDLE", str(stub_bundle.path))
     ran = here("bundle", "activate", "stub/1.0.0")
@@ -106,12 +121,14 @@ def test_a_setting_that_names_the_bundle_decides(here, stub_bundle, monkeypatch)
     assert "PREREAD_BUNDLE" in ran.err
 
 
-def test_a_worker_changes_over_when_another_bundle_is_chosen(here, stub_bundle, tmp_path, monkeypatch):
+def test_a_worker_changes_over_when_another_bundle_is_chosen(
+    here: Any, stub_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     seen = []
     (tmp_path / "inbox").mkdir()
     here("bundle", "add", str(stub_bundle.path))
 
-    def run(engine, bundle, roots, options, *, shadow, still, **_):
+    def run(engine: Engine, bundle: Any, roots: Any, options: Any, *, shadow: Any, still: Any, **_: Any) -> Any:
         """Stands for the daemon: as it would, it asks and ends when it is told."""
         seen.append((bundle.label, still()))
         if len(seen) == 1:
@@ -131,7 +148,9 @@ def test_a_worker_changes_over_when_another_bundle_is_chosen(here, stub_bundle, 
 
 
 @pytest.mark.parametrize("once", [False, True])
-def test_a_single_run_says_that_no_bundle_works_in_its_shadow(here, stub_bundle, tmp_path, monkeypatch, once):
+def test_a_single_run_says_that_no_bundle_works_in_its_shadow(
+    here: Any, stub_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, once: Any
+) -> None:
     (tmp_path / "inbox").mkdir()
     here("bundle", "add", str(stub_bundle.path))
     here("bundle", "shadow", "stub/1.0.0")
@@ -144,8 +163,8 @@ def test_a_single_run_says_that_no_bundle_works_in_its_shadow(here, stub_bundle,
 
 
 def test_a_worker_whose_machine_lacks_the_chosen_bundle_goes_on_until_its_own_is_withdrawn(
-    here, stub_bundle, tmp_path, caplog
-):
+    here: Any, stub_bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     settings, engine = load_settings(), open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
     running = in_use.load(settings, engine)
     watch = in_use.Watch(settings, engine, running)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,10 +15,11 @@ from preread.db import migrate
 from preread.db.engine import database_now, open_engine, read
 from preread.imaging import previews
 from preread.imaging.preview_png import encode_preview
+from tests.support.commands import CommandRunner
 
 
 @pytest.fixture
-def able(preread, brightness_classifier, monkeypatch, tmp_path):
+def able(preread: CommandRunner, brightness_classifier: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     monkeypatch.setattr("preread.cli.self_check.load_checked", lambda _bundle: (brightness_classifier, 0.0))
     (tmp_path / "films").mkdir()
     return preread
@@ -38,7 +40,9 @@ COMMANDS = [
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_command_names_the_path_and_asks_for_its_disk(able, monkeypatch, tmp_path, command):
+def test_every_command_names_the_path_and_asks_for_its_disk(
+    able: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: Any
+) -> None:
     monkeypatch.setenv("PREREAD_DATABASE_URL", f"sqlite:///{tmp_path}/disk/preread.db")
     (tmp_path / "disk").mkdir()
     ran = able(*command)
@@ -47,7 +51,7 @@ def test_every_command_names_the_path_and_asks_for_its_disk(able, monkeypatch, t
     assert list((tmp_path / "disk").iterdir()) == []
 
 
-def test_check_and_status_say_it_in_their_own_way(able, monkeypatch, tmp_path):
+def test_check_and_status_say_it_in_their_own_way(able: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PREREAD_DATABASE_URL", f"sqlite:///{tmp_path}/preread.db")
     (row,) = [record for record in able("check", "--root", "films", "--json").records if record["what"] == "database"]
     assert (row["ok"], f"{tmp_path}/preread.db" in row["found"], "disk mounted" in row["found"]) == (False, True, True)
@@ -58,7 +62,7 @@ def test_check_and_status_say_it_in_their_own_way(able, monkeypatch, tmp_path):
     assert (ran.exit_code, "is its disk mounted?" in ran.err) == (3, True)
 
 
-def test_a_file_that_goes_away_under_a_program_is_named(tmp_path, migrated_sqlite):
+def test_a_file_that_goes_away_under_a_program_is_named(tmp_path: Path, migrated_sqlite: Path) -> None:
     path = tmp_path / "preread.db"
     path.write_bytes(migrated_sqlite.read_bytes())
     engine = open_engine(f"sqlite:///{path}")
@@ -69,7 +73,9 @@ def test_a_file_that_goes_away_under_a_program_is_named(tmp_path, migrated_sqlit
     engine.dispose()
 
 
-def test_where_fstab_names_a_disk_that_is_away_nothing_is_made_on_the_other_one(able, monkeypatch, tmp_path):
+def test_where_fstab_names_a_disk_that_is_away_nothing_is_made_on_the_other_one(
+    able: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     (tmp_path / "disk").mkdir()
     (tmp_path / "fstab").write_text(f"/dev/sdz1 {tmp_path}/disk ext4 defaults,nofail 0 2\n")
     monkeypatch.setattr(filesystems, "FSTAB", tmp_path / "fstab")
@@ -89,8 +95,8 @@ def a_preview(folder: Path) -> None:
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("remains", ["-previews", "-forgotten", "-shm", ".0010.backup"])
 def test_no_database_is_made_where_something_of_another_one_lies(
-    able, monkeypatch, tmp_path, empty_database_url, remains
-):
+    able: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, empty_database_url: Any, remains: Any
+) -> None:
     monkeypatch.setenv("PREREAD_DATABASE_URL", empty_database_url)
     path = Path(empty_database_url.removeprefix("sqlite:///"))
     if remains == "-previews":
@@ -109,7 +115,9 @@ def test_no_database_is_made_where_something_of_another_one_lies(
     assert able("db", "upgrade").exit_code == 0, "it is there now"
 
 
-def test_a_file_without_a_byte_is_no_database_either(able, monkeypatch, tmp_path):
+def test_a_file_without_a_byte_is_no_database_either(
+    able: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PREREAD_DATABASE_URL", f"sqlite:///{tmp_path}/preread.db")
     (tmp_path / "preread.db").touch()
     a_preview(tmp_path / "preread.db-previews")
@@ -121,7 +129,9 @@ def test_a_file_without_a_byte_is_no_database_either(able, monkeypatch, tmp_path
 
 
 @pytest.mark.parametrize("log", ["-wal", "-journal"])
-def test_a_log_that_holds_rows_is_never_taken_into_a_new_database(able, monkeypatch, tmp_path, log):
+def test_a_log_that_holds_rows_is_never_taken_into_a_new_database(
+    able: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, log: Any
+) -> None:
     monkeypatch.setenv("PREREAD_DATABASE_URL", f"sqlite:///{tmp_path}/preread.db")
     (tmp_path / f"preread.db{log}").write_bytes(b"rows")
     for options in ([], ["--new"]):
@@ -131,7 +141,9 @@ def test_a_log_that_holds_rows_is_never_taken_into_a_new_database(able, monkeypa
     assert not (tmp_path / "preread.db").exists()
 
 
-def test_the_default_database_is_not_made_beside_remains_by_run(able, monkeypatch, tmp_path):
+def test_the_default_database_is_not_made_beside_remains_by_run(
+    able: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     a_preview(tmp_path / "preread.db-previews")
     ran = able("run", "--root", "films", "--once")
     assert (ran.exit_code, "preread.db-previews" in ran.err) == (2, True)
@@ -139,7 +151,9 @@ def test_the_default_database_is_not_made_beside_remains_by_run(able, monkeypatc
 
 
 @pytest.mark.parametrize("database_kind", ["postgres"], indirect=True)
-def test_an_empty_server_database_beside_previews_is_refused_too(able, monkeypatch, tmp_path, empty_database_url):
+def test_an_empty_server_database_beside_previews_is_refused_too(
+    able: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, empty_database_url: Any
+) -> None:
     monkeypatch.setenv("PREREAD_DATABASE_URL", empty_database_url)
     monkeypatch.setenv("PREREAD_PREVIEW_DIR", str(tmp_path / "previews"))
     a_preview(tmp_path / "previews")
@@ -155,8 +169,8 @@ def test_an_empty_server_database_beside_previews_is_refused_too(able, monkeypat
 
 
 def test_check_warns_of_each_place_that_a_server_s_database_lacks(
-    able, monkeypatch, tmp_path, database_kind, database_url
-):
+    able: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database_kind: Any, database_url: str
+) -> None:
     monkeypatch.setenv("PREREAD_DATABASE_URL", database_url)
     settings = {
         "previews": ("PREREAD_PREVIEW_DIR", "previews"),

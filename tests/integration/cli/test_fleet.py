@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -16,6 +17,7 @@ from preread.fleet import queue as fleet_queue
 from preread.fleet.queue import FleetQueue
 from preread.ledger import archives
 from preread.ledger.ledger import Ledger
+from tests.support.commands import CommandRunner
 
 POSTGRES = pytest.mark.parametrize("database_kind", ["postgres"], indirect=True)
 
@@ -31,7 +33,9 @@ def archive(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 @pytest.mark.parametrize("words", [["backfill", "{archive}"], ["fleet", "work"], ["fleet", "status"]])
-def test_sqlite_is_refused_with_the_reason(preread, monkeypatch, database_url, archive, words) -> None:
+def test_sqlite_is_refused_with_the_reason(
+    preread: CommandRunner, monkeypatch: pytest.MonkeyPatch, database_url: str, archive: Any, words: Any
+) -> None:
     monkeypatch.setenv("PREREAD_DATABASE_URL", database_url)
     done = preread(*[word.format(archive=archive) for word in words])
     assert done.exit_code == 2
@@ -41,7 +45,7 @@ def test_sqlite_is_refused_with_the_reason(preread, monkeypatch, database_url, a
 
 @POSTGRES
 def test_an_archive_is_handed_over_told_of_and_taken_back(
-    preread, monkeypatch, database_url: str, archive: Path, engine: Engine
+    preread: CommandRunner, monkeypatch: pytest.MonkeyPatch, database_url: str, archive: Path, engine: Engine
 ) -> None:
     monkeypatch.setenv("PREREAD_DATABASE_URL", database_url)
     empty = preread("fleet", "status")
@@ -67,7 +71,7 @@ def test_an_archive_is_handed_over_told_of_and_taken_back(
 
 @POSTGRES
 def test_an_archive_touches_no_other_root_and_must_be_there(
-    preread, monkeypatch, database_url: str, archive: Path, engine: Engine
+    preread: CommandRunner, monkeypatch: pytest.MonkeyPatch, database_url: str, archive: Path, engine: Engine
 ) -> None:
     monkeypatch.setenv("PREREAD_DATABASE_URL", database_url)
     Ledger(engine, worker_id="one", lease_s=60).register_root(bytes(archive))

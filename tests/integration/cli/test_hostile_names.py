@@ -7,6 +7,9 @@ import dataclasses
 import io
 import os
 import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +22,7 @@ from preread.core.types import Answer, Caveat, FileState, Finding, Identity, Pop
 from preread.db.engine import open_engine
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import ContentAssessment, FileFacts, Observation
+from tests.support.commands import CommandRunner
 from tests.support.outcomes import commit_assessed, commit_refused, commit_unreadable
 from tests.test_house import commands
 
@@ -67,7 +71,7 @@ QUIET = {
 
 
 @pytest.fixture
-def hostile(tmp_path, migrated_sqlite, monkeypatch, jpeg):
+def hostile(tmp_path: Path, migrated_sqlite: Path, monkeypatch: pytest.MonkeyPatch, jpeg: Callable[..., bytes]) -> Any:
     """A database with a film of every outcome in a folder with such a name, and the folder."""
     path = tmp_path / "preread.db"
     path.write_bytes(migrated_sqlite.read_bytes())
@@ -89,7 +93,7 @@ def hostile(tmp_path, migrated_sqlite, monkeypatch, jpeg):
         (Finding("pneumonia", 1.0, 0.7, 0.5, Answer.FLAGGED),), (Caveat.LOSSY,), NASTY, np.zeros((2, 2), np.float32)
     )
 
-    def facts(number):
+    def facts(number: Any) -> Any:
         identity = Identity(**text | {"patient_name": FORMULA, "sop_instance_uid": NASTY})
         return FileFacts(f"{number:064x}", identity, "DICOM", NASTY, 10, 12, Population.RESEARCH, (), 1.0)
 
@@ -104,13 +108,15 @@ def hostile(tmp_path, migrated_sqlite, monkeypatch, jpeg):
     return {"root": os.fsdecode(root), "file": os.fsdecode(os.path.join(root, names[3]))}
 
 
-def steers(text):
+def steers(text: Any) -> Any:
     """Characters that a terminal obeys, or that reorder what a person reads; line feeds are the table's own."""
     return {c for c in text if c != "\n" and (unicodedata.category(c) in {"Cc", "Cs", "Zl", "Zp"} or c == "\u202e")}
 
 
 @pytest.mark.parametrize("arguments", [call for calls in CALLS.values() for call in calls], ids=" ".join)
-def test_nothing_that_is_printed_steers_a_terminal(preread, hostile, monkeypatch, brightness_classifier, arguments):
+def test_nothing_that_is_printed_steers_a_terminal(
+    preread: CommandRunner, hostile: Any, monkeypatch: pytest.MonkeyPatch, brightness_classifier: Any, arguments: Any
+) -> None:
     monkeypatch.setattr(self_check, "load_checked", lambda _: (brightness_classifier, 0.0))
     ran = preread(*(word.format(**hostile) for word in arguments))
     assert ran.exit_code in {0, 1, 2}, ran.err
@@ -122,7 +128,7 @@ def test_nothing_that_is_printed_steers_a_terminal(preread, hostile, monkeypatch
         assert ran.records
 
 
-def test_no_cell_of_a_sheet_is_a_formula(preread, hostile):
+def test_no_cell_of_a_sheet_is_a_formula(preread: CommandRunner, hostile: Any) -> None:
     rows = list(csv.reader(io.StringIO(preread("results", "--csv").out)))
     assert len(rows) == 4
     cells = [cell for row in rows for cell in row]
@@ -130,11 +136,11 @@ def test_no_cell_of_a_sheet_is_a_formula(preread, hostile):
     assert f"'{FORMULA}" in cells
 
 
-def test_every_command_that_prints_is_tried():
+def test_every_command_that_prints_is_tried() -> None:
     there = set(commands(typer.main.get_command(app), "preread"))
     assert there == set(CALLS) | QUIET
 
 
-def test_no_error_message_steers_a_terminal(preread, hostile):
+def test_no_error_message_steers_a_terminal(preread: CommandRunner, hostile: Any) -> None:
     for error in (ShareDown(NASTY), FileLocked(NASTY)):
         assert not steers(preread("explain", str(error)).err)

@@ -10,7 +10,9 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.data import get_testdata_file
@@ -20,6 +22,7 @@ from preread.core.jsonable import reversible_path
 from preread.core.settings import Settings
 from preread.core.types import Answer, Caveat, Declared, Outcome, Population
 from preread.imaging.radiograph import Limits
+from preread.model.bundles import Bundle
 from preread.runner import pool as slots
 from preread.runner.assess_files import ASSUME_AGE, Found, Processes, assess_files, find_files, locate
 from preread.runner.pool import SlotPool
@@ -30,18 +33,18 @@ NOT_UTF8 = b"caf\xe9.jpg"
 
 
 @pytest.fixture
-def run(brightness_classifier, brightness_slots):
-    def assess(*paths, declared=ASSUME_AGE, **options):
+def run(brightness_classifier: Any, brightness_slots: Any) -> Any:
+    def assess(*paths: Any, declared: Any = ASSUME_AGE, **options: Any) -> Any:
         return list(assess_files(paths, brightness_classifier.bundle, declared, Processes(2, **options)))
 
     return assess
 
 
-def by_name(results):
+def by_name(results: Any) -> Any:
     return {os.fsencode(os.path.basename(result.path)): result for result in results}
 
 
-def test_a_hostile_folder_ends_in_named_outcomes(tmp_path, run, jpeg):
+def test_a_hostile_folder_ends_in_named_outcomes(tmp_path: Path, run: Any, jpeg: Callable[..., bytes]) -> None:
     folder = tmp_path / "films"
     (folder / "sub").mkdir(parents=True)
     (folder / "good.jpg").write_bytes(jpeg(230))
@@ -80,7 +83,7 @@ def test_a_hostile_folder_ends_in_named_outcomes(tmp_path, run, jpeg):
     assert found[b"good-too.bin"].findings[0].answer is Answer.NOT_FLAGGED
 
 
-def test_a_record_is_complete_and_is_json(tmp_path, run, jpeg):
+def test_a_record_is_complete_and_is_json(tmp_path: Path, run: Any, jpeg: Callable[..., bytes]) -> None:
     (tmp_path / os.fsdecode(NOT_UTF8)).write_bytes(jpeg(230))
     (result,) = run(tmp_path)
     record = json.loads(json.dumps(result.to_json()))
@@ -94,7 +97,7 @@ def test_a_record_is_complete_and_is_json(tmp_path, run, jpeg):
     assert record["ms"] > 0
 
 
-def test_an_unknown_age_is_assumed_and_said(tmp_path, run, jpeg):
+def test_an_unknown_age_is_assumed_and_said(tmp_path: Path, run: Any, jpeg: Callable[..., bytes]) -> None:
     (tmp_path / "film.jpg").write_bytes(jpeg())
     (result,) = run(tmp_path)
     assert Caveat.AGE_ASSUMED in result.caveats
@@ -105,7 +108,7 @@ def test_an_unknown_age_is_assumed_and_said(tmp_path, run, jpeg):
     assert Caveat.AGE_DECLARED in result.caveats
 
 
-def test_a_grown_patient_is_refused_and_assessed_for_research_with_a_caveat(run):
+def test_a_grown_patient_is_refused_and_assessed_for_research_with_a_caveat(run: Any) -> None:
     film = get_testdata_file("RG1_UNCR.dcm", download=False)
     (result,) = run(film)
     assert (result.outcome, result.code) == (Outcome.REFUSED, "age_outside")
@@ -115,7 +118,7 @@ def test_a_grown_patient_is_refused_and_assessed_for_research_with_a_caveat(run)
     assert Caveat.OUTSIDE_INTENDED_AGE in result.caveats
 
 
-def test_files_come_in_the_order_of_their_names_and_each_once(tmp_path):
+def test_files_come_in_the_order_of_their_names_and_each_once(tmp_path: Path) -> None:
     for name in ("b/2", "b/1", "a", "c"):
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
@@ -126,13 +129,13 @@ def test_files_come_in_the_order_of_their_names_and_each_once(tmp_path):
     assert relative.index("b/1") < relative.index("b/2")
 
 
-def test_a_path_that_does_not_exist_is_a_result_that_was_not_judged(tmp_path, run):
+def test_a_path_that_does_not_exist_is_a_result_that_was_not_judged(tmp_path: Path, run: Any) -> None:
     (result,) = run(tmp_path / "missing.dcm")
     assert (result.outcome, result.code, result.judged) == (Outcome.UNREADABLE, "vanished", False)
     assert result.sha256 is None
 
 
-def test_a_link_that_was_named_is_followed(tmp_path, run, jpeg):
+def test_a_link_that_was_named_is_followed(tmp_path: Path, run: Any, jpeg: Callable[..., bytes]) -> None:
     (tmp_path / "film.jpg").write_bytes(jpeg())
     os.symlink(tmp_path / "film.jpg", tmp_path / "link")
     (result,) = run(tmp_path / "link")
@@ -140,7 +143,7 @@ def test_a_link_that_was_named_is_followed(tmp_path, run, jpeg):
 
 
 @pytest.fixture
-def hostile(tmp_path, monkeypatch, stub_bundle):
+def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stub_bundle: Bundle) -> Any:
     """Films that break their process, each with a good one behind it, and that process's command."""
     command = (sys.executable, "-P", str(STUB_SLOT), str(tmp_path / "inferences"))
     monkeypatch.setattr(slots, "COMMAND", command)
@@ -153,7 +156,7 @@ def hostile(tmp_path, monkeypatch, stub_bundle):
     return folder
 
 
-def test_a_film_that_breaks_its_process_costs_that_film_alone(hostile, stub_bundle):
+def test_a_film_that_breaks_its_process_costs_that_film_alone(hostile: Any, stub_bundle: Bundle) -> None:
     results = list(assess_files([hostile], stub_bundle, ASSUME_AGE, Processes(2, deadline_s=5.0)))
     assert [os.path.basename(one.path) for one in results] == sorted(os.listdir(hostile))
     good = {one for one in results if one.path.endswith(("good", "PRINT.jpg"))}
@@ -171,7 +174,9 @@ def test_a_film_that_breaks_its_process_costs_that_film_alone(hostile, stub_bund
     assert len({one.sha256 for one in results}) == 9, "each is named with its content"
 
 
-def test_ctrl_c_ends_the_command_and_its_processes(hostile, stub_bundle, eventually):
+def test_ctrl_c_ends_the_command_and_its_processes(
+    hostile: Any, stub_bundle: Bundle, eventually: Callable[..., None]
+) -> None:
     for name in os.listdir(hostile):
         if not name.startswith("HANG"):
             (hostile / name).unlink()
@@ -197,26 +202,32 @@ def test_ctrl_c_ends_the_command_and_its_processes(hostile, stub_bundle, eventua
 
 
 @pytest.mark.parametrize("why", ["another digest", "no such folder"])
-def test_a_bundle_that_no_process_can_load_ends_the_command_by_name(tmp_path, stub_bundle, why):
+def test_a_bundle_that_no_process_can_load_ends_the_command_by_name(
+    tmp_path: Path, stub_bundle: Bundle, why: Any
+) -> None:
     path = stub_bundle.path if why == "another digest" else tmp_path / "gone"
     kind = BundleMismatch if why == "another digest" else BundleMissing
     with pytest.raises(kind):
         list(assess_files([tmp_path], dataclasses.replace(stub_bundle, path=path, digest="0" * 64)))
 
 
-def test_processes_that_die_at_once_end_the_command_by_name(tmp_path, stub_bundle, monkeypatch):
+def test_processes_that_die_at_once_end_the_command_by_name(
+    tmp_path: Path, stub_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(slots, "COMMAND", (sys.executable, "-c", "pass"))
     with pytest.raises(SlotCrashed, match="3 slots in a row"):
         list(assess_files([tmp_path], stub_bundle))
 
 
-def test_a_file_is_read_again_when_its_process_dies_before_it_has_the_bytes(tmp_path, run, jpeg, monkeypatch):
+def test_a_file_is_read_again_when_its_process_dies_before_it_has_the_bytes(
+    tmp_path: Path, run: Any, jpeg: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The death of an idle process, which shows when the next file is given to it, is no fault of that file."""
     for number in range(3):
         (tmp_path / f"{number}.jpg").write_bytes(jpeg())
     submit, killed = SlotPool.submit, []
 
-    def kill_first(pool, ticket, job):
+    def kill_first(pool: Any, ticket: Any, job: Any) -> None:
         if not killed:
             killed.append(ticket)
             os.kill(pool._slots[0].process.pid, signal.SIGKILL)
@@ -228,7 +239,7 @@ def test_a_file_is_read_again_when_its_process_dies_before_it_has_the_bytes(tmp_
     assert killed
 
 
-def test_limits_hold_before_reading(tmp_path, run):
+def test_limits_hold_before_reading(tmp_path: Path, run: Any) -> None:
     with (tmp_path / "sparse.dcm").open("wb") as stream:
         stream.truncate(10 * 1024**3)
     (result,) = run(tmp_path, limits=Limits(max_bytes=1_000_000, max_pixels=1_000_000))
@@ -236,7 +247,7 @@ def test_limits_hold_before_reading(tmp_path, run):
     assert result.judged
 
 
-def test_locating_names_what_is_at_fault(tmp_path, monkeypatch):
+def test_locating_names_what_is_at_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path, error in (("missing", FileVanished), (".", NotAFile), ("film/below", FileVanished)):
         (tmp_path / "film").write_bytes(b"x")
         with pytest.raises(error):
@@ -248,7 +259,7 @@ def test_locating_names_what_is_at_fault(tmp_path, monkeypatch):
     assert locate(Found("link", named=True))[:2] == (str(tmp_path), "film")
     assert locate(Found("film"))[:2] == (str(tmp_path), "film")
 
-    def refuse(*_, **__):
+    def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patched:
@@ -257,11 +268,13 @@ def test_locating_names_what_is_at_fault(tmp_path, monkeypatch):
             locate(Found("film", named=True))
 
 
-def test_what_changes_between_looking_and_reading_is_named(tmp_path, run, jpeg, monkeypatch):
+def test_what_changes_between_looking_and_reading_is_named(
+    tmp_path: Path, run: Any, jpeg: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     film = tmp_path / "film.jpg"
     film.write_bytes(jpeg())
 
-    def then_grow(found):
+    def then_grow(found: Any) -> Any:
         folder, name, status = locate(found)
         with film.open("ab") as stream:
             stream.write(b"more")
@@ -272,12 +285,14 @@ def test_what_changes_between_looking_and_reading_is_named(tmp_path, run, jpeg, 
     assert (result.outcome, result.code, result.judged) == (Outcome.UNREADABLE, "changed", False)
 
 
-def test_a_folder_that_cannot_be_listed_is_named(tmp_path, run, jpeg, monkeypatch):
+def test_a_folder_that_cannot_be_listed_is_named(
+    tmp_path: Path, run: Any, jpeg: Callable[..., bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "closed").mkdir()
     (tmp_path / "film.jpg").write_bytes(jpeg())
     real = os.scandir
 
-    def refuse(path):
+    def refuse(path: Any) -> Any:
         if str(path).endswith("closed"):
             raise PermissionError(13, "Permission denied", path)
         return real(path)
@@ -298,18 +313,18 @@ def test_a_folder_that_cannot_be_listed_is_named(tmp_path, run, jpeg, monkeypatc
         (b"\x85\xc2\x85", "\\x85\x85"),
     ],
 )
-def test_a_path_as_text_gives_its_bytes_back(name, text):
+def test_a_path_as_text_gives_its_bytes_back(name: Any, text: Any) -> None:
     assert reversible_path(name) == text
     assert b"".join(map(_bytes_of, re.findall(r"\\x[0-9a-f]{2}|\\\\|[^\\]", text))) == name
 
 
-def _bytes_of(piece):
+def _bytes_of(piece: Any) -> Any:
     if piece == "\\\\":
         return b"\\"
     return bytes.fromhex(piece[2:]) if piece.startswith("\\x") else piece.encode()
 
 
-def test_training_has_the_limits_that_the_worker_has_by_default():
+def test_training_has_the_limits_that_the_worker_has_by_default() -> None:
     default = {name: field.default for name, field in Settings.model_fields.items()}
     assert Processes(1) == Processes(
         1,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +15,12 @@ from preread.imaging import previews
 from preread.imaging.preview_png import encode_preview
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import FileFacts, Observation
+from tests.support.commands import CommandRunner
 from tests.support.outcomes import commit_refused
 
 
 @pytest.fixture
-def here(preread, tmp_path, migrated_sqlite, monkeypatch):
+def here(preread: CommandRunner, tmp_path: Path, migrated_sqlite: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A database with two films of P1, one of which has a preview, and one of P2 and of P3 each."""
     path = tmp_path / "preread.db"
     path.write_bytes(migrated_sqlite.read_bytes())
@@ -39,11 +42,11 @@ def here(preread, tmp_path, migrated_sqlite, monkeypatch):
     return preread
 
 
-def patients(ran):
+def patients(ran: Any) -> Any:
     return [record["identity"]["patient_id"] for record in ran.records]
 
 
-def test_a_patient_is_forgotten_by_what_stands_on_standard_input(here, tmp_path):
+def test_a_patient_is_forgotten_by_what_stands_on_standard_input(here: Any, tmp_path: Path) -> None:
     assert here("purge", "--patient", "P1").exit_code == 2
     assert here("purge", "--patient", "-", stdin="P1\n").exit_code == 2  # nobody to ask
     ran = here("purge", "--patient", "-", "--dry-run", stdin="P1\n")
@@ -60,7 +63,7 @@ def test_a_patient_is_forgotten_by_what_stands_on_standard_input(here, tmp_path)
     assert here("purge", "--again").exit_code == 1
 
 
-def test_what_could_mean_two_people_is_refused(here):
+def test_what_could_mean_two_people_is_refused(here: Any) -> None:
     ran = here("purge", "--patient", "-", "--yes", stdin="P2\n")
     assert ran.exit_code == 2
     assert "2 issuers" in ran.err
@@ -73,7 +76,7 @@ def test_what_could_mean_two_people_is_refused(here):
     assert here("purge", "--patient", "-", "--yes", stdin="P1\nKLINIKUM\n\nmore\n").exit_code == 2
 
 
-def test_films_are_forgotten_by_study_and_by_age(here):
+def test_films_are_forgotten_by_study_and_by_age(here: Any) -> None:
     assert here("purge", "--study", "-", "--yes", stdin="1.1\n").exit_code == 0
     assert "list of processes" in here("purge", "--study", "1.9", "--yes").err
     assert patients(here("results", "--json")) == ["P2", "P2", "P1"]
@@ -83,7 +86,7 @@ def test_films_are_forgotten_by_study_and_by_age(here):
     assert here("audit", "verify").exit_code == 0
 
 
-def test_a_patient_is_told_what_is_held(here, tmp_path):
+def test_a_patient_is_told_what_is_held(here: Any, tmp_path: Path) -> None:
     ran = here("export-patient", "-", "--images", str(tmp_path / "out"), stdin="P1\n")
     assert ran.exit_code == 0, ran.err
     films = json.loads(ran.out)["films"]

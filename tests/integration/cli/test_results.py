@@ -8,6 +8,8 @@ import json
 import os
 import shutil
 from datetime import datetime
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from preread.db import engine as db_engine
 from preread.db.review_schema import audit, listing
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import ContentAssessment, FileFacts, Observation
+from tests.support.commands import CommandRunner
 from tests.support.outcomes import commit_assessed, commit_refused, commit_unreadable
 
 STATED = [
@@ -39,23 +42,23 @@ QUIET = Identity(patient_id="PAT-2", accession_number="A2", acquisition_date_tim
 
 
 @pytest.fixture
-def database(monkeypatch, tmp_path, migrated_sqlite):
+def database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, migrated_sqlite: Path) -> Any:
     path = tmp_path / "preread.db"
     shutil.copy(migrated_sqlite, path)
     monkeypatch.setenv("PREREAD_DATABASE_URL", f"sqlite:///{path}")
     return f"sqlite:///{path}"
 
 
-def finding(answer, probability):
+def finding(answer: Any, probability: Any) -> Any:
     return Finding("pneumonia", 1.5, probability, 0.25, answer)
 
 
-def content(answer=Answer.FLAGGED, probability=0.87):
+def content(answer: Any = Answer.FLAGGED, probability: Any = 0.87) -> Any:
     return ContentAssessment((finding(answer, probability),), (Caveat.LOSSY,), "test 1", np.zeros((7, 7), np.float32))
 
 
 @pytest.fixture
-def filled(database, tmp_path):
+def filled(database: Any, tmp_path: Path) -> Any:
     """Five files of one root: flagged, not flagged, refused, unreadable, and one that still settles."""
     engine = db_engine.open_engine(database)
     ledger = Ledger(engine, worker_id="test", lease_s=60)
@@ -75,7 +78,7 @@ def filled(database, tmp_path):
     ledger.observe(root_id, [Observation(b"new.dcm", 5, 5)])
     claims = {claim.path: claim for claim in ledger.claim([root_id], 10)}
 
-    def facts(number, identity=QUIET, caveats=()):
+    def facts(number: Any, identity: Any = QUIET, caveats: Any = ()) -> Any:
         return FileFacts(
             sha256=f"{number:064x}",
             identity=identity,
@@ -99,7 +102,7 @@ def filled(database, tmp_path):
     return root
 
 
-def test_the_table_says_answers_in_words_and_ends_with_what_preread_is_not(preread, filled):
+def test_the_table_says_answers_in_words_and_ends_with_what_preread_is_not(preread: CommandRunner, filled: Any) -> None:
     ran = preread("results")
     assert ran.exit_code == 0
     flat = " ".join(ran.out.split())
@@ -111,7 +114,7 @@ def test_the_table_says_answers_in_words_and_ends_with_what_preread_is_not(prere
     assert ran.out.rstrip().endswith(NO_DEVICE)
 
 
-def test_ppv_and_npv_stand_beside_every_probability(preread, filled):
+def test_ppv_and_npv_stand_beside_every_probability(preread: CommandRunner, filled: Any) -> None:
     said = "at prevalences of 5 / 20 / 60 %, 36 / 73 / 94.1 % of the flagged images have it (PPV), "
     said += "and above 99.9 / 99.4 / 96.0 % of the images not flagged do not (NPV)"
     assert f"pneumonia (test/1.0.0): {said}" in " ".join(preread("results").out.split())
@@ -122,7 +125,7 @@ def test_ppv_and_npv_stand_beside_every_probability(preread, filled):
     assert record["findings"][0]["predictive_values"] == STATED
 
 
-def test_no_name_or_tag_steers_the_terminal(preread, filled):
+def test_no_name_or_tag_steers_the_terminal(preread: CommandRunner, filled: Any) -> None:
     for arguments in (["results"], ["results", "show", "1"], ["results", "--csv"], ["results", "--json"]):
         ran = preread(*arguments)
         assert ran.exit_code == 0, ran.err
@@ -132,7 +135,7 @@ def test_no_name_or_tag_steers_the_terminal(preread, filled):
     assert "[bold]" in preread("results").out
 
 
-def test_json_lines_hold_what_assess_prints_and_more(preread, filled):
+def test_json_lines_hold_what_assess_prints_and_more(preread: CommandRunner, filled: Any) -> None:
     records = preread("results", "--json").records
     assert [record["outcome"] for record in records] == ["unreadable", "refused", "assessed", "assessed"]
     flagged = records[-1]
@@ -152,12 +155,12 @@ def test_json_lines_hold_what_assess_prints_and_more(preread, filled):
     assert records[0]["code"] == "truncated"
 
 
-def test_a_name_that_is_not_utf8_can_be_had_back(preread, filled):
+def test_a_name_that_is_not_utf8_can_be_had_back(preread: CommandRunner, filled: Any) -> None:
     (record,) = preread("results", "--json", "--answer", "not_flagged").records
     assert record["path"] == "caf\\xe9\\\\b.dcm"
 
 
-def test_csv_has_one_row_a_finding_and_no_formula(preread, filled):
+def test_csv_has_one_row_a_finding_and_no_formula(preread: CommandRunner, filled: Any) -> None:
     rows = list(csv.DictReader(io.StringIO(preread("results", "--csv").out)))
     assert len(rows) == 4
     flagged = rows[-1]
@@ -181,13 +184,13 @@ def test_csv_has_one_row_a_finding_and_no_formula(preread, filled):
         (["--since", "2999-01-01"], []),
     ],
 )
-def test_filters(preread, filled, arguments, codes):
+def test_filters(preread: CommandRunner, filled: Any, arguments: Any, codes: Any) -> None:
     ran = preread("results", "--json", *arguments)
     assert ran.exit_code == 0, ran.err
     assert [record["code"] for record in ran.records] == codes
 
 
-def test_a_patient_is_named_on_standard_input_only(preread, filled):
+def test_a_patient_is_named_on_standard_input_only(preread: CommandRunner, filled: Any) -> None:
     ran = preread("results", "--json", "--patient", "-", stdin="PAT-1\n")
     assert [record["identity"]["patient_id"] for record in ran.records] == ["PAT-1"]
     ran = preread("results", "--patient", "PAT-1")
@@ -198,7 +201,7 @@ def test_a_patient_is_named_on_standard_input_only(preread, filled):
     assert ran.exit_code == 2
 
 
-def test_an_accession_number_is_named_on_standard_input(preread, filled):
+def test_an_accession_number_is_named_on_standard_input(preread: CommandRunner, filled: Any) -> None:
     ran = preread("results", "--json", "--accession", "-", stdin="+4711\n")
     assert [record["code"] for record in ran.records] == [None]
     assert "list of processes" not in ran.err
@@ -212,13 +215,13 @@ def test_an_accession_number_is_named_on_standard_input(preread, filled):
     assert preread("results", "--accession", "-", stdin="\n").exit_code == 2
 
 
-def test_a_shortened_table_says_so(preread, filled):
+def test_a_shortened_table_says_so(preread: CommandRunner, filled: Any) -> None:
     ran = preread("results", "--limit", "2")
     assert "these are the newest 2" in ran.err
     assert "these are" not in preread("results", "--limit", "0").err
 
 
-def test_nothing_matching_is_said_and_is_no_failure(preread, filled):
+def test_nothing_matching_is_said_and_is_no_failure(preread: CommandRunner, filled: Any) -> None:
     ran = preread("results", "--accession", "none such")
     assert (ran.exit_code, ran.out) == (0, "")
     assert "no result matches" in ran.err
@@ -234,7 +237,9 @@ def test_nothing_matching_is_said_and_is_no_failure(preread, filled):
         (["show", "9" * 30], "9223372036854775807"),
     ],
 )
-def test_a_wrong_command_line_ends_with_2_and_one_message(preread, filled, arguments, word):
+def test_a_wrong_command_line_ends_with_2_and_one_message(
+    preread: CommandRunner, filled: Any, arguments: Any, word: Any
+) -> None:
     ran = preread("results", *arguments)
     assert ran.exit_code == 2
     assert word in ran.err
@@ -242,7 +247,7 @@ def test_a_wrong_command_line_ends_with_2_and_one_message(preread, filled, argum
     assert "Traceback" not in ran.err
 
 
-def test_show_tells_one_result_in_full(preread, filled):
+def test_show_tells_one_result_in_full(preread: CommandRunner, filled: Any) -> None:
     (record,) = preread("results", "--json", "--answer", "flagged").records
     ran = preread("results", "show", str(record["id"]))
     flat = " ".join(ran.out.split())
@@ -258,7 +263,7 @@ def test_show_tells_one_result_in_full(preread, filled):
     assert [move["to"] for move in detail["history"]["transitions"]][-1] == "done"
 
 
-def test_explain_says_why_in_one_sentence_with_the_history(preread, filled):
+def test_explain_says_why_in_one_sentence_with_the_history(preread: CommandRunner, filled: Any) -> None:
     ran = preread("explain", str(filled / "broken.dcm"))
     assert ran.exit_code == 0
     assert ran.out.startswith("It could not be read and was set aside: truncated")
@@ -268,11 +273,11 @@ def test_explain_says_why_in_one_sentence_with_the_history(preread, filled):
     assert record["sentence"].startswith("It was refused: body_part")
 
 
-def test_explain_takes_a_path_relative_to_where_one_stands(preread, filled):
+def test_explain_takes_a_path_relative_to_where_one_stands(preread: CommandRunner, filled: Any) -> None:
     assert preread("explain", "inbox/knee.dcm").exit_code == 0
 
 
-def test_explain_of_an_unknown_path_says_what_is_there(preread, filled, tmp_path):
+def test_explain_of_an_unknown_path_says_what_is_there(preread: CommandRunner, filled: Any, tmp_path: Path) -> None:
     ran = preread("explain", str(tmp_path / "elsewhere.dcm"))
     assert (ran.exit_code, ran.out) == (1, "")
     assert "No watched folder of this database knows" in ran.err
@@ -281,7 +286,9 @@ def test_explain_of_an_unknown_path_says_what_is_there(preread, filled, tmp_path
 
 
 @pytest.mark.parametrize("through", ["inbox", "link"])
-def test_explain_of_a_file_in_a_root_that_only_the_database_knows(preread, filled, tmp_path, through):
+def test_explain_of_a_file_in_a_root_that_only_the_database_knows(
+    preread: CommandRunner, filled: Any, tmp_path: Path, through: Any
+) -> None:
     """A worker was started with `--root`: the settings name no folder."""
     (tmp_path / "link").symlink_to(filled)
     filled.mkdir(exist_ok=True)
@@ -295,7 +302,9 @@ def test_explain_of_a_file_in_a_root_that_only_the_database_knows(preread, fille
     "name, why",
     [("new.dcm", "no scan has met it yet"), (".trash/x.dcm", "begins with a dot"), ("x.part", "still being")],
 )
-def test_explain_of_a_file_that_no_scan_met_says_in_which_root_it_lies(preread, filled, tmp_path, name, why):
+def test_explain_of_a_file_that_no_scan_met_says_in_which_root_it_lies(
+    preread: CommandRunner, filled: Any, tmp_path: Path, name: Any, why: Any
+) -> None:
     (tmp_path / "preread.toml").write_text('[[roots]]\npath = "other"\n')
     path = tmp_path / "other" / name
     path.parent.mkdir(parents=True)
@@ -306,7 +315,9 @@ def test_explain_of_a_file_that_no_scan_met_says_in_which_root_it_lies(preread, 
     assert why in ran.err
 
 
-def test_explain_of_a_file_that_a_rule_leaves_out_gives_the_rule_in_words(preread, filled, database):
+def test_explain_of_a_file_that_a_rule_leaves_out_gives_the_rule_in_words(
+    preread: CommandRunner, filled: Any, database: Any
+) -> None:
     engine = db_engine.open_engine(database)
     ledger = Ledger(engine, worker_id="test", lease_s=60)
     ledger.ignore(1, [Observation(b"pipe", 0, 1)], "not_regular")
@@ -319,7 +330,9 @@ def test_explain_of_a_file_that_a_rule_leaves_out_gives_the_rule_in_words(prerea
 # ---------------------------------------------------------------------- the database itself
 
 
-def test_a_new_database_is_made_by_upgrade_and_then_fits(preread, monkeypatch, tmp_path):
+def test_a_new_database_is_made_by_upgrade_and_then_fits(
+    preread: CommandRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PREREAD_DATABASE_URL", f"sqlite:///{tmp_path / 'new.db'}")
     for command in (["db", "check"], ["results"]):
         ran = preread(*command)
@@ -332,7 +345,7 @@ def test_a_new_database_is_made_by_upgrade_and_then_fits(preread, monkeypatch, t
     assert preread("results").exit_code == 0
 
 
-def test_a_database_newer_than_the_program_is_named(preread, database):
+def test_a_database_newer_than_the_program_is_named(preread: CommandRunner, database: Any) -> None:
     engine = db_engine.open_engine(database)
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
@@ -346,14 +359,18 @@ def test_a_database_newer_than_the_program_is_named(preread, database):
 
 
 @pytest.mark.parametrize("url", ["nonsense", "mysql://x/y", "sqlite://"])
-def test_a_database_that_cannot_be_meant_is_named(preread, monkeypatch, url):
+def test_a_database_that_cannot_be_meant_is_named(
+    preread: CommandRunner, monkeypatch: pytest.MonkeyPatch, url: Any
+) -> None:
     monkeypatch.setenv("PREREAD_DATABASE_URL", url)
     ran = preread("results")
     assert ran.exit_code == 2
     assert "Traceback" not in ran.err
 
 
-def test_a_postgres_that_is_away_is_named_without_its_password(preread, monkeypatch, tmp_path):
+def test_a_postgres_that_is_away_is_named_without_its_password(
+    preread: CommandRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setattr(db_engine, "_FIRST_PAUSE_S", 0.0)
     monkeypatch.setenv("PREREAD_DATABASE_URL", f"postgresql://preread:geheim@/preread?host={tmp_path}")
     ran = preread("results")
@@ -362,15 +379,15 @@ def test_a_postgres_that_is_away_is_named_without_its_password(preread, monkeypa
     assert "geheim" not in ran.err
 
 
-def test_times_are_local_for_people_and_utc_for_programs(preread, filled):
+def test_times_are_local_for_people_and_utc_for_programs(preread: CommandRunner, filled: Any) -> None:
     (record,) = preread("results", "--json", "--answer", "flagged").records
     assert record["committed_at"].endswith("Z")
     local = datetime.fromisoformat(record["committed_at"]).astimezone()
     assert f"{local:%Y-%m-%d}" in preread("results").out
 
 
-def test_what_the_shell_showed_is_on_record(preread, filled, database):
-    def on_record():
+def test_what_the_shell_showed_is_on_record(preread: CommandRunner, filled: Any, database: Any) -> None:
+    def on_record() -> Any:
         engine = db_engine.open_engine(database)
         with engine.connect() as connection:
             listed = connection.execute(select(listing.c.file_id, listing.c.actor)).all()
@@ -388,7 +405,9 @@ def test_what_the_shell_showed_is_on_record(preread, filled, database):
     assert on_record()[1] == [("film:2", "view")]
 
 
-def test_a_narrow_terminal_gets_a_few_lines_an_image_and_no_table(preread, filled, monkeypatch):
+def test_a_narrow_terminal_gets_a_few_lines_an_image_and_no_table(
+    preread: CommandRunner, filled: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "80")
     ran = preread("results")
     assert ran.exit_code == 0
@@ -404,7 +423,7 @@ def test_a_narrow_terminal_gets_a_few_lines_an_image_and_no_table(preread, fille
 
 
 @pytest.mark.parametrize("words", [("results",), ("results", "show", "1"), ("bundle", "show")])
-def test_a_pipe_gets_no_trailing_blanks(preread, filled, words):
+def test_a_pipe_gets_no_trailing_blanks(preread: CommandRunner, filled: Any, words: Any) -> None:
     ran = preread(*words)
     assert ran.exit_code == 0
     assert [line for line in ran.out.splitlines() if line != line.rstrip()] == []

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +19,7 @@ from preread.db.engine import open_engine
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import ContentAssessment, FileFacts, Observation, Pulse, RootPulse
 from preread.monitoring.health import Health
+from tests.support.commands import CommandRunner
 from tests.support.outcomes import commit_assessed, commit_refused, commit_unreadable
 
 SAID = ContentAssessment(
@@ -27,7 +31,7 @@ NAMES = [b"2026/flagged.dcm", b"2026/knee.dcm", b"2026-old.dcm", b"broken\x1b[2J
 class Place:
     """One of each: assessed, refused, unreadable, crashing, locked, missed; and what the database says of them."""
 
-    def __init__(self, url, folder):
+    def __init__(self, url: Any, folder: Any) -> None:
         self.url = url
         self.folder = folder
         self.engine = open_engine(url)
@@ -37,7 +41,7 @@ class Place:
         self.bundle_id = self.ledger.register_bundle(name="test", version="1.0.0", digest="d" * 64)
         self.ids = {}
 
-    def observe(self, *names):
+    def observe(self, *names: Any) -> Any:
         for name in names:
             path = self.folder / name.decode()
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +54,7 @@ class Place:
             self.ledger.settle(seen.values())
         return {claim.path: claim for claim in self.ledger.claim([self.root_id], 99)}
 
-    def fill(self):
+    def fill(self) -> None:
         claims = self.observe(*NAMES)
         flagged, knee, old, broken, crashing, locked = (claims[name] for name in NAMES)
         assert commit_assessed(self.ledger, flagged, facts(1), self.bundle_id, SAID)
@@ -60,22 +64,22 @@ class Place:
         assert self.ledger.quarantine(crashing, SlotCrashed("signal 11"))
         assert self.ledger.quarantine(locked, FileLocked())
 
-    def states(self):
+    def states(self) -> Any:
         columns = schema.file.c
         with self.engine.connect() as connection:
             rows = connection.execute(select(columns.path, columns.state).where(columns.newest))
             return {row.path: row.state for row in rows}
 
-    def ready(self):
+    def ready(self) -> Any:
         return {path for path, state in self.states().items() if state == FileState.READY}
 
 
-def facts(number):
+def facts(number: Any) -> Any:
     return FileFacts(f"{number:064x}", Identity(patient_id="PAT-1"), "DICOM", ms=1.0)
 
 
 @pytest.fixture
-def place(monkeypatch, tmp_path, database_url):
+def place(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, database_url: str) -> Iterator[Any]:
     monkeypatch.setenv("PREREAD_DATABASE_URL", database_url)
     place = Place(database_url, tmp_path / "inbox")
     place.fill()
@@ -99,7 +103,9 @@ def place(monkeypatch, tmp_path, database_url):
         (["--root", "{inbox}", "--state", "done", "--state", "quarantined"], set(NAMES)),
     ],
 )
-def test_what_is_meant_is_read_again_and_nothing_else(preread, place, arguments, expected):
+def test_what_is_meant_is_read_again_and_nothing_else(
+    preread: CommandRunner, place: Any, arguments: Any, expected: Any
+) -> None:
     ran = preread("requeue", *(one.format(inbox=place.folder) for one in arguments), "--yes")
     assert ran.exit_code == 0, ran.err
     assert place.ready() == expected
@@ -108,12 +114,12 @@ def test_what_is_meant_is_read_again_and_nothing_else(preread, place, arguments,
     assert "\x1b" not in ran.out + ran.err
 
 
-def test_by_id(preread, place):
+def test_by_id(preread: CommandRunner, place: Any) -> None:
     ran = preread("requeue", "--id", str(place.ids[NAMES[0]]), "--id", str(place.ids[NAMES[5]]), "-y")
     assert (ran.exit_code, place.ready()) == (0, {NAMES[0], NAMES[5]})
 
 
-def test_an_earlier_result_stands_until_the_next_and_is_kept(preread, place):
+def test_an_earlier_result_stands_until_the_next_and_is_kept(preread: CommandRunner, place: Any) -> None:
     result_id = str(place.ids[NAMES[0]])
     assert preread("requeue", "--id", result_id, "--yes").exit_code == 0
     (record,) = preread("results", "--answer", "flagged", "--json").records
@@ -131,7 +137,7 @@ def test_an_earlier_result_stands_until_the_next_and_is_kept(preread, place):
     assert "assessed, test/1.0.0: pneumonia flagged (87 % at prevalence 25 %)" in shown
 
 
-def test_a_dry_run_counts_and_changes_nothing(preread, place):
+def test_a_dry_run_counts_and_changes_nothing(preread: CommandRunner, place: Any) -> None:
     ran = preread("requeue", "--root", str(place.folder), "--dry-run")
     assert ran.exit_code == 0
     assert "6 files would be read again" in ran.err
@@ -139,7 +145,7 @@ def test_a_dry_run_counts_and_changes_nothing(preread, place):
     assert place.ready() == set()
 
 
-def test_what_cannot_be_read_again_is_said(preread, place):
+def test_what_cannot_be_read_again_is_said(preread: CommandRunner, place: Any) -> None:
     preread("requeue", "--id", str(place.ids[NAMES[0]]), "--yes")
     place.ledger.absent(place.root_id, [NAMES[1]])
     ran = preread("requeue", str(place.folder / "2026"), "--yes")
@@ -163,7 +169,9 @@ def test_what_cannot_be_read_again_is_said(preread, place):
         (["--state", "quarantined"], 2, "confirm with --yes"),
     ],
 )
-def test_wrong_input_changes_nothing_and_is_named(preread, place, arguments, exit_code, says):
+def test_wrong_input_changes_nothing_and_is_named(
+    preread: CommandRunner, place: Any, arguments: Any, exit_code: Any, says: Any
+) -> None:
     before = place.states()
     ran = preread("requeue", *arguments)
     assert (ran.exit_code, place.states()) == (exit_code, before)
@@ -171,13 +179,15 @@ def test_wrong_input_changes_nothing_and_is_named(preread, place, arguments, exi
     assert "Traceback" not in ran.err
 
 
-def test_one_path_of_two_is_unknown(preread, place):
+def test_one_path_of_two_is_unknown(preread: CommandRunner, place: Any) -> None:
     ran = preread("requeue", str(place.folder / "locked.dcm"), "/nowhere", "--yes")
     assert (ran.exit_code, place.ready()) == (1, {b"locked.dcm"})
 
 
 @pytest.mark.parametrize("says, exit_code", [("y", 0), ("n", 1), ("", 1)])
-def test_somebody_at_a_terminal_is_asked(preread, place, monkeypatch, says, exit_code):
+def test_somebody_at_a_terminal_is_asked(
+    preread: CommandRunner, place: Any, monkeypatch: pytest.MonkeyPatch, says: Any, exit_code: Any
+) -> None:
     monkeypatch.setattr("preread.cli.invoking_user.is_interactive", lambda: True)
     ran = preread("requeue", "--code", "locked", stdin=f"{says}\n")
     assert (ran.exit_code, len(place.ready())) == (exit_code, 1 - exit_code)
@@ -188,7 +198,7 @@ def test_somebody_at_a_terminal_is_asked(preread, place, monkeypatch, says, exit
 # ---------------------------------------------------------------------- quarantine
 
 
-def test_the_quarantine_is_listed_with_its_reasons(preread, place):
+def test_the_quarantine_is_listed_with_its_reasons(preread: CommandRunner, place: Any) -> None:
     records = preread("quarantine", "list", "--json").records
     assert [record["code"] for record in records] == ["truncated", "slot_crashed", "locked"]
     assert records[0]["path"] == "broken\x1b[2J.dcm"
@@ -202,7 +212,7 @@ def test_the_quarantine_is_listed_with_its_reasons(preread, place):
     assert "nothing is quarantined" in preread("quarantine", "list").err
 
 
-def test_one_quarantined_file_in_full(preread, place):
+def test_one_quarantined_file_in_full(preread: CommandRunner, place: Any) -> None:
     crashing = str(place.ids[b"crashing.dcm"])
     shown = preread("quarantine", "show", crashing)
     assert shown.exit_code == 0
@@ -223,14 +233,14 @@ def test_one_quarantined_file_in_full(preread, place):
         (["--root", "{inbox}"], set(NAMES[3:])),
     ],
 )
-def test_release(preread, place, arguments, expected):
+def test_release(preread: CommandRunner, place: Any, arguments: Any, expected: Any) -> None:
     ran = preread("quarantine", "release", *(one.format(inbox=place.folder) for one in arguments), "--yes")
     assert (ran.exit_code, place.ready()) == (0, expected)
     again = preread("quarantine", "release", *(one.format(inbox=place.folder) for one in arguments), "--yes")
     assert again.exit_code == 1, "nothing is left of them"
 
 
-def test_release_by_id_names_what_is_not_quarantined(preread, place):
+def test_release_by_id_names_what_is_not_quarantined(preread: CommandRunner, place: Any) -> None:
     ran = preread("quarantine", "release", str(place.ids[b"locked.dcm"]), str(place.ids[NAMES[0]]), "--yes")
     assert (ran.exit_code, place.ready()) == (1, {b"locked.dcm"})
     assert f"{place.ids[NAMES[0]]} is not among the quarantined files" in ran.err
@@ -242,7 +252,7 @@ def test_release_by_id_names_what_is_not_quarantined(preread, place):
 # ---------------------------------------------------------------------- missed
 
 
-def test_missed_films_are_listed_until_acknowledged(preread, place):
+def test_missed_films_are_listed_until_acknowledged(preread: CommandRunner, place: Any) -> None:
     assert "no film was missed" in preread("missed", "list").err
     place.ledger.heartbeat(Pulse(30.0, 1, 1, (RootPulse(place.root_id, moves=True),)))
     place.ledger.observe(place.root_id, [Observation(name, 5, 5) for name in (b"m1\x1b.dcm", b"m2.dcm")])
@@ -268,7 +278,7 @@ def test_missed_films_are_listed_until_acknowledged(preread, place):
 # ---------------------------------------------------------------------- reconcile
 
 
-def test_reconcile_prints_what_differs(preread, place, monkeypatch):
+def test_reconcile_prints_what_differs(preread: CommandRunner, place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("preread.cli.reconcile._SAID_EVERY_S", 0.0)
     clean = preread("reconcile")
     assert (clean.exit_code, clean.out) == (0, "")
@@ -288,13 +298,15 @@ def test_reconcile_prints_what_differs(preread, place, monkeypatch):
     }
 
 
-def test_reconcile_reads_the_files_too(preread, place):
+def test_reconcile_reads_the_files_too(preread: CommandRunner, place: Any) -> None:
     ran = preread("reconcile", "--read", "--json")
     assert ran.exit_code == 1, "these films have made-up hashes"
     assert {one["code"] for one in ran.records} == {"other_content"}
 
 
-def test_reconcile_of_what_cannot_be_looked_at(preread, place, tmp_path, monkeypatch):
+def test_reconcile_of_what_cannot_be_looked_at(
+    preread: CommandRunner, place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ran = preread("reconcile", "--root", str(tmp_path / "nowhere"))
     assert ran.exit_code == 3
     assert "share_down" in ran.err
@@ -304,7 +316,7 @@ def test_reconcile_of_what_cannot_be_looked_at(preread, place, tmp_path, monkeyp
 # ---------------------------------------------------------------------- status
 
 
-def test_status_of_a_worker_that_is_well(preread, place):
+def test_status_of_a_worker_that_is_well(preread: CommandRunner, place: Any) -> None:
     preread("requeue", "--state", "quarantined", "--code", "locked", "--yes")
     for claim in place.ledger.claim([place.root_id], 9):
         assert commit_unreadable(place.ledger, claim, TruncatedPixels(), facts(9))
@@ -323,12 +335,12 @@ def test_status_of_a_worker_that_is_well(preread, place):
     assert record["roots"][0]["path"] == str(place.folder)
 
 
-def test_status_counts_a_million_films_to_the_last_one():
+def test_status_counts_a_million_films_to_the_last_one() -> None:
     found = Health(datetime.now(UTC), (), counts={FileState.DONE: 1_234_567})
     assert "done=1234567 " in _headline(found)
 
 
-def test_status_warns_of_whole_films_in_quarantine(preread, place):
+def test_status_warns_of_whole_films_in_quarantine(preread: CommandRunner, place: Any) -> None:
     place.ledger.heartbeat(Pulse(30.0, 1, 1, (RootPulse(place.root_id, moves=True),)))
     place.ledger.scan_started(place.root_id)
     place.ledger.scan_completed(place.root_id, files_seen=6)
@@ -337,7 +349,9 @@ def test_status_warns_of_whole_films_in_quarantine(preread, place):
     assert ran.out.startswith("PREREAD WARNING - 2 files quarantined, may be intact (locked 1, slot_crashed 1)")
 
 
-def test_status_is_red_where_nothing_runs(preread, place, monkeypatch, tmp_path):
+def test_status_is_red_where_nothing_runs(
+    preread: CommandRunner, place: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     place.ledger.stop()
     for arguments in ([], ["--root", str(place.folder)], ["--root", str(tmp_path / "other")]):
         ran = preread("status", *arguments)
@@ -355,7 +369,9 @@ def test_status_is_red_where_nothing_runs(preread, place, monkeypatch, tmp_path)
         ("postgresql://preread:geheim@/preread?host=/nowhere", "database_away"),
     ],
 )
-def test_status_is_red_where_the_database_cannot_be_used(preread, monkeypatch, tmp_path, url, code):
+def test_status_is_red_where_the_database_cannot_be_used(
+    preread: CommandRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, url: Any, code: Any
+) -> None:
     (tmp_path / "folder").mkdir()
     monkeypatch.setenv("PREREAD_DATABASE_URL", url)
     ran = preread("status")
@@ -366,7 +382,7 @@ def test_status_is_red_where_the_database_cannot_be_used(preread, monkeypatch, t
     assert (record["status"], record["problems"][0]["code"]) == ("critical", code)
 
 
-def test_a_wrong_setting_is_red_as_well(preread, place, monkeypatch):
+def test_a_wrong_setting_is_red_as_well(preread: CommandRunner, place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREREAD_SLOTS", "many")
     ran = preread("status")
     assert (ran.exit_code, ran.out.split(" - ")[0]) == (2, "PREREAD CRITICAL")

@@ -13,6 +13,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -26,7 +27,7 @@ NAME = "Mustermann^Erika"
 
 
 @pytest.fixture
-def log_stream(monkeypatch):
+def log_stream(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A stream that set_up may log to; what set_up changes in the process is put back."""
     for target, name in [(sys, "excepthook"), (threading, "excepthook"), (warnings, "showwarning")]:
         monkeypatch.setattr(target, name, getattr(target, name))
@@ -38,11 +39,11 @@ def log_stream(monkeypatch):
         logger.handlers[:] = handlers
 
 
-def lines(stream):
+def lines(stream: Any) -> Any:
     return [json.loads(line) for line in stream.getvalue().splitlines()]
 
 
-def test_an_event_is_one_json_line_with_its_fields(log_stream):
+def test_an_event_is_one_json_line_with_its_fields(log_stream: Any) -> None:
     log.set_up(json_lines=True, stream=log_stream)
     logging.getLogger("preread.runner.service").info(
         "file_done", extra={"file_id": 7, "ms": 41.25, "outcome": "assessed"}
@@ -55,7 +56,9 @@ def test_an_event_is_one_json_line_with_its_fields(log_stream):
 
 
 @pytest.mark.parametrize("named", [True, False])
-def test_systemds_journal_gets_each_lines_priority_and_nobody_else_does(log_stream, tmp_path, monkeypatch, named):
+def test_systemds_journal_gets_each_lines_priority_and_nobody_else_does(
+    log_stream: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: Any
+) -> None:
     with (tmp_path / "journal").open("w+") as journal:
         status = os.fstat(journal.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino + (not named)}")
@@ -69,7 +72,7 @@ def test_systemds_journal_gets_each_lines_priority_and_nobody_else_does(log_stre
     assert {json.loads(line[line.index("{") :])["event"] for line in written} == {"share_down"}
 
 
-def test_a_field_off_the_list_is_left_out_and_only_its_name_is_told(log_stream):
+def test_a_field_off_the_list_is_left_out_and_only_its_name_is_told(log_stream: Any) -> None:
     log.set_up(json_lines=True, stream=log_stream)
     logging.getLogger("preread.runner.service").info("file_done", extra={"file_id": 7, "patient_name": NAME})
     assert NAME not in log_stream.getvalue()
@@ -88,7 +91,7 @@ _values = st.recursive(
     st.sampled_from(["preread", "preread.runner.pool", "pydicom", "sqlalchemy.engine", "py.warnings"]),
     st.sampled_from([logging.INFO, logging.ERROR]),
 )
-def test_no_value_leaves_but_by_a_field_on_the_list(extras, logger, level):
+def test_no_value_leaves_but_by_a_field_on_the_list(extras: Any, logger: Any, level: Any) -> None:
     record = logging.LogRecord(logger, level, __file__, 1, "event", (NAME,), (ValueError, ValueError(NAME), None))
     allowed = {name for name in extras if name in FIELDS} if logger.startswith("preread") else set()
     record.__dict__.update({name: value for name, value in extras.items() if name not in allowed})
@@ -99,13 +102,13 @@ def test_no_value_leaves_but_by_a_field_on_the_list(extras, logger, level):
     assert NAME not in JSONFormatter().format(record)
 
 
-def test_arguments_of_a_message_are_never_written(log_stream):
+def test_arguments_of_a_message_are_never_written(log_stream: Any) -> None:
     log.set_up(json_lines=True, stream=log_stream)
     logging.getLogger("preread.runner.pool").warning("odd tag %s", NAME)
     assert NAME not in log_stream.getvalue()
 
 
-def test_paths_are_written_at_debug_only(log_stream):
+def test_paths_are_written_at_debug_only(log_stream: Any) -> None:
     log.set_up(level="debug", json_lines=True, stream=log_stream)
     target = logging.getLogger("preread.share.root_monitor")
     target.info("seen", extra={"path": "/films/Mustermann.dcm"})
@@ -116,7 +119,7 @@ def test_paths_are_written_at_debug_only(log_stream):
 
 
 @pytest.mark.parametrize("logger", ["pydicom", "sqlalchemy.engine", "watchdog.observers", "PIL.Image", "unheard_of"])
-def test_other_packages_messages_are_replaced_by_their_place(log_stream, logger):
+def test_other_packages_messages_are_replaced_by_their_place(log_stream: Any, logger: Any) -> None:
     log.set_up(json_lines=True, stream=log_stream)
     target = logging.getLogger(logger)
     before = target.level
@@ -134,7 +137,7 @@ def test_other_packages_messages_are_replaced_by_their_place(log_stream, logger)
     assert line["place"].startswith(f"{Path(__file__).stem}:")
 
 
-def test_a_warning_keeps_its_class_and_loses_its_text(log_stream):
+def test_a_warning_keeps_its_class_and_loses_its_text(log_stream: Any) -> None:
     log.set_up(json_lines=True, stream=log_stream)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
@@ -145,7 +148,7 @@ def test_a_warning_keeps_its_class_and_loses_its_text(log_stream):
     assert lines(log_stream)[0]["warning"] == "UserWarning"
 
 
-def test_an_exception_keeps_class_code_and_places_and_loses_its_message(log_stream):
+def test_an_exception_keeps_class_code_and_places_and_loses_its_message(log_stream: Any) -> None:
     log.set_up(json_lines=True, stream=log_stream)
     try:
         try:
@@ -160,7 +163,7 @@ def test_an_exception_keeps_class_code_and_places_and_loses_its_message(log_stre
     assert Path(__file__).name in line["at"][-1]
 
 
-def test_no_line_grows_beyond_its_bound(log_stream):
+def test_no_line_grows_beyond_its_bound(log_stream: Any) -> None:
     log.set_up(json_lines=True, stream=log_stream)
     target = logging.getLogger("preread.share.root_monitor")
     target.info("seen", extra={"why": "x" * 100_000})
@@ -172,7 +175,7 @@ def test_no_line_grows_beyond_its_bound(log_stream):
     assert len(json.loads(written[0])["why"]) == MAX_TEXT_CHARS
 
 
-def test_a_human_line_leaves_out_what_is_not_there(log_stream):
+def test_a_human_line_leaves_out_what_is_not_there(log_stream: Any) -> None:
     log.set_up(json_lines=False, stream=log_stream)
     logging.getLogger("preread.runner.dispatcher").info(
         "file_done", extra={"file_id": 7, "code": None, "why": "two words"}
@@ -180,7 +183,7 @@ def test_a_human_line_leaves_out_what_is_not_there(log_stream):
     assert log_stream.getvalue().endswith('file_done  file_id=7  why="two words"\n')
 
 
-def test_a_human_line_cannot_steer_the_terminal(log_stream):
+def test_a_human_line_cannot_steer_the_terminal(log_stream: Any) -> None:
     log.set_up(json_lines=False, stream=log_stream)
     logging.getLogger("preread.share.root_monitor").info("seen", extra={"why": "a\x1b[2Jb\nc\u202e"})
     (line,) = log_stream.getvalue().splitlines()
@@ -189,41 +192,41 @@ def test_a_human_line_cannot_steer_the_terminal(log_stream):
     assert r"a\x1b[2Jb\x0ac\u202e" in line
 
 
-def test_setting_up_again_does_not_write_twice(log_stream):
+def test_setting_up_again_does_not_write_twice(log_stream: Any) -> None:
     log.set_up(json_lines=True, stream=log_stream)
     log.set_up(json_lines=True, stream=log_stream)
     logging.getLogger("preread").info("started")
     assert len(lines(log_stream)) == 1
 
 
-def test_quiet_keeps_warnings(log_stream):
+def test_quiet_keeps_warnings(log_stream: Any) -> None:
     log.set_up(json_lines=True, stream=log_stream, quiet=True)
     logging.getLogger("preread").info("started")
     logging.getLogger("preread").warning("share_down")
     assert [line["event"] for line in lines(log_stream)] == ["share_down"]
 
 
-def test_an_uncaught_exception_is_logged_without_its_message(log_stream):
+def test_an_uncaught_exception_is_logged_without_its_message(log_stream: Any) -> None:
     log.set_up(json_lines=True, stream=log_stream)
     sys.excepthook(ValueError, ValueError(NAME), None)
     assert NAME not in log_stream.getvalue()
     assert lines(log_stream)[0]["event"] == "uncaught_exception"
 
 
-def test_a_stream_that_nobody_reads_stops_nothing(log_stream):
+def test_a_stream_that_nobody_reads_stops_nothing(log_stream: Any) -> None:
     class Closed(io.StringIO):
-        def write(self, text):
+        def write(self, text: Any) -> None:
             raise BrokenPipeError
 
     log.set_up(json_lines=True, stream=Closed())
     logging.getLogger("preread").info("started")
 
 
-def test_a_full_disk_costs_log_lines_and_says_how_many(log_stream):
+def test_a_full_disk_costs_log_lines_and_says_how_many(log_stream: Any) -> None:
     class Disk(io.StringIO):
         full = False
 
-        def write(self, text):
+        def write(self, text: Any) -> Any:
             if self.full:
                 raise OSError(errno.ENOSPC, "No space left on device")
             return super().write(text)
@@ -244,9 +247,9 @@ def test_a_full_disk_costs_log_lines_and_says_how_many(log_stream):
     ]
 
 
-def test_a_full_disk_below_standard_error_too_stops_nothing(log_stream, monkeypatch):
+def test_a_full_disk_below_standard_error_too_stops_nothing(log_stream: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full(io.StringIO):
-        def write(self, text):
+        def write(self, text: Any) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(sys, "__stderr__", Full())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,32 +16,32 @@ from preread.core.types import Population
 
 
 @pytest.fixture(autouse=True)
-def _empty_environment(monkeypatch, tmp_path):
+def _empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in list(os.environ):
         if name.upper().startswith("PREREAD_"):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
 
 
-def test_defaults_need_no_environment_and_no_file():
+def test_defaults_need_no_environment_and_no_file() -> None:
     settings = load()
     assert settings.database_url == "sqlite:///preread.db"
     assert settings.roots == ()
 
 
-def test_a_mistyped_environment_name_is_named_with_its_nearest_match(monkeypatch):
+def test_a_mistyped_environment_name_is_named_with_its_nearest_match(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREREAD_DATABSE_URL", "sqlite:///elsewhere.db")
     with pytest.raises(SettingsError, match=r"PREREAD_DATABSE_URL; did you mean PREREAD_DATABASE_URL\?"):
         load()
 
 
-def test_a_name_like_no_other_lists_what_there_is(monkeypatch):
+def test_a_name_like_no_other_lists_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREREAD_QQQQQQ", "1")
     with pytest.raises(SettingsError, match="there are PREREAD_DATABASE_URL, "):
         load()
 
 
-def test_lower_case_names_count_as_well(monkeypatch):
+def test_lower_case_names_count_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("preread_slotz", "1")
     with pytest.raises(SettingsError, match="preread_slotz; did you mean PREREAD_SLOTS"):
         load()
@@ -49,12 +50,12 @@ def test_lower_case_names_count_as_well(monkeypatch):
 @pytest.mark.parametrize(
     "name", ["PREREAD_SERVICE_HOST", "PREREAD_PORT", "PREREAD_PORT_8000_TCP_ADDR", "PREREAD_DB_SERVICE_PORT_SQL"]
 )
-def test_the_names_that_kubernetes_injects_are_nobodys_mistake(monkeypatch, name):
+def test_the_names_that_kubernetes_injects_are_nobodys_mistake(monkeypatch: pytest.MonkeyPatch, name: Any) -> None:
     monkeypatch.setenv(name, "tcp://10.0.0.1:80")
     load()
 
 
-def test_the_environment_wins_over_the_file(monkeypatch, tmp_path):
+def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "preread.toml").write_text('slots = 3\nlog_level = "debug"\n')
     monkeypatch.setenv("PREREAD_SLOTS", "5")
     settings = load()
@@ -62,18 +63,18 @@ def test_the_environment_wins_over_the_file(monkeypatch, tmp_path):
     assert settings.log_level == "debug"
 
 
-def test_an_empty_variable_counts_as_unset(monkeypatch):
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREREAD_SLOTS", "")
     assert load().slots == Settings.model_fields["slots"].default
 
 
-def test_a_mistyped_key_of_the_file_is_named_with_its_nearest_match(tmp_path):
+def test_a_mistyped_key_of_the_file_is_named_with_its_nearest_match(tmp_path: Path) -> None:
     (tmp_path / "preread.toml").write_text("slot = 3\n")
     with pytest.raises(SettingsError, match=r"preread\.toml: there is no setting 'slot'; did you mean slots"):
         load()
 
 
-def test_roots_of_the_file_lie_relative_to_the_file(tmp_path):
+def test_roots_of_the_file_lie_relative_to_the_file(tmp_path: Path) -> None:
     folder = tmp_path / "etc"
     folder.mkdir()
     config = folder / "site.toml"
@@ -88,14 +89,16 @@ def test_roots_of_the_file_lie_relative_to_the_file(tmp_path):
     assert second.poll is True
 
 
-def test_a_mistyped_key_of_a_root_is_named(tmp_path):
+def test_a_mistyped_key_of_a_root_is_named(tmp_path: Path) -> None:
     (tmp_path / "preread.toml").write_text('[[roots]]\npath = "a"\npopulaton = "research"\n')
     with pytest.raises(SettingsError, match="no key 'populaton'; did you mean population"):
         load()
 
 
 @pytest.mark.parametrize("path", ["", "  "])
-def test_an_empty_path_of_a_root_is_refused_and_not_taken_for_the_working_folder(monkeypatch, tmp_path, path):
+def test_an_empty_path_of_a_root_is_refused_and_not_taken_for_the_working_folder(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, path: Any
+) -> None:
     config = tmp_path / "preread.toml"
     config.write_text(f'[[roots]]\npath = "{path}"\n')
     with pytest.raises(SettingsError, match=r"roots in preread\.toml: the path of a root is empty: name a folder"):
@@ -106,13 +109,13 @@ def test_an_empty_path_of_a_root_is_refused_and_not_taken_for_the_working_folder
         load()
 
 
-def test_an_unknown_population_lists_the_known_ones(tmp_path):
+def test_an_unknown_population_lists_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "preread.toml").write_text('[[roots]]\npath = "a"\npopulation = "adults"\n')
     with pytest.raises(SettingsError, match="'undeclared', 'children-1-5y' or 'research'"):
         load()
 
 
-def test_roots_of_the_environment_are_paths_or_json(monkeypatch):
+def test_roots_of_the_environment_are_paths_or_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREREAD_ROOTS", os.pathsep.join(["/a", "/b"]))
     assert [root.path for root in load().roots] == [Path("/a"), Path("/b")]
     monkeypatch.setenv("PREREAD_ROOTS", '[{"path": "/c", "population": "research"}]')
@@ -121,13 +124,13 @@ def test_roots_of_the_environment_are_paths_or_json(monkeypatch):
 
 
 @pytest.mark.parametrize("roots", ["/films:/films", "/films:/films/today", "/films/today:/films/"])
-def test_a_root_in_another_is_refused(monkeypatch, roots):
+def test_a_root_in_another_is_refused(monkeypatch: pytest.MonkeyPatch, roots: Any) -> None:
     monkeypatch.setenv("PREREAD_ROOTS", roots.replace(":", os.pathsep))
     with pytest.raises(SettingsError, match="/films/"):
         load()
 
 
-def test_neighbours_with_a_common_beginning_are_no_overlap(monkeypatch):
+def test_neighbours_with_a_common_beginning_are_no_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREREAD_ROOTS", os.pathsep.join(["/films", "/films2"]))
     assert len(load().roots) == 2
 
@@ -144,13 +147,15 @@ def test_neighbours_with_a_common_beginning_are_no_overlap(monkeypatch):
         ("PREREAD_ROOTS", "[{"),
     ],
 )
-def test_a_value_that_cannot_be_meant_names_its_variable(monkeypatch, name, value):
+def test_a_value_that_cannot_be_meant_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch, name: Any, value: Any
+) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=name):
         load()
 
 
-def test_no_message_repeats_a_password(monkeypatch, tmp_path):
+def test_no_message_repeats_a_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PREREAD_DATABASE_URL", "postgresql://preread:geheim@db/preread")
     monkeypatch.setenv("PREREAD_SLOTS", "many")
     with pytest.raises(SettingsError) as caught:
@@ -160,7 +165,7 @@ def test_no_message_repeats_a_password(monkeypatch, tmp_path):
     assert "geheim" not in repr(load())
 
 
-def test_a_named_file_must_be_there(monkeypatch, tmp_path):
+def test_a_named_file_must_be_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"missing\.toml.*cannot be read"):
         load(tmp_path / "missing.toml")
     monkeypatch.setenv("PREREAD_CONFIG", str(tmp_path / "also-missing.toml"))
@@ -168,7 +173,7 @@ def test_a_named_file_must_be_there(monkeypatch, tmp_path):
         load()
 
 
-def test_a_file_that_is_not_toml_is_named(tmp_path):
+def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
     (tmp_path / "preread.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(SettingsError, match="not TOML"):
         load()
@@ -193,13 +198,13 @@ def test_a_file_that_is_not_toml_is_named(tmp_path):
         ('[[roots]]\npath = "D:\\xray"\n', r"single quotes: 'D:\\images'"),
     ],
 )
-def test_a_message_says_how_it_would_be_right(tmp_path, text, cure):
+def test_a_message_says_how_it_would_be_right(tmp_path: Path, text: Any, cure: Any) -> None:
     (tmp_path / "preread.toml").write_text(text)
     with pytest.raises(SettingsError, match=cure):
         load()
 
 
-def test_every_setting_with_a_form_has_an_example_of_it():
+def test_every_setting_with_a_form_has_an_example_of_it() -> None:
     for name, field in Settings.model_fields.items():
         if any(getattr(one, "pattern", None) for one in field.metadata):
             assert field.examples, name
@@ -207,7 +212,7 @@ def test_every_setting_with_a_form_has_an_example_of_it():
 
 
 @pytest.mark.parametrize("separator", [",", ";", ", "])
-def test_paths_with_another_separator_are_not_taken_for_one(monkeypatch, separator):
+def test_paths_with_another_separator_are_not_taken_for_one(monkeypatch: pytest.MonkeyPatch, separator: Any) -> None:
     monkeypatch.setenv("PREREAD_ROOTS", f"/srv/a{separator}/srv/b")
     with pytest.raises(SettingsError, match=rf"separated by ':', not '{separator.strip()}'"):
         load()
@@ -215,12 +220,12 @@ def test_paths_with_another_separator_are_not_taken_for_one(monkeypatch, separat
     assert [str(root.path) for root in load().roots] == ["/srv/a,b", "/srv/c;d"]
 
 
-def test_settings_do_not_change():
+def test_settings_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load().slots = 9
 
 
-def test_every_setting_is_explained_and_has_its_unit_in_its_name():
+def test_every_setting_is_explained_and_has_its_unit_in_its_name() -> None:
     for row in describe():
         assert row.help, row.env
         assert row.env.startswith(PREFIX)
@@ -229,7 +234,7 @@ def test_every_setting_is_explained_and_has_its_unit_in_its_name():
         assert row.value
 
 
-def test_a_setting_says_its_unit_and_range():
+def test_a_setting_says_its_unit_and_range() -> None:
     said = {row.key: row.value for row in describe()}
     assert said["settle_s"] == "seconds, 0 to 3,600"
     assert said["slot_memory_bytes"] == "bytes, from 536,870,912"
@@ -242,7 +247,7 @@ def test_a_setting_says_its_unit_and_range():
     "text, address",
     [("127.0.0.1:8321", ("127.0.0.1", 8321)), ("[::1]:1", ("::1", 1)), ("host.example:65535", ("host.example", 65535))],
 )
-def test_an_address_to_listen_on(monkeypatch, text, address):
+def test_an_address_to_listen_on(monkeypatch: pytest.MonkeyPatch, text: Any, address: Any) -> None:
     monkeypatch.setenv("PREREAD_HEALTH_LISTEN", text)
     assert parse_listen_address(load().health_listen) == address
 
@@ -250,7 +255,7 @@ def test_an_address_to_listen_on(monkeypatch, text, address):
 @pytest.mark.parametrize(
     "text", ["8321", ":8321", "127.0.0.1", "127.0.0.1:", "h:0", "h:65536", "h:x", "::1:80", "[h]:1x"]
 )
-def test_an_address_that_is_none(monkeypatch, text):
+def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch, text: Any) -> None:
     monkeypatch.setenv("PREREAD_HEALTH_LISTEN", text)
     with pytest.raises(SettingsError, match=r"PREREAD_HEALTH_LISTEN: is not an address with a port"):
         load()
