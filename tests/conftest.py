@@ -160,6 +160,15 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     cert, key = folder / "cert.pem", folder / "key.pem"
     asked = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 2 -subj /CN=localhost"
     usage = "keyUsage=critical,digitalSignature,keyCertSign"  # Python 3.13 wants it said
-    named = ["-addext", "subjectAltName=DNS:localhost", "-addext", usage, "-keyout", key, "-out", cert]
+    named: list[str | Path] = [
+        "-addext",
+        "subjectAltName=DNS:localhost",
+        "-addext",
+        usage,
+        "-keyout",
+        key,
+        "-out",
+        cert,
+    ]
     subprocess.run([*asked.split(), *named], check=True, capture_output=True)
     return cert, key

@@ -16,6 +16,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select
@@ -360,7 +361,7 @@ def test_what_is_no_film_is_never_opened_and_holds_nobody_up(
 @on_sqlite
 def test_no_tag_names_a_file(bench: WorkerBench) -> None:
     """Path tricks in whatever a film says of itself lead to no file anywhere."""
-    tricks = {
+    tricks: dict[str, Any] = {
         "PatientID": "../../x", "AccessionNumber": "/tmp/x", "StudyDescription": "..\\..\\x",
         "PatientName": "a/../../b", "SOPInstanceUID": "../../1.2.3", "StudyInstanceUID": "/etc/passwd",
         "StationName": "x;rm -rf ~",

@@ -80,7 +80,7 @@ def test_the_readme_shows_what_the_command_prints(tmp_path: Path) -> None:
     (inbox / "child.dcm").write_bytes(phantoms.to_dicom(child, seed=1))
     for name in ("RG1_UNCR.dcm", "CT_small.dcm"):
         (inbox / name).write_bytes(Path(str(get_testdata_file(name))).read_bytes())
-    command = [Path(sys.executable).parent / "preread", "assess", "--json", "inbox"]
+    command: list[str | Path] = [Path(sys.executable).parent / "preread", "assess", "--json", "inbox"]
     printed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     found = {}
     for row in map(json.loads, printed.splitlines()):

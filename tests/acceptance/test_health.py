@@ -39,7 +39,7 @@ class Station:
             "slots": 1,
             "health_listen": f"127.0.0.1:{self.port}",
         }
-        arguments = [url, bundle.path, folder / "inferences", json.dumps(options), self.inbox]
+        arguments: list[str | Path] = [url, bundle.path, folder / "inferences", json.dumps(options), self.inbox]
         with (folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, RUN_WORKER, *arguments],

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydicom.datadict import dictionary_VR, tag_for_keyword
@@ -31,9 +32,9 @@ TEXTS = {
 NASTY = ("", "\n{}", "=cmd|", "\x1b[2J")
 
 
-def film(number: int, **elements: object) -> bytes:
+def film(number: int, **elements: Any) -> bytes:
     """A DICOM film that says its own mark wherever text may stand; its numbers are marks as well."""
-    values: dict[str, object] = {}
+    values: dict[str, Any] = {}
     for keyword in TEXTS:
         length = 16 if dictionary_VR(tag_for_keyword(keyword) or 0) in {"SH", "CS"} else 60
         values[keyword] = f"{MARK}{number}{NASTY[number % len(NASTY)]}{keyword}"[:length]
@@ -68,7 +69,13 @@ def test_no_word_of_a_film_reaches_log_or_metrics(tmp_path: Path, migrated_sqlit
     for name, data in made.items():
         (inbox / f"{MARK} {name}.dcm").write_bytes(data)
     options = {"once": True, "slots": 2, "preview_dir": str(tmp_path / "previews"), "include_existing": True}
-    arguments = [f"sqlite:///{database}", stub_bundle.path, tmp_path / "inferences", json.dumps(options), inbox.parent]
+    arguments: list[str | Path] = [
+        f"sqlite:///{database}",
+        stub_bundle.path,
+        tmp_path / "inferences",
+        json.dumps(options),
+        inbox.parent,
+    ]
     ran = subprocess.run(
         [sys.executable, RUN_WORKER, *arguments], check=False, capture_output=True, text=True, cwd=REPOSITORY
     )

@@ -44,7 +44,13 @@ def worker(
     shutil.copy(migrated_sqlite, database)
     inbox.mkdir()
     options = {"settle_s": 0.2, "scan_interval_s": 1.0, "slots": 1, "health_listen": f"127.0.0.1:{port}"}
-    arguments = [f"sqlite:///{database}", stub_bundle.path, tmp_path / "inferences", json.dumps(options), inbox]
+    arguments: list[str | Path] = [
+        f"sqlite:///{database}",
+        stub_bundle.path,
+        tmp_path / "inferences",
+        json.dumps(options),
+        inbox,
+    ]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, RUN_WORKER, *arguments], stderr=log, stdin=subprocess.DEVNULL, cwd=REPOSITORY
@@ -74,7 +80,7 @@ def prometheus(tmp_path: Path, ports: PortReservations) -> Iterator[Callable[...
         file.write_text(yaml.safe_dump(config))
         checked = subprocess.run(["promtool", "check", "config", file], check=False, capture_output=True, text=True)
         assert checked.returncode == 0, checked.stdout + checked.stderr
-        flags = [
+        flags: list[str | Path] = [
             f"--config.file={file}",
             f"--storage.tsdb.path={tmp_path / 'tsdb'}",
             f"--web.listen-address=127.0.0.1:{port}",
@@ -161,19 +167,24 @@ def test_prometheus_finds_what_each_process_of_a_fleet_did(
     )
     port = ports.reserve()
     options = {"settle_s": 0.05, "network_settle_s": 0.05, "slots": 1, "health_listen": f"127.0.0.1:{port}"}
-    arguments = [database_url, stub_bundle.path, tmp_path / "inferences", json.dumps(options | {"heartbeat_s": 0.5})]
+    arguments: list[str | Path] = [
+        database_url,
+        stub_bundle.path,
+        tmp_path / "inferences",
+        json.dumps(options | {"heartbeat_s": 0.5}),
+    ]
     (tmp_path / "inferences").touch()
     processes, logs = [], [tmp_path / f"log{number}" for number in range(2)]
     try:
         for path in logs:
             with path.open("wb") as log:
-                command = [sys.executable, RUN_FLEET, *arguments]
+                command: list[str | Path] = [sys.executable, RUN_FLEET, *arguments]
                 processes.append(subprocess.Popen(command, stderr=log, stdin=subprocess.DEVNULL, cwd=REPOSITORY))
         served = re.compile(r'"address": ?"127\.0\.0\.1:(\d+)"')
         eventually(lambda: all(served.search(path.read_text()) for path in logs), WITHIN_S)
-        ports = [int(served.findall(path.read_text())[0]) for path in logs]
-        assert len({port, *ports}) == 3
-        value = partial(value_of, prometheus(*ports))
+        opened = [int(served.findall(path.read_text())[0]) for path in logs]
+        assert len({port, *opened}) == 3
+        value = partial(value_of, prometheus(*opened))
         eventually(lambda: value('count(preread_films_total{outcome="assessed"} == 0)') == 2, WITHIN_S)
         cut = shards.cut(FileSystem(), os.fsencode(archive), 4, Listing(), archives.order_key(engine))
         assert queue.submit(ShardJob(root_id, stub_bundle.digest, False, shard) for shard in cut) == (3, 0, 12)

@@ -94,7 +94,7 @@ def test_a_main_loop_that_hangs_falls_silent(
     (tmp_path / "inbox").mkdir()
     environment = os.environ | {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "400000"}
     options = json.dumps({"settle_s": 0.05, "scan_interval_s": 0.5, "slots": 1})
-    arguments = [database_url, stub_bundle.path, tmp_path / "inferences", options, tmp_path / "inbox"]
+    arguments: list[str | Path] = [database_url, stub_bundle.path, tmp_path / "inferences", options, tmp_path / "inbox"]
     worker = subprocess.Popen(
         [sys.executable, FAULTY_WORKER, "ask", "before slots: hearing Done", *arguments],
         cwd=REPOSITORY,

@@ -7,7 +7,7 @@ import signal
 import socket
 from collections import Counter
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from sqlalchemy import func, select
@@ -147,7 +147,7 @@ def test_new_bytes_under_a_name_are_a_new_version(bench: WorkerBench) -> None:
 
 @on_sqlite
 def test_one_instance_uid_with_other_pixels_is_kept_and_marked(bench: WorkerBench) -> None:
-    uid = {"SOPInstanceUID": "1.2.826.0.1.3680043.10.99999.1"}
+    uid: dict[str, Any] = {"SOPInstanceUID": "1.2.826.0.1.3680043.10.99999.1"}
     for seed in (1, 2):
         bench.write(f"{seed}.dcm", phantoms.to_dicom(phantoms.draw_chest(seed, rows=96, columns=96), **uid))
     bench.once()

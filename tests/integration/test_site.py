@@ -39,7 +39,16 @@ def repository(tmp_path: Path) -> Path:
 
 def build(repository: Path) -> tuple[int, str]:
     """Build as ``make docs`` does; exit code and what was printed."""
-    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", "--builder", "html"]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "sphinx",
+        "--fail-on-warning",
+        "--keep-going",
+        "--quiet",
+        "--builder",
+        "html",
+    ]
     ended = subprocess.run(
         [*command, repository / "docs", repository / "build"], capture_output=True, text=True, check=False
     )
@@ -128,7 +137,7 @@ def test_what_is_wrong_fails_with_file_and_line(repository: Path, file: str, tex
 )
 def test_what_a_browser_would_load_from_elsewhere_is_found(tmp_path: Path, text: str, loads: bool) -> None:
     (tmp_path / "page.html").write_text(f"<html>\n{text}\n</html>\n")
-    program = [sys.executable, EXTENSIONS / "offline.py", tmp_path]
+    program: list[str | Path] = [sys.executable, EXTENSIONS / "offline.py", tmp_path]
     ended = subprocess.run(program, capture_output=True, text=True, check=False)
     assert ended.stderr == ""
     assert (ended.returncode, bool(ended.stdout)) == (int(loads), loads)

@@ -74,15 +74,15 @@ def attributes(tree: Tree) -> Iterator[Violation]:
     for module in tree.modules(*PRODUCT):
         for each in module.definitions:
             if isinstance(each.node, ast.ClassDef) and not _is_record(each):
-                names = {one.attr for one in ast.walk(each.node) if _is_own_attribute(one)}
+                names = _own_attributes(each.node)
                 if len(names) > ATTRIBUTES_MAX:
                     message = f"{each.name} has {len(names)} attributes, at most {ATTRIBUTES_MAX}"
                     yield module.violation(each.node.lineno, each.name, message)
 
 
-def _is_own_attribute(node: ast.AST) -> bool:
-    stored = isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store)
-    return stored and isinstance(node.value, ast.Name) and node.value.id == "self"  # type: ignore[attr-defined]
+def _own_attributes(node: ast.AST) -> set[str]:
+    stored = (one for one in ast.walk(node) if isinstance(one, ast.Attribute) and isinstance(one.ctx, ast.Store))
+    return {one.attr for one in stored if isinstance(one.value, ast.Name) and one.value.id == "self"}
 
 
 def _is_record(each: Definition) -> bool:

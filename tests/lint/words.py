@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
+from typing import TypeGuard
 
 from tests.lint.source import PRODUCT, Documented, Module, Tree, Violation, docstring_of
 
@@ -51,12 +52,15 @@ def _docstrings(module: Module) -> Iterator[tuple[int, str]]:
             yield found
 
 
+def _is_sentence(value: object) -> TypeGuard[str]:
+    return isinstance(value, str) and len(value.split()) >= _WORDS_OF_A_SENTENCE
+
+
 def _strings(module: Module) -> Iterator[tuple[int, str]]:
     """Yield docstrings and sentences: strings of several words."""
     for node in ast.walk(module.tree):
-        text = node.value if isinstance(node, ast.Constant) else None
-        if isinstance(text, str) and len(text.split()) >= _WORDS_OF_A_SENTENCE:
-            yield node.lineno, text
+        if isinstance(node, ast.Constant) and _is_sentence(node.value):
+            yield node.lineno, node.value
     yield from ((line, text) for line, text in _docstrings(module) if len(text.split()) < _WORDS_OF_A_SENTENCE)
 
 
@@ -64,9 +68,10 @@ def shown(module: Module) -> Iterator[tuple[int, str]]:
     """Yield line and text of all that a person may be shown: strings, and docstrings that are a command's help."""
     docstrings = set(_docstrings(module))
     for node in ast.walk(module.tree):
-        text = node.value if isinstance(node, ast.Constant) else None
-        if isinstance(text, str) and ("/cli/" in module.path or (node.lineno, text) not in docstrings):
-            yield node.lineno, text
+        if not isinstance(node, ast.Constant) or not isinstance(node.value, str):
+            continue
+        if "/cli/" in module.path or (node.lineno, node.value) not in docstrings:
+            yield node.lineno, node.value
 
 
 def health(tree: Tree) -> Iterator[Violation]:

@@ -52,7 +52,7 @@ def install(roots: list[bytes]) -> None:
     from preread.share import root_monitor as inbox  # a slot, which needs none, would take twice as long to start
 
     BadFileSystem.roots = tuple(roots)
-    inbox.FileSystem = BadFileSystem  # type: ignore[misc]
+    inbox.FileSystem = BadFileSystem
 
 
 def install_in_slot() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -29,7 +30,7 @@ def small(*, findings: int, dropout: float) -> keras.Model:
 def main(folder: Path, out: Path) -> None:
     """Fit three epochs in two sizes; keep logits and a kernel."""
     fitting.ARCHITECTURES["small"] = small
-    how = {"architecture": "small", "dropout": 0.0, "sizes": ((64, 2), (96, 1)), "learning_rate": 0.01}
+    how: dict[str, Any] = {"architecture": "small", "dropout": 0.0, "sizes": ((64, 2), (96, 1)), "learning_rate": 0.01}
     recipe = dataclasses.replace(fitting.RECIPES["smoke"], **how)
     pictures = np.random.default_rng(0).integers(0, 256, (8, 224, 224), dtype=np.uint8)
     pictures[::2] //= 2

@@ -258,14 +258,22 @@ class Bench:
     ) -> Worker:
         """Start a worker with stub slots."""
         values = json.dumps(OPTIONS | {"once": once} | options)
-        command = [sys.executable, PROGRAMS / program, *words, url or self.url, self.bundle, self.inferences, values]
+        command: list[str | Path] = [
+            sys.executable,
+            PROGRAMS / program,
+            *words,
+            url or self.url,
+            self.bundle,
+            self.inferences,
+            values,
+        ]
         return self._keep(Worker(self, [*command, self.inbox], os.environ | {"PYTHONPATH": str(HOUSE)}))
 
     def start_real(self, *arguments: str, **settings: Any) -> Worker:
         """Start ``preread run`` as it is installed, with the shipped bundle."""
         values = {"database_url": self.url, "settle_s": 0.05, "scan_interval_s": 1.0, "slots": 1} | settings
         named = {f"PREREAD_{name.upper()}": str(value) for name, value in values.items()}
-        command = [
+        command: list[str | Path] = [
             sys.executable,
             "-m",
             "preread",

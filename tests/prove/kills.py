@@ -7,6 +7,7 @@ import signal
 import time
 from contextlib import closing, suppress
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import func, select
 
@@ -180,7 +181,7 @@ def stopped(folder: Path, database: Database, rounds: int) -> Row:
 
 
 def _stop_once(bench: Bench, *, slots_too: bool) -> int:
-    patience = {"deadline_s": 5.0, "lease_s": 5.0, "scan_interval_s": 60.0}
+    patience: dict[str, Any] = {"deadline_s": 5.0, "lease_s": 5.0, "scan_interval_s": 60.0}
     sleeper = bench.start(slots=2, **patience)
     for number in range(2):
         bench.write(f"film{number}", film(number) + SLOW)

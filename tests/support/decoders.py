@@ -6,9 +6,14 @@ import io
 import struct
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 from unittest import mock
 
+import imagecodecs
+import jpeg_ls
 import numpy as np
+import openjpeg
+from PIL import Jpeg2KImagePlugin
 from pydicom.dataset import Dataset
 
 from preread.core.errors import UnreadableError
@@ -42,19 +47,19 @@ def recorded() -> Iterator[list[bytes]]:
     """Yield a list that every frame or file goes into that a decoder is called with while the block runs."""
     handed: list[bytes] = []
 
-    def watched(decoder: Callable[..., object]) -> Callable[..., object]:
-        def call(data: bytes | io.BytesIO, *rest: object, **named: object) -> object:
+    def watched(decoder: Callable[..., Any]) -> Callable[..., Any]:
+        def call(data: bytes | io.BytesIO, *rest: Any, **named: Any) -> Any:
             handed.append(data.getvalue() if isinstance(data, io.BytesIO) else bytes(data))
             return decoder(data, *rest, **named)
 
         return call
 
     places = (
-        (decoders.openjpeg, "decode_pixel_data"),
-        (decoders.jpeg_ls, "decode_pixel_data"),
-        (decoders.imagecodecs, "jpeg8_decode"),
-        (decoders.imagecodecs, "packbits_decode"),
-        (decoders.Jpeg2KImagePlugin, "Jpeg2KImageFile"),
+        (openjpeg, "decode_pixel_data"),
+        (jpeg_ls, "decode_pixel_data"),
+        (imagecodecs, "jpeg8_decode"),
+        (imagecodecs, "packbits_decode"),
+        (Jpeg2KImagePlugin, "Jpeg2KImageFile"),
     )
     forms = {kind: form._replace(reader=watched(form.reader)) for kind, form in raster._FORMATS.items()}
     with ExitStack() as stack:

@@ -21,9 +21,9 @@ def shown(films: Films, film: int) -> Shown:
         return reviews.shown_of(connection.execute(schema.file.select().where(schema.file.c.id == film)).one())
 
 
-def sign(films: Films, who: Account, film: int, verdict: Verdict = Verdict.ACCEPTED, **more: object) -> int:
+def sign(films: Films, who: Account, film: int, verdict: Verdict = Verdict.ACCEPTED, **more: Any) -> int:
     token = str(more.pop("form_token", None) or f"{who.name}-{film}-{verdict}-{more.get('supersedes_id')}")
-    return reviews.sign(films.engine, who, Draft(film, shown(films, film), verdict, token, **more))  # type: ignore[arg-type]
+    return reviews.sign(films.engine, who, Draft(film, shown(films, film), verdict, token, **more))
 
 
 def at_once(*actions: Callable[[], Any]) -> list[Any]:

@@ -40,7 +40,13 @@ class Worker:
 
     def __init__(self, bench: WorkerBench, *roots: Path, **options: Any) -> None:
         self.log: Path = options.pop("log", bench.folder / f"log{len(bench.workers)}")
-        arguments = [bench.url, bench.bundle.path, bench.inferences, json.dumps(FAST | options), *roots]
+        arguments: list[str | Path] = [
+            bench.url,
+            bench.bundle.path,
+            bench.inferences,
+            json.dumps(FAST | options),
+            *roots,
+        ]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [sys.executable, RUN_WORKER, *arguments],

@@ -58,7 +58,13 @@ class Site:
 
     def worker(self, url: str, **options: object) -> subprocess.Popen[bytes]:
         options = {"settle_s": 0.05, "scan_interval_s": 0.5, "slots": 1, "lease_s": 3600.0, **options}
-        arguments = [url, self.bundle.path, self.folder / "inferences", json.dumps(options), self.inbox]
+        arguments: list[str | Path] = [
+            url,
+            self.bundle.path,
+            self.folder / "inferences",
+            json.dumps(options),
+            self.inbox,
+        ]
         with (self.folder / "log").open("ab") as log:
             return subprocess.Popen(
                 [sys.executable, RUN_WORKER, *arguments],

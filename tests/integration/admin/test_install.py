@@ -43,7 +43,7 @@ def content(tree: Path) -> dict[str, tuple[int, int, int]]:
 
 @pytest.mark.systemd
 def test_a_place_is_made_once(tree: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments = ["setup", "--root", str(tree), "--share", "/srv/films", "--population", "research"]
+    arguments: list[str] = ["setup", "--root", str(tree), "--share", "/srv/films", "--population", "research"]
     assert main([*arguments, "--dry-run"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert {"would make the user preread", "would make the database /var/lib/preread/preread.db"} <= set(said)
@@ -93,7 +93,7 @@ def test_a_place_is_made_once(tree: Path, capsys: pytest.CaptureFixture[str]) ->
 def test_whose_images_they_are_is_asked_and_no_answer_is_preset(
     tree: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["setup", "--root", str(tree), "--share", "/srv/films", "--share", "/srv/more"]
+    arguments: list[str] = ["setup", "--root", str(tree), "--share", "/srv/films", "--share", "/srv/more"]
     assert main(arguments) == 2, "nobody to ask"
     said = capsys.readouterr().err
     assert "--population" in said
@@ -169,7 +169,7 @@ def test_the_units_pass_systemds_own_checks(tmp_path: Path) -> None:
         units[-1].write_text(text)
     checked = subprocess.run(["systemd-analyze", "verify", *units], check=False, capture_output=True, text=True)
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
-    security = ["systemd-analyze", "security", "--offline=yes", f"--threshold={EXPOSURE_MAX}", *units]
+    security: list[str] = ["systemd-analyze", "security", "--offline=yes", f"--threshold={EXPOSURE_MAX}", *units]
     assessed = subprocess.run(security, check=False, capture_output=True, text=True)
     assert assessed.returncode == 0, assessed.stdout[-300:]
 

@@ -88,7 +88,9 @@ def hostile(tmp_path: Path, migrated_sqlite: Path, monkeypatch: pytest.MonkeyPat
     bundle_id = ledger.register_bundle(name="test", version="1.0.0", digest="d" * 64, manifest='{"findings": []}')
     ledger.settle(ledger.observe(root_id, [Observation(name, 10, 1) for name in names]).values())
     claims = {claim.path: claim for claim in ledger.claim([root_id], len(names))}
-    text = {one.name: NASTY + one.name for one in dataclasses.fields(Identity) if one.type == "str | None"}
+    text: dict[str, Any] = {
+        one.name: NASTY + one.name for one in dataclasses.fields(Identity) if one.type == "str | None"
+    }
     content = ContentAssessment(
         (Finding("pneumonia", 1.0, 0.7, 0.5, Answer.FLAGGED),), (Caveat.LOSSY,), NASTY, np.zeros((2, 2), np.float32)
     )

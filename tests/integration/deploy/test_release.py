@@ -72,7 +72,7 @@ def listed(tree: Path) -> str:
 
 
 def release(tree: Path, key: str = "site.key") -> subprocess.CompletedProcess[str]:
-    command = ["sh", tree / "deploy" / "release.sh", sys.executable, tree.parent / key]
+    command: list[str | Path] = ["sh", tree / "deploy" / "release.sh", sys.executable, tree.parent / key]
     return subprocess.run(command, check=False, capture_output=True, text=True)
 
 

@@ -24,7 +24,7 @@ from tests.support.paths import REPOSITORY
 
 def made(folder: Path) -> str:
     """A new list, from a process of its own: it loads each library that it asks for its version."""
-    command = [sys.executable, "-m", "deploy.sbom", folder / "preread.cdx.json"]
+    command: list[str | Path] = [sys.executable, "-m", "deploy.sbom", folder / "preread.cdx.json"]
     done = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True)
     assert "libraries inside them" in done.stdout
     return (folder / "preread.cdx.json").read_text()

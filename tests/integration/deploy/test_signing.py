@@ -83,7 +83,9 @@ def unpacked(place: Path, version: str, signed_by: Keys | None, comment: str | N
     (folder / "VERSION").write_text(f"{version}\n")
     (folder / "PLATFORM").write_text(f"{PLATFORM}\n")
     shutil.copy(DEPLOY / "install.sh", folder)
-    words = [signed_by.secret, comment or f"preread {version} {PLATFORM} commit {'a' * 40}"] if signed_by else []
+    words: list[str | Path] = (
+        [signed_by.secret, comment or f"preread {version} {PLATFORM} commit {'a' * 40}"] if signed_by else []
+    )
     called("sh", DEPLOY / "sign.sh", folder, *words)
     return folder
 
@@ -114,7 +116,7 @@ class Host:
         self.python.chmod(0o755)
 
     def install(self, folder: Path, *options: str | Path, script: Path | None = None, path: str | None = None) -> Done:
-        command = [
+        command: list[str | Path] = [
             "sh", script or folder / "install.sh", "--prefix", self.prefix, "--python", self.python,
             "--config", self.place / "none.toml", *options, *([folder] if script else []),
         ]  # fmt: skip

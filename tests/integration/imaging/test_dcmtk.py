@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_bits_signs_and_rescales(bits: int, signed: bool, rescale: tuple[float, 
 @pytest.mark.parametrize("window", [("1500", "900"), ("2048", "4096"), ("700.5", "333.25")])
 def test_windows_that_cut(function: str, window: tuple[str, str], tmp_path: Path) -> None:
     path = tmp_path / "film.dcm"
-    elements = {"WindowCenter": window[0], "WindowWidth": window[1], "VOILUTFunction": function}
+    elements: dict[str, Any] = {"WindowCenter": window[0], "WindowWidth": window[1], "VOILUTFunction": function}
     film = phantoms.draw_chest(7, rows=120, columns=130)
     path.write_bytes(phantoms.to_dicom(film, replace(Encoding(), voi="none"), **elements))
     assert apart(path, tmp_path) <= 1

@@ -25,7 +25,7 @@ from preread.db import schema
 from preread.ledger import registry
 from preread.ledger.failing_sources import Source
 from preread.ledger.ledger import Ledger
-from preread.ledger.records import Observation
+from preread.ledger.records import ContentAssessment, Observation
 from tests.support.ledger import LedgerBench
 from tests.support.outcomes import commit_assessed, commit_refused
 
@@ -290,7 +290,9 @@ def test_set_aside_at_once_and_reopened(bench: LedgerBench) -> None:
 # ---------------------------------------------------------------------- leases and fencing
 
 
-def test_a_lapsed_lease_is_an_interruption_and_fences_the_sleeper(bench: LedgerBench, content: object) -> None:
+def test_a_lapsed_lease_is_an_interruption_and_fences_the_sleeper(
+    bench: LedgerBench, content: ContentAssessment
+) -> None:
     claim = bench.claimed()
     bench.wait(59)
     assert bench.ledger.recover_interrupted() == 0
@@ -313,7 +315,9 @@ def test_a_lapsed_lease_is_an_interruption_and_fences_the_sleeper(bench: LedgerB
     assert bench.count("assessment") == 1
 
 
-def test_a_fenced_sleeper_cannot_commit_before_anyone_else_claims_either(bench: LedgerBench, content: object) -> None:
+def test_a_fenced_sleeper_cannot_commit_before_anyone_else_claims_either(
+    bench: LedgerBench, content: ContentAssessment
+) -> None:
     claim = bench.claimed()
     bench.wait(61)
     bench.ledger.recover_interrupted()
@@ -504,7 +508,7 @@ def test_a_claim_whose_answer_was_lost_is_found_again(bench: LedgerBench, monkey
 
 
 def test_a_commit_whose_answer_was_lost_is_found_again(
-    bench: LedgerBench, content: object, monkeypatch: pytest.MonkeyPatch
+    bench: LedgerBench, content: ContentAssessment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     claim = bench.claimed()
     lost = LostAnswer(bench.engine, monkeypatch)

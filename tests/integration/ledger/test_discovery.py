@@ -6,7 +6,7 @@ import pytest
 
 from preread.core.errors import FileChanged, FileLocked, UnknownFormat
 from preread.core.types import FileState, Outcome
-from preread.ledger.records import Observation
+from preread.ledger.records import ContentAssessment, Observation
 from tests.support.ledger import LedgerBench
 from tests.support.outcomes import commit_assessed, commit_unreadable, pending
 
@@ -63,7 +63,7 @@ def test_a_result_stands_until_the_newer_version_settles(bench: LedgerBench) -> 
     assert old["assessment_id"] is not None, "the result is kept"
 
 
-def test_a_slot_that_reads_a_superseded_version_is_fenced(bench: LedgerBench, content: object) -> None:
+def test_a_slot_that_reads_a_superseded_version_is_fenced(bench: LedgerBench, content: ContentAssessment) -> None:
     claim = bench.claimed()
     bench.ledger.settle([bench.see(b"film.dcm", 200, 2)])
     assert not commit_assessed(bench.ledger, claim, bench.facts(), bench.bundle_id, content)

@@ -144,7 +144,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def settle(self) -> None:
         known = self.workers[0].known(self.root_id, PATHS).values()
-        self.workers[0].settle(one for one in known if one.size_bytes)
+        self.workers[0].settle([one for one in known if one.size_bytes])
         self._drop_fenced()
 
     @rule()

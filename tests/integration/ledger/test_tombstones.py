@@ -9,6 +9,7 @@ import secrets
 import shutil
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ NAME, IDENTIFIER, ISSUER = "Mustermann^Erika", "PAT-4711", "KLINIKUM"
 PERSON = PatientQuery(IDENTIFIER)
 
 
-def who(**more: str) -> dict[str, str]:
+def who(**more: Any) -> dict[str, Any]:
     return {
         "patient_id": IDENTIFIER,
         "issuer_of_patient_id": ISSUER,
@@ -98,9 +99,18 @@ def sign(bench: LedgerBench, film: int, comment: str = "") -> None:
     reviews.sign(bench.engine, reader, draft)
 
 
+@dataclass
+class Filled(LedgerBench):
+    """A ledger with images of two patients; ``mine`` are those of the first, ``other`` is the second's."""
+
+    mine: list[int] = field(default_factory=list)
+    other: int = 0
+
+
 @pytest.fixture
-def filled(bench: LedgerBench) -> LedgerBench:
-    """Films of the patient of every kind, one of somebody else, and all that hangs on them."""
+def filled(engine: Engine) -> Filled:
+    """Images of the patient of every kind, one of somebody else, and all that hangs on them."""
+    bench = Filled(engine, db_engine.read(engine, db_engine.database_now))
     bench.mine = [
         bench.assess(b"PAT-4711/a.dcm", b"a", **who()),
         bench.assess(b"PAT-4711/copy.dcm", b"a", **who()),
@@ -124,7 +134,7 @@ def filled(bench: LedgerBench) -> LedgerBench:
 # --------------------------------------------------------------------------- gone
 
 
-def test_nothing_that_names_the_patient_is_left_in_any_table(filled: LedgerBench, tmp_path: Path) -> None:
+def test_nothing_that_names_the_patient_is_left_in_any_table(filled: Filled, tmp_path: Path) -> None:
     words = (NAME, "mustermann", IDENTIFIER, "ACC-0815")
     assert tables_with(filled.engine, *words) == {"file", "transition", "reading", "session"}
     before = filled.row(filled.other)
@@ -180,7 +190,7 @@ def overwrites_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("overwrites_nothing")
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 def test_no_byte_of_the_patient_is_left_in_any_file(
-    filled: LedgerBench, database_url: str, content: ContentAssessment
+    filled: Filled, database_url: str, content: ContentAssessment
 ) -> None:
     database = Path(database_url.removeprefix("sqlite:///"))
     folder = database.parent
@@ -216,10 +226,11 @@ def test_no_byte_of_the_patient_is_left_in_any_file(
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 def test_a_file_that_another_program_reads_is_told_and_cleaned_later(
-    filled: LedgerBench, database_url: str, monkeypatch: pytest.MonkeyPatch
+    filled: Filled, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(db_engine, "BUSY_TIMEOUT_S", 0.01)
-    monkeypatch.setattr(purge, "compact", partial(db_engine.compact, sleep=(pauses := []).append))
+    pauses: list[float] = []
+    monkeypatch.setattr(purge, "compact", partial(db_engine.compact, sleep=pauses.append))
     filled.engine.dispose()
     log = Path(f"{database_url.removeprefix('sqlite:///')}-wal")
     other = db_engine.open_engine(database_url)
@@ -238,7 +249,7 @@ def test_a_file_that_another_program_reads_is_told_and_cleaned_later(
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 def test_what_an_older_version_left_in_free_pages_goes_when_the_file_is_written_anew(
-    filled: LedgerBench, database_url: str
+    filled: Filled, database_url: str
 ) -> None:
     folder = Path(database_url.removeprefix("sqlite:///")).parent
     raw = filled.engine.raw_connection()
@@ -252,7 +263,7 @@ def test_what_an_older_version_left_in_free_pages_goes_when_the_file_is_written_
     assert places_with(folder, "zwetschgenbaum") == {}
 
 
-def test_readings_stay_unless_they_are_named_and_say_no_patient(filled: LedgerBench) -> None:
+def test_readings_stay_unless_they_are_named_and_say_no_patient(filled: Filled) -> None:
     done = forget_films(filled, purge.select_patient(filled.engine, PERSON))
     assert (done.readings, done.readings_kept) == (0, 1)
     # what a reader wrote is kept as it was written
@@ -262,7 +273,7 @@ def test_readings_stay_unless_they_are_named_and_say_no_patient(filled: LedgerBe
     assert sound(filled)
 
 
-def test_what_is_signed_goes_with_a_purge_and_in_no_other_way(filled: LedgerBench) -> None:
+def test_what_is_signed_goes_with_a_purge_and_in_no_other_way(filled: Filled) -> None:
     for statement in ("DELETE FROM reading", "DELETE FROM reading_finding", "DELETE FROM viewing",
                       "DELETE FROM listing", "UPDATE listing SET actor = ''",
                       "UPDATE reading SET comment = ''"):  # fmt: skip
@@ -342,7 +353,7 @@ def test_a_fleet_s_queue_names_nobody_whatever_became_of_a_shard(bench: LedgerBe
     assert batch.shards == {"doing": 1, "succeeded": 1}
 
 
-def test_why_a_folder_cannot_be_listed_names_no_film(filled: LedgerBench) -> None:
+def test_why_a_folder_cannot_be_listed_names_no_film(filled: Filled) -> None:
     fault = ScanIncomplete("PAT-4711/a.dcm cannot be looked at")
     elsewhere = filled.ledger.register_root(b"/srv/other")
     filled.ledger.heartbeat(
@@ -366,7 +377,7 @@ def seen_again(bench: LedgerBench, path: bytes, size_bytes: int = 100, mtime_ns:
     return FileState(version.state)
 
 
-def test_a_scan_that_meets_the_file_again_knows_it_and_nobody_reads_it(filled: LedgerBench) -> None:
+def test_a_scan_that_meets_the_file_again_knows_it_and_nobody_reads_it(filled: Filled) -> None:
     forget_films(filled, filled.mine)
     for _ in range(2):
         assert seen_again(filled, b"PAT-4711/a.dcm") is FileState.IGNORED
@@ -379,7 +390,7 @@ def test_a_scan_that_meets_the_file_again_knows_it_and_nobody_reads_it(filled: L
     assert sound(filled)
 
 
-def test_other_bytes_under_the_same_path_are_a_new_film_and_the_old_ones_are_not(filled: LedgerBench) -> None:
+def test_other_bytes_under_the_same_path_are_a_new_film_and_the_old_ones_are_not(filled: Filled) -> None:
     forget_films(filled, filled.mine)
     path = b"PAT-4711/a.dcm"
     assert seen_again(filled, path, mtime_ns=2) is FileState.SETTLING
@@ -403,7 +414,7 @@ def test_other_bytes_under_the_same_path_are_a_new_film_and_the_old_ones_are_not
     assert sound(filled)
 
 
-def test_a_slot_that_reads_a_film_while_it_is_purged_brings_nothing_back(filled: LedgerBench) -> None:
+def test_a_slot_that_reads_a_film_while_it_is_purged_brings_nothing_back(filled: Filled) -> None:
     (claim,) = filled.claim()
     assert claim.file_id == filled.mine[0]
     copy = filled.claimed(b"PAT-4711/late copy.dcm")
@@ -449,7 +460,7 @@ def test_an_older_version_goes_without_the_newer_one(bench: LedgerBench) -> None
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 def test_what_a_restored_backup_brings_back_is_forgotten_again(
-    filled: LedgerBench, database_url: str, tmp_path: Path
+    filled: Filled, database_url: str, tmp_path: Path
 ) -> None:
     database = Path(database_url.removeprefix("sqlite:///"))
     journal = tmp_path / "forgotten"
@@ -527,7 +538,7 @@ def test_age_counts_from_the_last_result_and_spares_what_waits(bench: LedgerBenc
 # --------------------------------------------------------------------------- access
 
 
-def test_a_patient_gets_everything_that_is_held(filled: LedgerBench) -> None:
+def test_a_patient_gets_everything_that_is_held(filled: Filled) -> None:
     films = purge.select_patient(filled.engine, PERSON)
     record = json.loads(patient_export.to_text(patient_export.export(filled.engine, ACTOR, films)))
     assert [film["id"] for film in record["films"]] == films

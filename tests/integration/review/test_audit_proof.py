@@ -38,7 +38,7 @@ def keyed(films: Films, tmp_path: Path) -> Films:
     audit_proof.accept(films.engine, SHELL)
     ada, ben = films.person("ada"), films.person("ben")
     accounts.add(films.engine, SHELL, "ris", "", Role.SERVICE, None)
-    who = {"patient_id": "P1", "patient_name": "DOE^JANE"}
+    who: dict[str, Any] = {"patient_id": "P1", "patient_name": "DOE^JANE"}
     for name, answer in (("a", Answer.FLAGGED), ("b", Answer.NOT_FLAGGED), ("c", RefusalCode.VIEW), ("d", None)):
         film = films.add(f"{name}.dcm", answer, **who)
         for reader in (ada, ben):

@@ -20,9 +20,10 @@ from preread.core.errors import DatabaseFull, FindingUnknown, NotAllowed, Readin
 from preread.core.text import csv_cells
 from preread.core.types import Answer, FileState, Outcome, Presence, RefusalCode, Role, Verdict
 from preread.db import review_schema, schema
-from preread.db.engine import database_now, write
+from preread.db.engine import write
 from preread.imaging import previews
 from preread.ledger import tombstones as forgetting
+from preread.ledger.transaction import Transaction
 from preread.review import agreement, audit, export, results, reviews, worklist
 from preread.review.reviews import Draft, Shown
 from tests.support.page import Films
@@ -54,7 +55,7 @@ def test_a_refused_and_an_unreadable_film_can_be_read_too(films: Films, answer: 
 
 def test_a_form_that_is_sent_twice_is_one_reading(films: Films) -> None:
     ada, film = films.person(), films.add("a.dcm")
-    said = {"form_token": "t", "comment": " left\nbase ", "findings": {"pneumonia": Presence.PRESENT}}
+    said: dict[str, Any] = {"form_token": "t", "comment": " left\nbase ", "findings": {"pneumonia": Presence.PRESENT}}
     first, again = (sign(films, ada, film, **said) for _ in range(2))
     assert first == again
     assert len(reviews.of_images(films.engine, [film])[film]) == 1
@@ -81,7 +82,7 @@ def test_readers_who_sign_at_the_same_moment_lose_nothing(films: Films) -> None:
     ada, ben = films.person(), films.person("ben")
     made = [films.add(f"{number}.dcm", Answer.FLAGGED) for number in range(6)]
     for film in made:
-        said = {ada: Verdict.ACCEPTED, ben: Verdict.REJECTED}
+        said: dict[str, Any] = {ada: Verdict.ACCEPTED, ben: Verdict.REJECTED}
         signed = at_once(*(partial(sign, films, who, film, verdict) for who, verdict in said.items()))
         kept = reviews.of_images(films.engine, [film])[film]
         assert sorted(one.reading_id for one in kept) == sorted(signed)
@@ -344,7 +345,9 @@ def test_what_was_written_down_is_what_the_readings_themselves_add_up_to(
     for number, verdict in enumerate((Verdict.ACCEPTED, Verdict.REJECTED, Verdict.SUPPLEMENTED)):
         for who in readers:
             for film in made:
-                said = {"pneumonia": list(Presence)[(film + number) % 3]} if verdict is Verdict.SUPPLEMENTED else {}
+                said: dict[str, Any] = (
+                    {"pneumonia": list(Presence)[(film + number) % 3]} if verdict is Verdict.SUPPLEMENTED else {}
+                )
                 before = last.get((who.name, film))
                 last[who.name, film] = sign(films, who, film, verdict, findings=said, supersedes_id=before)
         assert sum(one.readings for one in stand()) == 12 + 2 * (number == 2)
@@ -354,7 +357,6 @@ def test_what_was_written_down_is_what_the_readings_themselves_add_up_to(
     # whatever was written down may be gone
     with films.engine.begin() as connection:
         connection.execute(delete(tally).where(tally.c.block.in_([0, 3])))
-        now, key = database_now(connection), forgetting.Key(b"k" * 32)
     with monkeypatch.context() as full:
         full.setattr(agreement, "write", Mock(side_effect=DatabaseFull))
         stand()
@@ -362,8 +364,10 @@ def test_what_was_written_down_is_what_the_readings_themselves_add_up_to(
     stand()
     assert {0, 3} <= set(written())
 
+    key = forgetting.Key(b"k" * 32)
+
     def purge(film: int, *, signed: bool) -> None:
-        write(films.engine, lambda c, _: forgetting.forget(c, now, key, [film], "asked for", readings=signed))
+        write(films.engine, lambda c, _: forgetting.forget(Transaction(c), key, [film], "asked for", readings=signed))
 
     for film, signed in ((made[1], True), (made[2], False), (made[3], True)):
         at_once(partial(purge, film, signed=signed), *[partial(agreement.stats, films.engine)] * 2)
@@ -376,7 +380,7 @@ def test_what_was_written_down_is_what_the_readings_themselves_add_up_to(
 
 def test_an_export_names_nobody_and_merges_no_disagreement(films: Films, tmp_path: Path) -> None:
     ada, ben = films.person(), films.person("ben")
-    who = {"patient_id": "P1", "patient_name": "DOE^JANE", "patient_birth_date": "2020-01-01"}
+    who: dict[str, Any] = {"patient_id": "P1", "patient_name": "DOE^JANE", "patient_birth_date": "2020-01-01"}
     one = films.add("a.dcm", Answer.FLAGGED, preview=True, **who)
     two = films.add("b.dcm", Answer.NOT_FLAGGED, **who)
     disputed, refused = films.add("c.dcm", Answer.FLAGGED), films.add("d.dcm", RefusalCode.VIEW)

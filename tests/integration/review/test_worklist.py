@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import date, timedelta
 from functools import partial
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -105,7 +106,9 @@ def test_whatever_index_leads_the_films_are_the_same(films: Films, monkeypatch: 
             for film, (said, at, day) in made.items()
             if (answer in (None, said)) and device in (None, at) and (days is None or days[0] <= day <= days[1])
         ]
-        limits = {} if days is None else {"taken_from": date(2026, 3, days[0]), "taken_to": date(2026, 3, days[1])}
+        limits: dict[str, Any] = (
+            {} if days is None else {"taken_from": date(2026, 3, days[0]), "taken_to": date(2026, 3, days[1])}
+        )
         for order, expected in ((Order.ARRIVAL, sorted(chosen)), (Order.NEWEST, sorted(chosen, reverse=True))):
             asked = WorklistFilter(order, unread=False, answer=answer, device=device, limit=3, **limits)
             seen: list[int] = []

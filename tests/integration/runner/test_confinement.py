@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -18,6 +19,7 @@ from preread.core.errors import EnvironmentFault, SlotCrashed
 from preread.core.types import Outcome, PixelArray, Population
 from preread.imaging import previews
 from preread.imaging.preview_png import encode_preview
+from preread.ledger.records import Observation
 from preread.model import bundles
 from preread.runner import pool as slots
 from preread.runner.child import protocol as slot_messages
@@ -81,7 +83,7 @@ class Bench:
             assert pool.poll(1.0) == []
         return pool
 
-    def job(self, content: bytes = FILM, name: str = "film", **changes: bool) -> Job:
+    def job(self, content: bytes = FILM, name: str = "film", **changes: Any) -> Job:
         (self.folder / name).write_bytes(content)
         status = os.stat(self.folder / name)
         root = slot_messages.to_text(os.fsencode(self.folder))
@@ -229,7 +231,7 @@ def test_a_share_that_hangs_while_a_film_is_opened_costs_one_slot(
     answers = threading.Event()
     really_open = beneath.open_file
 
-    def open_file(root: bytes, expected: beneath.Observation, max_bytes: int) -> tuple[int, os.stat_result]:
+    def open_file(root: bytes, expected: Observation, max_bytes: int) -> tuple[int, os.stat_result]:
         if expected.path.endswith(b".stall"):
             answers.wait(WITHIN_S)
         return really_open(root, expected, max_bytes)

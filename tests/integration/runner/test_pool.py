@@ -142,7 +142,7 @@ def test_large_films_of_every_codec_are_read_one_after_the_other(bench: Bench, m
     monkeypatch.setattr(slots, "MOST", 4)
     bundle = bundles.load(bundles.resolve())
     name = slot_messages.to_text(os.fsencode(bundle.path.resolve()))
-    changes = {"bundle": name, "digest": bundle.digest, "max_file_bytes": 64 * MIB}
+    changes: dict[str, Any] = {"bundle": name, "digest": bundle.digest, "max_file_bytes": 64 * MIB}
     pool = bench.pool(command=slots.COMMAND, **changes)
     drawn = phantoms.draw_chest(3, rows=520, columns=524).repeat(4, axis=0).repeat(4, axis=1)
     syntaxes = ("jpeg-2000", "jpeg-2000-lossless", "htj2k-lossless", "jpeg-ls", "jpeg-lossless", "rle", "explicit")

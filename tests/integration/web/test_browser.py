@@ -135,7 +135,12 @@ def doctor(
 
 def fill(films: Films) -> None:
     """A study of two, a flagged one, one that cannot be judged, one that cannot be read."""
-    who = {"patient_id": "P-1", "patient_name": "PHANTOM^ADA", "study_instance_uid": "1.2", "station_name": "ROOM 1"}
+    who: dict[str, Any] = {
+        "patient_id": "P-1",
+        "patient_name": "PHANTOM^ADA",
+        "study_instance_uid": "1.2",
+        "station_name": "ROOM 1",
+    }
     films.add("1.dcm", Answer.NOT_FLAGGED, preview=True, **who)
     films.add("2.dcm", Answer.FLAGGED, preview=True, patient_id="P-2", patient_name="<b>MARKUP</b>")
     films.add("3.dcm", RefusalCode.VIEW, **who)

@@ -6,6 +6,7 @@ import json
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,7 +126,7 @@ def test_one_file_dropped_in_is_another_language_of_every_page(
         i18n.load_language("yy")
     films_here.person("ada")
     films_here.person("root", Role.ADMIN)
-    who = {"patient_id": "P-7", "patient_birth_date": "2021-01-01", "patient_name": "PHANTOM^ADA"}
+    who: dict[str, Any] = {"patient_id": "P-7", "patient_birth_date": "2021-01-01", "patient_name": "PHANTOM^ADA"}
     who |= {"study_instance_uid": "1.2", "study_description": "Thorax", "station_name": "ROOM 1"}
     first = films_here.add("1.dcm", Answer.FLAGGED, preview=True, **who)
     second = films_here.add("2.dcm", Answer.NOT_FLAGGED, patient_age_years=3.0, view_position="AP", **who)

@@ -153,7 +153,7 @@ def test_the_cookie_is_kept_from_scripts_and_from_other_sites(films_here: Films)
     cookie = Browser(films_here).sign_in().headers["set-cookie"]
     assert all(word in cookie for word in ("HttpOnly", "SameSite=lax", "Path=/"))
     secure = Browser(films_here, https=True)
-    secure.client.base_url = "https://here"  # type: ignore[assignment]
+    secure.client.base_url = "https://here"
     cookie = secure.sign_in().headers["set-cookie"]
     assert cookie.startswith("__Host-preread=")
     assert "Secure" in cookie
@@ -425,7 +425,7 @@ def test_markup_in_tags_is_shown_and_not_run(films_here: Films, ada: Browser) ->
 
 
 def test_a_film_says_its_answer_in_words_and_never_a_probability_alone(films_here: Films, ada: Browser) -> None:
-    who = {"patient_id": "P1", "patient_birth_date": "2021-01-01", "study_instance_uid": "1.2.3"}
+    who: dict[str, Any] = {"patient_id": "P1", "patient_birth_date": "2021-01-01", "study_instance_uid": "1.2.3"}
     before = films_here.add("old.dcm", Answer.UNCERTAIN, **who)
     films_here.add("namesake.dcm", patient_id="P1", patient_birth_date="1950-01-01")
     film = films_here.add("new.dcm", Answer.NOT_FLAGGED, preview=True, **who)
@@ -611,7 +611,7 @@ def test_a_database_that_goes_away_has_a_page_and_comes_back(
     film = films_here.add("a.dcm")
     form = ada.reading(film, comment="typed before")
 
-    def away(*_arguments: object, **_options: object) -> None:
+    def away(*_arguments: object, **_options: Any) -> None:
         raise DatabaseAway
 
     with monkeypatch.context() as patch:
@@ -634,7 +634,7 @@ def test_an_unforeseen_failure_tells_nothing_of_a_film(
 ) -> None:
     film = films_here.add("a.dcm")
 
-    def fail(*_arguments: object, **_options: object) -> None:
+    def fail(*_arguments: object, **_options: Any) -> None:
         raise ValueError("PATIENT^NAME")
 
     monkeypatch.setattr("preread.web.image_view.related_images.earlier", fail)

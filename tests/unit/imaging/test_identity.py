@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +17,7 @@ from preread_training.data import phantoms
 FILM = phantoms.draw_chest(1, rows=64, columns=64)
 
 
-def identity(**elements: object) -> Identity:
+def identity(**elements: Any) -> Identity:
     return read_header(phantoms.to_dicom(FILM, **elements)).identity
 
 

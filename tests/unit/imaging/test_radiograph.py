@@ -9,6 +9,7 @@ import threading
 import tracemalloc
 import warnings
 import zlib
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -36,7 +37,7 @@ def apart(pixels: np.ndarray) -> int:
     return int(np.abs(pixels.astype(int) - FILM).max())
 
 
-def with_elements(data: bytes, **elements: object) -> bytes:
+def with_elements(data: bytes, **elements: Any) -> bytes:
     """The same file with elements set as they are (deleted where ``None``), without a check of what they hold."""
     dataset = pydicom.dcmread(io.BytesIO(data))
     with warnings.catch_warnings():
@@ -111,7 +112,7 @@ def test_jpeg_and_png_are_read() -> None:
 
 
 def test_lossy_is_said_of_lossy_syntaxes_and_of_what_says_so() -> None:
-    def caveats(encoding: Encoding, **elements: object) -> tuple[Caveat, ...]:
+    def caveats(encoding: Encoding, **elements: Any) -> tuple[Caveat, ...]:
         return decode(read_header(phantoms.to_dicom(FILM, encoding, **elements))).caveats
 
     assert Caveat.LOSSY not in caveats(Encoding())
@@ -123,7 +124,7 @@ def test_lossy_is_said_of_lossy_syntaxes_and_of_what_says_so() -> None:
 # --------------------------------------------------------------------------- plain pictures
 
 
-def as_png(picture: Image.Image, **options: object) -> bytes:
+def as_png(picture: Image.Image, **options: Any) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, "PNG", **options)
     return stream.getvalue()
@@ -454,7 +455,7 @@ def test_halved_colour_is_read() -> None:
 def test_a_grey_palette_is_looked_up(syntax: str, bits: int) -> None:
     """Turned round, so that an index taken for a grey level would show."""
     table = (255 - np.arange(256)).astype(np.uint16) * (257 if bits == 16 else 1)
-    elements: dict[str, object] = {"PhotometricInterpretation": "PALETTE COLOR"}
+    elements: dict[str, Any] = {"PhotometricInterpretation": "PALETTE COLOR"}
     for colour in ("Red", "Green", "Blue"):
         elements[f"{colour}PaletteColorLookupTableDescriptor"] = [256, 0, 16]
         order = ">u2" if syntax == "big-endian" else "<u2"

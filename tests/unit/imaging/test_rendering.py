@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ def shown(
     *,
     signed: bool = False,
     little_endian: bool = True,
-    **elements: object,
+    **elements: Any,
 ) -> tuple[PixelArray, tuple[Caveat, ...]]:
     """Render stored values under a header that holds these elements as they are."""
     dataset = Dataset()
@@ -59,7 +60,7 @@ def lut(values: np.ndarray | list[int] | bytes, first: int, bits: int, count: in
     return [item]
 
 
-FULL_WINDOW = {"WindowCenter": "2048", "WindowWidth": "4096"}
+FULL_WINDOW: dict[str, Any] = {"WindowCenter": "2048", "WindowWidth": "4096"}
 
 
 # --------------------------------------------------------------------------- clean films
@@ -144,7 +145,11 @@ def test_a_table_with_a_negative_first_value_written_as_unsigned() -> None:
 
 
 def test_a_table_behind_a_rescale_of_one() -> None:
-    elements = {"RescaleSlope": "1", "RescaleIntercept": "0", "VOILUTSequence": lut(np.arange(4096), 0, 12, 4096)}
+    elements: dict[str, Any] = {
+        "RescaleSlope": "1",
+        "RescaleIntercept": "0",
+        "VOILUTSequence": lut(np.arange(4096), 0, 12, 4096),
+    }
     assert shown(twelve(RAMP), **elements) == (pytest.approx(shown(twelve(RAMP), **FULL_WINDOW)[0], abs=1), ())
 
 
@@ -227,7 +232,7 @@ def test_the_linear_window_of_the_standard(function: str | None) -> None:
 
 def test_linear_exact_and_sigmoid() -> None:
     stored = np.tile(np.array([0, 1000, 2000, 3000, 4000], np.uint16), (64, 10))
-    window = {"WindowCenter": "2000", "WindowWidth": "4000"}
+    window: dict[str, Any] = {"WindowCenter": "2000", "WindowWidth": "4000"}
     exact, _ = shown(stored, VOILUTFunction="LINEAR_EXACT", **window)
     assert exact[0, :5].tolist() == [0, 64, 128, 191, 255]
     sigmoid, caveats = shown(stored, VOILUTFunction="SIGMOID", **window)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ RESEARCH = Declared(Population.RESEARCH)
 CHILDREN = Declared(Population.CHILDREN_1_5Y)
 
 
-def verdict(header: Header = FILM, declared: Declared = Declared(), **tags: object) -> TagCheck:
+def verdict(header: Header = FILM, declared: Declared = Declared(), **tags: Any) -> TagCheck:
     """The verdict on a film in which some tags are others; names of ``Header`` go there, the rest to its identity."""
     own = {name: value for name, value in tags.items() if name in Header.__dataclass_fields__}
     others = {name: value for name, value in tags.items() if name not in own}
@@ -96,7 +97,7 @@ def test_an_odd_shape_is_refused(rows: int, columns: int) -> None:
         {"institution_name": "Springfield Veterinary Clinic"},
     ],
 )
-def test_an_animal_is_refused_under_every_declaration(tags: dict[str, object]) -> None:
+def test_an_animal_is_refused_under_every_declaration(tags: dict[str, Any]) -> None:
     for declared in (Declared(), CHILDREN, RESEARCH):
         assert refused(verdict(declared=declared, **tags)) is RefusalCode.NOT_HUMAN
 
@@ -158,7 +159,7 @@ def test_other_views_are_refused_but_for_research(view: str) -> None:
         {"patient_orientation": "P\\F"},
     ],
 )
-def test_a_lateral_view_is_looked_for_elsewhere(tags: dict[str, object]) -> None:
+def test_a_lateral_view_is_looked_for_elsewhere(tags: dict[str, Any]) -> None:
     assert refused(verdict(view_position=None, **tags)) is RefusalCode.VIEW
 
 
@@ -170,7 +171,7 @@ def test_a_lateral_view_is_looked_for_elsewhere(tags: dict[str, object]) -> None
         {"view_text": ("chest a.p.",)},
     ],
 )
-def test_a_frontal_view_is_looked_for_elsewhere(tags: dict[str, object]) -> None:
+def test_a_frontal_view_is_looked_for_elsewhere(tags: dict[str, Any]) -> None:
     assert verdict(view_position=None, **tags) == TagCheck(None, ())
 
 
@@ -185,7 +186,7 @@ def test_a_frontal_view_is_looked_for_elsewhere(tags: dict[str, object]) -> None
         {"view_position": "SUPINE"},
     ],
 )
-def test_a_film_without_view_passes_with_a_caveat(tags: dict[str, object]) -> None:
+def test_a_film_without_view_passes_with_a_caveat(tags: dict[str, Any]) -> None:
     assert verdict(**{"view_position": None, **tags}) == TagCheck(None, (Caveat.VIEW_UNKNOWN,))
 
 

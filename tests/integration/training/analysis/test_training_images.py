@@ -65,7 +65,7 @@ def test_evaluate_and_assess_agree_on_every_film(films: Path, tmp_path: Path) ->
     report = json.loads(subprocess.run([*evaluate, "--json"], check=True, capture_output=True).stdout)
     assert report["counts"]["films"] == report["counts"]["assessed"] == 180
     assert report["counts"]["refused"] == report["counts"]["unreadable"] == 0
-    assess_all = [sys.executable, "-m", "preread", "assess", folder, "--json"]
+    assess_all: list[str | Path] = [sys.executable, "-m", "preread", "assess", folder, "--json"]
     lines = subprocess.run(assess_all, check=True, capture_output=True, text=True).stdout.splitlines()
     assessed = {Path(row["path"]).name: row["findings"][0] for row in map(json.loads, lines)}
     rows = list(csv.reader(predictions.read_text().splitlines()))

@@ -208,7 +208,7 @@ def test_films_of_which_nothing_is_declared_are_not_published(
     published: tuple[bundles.Bundle, Path], tmp_path: Path
 ) -> None:
     folder = published[1].parent
-    command = [Path(sys.executable).with_name("preread-train"), "publish", "--data", folder / "ours",
+    command: list[str | Path] = [Path(sys.executable).with_name("preread-train"), "publish", "--data", folder / "ours",
                "--run", folder / "run", "--version", "2.0.0", "--into", tmp_path]  # fmt: skip
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2

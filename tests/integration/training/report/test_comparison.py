@@ -39,13 +39,13 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _run(*arguments: str | Path) -> str:
+def _run(*arguments: str | Path | float) -> str:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout
 
 
-def _compare(data: Path, runs: Path, *more: str | Path) -> str:
+def _compare(data: Path, runs: Path, *more: str | Path | float) -> str:
     return _run("compare", "--data", data, "--runs", runs, "--folds", 2, "--steps-per-epoch", 1, *more)
 
 
@@ -139,7 +139,7 @@ def test_the_page_is_written_without_tensorflow(runs: Path, tmp_path: Path) -> N
         "comparison_page.write(comparing.gather(Path(sys.argv[1])), Path(sys.argv[2]))\n"
         "print({'keras', 'tensorflow'} & {*sys.modules})"
     )
-    command = [sys.executable, "-c", program, runs, tmp_path]
+    command: list[str | Path] = [sys.executable, "-c", program, runs, tmp_path]
     assert subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip() == "set()"
 
 
@@ -149,7 +149,17 @@ def test_a_run_of_ones_own_has_a_row(data: Path, runs: Path, tmp_path: Path) -> 
 
 
 def test_a_run_on_other_folds_has_none(data: Path, runs: Path, tmp_path: Path) -> None:
-    arguments = ["compare", "--data", str(data), "--runs", str(tmp_path), "--folds", "3", "--own", str(runs / "E1")]
+    arguments: list[str] = [
+        "compare",
+        "--data",
+        str(data),
+        "--runs",
+        str(tmp_path),
+        "--folds",
+        "3",
+        "--own",
+        str(runs / "E1"),
+    ]
     with pytest.raises(UsageError, match="another data set, or other folds"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
 
@@ -175,7 +185,7 @@ def test_a_fit_that_fails_is_a_row_and_the_next_system_has_its_turn(
 
 
 def test_an_unknown_system_is_named(data: Path, tmp_path: Path) -> None:
-    arguments = ["compare", "--data", str(data), "--runs", str(tmp_path), "--recipe", "B1"]
+    arguments: list[str] = ["compare", "--data", str(data), "--runs", str(tmp_path), "--recipe", "B1"]
     with pytest.raises(UsageError, match="no recipe 'B1': choose one of default"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
 
@@ -187,7 +197,17 @@ def test_a_system_is_fitted_by_name_and_cannot_be_published(data: Path, tmp_path
     record = json.loads((run / "record.json").read_text())
     assert record["recipe"]["layers"] == REFERENCES["A5"].layers
     assert np.isfinite(np.load(run / "fold-0" / "logits.npz")["logits"]).all()
-    arguments = ["publish", "--data", str(data), "--run", str(run), "--folds", "2", "--version", "1.0.0"]
+    arguments: list[str] = [
+        "publish",
+        "--data",
+        str(data),
+        "--run",
+        str(run),
+        "--folds",
+        "2",
+        "--version",
+        "1.0.0",
+    ]
     with pytest.raises(UsageError, match="A5 is a reference system"):
         CliRunner().invoke(app, [*arguments, "--into", str(tmp_path)], catch_exceptions=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Callable
+from typing import Any
 
 import imagecodecs
 import jpeg_ls
@@ -29,7 +30,7 @@ def segment(marker: int, content: bytes = b"") -> bytes:
     return struct.pack(">BBH", 0xFF, marker, 2 + len(content)) + content
 
 
-def pillow(picture: Image.Image, **how: object) -> bytes:
+def pillow(picture: Image.Image, **how: Any) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, "JPEG", **how)
     return stream.getvalue()
@@ -243,7 +244,7 @@ def test_bytes_behind_the_end_and_fill_bytes_change_nothing() -> None:
     how=st.sampled_from([{}, {"optimize": True}, {"lossless": True, "predictor": 4}, {"level": 30}]),
 )
 def test_a_rebuilt_frame_is_the_same_picture(
-    rows: int, columns: int, bits: int, seed: int, how: dict[str, object]
+    rows: int, columns: int, bits: int, seed: int, how: dict[str, Any]
 ) -> None:
     values = np.random.default_rng(seed).integers(0, 1 << (bits - 1), (rows, columns))
     values = values.astype("u1" if bits == 8 else "u2")

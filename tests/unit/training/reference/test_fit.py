@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -50,14 +50,14 @@ def pictures() -> PixelArray:
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object, **__: object) -> None:
+    def refuse(*_: object, **__: Any) -> None:
         raise Exception("URL fetch failure")  # noqa: TRY002 - as Keras does
 
     monkeypatch.setattr("keras.src.utils.file_utils.urlretrieve", refuse)
     monkeypatch.setenv("KERAS_HOME", "/nonexistent")
 
 
-def small(name: str, **changes: object) -> Reference:
+def small(name: str, **changes: Any) -> Reference:
     """A system cut down to what a test can wait for: small pictures, two films a step, two epochs."""
     recipe = REFERENCES[name]
     candidates = tuple((layers, 1) for layers, _ in recipe.candidates[:1])
@@ -238,14 +238,14 @@ def test_films_without_the_finding_weigh_what_the_system_says() -> None:
 
 
 def _fit(
-    recipe: Reference, pictures: PixelArray, folder: Path, *, vgg19_weights: Path | None = None, **options: object
+    recipe: Reference, pictures: PixelArray, folder: Path, *, vgg19_weights: Path | None = None, **options: Any
 ) -> keras.Model:
     from preread_training.reference.fit import fit
 
     return fit(recipe, pictures, LABELS, PATIENTS, Session(folder, **{"steps_per_epoch": 1, **options}), vgg19_weights)
 
 
-def _record(folder: Path) -> dict[str, object]:
+def _record(folder: Path) -> dict[str, Any]:
     from preread_training.reference import fit as reference
 
     return json.loads((folder / reference.FIT_FILE).read_text())
