@@ -17,7 +17,7 @@ from preread.db import schema
 from preread.db.engine import open_engine
 from preread.model.bundles import Bundle
 from preread.monitoring import database_metrics, drift
-from preread.runner.counters import Meters
+from preread.runner.counters import Counters
 from preread_training.data import phantoms
 from tests.support.paths import REPOSITORY, RUN_WORKER
 
@@ -85,7 +85,7 @@ def test_no_word_of_a_film_reaches_log_or_metrics(tmp_path: Path, migrated_sqlit
         with engine.connect() as connection:
             rows = connection.execute(select(schema.file)).all()
         look = database_metrics.read_metrics(engine, roots=None, scan_interval_s=30.0)
-        exposed = database_metrics.exposition_text(Meters(), look, drift.current_shifts(engine))
+        exposed = database_metrics.exposition_text(Counters(), look, drift.current_shifts(engine))
     finally:
         engine.dispose()
     # the marks were read, and kept where they belong; each way was taken

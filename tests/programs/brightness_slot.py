@@ -48,7 +48,7 @@ class BrightnessClassifier:
             files={"weights.tflite": "", "golden/vectors.npz": "", "card.md": "", "detector.npz": ""},
             scope=ScopeSpec(score_max=0.0, turned_max=0.0, turned_gain=0.1, reason="for tests", rates={}),
         )
-        self.detector = SimpleNamespace(judge=lambda picture, embedding: None)
+        self.detector = SimpleNamespace(check=lambda pixels, embedding: None)
         self.bundle = Bundle(Path("brightness/1.0.0"), manifest, "b" * 64)
 
     def classify(self, batch: Any) -> RawOutput:

@@ -129,8 +129,8 @@ def wrap(owner: type, name: str, word: Callable[..., str]) -> None:
     setattr(owner, name, wrapped)
 
 
-wrap(slots.SlotPool, "submit", lambda *_: "slots: a job")
-wrap(slots.SlotPool, "answer", lambda *_: "slots: an answer")
+wrap(slots.InferencePool, "submit", lambda *_: "slots: a job")
+wrap(slots.InferencePool, "answer", lambda *_: "slots: an answer")
 wrap(dispatch.Dispatcher, "handle", lambda _, event: f"slots: hearing {type(event).__name__}")
 wrap(endings.OutcomeWriter, "_commit", lambda _, events: f"slots: committing {events[0].report.outcome.value}")
 

@@ -30,7 +30,7 @@ from preread.model import bundles
 from preread.runner import pool as slots
 from preread.runner.child import protocol as slot_messages
 from preread.runner.child.protocol import Job, Setup
-from preread.runner.pool import Broke, Done, Read, SlotPool
+from preread.runner.pool import Done, InferencePool, Lost, Read
 from tests.programs import mutations
 
 HOUSE = Path(__file__).parents[2]
@@ -110,7 +110,7 @@ class Judge:
             parent_pid=os.getpid(),
         )
         self._folder = folder
-        self._pool: SlotPool[str] = SlotPool(setup, count=1, deadline_s=DEADLINE_S, command=slots.COMMAND)
+        self._pool: InferencePool[str] = InferencePool(setup, count=1, deadline_s=DEADLINE_S, command=slots.COMMAND)
 
     def __call__(self, data: bytes) -> str | None:
         (self._folder / "film").write_bytes(data)
@@ -131,7 +131,7 @@ class Judge:
                 match event:
                     case Read():
                         self._pool.answer("film", known=False)
-                    case Broke():
+                    case Lost():
                         return str(event.error)
                     case Done():
                         return None

@@ -402,7 +402,7 @@ def tries(lab: Lab, *, confined: bool) -> Iterator[Callable[[str], Any]]:
     from preread.core.types import Population
     from preread.model import bundles
     from preread.runner.child import protocol as slot_messages
-    from preread.runner.pool import Broke, Done, Fault, Read, SlotPool
+    from preread.runner.pool import Done, Fault, InferencePool, Lost, Read
     from preread_training.data import phantoms
 
     bundle = bundles.load(bundles.resolve(None))
@@ -416,10 +416,10 @@ def tries(lab: Lab, *, confined: bool) -> Iterator[Callable[[str], Any]]:
     )
     given = [str(lab.folder), str(lab.worker), str(lab.tcp), str(lab.udp)]
     command = (sys.executable, "-P", "-m", "tests.programs.payload", "slot" if confined else "open", *given)
-    pool: SlotPool[str] = SlotPool(setup, count=1, deadline_s=30.0, command=command)
+    pool: InferencePool[str] = InferencePool(setup, count=1, deadline_s=30.0, command=command)
     film = phantoms.to_dicom(phantoms.draw_chest(1, rows=64, columns=64))
 
-    def tried(name: str) -> Done[str] | Fault[str] | Broke[str]:
+    def tried(name: str) -> Done[str] | Fault[str] | Lost[str]:
         (lab.share / "film").write_bytes(film + MARK + name.encode())
         status = os.stat(lab.share / "film")
         while not pool.idle:

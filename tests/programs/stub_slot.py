@@ -69,7 +69,7 @@ def eat() -> None:
 def babble() -> None:
     for descriptor in range(3, 20):
         try:
-            os.write(descriptor, b'{"say": "done", "report": {"outcome": "healthy"}}\n')
+            os.write(descriptor, b'{"kind": "done", "report": {"outcome": "healthy"}}\n')
         except OSError:
             continue
 

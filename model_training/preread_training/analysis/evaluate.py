@@ -19,7 +19,7 @@ from preread.core.text.csv_cells import write_rows
 from preread.core.types import Answer, Finding, JSONObject, Outcome, PredictiveValues
 from preread.model.bundles import Bundle
 from preread.model.calibration import predictive_values
-from preread.runner.assess_files import FileResult, Found, Processes, assess_found
+from preread.runner.assess_files import FileResult, InputFile, Processes, assess_found
 from preread_training.data.dataset import Film, labels_for, patients_of
 from preread_training.stats.bootstrap import Labels
 from preread_training.stats.calibration_metrics import calibration_measures
@@ -78,7 +78,7 @@ def judge(
     column = names.index(finding) if finding is not None else 0
     spec = specs[column]
     labels = labels_for(films, spec.finding)
-    found = (Found(str(film.path), named=True) for film in films)
+    found = (InputFile(str(film.path), named=True) for film in films)
     results = []
     with contextlib.closing(assess_found(found, bundle, processes=processes)) as ended:
         for film, result in zip(films, ended, strict=True):

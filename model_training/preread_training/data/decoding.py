@@ -9,7 +9,7 @@ from pathlib import Path
 from preread.core.errors import EnvironmentFault, PrereadError, UsageError
 from preread.core.types import Identity, PixelArray
 from preread.imaging.preprocessing import TRAINING_SPEC
-from preread.runner.assess_files import Found, Processes, pictures_of
+from preread.runner.assess_files import InputFile, Processes, decode_images
 
 
 def read_pictures(
@@ -25,7 +25,7 @@ def read_pictures(
     Raises:
         UsageError: a file is unreadable, or ends its process; it is named.
     """
-    with contextlib.closing(pictures_of((Found(str(path), named=True) for path in paths), processes)) as reads:
+    with contextlib.closing(decode_images((InputFile(str(path), named=True) for path in paths), processes)) as reads:
         for path, read in zip(paths, reads, strict=True):
             if isinstance(read.ended, EnvironmentFault):
                 raise UsageError(f"{path} cannot be read: {read.ended}")

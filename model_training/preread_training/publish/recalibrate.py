@@ -17,7 +17,7 @@ from preread.core.types import JSONObject
 from preread.model import bundles
 from preread.model.bundles import CARD_FILE, Bundle
 from preread.model.classifier import Classifier
-from preread.runner.assess_files import FileResult, Found, assess_found
+from preread.runner.assess_files import FileResult, InputFile, assess_found
 from preread_training.analysis.manifest_metrics import metrics, reference
 from preread_training.data.dataset import Data, labels_for, summary
 from preread_training.data.digests import content_digest
@@ -63,12 +63,12 @@ def recalibrate(
     if fitted_to(bundle, data):
         raise UsageError(f"{bundle.label} was fitted to these very films: calibration wants films new to the network")
     results: list[FileResult] = []
-    with contextlib.closing(assess_found((Found(str(film.path), named=True) for film in data.films), bundle)) as ended:
+    files = (InputFile(str(film.path), named=True) for film in data.films)
+    with contextlib.closing(assess_found(files, bundle)) as ended:
         for result in ended:
             results.append(result)
             progress()
-    assessed = np.array([bool(result.findings) for result in results])
-    rows = np.flatnonzero(assessed)
+    rows = np.flatnonzero(assessed := np.array([bool(result.findings) for result in results]))
     findings, measured, probability = [], {}, {}
     for column, spec in enumerate(bundle.manifest.findings):
         labels = labels_for(data.films, spec.finding)[assessed]

@@ -24,8 +24,8 @@ from preread.core.types import Answer, Caveat, Declared, Outcome, Population
 from preread.imaging.radiograph import Limits
 from preread.model.bundles import Bundle
 from preread.runner import pool as slots
-from preread.runner.assess_files import ASSUME_AGE, Found, Processes, assess_files, find_files, locate
-from preread.runner.pool import SlotPool
+from preread.runner.assess_files import ASSUME_AGE, InputFile, Processes, assess_files, find_files, locate
+from preread.runner.pool import InferencePool
 from preread_training.data import phantoms
 from tests.support.paths import STUB_SLOT
 
@@ -215,7 +215,7 @@ def test_processes_that_die_at_once_end_the_command_by_name(
     tmp_path: Path, stub_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(slots, "COMMAND", (sys.executable, "-c", "pass"))
-    with pytest.raises(SlotCrashed, match="3 slots in a row"):
+    with pytest.raises(SlotCrashed, match="3 inference processes in a row"):
         list(assess_files([tmp_path], stub_bundle))
 
 
@@ -225,7 +225,7 @@ def test_a_file_is_read_again_when_its_process_dies_before_it_has_the_bytes(
     """The death of an idle process, which shows when the next file is given to it, is no fault of that file."""
     for number in range(3):
         (tmp_path / f"{number}.jpg").write_bytes(jpeg())
-    submit, killed = SlotPool.submit, []
+    submit, killed = InferencePool.submit, []
 
     def kill_first(pool: Any, ticket: Any, job: Any) -> None:
         if not killed:
@@ -234,7 +234,7 @@ def test_a_file_is_read_again_when_its_process_dies_before_it_has_the_bytes(
             pool._slots[0].process.wait()
         submit(pool, ticket, job)
 
-    monkeypatch.setattr(SlotPool, "submit", kill_first)
+    monkeypatch.setattr(InferencePool, "submit", kill_first)
     assert [one.outcome for one in run(tmp_path)] == [Outcome.ASSESSED] * 3
     assert killed
 
@@ -251,13 +251,13 @@ def test_locating_names_what_is_at_fault(tmp_path: Path, monkeypatch: pytest.Mon
     for path, error in (("missing", FileVanished), (".", NotAFile), ("film/below", FileVanished)):
         (tmp_path / "film").write_bytes(b"x")
         with pytest.raises(error):
-            locate(Found(str(tmp_path / path), named=True))
+            locate(InputFile(str(tmp_path / path), named=True))
     os.symlink("film", tmp_path / "link")
     with pytest.raises(NotAFile):
-        locate(Found(str(tmp_path / "link")))
+        locate(InputFile(str(tmp_path / "link")))
     monkeypatch.chdir(tmp_path)
-    assert locate(Found("link", named=True))[:2] == (str(tmp_path), "film")
-    assert locate(Found("film"))[:2] == (str(tmp_path), "film")
+    assert locate(InputFile("link", named=True))[:2] == (str(tmp_path), "film")
+    assert locate(InputFile("film"))[:2] == (str(tmp_path), "film")
 
     def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")
@@ -265,7 +265,7 @@ def test_locating_names_what_is_at_fault(tmp_path: Path, monkeypatch: pytest.Mon
     with monkeypatch.context() as patched:
         patched.setattr(os, "stat", refuse)
         with pytest.raises(FileLocked):
-            locate(Found("film", named=True))
+            locate(InputFile("film", named=True))
 
 
 def test_what_changes_between_looking_and_reading_is_named(

@@ -30,8 +30,8 @@ from preread.review import audit, disclosures, results
 from preread.review.history import detail_to_json, show
 from preread.review.results import result_to_json
 from preread.runner.child.protocol import Report
-from preread.runner.pool import Broke, Done, Fault
-from preread.runner.shadow import Shadow, ShadowFilm
+from preread.runner.pool import Done, Fault, Lost
+from preread.runner.shadow import Shadow, ShadowFile
 from tests.support.ledger import LedgerBench
 from tests.support.outcomes import commit_assessed, commit_refused
 from tests.support.stub_bundle import make_stub_bundle
@@ -209,7 +209,7 @@ def tried(bench: LedgerBench) -> tuple[Shadow, int]:
     return Shadow(bench.engine, bench.bundle_id, shadow_id, bench.now), shadow_id
 
 
-def said(film: ShadowFilm, answer: Answer | None, probability: float) -> Done[ShadowFilm]:
+def said(film: ShadowFile, answer: Answer | None, probability: float) -> Done[ShadowFile]:
     """A slot's word of a film; ``None``: it is refused."""
     if answer is None:
         return Done(film, Report(Outcome.REFUSED, film.sha256, 1.0, code="view", reason="lateral"))
@@ -251,7 +251,7 @@ def test_what_fails_in_the_shadow_is_noted_there_and_touches_no_film(
     before = {name: bench.row(number) for name, number in files.items()}
     given = {film.path: film for film in shadow.films([bench.root_id], 5)}
     shadow.handle(Fault(given[b"gone"], FileVanished()))
-    shadow.handle(Broke(given[b"crash"], SlotCrashed()))
+    shadow.handle(Lost(given[b"crash"], SlotCrashed()))
     shadow.handle(said(replace(given[b"changed"], sha256="f" * 64), Answer.FLAGGED, 0.9))
     with bench.engine.connect() as connection:
         rows = connection.execute(select(shadow_table.c.code, shadow_table.c.outcome, shadow_table.c.bundle_id)).all()

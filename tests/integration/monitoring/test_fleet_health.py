@@ -15,7 +15,7 @@ from preread.ledger.archives import SCHEMA
 from preread.ledger.records import Observation, Pulse, RootPulse
 from preread.monitoring import database_metrics, health
 from preread.monitoring.health import Health, Level
-from preread.runner.counters import Meters
+from preread.runner.counters import Counters
 from tests.support.ledger import LedgerBench
 
 ARCHIVE = b"/srv/archive"
@@ -151,7 +151,7 @@ def test_a_watched_folder_stays_one_and_metrics_call_no_archive_down(archive: Ar
     assert archive.codes() == {}
     assert [root.path for root in archive.look().roots] == ["/srv/archive", "/srv/inbox"]
     told = database_metrics.exposition_text(
-        Meters(), database_metrics.read_metrics(bench.engine, roots=None, scan_interval_s=INTERVAL_S), ()
+        Counters(), database_metrics.read_metrics(bench.engine, roots=None, scan_interval_s=INTERVAL_S), ()
     ).decode()
     assert 'preread_share_up{root="/srv/inbox"} 1.0' in told
     assert 'preread_share_up{root="/srv/archive"}' not in told

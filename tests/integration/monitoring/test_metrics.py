@@ -28,7 +28,7 @@ from preread.monitoring import database_metrics, drift
 from preread.monitoring.database_metrics import DatabaseMetrics
 from preread.monitoring.health import Health, Level, Problem, RootHealth
 from preread.runner.child.protocol import Content, Report
-from preread.runner.counters import COMMIT, Meters
+from preread.runner.counters import COMMIT, Counters
 from tests.support.outcomes import commit_assessed
 from tests.support.paths import DEPLOY
 
@@ -58,15 +58,15 @@ def value(text: bytes, name: str, **labels: str) -> float | None:
 
 
 @pytest.fixture
-def meters() -> Meters:
-    meters = Meters(wall=lambda: NOW_S)
+def meters() -> Counters:
+    meters = Counters(wall=lambda: NOW_S)
     meters.note_bundle("stub/1.0.0", "d" * 64)
     return meters
 
 
-def everything(meters: Meters) -> bytes:
+def everything(meters: Counters) -> bytes:
     """An exposition in which no metric is without a sample."""
-    meters.film_ended(claim(4.0, 2.0), report(stages_ms=dict.fromkeys(Stage, 5.0)), None, 0.01)
+    meters.file_ended(claim(4.0, 2.0), report(stages_ms=dict.fromkeys(Stage, 5.0)), None, 0.01)
     meters.attempt_lost("slot_crashed")
     meters.note_slots(2, 1, 3)
     root = RootHealth("/srv/a", True, 5.0, 1.0, 7, 1.0, None, None, None)
@@ -100,7 +100,7 @@ def expressions() -> Iterator[tuple[str, str]]:
             yield panel["title"], target["expr"]
 
 
-def test_every_metric_of_rules_and_dashboard_is_there_and_every_metric_is_looked_at(meters: Meters) -> None:
+def test_every_metric_of_rules_and_dashboard_is_there_and_every_metric_is_looked_at(meters: Counters) -> None:
     there = {name for name, _ in samples(everything(meters))}
     asked = {(where, name) for where, text in expressions() for name in re.findall(r"\bpreread_\w+", text)}
     assert not {(where, name) for where, name in asked if name not in there}
@@ -109,7 +109,7 @@ def test_every_metric_of_rules_and_dashboard_is_there_and_every_metric_is_looked
     assert families - used <= {"preread_build_info"}  # the dashboard's list of databases comes from it
 
 
-def test_labels_in_rules_and_dashboard_are_those_of_the_metrics(meters: Meters) -> None:
+def test_labels_in_rules_and_dashboard_are_those_of_the_metrics(meters: Counters) -> None:
     labels: dict[str, set[str]] = {}
     for name, found in samples(everything(meters)):
         labels.setdefault(name, {"job", "instance"}).update(label for label, _ in found)
@@ -119,7 +119,7 @@ def test_labels_in_rules_and_dashboard_are_those_of_the_metrics(meters: Meters) 
 
 
 @pytest.mark.prometheus
-def test_prometheus_takes_rules_and_every_expression_of_the_dashboard(tmp_path: Path, meters: Meters) -> None:
+def test_prometheus_takes_rules_and_every_expression_of_the_dashboard(tmp_path: Path, meters: Counters) -> None:
     text = subprocess.run(["promtool", "check", "metrics"], input=everything(meters), check=False, capture_output=True)
     assert text.returncode == 0, text.stdout + text.stderr
     plain = {"$__rate_interval": "5m", "$job": "x", "$finding": "x"}
@@ -142,15 +142,15 @@ def test_prometheus_takes_rules_and_every_expression_of_the_dashboard(tmp_path: 
 # --------------------------------------------------------------------------- a worker's own counters
 
 
-def exposed(meters: Meters) -> bytes:
+def exposed(meters: Counters) -> bytes:
     return database_metrics.exposition_text(meters, database_metrics.unavailable(DatabaseAway("gone")), ())
 
 
-def test_films_are_counted_by_outcome_and_code(meters: Meters) -> None:
-    meters.film_ended(claim(4.0, 2.0), report(), None, 0.25)
+def test_films_are_counted_by_outcome_and_code(meters: Counters) -> None:
+    meters.file_ended(claim(4.0, 2.0), report(), None, 0.25)
     for _ in range(2):
         refused = report(outcome=Outcome.REFUSED, code="view", content=None)
-        meters.film_ended(claim(4.0, 2.0), refused, RefusalCode.VIEW, 0.25)
+        meters.file_ended(claim(4.0, 2.0), refused, RefusalCode.VIEW, 0.25)
     text = exposed(meters)
     assert value(text, "films_total", outcome="assessed", code="") == 1
     assert value(text, "films_total", outcome="refused", code="view") == 2
@@ -165,20 +165,20 @@ def test_films_are_counted_by_outcome_and_code(meters: Meters) -> None:
     ids=["just now", "no time to settle", "copied with its old time", "clock ahead", "clock ahead a little", "waited"],
 )
 def test_a_modification_time_counts_only_where_it_is_of_the_writing(
-    meters: Meters, closed_ago_s: float, settled_for_s: float, counted: int
+    meters: Counters, closed_ago_s: float, settled_for_s: float, counted: int
 ) -> None:
-    meters.film_ended(claim(closed_ago_s, settled_for_s), report(), None, 0.0)
+    meters.file_ended(claim(closed_ago_s, settled_for_s), report(), None, 0.0)
     assert value(exposed(meters), "closed_to_committed_seconds_count") == counted
 
 
-def test_slot_deaths_are_counted_once(meters: Meters) -> None:
+def test_slot_deaths_are_counted_once(meters: Counters) -> None:
     for deaths in (0, 2, 2, 3):
         meters.note_slots(4, 3, deaths)
     text = exposed(meters)
     assert [value(text, name) for name in ("slots", "slots_alive", "slot_deaths_total")] == [4, 3, 3]
 
 
-def test_a_database_that_is_away_is_said_and_nothing_is_made_up(meters: Meters) -> None:
+def test_a_database_that_is_away_is_said_and_nothing_is_made_up(meters: Counters) -> None:
     text = exposed(meters)
     assert value(text, "database_up") == 0
     assert value(text, "problem", code="database_away", level="critical") == 1
@@ -203,7 +203,7 @@ def fill(engine: Engine, films: int) -> int:
     return bundle_id
 
 
-def test_figures_of_the_database(engine: Engine, meters: Meters) -> None:
+def test_figures_of_the_database(engine: Engine, meters: Counters) -> None:
     bundle_id = fill(engine, 3)
     _sign(engine, bundle_id)
     text = database_metrics.exposition_text(

@@ -26,7 +26,7 @@ from preread.runner.child import protocol as slot_messages
 from preread.runner.child.protocol import Job, Setup
 from preread.runner.confine import confinement
 from preread.runner.confine.confinement import Unconfined
-from preread.runner.pool import Broke, Done, Fault, Read, SlotPool
+from preread.runner.pool import Done, Fault, InferencePool, Lost, Read
 from preread.share import safe_read as beneath
 from preread_training.data import phantoms
 from tests.programs import payload
@@ -35,7 +35,7 @@ from tests.support.paths import REPOSITORY
 WITHOUT = Path(payload.__file__).with_name("without.py")
 WITHIN_S = 120.0
 FILM = phantoms.to_dicom(phantoms.draw_chest(1, rows=96, columns=96))
-Ended = Done[str] | Fault[str] | Broke[str]
+Ended = Done[str] | Fault[str] | Lost[str]
 
 
 class Bench:
@@ -52,7 +52,7 @@ class Bench:
             max_pixels=2**22,
             parent_pid=os.getpid(),
         )
-        self.pools: list[SlotPool[str]] = []
+        self.pools: list[InferencePool[str]] = []
 
     def pool(
         self,
@@ -61,9 +61,9 @@ class Bench:
         command: tuple[str, ...] = slots.COMMAND,
         *,
         require_confinement: bool = False,
-    ) -> SlotPool[str]:
+    ) -> InferencePool[str]:
         setup = replace(self.setup, require_confinement=require_confinement)
-        pool: SlotPool[str] = SlotPool(
+        pool: InferencePool[str] = InferencePool(
             setup,
             count=count,
             deadline_s=deadline_s,
@@ -76,7 +76,7 @@ class Bench:
     def without(self, what: str) -> tuple[str, ...]:
         return (sys.executable, str(WITHOUT), what, *slots.COMMAND)
 
-    def ready(self, pool: SlotPool[str], count: int = 1) -> SlotPool[str]:
+    def ready(self, pool: InferencePool[str], count: int = 1) -> InferencePool[str]:
         give_up_at = time.monotonic() + WITHIN_S
         while pool.idle < count:
             assert time.monotonic() < give_up_at
@@ -90,7 +90,7 @@ class Bench:
         made = Job(root, name, status.st_size, status.st_mtime_ns, Population.CHILDREN_1_5Y, None, preview=True)
         return replace(made, **changes)
 
-    def ends(self, pool: SlotPool[str], ticket: str = "film") -> Ended:
+    def ends(self, pool: InferencePool[str], ticket: str = "film") -> Ended:
         give_up_at = time.monotonic() + WITHIN_S
         while time.monotonic() < give_up_at:
             for event in pool.poll(1.0):
@@ -100,7 +100,7 @@ class Bench:
                 pool.answer(event.ticket, known=False)
         raise AssertionError("it did not end in time")
 
-    def outcome(self, pool: SlotPool[str], content: bytes = FILM) -> Ended:
+    def outcome(self, pool: InferencePool[str], content: bytes = FILM) -> Ended:
         self.ready(pool).submit("film", self.job(content))
         return self.ends(pool)
 
@@ -113,9 +113,9 @@ def bench(tmp_path: Path) -> Iterator[Bench]:
         pool.close()
 
 
-def pid_of(pool: SlotPool[str]) -> int:
-    (slot,) = pool._slots
-    return slot.process.pid
+def pid_of(pool: InferencePool[str]) -> int:
+    (process,) = pool.processes
+    return process.pid
 
 
 # --------------------------------------------------------------------------- what it takes away, and what not
@@ -206,7 +206,7 @@ def test_a_process_in_which_a_decoder_failed_reads_no_other_film(bench: Bench, n
     done = bench.outcome(pool, damaged(name))
     assert isinstance(done, Done)
     assert (done.report.outcome, done.report.code) == (Outcome.UNREADABLE, "decode_failed")
-    assert pool._slots == []
+    assert pool.processes == []
     assert isinstance(bench.outcome(pool), Done)
     assert pid_of(pool) != first
     assert pool.deaths == 0
@@ -245,9 +245,9 @@ def test_a_share_that_hangs_while_a_film_is_opened_costs_one_slot(
     assert isinstance(fault, Fault)
     assert type(fault.error) is EnvironmentFault
     assert fault.late
-    assert [thread.is_alive() for thread in pool._stuck] == [True]
+    assert pool.hanging == 1
     answers.set()
-    eventually(lambda: pool.poll(0.1) == [] and pool._stuck == [])
+    eventually(lambda: pool.poll(0.1) == [] and pool.hanging == 0)
     bench.ready(pool, 2)
     pool.submit("again", bench.job(name="film.stall"))
     assert isinstance(bench.ends(pool, "again"), Done)
@@ -348,7 +348,7 @@ def test_refused_calls_are_named_once_and_too_many_end_the_process(
 ) -> None:
     with payload.lab_in(tmp_path) as lab:
         event = payload.insist(lab)
-    assert isinstance(event, Broke)
+    assert isinstance(event, Lost)
     assert isinstance(event.error, SlotCrashed)
-    assert "calls that it may not" in str(event.error)
+    assert "system calls that are refused" in str(event.error)
     assert [record.call for record in caplog.records if record.getMessage() == "slot_call_refused"] == ["openat"]  # type: ignore[attr-defined]

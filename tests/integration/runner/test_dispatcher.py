@@ -35,8 +35,8 @@ from preread.runner.child import protocol as slot_messages
 from preread.runner.child.protocol import Content, Job, Report
 from preread.runner.dispatcher import Dispatcher
 from preread.runner.outcomes import TAIL_ZERO_SETTLE_S, RunContext, WatchedRoot
-from preread.runner.pool import Broke, Done, Fault, Read
-from preread.runner.shadow import ShadowFilm
+from preread.runner.pool import Done, Fault, Lost, Read
+from preread.runner.shadow import ShadowFile
 
 PICTURE = ImageStatistics(mean=120.0, contrast=50.0, sharpness=4.0, border=20.0)
 
@@ -218,14 +218,14 @@ def test_the_same_bytes_in_two_slots_are_assessed_once(make_desk: Callable[..., 
     assert desk.pool.answers == [False, True]
 
 
-@pytest.mark.parametrize("ended", [Broke, Fault])
+@pytest.mark.parametrize("ended", [Lost, Fault])
 def test_who_waits_for_another_slot_goes_on_when_that_one_fails(make_desk: Callable[..., Desk], ended: Any) -> None:
     desk = make_desk()
     desk.ready(b"a", b"b")
     first, second = desk.claimed(b"a"), desk.claimed(b"b")
     desk.dispatcher.handle(Read(first, "a" * 64))
     desk.dispatcher.handle(Read(second, "a" * 64))
-    error = SlotCrashed("dead") if ended is Broke else FileChanged("x")
+    error = SlotCrashed("dead") if ended is Lost else FileChanged("x")
     desk.says(first, ended(first, error))
     desk.dispatcher.work([])
     assert desk.pool.answers == [False, False]
@@ -244,7 +244,7 @@ def test_slot_deaths_count_and_the_third_sets_aside(desk: Desk) -> None:
     for attempt in range(1, 4):
         claim = desk.claimed()
         assert claim.attempts == attempt
-        desk.says(claim, Broke(claim, SlotCrashed("dead")))
+        desk.says(claim, Lost(claim, SlotCrashed("dead")))
         desk.dispatcher.work([])
     version = desk.ledger.known(desk.root_id, [b"film"])[b"film"]
     assert (version.state, version.code) == (FileState.QUARANTINED, "slot_crashed")
@@ -384,7 +384,7 @@ def test_films_that_held_a_slot_until_its_deadline_never_have_all_slots(desk: De
     for path in (b"older", b"hangs", b"stalls"):
         desk.ready(path)
     hangs, stalls = desk.claimed(b"hangs"), desk.claimed(b"stalls")
-    desk.says(hangs, Broke(hangs, SlotDeadline()))
+    desk.says(hangs, Lost(hangs, SlotDeadline()))
     desk.says(stalls, Fault(stalls, EnvironmentFault("it was not handed out"), late=True))
     desk.dispatcher.work([])
     if begun_anew:
@@ -401,7 +401,7 @@ def fails(desk: Desk, *paths: bytes) -> None:
     for path in paths:
         desk.ready(path)
         claim = desk.claimed(path)
-        desk.says(claim, Broke(claim, SlotCrashed()))
+        desk.says(claim, Lost(claim, SlotCrashed()))
         desk.dispatcher.work([])
         desk.ledger.reopen([claim.file_id], "so that it is in nobody's way", states=[FileState.RETRY])
         with desk.engine.begin() as connection:
@@ -438,7 +438,7 @@ def test_what_failed_waits_while_another_film_is_read_for_long(desk: Desk) -> No
     """It may hang as well: then no process would be left for what comes."""
     desk.ready(b"failed")
     claim = desk.claimed(b"failed")
-    desk.says(claim, Broke(claim, SlotCrashed()))
+    desk.says(claim, Lost(claim, SlotCrashed()))
     desk.dispatcher.work([])
     long = desk.claimed()
     desk.pool.long.append(long)
@@ -455,7 +455,7 @@ def test_a_first_deadline_is_tried_again_once_and_not_at_once(make_desk: Callabl
     desk = make_desk(once=once)
     desk.ready(b"film")
     claim = desk.claimed()
-    desk.says(claim, Broke(claim, SlotDeadline(), "a" * 64))
+    desk.says(claim, Lost(claim, SlotDeadline(), "a" * 64))
     desk.dispatcher.work([])
     with desk.engine.connect() as connection:
         row = connection.execute(select(schema.file)).one()
@@ -464,8 +464,8 @@ def test_a_first_deadline_is_tried_again_once_and_not_at_once(make_desk: Callabl
     claim = desk.claimed()
     desk.ready(b"copy")
     copy = desk.claimed(b"copy")
-    desk.says(copy, Broke(copy, SlotDeadline(), "a" * 64))
-    desk.says(claim, Broke(claim, SlotDeadline(), "a" * 64))
+    desk.says(copy, Lost(copy, SlotDeadline(), "a" * 64))
+    desk.says(claim, Lost(claim, SlotDeadline(), "a" * 64))
     desk.work()
     assert desk.state(b"film") is desk.state(b"copy") is FileState.QUARANTINED
 
@@ -474,7 +474,7 @@ def test_where_there_is_one_slot_it_takes_what_hung_when_nothing_else_waits(desk
     desk.pool.count = 1
     desk.ready(b"hangs")
     claim = desk.claimed(b"hangs")
-    desk.says(claim, Broke(claim, SlotDeadline()))
+    desk.says(claim, Lost(claim, SlotDeadline()))
     desk.dispatcher.work([])
     film = desk.claimed()
     desk.says(film, Done(film, report()))
@@ -485,7 +485,7 @@ def test_where_there_is_one_slot_it_takes_what_hung_when_nothing_else_waits(desk
 def test_a_film_whose_process_computed_until_its_deadline_is_not_tried_again(desk: Desk, busy: float) -> None:
     """The machine held nothing up; another try would take a process for as long, and end alike."""
     claim = desk.claimed()
-    desk.says(claim, Broke(claim, SlotDeadline(), "a" * 64, busy * desk.pool.deadline_s))
+    desk.says(claim, Lost(claim, SlotDeadline(), "a" * 64, busy * desk.pool.deadline_s))
     desk.dispatcher.work([])
     assert desk.state() is (FileState.QUARANTINED if busy > 0.8 else FileState.RETRY)
     assert desk.ledger.known(desk.root_id, [b"film"])[b"film"].code == ("slot_deadline" if busy > 0.8 else None)
@@ -551,7 +551,7 @@ def test_after_a_slot_died_nothing_is_claimed_ahead(desk: Desk) -> None:
     goes_well(desk)
     desk.ready(*(b"film%02d" % number for number in range(30)))
     claim = desk.claimed(b"film29")
-    desk.says(claim, Broke(claim, SlotCrashed()))
+    desk.says(claim, Lost(claim, SlotCrashed()))
     while len(desk.dispatcher.held) > 2:
         claim = desk.pool.in_flight[0]
         desk.says(claim, Fault(claim, ShareDown("away")))
@@ -633,7 +633,7 @@ def test_a_shadow_works_while_no_film_waits_and_one_slot_stays_free(make_desk: C
     class Waiting:
         """A shadow that always has a film."""
 
-        def films(self, _root_ids: list[int], count: int) -> list[ShadowFilm]:
+        def films(self, _root_ids: list[int], count: int) -> list[ShadowFile]:
             asked.append(count)
             return [film] * count
 
@@ -641,7 +641,7 @@ def test_a_shadow_works_while_no_film_waits_and_one_slot_stays_free(make_desk: C
             asked.append(event)
 
     desk = make_desk(shadow=Waiting())
-    film = ShadowFilm(70, 70, desk.root_id, b"old", 10, 1, "a" * 64)
+    film = ShadowFile(70, 70, desk.root_id, b"old", 10, 1, "a" * 64)
     desk.ready(b"film")
     live = desk.claimed()
     assert asked == []

@@ -34,7 +34,7 @@ from preread.model.bundles import Bundle
 from preread.runner import pool as slots
 from preread.runner.child import protocol as slot_messages
 from preread.runner.child.protocol import Job, Setup
-from preread.runner.pool import Broke, Done, Fault, Read, SlotPool
+from preread.runner.pool import Done, Fault, InferencePool, Lost, Read
 from preread_training.data import phantoms
 from preread_training.data.phantoms import Encoding
 from tests.support.paths import STUB_SLOT
@@ -58,19 +58,19 @@ class Bench:
             max_pixels=64_000_000,
             parent_pid=os.getpid(),
         )
-        self.pools: list[SlotPool[str]] = []
+        self.pools: list[InferencePool[str]] = []
 
-    def pool(self, count: int = 1, deadline_s: float = 60.0, **changes: Any) -> SlotPool[str]:
+    def pool(self, count: int = 1, deadline_s: float = 60.0, **changes: Any) -> InferencePool[str]:
         """A pool whose slots are ready."""
         command = changes.pop("command", (sys.executable, "-P", str(STUB_SLOT), str(self.inferences)))
         clock = changes.pop("clock", time.monotonic)
-        pool: SlotPool[str] = SlotPool(
+        pool: InferencePool[str] = InferencePool(
             replace(self.setup, **changes), count=count, deadline_s=deadline_s, command=command, clock=clock
         )
         self.pools.append(pool)
         return pool
 
-    def ready(self, pool: SlotPool[str], count: int = 1) -> None:
+    def ready(self, pool: InferencePool[str], count: int = 1) -> None:
         give_up_at = time.monotonic() + WITHIN_S
         while pool.idle < count and time.monotonic() < give_up_at:
             assert pool.poll(1.0) == []
@@ -92,16 +92,16 @@ class Bench:
         )
         return replace(job, **changes)
 
-    def outcome(self, pool: SlotPool[str], job: Job, *, known: bool = False) -> Done[str] | Fault[str] | Broke[str]:
+    def outcome(self, pool: InferencePool[str], job: Job, *, known: bool = False) -> Done[str] | Fault[str] | Lost[str]:
         """Take one film to its end."""
         self.ready(pool)
         pool.submit("the film", job)
         return self.wait(pool, known=known)["the film"]
 
     def wait(
-        self, pool: SlotPool[str], count: int = 1, *, known: bool = False
-    ) -> dict[str, Done[str] | Fault[str] | Broke[str]]:
-        ended: dict[str, Done[str] | Fault[str] | Broke[str]] = {}
+        self, pool: InferencePool[str], count: int = 1, *, known: bool = False
+    ) -> dict[str, Done[str] | Fault[str] | Lost[str]]:
+        ended: dict[str, Done[str] | Fault[str] | Lost[str]] = {}
         give_up_at = time.monotonic() + WITHIN_S
         while len(ended) < count and time.monotonic() < give_up_at:
             for event in pool.poll(1.0):
@@ -268,7 +268,7 @@ def test_printing_does_not_reach_the_worker(bench: Bench) -> None:
 
 def test_decoders_hear_how_many_threads_a_film_may_use(bench: Bench) -> None:
     broke = bench.outcome(bench.pool(), bench.film("film", FILM + b"THREADS", threads=3))
-    assert isinstance(broke, Broke)
+    assert isinstance(broke, Lost)
     assert "ended with code 3" in str(broke.error)
 
 
@@ -283,13 +283,13 @@ def test_decoders_hear_how_many_threads_a_film_may_use(bench: Bench) -> None:
         (b"LEAVE", SlotCrashed, "ended with code 0"),
         (b"EAT", SlotMemory, "memory"),
         (b"RAISE", SlotCrashed, "KeyError"),
-        (b"BABBLE", SlotCrashed, "no slot says"),
+        (b"BABBLE", SlotCrashed, "invalid message"),
     ],
 )
 def test_a_slot_that_dies_costs_its_film_only(bench: Bench, trick: bytes, kind: type[Exception], says: str) -> None:
     pool = bench.pool()
     broke = bench.outcome(pool, bench.film("bad", FILM + trick))
-    assert isinstance(broke, Broke)
+    assert isinstance(broke, Lost)
     assert type(broke.error) is kind
     assert says in str(broke.error)
     assert "patient" not in str(broke.error)
@@ -307,7 +307,7 @@ def test_a_film_that_hangs_is_killed_at_its_deadline_and_holds_nobody_up(bench: 
         assert list(ended) == [f"good{number}"]
         assert pool.in_flight == ["bad"]
     broke = bench.wait(pool)["bad"]
-    assert isinstance(broke, Broke)
+    assert isinstance(broke, Lost)
     assert broke.error.code == "slot_deadline"
     assert broke.sha256 == hashlib.sha256(FILM + b"HANG").hexdigest()
 
@@ -320,7 +320,7 @@ def test_whether_a_film_that_is_late_had_a_processor_is_known(
     pool = bench.pool(deadline_s=6.0)
     assert isinstance(bench.outcome(pool, bench.film("before")), Done)
     broke = bench.outcome(pool, bench.film("late", FILM + word))
-    assert isinstance(broke, Broke)
+    assert isinstance(broke, Lost)
     assert broke.error.code == "slot_deadline"
     assert least <= broke.computed_s <= most
 
@@ -353,7 +353,7 @@ def test_a_share_that_does_not_hand_out_a_film_is_at_fault_and_not_the_film(benc
 def test_a_slot_that_dies_idle_is_replaced(bench: Bench) -> None:
     pool = bench.pool()
     bench.ready(pool)
-    os.kill(pool._slots[0].process.pid, signal.SIGKILL)
+    os.kill(pool.processes[0].pid, signal.SIGKILL)
     assert pool.poll(WITHIN_S) == []
     assert isinstance(bench.outcome(pool, bench.film("film")), Done)
 
@@ -362,7 +362,7 @@ def test_signals_for_the_worker_do_not_end_a_slot(bench: Bench) -> None:
     pool = bench.pool()
     bench.ready(pool)
     for number in (signal.SIGTERM, signal.SIGINT):
-        os.kill(pool._slots[0].process.pid, number)
+        os.kill(pool.processes[0].pid, number)
     assert isinstance(bench.outcome(pool, bench.film("film")), Done)
     assert pool.deaths == 0
 
@@ -410,7 +410,7 @@ def test_a_machine_without_room_for_a_process_is_waited_for(bench: Bench, monkey
 
 def test_slots_that_die_at_the_start_are_not_started_for_ever(bench: Bench) -> None:
     pool = bench.pool(command=(sys.executable, "-c", "raise SystemExit(3)"))
-    with pytest.raises(SlotCrashed, match="3 slots in a row"):
+    with pytest.raises(SlotCrashed, match="3 inference processes in a row"):
         bench.ready(pool)
 
 
@@ -422,7 +422,7 @@ def test_a_slot_is_confined(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> No
     pool = bench.pool()
     bench.ready(pool)
     os.close(kept_open)
-    process = Path("/proc") / str(pool._slots[0].process.pid)
+    process = Path("/proc") / str(pool.processes[0].pid)
     assert b"secret" not in (process / "environ").read_bytes()
     limits = (process / "limits").read_text()
     assert f"Max address space         {2048 * MIB}" in limits
@@ -437,7 +437,7 @@ def test_closing_ends_every_slot(bench: Bench) -> None:
     pool = bench.pool(count=2)
     bench.ready(pool, 2)
     pool.submit("bad", bench.film("bad", FILM + b"HANG"))
-    pids = [slot.process.pid for slot in pool._slots]
+    pids = [process.pid for process in pool.processes]
     pool.close()
     bench.pools.clear()
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
@@ -446,8 +446,8 @@ def test_closing_ends_every_slot(bench: Bench) -> None:
 def test_a_film_does_not_answer_for_a_slot_that_died_while_it_waited(bench: Bench) -> None:
     pool = bench.pool()
     bench.ready(pool)
-    pool._slots[0].process.kill()
-    pool._slots[0].process.wait(WITHIN_S)
+    pool.processes[0].kill()
+    pool.processes[0].wait(WITHIN_S)
     pool.submit("the film", bench.film("film"))
     fault = bench.wait(pool)["the film"]
     assert isinstance(fault, Fault)
@@ -458,7 +458,7 @@ def test_a_film_does_not_answer_for_a_slot_that_died_while_it_waited(bench: Benc
 def test_a_film_that_need_not_be_asked_about_is_assessed_at_once_and_answers_for_its_slot(bench: Bench) -> None:
     pool = bench.pool()
     bench.ready(pool)
-    for name, content, ends in (("film", FILM, Done), ("bad", FILM + b"ABORT", Broke), ("after", FILM, Done)):
+    for name, content, ends in (("film", FILM, Done), ("bad", FILM + b"ABORT", Lost), ("after", FILM, Done)):
         bench.ready(pool)
         pool.submit(name, bench.film(name, content, ask=False))
         give_up_at = time.monotonic() + WITHIN_S
@@ -480,7 +480,7 @@ def test_slots_that_die_while_they_start_are_tried_again_once_any_was_ready(
     pool = bench.pool(command=(sys.executable, str(program)))
     bench.ready(pool)
     out_of_memory.touch()
-    pool._slots[0].process.kill()
+    pool.processes[0].kill()
     eventually(lambda: pool.poll(0.1) == [] and pool.deaths >= 5, WITHIN_S)
     assert [record.getMessage() for record in caplog.records].count("slot_lost") == pool.deaths
     out_of_memory.unlink()
@@ -495,16 +495,16 @@ def test_slots_end_with_a_worker_that_is_killed(bench: Bench, eventually: Callab
         import json, os, sys
         from dataclasses import replace
         from preread.runner.child import protocol as m
-        from preread.runner.pool import SlotPool
+        from preread.runner.pool import InferencePool
         setup = m.decode_setup({slot_messages.encode(bench.setup)!r})
-        pool = SlotPool(replace(setup, parent_pid=os.getpid()), count=2, deadline_s=600,
+        pool = InferencePool(replace(setup, parent_pid=os.getpid()), count=2, deadline_s=600,
                         command={(sys.executable, "-P", str(STUB_SLOT), str(bench.inferences))!r})
         while pool.idle < 2:
             pool.poll(1)
         pool.submit("bad", m.decode_job({slot_messages.encode(job)!r}))
         pool.poll(60)
         pool.answer("bad", known=False)
-        print(json.dumps([slot.process.pid for slot in pool._slots]), flush=True)
+        print(json.dumps([process.pid for process in pool.processes]), flush=True)
         sys.stdin.read()
         """
     )

@@ -28,7 +28,7 @@ from preread.imaging.preview_png import encode_preview
 from preread.model.bundles import Bundle
 from preread.runner.child import protocol as slot_messages
 from preread.runner.child.protocol import Job, Report, Setup
-from preread.runner.pool import Done, Read, SlotPool
+from preread.runner.pool import Done, InferencePool, Read
 from preread_training.data import phantoms
 from tests.support.paths import STUB_SLOT
 
@@ -137,7 +137,7 @@ class Slot:
             parent_pid=os.getpid(),
         )
         command = (sys.executable, "-P", str(STUB_SLOT), str(folder / "inferences"))
-        self.pool: SlotPool[str] = SlotPool(
+        self.pool: InferencePool[str] = InferencePool(
             setup, count=1, deadline_s=60.0, command=command, place=previews.PreviewStore(preview_dir)
         )
 

@@ -23,7 +23,7 @@ from preread.share import root_monitor
 from preread.share.root_monitor import MonitorHooks, MonitorOptions, RootMonitor
 from preread.share.scanner import FileSystem
 from preread.share.scans import BATCH
-from preread.share.stability import Settling
+from preread.share.stability import StabilityTracker
 from tests.support.outcomes import commit_unreadable
 
 
@@ -546,7 +546,7 @@ def test_a_folder_that_can_never_be_listed_does_not_make_every_scan_the_first(de
 
 
 def test_a_backlog_beyond_the_room_is_fed_from_the_ledger(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(root_monitor, "Settling", partial(Settling, capacity=2 * BATCH))
+    monkeypatch.setattr(root_monitor, "StabilityTracker", partial(StabilityTracker, capacity=2 * BATCH))
     for number in range(3 * BATCH):
         desk.write(f"{number}")
     desk.write("empty", b"")

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preread.ledger.records import Observation
-from preread.share.stability import Settling
+from preread.share.stability import StabilityTracker
 
 
 def look(path: bytes = b"a", size_bytes: int = 10, mtime_ns: int = 1, inode: int = 1) -> Observation:
@@ -14,7 +14,7 @@ def look(path: bytes = b"a", size_bytes: int = 10, mtime_ns: int = 1, inode: int
 
 
 def test_one_look_settles_nothing_and_says_when_to_come_back() -> None:
-    settling = Settling(2.0)
+    settling = StabilityTracker(2.0)
     assert not settling.note(look(), 100.0)
     assert settling.next_at() == 102.0
     assert settling.due(101.9, 10) == []
@@ -24,14 +24,14 @@ def test_one_look_settles_nothing_and_says_when_to_come_back() -> None:
 
 
 def test_looks_in_between_do_not_move_the_date() -> None:
-    settling = Settling(2.0)
+    settling = StabilityTracker(2.0)
     for now in (0.0, 0.5, 1.0, 1.9):
         assert not settling.note(look(), now)
     assert settling.note(look(), 2.0)
 
 
 def test_two_looks_at_one_moment_are_one_look() -> None:
-    settling = Settling(0.0)
+    settling = StabilityTracker(0.0)
     assert not settling.note(look(), 5.0)
     assert not settling.note(look(), 5.0)
     assert settling.note(look(), 5.1)
@@ -39,7 +39,7 @@ def test_two_looks_at_one_moment_are_one_look() -> None:
 
 def test_any_change_starts_again() -> None:
     for changed in (look(size_bytes=11), look(mtime_ns=-5), look(inode=2)):
-        settling = Settling(2.0)
+        settling = StabilityTracker(2.0)
         settling.note(look(), 0.0)
         assert not settling.note(changed, 2.0)
         assert not settling.note(changed, 3.9)
@@ -47,14 +47,14 @@ def test_any_change_starts_again() -> None:
 
 
 def test_there_is_no_giving_up() -> None:
-    settling = Settling(2.0)
+    settling = StabilityTracker(2.0)
     for second in range(0, 100_000, 2):
         assert not settling.note(look(size_bytes=second), float(second))
     assert settling.note(look(size_bytes=99_998), 100_001.0)
 
 
 def test_what_may_not_settle_is_looked_at_ever_more_rarely() -> None:
-    settling = Settling(2.0)
+    settling = StabilityTracker(2.0)
     now, looks = 0.0, 0
     while now < 3600:
         assert not settling.note(look(size_bytes=0), now, may_settle=False)
@@ -66,7 +66,7 @@ def test_what_may_not_settle_is_looked_at_ever_more_rarely() -> None:
 
 
 def test_beyond_its_capacity_it_asks_for_another_scan() -> None:
-    settling = Settling(1.0, capacity=4)
+    settling = StabilityTracker(1.0, capacity=4)
     for number in range(6):
         settling.note(look(bytes([65 + number])), 0.0)
     assert len(settling) == 4
@@ -80,7 +80,7 @@ def test_beyond_its_capacity_it_asks_for_another_scan() -> None:
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2)), min_size=1, max_size=60))
 def test_against_a_model(steps: list[tuple[int, int]]) -> None:
     """A look settles if and only if an equal run of looks began at least ``settle_s`` ago."""
-    settling, now, since, before = Settling(3.0), 0.0, None, None
+    settling, now, since, before = StabilityTracker(3.0), 0.0, None, None
     for wait, size in steps:
         now += wait
         expected = before == size and since is not None and now > since and now - since >= 3.0

@@ -1,4 +1,4 @@
-"""Settling against a plain model of it, on a folder that anyone may change at any time.
+"""StabilityTracker against a plain model of it, on a folder that anyone may change at any time.
 
 The model is what a person would say: a path settles at the second of two equal looks that lie far enough apart, and at
 no other moment; of more paths than there is room for nothing is remembered, and that is said.
@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from preread.ledger.records import Observation
-from preread.share.stability import Settling
+from preread.share.stability import StabilityTracker
 
 SETTLE_S = 3.0
 CAPACITY = 4
@@ -24,7 +24,7 @@ class SettlingMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.settling = Settling(SETTLE_S, capacity=CAPACITY)
+        self.settling = StabilityTracker(SETTLE_S, capacity=CAPACITY)
         self.now = 100.0
         self.writes = 0
         self.folder: dict[bytes, Observation] = {}
@@ -92,7 +92,7 @@ class SettlingMachine(RuleBasedStateMachine):
 
     @rule()
     def a_new_process(self) -> None:
-        self.settling.clear()
+        self.settling = StabilityTracker(SETTLE_S, capacity=CAPACITY)
         self.since.clear()
         self.turned_away = False
 

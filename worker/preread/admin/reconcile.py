@@ -28,12 +28,12 @@ from preread.ledger import discovery, invariants
 from preread.ledger.invariants import Difference
 from preread.ledger.records import Observation, Version
 from preread.ledger.transitions import absolute, path_key
-from preread.share import safe_read as beneath
+from preread.share import safe_read
 from preread.share.scanner import (
     GONE_ERRNOS,
+    EntryStatus,
     FileSystem,
     Listing,
-    Look,
     check_mounted,
     check_root,
     look_at_entry,
@@ -166,7 +166,7 @@ class _Root:
         paths = list(self._differing)
         remaining: dict[bytes, Difference] = {}
         for batch in chunks(paths, _BATCH):
-            looks: dict[bytes, Look | None] = {}
+            looks: dict[bytes, EntryStatus | None] = {}
             for path in batch:
                 try:
                     looks[path] = look_at_path(self._system, self._path, path)
@@ -187,7 +187,7 @@ class _Root:
         root_id = self.root_id
         return {} if root_id is None else discovery.known(self._engine, root_id, paths)
 
-    def _compare(self, looks: Iterable[Look]) -> None:
+    def _compare(self, looks: Iterable[EntryStatus]) -> None:
         by_path = {look.observation.path: look for look in looks}
         known = self._known(list(by_path))
         same: list[tuple[Observation, Version]] = []
@@ -203,7 +203,7 @@ class _Root:
         if self._read_up_to_bytes is not None:
             self._compare_contents(same, self._read_up_to_bytes)
 
-    def _difference(self, path: bytes, look: Look | None, version: Version | None) -> Difference | None:
+    def _difference(self, path: bytes, look: EntryStatus | None, version: Version | None) -> Difference | None:
         """Return how one path differs, or ``None``.
 
         Args:
@@ -251,7 +251,7 @@ class _Root:
             if version.file_id not in expected:
                 continue  # quarantined before its bytes were read
             try:
-                data = beneath.read(self._path, observation, max_bytes).data
+                data = safe_read.read(self._path, observation, max_bytes).data
             except (EnvironmentFault, TooManyBytes) as error:
                 name = f"{self._text}: {display_path(observation.path)}"
                 self._result.unproven.append(EnvironmentFault(f"{name}: {error}"))

@@ -32,7 +32,7 @@ from preread.imaging import previews
 from preread.model import bundles
 from preread.runner.confine import confinement
 from preread.runner.loop import RunOptions, setup_of
-from preread.runner.pool import SlotPool
+from preread.runner.pool import InferencePool
 
 SHARE_TIMEOUT_S = 10.0
 # What takes part in an answer; a report of a mismatch needs their versions.
@@ -320,7 +320,7 @@ def _slots(settings: Settings) -> Checked:
     options = RunOptions(slot_memory_bytes=settings.slot_memory_bytes, require_confinement=settings.require_confinement)
     bundle = bundles.load(bundles.resolve(in_use.path(settings)))
     began = time.monotonic()
-    pool: SlotPool[None] = SlotPool(setup_of(bundle, options), count=1, deadline_s=options.deadline_s)
+    pool: InferencePool[None] = InferencePool(setup_of(bundle, options), count=1, deadline_s=options.deadline_s)
     try:
         while not pool.idle:
             pool.poll(1.0)

@@ -23,7 +23,7 @@ from preread.core.text.wording import format_duration
 from preread.core.types import Population, RootSpec
 from preread.db import schema
 from preread.db.engine import read
-from preread.fleet import partition as shards
+from preread.fleet import partition
 from preread.fleet.queue import FleetQueue
 from preread.fleet.shard_runner import ShardJob
 from preread.fleet.supervisor import MOST_PROCESSES, end_with, supervise
@@ -96,7 +96,7 @@ def _backfill(
         output.say(f"{taken} shards taken back; those in hand are finished")
         return True
     queue.forget(root_id, loaded.digest)
-    cut = shards.cut(system, path, shard_files, listing, batches.order_key(engine))
+    cut = partition.cut(system, path, shard_files, listing, batches.order_key(engine))
     count, waited, files = queue.submit(ShardJob(root_id, loaded.digest, name is not None, shard) for shard in cut)
     handed = f"{files} files in {count} shards, to be read with {loaded.label}"
     output.say(f"{handed}; {waited} of the shards waited already" if waited else handed)
@@ -168,7 +168,7 @@ def _work(settings: Settings) -> int:
     engine = door.open_database(settings)
     try:
         FleetQueue(engine)  # reports a missing extra before a module that needs it is imported
-        from preread.fleet import worker as fleet
+        from preread.fleet import worker
 
         names = {field.name for field in fields(RunOptions)} - {"once", "include_existing"}
         options = RunOptions(**{name: getattr(settings, name) for name in names})
@@ -181,7 +181,9 @@ def _work(settings: Settings) -> int:
             ports_after=MOST_PROCESSES,
             hosts=settings.health_hosts,
         ) as counters:
-            return fleet.work(engine, _installed(settings, engine), options, environment=Environment(counters=counters))
+            return worker.work(
+                engine, _installed(settings, engine), options, environment=Environment(counters=counters)
+            )
     finally:
         engine.dispose()
 

@@ -1,7 +1,7 @@
-"""An archive cut into shards: stretches of a folder tree, in an order of its paths.
+"""Partition of an archive into shards, ranges in an order of its paths.
 
-A shard is named by two places alone, so that it is found again on another machine and after films came or went, and so
-that it names nobody: a path may hold a patient's name. The place of a path is the keyed hashes of the names of its
+A shard is named by two places alone, so that it is found again on another machine and after files came or went, and so
+that it identifies nobody: a path may hold a patient's name. The place of a path is the keyed hashes of the names of its
 folders and of its own, from the top down; only folders that a stretch touches are listed.
 """
 
@@ -14,24 +14,23 @@ from dataclasses import dataclass
 from operator import itemgetter
 
 from preread.share.ignore_rules import name_rule
-from preread.share.scanner import FileSystem, Found, Listing, note_failed_folder
+from preread.share.scanner import FileSystem, ListedEntry, Listing, note_failed_folder
 
-DEFAULT_FILES = 1000
 MAX_FILES = 10_000
 
 Place = tuple[bytes, ...]
-"""Where a path stands: one digest for each of its parts. Two names with one digest stand at one place, side by side."""
+"""Position of a path: one digest for each of its parts. Two names with one digest have one position, side by side."""
 _DIGEST_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One stretch of a root.
+    """Range of a root.
 
     Attributes:
-        after: the place behind which it begins; ``None`` for the first.
-        until: the place of its last path.
-        files: how many entries it had when it was cut.
+        after: place behind which it begins; ``None`` for the first.
+        until: place of its last path.
+        files: number of entries when it was cut.
     """
 
     after: Place | None
@@ -40,17 +39,23 @@ class Shard:
 
 
 def place(key: bytes, path: bytes) -> Place:
-    """Return where a path stands. ``key``: 32 bytes, the same for everybody who works on an archive."""
+    """Return the place of a path.
+
+    Args:
+        key: 32 bytes, the same for all processes of an archive.
+        path: relative to the root.
+    """
     return tuple(hashlib.blake2b(name, key=key, digest_size=_DIGEST_BYTES).digest() for name in path.split(b"/"))
 
 
 def cut(system: FileSystem, root: bytes, files: int, listing: Listing, key: bytes) -> Iterator[Shard]:
-    """Cut everything in a root into shards, as it is listed.
+    """Yield the shards of a root as it is listed.
 
     Args:
+        system: the system calls.
         root: absolute path.
         files: entries a shard; the last one may have fewer.
-        listing: takes note of what could not be listed.
+        listing: counts failures.
         key: see ``place``.
 
     Raises:
@@ -68,15 +73,21 @@ def cut(system: FileSystem, root: bytes, files: int, listing: Listing, key: byte
         yield Shard(after, place(key, last), count)
 
 
-def walk(system: FileSystem, root: bytes, shard: Shard | None, listing: Listing, key: bytes) -> Iterator[Found]:
-    """Yield every entry of a shard (``None``: of the whole root) that is no folder, in order.
+def walk(system: FileSystem, root: bytes, shard: Shard | None, listing: Listing, key: bytes) -> Iterator[ListedEntry]:
+    """Yield every entry of a shard that is no folder, in order.
+
+    Args:
+        system: the system calls.
+        root: absolute path.
+        shard: ``None`` for the whole root.
+        listing: counts entries and failures.
+        key: see ``place``.
 
     Raises:
         ShareDown: the root cannot be listed, or a folder in it fails in a way that means the whole share.
     """
-    low: Place = shard.after or () if shard is not None else ()
-    high = shard.until if shard is not None else None
-    pending = [(b"", iter(_entries(system, root, b"", low, high, listing, key)))]
+    bounds: tuple[Place, Place | None] = ((), None) if shard is None else (shard.after or (), shard.until)
+    pending = [(b"", iter(_entries(system, root, b"", bounds, listing, key)))]
     while pending:
         folder, entries = pending[-1]
         entry = next(entries, None)
@@ -87,17 +98,18 @@ def walk(system: FileSystem, root: bytes, shard: Shard | None, listing: Listing,
         rule = name_rule(entry.name)
         if not entry.is_dir(follow_symlinks=False):
             listing.files += 1
-            yield Found(path, rule, entry)
+            yield ListedEntry(path, rule, entry)
         elif rule is not None:
             listing.ignored_folders += 1
         else:
-            pending.append((path + b"/", iter(_entries(system, root, path, low, high, listing, key))))
+            pending.append((path + b"/", iter(_entries(system, root, path, bounds, listing, key))))
 
 
 def _entries(
-    system: FileSystem, root: bytes, folder: bytes, low: Place, high: Place | None, listing: Listing, key: bytes
+    system: FileSystem, root: bytes, folder: bytes, bounds: tuple[Place, Place | None], listing: Listing, key: bytes
 ) -> list[os.DirEntry[bytes]]:
-    """List one folder: what of it lies in the stretch or may hold something that does, in order."""
+    """List the entries of a folder that lie in the range, or may hold some."""
+    low, high = bounds
     above = place(key, folder) if folder else ()
     found: list[tuple[Place, bytes, os.DirEntry[bytes]]] = []
     try:

@@ -1,7 +1,7 @@
-"""The shards that wait for a process: jobs of Procrastinate, in a schema of their own in the ledger's Postgres.
+"""Queue of shards: jobs of Procrastinate in the ledger's Postgres.
 
-The queue only says who does what next. Whatever it forgets is found again from the folder and the ledger, so that it
-may be emptied, restored from a backup, or thrown away. The only module that imports Procrastinate.
+They have a schema of their own. The queue holds only which process does what next: all else is found again from the
+folder and the ledger, so that it may be emptied, restored from a backup, or deleted.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from preread.core.errors import DatabaseUnsuitable, SettingsError
 from preread.db.engine import read, write
 from preread.fleet.partition import Place, Shard
 from preread.fleet.shard_runner import ShardJob
-from preread.ledger import archives as batches
+from preread.ledger import archives
 from preread.ledger.archives import SCHEMA, TASK, Batch
 
 MAX_ATTEMPTS = 10
@@ -34,13 +34,13 @@ _DROP_PATHS = f"DELETE FROM {SCHEMA}.procrastinate_jobs WHERE task_name = :task 
 
 
 class FleetQueue:
-    """The queue in one database.
+    """Queue in one database.
 
     Args:
         engine: of the ledger's database.
 
     Raises:
-        DatabaseUnsuitable: it is no Postgres.
+        DatabaseUnsuitable: the database is no Postgres.
         SettingsError: Procrastinate is not installed.
     """
 
@@ -59,7 +59,7 @@ class FleetQueue:
         self._engine = engine
 
     def connection_arguments(self) -> dict[str, Any]:
-        """Return what psycopg needs to connect to the queue's own schema."""
+        """Return psycopg's arguments for a connection to the queue's schema."""
         arguments = self._engine.dialect.create_connect_args(self._engine.url)[1]
         options = f"{arguments.get('options', '')} -c search_path={SCHEMA}".strip()
         return {**arguments, "options": options, "application_name": "preread fleet"}
@@ -67,10 +67,10 @@ class FleetQueue:
     # ------------------------------------------------------------------ the schema
 
     def install(self) -> None:
-        """Make the queue's tables, or bring those of an older Procrastinate up to date. Safe to run twice at once.
+        """Create or upgrade the queue's tables. Safe to run twice at once.
 
         Raises:
-            DatabaseUnsuitable: a newer one made them, or this user may not make them.
+            DatabaseUnsuitable: a newer Procrastinate created them, or this user may not create them.
         """
         try:
             write(self._engine, _install)
@@ -80,13 +80,17 @@ class FleetQueue:
             raise DatabaseUnsuitable("the database's user may not make the fleet's tables", _GRANT) from error
 
     def is_installed(self) -> bool:
-        """Tell whether anything was ever handed to a fleet here."""
-        return read(self._engine, lambda connection: batches.applied(connection) is not None)
+        """Return whether the queue has ever been installed here."""
+        return read(self._engine, lambda connection: archives.applied(connection) is not None)
 
     # ------------------------------------------------------------------ what waits
 
     def submit(self, jobs: Iterable[ShardJob]) -> tuple[int, int, int]:
-        """Hand shards over, as they come; return how many, how many of them waited already, and their films."""
+        """Add shards to the queue.
+
+        Returns:
+            Number of shards, of those that waited already, and of their files.
+        """
         import procrastinate
         from procrastinate.exceptions import AlreadyEnqueued
 
@@ -104,7 +108,16 @@ class FleetQueue:
         return shards, waited, films
 
     def forget(self, root_id: int, digest: str, *, waiting: bool = False) -> int:
-        """Remove the finished jobs of a batch, or those that wait; return how many. What runs is left alone."""
+        """Remove jobs of an archive; running ones are left alone.
+
+        Args:
+            root_id: number of the root in the ledger.
+            digest: of the bundle.
+            waiting: those that wait, and not the finished ones.
+
+        Returns:
+            Number of removed jobs.
+        """
         statuses = ["todo"] if waiting else ["succeeded", "failed", "cancelled", "aborted"]
         statement = text(
             f"DELETE FROM {SCHEMA}.procrastinate_jobs WHERE task_name = :task AND status::text = ANY(:statuses) "  # noqa: S608
@@ -119,24 +132,24 @@ class FleetQueue:
         return write(self._engine, body)
 
     def batches(self) -> list[Batch]:
-        """Return how far each archive is, the oldest first."""
-        return read(self._engine, batches.batches) if self.is_installed() else []
+        """Return the progress of each archive, the oldest first."""
+        return read(self._engine, archives.batches) if self.is_installed() else []
 
     def processes(self) -> int:
-        """Return how many processes said lately that they live."""
-        return read(self._engine, batches.processes) if self.is_installed() else 0
+        """Return the number of processes with a recent heartbeat."""
+        return read(self._engine, archives.processes) if self.is_installed() else 0
 
 
 # ---------------------------------------------------------------------- jobs
 
 
 def queue_of(digest: str) -> str:
-    """Return the queue of a bundle: a process takes only what it has the bundle for."""
+    """Return the queue of a bundle; a process takes jobs of its bundles."""
     return f"archive-{digest[:16]}"
 
 
 def to_arguments(job: ShardJob) -> dict[str, Any]:
-    """Return what a job carries."""
+    """Return the arguments of a job."""
     return {
         "root_id": job.root_id,
         "digest": job.digest,
@@ -148,7 +161,7 @@ def to_arguments(job: ShardJob) -> dict[str, Any]:
 
 
 def from_arguments(arguments: dict[str, Any]) -> ShardJob:
-    """Return the job again."""
+    """Return the job of arguments from ``to_arguments``."""
     after = arguments["behind"]
     shard = Shard(None if after is None else _to_place(after), _to_place(arguments["last"]), arguments["files"])
     return ShardJob(arguments["root_id"], arguments["digest"], arguments["again"], shard)
@@ -171,14 +184,14 @@ def _to_place(text: str) -> Place:
 
 
 def migrations() -> list[str]:
-    """Return the names of Procrastinate's changes of its schema, the oldest first."""
+    """Return the names of Procrastinate's migrations, the oldest first."""
     folder = resources.files("procrastinate.sql") / "migrations"
     return sorted(file.name for file in folder.iterdir() if file.name.endswith(".sql"))
 
 
 def _install(connection: Connection, _again: bool) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _INSTALL_LOCK})
-    applied, known = batches.applied(connection), migrations()
+    applied, known = archives.applied(connection), migrations()
     if applied != known[-1]:
         _bring_up(connection, applied, known)
     connection.execute(text(f"SET LOCAL search_path = {SCHEMA}"))  # for the triggers

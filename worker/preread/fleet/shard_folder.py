@@ -1,4 +1,4 @@
-"""Entries of one shard: recorded in the ledger as backlog, and rechecked until they are stable."""
+"""Files of one shard: recorded in the ledger, rechecked until stable."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from preread.ledger.records import Version
 from preread.share.absence import Absence
 from preread.share.recorder import Recorder
 from preread.share.scanner import Listing, ScannedRoot, look_at_entries
-from preread.share.stability import Settling
+from preread.share.stability import StabilityTracker
 
 _BATCH = 500
 _LONGEST_PAUSE_S = 0.25
@@ -24,7 +24,12 @@ _LONGEST_PAUSE_S = 0.25
 
 @dataclass(frozen=True, slots=True)
 class StablePeriods:
-    """Seconds for which a file must be unchanged: on a local disk, and on a network share."""
+    """Seconds for which a file must be unchanged.
+
+    Attributes:
+        local_s: on a local disk.
+        network_s: on a network share.
+    """
 
     local_s: float
     network_s: float
@@ -65,7 +70,7 @@ class ShardFolder:
         return len(self._paths)
 
     def fault(self) -> ScanIncomplete | None:
-        """Return what could not be listed or looked at; ``None`` if everything could."""
+        """Return failures to list or look at entries; ``None`` if there are none."""
         return self._listing.fault()
 
     def take_in(self) -> None:
@@ -78,7 +83,7 @@ class ShardFolder:
         root = self._root
         network = root.system.network(root.path)
         settle_s = self._periods.local_s if network is None else self._periods.network_s
-        self._recorder.settling = Settling(settle_s, capacity=4 * partition.MAX_FILES)
+        self._recorder.settling = StabilityTracker(settle_s, capacity=4 * partition.MAX_FILES)
         self._listing, self._paths = Listing(), []
         entries = partition.walk(root.system, root.path, self._shard, self._listing, self._order_key)
         while batch := list(islice(entries, _BATCH)):
@@ -88,7 +93,7 @@ class ShardFolder:
             self._pause(0.0)
 
     def settle(self) -> None:
-        """Look again at new files, until they are stable or show that they are not.
+        """Recheck new files until they are stable, or for a limited time.
 
         Raises:
             ShareDown: the root cannot be read.

@@ -1,4 +1,4 @@
-"""Run one shard: its files from the folder to their outcomes, as a job of the fleet.
+"""Run one shard of an archive, from its folder to committed outcomes.
 
 A shard's entries are recorded in the ledger as backlog, looked at twice as ever, claimed by number and read by
 inference processes. The ledger keeps everything: a shard that is run again, by two processes at once or after one of
@@ -39,12 +39,12 @@ SHARE_PATIENCE_S = 300.0
 
 
 class ShardStopped(Exception):
-    """The process was asked to stop before the shard was done; the next one goes on where it ended."""
+    """A signal stopped the shard; the next run goes on where it ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardJob:
-    """What a job names.
+    """Shard with its root and bundle.
 
     Attributes:
         root_id: number of the root in the ledger.
@@ -65,12 +65,17 @@ def run_shard(
     shadow: ShadowBundle | None = None,
     share_patience_s: float = SHARE_PATIENCE_S,
 ) -> dict[Outcome, int]:
-    """Run one shard; return the number of files that ended here, by outcome. For the main thread.
+    """Run one shard. Only on the main thread.
 
     Args:
         loop: of this process.
+        job: the shard.
+        bundle: the bundle that the job names.
         shadow: a bundle in the shadow, which assesses the shard's files after the others; ``None`` for none.
         share_patience_s: seconds for which a share that is away is waited for.
+
+    Returns:
+        Number of files that ended here, by outcome.
 
     Raises:
         ShardStopped: a signal came.
@@ -179,7 +184,7 @@ class _ShardClaims:
         self._pending = deque(sorted(self._ledger.owed_of(file_ids, self._replacing)))
 
     def claim(self, _root_ids: Sequence[int], limit: int, held: Sequence[Claim]) -> list[Claim]:
-        """Claim the next files; those that another process holds are tried again until none are left."""
+        """Claim the next files; files of other processes are tried again."""
         if not self._pending and self._asked and time.monotonic() >= self._ask_again_at:
             in_hand = {claim.file_id for claim in held}
             self._pending = deque(sorted(self._ledger.owed_of(self._asked, self._replacing) - in_hand))
@@ -215,7 +220,7 @@ class _ShareWatch:
         self._suspected = True
 
     def is_up(self) -> bool:
-        """Return whether the share may be read; one that is suspected is checked every few seconds.
+        """Return whether the share may be read; check a suspected one at times.
 
         Raises:
             ShareDown: it has been away for longer than ``patience_s``.

@@ -1,4 +1,4 @@
-"""Several processes of the fleet on one machine: started together, started again when they die, stopped together."""
+"""Supervise several fleet processes on one machine."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from preread.core.errors import BundleError, EnvironmentFault, SettingsError
 from preread.core.signals import Signals, WakePipe
 
 MOST_PROCESSES = 64
-"""On one machine. Each that serves metrics does so on a port of its own."""
+"""Most processes on one machine; each serves metrics on a port of its own."""
 _LOG = logging.getLogger(__name__)
 _LOOK_UP_S = 1.0
 _PAUSE_S = 5.0
@@ -28,20 +28,26 @@ _PR_SET_PDEATHSIG = 1
 
 
 def supervise(command: Sequence[str], count: int) -> int:
-    """Keep so many processes running until SIGTERM or SIGINT, each of which is passed on. Only on the main thread.
+    """Keep processes running until SIGTERM or SIGINT.
+
+    Signals are passed on. Only on the main thread.
+
+    Args:
+        command: program and arguments of a process.
+        count: number of processes.
 
     Returns:
-        0 when it was told to stop; 2 or 4 when a process ended so, which stops the others; 3 when processes keep dying.
+        0 after a signal; 2 or 4 if a process ended so, which stops the others; 3 if processes keep dying.
     """
     with WakePipe() as wake, Signals(wake.set) as signals:
         return _Processes(command, count, wake, signals).until_the_end()
 
 
 def end_with(parent_pid: int) -> None:
-    """Have this process end as by SIGTERM when its parent is gone.
+    """Send SIGTERM to this process when its parent is gone.
 
     Raises:
-        SystemExit: it is gone already.
+        SystemExit: the parent is gone already.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
     if os.getppid() != parent_pid:
@@ -78,7 +84,7 @@ class _Processes:
         self._wake.clear()
 
     def _reap(self) -> int | None:
-        """Take note of the dead; return an exit code when the others should end as well."""
+        """Remove dead processes; return an exit code if the others are to end."""
         dead = [process for process in self._running if process.poll() is not None]
         self._running = [process for process in self._running if process.returncode is None]
         now = time.monotonic()

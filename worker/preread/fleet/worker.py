@@ -1,8 +1,8 @@
-"""One process of the fleet: pulls shards from the queue, does them on its main thread, until it is told to stop.
+"""Process of the fleet: pulls shards from the queue and runs them.
 
-Procrastinate runs on a thread of its own, with its own event loop, and never touches a share or a slot: a process whose
-share hangs goes on saying that it lives. A job whose process fell silent is put back by whichever process notices
-first, a bounded number of times.
+Shards run on the main thread. Procrastinate runs on a thread of its own, with its own event loop, and never touches a
+share or an inference process: a process whose share hangs goes on with its heartbeats. A job whose process sends none
+is put back by whichever process notices first, a bounded number of times.
 """
 
 from __future__ import annotations
@@ -41,8 +41,15 @@ from preread.core.errors import (
 )
 from preread.core.signals import Signals, Timer, WakePipe
 from preread.core.types import Outcome
-from preread.fleet import queue as fleet_queue
-from preread.fleet.queue import FleetQueue
+from preread.fleet.queue import (
+    HEARTBEAT_S,
+    KEEP_FINISHED_H,
+    MAX_ATTEMPTS,
+    REAP_LOCK,
+    FleetQueue,
+    from_arguments,
+    queue_of,
+)
 from preread.fleet.shard_runner import SHARE_PATIENCE_S, ShardJob, ShardStopped, run_shard
 from preread.ledger.archives import STALLED_S, TASK
 from preread.ledger.ledger import Ledger
@@ -60,15 +67,15 @@ _ENDS_WITHIN_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class FleetOptions:
-    """How a process takes part.
+    """Options of a fleet process.
 
     Attributes:
-        heartbeat_s: seconds from one sign of life to the next.
-        stalled_s: after so many without one the shard in hand is another process's.
-        share_patience_s: so long a share that is away is waited for; then the process ends, and its shard goes back.
+        heartbeat_s: seconds from one heartbeat to the next.
+        stalled_s: after so many seconds without one the shard in hand is given to another process.
+        share_patience_s: seconds to wait for a share that is away; then the process ends, and its shard goes back.
     """
 
-    heartbeat_s: float = fleet_queue.HEARTBEAT_S
+    heartbeat_s: float = HEARTBEAT_S
     stalled_s: float = STALLED_S
     share_patience_s: float = SHARE_PATIENCE_S
 
@@ -80,18 +87,24 @@ def work(
     fleet: FleetOptions | None = None,
     environment: Environment | None = None,
 ) -> int:
-    """Do shards until SIGTERM or SIGINT: the first finishes the films in hand, the second hurries. On the main thread.
+    """Run shards until SIGTERM or SIGINT. Only on the main thread.
+
+    The first signal finishes the files in hand, the second gives them back.
 
     Args:
+        engine: of the ledger's database.
         bundles: verified; shards of others are left to other machines.
+        options: how to run.
+        fleet: options of this process; ``None`` for the defaults.
+        environment: notifier, counters and program of the inference processes; ``None`` for the defaults.
 
     Returns:
-        0 when it was told to stop.
+        0 after a signal.
 
     Raises:
         DatabaseUnsuitable, SettingsError: see ``FleetQueue``.
         DatabaseAway: at the start.
-        BundleError, SlotCrashed: no slot can start.
+        BundleError, SlotCrashed: no process can start.
         ShareDown: a root has been away for ``share_patience_s``.
     """
     jobs = FleetQueue(engine)
@@ -101,8 +114,8 @@ def work(
     fleet = fleet or FleetOptions()
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     ledger = Ledger(engine, worker_id=worker_id, lease_s=max(options.lease_s, 2 * options.deadline_s))
-    ledger.heartbeat()  # first of all: what is claimed belongs to a worker that is known
-    puller = _Puller(jobs, [fleet_queue.queue_of(digest) for digest in held], fleet)
+    ledger.heartbeat()  # first of all: a claim belongs to a worker that is known
+    puller = _Puller(jobs, [queue_of(digest) for digest in held], fleet)
     with WakePipe() as wake, Signals(wake.set) as signals:
         loop = ReaderLoop(ledger, options, wake, signals, environment or Environment())
         _LOG.info("fleet_started", extra={"worker_id": worker_id, "slots": options.slots})
@@ -126,17 +139,24 @@ def work(
 
 @dataclass(frozen=True, slots=True)
 class _Handed:
-    """A shard on its way from the queue's thread to the main one, and where the answer goes."""
+    """Shard on its way from the queue's thread to the main one.
+
+    Attributes:
+        answer: gets the end of the shard.
+    """
 
     job: ShardJob
     answer: Future[None]
 
 
 def _in_shadow(engine: Engine, held: Mapping[str, Bundle], lacking: set[str], active: str) -> ShadowBundle | None:
-    """Return the bundle that is to work in the shadow of a shard's own, and since when.
+    """Return the bundle in the shadow of a shard's own, or ``None``.
 
     Args:
-        lacking: those of which the log knows already that this machine has them not.
+        engine: of the ledger's database.
+        held: bundles of this machine, by digest.
+        lacking: digests that this machine lacks, which are logged once.
+        active: digest of the shard's bundle.
     """
     chosen = bundle_registry.current_selection(engine).shadow
     if chosen is None or chosen.bundle is None or chosen.bundle.digest == active:
@@ -144,7 +164,7 @@ def _in_shadow(engine: Engine, held: Mapping[str, Bundle], lacking: set[str], ac
     digest = chosen.bundle.digest
     if (bundle := held.get(digest)) is not None:
         return bundle, chosen.at
-    if digest not in lacking:  # no film waits for a shadow
+    if digest not in lacking:  # no file waits for a shadow
         lacking.add(digest)
         _LOG.error("bundle_not_usable", extra={"code": BundleMissing.code, "bundle": chosen.bundle.label})
     return None
@@ -179,7 +199,7 @@ def _do(
 
 
 class _Puller(threading.Thread):
-    """The queue's thread."""
+    """Thread of the queue."""
 
     def __init__(self, jobs: FleetQueue, queues: Sequence[str], options: FleetOptions) -> None:
         super().__init__(name="fleet-queue", daemon=True)
@@ -205,7 +225,7 @@ class _Puller(threading.Thread):
         return None
 
     def check(self) -> None:
-        """Raise what ended the thread, if anything did."""
+        """Raise the error that ended the thread, if any."""
         if self._failure is not None:
             raise self._failure
 
@@ -222,7 +242,7 @@ class _Puller(threading.Thread):
     # ------------------------------------------------------------------ on this thread
 
     def run(self) -> None:
-        """Pull until ``end``; while the database is away, try again."""
+        """Pull shards until ``end``; while the database is away, try again."""
         try:
             with contextlib.closing(self._loop):
                 self._loop.run_until_complete(self._serve())
@@ -231,7 +251,7 @@ class _Puller(threading.Thread):
 
     async def _hand_over(self, **arguments: Any) -> None:
         answer: Future[None] = Future()
-        self._handed.put(_Handed(fleet_queue.from_arguments(arguments), answer))
+        self._handed.put(_Handed(from_arguments(arguments), answer))
         await asyncio.wrap_future(answer)
 
     async def _serve(self) -> None:
@@ -274,7 +294,7 @@ class _Puller(threading.Thread):
             await self._reap()
             if self._prune.due(self._loop.time()):
                 await self._app.job_manager.delete_old_jobs(
-                    nb_hours=fleet_queue.KEEP_FINISHED_H,
+                    nb_hours=KEEP_FINISHED_H,
                     include_failed=True,
                     include_cancelled=True,
                     include_aborted=True,
@@ -282,11 +302,11 @@ class _Puller(threading.Thread):
             await asyncio.sleep(self._options.heartbeat_s)
 
     async def _reap(self) -> None:
-        """Put back the shards of processes that fell silent; one process at a time does."""
+        """Put back shards of processes without heartbeat; one process at a time."""
         connector = self._app.connector
         assert isinstance(connector, procrastinate.PsycopgConnector)
         async with connector.pool.connection() as connection:
-            asked = await connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (fleet_queue.REAP_LOCK,))
+            asked = await connection.execute("SELECT pg_try_advisory_xact_lock(%s)", (REAP_LOCK,))
             if (row := await asked.fetchone()) is None or not row[0]:
                 return
             stalled = await self._app.job_manager.get_stalled_jobs(
@@ -296,7 +316,7 @@ class _Puller(threading.Thread):
                 await self._put_back(job)
 
     async def _put_back(self, job: Job) -> None:
-        may_retry = job.attempts + 1 < fleet_queue.MAX_ATTEMPTS
+        may_retry = job.attempts + 1 < MAX_ATTEMPTS
         extra = {"attempts": job.attempts + 1, "retry": may_retry}
         try:
             if may_retry:
@@ -310,11 +330,11 @@ class _Puller(threading.Thread):
 
 
 class _Retry(procrastinate.BaseRetryStrategy):
-    """A shard that failed is tried again, ever later and a bounded number of times; one that was stopped, at once."""
+    """Retries of shards: growing delays, bounded; at once after a stop."""
 
     def get_retry_decision(self, *, exception: BaseException, job: Job) -> procrastinate.RetryDecision | None:
         if isinstance(exception, ShardStopped):
             return procrastinate.RetryDecision(retry_in={"seconds": 0})
-        if job.attempts + 1 >= fleet_queue.MAX_ATTEMPTS:
+        if job.attempts + 1 >= MAX_ATTEMPTS:
             return None
         return procrastinate.RetryDecision(retry_in={"seconds": int(_RETRY_DELAY.after(job.attempts + 1))})

@@ -25,7 +25,7 @@ from preread.monitoring import health
 from preread.monitoring.drift import Shift, current_shifts
 from preread.monitoring.health import Health, RootHealth
 from preread.monitoring.http_server import ANSWER_WITHIN_S, Prober
-from preread.runner.counters import Meters
+from preread.runner.counters import Counters
 
 # Agreement covers the newest reviews only: `preread stats` covers all.
 READINGS_AT_MOST = 10_000
@@ -126,7 +126,7 @@ class _All(Collector):
             yield from part
 
 
-def exposition_text(meters: Meters, figures: DatabaseMetrics, drift: Sequence[Shift]) -> bytes:
+def exposition_text(meters: Counters, figures: DatabaseMetrics, drift: Sequence[Shift]) -> bytes:
     """Return all metrics in Prometheus's text format."""
     return exposition.generate_latest(_All(meters.collect(), _families(figures), _drift(drift)))
 
@@ -221,7 +221,7 @@ class MetricsPage:
         engine: database, for drift.
     """
 
-    def __init__(self, meters: Meters, look: Callable[[], DatabaseMetrics], engine: Engine) -> None:
+    def __init__(self, meters: Counters, look: Callable[[], DatabaseMetrics], engine: Engine) -> None:
         self._meters = meters
         self._figures = Prober("metrics", look, unavailable, fresh_s=_FIGURES_FRESH_S, within_s=ANSWER_WITHIN_S)
         # days of films take a while: whoever asks first gets none yet

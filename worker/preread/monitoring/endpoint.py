@@ -14,7 +14,7 @@ from preread.core.addresses import is_loopback, parse_listen_address
 from preread.monitoring import health, http_server
 
 if TYPE_CHECKING:
-    from preread.runner.counters import Meters
+    from preread.runner.counters import Counters
 
 _LOG = logging.getLogger(__name__)
 _LAST_PORT = 65_535
@@ -29,7 +29,7 @@ def monitored(
     scan_interval_s: float,
     ports_after: int = 0,
     hosts: str | None = None,
-) -> Iterator[Meters | None]:
+) -> Iterator[Counters | None]:
     """Serve health and metrics while the block runs.
 
     Args:
@@ -50,7 +50,7 @@ def monitored(
         yield None
         return
     from preread.monitoring import database_metrics
-    from preread.runner.counters import Meters
+    from preread.runner.counters import Counters
 
     host, port = parse_listen_address(listen)
     if hosts is None and not is_loopback(host):
@@ -59,7 +59,7 @@ def monitored(
         host = "::1" if ":" in host else "127.0.0.1"
     first = port + 1 if ports_after else port
     others = range(first + 1, min(port + ports_after, _LAST_PORT) + 1)
-    meters = Meters()
+    meters = Counters()
     probe = partial(health.report, engine, roots=roots, scan_interval_s=scan_interval_s)
     look = partial(database_metrics.read_metrics, engine, roots=roots, scan_interval_s=scan_interval_s)
     named = frozenset(name.strip().lower() for name in (hosts or "").split(",") if name.strip())

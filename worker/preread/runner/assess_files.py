@@ -34,7 +34,7 @@ from preread.imaging.radiograph import DEFAULT_LIMITS, Limits
 from preread.model.bundles import Bundle
 from preread.runner.child import protocol
 from preread.runner.child.protocol import Job, Report, Setup
-from preread.runner.pool import COMMAND, Broke, Done, Fault, SlotPool
+from preread.runner.pool import Done, Fault, InferencePool, Lost
 from preread.runner.pool import Read as Asked
 
 ASSUME_AGE = Declared(assume_age=True)
@@ -48,7 +48,7 @@ _STARTS_WITHIN_S = 120.0
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class InputFile:
     """Name to read, or the reason why there is no file.
 
     Attributes:
@@ -67,7 +67,7 @@ class FileResult:
     """Result of one file.
 
     Attributes:
-        path: as ``Found.path``.
+        path: as ``InputFile.path``.
         sha256: hex, of the bytes that were read; ``None`` when there were none to read.
         code: why it was refused or is unreadable; ``None`` when assessed.
         reason: the same in a sentence; ``None`` when assessed.
@@ -131,7 +131,7 @@ class FileRead:
         ms: milliseconds for this file.
     """
 
-    found: Found
+    found: InputFile
     ended: Report | PrereadError
     sha256: str | None
     ms: float
@@ -169,7 +169,7 @@ def assess_files(
 
 
 def assess_found(
-    found: Iterable[Found],
+    found: Iterable[InputFile],
     bundle: Bundle,
     declared: Declared = ASSUME_AGE,
     processes: Processes | None = None,
@@ -181,7 +181,7 @@ def assess_found(
             yield _result(file_read, bundle.label)
 
 
-def pictures_of(found: Iterable[Found], processes: Processes | None = None) -> Reads:
+def decode_images(found: Iterable[InputFile], processes: Processes | None = None) -> Reads:
     """Decode files for training; each report has its ``picture``.
 
     See ``assess_files``.
@@ -202,7 +202,7 @@ def _result(file_read: FileRead, bundle: str) -> FileResult:
 
 
 def _read(
-    found: Iterable[Found],
+    found: Iterable[InputFile],
     bundle: Bundle | None,
     declared: Declared,
     processes: Processes,
@@ -221,14 +221,29 @@ def _read(
         require_confinement=processes.require_confinement,
         pictures=bundle is None,
     )
-    pool: SlotPool[int] = SlotPool(setup, count=count, deadline_s=processes.deadline_s, command=COMMAND)
+    pool: InferencePool[int] = InferencePool(setup, count=count, deadline_s=processes.deadline_s)
     try:
-        yield from _Reading(pool, chain(first, names), declared, max(1, processes.count // count), roots).reads()
+        yield from _FileQueue(pool, chain(first, names), declared, max(1, processes.count // count), roots).reads()
     finally:
         pool.close()
 
 
-class _Reading:
+@dataclass(slots=True)
+class _UnderWay:
+    """File that has no result yet.
+
+    Attributes:
+        began: when it was taken in or given to a process (monotonic seconds).
+        tries: number of processes that it was given to.
+    """
+
+    found: InputFile
+    job: Job
+    began: float
+    tries: int = 1
+
+
+class _FileQueue:
     """The files of one command on their way through its processes.
 
     Args:
@@ -237,8 +252,8 @@ class _Reading:
 
     def __init__(
         self,
-        pool: SlotPool[int],
-        names: Iterator[Found],
+        pool: InferencePool[int],
+        names: Iterator[InputFile],
         declared: Declared,
         threads: int,
         roots: Sequence[RootSpec] = (),
@@ -254,8 +269,7 @@ class _Reading:
         self._count = 0
         self._next = 0
         self._due: deque[int] = deque()
-        self._under_way: dict[int, tuple[Found, Job, int]] = {}
-        self._began: dict[int, float] = {}
+        self._under_way: dict[int, _UnderWay] = {}
         self._ended: dict[int, FileRead] = {}
         self._alive_at = time.monotonic()
 
@@ -278,26 +292,27 @@ class _Reading:
             if not self._pool.idle:
                 return
             number = self._due.popleft()
-            self._began[number] = time.monotonic()
-            self._pool.submit(number, self._under_way[number][1])
+            file = self._under_way[number]
+            file.began = time.monotonic()
+            self._pool.submit(number, file.job)
 
     def _name_next(self) -> bool:
         """Take in names up to the next file; return whether there is one."""
         for found in self._names:
             number = self._count
             self._count += 1
-            self._began[number] = time.monotonic()
+            began = time.monotonic()
             try:
-                self._under_way[number] = (found, self._job(found), 1)
+                self._under_way[number] = _UnderWay(found, self._job(found), began)
             except PrereadError as error:
-                self._end(number, found, error, None)
+                self._ended[number] = FileRead(found, error, None, (time.monotonic() - began) * 1000)
             else:
                 self._due.append(number)
                 return True
         self._all_named = True
         return False
 
-    def _job(self, found: Found) -> Job:
+    def _job(self, found: InputFile) -> Job:
         folder, name, status = locate(found)
         folder, name, pattern = self._within_root(folder, name)
         return Job(
@@ -323,29 +338,29 @@ class _Reading:
                 return root, os.path.relpath(path, root), pattern
         return folder, name, None
 
-    def _handle(self, event: Asked[int] | Done[int] | Fault[int] | Broke[int]) -> None:
+    def _handle(self, event: Asked[int] | Done[int] | Fault[int] | Lost[int]) -> None:
         number = event.ticket
-        found, job, tries = self._under_way[number]
+        file = self._under_way[number]
         match event:
             case Done(report=report):
-                self._end(number, found, report, report.sha256)
-            case Broke(error=error, sha256=sha256):
-                self._end(number, found, error, sha256)
+                self._end(number, report, report.sha256)
+            case Lost(error=error, sha256=sha256):
+                self._end(number, error, sha256)
             case Fault(error=fault, late=late):
-                if type(fault) is EnvironmentFault and not late and tries < _TRIES:
-                    self._under_way[number] = (found, job, tries + 1)
+                if type(fault) is EnvironmentFault and not late and file.tries < _TRIES:
+                    file.tries += 1
                     self._due.append(number)
                 else:
-                    self._end(number, found, fault, None)
+                    self._end(number, fault, None)
 
-    def _end(self, number: int, found: Found, ended: Report | PrereadError, sha256: str | None) -> None:
-        self._under_way.pop(number, None)
-        ms = (time.monotonic() - self._began.pop(number)) * 1000
+    def _end(self, number: int, ended: Report | PrereadError, sha256: str | None) -> None:
+        file = self._under_way.pop(number)
+        ms = (time.monotonic() - file.began) * 1000
         if isinstance(ended, Report):
             ms = ended.ms
             if ended.outcome is Outcome.UNREADABLE:
                 ended = error_from_code(ended.code or "", ended.reason, UnreadableError)
-        self._ended[number] = FileRead(found, ended, sha256, ms)
+        self._ended[number] = FileRead(file.found, ended, sha256, ms)
 
     def _look_after_pool(self) -> None:
         now = time.monotonic()
@@ -358,7 +373,7 @@ class _Reading:
 # ---------------------------------------------------------------------- names
 
 
-def find_files(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Found]:
+def find_files(paths: Iterable[str | os.PathLike[str]]) -> Iterator[InputFile]:
     """Yield files, and those of folders in the order of their names.
 
     Every entry that is no folder is yielded once.
@@ -368,17 +383,17 @@ def find_files(paths: Iterable[str | os.PathLike[str]]) -> Iterator[Found]:
         try:
             is_folder = stat.S_ISDIR(os.stat(path).st_mode)
         except FileNotFoundError:
-            yield Found(path, named=True, fault=FileVanished("there is no such file or folder"))
+            yield InputFile(path, named=True, fault=FileVanished("there is no such file or folder"))
         except OSError as error:
-            yield Found(path, named=True, fault=_environment_fault(error))
+            yield InputFile(path, named=True, fault=_environment_fault(error))
         else:
             if is_folder:
                 yield from _walk(path)
             else:
-                yield Found(path, named=True)
+                yield InputFile(path, named=True)
 
 
-def _walk(folder: str) -> Iterator[Found]:
+def _walk(folder: str) -> Iterator[InputFile]:
     pending = [folder]
     while pending:
         path = pending.pop()
@@ -386,23 +401,23 @@ def _walk(folder: str) -> Iterator[Found]:
             with os.scandir(path) as listing:
                 entries = sorted(listing, key=lambda entry: os.fsencode(entry.name))
         except OSError as error:
-            yield Found(path, fault=_environment_fault(error, "the folder cannot be listed"))
+            yield InputFile(path, fault=_environment_fault(error, "the folder cannot be listed"))
             continue
         folders = []
         for entry in entries:
             try:
                 is_folder = entry.is_dir(follow_symlinks=False)
             except OSError as error:
-                yield Found(entry.path, fault=_environment_fault(error))
+                yield InputFile(entry.path, fault=_environment_fault(error))
                 continue
             if is_folder:
                 folders.append(entry.path)
             else:
-                yield Found(entry.path)
+                yield InputFile(entry.path)
         pending.extend(reversed(folders))
 
 
-def locate(found: Found) -> tuple[str, str, os.stat_result]:
+def locate(found: InputFile) -> tuple[str, str, os.stat_result]:
     """Return the folder of a file, its name there, and its status.
 
     Raises:

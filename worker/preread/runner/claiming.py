@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from preread.ledger.failing_sources import Source
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import Claim
-from preread.runner.pool import Broke, Done, Ended, SlotPool
+from preread.runner.pool import Done, Ended, InferencePool, Lost
 
 # Claimed ahead is what takes this long at the pace of the last files; a file that arrives meanwhile waits no longer.
 _AHEAD_S = 0.2
@@ -30,7 +30,7 @@ class Pace:
 
     def note(self, event: Ended[Claim]) -> None:
         """Record the end of a file: a lost process, or the seconds it took."""
-        if isinstance(event, Broke):
+        if isinstance(event, Lost):
             self._successes = 0
         elif isinstance(event, Done):
             self._successes += 1
@@ -67,7 +67,7 @@ class NewestFirst:
         clock: monotonic seconds.
     """
 
-    def __init__(self, ledger: Ledger, pool: SlotPool[Any], clock: Callable[[], float]) -> None:
+    def __init__(self, ledger: Ledger, pool: InferencePool[Any], clock: Callable[[], float]) -> None:
         self._ledger = ledger
         self._pool = pool
         self._clock = clock
@@ -75,7 +75,7 @@ class NewestFirst:
         self._query_at = float("-inf")
 
     def claim(self, root_ids: Sequence[int], limit: int, held: Sequence[Claim]) -> list[Claim]:
-        """Claim up to ``limit`` files; few of them failed or come from failing sources.
+        """Claim up to ``limit`` files, few of them likely to fail.
 
         Raises:
             DatabaseAway: see ``Ledger``.

@@ -7,7 +7,7 @@ from typing import Any
 from preread.core.errors import DatabaseAway
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import Claim
-from preread.runner.pool import SlotPool
+from preread.runner.pool import InferencePool
 
 
 class ContentGate:
@@ -19,7 +19,7 @@ class ContentGate:
         digest: of the bundle in use.
     """
 
-    def __init__(self, ledger: Ledger, pool: SlotPool[Any], digest: str) -> None:
+    def __init__(self, ledger: Ledger, pool: InferencePool[Any], digest: str) -> None:
         self._ledger = ledger
         self._pool = pool
         self._digest = digest

@@ -1,6 +1,6 @@
 """Prometheus counters of this process: outcomes, stages, processes.
 
-Every label's values come from a closed list (outcomes, codes, stages) or from the bundle, none from a film: their
+Every label's values come from a closed list (outcomes, codes, stages) or from the bundle, none from a file: their
 number is bounded, and no patient is in them.
 """
 
@@ -22,11 +22,11 @@ _STAGE_BUCKETS_S = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2
 _WAIT_BUCKETS_S = (0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 10.0, 15.0, 20.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0)
 _TWENTIETHS = tuple(number / 20 for number in range(1, 21))
 # A modification time that lies further before the moment at which the file was found to stand still was not set when
-# the film was written: it was copied with its old time, lay there before, or the share has another clock.
+# the file was written: it was copied with its old time, lay there before, or the share has another clock.
 _NOTICED_WITHIN_S = 600.0
 
 
-class Meters:
+class Counters:
     """The counters of one worker, or of one process of a fleet.
 
     Args:
@@ -56,7 +56,7 @@ class Meters:
         build = Gauge("preread_build_info", "The program", ["version"], registry=self._registry)
         build.labels(_program_version()).set(1)
         self._noted_deaths = 0
-        # there from the start, so that the first film is a rise
+        # there from the start, so that the first file is a rise
         self._films.labels(Outcome.ASSESSED.value, "")
         for stage in (*Stage, COMMIT):
             self._stages.labels(str(stage))
@@ -72,7 +72,7 @@ class Meters:
         self._bundle.clear()
         self._bundle.labels(bundle, digest).set(1)
 
-    def film_ended(self, claim: Claim, report: Report, code: str | None, commit_s: float) -> None:
+    def file_ended(self, claim: Claim, report: Report, code: str | None, commit_s: float) -> None:
         """Count a file whose outcome was committed.
 
         Args:

@@ -21,12 +21,12 @@ from preread.runner.child.protocol import Job
 from preread.runner.claiming import ClaimSource, NewestFirst, Pace
 from preread.runner.content_gate import ContentGate
 from preread.runner.outcomes import OutcomeWriter, RunContext
-from preread.runner.pool import Broke, Ended, Event, Read, SlotPool
-from preread.runner.shadow import Shadow, ShadowFilm
+from preread.runner.pool import Ended, Event, InferencePool, Lost, Read
+from preread.runner.shadow import Shadow, ShadowFile
 from preread.runner.writing import DatabaseState, WriteBuffer
 
 _LOG = logging.getLogger(__name__)
-Ticket: TypeAlias = Claim | ShadowFilm
+Ticket: TypeAlias = Claim | ShadowFile
 _CLAIM_EVERY_S = 1.0
 # A smaller file is assessed again in the time that the question takes; the commit keeps the first assessment.
 _ASK_FROM_BYTES = 64 * 1024
@@ -47,7 +47,7 @@ class Dispatcher:
     def __init__(
         self,
         run: RunContext,
-        pool: SlotPool[Ticket],
+        pool: InferencePool[Ticket],
         *,
         shadow: Shadow | None = None,
         source: ClaimSource | None = None,
@@ -107,9 +107,9 @@ class Dispatcher:
 
     def handle(self, event: Event[Ticket]) -> None:
         """Handle an event of an inference process."""
-        if isinstance(event.ticket, ShadowFilm):
+        if isinstance(event.ticket, ShadowFile):
             if self._shadow is not None:
-                self._shadow.handle(cast("Event[ShadowFilm]", event))
+                self._shadow.handle(cast("Event[ShadowFile]", event))
             self.claim_soon()
         elif isinstance(event, Read):
             self._gate.ask(event.ticket, event.sha256)
@@ -139,7 +139,7 @@ class Dispatcher:
     def _end(self, event: Ended[Claim]) -> None:
         self._gate.withdraw(event.ticket)
         self._pace.note(event)
-        if isinstance(event, Broke):
+        if isinstance(event, Lost):
             self._source.attempt_lost()
         self._unwritten.add(event, may_wait=bool(self._ahead) and not self._gate.waiting)
         if not self._ahead:

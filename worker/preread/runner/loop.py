@@ -18,17 +18,16 @@ from preread.imaging.previews import PreviewStore
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import Pulse
 from preread.model.bundles import Bundle
-from preread.runner import pool as pools
 from preread.runner.child import protocol
 from preread.runner.child.protocol import Setup
 from preread.runner.claiming import ClaimSource
 from preread.runner.dispatcher import Dispatcher, Ticket
 from preread.runner.outcomes import RunContext, WatchedRoot
-from preread.runner.pool import SlotPool
+from preread.runner.pool import InferencePool
 from preread.runner.shadow import Shadow
 
 if TYPE_CHECKING:
-    from preread.runner.counters import Meters
+    from preread.runner.counters import Counters
 
 _LOG = logging.getLogger(__name__)
 _MIB = 1024 * 1024
@@ -84,14 +83,14 @@ class Environment:
     """What the program around a run provides.
 
     Attributes:
-        command: program of the inference processes; tests give another.
+        command: program of the inference processes; ``None`` for the usual one; tests give another.
         notifier: gets a sign of life in each turn of the main loop; a loop that hangs gives none.
         counters: of this process, or ``None`` where nobody reads them.
     """
 
-    command: Sequence[str] = pools.COMMAND
+    command: Sequence[str] | None = None
     notifier: Notifier = SILENT
-    counters: Meters | None = None
+    counters: Counters | None = None
 
 
 class ReaderLoop:
@@ -112,14 +111,14 @@ class ReaderLoop:
         self.signals = signals
         self.environment = environment
         self.wake = wake
-        self._pool: SlotPool[Ticket] | None = None
+        self._pool: InferencePool[Ticket] | None = None
         self._setup: Setup | None = None
         self._dispatcher: Dispatcher | None = None
         self._earlier_deaths = 0
         self._tasks = PeriodicTasks(ledger)
 
     @property
-    def pool(self) -> SlotPool[Ticket]:
+    def pool(self) -> InferencePool[Ticket]:
         """Inference processes; only after ``begin``."""
         assert self._pool is not None
         return self._pool
@@ -183,7 +182,7 @@ class ReaderLoop:
             return
         self.close()
         self._setup = setup
-        self._pool = SlotPool(
+        self._pool = InferencePool(
             setup,
             count=self.options.slots,
             deadline_s=self.options.deadline_s,

@@ -30,10 +30,10 @@ from preread.ledger.ledger import Ledger
 from preread.ledger.records import Claim, Ending
 from preread.model.bundles import Bundle
 from preread.runner.child.protocol import Report
-from preread.runner.pool import Broke, Done, Ended, Fault
+from preread.runner.pool import Done, Ended, Fault, Lost
 
 if TYPE_CHECKING:
-    from preread.runner.counters import Meters
+    from preread.runner.counters import Counters
 
 _LOG = logging.getLogger(__name__)
 MOST_TOGETHER = 32
@@ -89,7 +89,7 @@ class RunContext:
     roots: Mapping[int, WatchedRoot]
     once: bool = False
     clock: Callable[[], float] = time.monotonic
-    counters: Meters | None = None
+    counters: Counters | None = None
     preview_dir: Path | None = None
 
 
@@ -142,13 +142,13 @@ class OutcomeWriter:
                 self._let_settle(claim, report)
             case Fault(ticket=claim, error=fault, late=late):
                 self._give_back(claim, fault, held_slot=late)
-            case Broke():
+            case Lost():
                 self._fail(events[0])
         return 1
 
     # ------------------------------------------------------------------ commits
 
-    def _is_plain(self, event: Done[Claim] | Fault[Claim] | Broke[Claim]) -> bool:
+    def _is_plain(self, event: Done[Claim] | Fault[Claim] | Lost[Claim]) -> bool:
         return (
             isinstance(event, Done)
             and event.report.code != FORGOTTEN
@@ -184,7 +184,7 @@ class OutcomeWriter:
         if kept:
             self.done[report.outcome] += 1
             if self._run.counters is not None:
-                self._run.counters.film_ended(claim, report, code, commit_s)
+                self._run.counters.file_ended(claim, report, code, commit_s)
         extra = {
             "file_id": claim.file_id,
             "outcome": report.outcome.value if kept else "fenced",
@@ -275,7 +275,7 @@ class OutcomeWriter:
             root.suspect()
         _LOG.info("file_delayed", extra=extra | {"state": state.value if state else "fenced"})
 
-    def _fail(self, event: Broke[Claim]) -> None:
+    def _fail(self, event: Lost[Claim]) -> None:
         claim, error = event.ticket, event.error
         retry_in_s, final = _RETRY_S, False
         if isinstance(error, SlotDeadline):

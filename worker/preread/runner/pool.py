@@ -1,8 +1,8 @@
-"""Child processes that read films: one file in flight each, a deadline, a memory limit, respawn.
+"""Pool of inference processes, with deadline, memory limit and restart.
 
-The worker itself never touches a film's bytes. What a slot says is validated; a slot that dies, hangs or talks nonsense
-costs the file that it had in hand, and the next slot takes its place. One in which a decoder failed ends before it
-reads another film.
+The worker itself never touches a file's bytes. Messages of a process are validated; a process that dies, hangs or sends
+an invalid message costs the file that it had in hand, and a new one takes its place. One in which a decoder failed ends
+before it reads another file.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from preread.core.errors import (
     error_from_code,
 )
 from preread.imaging.previews import PreviewStore
-from preread.runner.child.handle import GOODBYE_S, Post, SlotChild, Ticket
-from preread.runner.child.protocol import Job, Reply, Report, Say, Setup
+from preread.runner.child.handle import GOODBYE_S, InferenceProcess, ResultQueue, Ticket
+from preread.runner.child.protocol import Job, Reply, ReplyKind, Report, Setup
 from preread.runner.confine.confinement import ESSENTIAL
 from preread.runner.confine.refused_calls import MOST, RefusedCalls
 
@@ -49,7 +49,7 @@ COMMAND: tuple[str, ...] = (sys.executable, "-P", "-m", "preread.runner.child.ma
 
 @dataclass(frozen=True, slots=True)
 class Read(Generic[Ticket]):
-    """The slot has the bytes and waits for ``SlotPool.answer``."""
+    """The process has the bytes and waits for ``InferencePool.answer``."""
 
     ticket: Ticket
     sha256: str
@@ -65,7 +65,11 @@ class Done(Generic[Ticket]):
 
 @dataclass(frozen=True, slots=True)
 class Fault(Generic[Ticket]):
-    """The machine or the share is at fault; ``late``: the slot was held until its deadline."""
+    """The machine or the share is at fault, and not the file.
+
+    Attributes:
+        late: the process was held until its deadline.
+    """
 
     ticket: Ticket
     error: EnvironmentFault
@@ -73,10 +77,12 @@ class Fault(Generic[Ticket]):
 
 
 @dataclass(frozen=True, slots=True)
-class Broke(Generic[Ticket]):
-    """The slot died, or had to be killed, while it had this file; ``sha256`` of its content.
+class Lost(Generic[Ticket]):
+    """The process died, or had to be killed, while it had this file.
 
-    ``computed_s``: for so long it had a processor meanwhile, all its threads together; 0 where that is not known.
+    Attributes:
+        sha256: of the content; ``None`` if it is not known.
+        computed_s: processor seconds of the process for this file, all threads together; 0 if not known.
     """
 
     ticket: Ticket
@@ -85,23 +91,27 @@ class Broke(Generic[Ticket]):
     computed_s: float = 0.0
 
 
-Ended: TypeAlias = Done[Ticket] | Fault[Ticket] | Broke[Ticket]
+Ended: TypeAlias = Done[Ticket] | Fault[Ticket] | Lost[Ticket]
 Event: TypeAlias = Read[Ticket] | Ended[Ticket]
 
 
-class SlotPool(Generic[Ticket]):
-    """All slots of one worker. For one thread, which must be the main one: a slot ends with the thread that started it.
+class InferencePool(Generic[Ticket]):
+    """All inference processes of one worker.
+
+    For the main thread alone: a process ends with the thread that started it.
 
     Args:
-        setup: what each slot gets first.
-        count: how many slots there are.
-        deadline_s: a slot that has one file for longer is killed; before it has the bytes, the share is at fault.
-        command: the slot's program; tests give another.
+        setup: first message to each process.
+        count: number of processes.
+        deadline_s: a process that has one file for longer is killed; before it has the bytes, the share is at fault.
+        command: program of the processes; ``None`` for ``COMMAND``; tests give another.
         clock: monotonic seconds.
         place: where previews are kept; ``None`` keeps none.
 
     Attributes:
-        lacking: what of the confinement this machine does not have, as the last slot said that started.
+        events: of the processes, until ``poll`` returns them.
+        deaths: number of processes that died or were killed.
+        lacking: parts of the confinement that this machine does not have, from the last process that started.
     """
 
     def __init__(
@@ -110,288 +120,366 @@ class SlotPool(Generic[Ticket]):
         *,
         count: int,
         deadline_s: float,
-        command: Sequence[str] = COMMAND,
+        command: Sequence[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
         place: PreviewStore | None = None,
     ) -> None:
-        self._setup = setup
-        self._count = count
         self.deadline_s = deadline_s
-        self._command = command
-        self._clock = clock
-        self._selector = selectors.DefaultSelector()
-        self._slots: list[SlotChild[Ticket]] = []
-        self._place = place
-        self._unreaped: list[subprocess.Popen[bytes]] = []
-        self._stuck: list[threading.Thread] = []
-        self._post: Post[Ticket] = Post()
-        self._selector.register(self._post.fd, selectors.EVENT_READ, self._take_post)
-        self._failed_starts = 0
-        self._start_at = float("-inf")
-        self._spawn_at = float("-inf")
-        self._unfit: PrereadError | None = None
-        self._wake_fd: int | None = None
         self.events: deque[Event[Ticket]] = deque()
         self.deaths = 0
         self.lacking: tuple[str, ...] = ()
-        self.ever_ready = False
+        self._count = count
+        self._clock = clock
+        self._selector = selectors.DefaultSelector()
+        self._children: list[InferenceProcess[Ticket]] = []
+        self._results: ResultQueue[Ticket] = ResultQueue()
+        self._selector.register(self._results.fd, selectors.EVENT_READ, self._take_results)
+        self._start = partial(InferenceProcess[Ticket], command or COMMAND, setup, results=self._results, place=place)
+        self._starts = _StartLimits(clock)
+        self._leftovers = _Leftovers()
 
     @property
     def idle(self) -> int:
-        """How many slots wait for a job."""
-        return sum(slot.started and slot.ticket is None for slot in self._slots)
+        """Number of processes that wait for a job."""
+        return sum(child.started and child.ticket is None for child in self._children)
 
     @property
     def alive(self) -> int:
-        """How many slots could read a film: they have started, and their process lives."""
-        return sum(slot.started and slot.process.poll() is None for slot in self._slots)
+        """Number of processes that have started and are alive."""
+        return sum(child.started and child.process.poll() is None for child in self._children)
+
+    @property
+    def processes(self) -> list[subprocess.Popen[bytes]]:
+        """The running child processes."""
+        return [child.process for child in self._children]
+
+    @property
+    def ever_ready(self) -> bool:
+        """Whether a process has ever been ready."""
+        return self._starts.ever_ready
+
+    @property
+    def hanging(self) -> int:
+        """Number of killed processes that hang in the kernel, or whose thread does."""
+        return self._leftovers.hanging
 
     def held_for(self, seconds: float) -> list[Ticket]:
-        """Return what slots have had in hand for so long, or longer."""
+        """Return the tickets that processes have had for so many seconds or more."""
         since = self._clock() + self.deadline_s - seconds
-        late = [slot for slot in self._slots if slot.deadline_at is not None and slot.deadline_at <= since]
-        return [slot.ticket for slot in late if slot.ticket is not None]
+        late = [child for child in self._children if child.deadline_at is not None and child.deadline_at <= since]
+        return [child.ticket for child in late if child.ticket is not None]
 
     @property
     def in_flight(self) -> list[Ticket]:
-        """What the slots have in hand."""
-        return [slot.ticket for slot in self._slots if slot.ticket is not None]
+        """Tickets of the files that the processes have in hand."""
+        return [child.ticket for child in self._children if child.ticket is not None]
 
     def wake_on(self, fd: int) -> None:
-        """Let ``poll`` return when this descriptor can be read; the caller reads it."""
-        self._wake_fd = fd
+        """Let ``poll`` return when this descriptor is readable.
+
+        The caller reads it.
+        """
         self._selector.register(fd, selectors.EVENT_READ, None)
 
     def submit(self, ticket: Ticket, job: Job) -> None:
-        """Give a job to an idle slot; ``idle`` must be above 0."""
-        slot = next(slot for slot in self._slots if slot.started and slot.ticket is None)
-        slot.take(ticket, job, self._clock() + self.deadline_s)
+        """Give a job to an idle process; ``idle`` must be above 0."""
+        child = next(child for child in self._children if child.started and child.ticket is None)
+        child.take(ticket, job, self._clock() + self.deadline_s)
 
     def answer(self, ticket: Ticket, *, known: bool, forgotten: bool = False) -> None:
-        """Answer a ``Read``. Without effect when its slot has died since."""
-        for slot in self._slots:
-            if slot.ticket == ticket:
-                slot.answer(known=known, forgotten=forgotten)
+        """Answer a ``Read``; without effect if its process has died since.
+
+        Args:
+            ticket: of the file.
+            known: the content was assessed before.
+            forgotten: it was purged.
+        """
+        for child in self._children:
+            if child.ticket == ticket:
+                child.answer(known=known, forgotten=forgotten)
 
     def poll(self, timeout_s: float) -> list[Event[Ticket]]:
-        """Keep the slots going and wait for news, at most ``timeout_s``.
+        """Keep the processes going; return events within ``timeout_s``.
 
         Raises:
-            BundleError, PrereadError: a slot says why none can start.
-            SlotCrashed: slots die, one after the other, before any could do anything.
+            BundleError, PrereadError: why no process can start.
+            SlotCrashed: processes died, one after the other, before any was ready.
         """
         self._spawn()
         now = self._clock()
-        deadlines = [slot.deadline_at for slot in self._slots if slot.deadline_at is not None]
+        deadlines = [child.deadline_at for child in self._children if child.deadline_at is not None]
         wait_s = max(0.0, min([timeout_s, *(at - now for at in deadlines)]))
         for key, _ in self._selector.select(wait_s):
             if key.data is not None:
                 key.data()
         now = self._clock()
-        for slot in list(self._slots):
-            if slot.deadline_at is not None and now >= slot.deadline_at:
-                self._lose(slot, self._too_late(slot), late=True)
-        self._reap()
-        if self._unfit is not None:
-            raise self._unfit
+        for child in list(self._children):
+            if child.deadline_at is not None and now >= child.deadline_at:
+                self._lose(child, self._too_late(child), late=True)
+        self._leftovers.reap()
+        if self._starts.unfit is not None:
+            raise self._starts.unfit
         events = list(self.events)
         self.events.clear()
         return events
 
     def abandon(self) -> list[Ticket]:
-        """Kill every slot that has a file in hand, and return what they had."""
+        """Kill every process that has a file in hand, and return their tickets."""
         tickets = self.in_flight
-        for slot in [slot for slot in self._slots if slot.ticket is not None]:
-            self._remove(slot)
+        for child in [child for child in self._children if child.ticket is not None]:
+            self._remove(child)
         return tickets
 
     def close(self) -> None:
-        """End all slots: those without a file by closing their pipe, the others at once."""
-        for slot in self._slots:
-            if slot.ticket is not None or not slot.started:
-                slot.kill()
-            self._unregister(slot)
-            slot.close()
+        """End all processes, at once those that have a file.
+
+        The others end by themselves when their pipe is closed.
+        """
+        for child in self._children:
+            if child.ticket is not None or not child.started:
+                child.kill()
+            self._unregister(child)
+            child.close()
         give_up_at = time.monotonic() + GOODBYE_S
-        for slot in self._slots:
+        for child in self._children:
             try:
-                slot.process.wait(max(0.0, give_up_at - time.monotonic()))
+                child.process.wait(max(0.0, give_up_at - time.monotonic()))
             except subprocess.TimeoutExpired:
-                slot.kill()
-                self._unreaped.append(slot.process)
-        self._slots.clear()
-        for process in self._unreaped:
-            # a process that waits for a dead share cannot be reaped until the share answers; it dies then by itself
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(GOODBYE_S)
-        self._unreaped.clear()
+                child.kill()
+                self._leftovers.add(child)
+        self._children.clear()
+        self._leftovers.wait()
         self._selector.close()
-        self._post.close()
+        self._results.close()
 
     # ------------------------------------------------------------------ inside
 
     def _spawn(self) -> None:
-        if self._clock() < self._start_at:
-            return
-        # killed slots that hang in the kernel on a dead share count, as do their threads: else each deadline adds one
-        for _ in range(self._count - len(self._slots)):
-            hanging = max(len(self._unreaped), len(self._stuck))
-            if len(self._slots) + hanging >= 2 * self._count or self._clock() < self._spawn_at:
+        for _ in range(self._count - len(self._children)):
+            # killed ones that hang in the kernel on a dead share count, else each deadline adds one
+            if len(self._children) + self.hanging >= 2 * self._count or not self._starts.allowed():
                 return
             try:
-                slot: SlotChild[Ticket] = SlotChild(
-                    self._command, self._setup, self._clock() + START_DEADLINE_S, self._post, self._place
-                )
+                child = self._start(start_by=self._clock() + START_DEADLINE_S)
             except OSError as error:
                 if error.errno not in _NO_ROOM:
                     raise
                 _LOG.warning("slot_not_started", extra={"errno": error.errno, "delay_s": SPAWN_PAUSE_S})
-                self._spawn_at = self._clock() + SPAWN_PAUSE_S
+                self._starts.pause(SPAWN_PAUSE_S)
                 return
-            self._slots.append(slot)
-            self._selector.register(slot.from_slot, selectors.EVENT_READ, partial(self._hear, slot))
-            self._selector.register(slot.control, selectors.EVENT_READ, partial(self._listen, slot))
+            self._children.append(child)
+            self._selector.register(child.from_child, selectors.EVENT_READ, partial(self._read, child))
+            self._selector.register(child.control, selectors.EVENT_READ, partial(self._take_listener, child))
 
-    def _hear(self, slot: SlotChild[Ticket]) -> None:
-        if slot not in self._slots:
+    def _read(self, child: InferenceProcess[Ticket]) -> None:
+        if child not in self._children:
             return
         try:
-            for reply in slot.replies():
+            for reply in child.replies():
                 if reply is None:
-                    self._end(slot)
+                    self._end(child)
                     return
-                self._take(slot, reply)
-                if slot not in self._slots:
+                self._take(child, reply)
+                if child not in self._children:
                     return
         except ValueError:
-            self._lose(slot, SlotCrashed("the process that read this film said what no slot says"))
+            self._lose(child, SlotCrashed("the inference process sent an invalid message"))
 
-    def _end(self, slot: SlotChild[Ticket]) -> None:
-        """Take in that a slot will say no more."""
-        if slot.last or slot.answered:
-            # it is removed once its film's file was looked at again
-            self._selector.unregister(slot.from_slot)
-            slot.ended = True
+    def _end(self, child: InferenceProcess[Ticket]) -> None:
+        """Handle the end of a process's messages."""
+        if child.last or child.answered:
+            # it is removed once its file's file was looked at again
+            self._selector.unregister(child.from_child)
+            child.ended = True
         else:
-            self._lose(slot, self._death(slot))
+            self._lose(child, self._death(child))
 
-    def _listen(self, slot: SlotChild[Ticket]) -> None:
-        """Answer for a slot's calls from now on: those of its own test would else wait for ever."""
-        if slot not in self._slots or not slot.starting:
+    def _take_listener(self, child: InferenceProcess[Ticket]) -> None:
+        """Take the listener for a process's refused calls while it starts.
+
+        The calls of its self-test would else wait for ever.
+        """
+        if child not in self._children or not child.starting:
             return
-        slot.starting = False
-        self._selector.unregister(slot.control)
-        if slot.take_listener() and slot.refused is not None:
-            self._selector.register(slot.refused.fd, selectors.EVENT_READ, partial(self._refuse, slot, slot.refused))
+        child.starting = False
+        self._selector.unregister(child.control)
+        if child.take_listener() and child.refused is not None:
+            self._selector.register(child.refused.fd, selectors.EVENT_READ, partial(self._refuse, child, child.refused))
 
-    def _refuse(self, slot: SlotChild[Ticket], calls: RefusedCalls) -> None:
-        """Answer for a call that no slot makes."""
-        if slot not in self._slots:
+    def _refuse(self, child: InferenceProcess[Ticket], calls: RefusedCalls) -> None:
+        """Refuse a system call of a process."""
+        if child not in self._children:
             return
         name = calls.answer()
         if name is not None:
-            _LOG.warning("slot_call_refused", extra={"call": name, "pid": slot.process.pid})
+            _LOG.warning("slot_call_refused", extra={"call": name, "pid": child.process.pid})
         if calls.count > MOST:
-            self._lose(slot, SlotCrashed(f"the process that read this film made {calls.count} calls that it may not"))
+            self._lose(child, SlotCrashed(f"the inference process made {calls.count} system calls that are refused"))
 
-    def _take_post(self) -> None:
-        """Take in what the slots' threads found of the files."""
-        for looked in self._post.take():
-            slot = looked.slot
-            if slot not in self._slots or slot.ticket is not looked.ticket:
+    def _take_results(self) -> None:
+        """Handle what the processes' threads found of the files."""
+        for looked in self._results.take():
+            child = looked.child
+            if child not in self._children or child.ticket is not looked.ticket:
                 continue
-            ticket = slot.finish()
+            ticket = child.finish()
             if isinstance(looked.found, Report):
                 self.events.append(Done(ticket, looked.found))
             else:
                 self.events.append(Fault(ticket, looked.found))
-            if slot.last or slot.ended:
-                self._remove(slot)
+            if child.last or child.ended:
+                self._remove(child)
 
-    def _take(self, slot: SlotChild[Ticket], reply: Reply) -> None:
-        if reply.say is Say.READY and not slot.started:
-            self._listen(slot)  # whatever was to come is there
-            slot.started, slot.deadline_at, slot.lacking = True, None, reply.lacking
-            before, self.lacking = self.lacking, slot.lacking
-            if slot.lacking and slot.lacking != before:
-                level = logging.WARNING if ESSENTIAL.intersection(slot.lacking) else logging.INFO
-                _LOG.log(level, "slots_confined_in_part", extra={"why": ", ".join(slot.lacking)})
+    def _take(self, child: InferenceProcess[Ticket], reply: Reply) -> None:
+        if reply.kind is ReplyKind.READY and not child.started:
+            self._take_listener(child)  # whatever was to come is there
+            child.started, child.deadline_at, child.lacking = True, None, reply.lacking
+            before, self.lacking = self.lacking, child.lacking
+            if child.lacking and child.lacking != before:
+                level = logging.WARNING if ESSENTIAL.intersection(child.lacking) else logging.INFO
+                _LOG.log(level, "slots_confined_in_part", extra={"why": ", ".join(child.lacking)})
             if not self.ever_ready:
                 _LOG.info("worker_ready")
-            self.ever_ready, self._failed_starts = True, 0
+            self._starts.succeeded()
             return
-        if reply.say is Say.UNFIT and not slot.started:
-            self._unfit = error_from_code(reply.code or "", reply.message, PrereadError)
+        if reply.kind is ReplyKind.UNFIT and not child.started:
+            self._starts.unfit = error_from_code(reply.code or "", reply.message, PrereadError)
             return
-        if slot.ticket is None or slot.answered:
-            raise ValueError("a slot without a file speaks of one")
-        if reply.say is Say.READ and reply.sha256 is not None:
-            slot.note_read(reply.sha256)
-            self.events.append(Read(slot.ticket, reply.sha256))
-        elif reply.say is Say.DONE and reply.report is not None:
-            slot.last = reply.last
-            slot.look_again(reply.report)
-        elif reply.say is Say.FAULT:
+        if child.ticket is None or child.answered:
+            raise ValueError("a message about a file from a process that has none")
+        if reply.kind is ReplyKind.READ and reply.sha256 is not None:
+            child.note_read(reply.sha256)
+            self.events.append(Read(child.ticket, reply.sha256))
+        elif reply.kind is ReplyKind.DONE and reply.report is not None:
+            child.last = reply.last
+            child.look_again(reply.report)
+        elif reply.kind is ReplyKind.FAULT:
             error = error_from_code(reply.code or "", reply.message, EnvironmentFault)
-            self.events.append(Fault(slot.finish(), error))
-        elif reply.say is Say.BROKE:
+            self.events.append(Fault(child.finish(), error))
+        elif reply.kind is ReplyKind.BROKE:
             kind = SlotMemory if reply.code == SlotMemory.code else SlotCrashed
-            self._lose(slot, kind(reply.message))
+            self._lose(child, kind(reply.message))
         else:
-            raise ValueError("a slot's line lacks what its kind needs")
+            raise ValueError("a message lacks a field that its kind needs")
 
-    def _death(self, slot: SlotChild[Ticket]) -> SlotError | EnvironmentFault:
-        """Whose fault a death is: not the film's before its bytes were read, as when a slot died while it waited."""
-        error = slot.cause_of_death()
-        early = slot.ticket is not None and not slot.has_bytes()
+    def _death(self, child: InferenceProcess[Ticket]) -> SlotError | EnvironmentFault:
+        """Return the error for a death; no file's fault before it was read."""
+        error = child.cause_of_death()
+        early = child.ticket is not None and not child.has_bytes()
         return EnvironmentFault(f"{error}, before it had its bytes") if early else error
 
-    def _too_late(self, slot: SlotChild[Ticket]) -> SlotError | EnvironmentFault:
-        """Whose fault a deadline is: the film's only once its bytes were read."""
-        if slot.ticket is not None and (slot.answered or not slot.has_bytes()):
-            return EnvironmentFault(f"the share did not hand out the film within {self.deadline_s:g} s")
-        return SlotDeadline(f"reading the film took longer than {self.deadline_s:g} s")
+    def _too_late(self, child: InferenceProcess[Ticket]) -> SlotError | EnvironmentFault:
+        """Return the error for a deadline; the file's fault only once it was read."""
+        if child.ticket is not None and (child.answered or not child.has_bytes()):
+            return EnvironmentFault(f"the share did not deliver the file within {self.deadline_s:g} s")
+        return SlotDeadline(f"reading the file took longer than {self.deadline_s:g} s")
 
-    def _lose(self, slot: SlotChild[Ticket], error: SlotError | EnvironmentFault, *, late: bool = False) -> None:
-        if (ticket := slot.ticket) is not None:
-            if slot.sha256 is None:
-                slot.has_bytes()
+    def _lose(
+        self, child: InferenceProcess[Ticket], error: SlotError | EnvironmentFault, *, late: bool = False
+    ) -> None:
+        if (ticket := child.ticket) is not None:
+            if child.sha256 is None:
+                child.has_bytes()
             if isinstance(error, SlotError):
-                self.events.append(Broke(ticket, error, slot.sha256, slot.computed_s()))
+                self.events.append(Lost(ticket, error, child.sha256, child.computed_s()))
             else:
                 self.events.append(Fault(ticket, error, late))
         else:
             _LOG.warning("slot_lost", extra={"code": error.code, "why": str(error)})
-        if not slot.started:
-            self._failed_starts += 1
-            if self._failed_starts >= _STARTS_AT_MOST:
-                self._start_fails(error)
-        self._remove(slot)
+        if not child.started:
+            self._starts.failed(error)
+        self._remove(child)
 
-    def _start_fails(self, error: PrereadError) -> None:
+    def _unregister(self, child: InferenceProcess[Ticket]) -> None:
+        if not child.ended:
+            self._selector.unregister(child.from_child)
+        if child.starting:
+            self._selector.unregister(child.control)
+        if child.refused is not None:
+            self._selector.unregister(child.refused.fd)
+
+    def _remove(self, child: InferenceProcess[Ticket]) -> None:
+        self.deaths += not child.last
+        self._unregister(child)
+        child.kill()
+        child.close()
+        self._children.remove(child)
+        self._leftovers.add(child)
+
+
+class _StartLimits:
+    """Limits on starting processes after failures.
+
+    Args:
+        clock: monotonic seconds.
+
+    Attributes:
+        ever_ready: whether a process has ever been ready.
+        unfit: why no process can start; ``None`` while some may.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.ever_ready = False
+        self.unfit: PrereadError | None = None
+        self._clock = clock
+        self._failures = 0
+        self._not_before = float("-inf")
+
+    def allowed(self) -> bool:
+        """Return whether a process may be started now."""
+        return self._clock() >= self._not_before
+
+    def pause(self, seconds: float) -> None:
+        """Start no process for so long."""
+        self._not_before = max(self._not_before, self._clock() + seconds)
+
+    def succeeded(self) -> None:
+        """Record that a process is ready."""
+        self.ever_ready, self._failures = True, 0
+
+    def failed(self, error: PrereadError) -> None:
+        """Record that a process ended before it was ready."""
+        self._failures += 1
+        if self._failures < _STARTS_AT_MOST:
+            return
         if self.ever_ready:
             # the machine is at fault, which lacks memory or kills them, and not the bundle: try ever more rarely
-            self._start_at = self._clock() + _START_DELAY.after(self._failed_starts - _STARTS_AT_MOST + 1)
-        elif self._unfit is None:
-            self._unfit = SlotCrashed(f"{_STARTS_AT_MOST} slots in a row died while they started: {error}")
+            self.pause(_START_DELAY.after(self._failures - _STARTS_AT_MOST + 1))
+        elif self.unfit is None:
+            self.unfit = SlotCrashed(f"{_STARTS_AT_MOST} inference processes in a row died while they started: {error}")
 
-    def _unregister(self, slot: SlotChild[Ticket]) -> None:
-        if not slot.ended:
-            self._selector.unregister(slot.from_slot)
-        if slot.starting:
-            self._selector.unregister(slot.control)
-        if slot.refused is not None:
-            self._selector.unregister(slot.refused.fd)
 
-    def _remove(self, slot: SlotChild[Ticket]) -> None:
-        self.deaths += not slot.last
-        self._unregister(slot)
-        slot.kill()
-        slot.close()
-        self._slots.remove(slot)
-        self._unreaped.append(slot.process)
-        self._stuck.append(slot.thread)
+class _Leftovers:
+    """Killed processes and threads, some hanging in the kernel.
 
-    def _reap(self) -> None:
-        self._stuck = [thread for thread in self._stuck if thread.is_alive()]
-        self._unreaped = [process for process in self._unreaped if process.poll() is None]
+    They do so while they wait for a dead share.
+    """
+
+    def __init__(self) -> None:
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._threads: list[threading.Thread] = []
+
+    @property
+    def hanging(self) -> int:
+        """Number of processes that are not gone yet, or whose thread is not."""
+        return max(len(self._processes), len(self._threads))
+
+    def add(self, child: InferenceProcess[Ticket]) -> None:
+        """Keep a killed process until it is gone."""
+        self._processes.append(child.process)
+        self._threads.append(child.thread)
+
+    def reap(self) -> None:
+        """Forget what is gone."""
+        self._threads = [thread for thread in self._threads if thread.is_alive()]
+        self._processes = [process for process in self._processes if process.poll() is None]
+
+    def wait(self) -> None:
+        """Wait a moment for each process.
+
+        One that hangs dies by itself when the share answers.
+        """
+        for process in self._processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GOODBYE_S)
+        self._processes.clear()

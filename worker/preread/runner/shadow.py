@@ -1,7 +1,7 @@
 """Shadow bundle: assesses what the bundle in use has, without display.
 
-A film's turn comes after its live result is committed, when no film waits and a slot has nothing else to do. Its bytes
-are read again and must be the same. What goes wrong here is noted beside the shadow and touches no film's state.
+A file is due once its live result is committed, when no file waits and a process has nothing else to do. It is read
+again, and its content must be the same. Failures are recorded beside the shadow and change no file's state.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from preread.db.engine import database_now, read, write
 from preread.db.statements import insert_or_skip
 from preread.ledger.commits import finding_rows
 from preread.runner.child.protocol import Report
-from preread.runner.pool import Broke, Done, Event, Read
+from preread.runner.pool import Done, Event, Lost, Read
 
 _LOG = logging.getLogger(__name__)
 _PAGE = 100
 _FAULTS_AT_MOST = 5
-# A transaction that was slow to commit shows films that are older than the last one seen.
+# A transaction that was slow to commit shows files that are older than the last one seen.
 _LOOK_BACK = timedelta(seconds=60)
 _f, _s = schema.file.c, shadow.c
 
 
 @dataclass(frozen=True, slots=True)
-class ShadowFilm:
+class ShadowFile:
     """File that the bundle in the shadow is to assess."""
 
     file_id: int
@@ -51,8 +51,8 @@ class Shadow:
         engine: the database.
         active_id: the bundle in use.
         shadow_id: the one in the shadow.
-        since: films with a result from then on are assessed.
-        within: of these films alone; it may grow. ``None``: of all.
+        since: files with a result from then on are assessed.
+        within: of these files alone; it may grow. ``None``: of all.
     """
 
     def __init__(
@@ -70,11 +70,11 @@ class Shadow:
         self._shadow_id = shadow_id
         self._from = (since, 0)
         self._within = within
-        self._due: list[ShadowFilm] = []
+        self._due: list[ShadowFile] = []
         self._in_hand: set[int] = set()
         self._faults = 0
 
-    def films(self, root_ids: Sequence[int], count: int) -> list[ShadowFilm]:
+    def films(self, root_ids: Sequence[int], count: int) -> list[ShadowFile]:
         """Return up to ``count`` files that are due."""
         if self._faults >= _FAULTS_AT_MOST:
             self.exhausted = True
@@ -88,7 +88,7 @@ class Shadow:
         self._in_hand.update(film.instance_id for film in given)
         return given
 
-    def handle(self, event: Event[ShadowFilm]) -> None:
+    def handle(self, event: Event[ShadowFile]) -> None:
         """Record the outcome of one file."""
         film = event.ticket
         if isinstance(event, Read):
@@ -97,7 +97,7 @@ class Shadow:
             if isinstance(event, Done):
                 self._faults = 0
                 self._note(film, event.report)
-            elif isinstance(event, Broke) or isinstance(event.error, FileChanged | FileLocked | FileVanished):
+            elif isinstance(event, Lost) or isinstance(event.error, FileChanged | FileLocked | FileVanished):
                 self._failed(film, event.error)
             else:
                 # the share or the shadow bundle itself: tried again, but not for ever
@@ -109,7 +109,7 @@ class Shadow:
             _LOG.warning("shadow_failed", extra={"code": error.code, "file_id": film.file_id})
         self._in_hand.discard(film.instance_id)
 
-    def _look(self, connection: Connection, root_ids: Sequence[int]) -> list[ShadowFilm]:
+    def _look(self, connection: Connection, root_ids: Sequence[int]) -> list[ShadowFile]:
         at, file_id = self._from
         there = exists().where(_s.instance_id == _f.instance_id, _s.bundle_id == self._shadow_id)
         statement = (
@@ -129,11 +129,11 @@ class Shadow:
             self._from = max((rows[0].committed_at - _LOOK_BACK, 0), self._from)
         found = {row.instance_id: row for row in rows if row.instance_id not in self._in_hand}
         return [
-            ShadowFilm(row.id, row.instance_id, row.root_id, row.path, row.size_bytes, row.mtime_ns, row.sha256)
+            ShadowFile(row.id, row.instance_id, row.root_id, row.path, row.size_bytes, row.mtime_ns, row.sha256)
             for row in found.values()
         ]
 
-    def _note(self, film: ShadowFilm, report: Report) -> None:
+    def _note(self, film: ShadowFile, report: Report) -> None:
         if report.sha256 != film.sha256:
             # other bytes lie there by now; they get a result of their own
             self._insert(film, Outcome.UNREADABLE, FileChanged.code, ())
@@ -141,11 +141,11 @@ class Shadow:
         content = report.content
         self._insert(film, report.outcome, report.code, () if content is None else content.findings)
 
-    def _failed(self, film: ShadowFilm, error: SlotError | EnvironmentFault) -> None:
+    def _failed(self, film: ShadowFile, error: SlotError | EnvironmentFault) -> None:
         _LOG.warning("shadow_failed", extra={"code": error.code, "file_id": film.file_id})
         self._insert(film, Outcome.UNREADABLE, error.code, ())
 
-    def _insert(self, film: ShadowFilm, outcome: Outcome, code: str | None, findings: Sequence[Finding]) -> None:
+    def _insert(self, film: ShadowFile, outcome: Outcome, code: str | None, findings: Sequence[Finding]) -> None:
         def body(connection: Connection, _again: bool) -> None:
             row: schema.Row = {
                 "instance_id": film.instance_id,
@@ -154,7 +154,7 @@ class Shadow:
                 "code": code,
                 "at": database_now(connection),
             }
-            # a film that was forgotten meanwhile has no content to hang this on
+            # a file that was forgotten meanwhile has no content to hang this on
             held = select(schema.instance.c.id).where(schema.instance.c.id == film.instance_id).with_for_update()
             if connection.execute(held).first() is None:
                 return

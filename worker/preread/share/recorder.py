@@ -10,8 +10,8 @@ from preread.core.errors import UNREAD_CODES
 from preread.core.types import FORGOTTEN, FileState
 from preread.ledger.records import Observation, Version
 from preread.share.absence import Absence
-from preread.share.scanner import GONE_ERRNOS, Look, ScannedRoot, check_root, look_at_path
-from preread.share.stability import Settling
+from preread.share.scanner import GONE_ERRNOS, EntryStatus, ScannedRoot, check_root, look_at_path
+from preread.share.stability import StabilityTracker
 
 EMPTY_PATIENCE = timedelta(hours=24)
 _COME_BACK = frozenset({FileState.VANISHED, FileState.MISSED})
@@ -55,7 +55,7 @@ class Recorder:
         *,
         judge_empty: bool,
     ) -> None:
-        self.settling = Settling(0.0)
+        self.settling = StabilityTracker(0.0)
         self.backlog_taken_in = 0
         self._root = root
         self.absence = absence
@@ -98,7 +98,7 @@ class Recorder:
             self.record(now, looks, backlog=backlog)
         return rechecked
 
-    def record(self, now: float, looks: Iterable[Look], *, backlog: bool = False, hinted: bool = False) -> None:
+    def record(self, now: float, looks: Iterable[EntryStatus], *, backlog: bool = False, hinted: bool = False) -> None:
         """Record a batch of entries.
 
         Args:
@@ -155,7 +155,7 @@ class Recorder:
 
 
 def needs_status(version: Version | None) -> bool:
-    """Return whether a quick scan reads the status of a path that is listed."""
+    """Return whether a quick scan reads the status of a listed path."""
     return version is None or version.state is FileState.SETTLING or version.state in _COME_BACK
 
 

@@ -24,7 +24,7 @@ from preread.share.ignore_rules import path_rule
 from preread.share.recorder import Recorder
 from preread.share.scanner import GONE_ERRNOS, FileSystem, ScannedRoot, look_at_path
 from preread.share.scans import BATCH, Scans, ScanSchedule, ShareState
-from preread.share.stability import Settling
+from preread.share.stability import StabilityTracker
 from preread.share.watcher import Hints, Watcher
 
 _LOG = logging.getLogger(__name__)
@@ -224,7 +224,7 @@ class RootMonitor:
     def _choose_events(self) -> None:
         network = self._events.choose()
         settle_s = self._options.settle_s if network is None else self._options.network_settle_s
-        self._recorder.settling = Settling(settle_s)
+        self._recorder.settling = StabilityTracker(settle_s)
 
     def _delay(self, now: float) -> float:
         if self._scans.under_way or self._requested or self._goes_on_settling:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from preread.core.errors import EnvironmentFault, FileChanged, FileLocked, FileVanished, ShareDown, TooManyBytes
 from preread.ledger.records import Observation
 
-# Nearly every film comes in one piece, which is then not copied again.
+# Nearly every file comes in one piece, which is then not copied again.
 _CHUNK_BYTES = 64 * 1024 * 1024
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY

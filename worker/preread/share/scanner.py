@@ -42,11 +42,11 @@ class FileSystem:
     answered = 0
 
     def network(self, root: bytes) -> str | None:
-        """Call ``filesystems.network_file_system``, which resolves the root's links."""
+        """Call ``filesystems.network_file_system``."""
         return self._ask(filesystems.network_file_system, root)
 
     def missing_mount(self, root: bytes) -> str | None:
-        """Call ``filesystems.missing_mount``, which resolves the root's links."""
+        """Call ``filesystems.missing_mount``."""
         return self._ask(filesystems.missing_mount, root)
 
     def status(self, path: bytes) -> os.stat_result:
@@ -124,7 +124,7 @@ class Listing:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ListedEntry:
     """Listed entry that is no folder.
 
     Attributes:
@@ -139,7 +139,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Look:
+class EntryStatus:
     """Status of one entry.
 
     Attributes:
@@ -150,7 +150,7 @@ class Look:
     rule: str | None = None
 
 
-def walk(system: FileSystem, root: bytes, below: bytes, listing: Listing) -> Iterator[Found]:
+def walk(system: FileSystem, root: bytes, below: bytes, listing: Listing) -> Iterator[ListedEntry]:
     """Yield every entry at or below a folder that is no folder itself.
 
     Args:
@@ -177,7 +177,7 @@ def walk(system: FileSystem, root: bytes, below: bytes, listing: Listing) -> Ite
                         listing.ignored_folders += 1
                 else:
                     listing.files += 1
-                    yield Found(path, rule, entry)
+                    yield ListedEntry(path, rule, entry)
         except OSError as error:
             note_failed_folder(system, root, folder, listing, error)
 
@@ -197,8 +197,11 @@ def note_failed_folder(system: FileSystem, root: bytes, folder: bytes, listing: 
 
 
 def look_at_entries(
-    system: FileSystem, batch: Iterable[Found], listing: Listing, there: Callable[[bytes], object] = lambda _: None
-) -> list[Look]:
+    system: FileSystem,
+    batch: Iterable[ListedEntry],
+    listing: Listing,
+    there: Callable[[bytes], object] = lambda _: None,
+) -> list[EntryStatus]:
     """Return the status of each entry; one that is gone is left out.
 
     Args:
@@ -245,7 +248,7 @@ def check_mounted(system: FileSystem, root: bytes, listing: Listing) -> None:
         raise ShareDown(f"/etc/fstab names {point}, and nothing is mounted there")
 
 
-def look_at_entry(system: FileSystem, found: Found) -> Look:
+def look_at_entry(system: FileSystem, found: ListedEntry) -> EntryStatus:
     """Return the status of a listed entry.
 
     Raises:
@@ -254,7 +257,7 @@ def look_at_entry(system: FileSystem, found: Found) -> Look:
     return _look(found.path, system.status_of_entry(found.entry), found.rule)
 
 
-def look_at_path(system: FileSystem, root: bytes, path: bytes) -> Look | None:
+def look_at_path(system: FileSystem, root: bytes, path: bytes) -> EntryStatus | None:
     """Return the status of a path; ``None`` for a folder.
 
     Raises:
@@ -269,6 +272,6 @@ def look_at_path(system: FileSystem, root: bytes, path: bytes) -> Look | None:
     return None if stat.S_ISDIR(status.st_mode) else _look(path, status, name_rule(path.rsplit(b"/", 1)[-1]))
 
 
-def _look(path: bytes, status: os.stat_result, rule: str | None) -> Look:
+def _look(path: bytes, status: os.stat_result, rule: str | None) -> EntryStatus:
     observation = Observation(path, status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
-    return Look(observation, rule or mode_rule(status.st_mode))
+    return EntryStatus(observation, rule or mode_rule(status.st_mode))

@@ -10,7 +10,16 @@ from itertools import islice
 from preread.core.backoff import Backoff
 from preread.core.errors import ScanIncomplete, ShareDown
 from preread.share.recorder import Recorder, needs_status
-from preread.share.scanner import Found, Listing, Look, ScannedRoot, check_mounted, check_root, look_at_entries, walk
+from preread.share.scanner import (
+    EntryStatus,
+    ListedEntry,
+    Listing,
+    ScannedRoot,
+    check_mounted,
+    check_root,
+    look_at_entries,
+    walk,
+)
 
 _LOG = logging.getLogger(__name__)
 BATCH = 500
@@ -276,7 +285,7 @@ class Scans:
             self._recorder.record(self._now, looks, backlog=backlog, hinted=hinted)
             yield
 
-    def _look_at(self, batch: list[Found], listing: Listing, *, everything: bool) -> list[Look]:
+    def _look_at(self, batch: list[ListedEntry], listing: Listing, *, everything: bool) -> list[EntryStatus]:
         if not everything:
             # a network share answers each stat with a round trip: ask for what is new or not stable only
             known = self._root.ledger.known(self._root.root_id, [found.path for found in batch])

@@ -28,7 +28,7 @@ class _Young:
     recheck_s: float
 
 
-class Settling:
+class StabilityTracker:
     """Files that changed lately.
 
     Args:
@@ -109,12 +109,6 @@ class Settling:
             self._turned_away = False
             return True
         return False
-
-    def clear(self) -> None:
-        """Forget everything: what is not settled is found again by the next scan."""
-        self._young.clear()
-        self._due.clear()
-        self._turned_away = False
 
     def _look_at(self, at: float, path: bytes) -> None:
         heapq.heappush(self._due, (at, path))

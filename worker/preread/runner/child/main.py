@@ -1,7 +1,7 @@
-"""A slot: the child process that reads films, one at a time; ``slots.py`` starts it.
+"""Inference process: reads one file at a time, confined.
 
 It parses bytes that anyone may have written, with decoders in C. So it loads all that it will ever need, takes its own
-rights away (``confinement``), and is sent each film as an open file: it can then read that, compute and answer. It has
+rights away (``confinement``), and is sent each file as an open file: it can then read that, compute and answer. It has
 a memory limit, no core file, no inherited descriptors and none of the worker's settings (they may hold a password); it
 is the first to go when memory runs out, and ends when the worker does. What kills it costs one file.
 """
@@ -28,10 +28,9 @@ from preread.core.errors import (
 )
 from preread.core.text.escaping import escape
 from preread.core.types import PixelArray
-from preread.runner.child import protocol as slot_messages
-from preread.runner.child import reading as slot_reading
-from preread.runner.child.protocol import Known, Reply, Say, Setup
-from preread.runner.child.reading import Film
+from preread.runner.child import protocol, reading
+from preread.runner.child.protocol import Known, Reply, ReplyKind, Setup
+from preread.runner.child.reading import OpenFile
 from preread.runner.confine import confinement
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ def main(load: Callable[[Setup], Classifier] | None = None, *, confined: bool = 
 
     Args:
         load: makes the classifier; tests give another.
-        confined: tests whose slot writes files say no.
+        confined: ``False`` in tests whose process writes files.
     """
     # printing of any library must not reach the worker: the protocol gets a descriptor of its own
     replies = os.fdopen(os.dup(1), "wb")
@@ -56,7 +55,7 @@ def main(load: Callable[[Setup], Classifier] | None = None, *, confined: bool = 
     control = socket.socket(fileno=os.dup(0))
     os.dup2(devnull, 0)
     os.close(devnull)
-    setup = slot_messages.decode_setup(slot_messages.receive(control, _MAX_MESSAGE_BYTES)[0])
+    setup = protocol.decode_setup(protocol.receive(control, _MAX_MESSAGE_BYTES)[0])
     _limit(setup)
     preview = None
     if setup.preview_fd >= 0:
@@ -68,21 +67,23 @@ def main(load: Callable[[Setup], Classifier] | None = None, *, confined: bool = 
         if confined:
             lacking = _confine(slot, self_tested=load is None)
     except PrereadError as error:
-        _send(replies, Reply(Say.UNFIT, error.code, escape(str(error))))
+        _send(replies, Reply(ReplyKind.UNFIT, error.code, escape(str(error))))
         return 1
     except MemoryError:
-        message = f"{setup.memory_bytes} bytes are too few for a slot to start"
-        _send(replies, Reply(Say.UNFIT, SlotMemory.code, message))
+        message = (
+            f"{setup.memory_bytes} bytes are too few for an inference process to start; raise PREREAD_SLOT_MEMORY_BYTES"
+        )
+        _send(replies, Reply(ReplyKind.UNFIT, SlotMemory.code, message))
         return 1
-    _send(replies, Reply(Say.READY, lacking=lacking))
+    _send(replies, Reply(ReplyKind.READY, lacking=lacking))
     code = slot.serve()
     control.detach()  # whoever closes it, ends it; the process does
     return code
 
 
 def _limit(setup: Setup) -> None:
-    """Take away what loading does not need."""
-    # the worker ends its slots itself; a signal to the whole group must not cost the film in hand
+    """Take away rights that loading does not need."""
+    # the worker ends its processes itself; a signal to the whole group must not cost the file in hand
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -96,7 +97,11 @@ def _limit(setup: Setup) -> None:
 
 
 def _confine(slot: _Slot, *, self_tested: bool) -> tuple[str, ...]:
-    """Take away the rest, and see that everything still works without."""
+    """Take away the other rights, and check that everything still works.
+
+    Returns:
+        Parts of the confinement that this machine lacks.
+    """
     from preread.runner.confine import self_test
 
     self_test.import_all()
@@ -117,7 +122,7 @@ def _load(setup: Setup) -> Classifier:
     from preread.model import bundles
     from preread.model.classifier import Classifier
 
-    bundle = bundles.load(Path(os.fsdecode(slot_messages.to_path(setup.bundle))))
+    bundle = bundles.load(Path(os.fsdecode(protocol.to_path(setup.bundle))))
     if bundle.digest != setup.digest:
         raise BundleMismatch(f"the bundle at {bundle.path} is no longer the one that the worker started with")
     classifier = Classifier(bundle)
@@ -126,7 +131,7 @@ def _load(setup: Setup) -> Classifier:
 
 
 class _Slot:
-    """What serves jobs.
+    """Server of jobs.
 
     Args:
         load: makes a classifier; that of the shadow is made now, since no file can be read later.
@@ -158,29 +163,36 @@ class _Slot:
     def serve(self) -> int:
         """Answer jobs until there are no more; return the exit code."""
         while True:
-            message, descriptor = slot_messages.receive(self.control, _MAX_MESSAGE_BYTES)
+            message, descriptor = protocol.receive(self.control, _MAX_MESSAGE_BYTES)
             if not message or descriptor is None:
                 return 0
-            job = slot_messages.decode_job(message)
+            job = protocol.decode_job(message)
             chosen = self._in_shadow if job.shadow else self.classifier
             if isinstance(chosen, PrereadError) or (job.shadow and chosen is None):
                 os.close(descriptor)
                 text = f"the bundle in the shadow cannot be used: {chosen}"
-                _send(self._replies, Reply(Say.FAULT, EnvironmentFault.code, escape(text)))
+                _send(self._replies, Reply(ReplyKind.FAULT, EnvironmentFault.code, escape(text)))
                 continue
             draw = None if self._preview is None else self._draw
-            reply = _serve(Film(job, descriptor, chosen, self.setup, self._ask, draw))
+            reply = _serve(OpenFile(job, descriptor, chosen, self.setup, self._ask, draw))
             _send(self._replies, reply)
-            if reply.say is Say.BROKE or reply.last:
+            if reply.kind is ReplyKind.BROKE or reply.last:
                 return 1
 
     def _ask(self, sha256: str) -> Known:
-        """Ask the worker what it knows of these bytes."""
-        _send(self._replies, Reply(Say.READ, sha256=sha256))
-        return slot_messages.decode_known(slot_messages.receive(self.control, _MAX_MESSAGE_BYTES)[0])
+        """Return what the worker knows of this content."""
+        _send(self._replies, Reply(ReplyKind.READ, sha256=sha256))
+        return protocol.decode_known(protocol.receive(self.control, _MAX_MESSAGE_BYTES)[0])
 
     def _draw(self, pixels: PixelArray) -> int:
-        """Draw a preview into the memory that the worker reads; return its size, 0 where there is no room for it."""
+        """Write a preview into the memory that the worker reads.
+
+        Args:
+            pixels: uint8 [rows, columns].
+
+        Returns:
+            Its size in bytes, 0 if there is no room for it.
+        """
         from preread.imaging.preview_png import encode_preview
 
         content = encode_preview(pixels)
@@ -190,21 +202,21 @@ class _Slot:
         return len(content)
 
 
-def _serve(film: Film) -> Reply:
-    setup = film.setup
+def _serve(file: OpenFile) -> Reply:
+    setup = file.setup
     try:
-        report = slot_reading.read(film)
-        return Reply(Say.DONE, report=report, last=film.decoder_failed)
+        report = reading.read(file)
+        return Reply(ReplyKind.DONE, report=report, last=file.decoder_failed)
     except EnvironmentFault as error:
-        return Reply(Say.FAULT, error.code, escape(str(error)))
+        return Reply(ReplyKind.FAULT, error.code, escape(str(error)))
     except MemoryError:
-        return Reply(Say.BROKE, SlotMemory.code, f"the film needs more than {setup.memory_bytes} bytes of memory")
+        return Reply(ReplyKind.BROKE, SlotMemory.code, f"the file needs more than {setup.memory_bytes} bytes of memory")
     except Exception as error:  # noqa: BLE001  named, sent to the worker and counted; only the class, texts quote tags
-        return Reply(Say.BROKE, SlotCrashed.code, f"reading the film failed with {type(error).__name__}")
+        return Reply(ReplyKind.BROKE, SlotCrashed.code, f"reading the file failed with {type(error).__name__}")
 
 
 def _send(replies: BinaryIO, reply: Reply) -> None:
-    replies.write(slot_messages.encode(reply))
+    replies.write(protocol.encode(reply))
     replies.flush()
 
 

@@ -1,8 +1,8 @@
-"""What passes between the worker and its slots: JSON, by a socket to the slot and by lines of a pipe from it.
+"""Messages between the worker and an inference process, as JSON.
 
-The worker sends one ``Setup`` and then one ``Job`` at a time, with the descriptor of its file; the slot sends ``Reply``
-lines. A slot has read hostile bytes, so that its lines are validated before anything in them is used, and no line may
-be longer than the limit.
+By a socket the worker sends one ``Setup`` and then one ``Job`` at a time, with the descriptor of its file; by a pipe
+the process sends ``Reply`` lines. A process has read hostile bytes: its lines are validated before anything in them is
+used, and no line may be longer than the limit.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What a slot needs before its first job.
+    """First message to a process.
 
     Attributes:
         bundle: folder of the bundle, as ``to_text`` gives it.
         digest: the digest that this bundle must have.
-        memory_bytes: address space that the slot may use.
-        parent_pid: the worker's; when that process ends, so does the slot.
+        memory_bytes: address space that the process may use.
+        parent_pid: the worker's; when that process ends, so does the process.
         shadow: folder of the bundle for jobs in the shadow, as ``to_text`` gives it; ``shadow_digest`` is what it has.
-        notes_fd: of a pipe into which the slot writes the SHA-256 of its film when it has the bytes, in hex.
+        notes_fd: of a pipe into which the process writes the SHA-256 of its file when it has the bytes, in hex.
         preview_fd: of memory shared with the worker, ``previews.MAX_BYTES`` of it, into which it draws previews.
-        require_confinement: do not start where the kernel lacks what confines the slot.
+        require_confinement: do not start where the kernel lacks what confines the process.
         pictures: assess nothing, but answer with each picture as a network is trained on it; no bundle is loaded then.
     """
 
@@ -56,21 +56,23 @@ class Setup:
     pictures: bool = False
 
     def of_shadow(self) -> Setup:
-        """Return what a slot needs to load the bundle of the shadow."""
+        """Return the message with the bundle of the shadow as the bundle."""
         return replace(self, bundle=self.shadow or "", digest=self.shadow_digest)
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One file version to read. ``root`` and ``path`` as ``to_text`` gives them.
+    """File version to read; ``root`` and ``path`` as of ``to_text``.
 
-    The worker opens it and sends its descriptor along; the slot is told the path, which may name the patient, and not
+    The worker opens it and sends its descriptor along; the process gets the path, which may name the patient, and not
     the root.
-    ``preview``: keep one of it. Asked at the first attempt only, so that no preview can cost a film its outcome.
-    ``shadow``: assess it with the bundle in the shadow.
-    ``ask``: before it is assessed, say ``Say.READ`` and wait for ``Known``.
-    ``threads``: so many a decoder may use that can use several.
-    ``assume_age``: see ``Declared``.
+
+    Attributes:
+        preview: draw one. At the first attempt only, so that no preview can cost a file its outcome.
+        shadow: assess it with the bundle in the shadow.
+        ask: send ``ReplyKind.READ`` before the assessment, and wait for ``Known``.
+        threads: most threads of a decoder that can use several.
+        assume_age: see ``Declared``.
     """
 
     root: str
@@ -88,7 +90,9 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The worker's answer to ``Say.READ``: whether these bytes were assessed before, so that header and gate do.
+    """Answer to ``ReplyKind.READ``: whether the content was assessed before.
+
+    Then header and intended use are checked alone.
 
     ``forgotten``: they were purged, so that nothing more is looked at, and the report has that code.
     ``preview``: one is kept already.
@@ -99,15 +103,15 @@ class Known:
     preview: bool = False
 
 
-class Say(StrEnum):
-    """Kinds of ``Reply``, and what they bring."""
+class ReplyKind(StrEnum):
+    """Kinds of ``Reply``, with their fields."""
 
-    READY = "ready"  # lacking: the slot is confined and waits for a job
-    UNFIT = "unfit"  # code, message: the slot cannot start
-    READ = "read"  # sha256: the bytes are in memory and the slot waits for ``Known``
+    READY = "ready"  # lacking: the process is confined and waits for a job
+    UNFIT = "unfit"  # code, message: the process cannot start
+    READ = "read"  # sha256: the bytes are in memory and the process waits for ``Known``
     DONE = "done"  # report, last: the file has its outcome
     FAULT = "fault"  # code, message: the machine or the share is at fault
-    BROKE = "broke"  # code, message: the slot is at fault and ends
+    BROKE = "broke"  # code, message: the process is at fault and ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +127,7 @@ class Content:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """How one file ended.
+    """Outcome of one file.
 
     Attributes:
         sha256: ``None`` only where the file was too large to be read.
@@ -154,7 +158,7 @@ class Report:
     shrunk: str | None = None
 
     def facts(self, population: Population) -> FileFacts | None:
-        """What the ledger wants to know of the version; ``None`` where no bytes were read."""
+        """Return the facts of the file version; ``None`` if it was not read."""
         if self.sha256 is None:
             return None
         return FileFacts(
@@ -170,12 +174,16 @@ class Report:
         )
 
     def picture(self, rows: int, columns: int) -> PixelArray:
-        """Return the picture that was asked for: uint8 [rows, columns]. Raises ``ValueError`` if it is none."""
+        """Return the pixels of a job for training: uint8 [rows, columns].
+
+        Raises:
+            ValueError: the report has none, or of another size.
+        """
         pixels = np.frombuffer(base64.b64decode(self.shrunk or "", validate=True), np.uint8)
         return pixels.reshape(rows, columns)
 
     def assessment(self) -> ContentAssessment | None:
-        """What the ledger wants to know of the content."""
+        """Return the assessment of the content; ``None`` if it was not assessed."""
         if self.content is None:
             return None
         return ContentAssessment(
@@ -189,14 +197,14 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One line of a slot.
+    """Message of a process, one line.
 
     Attributes:
         lacking: what of the confinement this machine does not have; see ``confinement``.
-        last: the slot ends now, since a decoder failed in it.
+        last: the process ends now, since a decoder failed in it.
     """
 
-    say: Say
+    kind: ReplyKind
     code: str | None = None
     message: str = ""
     sha256: Sha256 | None = None
@@ -212,7 +220,7 @@ _KNOWN = TypeAdapter(Known)
 
 
 def encode(message: Setup | Job | Known | Reply) -> bytes:
-    """Return one line."""
+    """Return a message as one line."""
     match message:
         case Setup():
             return _SETUP.dump_json(message) + b"\n"
@@ -225,22 +233,38 @@ def encode(message: Setup | Job | Known | Reply) -> bytes:
 
 
 def decode_reply(line: bytes) -> Reply:
-    """Read a slot's line. Raises ``ValueError`` if it is none."""
+    """Parse a message of a process.
+
+    Raises:
+        ValueError: it is invalid.
+    """
     return _REPLY.validate_json(line)
 
 
 def decode_setup(line: bytes) -> Setup:
-    """Read the worker's first line. Raises ``ValueError`` if it is none."""
+    """Parse the first message of the worker.
+
+    Raises:
+        ValueError: it is invalid.
+    """
     return _SETUP.validate_json(line)
 
 
 def decode_job(line: bytes) -> Job:
-    """Read a job's line. Raises ``ValueError`` if it is none."""
+    """Parse a job.
+
+    Raises:
+        ValueError: it is invalid.
+    """
     return _JOB.validate_json(line)
 
 
 def decode_known(line: bytes) -> Known:
-    """Read an answer's line. Raises ``ValueError`` if it is none."""
+    """Parse an answer of the worker.
+
+    Raises:
+        ValueError: it is invalid.
+    """
     return _KNOWN.validate_json(line)
 
 
@@ -250,12 +274,14 @@ def to_text(path: bytes) -> str:
 
 
 def to_path(text: str) -> bytes:
-    """Return the path again."""
+    """Return the path of a text from ``to_text``."""
     return text.encode("latin-1")
 
 
 def send(control: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -> None:
-    """Send one message and its descriptors, without waiting: ``socket.send_fds`` of Python 3.11 drops its flags.
+    """Send one message and its descriptors, without waiting.
+
+    ``socket.send_fds`` of Python 3.11 drops its flags.
 
     Raises:
         OSError: the other end is gone, or does not read.
@@ -265,7 +291,7 @@ def send(control: socket.socket, message: bytes, descriptors: Sequence[int] = ()
 
 
 def receive(control: socket.socket, most_bytes: int, flags: int = 0) -> tuple[bytes, int | None]:
-    """Return the next message, and the descriptor that came with it; no bytes at the end.
+    """Return the next message and its descriptor; no bytes at the end.
 
     Raises:
         OSError: as the flags have it.

@@ -1,4 +1,4 @@
-"""Reading one film in a slot: from the open file to the report that the worker is sent."""
+"""Read one open file in an inference process and report its outcome."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from preread.core.types import (
     Stage,
 )
 from preread.ledger.records import Observation
-from preread.runner.child import protocol as slot_messages
+from preread.runner.child import protocol
 from preread.runner.child.protocol import Content, Job, Known, Report, Setup
 from preread.runner.confine import confinement
-from preread.share import safe_read as beneath
+from preread.share import safe_read
 
 if TYPE_CHECKING:
     from preread.imaging.radiograph import Header, Limits
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class _Laps:
-    """How long each stage took, in milliseconds; what passes before ``start`` belongs to none."""
+    """Milliseconds of each stage; time before ``start`` belongs to none."""
 
     def __init__(self) -> None:
         self.ms: dict[Stage, float] = {}
@@ -53,8 +53,8 @@ class _Laps:
 
 
 @dataclass(slots=True)
-class Film:
-    """The film in hand.
+class OpenFile:
+    """File in hand.
 
     Attributes:
         descriptor: of its file; closed once it is read.
@@ -73,8 +73,8 @@ class Film:
     decoder_failed: bool = False
 
 
-def read(film: Film) -> Report:
-    """Read, assess and draw one film.
+def read(file: OpenFile) -> Report:
+    """Read, assess and draw one file.
 
     Raises:
         EnvironmentFault: it changed meanwhile, or the share does not hand out its bytes.
@@ -82,67 +82,67 @@ def read(film: Film) -> Report:
     from preread.imaging.codecs import decoders
     from preread.imaging.radiograph import Limits
 
-    job, setup = film.job, film.setup
-    os.environ["OPJ_NUM_THREADS"] = str(job.threads)  # OpenJPEG looks there for each film that it decodes
+    job, setup = file.job, file.setup
+    os.environ["OPJ_NUM_THREADS"] = str(job.threads)  # OpenJPEG looks there for each file that it decodes
     began = time.perf_counter()
     laps = _Laps()
     limits = Limits(max_bytes=setup.max_file_bytes, max_pixels=setup.max_pixels)
-    expected = Observation(slot_messages.to_path(job.path), job.size_bytes, job.mtime_ns)
+    expected = Observation(protocol.to_path(job.path), job.size_bytes, job.mtime_ns)
     try:
-        data = beneath.read_open(film.descriptor, expected, confinement.key_of)
+        data = safe_read.read_open(file.descriptor, expected, confinement.key_of)
     finally:
-        os.close(film.descriptor)
+        os.close(file.descriptor)
     sha256 = hashlib.sha256(data).hexdigest()
     laps.ended(Stage.READ)
     os.write(setup.notes_fd, sha256.encode())
-    answer = film.ask(sha256) if job.ask else Known(False)
+    answer = file.ask(sha256) if job.ask else Known(False)
     if answer.forgotten:
         return Report(Outcome.REFUSED, sha256, _ms_since(began), code=FORGOTTEN)
     laps.start()
     pixels: PixelArray | None = None
     survived = decoders.survived.failures
     try:
-        if film.classifier is None:
+        if file.classifier is None:
             report = _training_image(data, sha256, limits, laps)
         elif answer.known:
-            report = _screen(data, sha256, job, film.classifier, limits)
+            report = _screen(data, sha256, job, file.classifier, limits)
         else:
-            report, pixels = _assess(data, sha256, job, film.classifier, limits, laps)
+            report, pixels = _assess(data, sha256, job, file.classifier, limits, laps)
     except UnreadableError as error:
         # before the header is read, no decoder of pixels has run
-        film.decoder_failed |= Stage.HEADER in laps.ms and _from_decoder(error)
+        file.decoder_failed |= Stage.HEADER in laps.ms and _from_decoder(error)
         report = _unreadable(error, sha256, data, limits)
     if job.preview and not answer.preview and report.outcome is not Outcome.UNREADABLE:
         laps.start()
-        report = _with_preview(report, data, pixels, film, limits)
+        report = _with_preview(report, data, pixels, file, limits)
         laps.ended(Stage.PREVIEW)
-    film.decoder_failed |= decoders.survived.failures > survived
+    file.decoder_failed |= decoders.survived.failures > survived
     return replace(_named_by_path(report, job), ms=_ms_since(began), stages_ms=laps.ms)
 
 
 def _from_decoder(error: UnreadableError) -> bool:
-    """Tell whether somebody else's code failed, and not a check of ours."""
+    """Return whether a library failed, and not a check of ours."""
     cause: BaseException | None = error
     while cause is not None and isinstance(cause, PrereadError):
         cause = cause.__cause__ or cause.__context__
     return cause is not None
 
 
-def _with_preview(report: Report, data: bytes, pixels: PixelArray | None, film: Film, limits: Limits) -> Report:
-    """Draw what was seen of the film; a refused one is decoded for this alone."""
+def _with_preview(report: Report, data: bytes, pixels: PixelArray | None, file: OpenFile, limits: Limits) -> Report:
+    """Add a preview; a refused image is decoded for this alone."""
     from preread.imaging.radiograph import decode, read_header
     from preread.model.assess import SHORTER_SIDE_PX
 
-    if film.draw is None:
+    if file.draw is None:
         return report
     try:
         if pixels is None:
             pixels = decode(read_header(data, limits), limits, shorter_side_px=SHORTER_SIDE_PX).pixels
     except UnreadableError as error:
-        film.decoder_failed |= _from_decoder(error)
+        file.decoder_failed |= _from_decoder(error)
         return report  # there is nothing to see
     try:
-        drawn = film.draw(pixels)
+        drawn = file.draw(pixels)
     except MemoryError:
         drawn = 0
     return replace(report, preview_bytes=drawn, preview_dropped=drawn == 0)
@@ -172,7 +172,7 @@ def _assess(
 
 
 def _training_image(data: bytes, sha256: str, limits: Limits, laps: _Laps) -> Report:
-    """Return header and pixels as a network is trained on them, without an assessment."""
+    """Report header and pixels as for training, without an assessment."""
     from preread.imaging.preprocessing import TRAINING_SPEC, shrink
     from preread.imaging.radiograph import decode, read_header
 
@@ -183,7 +183,7 @@ def _training_image(data: bytes, sha256: str, limits: Limits, laps: _Laps) -> Re
 
 
 def _screen(data: bytes, sha256: str, job: Job, classifier: Classifier, limits: Limits) -> Report:
-    """Check header and intended use alone, for pixels that were assessed before under another name."""
+    """Check header and intended use alone, for a known content."""
     from preread.imaging.radiograph import read_header
     from preread.model import intended_use
 
@@ -201,7 +201,7 @@ def _refused(sha256: str, code: RefusalCode, reason: str, identity: Identity, fi
 
 
 def _unreadable(error: UnreadableError, sha256: str, data: bytes, limits: Limits) -> Report:
-    """Report an image that cannot be decoded, with its header if that can be read: it has a patient."""
+    """Report an image that cannot be decoded, with its header if readable."""
     from preread.imaging.radiograph import read_header
 
     report = Report(Outcome.UNREADABLE, sha256, code=error.code, reason=escape(str(error)))
@@ -224,17 +224,17 @@ def _described(report: Report, source: Header | Radiograph) -> Report:
 
 
 def _named_by_path(report: Report, job: Job) -> Report:
-    """Let the root's path pattern name the patient of a film whose tags do not, and make all text fit for sending."""
+    """Fill the identity from the path, and escape its text."""
     from preread.imaging.identity import fill, from_path
 
     found = report.identity
     caveats = report.gate_caveats
     if job.path_pattern is not None:
-        path = os.fsdecode(slot_messages.to_path(job.path))
+        path = os.fsdecode(protocol.to_path(job.path))
         found = fill(found, from_path(path, job.path_pattern))
         if found.patient_id is not None:
             caveats = tuple(caveat for caveat in caveats if caveat is not Caveat.UNIDENTIFIED)
-    values: dict[str, Any] = {one.name: getattr(found, one.name) for one in fields(found)}
+    values: dict[str, Any] = {item.name: getattr(found, item.name) for item in fields(found)}
     safe: dict[str, Any] = {name: escape(value) if isinstance(value, str) else value for name, value in values.items()}
     return replace(report, identity=Identity(**safe), gate_caveats=caveats)
 

@@ -1,4 +1,6 @@
-"""Take away everything that reading an open file does not need, from the calling process and for good.
+"""Confine the calling process: seccomp, Landlock, resource limits.
+
+Everything that reading an open file does not need is taken away for good.
 
 By seccomp, Landlock, resource limits and ``PR_SET_DUMPABLE``, through ``ctypes`` and without any privilege. To be
 called once everything is imported and loaded: no file can be opened afterwards.
@@ -56,14 +58,14 @@ class _Program(ctypes.Structure):
 
 
 def named(lacking: str) -> str:
-    """Return in words what is lacking."""
+    """Return the name of a lacking part, for people."""
     if lacking.startswith(_OLD_ABI):
         return f"Landlock of ABI {NEWEST_ABI_USED} (it has ABI {lacking.removeprefix(_OLD_ABI)})"
     return {SECCOMP: "seccomp", LANDLOCK: "Landlock", CALLS_UNTOLD: "word of refused calls"}.get(lacking, lacking)
 
 
 class Unconfined(SettingsError):
-    """An inference process cannot be confined on this machine, or cannot work so."""
+    """An inference process cannot be confined here, or cannot work so."""
 
     code = "unconfined"
     hint = "Use a kernel with seccomp and Landlock (5.13 or later), or unset PREREAD_REQUIRE_CONFINEMENT."
@@ -75,7 +77,9 @@ def _libc() -> ctypes.CDLL:
 
 
 def confine(control: socket.socket) -> tuple[str, ...]:
-    """Confine the calling process; it can then read what it has open, compute, write into its pipes and end.
+    """Confine the calling process.
+
+    It can then read what it has open, compute, write into its pipes and end.
 
     Args:
         control: a connected socket. Whoever has its other end gets the descriptor by which the kernel tells of each
@@ -116,7 +120,11 @@ def _prctl(libc: ctypes.CDLL, option: int, value: int) -> None:
 
 
 def _restrict_by_landlock(libc: ctypes.CDLL) -> str | None:
-    """Deny every file, TCP, and signals and abstract sockets to the outside; return what the kernel lacks for it."""
+    """Deny files, TCP, signals and abstract sockets to the outside.
+
+    Returns:
+        What the kernel lacks for it, ``None`` if nothing.
+    """
     abi = libc.syscall(_CREATE_RULESET, None, ctypes.c_size_t(0), ctypes.c_uint32(_ASK_ABI))
     if abi < 1:  # not built in, not enabled at boot, or refused by a container's filter
         return LANDLOCK
@@ -154,7 +162,7 @@ class _Filters:
             Whether the kernel, or what runs around this process, cannot tell of refused calls; ``None`` if it has no
             filters at all.
         """
-        from preread.runner.child import protocol as slot_messages  # loads numpy, which `preread status` needs not
+        from preread.runner.child import protocol  # loads numpy, which `preread status` needs not
 
         flags = _ALL_THREADS | _NO_SPECULATION_GUARD
         listener = self._set(libc, self._telling, flags | _NEW_LISTENER | _THREADS_AS_ERROR)
@@ -162,7 +170,7 @@ class _Filters:
             return None
         if listener is not None:
             # whoever holds it may let a refused call through: it must be gone before a file is read
-            slot_messages.send(control, b"refused calls", [listener])
+            protocol.send(control, b"refused calls", [listener])
             os.close(listener)
         if self._set(libc, self._closing, flags) is None:
             raise OSError(errno.EPERM, "the second seccomp filter was not taken")
@@ -181,7 +189,7 @@ class _Filters:
 
 
 def key_of(file_fd: int) -> tuple[int, int, int, int]:
-    """Return device, inode, size and modification time of an open file (see ``beneath.Key``).
+    """Return the ``safe_read.Key`` of an open file.
 
     The C library's ``fstat`` makes a call that takes a path, which a confined process may not make.
 

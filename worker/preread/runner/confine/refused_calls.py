@@ -1,4 +1,4 @@
-"""The worker's side of a confined process's seccomp filter: refuse each call that is on no list, and name it."""
+"""Refuse and name the system calls of a confined process (seccomp)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _REQUEST_BYTES, _NUMBER_AT = 80, 16
 _RECEIVE, _ANSWER = 0xC0502100, 0xC0182101
 _PASSED = frozenset({errno.ENOENT, errno.EINTR, errno.EAGAIN})
 MOST = 100
-"""A process that goes on after so many refused calls for one image is not one that looks whether it may."""
+"""Most refused calls for one image; a process that makes more is ended."""
 
 
 class RefusedCalls:
-    """What one process was refused.
+    """Refused system calls of one process.
 
     Args:
         listener: the descriptor that the process sent; closed by ``close``.

@@ -1,4 +1,4 @@
-"""What an inference process does before its first image: import everything, and decode one image of each codec.
+"""Self-test of an inference process: imports, one image of each codec.
 
 It can open no file later, so that a module that is not imported by then is one that no image gets to use; and a call
 that a decoder needs and the confinement refuses must show here and not at a patient's image.
@@ -46,7 +46,7 @@ _EIGHT_BITS = frozenset({"1.2.840.10008.1.2.4.50"})
 
 
 def import_all() -> None:
-    """Import what any image may call for."""
+    """Import all that an image may need."""
     for name in _LATE:
         importlib.import_module(name)
     from pydicom.charset import python_encoding
@@ -56,12 +56,12 @@ def import_all() -> None:
 
 
 def import_no_more() -> None:
-    """Refuse each later import at once, with the module's name; it would ask the disk in vain."""
+    """Let each later import fail at once, with the module's name."""
     sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not PathFinder]
 
 
 def images() -> dict[str, bytes]:
-    """Return a drawn image for each codec, as the bytes of a file."""
+    """Return a synthetic image for each codec, as the bytes of a file."""
     import jpeg_ls
     from imagecodecs import jpeg8_encode, packbits_encode
     from openjpeg.utils import encode_array
@@ -90,7 +90,11 @@ def images() -> dict[str, bytes]:
 
 
 def run(images: Mapping[str, bytes], classifier: Classifier | None) -> None:
-    """Decode these images as any image would be, draw a preview and run the network, if there is one.
+    """Decode images, draw their previews and run the network, if any.
+
+    Args:
+        images: content by name, of ``images``.
+        classifier: ``None`` for a process without a network.
 
     Raises:
         Unconfined: names what does not work.

@@ -1,8 +1,8 @@
-"""The system calls that a confined inference process may make, as seccomp filters (classic BPF).
+"""Seccomp filters of an inference process (classic BPF).
 
 An allow-list: reading an open file, memory, threads of its own, time and the end. Calls that no decoder has a use for
-and that reach other processes, programs or networks end the process; whatever is left fails with EPERM, and the worker
-is told of it. Numbers are those of Linux for x86-64 (``arch/x86/entry/syscalls/syscall_64.tbl``) and aarch64
+and that reach other processes, programs or networks end the process; whatever is left fails with EPERM, and the kernel
+reports it to the worker. Numbers are those of Linux for x86-64 (``arch/x86/entry/syscalls/syscall_64.tbl``) and aarch64
 (``include/uapi/asm-generic/unistd.h``).
 """
 
@@ -188,7 +188,13 @@ _AT_NUMBER, _AT_ARCH, _AT_ARGUMENTS = 0, 4, 16
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """An architecture: its place in the tables, its value in ``seccomp_data.arch``, and whether it has a second ABI."""
+    """Architecture.
+
+    Attributes:
+        column: its place in the tables.
+        audit_arch: its value in ``seccomp_data.arch``.
+        has_x32: whether it has a second ABI.
+    """
 
     column: int
     audit_arch: int
@@ -202,7 +208,7 @@ MACHINES: Mapping[str, Machine] = {
 
 
 def name_of(number: int, machine: Machine) -> str:
-    """Return the call's name; its number where the tables have none."""
+    """Return the name of a call, or its number if the tables have none."""
     for table in (_KILLED, _REFUSED, _ALLOWED):
         for name, numbers in table.items():
             if numbers[machine.column] == number:
@@ -215,6 +221,7 @@ def allow_list(machine: Machine, own_pid: int, otherwise: int) -> bytes:
     """Return the filter that is put in place first, and stays.
 
     Args:
+        machine: architecture.
         own_pid: of the process that is confined; it may send signals to its own threads, as ``abort`` does.
         otherwise: what becomes of a call that is on no list: ``TELL`` or ``REFUSE``.
     """
@@ -232,7 +239,10 @@ def allow_list(machine: Machine, own_pid: int, otherwise: int) -> bytes:
 
 
 def closing(machine: Machine) -> bytes:
-    """Return the filter that ends what only confining needed; of two filters' answers the stricter one holds."""
+    """Return the filter that ends what only confining needed.
+
+    Of two filters' answers the stricter one holds.
+    """
     column = machine.column
     return b"".join(
         (
@@ -245,7 +255,7 @@ def closing(machine: Machine) -> bytes:
 
 
 def _prologue(machine: Machine) -> bytes:
-    """End the process where the call is of another architecture or ABI, and leave the call's number loaded."""
+    """End the process on a call of another ABI; load the call's number."""
     parts = [
         _instruction(_LOAD, _AT_ARCH),
         _instruction(_EQUAL, machine.audit_arch, 1, 0),
