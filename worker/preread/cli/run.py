@@ -17,7 +17,6 @@ from preread.cli import purge as forgetting
 from preread.cli.invoking_user import actor
 from preread.cli.roots import PopulationOption, RootOption, chosen
 from preread.core.settings import Settings, refuse_within
-from preread.core.settings import Settings as AnySettings
 from preread.core.systemd import Notifier
 from preread.core.types import RootSpec
 from preread.db import migrate
@@ -108,7 +107,7 @@ def _open_or_create(settings: Settings, roots: Sequence[RootSpec]) -> Engine:
         path = sqlite_path(engine)
         for root in roots:
             refuse_within(root, path, "database", "PREREAD_DATABASE_URL")
-        by_default = settings.database_url == AnySettings.model_fields["database_url"].default
+        by_default = settings.database_url == Settings.model_fields["database_url"].default
         if by_default and path is not None and not os.path.exists(path):
             migrate.check_remains(engine, forgetting.kept_beside(settings, engine))
             migrate.upgrade(engine)
