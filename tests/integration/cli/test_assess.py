@@ -421,7 +421,7 @@ def test_run_makes_no_database_that_was_named(
 def test_run_takes_no_root_in_another(preread: CommandRunner, started: Any) -> None:
     ran = preread("run", "--root", "inbox", "--root", "inbox/today")
     assert ran.exit_code == 2
-    assert "lies in" in ran.err
+    assert "is in" in ran.err
     assert started == []
 
 
