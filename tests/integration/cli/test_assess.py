@@ -370,8 +370,8 @@ def started(preread: CommandRunner, monkeypatch: pytest.MonkeyPatch, brightness_
     """What the daemon was started with; it ends at once."""
     calls = []
 
-    def end_at_once(engine: Engine, bundle: Any, roots: Any, options: Any, **_: Any) -> Any:
-        calls.append((bundle, roots, options))
+    def end_at_once(engine: Engine, choice: daemon.BundleChoice, roots: Any, options: Any, _environment: Any) -> int:
+        calls.append((choice.active, roots, options))
         return 0
 
     monkeypatch.setattr(daemon, "run", end_at_once)
