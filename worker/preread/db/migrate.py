@@ -101,7 +101,7 @@ def check_remains(engine: Engine, kept: Iterable[Path] = (), *, anew: bool = Fal
     if revision_of(engine) is not None:
         return
     path = sqlite_path(engine)
-    found = [one for one in kept if _holds_something(one)]
+    found = [path for path in kept if _holds_something(path)]
     if path is not None:
         for log in (Path(f"{path}-wal"), Path(f"{path}-journal")):
             if _holds_something(log):

@@ -133,30 +133,34 @@ def commit(tx: Transaction, bundle_id: int, endings: Sequence[Ending]) -> list[b
     """
     _lock(tx.connection, endings)
     _forget(tx, endings)
-    ids = [one.claim.file_id for one in endings]
+    ids = [ending.claim.file_id for ending in endings]
     c = schema.file.c
     these = schema.among(tx.connection, c.id, ids)
     claimed = select(c.id, c.epoch, c.owner, c.outcome).where(these, c.state == FileState.CLAIMED)
     rows = {(row.id, row.epoch): row for row in tx.connection.execute(claimed.order_by(c.id).with_for_update())}
-    kept = [one for one in endings if _key(one) in rows]
-    instances = _instances(tx, [one for one in kept if one.facts is not None])
-    assessments = _assessments(tx, bundle_id, [one for one in kept if one.outcome is Outcome.ASSESSED], instances)
-    keep_outcomes(tx, [one.claim.file_id for one in kept if rows[_key(one)].outcome is not None])
+    kept = [ending for ending in endings if _key(ending) in rows]
+    instances = _instances(tx, [ending for ending in kept if ending.facts is not None])
+    assessments = _assessments(
+        tx, bundle_id, [ending for ending in kept if ending.outcome is Outcome.ASSESSED], instances
+    )
+    keep_outcomes(tx, [ending.claim.file_id for ending in kept if rows[_key(ending)].outcome is not None])
     key = audit_key.of(tx.connection).for_seals(tx.connection)
     moves: dict[tuple[FileState, str, str | None], list[tuple[int, int]]] = {}
     changes: dict[tuple[FileState, bool], list[dict[str, Any]]] = {}
-    for one in kept:
-        state, why, values = _ended(one, tx.now, bundle_id, instances, assessments)
-        if one.facts is not None and one.outcome is not Outcome.UNREADABLE:
-            values["seal"] = seals.of_result(key, one.claim.file_id, values)
+    for ending in kept:
+        state, why, values = _ended(ending, tx.now, bundle_id, instances, assessments)
+        if ending.facts is not None and ending.outcome is not Outcome.UNREADABLE:
+            values["seal"] = seals.of_result(key, ending.claim.file_id, values)
         values |= {"state": state, "changed_at": tx.now, **SET_FREE}
-        if rows[_key(one)].outcome is not None:
+        if rows[_key(ending)].outcome is not None:
             values["read_at"] = read_with(values)
-            tx.connection.execute(update(schema.file).where(held(one.claim)).values(values))
+            tx.connection.execute(update(schema.file).where(held(ending.claim)).values(values))
         else:
-            file_id, epoch = _key(one)
-            changes.setdefault((state, one.facts is None), []).append({**values, "key_id": file_id, "key_epoch": epoch})
-        moves.setdefault((state, why, rows[_key(one)].owner), []).append(_key(one))
+            file_id, epoch = _key(ending)
+            changes.setdefault((state, ending.facts is None), []).append(
+                {**values, "key_id": file_id, "key_epoch": epoch}
+            )
+        moves.setdefault((state, why, rows[_key(ending)].owner), []).append(_key(ending))
     for batch in changes.values():
         tx.connection.execute(_LEAVE, batch)
     for (state, why, owner), moved in moves.items():
@@ -164,18 +168,18 @@ def commit(tx: Transaction, bundle_id: int, endings: Sequence[Ending]) -> list[b
     _mark_uid_conflicts(tx.connection, _uids(kept))
     # an ending without a claim may have been written by an earlier try whose answer was lost
     return [
-        _key(one) in rows or (tx.is_retry and ended_as(tx.connection, one.claim) is _STATES[one.outcome])
-        for one in endings
+        _key(ending) in rows or (tx.is_retry and ended_as(tx.connection, ending.claim) is _STATES[ending.outcome])
+        for ending in endings
     ]
 
 
-def _key(one: Ending) -> tuple[int, int]:
-    return one.claim.file_id, one.claim.epoch
+def _key(ending: Ending) -> tuple[int, int]:
+    return ending.claim.file_id, ending.claim.epoch
 
 
 def _uids(endings: Iterable[Ending]) -> set[str]:
     """Return the SOP Instance UIDs under which the files are stored."""
-    uids = (clean_identifier(one.facts.identity.sop_instance_uid) for one in endings if one.facts is not None)
+    uids = (clean_identifier(ending.facts.identity.sop_instance_uid) for ending in endings if ending.facts is not None)
     return {uid for uid in uids if uid is not None}
 
 
@@ -184,7 +188,7 @@ def _lock(connection: Connection, endings: Sequence[Ending]) -> None:
 
     Rows are locked after both.
     """
-    tombstones.lock_contents(connection, [one.facts.sha256 for one in endings if one.facts is not None])
+    tombstones.lock_contents(connection, [ending.facts.sha256 for ending in endings if ending.facts is not None])
     # two files with one UID committed at the same moment would not see each other
     lock(connection, _uids(endings), _OF_UIDS)
 
@@ -194,14 +198,16 @@ def _forget(tx: Transaction, endings: Sequence[Ending]) -> None:
 
     That ends their claims.
     """
-    contents = tombstones.among_forgotten(tx.connection, [one.facts.sha256 for one in endings if one.facts is not None])
-    for one in endings:
-        if one.facts is not None and one.facts.sha256 in contents:
-            forget(tx, one.claim, one.facts.sha256)
+    contents = tombstones.among_forgotten(
+        tx.connection, [ending.facts.sha256 for ending in endings if ending.facts is not None]
+    )
+    for ending in endings:
+        if ending.facts is not None and ending.facts.sha256 in contents:
+            forget(tx, ending.claim, ending.facts.sha256)
 
 
 def _ended(
-    one: Ending,
+    ending: Ending,
     now: datetime,
     bundle_id: int,
     instances: Mapping[str, int],
@@ -209,20 +215,20 @@ def _ended(
 ) -> tuple[FileState, str, dict[str, Any]]:
     """Return the final state of a version, the reason, and its columns."""
     values: dict[str, Any] = {"locked_since": None, **NOT_FAILED}
-    if one.facts is not None:
-        values |= _file_values(one.facts, instances[one.facts.sha256])
-    if one.outcome is Outcome.ASSESSED:
-        assessment_id, answer = assessments[instances[one.read.sha256]]
+    if ending.facts is not None:
+        values |= _file_values(ending.facts, instances[ending.facts.sha256])
+    if ending.outcome is Outcome.ASSESSED:
+        assessment_id, answer = assessments[instances[ending.read.sha256]]
         ended = {"assessment_id": assessment_id, "answer": answer, "bundle_id": bundle_id}
-        values |= {**ended, "outcome": one.outcome, "code": None, "reason": None, "committed_at": now}
-        return FileState.DONE, one.outcome, values
+        values |= {**ended, "outcome": ending.outcome, "code": None, "reason": None, "committed_at": now}
+        return FileState.DONE, ending.outcome, values
     values |= {"assessment_id": None, "answer": None}
-    if one.outcome is Outcome.REFUSED:
-        said = {"code": one.code, "reason": clean_text(one.reason)}
-        values |= {"outcome": one.outcome, "bundle_id": bundle_id, "committed_at": now, **said}
-        return FileState.DONE, f"{one.outcome}: {one.code}", values
-    values |= {**quarantine_values(now, one.code or "", one.reason or ""), "bundle_id": None}
-    return FileState.QUARANTINED, f"{one.outcome}: {one.code}", values
+    if ending.outcome is Outcome.REFUSED:
+        refused = {"code": ending.code, "reason": clean_text(ending.reason)}
+        values |= {"outcome": ending.outcome, "bundle_id": bundle_id, "committed_at": now, **refused}
+        return FileState.DONE, f"{ending.outcome}: {ending.code}", values
+    values |= {**quarantine_values(now, ending.code or "", ending.reason or ""), "bundle_id": None}
+    return FileState.QUARANTINED, f"{ending.outcome}: {ending.code}", values
 
 
 @transaction
@@ -250,21 +256,21 @@ def _instances(tx: Transaction, endings: Sequence[Ending]) -> dict[str, int]:
     """Store new contents; return the instance ids by SHA-256."""
     rows: list[schema.Row] = [
         {
-            "sha256": one.read.sha256,
-            "size_bytes": one.claim.size_bytes,
-            "format": one.read.format,
-            "transfer_syntax_uid": clean_identifier(one.read.transfer_syntax_uid),
-            "rows": one.read.rows,
-            "columns": one.read.columns,
+            "sha256": ending.read.sha256,
+            "size_bytes": ending.claim.size_bytes,
+            "format": ending.read.format,
+            "transfer_syntax_uid": clean_identifier(ending.read.transfer_syntax_uid),
+            "rows": ending.read.rows,
+            "columns": ending.read.columns,
             "first_read_at": tx.now,
         }
-        for one in endings
+        for ending in endings
     ]
     c = schema.instance.c
     found = {
         sha256: instance_id for instance_id, sha256 in insert_or_skip(tx.connection, schema.instance, rows, c.sha256)
     }
-    known = {one.read.sha256 for one in endings} - set(found)
+    known = {ending.read.sha256 for ending in endings} - set(found)
     if known:
         stored = tx.connection.execute(select(c.sha256, c.id).where(c.sha256.in_(known)))
         found.update((row.sha256, row.id) for row in stored)
@@ -278,7 +284,9 @@ def _assessments(
 
     By instance id.
     """
-    contents = {instances[one.read.sha256]: one.content for one in reversed(endings) if one.content is not None}
+    contents = {
+        instances[ending.read.sha256]: ending.content for ending in reversed(endings) if ending.content is not None
+    }
     key = audit_key.of(tx.connection).for_seals(tx.connection)
     rows: list[schema.Row] = []
     for instance_id, content in contents.items():
@@ -306,10 +314,10 @@ def _assessments(
     if findings:
         tx.connection.execute(schema.finding.insert(), findings)
     said: dict[int, tuple[int, set[str]]] = {
-        instance_id: (assessment_id, {one.answer for one in contents[instance_id].findings})
+        instance_id: (assessment_id, {finding.answer for finding in contents[instance_id].findings})
         for assessment_id, instance_id in inserted
     }
-    wanted = {instances[one.read.sha256] for one in endings}
+    wanted = {instances[ending.read.sha256] for ending in endings}
     if linked := wanted - set(said):
         stored = (
             select(a.id, a.instance_id, f.answer)
@@ -334,18 +342,18 @@ def finding_rows(findings: Iterable[Finding], **of: int) -> list[dict[str, Any]]
         {
             **of,
             "position": position,
-            "finding": one.finding,
-            "logit": one.logit,
-            "probability": one.probability,
-            "prevalence": one.prevalence,
-            "answer": one.answer,
+            "finding": finding.finding,
+            "logit": finding.logit,
+            "probability": finding.probability,
+            "prevalence": finding.prevalence,
+            "answer": finding.answer,
         }
-        for position, one in enumerate(findings)
+        for position, finding in enumerate(findings)
     ]
 
 
 def _picture_values(picture: ImageStatistics | None) -> dict[str, Any]:
-    return {} if picture is None else {f"picture_{name}": one for name, one in dataclasses.asdict(picture).items()}
+    return {} if picture is None else {f"picture_{name}": value for name, value in dataclasses.asdict(picture).items()}
 
 
 def _most_urgent(said: Container[str]) -> Answer | None:

@@ -59,9 +59,9 @@ def lanes(sources: Sequence[Source]) -> Iterator[tuple[list[ColumnElement[bool]]
     Files that failed themselves come last, wherever they lie.
     """
     fresh = _f.failed_at.is_(None)
-    yield [fresh, *(~one.files() for one in sources)], False
+    yield [fresh, *(~other.files() for other in sources)], False
     if sources:
-        yield [fresh, or_(*(one.files() for one in sources))], True
+        yield [fresh, or_(*(other.files() for other in sources))], True
     yield [_f.failed_at.is_not(None)], True
 
 
@@ -94,13 +94,15 @@ def failing_sources(tx: Transaction, root_ids: Sequence[int]) -> list[Source]:
         return []
     failures = Counter(Source(row.root_id, folder) for row in failed for folder in _folders(row.path))
     # the innermost folder answers for its files: what it explains is no fault of those around it
-    inmost_first = sorted(failures, key=lambda one: (-one.folder.count(b"/"), not one.folder, one.root_id, one.folder))
+    inmost_first = sorted(
+        failures, key=lambda source: (-source.folder.count(b"/"), not source.folder, source.root_id, source.folder)
+    )
     found: list[Source] = []
-    for source in [one for one in inmost_first if failures[one] >= FAILURES][:_MOST_FOLDERS]:
-        within = [one for one in found if source.covers(one.root_id, one.folder)]
-        count = failures[source] - sum(failures[one] for one in within)
+    for source in [folder for folder in inmost_first if failures[folder] >= FAILURES][:_MOST_FOLDERS]:
+        within = [other for other in found if source.covers(other.root_id, other.folder)]
+        count = failures[source] - sum(failures[other] for other in within)
         if count >= FAILURES and _good(tx, source, within, GOOD_FOR_EACH * count) < GOOD_FOR_EACH * count:
-            found = [one for one in found if one not in within] + [source]
+            found = [other for other in found if other not in within] + [source]
     # if every source fails, none can go before the others
     return found if found and _has_others(tx.connection, root_ids, found) else []
 
@@ -118,11 +120,11 @@ def _good(tx: Transaction, source: Source, but: Iterable[Source], most: int) -> 
     Good: lately had an outcome, and have not failed.
     """
     ended = (_f.committed_at > tx.now - RECENT) & _f.failed_at.is_(None)
-    good = select(_f.id).where(ended, source.files(), *(~one.files() for one in but)).limit(most)
+    good = select(_f.id).where(ended, source.files(), *(~other.files() for other in but)).limit(most)
     return tx.connection.execute(select(func.count()).select_from(good.subquery())).scalar_one()
 
 
 def _has_others(connection: Connection, root_ids: Sequence[int], sources: Sequence[Source]) -> bool:
     newest = select(func.max(_f.id)).scalar_subquery()
     others = select(_f.id).where(_f.id > newest - _OTHERS_AMONG, _f.root_id.in_(root_ids))
-    return connection.execute(others.where(*(~one.files() for one in sources)).limit(1)).first() is not None
+    return connection.execute(others.where(*(~other.files() for other in sources)).limit(1)).first() is not None

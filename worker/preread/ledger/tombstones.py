@@ -148,7 +148,7 @@ def forget(tx: Transaction, key: Key, file_ids: Collection[int], why: str, *, re
     past = select(_past.instance_id).where(_past.file_id.in_(ids))
     contents = {*tx.connection.execute(past).scalars(), *(row.instance_id for row in rows)} - {None}
     # the triggers on signed reviews allow their deletion, in this transaction alone
-    tx.connection.execute(insert(forgetting), [{"file_id": one} for one in ids])
+    tx.connection.execute(insert(forgetting), [{"file_id": file_id} for file_id in ids])
     signed = tx.connection.execute(select(reading.c.id).where(reading.c.file_id.in_(ids))).scalars().all()
     if readings:
         tx.connection.execute(delete(reading_finding).where(reading_finding.c.reading_id.in_(signed)))
@@ -159,7 +159,7 @@ def forget(tx: Transaction, key: Key, file_ids: Collection[int], why: str, *, re
     if signed:
         # the tallies of these reviews are void; no transaction may store one that it counted before
         lock_contents(tx.connection, [TALLY_LOCK])
-        blocks = {one // READINGS_A_BLOCK for one in signed}
+        blocks = {reading_id // READINGS_A_BLOCK for reading_id in signed}
         tx.connection.execute(delete(tally).where(tally.c.block.in_(blocks)))
     tx.connection.execute(delete(viewing).where(viewing.c.file_id.in_(ids)))
     tx.connection.execute(delete(listing).where(listing.c.file_id.in_(ids)))
@@ -185,7 +185,7 @@ def bury(tx: Transaction, digests: Sequence[str]) -> None:
     lock_contents(tx.connection, digests)  # a page that starts may replay the journal that a purge is writing
     c = tombstone.c
     there = set(tx.connection.execute(select(c.digest).where(c.digest.in_(digests))).scalars())
-    rows = [{"digest": one, "at": tx.now} for one in sorted(set(digests) - there)]
+    rows = [{"digest": digest, "at": tx.now} for digest in sorted(set(digests) - there)]
     if rows:
         tx.connection.execute(insert(tombstone), rows)
 
