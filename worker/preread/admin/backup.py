@@ -28,11 +28,11 @@ from sqlalchemy import Connection, Engine, func, inspect, select, table, text
 
 from preread.core.errors import BackupDamaged, DatabaseUnsuitable, EnvironmentFault, PrereadError, UsageError
 from preread.db import audit_key, migrate
-from preread.db.engine import check_place, open_engine, read, sqlite_path, write
+from preread.db.engine import check_place, open_engine, read, sqlite_path
 from preread.db.review_schema import secret
 from preread.ledger import claims
 from preread.ledger.tombstones import KEY_NAME
-from preread.ledger.transaction import Transaction
+from preread.ledger.transaction import Transaction, transaction
 
 _FILE_MODE = 0o600  # patient data: readable by the owner only
 _SQLITE, _POSTGRES = b"SQLite format 3\0", b"PGDMP"
@@ -171,18 +171,15 @@ def restore(
     return contents
 
 
-def clear_runtime_state(engine: Engine) -> None:
+@transaction
+def clear_runtime_state(tx: Transaction) -> None:
     """Mark all workers as stopped, recover their claims and end all sessions.
 
     For a restored database, whose workers and sessions belong to the time of the backup. The schema must be current.
     """
-
-    def body(connection: Connection, _again: bool) -> None:
-        connection.execute(text("UPDATE worker SET stopped_at = heartbeat_at WHERE stopped_at IS NULL"))
-        connection.execute(text("DELETE FROM session"))
-        claims.recover_interrupted(Transaction(connection))
-
-    write(engine, body)
+    tx.connection.execute(text("UPDATE worker SET stopped_at = heartbeat_at WHERE stopped_at IS NULL"))
+    tx.connection.execute(text("DELETE FROM session"))
+    claims.recover_interrupted(tx)
 
 
 def count_rows(connection: Connection) -> dict[str, int]:

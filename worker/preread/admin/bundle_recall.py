@@ -20,6 +20,7 @@ from preread.db.engine import read
 from preread.db.review_schema import account, audit, listing
 from preread.db.schema import assessment, file, past_outcome
 from preread.db.statements import read_pages
+from preread.ledger.transaction import Transaction, query
 from preread.review import disclosures
 from preread.review.audit import Action
 from preread.review.results import ResultRow, iso, result_to_json, selected, typed
@@ -94,22 +95,19 @@ def recalled_images(engine: Engine, bundle_ids: Sequence[int]) -> Iterator[Recal
             yield RecalledImage(result, replaced, *accesses)
 
 
-def unattributed_access(engine: Engine, bundle_ids: Sequence[int]) -> UnattributedAccess:
+@query
+def unattributed_access(tx: Transaction, bundle_ids: Sequence[int]) -> UnattributedAccess:
     """Return the accesses to these bundles' results that name no image.
 
     Raises:
         DatabaseAway, SchemaOutdated: the database cannot be read.
     """
-
-    def body(connection: Connection) -> UnattributedAccess:
-        since = _since(connection, bundle_ids)
-        exports = 0
-        if since is not None:
-            count_exports = select(func.count()).where(_t.at >= since, _t.action == Action.EXPORT)
-            exports = connection.execute(count_exports).scalar_one()
-        return UnattributedAccess(exports, disclosures.since(connection))
-
-    return read(engine, body)
+    since = _since(tx.connection, bundle_ids)
+    exports = 0
+    if since is not None:
+        count_exports = select(func.count()).where(_t.at >= since, _t.action == Action.EXPORT)
+        exports = tx.connection.execute(count_exports).scalar_one()
+    return UnattributedAccess(exports, disclosures.since(tx.connection))
 
 
 def to_json(image: RecalledImage) -> JSONObject:

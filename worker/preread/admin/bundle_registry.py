@@ -15,10 +15,10 @@ from sqlalchemy import Connection, Engine, Row, insert, select, update
 from preread.core.errors import BundleWithdrawn, UsageError
 from preread.core.text.escaping import clean_text
 from preread.db.admin_schema import Part, activation
-from preread.db.engine import database_now, read, write
+from preread.db.engine import database_now, write
 from preread.db.schema import bundle
 from preread.ledger.commits import register_bundle
-from preread.ledger.transaction import Transaction
+from preread.ledger.transaction import Transaction, query, transaction
 from preread.model.bundles import Bundle
 from preread.review import audit
 from preread.review.audit import Action
@@ -93,19 +93,16 @@ class Selection:
             raise BundleWithdrawn(f"the bundle {label} was withdrawn: {known.withdrawn}")
 
 
-def current_selection(engine: Engine) -> Selection:
+@query
+def current_selection(tx: Transaction) -> Selection:
     """Return the current selection of bundles.
 
     Raises:
         DatabaseAway, SchemaOutdated: the database cannot be read.
     """
-
-    def body(connection: Connection) -> Selection:
-        by_id = {row.id: _known(row) for row in connection.execute(select(*_KNOWN).order_by(_b.id))}
-        last = [_last(connection, by_id, part) for part in (Part.ACTIVE, Part.SHADOW)]
-        return Selection(last[0], last[1], {bundle_.digest: bundle_ for bundle_ in by_id.values()})
-
-    return read(engine, body)
+    by_id = {row.id: _known(row) for row in tx.connection.execute(select(*_KNOWN).order_by(_b.id))}
+    last = [_last(tx.connection, by_id, part) for part in (Part.ACTIVE, Part.SHADOW)]
+    return Selection(last[0], last[1], {bundle_.digest: bundle_ for bundle_ in by_id.values()})
 
 
 def find_bundles(engine: Engine, label: str) -> list[KnownBundle]:
@@ -153,7 +150,8 @@ def select_shadow(engine: Engine, actor: str, chosen: Bundle | None) -> None:
     write(engine, lambda connection, _: _choose(connection, actor, Part.SHADOW, chosen))
 
 
-def rollback(engine: Engine, actor: str) -> KnownBundle | None:
+@transaction
+def rollback(tx: Transaction, actor: str) -> KnownBundle | None:
     """Select the bundle that was active before the current one.
 
     Returns:
@@ -162,29 +160,26 @@ def rollback(engine: Engine, actor: str) -> KnownBundle | None:
     Raises:
         UsageError: no bundle was ever selected, or every earlier one was withdrawn.
     """
-
-    def body(connection: Connection, _again: bool) -> KnownBundle | None:
-        known = {row.id: _known(row) for row in connection.execute(select(*_KNOWN))}
-        rows = connection.execute(select(activation).where(_a.part == Part.ACTIVE).order_by(_a.id.desc())).all()
-        if not rows:
-            raise UsageError("no bundle was ever activated here: there is none to go back to")
-        before = [row.bundle_id for row in rows if row.bundle_id != rows[0].bundle_id]
-        usable = [bundle_id for bundle_id in before if bundle_id is None or known[bundle_id].withdrawn is None]
-        # before the first selection the default bundle was active
-        target = usable[0] if usable else None
-        if target is None and rows[0].bundle_id is None:
-            raise UsageError("the default bundle is in use, and those before it were withdrawn")
-        _record(connection, actor, Part.ACTIVE, target)
-        return None if target is None else known[target]
-
-    return write(engine, body)
+    known = {row.id: _known(row) for row in tx.connection.execute(select(*_KNOWN))}
+    rows = tx.connection.execute(select(activation).where(_a.part == Part.ACTIVE).order_by(_a.id.desc())).all()
+    if not rows:
+        raise UsageError("no bundle was ever activated here: there is none to go back to")
+    before = [row.bundle_id for row in rows if row.bundle_id != rows[0].bundle_id]
+    usable = [bundle_id for bundle_id in before if bundle_id is None or known[bundle_id].withdrawn is None]
+    # before the first selection the default bundle was active
+    target = usable[0] if usable else None
+    if target is None and rows[0].bundle_id is None:
+        raise UsageError("the default bundle is in use, and those before it were withdrawn")
+    _record(tx.connection, actor, Part.ACTIVE, target)
+    return None if target is None else known[target]
 
 
-def withdraw(engine: Engine, actor: str, bundles: list[KnownBundle], reason: str) -> None:
+@transaction
+def withdraw(tx: Transaction, actor: str, bundles: list[KnownBundle], reason: str) -> None:
     """Withdraw bundles; end the shadow if it is one of them.
 
     Args:
-        engine: database.
+        tx: database, or transaction to take part in.
         actor: who withdraws them, for the audit trail.
         bundles: bundles to withdraw; one that is withdrawn already keeps its reason.
         reason: shown beside every result of the bundles.
@@ -196,22 +191,18 @@ def withdraw(engine: Engine, actor: str, bundles: list[KnownBundle], reason: str
     if cleaned is None:
         raise UsageError("the reason is empty: give one, it is shown beside every result")
 
-    def body(connection: Connection, _again: bool) -> None:
-        ids = [known.bundle_id for known in bundles]
-        now = database_now(connection)
-        changed = connection.execute(
-            update(bundle)
-            .where(_b.id.in_(ids), _b.withdrawn_at.is_(None))
-            .values(withdrawn_at=now, withdrawn_reason=cleaned)
-            .returning(_b.id)
-        )
-        for bundle_id in sorted(changed.scalars()):
-            audit.append(connection, actor, Action.BUNDLE_WITHDRAWN, f"bundle:{bundle_id}")
-        last = _last_row(connection, Part.SHADOW)
-        if last is not None and last.bundle_id in ids:
-            _record(connection, actor, Part.SHADOW, None)
-
-    write(engine, body)
+    ids = [known.bundle_id for known in bundles]
+    changed = tx.connection.execute(
+        update(bundle)
+        .where(_b.id.in_(ids), _b.withdrawn_at.is_(None))
+        .values(withdrawn_at=tx.now, withdrawn_reason=cleaned)
+        .returning(_b.id)
+    )
+    for bundle_id in sorted(changed.scalars()):
+        audit.append(tx.connection, actor, Action.BUNDLE_WITHDRAWN, f"bundle:{bundle_id}")
+    last = _last_row(tx.connection, Part.SHADOW)
+    if last is not None and last.bundle_id in ids:
+        _record(tx.connection, actor, Part.SHADOW, None)
 
 
 def _choose(connection: Connection, actor: str, part: Part, chosen: Bundle | None) -> None:

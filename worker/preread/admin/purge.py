@@ -24,12 +24,12 @@ from preread.core.text.escaping import clean_identifier
 from preread.core.types import FORGOTTEN, OPEN_STATES, FileState
 from preread.db import schema
 from preread.db.admin_schema import tombstone
-from preread.db.engine import compact, database_now, read, write
+from preread.db.engine import compact, read, write
 from preread.db.review_schema import reading, secret, session
 from preread.db.statements import CHUNK, chunks, read_pages
 from preread.imaging import previews
 from preread.ledger.tombstones import KEY_NAME, Key, bury, forget, load_key
-from preread.ledger.transaction import Transaction
+from preread.ledger.transaction import Transaction, query
 from preread.review import audit, audit_proof
 from preread.review.audit import Action
 
@@ -77,42 +77,41 @@ class PurgeCounts:
 # ---------------------------------------------------------------------- which films
 
 
-def select_patient(engine: Engine, query: PatientQuery) -> list[int]:
+@query
+def select_patient(tx: Transaction, patient: PatientQuery) -> list[int]:
     """Return the ids of a patient's file versions.
 
     Args:
-        engine: database.
-        query: Patient ID, optionally with issuer and birth date.
+        tx: database, or transaction to take part in.
+        patient: Patient ID, optionally with issuer and birth date.
 
     Raises:
         UsageError: the ID is invalid, or the images name several issuers or birth dates, so that it is ambiguous.
     """
-    patient_id = clean_identifier(query.patient_id)
+    patient_id = clean_identifier(patient.patient_id)
     if patient_id is None:
         raise UsageError("the Patient ID is empty or invalid")
     conditions = [_f.patient_id == patient_id]
-    for column, value in ((_f.issuer_of_patient_id, query.issuer), (_f.patient_birth_date, query.birth_date)):
+    for column, value in ((_f.issuer_of_patient_id, patient.issuer), (_f.patient_birth_date, patient.birth_date)):
         if value is not None:
             conditions.append(column == (clean_identifier(value) or ""))
 
-    def body(connection: Connection) -> list[int]:
-        columns = (_f.issuer_of_patient_id, _f.patient_birth_date)
-        distinct = [
-            connection.execute(select(func.count(column.distinct())).where(*conditions)).scalar_one()
-            for column in columns
-        ]
-        if max(distinct) > 1:
-            issuers, dates = distinct
-            raise UsageError(
-                f"images with this Patient ID name {issuers} issuers and {dates} birth dates: give the issuer on the "
-                "second line and the birth date on the third"
-            )
-        return list(connection.execute(select(_f.id).where(*conditions).order_by(_f.id)).scalars())
-
-    return read(engine, body)
+    columns = (_f.issuer_of_patient_id, _f.patient_birth_date)
+    distinct = [
+        tx.connection.execute(select(func.count(column.distinct())).where(*conditions)).scalar_one()
+        for column in columns
+    ]
+    if max(distinct) > 1:
+        issuers, dates = distinct
+        raise UsageError(
+            f"images with this Patient ID name {issuers} issuers and {dates} birth dates: give the issuer on the "
+            "second line and the birth date on the third"
+        )
+    return list(tx.connection.execute(select(_f.id).where(*conditions).order_by(_f.id)).scalars())
 
 
-def select_study(engine: Engine, study_instance_uid: str) -> list[int]:
+@query
+def select_study(tx: Transaction, study_instance_uid: str) -> list[int]:
     """Return the ids of a study's file versions.
 
     Raises:
@@ -123,28 +122,22 @@ def select_study(engine: Engine, study_instance_uid: str) -> list[int]:
         raise UsageError("the Study Instance UID is empty or invalid")
     condition = _f.study_instance_uid == uid
 
-    def body(connection: Connection) -> list[int]:
-        patients = connection.execute(select(func.count(_f.patient_id.distinct())).where(condition)).scalar_one()
-        if patients > 1:
-            raise UsageError(f"images of this study name {patients} patients: purge by patient")
-        return list(connection.execute(select(_f.id).where(condition).order_by(_f.id)).scalars())
-
-    return read(engine, body)
+    patients = tx.connection.execute(select(func.count(_f.patient_id.distinct())).where(condition)).scalar_one()
+    if patients > 1:
+        raise UsageError(f"images of this study name {patients} patients: purge by patient")
+    return list(tx.connection.execute(select(_f.id).where(condition).order_by(_f.id)).scalars())
 
 
-def select_older_than(engine: Engine, days: float) -> list[int]:
+@query
+def select_older_than(tx: Transaction, days: float) -> list[int]:
     """Return the ids of ended file versions older than ``days`` days.
 
     The age is that of the last result, or of the first sighting if there is no result.
     """
-
-    def body(connection: Connection) -> list[int]:
-        before = database_now(connection) - timedelta(days=days)
-        at = func.coalesce(_f.committed_at, _f.first_seen_at)
-        statement = select(_f.id).where(at < before, _f.state.not_in(sorted(OPEN_STATES)), ~_stub())
-        return list(connection.execute(statement.order_by(_f.id)).scalars())
-
-    return read(engine, body)
+    before = tx.now - timedelta(days=days)
+    at = func.coalesce(_f.committed_at, _f.first_seen_at)
+    statement = select(_f.id).where(at < before, _f.state.not_in(sorted(OPEN_STATES)), ~_stub())
+    return list(tx.connection.execute(statement.order_by(_f.id)).scalars())
 
 
 def count_affected(engine: Engine, file_ids: Sequence[int]) -> tuple[int, int]:

@@ -25,14 +25,15 @@ from json import dumps
 from typing import Protocol
 from urllib.parse import SplitResult, unquote
 
-from sqlalchemy import Connection, Engine, delete, insert, select
+from sqlalchemy import Engine, delete, insert, select
 
 from preread.core.addresses import MAIL_PORTS, parse_mail_server
 from preread.core.backoff import Backoff
 from preread.core.errors import AlarmNotSent, PrereadError
 from preread.core.types import JSONObject
 from preread.db import admin_schema
-from preread.db.engine import database_now, read, write
+from preread.db.engine import read
+from preread.ledger.transaction import Transaction, transaction
 from preread.monitoring import health
 from preread.monitoring.health import Health, Level
 
@@ -285,15 +286,12 @@ def load_notified(engine: Engine) -> dict[str, frozenset[str]]:
     return {row.channel: frozenset(row.codes.split()) for row in rows}
 
 
-def save_notified(engine: Engine, channel: str, codes: Collection[str]) -> None:
+@transaction
+def save_notified(tx: Transaction, channel: str, codes: Collection[str]) -> None:
     """Store the codes that a channel was notified of."""
-
-    def body(connection: Connection, _again: bool) -> None:
-        row = {"channel": channel, "codes": " ".join(sorted(codes)), "told_at": database_now(connection)}
-        connection.execute(delete(admin_schema.alarm).where(_alarm.channel == channel))
-        connection.execute(insert(admin_schema.alarm), row)
-
-    write(engine, body)
+    row = {"channel": channel, "codes": " ".join(sorted(codes)), "told_at": tx.now}
+    tx.connection.execute(delete(admin_schema.alarm).where(_alarm.channel == channel))
+    tx.connection.execute(insert(admin_schema.alarm), row)
 
 
 @dataclass(slots=True)

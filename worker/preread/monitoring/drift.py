@@ -21,7 +21,7 @@ from sqlalchemy import Connection, Engine, Row, Select, select
 
 from preread.core.types import ImageStatistics, JSONObject, Outcome
 from preread.db import schema
-from preread.db.engine import database_now, read
+from preread.ledger.transaction import Transaction, query
 from preread.model.distributions import (
     Distribution,
     Reference,
@@ -168,11 +168,12 @@ def current_shifts(engine: Engine) -> tuple[Shift, ...]:
     return () if found is None else found.shifts
 
 
-def report(engine: Engine, *, days: int = RECENT_DAYS, daily: bool = True) -> Drift | None:
+@query
+def report(tx: Transaction, *, days: int = RECENT_DAYS, daily: bool = True) -> Drift | None:
     """Compare the last days with the references.
 
     Args:
-        engine: database.
+        tx: database, or transaction to take part in.
         days: length of the recent period; of each period the newest ``MOST_FILMS`` images are used.
         daily: also return each day by itself.
 
@@ -182,27 +183,22 @@ def report(engine: Engine, *, days: int = RECENT_DAYS, daily: bool = True) -> Dr
     Raises:
         DatabaseAway, SchemaOutdated: the database cannot be read.
     """
-
-    def body(connection: Connection) -> Drift | None:
-        now = database_now(connection)
-        last = connection.execute(_live().order_by(_file.committed_at.desc(), _file.id.desc()).limit(1)).first()
-        if last is None:
-            return None
-        bundle = connection.execute(select(schema.bundle).where(_bundle.id == last.bundle_id)).one()
-        since = now - timedelta(days=days)
-        recent = _sample(connection, bundle.id, since, now)
-        baseline = _baseline(connection, bundle, since)
-        reference = _reference(json.loads(bundle.manifest))
-        return Drift(
-            bundle=f"{bundle.name}/{bundle.version}",
-            recent=recent,
-            baseline=baseline,
-            reference=None if reference is None else reference.films,
-            shifts=(*_against_bundle(reference, recent), *_against_site(baseline, recent)),
-            days=tuple(_by_day(connection, bundle.id, now, days)) if daily else (),
-        )
-
-    return read(engine, body)
+    last = tx.connection.execute(_live().order_by(_file.committed_at.desc(), _file.id.desc()).limit(1)).first()
+    if last is None:
+        return None
+    bundle = tx.connection.execute(select(schema.bundle).where(_bundle.id == last.bundle_id)).one()
+    since = tx.now - timedelta(days=days)
+    recent = _sample(tx.connection, bundle.id, since, tx.now)
+    baseline = _baseline(tx.connection, bundle, since)
+    reference = _reference(json.loads(bundle.manifest))
+    return Drift(
+        bundle=f"{bundle.name}/{bundle.version}",
+        recent=recent,
+        baseline=baseline,
+        reference=None if reference is None else reference.films,
+        shifts=(*_against_bundle(reference, recent), *_against_site(baseline, recent)),
+        days=tuple(_by_day(tx.connection, bundle.id, tx.now, days)) if daily else (),
+    )
 
 
 # ---------------------------------------------------------------------- what is compared

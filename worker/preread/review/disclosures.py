@@ -17,6 +17,7 @@ from preread.db import schema
 from preread.db.engine import database_now, read, write
 from preread.db.review_schema import account, listing
 from preread.db.statements import insert_new
+from preread.ledger.transaction import Transaction, query
 from preread.review.results import ResultRow
 
 _LOG = logging.getLogger(__name__)
@@ -75,23 +76,20 @@ def record_all(engine: Engine, actor: str, shown: Iterable[ResultRow]) -> Iterat
     yield from page
 
 
-def of_image(engine: Engine, file_id: int) -> dict[datetime, list[str]]:
+@query
+def of_image(tx: Transaction, file_id: int) -> dict[datetime, list[str]]:
     """Return the accounts to which lists showed an image.
 
     Returns:
         Full names in order of time, by commit time of the result shown.
     """
-
-    def body(connection: Connection) -> dict[datetime, list[str]]:
-        by_result: dict[datetime, list[str]] = {}
-        rows = connection.execute(select(listing).where(_c.file_id == file_id).order_by(_c.at, _c.actor)).all()
-        accounts = connection.execute(select(account.c.id, account.c.full_name)).all()
-        names = {f"account:{row_.id}": row_.full_name for row_ in accounts}
-        for row in rows:
-            by_result.setdefault(row.committed_at, []).append(names.get(row.actor, row.actor))
-        return by_result
-
-    return read(engine, body)
+    by_result: dict[datetime, list[str]] = {}
+    rows = tx.connection.execute(select(listing).where(_c.file_id == file_id).order_by(_c.at, _c.actor)).all()
+    accounts = tx.connection.execute(select(account.c.id, account.c.full_name)).all()
+    names = {f"account:{row_.id}": row_.full_name for row_ in accounts}
+    for row in rows:
+        by_result.setdefault(row.committed_at, []).append(names.get(row.actor, row.actor))
+    return by_result
 
 
 def since(connection: Connection) -> datetime | None:

@@ -20,10 +20,11 @@ from sqlalchemy import Connection, Engine, insert, select
 from preread.core.errors import UsageError
 from preread.core.text.csv_cells import cell
 from preread.core.types import Identity, JSONObject, Presence
-from preread.db.engine import read, write
+from preread.db.engine import read
 from preread.db.review_schema import secret
 from preread.db.schema import file
 from preread.imaging import previews
+from preread.ledger.transaction import Transaction, transaction
 from preread.review import reviews
 from preread.review.results import ResultRow, iso, selected, typed
 from preread.review.reviews import Review
@@ -189,18 +190,15 @@ def _label(result: ResultRow, current: Sequence[Review]) -> tuple[str | None, st
     return "|".join(present) or ABSENT, None
 
 
-def _pseudonym_key(engine: Engine) -> str:
+@transaction
+def _pseudonym_key(tx: Transaction) -> str:
     """Return the key of this database's pseudonyms; create it if missing."""
-
-    def body(connection: Connection, _again: bool) -> str:
-        found = connection.execute(select(secret.c.value).where(secret.c.name == _KEY)).scalar_one_or_none()
-        if found is not None:
-            return found
-        value = secrets.token_hex(32)
-        connection.execute(insert(secret), {"name": _KEY, "value": value})
-        return value
-
-    return write(engine, body)
+    found = tx.connection.execute(select(secret.c.value).where(secret.c.name == _KEY)).scalar_one_or_none()
+    if found is not None:
+        return found
+    value = secrets.token_hex(32)
+    tx.connection.execute(insert(secret), {"name": _KEY, "value": value})
+    return value
 
 
 def _pseudonym(key: str, kind: str, *parts: str) -> str:

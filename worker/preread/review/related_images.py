@@ -12,7 +12,8 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, select
 from preread.core.errors import FindingUnknown
 from preread.core.types import OPEN_STATES, FileState
 from preread.db import schema
-from preread.db.engine import database_now, read
+from preread.db.engine import read
+from preread.ledger.transaction import Transaction, query
 from preread.review.results import ResultRow, selected, typed
 
 _EARLIER_AT_MOST = 20
@@ -124,7 +125,8 @@ class PendingImage:
     waited_s: float
 
 
-def pending(engine: Engine, limit: int = _WAITING_AT_MOST) -> list[PendingImage]:
+@query
+def pending(tx: Transaction, limit: int = _WAITING_AT_MOST) -> list[PendingImage]:
     """Return the images without a result, the earliest first."""
     statement = (
         select(_file.id, _file.path_text, _file.state, _file.first_seen_at, schema.root.c.path_text.label("root_text"))
@@ -134,17 +136,13 @@ def pending(engine: Engine, limit: int = _WAITING_AT_MOST) -> list[PendingImage]
         .limit(limit)
     )
 
-    def body(connection: Connection) -> list[PendingImage]:
-        now = database_now(connection)
-        return [
-            PendingImage(
-                row.id,
-                row.root_text,
-                row.path_text,
-                FileState(row.state),
-                max(0.0, (now - row.first_seen_at).total_seconds()),
-            )
-            for row in connection.execute(statement)
-        ]
-
-    return read(engine, body)
+    return [
+        PendingImage(
+            row.id,
+            row.root_text,
+            row.path_text,
+            FileState(row.state),
+            max(0.0, (tx.now - row.first_seen_at).total_seconds()),
+        )
+        for row in tx.connection.execute(statement)
+    ]

@@ -19,6 +19,7 @@ from preread.core.types import Answer, FileState, Outcome, Presence, Role, Verdi
 from preread.db import schema
 from preread.db.engine import database_now, read, write
 from preread.db.review_schema import account, reading, reading_finding, viewing
+from preread.ledger.transaction import Transaction, transaction
 from preread.review import audit, audit_proof, related_images
 from preread.review.audit import Action
 from preread.review.auth.accounts import Account
@@ -274,34 +275,31 @@ def shown_of(film: Row[Any]) -> Shown:
     return Shown(Outcome(film.outcome), film.code, film.assessment_id)
 
 
-def record_viewing(engine: Engine, who: Account, file_id: int, shown: Shown, *, answer_visible: bool) -> None:
+@transaction
+def record_viewing(tx: Transaction, who: Account, file_id: int, shown: Shown, *, answer_visible: bool) -> None:
     """Record that an account opened an image.
 
     Args:
-        engine: database.
+        tx: database, or transaction to take part in.
         who: the account.
         file_id: the image.
         shown: result on the page.
         answer_visible: the answer was shown, or there was none.
     """
-
-    def body(connection: Connection, _again: bool) -> None:
-        own = select(viewing).where(_viewing.account_id == who.account_id, _viewing.file_id == file_id)
-        before = connection.execute(own.order_by(_viewing.id.desc()).limit(1)).one_or_none()
-        row = {
-            "account_id": who.account_id,
-            "file_id": file_id,
-            "at": database_now(connection),
-            "outcome": shown.outcome,
-            "code": shown.code,
-            "assessment_id": shown.assessment_id,
-            "answer_visible": answer_visible,
-        }
-        viewing_id = connection.execute(insert(viewing).returning(_viewing.id), row).scalar_one()
-        action = Action.REVEAL if answer_visible and before is not None and not before.answer_visible else Action.VIEW
-        audit.append(connection, who.actor, action, f"film:{file_id}", audit_proof.of_viewing(connection, viewing_id))
-
-    write(engine, body)
+    own = select(viewing).where(_viewing.account_id == who.account_id, _viewing.file_id == file_id)
+    before = tx.connection.execute(own.order_by(_viewing.id.desc()).limit(1)).one_or_none()
+    row = {
+        "account_id": who.account_id,
+        "file_id": file_id,
+        "at": tx.now,
+        "outcome": shown.outcome,
+        "code": shown.code,
+        "assessment_id": shown.assessment_id,
+        "answer_visible": answer_visible,
+    }
+    viewing_id = tx.connection.execute(insert(viewing).returning(_viewing.id), row).scalar_one()
+    action = Action.REVEAL if answer_visible and before is not None and not before.answer_visible else Action.VIEW
+    audit.append(tx.connection, who.actor, action, f"film:{file_id}", audit_proof.of_viewing(tx.connection, viewing_id))
 
 
 def viewed_before(engine: Engine, who: Account, file_id: int, shown: Shown) -> datetime | None:

@@ -15,7 +15,6 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.security import HTTPBearer
 from fastapi.security.http import HTTPAuthorizationCredentials
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
-from sqlalchemy import Connection
 from starlette.exceptions import HTTPException as AnyHTTPException
 
 from preread.core.errors import DatabaseAway, PrereadError
@@ -212,10 +211,7 @@ Program = Annotated[Account, Depends(_program)]
 
 
 def _note(here: Site, who: Account, action: Action, of_what: str) -> None:
-    def body(connection: Connection, _again: bool) -> None:
-        audit.append(connection, who.actor, action, of_what)
-
-    write(here.engine, body)
+    write(here.engine, lambda connection, _: audit.append(connection, who.actor, action, of_what))
 
 
 _router = APIRouter()

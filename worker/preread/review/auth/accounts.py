@@ -21,6 +21,7 @@ from preread.core.text.escaping import clean_text
 from preread.core.types import Role
 from preread.db.engine import database_now, read, write
 from preread.db.review_schema import account, device, session
+from preread.ledger.transaction import Transaction, transaction
 from preread.review import audit, audit_proof
 from preread.review.audit import Action
 from preread.review.auth import passwords, rate_limits
@@ -169,7 +170,8 @@ def disable(engine: Engine, actor: str, name: str) -> None:
     write(engine, body)
 
 
-def set_read_before_reveal(engine: Engine, actor: str, target: Account, value: bool) -> None:
+@transaction
+def set_read_before_reveal(tx: Transaction, actor: str, target: Account, value: bool) -> None:
     """Set whether a reviewer sees answers only after signing.
 
     Raises:
@@ -178,11 +180,8 @@ def set_read_before_reveal(engine: Engine, actor: str, target: Account, value: b
     if target.role is not Role.READER:
         raise UsageError(f"{target.name} reads no films: the option is a reader's")
 
-    def body(connection: Connection, _again: bool) -> None:
-        connection.execute(update(account).where(_c.id == target.account_id).values(read_before_reveal=value))
-        _record(connection, actor, Action.USER_OPTIONS, target.account_id)
-
-    write(engine, body)
+    tx.connection.execute(update(account).where(_c.id == target.account_id).values(read_before_reveal=value))
+    _record(tx.connection, actor, Action.USER_OPTIONS, target.account_id)
 
 
 def all_accounts(engine: Engine) -> list[Account]:

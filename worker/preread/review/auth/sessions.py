@@ -13,6 +13,7 @@ from sqlalchemy import Connection, Engine, delete, insert, select, update
 
 from preread.db.engine import database_now, read, write
 from preread.db.review_schema import account, session
+from preread.ledger.transaction import Transaction, query, transaction
 from preread.review import audit
 from preread.review.audit import Action
 from preread.review.auth.accounts import Account, digest, typed
@@ -118,58 +119,45 @@ def find(engine: Engine, token: str, idle_s: float, *, touch: bool) -> Session |
     return Session(row.session_id, typed(row), row.csrf, row.search or "")
 
 
-def end(engine: Engine, session_: Session) -> None:
+@transaction
+def end(tx: Transaction, session_: Session) -> None:
     """End a session."""
-
-    def body(connection: Connection, _again: bool) -> None:
-        connection.execute(delete(session).where(_c.id == session_.session_id))
-        audit.append(connection, session_.account.actor, Action.SIGN_OUT, session_.account.actor)
-
-    write(engine, body)
+    tx.connection.execute(delete(session).where(_c.id == session_.session_id))
+    audit.append(tx.connection, session_.account.actor, Action.SIGN_OUT, session_.account.actor)
 
 
-def of_account(engine: Engine, account_id: int, idle_s: float) -> list[Browser]:
+@query
+def of_account(tx: Transaction, account_id: int, idle_s: float) -> list[Browser]:
     """Return the active sessions of an account, the last used first."""
-
-    def body(connection: Connection) -> list[Browser]:
-        now = database_now(connection)
-        active = (_c.seen_at >= now - timedelta(seconds=idle_s), _c.created_at >= now - timedelta(seconds=LONGEST_S))
-        columns = select(_c.id, _c.created_at, _c.seen_at, _c.address)
-        query = columns.where(_c.account_id == account_id, *active).order_by(_c.seen_at.desc(), _c.id.desc())
-        return [Browser(*row) for row in connection.execute(query)]
-
-    return read(engine, body)
+    active = (_c.seen_at >= tx.now - timedelta(seconds=idle_s), _c.created_at >= tx.now - timedelta(seconds=LONGEST_S))
+    columns = select(_c.id, _c.created_at, _c.seen_at, _c.address)
+    statement = columns.where(_c.account_id == account_id, *active).order_by(_c.seen_at.desc(), _c.id.desc())
+    return [Browser(*row) for row in tx.connection.execute(statement)]
 
 
-def end_sessions(engine: Engine, actor: str, of: Account, *, only: int | None = None, but: int | None = None) -> int:
+@transaction
+def end_sessions(tx: Transaction, actor: str, of: Account, *, only: int | None = None, but: int | None = None) -> int:
     """End sessions of an account and return their number.
 
     Args:
-        engine: database.
+        tx: database, or transaction to take part in.
         actor: who ends them, see ``audit.append``.
         of: the account.
         only: end this session alone; another account's is left unchanged.
         but: end all sessions except this one.
     """
-
-    def body(connection: Connection, _again: bool) -> int:
-        conditions = [_c.account_id == of.account_id]
-        conditions += [] if only is None else [_c.id == only]
-        conditions += [] if but is None else [_c.id != but]
-        ended = connection.execute(delete(session).where(*conditions)).rowcount
-        if ended:
-            audit.append(connection, actor, Action.SESSIONS_ENDED, of.actor)
-        return ended
-
-    return write(engine, body)
+    conditions = [_c.account_id == of.account_id]
+    conditions += [] if only is None else [_c.id == only]
+    conditions += [] if but is None else [_c.id != but]
+    ended = tx.connection.execute(delete(session).where(*conditions)).rowcount
+    if ended:
+        audit.append(tx.connection, actor, Action.SESSIONS_ENDED, of.actor)
+    return ended
 
 
-def set_search(engine: Engine, session_: Session, text: str) -> None:
+@transaction
+def set_search(tx: Transaction, session_: Session, text: str) -> None:
     """Store the search text of a session; an empty text ends the search."""
-
-    def body(connection: Connection, _again: bool) -> None:
-        connection.execute(update(session).where(_c.id == session_.session_id).values(search=text or None))
-        if text:
-            audit.append(connection, session_.account.actor, Action.SEARCH, "worklist")
-
-    write(engine, body)
+    tx.connection.execute(update(session).where(_c.id == session_.session_id).values(search=text or None))
+    if text:
+        audit.append(tx.connection, session_.account.actor, Action.SEARCH, "worklist")
