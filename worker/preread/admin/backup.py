@@ -219,10 +219,10 @@ def _look_into_sqlite(file: Path) -> tuple[str | None, dict[str, int], str | Non
             tables = [str(name) for (name,) in connection.execute(names)]
             rows = {name: connection.execute(f'SELECT count(*) FROM "{name}"').fetchone()[0] for name in tables}  # noqa: S608
             revisions = connection.execute(f"SELECT version_num FROM {_REVISIONS}") if _REVISIONS in rows else ()  # noqa: S608
-            revision = next((str(found) for (found,) in revisions), None)
+            revision = next((str(value) for (value,) in revisions), None)
             key_query = "SELECT value FROM secret WHERE name = ?"
             keys = connection.execute(key_query, (KEY_NAME,)) if secret.name in rows else ()
-            purge_key = next((str(found) for (found,) in keys), None)
+            purge_key = next((str(value) for (value,) in keys), None)
     except sqlite3.Error as error:
         raise BackupDamaged(f"{file} is damaged: {error}") from error
     return revision, rows, purge_key

@@ -115,16 +115,16 @@ def find_bundles(engine: Engine, label: str) -> list[KnownBundle]:
     Raises:
         UsageError: there is none, or bundles of several names have this version.
     """
-    found = [
+    matching = [
         known
         for known in current_selection(engine).bundles.values()
         if label in {known.label, known.label.split("/")[1]}
     ]
-    if not found:
+    if not matching:
         raise UsageError(f"no image here was ever assessed with a bundle {label}")
-    if len({known.label for known in found}) > 1:
+    if len({known.label for known in matching}) > 1:
         raise UsageError(f"several bundles have the version {label}: write NAME/VERSION")
-    return found
+    return matching
 
 
 def activate(engine: Engine, actor: str, chosen: Bundle) -> None:

@@ -60,8 +60,8 @@ def read_key(journal: Path) -> str | None:
 
 def find_journals(folders: Iterable[Path]) -> list[Path]:
     """Return the regular files in these folders that are named as journals."""
-    found = (path for folder in dict.fromkeys(folders) for path in folder.glob(f"*{ENDING}"))
-    return sorted(path for path in found if path.is_file() and not path.is_symlink())
+    paths = (path for folder in dict.fromkeys(folders) for path in folder.glob(f"*{ENDING}"))
+    return sorted(path for path in paths if path.is_file() and not path.is_symlink())
 
 
 def read(journal: Path) -> list[JSONObject]:

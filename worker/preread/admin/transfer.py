@@ -80,7 +80,7 @@ class TransferResult:
     @property
     def rows(self) -> int:
         """Total number of rows."""
-        return sum(one.rows for one in self.tables)
+        return sum(content.rows for content in self.tables)
 
 
 def move(source: Engine, target: Engine, on_table: Callable[[], None] = lambda: None) -> TransferResult:
@@ -132,8 +132,8 @@ def _place(engine: Engine) -> tuple[str, ...]:
     if path is not None:
         return ("sqlite", os.path.realpath(path))
     url = engine.url
-    where = [str(one or "") for one in (url.host or url.query.get("host"), url.port, url.database or url.username)]
-    return ("postgresql", *where)
+    location = [str(part or "") for part in (url.host or url.query.get("host"), url.port, url.database or url.username)]
+    return ("postgresql", *location)
 
 
 def _refuse_filled(target: Engine) -> None:

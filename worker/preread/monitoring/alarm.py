@@ -46,7 +46,7 @@ TRIES_AT_MOST = 24
 _alarm = admin_schema.alarm.c
 
 
-# ---------------------------------------------------------------------- what is said
+# ---------------------------------------------------------------------- messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,13 +94,13 @@ class Message:
         """Complete text."""
         when = f"{self.at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
         if self.trial:
-            said = "This is a trial of the alarm (`preread alarm test`). Nothing is wrong."
+            body = "This is a trial of the alarm (`preread alarm test`). Nothing is wrong."
         elif not self.present:
-            said = "Nothing is critical any more."
+            body = "Nothing is critical any more."
         else:
-            said = f"Critical now: {', '.join(self.present)}.\nThe runbook has a row for each of these words."
+            body = f"Critical now: {', '.join(self.present)}.\nThe runbook has a row for each of these words."
         page = f"The page: {self.page}\n" if self.page else ""
-        return f"{self.subject}\n\n{when}\n{said}\n{page}`preread status` on that machine says more.\n"
+        return f"{self.subject}\n\n{when}\n{body}\n{page}`preread status` on that machine says more.\n"
 
     def to_json(self) -> JSONObject:
         """Return the JSON object that a webhook receives."""
@@ -137,8 +137,8 @@ def describe(code: str) -> str:
     kinds: list[type[PrereadError]] = [PrereadError]
     for kind in kinds:
         if kind.code == code and kind.__doc__:
-            said = kind.__doc__.splitlines()[0].rstrip(".")
-            return said[0].lower() + said[1:]
+            sentence = kind.__doc__.splitlines()[0].rstrip(".")
+            return sentence[0].lower() + sentence[1:]
         kinds += kind.__subclasses__()
     return "something is critical"
 
@@ -245,16 +245,16 @@ def _why(error: Exception) -> str:
     cause = reason if isinstance(reason, Exception) else error
     match cause:
         case ssl.SSLCertVerificationError():
-            said = f": its certificate is not trusted ({cause.verify_message})"
+            detail = f": its certificate is not trusted ({cause.verify_message})"
         case ssl.SSLError():
-            said = ": no TLS connection came about; is this the port for it?"
+            detail = ": no TLS connection came about; is this the port for it?"
         case smtplib.SMTPAuthenticationError():
-            said = f": it refuses the user or the password ({cause.smtp_code})"
+            detail = f": it refuses the user or the password ({cause.smtp_code})"
         case smtplib.SMTPNotSupportedError():
-            said = ": it offers no STARTTLS, or no signing in by password"
+            detail = ": it offers no STARTTLS, or no signing in by password"
         case _:
-            said = ""
-    return type(cause).__name__ + said
+            detail = ""
+    return type(cause).__name__ + detail
 
 
 def channels(
@@ -268,16 +268,16 @@ def channels(
         mail_from: sender's address; ``None`` derives one from the host name.
         webhook: URL, or ``None``.
     """
-    found: list[Channel] = []
+    configured: list[Channel] = []
     to = tuple(mail_to)
     if mail_server is not None and to:
-        found.append(Mail(mail_server, to, mail_from or f"preread@{socket.getfqdn()}"))
+        configured.append(Mail(mail_server, to, mail_from or f"preread@{socket.getfqdn()}"))
     if webhook is not None:
-        found.append(Webhook(webhook))
-    return found
+        configured.append(Webhook(webhook))
+    return configured
 
 
-# ---------------------------------------------------------------------- when it is said
+# ---------------------------------------------------------------------- when to send
 
 
 def load_notified(engine: Engine) -> dict[str, frozenset[str]]:
@@ -302,7 +302,7 @@ class _ChannelState:
         channel: the channel.
         told: codes it was notified of.
         kept: ``told`` is stored in the database.
-        wanted: codes of the message being sent; ``None`` if there is none.
+        pending: codes of the message being sent; ``None`` if there is none.
         tries: attempts of that message.
         not_before: monotonic seconds of the next attempt.
     """
@@ -310,7 +310,7 @@ class _ChannelState:
     channel: Channel
     told: frozenset[str] = frozenset()
     kept: bool = True
-    wanted: frozenset[str] | None = None
+    pending: frozenset[str] | None = None
     tries: int = 0
     not_before: float = float("-inf")
 
@@ -373,30 +373,30 @@ class Watch:
             if not state.kept:
                 self._save(state)
 
-    def _send(self, one: _ChannelState, lasting: frozenset[str], at: datetime, now: float) -> None:
-        if one.wanted != lasting:  # another message has attempts of its own
-            one.wanted, one.tries, one.not_before = lasting, 0, float("-inf")
-        if one.tries >= TRIES_AT_MOST or now < one.not_before:
+    def _send(self, state: _ChannelState, lasting: frozenset[str], at: datetime, now: float) -> None:
+        if state.pending != lasting:  # another message has attempts of its own
+            state.pending, state.tries, state.not_before = lasting, 0, float("-inf")
+        if state.tries >= TRIES_AT_MOST or now < state.not_before:
             return
-        one.tries += 1
-        news = Message(tuple(sorted(lasting - one.told)), tuple(sorted(lasting)), self._site, at, page=self._page)
-        extra = {"why": one.channel.name, "tries": one.tries, "state": "critical" if lasting else "recovered"}
+        state.tries += 1
+        message = Message(tuple(sorted(lasting - state.told)), tuple(sorted(lasting)), self._site, at, page=self._page)
+        extra = {"why": state.channel.name, "tries": state.tries, "state": "critical" if lasting else "recovered"}
         try:
-            one.channel.send(news)
+            state.channel.send(message)
         except AlarmNotSent as error:
-            one.not_before = now + _DELAY.after(one.tries)
+            state.not_before = now + _DELAY.after(state.tries)
             _LOG.warning("alarm_not_sent", extra=extra | {"code": error.code, "error": str(error)})
             return
         _LOG.info("alarm_sent", extra=extra)
-        one.told, one.wanted, one.kept = lasting, None, False
+        state.told, state.pending, state.kept = lasting, None, False
 
-    def _save(self, one: _ChannelState) -> None:
+    def _save(self, state: _ChannelState) -> None:
         try:
-            self._keep(one.channel.name, one.told)
+            self._keep(state.channel.name, state.told)
         except PrereadError as error:
             _LOG.debug("alarm_not_kept", extra={"code": error.code})  # the database is what is wrong: at the next look
         else:
-            one.kept = True
+            state.kept = True
 
 
 def run(watch: Watch, probe: Callable[[], Health], stop: threading.Event, clock: Callable[[], float]) -> None:

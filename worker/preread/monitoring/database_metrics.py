@@ -62,10 +62,10 @@ def unavailable(error: PrereadError) -> DatabaseMetrics:
 
 def read_metrics(engine: Engine, *, roots: Sequence[bytes] | None, scan_interval_s: float) -> DatabaseMetrics:
     """Read the metrics; see ``health.report`` for arguments and errors."""
-    found = health.report(engine, roots=roots, scan_interval_s=scan_interval_s, states=OPEN_STATES)
+    report = health.report(engine, roots=roots, scan_interval_s=scan_interval_s, states=OPEN_STATES)
 
     def body(connection: Connection) -> DatabaseMetrics:
-        return DatabaseMetrics(found, True, _waiting(connection), _readings(connection), _said(connection))
+        return DatabaseMetrics(report, True, _waiting(connection), _readings(connection), _said(connection))
 
     return read(engine, body)
 
@@ -74,8 +74,8 @@ def _waiting(connection: Connection) -> tuple[tuple[str, int], ...]:
     # one range of an index for each open state; ended versions are not read
     open_ones = _file.state.in_(sorted(OPEN_STATES))
     counted = select(_file.backlog, func.count().label("files")).where(open_ones).group_by(_file.backlog)
-    found = {row.backlog: row.files for row in connection.execute(counted)}
-    return tuple((name, found.get(backlog, 0)) for backlog, name in _LANES.items())
+    by_lane = {row.backlog: row.files for row in connection.execute(counted)}
+    return tuple((name, by_lane.get(backlog, 0)) for backlog, name in _LANES.items())
 
 
 def _newest_that_stand(connection: Connection) -> ColumnElement[bool]:
@@ -97,13 +97,13 @@ def _readings(connection: Connection) -> tuple[tuple[str, str, int], ...]:
 
 
 def _said(connection: Connection) -> tuple[tuple[str, str, str, str, int], ...]:
-    b, f, said = schema.bundle.c, schema.finding.c, reading_finding.c
-    grouped = (b.name, b.version, f.finding, f.answer, said.presence)
+    b, f, stated = schema.bundle.c, schema.finding.c, reading_finding.c
+    grouped = (b.name, b.version, f.finding, f.answer, stated.presence)
     counted = (
         select(*grouped, func.count().label("readings"))
         .select_from(reading)
-        .join(reading_finding, said.reading_id == _reading.id)
-        .join(schema.finding, (f.assessment_id == _reading.assessment_id) & (f.finding == said.finding))
+        .join(reading_finding, stated.reading_id == _reading.id)
+        .join(schema.finding, (f.assessment_id == _reading.assessment_id) & (f.finding == stated.finding))
         .join(schema.bundle, b.id == _reading.bundle_id)
         .where(_newest_that_stand(connection))
         .group_by(*grouped)
@@ -140,29 +140,29 @@ def _gauge(name: str, help_text: str, rows: Iterable[tuple[Sequence[str], float 
 
 
 def _families(figures: DatabaseMetrics) -> Iterator[Metric]:
-    found = figures.health
+    report = figures.health
     yield _gauge("database_up", "1 while the database answers", [((), figures.answered)])
-    yield _gauge("status", "0 ok, 1 warning, 2 critical, as preread status says", [((), found.level)])
-    problems = {(problem.code, problem.level.name.lower()): 1.0 for problem in found.problems}
+    yield _gauge("status", "0 ok, 1 warning, 2 critical, as preread status says", [((), report.level)])
+    problems = {(problem.code, problem.level.name.lower()): 1.0 for problem in report.problems}
     yield _gauge("problem", "1 for each kind of problem that is there", problems.items(), "code", "level")
     if not figures.answered:
         return  # unknown values are absent, not 0
-    yield _gauge("workers_alive", "Workers that write to the database", [((), sum(w.alive for w in found.workers))])
+    yield _gauge("workers_alive", "Workers that write to the database", [((), sum(w.alive for w in report.workers))])
     waiting = [((lane,), float(files)) for lane, files in figures.waiting]
     yield _gauge("waiting", "File versions without a result, by lane", waiting, "lane")
-    states = [((state.value,), float(files)) for state, files in found.counts.items() if state in OPEN_STATES]
+    states = [((state.value,), float(files)) for state, files in report.counts.items() if state in OPEN_STATES]
     yield _gauge("versions", "File versions of the watched folders that are open, by state", states, "state")
-    yield _gauge("missed", "Films that went away unread and of which nobody said that they know", [((), found.missed)])
-    yield _gauge("locked", "Files that wait because they cannot be read now", [((), found.locked)])
-    aside = [((code,), float(files)) for code, files in found.quarantined.items()]
-    yield _gauge("quarantined", "File versions set aside, by code", aside, "code")
+    yield _gauge("missed", "Films that went away unread and of which nobody said that they know", [((), report.missed)])
+    yield _gauge("locked", "Files that wait because they cannot be read now", [((), report.locked)])
+    quarantined = [((code,), float(files)) for code, files in report.quarantined.items()]
+    yield _gauge("quarantined", "File versions set aside, by code", quarantined, "code")
     for name, help_text, age_s in (
-        ("oldest_unsettled_seconds", "Since the first file that still settles was seen", found.unsettled_age_s),
-        ("oldest_ready_seconds", "For which the oldest ready version has waited", found.ready_age_s),
-        ("last_progress_seconds", "Since a version was last claimed or ended", found.progress_age_s),
+        ("oldest_unsettled_seconds", "Since the first file that still settles was seen", report.unsettled_age_s),
+        ("oldest_ready_seconds", "For which the oldest ready version has waited", report.ready_age_s),
+        ("last_progress_seconds", "Since a version was last claimed or ended", report.progress_age_s),
     ):
         yield _gauge(name, help_text, [((), age_s)])
-    yield from _roots(found.roots)
+    yield from _roots(report.roots)
     yield _gauge(
         "recent_readings",
         f"Readings that stand, of the newest {READINGS_AT_MOST}",

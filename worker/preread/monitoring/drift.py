@@ -164,8 +164,8 @@ class Drift:
 
 def current_shifts(engine: Engine) -> tuple[Shift, ...]:
     """Return the shifts for the metrics page; see ``report``."""
-    found = report(engine, daily=False)
-    return () if found is None else found.shifts
+    drift = report(engine, daily=False)
+    return () if drift is None else drift.shifts
 
 
 @query
@@ -234,7 +234,7 @@ def _sample(connection: Connection, bundle_id: int, since: datetime, until: date
 
 
 def _baseline(connection: Connection, bundle: Row[Any], before: datetime) -> Sample | None:
-    # from the bundle's registration on, so that what older bundles said is not walked through
+    # from the bundle's registration on, so that results of older bundles are not read
     """Return the site's first days under a bundle, or ``None``."""
     own = _live().where(_file.committed_at >= bundle.registered_at, _file.bundle_id == bundle.id)
     first = connection.execute(own.order_by(_file.committed_at, _file.id).limit(1)).first()
@@ -259,15 +259,17 @@ def _reference(manifest: JSONObject) -> Reference | None:
     """
     if manifest.get("reference") is not None:
         return _REFERENCE.validate_python(manifest["reference"])
-    found: dict[str, Distribution] = {}
+    by_finding: dict[str, Distribution] = {}
     for spec in manifest.get("findings", ()):
         answers = manifest.get("metrics", {}).get(spec["finding"], {}).get("answers")
         point = spec.get("operating_point", {})
         edges = (point.get("uncertain_low"), point.get("uncertain_high"))
         if answers and None not in edges and edges[0] < edges[1]:
             films = tuple(sum(answers[name].values()) for name in ("not_flagged", "uncertain", "flagged"))
-            found[spec["finding"]] = Distribution(edges, films)
-    return Reference("those it was fitted to, out of fold, in three bins: its answers", found) if found else None
+            by_finding[spec["finding"]] = Distribution(edges, films)
+    return (
+        Reference("those it was fitted to, out of fold, in three bins: its answers", by_finding) if by_finding else None
+    )
 
 
 # ---------------------------------------------------------------------- how far they are apart
@@ -276,8 +278,8 @@ def _reference(manifest: JSONObject) -> Reference | None:
 def _against_bundle(reference: Reference | None, recent: Sample) -> Iterator[Shift]:
     if reference is None:
         return
-    named = {f"probability of {finding}": one for finding, one in reference.probability.items()}
-    for measure, expected in (named | reference.picture).items():
+    by_measure = {f"probability of {finding}": distribution for finding, distribution in reference.probability.items()}
+    for measure, expected in (by_measure | reference.picture).items():
         yield _shift(measure, ReferenceKind.BUNDLE, expected, histogram(recent.values.get(measure, ()), expected.edges))
 
 
@@ -290,13 +292,13 @@ def _against_site(baseline: Sample | None, recent: Sample) -> Iterator[Shift]:
     yield _shift(REFUSALS, ReferenceKind.SITE, baseline.refusals, recent.refusals)
 
 
-def _shift(measure: str, against: ReferenceKind, expected: Distribution, found: Distribution) -> Shift:
-    psi, chance = stability_index(expected, found), chance_level(expected, found)
-    return Shift(measure, against, _judge(expected, found, psi, chance), psi, chance, found.total, expected.total)
+def _shift(measure: str, against: ReferenceKind, expected: Distribution, recent: Distribution) -> Shift:
+    psi, chance = stability_index(expected, recent), chance_level(expected, recent)
+    return Shift(measure, against, _judge(expected, recent, psi, chance), psi, chance, recent.total, expected.total)
 
 
-def _judge(expected: Distribution, found: Distribution, psi: float, chance: float) -> Judgement:
-    if min(expected.total, found.total) < LEAST_FILMS:
+def _judge(expected: Distribution, recent: Distribution, psi: float, chance: float) -> Judgement:
+    if min(expected.total, recent.total) < LEAST_FILMS:
         return Judgement.TOO_FEW
     if psi < max(SHIFTING, chance):
         return Judgement.STEADY
@@ -318,5 +320,5 @@ def describe(verdict: Judgement) -> str:
 
 def measures(samples: Sequence[Sample]) -> list[str]:
     """Return the measures with values in these samples, probabilities first."""
-    found = dict.fromkeys(measure for sample in samples for measure in sample.values)
-    return sorted(found, key=lambda measure: (measure in PICTURE, measure))
+    names = dict.fromkeys(measure for sample in samples for measure in sample.values)
+    return sorted(names, key=lambda measure: (measure in PICTURE, measure))

@@ -236,9 +236,9 @@ class _HealthCheck:
         running = _worker.stopped_at.is_(None) & (_worker.heartbeat_at > self._now - timedelta(days=1))
         last = select(_worker.id).order_by(_worker.heartbeat_at.desc()).limit(1).scalar_subquery()
         named = _worker.id.in_(watchers) | (_worker.id == last)
-        found = connection.execute(select(schema.worker).where(running | named)).all()
-        self._workers = {row.id: row for row in found}
-        self._alive = {row.id for row in found if may_run(row) and not is_silent(row, self._now, self._patience(row))}
+        workers = connection.execute(select(schema.worker).where(running | named)).all()
+        self._workers = {row.id: row for row in workers}
+        self._alive = {row.id for row in workers if may_run(row) and not is_silent(row, self._now, self._patience(row))}
         self._unknown: list[bytes] = []
         self._fleets = archives.fleet_health(connection, now)
         self._named = paths is not None
@@ -410,11 +410,11 @@ class _HealthCheck:
     def _here(self) -> ColumnElement[bool]:
         return _file.root_id.in_([root.id for root in self._roots])
 
-    def _check_progress(self, found: dict[FileState, int]) -> tuple[float | None, float | None]:
+    def _check_progress(self, counted: dict[FileState, int]) -> tuple[float | None, float | None]:
         waiting: list[datetime] = []
         of_workers = _file.root_id.in_([root.id for root in self._roots if self._fleet_at(root) is None])
         for alone in (False, True):
-            for backlog in (False, True) if found.get(FileState.READY) != 0 else ():
+            for backlog in (False, True) if counted.get(FileState.READY) != 0 else ():
                 # each of these is one range of an index; the oldest by id approximates the oldest
                 lane = (_file.state == FileState.READY, _file.alone.is_(alone), _file.backlog.is_(backlog))
                 oldest = select(_file.changed_at).where(*lane, of_workers).order_by(_file.id).limit(_LOOKED_AT)
@@ -427,8 +427,8 @@ class _HealthCheck:
         limit = self._now - max(patiences, default=self._patience(None))
         if ready_at is not None and ready_at < limit and (progress_at is None or progress_at < limit):
             since = "" if progress_at is None else f" since {format_duration(self._age_s(progress_at))}"
-            what = f"{found[FileState.READY]} files are ready to be read, and none was claimed or ended{since}"
-            self._add_problem(Level.CRITICAL, "stalled", what, count=found[FileState.READY])
+            what = f"{counted[FileState.READY]} files are ready to be read, and none was claimed or ended{since}"
+            self._add_problem(Level.CRITICAL, "stalled", what, count=counted[FileState.READY])
         return self._age_s(ready_at), self._age_s(progress_at)
 
     def _check_missed(self) -> int:
@@ -452,14 +452,14 @@ class _HealthCheck:
         # a literal: with a bound parameter the planner cannot use the partial index
         quarantined = (_file.state == literal_column(f"'{FileState.QUARANTINED}'"), _file.newest, self._here())
         counted = select(_file.code, func.count().label("files")).where(*quarantined).group_by(_file.code)
-        found = {str(row.code): row.files for row in self._connection.execute(counted.order_by(_file.code))}
-        recoverable = {code: number for code, number in found.items() if worth_a_look(code)}
+        found_codes = {str(row.code): row.files for row in self._connection.execute(counted.order_by(_file.code))}
+        recoverable = {code: number for code, number in found_codes.items() if worth_a_look(code)}
         if recoverable:
             by_code = ", ".join(f"{code} {number}" for code, number in recoverable.items())
             count = sum(recoverable.values())
             what = f"{file_count(count)} quarantined, may be intact ({by_code}): `preread quarantine list`"
             self._add_problem(Level.WARNING, "quarantined", what, count=count)
-        return found
+        return found_codes
 
     def _check_tokens(self) -> None:
         c = review_schema.account.c

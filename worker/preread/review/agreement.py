@@ -203,7 +203,7 @@ def store_tallies(engine: Engine) -> None:
             lock_contents(connection, [review_schema.TALLY_LOCK])
             if connection.execute(select(tally.c.block).where(tally.c.block == block)).first() is None:
                 counts = _count(connection, block, block + 1)
-                rows = {kind: [[*key, n] for key, n in found.items()] for kind, found in counts.items()}
+                rows = {kind: [[*key, n] for key, n in count.items()] for kind, count in counts.items()}
                 connection.execute(insert(tally), {"block": block, "counted": json.dumps(rows)})
 
         write(engine, body)
@@ -258,13 +258,13 @@ def _questions(connection: Connection) -> Iterator[tuple[str, Select[Any]]]:
         query = select(*common, *by, number).join_from(reading, schema.file, schema.file.c.id == _reading.file_id)
         return query.group_by(*common, *by)
 
-    f, said = schema.finding.c, reading_finding.c
+    f, stated = schema.finding.c, reading_finding.c
     yield "signed", counted(func.count(), _reading.verdict, _reading.answer_visible)
     yield (
         "said",
-        counted(func.count(), _reading.verdict, f.answer, said.presence)
+        counted(func.count(), _reading.verdict, f.answer, stated.presence)
         .join(schema.finding, f.assessment_id == _reading.assessment_id)
-        .outerjoin(reading_finding, (said.reading_id == _reading.id) & (said.finding == f.finding)),
+        .outerjoin(reading_finding, (stated.reading_id == _reading.id) & (stated.finding == f.finding)),
     )
     first = _reading.overtook.is_not(None)
     seconds = cast(_reading.waited_s, BigInteger)

@@ -120,14 +120,14 @@ def of_account(row: Row[Any]) -> Content:
     return Content(account.name, kept)
 
 
-def append(connection: Connection, actor: str, action: Action, of: str, content: Content | None = None) -> None:
+def append(connection: Connection, actor: str, action: Action, subject: str, content: Content | None = None) -> None:
     """Append an entry in the transaction of the action it records.
 
     Args:
         connection: transaction.
         actor: ``account:3``, or ``uid:1000`` for a user of the shell.
         action: the action.
-        of: kind and id of the object, such as ``film:17``; never a name.
+        subject: kind and id of the object, such as ``film:17``; never a name.
         content: row that the action created or changed, or ``None``.
     """
     if connection.dialect.name == "postgresql":
@@ -138,20 +138,22 @@ def append(connection: Connection, actor: str, action: Action, of: str, content:
     key = audit_key.of(connection).current(connection)
     if key is not None and last.key_id != key.key_id:
         last = begin_key(connection, actor, key, last)
-    _put(connection, key, last, _Event(actor, action, of, content))
+    _put(connection, key, last, _Event(actor, action, subject, content))
 
 
-def append_all(connection: Connection, actor: str, action: Action, of: Iterable[tuple[str, Content | None]]) -> None:
+def append_all(
+    connection: Connection, actor: str, action: Action, entries: Iterable[tuple[str, Content | None]]
+) -> None:
     """Append entries of one action; see ``append``.
 
     Args:
         connection: transaction.
         actor: see ``append``.
         action: the action.
-        of: (object, content) of each entry.
+        entries: (subject, content) of each entry.
     """
-    for what, content in of:
-        append(connection, actor, action, what, content)
+    for subject, content in entries:
+        append(connection, actor, action, subject, content)
 
 
 def begin_key(connection: Connection, actor: str, key: Key, last: Head, *, anew: bool = False) -> Head:
@@ -167,8 +169,8 @@ def begin_key(connection: Connection, actor: str, key: Key, last: Head, *, anew:
         anew: accept everything as it is: entries without a key, or with a lost key.
     """
     first = connection.execute(select(audit.c.id).where(audit.c.key_id.is_not(None)).limit(1)).first() is None
-    of = f"key:{key.key_id}" + (f"{ACCEPTS}{last.rows}" if anew else "")
-    last = _put(connection, key, last, _Event(actor, Action.KEY, of))
+    subject = f"key:{key.key_id}" + (f"{ACCEPTS}{last.rows}" if anew else "")
+    last = _put(connection, key, last, _Event(actor, Action.KEY, subject))
     for row in connection.execute(select(account).order_by(account.c.id)).all() if first or anew else ():
         event = _Event(actor, Action.USER_KNOWN, f"account:{row.id}", of_account(row))
         last = _put(connection, key, last, event)

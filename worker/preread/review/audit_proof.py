@@ -50,7 +50,7 @@ class Proof:
 def of_reading(connection: Connection, reading_id: int) -> Content:
     """Return the covered content of a review: its row and its findings."""
     row = connection.execute(select(reading).where(reading.c.id == reading_id)).one()
-    return _with_findings(row, _said(connection, [reading_id]).get(reading_id, []))
+    return _with_findings(row, _findings_of(connection, [reading_id]).get(reading_id, []))
 
 
 def of_viewing(connection: Connection, viewing_id: int) -> Content:
@@ -195,9 +195,9 @@ def _compare(
 
 def _readings(engine: Engine) -> Iterator[tuple[int, int, Content]]:
     for rows in _pages(engine, reading):
-        said = read(engine, lambda connection, of=rows: _said(connection, [row.id for row in of]))  # type: ignore[misc]
+        findings = read(engine, lambda connection, rows_=rows: _findings_of(connection, [row.id for row in rows_]))  # type: ignore[misc]
         for row in rows:
-            yield row.id, row.file_id, _with_findings(row, said.get(row.id, []))
+            yield row.id, row.file_id, _with_findings(row, findings.get(row.id, []))
 
 
 def _viewings(engine: Engine) -> Iterator[tuple[int, int, Content]]:
@@ -275,8 +275,8 @@ def accept(engine: Engine, actor: str, *, anew: bool = False, on_batch: Callable
 def _record_readings(connection: Connection, actor: str, rows: Sequence[Row[Any]]) -> None:
     """Append an entry for each of these reviews."""
     current = connection.execute(select(reading).where(among(connection, reading.c.id, [row.id for row in rows]))).all()
-    said = _said(connection, [row.id for row in current])
-    objects = ((f"{_FILMS}{row.file_id}", _with_findings(row, said.get(row.id, []))) for row in current)
+    findings = _findings_of(connection, [row.id for row in current])
+    objects = ((f"{_FILMS}{row.file_id}", _with_findings(row, findings.get(row.id, []))) for row in current)
     audit.append_all(connection, actor, Action.READING_KNOWN, objects)
 
 
@@ -313,17 +313,17 @@ def _pages(engine: Engine, table: Any, *conditions: Any) -> Iterator[Sequence[Ro
         after = rows[-1].id
 
 
-def _with_findings(row: Row[Any], said: list[list[str]]) -> Content:
-    return Content(reading.name, {**row._asdict(), "findings": said})
+def _with_findings(row: Row[Any], findings: list[list[str]]) -> Content:
+    return Content(reading.name, {**row._asdict(), "findings": findings})
 
 
-def _said(connection: Connection, reading_ids: Sequence[int]) -> dict[int, list[list[str]]]:
+def _findings_of(connection: Connection, reading_ids: Sequence[int]) -> dict[int, list[list[str]]]:
     c = reading_finding.c
     rows = connection.execute(select(reading_finding).where(among(connection, c.reading_id, reading_ids)))
-    said: dict[int, list[list[str]]] = {}
+    findings_: dict[int, list[list[str]]] = {}
     for row in rows:
-        said.setdefault(row.reading_id, []).append([row.finding, row.presence])
-    return {reading_id: sorted(findings) for reading_id, findings in said.items()}
+        findings_.setdefault(row.reading_id, []).append([row.finding, row.presence])
+    return {reading_id: sorted(findings) for reading_id, findings in findings_.items()}
 
 
 def _with_answers(engine: Engine, rows: Sequence[Row[Any]]) -> Iterator[tuple[Row[Any], list[Any]]]:

@@ -68,14 +68,14 @@ class ReviewedImage:
         Returns:
             One value a column; ``answer_visible`` is true if it was for any reviewer.
         """
-        bundles = sorted({one.bundle for one in self.readings if one.bundle})
+        bundles = sorted({review.bundle for review in self.readings if review.bundle})
         return (
             path,
             self.label,
             self.patient,
             " ".join(bundles),
-            any(one.answer_visible for one in self.readings),
-            _json_cell([review_to_json(one) for one in self.readings]),
+            any(review.answer_visible for review in self.readings),
+            _json_cell([review_to_json(review) for review in self.readings]),
             self.result.result_id,
             self.result.sha256,
         )
@@ -101,7 +101,7 @@ def reviewed_images(engine: Engine) -> Iterator[ReviewedImage]:
         after = ids[-1]
         signed = reviews.of_images(engine, ids)
         for result in read(engine, lambda connection, ids=ids: _results(connection, ids)):  # type: ignore[misc]
-            current = tuple(one for one in signed[result.result_id] if not one.superseded)
+            current = tuple(review for review in signed[result.result_id] if not review.superseded)
             label, open_reason = _label(result, current)
             image = _pseudonym(key, "film", result.sha256 or str(result.result_id))
             yield ReviewedImage(result, current, label, open_reason, _patient(key, result.identity) or image, image)
@@ -193,9 +193,9 @@ def _label(result: ResultRow, current: Sequence[Review]) -> tuple[str | None, st
 @transaction
 def _pseudonym_key(tx: Transaction) -> str:
     """Return the key of this database's pseudonyms; create it if missing."""
-    found = tx.connection.execute(select(secret.c.value).where(secret.c.name == _KEY)).scalar_one_or_none()
-    if found is not None:
-        return found
+    stored = tx.connection.execute(select(secret.c.value).where(secret.c.name == _KEY)).scalar_one_or_none()
+    if stored is not None:
+        return stored
     value = secrets.token_hex(32)
     tx.connection.execute(insert(secret), {"name": _KEY, "value": value})
     return value

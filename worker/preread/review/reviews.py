@@ -404,11 +404,11 @@ def _typed(engine: Engine, condition: ColumnElement[bool], limit: int | None = N
         rows = connection.execute(statement).all()
         if not rows:
             return []
-        said: dict[int, dict[str, Presence]] = {}
+        findings_by_review: dict[int, dict[str, Presence]] = {}
         c = reading_finding.c
         of_these = schema.among(connection, c.reading_id, [row.id for row in rows])
-        for one in connection.execute(select(reading_finding).where(of_these)).all():
-            said.setdefault(one.reading_id, {})[one.finding] = Presence(one.presence)
+        for row_ in connection.execute(select(reading_finding).where(of_these)).all():
+            findings_by_review.setdefault(row_.reading_id, {})[row_.finding] = Presence(row_.presence)
         answers = findings_of(connection, sorted({row.assessment_id for row in rows if row.assessment_id is not None}))
         return [
             Review(
@@ -418,8 +418,8 @@ def _typed(engine: Engine, condition: ColumnElement[bool], limit: int | None = N
                 reader=row.full_name,
                 shown=shown_of(row),
                 verdict=Verdict(row.verdict),
-                findings=said.get(row.id, {}),
-                answers={one.finding: one.answer for one in answers.get(row.assessment_id, ())},
+                findings=findings_by_review.get(row.id, {}),
+                answers={row_.finding: row_.answer for row_ in answers.get(row.assessment_id, ())},
                 comment=row.comment,
                 answer_visible=row.answer_visible,
                 signed_at=row.signed_at,

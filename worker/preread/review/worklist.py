@@ -197,9 +197,9 @@ def _page(connection: Connection, conditions: WorklistFilter) -> WorklistPage:
         here, start = tuple_(*sequence), _start(connection, conditions, sequence)
         beyond = here < start if newest else here > start
 
-    def holds(c: Any, by: str | None = None) -> ColumnElement[bool]:
-        found = schema.among(connection, c.id, searched) if conditions.search else true()
-        return and_(found, *_conditions(c, conditions, by))
+    def holds(c: Any, leading_: str | None = None) -> ColumnElement[bool]:
+        in_search = schema.among(connection, c.id, searched) if conditions.search else true()
+        return and_(in_search, *_conditions(c, conditions, leading_))
 
     for bucket in (0, 1) if conditions.order is Order.PRIORITY else (0,):
         remaining = conditions.limit + 1 - len(leaders)

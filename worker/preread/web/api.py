@@ -201,10 +201,10 @@ def _program(
 
     ``given`` is declared for the description only.
     """
-    found = visitor_of(request).program
-    if found is None:
+    account = visitor_of(request).program
+    if account is None:
         raise HTTPException(401, headers={"www-authenticate": "Bearer"})
-    return found
+    return account
 
 
 Program = Annotated[Account, Depends(_program)]
@@ -227,23 +227,23 @@ def description(request: Request) -> dict[str, Any]:
 @_router.get("/status")
 def status(request: Request) -> Status:
     """Return the health of the installation."""
-    found = site_of(request).health()
-    record = found.to_json()
-    return Status.model_validate({**record, "scanned_at": found.scanned_at, "waiting": found.waiting})
+    report = site_of(request).health()
+    record = report.to_json()
+    return Status.model_validate({**record, "scanned_at": report.scanned_at, "waiting": report.waiting})
 
 
 # The short addresses are there so that a GET of them is answered with what to do, and not as unknown.
 @_router.post("/results", include_in_schema=False)
 @_router.post("/results/search")
-def search_results(request: Request, who: Program, wanted: ResultSearch) -> Results:
+def search_results(request: Request, who: Program, search: ResultSearch) -> Results:
     """Search results."""
     site = site_of(request)
     _note(site, who, Action.SEARCH, "results")
-    values = wanted.model_dump(exclude={"before"})
-    before = None if wanted.before is None else (wanted.before.committed_at, wanted.before.id)
+    values = search.model_dump(exclude={"before"})
+    before = None if search.before is None else (search.before.committed_at, search.before.id)
     rows = results.query(site.engine, ResultFilter(**values, before=before))
     disclosures.record(site.engine, who.actor, rows)
-    last = rows[-1] if len(rows) == wanted.limit else None
+    last = rows[-1] if len(rows) == search.limit else None
     next_position = None if last is None else Position(committed_at=last.committed_at, id=last.result_id)
     return Results(results=[result_to_json(row) for row in rows], next=next_position)
 
@@ -265,7 +265,7 @@ def result_readings(request: Request, who: Program, result_id: ResultId) -> Read
     here = site_of(request)
     _note(here, who, Action.VIEW, f"film:{result_id}")
     signed = reviews.of_images(here.engine, [result_id])[result_id]
-    return Readings(readings=[review_to_json(one) for one in signed])
+    return Readings(readings=[review_to_json(review) for review in signed])
 
 
 @_router.get("/results/{result_id}/preview", response_class=Response, responses={200: {"content": {"image/png": {}}}})
@@ -281,11 +281,11 @@ def result_preview(request: Request, who: Program, result_id: ResultId) -> Respo
 
 @_router.post("/worklist", include_in_schema=False)
 @_router.post("/worklist/search")
-def search_worklist(request: Request, who: Program, wanted: WorklistSearch) -> WorklistAnswer:
+def search_worklist(request: Request, who: Program, search: WorklistSearch) -> WorklistAnswer:
     """Search the work list."""
     here = site_of(request)
     _note(here, who, Action.SEARCH, "worklist")
-    page = worklist.page(here.engine, WorklistFilter(**wanted.model_dump()))
+    page = worklist.page(here.engine, WorklistFilter(**search.model_dump()))
     disclosures.record(here.engine, who.actor, (film.result for study in page.studies for film in study))
     studies = [[_film(film) for film in study] for study in page.studies]
     return WorklistAnswer(at=page.at, cut=page.cut, studies=studies, next=page.next)
@@ -293,18 +293,18 @@ def search_worklist(request: Request, who: Program, wanted: WorklistSearch) -> W
 
 @_router.post("/readings", include_in_schema=False)
 @_router.post("/readings/search")
-def search_readings(request: Request, who: Program, wanted: ReadingSearch) -> Readings:
+def search_readings(request: Request, who: Program, search: ReadingSearch) -> Readings:
     """Return all reviews, page by page."""
     here = site_of(request)
-    _note(here, who, Action.EXPORT, f"readings:{wanted.after}")
-    page = reviews.page(here.engine, wanted.after, wanted.limit)
-    return Readings(readings=[review_to_json(one) for one in page])
+    _note(here, who, Action.EXPORT, f"readings:{search.after}")
+    page = reviews.page(here.engine, search.after, search.limit)
+    return Readings(readings=[review_to_json(review) for review in page])
 
 
 @_router.get("/statistics")
 def statistics(request: Request) -> Agreements:
     """Return the agreement of reviewers and bundles."""
-    return Agreements(groups=[agreement.to_json(one) for one in agreement.stats(site_of(request).engine)])
+    return Agreements(groups=[agreement.to_json(group) for group in agreement.stats(site_of(request).engine)])
 
 
 def _film(film: worklist.WorklistFilm) -> JSONObject:
@@ -345,7 +345,7 @@ async def _refused(request: Request, error: Exception) -> Response:
 
 async def _not_meant(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    fields = [".".join(str(part) for part in one["loc"] if part != "body") for one in error.errors()]
+    fields = [".".join(str(part) for part in fault["loc"] if part != "body") for fault in error.errors()]
     return _answer(422, fields=sorted(set(fields)))
 
 

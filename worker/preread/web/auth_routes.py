@@ -198,9 +198,9 @@ def _change_password(engine: Engine, who: Account, form: FormData, address: str)
 def change_options(request: Request, form: Form, session: Person) -> Response:
     """Set the options of the account."""
     security.refuse_foreign_form(session, form)
-    who, wanted = session.account, form_text(form, "read_before_reveal") == "yes"
+    who, value = session.account, form_text(form, "read_before_reveal") == "yes"
     try:
-        accounts.set_read_before_reveal(context.site_of(request).engine, who.actor, who, wanted)
+        accounts.set_read_before_reveal(context.site_of(request).engine, who.actor, who, value)
     except UsageError:
         raise HTTPException(403) from None
     return RedirectResponse("/account", 303)

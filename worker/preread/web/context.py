@@ -108,13 +108,13 @@ class Site:
         """Return the health report, at most two seconds old."""
         with self._lock:
             if self._health is None or time.monotonic() - self._health[0] > _FRESH_FOR_S:
-                found = health.report(
+                report = health.report(
                     self.engine,
                     roots=self.options.roots,
                     scan_interval_s=self.options.scan_interval_s,
                     states=OPEN_STATES,
                 )
-                self._health = (time.monotonic(), self.options.extend_report(found))
+                self._health = (time.monotonic(), self.options.extend_report(report))
             return self._health[1]
 
     def page(self, name: str, session: Session | None, *, status: int = 200, **values: Any) -> HTMLResponse:
@@ -126,14 +126,14 @@ class Site:
             status: HTTP status.
             values: values of the template.
         """
-        found = self.health() if session is not None else None
-        return HTMLResponse(self.render(name, session=session, health=found, **values), status_code=status)
+        report = self.health() if session is not None else None
+        return HTMLResponse(self.render(name, session=session, health=report, **values), status_code=status)
 
     def render(self, name: str, **values: Any) -> str:
         """Render a template without any query."""
         return self._templates.get_template(name).render(**values)
 
-    # ------------------------------------------------------------------ how things are said
+    # ------------------------------------------------------------------ template filters
 
     def _waited(self, seconds: float) -> str:
         minutes = int(seconds // 60)
@@ -187,5 +187,5 @@ def _person(name: str | None) -> str:
 
 def site_of(request: Request) -> Site:
     """Return the site of a request's application."""
-    found: Site = request.app.state.site
-    return found
+    site: Site = request.app.state.site
+    return site

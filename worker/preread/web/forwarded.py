@@ -72,11 +72,11 @@ class Proxies:
 
     def _named(self, address: str) -> bool:
         try:
-            found = ipaddress.ip_address(address)
+            ip = ipaddress.ip_address(address)
         except ValueError:
             return False
-        mapped = getattr(found, "ipv4_mapped", None)
-        return any((mapped or found) in network for network in self.networks)
+        mapped = getattr(ip, "ipv4_mapped", None)
+        return any((mapped or ip) in network for network in self.networks)
 
 
 class Forwarded:
@@ -102,7 +102,9 @@ class Forwarded:
         headers = Headers(scope=scope)
         if peer in self._proxies:
             client = self._proxies.client_of(peer, headers.getlist("x-forwarded-for"))
-            schemes = [part.strip().lower() for one in headers.getlist("x-forwarded-proto") for part in one.split(",")]
+            schemes = [
+                part.strip().lower() for value in headers.getlist("x-forwarded-proto") for part in value.split(",")
+            ]
             scheme = schemes[-1] if schemes else scope["scheme"]
             # without the header, the setting states that the proxy uses TLS
             plain = bool(schemes) and scheme not in {"https", "wss"}

@@ -168,7 +168,10 @@ def load_image_view(here: Site, who: Account, film_id: int, *, reveal: bool) -> 
         hidden=hidden,
         viewed_at=reviews.viewed_before(here.engine, who, film_id, shown),
         signed=signed,
-        own=next((one for one in reversed(signed) if one.account_id == who.account_id and not one.superseded), None),
+        own=next(
+            (review for review in reversed(signed) if review.account_id == who.account_id and not review.superseded),
+            None,
+        ),
         earlier_results=[] if hidden else _earlier_results(here, detail),
         earlier=related_images.earlier(here.engine, row),
     )
@@ -182,7 +185,7 @@ def record_viewing(here: Site, who: Account, view: ImageView) -> None:
 
 def _template_values(here: Site, view: ImageView) -> dict[str, Any]:
     detail, row, viewed_at = view.detail, view.detail.row, view.viewed_at
-    then = (one for one in view.earlier_results if viewed_at is not None and one.was_current_at(viewed_at))
+    then = (item for item in view.earlier_results if viewed_at is not None and item.was_current_at(viewed_at))
     return {
         "detail": detail,
         "row": row,
@@ -193,7 +196,7 @@ def _template_values(here: Site, view: ImageView) -> dict[str, Any]:
         and row.sha256 is not None
         and previews.exists(here.options.preview_dir, row.sha256),
         "readings": [] if view.hidden else view.signed,
-        "read_before": bool(view.signed) and not any(one.shown == view.shown for one in view.signed),
+        "read_before": bool(view.signed) and not any(item.shown == view.shown for item in view.signed),
         "findings": related_images.findings_of(here.engine, row.bundle_digest),
         "own": view.own,
         "looked_at": viewed_at,

@@ -28,17 +28,17 @@ _PARAMETERS = ("order", "show", "answer", "device", "taken_from", "taken_to")
 def show(request: Request, session: Reader) -> Response:
     """Return one page of the work list."""
     here = context.site_of(request)
-    wanted = _read_filter(request, session)
+    conditions = _read_filter(request, session)
     return here.page(
         "worklist.html",
         session,
         news=False,
-        wanted=wanted,
+        wanted=conditions,
         show=request.query_params.get("show") or "unread",
         devices=worklist.devices(here.engine),
-        displaced=worklist.displaced(here.engine) if wanted.order is Order.PRIORITY else None,
+        displaced=worklist.displaced(here.engine) if conditions.order is Order.PRIORITY else None,
         waiting=related_images.pending(here.engine) if request.query_params.get("show") == "waiting" else None,
-        **_rows(here, session, wanted, request),
+        **_rows(here, session, conditions, request),
     )
 
 
@@ -46,8 +46,8 @@ def show(request: Request, session: Reader) -> Response:
 def rows(request: Request, session: Reader) -> Response:
     """Return rows and status only, for the script that polls for changes."""
     here = context.site_of(request)
-    wanted = _read_filter(request, session)
-    return here.page("rows.html", session, news=True, wanted=wanted, **_rows(here, session, wanted, request))
+    conditions = _read_filter(request, session)
+    return here.page("rows.html", session, news=True, wanted=conditions, **_rows(here, session, conditions, request))
 
 
 @router.post("/worklist/search", response_class=RedirectResponse)
@@ -81,12 +81,14 @@ def _rows(here: context.Site, session: Session, conditions: WorklistFilter, requ
     own = {
         film.result.result_id
         for film in images
-        if any(one.account_id == account_id and one.shown == film.shown for one in signed[film.result.result_id])
+        if any(item.account_id == account_id and item.shown == film.shown for item in signed[film.result.result_id])
     }
     # with read_before_reveal the list hides answers, too
     hidden = set(ids) - own if session.account.read_before_reveal else set()
     shown = [
-        one.result for one in images if one.result.result_id not in hidden or one.result.outcome is not Outcome.ASSESSED
+        item.result
+        for item in images
+        if item.result.result_id not in hidden or item.result.outcome is not Outcome.ASSESSED
     ]
     disclosures.record(here.engine, session.account.actor, shown)
     parameters = {name: request.query_params.get(name, "") for name in _PARAMETERS}

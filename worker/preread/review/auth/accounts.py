@@ -102,10 +102,10 @@ def add(
     }
     token, secret = _new_secret(name, values["full_name"], role, password)
 
-    def body(connection: Connection, again: bool) -> None:
+    def body(connection: Connection, is_retry: bool) -> None:
         existing = connection.execute(select(account).where(_c.name == name)).one_or_none()
         if existing is not None:
-            if again and (existing.password_hash, existing.token_hash) == (
+            if is_retry and (existing.password_hash, existing.token_hash) == (
                 secret["password_hash"],
                 secret["token_hash"],
             ):
@@ -138,18 +138,18 @@ def renew_secret(
     Raises:
         UsageError: there is no such user, or the password is too short, too long, easily guessed or the current one.
     """
-    found = by_name(engine, name)
-    token, secret = _new_secret(found.name, found.full_name, found.role, password)
+    target = by_name(engine, name)
+    token, secret = _new_secret(target.name, target.full_name, target.role, password)
     if password is not None:
-        present = select(_c.password_hash).where(_c.id == found.account_id)
+        present = select(_c.password_hash).where(_c.id == target.account_id)
         stored: str | None = read(engine, lambda connection: connection.execute(present).scalar_one())
         if stored is not None and _matches(stored, password):
             raise UsageError("the new password is the present one")
 
     def body(connection: Connection, _again: bool) -> None:
         expires = _expiry(database_now(connection), token, token_days)
-        _set(connection, found.account_id, {**secret, "failures": 0, "not_before": None, "token_expires_at": expires})
-        _record(connection, actor, Action.USER_PASSWORD, found.account_id)
+        _set(connection, target.account_id, {**secret, "failures": 0, "not_before": None, "token_expires_at": expires})
+        _record(connection, actor, Action.USER_PASSWORD, target.account_id)
 
     write(engine, body)
     return token
@@ -161,11 +161,11 @@ def disable(engine: Engine, actor: str, name: str) -> None:
     Raises:
         UsageError: there is no such user.
     """
-    found = by_name(engine, name)
+    target = by_name(engine, name)
 
     def body(connection: Connection, _again: bool) -> None:
-        _set(connection, found.account_id, {"disabled_at": database_now(connection)})
-        _record(connection, actor, Action.USER_DISABLED, found.account_id)
+        _set(connection, target.account_id, {"disabled_at": database_now(connection)})
+        _record(connection, actor, Action.USER_DISABLED, target.account_id)
 
     write(engine, body)
 

@@ -68,8 +68,8 @@ def begin(engine: Engine, who: Account, *, address: str | None = None, replaces:
     """
     token = secrets.token_urlsafe(32)
 
-    def body(connection: Connection, again: bool) -> None:
-        if again and connection.execute(select(_c.id).where(_c.token_hash == digest(token))).first():
+    def body(connection: Connection, is_retry: bool) -> None:
+        if is_retry and connection.execute(select(_c.id).where(_c.token_hash == digest(token))).first():
             return
         now = database_now(connection)
         connection.execute(delete(session).where(_c.created_at < now - timedelta(seconds=LONGEST_S)))
