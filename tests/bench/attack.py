@@ -226,7 +226,7 @@ def page(folder: Path) -> Iterator[tuple[int, int, int]]:
     engine = open_engine(url)
     migrate.upgrade(engine)
     fill(engine, FILMS)
-    accounts.add(engine, "uid:0", "doctor", "Dr Doctor", Role.READER, _PASSWORD)
+    accounts.add(engine, "uid:0", accounts.NewAccount("doctor", "Dr Doctor", Role.READER, _PASSWORD))
     # the page of this one is opened: it has a picture, and a map over it
     row = {"activation_map": np.linspace(-1, 2, 36, dtype=np.float32).tobytes(), "activation_map_shape": "6,6"}
     with engine.begin() as connection:

@@ -154,7 +154,7 @@ class Films:
         return claim.file_id
 
     def person(self, name: str = "ada", role: Role = Role.READER) -> Account:
-        accounts.add(self.engine, "uid:0", name, f"Dr {name.title()}", role, PASSWORD)
+        accounts.add(self.engine, "uid:0", accounts.NewAccount(name, f"Dr {name.title()}", role, PASSWORD))
         return accounts.by_name(self.engine, name)
 
 

@@ -111,7 +111,7 @@ def test_taken_while_a_worker_writes_and_put_back_where_nothing_is(
     assert {one.code for one in found} <= {"not_in_ledger"}, "only what came since is not accounted for"
     assert len(found) >= 3
     assert site.worker(elsewhere, once=True).wait(WITHIN_S) == 0
-    assert reconcile.reconcile(restored, roots, read_up_to_bytes=10**6).differences == []
+    assert reconcile.reconcile(restored, roots, reconcile.Options(read_up_to_bytes=10**6)).differences == []
     assert done(restored) == site.films
     results = read(restored, lambda c: c.execute(select(schema.assessment.c.instance_id)).scalars().all())
     assert max(Counter(results).values()) == 1

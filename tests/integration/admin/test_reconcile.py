@@ -55,7 +55,8 @@ class Place:
         self.bench.ledger.settle(self.bench.ledger.observe(self.bench.root_id, seen).values())
 
     def compare(self, **options: Any) -> reconcile.Reconciliation:
-        return reconcile.reconcile(self.bench.engine, [os.fsencode(self.folder)], clock=self.bench._clock, **options)
+        chosen = reconcile.Options(clock=self.bench._clock, **options)
+        return reconcile.reconcile(self.bench.engine, [os.fsencode(self.folder)], chosen)
 
     def found(self, **options: Any) -> list[tuple[str, bytes | None]]:
         return [(one.code, one.path) for one in self.compare(**options).differences]

@@ -99,7 +99,9 @@ def images(engine: Engine, count: int, start: int = 0) -> None:
 def review(engine: Engine, count: int) -> None:
     """Have readers sign some of what stands there."""
     if "ada" not in {one.name for one in accounts.all_accounts(engine)}:
-        accounts.add(engine, "uid:0", "ada", "Dr Ada", Role.READER, "correct horse battery staple 9")
+        accounts.add(
+            engine, "uid:0", accounts.NewAccount("ada", "Dr Ada", Role.READER, "correct horse battery staple 9")
+        )
     reader = accounts.by_name(engine, "ada")
     for row in results.query(engine)[:count]:
         detail = show(engine, row.result_id)

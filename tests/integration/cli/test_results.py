@@ -266,7 +266,7 @@ def test_show_tells_one_result_in_full(preread: CommandRunner, filled: Any) -> N
 def test_explain_says_why_in_one_sentence_with_the_history(preread: CommandRunner, filled: Any) -> None:
     ran = preread("explain", str(filled / "broken.dcm"))
     assert ran.exit_code == 0
-    assert ran.out.startswith("It could not be read and was set aside: truncated")
+    assert ran.out.startswith("It could not be read and was quarantined: truncated")
     assert "quarantined" in ran.out
     assert "waits until it no longer changes" in preread("explain", str(filled / "new.dcm")).out
     (record,) = preread("explain", "--json", str(filled / "knee.dcm")).records

@@ -88,7 +88,7 @@ def sound(bench: LedgerBench) -> bool:
 
 def sign(bench: LedgerBench, film: int, comment: str = "") -> None:
     if not [one for one in accounts.all_accounts(bench.engine) if one.name == "ada"]:
-        accounts.add(bench.engine, ACTOR, "ada", "Dr Ada", Role.READER, "correct horse battery")
+        accounts.add(bench.engine, ACTOR, accounts.NewAccount("ada", "Dr Ada", Role.READER, "correct horse battery"))
     reader = accounts.by_name(bench.engine, "ada")
     detail = show(bench.engine, film)
     assert detail is not None

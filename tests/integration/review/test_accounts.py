@@ -28,7 +28,7 @@ def test_nobody_is_there_until_somebody_is_added(engine: Engine) -> None:
 
 
 def test_a_person_signs_in_with_the_password_alone(engine: Engine) -> None:
-    assert accounts.add(engine, SHELL, "Ada", "Dr Ada", Role.READER, PASSWORD) is None
+    assert accounts.add(engine, SHELL, accounts.NewAccount("Ada", "Dr Ada", Role.READER, PASSWORD)) is None
     assert accounts.check_password(engine, " ADA ", PASSWORD).full_name == "Dr Ada"
     for wrong in ("", PASSWORD + "!", PASSWORD.upper(), "x" * 5000):
         with pytest.raises(NotAllowed):
@@ -52,12 +52,12 @@ def test_a_person_signs_in_with_the_password_alone(engine: Engine) -> None:
 )
 def test_a_poor_name_or_password_is_no_account(engine: Engine, name: str, role: Role, password: str | None) -> None:
     with pytest.raises(UsageError):
-        accounts.add(engine, SHELL, name, "", role, password)
+        accounts.add(engine, SHELL, accounts.NewAccount(name, "", role, password))
     assert accounts.all_accounts(engine) == []
 
 
 def test_a_program_has_a_token_that_is_shown_once_and_can_be_renewed(engine: Engine) -> None:
-    token = accounts.add(engine, SHELL, "ris", "the RIS", Role.SERVICE, None)
+    token = accounts.add(engine, SHELL, accounts.NewAccount("ris", "the RIS", Role.SERVICE, None))
     assert token is not None
     found = accounts.by_token(engine, token)
     assert found is not None
@@ -73,7 +73,7 @@ def test_a_program_has_a_token_that_is_shown_once_and_can_be_renewed(engine: Eng
 
 
 def test_a_session_ends_by_idling_by_signing_out_by_disabling_and_by_a_new_password(engine: Engine) -> None:
-    accounts.add(engine, SHELL, "ada", "", Role.READER, PASSWORD)
+    accounts.add(engine, SHELL, accounts.NewAccount("ada", "", Role.READER, PASSWORD))
     ada = accounts.by_name(engine, "ada")
 
     def begun() -> str:
@@ -104,7 +104,7 @@ def test_a_session_ends_by_idling_by_signing_out_by_disabling_and_by_a_new_passw
 
 
 def test_a_token_is_valid_until_its_day(engine: Engine) -> None:
-    token = accounts.add(engine, SHELL, "ris", "", Role.SERVICE, None, token_days=10)
+    token = accounts.add(engine, SHELL, accounts.NewAccount("ris", "", Role.SERVICE, None), token_days=10)
     assert token is not None
     assert accounts.by_token(engine, token) is not None
     expires = accounts.by_name(engine, "ris").token_expires_at
@@ -129,7 +129,7 @@ def test_a_token_is_valid_until_its_day(engine: Engine) -> None:
 
 def test_sessions_are_listed_and_ended(engine: Engine) -> None:
     for name in ("ada", "ben"):
-        accounts.add(engine, SHELL, name, "", Role.READER, PASSWORD)
+        accounts.add(engine, SHELL, accounts.NewAccount(name, "", Role.READER, PASSWORD))
     ada, ben = accounts.by_name(engine, "ada"), accounts.by_name(engine, "ben")
     tokens = [sessions.begin(engine, ada, address=f"203.0.113.{n}") for n in range(4)]
     others = sessions.begin(engine, ben)
@@ -165,7 +165,7 @@ def test_sessions_are_listed_and_ended(engine: Engine) -> None:
 
 
 def test_every_act_is_on_record_by_ids_alone(engine: Engine) -> None:
-    accounts.add(engine, SHELL, "ada", "Dr Ada", Role.READER, PASSWORD)
+    accounts.add(engine, SHELL, accounts.NewAccount("ada", "Dr Ada", Role.READER, PASSWORD))
     ada = accounts.by_name(engine, "ada")
     sessions.begin(engine, ada)
     with pytest.raises(NotAllowed):
@@ -184,7 +184,7 @@ def test_every_act_is_on_record_by_ids_alone(engine: Engine) -> None:
 
 
 def test_the_database_refuses_to_change_or_remove_what_is_signed(engine: Engine) -> None:
-    accounts.add(engine, SHELL, "ada", "", Role.READER, PASSWORD)
+    accounts.add(engine, SHELL, accounts.NewAccount("ada", "", Role.READER, PASSWORD))
     for statement in (update(review_schema.audit).values(actor="nobody"), delete(review_schema.audit)):
         with pytest.raises(DBAPIError, match="append-only"), engine.begin() as connection:
             connection.execute(statement)
@@ -217,7 +217,7 @@ def _put_in(connection: Any) -> None:
 @pytest.mark.parametrize("forge", [_change, _remove, _put_in])
 def test_whoever_rewrites_the_trail_breaks_the_chain(engine: Engine, forge: Any) -> None:
     for name in ("ada", "ben", "eve"):
-        accounts.add(engine, SHELL, name, "", Role.READER, PASSWORD)
+        accounts.add(engine, SHELL, accounts.NewAccount(name, "", Role.READER, PASSWORD))
     assert audit.verify(engine).head.rows >= 3
     _without_triggers(engine)
     with engine.begin() as connection:
@@ -228,7 +228,7 @@ def test_whoever_rewrites_the_trail_breaks_the_chain(engine: Engine, forge: Any)
 
 def test_a_head_that_was_written_down_tells_of_a_trail_that_was_cut_or_forged(engine: Engine) -> None:
     for name in ("ada", "ben"):
-        accounts.add(engine, SHELL, name, "", Role.READER, PASSWORD)
+        accounts.add(engine, SHELL, accounts.NewAccount(name, "", Role.READER, PASSWORD))
     known = audit.head(engine)
     assert audit.verify(engine, [known]).head == known
     _without_triggers(engine)

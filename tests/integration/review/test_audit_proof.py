@@ -37,7 +37,7 @@ def keyed(films: Films, tmp_path: Path) -> Films:
     audit_key.attach(films.engine, tmp_path / "key")
     audit_proof.accept(films.engine, SHELL)
     ada, ben = films.person("ada"), films.person("ben")
-    accounts.add(films.engine, SHELL, "ris", "", Role.SERVICE, None)
+    accounts.add(films.engine, SHELL, accounts.NewAccount("ris", "", Role.SERVICE, None))
     who: dict[str, Any] = {"patient_id": "P1", "patient_name": "DOE^JANE"}
     for name, answer in (("a", Answer.FLAGGED), ("b", Answer.NOT_FLAGGED), ("c", RefusalCode.VIEW), ("d", None)):
         film = films.add(f"{name}.dcm", answer, **who)

@@ -144,7 +144,7 @@ def test_each_state_has_its_sentence(bench: LedgerBench) -> None:
     bench.ledger.ignore(bench.root_id, [Observation(b"pipe", 0, 1)], "not_regular")
     assert "the rule not_regular leaves it out" in told(b"pipe")
     commit_unreadable(bench.ledger, bench.claimed(b"text"), UnknownFormat())
-    assert told(b"text").startswith("It could not be read and was set aside: unknown_format (")
+    assert told(b"text").startswith("It could not be read and was quarantined: unknown_format (")
     claim = bench.claimed(b"lateral")
     commit_refused(bench.ledger, claim, bench.facts(), bench.bundle_id, RefusalCode.VIEW, "a lateral view.")
     assert told(b"lateral") == "It was refused: view (a lateral view)."

@@ -242,7 +242,7 @@ def test_only_findings_that_the_bundle_knows_are_signed(
     films: Films, answer: Answer | RefusalCode | None, name: str
 ) -> None:
     ada, film = films.person(), films.add("a.dcm", answer)
-    with pytest.raises(FindingUnknown, match=r"no finding .*, only pneumonia"):
+    with pytest.raises(FindingUnknown, match=r"unknown finding .*: use pneumonia"):
         sign(films, ada, film, findings={"pneumonia": Presence.PRESENT, name: Presence.PRESENT})
     assert reviews.of_images(films.engine, [film])[film] == []
     assert sign(films, ada, film, findings={"pneumonia": Presence.PRESENT})

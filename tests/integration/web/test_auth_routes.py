@@ -69,7 +69,7 @@ def pass_time(engine: Engine, seconds: float) -> None:
 
 @pytest.fixture
 def ada(engine: Engine) -> Engine:
-    accounts.add(engine, SHELL, "ada", "Dr Ada", Role.READER, PASSWORD)
+    accounts.add(engine, SHELL, accounts.NewAccount("ada", "Dr Ada", Role.READER, PASSWORD))
     return engine
 
 
@@ -110,8 +110,8 @@ def test_a_burst_over_many_names_is_bounded_by_address(engine: Engine, hashed: l
 
 
 def test_names_that_exist_and_names_that_do_not_are_treated_alike(ada: Engine, hashed: list[str]) -> None:
-    accounts.add(ada, SHELL, "ris", "", Role.SERVICE, None)
-    accounts.add(ada, SHELL, "eve", "", Role.READER, PASSWORD)
+    accounts.add(ada, SHELL, accounts.NewAccount("ris", "", Role.SERVICE, None))
+    accounts.add(ada, SHELL, accounts.NewAccount("eve", "", Role.READER, PASSWORD))
     accounts.disable(ada, SHELL, "eve")
     seen: dict[str, list[tuple[str, int]]] = {}
     # each from an address of its own, before and after the brake started, and once more when its wait is over
@@ -146,7 +146,7 @@ def test_a_known_browser_is_let_in_from_the_strangers_own_address(ada: Engine) -
     # but it guesses no more than others, and is known for its owner alone
     ended = Counter(tried(ada, device_token=token) for _ in range(20))
     assert ended["wrong"] <= rate_limits.FREE_FAILURES + 2
-    accounts.add(ada, SHELL, "ben", "", Role.READER, PASSWORD)
+    accounts.add(ada, SHELL, accounts.NewAccount("ben", "", Role.READER, PASSWORD))
     assert tried(ada, "ben", PASSWORD, device_token=token) == "early"
     accounts.renew_secret(ada, SHELL, "ada", "another long password")
     assert not devices.is_known(ada, token)
@@ -189,7 +189,7 @@ def test_brakes_are_forgotten_after_a_day(ada: Engine) -> None:
 
 
 def test_a_browser_gets_a_new_token_with_each_sign_in(ada: Engine) -> None:
-    accounts.add(ada, SHELL, "ben", "", Role.READER, PASSWORD)
+    accounts.add(ada, SHELL, accounts.NewAccount("ben", "", Role.READER, PASSWORD))
     first = devices.remember(ada, accounts.by_name(ada, "ada"), "planted by somebody")
     second = devices.remember(ada, accounts.by_name(ada, "ben"), first)
     assert [devices.is_known(ada, one) for one in ("planted by somebody", first, second)] == [False, False, True]
@@ -204,8 +204,8 @@ def test_a_browser_gets_a_new_token_with_each_sign_in(ada: Engine) -> None:
 @pytest.mark.parametrize("password", ["password1234", "ada-ada-ada-ada", "Dr.Ada-Preread", "aaaaaaaaaaaa"])
 def test_a_password_that_everybody_tries_is_no_account(engine: Engine, password: str) -> None:
     with pytest.raises(UsageError, match="guessed"):
-        accounts.add(engine, SHELL, "ada", "Dr Ada", Role.READER, password)
-    accounts.add(engine, SHELL, "ada", "Dr Ada", Role.READER, PASSWORD)
+        accounts.add(engine, SHELL, accounts.NewAccount("ada", "Dr Ada", Role.READER, password))
+    accounts.add(engine, SHELL, accounts.NewAccount("ada", "Dr Ada", Role.READER, PASSWORD))
     with pytest.raises(UsageError, match="guessed"):
         accounts.renew_secret(engine, SHELL, "ada", password)
     with pytest.raises(UsageError, match="the present one"):

@@ -175,7 +175,7 @@ def test_an_answer_does_not_wait_for_a_body_that_is_not_wanted(port: int, path: 
 
 
 def test_a_token_is_looked_at_before_the_body(films_here: Films, port: int) -> None:
-    token = accounts.add(films_here.engine, "uid:0", "ris", "", Role.SERVICE, None)
+    token = accounts.add(films_here.engine, "uid:0", accounts.NewAccount("ris", "", Role.SERVICE, None))
     for given in ("preread_guess", "", str(token)[:-1]):
         one = head(port, "POST", "/api/v1/results/search", content_length="9", authorization=f"Bearer {given}")
         assert status_of(one) == 401
@@ -188,7 +188,7 @@ def test_a_token_is_looked_at_before_the_body(films_here: Films, port: int) -> N
 def test_a_large_body_is_refused_whoever_sends_it_and_however(
     films_here: Films, doctor: dict[str, str], port: int
 ) -> None:
-    token = accounts.add(films_here.engine, "uid:0", "ris", "", Role.SERVICE, None)
+    token = accounts.add(films_here.engine, "uid:0", accounts.NewAccount("ris", "", Role.SERVICE, None))
     program = {"authorization": f"Bearer {token}", "content_type": "application/json"}
     for path, headers in (
         ("/api/v1/results/search", program),

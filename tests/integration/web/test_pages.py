@@ -190,7 +190,7 @@ def test_signing_out_ends_it(ada: Browser) -> None:
 
 
 def test_a_service_does_not_sign_in_by_the_page(films_here: Films) -> None:
-    token = accounts.add(films_here.engine, "uid:0", "ris", "", Role.SERVICE, None)
+    token = accounts.add(films_here.engine, "uid:0", accounts.NewAccount("ris", "", Role.SERVICE, None))
     assert Browser(films_here).sign_in("ris", str(token)).status == 403
 
 
@@ -239,7 +239,7 @@ def test_a_person_sees_and_ends_the_own_sessions(ada: Browser, films_here: Films
 
 
 def test_administrators_are_told_of_tokens_that_end(films_here: Films, ada: Browser) -> None:
-    accounts.add(films_here.engine, "uid:0", "ris", "", Role.SERVICE, None, token_days=3)
+    accounts.add(films_here.engine, "uid:0", accounts.NewAccount("ris", "", Role.SERVICE, None), token_days=3)
     films_here.person("root", Role.ADMIN)
     root = Browser(films_here).sign_in("root")
     assert "Tokens of programs expire soon" in root.get("/statistics").words

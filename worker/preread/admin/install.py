@@ -61,7 +61,7 @@ _POPULATION = """
 _NO_SHARE = """\
 # Each watched folder is a table like this one.
 # [[roots]]
-# path = "/srv/films"
+# path = "/srv/images"
 # population = "undeclared"
 """
 _SHARE = """\
@@ -88,7 +88,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """Where and how to install.
+    """Target and options of an installation.
 
     Attributes:
         root: root of the file tree; not ``/`` for images and tests.

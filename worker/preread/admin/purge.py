@@ -160,7 +160,7 @@ def _scalar(engine: Engine, statement: Select[int]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class PurgeRequest:
-    """How to purge.
+    """Options of a purge.
 
     Attributes:
         actor: who asks, for the audit trail.

@@ -55,7 +55,7 @@ class Reconciliation:
         differences: deviations of folders and ledger, or within the ledger.
         unproven: folders and files that could not be checked, with the reason.
         files: files found that no ignore rule excludes.
-        owed: number of these that have no outcome yet, by state.
+        owed: number of these without an outcome, by state.
         contents: files whose bytes have the hash of their result.
     """
 
@@ -66,28 +66,34 @@ class Reconciliation:
     contents: int = 0
 
 
-def reconcile(
-    engine: Engine,
-    roots: Sequence[bytes],
-    *,
-    wait_s: float = 0.0,
-    read_up_to_bytes: int | None = None,
-    system: FileSystem | None = None,
-    sleep: Callable[[float], None] = time.sleep,
-    progress: Callable[[str], None] = lambda _: None,
-    clock: Callable[[Connection], datetime] = database_now,
-) -> Reconciliation:
-    """Compare watched folders with the ledger.
+@dataclass(frozen=True, slots=True)
+class Options:
+    """Options of a comparison.
 
-    Args:
-        engine: database.
-        roots: absolute paths, ``os.fsencode``d.
+    Attributes:
         wait_s: how long to repeat the comparison of what differs, in seconds: a running worker may only be behind.
         read_up_to_bytes: also hash files that have a result, up to this size; ``None`` reads no file.
         system: file-system calls.
         sleep: waits the given seconds.
         progress: called with a line of text after every few hundred files.
         clock: returns the database's time, for leases.
+    """
+
+    wait_s: float = 0.0
+    read_up_to_bytes: int | None = None
+    system: FileSystem = field(default_factory=FileSystem)
+    sleep: Callable[[float], None] = time.sleep
+    progress: Callable[[str], None] = lambda _: None
+    clock: Callable[[Connection], datetime] = database_now
+
+
+def reconcile(engine: Engine, roots: Sequence[bytes], options: Options = Options()) -> Reconciliation:
+    """Compare watched folders with the ledger.
+
+    Args:
+        engine: database.
+        roots: absolute paths, ``os.fsencode``d.
+        options: options of the comparison.
 
     Returns:
         Differences and what could not be checked.
@@ -96,20 +102,21 @@ def reconcile(
         DatabaseAway, DatabaseUnsuitable, SchemaOutdated: the database cannot be read.
     """
     result = Reconciliation()
-    checks = [_Root(engine, path, system or FileSystem(), result, read_up_to_bytes) for path in map(absolute, roots)]
+    system, limit = options.system, options.read_up_to_bytes
+    checks = [_Root(engine, path, system, result, limit) for path in map(absolute, roots)]
     for root in checks:
-        root.compare(progress)
-    progress("checking the ledger")
-    give_up_at = time.monotonic() + wait_s
+        root.compare(options.progress)
+    options.progress("checking the ledger")
+    give_up_at = time.monotonic() + options.wait_s
     while True:
         # a file that changed while the folders were listed does not differ: check every difference once more
         result.differences = [difference for root in checks for difference in root.look_again()]
         root_ids = [root.root_id for root in checks if root.root_id is not None]
-        check = partial(invariants.check, root_ids=root_ids, clock=clock)
+        check = partial(invariants.check, root_ids=root_ids, clock=options.clock)
         result.differences += read(engine, check)
         if not result.differences or time.monotonic() >= give_up_at:
             return result
-        sleep(_LOOK_AGAIN_S)
+        options.sleep(_LOOK_AGAIN_S)
 
 
 class _Root:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from preread.admin.reconcile import Reconciliation
+from preread.admin.reconcile import Options, Reconciliation
 from preread.admin.reconcile import reconcile as compare
 from preread.cli import context as door
 from preread.cli import output
@@ -58,7 +58,7 @@ def reconcile(
         if not roots:
             raise SettingsError("there is no folder to compare: name one with --root or in PREREAD_ROOTS")
         limit = settings.max_file_bytes if read else None
-        found = compare(engine, roots, wait_s=wait, read_up_to_bytes=limit, progress=_Progress())
+        found = compare(engine, roots, Options(wait, limit, progress=_Progress()))
     finally:
         engine.dispose()
     _print(found, json=json)

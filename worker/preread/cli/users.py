@@ -43,7 +43,9 @@ def add(
     password = None if role == "service" else _ask_password(name)
     days = door.read_settings(context).api_token_days
     with door.database(context) as engine:
-        token = accounts.add(engine, actor(), name, full_name, Role(role), password, token_days=days)
+        token = accounts.add(
+            engine, actor(), accounts.NewAccount(name, full_name, Role(role), password), token_days=days
+        )
     _tell(f"added {name} ({role})", token)
 
 

@@ -116,14 +116,14 @@ class Message:
 
 
 _CRITICAL = {
-    "no_worker": "no worker is running, so new films are not assessed",
+    "no_worker": "no worker is running, so new images are not assessed",
     "worker_silent": "the worker does not answer: it hangs, was killed, or cannot write to the database",
-    "no_slots": "the worker cannot read any film",
+    "no_slots": "the worker cannot read any image",
     "unwatched": "a folder is not watched by any worker",
-    "scan_stalled": "the scan of a folder does not go on",
+    "scan_stalled": "the scan of a folder has stalled",
     "scan_overdue": "a folder was not scanned for too long",
-    "stalled": "films are waiting and none is being assessed",
-    "missed": "films went away before they could be read",
+    "stalled": "images are waiting and none is being assessed",
+    "missed": "images disappeared before they could be read",
 }
 
 
@@ -178,7 +178,7 @@ class Mail:
     name: str = "mail"
 
     def send(self, news: Message) -> None:
-        """Send one message; see ``Channel.send``."""
+        """Send one message; raise ``AlarmNotSent`` as in ``Channel.send``."""
         message = EmailMessage()
         message["From"], message["To"], message["Subject"] = self.sender, ", ".join(self.to), news.subject
         message["Date"] = format_datetime(datetime.now(UTC))
@@ -223,7 +223,7 @@ class Webhook:
     name: str = "webhook"
 
     def send(self, news: Message) -> None:
-        """Send one message; see ``Channel.send``."""
+        """Send one message; raise ``AlarmNotSent`` as in ``Channel.send``."""
         headers = {"Content-Type": "application/json", "User-Agent": "preread"}
         request = urllib.request.Request(self.url, dumps(news.to_json()).encode(), headers, method="POST")  # noqa: S310
         try:

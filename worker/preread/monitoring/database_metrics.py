@@ -152,10 +152,10 @@ def _families(figures: DatabaseMetrics) -> Iterator[Metric]:
     yield _gauge("waiting", "File versions without a result, by lane", waiting, "lane")
     states = [((state.value,), float(files)) for state, files in report.counts.items() if state in OPEN_STATES]
     yield _gauge("versions", "File versions of the watched folders that are open, by state", states, "state")
-    yield _gauge("missed", "Films that went away unread and of which nobody said that they know", [((), report.missed)])
+    yield _gauge("missed", "Images that disappeared unread and were not acknowledged", [((), report.missed)])
     yield _gauge("locked", "Files that wait because they cannot be read now", [((), report.locked)])
     quarantined = [((code,), float(files)) for code, files in report.quarantined.items()]
-    yield _gauge("quarantined", "File versions set aside, by code", quarantined, "code")
+    yield _gauge("quarantined", "Quarantined file versions, by code", quarantined, "code")
     for name, help_text, age_s in (
         ("oldest_unsettled_seconds", "Since the first file that still settles was seen", report.unsettled_age_s),
         ("oldest_ready_seconds", "For which the oldest ready version has waited", report.ready_age_s),
@@ -202,11 +202,11 @@ def _drift(drift: Sequence[Shift]) -> Iterator[Metric]:
     labels = ("measure", "against")
     judged = [shift for shift in drift if shift.verdict.is_conclusive]
     shifts = [((shift.measure, shift.against.value), shift.psi) for shift in judged]
-    yield _gauge("drift_psi", "Population stability index of the last days; none for too few films", shifts, *labels)
+    yield _gauge("drift_psi", "Population stability index of the last days; none for too few images", shifts, *labels)
     chance = [((shift.measure, shift.against.value), shift.by_chance) for shift in judged]
-    yield _gauge("drift_psi_by_chance", "Which so few films reach by chance once in 20 times", chance, *labels)
+    yield _gauge("drift_psi_by_chance", "Exceeded without drift once in 20 times for so few images", chance, *labels)
     films = [((shift.measure, shift.against.value), float(shift.films)) for shift in drift]
-    yield _gauge("drift_films", "Films that were compared", films, *labels)
+    yield _gauge("drift_films", "Images that were compared", films, *labels)
 
 
 # ---------------------------------------------------------------------- the page

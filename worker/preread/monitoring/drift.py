@@ -59,7 +59,7 @@ class Judgement(StrEnum):
 
     @property
     def is_conclusive(self) -> bool:
-        """Whether there were enough images to judge."""
+        """True if there were enough images to judge."""
         return self is not Judgement.TOO_FEW
 
 
@@ -306,7 +306,7 @@ def _judge(expected: Distribution, recent: Distribution, psi: float, chance: flo
 
 
 _WORDS: dict[Judgement, str] = {
-    Judgement.TOO_FEW: f"too few films to say (fewer than {LEAST_FILMS})",
+    Judgement.TOO_FEW: f"too few images to judge (fewer than {LEAST_FILMS})",
     Judgement.STEADY: "as it was",
     Judgement.SHIFTING: "differs somewhat: look again in some days",
     Judgement.SHIFTED: "differs: find out why (device, its processing, patients)",

@@ -322,10 +322,12 @@ class _HealthCheck:
                 continue
             if row.slots_alive == 0:
                 self._add_problem(
-                    Level.CRITICAL, "no_slots", f"none of the {row.slots} slots of {worker_id} can read a film"
+                    Level.CRITICAL,
+                    "no_slots",
+                    f"none of the {row.slots} inference processes of {worker_id} can read a file",
                 )
             elif row.slots_alive < row.slots:
-                what = f"{row.slots_alive} of the {row.slots} slots of {worker_id} can read films"
+                what = f"{row.slots_alive} of the {row.slots} inference processes of {worker_id} can read files"
                 self._add_problem(Level.WARNING, "slots_missing", what)
         shown = self._alive | {root.worker_id for root in self._roots}
         return tuple(
@@ -346,7 +348,8 @@ class _HealthCheck:
         lacking = (worker.slots_lack or "").split()
         if not lacking:
             return
-        what = f"the slots of {worker.id} are confined in part: its machine has no {', no '.join(map(named, lacking))}"
+        missing = ", no ".join(map(named, lacking))
+        what = f"the inference processes of {worker.id} are partly confined: its machine has no {missing}"
         if ESSENTIAL.intersection(lacking):
             self._add_problem(Level.WARNING, "degraded", what)
         else:

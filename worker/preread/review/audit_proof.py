@@ -213,7 +213,7 @@ def _compare_results(engine: Engine, keys: dict[str, Key], proof: Proof) -> None
             if key is None:
                 proof.unsealed += 1
             elif seals.of_result(key, row.id, row._asdict()) != row.seal:
-                proof.faults.append(f"the result of film {row.id} is not what was written: itself, or whose it is")
+                proof.faults.append(f"the result of image {row.id} was changed: its content, or its patient")
     for rows in _pages(engine, assessment):
         for row, findings in _with_answers(engine, rows):
             key = keys.get(seals.key_of(row.seal or ""))

@@ -107,12 +107,12 @@ def reviewed_images(engine: Engine) -> Iterator[ReviewedImage]:
             yield ReviewedImage(result, current, label, open_reason, _patient(key, result.identity) or image, image)
 
 
-def save_image(folder: Path, film: ReviewedImage, preview_dir: Path | None) -> Path | None:
+def save_image(folder: Path, image: ReviewedImage, preview_dir: Path | None) -> Path | None:
     """Write the image's preview under its pseudonym.
 
     Args:
         folder: target folder.
-        film: the image.
+        image: the image.
         preview_dir: folder of previews, or ``None``.
 
     Returns:
@@ -121,10 +121,10 @@ def save_image(folder: Path, film: ReviewedImage, preview_dir: Path | None) -> P
     Raises:
         UsageError: it cannot be written.
     """
-    content = previews.load(preview_dir, film.result.sha256)
+    content = previews.load(preview_dir, image.result.sha256)
     if content is None:
         return None
-    return write_image(folder / f"{film.image}.png", content)
+    return write_image(folder / f"{image.image}.png", content)
 
 
 def write_image(target: Path, content: bytes) -> Path:

@@ -114,7 +114,7 @@ class VersionHistory:
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """Why a path has a result or not.
+    """Explanation why a path has a result or not.
 
     Attributes:
         root_id: watched folder.
@@ -324,13 +324,13 @@ def _state_sentence(version: VersionHistory) -> str:
         case FileState.RETRY:
             due = "" if version.retry_at is None else f" at {_utc(version.retry_at)}"
             if version.locked_since is not None:
-                why += f"; since {_utc(version.locked_since)}, and after 24 h it is set aside"
+                why += f"; since {_utc(version.locked_since)}, and after 24 h it is quarantined"
             return f"It has no result yet: reading it did not succeed ({why}); it will be tried again{due}."
         case FileState.MISSED:
             known = " An operator acknowledged that." if version.code else ""
             return f"It has no result: it went away before it was read.{known}"
         case FileState.IGNORED if version.code == FORGOTTEN:
-            return "It has no result: what was known of this film was purged, and it is not read again."
+            return "It has no result: its data were purged, and it is not read again."
         case FileState.IGNORED:
             return f"It has no result: the rule {version.code} leaves it out."
         case FileState.SUPERSEDED:
@@ -356,7 +356,7 @@ def _outcome_sentence(version: VersionHistory) -> str:
         case Outcome.REFUSED:
             return f"It was refused: {version.code}{reason}."
         case Outcome.UNREADABLE:
-            return f"It could not be read and was set aside: {version.code}{reason}."
+            return f"It could not be read and was quarantined: {version.code}{reason}."
         case None:
             return "It was not read."
 

@@ -77,24 +77,24 @@ def findings_of(engine: Engine, bundle_digest: str | None) -> tuple[str, ...]:
     return read(engine, lambda connection: _findings(connection, of_bundle))
 
 
-def refuse_unknown(connection: Connection, film: Row[Any], findings: Collection[str]) -> None:
+def refuse_unknown(connection: Connection, row: Row[Any], findings: Collection[str]) -> None:
     """Raise an error if a finding is none of the image's.
 
     Exports use the names as labels.
 
     Args:
         connection: transaction.
-        film: a row of ``file``.
+        row: a row of ``file``.
         findings: names of findings.
 
     Raises:
         FindingUnknown: neither the image's bundle nor its result has this finding; names the first.
     """
-    of_bundle = None if film.bundle_id is None else _bundle.id == film.bundle_id
-    of_result = select(schema.finding.c.finding).where(schema.finding.c.assessment_id == film.assessment_id)
+    of_bundle = None if row.bundle_id is None else _bundle.id == row.bundle_id
+    of_result = select(schema.finding.c.finding).where(schema.finding.c.assessment_id == row.assessment_id)
     known = {*_findings(connection, of_bundle), *connection.execute(of_result).scalars()}
     if unknown := sorted(set(findings) - known):
-        raise FindingUnknown(f"image {film.id} has no finding {unknown[0][:64]!r}, only {', '.join(sorted(known))}")
+        raise FindingUnknown(f"unknown finding {unknown[0][:64]!r} of image {row.id}: use {', '.join(sorted(known))}")
 
 
 def _findings(connection: Connection, of_bundle: ColumnElement[bool] | None) -> tuple[str, ...]:

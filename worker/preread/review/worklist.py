@@ -69,7 +69,7 @@ class WorklistFilter:
         unread: only images whose current result nobody has reviewed, without backlog; ignored by a search or an
             outcome.
         outcome: kind of outcome.
-        answer: answer of the image's most urgent finding.
+        answer: answer of the image's most severe finding.
         device: device label.
         taken_from: acquired on this day or later, on the modality's clock.
         taken_to: acquired on this day or earlier.
@@ -91,7 +91,7 @@ class WorklistFilter:
 
     @property
     def by_date(self) -> bool:
-        """Whether images are in order of acquisition: days among all images."""
+        """True if images are in order of acquisition (days among all images)."""
         return not (self.unread or self.search) and not (self.taken_from is None and self.taken_to is None)
 
 

@@ -174,7 +174,7 @@ def create_api(here: Site) -> FastAPI:
     api = FastAPI(
         title="Preread",
         version="1",
-        description="A first read of chest films. No medical device; an answer of not_flagged excludes no disease.",
+        description="AI results for chest radiographs. No medical device; not_flagged excludes no disease.",
         openapi_url=None,
         docs_url=None,
         redoc_url=None,

@@ -70,7 +70,7 @@ class EarlierResult:
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """How the page of an image is to be shown.
+    """Options of the page of an image.
 
     Attributes:
         typed: values of the form; ``None`` derives them from the account's review.

@@ -33,7 +33,7 @@ def refuse_open_address(host: str, *, tls: bool, proxy: str | None) -> None:
     """
     if not (is_loopback(host) or tls or proxy):
         raise SettingsError(
-            f"PREREAD_WEB_HOST is {host!r}, which others can reach: passwords and films would go there in the open; "
+            f"PREREAD_WEB_HOST is {host!r}, reachable by others without encryption: "
             "set PREREAD_WEB_TLS_CERT and PREREAD_WEB_TLS_KEY, or PREREAD_WEB_PROXY if a proxy brings TLS"
         )
 

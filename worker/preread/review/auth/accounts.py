@@ -9,7 +9,7 @@ import hashlib
 import re
 import secrets
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -61,25 +61,30 @@ class Account:
         return f"account:{self.account_id}"
 
 
-def add(
-    engine: Engine,
-    actor: str,
-    name: str,
-    full_name: str,
-    role: Role,
-    password: str | None,
-    *,
-    token_days: float = TOKEN_DAYS,
-) -> str | None:
+@dataclass(frozen=True, slots=True)
+class NewAccount:
+    """An account to be added.
+
+    Attributes:
+        name: user name.
+        full_name: name shown on the page.
+        role: what it may do.
+        password: password of a person; ``None`` for a program (role ``service``).
+    """
+
+    name: str
+    full_name: str
+    role: Role
+    password: str | None = field(repr=False)
+
+
+def add(engine: Engine, actor: str, new: NewAccount, *, token_days: float = TOKEN_DAYS) -> str | None:
     """Add an account.
 
     Args:
         engine: database.
         actor: who adds it, see ``audit.append``.
-        name: user name.
-        full_name: name shown on the page.
-        role: what it may do.
-        password: password of a person; ``None`` for a program (role ``service``).
+        new: the account.
         token_days: validity of a program's token in days.
 
     Returns:
@@ -88,19 +93,19 @@ def add(
     Raises:
         UsageError: the name is taken or invalid, or the password is too short, too long or too easily guessed.
     """
-    name = name.strip().lower()
+    name = new.name.strip().lower()
     if not _NAME.fullmatch(name):
         raise UsageError(f"{name!r} is no user name: a to z, then letters, digits, dots, dashes and underscores")
     values: dict[str, Any] = {
         "name": name,
-        "full_name": clean_text(full_name) or name,
-        "role": role,
+        "full_name": clean_text(new.full_name) or name,
+        "role": new.role,
         "disabled_at": None,
         "failures": 0,
         "not_before": None,
         "read_before_reveal": False,
     }
-    token, secret = _new_secret(name, values["full_name"], role, password)
+    token, secret = _new_secret(name, values["full_name"], new.role, new.password)
 
     def body(connection: Connection, is_retry: bool) -> None:
         existing = connection.execute(select(account).where(_c.name == name)).one_or_none()
@@ -178,7 +183,7 @@ def set_read_before_reveal(tx: Transaction, actor: str, target: Account, value: 
         UsageError: the account is not a reviewer's.
     """
     if target.role is not Role.READER:
-        raise UsageError(f"{target.name} reads no films: the option is a reader's")
+        raise UsageError(f"{target.name} signs no reviews: the option needs the role reader")
 
     tx.connection.execute(update(account).where(_c.id == target.account_id).values(read_before_reveal=value))
     _record(tx.connection, actor, Action.USER_OPTIONS, target.account_id)

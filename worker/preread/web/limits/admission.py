@@ -1,6 +1,6 @@
-"""Admission of requests: sender, body size, and a slot to work in.
+"""Admission of requests: sender, body size, and a permit to work.
 
-Token or session are checked before the body is read. Signed-in users have slots of their own; everybody else shares a
+Token or session are checked before the body is read. Signed-in users have permits of their own; everybody else shares a
 few, and fewer by address. So unknown clients take neither threads nor memory that signed-in users need, also if both
 come from one address.
 """
@@ -55,7 +55,7 @@ class Visitor:
 
     @property
     def known(self) -> bool:
-        """Whether a valid session or token was found."""
+        """True if a valid session or token was found."""
         return self.session is not None or self.program is not None
 
 

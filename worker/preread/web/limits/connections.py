@@ -156,13 +156,13 @@ class GuardedProtocol(H11Protocol):
 
     @property
     def waits(self) -> bool:
-        """Whether the connection is idle or was not admitted yet."""
+        """True if the connection is idle or was not admitted yet."""
         cycle: RequestResponseCycle | None = self.cycle
         return cycle is None or cycle.response_complete or not (self.known or self._worked_on)
 
     @property
     def gone(self) -> bool:
-        """Whether the client has disconnected."""
+        """True if the client has disconnected."""
         return self.transport.is_closing()
 
     def work(self) -> None:
@@ -190,7 +190,7 @@ class GuardedProtocol(H11Protocol):
     # ------------------------------------------------------------------ called by the event loop
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Start a connection once it has a slot and TLS."""
+        """Start a connection once it is admitted and has TLS."""
         self._raw = transport
         peer = transport.get_extra_info("peername")
         self.peer = peer[0] if isinstance(peer, tuple) else ""

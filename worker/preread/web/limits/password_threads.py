@@ -1,6 +1,6 @@
 """Threads for password hashing with a short queue.
 
-A hash takes 64 MiB and a core. Known browsers have a slot of their own, so that attempts of others do not delay them.
+A hash takes 64 MiB and a core. Known browsers have a permit of their own, so that attempts of others do not delay them.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ class PasswordThreads:
         self._threads = ThreadPoolExecutor(len(lanes), thread_name_prefix="hashing")
 
     async def run(self, work: Callable[[], T], *, known: bool, source: str) -> T:
-        """Run work that hashes a password once a slot is free.
+        """Run work that hashes a password once a permit is free.
 
         Args:
             work: function to run.
             known: the browser is known, or somebody is signed in.
-            source: address or name that shares slots.
+            source: address or name that shares permits.
 
         Raises:
             NoSlotError: the queue is full.
@@ -45,7 +45,7 @@ class PasswordThreads:
             return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def is_full(self, source: str) -> bool:
-        """Return whether an unknown client from this source finds no slot."""
+        """Return whether an unknown client from this source gets no permit."""
         return self._lanes[False].is_full(source)
 
     def stop(self) -> None:

@@ -10,15 +10,15 @@ from contextlib import asynccontextmanager
 
 
 class NoSlotError(Exception):
-    """All slots are taken and the queue is full, or the wait took too long."""
+    """All permits are taken and the queue is full, or the wait took too long."""
 
 
 class WorkSlots:
     """Limited number of concurrent tasks with a bounded queue.
 
     Args:
-        at_once: slots in total.
-        each: slots by source.
+        at_once: permits in total.
+        each: permits by source.
         waiting: queue length by source.
         waiting_in_all: queue length in total.
         within_s: longest wait in seconds.
@@ -34,13 +34,13 @@ class WorkSlots:
         self.taken = 0
 
     def is_full(self, source: str) -> bool:
-        """Return whether a new task of this source finds no slot."""
+        """Return whether a new task of this source gets no permit."""
         own = self._sources.get(source)
         return self.taken >= self._at_most or (own is not None and own.taken >= self._each_at_most)
 
     @asynccontextmanager
     async def slot(self, source: str) -> AsyncIterator[None]:
-        """Hold a slot while the block runs.
+        """Hold a permit while the block runs.
 
         Raises:
             NoSlotError: there is none.
