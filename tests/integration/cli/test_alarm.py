@@ -31,6 +31,7 @@ from preread.core import settings
 from preread.core.errors import AlarmNotSent, DatabaseAway, SettingsError, ShareDown
 from preread.core.settings import Settings
 from preread.db.engine import open_engine
+from preread.ledger import archives
 from preread.monitoring import alarm, health
 from preread.monitoring.alarm import TRIES_AT_MOST, Mail, Message, Watch, Webhook, describe
 from preread.monitoring.health import Health, Level, Problem
@@ -169,7 +170,7 @@ def test_the_page_is_named_where_others_can_open_it(host: str, proxy: str | None
 
 
 def test_every_critical_problem_is_said_in_words() -> None:
-    text = "".join((Path(health.__file__).parent / f"{name}.py").read_text() for name in ("health", "batches"))
+    text = "".join(Path(module.__file__).read_text() for module in (health, archives))
     codes = set(re.findall(r'Level\.CRITICAL, "(\w+)"', text)) | {ShareDown.code, DatabaseAway.code}
     assert len(codes) > 8
     assert "something is critical" not in {describe(code) for code in codes}
