@@ -43,7 +43,7 @@ from preread_training.data import phantoms
 
 print(len(phantoms.write_examples(Path("inbox"))), "phantoms drawn")
 PYTHON
-"$place/venv/bin/preread" setup --dry-run --root "$place/tree" | grep -q '^would make the file .*preread-worker.service$'
+"$place/venv/bin/preread" setup --dry-run --root "$place/tree" | grep -q '^would create the file .*preread-worker.service$'
 "$place/venv/bin/preread" --help >/dev/null
 "$place/venv/bin/preread-train" --help >/dev/null
 "$place/venv/bin/preread" db upgrade

@@ -22,7 +22,7 @@ from packaging.requirements import Requirement
 import preread.cli
 import preread.runner.confine.confinement
 from deploy import licences
-from preread.cli import settings_page
+from docs._ext import settings_table
 from preread.core import errors, settings
 from preread.core.types import Outcome, Population, RefusalCode, RootSpec
 from preread.imaging import identity
@@ -317,9 +317,9 @@ def test_the_reference_lists_every_command_and_no_other() -> None:
 
 
 def test_the_reference_says_every_setting_as_the_code_does() -> None:
-    """``python -m preread.cli.settings_page`` prints the table."""
+    """``python docs/_ext/settings_table.py`` prints the table."""
     page = (DOCS / "reference" / "settings.md").read_text(encoding="utf-8")
-    assert settings_page.markdown_table() in page
+    assert settings_table.markdown_table() in page
     keys = set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE))
     assert {one.name for one in dataclasses.fields(RootSpec)} <= keys
     assert all(f"`{population}`" in page for population in Population)

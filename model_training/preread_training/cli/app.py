@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from preread.cli import tell
+from preread.cli.messages import print_error
 from preread.cli.version import exit_with_version
 from preread.core.errors import PrereadError
 from preread_training.cli import bundles as cli_bundles
@@ -221,10 +221,10 @@ def main() -> None:
     try:
         app()
     except PrereadError as error:
-        tell(error, "preread-train")
+        print_error(error, "preread-train")
         sys.exit(error.exit_code)
     except ModuleNotFoundError as error:
         if error.name not in _OF_TRAINING:
             raise
-        tell(TrainingMissing(f"{error.name} is not installed"), "preread-train")
+        print_error(TrainingMissing(f"{error.name} is not installed"), "preread-train")
         sys.exit(TrainingMissing.exit_code)

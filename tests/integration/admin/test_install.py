@@ -46,9 +46,9 @@ def test_a_place_is_made_once(tree: Path, capsys: pytest.CaptureFixture[str]) ->
     arguments: list[str] = ["setup", "--root", str(tree), "--share", "/srv/films", "--population", "research"]
     assert main([*arguments, "--dry-run"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert {"would make the user preread", "would make the database /var/lib/preread/preread.db"} <= set(said)
+    assert {"would create the user preread", "would create the database /var/lib/preread/preread.db"} <= set(said)
     assert sum("/etc/systemd/system/" in line for line in said) == len(list(install.units_folder().iterdir())) >= 2
-    assert all(line.startswith("would make ") for line in said)
+    assert all(line.startswith("would create ") for line in said)
     assert content(tree) == {}
 
     assert main(arguments) == 0
@@ -79,8 +79,8 @@ def test_a_place_is_made_once(tree: Path, capsys: pytest.CaptureFixture[str]) ->
     before = content(tree)
     assert main(arguments) == 0
     said = capsys.readouterr()
-    assert said.out.splitlines() == ["make the file /etc/systemd/system/preread-web.service"]
-    assert "preread.toml is there and stays" in said.err
+    assert said.out.splitlines() == ["create the file /etc/systemd/system/preread-web.service"]
+    assert "preread.toml exists and is not changed" in said.err
     assert {name for name, what in content(tree).items() if before[name] != what} == {
         "etc/systemd/system",
         "etc/systemd/system/preread-web.service",

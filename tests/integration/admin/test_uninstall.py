@@ -86,7 +86,7 @@ def test_data_stay_and_what_stays_is_named(installed: Path, capsys: pytest.Captu
         assert stays in said_now
         assert how in said_now
     assert main(["uninstall", "--root", str(installed)]) == 0
-    assert "nothing that setup made is there" in capsys.readouterr().err
+    assert "nothing that setup created exists" in capsys.readouterr().err
     # setup makes it good again, and the data are as they were
     assert main(["setup", "--root", str(installed)]) == 0
     assert files(installed) == before

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Engine
 
+from preread.admin.bundle_selection import BundleSelection
 from preread.cli import bundle, self_check
 from preread.core.text.wording import NO_DEVICE
 from preread.core.types import Population
@@ -28,7 +29,7 @@ from tests.support.commands import CommandRunner
 def assess(
     preread: CommandRunner, monkeypatch: pytest.MonkeyPatch, brightness_classifier: Any, brightness_slots: Any
 ) -> Any:
-    monkeypatch.setattr(bundles, "load", lambda path: brightness_classifier.bundle)
+    monkeypatch.setattr(BundleSelection, "load_named", lambda self, name: brightness_classifier.bundle)
     return lambda *arguments: preread("assess", *map(str, arguments))
 
 
@@ -56,12 +57,12 @@ def test_the_root_of_the_settings_that_holds_a_film_declares_it(
     for path in ("kids/film.jpg", "kids", "behind/film.jpg"):
         ran = assess(path, "--json")
         assert "age_declared" in ran.records[0]["caveats"]
-        assert "population children-1-5y: declared by the settings of the root kids" in ran.err
+        assert "population children-1-5y: declared for the watched folder kids" in ran.err
     assert "age_assumed" in assess("else/film.jpg", "--json").records[0]["caveats"]
-    assert "no root of the settings holds these files" in assess("else/film.jpg").err
+    assert "these files are in no watched folder" in assess("else/film.jpg").err
     mixed = assess("kids", "lab")
     assert mixed.exit_code == 2
-    assert "say which with --population" in mixed.err
+    assert "choose one with --population" in mixed.err
     said = assess("kids", "lab", "--population", "research")
     assert said.exit_code == 0
     assert "population" not in said.err
@@ -126,7 +127,7 @@ def test_no_file_at_all_ends_with_1(assess: Any, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     ran = assess("empty")
     assert (ran.exit_code, ran.out) == (1, "")
-    assert "no file was found" in ran.err
+    assert "no file found" in ran.err
 
 
 def test_a_hostile_name_steers_no_terminal(assess: Any, tmp_path: Path, jpeg: Callable[..., bytes]) -> None:
@@ -163,13 +164,13 @@ def test_what_is_shown_of_the_shipped_bundle_explains_its_figures(preread: Comma
     ran = preread("bundle", "show")
     assert ran.exit_code == 0
     said = " ".join(ran.out.split())
-    assert "films without the finding framed like films with it" in said
+    assert "images without the finding that look like images with it" in said
     assert "conflict normals: auc" in said
     assert "conflict normals: specificity" in said
     assert "conflict normals: sensitivity" not in said
     assert "conflict normals: accuracy" not in said
     assert "out of fold: sensitivity" in said
-    assert "yes-or-no figures (sensitivity, specificity, accuracy) are given at it" in said
+    assert "threshold of sensitivity, specificity and accuracy" in said
     point = bundles.load(bundles.resolve()).manifest.findings[0].operating_point
     band = f"'flagged' from {point.uncertain_high:.3f}, 'uncertain' in between, "
     assert f"{band}'not flagged' below {point.uncertain_low:.3f}" in said
@@ -182,7 +183,7 @@ def test_figures_by_finding_are_shown_as_headlines_with_ppv_and_npv(brightness_c
         "sensitivity_lower_bound": 0.9678,
     }
     manifest = dataclasses.replace(brightness_classifier.bundle.manifest, metrics={"pneumonia": of})
-    pairs = dict(bundle._pairs(manifest, "d" * 64))
+    pairs = dict(bundle._manifest_pairs(manifest, "d" * 64))
     assert pairs["out of fold: auc"] == "0.99 (0.98 to undefined)"
     assert pairs["sensitivity lower bound"] == "0.9678"
     assert not [name for name in pairs if "subgroups" in name]
@@ -370,8 +371,8 @@ def started(preread: CommandRunner, monkeypatch: pytest.MonkeyPatch, brightness_
     """What the daemon was started with; it ends at once."""
     calls = []
 
-    def end_at_once(engine: Engine, choice: daemon.BundleChoice, roots: Any, options: Any, _environment: Any) -> int:
-        calls.append((choice.active, roots, options))
+    def end_at_once(engine: Engine, bundles: Any, roots: Any, options: Any, environment: Any) -> Any:
+        calls.append((bundles.active, roots, options))
         return 0
 
     monkeypatch.setattr(daemon, "run", end_at_once)
@@ -402,9 +403,9 @@ def test_run_makes_the_default_database_of_a_new_installation(
 ) -> None:
     ran = preread("run", "--root", "inbox")
     assert ran.exit_code == 0
-    assert "made the database" in ran.err
+    assert "created the database" in ran.err
     assert preread("db", "check").exit_code == 0
-    assert "made the database" not in preread("run", "--root", "inbox").err
+    assert "created the database" not in preread("run", "--root", "inbox").err
 
 
 def test_run_makes_no_database_that_was_named(
@@ -467,9 +468,9 @@ def test_an_option_that_stands_before_the_command_is_sent_there(preread: Command
     ran = preread("run", "--config", "site.toml")
     assert ran.exit_code == 2
     assert "No such option: --config" in ran.err
-    assert "--config stands before the command: preread --config ... run" in ran.err
-    assert "stands before" not in preread("run", "--nonsense").err
-    assert "stands before" not in preread("--config", "missing.toml", "run").err
+    assert "--config must stand before the command: preread --config ... run" in ran.err
+    assert "must stand before" not in preread("run", "--nonsense").err
+    assert "must stand before" not in preread("--config", "missing.toml", "run").err
 
 
 def test_a_shell_completes_the_commands(preread: CommandRunner, monkeypatch: pytest.MonkeyPatch) -> None:

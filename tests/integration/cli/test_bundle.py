@@ -9,7 +9,9 @@ import pytest
 from sqlalchemy import Engine
 
 from preread.admin import bundle_registry
-from preread.cli import in_use, self_check
+from preread.admin.bundle_selection import BundleWatch
+from preread.cli import self_check
+from preread.cli.selected_bundles import bundle_selection
 from preread.core.errors import BundleWithdrawn
 from preread.core.settings import load as load_settings
 from preread.db.engine import open_engine
@@ -128,12 +130,12 @@ def test_a_worker_changes_over_when_another_bundle_is_chosen(
     (tmp_path / "inbox").mkdir()
     here("bundle", "add", str(stub_bundle.path))
 
-    def run(engine: Engine, bundle: Any, roots: Any, options: Any, *, shadow: Any, still: Any, **_: Any) -> Any:
-        """Stands for the daemon: as it would, it asks and ends when it is told."""
-        seen.append((bundle.label, still()))
+    def run(engine: Engine, chosen: Any, roots: Any, options: Any, environment: Any) -> Any:
+        """Stands for the service: as it would, it asks and ends when it is told."""
+        seen.append((chosen.active.label, chosen.is_current()))
         if len(seen) == 1:
             bundle_registry.activate(engine, "uid:0", bundles.load(stub_bundle.path))
-            assert not still()
+            assert not chosen.is_current()
             return daemon.BUNDLE_CHANGED
         return 0
 
@@ -155,10 +157,10 @@ def test_a_single_run_says_that_no_bundle_works_in_its_shadow(
     here("bundle", "add", str(stub_bundle.path))
     here("bundle", "shadow", "stub/1.0.0")
     given = []
-    monkeypatch.setattr(daemon, "run", lambda *_, shadow, **__: given.append(shadow) or 0)
+    monkeypatch.setattr(daemon, "run", lambda _engine, chosen, *_: given.append(chosen.shadow) or 0)
     ran = here("run", "--root", "inbox", *(["--once"] if once else []))
     assert ran.exit_code == 0, ran.err
-    assert ("stub/1.0.0 does not assess these films" in ran.err) is once
+    assert ("stub/1.0.0 does not assess these images" in ran.err) is once
     assert [shadow is None for shadow in given] == [once]
 
 
@@ -166,24 +168,25 @@ def test_a_worker_whose_machine_lacks_the_chosen_bundle_goes_on_until_its_own_is
     here: Any, stub_bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     settings, engine = load_settings(), open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
-    running = in_use.load(settings, engine)
-    watch = in_use.Watch(settings, engine, running)
-    assert watch.still()
+    selection = bundle_selection(settings, engine)
+    running = selection.load()
+    watch = BundleWatch(selection, running)
+    assert watch.is_current()
     bundle_registry.activate(engine, "uid:0", stub_bundle)  # on another machine
-    assert watch.still()
-    assert watch.still()
+    assert watch.is_current()
+    assert watch.is_current()
     assert [record.msg for record in caplog.records if record.msg != "audit_head"] == ["bundle_not_usable"]
     assert here("run", "--root", str(tmp_path / "inbox")).exit_code == 4
     bundle_registry.rollback(engine, "uid:0")
     bundle_registry.select_shadow(engine, "uid:0", stub_bundle)
-    assert not watch.still()
-    assert in_use.load(settings, engine).shadow is None  # not here either, and no film waits for it
+    assert not watch.is_current()
+    assert selection.load().shadow is None  # not here either, and no film waits for it
     here("bundle", "add", str(stub_bundle.path))
-    assert in_use.load(settings, engine).shadow is not None
-    bundle_registry.activate(engine, "uid:0", running.bundle)
+    assert selection.load().shadow is not None
+    bundle_registry.activate(engine, "uid:0", running.active)
     bundle_registry.withdraw(
-        engine, "uid:0", bundle_registry.find_bundles(engine, running.bundle.label), "it turned films"
+        engine, "uid:0", bundle_registry.find_bundles(engine, running.active.label), "it turned films"
     )
     with pytest.raises(BundleWithdrawn, match="turned"):
-        watch.still()
+        watch.is_current()
     engine.dispose()

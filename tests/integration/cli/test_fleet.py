@@ -54,8 +54,8 @@ def test_an_archive_is_handed_over_told_of_and_taken_back(
     for waited in (False, True):
         done = preread("backfill", str(archive), "--shard-files", "2", "--population", "children-1-5y")
         assert done.exit_code == 0, done.err
-        assert "3 files in 2 shards" in done.err
-        assert ("waited already" in done.err) is waited
+        assert "3 files queued in 2 shards" in done.err
+        assert ("were queued already" in done.err) is waited
     told = preread("fleet", "status", "--json")
     assert told.exit_code == 1, "nobody does them"
     record = json.loads(told.out)
@@ -65,7 +65,7 @@ def test_an_archive_is_handed_over_told_of_and_taken_back(
     assert str(archive) in preread("fleet", "status").out
     with engine.connect() as connection:
         assert connection.execute(select(schema.root.c.population)).scalar_one() == "children-1-5y"
-    assert "2 shards taken back" in preread("backfill", str(archive), "--cancel").err
+    assert "2 shards removed" in preread("backfill", str(archive), "--cancel").err
     assert preread("fleet", "status", "--json").out == ""
 
 
@@ -77,7 +77,7 @@ def test_an_archive_touches_no_other_root_and_must_be_there(
     Ledger(engine, worker_id="one", lease_s=60).register_root(bytes(archive))
     for folder in (archive / "1", archive.parent):
         done = preread("backfill", str(folder))
-        assert (done.exit_code, "lies in" in done.err) == (2, True)
+        assert (done.exit_code, "is in" in done.err) == (2, True)
     assert preread("backfill", str(archive.parent / "away")).exit_code == 3
     assert preread("backfill", str(archive), "--bundle", "unknown").exit_code == 4
     assert preread("fleet", "status", "--json").out == ""

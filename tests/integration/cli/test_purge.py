@@ -51,11 +51,11 @@ def test_a_patient_is_forgotten_by_what_stands_on_standard_input(here: Any, tmp_
     assert here("purge", "--patient", "-", stdin="P1\n").exit_code == 2  # nobody to ask
     ran = here("purge", "--patient", "-", "--dry-run", stdin="P1\n")
     assert ran.exit_code == 0, ran.err
-    assert "would forget 2 files" in ran.err
+    assert "would delete 2 files" in ran.err
     assert patients(here("results", "--json")) == ["P2", "P2", "P1", "P1"]
     ran = here("purge", "--patient", "-", "--yes", stdin="P1\n")
     assert ran.exit_code == 0, ran.err
-    assert "2 files, 2 contents, 1 previews, 0 readings" in ran.err
+    assert "2 files, 2 contents, 1 previews, 0 reviews" in ran.err
     assert patients(here("results", "--json")) == ["P2", "P2"]
     assert not list((tmp_path / "preread.db-previews").rglob("*.png"))
     assert (tmp_path / "preread.db-forgotten").is_file()

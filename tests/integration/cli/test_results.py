@@ -231,7 +231,7 @@ def test_nothing_matching_is_said_and_is_no_failure(preread: CommandRunner, fill
     "arguments, word",
     [
         (["--since", "lately"], "lately"),
-        (["--json", "--csv"], "exclude"),
+        (["--json", "--csv"], "cannot be combined"),
         (["--answer", "positive"], "positive"),
         (["show", "999"], "999"),
         (["show", "9" * 30], "9223372036854775807"),
@@ -281,8 +281,8 @@ def test_explain_of_an_unknown_path_says_what_is_there(preread: CommandRunner, f
     ran = preread("explain", str(tmp_path / "elsewhere.dcm"))
     assert (ran.exit_code, ran.out) == (1, "")
     assert "No watched folder of this database knows" in ran.err
-    assert "cannot be found" in ran.err
-    assert "in none of the roots of the settings and of this database (1 in all)" in ran.err
+    assert "cannot be accessed" in ran.err
+    assert "in none of the 1 watched folders of the settings and of this" in ran.err
 
 
 @pytest.mark.parametrize("through", ["inbox", "link"])
@@ -294,13 +294,13 @@ def test_explain_of_a_file_in_a_root_that_only_the_database_knows(
     filled.mkdir(exist_ok=True)
     ran = preread("explain", f"{through}/nope.dcm")
     assert (ran.exit_code, ran.out) == (1, "")
-    assert f"It lies in the root {filled}; no scan has met it yet" in ran.err
+    assert f"It is in the watched folder {filled}; no scan has seen it yet" in ran.err
     assert "none of the" not in ran.err
 
 
 @pytest.mark.parametrize(
     "name, why",
-    [("new.dcm", "no scan has met it yet"), (".trash/x.dcm", "begins with a dot"), ("x.part", "still being")],
+    [("new.dcm", "no scan has seen it yet"), (".trash/x.dcm", "begins with a dot"), ("x.part", "still being")],
 )
 def test_explain_of_a_file_that_no_scan_met_says_in_which_root_it_lies(
     preread: CommandRunner, filled: Any, tmp_path: Path, name: Any, why: Any
@@ -311,7 +311,7 @@ def test_explain_of_a_file_that_no_scan_met_says_in_which_root_it_lies(
     path.touch()
     ran = preread("explain", str(path))
     assert ran.exit_code == 1
-    assert "It is there. It lies in the root other" in ran.err
+    assert "It exists. It is in the watched folder other" in ran.err
     assert why in ran.err
 
 

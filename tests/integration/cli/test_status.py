@@ -110,7 +110,7 @@ def test_what_is_meant_is_read_again_and_nothing_else(
     assert ran.exit_code == 0, ran.err
     assert place.ready() == expected
     word = "1 file" if len(expected) == 1 else f"{len(expected)} files"
-    assert f"{word} ready to be read again" in ran.err
+    assert f"{word} ready to be assessed again" in ran.err
     assert "\x1b" not in ran.out + ran.err
 
 
@@ -140,7 +140,7 @@ def test_an_earlier_result_stands_until_the_next_and_is_kept(preread: CommandRun
 def test_a_dry_run_counts_and_changes_nothing(preread: CommandRunner, place: Any) -> None:
     ran = preread("requeue", "--root", str(place.folder), "--dry-run")
     assert ran.exit_code == 0
-    assert "6 files would be read again" in ran.err
+    assert "6 files would be assessed again" in ran.err
     assert "slot_crashed" in ran.out
     assert place.ready() == set()
 
@@ -150,16 +150,16 @@ def test_what_cannot_be_read_again_is_said(preread: CommandRunner, place: Any) -
     place.ledger.absent(place.root_id, [NAMES[1]])
     ran = preread("requeue", str(place.folder / "2026"), "--yes")
     assert ran.exit_code == 1
-    assert "1 file left as they are: ready already" in ran.err
+    assert "1 file left unchanged: already waiting to be assessed" in ran.err
     assert "no longer in the folder" in ran.err
-    assert "no file matches that could be read again" in ran.err
+    assert "no file matches that can be assessed again" in ran.err
 
 
 @pytest.mark.parametrize(
     "arguments, exit_code, says",
     [
-        ([], 2, "say which films"),
-        (["--yes"], 2, "say which films"),
+        ([], 2, "select files with"),
+        (["--yes"], 2, "select files with"),
         (["--state", "ready"], 2, "ready"),
         (["--id", "0"], 2, "greater than or equal to 1"),
         (["--id", "x"], 2, "valid integer"),
@@ -191,7 +191,7 @@ def test_somebody_at_a_terminal_is_asked(
     monkeypatch.setattr("preread.cli.invoking_user.is_interactive", lambda: True)
     ran = preread("requeue", "--code", "locked", stdin=f"{says}\n")
     assert (ran.exit_code, len(place.ready())) == (exit_code, 1 - exit_code)
-    assert "have 1 file read again?" in ran.err
+    assert "assess 1 file again?" in ran.err
     assert ("nothing was changed" in ran.err) == bool(exit_code)
 
 
@@ -209,7 +209,7 @@ def test_the_quarantine_is_listed_with_its_reasons(preread: CommandRunner, place
     assert "3 files" in shown.err
     assert "\x1b" not in shown.out
     preread("quarantine", "release", "--all", "--yes")
-    assert "nothing is quarantined" in preread("quarantine", "list").err
+    assert "no file is quarantined" in preread("quarantine", "list").err
 
 
 def test_one_quarantined_file_in_full(preread: CommandRunner, place: Any) -> None:
@@ -243,7 +243,7 @@ def test_release(preread: CommandRunner, place: Any, arguments: Any, expected: A
 def test_release_by_id_names_what_is_not_quarantined(preread: CommandRunner, place: Any) -> None:
     ran = preread("quarantine", "release", str(place.ids[b"locked.dcm"]), str(place.ids[NAMES[0]]), "--yes")
     assert (ran.exit_code, place.ready()) == (1, {b"locked.dcm"})
-    assert f"{place.ids[NAMES[0]]} is not among the quarantined files" in ran.err
+    assert f"{place.ids[NAMES[0]]} is not among the selected quarantined files" in ran.err
     assert preread("quarantine", "release", "--yes").exit_code == 2
     (story,) = preread("explain", str(place.folder / "locked.dcm"), "--json").records
     assert story["versions"][-1]["transitions"][-1]["why"].startswith("released from quarantine by ")
@@ -253,7 +253,7 @@ def test_release_by_id_names_what_is_not_quarantined(preread: CommandRunner, pla
 
 
 def test_missed_films_are_listed_until_acknowledged(preread: CommandRunner, place: Any) -> None:
-    assert "no film was missed" in preread("missed", "list").err
+    assert "no file was missed" in preread("missed", "list").err
     place.ledger.heartbeat(Pulse(30.0, 1, 1, (RootPulse(place.root_id, moves=True),)))
     place.ledger.observe(place.root_id, [Observation(name, 5, 5) for name in (b"m1\x1b.dcm", b"m2.dcm")])
     place.ledger.absent(place.root_id, [b"m1\x1b.dcm", b"m2.dcm"])
@@ -265,7 +265,7 @@ def test_missed_films_are_listed_until_acknowledged(preread: CommandRunner, plac
     assert "2 files went away before being read" in status.out
     ran = preread("missed", "acknowledge", str(records[0]["id"]), str(place.ids[NAMES[0]]), "--yes")
     assert ran.exit_code == 1
-    assert "is not among the missed films" in ran.err
+    assert "is not among the selected missed files" in ran.err
     assert [record["path"] for record in preread("missed", "list", "--json").records] == ["m2.dcm"]
     assert preread("missed", "acknowledge", "--all").exit_code == 2, "nobody could be asked"
     assert preread("missed", "acknowledge", "--all", "--yes").exit_code == 0
@@ -279,7 +279,7 @@ def test_missed_films_are_listed_until_acknowledged(preread: CommandRunner, plac
 
 
 def test_reconcile_prints_what_differs(preread: CommandRunner, place: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("preread.cli.reconcile._SAID_EVERY_S", 0.0)
+    monkeypatch.setattr("preread.cli.reconcile._PROGRESS_EVERY_S", 0.0)
     clean = preread("reconcile")
     assert (clean.exit_code, clean.out) == (0, "")
     assert f"{place.folder}: 6 files compared" in clean.err

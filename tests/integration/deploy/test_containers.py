@@ -13,7 +13,7 @@ import pytest
 import typer
 import yaml
 
-from preread.cli import settings_page
+from docs._ext import settings_table
 from preread.cli.app import app
 from preread.core import settings
 from preread.core.errors import SettingsError
@@ -47,7 +47,7 @@ def test_the_compose_file_is_one_by_the_specification() -> None:
 def test_the_proxys_file_can_be_read() -> None:
     adapted = checked("caddy", "adapt", "--config", FOLDER / "Caddyfile", "--adapter", "caddyfile")
     assert '"dial":"web:8350"' in adapted
-    assert {row.env: row.default for row in settings_page.describe()}["PREREAD_WEB_PORT"] == "8350"
+    assert {row.env: row.default for row in settings_table.describe()}["PREREAD_WEB_PORT"] == "8350"
 
 
 def test_the_image_is_small_in_rights_and_without_what_trains() -> None:
@@ -62,7 +62,7 @@ def test_the_image_is_small_in_rights_and_without_what_trains() -> None:
 def test_every_service_of_ours_is_read_only_and_calls_what_exists() -> None:
     assert set(OURS) == {"migration", "worker", "web"}
     there = {*commands(typer.main.get_command(app), "preread")}
-    known = {row.env for row in settings_page.describe()}
+    known = {row.env for row in settings_table.describe()}
     for service in OURS.values():
         assert service["read_only"] is True
         assert service["cap_drop"] == ["ALL"]

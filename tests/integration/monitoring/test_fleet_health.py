@@ -69,7 +69,7 @@ class Archive:
 
     def says(self) -> str:
         (archive,) = (root for root in self.look([ARCHIVE]).roots)
-        return status._say_root(archive)
+        return status._root_text(archive)
 
 
 @pytest.fixture
@@ -90,10 +90,12 @@ def test_a_folder_that_only_a_fleet_reads_is_judged_by_its_fleet(archive: Archiv
     assert archive.codes(roots) == {"fleet_idle": WARNS}, "nobody does them, and nobody need watch it"
     archive.process()
     assert archive.codes(roots) == {}
-    assert archive.says().startswith("read by the fleet: 0 of 3 shards done, 1 in hand; 1 processes are at work; last ")
+    assert archive.says().startswith(
+        "processed by the fleet: 0 of 3 shards done, 1 in progress; 1 processes running; last "
+    )
     archive.silence()
     assert archive.codes(roots) == {"fleet_idle": WARNS}
-    assert "1 in hand, 1 of them stalled; 0 processes" in archive.says()
+    assert "1 in progress, 1 of them stalled; 0 processes" in archive.says()
     archive.process(2)
     archive.end()
     assert archive.codes(roots) == {}

@@ -310,7 +310,7 @@ def test_heads_are_read_from_lines_of_any_log(keyed: Films, tmp_path: Path, monk
     assert audit_command._heads(None, str(tmp_path / "journal"), []) == [head, other, other]
     monkeypatch.setattr("sys.stdin", io.StringIO(lines[1]))
     assert audit_command._heads(str(other), "-", []) == [other, head]
-    with pytest.raises(UsageError, match="holds no line"):
+    with pytest.raises(UsageError, match="contains no line"):
         audit_command._heads(None, os.devnull, [])
     program = tmp_path / "journalctl"
     program.write_text(f"#!/bin/sh\ncat {tmp_path / 'journal'}\n")

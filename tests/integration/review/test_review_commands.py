@@ -91,7 +91,7 @@ def test_users_are_added_changed_disabled_and_listed(films_here: Films, preread:
     ]
     assert "password" not in preread("users", "list").out
     verified = preread("audit", "verify")
-    assert verified.out.startswith("the audit trail is whole: 9 rows, 9 with a key")
+    assert verified.out.startswith("the audit trail is unchanged: 9 rows, 9 with a key")
     assert preread("audit", "verify", "--journal", os.devnull).code == 2
 
 
@@ -164,7 +164,7 @@ def test_the_worklist_is_read_signed_and_exported_by_command(films_here: Films, 
     folder = tmp_path / "images"
     exported = preread("review", "export", "--images", str(folder))
     assert exported.code == 1
-    assert f"film {refused} is left out" in exported.err
+    assert f"image {refused} is left out" in exported.err
     rows = list(csv.DictReader(io.StringIO(exported.out)))
     assert [row["label"] for row in rows] == ["PNEUMONIA", "ABSENT"]
     assert not {"P1", "P2"} & {row["patient"] for row in rows}
@@ -224,7 +224,7 @@ def test_what_is_open_to_others_is_named(films_here: Films, preread: Shell) -> N
     assert database is not None
     assert key is not None
     database.chmod(0o600)
-    assert "no other user reads" in preread("check").out
+    assert "no other user can read" in preread("check").out
     for path, mode in ((database, 0o666), (key, 0o640)):
         path.chmod(mode)
         assert f"{path} ({mode:o})" in preread("check").out
@@ -248,4 +248,4 @@ def test_an_address_that_is_taken_is_told(
         port = str(taken.getsockname()[1])
         answer = preread("web", "--port", port)
     assert answer.code == 3
-    assert "nobody can sign in yet" in answer.err
+    assert "no user exists yet" in answer.err

@@ -16,7 +16,7 @@ from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from preread.admin import bundle_registry
-from preread.cli import in_use
+from preread.cli.bundle_health import with_bundle_problem
 from preread.core import settings
 from preread.core.errors import DatabaseAway, FileLocked, SettingsError, ShareDown
 from preread.core.types import Answer, RefusalCode, Role
@@ -54,7 +54,7 @@ def test_the_page_says_that_no_worker_can_start_for_its_bundle(
     films_here.person("ada")
     film = films_here.add("a.dcm", Answer.FLAGGED)
     bundle_registry.activate(films_here.engine, "uid:0", stub_bundle)
-    extend_report = partial(in_use.judged, settings.load(), films_here.engine)
+    extend_report = partial(with_bundle_problem, settings.load(), films_here.engine)
     browser = Browser(films_here, extend_report=extend_report).sign_in()
     assert "cannot run, since its model is not to be had" in browser.get("/worklist").words
     assert "pneumonia flagged" in browser.get(f"/films/{film}").words.lower()

@@ -13,7 +13,9 @@ import pytest
 
 from preread.cli import output, roots
 from preread.cli.app import LevelName
-from preread.cli.times import since
+from preread.cli.messages import print_message
+from preread.cli.progress import progress
+from preread.cli.results import parse_time
 from preread.core.errors import UsageError
 from preread.core.settings import LogLevel
 from preread.core.text import wording
@@ -106,10 +108,10 @@ class Terminal(io.StringIO):
 def test_a_bar_is_shown_on_a_terminal_and_data_stays_on_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Terminal())
     monkeypatch.setattr(sys, "stdout", io.StringIO())
-    with output.progress("assessing", lambda: 2, printing=True) as step:
+    with progress("assessing", lambda: 2, printing=True) as step:
         output.print_json({"path": "a"})
         step()
-        output.say("b: is gone")
+        print_message("b: is gone")
         step()
     assert "assessing" in sys.stderr.getvalue()
     assert "b: is gone" in sys.stderr.getvalue()
@@ -120,7 +122,7 @@ def test_a_bar_is_shown_on_a_terminal_and_data_stays_on_standard_output(monkeypa
 def test_no_bar_in_a_pipe_or_between_printed_records(monkeypatch: pytest.MonkeyPatch, err: Any, out: Any) -> None:
     monkeypatch.setattr(sys, "stderr", err())
     monkeypatch.setattr(sys, "stdout", out())
-    with output.progress("assessing", lambda: pytest.fail("nobody needs the count"), printing=True) as step:
+    with progress("assessing", lambda: pytest.fail("nobody needs the count"), printing=True) as step:
         step()
     assert sys.stderr.getvalue() == ""
 
@@ -139,21 +141,21 @@ NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)
     ],
 )
 def test_a_duration_counts_back_from_now(text: Any, ago: Any) -> None:
-    assert since(text, NOW) == NOW - ago
+    assert parse_time(text, NOW) == NOW - ago
 
 
 def test_a_time_with_an_offset_is_that_time() -> None:
-    assert since("2026-03-31T14:00+02:00", NOW) == NOW
+    assert parse_time("2026-03-31T14:00+02:00", NOW) == NOW
 
 
 def test_a_time_without_an_offset_is_local() -> None:
-    assert since("2026-03-31", NOW) == datetime(2026, 3, 31).astimezone()
+    assert parse_time("2026-03-31", NOW) == datetime(2026, 3, 31).astimezone()
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2", "h", "-2h", "999999w", "2026-13-01", "2026-03-31T25:00"])
 def test_what_is_no_time_is_refused(text: Any) -> None:
-    with pytest.raises(UsageError, match="is no time"):
-        since(text, NOW)
+    with pytest.raises(UsageError, match="invalid time"):
+        parse_time(text, NOW)
 
 
 def test_predictive_values_are_said_without_a_word_for_health_or_a_certainty() -> None:

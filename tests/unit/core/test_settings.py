@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from preread.cli.settings_page import describe
+from docs._ext.settings_table import describe
 from preread.core.addresses import parse_listen_address
 from preread.core.errors import SettingsError
 from preread.core.settings import PREFIX, Settings, load

@@ -1,4 +1,4 @@
-"""``preread alarm``: mail or a webhook when something is critical, for sites without monitoring."""
+"""``preread alarm``: alerts by mail or webhook."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from ipaddress import ip_address
 
 import typer
 
-from preread.cli import context as door
-from preread.cli import in_use, output
+from preread.cli import output
+from preread.cli.bundle_health import with_bundle_problem
+from preread.cli.context import open_database, read_settings
+from preread.cli.messages import print_message
 from preread.core.errors import AlarmNotSent, SettingsError
 from preread.core.settings import Settings
 from preread.monitoring import alarm, health
@@ -29,20 +31,21 @@ def watch(context: typer.Context) -> None:
     Checks what `preread status` checks until SIGTERM. Sends one message when something becomes critical, and one when
     everything is well again.
 
-    A process of its own, so that it can tell of a worker that is dead; one for each database is enough. The roots are
-    those of the settings, else those of the workers in the database. Messages name problems, never a film or a folder.
+    It is a separate process, so that it can report a dead worker; one process per database is enough. The watched
+    folders are those of the settings, else those of the workers in the database. Messages name problems, never an image
+    or a folder.
 
-    Exit code: 0 when it was told to stop; 2 when no mail server and no webhook is set, or the database's schema does
-    not fit; 3 when the database is away at the start.
+    Exit code: 0 when stopped by a signal; 2 if no mail server and no webhook is set, or the database's schema does not
+    fit; 3 if the database is not available at the start.
     """
-    settings = door.read_settings(context, quiet=False)
-    ways = _channels(settings)
-    engine = door.open_database(settings)
+    settings = read_settings(context, quiet=False)
+    channels = _channels(settings)
+    engine = open_database(settings)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     watcher = alarm.Watch(
-        ways,
+        channels,
         site=socket.gethostname(),
         after_s=settings.alarm_after_s,
         told=alarm.load_notified(engine),
@@ -53,7 +56,7 @@ def watch(context: typer.Context) -> None:
 
     def probe() -> health.Health:
         found = health.report(engine, roots=roots, scan_interval_s=settings.scan_interval_s, states=())
-        return in_use.judged(settings, engine, found)
+        return with_bundle_problem(settings, engine, found)
 
     try:
         alarm.run(watcher, probe, stop, time.monotonic)
@@ -65,28 +68,28 @@ def watch(context: typer.Context) -> None:
 def test(context: typer.Context) -> None:
     """Send a test message on every configured channel.
 
-    Exit code: 0 when each was taken; 1 when one was not; 2 when none is set.
+    Exit code: 0 if every channel accepted the message; 1 if one did not; 2 if none is configured.
     """
     failed = False
-    settings = door.read_settings(context)
-    news = Message((), (), socket.gethostname(), datetime.now(UTC), trial=True, page=_page(settings))
-    for way in _channels(settings):
+    settings = read_settings(context)
+    message = Message((), (), socket.gethostname(), datetime.now(UTC), trial=True, page=_page(settings))
+    for channel in _channels(settings):
         try:
-            way.send(news)
+            channel.send(message)
         except AlarmNotSent as error:
             failed = True
-            output.say(f"{way.name}: {error} [{error.code}]")
-            output.say(f"  {error.hint}")
+            print_message(f"{channel.name}: {error} [{error.code}]")
+            print_message(f"  {error.hint}")
         else:
-            output.print_text(f"{way.name}: taken")
+            output.print_text(f"{channel.name}: accepted")
     if failed:
         raise typer.Exit(1)
 
 
 def _page(settings: Settings) -> str:
-    """Return the address of the doctors' page, where the settings tell one that other machines can open.
+    """Return the URL of the page for other machines, or an empty string.
 
-    Behind a proxy, or on every address of this machine, they do not.
+    The settings do not name it behind a proxy, or if the page listens on every address.
     """
     host = settings.web_host
     try:
@@ -103,7 +106,7 @@ def _page(settings: Settings) -> str:
 def _channels(settings: Settings) -> list[Channel]:
     to = [address.strip() for address in (settings.alarm_mail_to or "").split(",") if address.strip()]
     if (settings.alarm_mail_server is None) != (not to):
-        raise SettingsError("PREREAD_ALARM_MAIL_SERVER and PREREAD_ALARM_MAIL_TO are needed both")
+        raise SettingsError("PREREAD_ALARM_MAIL_SERVER and PREREAD_ALARM_MAIL_TO must both be set")
     found = alarm.channels(
         mail_server=settings.alarm_mail_server,
         mail_to=to,
@@ -112,7 +115,7 @@ def _channels(settings: Settings) -> list[Channel]:
     )
     if not found:
         raise SettingsError(
-            "no way to tell anybody is set: PREREAD_ALARM_MAIL_SERVER with PREREAD_ALARM_MAIL_TO, or "
+            "no channel is configured: set PREREAD_ALARM_MAIL_SERVER and PREREAD_ALARM_MAIL_TO, or "
             "PREREAD_ALARM_WEBHOOK"
         )
     return found

@@ -15,7 +15,7 @@ LevelName = Literal["debug", "info", "warning", "error"]
 
 
 class CommandTable(LazyGroup):
-    """The commands of ``preread``; a test compares the help lines with those of the commands."""
+    """Commands of ``preread``; each help line equals that of the command."""
 
     entries = (
         CommandEntry("run", "preread.cli.run:run", "Watch folders, assess new images and store the results."),

@@ -1,104 +1,142 @@
-"""``preread assess``: what the bundle says of these files, without a database."""
+"""``preread assess``: assess files without a database."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from preread.cli import context as door
-from preread.cli import in_use, output
+from preread.cli import output
+from preread.cli.context import read_settings
+from preread.cli.messages import print_message
+from preread.cli.progress import progress
 from preread.cli.roots import PopulationName
+from preread.cli.selected_bundles import bundle_selection
+from preread.cli.selection_options import format_file_count
 from preread.core.errors import UsageError
 from preread.core.settings import Settings
 from preread.core.text.escaping import display_path
 from preread.core.text.wording import caveat_codes, caveat_notes, format_finding, predictive_value_notes
 from preread.core.types import Caveat, Declared, Finding, Outcome, Population, RootSpec
 from preread.imaging.radiograph import Limits
-from preread.model import bundles
 from preread.runner.assess_files import FileResult, Processes, assess_files, find_files
 
 
 def assess(
     context: typer.Context,
-    paths: Annotated[list[str], typer.Argument(metavar="FILE_OR_DIR...", help="films, and folders of films")],
-    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record a file")] = False,
+    paths: Annotated[list[str], typer.Argument(metavar="FILE_OR_DIR...", help="files, and folders of files")],
+    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record per file")] = False,
     population: Annotated[
         PopulationName | None,
         typer.Option(
-            help="what is declared of films whose tags do not say it; default: what the settings declare of the root "
-            "that holds them, else undeclared"
+            help="population of the images; default: the population of the watched folder that contains them, else "
+            "undeclared"
         ),
     ] = None,
     bundle: Annotated[str | None, typer.Option(help="bundle to use; default: the setting PREREAD_BUNDLE")] = None,
 ) -> None:
     """Assess files immediately, without a database.
 
-    Where no tag tells the patient's age, 1 to 5 years is assumed and the caveat age_assumed says so, unless the root
-    that holds the film, or --population, declares it.
+    If an image does not state the patient's age, 1 to 5 years is assumed with the caveat age_assumed, unless the
+    watched folder that contains the file, or --population, declares the age.
 
-    Films are read in processes of their own, PREREAD_SLOTS at once, with a deadline and a memory limit: a film that
-    ends its process is named slot_crashed, slot_deadline or slot_memory, and the others get their answers.
+    Images are read in PREREAD_SLOTS confined processes with a deadline and a memory limit. An image that ends its
+    process gets the code slot_crashed, slot_deadline or slot_memory, and the others are assessed.
 
-    Exit code: 0 when every file was assessed, refused or found unreadable for what is in it; 1 when a path does not
-    exist or may not be read, when a film ended its process, or when there was no file at all.
+    Exit code: 0 if every file was assessed, refused, or unreadable because of its content; 1 if a path does not exist
+    or cannot be read, if an image ended its process, or if there was no file.
     """
-    settings = door.read_settings(context)
+    settings = read_settings(context)
 
-    chosen = bundles.load(bundles.resolve(in_use.named(settings, bundle or settings.bundle)))
+    chosen = bundle_selection(settings).load_named(bundle or settings.bundle)
     assumed, why = _declared(settings, paths, population)
     declared = Declared(population=assumed, assume_age=True)
     limits = Limits(max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels)
     processes = Processes(
         settings.slots, settings.deadline_s, settings.slot_memory_bytes, limits, settings.require_confinement
     )
-    counts: Counter[Outcome] = Counter()
-    codes: dict[Outcome, Counter[str]] = {}
-    not_judged = 0
-    caveats: set[Caveat] = set()
-    rows = []
-    answered: set[tuple[str, Finding]] = set()
+    tally = _Tally()
     with (
-        output.progress("assessing", lambda: sum(1 for _ in find_files(paths)), printing=json) as step,
+        progress("assessing", lambda: sum(1 for _ in find_files(paths)), printing=json) as step,
         contextlib.closing(assess_files(paths, chosen, declared, processes, settings.roots)) as results,
     ):
         for result in results:
-            counts[result.outcome] += 1
-            codes.setdefault(result.outcome, Counter()).update([result.code] if result.code else [])
+            tally.count(result)
             if not result.judged:
-                not_judged += 1
-                output.say(f"{os.fsencode(result.path).decode('utf-8', 'surrogateescape')}: {result.reason}")
+                print_message(f"{os.fsencode(result.path).decode('utf-8', 'surrogateescape')}: {result.reason}")
             if json:
                 output.print_json(result.to_json())
             else:
-                rows.append(_row(result))
-                caveats.update(result.caveats)
-                answered.update((result.bundle, finding) for finding in result.findings)
+                tally.add_row(result)
             step()
-    if rows:
-        columns = ("file", "outcome", "what it says", "caveats", "ms")
-        notes = (*predictive_value_notes(answered), *caveat_notes(caveats))
-        output.print_table(columns, rows, notes=notes)
-    if counts.total() and population is None:
-        output.say(f"population {assumed.value}: {why}")
-    _summarise(counts, codes, chosen.label)
-    if not_judged or not counts.total():
+    tally.print_table()
+    if tally.files and population is None:
+        print_message(f"population {assumed.value}: {why}")
+    print_message(f"{tally.summary()}; bundle {chosen.label}" if tally.files else "no file found")
+    if tally.not_judged or not tally.files:
         raise typer.Exit(1)
 
 
+class _Tally:
+    """Counts of outcomes and codes, and the rows of the table."""
+
+    def __init__(self) -> None:
+        self.not_judged = 0
+        self._codes: dict[Outcome, Counter[str | None]] = {}
+        self._rows: list[tuple[str, ...]] = []
+        self._caveats: set[Caveat] = set()
+        self._answered: set[tuple[str, Finding]] = set()
+
+    @property
+    def files(self) -> int:
+        """Number of results."""
+        return sum(codes.total() for codes in self._codes.values())
+
+    def count(self, result: FileResult) -> None:
+        """Count a result by outcome and code."""
+        self._codes.setdefault(result.outcome, Counter())[result.code] += 1
+        self.not_judged += not result.judged
+
+    def add_row(self, result: FileResult) -> None:
+        """Add a result to the table."""
+        self._rows.append(_row(result))
+        self._caveats.update(result.caveats)
+        self._answered.update((result.bundle, finding) for finding in result.findings)
+
+    def print_table(self) -> None:
+        """Print the table, if it has rows."""
+        if self._rows:
+            columns = ("file", "outcome", "result", "caveats", "ms")
+            notes = (*predictive_value_notes(self._answered), *caveat_notes(self._caveats))
+            output.print_table(columns, self._rows, notes=notes)
+
+    def summary(self) -> str:
+        """Return the number of files, and of each outcome with its codes."""
+        outcomes = []
+        for outcome, codes in sorted(self._codes.items()):
+            why = ", ".join(f"{code} {times}" for code, times in codes.most_common() if code)
+            outcomes.append(f"{codes.total()} {outcome.value}{f' ({why})' if why else ''}")
+        return f"{format_file_count(self.files)}: {', '.join(outcomes)}"
+
+
 def _declared(settings: Settings, paths: Sequence[str], named: PopulationName | None) -> tuple[Population, str]:
-    """Return what is declared of these files, and why it is that.
+    """Return the population of these files, and its source in words.
+
+    Args:
+        settings: declare the populations of the watched folders.
+        paths: the files and folders.
+        named: value of ``--population``, or ``None``.
 
     Raises:
-        UsageError: they lie in roots that declare different populations.
+        UsageError: the files lie in watched folders with different populations.
     """
     if named is not None:
-        return Population(named), "said by --population"
+        return Population(named), "from --population"
     found: dict[Population, str] = {}
     for path in paths:
         places = {Path(os.path.abspath(path)), Path(os.path.realpath(path))}
@@ -110,12 +148,12 @@ def _declared(settings: Settings, paths: Sequence[str], named: PopulationName | 
         said = holding[0].population if holding else Population.UNDECLARED
         found.setdefault(said, str(holding[0].path) if holding else "")
     if len(found) > 1:
-        kinds = ", ".join(f"{kind.value} ({root or 'in no root of the settings'})" for kind, root in found.items())
-        raise UsageError(f"these files lie under different declarations: {kinds}; say which with --population")
+        kinds = ", ".join(f"{kind.value} ({root or 'in no watched folder'})" for kind, root in found.items())
+        raise UsageError(f"these files have different declared populations: {kinds}; choose one with --population")
     ((kind, root),) = found.items()
     if root:
-        return kind, f"declared by the settings of the root {root}; --population says another"
-    return kind, "no root of the settings holds these files; --population says what is known of them"
+        return kind, f"declared for the watched folder {root}; --population overrides it"
+    return kind, "these files are in no watched folder of the settings; --population declares one"
 
 
 def _places_of(root: RootSpec) -> tuple[str, str]:
@@ -123,23 +161,11 @@ def _places_of(root: RootSpec) -> tuple[str, str]:
 
 
 def _row(result: FileResult) -> tuple[str, ...]:
-    says = "; ".join(map(format_finding, result.findings)) if result.findings else f"{result.code}: {result.reason}"
+    text = "; ".join(map(format_finding, result.findings)) if result.findings else f"{result.code}: {result.reason}"
     return (
         display_path(os.fsencode(result.path)),
         result.outcome.value,
-        says,
+        text,
         caveat_codes(result.caveats),
         f"{result.ms:.0f}",
     )
-
-
-def _summarise(counts: Counter[Outcome], codes: Mapping[Outcome, Counter[str]], bundle: str) -> None:
-    if not counts.total():
-        output.say("no file was found")
-        return
-    outcomes = []
-    for outcome, count in sorted(counts.items()):
-        why = ", ".join(f"{code} {times}" for code, times in codes[outcome].most_common())
-        outcomes.append(f"{count} {outcome.value}{f' ({why})' if why else ''}")
-    files = "1 file" if counts.total() == 1 else f"{counts.total()} files"
-    output.say(f"{files}: {', '.join(outcomes)}; bundle {bundle}")

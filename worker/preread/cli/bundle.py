@@ -1,12 +1,11 @@
-"""``preread bundle``: list, verify, choose, compare and withdraw model bundles."""
+"""``preread bundle``: list, verify, choose and withdraw model bundles."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from sqlalchemy import Engine
@@ -14,12 +13,15 @@ from sqlalchemy import Engine
 from preread.admin import bundle_comparison, bundle_recall, bundle_registry
 from preread.admin.bundle_comparison import QUANTILES, Comparison
 from preread.admin.bundle_recall import RecalledImage
-from preread.admin.bundle_registry import KnownBundle, Selection
-from preread.cli import context as door
-from preread.cli import in_use, output, self_check
+from preread.admin.bundle_registry import KnownBundle
+from preread.admin.bundle_selection import InstalledBundle
+from preread.cli import output, self_check
+from preread.cli.context import command_database, read_settings
+from preread.cli.formatting import local_time, patient_label, result_text
 from preread.cli.invoking_user import YES_OPTION, actor, confirmed
-from preread.cli.views import local, patient, says
-from preread.core.errors import BundleError, BundleMissing, PrereadError, SettingsError, UsageError
+from preread.cli.messages import print_message
+from preread.cli.selected_bundles import added_bundle_folder, bundle_selection, selection_if_database
+from preread.core.errors import BundleError, SettingsError, UsageError
 from preread.core.settings import Settings
 from preread.core.text.wording import format_percent, format_predictive_values
 from preread.core.types import JSONObject
@@ -29,9 +31,9 @@ from preread.model.bundles import CARD_FILE, Bundle, Manifest
 from preread.review.results import format_acquired
 
 app = typer.Typer(help="List, add, activate and withdraw model bundles.", no_args_is_help=True)
-# Their sensitivity is that of all films with the finding, and an accuracy over both says neither.
-_SAYS_NOTHING_OF_CONFLICT_NORMALS = frozenset({"accuracy", "sensitivity"})
-# Tables, which read better there; the manifest (`--json`) has them all.
+# Their sensitivity is that of all images with the finding, and an accuracy over both is not informative.
+_MEANINGLESS_FOR_CONFLICT_NORMALS = frozenset({"accuracy", "sensitivity"})
+# Tables, which are more readable in the card; the manifest (`--json`) has them all.
 _IN_THE_CARD = frozenset(
     {
         "answers",
@@ -47,75 +49,53 @@ _IN_THE_CARD = frozenset(
 )
 _NAME = typer.Argument(help="a name, name/version or a folder; default: the setting PREREAD_BUNDLE, else the newest")
 
-_Name = Annotated[str, typer.Argument(metavar="NAME/VERSION", help="as `preread bundle list` prints it")]
+_Name = Annotated[str, typer.Argument(metavar="NAME/VERSION", help="as printed by `preread bundle list`")]
 _CHANGES_SHOWN = 50
 
 
 @app.command("list")
 def list_bundles(
     context: typer.Context,
-    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record a bundle")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record per bundle")] = False,
 ) -> None:
     """List the installed bundles and their state.
 
     The state is in use, shadow, withdrawn or damaged.
 
-    Exit code: 0 when all are whole; 4 when one is damaged, none is installed, or the one in use is not here.
+    Exit code: 0 if all are whole; 4 if one is damaged, none is installed, or the one in use is not on this machine.
     """
-    settings = door.read_settings(context)
-
-    folder = in_use.added_folder(settings)
-    now = _standing(settings)
-    chosen = None if now is None or now.active is None or settings.bundle is not None else now.active.bundle
-    used = _tried(partial(bundles.resolve, settings.bundle if chosen is None else chosen.label, folder))
-    paths = bundles.all_installed(folder)
-    if isinstance(used, Path) and used not in paths:
-        paths.append(used)
-    if not paths:
-        raise BundleMissing("no bundle is installed")
-    damaged = False
-    rows = []
-    for path in paths:
-        found = _tried(partial(bundles.load, path))
-        damaged = damaged or isinstance(found, BundleError)
-        state = str(found) if isinstance(found, BundleError) else "whole"
-        intended = "" if isinstance(found, BundleError) else found.manifest.intended_use.statement
-        label = f"{path.parent.name}/{path.name}" if isinstance(found, BundleError) else found.label
-        known = None if now is None or isinstance(found, BundleError) else now.bundles.get(found.digest)
-        withdrawn = None if known is None else known.withdrawn
-        tried = now is not None and now.shadow is not None and known is not None and now.shadow.bundle == known
-        role = "in use" if path == used else "shadow" if tried else ""
-        if withdrawn is not None:
-            role = f"WITHDRAWN: {withdrawn}"
-        if json:
-            output.print_json(
-                {
-                    "bundle": label,
-                    "path": str(path),
-                    "in_use": path == used,
-                    "shadow": tried,
-                    "withdrawn": withdrawn,
-                    "whole": state == "whole",
-                    "state": state,
-                }
-            )
-        rows.append((label, role, state, intended))
-    lacking = isinstance(used, BundleMissing)
-    if lacking:
-        label = settings.bundle if chosen is None else chosen.label
-        state = "not on this machine"
-        rows.append((label or "", "in use", state, ""))
-        if json:
-            record = {"bundle": label, "path": None, "in_use": True, "shadow": False, "withdrawn": None}
-            output.print_json({**record, "whole": False, "state": state})
-    if not json:
+    with selection_if_database(read_settings(context)) as selection:
+        inventory = selection.inventory()
+    if json:
+        for bundle in inventory.bundles:
+            output.print_json(_to_json(bundle))
+    else:
+        rows = ((b.label, _role(b), b.fault or "whole", b.intended_use) for b in inventory.bundles)
         output.print_table(("bundle", "role", "state", "intended use"), rows)
-        if now is not None and now.active is not None:
-            output.say(f"chosen by {now.active.actor} at {now.active.at:%Y-%m-%d %H:%M} UTC")
-    if lacking:
-        output.say(str(used))
-    if damaged or lacking:
+        if (last := inventory.activation) is not None:
+            print_message(f"activated by {last.actor} at {last.at:%Y-%m-%d %H:%M} UTC")
+    if inventory.missing is not None:
+        print_message(str(inventory.missing))
+    if any(bundle.fault for bundle in inventory.bundles):
         raise typer.Exit(BundleError.exit_code)
+
+
+def _role(bundle: InstalledBundle) -> str:
+    if bundle.withdrawn is not None:
+        return f"WITHDRAWN: {bundle.withdrawn}"
+    return "in use" if bundle.in_use else "shadow" if bundle.shadow else ""
+
+
+def _to_json(bundle: InstalledBundle) -> JSONObject:
+    return {
+        "bundle": bundle.label or None,
+        "path": None if bundle.path is None else str(bundle.path),
+        "in_use": bundle.in_use,
+        "shadow": bundle.shadow,
+        "withdrawn": bundle.withdrawn,
+        "whole": bundle.fault is None,
+        "state": bundle.fault or "whole",
+    }
 
 
 @app.command("show")
@@ -126,7 +106,8 @@ def show(
     card: Annotated[bool, typer.Option("--card", help="print the model card (Markdown)")] = False,
 ) -> None:
     """Show a bundle's intended use, thresholds and metrics."""
-    loaded = _load(context, name)
+    settings = read_settings(context)
+    loaded = bundle_selection(settings).load_named(name or settings.bundle)
 
     if card:
         for line in (loaded.path / CARD_FILE).read_text(encoding="utf-8").splitlines():
@@ -134,25 +115,25 @@ def show(
     elif json:
         output.print_json(_read_manifest(loaded))
     else:
-        output.print_pairs(_pairs(loaded.manifest, loaded.digest))
+        output.print_pairs(_manifest_pairs(loaded.manifest, loaded.digest))
 
 
 @app.command("verify")
 def verify(context: typer.Context, name: Annotated[str | None, _NAME] = None) -> None:
     """Verify a bundle's files and its outputs on this machine.
 
-    Compares every file with its hash in the manifest, and the outputs on the golden vectors with the recorded ones.
+    Compares every file with its hash in the manifest, and the outputs on this machine with the reference outputs.
 
-    Exit code: 0 when all agrees; 4 when not.
+    Exit code: 0 if everything matches; 4 if not.
     """
-    settings = door.read_settings(context)
+    settings = read_settings(context)
 
-    path = bundles.resolve(name or settings.bundle, in_use.added_folder(settings))
+    path = bundles.resolve(name or settings.bundle, added_bundle_folder(settings))
     classifier, difference = self_check.load_checked(str(path))
     loaded = classifier.bundle
     output.print_text(
-        f"{loaded.label} is whole: {len(loaded.manifest.files)} files have their hashes; golden vectors differ by at "
-        f"most {difference:.2g} in logit, {loaded.manifest.golden_tolerance:g} is allowed"
+        f"{loaded.label} is whole: {len(loaded.manifest.files)} files match their hashes; the outputs differ "
+        f"from the reference outputs by at most {difference:.2g} in logit (limit {loaded.manifest.golden_tolerance:g})"
     )
 
 
@@ -163,19 +144,20 @@ def add(
 ) -> None:
     """Add a bundle.
 
-    Its files, its outputs on the golden vectors and its preprocessing are checked on this machine first.
+    Its files, reference outputs and preprocessing are checked on this machine first.
 
-    It is in use only once it is activated.
+    It is used only after it is activated.
 
-    Exit code: 0, also when it is there already; 2 when another of this name is; 4 when it may not be used.
+    Exit code: 0, also if it is installed already; 2 if a different bundle with this name and version is; 4 if it cannot
+    be used.
     """
-    settings = door.read_settings(context)
+    settings = read_settings(context)
 
-    folder = in_use.added_folder(settings)
+    folder = added_bundle_folder(settings)
     if folder is None:
-        raise SettingsError("with Postgres a folder for added bundles must be named: PREREAD_BUNDLE_DIR")
+        raise SettingsError("with Postgres a folder for added bundles must be set: PREREAD_BUNDLE_DIR")
     added = bundles.add(path, folder, lambda part: self_check.load_checked(str(part.path)))
-    output.say(f"{added.label} lies in {added.path}; `preread bundle activate {added.label}` puts it to use")
+    print_message(f"{added.label} was added as {added.path}; activate it with `preread bundle activate {added.label}`")
 
 
 @app.command("activate")
@@ -184,85 +166,85 @@ def activate(context: typer.Context, name: _Name) -> None:
 
     Existing results stay, and their images are not assessed again.
 
-    Workers change over between two films, within seconds.
+    Workers switch between two images, within seconds.
 
-    Exit code: 0; 2 when the setting PREREAD_BUNDLE decides; 4 when the bundle is missing, damaged or withdrawn.
+    Exit code: 0; 2 if the setting PREREAD_BUNDLE is set; 4 if the bundle is missing, damaged or withdrawn.
     """
-    settings = door.read_settings(context)
+    settings = read_settings(context)
 
     _refuse_setting(settings)
-    with door.database(context) as engine:
-        chosen = _load_named(settings, name)
+    with command_database(context) as engine:
+        chosen = bundle_selection(settings).load_named(name)
         self_check.load_checked(str(chosen.path))
         bundle_registry.activate(engine, actor(), chosen)
-    output.say(f"{chosen.label} is in use; results that are there keep the bundle that they name")
+    print_message(f"{chosen.label} is in use; existing results keep the name of their bundle")
 
 
 @app.command("rollback")
 def rollback(context: typer.Context) -> None:
     """Activate the bundle that was in use before.
 
-    Exit code: 0; 2 when none was ever activated or the setting PREREAD_BUNDLE decides; 4 when it is missing or damaged.
+    Exit code: 0; 2 if none was ever activated or the setting PREREAD_BUNDLE is set; 4 if it is missing or damaged.
     """
-    settings = door.read_settings(context)
+    settings = read_settings(context)
 
     _refuse_setting(settings)
-    with door.database(context) as engine:
+    with command_database(context) as engine:
         bundle_registry.rollback(engine, actor())
-        label = in_use.load(settings, engine).bundle.label
-    output.say(f"{label} is in use again; results that are there keep the bundle that they name")
+        label = bundle_selection(settings, engine).load().active.label
+    print_message(f"{label} is in use again; existing results keep the name of their bundle")
 
 
 @app.command("shadow")
 def shadow(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(metavar="NAME/VERSION", help="the bundle to try")] = None,
-    off: Annotated[bool, typer.Option("--off", help="end it; what it said stays for `compare`")] = False,
+    name: Annotated[str | None, typer.Argument(metavar="NAME/VERSION", help="the second bundle")] = None,
+    off: Annotated[bool, typer.Option("--off", help="stop it; its results stay for `compare`")] = False,
 ) -> None:
     """Let a second bundle assess the same images, unseen.
 
     Its results are stored but shown nowhere.
 
-    `preread bundle compare` says how it differs. Each film is read a second time when no film waits. That is done by
+    `preread bundle compare` shows how they differ. Each image is assessed a second time when no image waits: by
     `preread run` while it watches (not with --once), and by `preread fleet work` at the end of each shard.
 
-    Exit code: 0; 2 unless either a bundle or --off is named; 4 when the bundle is missing, damaged or withdrawn.
+    Exit code: 0; 2 if not exactly one of bundle and --off is given; 4 if the bundle is missing, damaged or withdrawn.
     """
-    settings = door.read_settings(context)
+    settings = read_settings(context)
 
     if (name is None) != off:
-        raise UsageError("name the bundle that is to work in the shadow, or say --off")
-    with door.database(context) as engine:
+        raise UsageError("name the shadow bundle, or give --off")
+    with command_database(context) as engine:
         chosen = None
         if name is not None:
-            chosen = _load_named(settings, name)
-            if chosen.digest == in_use.load(settings, engine).bundle.digest:
-                raise UsageError(f"{chosen.label} is in use already")
+            chosen = bundle_selection(settings).load_named(name)
+            if chosen.digest == bundle_selection(settings, engine).load().active.digest:
+                raise UsageError(f"{chosen.label} is in use already: name another bundle")
             self_check.load_checked(str(chosen.path))
         bundle_registry.select_shadow(engine, actor(), chosen)
-    output.say("no bundle works in the shadow" if chosen is None else f"{chosen.label} works in the shadow")
+    print_message("no shadow bundle is used" if chosen is None else f"{chosen.label} is the shadow bundle")
 
 
 @app.command("compare")
 def compare(
     context: typer.Context,
     first: Annotated[str, typer.Argument(metavar="A", help="NAME/VERSION, such as the bundle in use")],
-    second: Annotated[str, typer.Argument(metavar="B", help="NAME/VERSION, such as the one in the shadow")],
+    second: Annotated[str, typer.Argument(metavar="B", help="NAME/VERSION, such as the shadow bundle")],
     json: Annotated[
-        bool, typer.Option("--json", help="print JSON Lines: the counts, then each film that changes sides")
+        bool, typer.Option("--json", help="print JSON Lines: the counts, then each image with different results")
     ] = False,
 ) -> None:
     """Compare the results of two bundles.
 
     Shows agreement, shift of the probability, and the images with different results.
 
-    Exit code: 0; 1 when there is no film of which both spoke; 2 when a bundle is unknown.
+    Exit code: 0; 1 if there is no image with results of both; 2 if a bundle is unknown.
     """
-    with door.database(context) as engine:
-        ids = [[one.bundle_id for one in bundle_registry.find_bundles(engine, name)] for name in (first, second)]
+    with command_database(context) as engine:
+        ids = [[known.bundle_id for known in bundle_registry.find_bundles(engine, name)] for name in (first, second)]
         found = bundle_comparison.compare(engine, *ids)
     if not found.contents:
-        output.say(f"there is no film of which both {first} and {second} spoke: `preread bundle shadow` makes some")
+        print_message(f"no image has results of both {first} and {second}: use `preread bundle shadow`")
         raise typer.Exit(1)
     if json:
         output.print_json({"first": first, "second": second, **bundle_comparison.to_json(found)})
@@ -275,75 +257,52 @@ def compare(
 @app.command("withdraw")
 def withdraw(
     context: typer.Context,
-    version: Annotated[str, typer.Argument(metavar="VERSION", help="NAME/VERSION, or a version that is one name's")],
-    reason: Annotated[str, typer.Option(help="why; it stands beside every result of it")],
-    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record a film")] = False,
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="NAME/VERSION, or VERSION of only one name")],
+    reason: Annotated[str, typer.Option(help="reason, which is shown with every result of the bundle")],
+    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record per image")] = False,
     yes: Annotated[bool, YES_OPTION] = False,
 ) -> None:
     """Withdraw a bundle and list who saw its results.
 
     Its results are struck through wherever they are shown, and no worker uses it any more.
 
-    Of each film it says who opened it, and whom a list showed the bundle's result (worklist, search, API, shell). This
-    cannot be taken back. Said again, it prints the list again.
+    For each image it lists who opened it, and who saw the bundle's result in a list (work list, search, API, shell).
+    This cannot be undone. If repeated, it prints the list again.
 
-    Exit code: 0; 1 when it was not confirmed; 2 when the bundle is unknown or no reason is given.
+    Exit code: 0; 1 if it was not confirmed; 2 if the bundle is unknown or no reason is given.
     """
-    settings = door.read_settings(context)
+    settings = read_settings(context)
 
-    with door.database(context) as engine:
+    with command_database(context) as engine:
         bundles = _known(engine, settings, version)
         if not reason.strip():
-            raise UsageError("say why: the reason stands beside every result")
-        fresh = [one for one in bundles if one.withdrawn is None]
+            raise UsageError("--reason is empty: it is shown with every result")
+        not_withdrawn = [known for known in bundles if known.withdrawn is None]
         label = bundles[0].label
-        if fresh and not confirmed(f"withdraw {label} for good?", yes=yes):
+        if not_withdrawn and not confirmed(f"withdraw {label} permanently?", yes=yes):
             raise typer.Exit(1)
         bundle_registry.withdraw(engine, actor(), bundles, reason)
-        ids = [one.bundle_id for one in bundles]
+        ids = [known.bundle_id for known in bundles]
         rows = []
-        for film in bundle_recall.recalled_images(engine, ids):
+        for image in bundle_recall.recalled_images(engine, ids):
             if json:
-                output.print_json(bundle_recall.to_json(film))
+                output.print_json(bundle_recall.to_json(image))
             else:
-                rows.append(_recalled(film))
+                rows.append(_recall_row(image))
         if rows:
             output.print_table(
-                ("id", "taken", "patient / accession", "what it says now", "opened by", "seen in a list by"), rows
+                ("id", "taken", "patient / accession", "present result", "opened by", "seen in a list by"), rows
             )
         unnamed = bundle_recall.unattributed_access(engine, ids)
-    output.say(f"{label} is withdrawn; its results are struck through, and no worker assesses with it")
+    print_message(f"{label} is withdrawn; its results are struck through, and no worker uses it")
     if unnamed.exports:
-        output.say(f"readings were exported {unnamed.exports} times since its first result; those name no film here")
+        print_message(
+            f"reviews were exported {unnamed.exports} times since its first result; exports do not record their images"
+        )
     since = unnamed.lists_since
-    output.say("no list is on record" if since is None else f"lists are on record since {since:%Y-%m-%d %H:%M} UTC")
-
-
-def _load(context: typer.Context, name: str | None) -> Bundle:
-    settings = door.read_settings(context)
-
-    return bundles.load(bundles.resolve(name or settings.bundle, in_use.added_folder(settings)))
-
-
-def _standing(settings: Settings) -> Selection | None:
-    """Return what the database says of bundles; ``None`` where there is none to ask."""
-    try:
-        engine = door.open_database(settings)
-    except PrereadError:
-        return None
-    try:
-        return bundle_registry.current_selection(engine)
-    except PrereadError:
-        return None
-    finally:
-        engine.dispose()
-
-
-def _tried(action: Callable[[], Any]) -> Any:
-    try:
-        return action()
-    except BundleError as error:
-        return error
+    print_message(
+        "no list view is recorded" if since is None else f"list views are recorded since {since:%Y-%m-%d %H:%M} UTC"
+    )
 
 
 def _read_manifest(loaded: Bundle) -> JSONObject:
@@ -351,7 +310,7 @@ def _read_manifest(loaded: Bundle) -> JSONObject:
     return manifest
 
 
-def _pairs(manifest: Manifest, digest: str) -> list[tuple[str, str]]:
+def _manifest_pairs(manifest: Manifest, digest: str) -> list[tuple[str, str]]:
     use = manifest.intended_use
     pairs = [
         ("bundle", f"{manifest.name}/{manifest.version}"),
@@ -365,7 +324,7 @@ def _pairs(manifest: Manifest, digest: str) -> list[tuple[str, str]]:
     for spec in manifest.findings:
         point = spec.operating_point
         what_it_is = (
-            "yes-or-no figures (sensitivity, specificity, accuracy) are given at it; the answer is 'flagged' from "
+            "threshold of sensitivity, specificity and accuracy below; the result is 'flagged' from "
             f"{point.uncertain_high:.3f}, 'uncertain' in between, 'not flagged' below {point.uncertain_low:.3f}"
         )
         pairs += [
@@ -378,9 +337,9 @@ def _pairs(manifest: Manifest, digest: str) -> list[tuple[str, str]]:
         ]
         if spec.predictive_values:
             pairs.append(("  PPV and NPV", format_predictive_values(spec.predictive_values)))
-    more = "subgroups, calibration, robustness and the rest: `--card` for people, `--json` for programs"
+    more = "subgroups, calibration, robustness and others: use `--card` or `--json`"
     names = [spec.finding for spec in manifest.findings if spec.finding in manifest.metrics]
-    if not names:  # an older bundle: its one finding's figures stand at the top
+    if not names:  # an older bundle has the figures of its one finding at the top level
         return [*pairs, *_metrics(manifest.metrics), ("more figures", more)]
     for name in names:
         pairs += _metrics(manifest.metrics[name], f"{name}: " if len(names) > 1 else "")
@@ -388,23 +347,23 @@ def _pairs(manifest: Manifest, digest: str) -> list[tuple[str, str]]:
 
 
 def _metrics(metrics: JSONObject, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """Headlines only."""
+    """Yield the headline figures of a manifest's metrics as names and values."""
     for name, value in metrics.items():
-        said = f"{prefix}{name.replace('_', ' ')}"
+        label = f"{prefix}{name.replace('_', ' ')}"
         if name in _IN_THE_CARD:
             continue
         if name == "conflict_normals" and isinstance(value, dict):
-            yield said, "films without the finding framed like films with it"
-            telling = {key: figure for key, figure in value.items() if key not in _SAYS_NOTHING_OF_CONFLICT_NORMALS}
-            yield from _metrics(telling, f"{said}: ")
+            yield label, "images without the finding that look like images with it at their border"
+            shown = {key: figure for key, figure in value.items() if key not in _MEANINGLESS_FOR_CONFLICT_NORMALS}
+            yield from _metrics(shown, f"{label}: ")
         elif isinstance(value, float):
-            yield said, f"{value:.4g}"
+            yield label, f"{value:.4g}"
         elif not isinstance(value, dict):
-            yield said, "undefined" if value is None else str(value)
+            yield label, "undefined" if value is None else str(value)
         elif {"value", "low", "high"} <= value.keys():
-            yield said, f"{_number(value['value'])} ({_number(value['low'])} to {_number(value['high'])})"
+            yield label, f"{_number(value['value'])} ({_number(value['low'])} to {_number(value['high'])})"
         else:
-            yield from _metrics(value, f"{said}: ")
+            yield from _metrics(value, f"{label}: ")
 
 
 def _number(value: float | None) -> str:
@@ -413,10 +372,10 @@ def _number(value: float | None) -> str:
 
 def _print_comparison(found: Comparison, first: str, second: str) -> None:
     rows = []
-    for name, of in found.findings.items():
-        shifts = of.quantiles()
-        rows += [(name, f"same answer: {format_percent(of.agreement)}", str(of.table.total()))]
-        rows += [(name, f"{a} -> {b}", str(count)) for (a, b), count in sorted(of.table.items())]
+    for name, table in found.findings.items():
+        shifts = table.quantiles()
+        rows += [(name, f"same result: {format_percent(table.agreement)}", str(table.table.total()))]
+        rows += [(name, f"{a} -> {b}", str(count)) for (a, b), count in sorted(table.table.items())]
         rows += [
             (name, f"shift of the probability at quantile {q:g}", f"{shift:+.4f}")
             for q, shift in zip(QUANTILES, shifts, strict=False)
@@ -432,27 +391,29 @@ def _print_comparison(found: Comparison, first: str, second: str) -> None:
             )
             for change in found.changes[:_CHANGES_SHOWN]
         ]
-        output.print_table(("films", "finding", "changes sides", "probability"), changes)
+        output.print_table(("images", "finding", "results", "probability"), changes)
     if len(found.changes) > _CHANGES_SHOWN:
-        output.say(f"{len(found.changes)} change sides; --json prints them all")
+        print_message(f"{len(found.changes)} images have different results; --json prints all")
 
 
 def _refuse_setting(settings: Settings) -> None:
     if settings.bundle is not None:
-        raise SettingsError("the setting PREREAD_BUNDLE names the bundle in use: unset it, here and for the workers")
-
-
-def _load_named(settings: Settings, name: str) -> Bundle:
-    return bundles.load(bundles.resolve(name, in_use.added_folder(settings)))
+        raise SettingsError("the setting PREREAD_BUNDLE selects the bundle: unset it, here and for the workers")
 
 
 def _known(engine: Engine, settings: Settings, version: str) -> list[KnownBundle]:
-    """Return the bundles that are meant; one that is installed and was never used can be withdrawn too."""
+    """Return the bundles with this version.
+
+    An installed bundle that was never used is registered first.
+
+    Raises:
+        UsageError: there is none, or bundles of several names have this version.
+    """
     try:
         return bundle_registry.find_bundles(engine, version)
     except UsageError:
         try:
-            found = _load_named(settings, version)
+            found = bundle_selection(settings).load_named(version)
         except BundleError:
             found = None
         if found is None or found.label != version:
@@ -462,17 +423,17 @@ def _known(engine: Engine, settings: Settings, version: str) -> list[KnownBundle
     return bundle_registry.find_bundles(engine, version)
 
 
-def _recalled(film: RecalledImage) -> tuple[str, ...]:
-    result = film.result
-    opened = "; ".join(f"{one.who} {local(one.at)[:16]} ({one.action})" for one in film.seen)
-    openers = {one.who for one in film.seen}
-    # whoever opened it is named by that
-    listed = "; ".join(f"{one.who} {local(one.at)[:16]}" for one in film.listed if one.who not in openers)
-    now = f"(replaced) {says(result)}" if film.replaced else says(result)
+def _recall_row(image: RecalledImage) -> tuple[str, ...]:
+    result = image.result
+    opened = "; ".join(f"{view.who} {local_time(view.at)[:16]} ({view.action})" for view in image.seen)
+    openers = {view.who for view in image.seen}
+    # who opened the image is not listed again
+    listed = "; ".join(f"{view.who} {local_time(view.at)[:16]}" for view in image.listed if view.who not in openers)
+    now = f"(replaced) {result_text(result)}" if image.replaced else result_text(result)
     return (
         str(result.result_id),
         format_acquired(result.acquired_local),
-        patient(result.identity),
+        patient_label(result.identity),
         now,
         opened or "nobody",
         listed or "nobody",

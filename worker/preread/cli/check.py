@@ -1,4 +1,4 @@
-"""``preread check``: could the worker start, and if not, what is to be done."""
+"""``preread check``: check whether the worker can start."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from typing import Annotated
 import typer
 
 from preread.admin import purge_journal
-from preread.cli import context as door
-from preread.cli import in_use, output, self_check
+from preread.cli import output, self_check
+from preread.cli.context import read_settings, show_url
 from preread.cli.global_options import global_options
+from preread.cli.messages import print_message
 from preread.cli.roots import PopulationName, PopulationOption, RootOption, chosen
+from preread.cli.selected_bundles import added_bundle_folder, load_bundle_in_use
 from preread.core.errors import PrereadError
 from preread.core.filesystems import file_system_type, missing_mount, network_file_system
 from preread.core.settings import Settings, refuse_within
@@ -29,26 +31,25 @@ from preread.core.types import RootSpec
 from preread.db import audit_key, migrate
 from preread.db.engine import check_place, open_engine, read, sqlite_path
 from preread.imaging import previews
-from preread.model import bundles
 from preread.runner.confine import confinement
 from preread.runner.loop import RunOptions, setup_of
 from preread.runner.pool import InferencePool
 
 SHARE_TIMEOUT_S = 10.0
-# What takes part in an answer; a report of a mismatch needs their versions.
+# Packages that influence a result; a report of a mismatch needs their versions.
 PACKAGES = ("preread", "ai-edge-litert", "numpy", "pillow", "pydicom", "pylibjpeg-openjpeg", "pyjpegls", "imagecodecs")
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
-    """One line of the answer.
+class CheckResult:
+    """Result of one check.
 
     Attributes:
-        what: what was looked at.
-        ok: whether the worker can start as far as this goes.
-        found: what was found, in words.
-        remedy: what to do; empty when nothing is.
-        warning: the worker can start, and something that matters is missing.
+        what: name of the check.
+        ok: ``False`` if the worker cannot start because of it.
+        found: description of what was found.
+        remedy: what to do; empty if nothing.
+        warning: the worker can start, but something important is missing.
     """
 
     what: str
@@ -59,7 +60,7 @@ class Checked:
 
     @property
     def word(self) -> str:
-        """What stands in the table."""
+        """Verdict for the table."""
         return "NOT OK" if not self.ok else "warning" if self.warning else "ok"
 
 
@@ -67,13 +68,13 @@ def check(
     context: typer.Context,
     root: RootOption = None,
     population: PopulationOption = "undeclared",
-    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record a check")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record per check")] = False,
 ) -> None:
     """Check whether the worker can start on this machine.
 
     Checks settings, database, watched folders, bundle and disk space, and prints what to do about each problem.
 
-    Exit code: 0 only when the worker could start; else 1.
+    Exit code: 0 if the worker can start, else 1.
     """
     results = []
     for checked in _all(context, root, population):
@@ -86,19 +87,19 @@ def check(
     failed = sum(not checked.ok for checked in results)
     warned = sum(checked.ok and checked.warning for checked in results)
     more = f"; {warned} warning{'s' * (warned > 1)}" if warned else ""
-    output.say((f"{failed} of {len(results)} checks failed" if failed else "the worker can start") + more)
+    print_message((f"{failed} of {len(results)} checks failed" if failed else "the worker can start") + more)
     if failed:
         raise typer.Exit(1)
 
 
-def _all(context: typer.Context, root: list[Path] | None, population: PopulationName) -> Iterator[Checked]:
-    yield Checked("versions", True, _versions())
+def _all(context: typer.Context, root: list[Path] | None, population: PopulationName) -> Iterator[CheckResult]:
+    yield CheckResult("versions", True, _versions())
     try:
-        settings = door.read_settings(context)
+        settings = read_settings(context)
     except PrereadError as error:
         yield _failed("settings", error)
         return
-    yield Checked("settings", True, "every name is known and every value can be meant")
+    yield CheckResult("settings", True, "every name is known and every value is valid")
     database = _tried("database", partial(_database, settings))
     yield database
     yield _tried("disk space", partial(_disk, settings))
@@ -116,20 +117,20 @@ def _all(context: typer.Context, root: list[Path] | None, population: Population
             yield _tried(f"share {spec.path}", partial(_share, settings, spec))
     bundle = _tried("bundle", partial(_bundle, settings))
     yield bundle
-    if bundle.ok:  # else no slot starts, for that reason
+    if bundle.ok:  # else no inference process starts, for the same reason
         yield _tried("slots", partial(_slots, settings))
 
 
-def _tried(what: str, action: Callable[[], Checked]) -> Checked:
+def _tried(what: str, action: Callable[[], CheckResult]) -> CheckResult:
     try:
         return action()
     except PrereadError as error:
         return _failed(what, error)
 
 
-def _failed(what: str, error: Exception) -> Checked:
+def _failed(what: str, error: Exception) -> CheckResult:
     hint = error.hint if isinstance(error, PrereadError) else ""
-    return Checked(what, False, str(error), hint)
+    return CheckResult(what, False, str(error), hint)
 
 
 def _versions() -> str:
@@ -145,9 +146,9 @@ def _versions() -> str:
     return f"{python}; {', '.join(found)}"
 
 
-def _database(settings: Settings) -> Checked:
+def _database(settings: Settings) -> CheckResult:
     engine = open_engine(settings.database_url)
-    where = door.show_url(settings.database_url)
+    where = show_url(settings.database_url)
     try:
         path = sqlite_path(engine)
         if path is not None:
@@ -156,37 +157,37 @@ def _database(settings: Settings) -> Checked:
         migrate.check_schema(engine)
     finally:
         engine.dispose()
-    return Checked("database", True, f"{where} answers and has this version's schema")
+    return CheckResult("database", True, f"{where} is available and has this version's schema")
 
 
-def _disk(settings: Settings) -> Checked:
+def _disk(settings: Settings) -> CheckResult:
     engine = open_engine(settings.database_url)
     path = sqlite_path(engine)
     engine.dispose()
     if path is None:
-        return Checked("disk space", True, "the database keeps its own disk; nothing is stored here")
+        return CheckResult("disk space", True, "the database server has its own disk; nothing is stored here")
     remedy = "Free some space, or put the database elsewhere (PREREAD_DATABASE_URL)."
     return _space("disk space", path.resolve().parent, settings.min_free_bytes, remedy)
 
 
-def _previews(settings: Settings) -> Checked:
+def _previews(settings: Settings) -> CheckResult:
     engine = open_engine(settings.database_url)
     folder = previews.preview_folder(settings.preview_dir, sqlite_path(engine))
     engine.dispose()
     if folder is None:
         return _unnamed("previews", "PREREAD_PREVIEW_DIR", "the page shows no images", "previews")
-    remedy = "Films are assessed without. Free some space, or name another folder (PREREAD_PREVIEW_DIR)."
+    remedy = "Images are assessed without previews. Free some space, or set another folder (PREREAD_PREVIEW_DIR)."
     return _space("previews", folder, settings.min_free_bytes, remedy)
 
 
-def _bundles(settings: Settings) -> Checked:
-    folder = in_use.added_folder(settings)
+def _bundles(settings: Settings) -> CheckResult:
+    folder = added_bundle_folder(settings)
     if folder is None:
         return _unnamed("added bundles", "PREREAD_BUNDLE_DIR", "no bundle can be added", "bundles")
-    return Checked("added bundles", True, f"lie in {folder}")
+    return CheckResult("added bundles", True, f"are in {folder}")
 
 
-def _purged(settings: Settings) -> Checked:
+def _purged(settings: Settings) -> CheckResult:
     engine = open_engine(settings.database_url)
     journal = purge_journal.path_for(settings.forgotten_file, sqlite_path(engine))
     engine.dispose()
@@ -194,32 +195,37 @@ def _purged(settings: Settings) -> Checked:
         why = f"purge is refused, since {purge_journal.WHY}"
         return _unnamed("purged files", "PREREAD_FORGOTTEN_FILE", why, "forgotten")
     if hindrance := purge_journal.write_obstacle(journal):
-        remedy = "Purge is refused. Give the service's user the right to write it, or name another file."
-        return Checked("purged files", True, hindrance, remedy, warning=True)
-    return Checked("purged files", True, f"are remembered by keyed hashes in {journal}")
+        remedy = "Purge is refused. Give the service's user write permission, or set another file."
+        return CheckResult("purged files", True, hindrance, remedy, warning=True)
+    return CheckResult("purged files", True, f"are recorded as keyed hashes in {journal}")
 
 
-def _audit_key(settings: Settings, *, there: bool) -> Checked:
-    """Look for the key, and, in a database that is there, whether it is the one of its entries."""
+def _audit_key(settings: Settings, *, there: bool) -> CheckResult:
+    """Check the audit trail's key.
+
+    Args:
+        settings: name its file.
+        there: the database is available: check that its entries were written with the key.
+    """
     what = "audit trail's key"
     engine = open_engine(settings.database_url, settings.audit_key_file)
     try:
         path = audit_key.of(engine).path
         if path is None:
             return _unnamed(
-                what, "PREREAD_AUDIT_KEY_FILE", "who can write to it can forge the audit trail", "audit-key"
+                what, "PREREAD_AUDIT_KEY_FILE", "anybody with write access to it can forge the audit trail", "audit-key"
             )
         fault = read(engine, audit_key.of(engine).fault) if there else None
     finally:
         engine.dispose()
     if fault is not None:
-        remedy = "Put it back. If it is lost: look at `preread audit verify`, then `preread audit rekey`."
-        return Checked(what, True, fault, remedy, warning=True)
-    return Checked(what, True, f"{'lies in' if path.exists() else 'will lie in'} {path}")
+        remedy = "Restore it. If it is lost: run `preread audit verify`, then `preread audit rekey`."
+        return CheckResult(what, True, fault, remedy, warning=True)
+    return CheckResult(what, True, f"{'is in' if path.exists() else 'will be created in'} {path}")
 
 
-def _rights(config: Path | None, settings: Settings) -> Checked:
-    """Look for what holds patient data or secrets, and is open to others."""
+def _rights(config: Path | None, settings: Settings) -> CheckResult:
+    """Check that other users have no access to patient data and secrets."""
     engine = open_engine(settings.database_url, settings.audit_key_file)
     engine.dispose()
     database = sqlite_path(engine)
@@ -230,18 +236,18 @@ def _rights(config: Path | None, settings: Settings) -> Checked:
     open_to = [f"{path} ({mode:o})" for path in private if path and (mode := _mode(path)) & 0o007]
     open_to += [f"{path} ({mode:o})" for path in keys if path and (mode := _mode(path)) & 0o077]
     if _holds_password(settings) and (mode := _mode(config)) & 0o007:
-        open_to.append(f"{config}, which holds a password ({mode:o})")
+        open_to.append(f"{config}, which contains a password ({mode:o})")
     if open_to:
-        remedy = "Take the rights of others away: `chmod o-rwx`, for keys `chmod 600`."
-        return Checked("rights", True, f"other users may read or change {', '.join(open_to)}", remedy, warning=True)
-    return Checked("rights", True, "no other user reads or changes the database, previews, keys and passwords")
+        remedy = "Remove the permissions of others: `chmod o-rwx`, for keys `chmod 600`."
+        return CheckResult("rights", True, f"other users can read or change {', '.join(open_to)}", remedy, warning=True)
+    return CheckResult("rights", True, "no other user can read or change the database, previews, keys and passwords")
 
 
 def _mode(path: Path) -> int:
     try:
         return os.stat(path).st_mode & 0o777
     except OSError:
-        return 0  # what is not there is open to nobody
+        return 0  # a missing file is open to nobody
 
 
 def _holds_password(settings: Settings) -> bool:
@@ -251,25 +257,34 @@ def _holds_password(settings: Settings) -> bool:
     )
 
 
-def _unnamed(what: str, setting: str, why: str, name: str) -> Checked:
-    """Return what to say where the database is no file beside which a place could be taken."""
-    found = f"with Postgres {setting} names no place: {why}"
-    return Checked(what, True, found, f"Name one on this machine, such as /var/lib/preread/{name}.", warning=True)
+def _unnamed(what: str, setting: str, why: str, name: str) -> CheckResult:
+    """Return the warning that a path must be set with Postgres."""
+    found = f"with Postgres {setting} must be set: {why}"
+    return CheckResult(
+        what, True, found, f"Set it to a path on this machine, such as /var/lib/preread/{name}.", warning=True
+    )
 
 
-def _space(what: str, folder: Path, min_free_bytes: int, remedy: str) -> Checked:
-    """See whether there is space and a right to write where ``folder`` is, or is to be made."""
-    place = next(one for one in (folder, *folder.parents) if one.exists())
+def _space(what: str, folder: Path, min_free_bytes: int, remedy: str) -> CheckResult:
+    """Check free space and write permission of a folder.
+
+    Args:
+        what: name of the check.
+        folder: the folder; it need not exist.
+        min_free_bytes: required free space.
+        remedy: what to do if the check fails.
+    """
+    place = next(path for path in (folder, *folder.parents) if path.exists())
     free_bytes = shutil.disk_usage(place).free
     found = f"{free_bytes / 1e9:.1f} GB free at {place}"
     if free_bytes < min_free_bytes:
-        return Checked(what, False, f"{found}; PREREAD_MIN_FREE_BYTES is {min_free_bytes}", remedy)
+        return CheckResult(what, False, f"{found}, less than PREREAD_MIN_FREE_BYTES ({min_free_bytes})", remedy)
     if not (place.is_dir() and os.access(place, os.W_OK | os.X_OK)):
-        return Checked(what, False, f"{place} may not be written, or is no folder", remedy)
-    return Checked(what, True, found)
+        return CheckResult(what, False, f"{place} is not writable, or is not a folder", remedy)
+    return CheckResult(what, True, found)
 
 
-def _share(settings: Settings, spec: RootSpec) -> Checked:
+def _share(settings: Settings, spec: RootSpec) -> CheckResult:
     engine = open_engine(settings.database_url)
     engine.dispose()
     refuse_within(spec, sqlite_path(engine), "database", "PREREAD_DATABASE_URL")
@@ -277,14 +292,14 @@ def _share(settings: Settings, spec: RootSpec) -> Checked:
     what = f"share {spec.path}"
     problem = _within(SHARE_TIMEOUT_S, partial(_list, spec.path))
     if problem is not None:
-        return Checked(what, False, problem, "Check the mount, the path and the rights of the worker's user.")
+        return CheckResult(what, False, problem, "Check the mount, the path and the permissions of the worker's user.")
     reason = network_file_system(spec.path)
     if spec.poll is None:
         mode = f"polled ({reason})" if reason else "watched by events"
     else:
         mode = "polled (as set)" if spec.poll else "watched by events (as set)"
     declared = f"population {spec.population.value}"
-    return Checked(what, True, f"can be listed; {file_system_type(spec.path)}; {mode}, and scanned; {declared}")
+    return CheckResult(what, True, f"can be listed; {file_system_type(spec.path)}; {mode}, and scanned; {declared}")
 
 
 def _list(path: Path) -> str | None:
@@ -295,30 +310,37 @@ def _list(path: Path) -> str | None:
         return f"cannot be listed: {error.strerror}"
     if empty and (point := missing_mount(path)):
         return f"is empty: /etc/fstab names {point}, and nothing is mounted there"
-    return None if os.access(path, os.R_OK | os.X_OK) else "its files may not be opened"
+    return None if os.access(path, os.R_OK | os.X_OK) else "its files cannot be opened: permission denied"
 
 
 def _within(timeout_s: float, action: Callable[[], str | None]) -> str | None:
-    """Run an action that a dead share could block for ever; the thread is left behind then."""
+    """Run an action with a time limit, since a dead share can block it.
+
+    After the limit its thread goes on in the background.
+
+    Args:
+        timeout_s: time limit in seconds.
+        action: returns a problem, or ``None``.
+    """
     answer: list[str | None] = []
     thread = threading.Thread(target=lambda: answer.append(action()), daemon=True)
     thread.start()
     thread.join(timeout_s)
-    return answer[0] if answer else f"does not answer within {timeout_s:g} s"
+    return answer[0] if answer else f"does not respond within {timeout_s:g} s"
 
 
-def _bundle(settings: Settings) -> Checked:
-    classifier = self_check.load_checked(in_use.path(settings))[0]
+def _bundle(settings: Settings) -> CheckResult:
+    classifier = self_check.load_checked(str(load_bundle_in_use(settings).path))[0]
     bundle = classifier.bundle
-    return Checked(
-        "bundle", True, f"{bundle.label} is whole and gives its golden results here; digest {bundle.digest[:12]}"
+    return CheckResult(
+        "bundle", True, f"{bundle.label} is whole and its outputs match on this machine; digest {bundle.digest[:12]}"
     )
 
 
-def _slots(settings: Settings) -> Checked:
-    """Start a slot, which decodes an image of each codec once it is confined."""
+def _slots(settings: Settings) -> CheckResult:
+    """Start an inference process, which decodes an image of each codec."""
     options = RunOptions(slot_memory_bytes=settings.slot_memory_bytes, require_confinement=settings.require_confinement)
-    bundle = bundles.load(bundles.resolve(in_use.path(settings)))
+    bundle = load_bundle_in_use(settings)
     began = time.monotonic()
     pool: InferencePool[None] = InferencePool(setup_of(bundle, options), count=1, deadline_s=options.deadline_s)
     try:
@@ -328,11 +350,11 @@ def _slots(settings: Settings) -> Checked:
         lacking = pool.lacking
     finally:
         pool.close()
-    found = f"one started in {took_s:.1f} s and decodes an image of each codec, confined by seccomp and Landlock"
+    found = f"one started in {took_s:.1f} s and decoded an image of each codec, confined by seccomp and Landlock"
     if not lacking:
-        return Checked("slots", True, found)
-    found = f"{found}, but this machine has no {', no '.join(map(confinement.named, lacking))}"
+        return CheckResult("slots", True, found)
+    found = f"{found}, but this kernel has no {', no '.join(map(confinement.named, lacking))}"
     if confinement.ESSENTIAL.isdisjoint(lacking):
-        return Checked("slots", True, found)
-    remedy = "Films are read with less protection: see `degraded` in the runbook. A kernel from 5.13 has both."
-    return Checked("slots", True, f"degraded: {found}", remedy, warning=True)
+        return CheckResult("slots", True, found)
+    remedy = "Images are read with less protection: see `degraded` in the runbook. Kernels since 5.13 have both."
+    return CheckResult("slots", True, f"degraded: {found}", remedy, warning=True)

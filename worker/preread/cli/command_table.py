@@ -1,4 +1,4 @@
-"""A command group that imports a command's module only when that command runs."""
+"""A command group that imports a command when it runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class CommandEntry:
 
 
 class LazyGroup(TyperGroup):
-    """Command group that lists its commands from a table and imports one when it is used.
+    """Command group that lists its commands from a table.
 
     Subclasses set ``entries``. The order of the table is the order in the help text.
     """
@@ -73,7 +73,7 @@ class LazyGroup(TyperGroup):
 
 
 class _ImportedCommands(Mapping[str, Any]):
-    """Commands by name; the module of a command is imported when the command is looked up."""
+    """Commands by name; a lookup imports the module of the command."""
 
     def __init__(self, entries: Sequence[CommandEntry]) -> None:
         self._entries = {entry.name: entry for entry in entries}

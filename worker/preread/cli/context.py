@@ -40,7 +40,7 @@ def read_settings(context: typer.Context, *, quiet: bool = True, log_json: bool 
 
 
 def open_database(settings: Settings, prepare: Callable[[Engine], None] = lambda _: None) -> Engine:
-    """Open the database of the settings and check that its schema fits this version.
+    """Open the database of the settings and check its schema.
 
     Args:
         settings: name the database and the key file of the audit trail.
@@ -60,8 +60,8 @@ def open_database(settings: Settings, prepare: Callable[[Engine], None] = lambda
 
 
 @contextmanager
-def database(context: typer.Context) -> Iterator[Engine]:
-    """Open the database of the settings for the duration of a block; see ``open_database``."""
+def command_database(context: typer.Context) -> Iterator[Engine]:
+    """Open the database of the settings for a block; see ``open_database``."""
     engine = open_database(read_settings(context))
     try:
         yield engine
@@ -89,7 +89,7 @@ def show_url(database_url: str) -> str:
     return make_url(database_url).render_as_string(hide_password=True)
 
 
-def root_paths(settings: Settings, named: Sequence[Path] | None = None) -> tuple[bytes, ...] | None:
+def watched_paths(settings: Settings, named: Sequence[Path] | None = None) -> tuple[bytes, ...] | None:
     """Return the absolute paths of the folders of a command.
 
     Args:

@@ -1,4 +1,4 @@
-"""``preread drift``: are the films, and what is said of them, still what they were?"""
+"""``preread drift``: compare recent images with earlier ones."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
-from preread.cli import context as door
 from preread.cli import output
-from preread.monitoring import drift as drifts
-from preread.monitoring.drift import PICTURE, Drift, Sample, describe, measures
+from preread.cli.context import command_database
+from preread.cli.messages import print_message
+from preread.monitoring.drift import PICTURE, Drift, Sample, describe, measures, report
 
 
 def drift(
     context: typer.Context,
-    days: Annotated[int, typer.Option(min=1, max=366, help="compare so many days, today included")] = 7,
+    days: Annotated[int, typer.Option(min=1, max=366, help="number of days to compare, including today")] = 7,
     json: Annotated[bool, typer.Option("--json", help="print one JSON record")] = False,
 ) -> None:
     """Compare recent images with earlier ones.
@@ -22,18 +22,18 @@ def drift(
     Compares the live images of the last days with the bundle's reference and with the site's first days under this
     bundle.
 
-    Probability of each finding, share of refusals, and what the pictures are like (grey levels of 255: mean, contrast,
-    sharpness, border). Days are UTC. A difference says nothing of any one film: it is a reason to look at the device,
-    at its processing, and at who is sent for a film.
+    The measures are the probability of each finding, the share of refusals, and image statistics in grey levels of 0 to
+    255 (mean, contrast, sharpness, border). Days are UTC. A difference does not concern a single image: check the
+    device, its processing, and the selection of patients.
 
-    Exit code: 0, whatever is found.
+    Exit code: 0, also if there is a difference.
     """
-    with door.database(context) as engine:
-        found = drifts.report(engine, days=days)
+    with command_database(context) as engine:
+        found = report(engine, days=days)
     if json:
         output.print_json({} if found is None else found.to_json())
     elif found is None:
-        output.say("no live film has an outcome yet: there is nothing to compare")
+        print_message("no live image has an outcome yet: nothing to compare")
     else:
         _print(found)
 
@@ -52,7 +52,7 @@ def _print(found: Drift) -> None:
         rows.append(row(f"first days, {first.since:%Y-%m-%d} to {first.until:%Y-%m-%d}", first))
     output.print_table(("day", "assessed", "refused", *names), rows, medical=False)
     output.print_table(
-        ("measure", "against", "films", "of", "index", "by chance", "it"),
+        ("measure", "against", "images", "of", "index", "by chance", "verdict"),
         [
             (
                 one.measure,
@@ -69,14 +69,12 @@ def _print(found: Drift) -> None:
 
 
 def _notes(found: Drift) -> list[str]:
-    notes = [f"bundle {found.bundle}; its reference: {found.reference or 'none; it brings no distribution'}"]
+    notes = [f"bundle {found.bundle}; its reference: {found.reference or 'none; the bundle has no distributions'}"]
     if found.baseline is None:
-        notes.append(
-            "the site's first days under this bundle are these days: there is nothing of its own to compare yet"
-        )
-    notes.append("figures of a day are means over its films; mean, contrast, sharpness, border: grey levels of 255")
+        notes.append("these are the site's first days under this bundle: no site baseline to compare with yet")
+    notes.append("figures of a day: means over its images; mean, contrast, sharpness, border: grey levels of 0 to 255")
     notes.append(
-        "index: population stability index; from 0.1 on look again, from 0.25 on find out why. by chance: what so few "
-        "films reach once in 20 times. How many of the patients are ill moves the probability as well."
+        "index: population stability index; from 0.1 on check again, from 0.25 on find the cause. by chance: the index "
+        "that so few images exceed once in 20 times. The prevalence of the finding also changes the probability."
     )
     return notes

@@ -1,4 +1,4 @@
-"""``preread backfill`` and ``preread fleet``: an archive as shards, done by any number of processes and machines."""
+"""``preread backfill`` and ``preread fleet``: archives in shards."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from typing import Annotated
 import typer
 from sqlalchemy import Engine, select
 
-from preread.admin import bundle_registry
-from preread.cli import context as door
-from preread.cli import in_use, output
+from preread.cli import output
+from preread.cli.context import command_database, open_database, read_settings
 from preread.cli.global_options import global_options
+from preread.cli.messages import print_message
 from preread.cli.roots import PopulationName, PopulationOption
-from preread.cli.selection_options import ledger_of
-from preread.core.errors import BundleError, BundleMissing, UsageError
+from preread.cli.selected_bundles import bundle_selection
+from preread.cli.selection_options import operator_ledger
+from preread.core.errors import BundleMissing, UsageError
 from preread.core.settings import Settings, refuse_overlapping
 from preread.core.text.wording import format_duration
 from preread.core.types import Population, RootSpec
@@ -28,9 +29,7 @@ from preread.fleet.queue import FleetQueue
 from preread.fleet.shard_runner import ShardJob
 from preread.fleet.supervisor import MOST_PROCESSES, end_with, supervise
 from preread.imaging import previews
-from preread.ledger import archives as batches
-from preread.ledger.archives import Batch
-from preread.model import bundles
+from preread.ledger.archives import Batch, order_key
 from preread.model.bundles import Bundle
 from preread.monitoring.endpoint import monitored
 from preread.runner.loop import Environment, RunOptions
@@ -48,26 +47,25 @@ def backfill(
     ],
     bundle: Annotated[
         str | None,
-        typer.Option(help="read again with this bundle what has a result of another one; default: only what has none"),
+        typer.Option(help="assess images again that have a result of another bundle; default: only those without one"),
     ] = None,
     population: PopulationOption = "undeclared",
-    shard_files: Annotated[int, typer.Option(min=1, max=10_000, help="entries a shard")] = _SHARD_FILES,
-    cancel: Annotated[bool, typer.Option("--cancel", help="take back the shards that wait, and end")] = False,
+    shard_files: Annotated[int, typer.Option(min=1, max=10_000, help="directory entries per shard")] = _SHARD_FILES,
+    cancel: Annotated[bool, typer.Option("--cancel", help="remove the queued shards, and exit")] = False,
 ) -> None:
     """Queue an archive for processing by a fleet.
 
     Splits the archive into shards, which `preread fleet work` processes on any number of machines.
 
-    Needs Postgres and the extra `fleet`. The ledger says what is owed, so the command may be broken off, repeated, and
-    run beside a worker that watches the same folder: nothing is read twice with one bundle, and films that arrive today
-    go before the archive. With --bundle the new answers take the place of the older ones, which stay in the history;
-    every result names its bundle.
+    Needs Postgres and the extra `fleet`. The command can be interrupted, repeated, and run beside a worker that watches
+    the same folder: no image is assessed twice with one bundle, and new images come before the archive. With --bundle
+    the new results replace the older ones, which stay in the history; every result names its bundle.
 
-    Exit code: 0 done; 1 when folders could not be listed, whose films are left out; 2 SQLite, settings or schema; 3 the
-    folder or the database is away; 4 the bundle may not be used.
+    Exit code: 0 success; 1 if folders could not be listed, whose files are left out; 2 SQLite, settings or schema; 3 if
+    the folder or the database is not available; 4 if the bundle cannot be used.
     """
-    settings = door.read_settings(context)
-    engine = door.open_database(settings)
+    settings = read_settings(context)
+    engine = open_database(settings)
     try:
         complete = _backfill(settings, engine, _spec(settings, engine, root, population), bundle, shard_files, cancel)
     finally:
@@ -81,38 +79,41 @@ def _backfill(
 ) -> bool:
     queue = FleetQueue(engine)
     path = os.fsencode(os.path.abspath(spec.path))
-    if name is None:
-        loaded = in_use.load(settings, engine).bundle
-    else:
-        loaded = bundles.load(bundles.resolve(name, in_use.added_folder(settings)))
+    selection = bundle_selection(settings, engine)
+    loaded = selection.load().active if name is None else selection.load_named(name)
     system, listing = FileSystem(), Listing()
     check_root(system, path)
     queue.install()
-    ledger = ledger_of(engine)
+    ledger = operator_ledger(engine)
     ledger.register_bundle(**loaded.registration)
     root_id = ledger.register_root(path, population=spec.population, path_pattern=spec.path_pattern)
     if cancel:
         taken = queue.forget(root_id, loaded.digest, waiting=True)
-        output.say(f"{taken} shards taken back; those in hand are finished")
+        print_message(f"{taken} shards removed; those that are being processed are finished")
         return True
     queue.forget(root_id, loaded.digest)
-    cut = partition.cut(system, path, shard_files, listing, batches.order_key(engine))
-    count, waited, files = queue.submit(ShardJob(root_id, loaded.digest, name is not None, shard) for shard in cut)
-    handed = f"{files} files in {count} shards, to be read with {loaded.label}"
-    output.say(f"{handed}; {waited} of the shards waited already" if waited else handed)
-    output.say("`preread fleet work` on any machine reads them; `preread fleet status` says how far they are")
+    shards = partition.cut(system, path, shard_files, listing, order_key(engine))
+    count, waiting, files = queue.submit(ShardJob(root_id, loaded.digest, name is not None, shard) for shard in shards)
+    queued = f"{files} files queued in {count} shards, to be assessed with {loaded.label}"
+    print_message(f"{queued}; {waiting} of the shards were queued already" if waiting else queued)
+    print_message("`preread fleet work` on any machine processes them; `preread fleet status` shows the progress")
     if (fault := listing.fault()) is not None:
-        output.say(f"{fault} [{fault.code}]: what is in them is left out")
+        print_message(f"{fault} [{fault.code}]: their files are left out")
     return fault is None
 
 
 def _spec(settings: Settings, engine: Engine, root: Path, population: PopulationName) -> RootSpec:
-    """Return the root of the settings that this folder is, else a new one, which may touch none that is known."""
+    """Return the watched folder with this path, or a new one.
+
+    Raises:
+        UsageError: a population is given for a folder of the settings.
+        SettingsError: the folder overlaps a watched one.
+    """
     path = os.path.abspath(root)
     for spec in settings.roots:
         if os.path.abspath(spec.path) == path:
             if population != "undeclared":
-                raise UsageError("the settings declare what is in this folder: leave --population out")
+                raise UsageError("the settings declare the population of this folder: omit --population")
             return spec
     known = [RootSpec(Path(os.fsdecode(other))) for other in _known_roots(engine)]
     others = [spec for spec in (*settings.roots, *known) if os.path.abspath(spec.path) != path]
@@ -129,9 +130,14 @@ def _known_roots(engine: Engine) -> list[bytes]:
 def work(
     context: typer.Context,
     processes: Annotated[
-        int, typer.Option(min=1, max=MOST_PROCESSES, help="processes on this machine, each with its slots")
+        int,
+        typer.Option(
+            min=1,
+            max=MOST_PROCESSES,
+            help="processes on this machine, each with PREREAD_SLOTS inference processes",
+        ),
     ] = 1,
-    nice: Annotated[int, typer.Option(min=0, max=19, help="how far live films go before these (as nice does)")] = _NICE,
+    nice: Annotated[int, typer.Option(min=0, max=19, help="niceness, so that live images go first")] = _NICE,
     log_json: Annotated[
         bool | None, typer.Option("--log-json/--log-text", help="log as JSON Lines; default: unless at a terminal")
     ] = None,
@@ -141,17 +147,17 @@ def work(
 
     SIGTERM or Ctrl-C ends it after the images that are being assessed.
 
-    Each process takes one shard at a time, for any bundle that is installed here, and reads it with PREREAD_SLOTS
-    slots. The folders must be mounted at the paths that `preread backfill` was given. What a process leaves behind when
-    it is killed, another one takes up. Where PREREAD_HEALTH_LISTEN names an address, each process answers GET /health
-    and GET /metrics on the first free port after that one, which is left to `preread run`. A bundle in the shadow that
-    is installed here assesses each shard's films after the shard's own bundle.
+    Each process takes one shard at a time, for any bundle that is installed here, and assesses its images with
+    PREREAD_SLOTS inference processes. The folders must be mounted at the paths that `preread backfill` was given. Work
+    of a killed process is taken over by another one. If PREREAD_HEALTH_LISTEN is set, each process serves GET /health
+    and GET /metrics on the first free port after that one, which is left to `preread run`. A shadow bundle that is
+    installed here assesses each shard's images after the shard's own bundle.
 
-    Exit code: 0 when it was told to stop; 2 SQLite, settings or schema; 3 a folder or the database is away, or the
-    processes keep dying; 4 no bundle may be used.
+    Exit code: 0 when stopped by a signal; 2 SQLite, settings or schema; 3 if a folder or the database is not available,
+    or the processes keep crashing; 4 if no bundle can be used.
     """
     chosen = global_options(context).with_log_json(log_json)
-    settings = door.read_settings(context, quiet=False, log_json=log_json)
+    settings = read_settings(context, quiet=False, log_json=log_json)
     if processes > 1:
         command = [sys.executable, "-P", "-m", "preread", *chosen.to_arguments(), "fleet", "work", "--nice", str(nice)]
         code = supervise(command, processes)
@@ -165,10 +171,10 @@ def work(
 
 
 def _work(settings: Settings) -> int:
-    engine = door.open_database(settings)
+    engine = open_database(settings)
     try:
         FleetQueue(engine)  # reports a missing extra before a module that needs it is imported
-        from preread.fleet import worker
+        from preread.fleet import worker  # noqa: PLC0415
 
         names = {field.name for field in fields(RunOptions)} - {"once", "include_existing"}
         options = RunOptions(**{name: getattr(settings, name) for name in names})
@@ -189,35 +195,31 @@ def _work(settings: Settings) -> int:
 
 
 def _installed(settings: Settings, engine: Engine) -> list[Bundle]:
-    """Load every bundle of this machine that may be used."""
-    now = bundle_registry.current_selection(engine)
-    own = [Path(settings.bundle)] if settings.bundle is not None and Path(settings.bundle).is_dir() else []
-    found = []
-    for path in (*bundles.all_installed(in_use.added_folder(settings)), *own):
-        try:
-            loaded = bundles.load(path)
-            now.refuse_withdrawn(loaded.digest, loaded.label)
-        except BundleError as error:
-            output.say(f"{path} is left out: {error} [{error.code}]")
-        else:
-            found.append(loaded)
-    if not found:
-        raise BundleMissing("no bundle is installed that may be used")
-    return found
+    """Load every bundle of this machine that can be used.
+
+    Raises:
+        BundleMissing: none may be used.
+    """
+    usable, unusable = bundle_selection(settings, engine).load_all_usable()
+    for path, error in unusable:
+        print_message(f"{path} is left out: {error} [{error.code}]")
+    if not usable:
+        raise BundleMissing("no installed bundle can be used: see `preread bundle list`")
+    return usable
 
 
 @app.command("status")
 def status(
     context: typer.Context,
-    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record an archive")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record per archive")] = False,
 ) -> None:
     """Show the progress of each archive.
 
     Also shows its rate, and the time left at that rate.
 
-    Exit code: 0; 1 when shards failed, or when some wait and no process does them.
+    Exit code: 0; 1 if shards failed, or if some wait and no process is running.
     """
-    with door.database(context) as engine:
+    with command_database(context) as engine:
         queue = FleetQueue(engine)
         batches, processes = queue.batches(), queue.processes()
     wrong = any(batch.shards.get("failed") or (batch.shards.get("todo") and not processes) for batch in batches)
@@ -225,30 +227,28 @@ def status(
         for batch in batches:
             output.print_json({**batch.to_json(), "processes": processes})
     elif not batches:
-        output.say("no archive was handed to the fleet: `preread backfill ROOT` does it")
+        print_message("no archive is queued: use `preread backfill ROOT`")
     else:
         output.print_table(
-            ("archive", "bundle", "films done", "left", "shards in hand", "failed", "films/s", "time left"),
+            ("archive", "bundle", "files done", "left", "shards in progress", "failed", "files/s", "time left"),
             [_row(batch) for batch in batches],
         )
-        output.say(f"{processes} processes are at work")
+        print_message(f"{processes} processes are running")
         if any(batch.shards.get("failed") for batch in batches):
-            output.say(
-                "failed shards: their log lines (shard_failed) say why; `preread backfill` hands them over again"
-            )
+            print_message("failed shards: see their log lines (shard_failed); `preread backfill` queues them again")
     if wrong:
         raise typer.Exit(1)
 
 
 def _row(batch: Batch) -> tuple[str, ...]:
     left = sum(batch.films.get(status, 0) for status in ("todo", "doing"))
-    in_hand = str(batch.shards.get("doing", 0)) + (f" ({batch.stalled} stalled)" if batch.stalled else "")
+    in_progress = str(batch.shards.get("doing", 0)) + (f" ({batch.stalled} stalled)" if batch.stalled else "")
     return (
         batch.root,
         batch.bundle,
         str(batch.films.get("succeeded", 0)),
         str(left),
-        in_hand,
+        in_progress,
         str(batch.shards.get("failed", 0)),
         "" if batch.films_s is None else f"{batch.films_s:g}",
         "" if batch.left_s is None else format_duration(batch.left_s),

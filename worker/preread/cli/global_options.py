@@ -23,7 +23,7 @@ class GlobalOptions:
     log_json: bool | None = None
 
     def with_log_json(self, log_json: bool | None) -> GlobalOptions:
-        """Return these options with the value of an option behind the command's name, unless that is ``None``."""
+        """Return these options with ``log_json`` replaced unless it is ``None``."""
         return self if log_json is None else replace(self, log_json=log_json)
 
     def to_arguments(self) -> list[str]:

@@ -8,19 +8,19 @@ import sys
 
 import typer
 
-from preread.cli import output
+from preread.cli.messages import print_message
 from preread.core.errors import UsageError
 
 YES_OPTION = typer.Option("--yes", "-y", help="do not ask for confirmation")
 
 
 def actor() -> str:
-    """Return the name of the operating system's user for the audit trail, as ``uid:NUMBER``."""
+    """Return the user for the audit trail, as ``uid:NUMBER``."""
     return f"uid:{os.getuid()}"
 
 
 def user_name() -> str:
-    """Return the name of the operating system's user for the history of a file."""
+    """Return the user's name for the history of a file."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user often has no name
@@ -51,7 +51,7 @@ def confirmed(question: str, *, yes: bool) -> bool:
         raise UsageError(f"{question} Standard input is not a terminal: confirm with --yes")
     agreed = typer.confirm(question, err=True)
     if not agreed:
-        output.say("nothing was changed")
+        print_message("nothing was changed")
     return agreed
 
 

@@ -13,7 +13,7 @@ _SHOWN_BYTES = 10_000
 
 @contextmanager
 def suppress_native_output() -> Iterator[None]:
-    """Redirect file descriptor 2 to a temporary file; print its start if the block raises."""
+    """Redirect standard error to a file; print it if the block raises."""
     sys.stderr.flush()
     own = os.dup(2)
     with tempfile.TemporaryFile() as captured:

@@ -1,7 +1,7 @@
-"""Printing: data on standard output, talk on standard error; nothing that is printed can steer a terminal or a sheet.
+"""Data on standard output: tables, pairs, JSON Lines and CSV.
 
-File names and tags are written by anyone: in tables they are plain text (no rich markup) with control characters
-escaped, in CSV nothing is a formula (``sheets``), in JSON everything beyond ASCII is escaped by JSON itself.
+File names and tags are untrusted: in tables they are plain text (no rich markup) with control characters escaped, in
+CSV no cell is a formula (``csv_cells``), in JSON everything beyond ASCII is escaped.
 """
 
 from __future__ import annotations
@@ -10,29 +10,27 @@ import json
 import os
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from preread.core.text import csv_cells
 from preread.core.text.confusables import printable
-from preread.core.text.escaping import escape
-
-if TYPE_CHECKING:
-    from rich.console import Console, RenderableType
-
-    from preread.core.types import JSONObject
+from preread.core.text.wording import NO_DEVICE
+from preread.core.types import JSONObject
 
 # A pipe has no width: wide enough that each row stays on one line, for grep and the like.
 _PIPE_WIDTH = 1_000
-# Below this many columns a table of results takes six lines and more a row.
+# At less columns a table of results needs six or more lines per row.
 _WIDE_TABLE = 140
 
 
 def console() -> Console:
-    """Return a console for data, without markup, emoji or guessing at what could be coloured."""
-    from rich.console import Console
-
+    """Return a console for data, without markup, emoji and highlighting."""
     width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else _PIPE_WIDTH
     return Console(file=sys.stdout, markup=False, emoji=False, highlight=False, width=width)
 
@@ -40,13 +38,14 @@ def console() -> Console:
 def print_table(
     columns: Sequence[str], rows: Iterable[Sequence[str]], *, notes: Iterable[str] = (), medical: bool = True
 ) -> None:
-    """Print a table for people and the notes below it; with ``medical`` the last line says what Preread is not."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
+    """Print a table and notes below it.
 
-    from preread.core.text.wording import NO_DEVICE
-
+    Args:
+        columns: headings.
+        rows: cells; control characters are escaped.
+        notes: lines below the table.
+        medical: print as last line that Preread is not a medical device.
+    """
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for column in columns:
         table.add_column(Text(column), overflow="fold")
@@ -56,7 +55,7 @@ def print_table(
 
 
 def _print(parts: Iterable[RenderableType]) -> None:
-    """Print what rich lays out, without the blanks with which it fills each line."""
+    """Print renderables without trailing blanks."""
     target = console()
     with target.capture() as captured:
         for part in parts:
@@ -65,14 +64,12 @@ def _print(parts: Iterable[RenderableType]) -> None:
 
 
 def is_narrow() -> bool:
-    """Whether data goes to a terminal on which a wide table would fold every row over many lines."""
+    """Return whether a wide table would fold every row over many lines."""
     return console().width < _WIDE_TABLE
 
 
 def print_blocks(blocks: Iterable[Sequence[str]], *, notes: Iterable[str] = (), medical: bool = True) -> None:
-    """Print for each record a few lines instead of a row, the first at the margin, the others set in; they fold."""
-    from preread.core.text.wording import NO_DEVICE
-
+    """Print each record as folded lines; all but the first are indented."""
     width = console().width
 
     def fill(text: str, indent: str = "") -> None:
@@ -90,11 +87,6 @@ def print_blocks(blocks: Iterable[Sequence[str]], *, notes: Iterable[str] = (), 
 
 def print_pairs(pairs: Iterable[tuple[str, str]], *, medical: bool = True) -> None:
     """Print names and values, one pair a line."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from preread.core.text.wording import NO_DEVICE
-
     table = Table.grid(padding=(0, 2))
     table.add_column()
     table.add_column(overflow="fold")
@@ -109,42 +101,12 @@ def print_text(text: str) -> None:
 
 
 def print_json(record: JSONObject) -> None:
-    """Print one record of JSON Lines at once, so that a reader of a pipe has it."""
+    """Print one record of JSON Lines and flush standard output."""
     sys.stdout.write(json.dumps(record, allow_nan=False) + "\n")
     sys.stdout.flush()
 
 
 def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Print a header and rows as CSV, control characters escaped; see ``sheets``."""
+    """Print a header and rows as CSV; see ``csv_cells``."""
     shown = ([printable(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
     csv_cells.write_rows(sys.stdout, columns, shown)
-
-
-def say(text: str) -> None:
-    """Say something to a person, on standard error."""
-    sys.stderr.write("".join(f"{escape(line)}\n" for line in text.splitlines()))
-    sys.stderr.flush()
-
-
-@contextmanager
-def progress(what: str, count: Callable[[], int], *, printing: bool = False) -> Iterator[Callable[[], None]]:
-    """Show a bar on standard error while something long runs; on a terminal only.
-
-    Args:
-        count: tells how many steps there are; asked only when a bar is shown.
-        printing: data is printed meanwhile; where it goes to a terminal too, it is progress enough.
-
-    Yields:
-        A function to call after each step.
-    """
-    if not sys.stderr.isatty() or (printing and sys.stdout.isatty()):
-        yield lambda: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(what, markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    # redirected, standard output would be printed through the bar's console: onto standard error
-    with Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=False) as bar:
-        task = bar.add_task(what, total=count())
-        yield lambda: bar.advance(task)

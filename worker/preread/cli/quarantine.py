@@ -1,4 +1,4 @@
-"""``preread quarantine`` and ``preread missed``: files that were set aside, and films that went away unread."""
+"""``preread quarantine`` and ``preread missed``: files to look after."""
 
 from __future__ import annotations
 
@@ -8,18 +8,32 @@ from typing import Annotated
 import typer
 from sqlalchemy import Engine
 
-from preread.cli import output, views
-from preread.cli import selection_options as upkeep
+from preread.cli import formatting, output
 from preread.cli.invoking_user import YES_OPTION, confirmed, user_name
+from preread.cli.messages import print_message
+from preread.cli.selection_options import (
+    CODE_OPTION,
+    MAX_ID,
+    PAGE,
+    ROOTS_OPTION,
+    all_entries,
+    format_file_count,
+    operator_ledger,
+    print_entries,
+    report_unselected,
+    requeue_files,
+    root_ids_of,
+    run_with_database,
+)
 from preread.core.errors import PrereadError, UsageError, error_from_code
 from preread.core.types import FileState
-from preread.ledger.selection import Selection, groups
+from preread.ledger.selection import Selection
 from preread.review import history
 from preread.review.history import detail_to_json
 
 quarantine = typer.Typer(help="List, show and release quarantined files.", no_args_is_help=True)
 missed = typer.Typer(help="List files that were deleted before assessment.", no_args_is_help=True)
-_JSON = typer.Option("--json", help="print JSON Lines, one record a file")
+_JSON = typer.Option("--json", help="print JSON Lines, one record per file")
 _IDS = typer.Argument(metavar="ID", help="the number in the first column of the list")
 
 
@@ -29,83 +43,78 @@ _IDS = typer.Argument(metavar="ID", help="the number in the first column of the 
 @quarantine.command("list")
 def list_quarantined(
     context: typer.Context,
-    code: Annotated[str | None, upkeep.CODE_OPTION] = None,
-    root: Annotated[list[Path] | None, upkeep.ROOTS_OPTION] = None,
+    code: Annotated[str | None, CODE_OPTION] = None,
+    root: Annotated[list[Path] | None, ROOTS_OPTION] = None,
     json: Annotated[bool, _JSON] = False,
 ) -> None:
     """List quarantined files, by ascending ID.
 
-    Exit code: 0, also when nothing is.
+    Exit code: 0, also if there is none.
     """
 
-    def act(engine: Engine) -> bool:
-        selection = Selection(states=(FileState.QUARANTINED,), code=code, root_ids=upkeep.root_ids_of(engine, root))
-        upkeep.print_entries(engine, selection, "nothing is quarantined", json=json)
+    def action(engine: Engine) -> bool:
+        selection = Selection(states=(FileState.QUARANTINED,), code=code, root_ids=root_ids_of(engine, root))
+        print_entries(engine, selection, "no file is quarantined", json=json)
         return True
 
-    upkeep.with_database(context, act)
+    run_with_database(context, action)
 
 
 @quarantine.command("show")
 def show_quarantined(
     context: typer.Context,
-    file_id: Annotated[
-        int, typer.Argument(metavar="ID", min=1, max=upkeep.MAX_ID, help="the number in the first column")
-    ],
+    file_id: Annotated[int, typer.Argument(metavar="ID", min=1, max=MAX_ID, help="the number in the first column")],
     json: Annotated[bool, typer.Option("--json", help="print one JSON record")] = False,
 ) -> None:
     """Show why a file is quarantined, and what to do.
 
-    Exit code: 0; 2 when no quarantined file has this ID.
+    Also shows the history of the file.
+
+    Exit code: 0; 2 if no quarantined file has this ID.
     """
 
-    def act(engine: Engine) -> bool:
+    def action(engine: Engine) -> bool:
         detail = history.show(engine, file_id)
         if detail is None or detail.row.state is not FileState.QUARANTINED:
-            raise UsageError(f"no quarantined file has the ID {file_id}: `preread quarantine list` shows those that do")
+            raise UsageError(f"no quarantined file has the ID {file_id}: `preread quarantine list` prints the IDs")
         remedy = error_from_code(detail.row.code or "", "", PrereadError).hint
         if json:
             output.print_json({**detail_to_json(detail), "remedy": remedy})
         else:
-            output.print_pairs([*views.detail_pairs(detail), ("what to do", remedy)])
+            output.print_pairs([*formatting.detail_pairs(detail), ("what to do", remedy)])
         return True
 
-    upkeep.with_database(context, act)
+    run_with_database(context, action)
 
 
 @quarantine.command("release")
 def release(
     context: typer.Context,
     ids: Annotated[list[int] | None, _IDS] = None,
-    code: Annotated[str | None, upkeep.CODE_OPTION] = None,
-    root: Annotated[list[Path] | None, upkeep.ROOTS_OPTION] = None,
-    every: Annotated[bool, typer.Option("--all", help="everything that is quarantined")] = False,
+    code: Annotated[str | None, CODE_OPTION] = None,
+    root: Annotated[list[Path] | None, ROOTS_OPTION] = None,
+    every: Annotated[bool, typer.Option("--all", help="all quarantined files")] = False,
     yes: Annotated[bool, YES_OPTION] = False,
 ) -> None:
     """Queue quarantined files to be assessed again.
 
     Their count of attempts starts at zero; a file that fails again is quarantined again.
 
-    Exit code: 0 when all that were meant are ready now; 1 when there is none, when an ID is not quarantined, or when it
-    was declined.
+    Exit code: 0 if all selected files are ready now; 1 if there is none, if an ID is not quarantined, or if it was not
+    confirmed.
     """
     if not any((ids, code, root, every)):
-        raise UsageError("say which files: ID, --code, --root or --all")
+        raise UsageError("select files with ID, --code, --root or --all")
 
-    def act(engine: Engine) -> bool:
+    def action(engine: Engine) -> bool:
         states = (FileState.QUARANTINED,)
-        selection = Selection(
-            tuple(ids) if ids else None, None, states, code, root_ids=upkeep.root_ids_of(engine, root)
-        )
-        strangers = (
-            sorted(set(ids or ()) - {one.file_id for one in upkeep.all_entries(engine, selection)}) if ids else []
-        )
-        for stranger in strangers:
-            output.say(f"{stranger} is not among the quarantined files that are meant")
-        found = groups(engine, selection)
-        return upkeep.reopen(engine, selection, found, states, "released from quarantine", yes=yes) and not strangers
+        selection = Selection(tuple(ids) if ids else None, None, states, code, root_ids=root_ids_of(engine, root))
+        found = [entry.file_id for entry in all_entries(engine, selection)] if ids else []
+        unselected = report_unselected(ids, found, "quarantined")
+        done = requeue_files(engine, selection, states, "released from quarantine", yes=yes)
+        return done and not unselected
 
-    upkeep.with_database(context, act)
+    run_with_database(context, action)
 
 
 # ---------------------------------------------------------------------- missed
@@ -114,59 +123,58 @@ def release(
 @missed.command("list")
 def list_missed(
     context: typer.Context,
-    root: Annotated[list[Path] | None, upkeep.ROOTS_OPTION] = None,
-    every: Annotated[bool, typer.Option("--all", help="also what is acknowledged, and what was only renamed")] = False,
+    root: Annotated[list[Path] | None, ROOTS_OPTION] = None,
+    every: Annotated[bool, typer.Option("--all", help="also acknowledged files, and files that were renamed")] = False,
     json: Annotated[bool, _JSON] = False,
 ) -> None:
     """List files that were deleted before assessment.
 
-    Exit code: 0, also when there is none.
+    They are listed by ascending ID.
+
+    Exit code: 0, also if there is none.
     """
 
-    def act(engine: Engine) -> bool:
-        roots = upkeep.root_ids_of(engine, root)
+    def action(engine: Engine) -> bool:
+        roots = root_ids_of(engine, root)
         selection = Selection(states=(FileState.MISSED,), root_ids=roots, unknown_only=not every)
-        upkeep.print_entries(engine, selection, "no film was missed", json=json)
+        print_entries(engine, selection, "no file was missed", json=json)
         return True
 
-    upkeep.with_database(context, act)
+    run_with_database(context, action)
 
 
 @missed.command("acknowledge")
 def acknowledge(
     context: typer.Context,
     ids: Annotated[list[int] | None, _IDS] = None,
-    root: Annotated[list[Path] | None, upkeep.ROOTS_OPTION] = None,
-    every: Annotated[bool, typer.Option("--all", help="all that `preread missed list` shows")] = False,
+    root: Annotated[list[Path] | None, ROOTS_OPTION] = None,
+    every: Annotated[bool, typer.Option("--all", help="all files that `preread missed list` prints")] = False,
     yes: Annotated[bool, YES_OPTION] = False,
 ) -> None:
     """Acknowledge missed files.
 
     They stay in the history, and `preread status` no longer reports them as critical.
 
-    Exit code: 0 when all that were meant are acknowledged; 1 when there is none, when an ID is not among them, or when
-    it was declined.
+    Exit code: 0 if all selected files are acknowledged; 1 if there is none, if an ID is not among them, or if it was
+    not confirmed.
     """
     if not any((ids, root, every)):
-        raise UsageError("say which films: ID, --root or --all")
+        raise UsageError("select files with ID, --root or --all")
 
-    def act(engine: Engine) -> bool:
-        roots = upkeep.root_ids_of(engine, root)
+    def action(engine: Engine) -> bool:
+        roots = root_ids_of(engine, root)
         selection = Selection(tuple(ids) if ids else None, None, (FileState.MISSED,), root_ids=roots, unknown_only=True)
-        found = [one.file_id for one in upkeep.all_entries(engine, selection)]
-        strangers = sorted(set(ids or ()) - set(found))
-        for stranger in strangers:
-            output.say(f"{stranger} is not among the missed films that are meant")
+        found = [entry.file_id for entry in all_entries(engine, selection)]
+        unselected = report_unselected(ids, found, "missed")
         if not found:
-            output.say("no missed film matches")
+            print_message("no missed file matches")
             return False
-        if not confirmed(f"acknowledge {upkeep.say_files(len(found))} that went away before being read?", yes=yes):
+        question = f"acknowledge {format_file_count(len(found))} deleted before assessment?"
+        if not confirmed(question, yes=yes):
             return False
-        ledger, why = upkeep.ledger_of(engine), f"acknowledged by {user_name()}"
-        count = sum(
-            ledger.acknowledge_missed(found[at : at + upkeep.PAGE], why) for at in range(0, len(found), upkeep.PAGE)
-        )
-        output.say(f"{upkeep.say_files(count)} acknowledged")
-        return count == len(found) and not strangers
+        ledger, why = operator_ledger(engine), f"acknowledged by {user_name()}"
+        count = sum(ledger.acknowledge_missed(found[at : at + PAGE], why) for at in range(0, len(found), PAGE))
+        print_message(f"{format_file_count(count)} acknowledged")
+        return count == len(found) and not unselected
 
-    upkeep.with_database(context, act)
+    run_with_database(context, action)

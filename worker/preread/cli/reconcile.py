@@ -1,4 +1,4 @@
-"""``preread reconcile``: what is owed, computed anew from folders and database, and how the ledger differs from it."""
+"""``preread reconcile``: compare the watched folders with the database."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import typer
 
 from preread.admin.reconcile import Options, Reconciliation
 from preread.admin.reconcile import reconcile as compare
-from preread.cli import context as door
 from preread.cli import output
+from preread.cli.context import open_database, read_settings, watched_paths
+from preread.cli.messages import print_message
 from preread.core.errors import EnvironmentFault, SettingsError
 from preread.core.jsonable import reversible_path
 from preread.core.text.escaping import display_path
 from preread.review.history import root_paths
 
-_SAID_EVERY_S = 5.0
+_PROGRESS_EVERY_S = 5.0
 
 
 def reconcile(
@@ -27,36 +28,34 @@ def reconcile(
     root: Annotated[
         list[Path] | None,
         typer.Option(
-            "--root", help="only this folder, may be repeated; default: those of the settings, else all that are known"
+            "--root", help="only this folder; may be repeated; default: those of the settings, else all of the database"
         ),
     ] = None,
     wait: Annotated[
         float,
         typer.Option(
-            min=0.0, max=86_400.0, metavar="SECONDS", help="look again for so long at what differs, while a worker runs"
+            min=0.0, max=86_400.0, metavar="SECONDS", help="check differences again for this time, while a worker runs"
         ),
     ] = 0.0,
     read: Annotated[
-        bool, typer.Option("--read", help="also read every file again and compare it with its result")
+        bool, typer.Option("--read", help="also read every file and compare its hash with that of its result")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record a difference")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record per difference")] = False,
 ) -> None:
     """Compare the watched folders with the database.
 
     Lists every file that the folders and the database do not agree on, and every inconsistency within the database.
-    Changes nothing. A film that came a moment ago is a difference until the worker has seen it: --wait 60 gives it
-    time.
+    Changes nothing. A new file is a difference until the worker has seen it: use --wait 60.
 
-    Exit code: 0 when nothing differs; 1 when something does; 3 when nothing does, but a folder or a file could not be
-    looked at.
+    Exit code: 0 if nothing differs; 1 if something does; 3 if nothing does, but a folder or a file could not be read.
     """
-    settings = door.read_settings(context)
+    settings = read_settings(context)
 
-    engine = door.open_database(settings)
+    engine = open_database(settings)
     try:
-        roots = door.root_paths(settings, root) or root_paths(engine)
+        roots = watched_paths(settings, root) or root_paths(engine)
         if not roots:
-            raise SettingsError("there is no folder to compare: name one with --root or in PREREAD_ROOTS")
+            raise SettingsError("no folder to compare: name one with --root or in PREREAD_ROOTS")
         limit = settings.max_file_bytes if read else None
         found = compare(engine, roots, Options(wait, limit, progress=_Progress()))
     finally:
@@ -69,38 +68,40 @@ def reconcile(
 
 
 class _Progress:
-    """Says every few seconds how far it is: a million files on a share take long."""
+    """Prints the progress every few seconds."""
 
     def __init__(self) -> None:
-        self._next_at = time.monotonic() + _SAID_EVERY_S
+        self._next_at = time.monotonic() + _PROGRESS_EVERY_S
 
     def __call__(self, line: str) -> None:
         if time.monotonic() >= self._next_at:
-            output.say(line)
-            self._next_at = time.monotonic() + _SAID_EVERY_S
+            print_message(line)
+            self._next_at = time.monotonic() + _PROGRESS_EVERY_S
 
 
 def _print(found: Reconciliation, *, json: bool) -> None:
     if json:
-        for one in found.differences:
-            output.print_json(asdict(one) | {"path": None if one.path is None else reversible_path(one.path)})
+        for difference in found.differences:
+            output.print_json(
+                asdict(difference) | {"path": None if difference.path is None else reversible_path(difference.path)}
+            )
     elif found.differences:
         rows = (
             (
-                one.code,
-                str(one.file_id or ""),
-                f"{one.root}/{display_path(one.path)}" if one.path else one.root,
-                one.what,
+                difference.code,
+                str(difference.file_id or ""),
+                f"{difference.root}/{display_path(difference.path)}" if difference.path else difference.root,
+                difference.what,
             )
-            for one in found.differences
+            for difference in found.differences
         )
         output.print_table(("difference", "id", "file", "what"), rows, medical=False)
     for fault in found.unproven:
-        output.say(f"{fault} [{fault.code}]")
-    owed = ", ".join(f"{count} {state.value}" for state, count in sorted(found.owed.items()))
-    output.say(f"{found.files} files in the folders; owed: {owed or 'none'}")
+        print_message(f"{fault} [{fault.code}]")
+    pending = ", ".join(f"{count} {state.value}" for state, count in sorted(found.owed.items()))
+    print_message(f"{found.files} files in the folders; pending: {pending or 'none'}")
     if found.contents:
-        output.say(f"{found.contents} files were read and have the bytes of their result")
-    kinds = Counter(one.code for one in found.differences)
-    said = ", ".join(f"{code} {count}" for code, count in kinds.most_common())
-    output.say(f"{kinds.total()} differences: {said}" if kinds else "nothing differs")
+        print_message(f"{found.contents} files were read and have the content of their result")
+    kinds = Counter(difference.code for difference in found.differences)
+    summary = ", ".join(f"{code} {count}" for code, count in kinds.most_common())
+    print_message(f"{kinds.total()} differences: {summary}" if kinds else "nothing differs")

@@ -1,4 +1,4 @@
-"""``preread requeue``: having films read again."""
+"""``preread requeue``: queue files to be assessed again."""
 
 from __future__ import annotations
 
@@ -9,16 +9,25 @@ from typing import Annotated, Literal
 import typer
 from sqlalchemy import Engine
 
-from preread.cli import output
-from preread.cli import selection_options as upkeep
 from preread.cli.invoking_user import YES_OPTION
+from preread.cli.messages import print_message
+from preread.cli.selection_options import (
+    CODE_OPTION,
+    MAX_ID,
+    ROOTS_OPTION,
+    find_paths,
+    format_file_count,
+    requeue_files,
+    root_ids_of,
+    run_with_database,
+)
 from preread.core.errors import UsageError
 from preread.core.types import FileState, Outcome
 from preread.ledger.selection import REQUEUED_FROM, Selection, groups
 
 
 class StateName(StrEnum):
-    """The states from which a film can be put back into the queue: ``upkeep.REQUEUED_FROM``."""
+    """States from which a file can be requeued, as ``REQUEUED_FROM``."""
 
     DONE = "done"
     QUARANTINED = "quarantined"
@@ -27,47 +36,46 @@ class StateName(StrEnum):
 
 OutcomeName = Literal["assessed", "refused", "unreadable"]
 _WHY_NOT = {
-    "settling": "still settling, they are read as soon as they stand still",
-    "ready": "ready already",
-    "claimed": "being read now",
-    "vanished": "no longer in the folder; they are as they were when they come back",
-    "missed": "they went away before they were read",
-    "superseded": "a newer version took their place",
-    "ignored": "a rule leaves them out (`preread explain PATH` says which)",
+    "settling": "not complete yet, assessed as soon as they are",
+    "ready": "already waiting to be assessed",
+    "claimed": "being assessed now",
+    "vanished": "no longer in the folder; their results stay",
+    "missed": "deleted before assessment",
+    "superseded": "replaced by a newer version",
+    "ignored": "ignored by a rule (see `preread explain PATH`)",
 }
 
 
 def requeue(
     context: typer.Context,
     paths: Annotated[
-        list[str] | None, typer.Argument(metavar="PATH", help="films, and folders with everything below them")
+        list[str] | None, typer.Argument(metavar="PATH", help="files, and folders with everything below them")
     ] = None,
     ids: Annotated[
-        list[int] | None, typer.Option("--id", min=1, max=upkeep.MAX_ID, help="the ID of a result, may be repeated")
+        list[int] | None, typer.Option("--id", min=1, max=MAX_ID, help="the ID of a result; may be repeated")
     ] = None,
-    state: Annotated[list[StateName] | None, typer.Option(help="only in this state, may be repeated")] = None,
-    outcome: Annotated[OutcomeName | None, typer.Option(help="only what ended so")] = None,
-    code: Annotated[str | None, upkeep.CODE_OPTION] = None,
-    root: Annotated[list[Path] | None, upkeep.ROOTS_OPTION] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="say what would be read again, and end")] = False,
+    state: Annotated[list[StateName] | None, typer.Option(help="only files in this state; may be repeated")] = None,
+    outcome: Annotated[OutcomeName | None, typer.Option(help="only files with this outcome")] = None,
+    code: Annotated[str | None, CODE_OPTION] = None,
+    root: Annotated[list[Path] | None, ROOTS_OPTION] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print what would be assessed again, and exit")] = False,
     yes: Annotated[bool, YES_OPTION] = False,
 ) -> None:
     """Queue files to be assessed again.
 
     Files that are done, quarantined or waiting for a retry become ready for the worker at once.
 
-    What they were answered before stays in force until the new answer is there, and in their history afterwards. The
-    same bundle gives the same bytes the same answer: a film is worth reading again when its bundle, its folder's
-    declaration or Preread itself is another.
+    The present result is valid until the new one is committed, and stays in the history. The same bundle gives the same
+    result for the same bytes: assess a file again if its bundle, the declaration of its folder or Preread has changed.
 
-    Exit code: 0 when every film that was meant is ready now, or would be; 1 when there is none, when a path is known to
-    no watched folder, or when it was declined.
+    Exit code: 0 if every selected file is ready now, or would be; 1 if there is none, if no watched folder knows a
+    path, or if it was not confirmed.
     """
     if not any((paths, ids, state, outcome, code, root)):
-        raise UsageError("say which films: PATH, --id, --state, --outcome, --code or --root")
+        raise UsageError("select files with PATH, --id, --state, --outcome, --code or --root")
 
-    def act(engine: Engine) -> bool:
-        unknown, known = upkeep.sort_paths(engine, paths)
+    def action(engine: Engine) -> bool:
+        unknown, known = find_paths(engine, paths)
         if paths and not known:
             return False
         selection = Selection(
@@ -76,14 +84,12 @@ def requeue(
             states=tuple(map(FileState, state)) if state else None,
             code=code,
             outcome=Outcome(outcome) if outcome else None,
-            root_ids=upkeep.root_ids_of(engine, root),
+            root_ids=root_ids_of(engine, root),
         )
-        found = groups(engine, selection)
-        meant = [group for group in found if group.state in REQUEUED_FROM]
-        for group in found:
-            if group not in meant:
-                output.say(f"{upkeep.say_files(group.files)} left as they are: {_WHY_NOT[group.state.value]}")
-        done = upkeep.reopen(engine, selection, meant, REQUEUED_FROM, "requeued", yes=yes, dry_run=dry_run)
+        for group in groups(engine, selection):
+            if group.state not in REQUEUED_FROM:
+                print_message(f"{format_file_count(group.files)} left unchanged: {_WHY_NOT[group.state.value]}")
+        done = requeue_files(engine, selection, REQUEUED_FROM, "requeued", yes=yes, dry_run=dry_run)
         return done and not unknown
 
-    upkeep.with_database(context, act)
+    run_with_database(context, action)

@@ -1,35 +1,37 @@
-"""``preread results`` and ``preread explain``: what is committed, for people and for programs."""
+"""``preread results`` and ``preread explain``: stored results."""
 
 from __future__ import annotations
 
 import itertools
 import os
+import re
 import stat
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Literal, TypeVar
 
 import typer
 from sqlalchemy import Engine
 
-from preread.cli import context as door
-from preread.cli import identifiers, output, views
+from preread.cli import formatting, identifiers, output
+from preread.cli.context import open_database, read_settings
 from preread.cli.invoking_user import actor
-from preread.cli.times import since
+from preread.cli.messages import print_message
 from preread.core.errors import UsageError
 from preread.core.text.wording import caveat_notes, predictive_value_notes
 from preread.core.types import Answer, Caveat, Finding, Outcome
 from preread.db.engine import write
 from preread.review import audit, disclosures, history
-from preread.review import results as stored
 from preread.review.history import Explanation, ResultDetail, detail_to_json, root_paths
-from preread.review.results import ResultFilter, result_to_json
+from preread.review.results import ResultFilter, result_to_json, stream
 from preread.share.ignore_rules import RULES, path_rule
 
 T = TypeVar("T")
 AnswerName = Literal["flagged", "uncertain", "not_flagged"]
 OutcomeName = Literal["assessed", "refused", "unreadable"]
 TABLE_LIMIT = 100
+_AGO = re.compile(r"(\d{1,6})\s*(s|m|min|h|d|w)")
+_UNIT = {"s": "seconds", "m": "minutes", "min": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 app = typer.Typer(invoke_without_command=True)
 _SINCE_HELP = "a time (2026-03-31, 2026-03-31T14:00) or how long ago (2h, 3d)"
@@ -40,11 +42,11 @@ def results(
     context: typer.Context,
     since: Annotated[str | None, typer.Option(metavar="TIME", help=f"committed since: {_SINCE_HELP}")] = None,
     acquired_since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="taken since, on the modality's clock: the same")
+        str | None, typer.Option(metavar="TIME", help="acquired since, on the modality's clock: as --since")
     ] = None,
-    answer: Annotated[AnswerName | None, typer.Option(help="only films with this answer")] = None,
-    outcome: Annotated[OutcomeName | None, typer.Option(help="only films that ended so")] = None,
-    code: Annotated[str | None, typer.Option(help="only films refused or unreadable with this code")] = None,
+    answer: Annotated[AnswerName | None, typer.Option(help="only images with this AI result")] = None,
+    outcome: Annotated[OutcomeName | None, typer.Option(help="only files with this outcome")] = None,
+    code: Annotated[str | None, typer.Option(help="only files refused or unreadable with this code")] = None,
     patient: Annotated[
         str | None,
         typer.Option(metavar="-", help="only this Patient ID, read from standard input: write `-`, never the ID"),
@@ -55,27 +57,27 @@ def results(
     ] = None,
     limit: Annotated[
         int | None,
-        typer.Option(min=0, help=f"the newest so many; 0 for all; default {TABLE_LIMIT}, all with --json, --csv"),
+        typer.Option(min=0, help=f"number of results; 0 for all; default {TABLE_LIMIT}, all with --json, --csv"),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record a file")] = False,
-    csv: Annotated[bool, typer.Option("--csv", help="print CSV, one row a finding")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record per file")] = False,
+    csv: Annotated[bool, typer.Option("--csv", help="print CSV, one row per finding")] = False,
 ) -> None:
     """List stored results, or show one in full.
 
     The newest result comes first. `preread results show ID` shows one with its history.
 
-    Exit code: 0, also when nothing matches; 2 or 3 when the database cannot be used.
+    Exit code: 0, also if nothing matches; 2 or 3 if the database cannot be used.
     """
     if context.invoked_subcommand is not None:
         return
 
     if json and csv:
-        raise UsageError("--json and --csv exclude each other")
+        raise UsageError("--json and --csv cannot be combined: give one of them")
     all_by_default = None if json or csv else TABLE_LIMIT
     now = datetime.now(UTC)
     wanted = ResultFilter(
-        since=_time(since, now),
-        acquired_since=_time(acquired_since, now),
+        since=None if since is None else parse_time(since, now),
+        acquired_since=None if acquired_since is None else parse_time(acquired_since, now),
         answer=Answer(answer) if answer else None,
         outcome=Outcome(outcome) if outcome else None,
         code=code,
@@ -83,7 +85,7 @@ def results(
         accession_number=identifiers.read(accession, "--accession", "Accession Number"),
         limit=all_by_default if limit is None else (limit or None),
     )
-    _with_database(context, lambda engine: _print(engine, wanted, json=json, csv=csv))
+    _on_database(context, lambda engine: _print(engine, wanted, json=json, csv=csv))
 
 
 @app.command("show")
@@ -96,7 +98,7 @@ def show(
 ) -> None:
     """Show one result in full, with its history.
 
-    Exit code: 0; 2 when there is no result with this ID.
+    Exit code: 0; 2 if there is no result with this ID.
     """
 
     def look(engine: Engine) -> ResultDetail | None:
@@ -106,83 +108,101 @@ def show(
             write(engine, lambda connection, _: audit.append(connection, actor(), audit.Action.VIEW, seen))
         return found
 
-    detail = _with_database(context, look)
+    detail = _on_database(context, look)
     if detail is None:
         raise UsageError(f"there is no result {result_id}: `preread results` lists them")
     if json:
         output.print_json(detail_to_json(detail))
     else:
-        output.print_pairs(views.detail_pairs(detail))
+        output.print_pairs(formatting.detail_pairs(detail))
 
 
 def explain(
     context: typer.Context,
-    path: Annotated[str, typer.Argument(help="a file in a watched folder, also one that is gone")],
+    path: Annotated[str, typer.Argument(help="a file in a watched folder, even if it was deleted")],
     json: Annotated[
-        bool, typer.Option("--json", help="print JSON Lines, one record for each root that knows it")
+        bool, typer.Option("--json", help="print JSON Lines, one record per watched folder that knows it")
     ] = False,
 ) -> None:
     """Explain why a file has a result, or has none.
 
     Prints one sentence and the history of the file.
 
-    Exit code: 0; 1 when no watched folder knows the path.
+    Exit code: 0; 1 if no watched folder knows the path.
     """
-    found, known = _with_database(
+    found, known = _on_database(
         context, lambda engine: (_explanations(engine, path), [os.fsdecode(root) for root in root_paths(engine)])
     )
     for explanation in found:
         if json:
-            output.print_json(views.explanation_to_json(explanation))
+            output.print_json(formatting.explanation_to_json(explanation))
         else:
-            output.print_text(views.sentence(explanation))
-            output.print_table(("when", "version", "state", "why"), views.history_rows(explanation))
+            output.print_text(formatting.explanation_text(explanation))
+            output.print_table(("when", "version", "state", "why"), formatting.history_rows(explanation))
     if not found:
-        # a folder that only `--root` named stands in no settings
-        named = [str(root.path) for root in door.read_settings(context).roots]
-        output.say(_unknown(path, list({os.path.abspath(root): root for root in (*known, *named)}.values())))
+        # a folder given by `--root` only is not in the settings
+        named = [str(root.path) for root in read_settings(context).roots]
+        print_message(_unknown(path, list({os.path.abspath(root): root for root in (*known, *named)}.values())))
         raise typer.Exit(1)
 
 
 def _print(engine: Engine, wanted: ResultFilter, *, json: bool, csv: bool) -> None:
-    found = disclosures.record_all(engine, actor(), stored.stream(engine, wanted))
+    found = disclosures.record_all(engine, actor(), stream(engine, wanted))
     if csv:
-        output.print_csv(views.CSV_COLUMNS, (row for one in found for row in views.csv_rows(one)))
+        output.print_csv(formatting.CSV_COLUMNS, (row for result in found for row in formatting.csv_rows(result)))
     elif json:
-        for one in found:
-            output.print_json(result_to_json(one))
+        for result in found:
+            output.print_json(result_to_json(result))
     else:
         narrow = output.is_narrow()
         rows = []
         caveats: set[Caveat] = set()
         answered: set[tuple[str, Finding]] = set()
-        for one in found:
-            rows.append(views.result_block(one) if narrow else views.result_row(one))
-            caveats.update(one.caveats)
-            answered.update((one.bundle or "", finding) for finding in one.findings)
+        for result in found:
+            rows.append(formatting.result_block(result) if narrow else formatting.result_row(result))
+            caveats.update(result.caveats)
+            answered.update((result.bundle or "", finding) for finding in result.findings)
         if not rows:
-            output.say("no result matches")
+            print_message("no result matches")
             return
         notes = (*predictive_value_notes(answered), *caveat_notes(caveats))
         if narrow:
             output.print_blocks(rows, notes=notes)
         else:
-            output.print_table(views.TABLE_COLUMNS, rows, notes=notes)
+            output.print_table(formatting.TABLE_COLUMNS, rows, notes=notes)
         if len(rows) == wanted.limit:
-            output.say(f"these are the newest {len(rows)}; --limit 0 shows all")
+            print_message(f"these are the newest {len(rows)}; use --limit 0 for all")
 
 
-def _with_database(context: typer.Context, action: Callable[[Engine], T]) -> T:
-    settings = door.read_settings(context)
-    engine = door.open_database(settings)
+def _on_database(context: typer.Context, action: Callable[[Engine], T]) -> T:
+    settings = read_settings(context)
+    engine = open_database(settings)
     try:
         return action(engine)
     finally:
         engine.dispose()
 
 
-def _time(text: str | None, now: datetime) -> datetime | None:
-    return None if text is None else since(text, now)
+def parse_time(text: str, now: datetime) -> datetime:
+    """Parse a point in time: ISO 8601, or a duration before now.
+
+    Args:
+        text: ``2h``, ``3d``, ``2026-03-31``, ``2026-03-31T14:00`` or the same with an offset.
+        now: aware time from which a duration is counted back.
+
+    Returns:
+        An aware time; one without an offset is this machine's local time.
+
+    Raises:
+        UsageError: the text is none of these.
+    """
+    stripped = text.strip()
+    try:
+        if ago := _AGO.fullmatch(stripped.lower()):
+            return now - timedelta(**{_UNIT[ago[2]]: int(ago[1])})
+        return datetime.fromisoformat(stripped).astimezone()
+    except (ValueError, OverflowError):
+        raise UsageError(f"invalid time {text!r}: write 2h, 3d, 2026-03-31 or 2026-03-31T14:00") from None
 
 
 def _read_patient_id(option: str | None) -> str | None:
@@ -190,15 +210,15 @@ def _read_patient_id(option: str | None) -> str | None:
         return None
     if option != "-":
         raise UsageError(
-            "a patient ID on the command line stays in the shell's history and shows in the list of processes: "
-            "write --patient - and give the ID on standard input"
+            "a Patient ID as an argument is visible in the shell's history and in the list of processes: use "
+            "--patient - and write the ID to standard input"
         )
     return identifiers.read(option, "--patient", "Patient ID")
 
 
 def _explanations(engine: Engine, path: str) -> list[Explanation]:
     folder, name = os.path.split(os.path.abspath(path))
-    # a root may be registered by its real path, and the caller may stand behind a link
+    # a watched folder may be registered by its real path, while the path leads through a symbolic link
     candidates = [os.path.join(folder, name), os.path.join(os.path.realpath(folder), name), path]
     for candidate in dict.fromkeys(candidates):
         if found := history.explain(engine, os.fsencode(candidate)):
@@ -207,26 +227,27 @@ def _explanations(engine: Engine, path: str) -> list[Explanation]:
 
 
 def _unknown(path: str, roots: Sequence[str]) -> str:
-    """Say what is known of a path that no scan has met.
+    """Return a message about a path that no scan has seen.
 
     Args:
-        roots: the folders of the settings and of the database.
+        path: the path of the command line.
+        roots: the watched folders of the settings and of the database.
     """
     try:
         mode = os.lstat(path).st_mode
     except OSError as error:
-        there = f"It cannot be found ({error.strerror})."
+        there = f"It cannot be accessed ({error.strerror})."
     else:
-        there = "It is there." if stat.S_ISREG(mode) else "It is there, but it is no regular file."
+        there = "It exists." if stat.S_ISREG(mode) else "It exists, but is not a regular file."
     said = f"No watched folder of this database knows {path}. {there}"
     whole = os.path.abspath(path)
-    # as in _explanations: the root may be known by its real path, and the caller may stand behind a link
+    # as in _explanations
     real = os.path.join(os.path.realpath(os.path.dirname(whole)), os.path.basename(whole))
     for root, candidate in itertools.product(roots, dict.fromkeys((whole, real))):
         inside = os.path.relpath(candidate, os.path.abspath(root))
         if inside.split(os.sep)[0] == os.pardir:
             continue
         rule = path_rule(os.fsencode(inside))
-        why = f"it is left out: {RULES[rule]}" if rule else "no scan has met it yet: is `preread run` at work?"
-        return f"{said} It lies in the root {root}; {why}"
-    return f"{said} It lies in none of the roots of the settings and of this database ({len(roots)} in all)"
+        why = f"it is ignored: {RULES[rule]}" if rule else "no scan has seen it yet: check with `preread status`"
+        return f"{said} It is in the watched folder {root}; {why}"
+    return f"{said} It is in none of the {len(roots)} watched folders of the settings and of this database"

@@ -1,4 +1,4 @@
-"""``preread review`` and ``preread stats``: the worklist and readings, for those who use a shell."""
+"""``preread review`` and ``preread stats``: work list and reviews."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ from typing import Annotated, Literal
 import typer
 from sqlalchemy import Engine
 
-from preread.cli import context as door
-from preread.cli import output, views
+from preread.cli import formatting, output
+from preread.cli.context import command_database, read_settings
+from preread.cli.formatting import patient_label, result_text
 from preread.cli.invoking_user import actor, ask_password
-from preread.cli.views import patient, says
+from preread.cli.messages import print_message
 from preread.core.errors import UsageError
 from preread.core.text.wording import format_percent
 from preread.core.types import Presence, Verdict
 from preread.db.engine import new_token, sqlite_path, write
 from preread.imaging import previews
 from preread.review import agreement, disclosures, history, reviews, worklist
-from preread.review import export as exporting
+from preread.review import export as review_export
 from preread.review.audit import Action, append
 from preread.review.auth import accounts
 from preread.review.export import ReviewedImage, review_to_json, write_image
@@ -35,30 +36,32 @@ VerdictName = Literal["accepted", "rejected", "supplemented"]
 
 
 class GroupName(StrEnum):
-    """What readings are counted by."""
+    """Groups by which reviews are counted."""
 
     BUNDLE = "bundle"
     DEVICE = "device"
     MONTH = "month"
 
 
-_Order = Annotated[OrderName, typer.Option(help="priority: flagged and uncertain first, none overtaken for long")]
-_Film = Annotated[int, typer.Argument(metavar="ID", min=1, max=2**63 - 1, help="the number of the film")]
+_Order = Annotated[
+    OrderName, typer.Option(help="priority: flagged and uncertain first, with a limited wait for the others")
+]
+_Film = Annotated[int, typer.Argument(metavar="ID", min=1, max=2**63 - 1, help="ID of the image")]
 
 
 @app.command("list")
 def list_films(
     context: typer.Context,
     order: _Order = "arrival",
-    everything: Annotated[bool, typer.Option("--all", help="films that were read, too")] = False,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="at most so many studies")] = 50,
-    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record a film")] = False,
+    everything: Annotated[bool, typer.Option("--all", help="also images with a review")] = False,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="maximum number of studies")] = 50,
+    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record per image")] = False,
 ) -> None:
     """List the images to review, grouped by study.
 
-    Exit code: 0, also when there is none.
+    Exit code: 0, also if there is none.
     """
-    with door.database(context) as engine:
+    with command_database(context) as engine:
         wanted = WorklistFilter(order=Order(order), unread=not everything, limit=limit)
         films = [film for study in worklist.page(engine, wanted).studies for film in study]
         disclosures.record(engine, actor(), (film.result for film in films))
@@ -68,7 +71,7 @@ def list_films(
             record = {"read_at": read_at, "read_before": film.read_before, "waited_s": film.waited_s}
             output.print_json({**result_to_json(film.result), **record})
         return
-    columns = ("id", "waiting", "patient / accession", "file", "what it says", "read")
+    columns = ("id", "waiting", "patient / accession", "file", "result", "reviewed")
     output.print_table(columns, map(_row, films))
 
 
@@ -76,12 +79,12 @@ def list_films(
 def next_film(context: typer.Context, order: _Order = "arrival") -> None:
     """Print the ID of the next image to review.
 
-    Exit code: 0; 1 when nothing is to be read.
+    Exit code: 0; 1 if the work list is empty.
     """
-    with door.database(context) as engine:
+    with command_database(context) as engine:
         studies = worklist.page(engine, WorklistFilter(order=Order(order), limit=1)).studies
     if not studies:
-        output.say("nothing is to be read")
+        print_message("the work list is empty")
         raise typer.Exit(1)
     output.print_text(str(studies[0][0].result.result_id))
 
@@ -95,113 +98,119 @@ def show(
 ) -> None:
     """Show an image's result and reviews.
 
-    Exit code: 0; 1 when a preview was asked for and none is kept; 2 when there is no such film.
+    With --png the preview is saved.
+
+    Exit code: 0; 1 if a preview was requested and none is stored; 2 if there is no such image.
     """
-    settings = door.read_settings(context)
-    with door.database(context) as engine:
+    settings = read_settings(context)
+    with command_database(context) as engine:
         detail = history.show(engine, film)
         if detail is None:
-            raise UsageError(f"there is no film {film}: `preread review list` shows them")
+            raise UsageError(f"there is no image {film}: `preread review list` prints the IDs")
         shown = reviews.Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
         signed = reviews.of_images(engine, [film])[film]
         write(engine, lambda connection, _: append(connection, actor(), Action.VIEW, f"film:{film}"))
         folder = previews.preview_folder(settings.preview_dir, sqlite_path(engine))
         picture = previews.load(folder, detail.row.sha256) if png is not None else None
     if json:
-        output.print_json({**detail_to_json(detail), "readings": [review_to_json(one) for one in signed]})
+        output.print_json({**detail_to_json(detail), "readings": [review_to_json(review) for review in signed]})
     else:
-        output.print_pairs([*views.detail_pairs(detail), *(("reading", _say(one, shown)) for one in signed)])
+        output.print_pairs(
+            [*formatting.detail_pairs(detail), *(("review", _review_text(review, shown)) for review in signed)]
+        )
     if png is not None:
         if picture is None:
-            output.say(f"no preview of film {film} is kept")
+            print_message(f"no preview of image {film} is stored")
             raise typer.Exit(1)
         write_image(png, picture)
-        output.say(f"{png}: a preview, not for diagnosis")
+        print_message(f"{png}: a preview, not for diagnosis")
 
 
 @app.command("sign")
 def sign(
     context: typer.Context,
     film: _Film,
-    reader: Annotated[str, typer.Option(help="user name of the reader; the password is asked for")],
-    verdict: Annotated[VerdictName, typer.Option(help="what the reader says of Preread's result")],
+    reader: Annotated[str, typer.Option(help="user name of the reviewer; the password is asked for")],
+    verdict: Annotated[VerdictName, typer.Option(help="the reviewer's verdict on the AI result")],
     finding: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=PRESENCE", help="what the reader sees: present, absent or unsure; may be repeated"),
+        typer.Option(
+            metavar="NAME=PRESENCE", help="finding of the reviewer: present, absent or unsure; may be repeated"
+        ),
     ] = None,
-    comment: Annotated[str, typer.Option(help="in the reader's words; it stays in the shell's history")] = "",
-    corrects: Annotated[int | None, typer.Option(min=1, help="the own reading that this one corrects")] = None,
+    comment: Annotated[str, typer.Option(help="comment of the reviewer; it stays in the shell's history")] = "",
+    corrects: Annotated[int | None, typer.Option(min=1, help="ID of the own review that this one corrects")] = None,
 ) -> None:
     """Sign a review of an image.
 
     The AI result counts as seen before the review. A review is not a radiology report.
 
-    Exit code: 0; 2 when there is no such film, or the reader, password or correction does not fit.
+    Exit code: 0; 2 if there is no such image, or the reviewer, password or correction is invalid.
     """
     presences = _presences(finding or [])
     password = ask_password(f"Password of {reader}: ")
-    with door.database(context) as engine:
-        who = accounts.check_password(engine, reader, password, source=actor())
+    with command_database(context) as engine:
+        reviewer = accounts.check_password(engine, reader, password, source=actor())
         detail = history.show(engine, film)
         if detail is None:
-            raise UsageError(f"there is no film {film}: `preread review list` shows them")
+            raise UsageError(f"there is no image {film}: `preread review list` prints the IDs")
         shown = Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
-        reviews.record_viewing(engine, who, film, shown, answer_visible=True)
+        reviews.record_viewing(engine, reviewer, film, shown, answer_visible=True)
         draft = Draft(film, shown, Verdict(verdict), new_token(), presences, comment, corrects)
-        reading_id = reviews.sign(engine, who, draft)
-    output.say(f"reading {reading_id} of film {film} is signed as {who.full_name}")
+        reading_id = reviews.sign(engine, reviewer, draft)
+    print_message(f"review {reading_id} of image {film} is signed as {reviewer.full_name}")
 
 
 @app.command("export")
 def export(
     context: typer.Context,
-    images: Annotated[Path | None, typer.Option(help="folder for the films' previews, as pseudonymised PNGs")] = None,
+    images: Annotated[Path | None, typer.Option(help="folder for the previews, as pseudonymised PNGs")] = None,
     json: Annotated[
-        bool, typer.Option("--json", help="print every reading, corrected ones too, as JSON Lines instead")
+        bool, typer.Option("--json", help="print all reviews, including corrected ones, as JSON Lines instead")
     ] = False,
 ) -> None:
     """Export reviewed images as CSV for training.
 
     The CSV is for `preread-train --absent ABSENT`; patients have pseudonyms.
 
-    Films on which readers disagree or are not sure are left out and named, as are, with --images, those of which no
-    preview is kept. A preview has at most 1024 pixels a side; text that is burned into its pixels stays in it. Without
-    --images the paths are those of the films themselves.
+    Images on which reviewers disagree or are unsure are left out and named, as are, with --images, those without a
+    stored preview. A preview has at most 1024 pixels per side; text burned into its pixels stays. Without --images the
+    paths are those of the files themselves.
 
-    Exit code: 0 when every film that was read is printed; 1 when some were left out.
+    Exit code: 0 if every reviewed image is printed; 1 if some were left out.
     """
-    settings = door.read_settings(context)
+    settings = read_settings(context)
     left_out: list[str] = []
-    with door.database(context) as engine:
+    with command_database(context) as engine:
         write(engine, lambda connection, _: append(connection, actor(), Action.EXPORT, "readings"))
         if json:
             after = 0
             while batch := reviews.page(engine, after, 500):
                 for one in batch:
-                    output.print_json(exporting.review_to_json(one))
+                    output.print_json(review_export.review_to_json(one))
                 after = batch[-1].reading_id
             return
         folder = previews.preview_folder(settings.preview_dir, sqlite_path(engine))
-        output.print_csv(exporting.COLUMNS, _lines(engine, images, folder, left_out))
+        output.print_csv(review_export.COLUMNS, _lines(engine, images, folder, left_out))
     for line in left_out:
-        output.say(line)
+        print_message(line)
     if left_out:
         raise typer.Exit(1)
 
 
 def stats(
     context: typer.Context,
-    by: Annotated[list[GroupName] | None, typer.Option(help="what to count by; default: all three")] = None,
-    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record a group")] = False,
+    by: Annotated[list[GroupName] | None, typer.Option(help="group by; default: all three")] = None,
+    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record per group")] = False,
 ) -> None:
     """Show how far reviewers and bundles agree.
 
     Also shows how long images waited for a review, and how many were overtaken by priority order.
 
-    Exit code: 0, also when nobody has signed a reading.
+    Exit code: 0, also if there is no signed review.
     """
     names = tuple(by or agreement.BY)
-    with door.database(context) as engine:
+    with command_database(context) as engine:
         found = agreement.stats(engine, names)
     if json:
         for one in found:
@@ -223,12 +232,12 @@ def stats(
         for one in found
     ]
     verdicts = ("accepted", "rejected", "supplemented")
-    counted = ("agree", "disagree", "undecided", "agreement", "before answer", "median wait min", "overtook")
-    output.print_table((*names, "readings", *verdicts, *counted), rows)
+    counted = ("agree", "disagree", "undecided", "agreement", "before AI result", "median wait min", "overtook")
+    output.print_table((*names, "reviews", *verdicts, *counted), rows)
 
 
-def _say(one: Review, shown: Shown) -> str:
-    corrected = ", corrected since" if one.superseded else "" if one.shown == shown else ", of an earlier result"
+def _review_text(one: Review, shown: Shown) -> str:
+    corrected = ", corrected later" if one.superseded else "" if one.shown == shown else ", of an earlier result"
     comment = f": {one.comment}" if one.comment else ""
     when = f"{one.signed_at:%Y-%m-%d %H:%M} UTC"
     return f"{one.reading_id}: {one.verdict.value} by {one.reader} {when}{corrected}{comment}"
@@ -240,9 +249,9 @@ def _row(film: WorklistFilm) -> tuple[str, ...]:
     return (
         str(result.result_id),
         f"{film.waited_s / 60:.0f} min",
-        patient(result.identity),
+        patient_label(result.identity),
         result.path_text,
-        says(result),
+        result_text(result),
         read,
     )
 
@@ -252,7 +261,7 @@ def _presences(written: list[str]) -> dict[str, Presence]:
     for one in written:
         name, _, presence = one.partition("=")
         if not name or presence not in set(Presence):
-            raise UsageError(f"{one!r} cannot be meant: write pneumonia=present, =absent or =unsure")
+            raise UsageError(f"invalid finding {one!r}: write pneumonia=present, =absent or =unsure")
         found[name] = Presence(presence)
     return found
 
@@ -261,14 +270,14 @@ def _lines(
     engine: Engine, images: Path | None, folder: Path | None, left_out: list[str]
 ) -> list[tuple[str | int | bool | None, ...]]:
     lines = []
-    for film in exporting.reviewed_images(engine):
+    for film in review_export.reviewed_images(engine):
         number = film.result.result_id
         if film.open is not None:
-            left_out.append(f"film {number} is left out: {_why(film)}")
+            left_out.append(f"image {number} is left out: {_why(film)}")
             continue
-        saved = None if images is None else exporting.save_image(images, film, folder)
+        saved = None if images is None else review_export.save_image(images, film, folder)
         if images is not None and saved is None:
-            left_out.append(f"film {number} is left out: no preview of it is kept")
+            left_out.append(f"image {number} is left out: no preview of it is stored")
             continue
         path = os.path.join(film.result.root_text, film.result.path_text) if saved is None else os.path.abspath(saved)
         lines.append(film.cells(str(path)))
@@ -277,7 +286,7 @@ def _lines(
 
 def _why(film: ReviewedImage) -> str:
     return {
-        "disagreement": "its readers disagree",
-        "undecided": "no reader says definitely what it shows",
-        "changed": "the file holds other bytes than those that were read",
+        "disagreement": "its reviewers disagree",
+        "undecided": "no reviewer is sure",
+        "changed": "the content of the file has changed since the review",
     }[film.open or ""]

@@ -1,4 +1,4 @@
-"""The folders that a command is about: those on its line, else those of the settings."""
+"""Watched folders of a command and their population."""
 
 from __future__ import annotations
 
@@ -17,40 +17,45 @@ PopulationName = Literal["undeclared", "children-1-5y", "research"]
 PopulationOption = Annotated[
     PopulationName,
     typer.Option(
-        help="what is declared of films whose tags do not say it. children-1-5y: an unknown age is taken as 1 to 5 "
-        "years. research: films outside the intended age or view are assessed too, with that caveat"
+        help="population of the images in these folders. children-1-5y: an unknown age is assumed to be 1 to 5 years. "
+        "research: images outside the intended age or view are assessed too, with that caveat"
     ),
 ]
 RootOption = Annotated[
     list[Path] | None,
-    typer.Option("--root", help="folder to watch, may be repeated; replaces the roots of the settings"),
+    typer.Option("--root", help="folder to watch; may be repeated; replaces the folders of the settings"),
 ]
 
 
 def chosen(settings: Settings, named: Sequence[Path] | None, population: PopulationName) -> tuple[RootSpec, ...]:
-    """Return the roots of the command line, else those of the settings.
+    """Return the watched folders of the command line or the settings.
+
+    Args:
+        settings: name folders, their populations and path patterns.
+        named: folders of the command line.
+        population: population of the folders of the command line.
 
     Raises:
-        SettingsError: there is none, one lies in another, or a path pattern is none.
-        UsageError: a population is declared, but no root on the command line to which it could apply.
+        SettingsError: there is no folder, one contains another, or a path pattern is invalid.
+        UsageError: a population is given without a folder.
     """
     if named:
         roots = tuple(RootSpec(path, Population(population)) for path in named)
         refuse_overlapping(roots)
         return roots
     if population != "undeclared":
-        raise UsageError("--population declares the folders that --root names: give both")
+        raise UsageError("--population applies to the folders of --root: give both")
     if not settings.roots:
-        raise SettingsError("there is no folder to watch: name one with --root or in PREREAD_ROOTS")
+        raise SettingsError("no folder to watch: name one with --root or in PREREAD_ROOTS")
     for spec in settings.roots:
         _refuse_bad_pattern(spec)
     return settings.roots
 
 
 def _refuse_bad_pattern(spec: RootSpec) -> None:
-    """Raise at the door what would else be found out at the first film."""
+    """Raise ``SettingsError`` if the path pattern is invalid."""
     if spec.path_pattern is not None:
         try:
             compile_path_pattern(spec.path_pattern)
         except SettingsError as error:
-            raise SettingsError(f"the root {spec.path}: {error}") from None
+            raise SettingsError(f"watched folder {spec.path}: {error}") from None

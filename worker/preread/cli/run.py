@@ -1,4 +1,4 @@
-"""``preread run``: the worker."""
+"""``preread run``: the worker process."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from typing import Annotated
 import typer
 from sqlalchemy import Engine
 
-from preread.cli import context as door
-from preread.cli import in_use, output
-from preread.cli import purge as forgetting
+from preread.admin.bundle_selection import BundleWatch
+from preread.cli import purge
+from preread.cli.context import open_database, read_settings
 from preread.cli.invoking_user import actor
+from preread.cli.messages import print_message
 from preread.cli.roots import PopulationOption, RootOption, chosen
+from preread.cli.selected_bundles import bundle_selection
 from preread.core.settings import Settings, refuse_within
 from preread.core.systemd import Notifier
 from preread.core.types import RootSpec
@@ -31,12 +33,10 @@ from preread.runner.loop import Environment, RunOptions
 def run(
     context: typer.Context,
     root: RootOption = None,
-    once: Annotated[bool, typer.Option("--once", help="handle what is there, settled, and end")] = False,
+    once: Annotated[bool, typer.Option("--once", help="process the files present, then exit")] = False,
     include_existing: Annotated[
         bool,
-        typer.Option(
-            "--include-existing", help="a folder's films from before its first start are new as well, and no backlog"
-        ),
+        typer.Option("--include-existing", help="treat files already present at first start as new, not as backlog"),
     ] = False,
     population: PopulationOption = "undeclared",
     log_json: Annotated[
@@ -47,14 +47,14 @@ def run(
 
     SIGTERM or Ctrl-C ends it after the images that are being assessed.
 
-    Files are only ever read, never changed, moved or deleted. What lies in a folder when it is first watched is counted
-    and taken in as backlog: assessed after the films that come later, and outside the list of unread ones. With --once
-    a bundle in the shadow assesses nothing.
+    Files are only read, never changed, moved or deleted. Files that are present when a folder is first watched are its
+    backlog: they are assessed after new files, and are not part of the work list. With --once a shadow bundle is not
+    used.
 
-    Exit code: 0 when it was told to stop, or with --once when every file has its outcome; 2 settings or schema; 3 a
-    share or the database is away; 4 the bundle may not be used.
+    Exit code: 0 when stopped by a signal, or with --once when every file has an outcome; 2 settings or schema; 3 if a
+    folder or the database is not available; 4 if the bundle cannot be used.
     """
-    settings = door.read_settings(context, quiet=False, log_json=log_json)
+    settings = read_settings(context, quiet=False, log_json=log_json)
     roots = chosen(settings, root, population)
 
     engine = _open_or_create(settings, roots)
@@ -64,15 +64,16 @@ def run(
     options = RunOptions(once=once, include_existing=include_existing, **values)
     options = replace(options, preview_dir=_preview_dir(settings, engine, roots))
     notifier = Notifier.from_environment(os.environ)
-    forgetting.forget_again(settings, engine)
+    purge.forget_again(settings, engine)
     audit_proof.accept(engine, actor())  # the key is there before the first result, which it seals
     code = service.BUNDLE_CHANGED
     try:
         while code == service.BUNDLE_CHANGED:
-            now = in_use.load(settings, engine)
-            still = in_use.Watch(settings, engine, now).still
+            selection = bundle_selection(settings, engine)
+            now = selection.load()
+            still = BundleWatch(selection, now).is_current
             if once and now.shadow is not None:
-                in_use.say_no_shadow(now.shadow[0].label)
+                _say_no_shadow(now.shadow[0].label)
             shadow = None if once else now.shadow
             with monitored(
                 None if once else settings.health_listen,
@@ -81,7 +82,7 @@ def run(
                 scan_interval_s=settings.scan_interval_s,
                 hosts=settings.health_hosts,
             ) as counters:
-                bundles = service.BundleChoice(now.bundle, shadow, still)
+                bundles = service.BundleChoice(now.active, shadow, still)
                 environment = Environment(notifier=notifier, counters=counters)
                 code = service.run(engine, bundles, roots, options, environment)
     finally:
@@ -98,9 +99,9 @@ def _preview_dir(settings: Settings, engine: Engine, roots: Sequence[RootSpec]) 
 
 
 def _open_or_create(settings: Settings, roots: Sequence[RootSpec]) -> Engine:
-    """Open the database; a new installation with the default database gets its file made.
+    """Open the database, or create the default SQLite file.
 
-    Only then: a database that was named and is not there is more likely mistyped or not mounted than new.
+    A database that the settings name is never created: its path is more likely wrong, or its disk not mounted.
     """
 
     def prepare(engine: Engine) -> None:
@@ -109,8 +110,15 @@ def _open_or_create(settings: Settings, roots: Sequence[RootSpec]) -> Engine:
             refuse_within(root, path, "database", "PREREAD_DATABASE_URL")
         by_default = settings.database_url == Settings.model_fields["database_url"].default
         if by_default and path is not None and not os.path.exists(path):
-            migrate.check_remains(engine, forgetting.kept_beside(settings, engine))
+            migrate.check_remains(engine, purge.kept_beside(settings, engine))
             migrate.upgrade(engine)
-            output.say(f"made the database {path}")
+            print_message(f"created the database {path}")
 
-    return door.open_database(settings, prepare)
+    return open_database(settings, prepare)
+
+
+def _say_no_shadow(label: str) -> None:
+    print_message(
+        f"{label} does not assess these images: a shadow bundle works in `preread run` without --once, and in "
+        "`preread fleet work`"
+    )

@@ -1,4 +1,4 @@
-"""What the commands share that act on single films: which ones, counted, asked for, done."""
+"""Options and actions of the commands that select single files."""
 
 from __future__ import annotations
 
@@ -10,99 +10,134 @@ from pathlib import Path
 import typer
 from sqlalchemy import Engine
 
-from preread.cli import context as door
 from preread.cli import output
+from preread.cli.context import command_database
+from preread.cli.formatting import local_time
 from preread.cli.invoking_user import confirmed, user_name
-from preread.cli.views import local
+from preread.cli.messages import print_message
 from preread.core.errors import UsageError
 from preread.core.jsonable import reversible_path
 from preread.core.types import FileState, JSONObject
 from preread.ledger.ledger import Ledger
-from preread.ledger.selection import Entry, Group, Selection, entries, groups, root_id_of
+from preread.ledger.selection import Entry, Selection, entries, groups, root_id_of
 from preread.review.results import iso
 
 PAGE = 500
 MAX_ID = 2**63 - 1
-CODE_OPTION = typer.Option(help="only with this code, e.g. slot_crashed or age_unknown")
-ROOTS_OPTION = typer.Option("--root", help="only in this watched folder, may be repeated")
+CODE_OPTION = typer.Option(help="only files with this code, e.g. slot_crashed or age_unknown")
+ROOTS_OPTION = typer.Option("--root", help="only files in this watched folder; may be repeated")
 
 
-def with_database(context: typer.Context, act: Callable[[Engine], bool]) -> None:
-    """Run ``act`` on the database; exit code 1 unless it returns that all went as meant."""
-    with door.database(context) as engine:
-        done = act(engine)
+def run_with_database(context: typer.Context, action: Callable[[Engine], bool]) -> None:
+    """Run an action on the database of the settings.
+
+    Args:
+        context: context of the command.
+        action: returns whether everything was done as requested.
+
+    Raises:
+        typer.Exit: with code 1 if the action returns ``False``.
+    """
+    with command_database(context) as engine:
+        done = action(engine)
     if not done:
         raise typer.Exit(1)
 
 
-def reopen(
+def requeue_files(
     engine: Engine,
     selection: Selection,
-    meant: Sequence[Group],
     states: Sequence[FileState],
     verb: str,
     *,
     yes: bool,
     dry_run: bool = False,
 ) -> bool:
-    """Count what is meant, ask, and make it READY."""
-    total = sum(group.files for group in meant)
+    """Count the selected files, ask for confirmation, and make them READY.
+
+    Args:
+        engine: database.
+        selection: the files.
+        states: states from which a file may be requeued; files in other states are left unchanged.
+        verb: participle for the history, as "requeued".
+        yes: do not ask.
+        dry_run: only count.
+
+    Returns:
+        ``True`` if every selected file is ready now, or would be; ``False`` if there is none, if the user declined, or
+        if a file changed its state in the meantime.
+    """
+    selected = [group for group in groups(engine, selection) if group.state in states]
+    total = sum(group.files for group in selected)
     if not total:
-        output.say("no file matches that could be read again")
+        print_message("no file matches that can be assessed again")
         return False
-    rows = ((str(g.files), g.state.value, g.outcome.value if g.outcome else "", g.code or "") for g in meant)
+    rows = ((str(g.files), g.state.value, g.outcome.value if g.outcome else "", g.code or "") for g in selected)
     output.print_table(("files", "state", "outcome until now", "code"), rows, medical=False)
     if dry_run:
-        output.say(f"{say_files(total)} would be read again")
+        print_message(f"{format_file_count(total)} would be assessed again")
         return True
-    if not confirmed(f"have {say_files(total)} read again?", yes=yes):
+    if not confirmed(f"assess {format_file_count(total)} again?", yes=yes):
         return False
-    ledger, why = ledger_of(engine), f"{verb} by {user_name()}"
-    chosen = dataclasses.replace(selection, states=_both(selection.states, states))
+    ledger, why = operator_ledger(engine), f"{verb} by {user_name()}"
+    chosen = dataclasses.replace(selection, states=_intersection(selection.states, states))
     moved = after = 0
     while page := entries(engine, chosen, after_file_id=after, limit=PAGE):
         after = page[-1].file_id
-        moved += ledger.reopen([one.file_id for one in page], why, states=states)
-    output.say(f"{say_files(moved)} ready to be read again")
+        moved += ledger.reopen([entry.file_id for entry in page], why, states=states)
+    print_message(f"{format_file_count(moved)} ready to be assessed again")
     if moved < total:
-        output.say(f"{say_files(total - moved)} changed state meanwhile and were left as they are")
+        print_message(f"{format_file_count(total - moved)} changed state in the meantime and were left unchanged")
     return moved == total
 
 
-def _both(chosen: Sequence[FileState] | None, possible: Sequence[FileState]) -> tuple[FileState, ...]:
+def _intersection(chosen: Sequence[FileState] | None, possible: Sequence[FileState]) -> tuple[FileState, ...]:
     return tuple(state for state in possible if chosen is None or state in chosen)
 
 
-def ledger_of(engine: Engine) -> Ledger:
-    """Return the verbs, for a command."""
+def operator_ledger(engine: Engine) -> Ledger:
+    """Return a ledger for a command of an operator."""
     return Ledger(engine, worker_id=f"operator-{os.getpid()}", lease_s=60.0)
 
 
-def sort_paths(engine: Engine, paths: Sequence[str] | None) -> tuple[list[str], tuple[bytes, ...] | None]:
-    """Return the paths that no watched folder knows, and the others as the database spells them."""
+def find_paths(engine: Engine, paths: Sequence[str] | None) -> tuple[list[str], tuple[bytes, ...] | None]:
+    """Look up paths in the database; unknown ones are named on standard error.
+
+    Args:
+        engine: database.
+        paths: files and folders of the command line.
+
+    Returns:
+        The paths that no watched folder of the database contains, and the others as the database spells them;
+        ``None`` instead of the latter if no path is given.
+    """
     if not paths:
         return [], None
-
     unknown: list[str] = []
     known: list[bytes] = []
     for path in paths:
         folder, name = os.path.split(os.path.abspath(path))
-        # a root may be registered by its real path, and the caller may stand behind a link
+        # a watched folder may be registered by its real path, while the path leads through a symbolic link
         spellings = {os.path.join(folder, name), os.path.join(os.path.realpath(folder), name)}
-        found = tuple(one for one in map(os.fsencode, sorted(spellings)) if groups(engine, Selection(paths=(one,))))
+        found = tuple(
+            spelling for spelling in map(os.fsencode, sorted(spellings)) if groups(engine, Selection(paths=(spelling,)))
+        )
         if found:
             known.extend(found)
         else:
             unknown.append(path)
-            output.say(f"no watched folder of this database knows {path}: `preread explain` tells more")
+            print_message(f"no watched folder of this database knows {path}: see `preread explain {path}`")
     return unknown, tuple(known)
 
 
 def root_ids_of(engine: Engine, roots: Sequence[Path] | None) -> tuple[int, ...] | None:
-    """Return the ids of these watched folders, ``None`` where none is named."""
+    """Return the database IDs of watched folders; ``None`` if none is given.
+
+    Raises:
+        UsageError: the database does not know one of them.
+    """
     if not roots:
         return None
-
     ids = []
     for path in roots:
         root_id = root_id_of(engine, os.fsencode(os.path.abspath(path)))
@@ -113,32 +148,59 @@ def root_ids_of(engine: Engine, roots: Sequence[Path] | None) -> tuple[int, ...]
 
 
 def all_entries(engine: Engine, selection: Selection) -> Iterator[Entry]:
-    """Yield a whole selection, page by page."""
+    """Yield the files of a selection by ascending ID."""
     after = 0
     while page := entries(engine, selection, after_file_id=after, limit=PAGE):
         yield from page
         after = page[-1].file_id
 
 
-def print_entries(engine: Engine, selection: Selection, nothing: str, *, json: bool) -> None:
-    """Print a selection as a table, or as JSON Lines."""
+def report_unselected(ids: Sequence[int] | None, found: Sequence[int], state: str) -> bool:
+    """Print the requested IDs that are not among the selected files.
+
+    Args:
+        ids: IDs of the command line.
+        found: IDs of the selected files.
+        state: adjective for the message, as "quarantined".
+    """
+    unselected = sorted(set(ids or ()) - set(found))
+    for file_id in unselected:
+        print_message(f"{file_id} is not among the selected {state} files")
+    return bool(unselected)
+
+
+def print_entries(engine: Engine, selection: Selection, if_empty: str, *, json: bool) -> None:
+    """Print the files of a selection as a table, or as JSON Lines.
+
+    Args:
+        engine: database.
+        selection: the files.
+        if_empty: message if there is none.
+        json: print JSON Lines.
+    """
     found = all_entries(engine, selection)
     if json:
-        for one in found:
-            output.print_json(_record(one))
+        for entry in found:
+            output.print_json(_to_json(entry))
         return
     rows = [
-        (str(one.file_id), local(one.since), f"{one.root_text}/{one.path_text}", one.code or "", one.reason or "")
-        for one in found
+        (
+            str(entry.file_id),
+            local_time(entry.since),
+            f"{entry.root_text}/{entry.path_text}",
+            entry.code or "",
+            entry.reason or "",
+        )
+        for entry in found
     ]
     if rows:
         output.print_table(("id", "since", "file", "code", "reason"), rows, medical=False)
-        output.say(say_files(len(rows)))
+        print_message(format_file_count(len(rows)))
     else:
-        output.say(nothing)
+        print_message(if_empty)
 
 
-def _record(entry: Entry) -> JSONObject:
+def _to_json(entry: Entry) -> JSONObject:
     return {
         "id": entry.file_id,
         "root": entry.root_text,
@@ -152,6 +214,6 @@ def _record(entry: Entry) -> JSONObject:
     }
 
 
-def say_files(count: int) -> str:
-    """Say how many files."""
+def format_file_count(count: int) -> str:
+    """Return a number of files with its noun."""
     return "1 file" if count == 1 else f"{count} files"

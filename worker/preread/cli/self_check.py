@@ -8,7 +8,7 @@ from preread.model.classifier import Classifier
 
 
 def load_checked(path: str | None) -> tuple[Classifier, float]:
-    """Load a bundle and compare its outputs on the golden vectors with the recorded ones.
+    """Load a bundle and compare its outputs with the reference outputs.
 
     Args:
         path: folder, name or name/version of the bundle; ``None`` for the newest that ships.

@@ -1,4 +1,4 @@
-"""``preread users``: who may look and sign."""
+"""``preread users``: manage user accounts."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from preread.cli import context as door
 from preread.cli import output
+from preread.cli.context import command_database, read_settings
 from preread.cli.invoking_user import actor, ask_password, is_interactive
+from preread.cli.messages import print_message
 from preread.core.errors import UsageError
 from preread.core.types import Role
 from preread.review.auth import accounts, sessions
@@ -26,27 +27,26 @@ def add(
     role: Annotated[
         RoleName,
         typer.Option(
-            help="reader: looks at films and signs. admin: statistics and the audit trail. service: a program "
-            "that uses the API by a token"
+            help="reader: views images and signs reviews. admin: statistics and the audit trail. service: a program "
+            "that uses the API with a token"
         ),
     ],
-    full_name: Annotated[str, typer.Option(help="as it stands beside readings; default: the user name")] = "",
+    full_name: Annotated[str, typer.Option(help="name shown with reviews; default: the user name")] = "",
 ) -> None:
     """Add a user.
 
     The password is asked for at the terminal, or read from standard input; it is never an argument.
 
-    A program (role service) gets a token instead, which is printed this once and is valid for PREREAD_API_TOKEN_DAYS.
+    A program (role service) gets a token instead, which is printed once and is valid for PREREAD_API_TOKEN_DAYS.
 
-    Exit code: 0; 2 when the name is taken or unusable, or the password is too short or easily guessed.
+    Exit code: 0; 2 if the name is taken or invalid, or the password is too short or easy to guess.
     """
     password = None if role == "service" else _ask_password(name)
-    days = door.read_settings(context).api_token_days
-    with door.database(context) as engine:
-        token = accounts.add(
-            engine, actor(), accounts.NewAccount(name, full_name, Role(role), password), token_days=days
-        )
-    _tell(f"added {name} ({role})", token)
+    days = read_settings(context).api_token_days
+    with command_database(context) as engine:
+        account = accounts.NewAccount(name, full_name, Role(role), password)
+        token = accounts.add(engine, actor(), account, token_days=days)
+    _print_outcome(f"added {name} ({role})", token)
 
 
 @app.command("passwd")
@@ -55,14 +55,14 @@ def passwd(context: typer.Context, name: _Name) -> None:
 
     All sessions of the user end.
 
-    Exit code: 0; 2 when there is no such user, or the password is too short, easily guessed or the present one.
+    Exit code: 0; 2 if there is no such user, or the password is too short, easy to guess or unchanged.
     """
-    days = door.read_settings(context).api_token_days
-    with door.database(context) as engine:
+    days = read_settings(context).api_token_days
+    with command_database(context) as engine:
         found = accounts.by_name(engine, name)
         password = None if found.role is Role.SERVICE else _ask_password(found.name)
         token = accounts.renew_secret(engine, actor(), name, password, token_days=days)
-    _tell(f"{name} has a new {'token' if token else 'password'}", token)
+    _print_outcome(f"{name} has a new {'token' if token else 'password'}", token)
 
 
 @app.command("disable")
@@ -71,11 +71,11 @@ def disable(context: typer.Context, name: _Name) -> None:
 
     Reviews that the user signed stay.
 
-    Exit code: 0; 2 when there is no such user.
+    Exit code: 0; 2 if there is no such user.
     """
-    with door.database(context) as engine:
+    with command_database(context) as engine:
         accounts.disable(engine, actor(), name)
-    output.say(f"{name} is disabled")
+    print_message(f"{name} is disabled")
 
 
 @app.command("options")
@@ -86,7 +86,7 @@ def options(
         bool,
         typer.Option(
             "--read-before-reveal/--answer-at-once",
-            help="show a film's answer to this reader only after the reading, or when asked for; or at once",
+            help="show this reader the AI result only after the review or on request; or at once",
             show_default=False,
         ),
     ],
@@ -95,85 +95,90 @@ def options(
 
     The reader can change them on the page.
 
-    Exit code: 0; 2 when there is no such user, or it is no reader.
+    Exit code: 0; 2 if there is no such user, or the user is not a reader.
     """
-    with door.database(context) as engine:
+    with command_database(context) as engine:
         accounts.set_read_before_reveal(engine, actor(), accounts.by_name(engine, name), read_before_reveal)
-    output.say(f"{name} sees answers {'after reading, or on demand' if read_before_reveal else 'at once'}")
+    print_message(f"{name} sees AI results {'after the review, or on request' if read_before_reveal else 'at once'}")
 
 
 @app.command("list")
 def list_users(
     context: typer.Context,
-    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record a user")] = False,
+    json: Annotated[bool, typer.Option("--json", help="print JSON Lines, one record per user")] = False,
 ) -> None:
     """List the users.
 
-    Exit code: 0, also when there is none.
+    Exit code: 0, also if there is none.
     """
-    with door.database(context) as engine:
-        everyone = accounts.all_accounts(engine)
+    with command_database(context) as engine:
+        users = accounts.all_accounts(engine)
     if json:
-        for one in everyone:
-            disabled_at = one.disabled_at and iso(one.disabled_at)
-            created_at = iso(one.created_at)
-            record = {"name": one.name, "full_name": one.full_name, "role": one.role.value, "created_at": created_at}
-            options = {"disabled_at": disabled_at, "read_before_reveal": one.read_before_reveal}
-            expires = {"token_expires_at": one.token_expires_at and iso(one.token_expires_at)}
-            output.print_json({"id": one.account_id, **record, **options, **expires})
+        for user in users:
+            disabled_at = user.disabled_at and iso(user.disabled_at)
+            created_at = iso(user.created_at)
+            record = {"name": user.name, "full_name": user.full_name, "role": user.role.value, "created_at": created_at}
+            options = {"disabled_at": disabled_at, "read_before_reveal": user.read_before_reveal}
+            expires = {"token_expires_at": user.token_expires_at and iso(user.token_expires_at)}
+            output.print_json({"id": user.account_id, **record, **options, **expires})
         return
     rows = [
         (
-            str(one.account_id),
-            one.name,
-            one.full_name,
-            one.role.value,
-            "after reading" if one.read_before_reveal else "",
-            f"{one.token_expires_at:%Y-%m-%d}" if one.token_expires_at else "",
-            "disabled" if one.disabled_at else "",
+            str(user.account_id),
+            user.name,
+            user.full_name,
+            user.role.value,
+            "after review" if user.read_before_reveal else "",
+            f"{user.token_expires_at:%Y-%m-%d}" if user.token_expires_at else "",
+            "disabled" if user.disabled_at else "",
         )
-        for one in everyone
+        for user in users
     ]
-    output.print_table(("id", "user", "name", "role", "answers", "token until", ""), rows, medical=False)
+    output.print_table(("id", "user", "name", "role", "AI result", "token until", ""), rows, medical=False)
 
 
 @app.command("sessions")
 def list_sessions(
     context: typer.Context,
     name: _Name,
-    end: Annotated[int | None, typer.Option("--end", min=1, help="end the session of this number")] = None,
-    end_all: Annotated[bool, typer.Option("--end-all", help="end every session of this user")] = False,
+    end: Annotated[int | None, typer.Option("--end", min=1, help="end the session with this ID")] = None,
+    end_all: Annotated[bool, typer.Option("--end-all", help="end all sessions of this user")] = False,
 ) -> None:
     """List or end the web sessions of a user.
 
-    Exit code: 0, also when there is none; 2 when there is no such user or session.
+    Exit code: 0, also if there is none; 2 if there is no such user or session.
     """
-    idle_s = 60 * door.read_settings(context).web_idle_minutes
-    with door.database(context) as engine:
+    idle_s = 60 * read_settings(context).web_idle_minutes
+    with command_database(context) as engine:
         found = accounts.by_name(engine, name)
         if end is not None or end_all:
             ended = sessions.end_sessions(engine, actor(), found, only=None if end_all else end)
             if not (ended or end_all):
-                raise UsageError(f"{name} has no session {end}: `preread users sessions {name}` shows them")
-            output.say(f"{ended} sessions of {name} ended")
+                raise UsageError(f"{name} has no session {end}: `preread users sessions {name}` lists them")
+            print_message(f"{ended} sessions of {name} ended")
             return
         signed_in = sessions.of_account(engine, found.account_id, idle_s)
     rows = [
-        (str(one.session_id), f"{one.created_at:%Y-%m-%d %H:%M} UTC", f"{one.seen_at:%H:%M} UTC", one.address or "")
-        for one in signed_in
+        (
+            str(session.session_id),
+            f"{session.created_at:%Y-%m-%d %H:%M} UTC",
+            f"{session.seen_at:%H:%M} UTC",
+            session.address or "",
+        )
+        for session in signed_in
     ]
     output.print_table(("id", "since", "last used", "from"), rows, medical=False)
 
 
 def _ask_password(name: str) -> str:
     password = ask_password(f"Password for {name}: ")
-    if is_interactive() and ask_password("The same again: ") != password:
-        raise UsageError("the password was not typed twice in the same way")
+    if is_interactive() and ask_password("Repeat the password: ") != password:
+        raise UsageError("the two passwords differ: enter the same password twice")
     return password
 
 
-def _tell(what: str, token: str | None) -> None:
-    output.say(what)
+def _print_outcome(what: str, token: str | None) -> None:
+    print_message(what)
     if token is not None:
-        output.say("its token, shown this once:")
+        print_message("its token, shown only once:")
         output.print_text(token)

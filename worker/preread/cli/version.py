@@ -10,7 +10,7 @@ import typer
 def print_version() -> None:
     """Print the version of Preread."""
     # a quarter of the time of `preread --help`, which does not need it
-    from importlib.metadata import PackageNotFoundError, version
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
 
     try:
         sys.stdout.write(f"preread {version('preread')}\n")
@@ -19,7 +19,7 @@ def print_version() -> None:
 
 
 def exit_with_version(requested: bool) -> None:
-    """Print the version and exit if ``--version`` is given; a command that follows is not run.
+    """Print the version and exit if ``--version`` is given.
 
     Raises:
         typer.Exit: the option is given.

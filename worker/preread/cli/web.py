@@ -1,4 +1,4 @@
-"""``preread web``: the doctors' page."""
+"""``preread web``: serve the doctors' page and the API."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from preread.cli import context as door
-from preread.cli import in_use, output
-from preread.cli import purge as forgetting
+from preread.cli import purge
+from preread.cli.bundle_health import with_bundle_problem
+from preread.cli.context import open_database, read_settings, watched_paths
+from preread.cli.messages import print_message
 from preread.core.systemd import Notifier
 from preread.db.engine import sqlite_path
 from preread.imaging import previews
@@ -32,34 +33,35 @@ def web(
 
     Runs until SIGTERM or Ctrl-C.
 
-    It listens on this machine alone. Another address is refused unless a certificate is set (PREREAD_WEB_TLS_CERT) or a
-    proxy that brings TLS (PREREAD_WEB_PROXY). Nobody can sign in before `preread users add`.
+    By default it listens on the loopback address only. Another address is refused unless a certificate
+    (PREREAD_WEB_TLS_CERT) or a proxy with TLS (PREREAD_WEB_PROXY) is set. Nobody can sign in before
+    `preread users add`.
 
-    Exit code: 0 when it was told to stop; 2 settings or schema; 3 the address or the database cannot be had.
+    Exit code: 0 when stopped by a signal; 2 settings or schema; 3 if the address or the database is not available.
     """
-    settings = door.read_settings(context, quiet=False)
+    settings = read_settings(context, quiet=False)
 
     address, number = host or settings.web_host, port or settings.web_port
     tls = settings.web_tls_cert is not None
     server.refuse_open_address(address, tls=tls, proxy=settings.web_proxy)
-    engine = door.open_database(settings)
+    engine = open_database(settings)
     try:
-        forgetting.forget_again(settings, engine)  # whoever restored the database, and however
+        purge.forget_again(settings, engine)  # the database may have been restored without `preread db restore`
         options = WebOptions(
             idle_s=60 * settings.web_idle_minutes,
             scan_interval_s=settings.scan_interval_s,
-            roots=door.root_paths(settings),
+            roots=watched_paths(settings),
             preview_dir=previews.preview_folder(settings.preview_dir, sqlite_path(engine)),
             pacs_url=settings.pacs_url,
             https=tls or settings.web_proxy is not None,
             tls=tls,
             proxy=settings.web_proxy,
-            extend_report=partial(in_use.judged, settings, engine),
+            extend_report=partial(with_bundle_problem, settings, engine),
         )
         site = app.create_app(engine, options, settings.web_language)
         if not accounts.all_accounts(engine):
-            output.say("nobody can sign in yet: `preread users add NAME --role reader`")
-        output.say(f"the page is at {'https' if tls else 'http'}://{address}:{number}/")
+            print_message("no user exists yet: add one with `preread users add NAME --role reader`")
+        print_message(f"the page is at {'https' if tls else 'http'}://{address}:{number}/")
         server.serve(
             site,
             (address, number),

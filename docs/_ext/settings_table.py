@@ -1,4 +1,4 @@
-"""The settings as a table for people: ``python -m preread.cli.settings_page`` prints ``docs/reference/settings.md``."""
+"""The settings as a Markdown table: ``python docs/_ext/settings_table.py`` prints it for ``settings.md``."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class SettingDoc:
     Attributes:
         env: name of the environment variable.
         key: its name in ``preread.toml``.
-        default: as an operator would write it; empty when unset.
-        value: what may stand there: kind or unit, and range.
-        help: one line.
+        default: value as in a settings file; empty if there is none.
+        value: allowed values: kind or unit, and range.
+        help: description in one line.
     """
 
     env: str
@@ -37,7 +37,7 @@ class SettingDoc:
 
 
 def describe() -> list[SettingDoc]:
-    """Return every setting in order."""
+    """Return a row for every setting, in the order of the class."""
     return [
         SettingDoc(
             PREFIX + name.upper(),
@@ -51,7 +51,7 @@ def describe() -> list[SettingDoc]:
 
 
 def markdown_table() -> str:
-    """Return the table."""
+    """Return the Markdown table of all settings."""
     lines = ["| variable | in `preread.toml` | default | value | meaning |", "| --- | --- | --- | --- | --- |"]
     for row in describe():
         default = f"`{row.default}`" if row.default else "unset"

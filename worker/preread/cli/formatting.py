@@ -1,4 +1,4 @@
-"""Stored results as rows, pairs and records."""
+"""Results as table rows, lines, CSV rows, name-value pairs and JSON."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from preread.review.history import Explanation, ResultDetail, history_to_json
 from preread.review.results import ResultRow, format_acquired, iso
 from preread.share.ignore_rules import RULES
 
-TABLE_COLUMNS = ("id", "committed", "taken", "patient / accession", "file", "what it says", "caveats")
+TABLE_COLUMNS = ("id", "committed", "taken", "patient / accession", "file", "result", "caveats")
 CSV_COLUMNS = (
     "id",
     "committed_at",
@@ -58,28 +58,28 @@ CSV_COLUMNS = (
 
 
 def result_row(result: ResultRow) -> tuple[str, ...]:
-    """Return a row of the table of results."""
+    """Return one result as a row of a table with ``TABLE_COLUMNS``."""
     identity = result.identity
     return (
         str(result.result_id),
-        local(result.committed_at)[:16],
+        local_time(result.committed_at)[:16],
         format_acquired(result.acquired_local),
-        patient(identity),
+        patient_label(identity),
         result.path_text,
-        says(result),
-        _limits(result),
+        result_text(result),
+        _limitations(result),
     )
 
 
 def result_block(result: ResultRow) -> tuple[str, ...]:
-    """Return the same as lines for a narrow terminal: which film and whose, what it says, what limits that."""
+    """Return one result as two lines for a narrow terminal."""
     number, committed, taken, who, path, said, limits = result_row(result)
     when = f"taken {taken}" if taken else committed
     return "  ".join(part for part in (number, when, who, path) if part), f"{said} [{limits}]" if limits else said
 
 
 def csv_rows(result: ResultRow) -> Iterator[tuple[Any, ...]]:
-    """Yield one row for each finding, or one without finding for a film that has none."""
+    """Yield one row per finding, or one row for a result without findings."""
     identity = result.identity
     for finding in result.findings or (None,):
         yield (
@@ -117,16 +117,16 @@ def csv_rows(result: ResultRow) -> Iterator[tuple[Any, ...]]:
 
 
 def detail_pairs(detail: ResultDetail) -> Iterator[tuple[str, str]]:
-    """Yield one result in full for people: names and values, what is unknown left out."""
+    """Yield the known values of one result with their names."""
     row = detail.row
-    yield "result", str(row.result_id)
+    yield "id", str(row.result_id)
     yield "file", f"{row.path_text} in {row.root_text}"
     yield "outcome", row.outcome.value
     if row.withdrawn is not None:
         yield "WITHDRAWN", f"do not rely on this result, its bundle was withdrawn: {row.withdrawn}"
     if row.findings:
         for finding in row.findings:
-            yield "what it says", format_finding(finding)
+            yield "result", format_finding(finding)
             if finding.predictive_values:
                 yield "  PPV and NPV", format_predictive_values(finding.predictive_values)
     else:
@@ -138,13 +138,13 @@ def detail_pairs(detail: ResultDetail) -> Iterator[tuple[str, str]]:
         yield "bundle", f"{row.bundle} ({row.bundle_digest})"
     if row.acquired_local:
         yield "taken", f"{format_acquired(row.acquired_local)} on the modality's clock"
-    yield "committed", local(row.committed_at)
+    yield "committed", local_time(row.committed_at)
     for field in dataclasses.fields(row.identity):
         value = getattr(row.identity, field.name)
         if value not in (None, "", False):
             said = f"{value:.2f}" if isinstance(value, float) else str(value)
             yield field.name.replace("_", " "), said
-    if marks := _marks(row.identity):
+    if marks := _identifier_warnings(row.identity):
         yield "BEWARE", f"name or identifiers{marks}"
     if row.rows and row.columns:
         yield "pixels", f"{row.rows} rows x {row.columns} columns"
@@ -162,37 +162,38 @@ def detail_pairs(detail: ResultDetail) -> Iterator[tuple[str, str]]:
             "; ".join(map(format_finding, ended.findings)) or f"{ended.code}: {ended.reason}", ended.withdrawn
         )
         bundle = f", {ended.bundle}" if ended.bundle else ""
-        yield f"earlier, of {local(ended.committed_at)}", f"{ended.outcome.value}{bundle}: {says}"
-    for move in detail.history.transitions:
-        yield f"  {local(move.at)}", f"{move.to_state.value}: {move.why}"
+        yield f"earlier, of {local_time(ended.committed_at)}", f"{ended.outcome.value}{bundle}: {says}"
+    for transition in detail.history.transitions:
+        yield f"  {local_time(transition.at)}", f"{transition.to_state.value}: {transition.why}"
 
 
 def explanation_to_json(explanation: Explanation) -> JSONObject:
-    """Return why a path has or has no result, as a record."""
+    """Return the explanation of a path as a JSON record."""
     return {
         "root": explanation.root_text,
         "path": explanation.path_text,
-        "sentence": sentence(explanation),
+        "sentence": explanation_text(explanation),
         "versions": [history_to_json(version) for version in explanation.versions],
     }
 
 
-def sentence(explanation: Explanation) -> str:
-    """Say why a path has or has no result; a rule that leaves it out is explained."""
+def explanation_text(explanation: Explanation) -> str:
+    """Return one sentence on why a path has a result, or has none."""
     newest = explanation.versions[-1]
     rule = RULES.get(newest.code or "") if newest.state is FileState.IGNORED else None
     return f"It has no result: {rule} (rule {newest.code})." if rule else explanation.sentence
 
 
 def history_rows(explanation: Explanation) -> Iterator[tuple[str, ...]]:
-    """Yield every move of every version of a path, the oldest first."""
+    """Yield every state transition of every version of a path, oldest first."""
     for version in explanation.versions:
-        for move in version.transitions:
-            yield local(move.at), f"{version.file_id} ({version.size_bytes} bytes)", move.to_state.value, move.why
+        for transition in version.transitions:
+            version_text = f"{version.file_id} ({version.size_bytes} bytes)"
+            yield local_time(transition.at), version_text, transition.to_state.value, transition.why
 
 
-def says(result: ResultRow) -> str:
-    """Say a result in one cell of a table."""
+def result_text(result: ResultRow) -> str:
+    """Return the findings, or the refusal, in one cell of a table."""
     said = "; ".join(map(format_finding, result.findings))
     return format_withdrawn(said or f"{result.outcome.value}: {result.code}: {result.reason}", result.withdrawn)
 
@@ -203,23 +204,23 @@ def _predictive_cells(finding: Finding | None) -> tuple[float | None, ...]:
     return tuple(value for at in finding.predictive_values for value in (at.ppv, at.npv))
 
 
-def patient(identity: Identity) -> str:
-    """Name a film's patient and accession in one cell of a table."""
+def patient_label(identity: Identity) -> str:
+    """Return Patient ID and Accession Number, or an empty string."""
     parts = (identity.patient_id, identity.accession_number)
-    return " / ".join(part or "-" for part in parts) + _marks(identity) if any(parts) else ""
+    return " / ".join(part or "-" for part in parts) + _identifier_warnings(identity) if any(parts) else ""
 
 
-def _marks(identity: Identity) -> str:
-    """Return what does not show of name and identifiers, in brackets; empty for nothing."""
+def _identifier_warnings(identity: Identity) -> str:
+    """Return warnings about the identifiers' characters in brackets."""
     marks = [IDENTIFIER_WARNING_TEXT[look] for look in identifier_warnings(identity)]
     return f" ({', '.join(marks)})" if marks else ""
 
 
-def _limits(result: ResultRow) -> str:
+def _limitations(result: ResultRow) -> str:
     declared = "" if result.population is Population.UNDECLARED else f"declared {result.population.value}"
     return "; ".join(part for part in (declared, caveat_codes(result.caveats)) if part)
 
 
-def local(at: datetime) -> str:
-    """Say when, by this machine's clock."""
+def local_time(at: datetime) -> str:
+    """Format a time in this machine's time zone."""
     return f"{at.astimezone():%Y-%m-%d %H:%M:%S}"
