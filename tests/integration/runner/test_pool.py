@@ -162,7 +162,7 @@ def test_a_picture_that_is_no_chest_film_is_refused_by_its_pixels(bench: Bench) 
     done = bench.outcome(bench.pool(), bench.film("white.png", phantoms.to_png(white)))
     assert isinstance(done, Done)
     assert (done.report.outcome, done.report.code) == (Outcome.REFUSED, "not_chest")
-    assert "frontal chest film" in done.report.reason
+    assert "frontal chest radiograph" in done.report.reason
     assert done.report.assessment() is None
 
 
