@@ -138,7 +138,7 @@ def section_of_the_runbook(heading: str) -> str:
         (
             "What `preread status` and `/health` say",
             ["monitoring/health", "ledger/archives"],
-            r'(?:Level\.\w+, |yield )"(\w+)"',
+            r'(?:Level\.\w+,\s+|yield )"(\w+)"',
         ),
         (
             "What `preread reconcile` prints",
