@@ -283,7 +283,7 @@ def test_reconcile_prints_what_differs(preread: CommandRunner, place: Any, monke
     clean = preread("reconcile")
     assert (clean.exit_code, clean.out) == (0, "")
     assert f"{place.folder}: 6 files compared" in clean.err
-    assert "6 files in the folders; owed: none" in clean.err
+    assert "6 files in the folders; pending: none" in clean.err
     assert "nothing differs" in clean.err
     (place.folder / "new\x1b.dcm").write_bytes(b"new")
     (place.folder / "locked.dcm").unlink()

@@ -289,7 +289,7 @@ def test_heads_go_to_the_system_log_as_entries_come(keyed: Films, tmp_path: Path
         for _ in range(12):
             look(keyed, accounts.by_name(keyed.engine, "ada"), 1)
         lines = [system_log.recv(4096).decode() for _ in range(2)]
-    heads = list(audit_command._told(iter(lines)))
+    heads = list(audit_command._logged_heads(iter(lines)))
     assert [head.rows % 5 for head in heads] == [0, 0]
     assert audit.verify(keyed.engine, heads).head.rows > heads[-1].rows
     by_hand(keyed.engine, lambda c: c.execute(delete(_audit).where(_audit.c.id >= heads[-1].rows)))
