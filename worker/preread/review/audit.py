@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from logging.handlers import SysLogHandler
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, func, insert, select
@@ -27,6 +28,7 @@ from preread.db import audit_key
 from preread.db.audit_key import Key, Keyring, present
 from preread.db.engine import database_now, read
 from preread.db.review_schema import account, audit
+from preread.db.statements import read_pages
 
 _LOG = logging.getLogger(__name__)
 _START = "0" * 64
@@ -251,7 +253,7 @@ def verify(
     keys_by_id = (keys or audit_key.of(engine)).keys()
     last, chain = Head(0, _START), Chain(Head(0, _START), 0, [])
     accepted = 0
-    while rows := read(engine, lambda connection, after=last.rows: _after(connection, after)):  # type: ignore[misc]
+    for rows in read_pages(engine, _after, attrgetter("id"), 0):
         for row in rows:
             if row.id != last.rows + 1:
                 raise AuditBroken(f"after row {last.rows} of the audit trail comes row {row.id}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, select, update
@@ -19,10 +20,12 @@ from preread.db.engine import read, write
 from preread.db.review_schema import account, reading, reading_finding, viewing
 from preread.db.review_schema import audit as audit_table
 from preread.db.schema import among, assessment, file, finding
+from preread.db.statements import read_pages
 from preread.review import audit
 from preread.review.audit import Action, Chain, Content, Head
 
 _PAGE = 2_000
+_ID = attrgetter("id")
 _SEALED = (Outcome.ASSESSED, Outcome.REFUSED)
 _ACCOUNTS = "account:"
 _FILMS = "film:"
@@ -303,14 +306,11 @@ def _seal_results(connection: Connection, rows: Sequence[Row[Any]]) -> int:
 
 
 def _pages(engine: Engine, table: Any, *conditions: Any) -> Iterator[Sequence[Row[Any]]]:
-    after = 0
     statement = select(table).where(*conditions).order_by(table.c.id).limit(_PAGE)
     if table is assessment:
         statement = select(table.c.id, table.c.instance_id, table.c.bundle_id, table.c.seal).order_by(table.c.id)
         statement = statement.limit(_PAGE)
-    while rows := read(engine, lambda c, start=after: c.execute(statement.where(table.c.id > start)).all()):  # type: ignore[misc]
-        yield rows
-        after = rows[-1].id
+    return read_pages(engine, lambda c, after: c.execute(statement.where(table.c.id > after)).all(), _ID, 0)
 
 
 def _with_findings(row: Row[Any], findings: list[list[str]]) -> Content:

@@ -13,6 +13,7 @@ import re
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection, Engine, insert, select
@@ -23,6 +24,7 @@ from preread.core.types import Identity, JSONObject, Presence
 from preread.db.engine import read
 from preread.db.review_schema import secret
 from preread.db.schema import file
+from preread.db.statements import pages
 from preread.imaging import previews
 from preread.ledger.transaction import Transaction, transaction
 from preread.review import reviews
@@ -96,11 +98,9 @@ def reviewed_images(engine: Engine) -> Iterator[ReviewedImage]:
         DatabaseAway, SchemaOutdated: the database cannot be read.
     """
     key = _pseudonym_key(engine)
-    after = 0
-    while ids := reviews.reviewed_after(engine, after, _PAGE):
-        after = ids[-1]
+    for ids in pages(lambda after: reviews.reviewed_after(engine, after, _PAGE), int, 0):
         signed = reviews.of_images(engine, ids)
-        for result in read(engine, lambda connection, ids=ids: _results(connection, ids)):  # type: ignore[misc]
+        for result in read(engine, partial(_results, ids=ids)):
             current = tuple(review for review in signed[result.result_id] if not review.superseded)
             label, open_reason = _label(result, current)
             image = _pseudonym(key, "film", result.sha256 or str(result.result_id))

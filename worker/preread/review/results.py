@@ -21,6 +21,7 @@ from preread.core.text.escaping import clean_identifier
 from preread.core.types import Answer, Caveat, FileState, Finding, Identity, JSONObject, Outcome, Population
 from preread.db import schema
 from preread.db.engine import read
+from preread.db.statements import chunks
 
 _PAGE = 500
 _file, _instance, _assessment = schema.file.c, schema.instance.c, schema.assessment.c
@@ -276,8 +277,7 @@ def _conditions(conditions: ResultFilter) -> Iterator[ColumnElement[bool]]:
 def findings_of(connection: Connection, assessment_ids: Sequence[int]) -> dict[int, tuple[Finding, ...]]:
     """Return the findings by assessment id, in the bundle's order."""
     by_assessment: dict[int, tuple[Finding, ...]] = {}
-    for start in range(0, len(assessment_ids), _PAGE):
-        batch = assessment_ids[start : start + _PAGE]
+    for batch in chunks(assessment_ids):
         statement = select(schema.finding).where(schema.among(connection, _finding.assessment_id, batch))
         for row in connection.execute(statement.order_by(_finding.assessment_id, _finding.position)).all():
             finding = Finding(row.finding, row.logit, row.probability, row.prevalence, Answer(row.answer))
