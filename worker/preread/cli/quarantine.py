@@ -14,7 +14,6 @@ from preread.cli.messages import print_message
 from preread.cli.selection_options import (
     CODE_OPTION,
     MAX_ID,
-    PAGE,
     ROOTS_OPTION,
     all_entries,
     format_file_count,
@@ -27,6 +26,7 @@ from preread.cli.selection_options import (
 )
 from preread.core.errors import PrereadError, UsageError, error_from_code
 from preread.core.types import FileState
+from preread.db.statements import chunks
 from preread.ledger.selection import Selection
 from preread.review import history
 from preread.review.history import detail_to_json
@@ -173,7 +173,7 @@ def acknowledge(
         if not confirmed(question, yes=yes):
             return False
         ledger, why = operator_ledger(engine), f"acknowledged by {user_name()}"
-        count = sum(ledger.acknowledge_missed(found[at : at + PAGE], why) for at in range(0, len(found), PAGE))
+        count = sum(ledger.acknowledge_missed(batch, why) for batch in chunks(found))
         print_message(f"{format_file_count(count)} acknowledged")
         return count == len(found) and not unselected
 

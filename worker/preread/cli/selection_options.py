@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import typer
@@ -19,10 +20,9 @@ from preread.core.errors import UsageError
 from preread.core.jsonable import reversible_path
 from preread.core.types import FileState, JSONObject
 from preread.ledger.ledger import Ledger
-from preread.ledger.selection import Entry, Selection, entries, groups, root_id_of
+from preread.ledger.selection import Entry, Selection, entry_pages, groups, root_id_of
 from preread.review.results import iso
 
-PAGE = 500
 MAX_ID = 2**63 - 1
 CODE_OPTION = typer.Option(help="only files with this code, e.g. slot_crashed or age_unknown")
 ROOTS_OPTION = typer.Option("--root", help="only files in this watched folder; may be repeated")
@@ -81,9 +81,8 @@ def requeue_files(
         return False
     ledger, why = operator_ledger(engine), f"{verb} by {user_name()}"
     chosen = dataclasses.replace(selection, states=_intersection(selection.states, states))
-    moved = after = 0
-    while page := entries(engine, chosen, after_file_id=after, limit=PAGE):
-        after = page[-1].file_id
+    moved = 0
+    for page in entry_pages(engine, chosen):
         moved += ledger.reopen([entry.file_id for entry in page], why, states=states)
     print_message(f"{format_file_count(moved)} ready to be assessed again")
     if moved < total:
@@ -149,10 +148,7 @@ def root_ids_of(engine: Engine, roots: Sequence[Path] | None) -> tuple[int, ...]
 
 def all_entries(engine: Engine, selection: Selection) -> Iterator[Entry]:
     """Yield the files of a selection by ascending ID."""
-    after = 0
-    while page := entries(engine, selection, after_file_id=after, limit=PAGE):
-        yield from page
-        after = page[-1].file_id
+    return chain.from_iterable(entry_pages(engine, selection))
 
 
 def report_unselected(ids: Sequence[int] | None, found: Sequence[int], state: str) -> bool:

@@ -120,11 +120,6 @@ def entry_pages(engine: Engine, selection: Selection) -> Iterator[Sequence[Entry
     return read_pages(engine, partial(_entries, selection=selection), attrgetter("file_id"), 0)
 
 
-def entries(engine: Engine, selection: Selection, *, after_file_id: int = 0, limit: int = CHUNK) -> list[Entry]:
-    """Return a page of a selection by rising id, after an id."""
-    return read(engine, lambda connection: _entries(connection, after_file_id, selection=selection)[:limit])
-
-
 def _entries(connection: Connection, after: int, *, selection: Selection) -> list[Entry]:
     statement = _selected().where(_which(connection, selection), _file.id > after)
     return [
