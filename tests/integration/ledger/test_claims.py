@@ -5,10 +5,11 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, select, text, update
 
 from preread.core.errors import (
     EnvironmentFault,
@@ -22,10 +23,11 @@ from preread.core.errors import (
 from preread.core.types import FileState, Outcome, RefusalCode
 from preread.db import engine as db_engine
 from preread.db import schema
-from preread.ledger import registry
+from preread.ledger import claims, registry
 from preread.ledger.failing_sources import Source
 from preread.ledger.ledger import Ledger
-from preread.ledger.records import ContentAssessment, Observation
+from preread.ledger.records import Claim, ContentAssessment, Observation
+from preread.ledger.transaction import Transaction
 from tests.support.ledger import LedgerBench
 from tests.support.outcomes import commit_assessed, commit_refused
 
@@ -475,6 +477,40 @@ def test_two_processes_never_share_a_file(bench: LedgerBench, database_url: str)
     answer.close()
     answer.join_thread()
     assert sorted(taken[0] + taken[1]) == sorted(version.file_id for version in versions)
+
+
+def _claim_newest(bench: LedgerBench, tx: Transaction) -> list[Claim]:
+    return claims.claim(tx, [bench.root_id], 2)
+
+
+def _claim_by_id(bench: LedgerBench, tx: Transaction) -> list[Claim]:
+    ids = [
+        version.file_id
+        for version in bench.ledger.known(bench.root_id, [b"%d" % number for number in range(4)]).values()
+    ]
+    return claims.claim_these(tx, ids[:2] if tx.worker_id == "one" else ids)
+
+
+@pytest.mark.parametrize("database_kind", ["postgres"], indirect=True)
+@pytest.mark.parametrize("state", [FileState.READY, FileState.RETRY])
+@pytest.mark.parametrize("claim", [_claim_newest, _claim_by_id])
+def test_claims_of_two_open_transactions_do_not_wait_for_each_other(
+    bench: LedgerBench, claim: Callable[[LedgerBench, Transaction], list[Claim]], state: FileState
+) -> None:
+    versions = bench.ready(*[b"%d" % number for number in range(4)])
+    if state is FileState.RETRY:
+        for taken in bench.claim(4):
+            bench.ledger.give_back(taken, ShareDown(), retry_in_s=1)
+        bench.wait(1)
+    with bench.engine.begin() as one, bench.engine.begin() as two:
+        # an error instead of a test that hangs
+        two.execute(text("SET LOCAL lock_timeout = '200ms'"))
+        first = claim(bench, Transaction.of(bench.ledger, one, "1" * 32))
+        second = claim(bench, Transaction.of(bench.worker("two"), two, "2" * 32))
+    assert len(first) == 2
+    if state is FileState.READY:
+        assert len(second) == 2
+        assert {taken.file_id for taken in (*first, *second)} == {version.file_id for version in versions}
 
 
 # ---------------------------------------------------------------------- lost answers

@@ -60,6 +60,33 @@ def test_a_list_of_findings_keeps_its_order(bench: LedgerBench, content: Content
     assert row.findings == several
 
 
+@pytest.mark.parametrize(
+    "answers,most_urgent",
+    [
+        ((Answer.FLAGGED, Answer.UNCERTAIN), Answer.FLAGGED),
+        ((Answer.FLAGGED, Answer.NOT_FLAGGED), Answer.FLAGGED),
+        ((Answer.UNCERTAIN, Answer.NOT_FLAGGED), Answer.UNCERTAIN),
+        ((Answer.NOT_FLAGGED, Answer.NOT_FLAGGED), Answer.NOT_FLAGGED),
+    ],
+)
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_the_answer_of_a_file_is_the_most_urgent_of_its_findings(
+    bench: LedgerBench,
+    content: ContentAssessment,
+    answers: tuple[Answer, Answer],
+    most_urgent: Answer,
+    is_reversed: bool,
+) -> None:
+    names = ("pneumonia", "effusion")
+    findings = tuple(Finding(name, 0.0, 0.5, 0.3, answer) for name, answer in zip(names, answers, strict=True))
+    several = replace(content, findings=findings[::-1] if is_reversed else findings)
+    # the first commit stores the findings, the second reads them
+    for path, given in ((b"one.dcm", several), (b"two.dcm", None)):
+        claim = bench.claimed(path)
+        assert commit_assessed(bench.ledger, claim, bench.facts(), bench.bundle_id, given)
+        assert bench.row(claim.file_id)["answer"] == most_urgent
+
+
 def test_the_same_bytes_twice_are_one_assessment_and_two_files(bench: LedgerBench) -> None:
     first = bench.assess(b"one.dcm")
     assert bench.ledger.what_is_known(bench.facts().sha256, "d" * 64) == (True, False)

@@ -368,6 +368,28 @@ def test_why_a_folder_cannot_be_listed_names_no_film(filled: Filled) -> None:
     ]
 
 
+@pytest.mark.parametrize("second", [b"same bytes", b"other bytes"])
+def test_a_purge_deletes_past_outcomes_with_their_contents_and_previews(
+    bench: LedgerBench, tmp_path: Path, second: bytes
+) -> None:
+    film = bench.assess(b"film.dcm", b"same bytes")
+    bench.ledger.reopen([film], "to be read again", states=[FileState.DONE])
+    (claim,) = bench.claim()
+    assert claim.file_id == film
+    facts = bench.facts(second)
+    assert commit_refused(bench.ledger, claim, facts, bench.bundle_id, RefusalCode.VIEW, "lateral")
+    digests = {bench.facts(b"same bytes").sha256, facts.sha256}
+    for digest in digests:
+        assert previews.save(tmp_path, digest, encode_preview(np.zeros((20, 20), np.uint8)), 0)
+    tables = ("past_outcome", "instance", "assessment", "finding")
+    assert [bench.count(table) for table in tables] == [1, len(digests), 1, 1]
+    done = forget_films(bench, [film], preview_dir=tmp_path)
+    assert (done.films, done.contents, done.previews) == (1, len(digests), len(digests))
+    assert [bench.count(table) for table in tables] == [0, 0, 0, 0]
+    assert not list(tmp_path.rglob("*.png"))
+    assert sound(bench)
+
+
 # --------------------------------------------------------------------------- and it stays gone
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 
 from preread.core.errors import AuditBroken, NotAllowed, UsageError
 from preread.core.types import Role
-from preread.db import review_schema
+from preread.db import audit_key, review_schema
 from preread.monitoring import health
 from preread.review import audit
 from preread.review.audit import Head
@@ -222,6 +223,54 @@ def test_whoever_rewrites_the_trail_breaks_the_chain(engine: Engine, forge: Any)
     _without_triggers(engine)
     with engine.begin() as connection:
         forge(connection)
+    with pytest.raises(AuditBroken):
+        audit.verify(engine)
+
+
+FORGED = {
+    "id": 99,
+    "at": datetime(2020, 1, 1, tzinfo=UTC),
+    "actor": "account:9",
+    "action": "view",
+    "object": "file:9",
+    "previous_hash": "e" * 64,
+    "hash": "f" * 64,
+    "content": "a" * 64,
+}
+
+
+def _forge_column(engine: Engine, key: Path | None, column: str, value: object) -> None:
+    """Change one column of the second of several entries, past the triggers."""
+    audit_key.attach(engine, key)
+    for name in ("ada", "ben", "eve"):
+        accounts.add(engine, SHELL, accounts.NewAccount(name, "", Role.READER, PASSWORD))
+    assert audit.verify(engine).unproven == []
+    _without_triggers(engine)
+    second = review_schema.audit.c.id == 2
+    with engine.begin() as connection:
+        before = connection.execute(select(review_schema.audit.c[column]).where(second)).scalar_one()
+        assert before != value
+        connection.execute(update(review_schema.audit).where(second).values({column: value}))
+
+
+@pytest.mark.parametrize("column", [column.name for column in review_schema.audit.columns if column.name != "key_id"])
+def test_audit_verify_finds_a_change_of_any_column_of_a_keyed_entry(
+    engine: Engine, tmp_path: Path, column: str
+) -> None:
+    _forge_column(engine, tmp_path / "key", column, FORGED[column])
+    with pytest.raises(AuditBroken):
+        audit.verify(engine)
+
+
+def test_audit_verify_names_an_entry_whose_key_is_unknown(engine: Engine, tmp_path: Path) -> None:
+    _forge_column(engine, tmp_path / "key", "key_id", "0" * 16)
+    assert audit.verify(engine).unproven == [(2, 2)]
+
+
+# version 0.1.0 had no key, and its entries no content
+@pytest.mark.parametrize("column", [name for name in FORGED if name != "content"])
+def test_audit_verify_finds_a_change_of_any_column_of_an_entry_without_key(engine: Engine, column: str) -> None:
+    _forge_column(engine, None, column, FORGED[column])
     with pytest.raises(AuditBroken):
         audit.verify(engine)
 
