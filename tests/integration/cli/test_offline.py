@@ -230,8 +230,8 @@ def test_a_file_is_read_again_when_its_process_dies_before_it_has_the_bytes(
     def kill_first(pool: Any, ticket: Any, job: Any) -> None:
         if not killed:
             killed.append(ticket)
-            os.kill(pool._slots[0].process.pid, signal.SIGKILL)
-            pool._slots[0].process.wait()
+            os.kill(pool.processes[0].pid, signal.SIGKILL)
+            pool.processes[0].wait()
         submit(pool, ticket, job)
 
     monkeypatch.setattr(InferencePool, "submit", kill_first)

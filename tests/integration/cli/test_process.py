@@ -190,7 +190,7 @@ def test_a_film_is_assessed_with_the_bundle_that_is_shipped(tmp_path: Path) -> N
     assert record["findings"][0]["finding"] == "pneumonia"
     assert 0 < record["findings"][0]["prevalence"] < 1
     assumed, summary = err.splitlines()
-    assert assumed.startswith("population undeclared: no root of the settings holds these files")
+    assert assumed.startswith("population undeclared: these files are in no watched folder of the settings")
     assert summary == f"1 file: 1 assessed; bundle {record['bundle']}"
 
 
