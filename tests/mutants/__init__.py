@@ -1,0 +1,1 @@
+"""Mutation testing: draws one-line changes by seed and runs the nearest tests."""

@@ -1,0 +1,179 @@
+"""``python -m tests.mutants``: draw mutants by seed, run the nearest tests.
+
+Prints a log that can be committed: commit and seed first, then one line per mutant, at last the share that was killed.
+Exits with 1 if a mutant is unclear, which means that its test fails without it as well.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.mutants.mutations import Mutation, mutations
+from tests.support.paths import REPOSITORY
+
+_PACKAGES = ("imaging", "model", "ledger", "review")
+_NO_TEST_FAILED, _NO_TESTS = 0, 5
+_STOP_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mutant:
+    """A mutation of a file; ``path`` is relative to the repository."""
+
+    path: str
+    mutation: Mutation
+
+
+def draw(repository: Path, packages: list[str], seed: int, count: int) -> list[Mutant]:
+    """Return ``count`` mutants, or all if there are fewer, the same for each seed and tree."""
+    every = []
+    for package in packages:
+        for path in sorted((repository / "worker/preread" / package).rglob("*.py")):
+            name = path.relative_to(repository).as_posix()
+            every += [Mutant(name, one) for one in mutations(path.read_text(encoding="utf-8"))]
+    return random.Random(seed).sample(every, min(count, len(every)))
+
+
+def nearest_tests(repository: Path, path: str) -> list[str]:
+    """Return the test files of the module's package, those that name the module first."""
+    package, module = Path(path).parts[2], Path(path).stem
+    files = [
+        file
+        for ring in ("unit", "integration")
+        for file in sorted((repository / "tests" / ring / package).rglob("test_*.py"))
+    ]
+    ordered = sorted(files, key=lambda file: (module not in file.stem, module not in file.read_text(encoding="utf-8")))
+    return [file.relative_to(repository).as_posix() for file in ordered]
+
+
+class Copy:
+    """A copy of the tracked files, in which one file at a time is mutated.
+
+    Args:
+        folder: empty folder for the copy.
+        limit_s: seconds for one run of tests.
+    """
+
+    def __init__(self, folder: Path, limit_s: float) -> None:
+        self.folder = folder
+        self.limit_s = limit_s
+        self._passing: dict[tuple[str, ...], bool] = {}
+        for name in _git("ls-files", "-z").split("\0"):
+            if name and (REPOSITORY / name).is_file():
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(REPOSITORY / name, folder / name)
+        paths = [str(folder), str(folder / "worker"), str(folder / "model_training")]
+        # a stale .pyc of equal size and second would hide a mutant
+        self._environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
+        imported = self._run([sys.executable, "-c", "import preread; print(preread.__file__)"])[1]
+        if not imported.startswith(str(folder)):
+            raise RuntimeError(f"Tests would import {imported.strip()} instead of the copy in {folder}.")
+
+    def judge(self, mutant: Mutant) -> tuple[str, str]:
+        """Return ``killed``, ``survived``, ``timeout`` or ``unclear``, and the test that failed."""
+        path = self.folder / mutant.path
+        source = path.read_text(encoding="utf-8")
+        path.write_text(mutant.mutation.apply(source), encoding="utf-8")
+        try:
+            tests = nearest_tests(self.folder, mutant.path)
+            code, output = self._pytest(tests)
+        finally:
+            path.write_text(source, encoding="utf-8")
+        if code is None:
+            in_time = self._passes(tests)
+            return ("timeout", "") if in_time else ("unclear", "the tests do not pass within the limit without it")
+        if code == _NO_TEST_FAILED:
+            return "survived", ""
+        failed = [line.split(" ")[1] for line in output.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+        if code == _NO_TESTS or not failed:
+            return "unclear", f"pytest ended with {code}"
+        # a test that fails without the mutant shows nothing
+        return ("killed" if self._passes([failed[0].split("[")[0]]) else "unclear"), failed[0]
+
+    def _passes(self, tests: list[str]) -> bool:
+        """Return whether tests pass without a mutant, within the limit."""
+        key = tuple(tests)
+        if key not in self._passing:
+            self._passing[key] = self._pytest(tests)[0] == _NO_TEST_FAILED
+        return self._passing[key]
+
+    def _pytest(self, tests: list[str]) -> tuple[int | None, str]:
+        options = ["-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", "--tb=no"]
+        return self._run([sys.executable, "-m", "pytest", *options, *tests])
+
+    def _run(self, command: list[str]) -> tuple[int | None, str]:
+        """Run a program; the code is ``None`` if it took too long."""
+        with subprocess.Popen(
+            command,
+            cwd=self.folder,
+            env=self._environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        ) as process:
+            try:
+                output, _ = process.communicate(timeout=self.limit_s)
+            except subprocess.TimeoutExpired:
+                # SIGINT first: the fixtures stop the servers that they started
+                for number in (signal.SIGINT, signal.SIGKILL):
+                    os.killpg(process.pid, number)
+                    try:
+                        process.communicate(timeout=_STOP_S)
+                    except subprocess.TimeoutExpired:
+                        continue
+                    break
+                return None, ""
+            return process.returncode, output
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+
+
+def _line(text: str) -> str:
+    """Return a source text on one line, at most 80 characters."""
+    short = " ".join(text.split())
+    return short if len(short) <= 80 else f"{short[:77]}..."
+
+
+def main(arguments: list[str]) -> int:
+    """Draw and run mutants; print one line for each."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--count", type=int, default=300, help="number of mutants (default 300)")
+    parser.add_argument("--packages", nargs="+", default=list(_PACKAGES), help="packages of worker/preread")
+    parser.add_argument("--limit", type=float, default=600.0, help="seconds for the tests of one mutant (default 600)")
+    options = parser.parse_args(arguments)
+    mutants = draw(REPOSITORY, options.packages, options.seed, options.count)
+    dirty = " with uncommitted changes" if _git("status", "--porcelain", "--untracked-files=no") else ""
+    print(f"# commit {_git('rev-parse', 'HEAD').strip()}{dirty}")
+    print(f"# seed {options.seed}, {len(mutants)} mutants of {' '.join(options.packages)}", end="")
+    print(f", Python {platform.python_version()}, at most {options.limit:g} s each", flush=True)
+    counts: Counter[str] = Counter()
+    with tempfile.TemporaryDirectory(prefix="preread-mutants-") as folder:
+        tree = Copy(Path(folder), options.limit)
+        for mutant in mutants:
+            verdict, test = tree.judge(mutant)
+            counts[verdict] += 1
+            one = mutant.mutation
+            change = f"{_line(one.before)} -> {_line(one.after)}"
+            print(f"{verdict}\t{mutant.path}:{one.line}\t{one.kind}\t{change}\t{test}", flush=True)
+    killed = counts["killed"] + counts["timeout"]
+    print(f"# killed {killed} of {len(mutants)}: " + ", ".join(f"{name} {number}" for name, number in counts.items()))
+    return 1 if counts["unclear"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
