@@ -65,8 +65,8 @@ def verdict(report: dict[str, Any], worker: list[str], fleet: list[str]) -> Verd
         for name, entry in sorted(asked.items())
         for hole in entry["vulns"]
     ]
-    groups = ({name: name in asked for name in names} for names in (worker, fleet))
-    return Verdict(*groups, tuple(known))
+    of_worker, of_fleet = ({name: name in asked for name in names} for names in (worker, fleet))
+    return Verdict(of_worker, of_fleet, tuple(known))
 
 
 def main(arguments: list[str] | None = None) -> int:

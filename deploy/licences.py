@@ -65,7 +65,8 @@ def licence(name: str) -> str:
     classifiers = [
         text.rsplit(" :: ", 1)[-1] for text in metadata.get_all("Classifier") or [] if text.startswith("License ::")
     ]
-    said = metadata.get("License-Expression") or metadata.get("License") or " AND ".join(classifiers)
+    stated = [*(metadata.get_all("License-Expression") or []), *(metadata.get_all("License") or [])]
+    said = next(filter(None, stated), " AND ".join(classifiers))
     return _SPDX.get(said, said)
 
 
