@@ -53,6 +53,36 @@ def test_the_nearest_tests_begin_with_those_that_name_the_module() -> None:
     assert "test_calibration" in nearest_tests(REPOSITORY, "worker/preread/model/calibration.py")[0]
 
 
+def test_a_mutant_meets_the_tests_that_run_its_line_the_quickest_first(tmp_path: Path) -> None:
+    tree = Copy(tmp_path, 120)
+    path = "worker/preread/model/calibration.py"
+    for ring in ("unit", "integration"):
+        for old in (tmp_path / "tests" / ring).rglob("model"):
+            old.rename(old.with_name("elsewhere"))
+    (tmp_path / "tests/conftest.py").unlink()
+    own = tmp_path / "tests/unit/model"
+    own.mkdir()
+    source = "def double(x):\n    return x * 2\n\ndef half(x):\n    return x / (\n        2\n    )\n"
+    (tmp_path / path).write_text(source, encoding="utf-8")
+    test = (
+        "import pytest\n"
+        "from preread.model import calibration\n"
+        "@pytest.fixture(scope='module')\n"
+        "def made():\n    return calibration.double(1)\n"
+        "def test_first(made):\n    assert made\n"
+        "@pytest.mark.parametrize('text', ['a b'])\n"
+        "def test_half(text):\n    assert calibration.half(4) == 2\n"
+    )
+    (own / "test_calibration.py").write_text(test, encoding="utf-8")
+    tree.reach("model")
+    names = [f"tests/unit/model/test_calibration.py::{name}" for name in ("test_first", "test_half[a b]")]
+    tree.reached.seconds.update(zip(names, (2.0, 1.0), strict=True))
+    double, *_, half = (one for one in mutations(source) if one.kind == "constant")
+    assert tree.reached.tests(Mutant(path, half)) == names[1:], "the statement began a line above"
+    assert tree.reached.tests(Mutant(path, double)) == names[::-1], "a fixture may serve all tests of its file"
+    assert tree.judge(Mutant(path, half)) == ("killed", names[1])
+
+
 def test_a_mutant_is_killed_by_the_tests_of_its_package_or_survives(tmp_path: Path) -> None:
     tree = Copy(tmp_path, 120)
     path = "worker/preread/model/calibration.py"

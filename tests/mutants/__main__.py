@@ -1,5 +1,7 @@
-"""``python -m tests.mutants``: draw mutants by seed, run the nearest tests.
+"""``python -m tests.mutants``: draw mutants by seed, run the tests that reach them.
 
+The tests of each package run once with coverage; a mutant then meets the tests of its package that run its line, the
+quickest first. Where none does (at import, or in a process of its own) it meets all tests of the package.
 Prints a log that can be committed: commit and seed first, then one line per mutant, at last the share that was killed.
 Exits with 1 if a mutant is unclear, which means that its test fails without it as well.
 """
@@ -9,15 +11,20 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import queue
 import random
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
-from collections import Counter
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from coverage import CoverageData
 
 from tests.mutants.mutations import Mutation, mutations
 from tests.support.paths import REPOSITORY
@@ -25,6 +32,9 @@ from tests.support.paths import REPOSITORY
 _PACKAGES = ("imaging", "model", "ledger", "review")
 _NO_TEST_FAILED, _NO_TESTS = 0, 5
 _STOP_S = 30.0
+_COVERAGE_LIMIT_S = 3600.0
+_DURATION = re.compile(r"^([0-9.]+)s (?:call|setup|teardown) +(.+)$", re.MULTILINE)
+_FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +67,38 @@ def nearest_tests(repository: Path, path: str) -> list[str]:
     return [file.relative_to(repository).as_posix() for file in ordered]
 
 
+@dataclass(slots=True)
+class Reached:
+    """The tests that run each line of a package.
+
+    Attributes:
+        lines: test names by path relative to the repository and line number.
+        seconds: time of each test.
+    """
+
+    lines: dict[tuple[str, int], set[str]] = field(default_factory=lambda: defaultdict(set))
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def tests(self, mutant: Mutant) -> list[str]:
+        """Return the tests that run the statement of a mutant up to its line, the quickest first."""
+        one = mutant.mutation
+        names = set().union(*(self.lines.get((mutant.path, line), ()) for line in range(one.statement, one.line + 1)))
+        return sorted(names, key=lambda name: (self.seconds.get(name, 0.0), name))
+
+
 class Copy:
     """A copy of the tracked files, in which one file at a time is mutated.
 
     Args:
         folder: empty folder for the copy.
         limit_s: seconds for one run of tests.
+        reached: tests by line, from `reach` of any copy; all tests of the package serve a line that is not in it.
     """
 
-    def __init__(self, folder: Path, limit_s: float) -> None:
+    def __init__(self, folder: Path, limit_s: float, reached: Reached | None = None) -> None:
         self.folder = folder
         self.limit_s = limit_s
+        self.reached = reached or Reached()
         self._passing: dict[tuple[str, ...], bool] = {}
         for name in _git("ls-files", "-z").split("\0"):
             if name and (REPOSITORY / name).is_file():
@@ -86,7 +117,7 @@ class Copy:
         source = path.read_text(encoding="utf-8")
         path.write_text(mutant.mutation.apply(source), encoding="utf-8")
         try:
-            tests = nearest_tests(self.folder, mutant.path)
+            tests = self.reached.tests(mutant) or nearest_tests(self.folder, mutant.path)
             code, output = self._pytest(tests)
         finally:
             path.write_text(source, encoding="utf-8")
@@ -95,11 +126,37 @@ class Copy:
             return ("timeout", "") if in_time else ("unclear", "the tests do not pass within the limit without it")
         if code == _NO_TEST_FAILED:
             return "survived", ""
-        failed = [line.split(" ")[1] for line in output.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+        failed = _FAILED.findall(output)
         if code == _NO_TESTS or not failed:
             return "unclear", f"pytest ended with {code}"
         # a test that fails without the mutant shows nothing
         return ("killed" if self._passes([failed[0].split("[")[0]]) else "unclear"), failed[0]
+
+    def reach(self, package: str) -> None:
+        """Run the tests of a package with coverage and record which test runs which line."""
+        file = self.folder / f".coverage-{package}"
+        coverage = ["--cov=preread", "--cov-context=test", "--cov-report=", "--durations=0", "-vv"]
+        options = ["-p", "no:randomly", "-p", "no:cacheprovider", "--tb=no", *coverage]
+        tests = nearest_tests(self.folder, f"worker/preread/{package}/__init__.py")
+        command = [sys.executable, "-m", "pytest", *options, *tests]
+        code, output = self._run(command, _COVERAGE_LIMIT_S, {"COVERAGE_FILE": str(file)})
+        if code not in {0, 1}:
+            raise RuntimeError(f"The tests of {package} ended with {code}:\n{output[-2000:]}")
+        for seconds, name in _DURATION.findall(output):
+            self.reached.seconds[name] += float(seconds)
+        of_file: dict[str, set[str]] = defaultdict(set)
+        failing = set(_FAILED.findall(output))
+        for name in self.reached.seconds.keys() - failing:
+            of_file[name.partition("::")[0]].add(name)
+        data = CoverageData(str(file))
+        data.read()
+        for path in data.measured_files():
+            relative = os.path.relpath(path, self.folder)
+            for line, contexts in data.contexts_by_lineno(path).items():
+                for name, _, phase in (context.rpartition("|") for context in contexts):
+                    # a fixture may serve all tests of the file
+                    reaching = of_file[name.partition("::")[0]] if phase == "setup" else {name} - {""} - failing
+                    self.reached.lines[relative, line] |= reaching
 
     def _passes(self, tests: list[str]) -> bool:
         """Return whether tests pass without a mutant, within the limit."""
@@ -112,19 +169,21 @@ class Copy:
         options = ["-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", "--tb=no"]
         return self._run([sys.executable, "-m", "pytest", *options, *tests])
 
-    def _run(self, command: list[str]) -> tuple[int | None, str]:
-        """Run a program; the code is ``None`` if it took too long."""
+    def _run(
+        self, command: list[str], limit_s: float | None = None, environment: dict[str, str] | None = None
+    ) -> tuple[int | None, str]:
+        """Run a program; the code is ``None`` if it took longer than ``limit_s``, else ``self.limit_s``."""
         with subprocess.Popen(
             command,
             cwd=self.folder,
-            env=self._environment,
+            env=self._environment | (environment or {}),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
         ) as process:
             try:
-                output, _ = process.communicate(timeout=self.limit_s)
+                output, _ = process.communicate(timeout=limit_s or self.limit_s)
             except subprocess.TimeoutExpired:
                 # SIGINT first: the fixtures stop the servers that they started
                 for number in (signal.SIGINT, signal.SIGKILL):
@@ -155,6 +214,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--count", type=int, default=300, help="number of mutants (default 300)")
     parser.add_argument("--packages", nargs="+", default=list(_PACKAGES), help="packages of worker/preread")
     parser.add_argument("--limit", type=float, default=600.0, help="seconds for the tests of one mutant (default 600)")
+    parser.add_argument("--jobs", type=int, default=1, help="mutants at a time, each in a copy of its own (default 1)")
     options = parser.parse_args(arguments)
     mutants = draw(REPOSITORY, options.packages, options.seed, options.count)
     dirty = " with uncommitted changes" if _git("status", "--porcelain", "--untracked-files=no") else ""
@@ -163,13 +223,30 @@ def main(arguments: list[str]) -> int:
     print(f", Python {platform.python_version()}, at most {options.limit:g} s each", flush=True)
     counts: Counter[str] = Counter()
     with tempfile.TemporaryDirectory(prefix="preread-mutants-") as folder:
-        tree = Copy(Path(folder), options.limit)
-        for mutant in mutants:
-            verdict, test = tree.judge(mutant)
-            counts[verdict] += 1
-            one = mutant.mutation
-            change = f"{_line(one.before)} -> {_line(one.after)}"
-            print(f"{verdict}\t{mutant.path}:{one.line}\t{one.kind}\t{change}\t{test}", flush=True)
+        trees: queue.SimpleQueue[Copy] = queue.SimpleQueue()
+        reached = Reached()
+        for number in range(options.jobs):
+            (own := Path(folder) / str(number)).mkdir()
+            trees.put(Copy(own, options.limit, reached))
+
+        def judge(mutant: Mutant) -> tuple[str, str]:
+            tree = trees.get()
+            try:
+                return tree.judge(mutant)
+            finally:
+                trees.put(tree)
+
+        first = trees.get()
+        for package in sorted({Path(mutant.path).parts[2] for mutant in mutants}):
+            first.reach(package)
+            print(f"# {package}: tests reach {sum(path.split('/')[2] == package for path, _ in reached.lines)} lines")
+        trees.put(first)
+        with ThreadPoolExecutor(options.jobs) as pool:
+            for mutant, (verdict, test) in zip(mutants, pool.map(judge, mutants), strict=True):
+                counts[verdict] += 1
+                one = mutant.mutation
+                change = f"{_line(one.before)} -> {_line(one.after)}"
+                print(f"{verdict}\t{mutant.path}:{one.line}\t{one.kind}\t{change}\t{test}", flush=True)
     killed = counts["killed"] + counts["timeout"]
     print(f"# killed {killed} of {len(mutants)}: " + ", ".join(f"{name} {number}" for name, number in counts.items()))
     return 1 if counts["unclear"] else 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import bisect
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ class Mutation:
         after: what replaces it.
         start: offset of its first byte in the UTF-8 text.
         end: offset after its last byte.
+        statement: number of the first line of the statement around it.
     """
 
     line: int
@@ -32,6 +34,7 @@ class Mutation:
     after: str
     start: int
     end: int
+    statement: int
 
     def apply(self, source: str) -> str:
         """Return the mutated text of the file."""
@@ -46,13 +49,16 @@ def mutations(source: str) -> list[Mutation]:
     for line in text.splitlines(keepends=True):
         starts.append(starts[-1] + len(line))
     found = []
-    for node, kind, after in _changes(ast.parse(source)):
+    tree = ast.parse(source)
+    statements = sorted(node.lineno for node in ast.walk(tree) if isinstance(node, ast.stmt))
+    for node, kind, after in _changes(tree):
         if node.end_lineno is None or node.end_col_offset is None:
             continue
         start = starts[node.lineno - 1] + node.col_offset
         end = starts[node.end_lineno - 1] + node.end_col_offset
         before = text[start:end].decode()
-        found.append(Mutation(node.lineno, kind, before, after or f"not ({before})", start, end))
+        statement = statements[bisect.bisect_right(statements, node.lineno) - 1]
+        found.append(Mutation(node.lineno, kind, before, after or f"not ({before})", start, end, statement))
     return found
 
 
