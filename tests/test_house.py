@@ -331,7 +331,7 @@ def test_the_documented_file_of_settings_can_be_used(tmp_path: Path) -> None:
     config.write_text(re.findall(r"```toml\n(.+?)```", page, flags=re.DOTALL)[0])
     roots = settings.load(config).roots
     assert [str(root.population) for root in roots] == ["children-1-5y", "research"]
-    assert identity.from_path("P17/A4/1.jpeg", str(roots[0].path_pattern)) == {
+    assert identity.read_identity_from_path("P17/A4/1.jpeg", str(roots[0].path_pattern)) == {
         "patient_id": "P17",
         "accession_number": "A4",
     }

@@ -474,7 +474,7 @@ def test_a_full_disk_below_the_previews_drops_previews_and_no_film(
     eventually(lambda: bench.done() == 4, WITHIN_S)
     eventually(lambda: codes() == set(), WITHIN_S)
     assert len(events_of(worker, "previews_kept")) == 1
-    assert previews.exists(kept, sha256(film(3)))
+    assert previews.has_preview(kept, sha256(film(3)))
     worker.signal(signal.SIGTERM)
     assert worker.ends() == 0
     assert bench.inferred() == {sha256(film(number)): 1 for number in range(4)}

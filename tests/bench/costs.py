@@ -12,9 +12,9 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from preread.imaging.preprocessing import normalise, shrink
+from preread.imaging.preprocessing import normalise_grey_levels, resize_to_input
 from preread.imaging.preview_png import encode_preview
-from preread.imaging.radiograph import decode, read_header
+from preread.imaging.radiograph import decode_radiograph, read_image_header
 from preread.model import bundles
 from preread.model.assess import SHORTER_SIDE_PX
 from preread.model.classifier import Classifier
@@ -50,16 +50,18 @@ def stages(films: Sequence[Path]) -> dict[str, float]:
     spent: defaultdict[str, list[float]] = defaultdict(list)
     for film in films:
         data = film.read_bytes()
-        header = read_header(data)
-        pixels = decode(header, shorter_side_px=SHORTER_SIDE_PX).pixels
-        picture = shrink(spec, pixels)
-        batch = normalise(spec, picture)[None, :, :, None]
+        header = read_image_header(data)
+        pixels = decode_radiograph(header, shorter_side_px=SHORTER_SIDE_PX).pixels
+        picture = resize_to_input(spec, pixels)
+        batch = normalise_grey_levels(spec, picture)[None, :, :, None]
         output = classifier.classify(batch)
         spent["read"].append(_best(film.read_bytes))
         spent["SHA-256"].append(_best(lambda data=data: hashlib.sha256(data)))
-        spent["header"].append(_best(lambda data=data: read_header(data)))
-        spent["decode and render"].append(_best(lambda header=header: decode(header, shorter_side_px=SHORTER_SIDE_PX)))
-        spent["shrink"].append(_best(lambda pixels=pixels: shrink(spec, pixels)))
+        spent["header"].append(_best(lambda data=data: read_image_header(data)))
+        spent["decode and render"].append(
+            _best(lambda header=header: decode_radiograph(header, shorter_side_px=SHORTER_SIDE_PX))
+        )
+        spent["shrink"].append(_best(lambda pixels=pixels: resize_to_input(spec, pixels)))
         spent["network"].append(_best(lambda batch=batch: classifier.classify(batch)))
         spent["detector"].append(_best(lambda one=picture, of=output: classifier.detector.check(one, of.embedding)))
         spent["preview"].append(_best(lambda pixels=pixels: encode_preview(pixels)))

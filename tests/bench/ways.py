@@ -101,14 +101,14 @@ def floor(films: Sequence[Path], processes: int) -> Passed:
 def _floor(
     films: list[str], barrier: Barrier, results: mp.Queue[tuple[float, float, list[float], float, float]]
 ) -> None:
-    from preread.imaging.preprocessing import apply
-    from preread.imaging.radiograph import decode, read_header
+    from preread.imaging.preprocessing import preprocess_image
+    from preread.imaging.radiograph import decode_radiograph, read_image_header
     from preread.model.assess import SHORTER_SIDE_PX
     from preread.model.classifier import Classifier
 
     def look(film: str | Path) -> None:
-        header = read_header(Path(film).read_bytes())
-        classifier.classify(apply(spec, decode(header, shorter_side_px=SHORTER_SIDE_PX).pixels))
+        header = read_image_header(Path(film).read_bytes())
+        classifier.classify(preprocess_image(spec, decode_radiograph(header, shorter_side_px=SHORTER_SIDE_PX).pixels))
 
     classifier = Classifier(bundles.load(bundles.resolve()))
     spec = classifier.bundle.manifest.preprocessing

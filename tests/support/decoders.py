@@ -39,7 +39,7 @@ def stored(frame: bytes, syntax: str, like: np.ndarray, *, bits: int | None = No
     signed = like.dtype.kind == "i"
     module = PixelModule(like.shape[0], like.shape[1], samples, allocated, bits, bits - 1, signed, colours, 0)
     file = DicomFile(Dataset(), syntax, None, True, items(frame), PixelSpan(0x7FE00010, "OB", 0, None))
-    return decoders.stored_values(file, module, halvings).values
+    return decoders.decode_stored_values(file, module, halvings).values
 
 
 @contextmanager

@@ -150,7 +150,7 @@ class Films:
             assert commit_unreadable(self.ledger, claim, DecodeFailed("the pixel data is damaged"), facts)
         if preview:
             drawn = phantoms.draw_chest(claim.file_id, rows=400, columns=320)
-            assert previews.save(self.preview_dir, sha256, encode_preview(drawn), 0)
+            assert previews.store_preview(self.preview_dir, sha256, encode_preview(drawn), 0)
         return claim.file_id
 
     def person(self, name: str = "ada", role: Role = Role.READER) -> Account:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from preread.core.types import FloatArray, PixelArray
-from preread.imaging.preprocessing import PreprocessingSpec, normalise, shrink
+from preread.imaging.preprocessing import PreprocessingSpec, normalise_grey_levels, resize_to_input
 from preread.model.classifier import Classifier
 from preread_training.stats.bootstrap import Rows, Scores
 
@@ -44,7 +44,10 @@ def look_with(classifier: Classifier) -> Look:
 
     def look(pictures: PixelArray) -> Seen:
         spec = classifier.bundle.manifest.preprocessing
-        inputs = (normalise(spec, shrink(spec, picture))[np.newaxis, ..., np.newaxis] for picture in pictures)
+        inputs = (
+            normalise_grey_levels(spec, resize_to_input(spec, picture))[np.newaxis, ..., np.newaxis]
+            for picture in pictures
+        )
         outputs = [classifier.classify(each) for each in inputs]
         logits = np.array([output.logit[0] for output in outputs], np.float64)
         return Seen(logits, np.stack([output.activation_map for output in outputs]))
@@ -60,7 +63,7 @@ def look_with_keras(served: Any, spec: PreprocessingSpec, finding: int = 0) -> L
 
     def look(pictures: PixelArray) -> Seen:
         outputs = [
-            served.predict_on_batch(normalise(spec, pictures[start : start + _BATCH])[..., np.newaxis])
+            served.predict_on_batch(normalise_grey_levels(spec, pictures[start : start + _BATCH])[..., np.newaxis])
             for start in range(0, len(pictures), _BATCH)
         ]
         logits = np.concatenate([output["logit"][:, finding] for output in outputs])

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from preread.core.types import PixelArray
-from preread.imaging.preprocessing import PreprocessingSpec, shrink
+from preread.imaging.preprocessing import PreprocessingSpec, resize_to_input
 from preread_training.stats.bootstrap import Rows
 
 Disturbance = Callable[[PixelArray], PixelArray]
@@ -42,7 +42,7 @@ def _grey(values: npt.NDArray[Any]) -> PixelArray:
 
 def _sized(pictures: PixelArray, rows: int, columns: int) -> PixelArray:
     spec = PreprocessingSpec(rows, columns, "bilinear_antialiased", 0.0, 1.0)
-    return np.stack([shrink(spec, picture) for picture in pictures])
+    return np.stack([resize_to_input(spec, picture) for picture in pictures])
 
 
 def crop(pictures: PixelArray, *, top: float = 0.0, bottom: float = 0.0, sides: float = 0.0) -> PixelArray:

@@ -269,7 +269,7 @@ class Data:
     """A data set in memory.
 
     Attributes:
-        pictures: uint8 [n, rows, columns] after ``preprocessing.shrink``.
+        pictures: uint8 [n, rows, columns] after ``preprocessing.resize_to_input``.
         hashes: SHA-256 (hex) of each file's bytes.
         findings: what the labels' columns stand for.
         labels: int64 [n, findings] in {0, 1}.

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from preread.core.types import FloatArray, JSONObject, PixelArray, RefusalCode
-from preread.imaging.preprocessing import PreprocessingSpec, normalise, shrink
+from preread.imaging.preprocessing import PreprocessingSpec, normalise_grey_levels, resize_to_input
 from preread.model.out_of_scope import Detector, Pose, ScopeSpec, Subspace, edge_features
 from preread_training.data.augmentation import Augmentation, augment
 from preread_training.data.phantoms import draw_chest
@@ -62,7 +62,7 @@ class Described:
 
 
 def describe(pictures: PixelArray, embed: Embed) -> Described:
-    """Describe uint8 [n, rows, columns] after ``preprocessing.shrink``."""
+    """Describe uint8 [n, rows, columns] as ``resize_to_input`` returns them."""
     return Described(np.stack([edge_features(picture) for picture in pictures]), embed(pictures))
 
 
@@ -71,7 +71,9 @@ def embed_with_keras(served: Any, spec: PreprocessingSpec, batch: int = 32) -> E
 
     def embed(pictures: PixelArray) -> FloatArray:
         parts = [
-            served.predict_on_batch(normalise(spec, pictures[start : start + batch])[..., np.newaxis])["embedding"]
+            served.predict_on_batch(normalise_grey_levels(spec, pictures[start : start + batch])[..., np.newaxis])[
+                "embedding"
+            ]
             for start in range(0, len(pictures), batch)
         ]
         return np.concatenate(parts)
@@ -92,7 +94,7 @@ def phantoms(spec: PreprocessingSpec, count: int = _PHANTOMS) -> PixelArray:
     """Drawn chests of several sizes, shrunk."""
     sides = ((512, 512), (420, 512), (128, 96), (300, 240))
     drawn = [draw_chest(1000 + n, rows=sides[n % 4][0], columns=sides[n % 4][1]) for n in range(count)]
-    return np.stack([shrink(spec, picture) for picture in drawn])
+    return np.stack([resize_to_input(spec, picture) for picture in drawn])
 
 
 def subspace(features: FloatArray, components: int) -> Subspace:
@@ -116,7 +118,7 @@ def fit_detector(
     """Fit one detector beside one network; its thresholds are still to be set.
 
     Args:
-        films: uint8 [n, rows, columns] after ``preprocessing.shrink``, those that the network was fitted to.
+        films: uint8 [n, rows, columns] after ``preprocessing.resize_to_input``, those that the network was fitted to.
         films_max: how many of them to use, drawn at random.
     """
     rng = np.random.default_rng(seed)
@@ -204,7 +206,7 @@ def fit_scope(
     Thresholds are chosen out of fold.
 
     Args:
-        pictures: uint8 [n, rows, columns], the films of the data set after ``preprocessing.shrink``.
+        pictures: uint8 [n, rows, columns], the films of the data set after ``preprocessing.resize_to_input``.
         folds: the networks with which thresholds are chosen and rates measured, one by one.
         final: the network that ships; ``None`` where it is the one network of ``folds``.
         foreign: pictures that are no chest film, by kind, that nothing was fitted to or chosen with.

@@ -15,8 +15,8 @@ import numpy as np
 
 from preread.core.errors import UnreadableError, UsageError
 from preread.core.types import PixelArray
-from preread.imaging.preprocessing import PreprocessingSpec, shrink
-from preread.imaging.radiograph import decode, read_header
+from preread.imaging.preprocessing import PreprocessingSpec, resize_to_input
+from preread.imaging.radiograph import decode_radiograph, read_image_header
 from preread_training.data.decoding import read_pictures
 
 _MODALITIES = ("CT", "MR", "NM", "US")
@@ -33,12 +33,12 @@ def views(picture: PixelArray, spec: PreprocessingSpec, seed: int, count: int = 
     uint8 [count, spec.rows, spec.columns].
     """
     rng = np.random.default_rng(seed)
-    shown = [shrink(spec, picture)]
+    shown = [resize_to_input(spec, picture)]
     for number in range(1, count):
         rows, columns = (int(side * rng.uniform(0.45, 1)) for side in picture.shape)
         top, left = rng.integers(0, picture.shape[0] - rows + 1), rng.integers(0, picture.shape[1] - columns + 1)
         part = picture[top : top + rows, left : left + columns]
-        shown.append(shrink(spec, np.ascontiguousarray(part[:, :: 1 if number % 2 else -1])))
+        shown.append(resize_to_input(spec, np.ascontiguousarray(part[:, :: 1 if number % 2 else -1])))
     return np.stack(shown)
 
 
@@ -55,7 +55,7 @@ def _slices() -> Iterator[tuple[str, PixelArray]]:
     seen = set()
     for path in _dicom_files():
         try:
-            radiograph = decode(read_header(path.read_bytes()))
+            radiograph = decode_radiograph(read_image_header(path.read_bytes()))
         except UnreadableError:
             continue  # these files are there to break readers; what cannot be read gets no answer anyway
         pixels, modality = radiograph.pixels, radiograph.identity.modality

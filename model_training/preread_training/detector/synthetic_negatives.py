@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from preread.core.types import PixelArray
-from preread.imaging.preprocessing import PreprocessingSpec, shrink
+from preread.imaging.preprocessing import PreprocessingSpec, resize_to_input
 
 Grey = npt.NDArray[np.float64]
 _Make = Callable[[PixelArray, np.random.Generator], npt.NDArray[np.uint8]]
@@ -170,7 +170,7 @@ def make(kind: str, films: PixelArray, spec: PreprocessingSpec, seed: int) -> Pi
 
     Args:
         kind: of ``KINDS``.
-        films: uint8 [n, rows, columns] after ``preprocessing.shrink``, square.
+        films: uint8 [n, rows, columns] after ``preprocessing.resize_to_input``, square.
 
     Returns:
         uint8 [n, rows, columns].
@@ -178,4 +178,4 @@ def make(kind: str, films: PixelArray, spec: PreprocessingSpec, seed: int) -> Pi
     if kind in MISHAPS:
         return MISHAPS[kind](films)
     rng = np.random.default_rng([seed, KINDS.index(kind)])
-    return np.stack([shrink(spec, np.ascontiguousarray(_OTHERS[kind](film, rng))) for film in films])
+    return np.stack([resize_to_input(spec, np.ascontiguousarray(_OTHERS[kind](film, rng))) for film in films])

@@ -15,7 +15,7 @@ import numpy as np
 
 from preread.core.errors import UsageError
 from preread.core.types import JSONObject, PixelArray
-from preread.imaging.preprocessing import TRAINING_SPEC, apply
+from preread.imaging.preprocessing import TRAINING_SPEC, preprocess_image
 from preread.model import bundles
 from preread.model.bundles import DETECTOR_FILE, WEIGHTS_FILE
 from preread.model.classifier import Classifier
@@ -119,6 +119,6 @@ def _times_ms(served: keras.Model, pictures: PixelArray) -> list[float]:
         times_ms: list[float] = []
         for index in range(-_WARM_UP, len(pictures)):
             began_s = time.process_time()  # of the processor: whatever else the machine does is not counted
-            classifier.classify(apply(TRAINING_SPEC, pictures[max(0, index)]))
+            classifier.classify(preprocess_image(TRAINING_SPEC, pictures[max(0, index)]))
             times_ms.append(1000 * (time.process_time() - began_s))
     return times_ms[_WARM_UP:]

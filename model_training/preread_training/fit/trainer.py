@@ -17,7 +17,7 @@ from keras import ops
 
 from preread.core.errors import UsageError
 from preread.core.types import JSONObject, PixelArray
-from preread.imaging.preprocessing import TRAINING_SPEC, PreprocessingSpec, normalise
+from preread.imaging.preprocessing import TRAINING_SPEC, PreprocessingSpec, normalise_grey_levels
 from preread_training.data.atomic_files import keep_text, keep_weights
 from preread_training.data.augmentation import Augmentation, augment
 from preread_training.data.dataset import Data
@@ -184,7 +184,7 @@ def fit(
     Args:
         recipe: all that decides the fit but the images.
         spec: preprocessing of the bundle to come.
-        pictures: uint8 [n, rows, columns] after ``preprocessing.shrink``.
+        pictures: uint8 [n, rows, columns] after ``preprocessing.resize_to_input``.
         labels: int64 [n, findings] in {0, 1}.
         weights: float64 [n] summing to 1, see ``sampling_weights``.
         session: its folder gets ``history.csv`` (epoch, loss, seconds), checkpoints, and at the end
@@ -289,7 +289,7 @@ def logits_of(
     """
     served.compile(jit_compile=_JIT)
     parts: Sequence[Any] = [
-        served.predict_on_batch(normalise(spec, pictures[start : start + batch])[..., np.newaxis])["logit"]
+        served.predict_on_batch(normalise_grey_levels(spec, pictures[start : start + batch])[..., np.newaxis])["logit"]
         for start in range(0, len(pictures), batch)
     ]
     return np.concatenate(parts).astype(np.float64)

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from preread.cli.native_output import suppress_native_output
 from preread.core.errors import UsageError
 from preread.core.types import JSONObject, PixelArray
-from preread.imaging.preprocessing import TRAINING_SPEC, PreprocessingSpec, apply
+from preread.imaging.preprocessing import TRAINING_SPEC, PreprocessingSpec, preprocess_image
 from preread.model import bundles
 from preread.model.bundles import CARD_FILE, DETECTOR_FILE, GOLDEN_FILE, MANIFEST_SCHEMA, WEIGHTS_FILE, Bundle
 from preread.model.classifier import Classifier
@@ -56,7 +56,7 @@ def _golden(model: keras.Model, spec: PreprocessingSpec) -> dict[str, np.ndarray
     So the golden outputs cover the whole preprocessing.
     """
     pictures = np.stack([draw_chest(seed, rows=420, columns=512) for seed in range(_GOLDEN_PHANTOMS)])
-    outputs = [model(apply(spec, picture), training=False)["logit"].numpy()[0] for picture in pictures]
+    outputs = [model(preprocess_image(spec, picture), training=False)["logit"].numpy()[0] for picture in pictures]
     return {"pictures": pictures, "logit": np.stack(outputs)}
 
 

@@ -268,7 +268,7 @@ def fit(
 
     Args:
         recipe: the system.
-        pictures: uint8 [n, rows, columns] after ``preprocessing.shrink``.
+        pictures: uint8 [n, rows, columns] after ``preprocessing.resize_to_input``.
         labels: int64 [n] in {0, 1}.
         patients: str [n]; those kept for the validation loss, where a system has one, are not fitted to.
         session: its folder gets ``history.csv`` (epoch, loss, seconds), checkpoints, ``fit.json`` (epochs reached and

@@ -37,7 +37,7 @@ def installed(tree: Path) -> Path:
     home = tree / "var/lib/preread"
     for number in range(3):
         preview = encode_preview(np.zeros((9, 9), np.uint8))
-        assert previews.save(home / "preread.db-previews", f"{number}" * 64, preview, 0)
+        assert previews.store_preview(home / "preread.db-previews", f"{number}" * 64, preview, 0)
     for name in (
         "preread.db-wal",
         "preread.db-shm",
@@ -150,7 +150,7 @@ def test_with_postgres_the_server_s_database_is_its_administrator_s(
     home = tree / "var/lib/preread"
     (home / "forgotten").write_text("{}\n")
     (home / "audit-key").write_text("key\n")
-    assert previews.save(home / "previews", "0" * 64, encode_preview(np.zeros((9, 9), np.uint8)), 0)
+    assert previews.store_preview(home / "previews", "0" * 64, encode_preview(np.zeros((9, 9), np.uint8)), 0)
     assert main(["uninstall", "--root", str(tree), "--data", "--confirm", DATABASE]) == 2
     assert main(["uninstall", "--root", str(tree), "--data", "--confirm", "/var/lib/preread"]) == 0
     assert not home.exists()

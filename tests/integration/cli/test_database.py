@@ -89,7 +89,7 @@ def test_where_fstab_names_a_disk_that_is_away_nothing_is_made_on_the_other_one(
 
 
 def a_preview(folder: Path) -> None:
-    assert previews.save(folder, "0" * 64, encode_preview(np.zeros((9, 9), np.uint8)), 0)
+    assert previews.store_preview(folder, "0" * 64, encode_preview(np.zeros((9, 9), np.uint8)), 0)
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)

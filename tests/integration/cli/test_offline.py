@@ -21,7 +21,7 @@ from preread.core.errors import BundleMismatch, BundleMissing, FileLocked, FileV
 from preread.core.jsonable import reversible_path
 from preread.core.settings import Settings
 from preread.core.types import Answer, Caveat, Declared, Outcome, Population
-from preread.imaging.radiograph import Limits
+from preread.imaging.radiograph import ImageLimits
 from preread.model.bundles import Bundle
 from preread.runner import pool as slots
 from preread.runner.assess_files import ASSUME_AGE, InputFile, Processes, assess_files, find_files, locate
@@ -242,7 +242,7 @@ def test_a_file_is_read_again_when_its_process_dies_before_it_has_the_bytes(
 def test_limits_hold_before_reading(tmp_path: Path, run: Any) -> None:
     with (tmp_path / "sparse.dcm").open("wb") as stream:
         stream.truncate(10 * 1024**3)
-    (result,) = run(tmp_path, limits=Limits(max_bytes=1_000_000, max_pixels=1_000_000))
+    (result,) = run(tmp_path, limits=ImageLimits(max_bytes=1_000_000, max_pixels=1_000_000))
     assert result.code == "too_many_bytes"
     assert result.judged
 
@@ -330,6 +330,6 @@ def test_training_has_the_limits_that_the_worker_has_by_default() -> None:
         1,
         default["deadline_s"],
         default["slot_memory_bytes"],
-        Limits(default["max_file_bytes"], default["max_pixels"]),
+        ImageLimits(default["max_file_bytes"], default["max_pixels"]),
         default["require_confinement"],
     )

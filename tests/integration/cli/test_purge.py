@@ -38,7 +38,9 @@ def here(preread: CommandRunner, tmp_path: Path, migrated_sqlite: Path, monkeypa
         facts = FileFacts(f"{number:064x}", who, "DICOM", None, 1, 1, Population.UNDECLARED, (), 1.0)
         assert commit_refused(ledger, claim, facts, bundle_id, RefusalCode.VIEW, "lateral")
     engine.dispose()
-    assert previews.save(tmp_path / "preread.db-previews", "0" * 64, encode_preview(np.zeros((9, 9), np.uint8)), 0)
+    assert previews.store_preview(
+        tmp_path / "preread.db-previews", "0" * 64, encode_preview(np.zeros((9, 9), np.uint8)), 0
+    )
     return preread
 
 

@@ -12,7 +12,7 @@ from pydicom.data import get_testdata_file
 
 from preread.core.errors import UnreadableError
 from preread.core.types import Caveat, Declared, IntendedUse, Population, RefusalCode
-from preread.imaging.radiograph import decode, read_header
+from preread.imaging.radiograph import decode_radiograph, read_image_header
 from preread.model.intended_use import check_intended_use
 
 USE = IntendedUse(("CR", "DX"), ("AP", "PA"), 1.0, 6.0, ("CHEST",), "")
@@ -34,11 +34,11 @@ def named(name: str) -> str:
 
 def outcome(path: Path, declared: Declared) -> str:
     try:
-        header = read_header(path.read_bytes())
+        header = read_image_header(path.read_bytes())
         verdict = check_intended_use(header, USE, declared)
         if verdict.refusal is not None:
             return f"refused {verdict.refusal[0]}"
-        radiograph = decode(header)
+        radiograph = decode_radiograph(header)
     except UnreadableError as error:
         return f"unreadable {error.code}"
     assert radiograph.pixels.ndim == 2
@@ -58,7 +58,7 @@ def test_every_file_with_pixels_decodes_or_has_a_named_error() -> None:
     found: Counter[str] = Counter()
     for path in corpus():
         try:
-            radiograph = decode(read_header(path.read_bytes()))
+            radiograph = decode_radiograph(read_image_header(path.read_bytes()))
         except UnreadableError as error:
             found[error.code] += 1
         else:
@@ -93,13 +93,13 @@ def test_known_files(name: str, expected: str) -> None:
 
 def test_the_real_film_is_read_the_same_from_every_form() -> None:
     """Uncompressed and JPEG 2000, lossless and lossy; its age comes from birth and study date."""
-    films = {name: read_header(Path(named(name)).read_bytes()) for name in ("RG1_UNCR.dcm", "RG1_J2KR.dcm")}
-    lossy = {name: read_header(Path(named(name)).read_bytes()) for name in ("RG1_UNCI.dcm", "RG1_J2KI.dcm")}
-    whole = [decode(header) for header in films.values()]
+    films = {name: read_image_header(Path(named(name)).read_bytes()) for name in ("RG1_UNCR.dcm", "RG1_J2KR.dcm")}
+    lossy = {name: read_image_header(Path(named(name)).read_bytes()) for name in ("RG1_UNCI.dcm", "RG1_J2KI.dcm")}
+    whole = [decode_radiograph(header) for header in films.values()]
     assert np.array_equal(whole[0].pixels, whole[1].pixels)
     assert whole[0].pixels.shape == (1955, 1841)
     for header in lossy.values():
-        radiograph = decode(header)
+        radiograph = decode_radiograph(header)
         assert Caveat.LOSSY in radiograph.caveats
         apart = np.abs(radiograph.pixels.astype(int) - whole[0].pixels)
         assert np.percentile(apart, 99) <= 2
@@ -110,5 +110,8 @@ def test_the_real_film_is_read_the_same_from_every_form() -> None:
 
 def test_the_same_slice_is_the_same_in_lossless_syntaxes() -> None:
     names = ("MR_small.dcm", "MR_small_bigendian.dcm", "MR_small_RLE.dcm", "MR_small_jp2klossless.dcm")
-    pictures = [decode(read_header(Path(named(n)).read_bytes())).pixels for n in (*names, "MR_small_implicit.dcm")]
+    pictures = [
+        decode_radiograph(read_image_header(Path(named(n)).read_bytes())).pixels
+        for n in (*names, "MR_small_implicit.dcm")
+    ]
     assert all(np.array_equal(pictures[0], other) for other in pictures[1:])

@@ -13,7 +13,7 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from preread.core.types import Caveat
-from preread.imaging.radiograph import decode, read_header
+from preread.imaging.radiograph import decode_radiograph, read_image_header
 from preread_training.data import phantoms
 from preread_training.data.phantoms import Encoding
 
@@ -27,7 +27,7 @@ READ_BY_DCMTK = [name for name in phantoms.TRANSFER_SYNTAXES if "2000" not in na
 
 def as_dcmtk_shows(path: Path, folder: Path, program: str = "dcm2pnm") -> np.ndarray:
     """Render with the film's first VOI LUT or window and without overlays."""
-    header = read_header(path.read_bytes())
+    header = read_image_header(path.read_bytes())
     assert header.file is not None
     dataset = header.file.dataset
     option = ["+Wl", "1"] if "VOILUTSequence" in dataset else ["+Wi", "1"] if "WindowCenter" in dataset else []
@@ -39,7 +39,7 @@ def as_dcmtk_shows(path: Path, folder: Path, program: str = "dcm2pnm") -> np.nda
 
 def apart(path: Path, folder: Path, program: str = "dcm2pnm") -> int:
     shown = as_dcmtk_shows(path, folder, program)
-    radiograph = decode(read_header(path.read_bytes()))
+    radiograph = decode_radiograph(read_image_header(path.read_bytes()))
     assert Caveat.NO_WINDOW not in radiograph.caveats  # DCMTK knows no such stretch
     assert shown.shape == radiograph.pixels.shape
     return int(np.abs(shown.astype(int) - radiograph.pixels).max())
@@ -92,7 +92,7 @@ def test_lossless_jpeg_2000_is_what_dcmtk_shows_of_the_uncompressed_film(name: s
     assert isinstance(compressed, str)
     assert isinstance(plain, str)
     shown = as_dcmtk_shows(Path(plain), tmp_path)
-    pixels = decode(read_header(Path(compressed).read_bytes())).pixels
+    pixels = decode_radiograph(read_image_header(Path(compressed).read_bytes())).pixels
     assert np.abs(shown.astype(int) - pixels).max() <= 1
 
 

@@ -143,7 +143,7 @@ def test_nothing_that_names_the_patient_is_left_in_any_table(filled: Filled, tmp
     drawn = np.zeros((20, 20), np.uint8)
     digest = results.query(filled.engine, results.ResultFilter(patient_id=IDENTIFIER))[0].sha256
     assert digest is not None
-    assert previews.save(tmp_path, digest, encode_preview(drawn), 0)
+    assert previews.store_preview(tmp_path, digest, encode_preview(drawn), 0)
     done = forget_films(filled, films, readings=True, preview_dir=tmp_path)
     assert (done.films, done.readings, done.readings_kept, done.contents, done.previews) == (3, 1, 0, 2, 1)
     # somebody else's accession number and study are the same here, and stay
@@ -210,7 +210,7 @@ def test_no_byte_of_the_patient_is_left_in_any_file(
             if number % 30 == 0:
                 sign(filled, claim.file_id, "a remarkable comment")
     digest = filled.facts(b"0").sha256
-    assert previews.save(kept, digest, encode_preview(np.zeros((20, 20), np.uint8)), 0)
+    assert previews.store_preview(kept, digest, encode_preview(np.zeros((20, 20), np.uint8)), 0)
     other = db_engine.open_engine(database_url)  # the page, which stays open
     assert db_engine.read(other, db_engine.database_now)
     assert f"{database.name}-wal" in places_with(folder, *words)
@@ -380,7 +380,7 @@ def test_a_purge_deletes_past_outcomes_with_their_contents_and_previews(
     assert commit_refused(bench.ledger, claim, facts, bench.bundle_id, RefusalCode.VIEW, "lateral")
     digests = {bench.facts(b"same bytes").sha256, facts.sha256}
     for digest in digests:
-        assert previews.save(tmp_path, digest, encode_preview(np.zeros((20, 20), np.uint8)), 0)
+        assert previews.store_preview(tmp_path, digest, encode_preview(np.zeros((20, 20), np.uint8)), 0)
     tables = ("past_outcome", "instance", "assessment", "finding")
     assert [bench.count(table) for table in tables] == [1, len(digests), 1, 1]
     done = forget_films(bench, [film], preview_dir=tmp_path)

@@ -407,7 +407,7 @@ def test_an_export_names_nobody_and_merges_no_disagreement(films: Films, tmp_pat
     assert saved is not None
     kept = results.query(films.engine, results.ResultFilter())[-1].sha256
     assert kept is not None
-    assert saved.read_bytes() == previews.load(films.preview_dir, kept)
+    assert saved.read_bytes() == previews.load_preview(films.preview_dir, kept)
     assert np.asarray(Image.open(saved)).shape == (400, 320)
     assert export.save_image(tmp_path / "images", found[two], films.preview_dir) is None
 

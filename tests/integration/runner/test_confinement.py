@@ -152,7 +152,7 @@ def test_every_codec_is_read_by_a_confined_process_without_a_refused_call(
         assert isinstance(done, Done)
         assert done.report.outcome is Outcome.ASSESSED
         assert not done.report.preview_dropped
-        assert previews.exists(bench.folder / "previews", str(done.report.sha256))
+        assert previews.has_preview(bench.folder / "previews", str(done.report.sha256))
         assert pid_of(pool) == first
     assert [record for record in caplog.records if record.getMessage() == "slot_call_refused"] == []
 
@@ -279,26 +279,26 @@ def test_a_share_that_hangs_when_it_is_looked_at_again_is_at_fault_and_not_the_f
 def test_of_a_preview_that_was_touched_none_is_kept(rows: int, columns: int, at: int, change: int) -> None:
     pixels: PixelArray = phantoms.draw_chest(1, rows=96, columns=96)[:rows, :columns]
     content = encode_preview(pixels)
-    assert previews.is_preview(content)
+    assert previews.is_preview_png(content)
     touched = bytearray(content)
     touched[at % len(touched)] ^= change
-    assert not previews.is_preview(bytes(touched))
-    assert not previews.is_preview(content[:-1])
-    assert not previews.is_preview(content + b"\0")
+    assert not previews.is_preview_png(bytes(touched))
+    assert not previews.is_preview_png(content[:-1])
+    assert not previews.is_preview_png(content + b"\0")
 
 
 @given(content=st.binary(max_size=200))
 def test_any_bytes_may_be_asked_about(content: bytes) -> None:
-    assert not previews.is_preview(content)
-    assert not previews.is_preview(previews.PNG_START + content)
+    assert not previews.is_preview_png(content)
+    assert not previews.is_preview_png(previews.PNG_START + content)
 
 
 def test_a_preview_larger_than_any_is_none() -> None:
     pixels: PixelArray = phantoms.draw_chest(1, rows=1024, columns=1024)
     content = encode_preview(pixels)
-    assert previews.is_preview(content)
+    assert previews.is_preview_png(content)
     assert len(content) < previews.MAX_BYTES
-    assert not previews.is_preview(content.replace((1024).to_bytes(4, "big"), (1025).to_bytes(4, "big")))
+    assert not previews.is_preview_png(content.replace((1024).to_bytes(4, "big"), (1025).to_bytes(4, "big")))
 
 
 # --------------------------------------------------------------------------- a decoder that was taken over

@@ -582,7 +582,7 @@ def test_nothing_stays_of_a_film_that_was_purged_while_a_slot_read_it(
     desk.ready(b"purged", b"fenced")
     claims = {claim.path: claim for claim in (desk.claimed(b"purged"), desk.claimed(b"fenced"))}
     for path, sha256 in ((b"purged", "a" * 64), (b"fenced", "b" * 64)):
-        assert previews.save(tmp_path, sha256, encode_preview(np.zeros((9, 9), np.uint8)), 0)
+        assert previews.store_preview(tmp_path, sha256, encode_preview(np.zeros((9, 9), np.uint8)), 0)
         if path == b"purged":
             request = purge.PurgeRequest("uid:0", "purged", readings=False, journal=None, preview_dir=tmp_path)
             purge.purge(desk.engine, request, [claims[path].file_id])
@@ -590,8 +590,8 @@ def test_nothing_stays_of_a_film_that_was_purged_while_a_slot_read_it(
             desk.ledger.give_back(claims[path], "taken away")
         desk.says(claims[path], Done(claims[path], report(sha256)))
     desk.work()
-    assert not previews.exists(tmp_path, "a" * 64)
-    assert previews.exists(tmp_path, "b" * 64), "another worker may be about to commit it"
+    assert not previews.has_preview(tmp_path, "a" * 64)
+    assert previews.has_preview(tmp_path, "b" * 64), "another worker may be about to commit it"
 
 
 def test_slots_ask_whether_a_film_is_known_unless_it_is_small_and_nothing_was_ever_purged(desk: Desk) -> None:

@@ -43,11 +43,11 @@ def opened(content: bytes | None) -> Any:
 
 
 def test_a_small_film_is_kept_to_the_pixel(tmp_path: Path) -> None:
-    assert previews.save(tmp_path, SHA, encode_preview(FILM), 0)
-    assert np.array_equal(opened(previews.load(tmp_path, SHA)), FILM)
-    assert previews.exists(tmp_path, SHA)
+    assert previews.store_preview(tmp_path, SHA, encode_preview(FILM), 0)
+    assert np.array_equal(opened(previews.load_preview(tmp_path, SHA)), FILM)
+    assert previews.has_preview(tmp_path, SHA)
     assert os.listdir(tmp_path / "ab") == [f"{SHA}.png"]
-    assert stat.S_IMODE(os.stat(previews.path_of(tmp_path, SHA)).st_mode) == 0o600
+    assert stat.S_IMODE(os.stat(previews.locate_preview(tmp_path, SHA)).st_mode) == 0o600
 
 
 @given(pixels=arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9))))
@@ -62,28 +62,28 @@ def test_a_large_film_is_shrunk_in_its_proportions(
     tmp_path: Path, film: tuple[int, int], shown: tuple[int, int]
 ) -> None:
     ramp = np.repeat(np.linspace(0, 255, film[0]).astype(np.uint8)[:, np.newaxis], film[1], axis=1)
-    assert previews.save(tmp_path, SHA, encode_preview(ramp), 0)
-    found = opened(previews.load(tmp_path, SHA))
+    assert previews.store_preview(tmp_path, SHA, encode_preview(ramp), 0)
+    found = opened(previews.load_preview(tmp_path, SHA))
     assert found.shape == shown
     assert np.abs(found[:, 0] - np.linspace(0, 255, shown[0])).max() <= 2
 
 
 @pytest.mark.parametrize("left", [0, 3, -1])
 def test_a_preview_whose_end_a_power_loss_took_counts_as_none_and_is_written_again(tmp_path: Path, left: int) -> None:
-    assert previews.save(tmp_path, SHA, encode_preview(FILM), 0)
-    place = previews.path_of(tmp_path, SHA)
+    assert previews.store_preview(tmp_path, SHA, encode_preview(FILM), 0)
+    place = previews.locate_preview(tmp_path, SHA)
     place.write_bytes(place.read_bytes()[:left])
-    assert not previews.exists(tmp_path, SHA)
-    assert previews.load(tmp_path, SHA) is None
-    assert previews.save(tmp_path, SHA, encode_preview(FILM), 0)
-    assert np.array_equal(opened(previews.load(tmp_path, SHA)), FILM)
+    assert not previews.has_preview(tmp_path, SHA)
+    assert previews.load_preview(tmp_path, SHA) is None
+    assert previews.store_preview(tmp_path, SHA, encode_preview(FILM), 0)
+    assert np.array_equal(opened(previews.load_preview(tmp_path, SHA)), FILM)
 
 
 def test_a_preview_is_dropped_where_the_disk_would_fall_below_its_floor(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(os, "statvfs", lambda path: SimpleNamespace(f_bavail=10, f_frsize=1000))
-    assert not previews.save(tmp_path, SHA, encode_preview(FILM), 10_000)
-    assert previews.load(tmp_path, SHA) is None
-    assert previews.save(tmp_path, SHA, encode_preview(FILM), 0) == (len(encode_preview(FILM)) <= 10_000)
+    assert not previews.store_preview(tmp_path, SHA, encode_preview(FILM), 10_000)
+    assert previews.load_preview(tmp_path, SHA) is None
+    assert previews.store_preview(tmp_path, SHA, encode_preview(FILM), 0) == (len(encode_preview(FILM)) <= 10_000)
 
 
 @pytest.mark.parametrize("name", ["makedirs", "statvfs", "open"])
@@ -93,10 +93,10 @@ def test_whatever_the_disk_says_no_half_preview_is_ever_seen(tmp_path: Path, mon
 
     with monkeypatch.context() as patch:
         patch.setattr(os, name, fail)
-        assert not previews.save(tmp_path, SHA, encode_preview(FILM), 0)
-    assert not previews.exists(tmp_path, SHA)
+        assert not previews.store_preview(tmp_path, SHA, encode_preview(FILM), 0)
+    assert not previews.has_preview(tmp_path, SHA)
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
-    assert previews.save(tmp_path, SHA, encode_preview(FILM), 0)
+    assert previews.store_preview(tmp_path, SHA, encode_preview(FILM), 0)
     assert os.listdir(tmp_path / "ab") == [f"{SHA}.png"]
 
 
@@ -105,7 +105,7 @@ def test_a_disk_that_fills_while_a_preview_is_written_keeps_nothing_of_it(tmp_pa
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
     try:
-        kept = previews.save(tmp_path, SHA, encode_preview(FILM), 0)
+        kept = previews.store_preview(tmp_path, SHA, encode_preview(FILM), 0)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not kept
@@ -113,10 +113,10 @@ def test_a_disk_that_fills_while_a_preview_is_written_keeps_nothing_of_it(tmp_pa
 
 
 def test_previews_lie_beside_the_database_unless_a_folder_is_named(tmp_path: Path) -> None:
-    assert previews.preview_folder(None, tmp_path / "preread.db") == tmp_path / "preread.db-previews"
-    assert previews.preview_folder(tmp_path / "pictures", tmp_path / "preread.db") == tmp_path / "pictures"
-    assert previews.preview_folder(None, None) is None
-    assert previews.load(None, SHA) is None
+    assert previews.locate_preview_folder(None, tmp_path / "preread.db") == tmp_path / "preread.db-previews"
+    assert previews.locate_preview_folder(tmp_path / "pictures", tmp_path / "preread.db") == tmp_path / "pictures"
+    assert previews.locate_preview_folder(None, None) is None
+    assert previews.load_preview(None, SHA) is None
 
 
 # --------------------------------------------------------------------------- in a slot
@@ -188,18 +188,18 @@ def test_a_slot_keeps_what_it_saw_of_assessed_and_refused_films(slot: Callable[[
     reader = slot(folder)
     assessed = reader.read(phantoms.to_png(FILM))
     assert (assessed.outcome, assessed.preview_dropped) == (Outcome.ASSESSED, False)
-    assert np.array_equal(opened(previews.load(folder, assessed.sha256)), FILM)
+    assert np.array_equal(opened(previews.load_preview(folder, assessed.sha256)), FILM)
     other = phantoms.draw_chest(4, rows=96, columns=80)
     refused = reader.read(phantoms.to_png(other), population="undeclared")
     assert (refused.outcome, refused.code) == (Outcome.REFUSED, "age_unknown")
-    assert np.array_equal(opened(previews.load(folder, refused.sha256)), other)
+    assert np.array_equal(opened(previews.load_preview(folder, refused.sha256)), other)
 
 
 def test_a_known_film_whose_preview_went_away_gets_it_again(slot: Callable[[Path], Slot], tmp_path: Path) -> None:
     report = slot(tmp_path / "previews").read(phantoms.to_png(FILM), known=True)
     assert report.outcome is Outcome.ASSESSED
     assert report.content is None
-    assert previews.exists(tmp_path / "previews", str(report.sha256))
+    assert previews.has_preview(tmp_path / "previews", str(report.sha256))
 
 
 def test_a_later_attempt_and_an_unreadable_film_leave_no_preview(slot: Callable[[Path], Slot], tmp_path: Path) -> None:

@@ -10,15 +10,21 @@ from hypothesis import strategies as st
 
 from preread.core.errors import SettingsError
 from preread.core.types import Identity
-from preread.imaging.identity import age_in_years, compile_path_pattern, fill, from_path, iso_date
-from preread.imaging.radiograph import read_header
+from preread.imaging.identity import (
+    compile_path_pattern,
+    compute_age_years,
+    fill_missing_identity,
+    parse_dicom_date,
+    read_identity_from_path,
+)
+from preread.imaging.radiograph import read_image_header
 from preread_training.data import phantoms
 
 FILM = phantoms.draw_chest(1, rows=64, columns=64)
 
 
 def identity(**elements: Any) -> Identity:
-    return read_header(phantoms.to_dicom(FILM, **elements)).identity
+    return read_image_header(phantoms.to_dicom(FILM, **elements)).identity
 
 
 def overwritten(old: bytes, new: bytes) -> Identity:
@@ -26,7 +32,7 @@ def overwritten(old: bytes, new: bytes) -> Identity:
     data = phantoms.to_dicom(FILM)
     assert old in data
     assert len(old) == len(new)
-    return read_header(data.replace(old, new)).identity
+    return read_image_header(data.replace(old, new)).identity
 
 
 def test_every_tag_of_a_phantom_is_read() -> None:
@@ -82,12 +88,12 @@ def test_the_acquisition_is_as_written() -> None:
 
 @pytest.mark.parametrize("written", ["20240229", "2024.02.29", "2024-02-29"])
 def test_dates(written: str) -> None:
-    assert iso_date(written) == "2024-02-29"
+    assert parse_dicom_date(written) == "2024-02-29"
 
 
 @pytest.mark.parametrize("written", [None, "", "20230229", "00000000", "2024", "yesterday"])
 def test_no_dates(written: str | None) -> None:
-    assert iso_date(written) is None
+    assert parse_dicom_date(written) is None
 
 
 # --------------------------------------------------------------------------- age
@@ -97,12 +103,12 @@ def test_no_dates(written: str | None) -> None:
     "age, years", [("003Y", 3.0), ("3y", 3.0), ("018M", 1.5), ("052W", 1.0), ("365D", 1.0), ("000Y", 0.0)]
 )
 def test_the_stated_age(age: str, years: float) -> None:
-    assert age_in_years(age, None, None) == (pytest.approx(years, abs=0.01), False)
+    assert compute_age_years(age, None, None) == (pytest.approx(years, abs=0.01), False)
 
 
 @pytest.mark.parametrize("age", [None, "", "Y", "3", "three", "-03Y", "999Y", "003X"])
 def test_no_age(age: str | None) -> None:
-    assert age_in_years(age, None, None) == (None, False)
+    assert compute_age_years(age, None, None) == (None, False)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +123,7 @@ def test_no_age(age: str | None) -> None:
 )
 def test_the_age_counted_from_dates(birth: str, study: str, years: float) -> None:
     """A birthday is on its day: one before it a child of five is still five, whatever the share of the year."""
-    found, conflict = age_in_years(None, birth, study)
+    found, conflict = compute_age_years(None, birth, study)
     assert (found, conflict) == (pytest.approx(years, abs=0.003), False)
     assert found is not None
     assert int(found) == int(years)
@@ -127,17 +133,17 @@ def test_the_age_counted_from_dates(birth: str, study: str, years: float) -> Non
     "birth, study", [("2024-01-02", "2024-01-01"), ("1700-01-01", "2024-01-01"), (None, "2024-01-01")]
 )
 def test_dates_that_give_no_age(birth: str | None, study: str) -> None:
-    assert age_in_years(None, birth, study) == (None, False)
+    assert compute_age_years(None, birth, study) == (None, False)
 
 
 @pytest.mark.parametrize("age", ["004Y", "003Y", "050M", "004y"])
 def test_an_age_that_agrees_with_the_dates_gives_way_to_them(age: str) -> None:
-    assert age_in_years(age, "2020-01-01", "2024-02-01") == (pytest.approx(4.085, abs=0.01), False)
+    assert compute_age_years(age, "2020-01-01", "2024-02-01") == (pytest.approx(4.085, abs=0.01), False)
 
 
 @pytest.mark.parametrize("age", ["064Y", "000Y", "007Y", "004M", "002Y"])
 def test_an_age_that_contradicts_the_dates_is_unknown(age: str) -> None:
-    assert age_in_years(age, "2020-01-01", "2024-02-01") == (None, True)
+    assert compute_age_years(age, "2020-01-01", "2024-02-01") == (None, True)
 
 
 def test_the_conflict_is_in_the_identity() -> None:
@@ -170,7 +176,7 @@ def test_the_conflict_is_in_the_identity() -> None:
     ],
 )
 def test_a_path_names_its_patient(pattern: str, path: str, fields: dict[str, str]) -> None:
-    assert from_path(path, pattern) == fields
+    assert read_identity_from_path(path, pattern) == fields
 
 
 @pytest.mark.parametrize(
@@ -193,21 +199,21 @@ def test_a_pattern_that_cannot_be_meant_is_an_error(pattern: str) -> None:
 def test_no_path_makes_a_pattern_slow() -> None:
     """Backtracking over eight wildcards would take years here."""
     pattern = "**/{patient_id}_*_*_*_*_*_*_*!.jpg"
-    assert from_path("a/" * 500 + "_" * 4000, pattern) == {}
+    assert read_identity_from_path("a/" * 500 + "_" * 4000, pattern) == {}
 
 
 @given(path=st.text(max_size=60), pattern=st.sampled_from(["{patient_id}/*", "**/{patient_id}_*.jpg"]))
 def test_any_path_is_answered(path: str, pattern: str) -> None:
-    assert all("/" not in value and value for value in from_path(path, pattern).values())
+    assert all("/" not in value and value for value in read_identity_from_path(path, pattern).values())
 
 
 def test_a_path_never_overrides_a_tag() -> None:
     known = Identity(patient_id="TAG")
-    assert fill(known, {"patient_id": "PATH", "accession_number": "A1"}) == Identity(
+    assert fill_missing_identity(known, {"patient_id": "PATH", "accession_number": "A1"}) == Identity(
         patient_id="TAG", accession_number="A1"
     )
-    assert fill(known, {}) is known
+    assert fill_missing_identity(known, {}) is known
 
 
 def test_dates_that_give_no_age_contradict_the_one_that_is_stated() -> None:
-    assert age_in_years("003Y", "2025-01-01", "2020-01-01") == (None, True)
+    assert compute_age_years("003Y", "2025-01-01", "2020-01-01") == (None, True)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from preread.core.errors import UnreadableError
 from preread.core.types import Declared, IntendedUse
-from preread.imaging.radiograph import Limits, decode, read_header
+from preread.imaging.radiograph import ImageLimits, decode_radiograph, read_image_header
 from preread.model.intended_use import check_intended_use
 from preread_training.data import phantoms
 from preread_training.data.phantoms import Encoding
@@ -16,7 +16,7 @@ from preread_training.data.phantoms import Encoding
 FILM = phantoms.draw_chest(5, rows=48, columns=48)
 USE = IntendedUse(("CR", "DX"), ("AP", "PA"), 1.0, 6.0, ("CHEST",), "")
 # A damaged header may claim anything; what it claims must not cost the test run its memory.
-LIMITS = Limits(max_bytes=1_000_000, max_pixels=100_000)
+LIMITS = ImageLimits(max_bytes=1_000_000, max_pixels=100_000)
 FILES = {
     **{name: phantoms.to_dicom(FILM, encoding) for name, encoding in phantoms.encodings()},
     "bare": phantoms.to_dicom(FILM, Encoding("implicit", preamble=False)),
@@ -27,9 +27,9 @@ FILES = {
 
 def ends_well(data: bytes) -> None:
     try:
-        header = read_header(data, LIMITS)
+        header = read_image_header(data, LIMITS)
         check_intended_use(header, USE, Declared())
-        radiograph = decode(header, LIMITS)
+        radiograph = decode_radiograph(header, LIMITS)
     except tuple(UnreadableError.__subclasses__()):  # each with a name of its own, and not the general one
         return
     assert radiograph.pixels.dtype == np.uint8

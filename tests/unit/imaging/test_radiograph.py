@@ -20,17 +20,17 @@ from pydicom.encaps import encapsulate
 
 from preread.core import errors
 from preread.core.types import Caveat
-from preread.imaging.elements import quiet
-from preread.imaging.radiograph import Header, Limits, decode, read_header
+from preread.imaging.elements import suppress_parser_warnings
+from preread.imaging.radiograph import ImageHeader, ImageLimits, decode_radiograph, read_image_header
 from preread_training.data import phantoms
 from preread_training.data.phantoms import Encoding
 
 FILM = phantoms.draw_chest(1, rows=96, columns=128)
 
 
-def read(data: bytes, limits: Limits = Limits()) -> tuple[Header, np.ndarray]:
-    header = read_header(data, limits)
-    return header, decode(header, limits).pixels
+def read(data: bytes, limits: ImageLimits = ImageLimits()) -> tuple[ImageHeader, np.ndarray]:
+    header = read_image_header(data, limits)
+    return header, decode_radiograph(header, limits).pixels
 
 
 def apart(pixels: np.ndarray) -> int:
@@ -77,7 +77,7 @@ def test_every_transfer_syntax_is_read(encoding: Encoding) -> None:
     ],
 )
 def test_the_decoder_is_named_with_its_version(syntax: str, decoder: str) -> None:
-    radiograph = decode(read_header(phantoms.to_dicom(FILM, Encoding(syntax))))
+    radiograph = decode_radiograph(read_image_header(phantoms.to_dicom(FILM, Encoding(syntax))))
     assert radiograph.decoder.startswith(decoder)
     assert any(character.isdigit() for character in radiograph.decoder)
 
@@ -113,7 +113,7 @@ def test_jpeg_and_png_are_read() -> None:
 
 def test_lossy_is_said_of_lossy_syntaxes_and_of_what_says_so() -> None:
     def caveats(encoding: Encoding, **elements: Any) -> tuple[Caveat, ...]:
-        return decode(read_header(phantoms.to_dicom(FILM, encoding, **elements))).caveats
+        return decode_radiograph(read_image_header(phantoms.to_dicom(FILM, encoding, **elements))).caveats
 
     assert Caveat.LOSSY not in caveats(Encoding())
     assert Caveat.LOSSY in caveats(Encoding(), LossyImageCompression="01")
@@ -135,7 +135,7 @@ def test_sixteen_bit_png_is_scaled_and_not_saturated() -> None:
 
 
 def test_twelve_bits_in_a_sixteen_bit_png_are_stretched_with_a_caveat() -> None:
-    radiograph = decode(read_header(as_png(Image.fromarray(FILM.astype(np.uint16) * 16))))
+    radiograph = decode_radiograph(read_image_header(as_png(Image.fromarray(FILM.astype(np.uint16) * 16))))
     assert apart(radiograph.pixels) <= 1
     assert radiograph.caveats == (Caveat.NO_WINDOW,)
 
@@ -259,23 +259,23 @@ def test_two_hundred_nested_sequences_do_no_harm() -> None:
 
 def test_a_file_over_the_limit_is_not_parsed() -> None:
     with pytest.raises(errors.TooManyBytes):
-        read_header(phantoms.to_dicom(FILM), Limits(max_bytes=1000))
+        read_image_header(phantoms.to_dicom(FILM), ImageLimits(max_bytes=1000))
 
 
 def test_a_picture_over_the_limit_is_not_decoded() -> None:
     for data in (phantoms.to_dicom(FILM), phantoms.to_jpeg(FILM), phantoms.to_png(FILM)):
         with pytest.raises(errors.TooManyPixels):
-            read(data, Limits(max_pixels=96 * 128 - 1))
+            read(data, ImageLimits(max_pixels=96 * 128 - 1))
 
 
 def test_memory_that_runs_out_has_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     def exhausted(*_: object) -> None:
         raise MemoryError
 
-    header = read_header(phantoms.to_dicom(FILM))
-    monkeypatch.setattr("preread.imaging.codecs.decoders.stored_values", exhausted)
+    header = read_image_header(phantoms.to_dicom(FILM))
+    monkeypatch.setattr("preread.imaging.codecs.decoders.decode_stored_values", exhausted)
     with pytest.raises(errors.TooManyPixels):
-        decode(header)
+        decode_radiograph(header)
 
 
 @pytest.mark.parametrize(
@@ -291,11 +291,11 @@ def test_a_large_codestream_in_a_small_header_is_not_decoded(syntax: str) -> Non
     else:
         marker = next(m for m in (b"\xff\xc0", b"\xff\xc3", b"\xff\xf7") if m in data)
         struct.pack_into(">HH", data, data.index(marker) + 5, 12000, 12000)
-    header = read_header(bytes(data))
+    header = read_image_header(bytes(data))
     tracemalloc.start()
     try:
         with pytest.raises(errors.BrokenHeader):
-            decode(header)
+            decode_radiograph(header)
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
     finally:
         tracemalloc.stop()
@@ -356,7 +356,7 @@ def test_a_tail_of_zeros_is_said() -> None:
     film = phantoms.draw_chest(1, rows=300, columns=300)
     half = film.copy()
     half[150:] = 0
-    caveats = [decode(read_header(phantoms.to_dicom(picture))).caveats for picture in (film, half)]
+    caveats = [decode_radiograph(read_image_header(phantoms.to_dicom(picture))).caveats for picture in (film, half)]
     assert [Caveat.TAIL_ZERO in found for found in caveats] == [False, True]
 
 
@@ -366,8 +366,8 @@ def test_a_tail_of_zeros_is_said() -> None:
 def test_reports_and_directories_are_no_images() -> None:
     report = phantoms.to_dicom(FILM, SOPClassUID="1.2.840.10008.5.1.4.1.1.88.22", Modality="SR")
     bare = with_elements(report, PixelData=None, Rows=None, Columns=None)
-    assert not read_header(bare).is_image
-    assert read_header(phantoms.to_dicom(FILM)).is_image
+    assert not read_image_header(bare).is_image
+    assert read_image_header(phantoms.to_dicom(FILM)).is_image
 
 
 def test_nothing_of_a_patient_reaches_logs_or_warnings(
@@ -383,8 +383,8 @@ def test_nothing_of_a_patient_reaches_logs_or_warnings(
     )
     with warnings.catch_warnings(record=True) as caught, caplog.at_level(logging.DEBUG):
         warnings.simplefilter("always")
-        header = read_header(dirty)
-        decode(header)
+        header = read_image_header(dirty)
+        decode_radiograph(header)
         with pytest.raises(errors.UnreadableError) as failed:
             read(dirty[:-500].replace(b"\xff\xf7", b"\xff\xf8"))
     assert not caught
@@ -400,12 +400,12 @@ def test_quiet_restores_the_filters_when_threads_overlap() -> None:
     inside, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with quiet():
+        with suppress_parser_warnings():
             inside.set()
             leave.wait(30)
 
     thread = threading.Thread(target=hold)
-    with quiet():
+    with suppress_parser_warnings():
         thread.start()
         assert inside.wait(30)
     warnings.warn("still silent: the other thread is inside", UserWarning, stacklevel=1)

@@ -15,7 +15,7 @@ from preread.core.types import Caveat, PixelArray
 from preread.imaging import rendering
 from preread.imaging.codecs.decoders import PixelModule
 from preread.imaging.dicom_file import DicomFile
-from preread.imaging.radiograph import decode, read_header
+from preread.imaging.radiograph import decode_radiograph, read_image_header
 from preread_training.data import phantoms
 from preread_training.data.phantoms import Encoding
 
@@ -40,7 +40,9 @@ def shown(
             setattr(dataset, keyword, value)
     allocated = 8 * stored.dtype.itemsize
     module = PixelModule(*stored.shape, 1, allocated, bits, bits - 1, signed, photometric, 0)
-    return rendering.render(stored, module, DicomFile(dataset, "1.2.840.10008.1.2.1", None, little_endian, b"", None))
+    return rendering.render_grey_levels(
+        stored, module, DicomFile(dataset, "1.2.840.10008.1.2.1", None, little_endian, b"", None)
+    )
 
 
 def twelve(levels: PixelArray) -> np.ndarray:
@@ -83,7 +85,7 @@ def test_a_wrapped_phantom_comes_back(
         rescale = (1.0, 0.0)
     film = phantoms.draw_chest(seed, rows=64, columns=72)
     encoding = Encoding(syntax, photometric, bits, signed, voi, *rescale)
-    radiograph = decode(read_header(phantoms.to_dicom(film, encoding, seed)))
+    radiograph = decode_radiograph(read_image_header(phantoms.to_dicom(film, encoding, seed)))
     assert apart(radiograph.pixels, film) <= 1
     assert set(radiograph.caveats) <= {Caveat.NO_WINDOW}
     assert (Caveat.NO_WINDOW in radiograph.caveats) == (voi == "none" and (bits > 8 or signed or rescale != (1.0, 0.0)))
@@ -98,7 +100,7 @@ def test_a_wrapped_phantom_comes_back(
 def test_a_phantom_coded_with_loss_comes_back_nearly(syntax: str, photometric: str, bits: int, voi: str) -> None:
     film = phantoms.draw_chest(3, rows=64, columns=72)
     encoding = Encoding(syntax, photometric, 8 if syntax == "jpeg-baseline" else bits, voi=voi)
-    radiograph = decode(read_header(phantoms.to_dicom(film, encoding)))
+    radiograph = decode_radiograph(read_image_header(phantoms.to_dicom(film, encoding)))
     assert apart(radiograph.pixels, film) <= 12
     assert np.abs(radiograph.pixels.astype(int) - film).mean() <= 1
     assert Caveat.LOSSY in radiograph.caveats
@@ -327,20 +329,20 @@ def test_bits_above_the_stored_ones_are_cut(signed: bool) -> None:
     """Retired overlays lie there; some writers leave noise."""
     film = phantoms.draw_chest(2, rows=64, columns=64)
     data = phantoms.to_dicom(film, Encoding(bits=12, signed=signed))
-    header = read_header(data)
+    header = read_image_header(data)
     file = header.file
     assert file is not None
     assert file.pixels is not None
     start = file.pixels.start
     words = np.frombuffer(data[start : start + 2 * film.size], "<u2") & 0x0FFF
     dirty = data[:start] + (words | 0x5000).astype("<u2").tobytes() + data[start + 2 * film.size :]
-    assert apart(decode(read_header(dirty)).pixels, film) <= 1
+    assert apart(decode_radiograph(read_image_header(dirty)).pixels, film) <= 1
 
 
 def test_a_high_bit_above_the_usual_place_is_heeded() -> None:
     film = phantoms.draw_chest(2, rows=64, columns=64)
     data = phantoms.to_dicom(film, Encoding(bits=12))
-    header = read_header(data)
+    header = read_image_header(data)
     assert header.file is not None
     assert header.file.pixels is not None
     start = header.file.pixels.start
@@ -348,4 +350,4 @@ def test_a_high_bit_above_the_usual_place_is_heeded() -> None:
     element = b"\x28\x00\x02\x01US\x02\x00"
     moved = data[:start].replace(element + b"\x0b\x00", element + b"\x0f\x00")
     assert moved != data[:start]
-    assert apart(decode(read_header(moved + words.astype("<u2").tobytes())).pixels, film) <= 1
+    assert apart(decode_radiograph(read_image_header(moved + words.astype("<u2").tobytes())).pixels, film) <= 1

@@ -8,20 +8,20 @@ from typing import Any
 import pytest
 
 from preread.core.types import Caveat, Declared, Identity, IntendedUse, Population, RefusalCode
-from preread.imaging.radiograph import Header
+from preread.imaging.radiograph import ImageHeader
 from preread.model.intended_use import TagCheck, check_intended_use
 
 USE = IntendedUse(("CR", "DX"), ("AP", "PA"), 1.0, 6.0, ("CHEST",), "children of 1 to 5 years")
 CHILD = Identity(patient_id="P1", patient_age_years=3.0, modality="CR", body_part_examined="CHEST", view_position="AP")
-FILM = Header(CHILD, "DICOM", rows=2000, columns=1800, sop_class_uid="1.2.840.10008.5.1.4.1.1.1")
-PICTURE = Header(Identity(), "JPEG", rows=1000, columns=1200)
+FILM = ImageHeader(CHILD, "DICOM", rows=2000, columns=1800, sop_class_uid="1.2.840.10008.5.1.4.1.1.1")
+PICTURE = ImageHeader(Identity(), "JPEG", rows=1000, columns=1200)
 RESEARCH = Declared(Population.RESEARCH)
 CHILDREN = Declared(Population.CHILDREN_1_5Y)
 
 
-def verdict(header: Header = FILM, declared: Declared = Declared(), **tags: Any) -> TagCheck:
+def verdict(header: ImageHeader = FILM, declared: Declared = Declared(), **tags: Any) -> TagCheck:
     """The verdict on a film in which some tags are others; names of ``Header`` go there, the rest to its identity."""
-    own = {name: value for name, value in tags.items() if name in Header.__dataclass_fields__}
+    own = {name: value for name, value in tags.items() if name in ImageHeader.__dataclass_fields__}
     others = {name: value for name, value in tags.items() if name not in own}
     return check_intended_use(replace(header, identity=replace(header.identity, **others), **own), USE, declared)
 

@@ -67,7 +67,7 @@ def save_images(folder: Path, record: JSONObject, preview_dir: Path | None) -> i
     """
     saved = 0
     for film in record["films"]:
-        content = previews.load(preview_dir, film["content"] and film["content"]["sha256"])
+        content = previews.load_preview(preview_dir, film["content"] and film["content"]["sha256"])
         if content is not None:
             write_image(folder / f"film-{film['id']}.png", content)
             saved += 1

@@ -231,7 +231,7 @@ def _purge_batch(engine: Engine, request: PurgeRequest, key: Key, file_ids: Sequ
         # the reason why a folder cannot be listed may name its content; its worker records it again
         affected = _root.id.in_(sorted(roots)) & _root.fault.is_not(None)
         connection.execute(update(schema.root).where(affected).values(fault=_FAULT))
-        removed = sum(previews.remove(request.preview_dir, sha256) for sha256 in forgotten.contents)
+        removed = sum(previews.delete_preview(request.preview_dir, sha256) for sha256 in forgotten.contents)
         return PurgeCounts(
             forgotten.films, forgotten.readings, forgotten.readings_kept, len(forgotten.contents), removed
         )

@@ -25,7 +25,7 @@ from preread.core.errors import EnvironmentFault
 from preread.core.settings import Settings
 from preread.db import audit_key
 from preread.db.engine import open_engine
-from preread.imaging.previews import preview_folder
+from preread.imaging.previews import locate_preview_folder
 from preread.model.bundles import added_bundle_folder
 
 UNITS = Path("/etc/systemd/system")
@@ -138,7 +138,7 @@ class Host:
         return install.HOME / str(url.database) if url.get_backend_name() == "sqlite" else None
 
     def _previews(self) -> Path | None:
-        return preview_folder(_of_service(self.settings.preview_dir), self._database())
+        return locate_preview_folder(_of_service(self.settings.preview_dir), self._database())
 
     def _journal(self) -> Path | None:
         return journal_beside(_of_service(self.settings.forgotten_file), self._database())

@@ -23,7 +23,7 @@ from preread.core.settings import Settings
 from preread.core.text.escaping import display_path
 from preread.core.text.wording import caveat_codes, caveat_notes, format_finding, predictive_value_notes
 from preread.core.types import Caveat, Declared, Finding, Outcome, Population, RootSpec
-from preread.imaging.radiograph import Limits
+from preread.imaging.radiograph import ImageLimits
 from preread.runner.assess_files import FileResult, Processes, assess_files, find_files
 
 
@@ -56,7 +56,7 @@ def assess(
     chosen = bundle_selection(settings).load_named(bundle or settings.bundle)
     assumed, why = _declared(settings, paths, population)
     declared = Declared(population=assumed, assume_age=True)
-    limits = Limits(max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels)
+    limits = ImageLimits(max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels)
     processes = Processes(
         settings.slots, settings.deadline_s, settings.slot_memory_bytes, limits, settings.require_confinement
     )

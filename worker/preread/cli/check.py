@@ -172,7 +172,7 @@ def _disk(settings: Settings) -> CheckResult:
 
 def _previews(settings: Settings) -> CheckResult:
     engine = open_engine(settings.database_url)
-    folder = previews.preview_folder(settings.preview_dir, sqlite_path(engine))
+    folder = previews.locate_preview_folder(settings.preview_dir, sqlite_path(engine))
     engine.dispose()
     if folder is None:
         return _unnamed("previews", "PREREAD_PREVIEW_DIR", "the page shows no images", "previews")
@@ -231,7 +231,7 @@ def _rights(config: Path | None, settings: Settings) -> CheckResult:
     database = sqlite_path(engine)
     config = config or Path(os.environ.get("PREREAD_CONFIG") or "preread.toml")
     beside = () if database is None else tuple(Path(f"{database}{ending}") for ending in ("-wal", "-shm"))
-    private = (database, *beside, previews.preview_folder(settings.preview_dir, database), settings.web_tls_key)
+    private = (database, *beside, previews.locate_preview_folder(settings.preview_dir, database), settings.web_tls_key)
     keys = (audit_key.of(engine).path, purge_journal.path_for(settings.forgotten_file, database))
     open_to = [f"{path} ({mode:o})" for path in private if path and (mode := _mode(path)) & 0o007]
     open_to += [f"{path} ({mode:o})" for path in keys if path and (mode := _mode(path)) & 0o077]

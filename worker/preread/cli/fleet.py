@@ -178,7 +178,7 @@ def _work(settings: Settings) -> int:
 
         names = {field.name for field in fields(RunOptions)} - {"once", "include_existing"}
         options = RunOptions(**{name: getattr(settings, name) for name in names})
-        options = replace(options, preview_dir=previews.preview_folder(settings.preview_dir, None))
+        options = replace(options, preview_dir=previews.locate_preview_folder(settings.preview_dir, None))
         with monitored(
             settings.health_listen,
             engine,

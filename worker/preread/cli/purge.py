@@ -100,7 +100,7 @@ def purge(
             obstacle = purge_journal.write_obstacle(journal)
             if obstacle is not None and without_record:
                 journal = obstacle = None
-            folder = previews.preview_folder(settings.preview_dir, sqlite_path(engine))
+            folder = previews.locate_preview_folder(settings.preview_dir, sqlite_path(engine))
             request = PurgeRequest(actor(), why, readings, journal, folder, clean)
             _purge(engine, images, request, obstacle, dry_run=dry_run, yes=yes)
 
@@ -127,7 +127,7 @@ def export_patient(
         record = patient_export.export(engine, actor(), films)
         saved = None
         if images is not None:
-            folder = previews.preview_folder(settings.preview_dir, sqlite_path(engine))
+            folder = previews.locate_preview_folder(settings.preview_dir, sqlite_path(engine))
             saved = patient_export.save_images(images, record, folder)
     sys.stdout.write(patient_export.to_text(record) + "\n")
     print_message(f"{format_file_count(len(films))}" + ("" if saved is None else f", {saved} previews in {images}"))
@@ -212,7 +212,7 @@ class Restored:
 
 def kept_beside(settings: Settings, engine: Engine) -> list[Path]:
     """Return the paths of previews and of the record of purges."""
-    folder = previews.preview_folder(settings.preview_dir, sqlite_path(engine))
+    folder = previews.locate_preview_folder(settings.preview_dir, sqlite_path(engine))
     return [path for path in (folder, _journal(engine, settings)) if path is not None]
 
 
@@ -230,7 +230,7 @@ def _journal(engine: Engine, settings: Settings) -> Path | None:
 
 
 def _replay(settings: Settings, engine: Engine, database: Path | None, journals: list[Path]) -> PurgeCounts:
-    folder = previews.preview_folder(settings.preview_dir, database)
+    folder = previews.locate_preview_folder(settings.preview_dir, database)
     done = PurgeCounts()
     for journal in journals:
         done.add(replay(engine, actor(), journal, folder))

@@ -110,8 +110,8 @@ def show(
         shown = reviews.Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
         signed = reviews.of_images(engine, [film])[film]
         write(engine, lambda connection, _: append(connection, actor(), Action.VIEW, f"film:{film}"))
-        folder = previews.preview_folder(settings.preview_dir, sqlite_path(engine))
-        picture = previews.load(folder, detail.row.sha256) if png is not None else None
+        folder = previews.locate_preview_folder(settings.preview_dir, sqlite_path(engine))
+        picture = previews.load_preview(folder, detail.row.sha256) if png is not None else None
     if json:
         output.print_json({**detail_to_json(detail), "readings": [review_to_json(review) for review in signed]})
     else:
@@ -190,7 +190,7 @@ def export(
                     output.print_json(review_export.review_to_json(one))
                 after = batch[-1].reading_id
             return
-        folder = previews.preview_folder(settings.preview_dir, sqlite_path(engine))
+        folder = previews.locate_preview_folder(settings.preview_dir, sqlite_path(engine))
         output.print_csv(review_export.COLUMNS, _lines(engine, images, folder, left_out))
     for line in left_out:
         print_message(line)

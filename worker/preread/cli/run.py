@@ -92,7 +92,7 @@ def run(
 
 
 def _preview_dir(settings: Settings, engine: Engine, roots: Sequence[RootSpec]) -> Path | None:
-    folder = previews.preview_folder(settings.preview_dir, sqlite_path(engine))
+    folder = previews.locate_preview_folder(settings.preview_dir, sqlite_path(engine))
     for root in roots:
         refuse_within(root, folder, "folder of previews", "PREREAD_PREVIEW_DIR")
     return folder

@@ -51,7 +51,7 @@ def web(
             idle_s=60 * settings.web_idle_minutes,
             scan_interval_s=settings.scan_interval_s,
             roots=watched_paths(settings),
-            preview_dir=previews.preview_folder(settings.preview_dir, sqlite_path(engine)),
+            preview_dir=previews.locate_preview_folder(settings.preview_dir, sqlite_path(engine)),
             pacs_url=settings.pacs_url,
             https=tls or settings.web_proxy is not None,
             tls=tls,

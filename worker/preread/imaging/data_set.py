@@ -116,13 +116,19 @@ class _Walk:
             index = self.body.find(struct.pack(f"{self.order}HH", 0xFFFE, 0xE0DD), value_at)
             self.delimiter_at = len(self.body) if index < 0 else index
         if self.delimiter_at + 8 > len(self.body):
-            raise BrokenHeader("A value of undefined length has no delimiter.")
+            raise BrokenHeader(
+                f"The element of the DICOM header with its value at byte {value_at} has an undefined length and no "
+                "delimiter (FFFE,E0DD)."
+            )
         return self.delimiter_at + 8
 
     def count(self) -> None:
         self.pieces += 1
         if self.pieces > PIECES_MAX:
-            raise BrokenHeader(f"The sequences of the header have more than {PIECES_MAX} elements.")
+            raise BrokenHeader(
+                f"The sequences (SQ) of the DICOM header hold more than {PIECES_MAX} elements and items, which is the "
+                "limit."
+            )
 
     def sequence_end(self, position: int, end: int | None, *, implicit: bool) -> int:
         """Parse a sequence and return the offset after it.
@@ -135,11 +141,17 @@ class _Walk:
             level = self.levels[-1]
             if level.end is not None and position >= level.end:
                 if position > level.end:
-                    raise BrokenHeader("A sequence of the header is longer than its stated length.")
+                    raise BrokenHeader(
+                        f"A sequence (SQ) of the DICOM header ends at byte {position}, after the end {level.end} that "
+                        "its "
+                        "length states."
+                    )
                 self.levels.pop()
                 continue
             if position + 8 > len(self.body):
-                raise BrokenHeader("A sequence of the header is truncated.")
+                raise BrokenHeader(
+                    f"A sequence (SQ) of the DICOM header is truncated: the file ends after {len(self.body)} bytes."
+                )
             position = self._item(position, level) if level.items else self._element(position, level)
         return position
 
@@ -149,7 +161,9 @@ class _Walk:
             self.levels.pop()
             return position + 8 if level.end is None else level.end
         if tag != _ITEM:
-            raise BrokenHeader("A sequence of the header contains something other than items.")
+            raise BrokenHeader(
+                f"A sequence (SQ) of the DICOM header is damaged: no item (FFFE,E000) begins at byte {position}."
+            )
         self.count()
         end = None if length == _UNDEFINED else position + 8 + length
         self._enter(_Level(end, level.implicit or self.is_implicit(position + 8), items=False))
@@ -170,7 +184,9 @@ class _Walk:
 
     def _enter(self, level: _Level) -> None:
         if len(self.levels) >= 2 * DEPTH_MAX:
-            raise BrokenHeader(f"The header nests sequences too deeply; the limit is {DEPTH_MAX}.")
+            raise BrokenHeader(
+                f"The DICOM header nests sequences (SQ) in more than {DEPTH_MAX} levels, which is the limit."
+            )
         self.levels.append(level)
 
 
@@ -181,8 +197,8 @@ def _dictionary(tag: int) -> str | None:
         return None
 
 
-def read(body: bytes, position: int, *, implicit: bool, little: bool) -> tuple[Dataset, PixelSpan | None]:
-    """Parse the elements before the pixel data.
+def parse_data_set(body: bytes, position: int, *, implicit: bool, little: bool) -> tuple[Dataset, PixelSpan | None]:
+    """Parse the elements of a DICOM Data Set before the pixel data.
 
     Args:
         body: bytes that contain the Data Set.
@@ -211,7 +227,7 @@ def read(body: bytes, position: int, *, implicit: bool, little: bool) -> tuple[D
         if tag == _ITEM_END:
             break
         if count == ELEMENTS_MAX:
-            raise BrokenHeader(f"The header has more than {ELEMENTS_MAX} elements.")
+            raise BrokenHeader(f"The DICOM header has more than {ELEMENTS_MAX} elements, which is the limit.")
         position, value, vr = _value(walk, tag, vr, length, value_at, implicit=implicit)
         if value is not None:
             content: bytes | None = value or empty_value_for_VR(vr, raw=True)  # type: ignore[assignment]

@@ -33,7 +33,7 @@ _GROUPS_AT_START = frozenset({0x0002, 0x0008})
 
 @dataclass(frozen=True, slots=True)
 class DicomFile:
-    """A parsed DICOM file.
+    """Parsed DICOM file: Data Set, and position of the pixel data.
 
     Attributes:
         dataset: the elements before the pixel data.
@@ -53,13 +53,16 @@ class DicomFile:
 
 
 def looks_like_dicom(data: bytes) -> bool:
-    """Return whether content is DICOM, with or without preamble (PS3.10 7)."""
+    """Return whether a file's content is DICOM, with or without preamble.
+
+    See PS3.10 7.
+    """
     if data[_PREAMBLE_BYTES : _PREAMBLE_BYTES + 4] == b"DICM":
         return True
     return _encoding_at(data, 0) is not None
 
 
-def parse(data: bytes, max_bytes: int) -> DicomFile:
+def parse_dicom_file(data: bytes, max_bytes: int) -> DicomFile:
     """Parse a DICOM file up to its pixel data.
 
     Args:
@@ -82,17 +85,22 @@ def parse(data: bytes, max_bytes: int) -> DicomFile:
         if guess is None and offset == 0:
             raise UnknownFormat
         if guess is None:
-            raise BrokenHeader("The file states no transfer syntax, and it cannot be detected from its first element.")
+            raise BrokenHeader(
+                "The file lacks TransferSyntaxUID (0002,0010), and its first element has none of the encodings of "
+                "DICOM."
+            )
         implicit, little = guess
         syntax = IMPLICIT_LITTLE if implicit else EXPLICIT_LITTLE if little else EXPLICIT_BIG
     else:
         implicit, little = syntax == IMPLICIT_LITTLE, syntax != EXPLICIT_BIG
     try:
-        dataset, pixels = data_set.read(body, offset, implicit=implicit, little=little)
+        dataset, pixels = data_set.parse_data_set(body, offset, implicit=implicit, little=little)
     except PARSE_ERRORS:
-        raise BrokenHeader("The DICOM header cannot be parsed.") from None
+        raise BrokenHeader("An element of the DICOM header is truncated or damaged and cannot be parsed.") from None
     except MemoryError:
-        raise TooManyBytes("The header needs more memory than available.") from None
+        raise TooManyBytes(
+            f"Parsing the DICOM header of {len(body)} bytes needs more memory than is available."
+        ) from None
     return DicomFile(dataset, syntax, meta.get(0x0002), little, body, pixels)
 
 
@@ -110,25 +118,34 @@ def _read_meta(data: bytes, offset: int) -> tuple[dict[int, str], int]:
         if group != 0x0002:
             break
         if count == _META_ELEMENTS_MAX:
-            raise BrokenHeader(f"The file meta information has more than {_META_ELEMENTS_MAX} elements.")
+            raise BrokenHeader(
+                f"The File Meta Information (group 0002) has more than {_META_ELEMENTS_MAX} elements, which is the "
+                "limit."
+            )
         vr = data[offset + 4 : offset + 6]
         if vr.isalpha() and vr.isupper():
             if vr.decode() in LONG:
                 if offset + 12 > len(data):
-                    raise BrokenHeader("The file meta information is truncated.")
+                    raise _truncated_meta(element, offset + 12, data)
                 start, length = offset + 12, struct.unpack_from("<I", data, offset + 8)[0]
             else:
                 start, length = offset + 8, struct.unpack_from("<H", data, offset + 6)[0]
         else:  # some writers use implicit VR here too
             start, length = offset + 8, struct.unpack_from("<I", data, offset + 4)[0]
         if start + length > len(data):
-            raise BrokenHeader("The file meta information is truncated.")
+            raise _truncated_meta(element, start + length, data)
         if element in {0x0002, 0x0010} and 0 < length <= 66:
             uid = data[start : start + length].decode("ascii", "replace").strip(" \0")
             if uid:
                 uids[element] = uid
         offset = start + length
     return uids, offset
+
+
+def _truncated_meta(element: int, end: int, data: bytes) -> BrokenHeader:
+    return BrokenHeader(
+        f"The File Meta Information is truncated: its element (0002,{element:04X}) ends at byte {end} of {len(data)}."
+    )
 
 
 def _encoding_at(data: bytes, offset: int) -> tuple[bool, bool] | None:
@@ -173,9 +190,13 @@ def _inflate(data: bytes, offset: int, max_bytes: int) -> bytes:
     try:
         body = inflater.decompress(memoryview(data)[offset:], max_bytes + 1)
     except zlib.error:
-        raise BrokenHeader("The deflated data set is damaged.") from None
+        raise BrokenHeader(
+            f"The Data Set is damaged: its transfer syntax is {DEFLATED} (deflated), but it cannot be inflated."
+        ) from None
     except MemoryError:
-        raise TooManyBytes("The file inflates to more than the available memory.") from None
+        raise TooManyBytes(
+            f"Inflating the {len(data)} bytes of the file needs more memory than is available."
+        ) from None
     if len(body) > max_bytes:
-        raise TooManyBytes(f"The file inflates to more than the limit of {max_bytes} bytes.")
+        raise TooManyBytes(f"The deflated Data Set inflates to more than {max_bytes} bytes, which is the limit.")
     return body

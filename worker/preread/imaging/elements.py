@@ -1,7 +1,8 @@
 """Tolerant access to Data Elements: a broken element counts as missing.
 
-pydicom quotes values (names, birth dates) in its warnings, log lines and exceptions. ``quiet`` suppresses the first
-two, and no exception of pydicom leaves this package: callers raise their own, without the value and ``from None``.
+pydicom quotes values (names, birth dates) in its warnings, log lines and exceptions. ``suppress_parser_warnings``
+suppresses the first two, and no exception of pydicom leaves this package: callers raise their own, without the value
+and ``from None``.
 """
 
 from __future__ import annotations
@@ -81,8 +82,8 @@ _QUIET = _Quiet()
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Suppress warnings of parsers and decoders while the block runs."""
+def suppress_parser_warnings() -> Iterator[None]:
+    """Suppress warnings of DICOM parsers and decoders within the block."""
     _QUIET.enter()
     try:
         yield
@@ -90,12 +91,15 @@ def quiet() -> Iterator[None]:
         _QUIET.leave()
 
 
-def value(dataset: Dataset, keyword: str) -> object:
-    """Return the value of an element; ``None`` if absent, empty or broken.
+def read_value(dataset: Dataset, keyword: str) -> object:
+    """Return the value of a DICOM element, or ``None`` if it is broken.
 
     Args:
         dataset: the Data Set.
         keyword: the element's keyword (PS3.6).
+
+    Returns:
+        ``None`` also if the element is absent or empty.
     """
     try:
         content: object = dataset.get(keyword)
@@ -104,9 +108,9 @@ def value(dataset: Dataset, keyword: str) -> object:
     return content
 
 
-def first(dataset: Dataset, keyword: str) -> object:
-    """Return the first value of an element; ``None`` if there is none."""
-    content = value(dataset, keyword)
+def read_first_value(dataset: Dataset, keyword: str) -> object:
+    """Return the first value of a DICOM element, or ``None``."""
+    content = read_value(dataset, keyword)
     if isinstance(content, str | bytes | Sequence):
         return content
     try:
@@ -117,15 +121,16 @@ def first(dataset: Dataset, keyword: str) -> object:
         return content
 
 
-def text(dataset: Dataset, keyword: str) -> str | None:
-    r"""Return an element as one line of text, several values joined by ``\``.
+def read_text(dataset: Dataset, keyword: str) -> str | None:
+    r"""Return a DICOM element as one line of text, or ``None``.
 
-    Control characters, which these value representations do not allow (PS3.5 6.1.3), become spaces.
+    Several values are joined by ``\``. Control characters, which these value representations do not allow (PS3.5
+    6.1.3), become spaces.
 
     Returns:
         ``None`` if the text is empty or has more than 1024 characters.
     """
-    content = value(dataset, keyword)
+    content = read_value(dataset, keyword)
     if content is None or isinstance(content, bytes | Sequence):
         return None
     try:
@@ -142,26 +147,41 @@ def text(dataset: Dataset, keyword: str) -> str | None:
     return line if 0 < len(line) <= TEXT_MAX else None
 
 
-def code_string(dataset: Dataset, keyword: str) -> str | None:
-    """Return the first CS value in upper case; ``None`` if there is none."""
-    line = text(dataset, keyword)
+def read_code_string(dataset: Dataset, keyword: str) -> str | None:
+    """Return the first code string (CS) of a DICOM element in upper case.
+
+    Returns:
+        ``None`` if there is none.
+    """
+    line = read_text(dataset, keyword)
     return (line.split("\\")[0].strip().upper() or None) if line else None
 
 
-def uid(dataset: Dataset, keyword: str) -> str | None:
-    """Return a UID if it is valid (PS3.5 9.1), else ``None``."""
-    line = text(dataset, keyword)
+def read_uid(dataset: Dataset, keyword: str) -> str | None:
+    """Return the UID of a DICOM element if it is valid, else ``None``.
+
+    See PS3.5 9.1.
+    """
+    line = read_text(dataset, keyword)
     return line if line and len(line) <= 64 and _UID.fullmatch(line) else None
 
 
-def number(dataset: Dataset, keyword: str) -> float | None:
-    """Return the first value as a finite number, else ``None``."""
-    return _finite(first(dataset, keyword))
+def read_number(dataset: Dataset, keyword: str) -> float | None:
+    """Return the first value of a DICOM element as a finite number.
+
+    Returns:
+        ``None`` if it is not one.
+    """
+    return _finite(read_first_value(dataset, keyword))
 
 
-def numbers(dataset: Dataset, keyword: str) -> list[float | None]:
-    """Return all values; ``None`` for each that is not a finite number."""
-    content = value(dataset, keyword)
+def read_numbers(dataset: Dataset, keyword: str) -> list[float | None]:
+    """Return all values of a DICOM element as finite numbers.
+
+    Returns:
+        ``None`` for each that is not one; empty if the element is absent or broken.
+    """
+    content = read_value(dataset, keyword)
     if content is None or isinstance(content, bytes | Sequence):
         return []
     if isinstance(content, str) or not hasattr(content, "__iter__"):
@@ -172,21 +192,32 @@ def numbers(dataset: Dataset, keyword: str) -> list[float | None]:
         return []
 
 
-def whole(dataset: Dataset, keyword: str) -> int | None:
-    """Return the first value as an integer; ``None`` if it is not one."""
-    content = number(dataset, keyword)
+def read_integer(dataset: Dataset, keyword: str) -> int | None:
+    """Return the first value of a DICOM element as an integer.
+
+    Returns:
+        ``None`` if it is not one.
+    """
+    content = read_number(dataset, keyword)
     return int(content) if content is not None and content == int(content) else None
 
 
-def items(dataset: Dataset, keyword: str) -> list[Dataset]:
-    """Return the items of a sequence; none if it is absent or broken."""
-    content = value(dataset, keyword)
+def read_sequence_items(dataset: Dataset, keyword: str) -> list[Dataset]:
+    """Return the items of a DICOM sequence (SQ).
+
+    Returns:
+        Empty if the sequence is absent or broken.
+    """
+    content = read_value(dataset, keyword)
     return list(content) if isinstance(content, Sequence) else []
 
 
-def codes(dataset: Dataset, keyword: str) -> list[str]:
-    """Return values and meanings of a code sequence, lower case (PS3.3 8)."""
-    texts = [text(item, k) for item in items(dataset, keyword) for k in ("CodeValue", "CodeMeaning")]
+def read_code_sequence(dataset: Dataset, keyword: str) -> list[str]:
+    """Return values and meanings of a DICOM code sequence in lower case.
+
+    See PS3.3 8.
+    """
+    texts = [read_text(item, k) for item in read_sequence_items(dataset, keyword) for k in ("CodeValue", "CodeMeaning")]
     return [line.lower() for line in texts if line]
 
 

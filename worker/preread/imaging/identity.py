@@ -42,50 +42,52 @@ _OFFSET = re.compile(r"[+-]\d{4}")
 _WILDCARD = re.compile(r"\*\*/|\*|\{(\w*)\}")
 
 
-def from_dataset(dataset: Dataset) -> Identity:
-    """Read the identity of an instance (PS3.3 C.7.1 to C.7.5, C.8.1, C.8.11).
+def read_identity(dataset: Dataset) -> Identity:
+    """Read the identity of patient, study and image from DICOM elements.
+
+    See PS3.3 C.7.1 to C.7.5, C.8.1 and C.8.11.
 
     Args:
         dataset: the Data Set; an invalid element counts as missing.
     """
-    birth, study = iso_date(elements.text(dataset, "PatientBirthDate")), _study_date(dataset)
-    age = elements.text(dataset, "PatientAge")
-    age_years, conflict = age_in_years(age, birth, study)
+    birth, study = parse_dicom_date(elements.read_text(dataset, "PatientBirthDate")), _study_date(dataset)
+    age = elements.read_text(dataset, "PatientAge")
+    age_years, conflict = compute_age_years(age, birth, study)
     taken, offset = _acquired(dataset)
     return Identity(
-        patient_name=elements.text(dataset, "PatientName"),
-        patient_id=elements.text(dataset, "PatientID"),
-        issuer_of_patient_id=elements.text(dataset, "IssuerOfPatientID"),
+        patient_name=elements.read_text(dataset, "PatientName"),
+        patient_id=elements.read_text(dataset, "PatientID"),
+        issuer_of_patient_id=elements.read_text(dataset, "IssuerOfPatientID"),
         patient_birth_date=birth,
-        patient_sex=elements.code_string(dataset, "PatientSex"),
+        patient_sex=elements.read_code_string(dataset, "PatientSex"),
         patient_age=age,
         patient_age_years=age_years,
         age_conflict=conflict,
-        study_instance_uid=elements.uid(dataset, "StudyInstanceUID"),
-        series_instance_uid=elements.uid(dataset, "SeriesInstanceUID"),
-        sop_instance_uid=elements.uid(dataset, "SOPInstanceUID"),
-        sop_class_uid=elements.uid(dataset, "SOPClassUID"),
-        accession_number=elements.text(dataset, "AccessionNumber"),
-        modality=elements.code_string(dataset, "Modality"),
-        body_part_examined=elements.code_string(dataset, "BodyPartExamined"),
-        view_position=elements.code_string(dataset, "ViewPosition"),
-        image_laterality=elements.code_string(dataset, "ImageLaterality")
-        or elements.code_string(dataset, "Laterality"),
+        study_instance_uid=elements.read_uid(dataset, "StudyInstanceUID"),
+        series_instance_uid=elements.read_uid(dataset, "SeriesInstanceUID"),
+        sop_instance_uid=elements.read_uid(dataset, "SOPInstanceUID"),
+        sop_class_uid=elements.read_uid(dataset, "SOPClassUID"),
+        accession_number=elements.read_text(dataset, "AccessionNumber"),
+        modality=elements.read_code_string(dataset, "Modality"),
+        body_part_examined=elements.read_code_string(dataset, "BodyPartExamined"),
+        view_position=elements.read_code_string(dataset, "ViewPosition"),
+        image_laterality=elements.read_code_string(dataset, "ImageLaterality")
+        or elements.read_code_string(dataset, "Laterality"),
         study_date=study,
-        study_description=elements.text(dataset, "StudyDescription"),
-        series_description=elements.text(dataset, "SeriesDescription"),
+        study_description=elements.read_text(dataset, "StudyDescription"),
+        series_description=elements.read_text(dataset, "SeriesDescription"),
         acquisition_date_time=taken,
         timezone_offset_from_utc=offset,
-        manufacturer=elements.text(dataset, "Manufacturer"),
-        manufacturer_model_name=elements.text(dataset, "ManufacturerModelName"),
-        device_serial_number=elements.text(dataset, "DeviceSerialNumber"),
-        station_name=elements.text(dataset, "StationName"),
-        institution_name=elements.text(dataset, "InstitutionName"),
+        manufacturer=elements.read_text(dataset, "Manufacturer"),
+        manufacturer_model_name=elements.read_text(dataset, "ManufacturerModelName"),
+        device_serial_number=elements.read_text(dataset, "DeviceSerialNumber"),
+        station_name=elements.read_text(dataset, "StationName"),
+        institution_name=elements.read_text(dataset, "InstitutionName"),
     )
 
 
-def iso_date(written: str | None) -> str | None:
-    """Convert a DA value to ISO 8601 (PS3.5 6.2).
+def parse_dicom_date(written: str | None) -> str | None:
+    """Convert a DICOM date (DA) to ISO 8601 (PS3.5 6.2).
 
     Args:
         written: ``20200331``, also with dots or dashes.
@@ -102,8 +104,8 @@ def iso_date(written: str | None) -> str | None:
         return None
 
 
-def age_in_years(patient_age: str | None, birth: str | None, study: str | None) -> tuple[float | None, bool]:
-    """Compute the age on the day of the study.
+def compute_age_years(patient_age: str | None, birth: str | None, study: str | None) -> tuple[float | None, bool]:
+    """Compute the patient's age in years on the day of the study.
 
     Args:
         patient_age: AS value (``003Y``, ``018M``), with or without leading zeros.
@@ -156,7 +158,7 @@ def _counted(birth: str | None, study: str | None) -> float | None:
 
 def _study_date(dataset: Dataset) -> str | None:
     for keyword in ("StudyDate", "AcquisitionDate", "SeriesDate", "ContentDate"):
-        day = iso_date(elements.text(dataset, keyword))
+        day = parse_dicom_date(elements.read_text(dataset, keyword))
         if day:
             return day
     return None
@@ -168,22 +170,22 @@ def _acquired(dataset: Dataset) -> tuple[str | None, str | None]:
     Returns:
         Each ``None`` if the image does not state it; the time falls back to content, series and study.
     """
-    offset = elements.text(dataset, "TimezoneOffsetFromUTC")
+    offset = elements.read_text(dataset, "TimezoneOffsetFromUTC")
     offset = offset if offset and _OFFSET.fullmatch(offset) else None
-    match = _DATE_TIME.fullmatch(elements.text(dataset, "AcquisitionDateTime") or "")
+    match = _DATE_TIME.fullmatch(elements.read_text(dataset, "AcquisitionDateTime") or "")
     if match:
         return match[1], match[2] or offset
     for kind in ("Acquisition", "Content", "Series", "Study"):
-        day = iso_date(elements.text(dataset, f"{kind}Date"))
+        day = parse_dicom_date(elements.read_text(dataset, f"{kind}Date"))
         if day:
-            time = _TIME.fullmatch(elements.text(dataset, f"{kind}Time") or "")
+            time = _TIME.fullmatch(elements.read_text(dataset, f"{kind}Time") or "")
             return day.replace("-", "") + ("".join(part or "" for part in time.groups()) if time else ""), offset
     return None, offset
 
 
 @lru_cache(maxsize=64)
 def compile_path_pattern(pattern: str) -> re.Pattern[str]:
-    """Compile a path pattern to a regular expression.
+    """Compile a path pattern with identity fields to a regular expression.
 
     Every wildcard but the last ends at the first occurrence of the text after it and is never tried again (an atomic
     group), so that no path makes the search slow.
@@ -195,27 +197,36 @@ def compile_path_pattern(pattern: str) -> re.Pattern[str]:
     position, seen = 0, set[str]()
     wildcards = list(_WILDCARD.finditer(pattern))
     if not any(match[1] is not None for match in wildcards):
-        raise SettingsError(f"The path pattern has no field; the fields are {{{'}, {'.join(PATH_FIELDS)}}}.")
+        raise SettingsError(
+            f"The path pattern {pattern!r} has no field: use at least one of {{{'}, {'.join(PATH_FIELDS)}}}."
+        )
     for index, match in enumerate(wildcards):
         parts.append(re.escape(pattern[position : match.start()]))
         position = match.end()
         field, written = match[1], match[0]
         if written == "**/":
             if match.start() != 0:
-                raise SettingsError("In a path pattern `**/` is allowed only at the beginning.")
+                raise SettingsError(
+                    f"The path pattern {pattern!r} has `**/` at character {match.start()}: use it only at the "
+                    "beginning."
+                )
             parts.append("(?:[^/]+/)*+" if "/" not in pattern[position:] else "(?:[^/]+/)*?")
             continue
         if field is not None and field not in PATH_FIELDS:
             raise SettingsError(
-                f"The path pattern has the unknown field {{{field}}}; the fields are {{{'}, {'.join(PATH_FIELDS)}}}."
+                f"The path pattern has the unknown field {{{field}}}: use one of {{{'}, {'.join(PATH_FIELDS)}}}."
             )
         if field in seen:
-            raise SettingsError(f"The path pattern has the field {{{field}}} twice.")
+            raise SettingsError(f"The path pattern has the field {{{field}}} twice: use it once.")
         seen |= {field} if field else set()
         last = index + 1 == len(wildcards)
         behind = pattern[position : len(pattern) if last else wildcards[index + 1].start()]
         if not behind and not last:
-            raise SettingsError(f"The path pattern has no text between {written} and {wildcards[index + 1][0]}.")
+            raise SettingsError(
+                f"The path pattern has no text between {written} and {wildcards[index + 1][0]}: put a character there "
+                "that "
+                "separates them."
+            )
         taken = f"(?P<{field}>[^/]+?)" if field else "[^/]*?"
         parts.append(taken if last else f"(?>{taken}{re.escape(behind)})")
         position += 0 if last else len(behind)
@@ -223,8 +234,8 @@ def compile_path_pattern(pattern: str) -> re.Pattern[str]:
     return re.compile("".join(parts), re.DOTALL)
 
 
-def from_path(path: str, pattern: str) -> dict[str, str]:
-    """Read identity fields from the path of an image.
+def read_identity_from_path(path: str, pattern: str) -> dict[str, str]:
+    """Read identity fields from the path of an image, by a path pattern.
 
     Args:
         path: relative to its watched folder, with ``/`` between folders.
@@ -240,12 +251,12 @@ def from_path(path: str, pattern: str) -> dict[str, str]:
     return {name: taken for name, taken in match.groupdict().items() if taken.strip()} if match else {}
 
 
-def fill(identity: Identity, fields: Mapping[str, str]) -> Identity:
-    """Return an identity with missing attributes taken from other fields.
+def fill_missing_identity(identity: Identity, fields: Mapping[str, str]) -> Identity:
+    """Return an identity with missing attributes filled from other fields.
 
     Args:
         identity: identity from the tags; its attributes are never overridden.
-        fields: attributes by name, as ``from_path`` returns them.
+        fields: attributes by name, as ``read_identity_from_path`` returns them.
     """
     missing: dict[str, Any] = {name: value for name, value in fields.items() if getattr(identity, name) is None}
     return replace(identity, **missing) if missing else identity

@@ -38,19 +38,23 @@ class PreprocessingSpec:
         if self.resample != "bilinear_antialiased":
             raise ValueError(f"resample is {self.resample!r}; this version supports bilinear_antialiased only")
         if not (0 < self.rows <= 1024 and 0 < self.columns <= 1024 and self.divide > 0):
-            raise ValueError("rows and columns must lie in 1..1024 and divide must be above 0")
+            raise ValueError(
+                f"rows is {self.rows}, columns {self.columns} and divide {self.divide}; rows and columns must be 1 to "
+                "1024, "
+                "and divide above 0"
+            )
 
     @property
     def digest(self) -> str:
-        """SHA-256 (hex) of the spec as canonical JSON."""
+        """SHA-256 (hex) of the preprocessing section as canonical JSON."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
 
 
 TRAINING_SPEC = PreprocessingSpec(rows=224, columns=224, resample="bilinear_antialiased", subtract=127.0, divide=128.0)
 
 
-def shrink(spec: PreprocessingSpec, pixels: PixelArray) -> PixelArray:
-    """Resize an image to the network's size without keeping the aspect ratio.
+def resize_to_input(spec: PreprocessingSpec, pixels: PixelArray) -> PixelArray:
+    """Resize an image to the network's input size, in any aspect ratio.
 
     Args:
         spec: gives the size.
@@ -65,8 +69,8 @@ def shrink(spec: PreprocessingSpec, pixels: PixelArray) -> PixelArray:
     return np.asarray(image.resize((spec.columns, spec.rows), Image.Resampling.BILINEAR))
 
 
-def normalise(spec: PreprocessingSpec, pixels: PixelArray) -> FloatArray:
-    """Convert grey levels to network units.
+def normalise_grey_levels(spec: PreprocessingSpec, pixels: PixelArray) -> FloatArray:
+    """Convert grey levels (0 to 255) to the units of the network's input.
 
     Args:
         spec: gives offset and scale.
@@ -78,8 +82,8 @@ def normalise(spec: PreprocessingSpec, pixels: PixelArray) -> FloatArray:
     return (pixels.astype(np.float32) - np.float32(spec.subtract)) / np.float32(spec.divide)
 
 
-def apply(spec: PreprocessingSpec, pixels: PixelArray) -> FloatArray:
-    """Resize and normalise an image to a batch of one.
+def preprocess_image(spec: PreprocessingSpec, pixels: PixelArray) -> FloatArray:
+    """Resize and normalise an image to the network's input, a batch of one.
 
     Args:
         spec: gives size, offset and scale.
@@ -88,4 +92,4 @@ def apply(spec: PreprocessingSpec, pixels: PixelArray) -> FloatArray:
     Returns:
         float32 [1, spec.rows, spec.columns, 1] in network units.
     """
-    return normalise(spec, shrink(spec, pixels))[np.newaxis, :, :, np.newaxis]
+    return normalise_grey_levels(spec, resize_to_input(spec, pixels))[np.newaxis, :, :, np.newaxis]

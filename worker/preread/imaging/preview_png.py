@@ -20,7 +20,7 @@ _UP = 2
 
 
 def encode_preview(pixels: PixelArray) -> bytes:
-    """Encode an image as a PNG of at most 1024 pixels a side.
+    """Encode an image as a preview: a PNG of at most 1024 pixels a side.
 
     Args:
         pixels: uint8 [rows, columns], 0 = black; never enlarged.

@@ -29,8 +29,8 @@ _SMALLEST = len(PNG_START) + 3 * 12 + _HEADER_BYTES
 _FOLDER_MODE, _FILE_MODE = 0o700, 0o600
 
 
-def preview_folder(configured: Path | None, database: Path | None) -> Path | None:
-    """Return the folder of previews.
+def locate_preview_folder(configured: Path | None, database: Path | None) -> Path | None:
+    """Return the folder in which previews are stored, from the settings.
 
     Args:
         configured: folder from the settings.
@@ -44,18 +44,20 @@ def preview_folder(configured: Path | None, database: Path | None) -> Path | Non
     return None if database is None else Path(f"{os.path.abspath(database)}-previews")
 
 
-def path_of(folder: Path, sha256: str) -> Path:
-    """Return the path of a preview, in one of 256 subfolders.
+def locate_preview(folder: Path, sha256: str) -> Path:
+    """Return the path of an image's preview, in one of 256 subfolders.
 
     Args:
-        folder: see ``preview_folder``.
+        folder: see ``locate_preview_folder``.
         sha256: hex, of the image's file.
     """
     return folder / sha256[:2] / f"{sha256}.png"
 
 
-def is_preview(content: bytes) -> bool:
-    """Return whether content is a grey PNG of at most 1024 pixels a side.
+def is_preview_png(content: bytes) -> bool:
+    """Return whether content is a valid preview, by header and checksums.
+
+    A preview is a grey PNG of at most 1024 pixels a side.
 
     The compressed data is not inflated; only header, chunks and checksums are verified.
     """
@@ -78,10 +80,10 @@ def is_preview(content: bytes) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class PreviewStore:
-    """Storage location of previews.
+    """Folder of the previews, and the free space to leave on its disk.
 
     Attributes:
-        folder: see ``preview_folder``.
+        folder: see ``locate_preview_folder``.
         min_free_bytes: bytes that must remain free on that disk.
     """
 
@@ -89,11 +91,11 @@ class PreviewStore:
     min_free_bytes: int = 0
 
 
-def save(folder: Path, sha256: str, content: bytes, min_free_bytes: int) -> bool:
-    """Write a preview completely or not at all.
+def store_preview(folder: Path, sha256: str, content: bytes, min_free_bytes: int) -> bool:
+    """Write the preview of an image to its folder, or nothing at all.
 
     Args:
-        folder: see ``preview_folder``.
+        folder: see ``locate_preview_folder``.
         sha256: hex, of the image's file.
         content: result of ``preview_png.encode_preview``; anything else is not written.
         min_free_bytes: bytes that must remain free on that disk.
@@ -101,9 +103,9 @@ def save(folder: Path, sha256: str, content: bytes, min_free_bytes: int) -> bool
     Returns:
         ``False`` if it was not written.
     """
-    if not is_preview(content):
+    if not is_preview_png(content):
         return False
-    target = path_of(folder, sha256)
+    target = locate_preview(folder, sha256)
     try:
         os.makedirs(target.parent, mode=_FOLDER_MODE, exist_ok=True)
         disk = os.statvfs(target.parent)
@@ -123,10 +125,10 @@ def save(folder: Path, sha256: str, content: bytes, min_free_bytes: int) -> bool
     return True
 
 
-def exists(folder: Path, sha256: str) -> bool:
-    """Return whether a complete preview is stored."""
+def has_preview(folder: Path, sha256: str) -> bool:
+    """Return whether a complete preview of an image is stored."""
     try:
-        with open(os.open(path_of(folder, sha256), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as stream:
+        with open(os.open(locate_preview(folder, sha256), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as stream:
             if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
                 return False
             stream.seek(-len(_PNG_END), os.SEEK_END)
@@ -135,11 +137,11 @@ def exists(folder: Path, sha256: str) -> bool:
         return False
 
 
-def remove(folder: Path | None, sha256: str) -> bool:
-    """Delete a preview.
+def delete_preview(folder: Path | None, sha256: str) -> bool:
+    """Delete the stored preview of an image.
 
     Args:
-        folder: see ``preview_folder``; ``None`` stores no previews.
+        folder: see ``locate_preview_folder``; ``None`` stores no previews.
         sha256: hex, of the image's file.
 
     Returns:
@@ -151,20 +153,22 @@ def remove(folder: Path | None, sha256: str) -> bool:
     if folder is None:
         return False
     try:
-        os.unlink(path_of(folder, sha256))
+        os.unlink(locate_preview(folder, sha256))
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise UsageError(f"a preview in {folder} cannot be deleted: {error.strerror}") from error
+        raise UsageError(
+            f"a preview in {folder} cannot be deleted ({error.strerror}): give this user write permission there"
+        ) from error
     return True
 
 
-def load(folder: Path | None, sha256: str | None) -> bytes | None:
-    """Return the PNG of a preview; ``None`` if none is stored."""
+def load_preview(folder: Path | None, sha256: str | None) -> bytes | None:
+    """Return the stored preview of an image as PNG, or ``None``."""
     if folder is None or sha256 is None:
         return None
     try:
-        content = path_of(folder, sha256).read_bytes()
+        content = locate_preview(folder, sha256).read_bytes()
     except OSError:
         return None
     return content if content.endswith(_PNG_END) else None

@@ -1,7 +1,8 @@
 """Reading of radiographs: DICOM, JPEG and PNG, detected by content.
 
-Pure: no disk, clock, settings or log. Every fault of the content is a subclass of ``UnreadableError``. ``read_header``
-decodes no pixel; between it and ``decode`` ``preread.model.intended_use`` can refuse the image.
+Pure: no disk, clock, settings or log. Every fault of the content is a subclass of ``UnreadableError``.
+``read_image_header`` decodes no pixel; between it and ``decode_radiograph`` ``preread.model.intended_use`` can refuse
+the image.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ MIB = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """Upper limits, applied before any decoding.
+class ImageLimits:
+    """Limits on bytes and pixels of an image, applied before any decoding.
 
     Attributes:
         max_bytes: size of the file, and of a deflated file after inflating, in bytes.
@@ -40,12 +41,12 @@ class Limits:
     max_pixels: int = 64_000_000
 
 
-DEFAULT_LIMITS = Limits()
+DEFAULT_LIMITS = ImageLimits()
 
 
 @dataclass(frozen=True, slots=True)
-class Header:
-    """Properties of an image that are known before any pixel is decoded.
+class ImageHeader:
+    """Header of an image: its properties before any pixel is decoded.
 
     Attributes:
         identity: attributes from the tags; empty for JPEG and PNG.
@@ -64,8 +65,8 @@ class Header:
         body_part_codes: codes and meanings of the Anatomic Region Sequence, lower case.
         animal_text: attributes of animals only: species (if not human), breed, owner; lower case.
         patient_orientation: (0020,0020), upper case; ``None`` if missing.
-        data: content of the file, for ``decode``.
-        file: the parsed DICOM file, for ``decode``; ``None`` for JPEG and PNG.
+        data: content of the file, for ``decode_radiograph``.
+        file: the parsed DICOM file, for ``decode_radiograph``; ``None`` for JPEG and PNG.
     """
 
     identity: Identity
@@ -88,8 +89,8 @@ class Header:
     file: DicomFile | None = field(default=None, repr=False, compare=False)
 
 
-def read_header(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Header:
-    """Detect the format of a file and read its header, but no pixels.
+def read_image_header(data: bytes, limits: ImageLimits = DEFAULT_LIMITS) -> ImageHeader:
+    """Detect the format of an image file and read its header, no pixels.
 
     Args:
         data: content of the file.
@@ -106,21 +107,23 @@ def read_header(data: bytes, limits: Limits = DEFAULT_LIMITS) -> Header:
         raise EmptyFile
     if len(data) > limits.max_bytes:
         raise TooManyBytes(f"The file has {len(data)} bytes; the limit is {limits.max_bytes}.")
-    with elements.quiet():
+    with elements.suppress_parser_warnings():
         if dicom_file.looks_like_dicom(data):
             return _dicom_header(data, limits)
-        kind = raster.sniff(data)
+        kind = raster.detect_raster_format(data)
         if kind is None:
             raise UnknownFormat
-        size = raster.read_size(data, kind)
-        return Header(Identity(), kind, rows=size.rows, columns=size.columns, data=data)
+        size = raster.read_raster_size(data, kind)
+        return ImageHeader(Identity(), kind, rows=size.rows, columns=size.columns, data=data)
 
 
-def decode(header: Header, limits: Limits = DEFAULT_LIMITS, *, shorter_side_px: int | None = None) -> Radiograph:
-    """Decode an image and render it as a viewer does.
+def decode_radiograph(
+    header: ImageHeader, limits: ImageLimits = DEFAULT_LIMITS, *, shorter_side_px: int | None = None
+) -> Radiograph:
+    """Decode an image and render it to 8-bit grey levels as a viewer does.
 
     Args:
-        header: result of ``read_header``.
+        header: result of ``read_image_header``.
         limits: upper limits on bytes and pixels.
         shorter_side_px: if the codec stores lower resolutions (JPEG 2000), decode the lowest whose shorter side has at
             least this many pixels; ``None`` decodes the full resolution.
@@ -132,10 +135,10 @@ def decode(header: Header, limits: Limits = DEFAULT_LIMITS, *, shorter_side_px: 
         UnreadableError: a subclass gives the reason: NoPixels, MultiFrame, TooManyPixels, BrokenHeader,
             TruncatedPixels, DecodeFailed, UnsupportedTransferSyntax, UnsupportedPixels or ColourNotGrey.
     """
-    with elements.quiet():
+    with elements.suppress_parser_warnings():
         try:
             if header.file is None:
-                image = raster.decode(header.data, header.format, limits.max_pixels)
+                image = raster.decode_raster(header.data, header.format, limits.max_pixels)
                 rows, columns = image.pixels.shape
                 return Radiograph(
                     image.pixels,
@@ -148,37 +151,39 @@ def decode(header: Header, limits: Limits = DEFAULT_LIMITS, *, shorter_side_px: 
                 )
             return _decode_dicom(header, header.file, limits, shorter_side_px)
         except MemoryError:
-            raise TooManyPixels("Decoding needs more memory than available.") from None
+            raise TooManyPixels(
+                f"Decoding {header.rows} x {header.columns} pixels needs more memory than is available."
+            ) from None
 
 
-def _dicom_header(data: bytes, limits: Limits) -> Header:
-    file = dicom_file.parse(data, limits.max_bytes)
+def _dicom_header(data: bytes, limits: ImageLimits) -> ImageHeader:
+    file = dicom_file.parse_dicom_file(data, limits.max_bytes)
     dataset = file.dataset
-    identified = identity.from_dataset(dataset)
+    identified = identity.read_identity(dataset)
     sop_class_uid = identified.sop_class_uid or file.media_storage_sop_class_uid
-    rows, columns = elements.whole(dataset, "Rows"), elements.whole(dataset, "Columns")
+    rows, columns = elements.read_integer(dataset, "Rows"), elements.read_integer(dataset, "Columns")
     has_pixels = file.pixels is not None
     if len(dataset) == 0 and sop_class_uid is None:
-        raise BrokenHeader("The DICOM header has no element.")
+        raise BrokenHeader("The DICOM header has 0 elements.")
     view_text = _lower(dataset, "SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription")
-    return Header(
+    return ImageHeader(
         identity=identified,
         format="DICOM",
         transfer_syntax_uid=file.transfer_syntax_uid,
         rows=rows,
         columns=columns,
-        number_of_frames=elements.whole(dataset, "NumberOfFrames") or 1,
-        presentation_intent_type=elements.code_string(dataset, "PresentationIntentType"),
+        number_of_frames=elements.read_integer(dataset, "NumberOfFrames") or 1,
+        presentation_intent_type=elements.read_code_string(dataset, "PresentationIntentType"),
         has_pixels=has_pixels,
         is_image=has_pixels or rows is not None or sop_class_uid is None or sop_class_uid in _IMAGE_CLASSES,
         sop_class_uid=sop_class_uid,
         search_text=view_text
         + _lower(dataset, "StudyDescription", "RequestedProcedureDescription", "PerformedProcedureStepDescription"),
         view_text=view_text,
-        view_codes=tuple(elements.codes(dataset, "ViewCodeSequence")),
-        body_part_codes=tuple(elements.codes(dataset, "AnatomicRegionSequence")),
+        view_codes=tuple(elements.read_code_sequence(dataset, "ViewCodeSequence")),
+        body_part_codes=tuple(elements.read_code_sequence(dataset, "AnatomicRegionSequence")),
         animal_text=_animal(dataset),
-        patient_orientation=(elements.text(dataset, "PatientOrientation") or "").upper() or None,
+        patient_orientation=(elements.read_text(dataset, "PatientOrientation") or "").upper() or None,
         data=data,
         file=file,
     )
@@ -210,7 +215,7 @@ _HUMAN = ("homo sapiens", "human", "337915000", "l-85b00")
 
 
 def _lower(dataset: Dataset, *keywords: str) -> tuple[str, ...]:
-    texts = (elements.text(dataset, keyword) for keyword in keywords)
+    texts = (elements.read_text(dataset, keyword) for keyword in keywords)
     return tuple(line.lower() for line in texts if line)
 
 
@@ -219,22 +224,25 @@ def _animal(dataset: Dataset) -> tuple[str, ...]:
 
     A Responsible Person is no evidence, since images of children name a parent there; the role OWNER is.
     """
-    species = [*_lower(dataset, "PatientSpeciesDescription"), *elements.codes(dataset, "PatientSpeciesCodeSequence")]
+    species = [
+        *_lower(dataset, "PatientSpeciesDescription"),
+        *elements.read_code_sequence(dataset, "PatientSpeciesCodeSequence"),
+    ]
     if any(human in line for line in species for human in _HUMAN):
         species = []
     breed = _lower(dataset, "PatientBreedDescription")
-    owner = ("owner",) if elements.code_string(dataset, "ResponsiblePersonRole") == "OWNER" else ()
+    owner = ("owner",) if elements.read_code_string(dataset, "ResponsiblePersonRole") == "OWNER" else ()
     return (*species, *breed, *owner)
 
 
-def _decode_dicom(header: Header, file: DicomFile, limits: Limits, shorter_side_px: int | None) -> Radiograph:
+def _decode_dicom(header: ImageHeader, file: DicomFile, limits: ImageLimits, shorter_side_px: int | None) -> Radiograph:
     if file.pixels is None:
         raise NoPixels
     if header.number_of_frames > 1:
-        raise MultiFrame(f"The file has {header.number_of_frames} frames; a radiograph has one.")
+        raise MultiFrame(f"NumberOfFrames is {header.number_of_frames}; a radiograph has 1 frame.")
     module = decoders.read_pixel_module(file, limits.max_pixels)
-    stored = decoders.stored_values(file, module, _halvings(module, shorter_side_px))
-    pixels, caveats = rendering.render(stored.values, module, file)
+    stored = decoders.decode_stored_values(file, module, _halvings(module, shorter_side_px))
+    pixels, caveats = rendering.render_grey_levels(stored.values, module, file)
     distinct: dict[Caveat, None] = dict.fromkeys((*stored.caveats, *caveats))
     return Radiograph(
         pixels,

@@ -22,7 +22,7 @@ from preread.core.errors import (
 )
 from preread.core.types import Caveat, PixelArray
 from preread.imaging.codecs import jpeg, png
-from preread.imaging.codecs.codestreams import Codestream, Metadata
+from preread.imaging.codecs.codestreams import Codestream, RasterMetadata
 from preread.imaging.elements import PARSE_ERRORS
 
 # JPEG stores colour at low resolution, so that even the channels of a grey image differ a little.
@@ -34,7 +34,7 @@ _BANDS = {"CMYK": 4, "RGBA": 4, "RGB": 3, "YCbCr": 3, "P": 3}
 _DEEP_RIGHT_ALIGNED = 1 << 14
 
 
-# More than any radiograph has, whatever ``Limits.max_pixels``.
+# More than any radiograph has, whatever ``ImageLimits.max_pixels``.
 _PIXELS_MAX = 180_000_000
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -52,19 +52,19 @@ class _Format(NamedTuple):
     """Functions and Pillow plugin for a format; no other plugin is loaded."""
 
     read_size: Callable[[bytes], Codestream]
-    rebuild_image: Callable[[bytes], tuple[bytes, Metadata]]
+    rebuild_image: Callable[[bytes], tuple[bytes, RasterMetadata]]
     reader: Callable[[io.BytesIO], Image.Image]
 
 
 _FORMATS = {
-    "JPEG": _Format(jpeg.read_size, jpeg.rebuild_image, JpegImagePlugin.JpegImageFile),
-    "PNG": _Format(png.read_size, png.rebuild_image, PngImagePlugin.PngImageFile),
+    "JPEG": _Format(jpeg.read_jpeg_size, jpeg.rebuild_jpeg_file, JpegImagePlugin.JpegImageFile),
+    "PNG": _Format(png.read_png_size, png.rebuild_png_file, PngImagePlugin.PngImageFile),
 }
 
 
 @dataclass(frozen=True, slots=True)
-class Size:
-    """Size in the header, in pixels."""
+class RasterSize:
+    """Rows and columns that the header of a JPEG or PNG file states."""
 
     rows: int
     columns: int
@@ -72,7 +72,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """A decoded image.
+    """Grey levels of a decoded JPEG or PNG file.
 
     Attributes:
         pixels: uint8 [rows, columns], 0 = black, 255 = white.
@@ -85,8 +85,8 @@ class DecodedImage:
     caveats: tuple[Caveat, ...] = ()
 
 
-def sniff(data: bytes) -> str | None:
-    """Return the format by its signature: ``JPEG``, ``PNG`` or ``None``."""
+def detect_raster_format(data: bytes) -> str | None:
+    """Detect whether a file is JPEG or PNG by its signature, else ``None``."""
     if data.startswith(b"\xff\xd8\xff"):
         return "JPEG"
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -94,8 +94,8 @@ def sniff(data: bytes) -> str | None:
     return None
 
 
-def read_size(data: bytes, kind: str) -> Size:
-    """Read the size from the header.
+def read_raster_size(data: bytes, kind: str) -> RasterSize:
+    """Read rows and columns from the header of a JPEG or PNG file.
 
     Args:
         data: content of the file.
@@ -110,12 +110,14 @@ def read_size(data: bytes, kind: str) -> Size:
     except (DecodeFailed, TruncatedPixels) as error:
         raise BrokenHeader(f"The {kind} header cannot be parsed: {error}") from None
     if size.rows * size.columns > _PIXELS_MAX:
-        raise TooManyPixels(f"The header states {size.rows} x {size.columns} pixels; the limit is {_PIXELS_MAX}.")
-    return Size(size.rows, size.columns)
+        raise TooManyPixels(
+            f"The {kind} header states {size.rows} x {size.columns} pixels; the limit is {_PIXELS_MAX} pixels."
+        )
+    return RasterSize(size.rows, size.columns)
 
 
-def decode(data: bytes, kind: str, max_pixels: int) -> DecodedImage:
-    """Decode a JPEG or PNG file to grey levels.
+def decode_raster(data: bytes, kind: str, max_pixels: int) -> DecodedImage:
+    """Decode a JPEG or PNG file to 8-bit grey levels with Pillow.
 
     Eight-bit grey is unchanged. Colour must be grey but for its encoding and is converted with Pillow's
     ``convert("L")``, as the training images were. 16-bit grey is scaled by its full range, or between its 0.5th and
@@ -133,9 +135,11 @@ def decode(data: bytes, kind: str, max_pixels: int) -> DecodedImage:
     """
     decoder = f"Pillow {PIL.__version__}"
     functions = _FORMATS[kind]
-    size = read_size(data, kind)
+    size = read_raster_size(data, kind)
     if size.rows * size.columns > max_pixels:
-        raise TooManyPixels(f"The header states {size.rows} x {size.columns} pixels; the limit is {max_pixels}.")
+        raise TooManyPixels(
+            f"The {kind} header states {size.rows} x {size.columns} pixels; the limit is {max_pixels} pixels."
+        )
     bare, metadata = functions.rebuild_image(data)
     try:
         image: Image.Image = functions.reader(io.BytesIO(bare))
@@ -144,17 +148,17 @@ def decode(data: bytes, kind: str, max_pixels: int) -> DecodedImage:
     with image:
         if image.width * image.height * _BANDS.get(image.mode, 1) > max_pixels:
             raise TooManyPixels(
-                f"The image has {image.height} x {image.width} pixels in mode {image.mode}; the limit on samples is "
-                f"{max_pixels}."
+                f"The {kind} image has {image.height} x {image.width} pixels of {_BANDS.get(image.mode, 1)} samples; "
+                f"the limit is {max_pixels} samples."
             )
         try:
             image.load()
         except OSError as error:
             if "truncated" in str(error) or "incomplete" in str(error):
-                raise TruncatedPixels from None
-            raise DecodeFailed from None
+                raise TruncatedPixels(f"The image data of the {kind} file ends too early.") from None
+            raise DecodeFailed(f"Pillow cannot decode the image data of the {kind} file.") from None
         except PARSE_ERRORS:
-            raise DecodeFailed from None
+            raise DecodeFailed(f"Pillow cannot decode the image data of the {kind} file.") from None
         if (turn := _TURNS.get(_orientation(metadata))) is not None:
             image = image.transpose(turn)
     if image.mode.startswith("I"):
@@ -164,13 +168,13 @@ def decode(data: bytes, kind: str, max_pixels: int) -> DecodedImage:
     if image.mode in {"LA", "1"}:
         return DecodedImage(np.asarray(image.convert("L")), decoder)
     if image.mode not in _COLOUR_MODES:
-        raise UnsupportedPixels(f"The image's mode is {image.mode}.")
+        raise UnsupportedPixels(f"The {kind} image has Pillow's mode {image.mode}; grey and RGB images are supported.")
     colours = image.convert("RGB")
     require_grey(np.asarray(colours))
     return DecodedImage(np.asarray(colours.convert("L")), decoder)
 
 
-def _orientation(metadata: Metadata) -> int:
+def _orientation(metadata: RasterMetadata) -> int:
     """Return the orientation from EXIF, else XMP, else 1 (as stored)."""
     exif = Image.Exif()
     try:
@@ -184,7 +188,9 @@ def _orientation(metadata: Metadata) -> int:
 
 
 def require_grey(channels: PixelArray) -> None:
-    """Raise an error if an image is in colour, lossy coding aside.
+    """Raise ``ColourNotGrey`` if an RGB image is in colour, not grey.
+
+    Differences that lossy coding causes are tolerated.
 
     Args:
         channels: uint8 [rows, columns, 3], RGB, 0 to 255.
@@ -207,7 +213,9 @@ def _scale_16_bit(levels: np.ndarray[tuple[int, ...], np.dtype[np.generic]], dec
         decoder: name and version of the decoder.
     """
     if levels.ndim != 2 or levels.min() < 0 or levels.max() > 0xFFFF:
-        raise UnsupportedPixels("The grey levels of the image are not of 16 bits.")
+        raise UnsupportedPixels(
+            f"The grey levels of the image range from {levels.min()} to {levels.max()}; the limits are 0 and 65535."
+        )
     indices = levels.astype(np.uint16)
     top = int(indices.max())
     entries = np.arange(0x10000, dtype=np.float64)

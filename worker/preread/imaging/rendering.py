@@ -50,8 +50,8 @@ class _Voi:
     outside: npt.NDArray[np.bool_]
 
 
-def render(values: Stored, module: PixelModule, file: DicomFile) -> tuple[PixelArray, tuple[Caveat, ...]]:
-    """Render stored values to grey levels.
+def render_grey_levels(values: Stored, module: PixelModule, file: DicomFile) -> tuple[PixelArray, tuple[Caveat, ...]]:
+    """Render stored values of a DICOM image to grey levels for display.
 
     Args:
         values: integers of 8 or 16 bits, [rows, columns], or [rows, columns, 3] for colour.
@@ -80,7 +80,7 @@ def render(values: Stored, module: PixelModule, file: DicomFile) -> tuple[PixelA
         grey = 1.0 - grey
     table = np.floor(grey * 255.0 + 0.5).astype(np.uint8)
     table[padding] = 0
-    shape = elements.code_string(dataset, "PresentationLUTShape")
+    shape = elements.read_code_string(dataset, "PresentationLUTShape")
     if shape and (shape == "INVERSE") != (module.photometric_interpretation == "MONOCHROME1"):
         # Fuji CR and others write it wrongly; as in viewers, the photometric interpretation takes precedence.
         caveats.append(Caveat.POLARITY_CONFLICT)
@@ -166,9 +166,9 @@ def _padding(dataset: Dataset, module: PixelModule, entries: Levels) -> npt.NDAr
 
 def _stored_tag(dataset: Dataset, keyword: str, module: PixelModule) -> int | None:
     """Read an element in pixel units, whatever its sign was written as."""
-    stored = elements.whole(dataset, keyword)
+    stored = elements.read_integer(dataset, keyword)
     if stored is None:
-        raw = elements.value(dataset, keyword)
+        raw = elements.read_value(dataset, keyword)
         stored = int.from_bytes(raw[:2], "little") if isinstance(raw, bytes) and len(raw) >= 2 else None
     if stored is None:
         return None
@@ -180,12 +180,12 @@ def _stored_tag(dataset: Dataset, keyword: str, module: PixelModule) -> int | No
 
 def _modality(dataset: Dataset, little_endian: bool, entries: Levels, caveats: list[Caveat]) -> Levels:
     """Apply Modality LUT or rescale (PS3.3 C.11.1): float64 [entries]."""
-    for item in elements.items(dataset, "ModalityLUTSequence"):
+    for item in elements.read_sequence_items(dataset, "ModalityLUTSequence"):
         lut = _read_lut(item, little_endian, signed=bool(entries.min() < 0))
         if lut is not None:
             mapped: Levels = lut.output[np.clip(entries.astype(np.int64) - lut.first, 0, lut.output.size - 1)]
             return mapped
-    slope, intercept = elements.number(dataset, "RescaleSlope"), elements.number(dataset, "RescaleIntercept")
+    slope, intercept = elements.read_number(dataset, "RescaleSlope"), elements.read_number(dataset, "RescaleIntercept")
     if slope == 0:
         caveats.append(Caveat.RESCALE_IGNORED)
         return entries
@@ -222,7 +222,7 @@ def _voi(
 
 
 def _voi_lut(dataset: Dataset, little_endian: bool, mapped: Levels) -> _Voi | None:
-    for item in elements.items(dataset, "VOILUTSequence"):
+    for item in elements.read_sequence_items(dataset, "VOILUTSequence"):
         lut = _read_lut(item, little_endian, signed=bool(mapped.min() < 0))
         if lut is None or lut.output.min() == lut.output.max():
             continue  # a table with one grey level shows nothing
@@ -235,8 +235,8 @@ def _voi_lut(dataset: Dataset, little_endian: bool, mapped: Levels) -> _Voi | No
 
 
 def _window(dataset: Dataset, mapped: Levels) -> _Voi | None:
-    centers, widths = elements.numbers(dataset, "WindowCenter"), elements.numbers(dataset, "WindowWidth")
-    function = elements.code_string(dataset, "VOILUTFunction") or "LINEAR"
+    centers, widths = elements.read_numbers(dataset, "WindowCenter"), elements.read_numbers(dataset, "WindowWidth")
+    function = elements.read_code_string(dataset, "VOILUTFunction") or "LINEAR"
     for center, width in zip(centers, widths, strict=False):
         if center is None or width is None or width <= 0:
             continue
@@ -304,8 +304,8 @@ def _read_lut(
         ``None`` if the table is missing or broken.
     """
     order = "<" if little_endian else ">"
-    descriptor = _integers(elements.value(item, descriptor_keyword), f"{order}u2")
-    raw = elements.value(item, data_keyword)
+    descriptor = _integers(elements.read_value(item, descriptor_keyword), f"{order}u2")
+    raw = elements.read_value(item, data_keyword)
     if descriptor is None or descriptor.size < 3 or raw is None:
         return None
     count, first, bits = (int(v) for v in descriptor[:3])
@@ -340,7 +340,7 @@ def _grey_of_colour(values: Stored, module: PixelModule) -> PixelArray:
     """
     if values.dtype.itemsize != 1 or module.bits_stored != 8:
         raise UnsupportedPixels(
-            f"The image is in colour with {module.bits_stored} bits per sample; only 8 are supported."
+            f"The image is in colour with BitsStored {module.bits_stored}; colour is supported with 8 bits only."
         )
     channels = np.ascontiguousarray(values).view(np.uint8)
     if _is_neutral(channels[:, :, 1]) and _is_neutral(channels[:, :, 2]):
@@ -363,7 +363,7 @@ def _grey_of_palette(values: Stored, file: DicomFile) -> PixelArray:
         else:  # pydicom does not swap the bytes of a big-endian palette
             channels = np.stack([_palette(file, colour)[_indices(values)] for colour in _PRIMARIES], axis=-1)
     except elements.PARSE_ERRORS:
-        raise BrokenHeader("The colour palette is missing or broken.") from None
+        raise BrokenHeader("The colour palette cannot be used: its elements are missing or broken.") from None
     require_grey(channels)
     return np.ascontiguousarray(channels[:, :, 0])
 
@@ -373,7 +373,7 @@ def _palette(file: DicomFile, colour: str) -> PixelArray:
     keyword = f"{colour}PaletteColorLookupTable"
     lut = _read_lut(file.dataset, file.little_endian, f"{keyword}Descriptor", f"{keyword}Data", signed=False)
     if lut is None:
-        raise BrokenHeader("The colour palette is missing or broken.")
+        raise BrokenHeader(f"The element {keyword}Descriptor or {keyword}Data is missing or broken.")
     top = lut.output.max()
     wide = lut.bits > 8 and top > 0xFF  # some declare 16 bits and write 8
     entries = np.clip(np.arange(0x10000) - lut.first, 0, lut.output.size - 1)

@@ -16,10 +16,10 @@ _GREYS = np.arange(256)
 
 
 def measure_image(pixels: PixelArray) -> ImageStatistics:
-    """Compute the statistics of an image.
+    """Compute brightness, contrast, sharpness and border of an image.
 
     Args:
-        pixels: uint8 [rows, columns], 0 to 255, at least 8 by 8, after ``preprocessing.shrink``.
+        pixels: uint8 [rows, columns], 0 to 255, at least 8 by 8, after ``preprocessing.resize_to_input``.
     """
     rows, columns = pixels.shape
     down, across = rows // _BORDER, columns // _BORDER

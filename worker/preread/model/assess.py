@@ -12,8 +12,8 @@ import numpy as np
 
 from preread.core.errors import BlankPicture
 from preread.core.types import Assessment, Caveat, Declared, Refusal, Stage
-from preread.imaging.preprocessing import apply, shrink
-from preread.imaging.radiograph import DEFAULT_LIMITS, Limits, decode, read_header
+from preread.imaging.preprocessing import preprocess_image, resize_to_input
+from preread.imaging.radiograph import DEFAULT_LIMITS, ImageLimits, decode_radiograph, read_image_header
 from preread.imaging.statistics import measure_image
 from preread.model.classifier import Classifier
 from preread.model.intended_use import check_intended_use
@@ -27,7 +27,7 @@ def assess(
     data: bytes,
     classifier: Classifier,
     declared: Declared = Declared(),
-    limits: Limits = DEFAULT_LIMITS,
+    limits: ImageLimits = DEFAULT_LIMITS,
     on_stage_end: Callable[[Stage], None] = lambda _: None,
     sha256: str | None = None,
 ) -> Assessment | Refusal:
@@ -49,20 +49,20 @@ def assess(
     """
     sha256 = sha256 or hashlib.sha256(data).hexdigest()
     bundle = classifier.bundle
-    header = read_header(data, limits)
+    header = read_image_header(data, limits)
     checked = check_intended_use(header, bundle.manifest.intended_use, declared)
     on_stage_end(Stage.HEADER)
     if checked.refusal is not None:
         code, reason = checked.refusal
         return Refusal(sha256, bundle.label, code, reason, header.identity, header.format)
-    radiograph = decode(header, limits, shorter_side_px=SHORTER_SIDE_PX)
+    radiograph = decode_radiograph(header, limits, shorter_side_px=SHORTER_SIDE_PX)
     on_stage_end(Stage.DECODE)
-    pixels = shrink(bundle.manifest.preprocessing, radiograph.pixels)
+    pixels = resize_to_input(bundle.manifest.preprocessing, radiograph.pixels)
     # averages lie between the averaged values: if they differ by so much, so do the full-resolution pixels
     if np.ptp(pixels) < _GREY_LEVELS_MIN and np.ptp(radiograph.pixels) < _GREY_LEVELS_MIN:
         low, high = int(radiograph.pixels.min()), int(radiograph.pixels.max())
         raise BlankPicture(f"All grey levels are between {low} and {high} of 255.")
-    batch = apply(bundle.manifest.preprocessing, pixels)
+    batch = preprocess_image(bundle.manifest.preprocessing, pixels)
     on_stage_end(Stage.PREPROCESS)
     output = classifier.classify(batch)
     on_stage_end(Stage.INVOKE)

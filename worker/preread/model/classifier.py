@@ -10,7 +10,7 @@ from ai_edge_litert.interpreter import Interpreter
 
 from preread.core.errors import BundleDamaged, BundleMismatch
 from preread.core.types import FloatArray
-from preread.imaging.preprocessing import apply
+from preread.imaging.preprocessing import preprocess_image
 from preread.model.bundles import DETECTOR_FILE, GOLDEN_FILE, WEIGHTS_FILE, Bundle
 from preread.model.out_of_scope import Detector
 
@@ -79,7 +79,7 @@ class Classifier:
         """Run the network.
 
         Args:
-            batch: float32 [1, rows, columns, 1] in network units, as ``preprocessing.apply`` returns it.
+            batch: float32 [1, rows, columns, 1] in network units, as ``preprocessing.preprocess_image`` returns it.
         """
         output = self._run(**{self._input: batch})
         return RawOutput(
@@ -99,7 +99,7 @@ class Classifier:
         """
         golden = np.load(BytesIO((self.bundle.path / GOLDEN_FILE).read_bytes()))
         spec = self.bundle.manifest.preprocessing
-        logits = np.stack([self.classify(apply(spec, pixels)).logit for pixels in golden["pictures"]])
+        logits = np.stack([self.classify(preprocess_image(spec, pixels)).logit for pixels in golden["pictures"]])
         difference = float(np.abs(logits - golden["logit"]).max())
         if not difference <= self.bundle.manifest.golden_tolerance:
             raise BundleMismatch(

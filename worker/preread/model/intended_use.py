@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from preread.core.types import Caveat, Declared, Identity, IntendedUse, Population, RefusalCode
-from preread.imaging.radiograph import Header
+from preread.imaging.radiograph import ImageHeader
 
 _FOR_PROCESSING_CLASSES = frozenset({"1.2.840.10008.5.1.4.1.1.1.1.1"})
 _COMPUTED = "1.2.840.10008.5.1.4.1.1.1"
@@ -57,7 +57,7 @@ class TagCheck:
     caveats: tuple[Caveat, ...] = ()
 
 
-def check_intended_use(header: Header, intended_use: IntendedUse, declared: Declared) -> TagCheck:
+def check_intended_use(header: ImageHeader, intended_use: IntendedUse, declared: Declared) -> TagCheck:
     """Check by its header whether an image is within the intended use.
 
     Args:
@@ -100,7 +100,7 @@ def _refuse(code: RefusalCode, reason: str) -> TagCheck:
 _Reason = tuple[RefusalCode, str] | None
 
 
-def _modality(header: Header, intended_use: IntendedUse) -> _Reason:
+def _modality(header: ImageHeader, intended_use: IntendedUse) -> _Reason:
     """Check modality and SOP class together, since either is often wrong.
 
     Most DX objects state the modality CR.
@@ -122,14 +122,14 @@ def _modality(header: Header, intended_use: IntendedUse) -> _Reason:
     return RefusalCode.MODALITY, f"the modality is {_quote(modality)}; the bundle reads {supported}"
 
 
-def _animal(header: Header) -> _Reason:
+def _animal(header: ImageHeader) -> _Reason:
     described = (*header.search_text, (header.identity.institution_name or "").lower())
     if header.animal_text or any(_ANIMAL.search(line) for line in described):
         return RefusalCode.NOT_HUMAN, "the image is of an animal"
     return None
 
 
-def _shape(header: Header) -> _Reason:
+def _shape(header: ImageHeader) -> _Reason:
     rows, columns = header.rows or 0, header.columns or 0
     if rows <= 0 or columns <= 0:
         return None  # decoding reports the fault of such a header
@@ -138,7 +138,7 @@ def _shape(header: Header) -> _Reason:
     return None
 
 
-def _body_part(header: Header, intended_use: IntendedUse, caveats: list[Caveat]) -> _Reason:
+def _body_part(header: ImageHeader, intended_use: IntendedUse, caveats: list[Caveat]) -> _Reason:
     """Check the body part by tag and code, else by the descriptions."""
     stated = (header.identity.body_part_examined or "").strip()
     parts = [] if stated in _BLANK_PARTS else [stated.lower()]
@@ -165,7 +165,7 @@ def _is_chest(text: str) -> bool:
     return text in _CHEST_CODES or (_CHEST.search(text) is not None and not _MORE_THAN_CHEST.search(text))
 
 
-def _view(header: Header, intended_use: IntendedUse, declared: Declared, caveats: list[Caveat]) -> _Reason:
+def _view(header: ImageHeader, intended_use: IntendedUse, declared: Declared, caveats: list[Caveat]) -> _Reason:
     view = _stated_view(header)
     if view is None:
         caveats.append(Caveat.VIEW_UNKNOWN)
@@ -178,7 +178,7 @@ def _view(header: Header, intended_use: IntendedUse, declared: Declared, caveats
     return RefusalCode.VIEW, f"the view is {_quote(view)}; the bundle reads {', '.join(intended_use.view_positions)}"
 
 
-def _stated_view(header: Header) -> str | None:
+def _stated_view(header: ImageHeader) -> str | None:
     """Return the stated view: ``AP``, ``PA``, another name, or ``None``.
 
     Study descriptions are not used: "PA and lateral" there describes all images of the study.

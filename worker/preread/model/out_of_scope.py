@@ -73,7 +73,7 @@ def edge_features(pixels: PixelArray) -> FloatArray:
     """Compute histograms of gradients on a 7 x 7 grid, from dark to bright.
 
     Args:
-        pixels: uint8 [rows, columns], 0 to 255, after ``preprocessing.shrink``.
+        pixels: uint8 [rows, columns], 0 to 255, after ``preprocessing.resize_to_input``.
 
     Returns:
         float32 [EDGES], in [0, 1]: the strength in 8 directions in each cell, normalised by that of the cell and, with
@@ -201,7 +201,7 @@ class Detector:
         """Check whether an image is in scope.
 
         Args:
-            pixels: uint8 [rows, columns], 0 to 255, after ``preprocessing.shrink``.
+            pixels: uint8 [rows, columns], 0 to 255, after ``preprocessing.resize_to_input``.
             embedding: float32 [features], the network's embedding of it.
 
         Returns:
@@ -216,7 +216,7 @@ class Detector:
         """Return the rotation and inversion nearest to the training images.
 
         Args:
-            pixels: uint8 [rows, columns], 0 to 255, after ``preprocessing.shrink``.
+            pixels: uint8 [rows, columns], 0 to 255, after ``preprocessing.resize_to_input``.
         """
         tried = {
             (inverted, turns): float(self.edges.distance(edge_features(np.rot90(shown, turns))))

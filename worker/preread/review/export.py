@@ -121,7 +121,7 @@ def save_image(folder: Path, image: ReviewedImage, preview_dir: Path | None) -> 
     Raises:
         UsageError: it cannot be written.
     """
-    content = previews.load(preview_dir, image.result.sha256)
+    content = previews.load_preview(preview_dir, image.result.sha256)
     if content is None:
         return None
     return write_image(folder / f"{image.image}.png", content)

@@ -30,7 +30,7 @@ from preread.core.errors import (
 )
 from preread.core.jsonable import finding_to_json, reversible_path
 from preread.core.types import Caveat, Declared, Finding, JSONObject, Outcome, RootSpec
-from preread.imaging.radiograph import DEFAULT_LIMITS, Limits
+from preread.imaging.radiograph import DEFAULT_LIMITS, ImageLimits
 from preread.model.bundles import Bundle
 from preread.runner.child import protocol
 from preread.runner.child.protocol import Job, Report, Setup
@@ -118,7 +118,7 @@ class Processes:
     count: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
     deadline_s: float = 60.0
     memory_bytes: int = 2048 * 1024 * 1024
-    limits: Limits = DEFAULT_LIMITS
+    limits: ImageLimits = DEFAULT_LIMITS
     require_confinement: bool = False
 
 

@@ -224,7 +224,7 @@ class OutcomeWriter:
                 from preread.imaging import previews  # not before: a worker draws none itself
 
                 try:
-                    previews.remove(self._run.preview_dir, sha256)
+                    previews.delete_preview(self._run.preview_dir, sha256)
                 except UsageError:
                     _LOG.warning("preview_not_deleted", extra={"file_id": file_id})
             self._fenced.popleft()

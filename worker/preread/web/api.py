@@ -272,7 +272,7 @@ def result_readings(request: Request, who: Program, result_id: ResultId) -> Read
 def result_preview(request: Request, who: Program, result_id: ResultId) -> Response:
     """Return the preview of one image; it is not for diagnosis."""
     here = site_of(request)
-    content = previews.load(here.options.preview_dir, related_images.content_of(here.engine, result_id))
+    content = previews.load_preview(here.options.preview_dir, related_images.content_of(here.engine, result_id))
     if content is None:
         raise HTTPException(404)
     _note(here, who, Action.VIEW, f"film:{result_id}")

@@ -78,7 +78,7 @@ def preview(request: Request, session: Reader, film_id: FilmId) -> Response:
     """Return the preview as PNG."""
     here = context.site_of(request)
     sha256 = related_images.content_of(here.engine, film_id)
-    content = previews.load(here.options.preview_dir, sha256)
+    content = previews.load_preview(here.options.preview_dir, sha256)
     if content is None:
         raise HTTPException(404)
     return Response(content, media_type="image/png", headers={"cache-control": "private, no-store"})

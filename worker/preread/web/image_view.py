@@ -194,7 +194,7 @@ def _template_values(here: Site, view: ImageView) -> dict[str, Any]:
         "activation": None if view.hidden else _activation(detail),
         "preview": here.options.preview_dir is not None
         and row.sha256 is not None
-        and previews.exists(here.options.preview_dir, row.sha256),
+        and previews.has_preview(here.options.preview_dir, row.sha256),
         "readings": [] if view.hidden else view.signed,
         "read_before": bool(view.signed) and not any(item.shown == view.shown for item in view.signed),
         "findings": related_images.findings_of(here.engine, row.bundle_digest),

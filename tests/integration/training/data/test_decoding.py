@@ -11,8 +11,8 @@ import pytest
 
 from preread.core.errors import UsageError
 from preread.core.types import Outcome
-from preread.imaging.preprocessing import TRAINING_SPEC, shrink
-from preread.imaging.radiograph import decode, read_header
+from preread.imaging.preprocessing import TRAINING_SPEC, resize_to_input
+from preread.imaging.radiograph import decode_radiograph, read_image_header
 from preread.model.bundles import Bundle
 from preread.runner import pool as slots
 from preread.runner.assess_files import Processes
@@ -39,7 +39,9 @@ def films(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_pictures_are_those_of_this_process_in_the_order_of_the_films(films: Path) -> None:
     paths = [film.path for film in index(films)]
     _, pictures, _ = load_pixels(index(films), processes=AT_ONCE)
-    expected = [shrink(TRAINING_SPEC, decode(read_header(path.read_bytes())).pixels) for path in paths]
+    expected = [
+        resize_to_input(TRAINING_SPEC, decode_radiograph(read_image_header(path.read_bytes())).pixels) for path in paths
+    ]
     assert np.array_equal(pictures, np.stack(expected))
 
 

@@ -14,8 +14,8 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from preread.core.types import Declared, PixelArray, Population, Refusal, RefusalCode
-from preread.imaging.preprocessing import TRAINING_SPEC, shrink
-from preread.imaging.radiograph import decode, read_header
+from preread.imaging.preprocessing import TRAINING_SPEC, resize_to_input
+from preread.imaging.radiograph import decode_radiograph, read_image_header
 from preread.model import bundles
 from preread.model.assess import assess
 from preread.model.classifier import Classifier
@@ -52,7 +52,12 @@ def share_refused(found: Counter[str]) -> float:
 def chest(films: Path) -> PixelArray:
     """Every 30th training film."""
     paths = sorted((films / "chest_xray_224" / "train").glob("*/*"))[::30]
-    return np.stack([shrink(TRAINING_SPEC, decode(read_header(path.read_bytes())).pixels) for path in paths])
+    return np.stack(
+        [
+            resize_to_input(TRAINING_SPEC, decode_radiograph(read_image_header(path.read_bytes())).pixels)
+            for path in paths
+        ]
+    )
 
 
 # --------------------------------------------------------------------------- films pass
@@ -92,7 +97,7 @@ def test_films_pass_a_little_turned_or_cropped(
     def cropped(film: PixelArray) -> PixelArray:
         side = int(224 * rng.uniform(0.8, 0.95))
         top, left = rng.integers(0, 224 - side, 2)
-        return shrink(TRAINING_SPEC, np.ascontiguousarray(film[top : top + side, left : left + side]))
+        return resize_to_input(TRAINING_SPEC, np.ascontiguousarray(film[top : top + side, left : left + side]))
 
     def tilted(film: PixelArray) -> PixelArray:
         angle = float(rng.choice([-1, 1]) * rng.uniform(5, 10))
@@ -144,7 +149,7 @@ def test_knees_of_which_nothing_was_learned_are_refused(
     films: Path, codes: Callable[[Iterable[PixelArray]], Counter[str]]
 ) -> None:
     paths = sorted((films / "not_chest" / "knee").glob("*"))
-    found = codes(decode(read_header(path.read_bytes())).pixels for path in paths)
+    found = codes(decode_radiograph(read_image_header(path.read_bytes())).pixels for path in paths)
     assert found.total() == 300
     assert share_refused(found) >= 0.98
     assert found["not_chest"] >= 0.9 * 300

@@ -20,8 +20,8 @@ from typer.testing import CliRunner
 
 from preread.core.errors import BundleMismatch, UsageError
 from preread.core.types import Answer
-from preread.imaging.preprocessing import TRAINING_SPEC, shrink
-from preread.imaging.radiograph import decode, read_header
+from preread.imaging.preprocessing import TRAINING_SPEC, resize_to_input
+from preread.imaging.radiograph import decode_radiograph, read_image_header
 from preread.imaging.statistics import measure_image
 from preread.model import bundles
 from preread.model.classifier import Classifier
@@ -210,8 +210,8 @@ def test_a_published_bundle_says_how_its_films_were_distributed(
     probability = [calibration.probability(one) for part in parts for one in part["logits"][:, 0].tolist()]
     assert len(probability) == 2 * FILMS
     assert reference.probability == {"pneumonia": decile_histogram(probability)}
-    films = [decode(read_header(path.read_bytes())).pixels for path in data.rglob("*.png")]
-    means = [measure_image(shrink(TRAINING_SPEC, film)).mean for film in films]
+    films = [decode_radiograph(read_image_header(path.read_bytes())).pixels for path in data.rglob("*.png")]
+    means = [measure_image(resize_to_input(TRAINING_SPEC, film)).mean for film in films]
     assert reference.picture.keys() == {"mean", "contrast", "sharpness", "border"}
     assert reference.picture["mean"] == decile_histogram(means)
     assert drift._reference(json.loads(published.manifest_json)) == reference

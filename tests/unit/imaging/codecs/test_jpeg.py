@@ -42,7 +42,7 @@ FRAMES = {
     "lossless": (LOSSLESS, bytes(imagecodecs.jpeg8_encode(FILM, lossless=True))),
     "jpeg-ls": (LS, bytes(jpeg_ls.encode_array(FILM))),
 }
-CLEAN = {name: jpeg.rebuild(frame) for name, (_, frame) in FRAMES.items()}
+CLEAN = {name: jpeg.rebuild_jpeg_frame(frame) for name, (_, frame) in FRAMES.items()}
 PIXELS = {name: stored(frame, syntax, FILM) for name, (syntax, frame) in FRAMES.items()}
 
 
@@ -119,7 +119,7 @@ def test_what_is_kept_is_checked(name: str, marker: int, content: bytes) -> None
     if marker in jpeg.FRAMES or marker == 0xDA:
         assert code
     for bare in handed:
-        assert bare == jpeg.rebuild(bare)
+        assert bare == jpeg.rebuild_jpeg_frame(bare)
 
 
 @given(changes=st.lists(st.tuples(st.integers(0, 5000), st.integers(0, 255)), min_size=1, max_size=6), data=st.data())
@@ -128,16 +128,16 @@ def test_any_damage_has_a_name(changes: list[tuple[int, int]], data: st.DataObje
     for at, value in changes:
         frame[at % len(frame)] = value
     try:
-        bare = jpeg.rebuild(bytes(frame))
+        bare = jpeg.rebuild_jpeg_frame(bytes(frame))
     except tuple(UnreadableError.__subclasses__()):
         return
-    assert jpeg.rebuild(bare) == bare
+    assert jpeg.rebuild_jpeg_frame(bare) == bare
 
 
 @given(name=st.sampled_from(sorted(FRAMES)), share=st.floats(0, 1, exclude_max=True))
 def test_a_frame_that_is_cut_off_is_never_half_a_picture(name: str, share: float) -> None:
     with pytest.raises((TruncatedPixels, DecodeFailed)):
-        jpeg.rebuild(CLEAN[name][: int(share * len(CLEAN[name]))])
+        jpeg.rebuild_jpeg_frame(CLEAN[name][: int(share * len(CLEAN[name]))])
 
 
 # --------------------------------------------------------------------------- what a decoder takes for granted
@@ -152,11 +152,11 @@ def with_scans(count: int) -> bytes:
 def test_scans_are_counted() -> None:
     scans = CLEAN["progressive"].count(b"\xff\xda")
     assert scans < 20
-    jpeg.rebuild(with_scans(jpeg.SCANS_MAX - scans))
+    jpeg.rebuild_jpeg_frame(with_scans(jpeg.SCANS_MAX - scans))
     handed, _, code = outcome(lambda: stored(with_scans(jpeg.SCANS_MAX), BASELINE, FILM))
     assert (handed, code) == ([], "decode_failed")
     with pytest.raises(DecodeFailed):
-        raster.decode(with_scans(400), "JPEG", 64_000_000)
+        raster.decode_raster(with_scans(400), "JPEG", 64_000_000)
 
 
 @pytest.mark.parametrize("name", ["baseline", "lossless", "jpeg-ls"])
@@ -214,9 +214,9 @@ def test_palettes_and_foreign_transforms_of_jpeg_ls_are_refused() -> None:
     at = CLEAN["jpeg-ls"].index(b"\xff\xda")
     for extra in (segment(0xF8, b"\x02\x01\x01" + bytes(9)), segment(0xE8, b"mrfx\x01")):
         with pytest.raises(UnsupportedPixels):
-            jpeg.rebuild(CLEAN["jpeg-ls"][:at] + extra + CLEAN["jpeg-ls"][at:])
+            jpeg.rebuild_jpeg_frame(CLEAN["jpeg-ls"][:at] + extra + CLEAN["jpeg-ls"][at:])
     for extra in (segment(0xF8, b"\x01\x00\xff" + struct.pack(">4H", 3, 7, 21, 64)), segment(0xE8, b"mrfx\x00")):
-        jpeg.rebuild(CLEAN["jpeg-ls"][:at] + extra + CLEAN["jpeg-ls"][at:])
+        jpeg.rebuild_jpeg_frame(CLEAN["jpeg-ls"][:at] + extra + CLEAN["jpeg-ls"][at:])
 
 
 @pytest.mark.parametrize("process", sorted(set(range(0xC0, 0xD0)) - jpeg.FRAMES - {0xC4, 0xC8, 0xCC}))
@@ -249,10 +249,12 @@ def test_a_rebuilt_frame_is_the_same_picture(
     values = np.random.default_rng(seed).integers(0, 1 << (bits - 1), (rows, columns))
     values = values.astype("u1" if bits == 8 else "u2")
     frame = bytes(imagecodecs.jpeg8_encode(values, bitspersample=bits, **how))
-    assert np.array_equal(imagecodecs.jpeg8_decode(jpeg.rebuild(frame)), imagecodecs.jpeg8_decode(frame))
+    assert np.array_equal(imagecodecs.jpeg8_decode(jpeg.rebuild_jpeg_frame(frame)), imagecodecs.jpeg8_decode(frame))
     for near in (0, 3):
         frame = bytes(jpeg_ls.encode_array(values, lossy_error=near))
-        assert bytes(jpeg_ls.decode_pixel_data(jpeg.rebuild(frame))[0]) == bytes(jpeg_ls.decode_pixel_data(frame)[0])
+        assert bytes(jpeg_ls.decode_pixel_data(jpeg.rebuild_jpeg_frame(frame))[0]) == bytes(
+            jpeg_ls.decode_pixel_data(frame)[0]
+        )
 
 
 @pytest.mark.parametrize("mode", ["L", "RGB", "CMYK", "YCbCr"])
@@ -279,7 +281,7 @@ def test_a_picture_keeps_its_colours(
         icc_profile=b"x" * 200,
         **how,
     )
-    bare, _ = jpeg.rebuild_image(data)
+    bare, _ = jpeg.rebuild_jpeg_file(data)
     assert b"by nobody" not in bare
     ours, theirs = Image.open(io.BytesIO(bare)), Image.open(io.BytesIO(data))
     assert ours.mode == theirs.mode
@@ -295,7 +297,7 @@ def test_the_colour_transform_is_stated_again(
 ) -> None:
     """As Pillow's decoder decides by JFIF, Adobe and identifiers, so it does by what it is handed."""
     mode = "RGB" if components == 3 else "CMYK"
-    frame = jpeg.rebuild(pillow(Image.fromarray(np.dstack([FILM, FILM[::-1], 255 - FILM])).convert(mode)))
+    frame = jpeg.rebuild_jpeg_frame(pillow(Image.fromarray(np.dstack([FILM, FILM[::-1], 255 - FILM])).convert(mode)))
     numbers = frame[frame.index(b"\xff\xc0") + 10 :][: 3 * components : 3]
     swaps = dict(zip(numbers, identifiers, strict=False))
     renamed = bytearray(frame)
@@ -305,7 +307,7 @@ def test_the_colour_transform_is_stated_again(
             renamed[at + step * index] = swaps[frame[at + step * index]]
     adobe = b"" if transform is None else segment(0xEE, b"Adobe" + struct.pack(">HHHB", 100, 0, 0, transform))
     data = SOI + jfif + adobe + bytes(renamed[2:])
-    bare, _ = jpeg.rebuild_image(data)
+    bare, _ = jpeg.rebuild_jpeg_file(data)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(bare))), np.asarray(Image.open(io.BytesIO(data))))
 
 
@@ -313,8 +315,8 @@ def test_a_picture_is_handed_over_without_what_it_says_beside() -> None:
     exif = Image.Exif()
     exif[0x0112], exif[0x010E] = 6, "somebody"
     data = pillow(Image.fromarray(FILM), exif=exif, comment=b"somebody", dpi=(300, 300))
-    handed, pixels, _ = outcome(lambda: raster.decode(data, "JPEG", 1_000_000).pixels)
-    assert handed == [jpeg.rebuild(data)]
+    handed, pixels, _ = outcome(lambda: raster.decode_raster(data, "JPEG", 1_000_000).pixels)
+    assert handed == [jpeg.rebuild_jpeg_frame(data)]
     assert b"somebody" not in handed[0]
     assert pixels is not None
     assert pixels.shape == FILM.shape[::-1]
@@ -331,12 +333,12 @@ def test_a_picture_is_turned_as_pillow_would(orientation: int, where: str) -> No
     told = {"exif": exif} if where == "exif" else {"xmp": xmp}
     data = pillow(Image.fromarray(FILM), **told)
     wanted = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-    assert np.array_equal(raster.decode(data, "JPEG", 1_000_000).pixels, wanted)
+    assert np.array_equal(raster.decode_raster(data, "JPEG", 1_000_000).pixels, wanted)
 
 
 @given(st.binary(max_size=300))
 def test_an_orientation_that_cannot_be_read_is_none(told: bytes) -> None:
     data = pillow(Image.fromarray(FILM))
     dirty = SOI + segment(0xE1, b"Exif\0\0" + told) + segment(0xE1, b"Exif\0\0II*\0\x08\0\0\0" + told) + data[2:]
-    found = raster.decode(dirty, "JPEG", 1_000_000).pixels
+    found = raster.decode_raster(dirty, "JPEG", 1_000_000).pixels
     assert sorted(found.shape) == sorted(FILM.shape)

@@ -71,7 +71,7 @@ def sized(**fields: int) -> bytes:
 
 
 PLAIN = HEADER + part(PACKETS) + EOC
-CLEAN = jpeg_2000.rebuild(PLAIN)
+CLEAN = jpeg_2000.rebuild_jpeg_2000_frame(PLAIN)
 
 
 def handed_over(frame: bytes) -> str:
@@ -133,7 +133,7 @@ def test_what_is_kept_is_checked(marker: int, content: bytes, *, extra: bool) ->
     frame = HEADER + segment(marker, content) + PLAIN[len(HEADER) :] if extra or code not in HEADER else None
     handed, _, _ = outcome(lambda: stored(frame or replaced(marker, content), LOSSLESS, FILM))
     for bare in handed:
-        assert bare == jpeg_2000.rebuild(bare)
+        assert bare == jpeg_2000.rebuild_jpeg_2000_frame(bare)
         assert bare.startswith(CLEAN[:6])
         assert bare[8:40] == CLEAN[8:40]
 
@@ -240,15 +240,15 @@ def test_damaged_boxes_hand_over_the_codestream_or_nothing(at: int, value: int) 
 
 def test_boxes_without_end_are_refused() -> None:
     with pytest.raises(DecodeFailed):
-        jpeg_2000.rebuild(box(b"jP  ", b"\r\n\x87\n") + box(b"free") * 200_000)
+        jpeg_2000.rebuild_jpeg_2000_frame(box(b"jP  ", b"\r\n\x87\n") + box(b"free") * 200_000)
     with pytest.raises(DecodeFailed):
-        jpeg_2000.rebuild(HEADER + segment(0xFF64) * 200_000 + part(PACKETS) + EOC)
+        jpeg_2000.rebuild_jpeg_2000_frame(HEADER + segment(0xFF64) * 200_000 + part(PACKETS) + EOC)
 
 
 @pytest.mark.parametrize("kind", sorted(jpeg_2000.PALETTE_BOXES))
 def test_indices_of_a_palette_are_no_grey_levels(kind: bytes) -> None:
     with pytest.raises(UnsupportedPixels):
-        jpeg_2000.rebuild(boxed(PLAIN, within=box(kind, bytes(10))))
+        jpeg_2000.rebuild_jpeg_2000_frame(boxed(PLAIN, within=box(kind, bytes(10))))
 
 
 # --------------------------------------------------------------------------- how finely a picture may be divided
@@ -282,14 +282,14 @@ def coded(*, levels: int = 5, block: int = 0x44, layers: int = 1, precincts: byt
 )
 def test_what_is_divided_too_finely_is_refused(how: dict[str, Any]) -> None:
     with pytest.raises(DecodeFailed):
-        jpeg_2000.rebuild(coded(**how))
+        jpeg_2000.rebuild_jpeg_2000_frame(coded(**how))
 
 
 @pytest.mark.parametrize(
     "how", [{}, {"tile": 80}, {"layers": 50}, {"precincts": b"\x77" * 6}, {"block": 0x22}, {"levels": 0}], ids=str
 )
 def test_what_encoders_write_is_not(how: dict[str, Any]) -> None:
-    assert jpeg_2000.rebuild(coded(**how)) == coded(**how)
+    assert jpeg_2000.rebuild_jpeg_2000_frame(coded(**how)) == coded(**how)
 
 
 # --------------------------------------------------------------------------- the same picture
@@ -306,10 +306,10 @@ def test_a_rebuilt_frame_is_the_same_picture(rows: int, columns: int, bits: int,
     values = np.random.default_rng(seed).integers(0, 1 << bits, (rows, columns)).astype("u1" if bits <= 8 else "u2")
     how = {"compression_ratios": ratio} if ratio else {}
     frame = bytes(encode_array(values, use_mct=False, bits_stored=bits, photometric_interpretation=2, **how))
-    bare = jpeg_2000.rebuild(frame)
+    bare = jpeg_2000.rebuild_jpeg_2000_frame(frame)
     assert bytes(openjpeg.decode_pixel_data(bare, version=2)) == bytes(openjpeg.decode_pixel_data(frame, version=2))
-    assert jpeg_2000.rebuild(bare) == bare
-    assert (jpeg_2000.read_size(bare).rows, jpeg_2000.read_size(bare).columns) == (rows, columns)
+    assert jpeg_2000.rebuild_jpeg_2000_frame(bare) == bare
+    assert (jpeg_2000.read_jpeg_2000_size(bare).rows, jpeg_2000.read_jpeg_2000_size(bare).columns) == (rows, columns)
 
 
 @pytest.mark.parametrize("colours", [1, 3])
@@ -331,7 +331,7 @@ def test_what_another_encoder_writes_is_the_same_picture(colours: int, how: dict
     wanted = imagecodecs.jpeg2k_decode(frame)
     with recorded() as handed:
         assert np.array_equal(stored(frame, LOSSLESS, film), wanted)
-    assert handed == [jpeg_2000.rebuild(frame)]
+    assert handed == [jpeg_2000.rebuild_jpeg_2000_frame(frame)]
     assert handed[0].startswith(b"\xff\x4f\xff\x51")
 
 
@@ -375,14 +375,16 @@ def test_a_tile_may_have_a_coding_style_of_its_own() -> None:
     frame = other + part(PACKETS, head=own + steps) + EOC
     assert np.array_equal(stored(frame, LOSSLESS, FILM), FILM)
     with pytest.raises(DecodeFailed):
-        jpeg_2000.rebuild(other + part(PACKETS[:9], head=own) + part(PACKETS[9:], index=1, head=own) + EOC)
+        jpeg_2000.rebuild_jpeg_2000_frame(
+            other + part(PACKETS[:9], head=own) + part(PACKETS[9:], index=1, head=own) + EOC
+        )
 
 
 @given(share=st.floats(0, 1, exclude_max=True))
 def test_a_frame_that_is_cut_off_is_never_half_a_picture(share: float) -> None:
     cut = PLAIN[: int(share * (len(PLAIN) - 2))]
     with pytest.raises((TruncatedPixels, DecodeFailed)):
-        jpeg_2000.rebuild(cut)
+        jpeg_2000.rebuild_jpeg_2000_frame(cut)
 
 
 @given(changes=st.lists(st.tuples(st.integers(0, len(FRAME) + 20), st.integers(0, 255)), min_size=1, max_size=6))
@@ -391,10 +393,10 @@ def test_any_damage_has_a_name(changes: list[tuple[int, int]]) -> None:
     for at, value in changes:
         data[at % len(data)] = value
     try:
-        bare = jpeg_2000.rebuild(bytes(data))
+        bare = jpeg_2000.rebuild_jpeg_2000_frame(bytes(data))
     except UnreadableError:
         return
-    assert jpeg_2000.rebuild(bare) == bare
+    assert jpeg_2000.rebuild_jpeg_2000_frame(bare) == bare
 
 
 def test_the_halved_picture_is_the_same_from_boxes() -> None:

@@ -16,11 +16,11 @@ FILM = phantoms.draw_chest(1, rows=96, columns=96)
 PROGRAM = """
 import json, sys
 from pathlib import Path
-from preread.imaging.radiograph import decode, read_header
+from preread.imaging.radiograph import decode_radiograph, read_image_header
 
 for path in sys.argv[1:]:
     for side in (None, 20):
-        decode(read_header(Path(path).read_bytes()), shorter_side_px=side)
+        decode_radiograph(read_image_header(Path(path).read_bytes()), shorter_side_px=side)
 mapped = {Path(line.split()[-1]) for line in open("/proc/self/maps") if line.rstrip().endswith(".so")}
 print(json.dumps([sorted(sys.modules), sorted(str(path) for path in mapped)]))
 """
@@ -30,7 +30,7 @@ import sys
 from pathlib import Path
 from preread.core.errors import PrereadError
 from preread.imaging.preview_png import encode_preview
-from preread.imaging.radiograph import decode, read_header
+from preread.imaging.radiograph import decode_radiograph, read_image_header
 from preread.model import assess, bundles
 from preread.runner.confine import self_test
 
@@ -39,7 +39,7 @@ self_test.run(self_test.images(), None)
 known = set(sys.modules)
 for path in sys.argv[1:]:
     try:
-        encode_preview(decode(read_header(Path(path).read_bytes())).pixels)
+        encode_preview(decode_radiograph(read_image_header(Path(path).read_bytes())).pixels)
     except PrereadError:
         pass
     if late := sorted(set(sys.modules) - known):

@@ -51,11 +51,11 @@ def joined(parts: list[bytes]) -> bytes:
 
 
 GREY, PALETTE = pillow(Image.fromarray(FILM)), pillow(Image.fromarray(FILM).convert("P"))
-CLEAN = {data: png.rebuild_image(data)[0] for data in (GREY, PALETTE)}
+CLEAN = {data: png.rebuild_png_file(data)[0] for data in (GREY, PALETTE)}
 
 
 def handed_over(data: bytes, original: bytes) -> str:
-    handed, pixels, code = outcome(lambda: raster.decode(data, "PNG", 1_000_000).pixels)
+    handed, pixels, code = outcome(lambda: raster.decode_raster(data, "PNG", 1_000_000).pixels)
     assert handed in ([CLEAN[original]], [])
     assert (pixels is not None) == bool(handed)
     assert pixels is None or np.array_equal(pixels, FILM) or sorted(pixels.shape) == sorted(FILM.shape)
@@ -95,13 +95,13 @@ def test_every_known_chunk_is_dropped_or_refused(kind: bytes, content: bytes) ->
 def test_what_is_kept_is_checked(kind: bytes, content: bytes, place: int) -> None:
     parts = chunks(PALETTE)
     parts.insert(place, chunk(kind, content))
-    handed, _, _ = outcome(lambda: raster.decode(joined(parts), "PNG", 1_000_000).pixels)
+    handed, _, _ = outcome(lambda: raster.decode_raster(joined(parts), "PNG", 1_000_000).pixels)
     for bare in handed:
         kinds = [part[4:8] for part in chunks(bare)]
         assert kinds[:2] == [b"IHDR", b"PLTE"]
         assert set(kinds[2:-1]) <= {b"IDAT"}
         assert kinds[-1:] == [b"IEND"]
-        assert png.rebuild_image(bare)[0] == bare
+        assert png.rebuild_png_file(bare)[0] == bare
 
 
 @given(changes=st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 255)), min_size=1, max_size=6))
@@ -110,10 +110,10 @@ def test_any_damage_has_a_name(changes: list[tuple[int, int]]) -> None:
     for at, value in changes:
         data[at % len(data)] = value
     try:
-        bare, _ = png.rebuild_image(bytes(data))
+        bare, _ = png.rebuild_png_file(bytes(data))
     except tuple(UnreadableError.__subclasses__()):
         return
-    assert png.rebuild_image(bare)[0] == bare
+    assert png.rebuild_png_file(bare)[0] == bare
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "I;16"])
@@ -122,7 +122,7 @@ def test_a_rebuilt_file_is_the_same_picture(mode: str) -> None:
     information = PngInfo()
     information.add_text("Author", "somebody")
     data = pillow(picture, pnginfo=information, dpi=(300, 300), icc_profile=b"x" * 200)
-    bare, _ = png.rebuild_image(data)
+    bare, _ = png.rebuild_png_file(data)
     assert b"somebody" not in bare
     ours, theirs = Image.open(io.BytesIO(bare)), Image.open(io.BytesIO(data))
     assert ours.mode == theirs.mode
@@ -132,7 +132,7 @@ def test_a_rebuilt_file_is_the_same_picture(mode: str) -> None:
 @pytest.mark.parametrize("bits", [1, 2, 4])
 def test_few_colours_are_the_same_picture(bits: int) -> None:
     data = pillow(Image.fromarray(FILM).quantize(1 << bits), bits=bits)
-    ours, theirs = Image.open(io.BytesIO(png.rebuild_image(data)[0])), Image.open(io.BytesIO(data))
+    ours, theirs = Image.open(io.BytesIO(png.rebuild_png_file(data)[0])), Image.open(io.BytesIO(data))
     assert np.array_equal(np.asarray(ours.convert("RGB")), np.asarray(theirs.convert("RGB")))
 
 
@@ -153,30 +153,30 @@ def test_a_picture_is_turned_as_pillow_would(orientation: int, where: str) -> No
         information.add_text("Raw profile type exif", text, zip=where == "zTXt")
     data = pillow(Image.fromarray(FILM), pnginfo=information, **how)
     wanted = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
-    assert np.array_equal(raster.decode(data, "PNG", 1_000_000).pixels, wanted)
+    assert np.array_equal(raster.decode_raster(data, "PNG", 1_000_000).pixels, wanted)
 
 
 def test_a_text_that_inflates_to_much_is_not_kept() -> None:
     text = b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(bytes(50_000_000), 9)
     parts = chunks(GREY)
     parts.insert(1, chunk(b"iTXt", text))
-    assert len(png.rebuild_image(joined(parts))[1].xmp) <= 1 << 20
+    assert len(png.rebuild_png_file(joined(parts))[1].xmp) <= 1 << 20
 
 
 def test_chunks_are_counted_and_ordered() -> None:
     parts = chunks(GREY)
     with pytest.raises(DecodeFailed):
-        png.rebuild_image(joined([parts[0], *[chunk(b"tEXt", b"a\0b")] * 200_000, *parts[1:]]))
+        png.rebuild_png_file(joined([parts[0], *[chunk(b"tEXt", b"a\0b")] * 200_000, *parts[1:]]))
     with pytest.raises(DecodeFailed):
-        png.rebuild_image(joined([parts[0], parts[0], *parts[1:]]))
+        png.rebuild_png_file(joined([parts[0], parts[0], *parts[1:]]))
     with pytest.raises(DecodeFailed):
-        png.rebuild_image(joined([*chunks(PALETTE)[:1], *chunks(PALETTE)[2:]]))
+        png.rebuild_png_file(joined([*chunks(PALETTE)[:1], *chunks(PALETTE)[2:]]))
     with pytest.raises(DecodeFailed):
-        png.rebuild_image(joined([parts[1], parts[0], *parts[1:]]))
+        png.rebuild_png_file(joined([parts[1], parts[0], *parts[1:]]))
     damaged = bytearray(GREY)
     damaged[8 + 12 + 13 - 1] ^= 1
     with pytest.raises(DecodeFailed):
-        png.rebuild_image(bytes(damaged))
+        png.rebuild_png_file(bytes(damaged))
 
 
 def test_an_end_that_is_missing_is_written() -> None:
@@ -190,4 +190,4 @@ def test_an_animation_is_no_picture(frames: int, *, default: bool) -> None:
     more = [Image.fromarray(np.roll(FILM, shift)) for shift in range(1, frames + 1)]
     data = pillow(Image.fromarray(FILM), save_all=True, append_images=more[: frames - 1], default_image=default)
     with pytest.raises(MultiFrame):
-        png.rebuild_image(data)
+        png.rebuild_png_file(data)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preread.core.errors import BrokenHeader, TruncatedPixels
-from preread.imaging.codecs.codestreams import read_frame, read_rle
+from preread.imaging.codecs.codestreams import join_frame_fragments, split_rle_frame
 from preread.imaging.codecs.decoders import RLE
 from preread_training.data import phantoms
 from preread_training.data.phantoms import Encoding
@@ -18,7 +18,7 @@ from tests.support.decoders import items, outcome, stored
 
 FILM = phantoms.draw_chest(3, rows=40, columns=56).astype(np.uint16) * 257
 FRAME = phantoms.compress(FILM, Encoding("rle", bits=16))
-SEGMENTS = read_rle(FRAME, 2)
+SEGMENTS = split_rle_frame(FRAME, 2)
 
 
 def test_the_segments_are_handed_over_whole() -> None:
@@ -54,8 +54,8 @@ def test_offsets_of_segments_that_are_not_there_count_for_nothing(offsets: list[
 
 def test_fragments_are_counted() -> None:
     with pytest.raises(BrokenHeader, match="fragments"):
-        read_frame(items(*[b"ab"] * 100_002), 0)
+        join_frame_fragments(items(*[b"ab"] * 100_002), 0)
     with pytest.raises(BrokenHeader, match="fragments"):
-        read_frame(items(*[b""] * 100_002), 0)
+        join_frame_fragments(items(*[b""] * 100_002), 0)
     with pytest.raises(TruncatedPixels):
-        read_frame(items(*[b""] * 50_000), 0)
+        join_frame_fragments(items(*[b""] * 50_000), 0)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from preread.core.types import Declared, IntendedUse, Population, RefusalCode
-from preread.imaging.radiograph import decode, read_header
+from preread.imaging.radiograph import decode_radiograph, read_image_header
 from preread.model.intended_use import check_intended_use
 from preread_training.data import phantoms
 from preread_training.data.phantoms import Encoding
@@ -36,7 +36,7 @@ def test_the_demo_films_are_read_and_say_that_they_are_drawn() -> None:
     refusals: dict[str, RefusalCode] = {}
     for name, data in phantoms.demo_films():
         assert "phantom" in name
-        header = read_header(data)
+        header = read_image_header(data)
         verdict = check_intended_use(header, USE, Declared())
         if header.format == "DICOM":
             assert header.identity.patient_name is not None
@@ -45,7 +45,7 @@ def test_the_demo_films_are_read_and_say_that_they_are_drawn() -> None:
             assert header.identity.patient_id.startswith("PHANTOM-")
         if verdict.refusal:
             refusals[name] = verdict.refusal[0]
-        assert decode(header).pixels.shape == (512, 512)
+        assert decode_radiograph(header).pixels.shape == (512, 512)
     assert refusals == {
         "phantom-adult.dcm": RefusalCode.AGE_OUTSIDE,
         "phantom-lateral.dcm": RefusalCode.VIEW,
@@ -56,14 +56,16 @@ def test_the_demo_films_are_read_and_say_that_they_are_drawn() -> None:
 
 def test_the_demo_films_are_one_drawing() -> None:
     """What differs between their answers is the encoding's doing; lossy ones and windows move greys a little."""
-    first, *others = [decode(read_header(data)).pixels.astype(int) for _, data in phantoms.demo_films()]
+    first, *others = [
+        decode_radiograph(read_image_header(data)).pixels.astype(int) for _, data in phantoms.demo_films()
+    ]
     assert all(np.abs(first - other).mean() < 6 for other in others)
 
 
 def test_every_demo_film_passes_in_a_root_for_its_kind() -> None:
     for name, data in phantoms.demo_films():
         declared = Declared(Population.RESEARCH)
-        assert check_intended_use(read_header(data), USE, declared).refusal is None, name
+        assert check_intended_use(read_image_header(data), USE, declared).refusal is None, name
 
 
 def test_examples_are_written_to_a_folder(tmp_path: Path) -> None:
@@ -73,7 +75,7 @@ def test_examples_are_written_to_a_folder(tmp_path: Path) -> None:
 
 
 def test_every_instance_has_uids_of_its_own() -> None:
-    films = [read_header(data).identity for _, data in phantoms.demo_films()]
+    films = [read_image_header(data).identity for _, data in phantoms.demo_films()]
     uids = [film.sop_instance_uid for film in films if film.sop_instance_uid]
     assert len(uids) == len(set(uids)) == len(phantoms.TRANSFER_SYNTAXES) + 3
 

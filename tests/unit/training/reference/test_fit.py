@@ -13,7 +13,7 @@ import pytest
 
 from preread.core.errors import UsageError
 from preread.core.types import PixelArray
-from preread.imaging.preprocessing import TRAINING_SPEC, shrink
+from preread.imaging.preprocessing import TRAINING_SPEC, resize_to_input
 from preread_training.data.phantoms import draw_chest
 from preread_training.fit.session import Session
 from preread_training.reference.systems import REFERENCES, Reference, Shifts
@@ -45,7 +45,7 @@ PUBLISHED = {
 def pictures() -> PixelArray:
     """Drawn films, those with the finding brighter."""
     drawn = [np.clip(draw_chest(seed).astype(int) + 60 * LABELS[seed], 0, 255) for seed in range(FILMS)]
-    return np.stack([shrink(TRAINING_SPEC, film.astype(np.uint8)) for film in drawn])
+    return np.stack([resize_to_input(TRAINING_SPEC, film.astype(np.uint8)) for film in drawn])
 
 
 @pytest.fixture(autouse=True)

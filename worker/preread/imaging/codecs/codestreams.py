@@ -18,7 +18,7 @@ _FRAGMENTS_MAX = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Codestream:
-    """Size and sample format of a codestream.
+    """Size and sample format that a codestream (compressed image) states.
 
     Attributes:
         rows: height in pixels.
@@ -38,8 +38,8 @@ class Codestream:
 
 
 @dataclass(frozen=True, slots=True)
-class Metadata:
-    """Metadata of a JPEG or PNG file.
+class RasterMetadata:
+    """EXIF and XMP metadata of a JPEG or PNG file.
 
     Attributes:
         exif: TIFF data; empty if there is none.
@@ -50,8 +50,8 @@ class Metadata:
     xmp: bytes = b""
 
 
-def read_rle(data: bytes, segments: int) -> list[bytes]:
-    """Split an RLE frame into its segments (PS3.5 annex G).
+def split_rle_frame(data: bytes, segments: int) -> list[bytes]:
+    """Split a DICOM frame in RLE Lossless into its segments (PS3.5 annex G).
 
     Args:
         data: the frame.
@@ -62,18 +62,22 @@ def read_rle(data: bytes, segments: int) -> list[bytes]:
         TruncatedPixels: a segment begins after the end of the frame.
     """
     if len(data) < _RLE_HEADER_BYTES:
-        raise TruncatedPixels("The RLE frame is truncated.")
+        raise TruncatedPixels(f"The RLE frame has {len(data)} bytes; its header alone has {_RLE_HEADER_BYTES}.")
     count, *offsets = struct.unpack_from("<16I", data)
     if count != segments:
-        raise BrokenHeader(f"The RLE frame has {count} segments; the header requires {segments}.")
+        raise BrokenHeader(
+            f"The RLE frame has {count} segments; SamplesPerPixel and BitsAllocated of the header require {segments}."
+        )
     bounds = [*offsets[:count], len(data)]
     if bounds[0] < _RLE_HEADER_BYTES or sorted(bounds) != bounds:
-        raise TruncatedPixels("The RLE frame is truncated.")
+        raise TruncatedPixels(f"The offsets of the RLE segments do not rise from {_RLE_HEADER_BYTES} to {len(data)}.")
     return [data[begin:end] for begin, end in pairwise(bounds)]
 
 
-def read_frame(body: bytes, start: int) -> bytes:
-    """Join the fragments of a frame of encapsulated pixel data (PS3.5 A.4).
+def join_frame_fragments(body: bytes, start: int) -> bytes:
+    """Join the fragments of a DICOM frame of encapsulated pixel data.
+
+    See PS3.5 A.4.
 
     Args:
         body: the Data Set.
@@ -87,22 +91,31 @@ def read_frame(body: bytes, start: int) -> bytes:
     position, is_table_read = start, False
     while position + 8 <= len(body):
         if len(fragments) > _FRAGMENTS_MAX:
-            raise BrokenHeader(f"The pixel data has more than {_FRAGMENTS_MAX} fragments.")
+            raise BrokenHeader(
+                f"The encapsulated pixel data has more than {_FRAGMENTS_MAX} fragments, which is the limit."
+            )
         group, element, length = struct.unpack_from("<HHI", body, position)
         position += 8
         if (group, element) == (0xFFFE, 0xE0DD):
             break
         if (group, element) != (0xFFFE, 0xE000):
-            raise BrokenHeader("The encapsulated pixel data contains something other than items.")
+            raise BrokenHeader(
+                f"The encapsulated pixel data is damaged: no item (FFFE,E000) begins at byte {position - 8}."
+            )
         if position + length > len(body):
-            raise TruncatedPixels("A fragment of the pixel data is truncated.")
+            raise TruncatedPixels(
+                f"A fragment of the encapsulated pixel data has a length of {length} bytes; {len(body) - position} "
+                "follow."
+            )
         if not is_table_read:
             is_table_read = True
             if length > 4:
-                raise BrokenHeader("The offset table has several frames; the header has one.")
+                raise BrokenHeader(
+                    f"The Basic Offset Table has {length // 4} frames; NumberOfFrames in the header is 1."
+                )
         else:
             fragments.append(body[position : position + length])
         position += length
     if not any(fragments):
-        raise TruncatedPixels("The pixel data has no fragment.")
+        raise TruncatedPixels("The encapsulated pixel data has no fragment with content; 1 is required.")
     return fragments[0] if len(fragments) == 1 else b"".join(fragments)

@@ -34,7 +34,7 @@ from preread.core.errors import (
 from preread.core.types import Caveat
 from preread.imaging import elements
 from preread.imaging.codecs import jpeg, jpeg_2000
-from preread.imaging.codecs.codestreams import Codestream, read_frame, read_rle
+from preread.imaging.codecs.codestreams import Codestream, join_frame_fragments, split_rle_frame
 from preread.imaging.dicom_file import EXPLICIT_BIG, NATIVE, DicomFile
 
 Stored = npt.NDArray[np.integer[Any]]
@@ -51,29 +51,32 @@ _PERHAPS_LOSSY = frozenset(f"1.2.840.10008.1.2.4.{n}" for n in (81, 91, 203))
 
 GREY = frozenset({"MONOCHROME1", "MONOCHROME2"})
 _COLOUR = frozenset({"RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"})
+_KNOWN = GREY | _COLOUR | {"PALETTE COLOR"}
+# Further terms of PS3.3 C.7.6.3.1.2; any other text may be a patient's and is not quoted.
+_OTHER_TERMS = frozenset({"HSV", "ARGB", "CMYK", "YBR_PARTIAL_422", "YBR_PARTIAL_420", "XYB"})
 _TAIL_BYTES = 64 * 1024
 _END_OF_CODESTREAM = b"\xff\xd9"
 
 
 @dataclass(slots=True)
-class Survived:
+class DecoderFailures:
     """Count of decoder failures after which another decoder read the image.
 
     A failed decoder may have corrupted memory: a process that reads several images checks this count.
 
     Attributes:
-        failures: since the process started.
+        survived: since the process started.
     """
 
-    failures: int = 0
+    survived: int = 0
 
 
-survived = Survived()
+decoder_failures = DecoderFailures()
 
 
 @dataclass(frozen=True, slots=True)
 class PixelModule:
-    """Checked Image Pixel Module (PS3.3 C.7.6.3).
+    """Checked Image Pixel Module of a DICOM file (PS3.3 C.7.6.3).
 
     Attributes:
         rows: height in pixels, at least 1.
@@ -100,7 +103,7 @@ class PixelModule:
 
 @dataclass(frozen=True, slots=True)
 class StoredValues:
-    """Decoded pixel data.
+    """Stored pixel values of a DICOM file after decoding.
 
     Attributes:
         values: integers of 8 or 16 bits in native byte order, [rows, columns], or [rows, columns, 3] for colour.
@@ -114,7 +117,7 @@ class StoredValues:
 
 
 def read_pixel_module(file: DicomFile, max_pixels: int) -> PixelModule:
-    """Read and check the Image Pixel Module.
+    """Read and check the Image Pixel Module of a DICOM file.
 
     Args:
         file: the parsed DICOM file.
@@ -126,47 +129,55 @@ def read_pixel_module(file: DicomFile, max_pixels: int) -> PixelModule:
         UnsupportedPixels: not 8 or 16 bits, not one or three integer samples, or an unknown colour space.
     """
     if file.pixels is not None and file.pixels.tag != 0x7FE00010:
-        raise UnsupportedPixels("The pixels are floating-point numbers.")
+        raise UnsupportedPixels(
+            "The pixels are floating-point numbers (Float Pixel Data); integers in PixelData are supported."
+        )
 
     def need(keyword: str) -> int:
-        value = elements.whole(file.dataset, keyword)
+        value = elements.read_integer(file.dataset, keyword)
         if value is None or value < 0:
-            raise BrokenHeader(f"{keyword} is missing or broken.")
+            raise BrokenHeader(f"The element {keyword} is missing or is no whole number of at least 0.")
         return value
 
     rows, columns, samples = need("Rows"), need("Columns"), need("SamplesPerPixel")
     if rows == 0 or columns == 0:
-        raise BrokenHeader(f"The header states {rows} rows and {columns} columns.")
+        raise BrokenHeader(f"The header states {rows} rows and {columns} columns; both must be at least 1.")
     if rows * columns * max(samples, 1) > max_pixels:
         raise TooManyPixels(
             f"The header states {rows} x {columns} pixels of {samples} samples; the limit is {max_pixels} samples."
         )
-    colours = elements.code_string(file.dataset, "PhotometricInterpretation")
+    colours = elements.read_code_string(file.dataset, "PhotometricInterpretation")
     if colours is None:
-        raise BrokenHeader("PhotometricInterpretation is missing or broken.")
+        raise BrokenHeader("The element PhotometricInterpretation is missing or empty.")
     expected = 3 if colours in _COLOUR else 1
-    if colours not in {*GREY, *_COLOUR, "PALETTE COLOR"}:
-        raise UnsupportedPixels("The photometric interpretation is not one of a radiograph.")
+    if colours not in _KNOWN:
+        stated = colours if colours in _OTHER_TERMS else "not a term of DICOM"
+        raise UnsupportedPixels(f"PhotometricInterpretation is {stated}; {', '.join(sorted(_KNOWN))} are supported.")
     if samples != expected:
-        raise BrokenHeader(
-            f"{samples} samples per pixel contradict the photometric interpretation, which has {expected}."
-        )
+        raise BrokenHeader(f"SamplesPerPixel is {samples}; PhotometricInterpretation {colours} requires {expected}.")
     allocated, stored = need("BitsAllocated"), need("BitsStored")
     if allocated not in {8, 16}:
-        raise UnsupportedPixels(f"{allocated} bits are allocated per sample; only 8 and 16 are supported.")
-    high = elements.whole(file.dataset, "HighBit")
+        raise UnsupportedPixels(f"BitsAllocated is {allocated}; only 8 and 16 are supported.")
+    high = elements.read_integer(file.dataset, "HighBit")
     high = stored - 1 if high is None else high
     if not (0 < stored <= allocated and stored - 1 <= high < allocated):
-        raise BrokenHeader("BitsStored and HighBit contradict BitsAllocated.")
-    planar = elements.whole(file.dataset, "PlanarConfiguration") or 0
+        raise BrokenHeader(
+            f"BitsStored {stored} and HighBit {high} contradict BitsAllocated {allocated}: the stored bits must lie "
+            "within "
+            "the allocated ones."
+        )
+    planar = elements.read_integer(file.dataset, "PlanarConfiguration") or 0
     representation = need("PixelRepresentation")
     if representation > 1 or (representation == 1 and expected == 3):
-        raise BrokenHeader("PixelRepresentation is out of range.")
+        raise BrokenHeader(
+            f"PixelRepresentation is {representation} with PhotometricInterpretation {colours}; it must be 0, or 1 for "
+            "signed values in grey."
+        )
     return PixelModule(rows, columns, samples, allocated, stored, high, representation == 1, colours, planar)
 
 
-def stored_values(file: DicomFile, module: PixelModule, halvings: int = 0) -> StoredValues:
-    """Decode pixel data with the decoder for its transfer syntax.
+def decode_stored_values(file: DicomFile, module: PixelModule, halvings: int = 0) -> StoredValues:
+    """Decode DICOM pixel data with the decoder for its transfer syntax.
 
     Args:
         file: the parsed DICOM file.
@@ -189,8 +200,10 @@ def stored_values(file: DicomFile, module: PixelModule, halvings: int = 0) -> St
     if syntax in NATIVE:
         return _native(file, module)
     if file.pixels.length is not None:
-        raise BrokenHeader("The transfer syntax is a compressed one, but the pixel data is not encapsulated.")
-    frame = read_frame(file.body, file.pixels.start)
+        raise BrokenHeader(
+            f"The transfer syntax {syntax} is compressed and requires encapsulated pixel data; it is not encapsulated."
+        )
+    frame = join_frame_fragments(file.body, file.pixels.start)
     if syntax not in _CLASSIC_JPEG_2000 or "PixelPaddingValue" in file.dataset:
         halvings = 0  # a mean of padding and image values is neither
     decoders: tuple[tuple[frozenset[str], Callable[[bytes, PixelModule], StoredValues]], ...] = (
@@ -203,12 +216,12 @@ def stored_values(file: DicomFile, module: PixelModule, halvings: int = 0) -> St
     try:
         decoded = decode(frame, module)
     except elements.PARSE_ERRORS:
-        raise DecodeFailed from None
+        raise DecodeFailed(f"The decoder for the transfer syntax {syntax} failed on the pixel data.") from None
     return StoredValues(decoded.values, decoded.decoder, _lossy(file))
 
 
 def _lossy(file: DicomFile) -> tuple[Caveat, ...]:
-    stated = elements.code_string(file.dataset, "LossyImageCompression")
+    stated = elements.read_code_string(file.dataset, "LossyImageCompression")
     syntax = file.transfer_syntax_uid
     lossy = stated == "01" or syntax in JPEG_LOSSY or (syntax in _PERHAPS_LOSSY and stated != "00")
     return (Caveat.LOSSY,) if lossy else ()
@@ -232,7 +245,10 @@ def _native(file: DicomFile, module: PixelModule) -> StoredValues:
     size = count * module.bits_allocated // 8
     available = len(file.body) - pixels.start
     if pixels.length is None:
-        raise BrokenHeader("The transfer syntax is an uncompressed one, but the pixel data is encapsulated.")
+        raise BrokenHeader(
+            f"The transfer syntax {file.transfer_syntax_uid} is uncompressed; the pixel data is encapsulated, which it "
+            "does not allow."
+        )
     if min(available, pixels.length) < size:
         raise TruncatedPixels(f"The pixel data has {min(available, pixels.length)} bytes; {size} are required.")
     order = ">" if file.transfer_syntax_uid == EXPLICIT_BIG else "<"
@@ -241,7 +257,7 @@ def _native(file: DicomFile, module: PixelModule) -> StoredValues:
         words = np.frombuffer(file.body, ">u2", min((size + 1) // 2, available // 2), pixels.start)
         flat: Stored = words.astype("<u2").view(np.uint8)[:size]
         if flat.size < size:
-            raise TruncatedPixels
+            raise TruncatedPixels(f"The pixel data has {flat.size} bytes; {size} are required.")
     else:
         flat = np.frombuffer(file.body, f"{order}u{module.bits_allocated // 8}", count, pixels.start)
         flat = flat.astype(flat.dtype.newbyteorder("="), copy=False)
@@ -265,10 +281,11 @@ def _rle(frame: bytes, module: PixelModule) -> StoredValues:
     # The output is limited, whatever the segment contains; a segment is padded to even length.
     planes = [
         np.frombuffer(imagecodecs.packbits_decode(segment, out=count + 2), np.uint8)
-        for segment in read_rle(frame, module.samples_per_pixel * width)
+        for segment in split_rle_frame(frame, module.samples_per_pixel * width)
     ]
     if any(plane.size < count for plane in planes):
-        raise TruncatedPixels(f"The RLE frame has fewer than the {count} pixels of the header.")
+        shortest = min(plane.size for plane in planes)
+        raise TruncatedPixels(f"A segment of the RLE frame has {shortest} pixels; the header requires {count}.")
     flat = np.zeros((module.samples_per_pixel, count), f"u{width}")
     for index, plane in enumerate(planes):
         sample, byte = divmod(index, width)
@@ -282,9 +299,9 @@ def _jpeg(frame: bytes, module: PixelModule) -> StoredValues:
     Colour is not converted: of a grey image the first channel is the image, whether the others are equal (RGB) or
     mid-scale (YCbCr), so that it need not be known which it is.
     """
-    codestream = jpeg.read_size(frame)
+    codestream = jpeg.read_jpeg_size(frame)
     _require_size(codestream, module)
-    bare = jpeg.rebuild(frame)
+    bare = jpeg.rebuild_jpeg_frame(frame)
     same = {1: "GRAYSCALE", 3: "YCBCR"}[module.samples_per_pixel]
     values = np.asarray(imagecodecs.jpeg8_decode(bare, colorspace=same, outcolorspace=same))
     name = f"{_NAMED['imagecodecs']} ({imagecodecs.jpeg8_version()})"
@@ -297,9 +314,9 @@ def _jpeg(frame: bytes, module: PixelModule) -> StoredValues:
 
 def _jpeg_ls(frame: bytes, module: PixelModule) -> StoredValues:
     """Decode JPEG-LS (ITU-T T.87), lossless and near-lossless."""
-    codestream = jpeg.read_size(frame)
+    codestream = jpeg.read_jpeg_size(frame)
     _require_size(codestream, module)
-    buffer, info = jpeg_ls.decode_pixel_data(jpeg.rebuild(frame))
+    buffer, info = jpeg_ls.decode_pixel_data(jpeg.rebuild_jpeg_frame(frame))
     flat: Stored = np.frombuffer(buffer, "<u1" if codestream.precision <= 8 else "<u2")
     values = _reshape(flat, module, 1 if info["interleave_mode"] == 0 else 0)
     return StoredValues(_apply_sign(values, codestream, module), _NAMED["pyjpegls"])
@@ -307,9 +324,9 @@ def _jpeg_ls(frame: bytes, module: PixelModule) -> StoredValues:
 
 def _jpeg_2000(frame: bytes, module: PixelModule, halvings: int) -> StoredValues:
     """Decode JPEG 2000 (ITU-T T.800) and HTJ2K (T.814)."""
-    codestream = jpeg_2000.read_size(frame)
+    codestream = jpeg_2000.read_jpeg_2000_size(frame)
     _require_size(codestream, module)
-    bare = jpeg_2000.rebuild(frame)
+    bare = jpeg_2000.rebuild_jpeg_2000_frame(frame)
     plain = module.photometric_interpretation in GREY and not (codestream.signed or module.signed)
     if halvings and plain and frame.rstrip(b"\0").endswith(_END_OF_CODESTREAM):
         reduced = _reduced(bare, codestream, module, halvings)
@@ -326,15 +343,15 @@ def _reduced(bare: bytes, codestream: Codestream, module: PixelModule, halvings:
     Returns:
         ``None`` if the full resolution must be decoded: the image has fewer resolutions, or this decoder fails.
     """
-    if halvings > jpeg_2000.decomposition_levels(bare):
+    if halvings > jpeg_2000.count_decomposition_levels(bare):
         return None
     halved = -(-module.rows >> halvings), -(-module.columns >> halvings)
     try:
-        with Jpeg2KImagePlugin.Jpeg2KImageFile(io.BytesIO(bare)) as picture:
-            picture.reduce = halvings  # sets the resolution, see Pillow's documentation
-            values = np.asarray(picture)
+        with Jpeg2KImagePlugin.Jpeg2KImageFile(io.BytesIO(bare)) as image:
+            image.reduce = halvings  # sets the resolution, see Pillow's documentation
+            values = np.asarray(image)
     except elements.PARSE_ERRORS:
-        survived.failures += 1
+        decoder_failures.survived += 1
         return None
     depth = 8 * values.dtype.itemsize
     if values.shape != halved or values.dtype.kind != "u" or depth < codestream.precision:
@@ -361,8 +378,9 @@ def _require_size(codestream: Codestream, module: PixelModule) -> None:
 
 
 def _reshape(flat: Stored, module: PixelModule, planar: int) -> Stored:
-    if flat.size != module.rows * module.columns * module.samples_per_pixel:
-        raise TruncatedPixels("The decoder returned fewer pixels than the header states.")
+    required = module.rows * module.columns * module.samples_per_pixel
+    if flat.size != required:
+        raise TruncatedPixels(f"The decoder returned {flat.size} samples; the header requires {required}.")
     if module.samples_per_pixel == 1:
         return flat.reshape(module.rows, module.columns)
     if planar == 1:
@@ -373,7 +391,7 @@ def _reshape(flat: Stored, module: PixelModule, planar: int) -> Stored:
 def _require_shape(values: Stored, module: PixelModule) -> Stored:
     shape = (module.rows, module.columns) + ((3,) if module.samples_per_pixel == 3 else ())
     if values.shape != shape:
-        raise DecodeFailed("The decoder returned another size than the codestream states.")
+        raise DecodeFailed(f"The decoder returned an image of {values.shape} samples; the header requires {shape}.")
     return values
 
 

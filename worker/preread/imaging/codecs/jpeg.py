@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from preread.core.errors import DecodeFailed, TruncatedPixels, UnsupportedPixels
-from preread.imaging.codecs.codestreams import Codestream, Metadata
+from preread.imaging.codecs.codestreams import Codestream, RasterMetadata
 
 SEQUENTIAL, PROGRESSIVE, LOSSLESS, LOSSLESS_LS = frozenset({0xC0, 0xC1}), 0xC2, 0xC3, 0xF7
 FRAMES = SEQUENTIAL | {PROGRESSIVE, LOSSLESS, LOSSLESS_LS}
@@ -57,8 +57,10 @@ class _Frame:
     adobe: int | None = None
 
 
-def read_size(data: bytes) -> Codestream:
-    """Read the frame header of JPEG (T.81 B.2.2) or JPEG-LS (T.87 C.2.2).
+def read_jpeg_size(data: bytes) -> Codestream:
+    """Read size and sample format of a JPEG or JPEG-LS frame.
+
+    See T.81 B.2.2 and T.87 C.2.2.
 
     Args:
         data: the codestream.
@@ -72,11 +74,11 @@ def read_size(data: bytes) -> Codestream:
             return _read_frame(marker, content)[0]
         if marker == _SOS:
             break
-    raise DecodeFailed("The JPEG codestream has no frame header.")
+    raise DecodeFailed("The JPEG codestream has no frame header (SOF) before its first scan; 1 is required.")
 
 
-def rebuild(data: bytes) -> bytes:
-    """Return a codestream with only the segments that decoding needs.
+def rebuild_jpeg_frame(data: bytes) -> bytes:
+    """Rebuild a JPEG or JPEG-LS frame from the segments for decoding.
 
     Args:
         data: the codestream.
@@ -89,22 +91,23 @@ def rebuild(data: bytes) -> bytes:
     return _joined(_read(data).written)
 
 
-def rebuild_image(data: bytes) -> tuple[bytes, Metadata]:
-    """Rebuild a JPEG file whose colours are to be converted; see ``rebuild``.
+def rebuild_jpeg_file(data: bytes) -> tuple[bytes, RasterMetadata]:
+    """Rebuild a JPEG file from the segments for decoding, and read metadata.
 
+    As ``rebuild_jpeg_frame``, for a decoder that converts colours.
     The colour transform stated by JFIF or Adobe's segment is written to a new segment.
 
     Returns:
         The codestream and the metadata of the file.
     """
     parts = _read(data)
-    components = read_size(data).samples
+    components = read_jpeg_size(data).samples
     transform = parts.adobe
     if components == 3 and (parts.jfif or transform not in {None, 0}):
         transform = 1
     elif components == 4 and transform not in {None, 0}:
         transform = 2
-    metadata = Metadata(parts.exif, parts.xmp)
+    metadata = RasterMetadata(parts.exif, parts.xmp)
     if components < 3 or transform is None:
         return _joined(parts.written), metadata
     return _joined([_segment(0xEE, b"Adobe" + struct.pack(">HHHB", 100, 0, 0, transform)), *parts.written]), metadata
@@ -124,14 +127,16 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
     TEM and RSTn are skipped.
     """
     if data[:2] != b"\xff\xd8":
-        raise DecodeFailed("The pixel data does not begin with a JPEG start of image.")
+        raise DecodeFailed("The JPEG codestream does not begin with the marker FFD8 (start of image).")
     position, scan_end = 2, _SCAN_END
     for _ in range(_SEGMENTS_MAX):
         matched = _MARKER.match(data, position)
         if not matched:
             if position + 2 > len(data) or not data[position:].strip(b"\xff"):
-                raise TruncatedPixels("The JPEG codestream is truncated.")
-            raise DecodeFailed("The JPEG codestream is damaged: a marker is missing.")
+                raise _truncated(data)
+            raise DecodeFailed(
+                f"The JPEG codestream is damaged: byte {position} of {len(data)} does not begin with a marker (FF)."
+            )
         marker, position = matched[1][0], matched.end()
         if marker in DROPPED_BARE:
             continue
@@ -139,12 +144,14 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
             yield marker, b"", b""
             return
         if marker not in KEPT and marker not in DROPPED:
-            raise DecodeFailed(f"The JPEG codestream has the marker {marker:02X}, which is not supported.")
+            raise DecodeFailed(f"The JPEG codestream has the marker FF{marker:02X}, which is not supported.")
         length = int.from_bytes(data[position : position + 2], "big")
         if position + max(length, 2) > len(data):
-            raise TruncatedPixels("The JPEG codestream is truncated.")
+            raise _truncated(data)
         if length < 2:
-            raise DecodeFailed(f"The length of a marker segment {marker:02X} is {length}; the minimum is 2.")
+            raise DecodeFailed(
+                f"A JPEG segment with the marker FF{marker:02X} states length {length}; the minimum is 2."
+            )
         content, position = data[position + 2 : position + length], position + length
         scan = b""
         if marker == LOSSLESS_LS:
@@ -152,10 +159,14 @@ def _segments(data: bytes) -> Iterator[tuple[int, bytes, bytes]]:
         elif marker == _SOS:
             end = scan_end.search(data, position)
             if not end:
-                raise TruncatedPixels("The JPEG codestream is truncated.")
+                raise _truncated(data)
             scan, position = data[position : end.start()], end.start()
         yield marker, content, scan
-    raise DecodeFailed(f"The JPEG codestream has more than {_SEGMENTS_MAX} marker segments.")
+    raise DecodeFailed(f"The JPEG codestream has more than {_SEGMENTS_MAX} marker segments, which is the limit.")
+
+
+def _truncated(data: bytes) -> TruncatedPixels:
+    return TruncatedPixels(f"The JPEG codestream ends after {len(data)} bytes, before its end-of-image marker FFD9.")
 
 
 def _read(data: bytes) -> _Frame:
@@ -172,38 +183,56 @@ def _read(data: bytes) -> _Frame:
             continue
         if marker in FRAMES:
             if frame:
-                raise DecodeFailed("The JPEG codestream has more than one frame header.")
+                raise DecodeFailed("The JPEG codestream has more than 1 frame header (SOF), which is the limit.")
             frame, components = _read_frame(marker, content)
         elif marker == _SOS:
             if frame is None:
-                raise DecodeFailed("The JPEG codestream has a scan before its frame header.")
+                raise DecodeFailed("The JPEG codestream has a scan (SOS) before its frame header (SOF).")
             scans += 1
             if scans > SCANS_MAX:
-                raise DecodeFailed(f"The JPEG codestream has more than {SCANS_MAX} scans.")
+                raise DecodeFailed(f"The JPEG codestream has more than {SCANS_MAX} scans, which is the limit.")
             content = _checked_scan(content, frame, components, parts.scanned)  # noqa: PLW2901
         else:
             _check_table(marker, content, jpeg_ls=frame is not None and frame.process == LOSSLESS_LS)
         parts.written.extend((_segment(marker, content), scan))
-    if frame is None or set(components) - set(parts.scanned):
-        raise TruncatedPixels("The JPEG codestream lacks a scan or its frame header.")
+    if frame is None:
+        raise TruncatedPixels("The JPEG codestream has no frame header (SOF); 1 is required.")
+    if missing := set(components) - set(parts.scanned):
+        raise TruncatedPixels(
+            f"The JPEG codestream has no scan for {len(missing)} of its {len(components)} components."
+        )
     return parts
 
 
 def _read_frame(marker: int, content: bytes) -> tuple[Codestream, list[int]]:
     """Return the size, and the identifiers of the components."""
     if len(content) < 6 or len(content) != 6 + 3 * content[5] or not 1 <= content[5] <= 4:
-        raise DecodeFailed("The frame header of the JPEG codestream is damaged.")
+        raise DecodeFailed(
+            f"The frame header (SOF) of the JPEG codestream has {len(content)} bytes; it must have 6, and 3 for each "
+            "of "
+            "1 to 4 components."
+        )
     precision, rows, columns, samples = struct.unpack_from(">BHHB", content)
     identifiers = list(content[6::3])
     factors = [factor for both in content[7::3] for factor in (both >> 4, both & 15)]
     depths = {0xC0: {8}, 0xC1: {8, 12}, PROGRESSIVE: {8, 12}}.get(marker, set(range(2, 17)))
-    if not rows or not columns or not all(1 <= factor <= 4 for factor in factors) or max(content[8::3]) > 3:
-        raise DecodeFailed("The frame header of the JPEG codestream is damaged.")
+    if not rows or not columns:
+        raise DecodeFailed(f"The frame header of the JPEG codestream states {rows} x {columns} pixels, fewer than 1.")
+    if not all(1 <= factor <= 4 for factor in factors) or max(content[8::3]) > 3:
+        raise DecodeFailed(
+            "The frame header of the JPEG codestream has a sampling factor beyond 1 to 4, or a quantisation table "
+            "beyond "
+            "0 to 3."
+        )
     if len(set(identifiers)) < samples:
-        raise DecodeFailed("Two components of the JPEG codestream have the same identifier.")
+        raise DecodeFailed(
+            f"The {samples} components of the JPEG codestream have {len(set(identifiers))} different identifiers; each "
+            "must have its own."
+        )
     if precision not in depths:
         raise UnsupportedPixels(
-            f"The codestream has {precision} bits per sample, which its coding process does not allow."
+            f"The JPEG codestream has {precision} bits per sample; its coding process FF{marker:02X} allows "
+            f"{min(depths)} to {max(depths)}."
         )
     return Codestream(rows, columns, samples, precision, process=marker), identifiers
 
@@ -218,9 +247,13 @@ def _checked_scan(content: bytes, frame: Codestream, components: list[int], scan
     chosen, tables = list(content[1 : 1 + 2 * count : 2]), content[2 : 2 + 2 * count : 2]
     is_valid = 1 <= count <= len(components) and len(content) == 4 + 2 * count and len(set(chosen)) == count
     if not is_valid or set(chosen) - set(components):
-        raise DecodeFailed("A scan header of the JPEG codestream is damaged.")
+        raise DecodeFailed(
+            f"A scan header (SOS) of the JPEG codestream has {count} components in {len(content)} bytes; it must have "
+            "1 "
+            f"to {len(components)} of the frame header, each once."
+        )
     if frame.process != PROGRESSIVE and set(chosen) & set(scanned):
-        raise DecodeFailed("The JPEG codestream codes a component twice.")
+        raise DecodeFailed("The JPEG codestream has 2 scans of one component; only progressive coding allows that.")
     scanned.extend(component for component in chosen if component not in scanned)
     start, end, high, low = content[-3], content[-2], content[-1] >> 4, content[-1] & 15
     if frame.process == LOSSLESS_LS:
@@ -233,7 +266,11 @@ def _checked_scan(content: bytes, frame: Codestream, components: list[int], scan
     else:  # these parameters are fixed (T.81 table B.3), and some writers set them to anything
         content = content[:-3] + b"\x00\x3f\x00"
     if not is_valid or (frame.process != LOSSLESS_LS and any(table & 0xCC for table in tables)):
-        raise DecodeFailed("A scan header of the JPEG codestream is damaged.")
+        raise DecodeFailed(
+            f"A scan header (SOS) of the JPEG codestream has parameters ({start}, {end}, {high}, {low}) or tables that "
+            "its "
+            f"coding process FF{frame.process:02X} does not allow."
+        )
     return content
 
 
@@ -257,11 +294,15 @@ def _check_table(marker: int, content: bytes, *, jpeg_ls: bool) -> None:
     elif marker == _DRI:
         position = len(content) if jpeg_ls and len(content) in {3, 4} else 2
     elif content[:1] in {b"\x02", b"\x03"}:
-        raise UnsupportedPixels("The samples of the JPEG-LS codestream are palette indices.")
+        raise UnsupportedPixels("The JPEG-LS codestream has a colour palette (mapping table), which is not supported.")
     else:
         position, is_valid = 11, jpeg_ls and content[:1] == b"\x01"
     if not is_valid or position != len(content):
-        raise DecodeFailed(f"The marker segment {marker:02X} of the JPEG codestream is damaged.")
+        raise DecodeFailed(
+            f"A table of the JPEG codestream (marker FF{marker:02X}, {len(content)} bytes) is damaged: its values or "
+            "its "
+            "length are invalid."
+        )
 
 
 def _read_application(marker: int, content: bytes, parts: _Frame) -> None:
@@ -275,4 +316,4 @@ def _read_application(marker: int, content: bytes, parts: _Frame) -> None:
     elif marker == 0xEE and content.startswith(b"Adobe") and len(content) >= _ADOBE_BYTES:
         parts.adobe = content[11]
     elif marker == 0xE8 and content.startswith(b"mrfx") and any(content[4:]):
-        raise UnsupportedPixels("The JPEG-LS codestream has a non-standard colour transform.")
+        raise UnsupportedPixels("The JPEG-LS codestream has a colour transform (mrfx), which is not supported.")

@@ -84,8 +84,8 @@ class _Coding:
     steps: dict[int, int]
 
 
-def read_size(data: bytes) -> Codestream:
-    """Read the size of a frame (T.800 A.5.1).
+def read_jpeg_2000_size(data: bytes) -> Codestream:
+    """Read size and sample format of a JPEG 2000 frame (T.800 A.5.1).
 
     Args:
         data: the codestream, or JP2 boxes with one.
@@ -98,15 +98,15 @@ def read_size(data: bytes) -> Codestream:
     return _read_size(_main_header(_codestream(data))[0][0][1])
 
 
-def rebuild(data: bytes) -> bytes:
-    """Return a codestream with only the segments that decoding needs.
+def rebuild_jpeg_2000_frame(data: bytes) -> bytes:
+    """Rebuild a JPEG 2000 frame from the segments for decoding.
 
     Args:
         data: the codestream, or JP2 boxes with one.
 
     Raises:
         DecodeFailed: the frame is inconsistent, has unsupported segments, or is beyond the limits of this module.
-        UnsupportedPixels, TruncatedPixels: as for ``read_size``.
+        UnsupportedPixels, TruncatedPixels: as for ``read_jpeg_2000_size``.
     """
     view = _codestream(data)
     segments, position = _main_header(view)
@@ -124,14 +124,14 @@ def rebuild(data: bytes) -> bytes:
         written.append(struct.pack(">HHHIBB", _SOT, 10, tile, 14 + length, 0, 1) + head + _SOD.to_bytes(2, "big"))
         written.extend(bodies)
     if blocks > _BLOCKS_MAX:
-        raise DecodeFailed(f"The JPEG 2000 codestream has more than {_BLOCKS_MAX} code-blocks.")
+        raise DecodeFailed(f"The JPEG 2000 codestream has up to {blocks} code-blocks; the limit is {_BLOCKS_MAX}.")
     if packets > _PACKETS_MAX:
-        raise DecodeFailed(f"The JPEG 2000 codestream has more than {_PACKETS_MAX} packets.")
+        raise DecodeFailed(f"The JPEG 2000 codestream has up to {packets} packets; the limit is {_PACKETS_MAX}.")
     return b"".join((*written, _EOC))
 
 
-def decomposition_levels(data: bytes) -> int:
-    """Return the number of decomposition levels (T.800 A.6.1).
+def count_decomposition_levels(data: bytes) -> int:
+    """Count the decomposition levels of a JPEG 2000 frame (T.800 A.6.1).
 
     The resolution can be halved that many times; a tile may have fewer levels.
     """
@@ -148,7 +148,7 @@ def _codestream(data: bytes) -> memoryview:
 def _main_header(view: memoryview) -> tuple[list[tuple[int, bytes]], int]:
     """Return the kept marker segments, and the first tile-part's offset."""
     if bytes(view[:4]) != _SOC + _SIZ.to_bytes(2, "big"):
-        raise DecodeFailed("The pixel data does not begin with a JPEG 2000 codestream.")
+        raise DecodeFailed("The JPEG 2000 codestream does not begin with the markers FF4F and FF51 (SOC and SIZ).")
     return _walk(view, 2, _SOT, KEPT, DROPPED)
 
 
@@ -166,22 +166,31 @@ def _boxes(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
         elif length == 0:
             length = len(view) - position
         if length < head:
-            raise DecodeFailed("The JP2 boxes of the pixel data are damaged.")
+            raise DecodeFailed(
+                f"A box of the JPEG 2000 file (JP2) in the pixel data states length {length}; the minimum is {head}."
+            )
         if position + length > len(view):
-            raise TruncatedPixels("The JP2 boxes of the pixel data are truncated.")
+            raise TruncatedPixels(
+                f"A box of the JPEG 2000 file (JP2) in the pixel data states {length} bytes; {len(view) - position} "
+                "follow."
+            )
         yield kind, view[position + head : position + length]
         position += length
-    raise DecodeFailed(f"The pixel data has more than {_PIECES_MAX} JP2 boxes.")
+    raise DecodeFailed(
+        f"The JPEG 2000 file (JP2) in the pixel data has more than {_PIECES_MAX} boxes, which is the limit."
+    )
 
 
 def _unboxed(view: memoryview) -> memoryview:
     """Return the codestream in JP2 boxes, not allowed (PS3.5 A.4.4) but found."""
     for kind, content in _boxes(view):
         if kind == b"jp2h" and any(inner in PALETTE_BOXES for inner, _ in _boxes(content)):
-            raise UnsupportedPixels("The samples of the JPEG 2000 frame are palette indices.")
+            raise UnsupportedPixels(
+                "The JPEG 2000 image has a colour palette (box pclr or cmap), which is not supported."
+            )
         if kind == b"jp2c":
             return content
-    raise DecodeFailed("The JP2 boxes contain no codestream.")
+    raise DecodeFailed("The JPEG 2000 file (JP2) in the pixel data has no codestream (box jp2c); 1 is required.")
 
 
 def _segment(marker: int, content: bytes) -> bytes:
@@ -207,21 +216,25 @@ def _walk(
         if marker not in kept and marker not in dropped:
             raise DecodeFailed(f"The JPEG 2000 codestream has the marker {marker:04X}, which is not supported.")
         if length < 2:
-            raise DecodeFailed(f"The length of a marker segment {marker:04X} is {length}; the minimum is 2.")
+            raise DecodeFailed(
+                f"A JPEG 2000 segment with the marker {marker:04X} states length {length}; the minimum is 2."
+            )
         if position + 2 + length > len(view):
             break
         if marker in kept:
             segments.append((marker, bytes(view[position + 4 : position + 2 + length])))
         position += 2 + length
     else:
-        raise DecodeFailed(f"A header of the JPEG 2000 codestream has more than {_PIECES_MAX} marker segments.")
-    raise TruncatedPixels("The JPEG 2000 codestream is truncated.")
+        raise DecodeFailed(
+            f"A header of the JPEG 2000 codestream has more than {_PIECES_MAX} marker segments, which is the limit."
+        )
+    raise TruncatedPixels(f"The JPEG 2000 codestream ends after {len(view)} bytes, within a header.")
 
 
 def _read_size(content: bytes) -> Codestream:
     """Read size and depth from the SIZ segment (T.800 A.5.1)."""
     if len(content) < 36:
-        raise DecodeFailed("The JPEG 2000 codestream states no size.")
+        raise DecodeFailed(f"The size segment (SIZ) of the JPEG 2000 codestream has {len(content)} bytes; it needs 36.")
     right, bottom, left, top = struct.unpack_from(">4I", content, 2)
     (samples,) = struct.unpack_from(">H", content, 34)
     components = content[36:]
@@ -229,7 +242,11 @@ def _read_size(content: bytes) -> Codestream:
         raise DecodeFailed(f"The JPEG 2000 codestream has {samples} components; 1 to {_COMPONENTS_MAX} are supported.")
     depths, steps = set(components[0::3]), set(components[1::3]) | set(components[2::3])
     if len(depths) != 1 or steps != {1} or right <= left or bottom <= top:
-        raise DecodeFailed("The components of the JPEG 2000 codestream differ in size or depth, or are empty.")
+        raise DecodeFailed(
+            f"The {samples} components of the JPEG 2000 codestream differ in size or bit depth, or have 0 pixels, "
+            "which is "
+            "not supported."
+        )
     depth = components[0]
     return Codestream(bottom - top, right - left, samples, (depth & 0x7F) + 1, signed=bool(depth & 0x80))
 
@@ -245,7 +262,7 @@ def _read_grid(content: bytes) -> tuple[_Grid, bytes]:
     if left or top or tile_left or tile_top:
         raise DecodeFailed(f"The JPEG 2000 image begins at {left}, {top} of its grid; only 0, 0 is supported.")
     if not width or not height:
-        raise DecodeFailed("The tiles of the JPEG 2000 codestream have no size.")
+        raise DecodeFailed(f"The tiles of the JPEG 2000 codestream have {height} x {width} pixels, fewer than 1.")
     width, height = min(width, extent.columns), min(height, extent.rows)
     tiles = -(-extent.columns // width) * -(-extent.rows // height)
     if tiles > _TILES_MAX:
@@ -271,7 +288,9 @@ def _read_coding(segments: list[tuple[int, bytes]], grid: _Grid, inherited: _Cod
         if marker in {_COC, _QCC, _RGN}:
             component, content = _component(raw, grid.components)
         if (marker, component) in seen:
-            raise DecodeFailed(f"A header of the JPEG 2000 codestream has {marker:04X} twice.")
+            raise DecodeFailed(
+                f"A header of the JPEG 2000 codestream has the marker {marker:04X} twice; the limit is 1."
+            )
         seen.add((marker, component))
         if marker == _COD:
             if len(content) < 5 or content[0] > 7 or content[1] > 4 or content[4] > 1:
@@ -293,22 +312,35 @@ def _read_coding(segments: list[tuple[int, bytes]], grid: _Grid, inherited: _Cod
         styles = styles if _EVERYWHERE in styles else inherited.styles | styles
         steps = steps if _EVERYWHERE in steps else inherited.steps | steps
     if _EVERYWHERE not in styles or _EVERYWHERE not in steps or layers == 0:
-        raise DecodeFailed("The JPEG 2000 codestream lacks its coding style, quantisation or layers.")
+        raise DecodeFailed(
+            "The main header of the JPEG 2000 codestream lacks its coding style (COD) or quantisation (QCD), or states "
+            "0 "
+            "layers."
+        )
     for component in range(grid.components):
         style = styles.get(component, styles[_EVERYWHERE])
-        if steps.get(component, steps[_EVERYWHERE]) < 3 * style.levels + 1:
-            raise DecodeFailed("The JPEG 2000 codestream has fewer quantisation steps than subbands.")
+        count, required = steps.get(component, steps[_EVERYWHERE]), 3 * style.levels + 1
+        if count < required:
+            raise DecodeFailed(
+                f"The JPEG 2000 codestream has {count} quantisation steps; its {style.levels} decomposition levels "
+                "require "
+                f"{required}."
+            )
     return _Coding(layers, styles, steps)
 
 
 def _damaged(marker: int) -> DecodeFailed:
-    return DecodeFailed(f"The marker segment {marker:04X} of the JPEG 2000 codestream is damaged.")
+    return DecodeFailed(
+        f"A segment of the JPEG 2000 codestream (marker {marker:04X}) is damaged: its values or its length are invalid."
+    )
 
 
 def _component(content: bytes, components: int) -> tuple[int, bytes]:
     """Return component number (one byte with few components) and the rest."""
     if not content or content[0] >= components:
-        raise DecodeFailed(f"The JPEG 2000 codestream has parameters for a component beyond its {components}.")
+        raise DecodeFailed(
+            f"A segment of the JPEG 2000 codestream is for none of the {components} components that the image has."
+        )
     return content[0], content[1:]
 
 
@@ -381,10 +413,16 @@ def _tiles(view: memoryview, position: int, tiles: int) -> list[tuple[list[tuple
         if marker != _SOT:
             break
         if length != 10 or tile >= tiles or part != len(bodies[tile]):
-            raise DecodeFailed("The tile-parts of the JPEG 2000 codestream are damaged or out of order.")
+            raise DecodeFailed(
+                f"A tile-part header of the JPEG 2000 codestream (length {length}, tile {tile} of {tiles}, part "
+                f"{part}) is "
+                "damaged or out of order."
+            )
         end = position + size if size else _end(view, position)
         if end > len(view):
-            raise TruncatedPixels("The JPEG 2000 codestream is truncated.")
+            raise TruncatedPixels(
+                f"The JPEG 2000 codestream ends after {len(view)} bytes; its tile {tile} requires {end}."
+            )
         kept = frozenset[int]() if part else KEPT_IN_TILES
         segments, start = _walk(view[:end], position + 12, _SOD, kept, DROPPED_IN_TILES)
         own[tile].extend(segments)
@@ -392,10 +430,12 @@ def _tiles(view: memoryview, position: int, tiles: int) -> list[tuple[list[tuple
         announced[tile] = max(announced[tile], parts)
         position = end
     else:
-        raise DecodeFailed(f"The JPEG 2000 codestream has more than {_TILE_PARTS_MAX} tile-parts.")
-    for packets, count in zip(bodies, announced, strict=True):
+        raise DecodeFailed(f"The JPEG 2000 codestream has more than {_TILE_PARTS_MAX} tile-parts, which is the limit.")
+    for tile, (packets, count) in enumerate(zip(bodies, announced, strict=True)):
         if len(packets) < count or not any(map(len, packets)):
-            raise TruncatedPixels("The JPEG 2000 codestream lacks a tile or a part of one.")
+            raise TruncatedPixels(
+                f"Tile {tile} of {tiles} in the JPEG 2000 codestream has {len(packets)} of {count} parts, or no data."
+            )
     return list(zip(own, bodies, strict=True))
 
 
@@ -403,5 +443,5 @@ def _end(view: memoryview, position: int) -> int:
     """Return the end of a last tile-part without a length."""
     end = bytes(view[position:]).rfind(_EOC)
     if end < 0:
-        raise TruncatedPixels("The JPEG 2000 codestream is truncated.")
+        raise TruncatedPixels(f"The JPEG 2000 codestream ends after {len(view)} bytes, before its end marker FFD9.")
     return position + end

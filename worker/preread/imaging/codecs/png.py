@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Iterator
 
 from preread.core.errors import DecodeFailed, MultiFrame, TruncatedPixels
-from preread.imaging.codecs.codestreams import Codestream, Metadata
+from preread.imaging.codecs.codestreams import Codestream, RasterMetadata
 from preread.imaging.elements import PARSE_ERRORS
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
@@ -24,8 +24,8 @@ _METADATA_BYTES_MAX = 1 << 20
 _END = struct.pack(">I4sI", 0, b"IEND", 0xAE426082)
 
 
-def read_size(data: bytes) -> Codestream:
-    """Read the header chunk.
+def read_png_size(data: bytes) -> Codestream:
+    """Read size and sample format from the header chunk of a PNG file.
 
     Args:
         data: content of the file.
@@ -38,11 +38,11 @@ def read_size(data: bytes) -> Codestream:
         if kind == b"IHDR":
             return _read_header(content)[0]
         break
-    raise DecodeFailed("The PNG does not begin with its header.")
+    raise DecodeFailed("The first chunk of the PNG is not its header (IHDR).")
 
 
-def rebuild_image(data: bytes) -> tuple[bytes, Metadata]:
-    """Return the file with the chunks for decoding only, and its metadata.
+def rebuild_png_file(data: bytes) -> tuple[bytes, RasterMetadata]:
+    """Rebuild a PNG file from the chunks for decoding, and read metadata.
 
     Args:
         data: content of the file.
@@ -57,23 +57,30 @@ def rebuild_image(data: bytes) -> tuple[bytes, Metadata]:
     colour, last, pixels = -1, -1, 0
     for kind, content, chunk in _chunks(data):
         if kind in KEPT - {b"IDAT"} and chunk[-4:] != zlib.crc32(chunk[4:-4]).to_bytes(4, "big"):
-            raise DecodeFailed(f"The checksum of the PNG chunk {kind.decode()} is wrong.")
+            raise DecodeFailed(f"The checksum (CRC) of the PNG chunk {kind.decode()} does not match its content.")
         order = (b"IHDR", b"PLTE", b"IDAT", b"IEND").index(kind) if kind in KEPT else -1
         if order >= 0:
             if order < last or (order == last and kind != b"IDAT") or (last < 0) != (kind == b"IHDR"):
-                raise DecodeFailed("The PNG has its chunks out of order.")
+                raise DecodeFailed(
+                    f"The PNG chunk {kind.decode()} is out of order or repeated; IHDR, PLTE, IDAT and IEND must follow "
+                    "in "
+                    "this order."
+                )
             last = order
         if kind == b"IHDR":
             colour = _read_header(content)[1]
             written.append(chunk)
         elif kind == b"PLTE":
             if not content or len(content) % 3 or len(content) > 768:
-                raise DecodeFailed("The palette of the PNG is damaged.")
+                raise DecodeFailed(
+                    f"The palette (PLTE) of the PNG has {len(content)} bytes; it must have 3 for each of 1 to 256 "
+                    "colours."
+                )
             if colour == _PALETTE:
                 written.append(chunk)
         elif kind == b"IDAT":
             if colour == _PALETTE and len(written) < 3:
-                raise DecodeFailed("The PNG lacks its palette.")
+                raise DecodeFailed("The PNG has colour type 3 and no palette (PLTE) before its image data.")
             pixels += len(content)
             written.append(chunk)
         elif kind == b"IEND":
@@ -81,7 +88,9 @@ def rebuild_image(data: bytes) -> tuple[bytes, Metadata]:
         elif kind == b"fdAT" or (kind == b"acTL" and int.from_bytes(content[:4], "big") > 1):
             raise MultiFrame
         elif not kind[0] & 0x20:
-            raise DecodeFailed("The PNG has an unknown critical chunk.")
+            raise DecodeFailed(
+                "The PNG has a critical chunk besides IHDR, PLTE, IDAT and IEND, which is not supported."
+            )
         elif kind == b"eXIf":
             exif = content
         elif kind in {b"iTXt", b"tEXt", b"zTXt"}:
@@ -91,39 +100,45 @@ def rebuild_image(data: bytes) -> tuple[bytes, Metadata]:
             elif key == b"Raw profile type exif" and kind != b"iTXt":
                 profile = _profile(text if kind == b"tEXt" else _inflated(text[1:]))
     if not pixels:
-        raise TruncatedPixels("The PNG has no image data.")
-    return b"".join((*written, _END)), Metadata(exif or profile, xmp)
+        raise TruncatedPixels("The PNG has 0 bytes of image data (IDAT).")
+    return b"".join((*written, _END)), RasterMetadata(exif or profile, xmp)
 
 
 def _chunks(data: bytes) -> Iterator[tuple[bytes, bytes, bytes]]:
     """Yield kind, content and all bytes of each chunk."""
     if not data.startswith(SIGNATURE):
-        raise DecodeFailed("The file does not begin with the PNG signature.")
+        raise DecodeFailed("The file does not begin with the 8 bytes of the PNG signature.")
     position, has_image_data = len(SIGNATURE), False
     for _ in range(_CHUNKS_MAX):
         if position + 12 > len(data):
             if has_image_data:  # only the end chunk can be missing; decoding detects missing image data
                 return
-            raise TruncatedPixels("The PNG is truncated.")
+            raise TruncatedPixels(f"The PNG ends after {len(data)} bytes, before its image data (IDAT).")
         length, kind = struct.unpack_from(">I4s", data, position)
         if not kind.isalpha():
-            raise DecodeFailed("The PNG is damaged: the name of a chunk is invalid.")
+            raise DecodeFailed(
+                f"The PNG is damaged: the chunk at byte {position} of {len(data)} has a name that is not 4 letters."
+            )
         end = position + 12 + length
         if end > len(data):
-            raise TruncatedPixels("The PNG is truncated.")
+            raise TruncatedPixels(f"The PNG ends after {len(data)} bytes; its chunk at byte {position} requires {end}.")
         yield kind, data[position + 8 : end - 4], data[position:end]
         position, has_image_data = end, has_image_data or kind == b"IDAT"
-    raise DecodeFailed(f"The PNG has more than {_CHUNKS_MAX} chunks.")
+    raise DecodeFailed(f"The PNG has more than {_CHUNKS_MAX} chunks, which is the limit.")
 
 
 def _read_header(content: bytes) -> tuple[Codestream, int]:
     if len(content) != 13:
-        raise DecodeFailed("The header of the PNG is damaged.")
+        raise DecodeFailed(f"The header (IHDR) of the PNG has {len(content)} bytes; it must have 13.")
     columns, rows, depth, colour, compression, filtering, interlace = struct.unpack(">2I5B", content)
     samples, depths = _COLOURS.get(colour, (0, set()))
     is_valid = 0 < columns < 1 << 31 and 0 < rows < 1 << 31 and not compression and not filtering and interlace <= 1
     if not is_valid or depth not in depths:
-        raise DecodeFailed("The header of the PNG is damaged.")
+        raise DecodeFailed(
+            f"The header (IHDR) of the PNG states {columns} x {rows} pixels, colour type {colour}, bit depth {depth} "
+            "and "
+            f"methods {compression}, {filtering} and {interlace}, which the format does not allow."
+        )
     return Codestream(rows, columns, samples, depth), colour
 
 

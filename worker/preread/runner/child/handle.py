@@ -294,7 +294,7 @@ class InferenceProcess(Generic[Ticket]):
             forgotten: it was purged.
         """
         place, sha256 = self._place, self.sha256
-        kept = place is not None and sha256 is not None and previews.exists(place.folder, sha256)
+        kept = place is not None and sha256 is not None and previews.has_preview(place.folder, sha256)
         self.send(Known(known, forgotten, kept))
 
     def note_read(self, sha256: str) -> None:
@@ -360,7 +360,7 @@ class InferenceProcess(Generic[Ticket]):
             return
         place, sha256 = self._place, report.sha256
         if place is not None and sha256 is not None and preview is not None and not self._gone:
-            kept = previews.exists(place.folder, sha256) or previews.save(
+            kept = previews.has_preview(place.folder, sha256) or previews.store_preview(
                 place.folder, sha256, preview, place.min_free_bytes
             )
             report = replace(report, preview_dropped=report.preview_dropped or not kept)

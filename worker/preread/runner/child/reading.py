@@ -33,7 +33,7 @@ from preread.runner.confine import confinement
 from preread.share import safe_read
 
 if TYPE_CHECKING:
-    from preread.imaging.radiograph import Header, Limits
+    from preread.imaging.radiograph import ImageHeader, ImageLimits
     from preread.model.classifier import Classifier
 
 
@@ -80,13 +80,13 @@ def read(file: OpenFile) -> Report:
         EnvironmentFault: it changed meanwhile, or the share does not hand out its bytes.
     """
     from preread.imaging.codecs import decoders
-    from preread.imaging.radiograph import Limits
+    from preread.imaging.radiograph import ImageLimits
 
     job, setup = file.job, file.setup
     os.environ["OPJ_NUM_THREADS"] = str(job.threads)  # OpenJPEG looks there for each file that it decodes
     began = time.perf_counter()
     laps = _Laps()
-    limits = Limits(max_bytes=setup.max_file_bytes, max_pixels=setup.max_pixels)
+    limits = ImageLimits(max_bytes=setup.max_file_bytes, max_pixels=setup.max_pixels)
     expected = Observation(protocol.to_path(job.path), job.size_bytes, job.mtime_ns)
     try:
         data = safe_read.read_open(file.descriptor, expected, confinement.key_of)
@@ -100,7 +100,7 @@ def read(file: OpenFile) -> Report:
         return Report(Outcome.REFUSED, sha256, _ms_since(began), code=FORGOTTEN)
     laps.start()
     pixels: PixelArray | None = None
-    survived = decoders.survived.failures
+    survived = decoders.decoder_failures.survived
     try:
         if file.classifier is None:
             report = _training_image(data, sha256, limits, laps)
@@ -116,7 +116,7 @@ def read(file: OpenFile) -> Report:
         laps.start()
         report = _with_preview(report, data, pixels, file, limits)
         laps.ended(Stage.PREVIEW)
-    file.decoder_failed |= decoders.survived.failures > survived
+    file.decoder_failed |= decoders.decoder_failures.survived > survived
     return replace(_named_by_path(report, job), ms=_ms_since(began), stages_ms=laps.ms)
 
 
@@ -128,16 +128,18 @@ def _from_decoder(error: UnreadableError) -> bool:
     return cause is not None
 
 
-def _with_preview(report: Report, data: bytes, pixels: PixelArray | None, file: OpenFile, limits: Limits) -> Report:
+def _with_preview(
+    report: Report, data: bytes, pixels: PixelArray | None, file: OpenFile, limits: ImageLimits
+) -> Report:
     """Add a preview; a refused image is decoded for this alone."""
-    from preread.imaging.radiograph import decode, read_header
+    from preread.imaging.radiograph import decode_radiograph, read_image_header
     from preread.model.assess import SHORTER_SIDE_PX
 
     if file.draw is None:
         return report
     try:
         if pixels is None:
-            pixels = decode(read_header(data, limits), limits, shorter_side_px=SHORTER_SIDE_PX).pixels
+            pixels = decode_radiograph(read_image_header(data, limits), limits, shorter_side_px=SHORTER_SIDE_PX).pixels
     except UnreadableError as error:
         file.decoder_failed |= _from_decoder(error)
         return report  # there is nothing to see
@@ -149,7 +151,7 @@ def _with_preview(report: Report, data: bytes, pixels: PixelArray | None, file: 
 
 
 def _assess(
-    data: bytes, sha256: str, job: Job, classifier: Classifier, limits: Limits, laps: _Laps
+    data: bytes, sha256: str, job: Job, classifier: Classifier, limits: ImageLimits, laps: _Laps
 ) -> tuple[Report, PixelArray | None]:
     """Assess the image; also return its pixels, ``None`` if it was refused."""
     from preread.model.assess import assess
@@ -171,23 +173,23 @@ def _assess(
     return _described(report, radiograph), radiograph.pixels
 
 
-def _training_image(data: bytes, sha256: str, limits: Limits, laps: _Laps) -> Report:
+def _training_image(data: bytes, sha256: str, limits: ImageLimits, laps: _Laps) -> Report:
     """Report header and pixels as for training, without an assessment."""
-    from preread.imaging.preprocessing import TRAINING_SPEC, shrink
-    from preread.imaging.radiograph import decode, read_header
+    from preread.imaging.preprocessing import TRAINING_SPEC, resize_to_input
+    from preread.imaging.radiograph import decode_radiograph, read_image_header
 
-    header = read_header(data, limits)
+    header = read_image_header(data, limits)
     laps.ended(Stage.HEADER)
-    pixels = shrink(TRAINING_SPEC, decode(header, limits).pixels)
+    pixels = resize_to_input(TRAINING_SPEC, decode_radiograph(header, limits).pixels)
     return _described(Report(Outcome.ASSESSED, sha256, shrunk=base64.b64encode(pixels.tobytes()).decode()), header)
 
 
-def _screen(data: bytes, sha256: str, job: Job, classifier: Classifier, limits: Limits) -> Report:
+def _screen(data: bytes, sha256: str, job: Job, classifier: Classifier, limits: ImageLimits) -> Report:
     """Check header and intended use alone, for a known content."""
-    from preread.imaging.radiograph import read_header
+    from preread.imaging.radiograph import read_image_header
     from preread.model import intended_use
 
-    header = read_header(data, limits)
+    header = read_image_header(data, limits)
     verdict = intended_use.check_intended_use(header, classifier.bundle.manifest.intended_use, Declared(job.population))
     if verdict.refusal is not None:
         return _refused(sha256, *verdict.refusal, header.identity, header.format)
@@ -200,18 +202,18 @@ def _refused(sha256: str, code: RefusalCode, reason: str, identity: Identity, fi
     )
 
 
-def _unreadable(error: UnreadableError, sha256: str, data: bytes, limits: Limits) -> Report:
+def _unreadable(error: UnreadableError, sha256: str, data: bytes, limits: ImageLimits) -> Report:
     """Report an image that cannot be decoded, with its header if readable."""
-    from preread.imaging.radiograph import read_header
+    from preread.imaging.radiograph import read_image_header
 
     report = Report(Outcome.UNREADABLE, sha256, code=error.code, reason=escape(str(error)))
     try:
-        return _described(report, read_header(data, limits))
+        return _described(report, read_image_header(data, limits))
     except UnreadableError:
         return report
 
 
-def _described(report: Report, source: Header | Radiograph) -> Report:
+def _described(report: Report, source: ImageHeader | Radiograph) -> Report:
     """Return the report with identity, format and size of its image."""
     return replace(
         report,
@@ -225,13 +227,13 @@ def _described(report: Report, source: Header | Radiograph) -> Report:
 
 def _named_by_path(report: Report, job: Job) -> Report:
     """Fill the identity from the path, and escape its text."""
-    from preread.imaging.identity import fill, from_path
+    from preread.imaging.identity import fill_missing_identity, read_identity_from_path
 
     found = report.identity
     caveats = report.gate_caveats
     if job.path_pattern is not None:
         path = os.fsdecode(protocol.to_path(job.path))
-        found = fill(found, from_path(path, job.path_pattern))
+        found = fill_missing_identity(found, read_identity_from_path(path, job.path_pattern))
         if found.patient_id is not None:
             caveats = tuple(caveat for caveat in caveats if caveat is not Caveat.UNIDENTIFIED)
     values: dict[str, Any] = {item.name: getattr(found, item.name) for item in fields(found)}

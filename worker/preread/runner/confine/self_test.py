@@ -100,12 +100,12 @@ def run(images: Mapping[str, bytes], classifier: Classifier | None) -> None:
         Unconfined: names what does not work.
     """
     from preread.imaging.preview_png import encode_preview
-    from preread.imaging.radiograph import decode, read_header
+    from preread.imaging.radiograph import decode_radiograph, read_image_header
 
     os.environ["OPJ_NUM_THREADS"] = "2"  # so that a decoder starts a thread
     for what, data in images.items():
         try:
-            pixels = decode(read_header(data)).pixels
+            pixels = decode_radiograph(read_image_header(data)).pixels
         except (PrereadError, OSError, ImportError) as error:
             raise Unconfined(f"an image of our own ({what}) cannot be decoded here: {type(error).__name__}") from error
         if pixels.shape != (_SIDE_PX, _SIDE_PX) or int(np.ptp(pixels)) == 0:
