@@ -1,4 +1,4 @@
-"""Which tests a machine can run, and that a run says which ones it left out.
+"""Selection of the tests that this machine can run; the rest is listed.
 
 Some tests need what pip cannot bring. Where a piece is missing, a local run deselects its tests and ends with one line
 for each piece, naming what to install; with ``CI=true`` or ``REQUIRE_ALL=1`` a missing piece fails the run.
@@ -38,7 +38,10 @@ def _end(number: int, _frame: object) -> None:
 
 
 def pytest_configure() -> None:
-    """End at SIGTERM as at Ctrl-C: what the fixtures started, a Postgres server among it, is stopped."""
+    """End at SIGTERM as at Ctrl-C.
+
+    The fixtures then stop what they started, a Postgres server among it.
+    """
     signal.signal(signal.SIGTERM, _end)
 
 
@@ -91,7 +94,7 @@ NOT_RUN = "preread_not_run"
 
 
 def missing_pieces(items: Iterable[pytest.Item]) -> dict[str, int]:
-    """Names of the pieces that these tests need and the machine lacks, with the number of tests of each."""
+    """Return the missing pieces that these tests need, and the tests of each."""
     items = list(items)
     wanted = {name: sum(1 for item in items if item.get_closest_marker(name)) for name in PIECES}
     return {name: count for name, count in wanted.items() if count and not PIECES[name].present()}
@@ -107,6 +110,11 @@ def _described(missing: dict[str, int]) -> str:
 
 @pytest.hookimpl(trylast=True)  # after -k and -m: what nobody asked for is not missed
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Deselect the tests that this machine cannot run.
+
+    Raises:
+        UsageError: a piece is missing and all tests are required.
+    """
     missing = missing_pieces(items)
     config.stash[DESELECTED] = missing
     if not missing:
@@ -123,13 +131,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """Take over what a process of pytest-xdist left out; each of them collects the same tests."""
+    """Record the tests that a process of pytest-xdist left out.
+
+    Each process collects the same tests.
+    """
     config: pytest.Config = node.config
     config.stash.setdefault(DESELECTED, {}).update(getattr(node, "workeroutput", {}).get(NOT_RUN, {}))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Fail a run of several processes in which a piece was missing that had to be there."""
+    """Fail a run of several processes in which a required piece was missing."""
     if not hasattr(session.config, "workeroutput") and _all_required() and session.config.stash.get(DESELECTED, {}):
         session.exitstatus = pytest.ExitCode.USAGE_ERROR
 

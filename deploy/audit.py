@@ -1,6 +1,6 @@
-"""Ask the network for known vulnerabilities of what a worker installs, and say what could not be asked.
+"""Look up known vulnerabilities of the locked packages in the index.
 
-pip-audit ends with 0 where the index has no answer for a package. Here that is an outcome of its own, exit code 3, with
+pip-audit ends with 0 if the index has no answer for a package. Here that is an outcome of its own, exit code 3, with
 a line that counts it, so that a check that asked nothing is never taken for one that found nothing.
 
 usage: python -m deploy.audit [options of pip-audit]
@@ -24,7 +24,7 @@ _UNREACHABLE = re.compile(r"requests\.exceptions\.|_service\.interface\.|Could n
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known of the locked packages.
+    """Known vulnerabilities of the locked packages.
 
     Attributes:
         worker, fleet: of what a worker installs, and of what a fleet adds, whether each package was asked about.
@@ -37,12 +37,12 @@ class Verdict:
 
     @property
     def exit_code(self) -> int:
-        """1 where something is known, else 3 where a package could not be asked about, else 0."""
+        """1 if a vulnerability is known, 3 if a package was not asked, else 0."""
         asked = all(self.worker.values()) and all(self.fleet.values())
         return KNOWN if self.known else 0 if asked else NOT_ASKED
 
     def lines(self) -> list[str]:
-        """The result in words; the last line counts."""
+        """Return the result as lines of text; the last line has the counts."""
         count = f"{len(self.known) or 'no'} known {'vulnerability' if len(self.known) == 1 else 'vulnerabilities'}"
         last = f"asked about all {len(self.worker)} and {len(self.fleet)} of a fleet: {count}"
         if not all((*self.worker.values(), *self.fleet.values())):
@@ -55,9 +55,16 @@ def _missing(asked: dict[str, bool]) -> str:
 
 
 def verdict(report: dict[str, Any], worker: list[str], fleet: list[str]) -> Verdict:
-    """Verdict on pip-audit's report in JSON about the packages that a worker installs, and those that a fleet adds.
+    """Evaluate the report of pip-audit.
 
-    A package counts as asked about only if the report has an entry for it with a list of vulnerabilities.
+    Args:
+        report: the report as JSON.
+        worker: names of the packages that a worker installs.
+        fleet: names of the packages that the extra ``fleet`` adds.
+
+    Returns:
+        The verdict. A package counts as asked about only if the report has an entry for it with a list of
+        vulnerabilities.
     """
     asked = {entry["name"]: entry for entry in report.get("dependencies", []) if "vulns" in entry}
     known = [
@@ -70,7 +77,7 @@ def verdict(report: dict[str, Any], worker: list[str], fleet: list[str]) -> Verd
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run pip-audit on the fleet's lock, which holds the worker's, and print the verdict.
+    """Run pip-audit on the lock of a fleet and worker; print the verdict.
 
     Returns:
         Exit code of the verdict, or 2 if pip-audit itself failed.

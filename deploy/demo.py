@@ -1,6 +1,6 @@
-"""The whole way of a film, shown: real and drawn films into two folders, the real worker on them, one table.
+"""Demonstration: images in two watched folders, a worker, its results.
 
-``make demo`` runs it. Everything lies in a new folder under ``./demo`` that stays there to look at; nothing is deleted.
+``make demo`` runs it. Everything lies in a new folder under ``./demo``, which stays; nothing is deleted.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ POLL_S = 1.0
 ENCODINGS_DIFFER_AT_MOST = 0.05
 PIPE_WIDTH = 210
 PREREAD = [sys.executable, "-m", "preread"]
-# The real chest film that pydicom-data brings; its patient is 64 by birth and study date.
-REAL_FILMS = {"RG1_UNCR.dcm": "real film, uncompressed", "RG1_J2KI.dcm": "real film, JPEG 2000"}
+# The real chest radiograph that pydicom-data brings; its patient is 64 by birth and study date.
+REAL_IMAGES = {"RG1_UNCR.dcm": "real image, uncompressed", "RG1_J2KI.dcm": "real image, JPEG 2000"}
 # Phantoms that are drawn to be refused, and why.
 REFUSED_PHANTOMS = {"phantom-adult.dcm": "age_outside", "phantom-lateral.dcm": "view"}
 SETTINGS = """\
@@ -43,7 +43,7 @@ scan_interval_s = 2.0
 settle_s = 1.0
 
 [[roots]]
-path = "{folder}/inbox"
+path = "{folder}/children"
 population = "children-1-5y"
 
 [[roots]]
@@ -54,7 +54,7 @@ population = "research"
 
 @dataclass(frozen=True)
 class Dropped:
-    """One film that the demo put into a root, and what it is."""
+    """An image that the demo copied into a watched folder."""
 
     root: str
     name: str
@@ -62,18 +62,22 @@ class Dropped:
 
 
 class DemoError(Exception):
-    """The demo did not see what it should have seen."""
+    """The demo did not reach the expected results."""
 
 
 def main() -> int:
-    """Run the demo; 0 when every film has its outcome and the worker stopped cleanly."""
+    """Run the demo.
+
+    Returns:
+        0 if every image has the expected outcome and the worker stopped with exit code 0, else 1.
+    """
     # a pipe has no width; this holds a row on one line
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PIPE_WIDTH)
     folder = new_folder()
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREREAD_")}
     environment["PREREAD_CONFIG"] = str(folder / "preread.toml")
     (folder / "preread.toml").write_text(SETTINGS.format(folder=folder), encoding="utf-8")
-    for root in ("inbox", "research"):
+    for root in ("children", "research"):
         (folder / root).mkdir()
 
     console.print(f"The demo lies in {folder} and stays there.")
@@ -83,8 +87,8 @@ def main() -> int:
     with log.open("wb") as stream:
         worker = subprocess.Popen([*PREREAD, "run"], env=environment, stdin=subprocess.DEVNULL, stderr=stream)
     try:
-        dropped = drop_films(folder)
-        console.print(f"The worker runs (process {worker.pid}); {len(dropped)} films lie in its two folders.")
+        dropped = copy_images(folder)
+        console.print(f"The worker runs (process {worker.pid}); {len(dropped)} images lie in its two watched folders.")
         rows = wait_for_results(worker, environment, len(dropped))
         waited_s = time.monotonic() - began
         code = stop(worker)
@@ -108,7 +112,7 @@ def main() -> int:
 
 
 def new_folder() -> Path:
-    """Make a folder of its own for this run, under ./demo."""
+    """Make a new folder for this run under ``./demo``."""
     parent = Path("demo").resolve()
     parent.mkdir(exist_ok=True)
     return Path(tempfile.mkdtemp(prefix=time.strftime("%Y%m%d-%H%M%S-"), dir=parent))
@@ -118,7 +122,7 @@ def preread(environment: dict[str, str], *arguments: str) -> str:
     """Run a command of preread and return what it printed on stdout.
 
     Raises:
-        DemoError: it ended with another exit code than 0.
+        DemoError: the exit code was not 0.
     """
     ended = subprocess.run([*PREREAD, *arguments], env=environment, check=False, capture_output=True, text=True)
     if ended.returncode != 0:
@@ -126,27 +130,27 @@ def preread(environment: dict[str, str], *arguments: str) -> str:
     return ended.stdout
 
 
-def drop_films(folder: Path) -> list[Dropped]:
-    """Copy the real films into both roots and draw phantoms into the first."""
+def copy_images(folder: Path) -> list[Dropped]:
+    """Copy the real images into both watched folders, and phantoms into one."""
     dropped = []
-    for name, what in REAL_FILMS.items():
+    for name, what in REAL_IMAGES.items():
         source = get_testdata_file(name, download=False)
         if not isinstance(source, str):
             raise DemoError(f"the package pydicom-data does not hold {name}")
-        for root in ("inbox", "research"):
+        for root in ("children", "research"):
             shutil.copyfile(source, folder / root / name)
             dropped.append(Dropped(root, name, what))
     for name, data in phantoms.demo_films():
-        (folder / "inbox" / name).write_bytes(data)
-        dropped.append(Dropped("inbox", name, "phantom"))
+        (folder / "children" / name).write_bytes(data)
+        dropped.append(Dropped("children", name, "phantom"))
     return dropped
 
 
 def wait_for_results(worker: subprocess.Popen[bytes], environment: dict[str, str], count: int) -> list[dict[str, Any]]:
-    """Ask the database, through the command that people use, until each film has its outcome.
+    """Run ``preread results`` until every image has its outcome.
 
     Raises:
-        DemoError: the worker ended, or the outcomes did not come in time.
+        DemoError: the worker ended, or outcomes are missing after `WAIT_S` seconds.
     """
     deadline = time.monotonic() + WAIT_S
     rows: list[dict[str, Any]] = []
@@ -157,11 +161,11 @@ def wait_for_results(worker: subprocess.Popen[bytes], environment: dict[str, str
         if worker.poll() is not None:
             raise DemoError(f"the worker ended with exit code {worker.returncode}")
         time.sleep(POLL_S)
-    raise DemoError(f"{len(rows)} of {count} films had an outcome after {WAIT_S:.0f} s")
+    raise DemoError(f"{len(rows)} of {count} images had an outcome after {WAIT_S:.0f} s")
 
 
 def stop(worker: subprocess.Popen[bytes]) -> int:
-    """Ask the worker to finish what is in flight; kill it only when it does not."""
+    """Stop the worker with SIGTERM; kill it after `STOP_S` seconds."""
     if worker.poll() is None:
         worker.send_signal(signal.SIGTERM)
         try:
@@ -173,32 +177,32 @@ def stop(worker: subprocess.Popen[bytes]) -> int:
 
 
 def show(console: Console, dropped: list[Dropped], rows: list[dict[str, Any]]) -> None:
-    """Print what was answered, film by film, and what the words mean."""
+    """Print the results of all images and an explanation of the caveats."""
     found = {place(row): row for row in rows}
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("folder", "film", "what it is", "answer", "why, or what limits it"):
+    for column in ("folder", "image", "description", "result", "reason or caveats"):
         table.add_column(column, overflow="fold")
-    for film in dropped:
-        row = found.get((film.root, film.name), {})
-        table.add_row(film.root, film.name, film.what, Text(answer(row)), Text(remarks(row)))
+    for image in dropped:
+        row = found.get((image.root, image.name), {})
+        table.add_row(image.root, image.name, image.what, Text(answer(row)), Text(remarks(row)))
     console.print(table)
     for caveat in sorted({caveat for row in rows for caveat in row["caveats"]}):
         console.print(f"  {caveat}: {CAVEAT_TEXT[Caveat(caveat)]}", markup=False)
     console.print()
-    console.print("The folder inbox declares children of 1 to 5 years, the folder research declares research.")
-    console.print("The real film's patient is 64: inbox refuses it, research assesses it and says what limits that.")
-    console.print("Every phantom is the same drawing in another encoding, so its answer is the same but for rounding.")
-    console.print("That it was read is the point: an answer on a drawing is worth nothing clinically.")
+    console.print("The folder children declares children of 1 to 5 years, the folder research declares research.")
+    console.print("The patient of the real image is 64 years old: children refuses it, research assesses it with caveats.")
+    console.print("Every phantom is the same synthetic image in another encoding: the results differ by rounding only.")
+    console.print("A result on a synthetic image has no clinical meaning; it shows that the file was read.")
     console.print(NO_DEVICE)
 
 
 def place(row: dict[str, Any]) -> tuple[str, str]:
-    """Return the root's name and the film's name of a result."""
+    """Return the watched folder's name and the file name of a result."""
     return Path(row["root"]).name, row["path"]
 
 
 def answer(row: dict[str, Any]) -> str:
-    """Say in a few words how a film ended."""
+    """Return the outcome of an image in a few words."""
     if not row:
         return "no outcome"
     if row["outcome"] != "assessed":
@@ -210,30 +214,32 @@ def answer(row: dict[str, Any]) -> str:
 
 
 def remarks(row: dict[str, Any]) -> str:
-    """Say why a film was refused, or name what limits its answer."""
+    """Return the reason of a refusal, or the caveats of a result."""
     if not row:
         return ""
     return row["reason"] or ", ".join(row["caveats"])
 
 
 def look_for_problems(dropped: list[Dropped], rows: list[dict[str, Any]], code: int) -> list[str]:
-    """Name everything that is not as this page of the README promises."""
+    """Return all differences from the outcome that the README describes."""
     found = {place(row): row for row in rows}
-    problems = [f"{film.root}/{film.name} has no outcome" for film in dropped if (film.root, film.name) not in found]
-    for film in dropped:
-        row = found.get((film.root, film.name), {})
-        refusal = REFUSED_PHANTOMS.get(film.name)
-        if film.root == "inbox" and film.name in REAL_FILMS:
+    problems = [
+        f"{image.root}/{image.name} has no outcome" for image in dropped if (image.root, image.name) not in found
+    ]
+    for image in dropped:
+        row = found.get((image.root, image.name), {})
+        refusal = REFUSED_PHANTOMS.get(image.name)
+        if image.root == "children" and image.name in REAL_IMAGES:
             refusal = "age_outside"
         expected = ("refused", refusal) if refusal else ("assessed", None)
         ended = (row.get("outcome"), row.get("code"))
         if row and ended != expected:
-            problems.append(f"{film.root}/{film.name} ended as {ended}, not as {expected}")
-        if row and film.root == "research" and "outside_intended_age" not in row["caveats"]:
-            problems.append(f"{film.root}/{film.name} lacks the caveat on its age")
+            problems.append(f"{image.root}/{image.name} ended as {ended}, not as {expected}")
+        if row and image.root == "research" and "outside_intended_age" not in row["caveats"]:
+            problems.append(f"{image.root}/{image.name} lacks the caveat on its age")
     shown = [finding["probability"] for row in rows if row["path"].startswith("phantom") for finding in row["findings"]]
     if shown and max(shown) - min(shown) > ENCODINGS_DIFFER_AT_MOST:
-        problems.append(f"one drawing got probabilities from {min(shown):.3f} to {max(shown):.3f}")
+        problems.append(f"one synthetic image got probabilities from {min(shown):.3f} to {max(shown):.3f}")
     if code != 0:
         problems.append(f"the worker ended with exit code {code}")
     return problems

@@ -49,14 +49,14 @@ _SPDX = {
 
 
 def pinned(lock: Path = RUNTIME) -> list[str]:
-    """Names of the packages that a lock pins for this platform and Python, in order."""
+    """Return the names that a lock pins for this platform, sorted."""
     lines = [line.split(" \\")[0] for line in lock.read_text(encoding="utf-8").splitlines() if line[:1].isalnum()]
     wanted = [Requirement(line) for line in lines]
     return sorted({each.name for each in wanted if each.marker is None or each.marker.evaluate()})
 
 
 def licence(name: str) -> str:
-    """The licence of an installed package as an SPDX expression.
+    """Return the licence of an installed package as an SPDX expression.
 
     Raises:
         PackageNotFoundError: it is not installed.
@@ -71,12 +71,12 @@ def licence(name: str) -> str:
 
 
 def parts(expression: str) -> set[str]:
-    """The licences that an SPDX expression joins."""
+    """Return the licences that an SPDX expression joins."""
     return set(re.split(r" (?:AND|OR) ", expression.replace("(", "").replace(")", "")))
 
 
 def page() -> str:
-    """The table as it stands in the documentation."""
+    """Return the page of the documentation as Markdown."""
     lines = [
         "# Licences of what a worker installs",
         "",

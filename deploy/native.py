@@ -1,4 +1,4 @@
-"""Find the native libraries inside installed packages, and their versions as far as these can be read.
+"""Native libraries inside installed packages, with their versions.
 
 A version comes from the best source that there is, and the source is recorded with it: the library's own version
 function, a text of fixed form in the file, what the package reports at run time, or the SBOM in its wheel (PEP 770).
@@ -23,7 +23,7 @@ UNKNOWN = "unknown"
 
 
 class NotLookedInto(Exception):
-    """Nobody has said what is linked into a package's modules."""
+    """``LINKED`` does not name the libraries linked into a native package."""
 
 
 @dataclass
@@ -31,10 +31,10 @@ class Library:
     """A native library inside a package.
 
     Attributes:
-        version: None where it cannot be read.
+        version: ``None`` if it cannot be read.
         source: where the version comes from.
-        files: path in the package and SHA-256 of each file that is this library; none where it is linked into a module.
-        stated: what the wheel's SBOM says of it, as that has it.
+        files: path in the package and SHA-256 of each file that is this library; empty if it is linked into a module.
+        stated: entry of the wheel's SBOM, unchanged.
     """
 
     name: str
@@ -46,13 +46,18 @@ class Library:
 
 @dataclass
 class Native:
-    """What is native in a package: its own modules (path -> SHA-256) and the libraries inside, by name."""
+    """Native content of a package.
+
+    Attributes:
+        modules: SHA-256 of the package's own modules, by path.
+        libraries: libraries inside the package, by name.
+    """
 
     modules: dict[str, str]
     libraries: dict[str, Library]
 
 
-# --------------------------------------------------------------------------- versions as the libraries tell them
+# --------------------------------------------------------------------------- versions that the libraries return
 
 
 def _text(function: Any) -> str:
@@ -64,7 +69,10 @@ def _text(function: Any) -> str:
 
 
 def _number(*parts: int) -> Callable[[Any], str]:
-    """Decoder of a version in one number: 2 * 10000 + 5 * 100 + 1 with (10000, 100, 1) is 2.5.1."""
+    """Return a decoder of a version in one number.
+
+    2 * 10000 + 5 * 100 + 1 with (10000, 100, 1) is 2.5.1.
+    """
 
     def read(function: Any) -> str:
         function.restype = ctypes.c_uint32
@@ -106,8 +114,8 @@ _TEXTS = {
 }
 
 
-def _told(path: Path, library: str) -> tuple[str, str] | None:
-    """Version of a library, and its source, as the file that holds it has them."""
+def _version_in(path: Path, library: str) -> tuple[str, str] | None:
+    """Return version and source of a library from the file that holds it."""
     if library in _TEXTS and (found := re.search(_TEXTS[library], path.read_bytes())):
         return found[1].decode(), "text in the file"
     if library in _FUNCTIONS:
@@ -150,7 +158,7 @@ def _openjpeg() -> Reported:
 
 
 def _charls() -> Reported:
-    return {"charls": _told(Path(_module("_CharLS").__file__), "charls")}
+    return {"charls": _version_in(Path(_module("_CharLS").__file__), "charls")}
 
 
 def _isal() -> Reported:
@@ -163,7 +171,7 @@ def _litert() -> Reported:
         "abseil", "cpuinfo", "dawn", "eigen", "farmhash", "fft2d", "flatbuffers", "gemmlowp", "protobuf", "pthreadpool",
         "ruy", "xnnpack",
     )  # fmt: skip
-    return {"tensorflow-lite": _told(common, "tensorflow-lite"), **dict.fromkeys(linked)}
+    return {"tensorflow-lite": _version_in(common, "tensorflow-lite"), **dict.fromkeys(linked)}
 
 
 def _unknown(*names: str) -> Callable[[], Reported]:
@@ -241,13 +249,16 @@ def _canonical(name: str) -> str:
 
 
 def library_of(path: Path) -> str:
-    """Name of the library that a shared object is, without auditwheel's hash and the version of its interface."""
+    """Return the name of the library in a shared object.
+
+    Without the hash that auditwheel adds, and without the version of the interface.
+    """
     stem, interface = re.fullmatch(r"(.+?)(?:-[0-9a-f]{8}){0,2}\.so\.?([\d.]*)", path.name).groups()  # type: ignore[union-attr]
     return "krb5" if (stem, interface[:2]) == ("libcom_err", "3.") else _canonical(stem)
 
 
 def is_native(path: Path) -> bool:
-    """Tell whether a file is an ELF program or shared object."""
+    """Return whether a file is an ELF program or shared object."""
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -260,7 +271,10 @@ def _sha256(path: Path) -> str:
 
 
 def _stated(distribution: importlib.metadata.Distribution) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name of each SBOM in a wheel, with each component that it has beside the package and its modules."""
+    """Yield SBOM name and component of all SBOMs in a wheel.
+
+    Without the package itself and its modules.
+    """
     own = re.sub(r"[-_.]+", "-", distribution.name).lower()
     for file in sorted(distribution.files or [], key=str):
         if "sboms" not in file.parts or file.suffix != ".json":
@@ -273,11 +287,11 @@ def _stated(distribution: importlib.metadata.Distribution) -> Iterator[tuple[str
 
 
 def inside(name: str) -> Native | None:
-    """What is native in an installed package, None where nothing is.
+    """Return the native content of an installed package, if it has any.
 
     Raises:
-        PackageNotFoundError: it is not installed.
-        NotLookedInto: it is native, and ``LINKED`` does not say what is linked into it.
+        PackageNotFoundError: the package is not installed.
+        NotLookedInto: the package is native and not in ``LINKED``.
     """
     distribution = importlib.metadata.distribution(name)
     found = {str(file): Path(str(file.locate())) for file in distribution.files or []}
@@ -285,7 +299,9 @@ def inside(name: str) -> Native | None:
     if not native:
         return None
     if name not in LINKED:
-        raise NotLookedInto(f"{name} has {len(native)} native files: say in deploy/native.py what is linked into them")
+        raise NotLookedInto(
+            f"{name} has {len(native)} native files; add the libraries linked into them to LINKED in deploy/native.py"
+        )
     reported = LINKED[name]()  # first: it loads the modules, and with them what their libraries need of each other
     modules: dict[str, str] = {}
     libraries: dict[str, Library] = {}
@@ -295,7 +311,7 @@ def inside(name: str) -> Native | None:
             continue
         library = libraries.setdefault(key := library_of(path), Library(key))
         library.files[file] = _sha256(path)
-        if library.version is None and (told := _told(path, key)):
+        if library.version is None and (told := _version_in(path, key)):
             library.version, library.source = told
     for key, told in reported.items():
         library = libraries.setdefault(key, Library(key))
@@ -317,7 +333,7 @@ def inside(name: str) -> Native | None:
 
 
 def interpreter() -> dict[str, str]:
-    """Versions of the libraries in the Python that runs this, and its own."""
+    """Return the versions of this Python and of the libraries in it, by name."""
     return {
         "CPython": sys.version.split()[0],
         "Expat": _module("pyexpat").EXPAT_VERSION.removeprefix("expat_"),

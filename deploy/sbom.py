@@ -1,4 +1,4 @@
-"""Write the list of what a worker installs as CycloneDX, with the native libraries inside wheels: ``make sbom``.
+"""Write the SBOM of a worker as CycloneDX: ``make sbom``.
 
 cyclonedx-py lists what ``requirements/fleet.txt`` pins for every platform, with hashes. Each package that is pinned for
 this platform gets what ``deploy.native`` finds in the installed one: every native file with its SHA-256, and every
@@ -22,7 +22,7 @@ _PREFIX = "preread:"
 
 
 class NotAsLocked(Exception):
-    """What is installed is not what the lock pins, so its files say nothing of what a site installs."""
+    """An installed package has another version than the lock."""
 
 
 def _property(name: str, value: str) -> dict[str, str]:
@@ -50,7 +50,7 @@ def _library(library: native.Library, reference: str) -> dict[str, Any]:
 
 
 def _base() -> dict[str, Any]:
-    """What the lock pins, by cyclonedx-py."""
+    """Return the document of cyclonedx-py for the lock."""
     command = [
         sys.executable, "-W", "ignore", "-m", "cyclonedx_py", "requirements", str(licences.FLEET),
         "--pyproject", str(licences.FLEET.parents[1] / "pyproject.toml"), "--output-reproducible", "-o", "-",
@@ -60,7 +60,7 @@ def _base() -> dict[str, Any]:
 
 
 def document() -> dict[str, Any]:
-    """The whole list.
+    """Return the SBOM.
 
     Raises:
         NotAsLocked: an installed package is of another version than the lock pins.
@@ -91,7 +91,7 @@ def document() -> dict[str, Any]:
                 _library(library, f"{component['bom-ref']}#{key}") for key, library in sorted(found.libraries.items())
             ]
     listed["components"].append(_interpreter())
-    # what needs what stands in the packages' metadata; a lock has no such thing to say
+    # a lock has no edges between packages; they stand in the packages' metadata
     listed["dependencies"] = [{"ref": component["bom-ref"]} for component in listed["components"]]
     listed["dependencies"].append({"ref": listed["metadata"]["component"]["bom-ref"]})
     return listed
@@ -116,7 +116,7 @@ def _interpreter() -> dict[str, Any]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Write the list into a file and say how much is in it."""
+    """Write the SBOM into a file and print its counts; return the exit code."""
     (path,) = sys.argv[1:] if arguments is None else arguments
     try:
         listed = document()

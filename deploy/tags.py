@@ -1,4 +1,4 @@
-"""Make the annotated tags that ``RELEASES`` names, or check them: ``make tags``.
+"""Make or check the annotated tags of ``RELEASES``: ``make tags``.
 
 Each line of ``RELEASES`` is ``version commit``. The file is the truth, since a tag can be lost or moved: a tag that is
 missing is made. A tag of another commit is an error, and so is a commit whose ``pyproject.toml`` has another version.
@@ -31,12 +31,12 @@ class Release:
 
     @property
     def tag(self) -> str:
-        """Name of its tag."""
+        """Name of the tag."""
         return f"v{self.version}"
 
 
 def read(text: str) -> list[Release]:
-    """Releases that the text of ``RELEASES`` lists, oldest first.
+    """Return the releases in the text of ``RELEASES``, oldest first.
 
     Raises:
         TagsDiffer: a line has another form, or its version is not above that of the line before.
@@ -63,16 +63,19 @@ class Repository:
         self._folder = folder
 
     def _git(self, *arguments: str) -> str | None:
-        """What git prints, or None where it fails."""
+        """Return the output of git; ``None`` if it fails."""
         done = subprocess.run(["git", *arguments], cwd=self._folder, check=False, capture_output=True, text=True)
         return done.stdout.strip() if done.returncode == 0 else None
 
     def releases(self) -> list[Release]:
-        """The lines of ``RELEASES``."""
+        """Return the releases in ``RELEASES``."""
         return read((self._folder / "RELEASES").read_text(encoding="utf-8"))
 
     def check(self, release: Release) -> bool:
-        """Tell whether the tag of a release is there, after its commit and the tag were found to agree with it.
+        """Compare a release with its commit and its tag.
+
+        Returns:
+            Whether the tag exists.
 
         Raises:
             TagsDiffer: the commit is not here or has another version, or the tag names another commit.
@@ -96,7 +99,7 @@ class Repository:
         """Make the annotated tag of a release.
 
         Raises:
-            TagsDiffer: git refuses it, in its own words.
+            TagsDiffer: git fails; the message is that of git.
         """
         command = ["git", "tag", "--annotate", "--message", f"Preread {release.version}", release.tag, release.commit]
         done = subprocess.run(command, cwd=self._folder, check=False, capture_output=True, text=True)
@@ -105,7 +108,7 @@ class Repository:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Make or check the tags; return the exit code: 0 where all agree, else 1."""
+    """Make or check the tags; return 0 if all agree, else 1."""
     parser = argparse.ArgumentParser(description="Make the tags that RELEASES names.")
     parser.add_argument("--check", action="store_true", help="make none; a missing tag is only named")
     parser.add_argument("--tree", type=Path, default=TREE, help="the repository (default: this one)")

@@ -1,4 +1,4 @@
-"""Configuration of the documentation site (Sphinx with MyST): ``make docs``."""
+"""Configuration of the documentation site (Sphinx, MyST): ``make docs``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Run by alembic: applies the migrations on the connection that ``preread.db.engine`` opened, in its transaction."""
+"""Environment of alembic: applies the migrations.
+
+They run on the connection that ``preread.db.engine`` opened, in its transaction.
+"""
 
 from __future__ import annotations
 

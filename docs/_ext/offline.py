@@ -1,4 +1,4 @@
-"""Sphinx extension: a warning for everything that a page would load from another host.
+"""Sphinx extension: warnings for what a page loads from another host.
 
 Only what a browser fetches automatically counts (scripts, styles, images, fonts, frames, media, preloads, CSS ``url()``
 and ``@import``); a link that a person may follow does not. It is also a program:
@@ -40,7 +40,7 @@ _CSS = re.compile(r"(?:url\(\s*|@import\s+)[\"']?((?:https?:)?//[^\"')\s]+)", re
 
 
 class _Fetches(HTMLParser):
-    """Collects the addresses that a browser fetches with a page, each with its line."""
+    """Parser for the addresses that a browser fetches with a page."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,10 @@ class _Fetches(HTMLParser):
 
 
 def external(folder: Path) -> Iterator[tuple[Path, int, str]]:
-    """Yield file, line and address of everything in HTML, CSS and SVG below a folder that another host would serve."""
+    """Yield file, line and address of what another host would serve.
+
+    Reads the HTML, CSS and SVG files below a folder.
+    """
     for path in sorted(folder.rglob("*")):
         if path.suffix not in {".html", ".css", ".svg"}:
             continue

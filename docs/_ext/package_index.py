@@ -1,4 +1,4 @@
-"""Sphinx extension: the directive ``package-index`` lists packages and modules.
+"""Sphinx extension: directive ``package-index``, a list of all modules.
 
 Each stands with its first line. The modules are parsed and not imported, so that the list needs none of their
 dependencies, and a new module appears automatically.
@@ -21,7 +21,10 @@ def first_line(module: Path) -> str:
 
 
 def packages(root: Path) -> Iterator[tuple[str, list[Path]]]:
-    """Yield each package at and below a folder: dotted name, and files of its modules, ``__init__.py`` first."""
+    """Yield dotted name and module files of each package below a folder.
+
+    ``__init__.py`` comes first.
+    """
     for init in sorted(root.rglob("__init__.py")):
         folder = init.parent
         others = [path for path in sorted(folder.glob("*.py")) if path.name not in {"__init__.py", "__main__.py"}]
@@ -41,7 +44,7 @@ def listing(root: Path) -> str:
 
 
 class PackageIndex(SphinxDirective):
-    """``{package-index} FOLDER``: packages and modules below a folder of the repository."""
+    """Directive ``{package-index} FOLDER``: packages and modules in it."""
 
     required_arguments: ClassVar[int] = 1
 

@@ -1,4 +1,4 @@
-"""Sphinx extension: links to Markdown files outside ``docs`` lead to the pages that include them.
+"""Sphinx extension: links to Markdown files outside ``docs``.
 
 A link such as ``../../deploy/RUNBOOK.md#installing`` works in a repository browser and in the tar of a release. The
 site has that file as the page ``how-to/runbook``, which includes it. The extension rewrites the link's target; line
@@ -27,7 +27,7 @@ _LINK = re.compile(r"(?<=\]\()(?![a-z]+:|#)([^)\s#]+)")
 
 
 def rewritten(text: str, file: Path, page: Path, repository: Path) -> str:
-    """Return Markdown with link targets that are right for the page which shows it.
+    """Return Markdown with link targets relative to the page that shows it.
 
     Args:
         text: Markdown of ``file``.

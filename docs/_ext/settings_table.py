@@ -1,4 +1,7 @@
-"""The settings as a Markdown table: ``python docs/_ext/settings_table.py`` prints it for ``settings.md``."""
+"""Settings as a Markdown table.
+
+``python docs/_ext/settings_table.py`` prints it for ``settings.md``.
+"""
 
 from __future__ import annotations
 

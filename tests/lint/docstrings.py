@@ -6,7 +6,7 @@ import ast
 import re
 from collections.abc import Iterator
 
-from tests.lint.source import PRODUCT, Function, Module, Tree, Violation, docstring_of
+from tests.lint.source import PROGRAMS, Function, Module, Tree, Violation, docstring_of
 
 FIRST_LINE_MAX = 72
 QUESTION = re.compile(r"(What|Who|Whose|Whom|Whether|How|Which|Whatever|Whoever|Where|When|Why)\b")
@@ -19,7 +19,7 @@ def first_lines(tree: Tree) -> Iterator[Violation]:
 
     Exceptions are listed by file.
     """
-    for module in tree.modules(*PRODUCT):
+    for module in tree.modules(*PROGRAMS):
         places = [("", module.tree, True), *((each.name, each.node, each.public) for each in module.definitions)]
         for name, node, public in places:
             if not public or (found := docstring_of(node)) is None:
@@ -35,7 +35,7 @@ def first_lines(tree: Tree) -> Iterator[Violation]:
 
 def shapes(tree: Tree) -> Iterator[Violation]:
     """Report public functions that take or return arrays, and state no shape such as ``[rows, columns]``."""
-    for module in tree.modules(*PRODUCT):
+    for module in tree.modules(*PROGRAMS):
         for each in module.definitions:
             if not each.public or not isinstance(each.node, Function):
                 continue
@@ -48,14 +48,14 @@ def shapes(tree: Tree) -> Iterator[Violation]:
 
 
 def _error_names(tree: Tree) -> set[str]:
-    (errors,) = [module for module in tree.modules(*PRODUCT) if module.path == "worker/preread/core/errors.py"]
+    (errors,) = [module for module in tree.modules(*PROGRAMS) if module.path == "worker/preread/core/errors.py"]
     return {each.name for each in errors.definitions if isinstance(each.node, ast.ClassDef)}
 
 
 def raised(tree: Tree) -> Iterator[Violation]:
     """Report public functions that raise an error of ``core.errors`` which their docstring does not name."""
     errors = _error_names(tree)
-    for module in tree.modules(*PRODUCT):
+    for module in tree.modules(*PROGRAMS):
         for each in module.definitions:
             if each.public and isinstance(each.node, Function):
                 found = docstring_of(each.node)

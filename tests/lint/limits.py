@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 
-from tests.lint.source import PRODUCT, Definition, Function, Tree, Violation, docstring_of
+from tests.lint.source import PROGRAMS, Definition, Function, Tree, Violation, docstring_of
 
 FUNCTION_LINES_MAX = 60
 PARAMETERS_MAX = 6
@@ -31,7 +31,7 @@ RECORDS = {
 
 def functions(tree: Tree) -> Iterator[Violation]:
     """Report functions with more lines than the limit, docstring and decorators not counted."""
-    for module in tree.modules(*PRODUCT):
+    for module in tree.modules(*PROGRAMS):
         for each in module.definitions:
             if isinstance(each.node, Function) and (lines := _code_lines(each.node)) > FUNCTION_LINES_MAX:
                 message = f"{each.name} has {lines} lines, at most {FUNCTION_LINES_MAX}"
@@ -46,7 +46,7 @@ def _code_lines(node: Function) -> int:
 
 def parameters(tree: Tree) -> Iterator[Violation]:
     """Report functions with more parameters than the limit; those of commands are their options."""
-    for module in tree.modules(*PRODUCT):
+    for module in tree.modules(*PROGRAMS):
         for each in module.definitions:
             node = each.node
             if not isinstance(node, Function) or (module.path.startswith(COMMANDS) and _is_command(node)):
@@ -71,7 +71,7 @@ def _all(node: Function) -> list[ast.arg]:
 
 def attributes(tree: Tree) -> Iterator[Violation]:
     """Report classes with behaviour that set more attributes than the limit."""
-    for module in tree.modules(*PRODUCT):
+    for module in tree.modules(*PROGRAMS):
         for each in module.definitions:
             if isinstance(each.node, ast.ClassDef) and not _is_record(each):
                 names = _own_attributes(each.node)
@@ -93,7 +93,7 @@ def _is_record(each: Definition) -> bool:
 
 def modules(tree: Tree) -> Iterator[Violation]:
     """Report modules with more lines than the limit."""
-    for module in tree.modules(*PRODUCT):
+    for module in tree.modules(*PROGRAMS):
         lines = module.text.count("\n")
         if lines > MODULE_LINES_MAX:
             yield module.violation(MODULE_LINES_MAX + 1, "", f"{lines} lines, at most {MODULE_LINES_MAX}")
@@ -102,7 +102,7 @@ def modules(tree: Tree) -> Iterator[Violation]:
 def folders(tree: Tree) -> Iterator[Violation]:
     """Report packages with too many entries, and those below the second level; the commands' folder is excepted."""
     entries: dict[str, set[str]] = {}
-    for module in tree.modules(*PRODUCT):
+    for module in tree.modules(*PROGRAMS):
         parts = module.path.split("/")
         for depth in range(2, len(parts)):
             entries.setdefault("/".join(parts[:depth]), set()).add(parts[depth])

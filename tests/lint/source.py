@@ -116,6 +116,7 @@ class Tree:
 
 
 PRODUCT = ("worker/preread/", "model_training/preread_training/")
+PROGRAMS = (*PRODUCT, "deploy/", "docs/", "migrations/env.py", "conftest.py")
 
 
 def docstring_of(node: Documented) -> tuple[int, str] | None:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import TypeGuard
 
-from tests.lint.source import PRODUCT, Documented, Module, Tree, Violation, docstring_of
+from tests.lint.source import PROGRAMS, Documented, Module, Tree, Violation, docstring_of
 
 GLOSSARY = "CONTRIBUTING.md"
 HEALTH = re.compile(r"\b(normal|negative|clear|healthy|unremarkable|no findings?)\b", re.IGNORECASE)
@@ -34,7 +34,7 @@ def glossary(tree: Tree) -> Iterator[Violation]:
 
 def _prose(tree: Tree) -> Iterator[tuple[str, int, str]]:
     """Yield path, line and text of what people read, with code blanked out."""
-    for module in tree.modules(*PRODUCT):
+    for module in tree.modules(*PROGRAMS):
         for line, text in _strings(module):
             yield module.path, line, _without_code(text)
     for path, text in tree.files.items():
