@@ -190,7 +190,7 @@ def show(console: Console, dropped: list[Dropped], rows: list[dict[str, Any]]) -
         console.print(f"  {caveat}: {CAVEAT_TEXT[Caveat(caveat)]}", markup=False)
     console.print()
     console.print("The folder children declares children of 1 to 5 years, the folder research declares research.")
-    console.print("The patient of the real image is 64 years old: children refuses it, research assesses it with caveats.")
+    console.print("The patient of the real image is 64 years old: children refuses it, research assesses it.")
     console.print("Every phantom is the same synthetic image in another encoding: the results differ by rounding only.")
     console.print("A result on a synthetic image has no clinical meaning; it shows that the file was read.")
     console.print(NO_DEVICE)
