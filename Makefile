@@ -11,7 +11,7 @@ LOCK += --constraint requirements/constraints.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test docs prove fleet-proof bench bench-page run fuzz lint type wheel wheelhouse check-wheel check-pythons try-host sbom audit tags release lock clean clean-demo
+.PHONY: help demo test docs prove fleet-proof bench bench-page run fuzz corpus lint type wheel wheelhouse check-wheel check-pythons try-host sbom audit tags release lock clean clean-demo
 
 help: ## say what can be made
 	@echo "Preread: a first read of every chest X-ray, where it is taken."
@@ -58,6 +58,10 @@ lint: $(VENV)/.dev ## ruff (rules and format), the import contracts and the proj
 
 type: $(VENV)/.dev ## mypy, strict
 	@$(PY) -m mypy
+
+corpus: $(VENV)/.runtime ## assess any folder of DICOM files and compare with DCMTK: make corpus DIR=...
+	@test -n "$(DIR)" || { echo "make corpus DIR=FOLDER: the folder that holds the DICOM files" >&2; exit 2; }
+	@$(PY) -m tests.corpus "$(DIR)"
 
 wheel: $(VENV)/.runtime ## build the wheel into dist/
 	@rm -f dist/preread-*.whl
