@@ -77,7 +77,7 @@ class Archive:
         root = os.fsencode(self.root)
         root_id = self.ledger.register_root(root, population=Population.CHILDREN_1_5Y)
         digest = (bundle or self.bundle).digest
-        cut = shards.cut(FileSystem(), root, files, Listing(), archives.order_key(self.engine))
+        cut = shards.cut(FileSystem(), root, files, Listing(), archives.shard_order_key(self.engine))
         return self.queue.submit(ShardJob(root_id, digest, again, shard) for shard in cut)
 
     def work(self, *more: Bundle, **options: Any) -> subprocess.Popen[bytes]:
@@ -190,7 +190,7 @@ def test_a_fleet_of_two_one_of_which_is_killed(archive: Archive, eventually: Eve
     assert archive.states() == {FileState.DONE: FILMS}
     assert "shard_stalled" in archive.log(other)
     (batch,) = archive.queue.batches()
-    assert (batch.films, batch.stalled, batch.left_s) == ({"succeeded": FILMS}, 0, 0.0)
+    assert (batch.files, batch.stalled, batch.left_s) == ({"succeeded": FILMS}, 0, 0.0)
     # once more changes nothing, and finds what came meanwhile
     before = archive.done()
     archive.fill(5)

@@ -32,7 +32,7 @@ _reached: set[str] = set()
 _lock = threading.Lock()
 _place = threading.local()
 # the two decorators' functions: of a verb that writes, and of one that reads
-_RUNS = {Ledger.commit.__code__, Ledger.known.__code__}
+_RUNS = {Ledger.commit.__code__, Ledger.newest_versions.__code__}
 _OBJECT = re.compile(
     r"^\W*(SELECT|INSERT|UPDATE|DELETE|BEGIN|SET|PRAGMA)\b(?:.*?\b(?:FROM|INTO)\s+([a-z_]+)|\s+([a-z_]+))?", re.DOTALL
 )

@@ -70,7 +70,7 @@ class LedgerBench:
         return claim
 
     def newest(self, path: bytes) -> Version:
-        return self.ledger.known(self.root_id, [path])[path]
+        return self.ledger.newest_versions(self.root_id, [path])[path]
 
     def state(self, path: bytes = b"film.dcm") -> FileState:
         return self.newest(path).state

@@ -31,4 +31,4 @@ def commit_unreadable(ledger: Ledger, claim: Claim, error: UnreadableError, fact
 
 def pending(ledger: Ledger, root_ids: Sequence[int] | None = None) -> int:
     """Return how many versions are SETTLING, READY, CLAIMED or RETRY, of these roots or of all."""
-    return sum(ledger.counts(root_ids)[state] for state in OPEN_STATES)
+    return sum(ledger.count_versions(root_ids)[state] for state in OPEN_STATES)

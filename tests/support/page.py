@@ -75,8 +75,8 @@ class Films:
     def scan(self) -> None:
         """A worker that runs, and a complete scan."""
         self.ledger.heartbeat(Pulse(30.0, 2, 2, (RootPulse(self.root_id, moves=True),)))
-        self.ledger.scan_started(self.root_id)
-        self.ledger.scan_completed(self.root_id)
+        self.ledger.record_scan_start(self.root_id)
+        self.ledger.record_scan_end(self.root_id)
 
     def add(
         self,
@@ -101,7 +101,7 @@ class Films:
         assert self.bundle_id == self.ledger.register_bundle(
             name="films", version=str(self.bundle_id), digest=digest, manifest=MANIFEST
         )
-        assert self.ledger.reopen([film], "asked for", states=[FileState.DONE, FileState.QUARANTINED]) == 1
+        assert self.ledger.requeue([film], "asked for", states=[FileState.DONE, FileState.QUARANTINED]) == 1
         assert self.commit(name, answer, **identity) == film
 
     def commit(self, name: str, answer: Answer | RefusalCode | None, **identity: Any) -> int:

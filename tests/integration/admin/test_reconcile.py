@@ -79,7 +79,7 @@ def test_nothing_differs_whatever_the_state(place: Place) -> None:
     assert commit_unreadable(bench.ledger, claims[b"broken"], UnknownFormat())
     bench.ledger.give_back(claims[b"locked"], FileLocked(), retry_in_s=60)
     again = place.film(b"again")
-    bench.ledger.reopen([again], "again", states=[FileState.DONE])
+    bench.ledger.requeue([again], "again", states=[FileState.DONE])
     place.write(b".hidden")
     os.symlink("a.dcm", place.folder / "link")
     os.mkfifo(place.folder / "pipe")
@@ -98,9 +98,9 @@ def test_what_the_folder_has_and_the_ledger_does_not(place: Place) -> None:
     place.film(b"changed.dcm")
     place.write(b"changed.dcm", b"other bytes")
     place.film(b"back.dcm")
-    place.bench.ledger.absent(place.bench.root_id, [b"back.dcm"])
+    place.bench.ledger.record_absent(place.bench.root_id, [b"back.dcm"])
     seen = place.write(b"left-out.dcm")
-    place.bench.ledger.ignore(place.bench.root_id, [seen], "temporary_name")
+    place.bench.ledger.record_ignored(place.bench.root_id, [seen], "temporary_name")
     place.write(b"new\xff\n.dcm")
     place.observe(place.write(b"half.part"))
     assert sorted(place.found()) == [
@@ -272,7 +272,7 @@ def test_a_claim_whose_worker_is_gone(place: Place) -> None:
     place.observe(place.write(b"film.dcm"))
     place.bench.claim()
     assert place.found() == []
-    place.bench.ledger.stop()
+    place.bench.ledger.mark_worker_stopped()
     (difference,) = place.compare().differences
     assert difference.code == "claim_without_lease"
     assert "which does not run" in difference.what

@@ -175,8 +175,8 @@ def test_every_row_of_every_table_goes_and_work_goes_on(engine: Engine, elsewher
         "uid:0", "purged: its patient", readings=True, journal=tmp_path / "forgotten", preview_dir=None
     )
     purge.purge(engine, request, purge.select_patient(engine, PatientQuery("P7")))
-    Ledger(engine, worker_id="one", lease_s=60).stop()
-    Ledger(engine, worker_id="worker of film", lease_s=60).stop()
+    Ledger(engine, worker_id="one", lease_s=60).mark_worker_stopped()
+    Ledger(engine, worker_id="worker of film", lease_s=60).mark_worker_stopped()
     fill_what_is_empty(engine)
     before = contents(engine)
     assert set(before) == set(schema.metadata.tables)
@@ -207,7 +207,7 @@ def test_every_row_of_every_table_goes_and_work_goes_on(engine: Engine, elsewher
 def test_there_and_back_is_what_it_was(engine: Engine, elsewhere: str, tmp_path: Path) -> None:
     images(engine, 20)
     review(engine, 3)
-    Ledger(engine, worker_id="one", lease_s=60).stop()
+    Ledger(engine, worker_id="one", lease_s=60).mark_worker_stopped()
     before = contents(engine)
     target = db_engine.open_engine(elsewhere)
     first = transfer.move(engine, target)
@@ -244,7 +244,7 @@ def nothing_in(url: str) -> bool:
 def ended(engine: Engine) -> Engine:
     """A database whose worker has stopped."""
     ledger_rows.fill(engine)
-    Ledger(engine, worker_id="worker of film", lease_s=60).stop()
+    Ledger(engine, worker_id="worker of film", lease_s=60).mark_worker_stopped()
     return engine
 
 
@@ -322,7 +322,7 @@ def test_a_target_that_is_away_or_takes_nothing_is_named(
 def test_a_disk_that_fills_leaves_nothing(ended: Engine, elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Late: when nearly all of it has been copied."""
     images(ended, 50)
-    Ledger(ended, worker_id="one", lease_s=60).stop()
+    Ledger(ended, worker_id="one", lease_s=60).mark_worker_stopped()
     before, opened = contents(ended), db_engine.open_engine
 
     def full(url: str, key_file: Path | None = None) -> Engine:

@@ -83,7 +83,7 @@ def test_an_upgrade_that_no_longer_ships_the_chosen_bundle_says_so_everywhere_an
     here("bundle", "activate", "stub/1.0.0")
     engine = open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
     ledger_rows.fill(engine, bundle=stub_bundle.registration)
-    Ledger(engine, worker_id="worker of film", lease_s=60).stop()
+    Ledger(engine, worker_id="worker of film", lease_s=60).mark_worker_stopped()
     engine.dispose()
     kept = (tmp_path / "preread.db-bundles" / "stub").rename(tmp_path / "elsewhere")
     shipped = f"pneumonia-children/{bundles.load(bundles.resolve()).manifest.version}"

@@ -104,8 +104,8 @@ def hostile(tmp_path: Path, migrated_sqlite: Path, monkeypatch: pytest.MonkeyPat
     assert commit_refused(ledger, refused, facts(2), bundle_id, RefusalCode.BODY_PART, f"it shows {NASTY}")
     assert commit_unreadable(ledger, unreadable, TruncatedPixels(NASTY), facts(3))
     assert ledger.give_back(locked, FileLocked(NASTY), retry_in_s=1000.0) is FileState.RETRY
-    assert ledger.fail(crashed, SlotCrashed(NASTY)) is FileState.RETRY
-    ledger.absent(root_id, [names[4]])
+    assert ledger.record_failure(crashed, SlotCrashed(NASTY)) is FileState.RETRY
+    ledger.record_absent(root_id, [names[4]])
     engine.dispose()
     return {"root": os.fsdecode(root), "file": os.fsdecode(os.path.join(root, names[3]))}
 

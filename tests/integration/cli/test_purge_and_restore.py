@@ -115,7 +115,9 @@ def test_a_purged_patient_is_not_in_the_restored_backup_and_no_scan_brings_it_ba
 
 def _versions(engine: Engine) -> dict[bytes, Any]:
     ledger = Ledger(engine, worker_id="two", lease_s=60)
-    return dict(ledger.known(ledger.register_root(b"/srv/inbox"), [b"%d.dcm" % number for number in range(4)]))
+    return dict(
+        ledger.newest_versions(ledger.register_root(b"/srv/inbox"), [b"%d.dcm" % number for number in range(4)])
+    )
 
 
 def test_the_file_is_found_when_the_backup_goes_into_a_database_of_another_name(

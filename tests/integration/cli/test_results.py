@@ -320,7 +320,7 @@ def test_explain_of_a_file_that_a_rule_leaves_out_gives_the_rule_in_words(
 ) -> None:
     engine = db_engine.open_engine(database)
     ledger = Ledger(engine, worker_id="test", lease_s=60)
-    ledger.ignore(1, [Observation(b"pipe", 0, 1)], "not_regular")
+    ledger.record_ignored(1, [Observation(b"pipe", 0, 1)], "not_regular")
     engine.dispose()
     ran = preread("explain", str(filled / "pipe"))
     assert ran.exit_code == 0

@@ -147,7 +147,7 @@ def test_a_dry_run_counts_and_changes_nothing(preread: CommandRunner, place: Any
 
 def test_what_cannot_be_read_again_is_said(preread: CommandRunner, place: Any) -> None:
     preread("requeue", "--id", str(place.ids[NAMES[0]]), "--yes")
-    place.ledger.absent(place.root_id, [NAMES[1]])
+    place.ledger.record_absent(place.root_id, [NAMES[1]])
     ran = preread("requeue", str(place.folder / "2026"), "--yes")
     assert ran.exit_code == 1
     assert "1 file left unchanged: already waiting to be assessed" in ran.err
@@ -256,7 +256,7 @@ def test_missed_films_are_listed_until_acknowledged(preread: CommandRunner, plac
     assert "no file was missed" in preread("missed", "list").err
     place.ledger.heartbeat(Pulse(30.0, 1, 1, (RootPulse(place.root_id, moves=True),)))
     place.ledger.observe(place.root_id, [Observation(name, 5, 5) for name in (b"m1\x1b.dcm", b"m2.dcm")])
-    place.ledger.absent(place.root_id, [b"m1\x1b.dcm", b"m2.dcm"])
+    place.ledger.record_absent(place.root_id, [b"m1\x1b.dcm", b"m2.dcm"])
     records = preread("missed", "list", "--json").records
     assert [record["path"] for record in records] == ["m1\x1b.dcm", "m2.dcm"]
     assert "\x1b" not in preread("missed", "list").out
@@ -324,8 +324,8 @@ def test_status_of_a_worker_that_is_well(preread: CommandRunner, place: Any) -> 
     for claim in place.ledger.claim([place.root_id], 9):
         assert commit_unreadable(place.ledger, claim, TruncatedPixels(), facts(9))
     place.ledger.heartbeat(Pulse(30.0, 1, 1, (RootPulse(place.root_id, moves=True),)))
-    place.ledger.scan_started(place.root_id)
-    place.ledger.scan_completed(place.root_id, files_seen=6)
+    place.ledger.record_scan_start(place.root_id)
+    place.ledger.record_scan_end(place.root_id, files_seen=6)
     ran = preread("status")
     assert (ran.exit_code, ran.out.splitlines()[0].split(" | ")[0]) == (0, "PREREAD OK - nothing is wrong")
     assert "missed_unacknowledged=0" in ran.out.splitlines()[0]
@@ -342,8 +342,8 @@ def test_status_counts_a_million_films_to_the_last_one() -> None:
 
 def test_status_warns_of_whole_films_in_quarantine(preread: CommandRunner, place: Any) -> None:
     place.ledger.heartbeat(Pulse(30.0, 1, 1, (RootPulse(place.root_id, moves=True),)))
-    place.ledger.scan_started(place.root_id)
-    place.ledger.scan_completed(place.root_id, files_seen=6)
+    place.ledger.record_scan_start(place.root_id)
+    place.ledger.record_scan_end(place.root_id, files_seen=6)
     ran = preread("status")
     assert ran.exit_code == 1
     assert ran.out.startswith("PREREAD WARNING - 2 files quarantined, may be intact (locked 1, slot_crashed 1)")
@@ -352,7 +352,7 @@ def test_status_warns_of_whole_films_in_quarantine(preread: CommandRunner, place
 def test_status_is_red_where_nothing_runs(
     preread: CommandRunner, place: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    place.ledger.stop()
+    place.ledger.mark_worker_stopped()
     for arguments in ([], ["--root", str(place.folder)], ["--root", str(tmp_path / "other")]):
         ran = preread("status", *arguments)
         assert ran.exit_code == 2

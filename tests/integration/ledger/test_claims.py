@@ -42,7 +42,7 @@ def test_newest_first_up_to_the_limit(bench: LedgerBench) -> None:
 
 def test_what_failed_or_comes_from_where_much_fails_comes_after_others_of_its_lane(bench: LedgerBench) -> None:
     for path in (b"failed", b"old/failed"):
-        bench.ledger.fail(bench.claimed(path), SlotCrashed(), retry_in_s=5)
+        bench.ledger.record_failure(bench.claimed(path), SlotCrashed(), retry_in_s=5)
     with bench.engine.begin() as connection:
         connection.execute(update(schema.file).where(schema.file.c.path == b"old/failed").values(backlog=True))
     for path in (b"old", b"a/old"):
@@ -96,7 +96,7 @@ def test_three_deaths_of_its_slot_set_a_file_aside(bench: LedgerBench) -> None:
     for number, error in enumerate([SlotCrashed(), SlotDeadline(), SlotCrashed("signal 11")], start=1):
         (claim,) = bench.claim()
         assert claim.attempts == number
-        state = bench.ledger.fail(claim, error, retry_in_s=5)
+        state = bench.ledger.record_failure(claim, error, retry_in_s=5)
         assert state is (FileState.RETRY if number < 3 else FileState.QUARANTINED)
         assert bench.claim() == [], "not before it is due"
         bench.wait(5)
@@ -108,10 +108,10 @@ def test_three_deaths_of_its_slot_set_a_file_aside(bench: LedgerBench) -> None:
 def test_a_second_deadline_sets_aside_and_a_first_is_tried_once_more(bench: LedgerBench) -> None:
     bench.ready(b"film.dcm")
     (claim,) = bench.claim()
-    assert bench.ledger.fail(claim, SlotDeadline("longer than 60 s"), retry_in_s=5) is FileState.RETRY
+    assert bench.ledger.record_failure(claim, SlotDeadline("longer than 60 s"), retry_in_s=5) is FileState.RETRY
     bench.wait(5)
     (claim,) = bench.claim()
-    assert bench.ledger.fail(claim, SlotDeadline("longer than 60 s"), retry_in_s=5) is FileState.QUARANTINED
+    assert bench.ledger.record_failure(claim, SlotDeadline("longer than 60 s"), retry_in_s=5) is FileState.QUARANTINED
     row = bench.row(claim.file_id)
     assert (row["outcome"], row["code"]) == (Outcome.UNREADABLE, "slot_deadline")
     assert row["reason"] == "longer than 60 s; it is the second time for these bytes"
@@ -121,17 +121,17 @@ def test_a_second_deadline_sets_aside_and_a_first_is_tried_once_more(bench: Ledg
 def test_a_second_deadline_of_one_content_sets_aside_under_whatever_name(bench: LedgerBench, again: str) -> None:
     """A film that hangs and is sent again costs one deadline, whichever of the two is read next."""
     sha256 = "a" * 64
-    assert bench.ledger.fail(bench.claimed(), SlotDeadline(), sha256=sha256, retry_in_s=5) is FileState.RETRY
+    assert bench.ledger.record_failure(bench.claimed(), SlotDeadline(), sha256=sha256, retry_in_s=5) is FileState.RETRY
     other = bench.claimed(b"other.dcm")
-    assert bench.ledger.fail(other, SlotDeadline(), sha256="b" * 64, retry_in_s=99) is FileState.RETRY
+    assert bench.ledger.record_failure(other, SlotDeadline(), sha256="b" * 64, retry_in_s=99) is FileState.RETRY
     nameless = bench.claimed(b"nameless.dcm")
-    assert bench.ledger.fail(nameless, SlotDeadline(), sha256=None, retry_in_s=99) is FileState.RETRY
+    assert bench.ledger.record_failure(nameless, SlotDeadline(), sha256=None, retry_in_s=99) is FileState.RETRY
     if again == "copy.dcm":
         claim = bench.claimed(b"copy.dcm")
     else:
         bench.wait(5)
         (claim,) = bench.claim()
-    assert bench.ledger.fail(claim, SlotDeadline(), sha256=sha256) is FileState.QUARANTINED
+    assert bench.ledger.record_failure(claim, SlotDeadline(), sha256=sha256) is FileState.QUARANTINED
 
 
 def test_a_deadline_after_a_crash_is_the_first_and_a_crash_after_one_no_deadline(bench: LedgerBench) -> None:
@@ -139,7 +139,7 @@ def test_a_deadline_after_a_crash_is_the_first_and_a_crash_after_one_no_deadline
     states = []
     for error in (SlotCrashed(), SlotDeadline(), SlotCrashed()):
         (claim,) = bench.claim()
-        states.append(bench.ledger.fail(claim, error, retry_in_s=0))
+        states.append(bench.ledger.record_failure(claim, error, retry_in_s=0))
     assert states == [FileState.RETRY, FileState.RETRY, FileState.QUARANTINED]
 
 
@@ -151,7 +151,7 @@ def test_a_deadline_of_the_share_is_none_of_the_film(bench: LedgerBench) -> None
         (claim,) = bench.claim()
         bench.wait(1)
         if isinstance(error, SlotDeadline):
-            states.append(bench.ledger.fail(claim, error, retry_in_s=0))
+            states.append(bench.ledger.record_failure(claim, error, retry_in_s=0))
         else:
             states.append(bench.ledger.give_back(claim, error, retry_in_s=0.1, held_slot=True))
             assert bench.row(claim.file_id)["failed_at"] == bench.now
@@ -162,9 +162,9 @@ def test_a_deadline_of_the_share_is_none_of_the_film(bench: LedgerBench) -> None
 @pytest.mark.parametrize("fresh", ["opened again", "other bytes", "read well"])
 def test_what_begins_anew_or_ends_well_has_no_deadline_behind_it(bench: LedgerBench, fresh: str) -> None:
     claim = bench.claimed()
-    assert bench.ledger.fail(claim, SlotDeadline(), sha256="a" * 64, retry_in_s=0) is FileState.RETRY
+    assert bench.ledger.record_failure(claim, SlotDeadline(), sha256="a" * 64, retry_in_s=0) is FileState.RETRY
     if fresh == "opened again":
-        bench.ledger.reopen([claim.file_id], "the operator asked", states=(FileState.RETRY,))
+        bench.ledger.requeue([claim.file_id], "the operator asked", states=(FileState.RETRY,))
         (claim,) = bench.claim()
     elif fresh == "other bytes":
         claim = bench.claimed(mtime_ns=2)
@@ -173,7 +173,7 @@ def test_what_begins_anew_or_ends_well_has_no_deadline_behind_it(bench: LedgerBe
         assert commit_refused(bench.ledger, claim, bench.facts(), bench.bundle_id, RefusalCode.VIEW, "lateral")
         claim = bench.claimed(b"copy.dcm")
     sha256 = "c" * 64 if fresh == "other bytes" else "a" * 64
-    assert bench.ledger.fail(claim, SlotDeadline(), sha256=sha256) is FileState.RETRY
+    assert bench.ledger.record_failure(claim, SlotDeadline(), sha256=sha256) is FileState.RETRY
 
 
 @pytest.mark.parametrize("why", ["the worker stops", ShareDown()])
@@ -280,13 +280,13 @@ def test_set_aside_at_once_and_reopened(bench: LedgerBench) -> None:
     claim = bench.claimed()
     assert bench.ledger.quarantine(claim, FileLocked())
     assert bench.state() is FileState.QUARANTINED
-    assert bench.ledger.reopen_code([bench.root_id], "empty", "again") == 0
-    assert bench.ledger.reopen_code([bench.root_id], "locked", "the operator ran again") == 1
+    assert bench.ledger.requeue_quarantined([bench.root_id], "empty", "again") == 0
+    assert bench.ledger.requeue_quarantined([bench.root_id], "locked", "the operator ran again") == 1
     (again,) = bench.claim()
     assert (again.attempts, again.interruptions) == (1, 0)
     row = bench.row(again.file_id)
     assert (row["outcome"], row["code"]) == (Outcome.UNREADABLE, "locked"), "what is read again keeps its last outcome"
-    assert bench.ledger.reopen([again.file_id], "not quarantined") == 0
+    assert bench.ledger.requeue([again.file_id], "not quarantined") == 0
 
 
 # ---------------------------------------------------------------------- leases and fencing
@@ -309,7 +309,7 @@ def test_a_lapsed_lease_is_an_interruption_and_fences_the_sleeper(
     assert not commit_assessed(bench.ledger, claim, bench.facts(), bench.bundle_id, content)
     assert not bench.ledger.quarantine(claim, FileLocked())
     assert bench.ledger.give_back(claim, "late") is None
-    assert bench.ledger.fail(claim, SlotCrashed()) is None
+    assert bench.ledger.record_failure(claim, SlotCrashed()) is None
     assert bench.count("assessment") == 0
 
     assert commit_assessed(other, taken, bench.facts(), bench.bundle_id, content)
@@ -420,7 +420,7 @@ def test_a_worker_that_stopped_leaves_nothing_behind(bench: LedgerBench) -> None
     bench.claimed()
     other = bench.worker("two")
     assert other.recover_interrupted() == 0
-    bench.ledger.stop()
+    bench.ledger.mark_worker_stopped()
     assert other.recover_interrupted() == 1
 
 
@@ -486,9 +486,9 @@ def _claim_newest(bench: LedgerBench, tx: Transaction) -> list[Claim]:
 def _claim_by_id(bench: LedgerBench, tx: Transaction) -> list[Claim]:
     ids = [
         version.file_id
-        for version in bench.ledger.known(bench.root_id, [b"%d" % number for number in range(4)]).values()
+        for version in bench.ledger.newest_versions(bench.root_id, [b"%d" % number for number in range(4)]).values()
     ]
-    return claims.claim_these(tx, ids[:2] if tx.worker_id == "one" else ids)
+    return claims.claim_by_id(tx, ids[:2] if tx.worker_id == "one" else ids)
 
 
 @pytest.mark.parametrize("database_kind", ["postgres"], indirect=True)
@@ -559,7 +559,7 @@ def test_a_commit_whose_answer_was_lost_is_found_again(
     "end, expected",
     [
         (lambda b, c: b.ledger.give_back(c, "stop"), FileState.READY),
-        (lambda b, c: b.ledger.fail(c, SlotCrashed()), FileState.RETRY),
+        (lambda b, c: b.ledger.record_failure(c, SlotCrashed()), FileState.RETRY),
         (lambda b, c: b.ledger.quarantine(c, FileLocked()), True),
         (lambda b, c: b.ledger.recover_interrupted(), 0),
     ],

@@ -89,9 +89,9 @@ def test_the_answer_of_a_file_is_the_most_urgent_of_its_findings(
 
 def test_the_same_bytes_twice_are_one_assessment_and_two_files(bench: LedgerBench) -> None:
     first = bench.assess(b"one.dcm")
-    assert bench.ledger.what_is_known(bench.facts().sha256, "d" * 64) == (True, False)
-    assert bench.ledger.what_is_known(bench.facts().sha256, "e" * 64) == (False, False)
-    assert bench.ledger.what_is_known("0" * 64, "d" * 64) == (False, False)
+    assert bench.ledger.content_status(bench.facts().sha256, "d" * 64) == (True, False)
+    assert bench.ledger.content_status(bench.facts().sha256, "e" * 64) == (False, False)
+    assert bench.ledger.content_status("0" * 64, "d" * 64) == (False, False)
     claim = bench.claimed(b"two.dcm")
     assert commit_assessed(bench.ledger, claim, bench.facts(patient_id="P2"), bench.bundle_id, None)
     assert [bench.count(table) for table in ("instance", "assessment", "finding", "file")] == [1, 1, 1, 2]

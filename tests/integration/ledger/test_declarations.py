@@ -96,7 +96,7 @@ def test_only_the_current_version_is_judged_anew(bench: LedgerBench) -> None:
     gone = refuse(bench, b"gone.dcm", RefusalCode.AGE_UNKNOWN)
     old = refuse(bench, b"changed.dcm", RefusalCode.AGE_UNKNOWN)
     growing = refuse(bench, b"growing.dcm", RefusalCode.AGE_UNKNOWN)
-    bench.ledger.absent(bench.root_id, [b"gone.dcm"])
+    bench.ledger.record_absent(bench.root_id, [b"gone.dcm"])
     bench.ready(b"changed.dcm", mtime_ns=2)
     bench.ledger.observe(bench.root_id, [Observation(b"growing.dcm", 100, 2)])
     bench.ledger.register_root(ROOT, population=Population.RESEARCH)

@@ -95,7 +95,7 @@ def test_changed_back_to_an_earlier_version_is_read_again(bench: LedgerBench) ->
     assert bench.row(file_id)["outcome"] == Outcome.ASSESSED, "its last outcome stands until the next one"
     assert bench.ledger.settle([back]) == 1
     assert bench.claim()[0].file_id == file_id
-    assert bench.ledger.counts()[FileState.SUPERSEDED] == 1
+    assert bench.ledger.count_versions()[FileState.SUPERSEDED] == 1
 
 
 def test_changed_back_before_the_newer_settled_keeps_the_result(bench: LedgerBench) -> None:
@@ -113,7 +113,7 @@ def test_absence_deletes_nothing_and_coming_back_costs_nothing(bench: LedgerBenc
     bench.ready(b"ready.dcm")
     bench.see(b"settling.dcm")
     paths = [b"done.dcm", b"text.dcm", b"ready.dcm", b"settling.dcm", b"never.dcm"]
-    assert bench.ledger.absent(bench.root_id, paths) == 4
+    assert bench.ledger.record_absent(bench.root_id, paths) == 4
     assert [bench.state(path) for path in paths[:4]] == [
         FileState.VANISHED,
         FileState.VANISHED,
@@ -121,8 +121,8 @@ def test_absence_deletes_nothing_and_coming_back_costs_nothing(bench: LedgerBenc
         FileState.MISSED,
     ]
     assert bench.row(done)["outcome"] == Outcome.ASSESSED
-    assert bench.ledger.live_paths(bench.root_id) == []
-    assert bench.ledger.absent(bench.root_id, paths) == 0
+    assert bench.ledger.expected_paths(bench.root_id) == []
+    assert bench.ledger.record_absent(bench.root_id, paths) == 0
     assert [bench.see(path).state for path in paths[:4]] == [
         FileState.DONE,
         FileState.QUARANTINED,
@@ -134,14 +134,14 @@ def test_absence_deletes_nothing_and_coming_back_costs_nothing(bench: LedgerBenc
 
 def test_a_claimed_version_is_left_to_its_slot_when_it_is_absent(bench: LedgerBench) -> None:
     bench.claimed()
-    assert bench.ledger.absent(bench.root_id, [b"film.dcm"]) == 0
+    assert bench.ledger.record_absent(bench.root_id, [b"film.dcm"]) == 0
     assert bench.state() is FileState.CLAIMED
 
 
 def test_absence_reaches_the_older_result_of_a_missed_version(bench: LedgerBench) -> None:
     file_id = bench.assess(b"film.dcm")
     bench.see(b"film.dcm", 200, 2)
-    assert bench.ledger.absent(bench.root_id, [b"film.dcm"]) == 2
+    assert bench.ledger.record_absent(bench.root_id, [b"film.dcm"]) == 2
     assert bench.row(file_id)["state"] == FileState.VANISHED
     assert bench.see(b"film.dcm").file_id == file_id
     assert bench.state() is FileState.DONE
@@ -150,10 +150,10 @@ def test_absence_reaches_the_older_result_of_a_missed_version(bench: LedgerBench
 def test_live_paths_come_in_pages(bench: LedgerBench) -> None:
     names = [b"%03d" % number for number in range(7)]
     bench.ready(*names)
-    bench.ledger.ignore(bench.root_id, [Observation(b".hidden", 1, 1)], "hidden")
+    bench.ledger.record_ignored(bench.root_id, [Observation(b".hidden", 1, 1)], "hidden")
     met: list[bytes] = []
     after = 0
-    while page := bench.ledger.live_paths(bench.root_id, after_file_id=after, limit=3):
+    while page := bench.ledger.expected_paths(bench.root_id, after_file_id=after, limit=3):
         met += [path for _, path in page]
         after = page[-1][0]
     assert met == names
@@ -161,8 +161,8 @@ def test_live_paths_come_in_pages(bench: LedgerBench) -> None:
 
 def test_ignored_entries_are_counted_with_their_rule_and_reconsidered(bench: LedgerBench) -> None:
     litter = [Observation(b"a.part", 1, 1), Observation(b"pipe", 0, 1)]
-    assert bench.ledger.ignore(bench.root_id, litter, "temporary_name") == 2
-    assert bench.ledger.ignore(bench.root_id, litter, "temporary_name") == 0
+    assert bench.ledger.record_ignored(bench.root_id, litter, "temporary_name") == 2
+    assert bench.ledger.record_ignored(bench.root_id, litter, "temporary_name") == 0
     assert bench.newest(b"pipe").code == "temporary_name"
     assert bench.claim() == []
     again = bench.see(b"pipe", 0, 1)
@@ -171,7 +171,7 @@ def test_ignored_entries_are_counted_with_their_rule_and_reconsidered(bench: Led
 
 def test_a_result_is_never_ignored_away(bench: LedgerBench) -> None:
     file_id = bench.assess(b"film.dcm")
-    assert bench.ledger.ignore(bench.root_id, [Observation(b"film.dcm", 100, 1)], "rule") == 0
+    assert bench.ledger.record_ignored(bench.root_id, [Observation(b"film.dcm", 100, 1)], "rule") == 0
     assert bench.row(file_id)["state"] == FileState.DONE
 
 
@@ -235,14 +235,14 @@ def test_two_roots_keep_their_files_apart(bench: LedgerBench) -> None:
     bench.ledger.observe(other, [Observation(b"film.dcm", 100, 1)])
     assert pending(bench.ledger, [other]) == 1
     assert bench.ledger.claim([other], 5) == []
-    assert bench.ledger.counts([other])[FileState.SETTLING] == 1
+    assert bench.ledger.count_versions([other])[FileState.SETTLING] == 1
     assert pending(bench.ledger) == 2
 
 
 def test_scans_are_noted(bench: LedgerBench) -> None:
-    bench.ledger.scan_started(bench.root_id)
+    bench.ledger.record_scan_start(bench.root_id)
     bench.wait(5)
-    bench.ledger.scan_completed(bench.root_id, files_seen=12)
+    bench.ledger.record_scan_end(bench.root_id, files_seen=12)
     from sqlalchemy import select
 
     from preread.db import schema
@@ -258,7 +258,7 @@ def test_big_batches_go_in_chunks(bench: LedgerBench) -> None:
     seen = bench.ledger.observe(bench.root_id, batch)
     assert len(seen) == 1203
     assert bench.ledger.settle(seen.values()) == 1203
-    assert bench.ledger.absent(bench.root_id, seen) == 1203
+    assert bench.ledger.record_absent(bench.root_id, seen) == 1203
 
 
 def test_a_locked_file_that_changes_is_revived(bench: LedgerBench) -> None:

@@ -18,7 +18,7 @@ from tests.support.ledger import LedgerBench
 
 def fail(bench: LedgerBench, *paths: bytes, error: SlotError | None = None) -> None:
     for path in paths:
-        bench.ledger.fail(bench.claimed(path), error or SlotCrashed(), retry_in_s=1_700)
+        bench.ledger.record_failure(bench.claimed(path), error or SlotCrashed(), retry_in_s=1_700)
 
 
 def end_well(bench: LedgerBench, folder: bytes, count: int) -> None:
@@ -60,7 +60,7 @@ def test_it_is_forgiven_when_its_files_end_well_or_an_hour_later(bench: LedgerBe
     bench.wait(2)
     assert sources(bench) == set()
     bench.wait(-5)
-    bench.ledger.reopen([bench.newest(b"bad/1").file_id], "asked", states=[FileState.RETRY])
+    bench.ledger.requeue([bench.newest(b"bad/1").file_id], "asked", states=[FileState.RETRY])
     assert sources(bench) == set()
 
 
@@ -104,7 +104,7 @@ def test_the_database_covers_what_python_does(bench: LedgerBench, folder: bytes)
     bench.ready(*names)
     source = Source(bench.root_id, folder)
     with bench.engine.connect() as connection:
-        found = set(connection.execute(select(schema.file.c.path).where(source.files())).scalars())
+        found = set(connection.execute(select(schema.file.c.path).where(source.file_condition())).scalars())
     assert found == {name for name in names if source.covers(bench.root_id, name)}
     assert not any(source.covers(bench.root_id + 1, name) for name in names)
 

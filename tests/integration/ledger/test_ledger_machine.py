@@ -139,38 +139,38 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(path=st.sampled_from(PATHS))
     def remove(self, path: bytes) -> None:
         self.folder.pop(path, None)
-        self.workers[0].absent(self.root_id, [path])
+        self.workers[0].record_absent(self.root_id, [path])
 
     @rule()
     def settle(self) -> None:
-        known = self.workers[0].known(self.root_id, PATHS).values()
+        known = self.workers[0].newest_versions(self.root_id, PATHS).values()
         self.workers[0].settle([one for one in known if one.size_bytes])
         self._drop_fenced()
 
     @rule()
     def give_up_on_empty_files(self) -> None:
-        self.workers[0].quarantine_empty(self.workers[0].known(self.root_id, PATHS).values())
+        self.workers[0].quarantine_empty(self.workers[0].newest_versions(self.root_id, PATHS).values())
         self._drop_fenced()
 
     @rule(path=st.sampled_from(PATHS))
     def ignore(self, path: bytes) -> None:
         if path in self.folder:
-            self.workers[0].ignore(self.root_id, [Observation(path, *self.folder[path])], "rule")
+            self.workers[0].record_ignored(self.root_id, [Observation(path, *self.folder[path])], "rule")
 
     @rule()
     def operator_reopens(self) -> None:
-        known = self.workers[0].known(self.root_id, PATHS).values()
-        self.workers[0].reopen([one.file_id for one in known], "the operator asked")
+        known = self.workers[0].newest_versions(self.root_id, PATHS).values()
+        self.workers[0].requeue([one.file_id for one in known], "the operator asked")
 
     @rule(state=st.sampled_from([FileState.DONE, FileState.RETRY]))
     def operator_has_it_read_again(self, state: FileState) -> None:
-        known = self.workers[0].known(self.root_id, PATHS).values()
-        moved = self.workers[0].reopen([one.file_id for one in known], "the operator asked", states=(state,))
+        known = self.workers[0].newest_versions(self.root_id, PATHS).values()
+        moved = self.workers[0].requeue([one.file_id for one in known], "the operator asked", states=(state,))
         assert moved == sum(one.state is state for one in known)
 
     @rule()
     def operator_acknowledges(self) -> None:
-        known = self.workers[0].known(self.root_id, PATHS).values()
+        known = self.workers[0].newest_versions(self.root_id, PATHS).values()
         missed = sum(one.state is FileState.MISSED and one.code is None for one in known)
         assert self.workers[0].acknowledge_missed([one.file_id for one in known], "alice knows") == missed
 
@@ -253,7 +253,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def slot_dies(self, claim: Claim, error: SlotError, content: str | None) -> None:
         late = {row for row in self._files() if row.failed_code == SlotDeadline.code}
         again = any(row.id == claim.file_id or (content and row.failed_sha256 == content) for row in late)
-        state = self.workers[0].fail(claim, error, retry_in_s=5, sha256=content)
+        state = self.workers[0].record_failure(claim, error, retry_in_s=5, sha256=content)
         self._ended(claim, state)
         last = claim.attempts == 3 or (isinstance(error, SlotDeadline) and again)
         if state is FileState.QUARANTINED:
@@ -375,7 +375,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 assert commit_unreadable(ledger, one, UnknownFormat())
             self.now += timedelta(seconds=61)
         assert pending(ledger, [self.root_id]) == 0
-        known = ledger.known(self.root_id, list(self.folder))
+        known = ledger.newest_versions(self.root_id, list(self.folder))
         assert {one.state for one in known.values()} <= {FileState.DONE, FileState.QUARANTINED}
 
 

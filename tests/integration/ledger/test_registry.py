@@ -152,7 +152,7 @@ def test_a_withdrawn_bundle_strikes_its_results_through_and_assesses_no_more(ben
         bench.ledger.register_bundle(name="films", version="1", digest="d" * 64)
     # replaced by a later result it stays struck through in the history
     bench.bundle_id = bench.ledger.register_bundle(name="films", version="2", digest="e" * 64)
-    assert bench.ledger.reopen([film], "a better bundle", states=[FileState.DONE])
+    assert bench.ledger.requeue([film], "a better bundle", states=[FileState.DONE])
     (claim,) = bench.claim()
     assert commit_assessed(bench.ledger, claim, bench.facts(), bench.bundle_id, content_of(Answer.NOT_FLAGGED))
     detail = show(bench.engine, film)
@@ -181,7 +181,7 @@ def test_the_films_of_a_withdrawn_bundle_are_listed_with_who_saw_them(bench: Led
     disclosures.record(bench.engine, "uid:9", [rows["a.dcm"], rows["c.dcm"], rows["d.dcm"]])
     # the other bundle's answer of the same film, which another person saw, is none of this one's
     bench.wait(1)
-    assert bench.ledger.reopen([first], "a better bundle", states=[FileState.DONE])
+    assert bench.ledger.requeue([first], "a better bundle", states=[FileState.DONE])
     (claim,) = bench.claim()
     assert commit_assessed(bench.ledger, claim, bench.facts(b"a"), other, content_of(Answer.NOT_FLAGGED))
     disclosures.record(bench.engine, "uid:10", results.query(bench.engine))
@@ -292,7 +292,7 @@ def test_two_bundles_are_compared_on_what_both_spoke_of(bench: LedgerBench, trie
 def test_double_results_are_compared_too(bench: LedgerBench) -> None:
     film = bench.assess(b"film.dcm")
     second = bench.ledger.register_bundle(name="films", version="2", digest="e" * 64)
-    bench.ledger.reopen([film], "again", states=[FileState.DONE])
+    bench.ledger.requeue([film], "again", states=[FileState.DONE])
     (claim,) = bench.claim()
     assert commit_assessed(bench.ledger, claim, bench.facts(), second, content_of(Answer.UNCERTAIN, 0.5))
     found = bundle_comparison.compare(bench.engine, [bench.bundle_id], [second])

@@ -64,7 +64,9 @@ def who(**more: Any) -> dict[str, Any]:
 def cells(engine: Engine) -> Iterator[tuple[str, str]]:
     """Every value of every table as text, with the table's name; of the fleet's queue as well."""
     with engine.connect() as connection:
-        for name in ("jobs", "events", "workers", "periodic_defers") if batches.applied(connection) else ():
+        for name in (
+            ("jobs", "events", "workers", "periodic_defers") if batches.applied_queue_migration(connection) else ()
+        ):
             for row in connection.execute(text(f"SELECT t::text FROM {batches.SCHEMA}.procrastinate_{name} AS t")):
                 yield name, str(row[0])
         for table in metadata.sorted_tables:
@@ -83,7 +85,10 @@ def forget_films(bench: LedgerBench, films: list[int], **options: Any) -> purge.
 
 
 def sound(bench: LedgerBench) -> bool:
-    return db_engine.read(bench.engine, lambda connection: ledger_check.check(connection, [bench.root_id])) == []
+    return (
+        db_engine.read(bench.engine, lambda connection: ledger_check.check_invariants(connection, [bench.root_id]))
+        == []
+    )
 
 
 def sign(bench: LedgerBench, film: int, comment: str = "") -> None:
@@ -120,7 +125,7 @@ def filled(engine: Engine) -> Filled:
     assert commit_refused(bench.ledger, claim, facts, bench.bundle_id, RefusalCode.VIEW, f"lateral of {NAME}")
     bench.mine.append(claim.file_id)
     # one was read twice, and waits to be read again
-    bench.ledger.reopen(bench.mine[:1], f"again, {NAME}", states=[FileState.DONE])
+    bench.ledger.requeue(bench.mine[:1], f"again, {NAME}", states=[FileState.DONE])
     bench.other = bench.assess(b"other.dcm", b"other", **who(patient_id="PAT-1", patient_name="Else^Some"))
     sign(bench, bench.mine[1], f"{NAME} is better")
     sign(bench, bench.other)
@@ -321,7 +326,7 @@ def hand_over(engine: Engine, root: Path, root_id: int, files: int = 1) -> tuple
     """Have a fleet's queue hold a folder."""
     queue = FleetQueue(engine)
     queue.install()
-    cut = shards.cut(FileSystem(), bytes(root), files, Listing(), batches.order_key(engine))
+    cut = shards.cut(FileSystem(), bytes(root), files, Listing(), batches.shard_order_key(engine))
     return queue.submit(ShardJob(root_id, "d" * 64, False, shard) for shard in cut)
 
 
@@ -373,7 +378,7 @@ def test_a_purge_deletes_past_outcomes_with_their_contents_and_previews(
     bench: LedgerBench, tmp_path: Path, second: bytes
 ) -> None:
     film = bench.assess(b"film.dcm", b"same bytes")
-    bench.ledger.reopen([film], "to be read again", states=[FileState.DONE])
+    bench.ledger.requeue([film], "to be read again", states=[FileState.DONE])
     (claim,) = bench.claim()
     assert claim.file_id == film
     facts = bench.facts(second)
@@ -403,8 +408,8 @@ def test_a_scan_that_meets_the_file_again_knows_it_and_nobody_reads_it(filled: F
     forget_films(filled, filled.mine)
     for _ in range(2):
         assert seen_again(filled, b"PAT-4711/a.dcm") is FileState.IGNORED
-    assert filled.ledger.known(filled.root_id, [b"PAT-4711/a.dcm"])[b"PAT-4711/a.dcm"].code == FORGOTTEN
-    assert filled.ledger.absent(filled.root_id, [b"PAT-4711/a.dcm"]) == 0
+    assert filled.ledger.newest_versions(filled.root_id, [b"PAT-4711/a.dcm"])[b"PAT-4711/a.dcm"].code == FORGOTTEN
+    assert filled.ledger.record_absent(filled.root_id, [b"PAT-4711/a.dcm"]) == 0
     assert pending(filled.ledger) == 0
     (told,) = explain(filled.engine, b"/srv/inbox/PAT-4711/a.dcm")
     assert "purged" in told.sentence
@@ -419,9 +424,9 @@ def test_other_bytes_under_the_same_path_are_a_new_film_and_the_old_ones_are_not
     filled.ready(path, mtime_ns=2)
     (claim,) = filled.claim()
     # touched, and still the bytes that were purged: known once they are read
-    assert filled.ledger.what_is_known(filled.facts(b"a").sha256, "d" * 64)[1]
-    assert not filled.ledger.forget(claim, filled.facts(b"new").sha256)
-    assert filled.ledger.forget(claim, filled.facts(b"a").sha256)
+    assert filled.ledger.content_status(filled.facts(b"a").sha256, "d" * 64)[1]
+    assert not filled.ledger.discard_purged(claim, filled.facts(b"new").sha256)
+    assert filled.ledger.discard_purged(claim, filled.facts(b"a").sha256)
     assert filled.state(path) is FileState.IGNORED
     assert seen_again(filled, path, mtime_ns=2) is FileState.IGNORED
     new = filled.assess(path, b"new", mtime_ns=3, **who())
@@ -431,7 +436,7 @@ def test_other_bytes_under_the_same_path_are_a_new_film_and_the_old_ones_are_not
     assert seen_again(filled, path) is FileState.SETTLING
     filled.ready(path)
     (claim,) = filled.claim()
-    assert filled.ledger.forget(claim, filled.facts(b"a").sha256)
+    assert filled.ledger.discard_purged(claim, filled.facts(b"a").sha256)
     assert seen_again(filled, path) is FileState.IGNORED
     assert sound(filled)
 
@@ -460,7 +465,7 @@ def test_a_content_that_another_film_holds_is_not_forgotten(bench: LedgerBench, 
     detail = show(bench.engine, other)
     assert detail is not None
     assert detail.row.findings
-    assert not bench.ledger.what_is_known(bench.facts(b"same").sha256, "d" * 64)[1]
+    assert not bench.ledger.content_status(bench.facts(b"same").sha256, "d" * 64)[1]
     assert bench.row(film)["instance_id"] is None
     assert sound(bench)
 
@@ -506,7 +511,7 @@ def test_what_a_restored_backup_brings_back_is_forgotten_again(
     done = purge.replay(filled.engine, ACTOR, journal, None)
     assert (done.films, done.readings) == (3, 1)
     assert tables_with(filled.engine, IDENTIFIER, NAME) == set()
-    assert filled.ledger.what_is_known(filled.facts(b"a").sha256, "d" * 64)[1]
+    assert filled.ledger.content_status(filled.facts(b"a").sha256, "d" * 64)[1]
     assert purge.replay(filled.engine, ACTOR, journal, None).films == 0
     assert forget_films(filled, [filled.other], journal=journal).films == 1
     assert [json.loads(line) for line in journal.read_text().splitlines() if line.endswith("}")]
@@ -547,8 +552,8 @@ def test_age_counts_from_the_last_result_and_spares_what_waits(bench: LedgerBenc
     old = bench.assess(b"old.dcm", b"old")
     again = bench.assess(b"again.dcm", b"again")
     gone = bench.see(b"gone.dcm").file_id
-    bench.ledger.absent(bench.root_id, [b"gone.dcm"])
-    bench.ledger.reopen([again], "again", states=[FileState.DONE])
+    bench.ledger.record_absent(bench.root_id, [b"gone.dcm"])
+    bench.ledger.requeue([again], "again", states=[FileState.DONE])
     bench.wait(100 * 86_400)
     bench.assess(b"new.dcm", b"new")
     assert purge.select_older_than(bench.engine, 99) == [old, gone]

@@ -75,7 +75,7 @@ class Archive:
 @pytest.fixture
 def archive(bench: LedgerBench) -> Archive:
     archive = Archive(bench)
-    bench.ledger.stop()  # the bench's own worker watches nothing
+    bench.ledger.mark_worker_stopped()  # the bench's own worker watches nothing
     with bench.engine.begin() as connection:
         connection.execute(text("DELETE FROM root WHERE id = :id"), {"id": bench.root_id})
     return archive
@@ -159,7 +159,7 @@ def test_a_watched_folder_stays_one_and_metrics_call_no_archive_down(archive: Ar
     assert 'preread_share_up{root="/srv/archive"}' not in told
     assert 'preread_fleet_shards{root="/srv/archive",status="doing"} 1.0' in told
     assert "preread_fleet_processes 1.0" in told
-    bench.ledger.stop()
+    bench.ledger.mark_worker_stopped()
     assert archive.codes() == {"no_worker": Level.CRITICAL}
     bench.worker("of the fleet").heartbeat()
     assert archive.codes() == {"unwatched": Level.CRITICAL}

@@ -49,9 +49,9 @@ def beat(
 
 
 def scan(bench: LedgerBench, seconds: float = 0.0) -> None:
-    bench.ledger.scan_started(bench.root_id)
+    bench.ledger.record_scan_start(bench.root_id)
     bench.wait(seconds)
-    bench.ledger.scan_completed(bench.root_id, files_seen=1)
+    bench.ledger.record_scan_end(bench.root_id, files_seen=1)
 
 
 @pytest.fixture
@@ -79,7 +79,7 @@ def test_nothing_is_wrong(watched: LedgerBench) -> None:
 @pytest.mark.parametrize("how", ["stopped", "died", "silent"])
 def test_a_worker_that_is_gone(watched: LedgerBench, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
     if how == "stopped":
-        watched.ledger.stop()
+        watched.ledger.mark_worker_stopped()
     elif how == "died":
         monkeypatch.setattr(registry, "process_token", lambda _pid: None)
     else:
@@ -164,7 +164,7 @@ def test_files_that_wait_while_nothing_moves(watched: LedgerBench) -> None:
 
 def test_a_missed_film_is_red_until_acknowledged(watched: LedgerBench) -> None:
     watched.ready(b"early.dcm")
-    watched.ledger.absent(watched.root_id, [b"early.dcm"])
+    watched.ledger.record_absent(watched.root_id, [b"early.dcm"])
     claim = watched.claimed(b"late.dcm")
     assert watched.ledger.give_back(claim, FileVanished()) is FileState.MISSED
     assert codes(watched) == {"missed": Level.CRITICAL}
@@ -184,19 +184,19 @@ def test_a_renamed_film_is_not_missed_and_one_that_went_away_under_its_new_name_
         watched.ledger.settle(seen.values())
 
     see(b"x.new")
-    watched.ledger.absent(watched.root_id, [b"x.new"])
+    watched.ledger.record_absent(watched.root_id, [b"x.new"])
     see(b"other.dcm", inode=78)
     assert look(watched).missed == 1
     see(b"x.dcm")
     assert look(watched).missed == 0
-    watched.ledger.absent(watched.root_id, [b"x.dcm"])
+    watched.ledger.record_absent(watched.root_id, [b"x.dcm"])
     assert look(watched).missed == 2
 
 
 def test_a_film_with_an_earlier_result_is_not_missed(watched: LedgerBench) -> None:
     file_id = watched.assess(b"film.dcm")
-    assert watched.ledger.reopen([file_id], "again", states=[FileState.DONE]) == 1
-    watched.ledger.absent(watched.root_id, [b"film.dcm"])
+    assert watched.ledger.requeue([file_id], "again", states=[FileState.DONE]) == 1
+    watched.ledger.record_absent(watched.root_id, [b"film.dcm"])
     assert watched.state() is FileState.VANISHED
     assert look(watched).missed == 0
 

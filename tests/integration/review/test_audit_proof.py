@@ -173,7 +173,7 @@ def test_what_the_program_does_itself_is_whole(keyed: Films) -> None:
     keyed.again(2, "b.dcm", Answer.FLAGGED, patient_id="P1")
     look(keyed, ada, 2)
     keyed.again(3, "c.dcm", None)
-    keyed.ledger.reopen([1], "asked for", states=[FileState.DONE])
+    keyed.ledger.requeue([1], "asked for", states=[FileState.DONE])
     assert faults(keyed) == []
 
 

@@ -89,7 +89,7 @@ def test_filters(bench: LedgerBench) -> None:
 
 def test_a_result_of_a_film_that_left_the_folder_stays(bench: LedgerBench) -> None:
     bench.assess(b"film.dcm")
-    bench.ledger.absent(bench.root_id, [b"film.dcm"])
+    bench.ledger.record_absent(bench.root_id, [b"film.dcm"])
     (row,) = results.query(bench.engine)
     assert (row.state, row.outcome) == (FileState.VANISHED, Outcome.ASSESSED)
 
@@ -136,19 +136,19 @@ def test_each_state_has_its_sentence(bench: LedgerBench) -> None:
     assert "waits for its turn" in told(b"film")
     (claim,) = bench.claim()
     assert "is being read now" in told(b"film")
-    bench.ledger.fail(claim, SlotCrashed("signal 11"), retry_in_s=60)
+    bench.ledger.record_failure(claim, SlotCrashed("signal 11"), retry_in_s=60)
     assert "slot_crashed: signal 11" in told(b"film")
     assert "will be tried again at 20" in told(b"film")
-    bench.ledger.absent(bench.root_id, [b"film"])
+    bench.ledger.record_absent(bench.root_id, [b"film"])
     assert "went away before it was read" in told(b"film")
-    bench.ledger.ignore(bench.root_id, [Observation(b"pipe", 0, 1)], "not_regular")
+    bench.ledger.record_ignored(bench.root_id, [Observation(b"pipe", 0, 1)], "not_regular")
     assert "the rule not_regular leaves it out" in told(b"pipe")
     commit_unreadable(bench.ledger, bench.claimed(b"text"), UnknownFormat())
     assert told(b"text").startswith("It could not be read and was quarantined: unknown_format (")
     claim = bench.claimed(b"lateral")
     commit_refused(bench.ledger, claim, bench.facts(), bench.bundle_id, RefusalCode.VIEW, "a lateral view.")
     assert told(b"lateral") == "It was refused: view (a lateral view)."
-    bench.ledger.absent(bench.root_id, [b"lateral"])
+    bench.ledger.record_absent(bench.root_id, [b"lateral"])
     assert told(b"lateral").startswith("The file is no longer in the folder; its result is kept. It was refused")
 
 
@@ -191,7 +191,9 @@ def test_what_was_set_aside_is_counted_from_an_index_alone(bench: LedgerBench) -
 
 def test_a_claim_walks_through_nothing_that_is_done(bench: LedgerBench) -> None:
     # where most rows are of one state, SQLite takes any state for a common one, and walked through all films by number
-    bench.ledger.ignore(bench.root_id, [Observation(b"%d" % number, 1, 1) for number in range(2000)], "not_regular")
+    bench.ledger.record_ignored(
+        bench.root_id, [Observation(b"%d" % number, 1, 1) for number in range(2000)], "not_regular"
+    )
     with bench.engine.begin() as connection:
         connection.exec_driver_sql("ANALYZE")
     bench.ready(b"film")

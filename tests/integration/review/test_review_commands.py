@@ -157,7 +157,7 @@ def test_the_worklist_is_read_signed_and_exported_by_command(films_here: Films, 
     assert [json.loads(line)["read_before"] for line in preread("review", "list", "--json").out.splitlines()] == [True]
     assert ", of an earlier result" in preread("review", "show", str(other)).out
     films_here.bundle_id = 1
-    films_here.ledger.reopen([other], "asked for", states=[FileState.DONE])
+    films_here.ledger.requeue([other], "asked for", states=[FileState.DONE])
     films_here.commit("b.dcm", Answer.NOT_FLAGGED)
     assert preread("review", "next").code == 1
 

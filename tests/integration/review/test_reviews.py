@@ -196,7 +196,7 @@ def test_a_film_is_to_be_read_again_when_its_result_changes_and_only_then(films:
         if newer:
             films.again(film, "a.dcm", answer)
             return
-        films.ledger.reopen([film], "asked for", states=[FileState.DONE, FileState.QUARANTINED])
+        films.ledger.requeue([film], "asked for", states=[FileState.DONE, FileState.QUARANTINED])
         assert look() == before, "while it is read again, its result stands"
         films.commit("a.dcm", answer)
 
@@ -364,10 +364,13 @@ def test_what_was_written_down_is_what_the_readings_themselves_add_up_to(
     stand()
     assert {0, 3} <= set(written())
 
-    key = forgetting.Key(b"k" * 32)
+    key = forgetting.TombstoneKey(b"k" * 32)
 
     def purge(film: int, *, signed: bool) -> None:
-        write(films.engine, lambda c, _: forgetting.forget(Transaction(c), key, [film], "asked for", readings=signed))
+        write(
+            films.engine,
+            lambda c, _: forgetting.replace_with_stubs(Transaction(c), key, [film], "asked for", with_reviews=signed),
+        )
 
     for film, signed in ((made[1], True), (made[2], False), (made[3], True)):
         at_once(partial(purge, film, signed=signed), *[partial(agreement.stats, films.engine)] * 2)

@@ -261,7 +261,7 @@ def test_five_minutes_without_the_database_lose_and_double_nothing(
     assert dispatcher.database.away_since is None
     assert dispatcher.is_idle()
     there = {os.fsencode(name) for name in os.listdir(folder)}
-    known = ledger.known(root_id, sorted(there | {b"60"}))
+    known = ledger.newest_versions(root_id, sorted(there | {b"60"}))
     assert {path for path, version in known.items() if version.state is FileState.QUARANTINED} == there
     assert known[b"60"].state is FileState.VANISHED
     assert known[b"50"].size_bytes == len(b"another" * 200)

@@ -129,7 +129,7 @@ class Desk:
         self.dispatcher.handle(event)
 
     def state(self, path: bytes = b"film") -> FileState:
-        return self.ledger.known(self.root_id, [path])[path].state
+        return self.ledger.newest_versions(self.root_id, [path])[path].state
 
 
 def report(sha256: str = "a" * 64, **changes: Any) -> Report:
@@ -155,7 +155,7 @@ def test_as_many_are_claimed_as_slots_are_idle(make_desk: Callable[..., Desk]) -
     desk.ready(b"a", b"b", b"c")
     desk.work()
     assert len(desk.pool.jobs) == 2
-    assert desk.ledger.counts()[FileState.READY] == 1
+    assert desk.ledger.count_versions()[FileState.READY] == 1
     assert desk.dispatcher.next_at() == float("inf")
 
 
@@ -246,7 +246,7 @@ def test_slot_deaths_count_and_the_third_sets_aside(desk: Desk) -> None:
         assert claim.attempts == attempt
         desk.says(claim, Lost(claim, SlotCrashed("dead")))
         desk.dispatcher.work([])
-    version = desk.ledger.known(desk.root_id, [b"film"])[b"film"]
+    version = desk.ledger.newest_versions(desk.root_id, [b"film"])[b"film"]
     assert (version.state, version.code) == (FileState.QUARANTINED, "slot_crashed")
 
 
@@ -335,9 +335,9 @@ def test_what_cannot_be_read_is_set_aside_where_the_run_ends(
         for claim in desk.pool.in_flight:
             tries += 1
             desk.says(claim, Fault(claim, error("x")))
-    version = desk.ledger.known(desk.root_id, [b"film"])[b"film"]
+    version = desk.ledger.newest_versions(desk.root_id, [b"film"])[b"film"]
     assert (tries, version.code) == (3, error.code)
-    assert desk.ledger.reopen_code([desk.root_id], error.code, "the worker started") == 1
+    assert desk.ledger.requeue_quarantined([desk.root_id], error.code, "the worker started") == 1
     assert desk.state() is FileState.READY
 
 
@@ -352,7 +352,7 @@ def test_while_the_database_is_away_results_wait_and_nothing_is_claimed(
         raise DatabaseAway
 
     with monkeypatch.context() as patch:
-        for verb in ("commit", "claim", "what_is_known", "renew"):
+        for verb in ("commit", "claim", "content_status", "renew"):
             patch.setattr(desk.ledger, verb, away)
         desk.dispatcher.handle(Read(claim, "a" * 64))
         assert desk.pool.answers == [False]
@@ -403,7 +403,7 @@ def fails(desk: Desk, *paths: bytes) -> None:
         claim = desk.claimed(path)
         desk.says(claim, Lost(claim, SlotCrashed()))
         desk.dispatcher.work([])
-        desk.ledger.reopen([claim.file_id], "so that it is in nobody's way", states=[FileState.RETRY])
+        desk.ledger.requeue([claim.file_id], "so that it is in nobody's way", states=[FileState.RETRY])
         with desk.engine.begin() as connection:
             failed = update(schema.file).where(schema.file.c.id == claim.file_id)
             connection.execute(failed.values(state=FileState.MISSED, failed_at=desk.wall))
@@ -488,7 +488,9 @@ def test_a_film_whose_process_computed_until_its_deadline_is_not_tried_again(des
     desk.says(claim, Lost(claim, SlotDeadline(), "a" * 64, busy * desk.pool.deadline_s))
     desk.dispatcher.work([])
     assert desk.state() is (FileState.QUARANTINED if busy > 0.8 else FileState.RETRY)
-    assert desk.ledger.known(desk.root_id, [b"film"])[b"film"].code == ("slot_deadline" if busy > 0.8 else None)
+    assert desk.ledger.newest_versions(desk.root_id, [b"film"])[b"film"].code == (
+        "slot_deadline" if busy > 0.8 else None
+    )
 
 
 def goes_well(desk: Desk) -> None:
@@ -658,4 +660,4 @@ def test_a_shadow_works_while_no_film_waits_and_one_slot_stays_free(make_desk: C
     answered = Done(film, report())
     desk.says(film, answered)  # type: ignore[arg-type]
     assert asked[-1] is answered
-    assert desk.ledger.counts()[FileState.DONE] == 1
+    assert desk.ledger.count_versions()[FileState.DONE] == 1

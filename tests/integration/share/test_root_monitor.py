@@ -127,14 +127,14 @@ class Desk:
         return path
 
     def version(self, path: bytes) -> Version | None:
-        return self.ledger.known(self.root_id, [path]).get(path)
+        return self.ledger.newest_versions(self.root_id, [path]).get(path)
 
     def state(self, path: bytes) -> FileState | None:
         version = self.version(path)
         return version.state if version else None
 
     def states(self) -> dict[FileState, int]:
-        return {state: count for state, count in self.ledger.counts([self.root_id]).items() if count}
+        return {state: count for state, count in self.ledger.count_versions([self.root_id]).items() if count}
 
     def claim(self) -> Claim:
         (claim,) = self.ledger.claim([self.root_id], 1)
@@ -452,7 +452,7 @@ def test_a_scan_after_the_database_was_away_finds_what_was_not_told(
         raise DatabaseAway
 
     with monkeypatch.context() as patch:
-        for verb in ("known", "observe", "scan_started"):
+        for verb in ("newest_versions", "observe", "record_scan_start"):
             patch.setattr(desk.ledger, verb, away)
         with pytest.raises(DatabaseAway):
             desk.inbox.tick(desk.now)
@@ -484,21 +484,21 @@ def test_what_comes_between_any_two_steps_of_the_start_is_found(desk: Desk, even
     def all_found() -> bool:
         desk.now += 0.01
         inbox.tick(desk.now)
-        return desk.ledger.counts([desk.root_id])[FileState.SETTLING] == 43
+        return desk.ledger.count_versions([desk.root_id])[FileState.SETTLING] == 43
 
     try:
         eventually(all_found)
     finally:
         inbox.stop()
     assert len(written) == 40
-    assert set(desk.ledger.known(desk.root_id, written)) == set(written)
+    assert set(desk.ledger.newest_versions(desk.root_id, written)) == set(written)
 
 
 # --------------------------------------------------------------------------- what lay there before
 
 
 def lanes(desk: Desk, *paths: bytes) -> list[bool]:
-    known = desk.ledger.known(desk.root_id, paths)
+    known = desk.ledger.newest_versions(desk.root_id, paths)
     return [known[path].backlog for path in paths]
 
 

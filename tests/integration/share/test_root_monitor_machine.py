@@ -145,7 +145,7 @@ class InboxMachine(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_ready_that_had_not_stood_still(self) -> None:
-        for name, version in self.ledger.known(self.root_id, NAMES).items():
+        for name, version in self.ledger.newest_versions(self.root_id, NAMES).items():
             there = self.folder.get(name)
             if version.state is FileState.READY and there is not None and version.settled_at is not None:
                 current = there[:2] == (version.size_bytes, version.mtime_ns)
@@ -158,7 +158,7 @@ class InboxMachine(RuleBasedStateMachine):
                 self.time_passes(SCAN_S + 1)
                 for _ in NAMES:
                     self.a_slot_reads()
-            known = self.ledger.known(self.root_id, NAMES)
+            known = self.ledger.newest_versions(self.root_id, NAMES)
             for name, (size_bytes, mtime_ns, _) in self.folder.items():
                 expected = FileState.IGNORED if name.endswith(b".part") else FileState.QUARANTINED
                 assert (known[name].size_bytes, known[name].mtime_ns) == (size_bytes, mtime_ns) or (

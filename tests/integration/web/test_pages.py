@@ -353,10 +353,10 @@ def test_every_page_says_how_current_it_is(films_here: Films, browser: Callable[
     elsewhere = browser(roots=(b"/srv/other",)).sign_in().get("/worklist").words
     assert f"Preread does not watch the folder /srv/other: {late}" in elsewhere
     films_here.wait(-3600)
-    films_here.ledger.scan_completed(films_here.root_id)
+    films_here.ledger.record_scan_end(films_here.root_id)
     films_here.wait(3600)
     assert f"not looked through the folder /srv/inbox lately: {late}" in browser().sign_in().get("/worklist").words
-    films_here.ledger.stop()
+    films_here.ledger.mark_worker_stopped()
     assert f"Preread is not running: {late}" in browser().sign_in().get("/worklist").words
 
 
@@ -364,7 +364,7 @@ def test_every_page_says_what_was_missed_and_which_share_is_away(films_here: Fil
     films_here.scan()
     seen = films_here.ledger.observe(films_here.root_id, [Observation(b"gone.dcm", 5, 1)])
     films_here.ledger.settle(seen.values())
-    films_here.ledger.absent(films_here.root_id, [b"gone.dcm"])
+    films_here.ledger.record_absent(films_here.root_id, [b"gone.dcm"])
     away = RootPulse(films_here.root_id, moves=True, fault=ShareDown("not mounted"))
     films_here.ledger.heartbeat(Pulse(30.0, 2, 2, (away,)))
     for path in ("/worklist", "/statistics"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from preread.core.types import Identity
-from preread.ledger.commits import acquired_local
+from preread.ledger.commits import local_acquisition_time
 
 
 @pytest.mark.parametrize(
@@ -29,4 +29,4 @@ from preread.ledger.commits import acquired_local
 def test_fourteen_digits_of_the_modalitys_clock(
     written: str | None, study_date: str | None, expected: str | None
 ) -> None:
-    assert acquired_local(Identity(acquisition_date_time=written, study_date=study_date)) == expected
+    assert local_acquisition_time(Identity(acquisition_date_time=written, study_date=study_date)) == expected

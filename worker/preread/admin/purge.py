@@ -28,7 +28,7 @@ from preread.db.engine import compact, read, write
 from preread.db.review_schema import reading, secret, session
 from preread.db.statements import CHUNK, chunks, read_pages
 from preread.imaging import previews
-from preread.ledger.tombstones import KEY_NAME, Key, bury, forget, load_key
+from preread.ledger.tombstones import KEY_NAME, TombstoneKey, load_tombstone_key, replace_with_stubs, store_tombstones
 from preread.ledger.transaction import Transaction, query
 from preread.review import audit, audit_proof
 from preread.review.audit import Action
@@ -207,7 +207,7 @@ def purge(
     return counts
 
 
-def _purge_batch(engine: Engine, request: PurgeRequest, key: Key, file_ids: Sequence[int]) -> PurgeCounts:
+def _purge_batch(engine: Engine, request: PurgeRequest, key: TombstoneKey, file_ids: Sequence[int]) -> PurgeCounts:
     """Purge some file versions in one transaction, after the journal entry."""
     number = secrets.token_hex(_KEY_BYTES)
     if request.journal is not None:
@@ -223,18 +223,16 @@ def _purge_batch(engine: Engine, request: PurgeRequest, key: Key, file_ids: Sequ
         tx = Transaction(connection)
         roots = connection.execute(select(_f.root_id).where(_f.id.in_(file_ids), ~_stub()).distinct()).scalars().all()
         audit_proof.append_forgotten(connection, request.actor, file_ids, readings=request.readings)
-        forgotten = forget(tx, key, file_ids, request.reason, readings=request.readings)
-        bury(tx, [number])
+        forgotten = replace_with_stubs(tx, key, file_ids, request.reason, with_reviews=request.readings)
+        store_tombstones(tx, [number])
         # search texts may name the patient
         connection.execute(update(session).where(session.c.search.is_not(None)).values(search=None))
-        audit.append(connection, request.actor, Action.PURGE, f"films:{forgotten.films}")
+        audit.append(connection, request.actor, Action.PURGE, f"films:{forgotten.files}")
         # the reason why a folder cannot be listed may name its content; its worker records it again
         affected = _root.id.in_(sorted(roots)) & _root.fault.is_not(None)
         connection.execute(update(schema.root).where(affected).values(fault=_FAULT))
         removed = sum(previews.delete_preview(request.preview_dir, sha256) for sha256 in forgotten.contents)
-        return PurgeCounts(
-            forgotten.films, forgotten.readings, forgotten.readings_kept, len(forgotten.contents), removed
-        )
+        return PurgeCounts(forgotten.files, forgotten.reviews, forgotten.reviews_kept, len(forgotten.contents), removed)
 
     return write(engine, body)
 
@@ -286,11 +284,11 @@ def replay(engine: Engine, actor: str, journal: Path | None, preview_dir: Path |
         counts.add(purge(engine, request, file_ids))
     digests = [*sorted(contents.keys() - known), *missing]
     for batch in chunks(digests):
-        bury(engine, batch)
+        store_tombstones(engine, batch)
     return counts
 
 
-def _walk(engine: Engine, key: Key) -> Iterator[tuple[int, str, str | None]]:
+def _walk(engine: Engine, key: TombstoneKey) -> Iterator[tuple[int, str, str | None]]:
     """Yield file id, version digest and content digest of all versions."""
     for rows in read_pages(engine, _page, attrgetter("id"), 0):
         for row in rows:
@@ -322,7 +320,7 @@ def _named(condition: ColumnElement[bool]) -> Select[*tuple[Any, ...]]:
     )
 
 
-def _digests(key: Key, row: Any) -> tuple[str, str | None]:
+def _digests(key: TombstoneKey, row: Any) -> tuple[str, str | None]:
     """Return the keyed hashes of a row's version and content."""
     content = None if row.sha256 is None else key.content(row.sha256)
     return key.version(row.root, row.path, row.size_bytes, row.mtime_ns), content
@@ -347,21 +345,21 @@ def prepare_journal(engine: Engine, journal: Path) -> None:
     _key(engine, journal)
 
 
-def _key(engine: Engine, journal: Path | None) -> Key:
+def _key(engine: Engine, journal: Path | None) -> TombstoneKey:
     """Return the purge key, which database and journal must share.
 
     It is created at the first purge.
     """
     journal_key = None if journal is None else purge_journal.read_key(journal)
-    if (key := read(engine, load_key)) is None:
+    if (key := read(engine, load_tombstone_key)) is None:
 
-        def body(connection: Connection, _again: bool) -> Key:
+        def body(connection: Connection, _again: bool) -> TombstoneKey:
             # another process may have created it meanwhile
-            if (existing := load_key(connection)) is not None:
+            if (existing := load_tombstone_key(connection)) is not None:
                 return existing
             value = journal_key or secrets.token_hex(_KEY_BYTES)
             connection.execute(insert(secret), {"name": KEY_NAME, "value": value})
-            return Key(bytes.fromhex(value))
+            return TombstoneKey(bytes.fromhex(value))
 
         key = write(engine, body)
     if journal_key is None and journal is not None:

@@ -27,7 +27,7 @@ from preread.db.statements import chunks, pages
 from preread.ledger import discovery, invariants
 from preread.ledger.invariants import Difference
 from preread.ledger.records import Observation, Version
-from preread.ledger.transitions import absolute, path_key
+from preread.ledger.transitions import normalise_root_path, path_key
 from preread.share import safe_read
 from preread.share.scanner import (
     GONE_ERRNOS,
@@ -103,7 +103,7 @@ def reconcile(engine: Engine, roots: Sequence[bytes], options: Options = Options
     """
     result = Reconciliation()
     system, limit = options.system, options.read_up_to_bytes
-    checks = [_Root(engine, path, system, result, limit) for path in map(absolute, roots)]
+    checks = [_Root(engine, path, system, result, limit) for path in map(normalise_root_path, roots)]
     for root in checks:
         root.compare(options.progress)
     options.progress("checking the ledger")
@@ -112,7 +112,7 @@ def reconcile(engine: Engine, roots: Sequence[bytes], options: Options = Options
         # a file that changed while the folders were listed does not differ: check every difference once more
         result.differences = [difference for root in checks for difference in root.look_again()]
         root_ids = [root.root_id for root in checks if root.root_id is not None]
-        check = partial(invariants.check, root_ids=root_ids, clock=options.clock)
+        check = partial(invariants.check_invariants, root_ids=root_ids, clock=options.clock)
         result.differences += read(engine, check)
         if not result.differences or time.monotonic() >= give_up_at:
             return result
@@ -192,7 +192,7 @@ class _Root:
 
     def _known(self, paths: Sequence[bytes]) -> dict[bytes, Version]:
         root_id = self.root_id
-        return {} if root_id is None else discovery.known(self._engine, root_id, paths)
+        return {} if root_id is None else discovery.newest_versions(self._engine, root_id, paths)
 
     def _compare(self, looks: Iterable[EntryStatus]) -> None:
         by_path = {look.observation.path: look for look in looks}
@@ -244,7 +244,7 @@ class _Root:
             return
 
         def page(after: int) -> list[tuple[int, bytes]]:
-            return discovery.live_paths(self._engine, root_id, after_file_id=after, limit=_BATCH)
+            return discovery.expected_paths(self._engine, root_id, after_file_id=after, limit=_BATCH)
 
         for entries in pages(page, itemgetter(0), 0):
             for file_id, path in entries:

@@ -37,7 +37,7 @@ from preread.core.errors import DatabaseUnsuitable, UpgradeFailed, UsageError
 from preread.db import admin_schema, audit_key, migrate, review_schema, schema
 from preread.db.engine import database_now, open_engine, read, sqlite_path, write
 from preread.db.statements import pages
-from preread.ledger.registry import is_silent, may_run
+from preread.ledger.registry import is_worker_silent, worker_may_run
 from preread.review import audit
 
 _BATCH = 1_000
@@ -189,7 +189,7 @@ def _refuse_workers(connection: Connection) -> None:
     now = database_now(connection)
     rows = connection.execute(select(schema.worker).where(schema.worker.c.stopped_at.is_(None))).all()
     # a worker on another host is judged by its heartbeat alone
-    alive = [row for row in rows if may_run(row) and not is_silent(row, now, _SILENT_AFTER)]
+    alive = [row for row in rows if worker_may_run(row) and not is_worker_silent(row, now, _SILENT_AFTER)]
     if alive:
         host = str(alive[0].host).split()[0]
         raise UsageError(

@@ -29,7 +29,7 @@ from preread.fleet.queue import FleetQueue
 from preread.fleet.shard_runner import ShardJob
 from preread.fleet.supervisor import MOST_PROCESSES, end_with, supervise
 from preread.imaging import previews
-from preread.ledger.archives import Batch, order_key
+from preread.ledger.archives import ArchiveProgress, shard_order_key
 from preread.model.bundles import Bundle
 from preread.monitoring.endpoint import monitored
 from preread.runner.loop import Environment, RunOptions
@@ -92,7 +92,7 @@ def _backfill(
         print_message(f"{taken} shards removed; those that are being processed are finished")
         return True
     queue.forget(root_id, loaded.digest)
-    shards = partition.cut(system, path, shard_files, listing, order_key(engine))
+    shards = partition.cut(system, path, shard_files, listing, shard_order_key(engine))
     count, waiting, files = queue.submit(ShardJob(root_id, loaded.digest, name is not None, shard) for shard in shards)
     queued = f"{files} files queued in {count} shards, to be assessed with {loaded.label}"
     print_message(f"{queued}; {waiting} of the shards were queued already" if waiting else queued)
@@ -240,16 +240,16 @@ def status(
         raise typer.Exit(1)
 
 
-def _row(batch: Batch) -> tuple[str, ...]:
-    left = sum(batch.films.get(status, 0) for status in ("todo", "doing"))
+def _row(batch: ArchiveProgress) -> tuple[str, ...]:
+    left = sum(batch.files.get(status, 0) for status in ("todo", "doing"))
     in_progress = str(batch.shards.get("doing", 0)) + (f" ({batch.stalled} stalled)" if batch.stalled else "")
     return (
         batch.root,
         batch.bundle,
-        str(batch.films.get("succeeded", 0)),
+        str(batch.files.get("succeeded", 0)),
         str(left),
         in_progress,
         str(batch.shards.get("failed", 0)),
-        "" if batch.films_s is None else f"{batch.films_s:g}",
+        "" if batch.files_per_s is None else f"{batch.files_per_s:g}",
         "" if batch.left_s is None else format_duration(batch.left_s),
     )

@@ -23,7 +23,7 @@ from preread.cli.selection_options import (
 )
 from preread.core.errors import UsageError
 from preread.core.types import FileState, Outcome
-from preread.ledger.selection import REQUEUED_FROM, Selection, groups
+from preread.ledger.selection import REQUEUED_FROM, Selection, count_by_outcome
 
 
 class StateName(StrEnum):
@@ -86,7 +86,7 @@ def requeue(
             outcome=Outcome(outcome) if outcome else None,
             root_ids=root_ids_of(engine, root),
         )
-        for group in groups(engine, selection):
+        for group in count_by_outcome(engine, selection):
             if group.state not in REQUEUED_FROM:
                 print_message(f"{format_file_count(group.files)} left unchanged: {_WHY_NOT[group.state.value]}")
         done = requeue_files(engine, selection, REQUEUED_FROM, "requeued", yes=yes, dry_run=dry_run)

@@ -20,7 +20,7 @@ from preread.core.errors import UsageError
 from preread.core.jsonable import reversible_path
 from preread.core.types import FileState, JSONObject
 from preread.ledger.ledger import Ledger
-from preread.ledger.selection import Entry, Selection, entry_pages, groups, root_id_of
+from preread.ledger.selection import Entry, Selection, count_by_outcome, find_root_id, read_entry_pages
 from preread.review.results import iso
 
 MAX_ID = 2**63 - 1
@@ -67,7 +67,7 @@ def requeue_files(
         ``True`` if every selected file is ready now, or would be; ``False`` if there is none, if the user declined, or
         if a file changed its state in the meantime.
     """
-    selected = [group for group in groups(engine, selection) if group.state in states]
+    selected = [group for group in count_by_outcome(engine, selection) if group.state in states]
     total = sum(group.files for group in selected)
     if not total:
         print_message("no file matches that can be assessed again")
@@ -82,8 +82,8 @@ def requeue_files(
     ledger, why = operator_ledger(engine), f"{verb} by {user_name()}"
     chosen = dataclasses.replace(selection, states=_intersection(selection.states, states))
     moved = 0
-    for page in entry_pages(engine, chosen):
-        moved += ledger.reopen([entry.file_id for entry in page], why, states=states)
+    for page in read_entry_pages(engine, chosen):
+        moved += ledger.requeue([entry.file_id for entry in page], why, states=states)
     print_message(f"{format_file_count(moved)} ready to be assessed again")
     if moved < total:
         print_message(f"{format_file_count(total - moved)} changed state in the meantime and were left unchanged")
@@ -119,7 +119,9 @@ def find_paths(engine: Engine, paths: Sequence[str] | None) -> tuple[list[str], 
         # a watched folder may be registered by its real path, while the path leads through a symbolic link
         spellings = {os.path.join(folder, name), os.path.join(os.path.realpath(folder), name)}
         found = tuple(
-            spelling for spelling in map(os.fsencode, sorted(spellings)) if groups(engine, Selection(paths=(spelling,)))
+            spelling
+            for spelling in map(os.fsencode, sorted(spellings))
+            if count_by_outcome(engine, Selection(paths=(spelling,)))
         )
         if found:
             known.extend(found)
@@ -139,7 +141,7 @@ def root_ids_of(engine: Engine, roots: Sequence[Path] | None) -> tuple[int, ...]
         return None
     ids = []
     for path in roots:
-        root_id = root_id_of(engine, os.fsencode(os.path.abspath(path)))
+        root_id = find_root_id(engine, os.fsencode(os.path.abspath(path)))
         if root_id is None:
             raise UsageError(f"this database knows no watched folder {path}")
         ids.append(root_id)
@@ -148,7 +150,7 @@ def root_ids_of(engine: Engine, roots: Sequence[Path] | None) -> tuple[int, ...]
 
 def all_entries(engine: Engine, selection: Selection) -> Iterator[Entry]:
     """Yield the files of a selection by ascending ID."""
-    return chain.from_iterable(entry_pages(engine, selection))
+    return chain.from_iterable(read_entry_pages(engine, selection))
 
 
 def report_unselected(ids: Sequence[int] | None, found: Sequence[int], state: str) -> bool:

@@ -125,7 +125,7 @@ def _fleet_text(fleet: FleetHealth) -> str:
         return "no worker ever watched it, and no shards are queued"
     stalled = f", {fleet.stalled} of them stalled" if fleet.stalled else ""
     in_progress = f"{fleet.shards.get('doing', 0)} in progress{stalled}"
-    parts = [f"processed by the fleet: {shards - fleet.open} of {shards} shards done, {in_progress}"]
+    parts = [f"processed by the fleet: {shards - fleet.open_shards} of {shards} shards done, {in_progress}"]
     parts.append(f"{fleet.processes} processes running")
     if fleet.progress_age_s is not None:
         parts.append(f"last progress {fleet.progress_age_s:g} s ago")

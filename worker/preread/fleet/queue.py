@@ -20,7 +20,7 @@ from preread.db.engine import read, write
 from preread.fleet.partition import Place, Shard
 from preread.fleet.shard_runner import ShardJob
 from preread.ledger import archives
-from preread.ledger.archives import SCHEMA, TASK, Batch
+from preread.ledger.archives import SCHEMA, TASK, ArchiveProgress
 
 MAX_ATTEMPTS = 10
 HEARTBEAT_S = 10.0
@@ -81,7 +81,7 @@ class FleetQueue:
 
     def is_installed(self) -> bool:
         """Return whether the queue has ever been installed here."""
-        return read(self._engine, lambda connection: archives.applied(connection) is not None)
+        return read(self._engine, lambda connection: archives.applied_queue_migration(connection) is not None)
 
     # ------------------------------------------------------------------ what waits
 
@@ -131,13 +131,13 @@ class FleetQueue:
 
         return write(self._engine, body)
 
-    def batches(self) -> list[Batch]:
+    def batches(self) -> list[ArchiveProgress]:
         """Return the progress of each archive, the oldest first."""
-        return read(self._engine, archives.batches) if self.is_installed() else []
+        return read(self._engine, archives.archive_progress) if self.is_installed() else []
 
     def processes(self) -> int:
         """Return the number of processes with a recent heartbeat."""
-        return read(self._engine, archives.processes) if self.is_installed() else 0
+        return read(self._engine, archives.count_fleet_processes) if self.is_installed() else 0
 
 
 # ---------------------------------------------------------------------- jobs
@@ -191,7 +191,7 @@ def migrations() -> list[str]:
 
 def _install(connection: Connection, _again: bool) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _INSTALL_LOCK})
-    applied, known = archives.applied(connection), migrations()
+    applied, known = archives.applied_queue_migration(connection), migrations()
     if applied != known[-1]:
         _bring_up(connection, applied, known)
     connection.execute(text(f"SET LOCAL search_path = {SCHEMA}"))  # for the triggers

@@ -118,7 +118,7 @@ class ShardFolder:
         self._paths = [path for path, version in self._versions().items() if version.state is FileState.SETTLING]
 
     def _versions(self) -> dict[bytes, Version]:
-        return self._root.ledger.known(self._root.root_id, self._paths)
+        return self._root.ledger.newest_versions(self._root.root_id, self._paths)
 
     def _recheck(self, paths: list[bytes]) -> None:
         self._recorder.recheck(paths, time.monotonic(), backlog=self._backlog)

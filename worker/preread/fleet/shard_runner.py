@@ -107,7 +107,7 @@ class _OneShard:
         self._folder = ShardFolder(
             root,
             job.shard,
-            archives.order_key(ledger.engine),
+            archives.shard_order_key(ledger.engine),
             StablePeriods(loop.options.settle_s, loop.options.network_settle_s),
             self._pause,
             # once a worker has counted what lay there, a file that the ledger does not know has just come: it is live
@@ -181,13 +181,13 @@ class _ShardClaims:
 
     def add(self, file_ids: Collection[int]) -> None:
         """Take in those of these files that are pending."""
-        self._pending = deque(sorted(self._ledger.owed_of(file_ids, self._replacing)))
+        self._pending = deque(sorted(self._ledger.find_pending(file_ids, self._replacing)))
 
     def claim(self, _root_ids: Sequence[int], limit: int, held: Sequence[Claim]) -> list[Claim]:
         """Claim the next files; files of other processes are tried again."""
         if not self._pending and self._asked and time.monotonic() >= self._ask_again_at:
             in_hand = {claim.file_id for claim in held}
-            self._pending = deque(sorted(self._ledger.owed_of(self._asked, self._replacing) - in_hand))
+            self._pending = deque(sorted(self._ledger.find_pending(self._asked, self._replacing) - in_hand))
             self._asked &= in_hand
             self._ask_again_at = time.monotonic() + _TURN_S
         chosen = [self._pending.popleft() for _ in range(min(limit, len(self._pending)))]
@@ -195,7 +195,7 @@ class _ShardClaims:
             return []
         # before the ledger is asked: if its answer is lost they stay here, to be claimed again
         self._asked.update(chosen)
-        return self._ledger.claim_these(chosen, self._replacing)
+        return self._ledger.claim_by_id(chosen, self._replacing)
 
     def attempt_lost(self) -> None:
         """Change nothing: the order of a shard does not depend on failures."""

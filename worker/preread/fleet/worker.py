@@ -132,7 +132,7 @@ def work(
             puller.end()
             loop.close()
             with contextlib.suppress(DatabaseAway):  # a worker without heartbeats is known to be gone
-                ledger.stop()
+                ledger.mark_worker_stopped()
             _LOG.info("fleet_stopped", extra={"worker_id": worker_id})
     return 0
 

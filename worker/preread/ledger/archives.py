@@ -1,4 +1,4 @@
-"""Progress of archives in the fleet's queue, and the health of the fleet.
+"""Progress of archives in the fleet's queue, and the fleet's health.
 
 Read from the queue's tables without Procrastinate, as ``preread status`` runs on machines that do not have it.
 """
@@ -33,31 +33,40 @@ _MOVES_LOOKED_AT = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """Progress of one archive with one bundle.
+class ArchiveProgress:
+    """Progress of one archive with one bundle in the fleet's queue.
 
     Attributes:
         root: path of the archive, safe to print.
         bundle: ``name/version``.
         digest: of the bundle, in hex.
-        shards, films: numbers by status of the job.
+        shards, files: numbers of shards and of their files, by status of the job.
         stalled: shards in progress whose process has sent no heartbeat for ``STALLED_S``.
-        films_s: files per second over the last half hour; ``None`` before a shard has ended.
-        left_s: seconds for the rest at this rate; ``None`` without one.
+        files_per_s: files per second over the last half hour; ``None`` before a shard has ended.
+        left_s: seconds for the rest at this rate; ``None`` if there is no rate.
     """
 
     root: str
     bundle: str
     digest: str
     shards: dict[str, int]
-    films: dict[str, int]
+    files: dict[str, int]
     stalled: int
-    films_s: float | None
+    files_per_s: float | None
     left_s: float | None
 
     def to_json(self) -> JSONObject:
         """Return the record that ``preread fleet status --json`` prints."""
-        return {name: getattr(self, name) for name in self.__slots__}
+        return {
+            "root": self.root,
+            "bundle": self.bundle,
+            "digest": self.digest,
+            "shards": self.shards,
+            "films": self.files,
+            "stalled": self.stalled,
+            "films_s": self.files_per_s,
+            "left_s": self.left_s,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,29 +89,31 @@ class FleetHealth:
     progress_age_s: float | None = None
 
     @property
-    def open(self) -> int:
-        """Number of shards that are not done."""
+    def open_shards(self) -> int:
+        """Number of shards in the fleet's queue that are not done."""
         return sum(self.shards.get(status, 0) for status in OPEN)
 
-    def troubles(self) -> Iterator[tuple[str, str]]:
-        """Yield code and description of each problem."""
+    def problems(self) -> Iterator[tuple[str, str]]:
+        """Yield code and description of each problem of the fleet."""
         age_s = self.progress_age_s
         since = "for long" if age_s is None else f"for {format_duration(age_s)}"
-        if self.open and not self.processes:
-            yield "fleet_idle", f"{self.open} shards wait, and no process of a fleet is at work: `preread fleet work`"
-        elif self.open and (age_s is None or age_s > _PATIENCE_S) and (self.shards.get("doing") or not self.busy):
-            yield "fleet_stalled", f"{self.open} shards wait, and none has gone on {since}"
+        if self.open_shards and not self.processes:
+            yield "fleet_idle", f"{self.open_shards} shards wait, and no fleet process runs: start `preread fleet work`"
+        elif (
+            self.open_shards and (age_s is None or age_s > _PATIENCE_S) and (self.shards.get("doing") or not self.busy)
+        ):
+            yield "fleet_stalled", f"{self.open_shards} shards wait, and none has made progress {since}"
         if failed := self.shards.get("failed"):
-            yield "shards_failed", f"{failed} shards failed: `preread fleet status`"
+            yield "shards_failed", f"{failed} shards failed: see `preread fleet status`"
 
 
-# ---------------------------------------------------------------------- what the queue's tables say
+# ---------------------------------------------------------------------- the queue's tables
 
 
-def applied(connection: Connection) -> str | None:
-    """Return the last Procrastinate migration of the queue, or ``None``.
+def applied_queue_migration(connection: Connection) -> str | None:
+    """Return the last Procrastinate migration of the fleet's queue.
 
-    ``None`` without a queue.
+    ``None`` if there is no queue.
     """
     if connection.dialect.name != "postgresql":
         return None
@@ -111,10 +122,10 @@ def applied(connection: Connection) -> str | None:
     return found
 
 
-def order_key(engine: Engine) -> bytes:
-    """Return the key for the order of shards; see ``fleet.partition``.
+def shard_order_key(engine: Engine) -> bytes:
+    """Return the database's key for the order of an archive's shards.
 
-    Created once per database, for all machines.
+    Created once per database, for all machines; see ``fleet.partition``.
     """
     wanted = select(secret.c.value).where(secret.c.name == _ORDER_KEY)
 
@@ -130,7 +141,7 @@ def order_key(engine: Engine) -> bytes:
 
 _COUNTS = f"""
 SELECT (args->>'root_id')::bigint AS root_id, args->>'digest' AS digest, jobs.status::text AS status,
-       count(*) AS shards, sum((args->>'files')::bigint) AS films,
+       count(*) AS shards, sum((args->>'files')::bigint) AS files,
        count(*) FILTER (WHERE jobs.status = 'doing' AND (workers.id IS NULL OR
            workers.last_heartbeat < now() - make_interval(secs => :stalled_s))) AS stalled
 FROM {SCHEMA}.procrastinate_jobs AS jobs LEFT JOIN {SCHEMA}.procrastinate_workers AS workers
@@ -139,12 +150,12 @@ WHERE task_name = :task GROUP BY 1, 2, 3 ORDER BY min(jobs.id)
 """  # noqa: S608  the schema's name is a constant
 _RATE = f"""
 WITH ended AS (
-    SELECT jobs.id, (args->>'files')::bigint AS films FROM {SCHEMA}.procrastinate_jobs AS jobs
+    SELECT jobs.id, (args->>'files')::bigint AS files FROM {SCHEMA}.procrastinate_jobs AS jobs
     JOIN {SCHEMA}.procrastinate_events AS events ON events.job_id = jobs.id
     WHERE task_name = :task AND jobs.status = 'succeeded' AND events.type = 'succeeded'
       AND events.at > now() - make_interval(secs => :window_s)
       AND (args->>'root_id')::bigint = :root_id AND args->>'digest' = :digest)
-SELECT (SELECT sum(films) FROM ended) / extract(epoch FROM now() - greatest(
+SELECT (SELECT sum(files) FROM ended) / extract(epoch FROM now() - greatest(
     now() - make_interval(secs => :window_s),
     (SELECT min(at) FROM {SCHEMA}.procrastinate_events WHERE type = 'started' AND job_id IN (SELECT id FROM ended))))
 """  # noqa: S608
@@ -159,28 +170,28 @@ WHERE task_name = :task AND jobs.status = 'doing' GROUP BY 1
 _LAST_EVENT = f"SELECT at FROM {SCHEMA}.procrastinate_events ORDER BY id DESC LIMIT 1"  # noqa: S608
 
 
-def batches(connection: Connection) -> list[Batch]:
-    """Return the progress of each archive, the oldest first."""
+def archive_progress(connection: Connection) -> list[ArchiveProgress]:
+    """Return the progress of each archive in the fleet's queue, oldest first."""
     found: dict[tuple[int, str], list[Any]] = {}
     for row in _counts(connection):
         found.setdefault((row.root_id, row.digest), []).append(row)
     return [_batch(connection, root_id, digest, rows) for (root_id, digest), rows in found.items()]
 
 
-def processes(connection: Connection) -> int:
-    """Return the number of processes with a heartbeat within ``STALLED_S``."""
+def count_fleet_processes(connection: Connection) -> int:
+    """Count the fleet processes with a heartbeat within ``STALLED_S``."""
     count: int = connection.execute(text(_PROCESSES), {"stalled_s": STALLED_S}).scalar_one()
     return count
 
 
 def fleet_health(connection: Connection, now: datetime) -> dict[int, FleetHealth] | None:
-    """Return the health of the fleet by root id; ``None`` without a queue."""
-    if applied(connection) is None:
+    """Return the fleet's health by id of watched folder; ``None`` if no queue."""
+    if applied_queue_migration(connection) is None:
         return None
     rows = _counts(connection)
     if not rows:
         return {}
-    alive = processes(connection)
+    alive = count_fleet_processes(connection)
     busy = any(row.status == "doing" and row.stalled < row.shards for row in rows)
     begun = {row.root_id: row.at for row in connection.execute(text(_IN_HAND_SINCE), {"task": TASK})}
     last = connection.execute(text(_LAST_EVENT)).scalar_one_or_none()
@@ -207,21 +218,21 @@ def _counts(connection: Connection) -> list[Any]:
     return list(connection.execute(text(_COUNTS), {"task": TASK, "stalled_s": STALLED_S}))
 
 
-def _batch(connection: Connection, root_id: int, digest: str, rows: list[Any]) -> Batch:
+def _batch(connection: Connection, root_id: int, digest: str, rows: list[Any]) -> ArchiveProgress:
     root = connection.execute(select(schema.root.c.path_text).where(schema.root.c.id == root_id)).scalar_one()
     bundle = connection.execute(select(schema.bundle).where(schema.bundle.c.digest == digest)).one_or_none()
     values = {"task": TASK, "window_s": _RATE_WINDOW_S, "root_id": root_id, "digest": digest}
     rate = connection.execute(text(_RATE), values).scalar_one()
-    films = {row.status: int(row.films) for row in rows}
-    left = sum(films.get(status, 0) for status in OPEN)
-    return Batch(
+    files = {row.status: int(row.files) for row in rows}
+    left = sum(files.get(status, 0) for status in OPEN)
+    return ArchiveProgress(
         root=root,
         bundle=digest[:12] if bundle is None else f"{bundle.name}/{bundle.version}",
         digest=digest,
         shards={row.status: row.shards for row in rows},
-        films=films,
+        files=files,
         stalled=sum(row.stalled for row in rows),
-        films_s=None if not rate else round(float(rate), 2),
+        files_per_s=None if not rate else round(float(rate), 2),
         left_s=None if not rate else round(left / float(rate), 1),
     )
 

@@ -1,4 +1,4 @@
-"""Claims: taken, renewed, given back, failed, recovered, reopened."""
+"""Claims on file versions: taken, renewed, given back, failed, recovered."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from preread.db import schema
 from preread.db.statements import chunks
 from preread.ledger import tombstones
 from preread.ledger.discovery import gone_state
-from preread.ledger.failing_sources import Source, lanes, was_late
+from preread.ledger.failing_sources import Source, claim_lanes, met_deadline_before
 from preread.ledger.records import Claim
 from preread.ledger.registry import dead_owners
 from preread.ledger.transaction import Transaction, query, transaction
 from preread.ledger.transitions import (
     FRESH_START,
     SET_FREE,
-    ended_as,
-    held,
+    end_claim,
+    first_review_time,
+    is_held_by,
     keep_outcomes,
-    leave_claim,
-    move,
-    read_with,
-    record,
+    move_versions,
+    record_transitions,
+    state_after_claim,
 )
 
 ACKNOWLEDGED = "acknowledged"
@@ -52,10 +52,10 @@ ALONE_PATIENCE = timedelta(seconds=60)
 _f = schema.file.c
 _OF_CLAIM = (
     _f.id, _f.root_id, _f.path, _f.size_bytes, _f.mtime_ns, _f.epoch, _f.attempts, _f.interruptions, _f.alone,
-    _f.settled_at, _f.failed_at, tombstones.key_value().is_not(None).label("forgets"),
+    _f.settled_at, _f.failed_at, tombstones.stored_key_query().is_not(None).label("forgets"),
 )  # fmt: skip
 
-DIED_ALONE = "the worker died three times while it read this file and nothing else"
+DIED_ALONE = "the worker died three times while it read this file alone"
 
 
 # ---------------------------------------------------------------------- claiming
@@ -70,7 +70,7 @@ def claim(
     sources: Sequence[Source] = (),
     behind_limit: int | None = None,
 ) -> list[Claim]:
-    """Claim READY versions, live before backlog, newest first.
+    """Claim READY file versions, live before backlog, newest first.
 
     Each gets attempts + 1, epoch + 1 and a lease. RETRY versions that are due become READY first. No two claims of one
     version are live at once, in whatever process or on whatever machine. See ``Claim.alone``.
@@ -105,7 +105,7 @@ def claim(
         behind_left = limit if behind_limit is None else behind_limit
         # today's patients wait behind no archive
         for backlog in (~_f.backlog, _f.backlog):
-            for lane, is_behind in lanes(list(sources)):
+            for lane, is_behind in claim_lanes(list(sources)):
                 room = min(limit - len(file_ids), behind_left if is_behind else limit)
                 if room > 0:
                     lane_ids = select(_f.id).where(*ready, ~_f.alone, backlog, *lane)
@@ -120,10 +120,10 @@ def claim(
 
 
 @transaction
-def claim_these(tx: Transaction, file_ids: Sequence[int], bundle_id: int | None = None) -> list[Claim]:
-    """Claim the READY and due versions among these, whatever their lane.
+def claim_by_id(tx: Transaction, file_ids: Sequence[int], bundle_id: int | None = None) -> list[Claim]:
+    """Claim those of the given file versions that are READY or due.
 
-    See ``claim``.
+    Whatever their lane; see ``claim``.
 
     Args:
         tx: the transaction; a ledger or an engine opens one.
@@ -143,22 +143,22 @@ def claim_these(tx: Transaction, file_ids: Sequence[int], bundle_id: int | None 
     chosen = [row for row in rows if not row.alone] or ([] if in_flight else rows[:1])
     # in one transaction with the claim: a worker with another bundle never sees these as READY
     done = [row.id for row in chosen if row.state == FileState.DONE]
-    move(tx, done, FileState.DONE, FileState.READY, "to be read with another bundle", **FRESH_START)
+    move_versions(tx, done, FileState.DONE, FileState.READY, "to be read with another bundle", **FRESH_START)
     return _take(tx, [row.id for row in chosen])
 
 
 @query
-def owed_of(tx: Transaction, file_ids: Collection[int], bundle_id: int | None = None) -> set[int]:
-    """Return which of these versions are pending.
+def find_pending(tx: Transaction, file_ids: Collection[int], bundle_id: int | None = None) -> set[int]:
+    """Return the ids of those of the given file versions that are pending.
 
-    READY, CLAIMED or RETRY, or to be claimed for this bundle; see ``claim_these``.
+    Pending: READY, CLAIMED, RETRY, or to be claimed for this bundle; see ``claim_by_id``.
     """
     waits = (FileState.READY, FileState.CLAIMED, FileState.RETRY)
-    owed = _f.state.in_(waits) | _of_another_bundle(bundle_id)
+    pending = _f.state.in_(waits) | _of_another_bundle(bundle_id)
     return {
         file_id
         for batch in chunks(sorted(file_ids))
-        for file_id in tx.connection.execute(select(_f.id).where(_f.id.in_(batch), owed)).scalars()
+        for file_id in tx.connection.execute(select(_f.id).where(_f.id.in_(batch), pending)).scalars()
     }
 
 
@@ -204,7 +204,7 @@ def _take(tx: Transaction, file_ids: Sequence[int]) -> list[Claim]:
     )
     claims = sorted(_claims(tx.now, tx.connection.execute(taken)), key=lambda claim: file_ids.index(claim.file_id))
     moved = [(claim.file_id, claim.epoch) for claim in claims]
-    record(tx, moved, FileState.READY, FileState.CLAIMED, "claimed", tx.worker_id)
+    record_transitions(tx, moved, FileState.READY, FileState.CLAIMED, "claimed", tx.worker_id)
     return claims
 
 
@@ -213,7 +213,7 @@ def _wake_due(tx: Transaction, condition: ColumnElement[bool]) -> None:
     over = (_f.retry_at <= tx.now) | (_f.retry_at > tx.now + LONGEST_RETRY)
     due = select(_f.id).where(_f.state == FileState.RETRY, over, condition).limit(1000)
     file_ids = tx.connection.execute(due.with_for_update(skip_locked=True)).scalars().all()
-    move(tx, file_ids, FileState.RETRY, FileState.READY, "due again", retry_at=None)
+    move_versions(tx, file_ids, FileState.RETRY, FileState.READY, "due again", retry_at=None)
 
 
 def _claims(now: datetime, rows: Iterable[Row[Any]]) -> list[Claim]:
@@ -238,7 +238,7 @@ def _claims(now: datetime, rows: Iterable[Row[Any]]) -> list[Claim]:
 
 @transaction
 def renew(tx: Transaction, batch: Collection[Claim]) -> set[int]:
-    """Extend the leases of claims.
+    """Extend the leases of claims; return the file ids still held.
 
     Returns:
         The file ids whose claims still hold; the others are fenced, and what they read must be dropped.
@@ -247,7 +247,7 @@ def renew(tx: Transaction, batch: Collection[Claim]) -> set[int]:
     return {
         claim.file_id
         for claim in sorted(batch, key=lambda claim: claim.file_id)
-        if tx.connection.execute(update(schema.file).where(held(claim)).values(lease_until=until)).rowcount
+        if tx.connection.execute(update(schema.file).where(is_held_by(claim)).values(lease_until=until)).rowcount
     }
 
 
@@ -255,7 +255,7 @@ def renew(tx: Transaction, batch: Collection[Claim]) -> set[int]:
 
 
 def _held_row(connection: Connection, claim: Claim) -> Row[*tuple[Any, ...]] | None:
-    statement = select(_f.attempts, _f.locked_since, _f.newest, _f.outcome).where(held(claim)).with_for_update()
+    statement = select(_f.attempts, _f.locked_since, _f.newest, _f.outcome).where(is_held_by(claim)).with_for_update()
     return connection.execute(statement).one_or_none()
 
 
@@ -269,7 +269,7 @@ def give_back(
     was_read: bool = False,
     held_slot: bool = False,
 ) -> FileState | None:
-    """Give up a claim without fault of the file; refund its attempt.
+    """Give up a claim without fault of its file; refund its attempt.
 
     The new state: READY, or RETRY if ``retry_in_s`` is above 0; without it, ``FileChanged`` gives SETTLING and
     ``FileVanished`` MISSED or VANISHED. A version that has met nothing but such errors for 24 h is QUARANTINED with the
@@ -288,7 +288,7 @@ def give_back(
     """
     row = _held_row(tx.connection, claim)
     if row is None:
-        return ended_as(tx.connection, claim) if tx.is_retry else None
+        return state_after_claim(tx.connection, claim) if tx.is_retry else None
     values: dict[str, Any] = {"attempts": max(0, row.attempts - 1), "retry_at": None, "locked_since": row.locked_since}
     reason = why if isinstance(why, str) else f"{why.code}: {why}"
     if not row.newest:
@@ -309,12 +309,12 @@ def give_back(
         if retry_in_s > 0:
             to_state = FileState.RETRY
             values["retry_at"] = tx.now + timedelta(seconds=retry_in_s)
-    leave_claim(tx, claim, to_state, reason, **values)
+    end_claim(tx, claim, to_state, reason, **values)
     return to_state
 
 
 @transaction
-def fail(
+def record_failure(
     tx: Transaction,
     claim: Claim,
     error: SlotError,
@@ -323,7 +323,7 @@ def fail(
     sha256: str | None = None,
     final: bool = False,
 ) -> FileState | None:
-    """Record a dead inference process; the attempt stays counted.
+    """Record that a claim's inference process died; its attempt counts.
 
     Args:
         tx: the transaction; a ledger or an engine opens one.
@@ -339,23 +339,23 @@ def fail(
     """
     row = _held_row(tx.connection, claim)
     if row is None:
-        return ended_as(tx.connection, claim) if tx.is_retry else None
+        return state_after_claim(tx.connection, claim) if tx.is_retry else None
     if not row.newest:
-        leave_claim(tx, claim, FileState.SUPERSEDED, f"{error.code}: {error}")
+        end_claim(tx, claim, FileState.SUPERSEDED, f"{error.code}: {error}")
         return FileState.SUPERSEDED
     values: dict[str, Any] = {"failed_at": tx.now, "failed_code": error.code, "failed_sha256": sha256}
-    if isinstance(error, SlotDeadline) and was_late(tx.connection, claim.file_id, sha256):
+    if isinstance(error, SlotDeadline) and met_deadline_before(tx.connection, claim.file_id, sha256):
         return _quarantine(tx, claim, SlotDeadline(f"{error}; it is the second time for these bytes"), values)
     if final or row.attempts >= MAX_ATTEMPTS:
         return _quarantine(tx, claim, error, values)
     values |= {"retry_at": tx.now + timedelta(seconds=retry_in_s), "locked_since": None}
-    leave_claim(tx, claim, FileState.RETRY, f"{error.code}: {error}", **values)
+    end_claim(tx, claim, FileState.RETRY, f"{error.code}: {error}", **values)
     return FileState.RETRY
 
 
 @transaction
 def quarantine(tx: Transaction, claim: Claim, error: PrereadError) -> bool:
-    """Quarantine a claimed version at once, with the error's code.
+    """Quarantine a claimed file version with an error's code.
 
     For an error after which a later try is due, if no later try will come: a locked file when ``--once`` ends.
 
@@ -363,13 +363,13 @@ def quarantine(tx: Transaction, claim: Claim, error: PrereadError) -> bool:
         ``False`` if the claim was fenced.
     """
     if _held_row(tx.connection, claim) is None:
-        return tx.is_retry and ended_as(tx.connection, claim) is FileState.QUARANTINED
+        return tx.is_retry and state_after_claim(tx.connection, claim) is FileState.QUARANTINED
     _quarantine(tx, claim, error, {})
     return True
 
 
 def quarantine_values(now: datetime, code: str, reason: str) -> dict[str, Any]:
-    """Return the columns of a version that is quarantined, besides its state."""
+    """Return the column values of a quarantined file version."""
     return {
         "outcome": Outcome.UNREADABLE,
         "code": code,
@@ -382,13 +382,13 @@ def quarantine_values(now: datetime, code: str, reason: str) -> dict[str, Any]:
 
 def _quarantine(tx: Transaction, claim: Claim, error: PrereadError, values: dict[str, Any]) -> FileState:
     values = {**values, **quarantine_values(tx.now, error.code, str(error))}
-    leave_claim(tx, claim, FileState.QUARANTINED, f"{error.code}: {error}", **values)
+    end_claim(tx, claim, FileState.QUARANTINED, f"{error.code}: {error}", **values)
     return FileState.QUARANTINED
 
 
 @transaction
 def recover_interrupted(tx: Transaction) -> int:
-    """Give back claims of dead or stopped workers, and expired claims.
+    """Return file versions of dead workers and expired leases to the queue.
 
     The versions become READY with interruptions + 1, their attempt refunded. After three interruptions a version runs
     alone, and then its attempts stay counted: the third such death quarantines it as ``slot_crashed``. To be called at
@@ -419,28 +419,28 @@ def recover_interrupted(tx: Transaction) -> int:
             to_state, why = FileState.QUARANTINED, DIED_ALONE
             keep_outcomes(tx, [row.id])
             values.update(quarantine_values(tx.now, SlotCrashed.code, DIED_ALONE))
-            values["read_at"] = read_with(values)
+            values["read_at"] = first_review_time(values)
         tx.connection.execute(
             update(schema.file)
             .where(_f.id == row.id, _f.state == FileState.CLAIMED, _f.epoch == row.epoch)
             .values({"state": to_state, "changed_at": tx.now, **SET_FREE, **values})
         )
-        record(tx, [(row.id, row.epoch)], FileState.CLAIMED, to_state, why, row.owner)
+        record_transitions(tx, [(row.id, row.epoch)], FileState.CLAIMED, to_state, why, row.owner)
     return len(rows)
 
 
-# ---------------------------------------------------------------------- reopening
+# ---------------------------------------------------------------------- requeueing
 
 
 @transaction
-def reopen(
+def requeue(
     tx: Transaction,
     file_ids: Collection[int],
     why: str,
     *,
     states: Collection[FileState] = (FileState.QUARANTINED,),
 ) -> int:
-    """Move newest versions to READY, without attempts or interruptions.
+    """Move newest file versions to READY, with their attempts reset.
 
     An outcome stands until the next one is committed, and becomes a past outcome then.
 
@@ -459,28 +459,28 @@ def reopen(
         rows = tx.connection.execute(newest.order_by(_f.id).with_for_update()).all()
         for state in states:
             found = [row.id for row in rows if row.state == state]
-            count += len(move(tx, found, state, FileState.READY, why, **FRESH_START))
+            count += len(move_versions(tx, found, state, FileState.READY, why, **FRESH_START))
     return count
 
 
 @transaction
 def acknowledge_missed(tx: Transaction, file_ids: Collection[int], why: str) -> int:
-    """Mark MISSED versions as known to a person; return their number.
+    """Mark MISSED file versions as acknowledged; return their number.
 
-    They stay listed without an alarm.
+    They stay listed, without an alarm.
     """
     missed = select(_f.id).where(_f.id.in_(list(file_ids)), _f.state == FileState.MISSED, _f.code.is_(None))
     unknown = tx.connection.execute(missed.order_by(_f.id)).scalars().all()
-    return len(move(tx, unknown, FileState.MISSED, FileState.MISSED, why, code=ACKNOWLEDGED))
+    return len(move_versions(tx, unknown, FileState.MISSED, FileState.MISSED, why, code=ACKNOWLEDGED))
 
 
 @transaction
-def reopen_code(tx: Transaction, root_ids: Sequence[int], code: str, why: str) -> int:
-    """Reopen versions QUARANTINED with a code; return their number.
+def requeue_quarantined(tx: Transaction, root_ids: Sequence[int], code: str, why: str) -> int:
+    """Move file versions QUARANTINED with a code to READY; return the count.
 
-    E.g. ``locked`` at a start; see ``reopen``.
+    E.g. those with the code ``locked`` when a worker starts; see ``requeue``.
     """
     quarantined = select(_f.id).where(
         _f.state == FileState.QUARANTINED, _f.code == code, _f.newest, _f.root_id.in_(list(root_ids))
     )
-    return reopen(tx, tx.connection.execute(quarantined.order_by(_f.id)).scalars().all(), why)
+    return requeue(tx, tx.connection.execute(quarantined.order_by(_f.id)).scalars().all(), why)

@@ -37,7 +37,16 @@ from preread.ledger import tombstones
 from preread.ledger.claims import quarantine_values
 from preread.ledger.records import Claim, Ending, FileFacts
 from preread.ledger.transaction import Transaction, query, transaction
-from preread.ledger.transitions import NOT_FAILED, SET_FREE, ended_as, held, keep_outcomes, lock, read_with, record
+from preread.ledger.transitions import (
+    NOT_FAILED,
+    SET_FREE,
+    first_review_time,
+    is_held_by,
+    keep_outcomes,
+    lock_names,
+    record_transitions,
+    state_after_claim,
+)
 
 _IDENTIFIERS = frozenset(
     {
@@ -67,13 +76,13 @@ _KNOWN = select(
     exists()
     .where(schema.instance.c.id == schema.assessment.c.instance_id, schema.instance.c.sha256 == bindparam("of_sha256"))
     .where(schema.bundle.c.id == schema.assessment.c.bundle_id, schema.bundle.c.digest == bindparam("of_digest")),
-    tombstones.key_value(),
+    tombstones.stored_key_query(),
 )
 
 
 @transaction
 def register_bundle(tx: Transaction, *, name: str, version: str, digest: str, manifest: str = "{}") -> int:
-    """Store a bundle if it is new; return its id.
+    """Store a model bundle in the database if it is new; return its id.
 
     Args:
         tx: the transaction; a ledger or an engine opens one.
@@ -83,7 +92,7 @@ def register_bundle(tx: Transaction, *, name: str, version: str, digest: str, ma
         manifest: its JSON text.
 
     Raises:
-        BundleWithdrawn: it was withdrawn, and assesses nothing any more.
+        BundleWithdrawn: the bundle was withdrawn and must assess nothing.
     """
     row: schema.Row = {
         "name": name,
@@ -101,13 +110,21 @@ def register_bundle(tx: Transaction, *, name: str, version: str, digest: str, ma
 
 
 @query
-def what_is_known(tx: Transaction, sha256: str, bundle_digest: str) -> tuple[bool, bool]:
-    """Return whether a content was assessed, and whether it was purged.
+def content_status(tx: Transaction, sha256: str, bundle_digest: str) -> tuple[bool, bool]:
+    """Return whether a content (SHA-256) was assessed, and whether purged.
 
-    Header and gate suffice for what was assessed; what was purged is neither looked at nor kept.
+    A content that was assessed needs only header and gate; one that was purged is neither assessed nor kept.
+
+    Args:
+        tx: the transaction; a ledger or an engine opens one.
+        sha256: of the content, in hex.
+        bundle_digest: SHA-256 of the bundle's manifest, in hex.
+
+    Returns:
+        Whether the bundle assessed the content, and whether the content was purged.
     """
     found = tx.connection.execute(_KNOWN, {"of_sha256": sha256, "of_digest": bundle_digest}).one()
-    return bool(found[0]), found[1] is not None and bool(tombstones.among_forgotten(tx.connection, [sha256]))
+    return bool(found[0]), found[1] is not None and bool(tombstones.find_purged(tx.connection, [sha256]))
 
 
 # ---------------------------------------------------------------------- the outcomes
@@ -115,7 +132,7 @@ def what_is_known(tx: Transaction, sha256: str, bundle_digest: str) -> tuple[boo
 
 @transaction
 def commit(tx: Transaction, bundle_id: int, endings: Sequence[Ending]) -> list[bool]:
-    """Commit the outcomes of some claims: DONE, or QUARANTINED with a code.
+    """Commit the outcomes of claimed files: DONE, or QUARANTINED with a code.
 
     Instance, assessment and findings are written once for each content and bundle: if another worker committed the
     same content meanwhile, its rows are kept and this version is linked to them.
@@ -153,8 +170,8 @@ def commit(tx: Transaction, bundle_id: int, endings: Sequence[Ending]) -> list[b
             values["seal"] = seals.of_result(key, ending.claim.file_id, values)
         values |= {"state": state, "changed_at": tx.now, **SET_FREE}
         if rows[_key(ending)].outcome is not None:
-            values["read_at"] = read_with(values)
-            tx.connection.execute(update(schema.file).where(held(ending.claim)).values(values))
+            values["read_at"] = first_review_time(values)
+            tx.connection.execute(update(schema.file).where(is_held_by(ending.claim)).values(values))
         else:
             file_id, epoch = _key(ending)
             changes.setdefault((state, ending.facts is None), []).append(
@@ -164,11 +181,12 @@ def commit(tx: Transaction, bundle_id: int, endings: Sequence[Ending]) -> list[b
     for batch in changes.values():
         tx.connection.execute(_LEAVE, batch)
     for (state, why, owner), moved in moves.items():
-        record(tx, moved, FileState.CLAIMED, state, why, owner)
+        record_transitions(tx, moved, FileState.CLAIMED, state, why, owner)
     _mark_uid_conflicts(tx.connection, _uids(kept))
     # an ending without a claim may have been written by an earlier try whose answer was lost
     return [
-        _key(ending) in rows or (tx.is_retry and ended_as(tx.connection, ending.claim) is _STATES[ending.outcome])
+        _key(ending) in rows
+        or (tx.is_retry and state_after_claim(tx.connection, ending.claim) is _STATES[ending.outcome])
         for ending in endings
     ]
 
@@ -190,7 +208,7 @@ def _lock(connection: Connection, endings: Sequence[Ending]) -> None:
     """
     tombstones.lock_contents(connection, [ending.facts.sha256 for ending in endings if ending.facts is not None])
     # two files with one UID committed at the same moment would not see each other
-    lock(connection, _uids(endings), _OF_UIDS)
+    lock_names(connection, _uids(endings), _OF_UIDS)
 
 
 def _forget(tx: Transaction, endings: Sequence[Ending]) -> None:
@@ -198,12 +216,12 @@ def _forget(tx: Transaction, endings: Sequence[Ending]) -> None:
 
     That ends their claims.
     """
-    contents = tombstones.among_forgotten(
+    contents = tombstones.find_purged(
         tx.connection, [ending.facts.sha256 for ending in endings if ending.facts is not None]
     )
     for ending in endings:
         if ending.facts is not None and ending.facts.sha256 in contents:
-            forget(tx, ending.claim, ending.facts.sha256)
+            discard_purged(tx, ending.claim, ending.facts.sha256)
 
 
 def _ended(
@@ -232,20 +250,20 @@ def _ended(
 
 
 @transaction
-def forget(tx: Transaction, claim: Claim, sha256: str) -> bool:
-    """Turn a claimed version whose bytes were purged before into a stub.
+def discard_purged(tx: Transaction, claim: Claim, sha256: str) -> bool:
+    """Turn a claimed file version into a stub if its content was purged.
 
-    IGNORED with the code ``forgotten``.
+    The stub is IGNORED with the code ``forgotten``.
 
     Returns:
         ``False`` if these bytes were not purged, or the claim was fenced.
     """
-    key = tombstones.load_key(tx.connection)
-    if key is None or not tombstones.among_forgotten(tx.connection, [sha256]):
+    key = tombstones.load_tombstone_key(tx.connection)
+    if key is None or not tombstones.find_purged(tx.connection, [sha256]):
         return False
-    if tx.connection.execute(select(schema.file.c.id).where(held(claim)).with_for_update()).first() is None:
+    if tx.connection.execute(select(schema.file.c.id).where(is_held_by(claim)).with_for_update()).first() is None:
         return False
-    tombstones.forget(tx, key, [claim.file_id], "its bytes were purged before", readings=False)
+    tombstones.replace_with_stubs(tx, key, [claim.file_id], "its bytes were purged before", with_reviews=False)
     return True
 
 
@@ -280,9 +298,9 @@ def _instances(tx: Transaction, endings: Sequence[Ending]) -> dict[str, int]:
 def _assessments(
     tx: Transaction, bundle_id: int, endings: Sequence[Ending], instances: Mapping[str, int]
 ) -> dict[int, tuple[int, Answer | None]]:
-    """Store new assessments; return id and most urgent answer of each.
+    """Store new assessments; return id and answer of each content.
 
-    By instance id.
+    The result is keyed by instance id.
     """
     contents = {
         instances[ending.read.sha256]: ending.content for ending in reversed(endings) if ending.content is not None
@@ -301,7 +319,7 @@ def _assessments(
                 "activation_map_shape": ",".join(str(length) for length in activation_map.shape),
                 "assessed_at": tx.now,
                 "seal": seals.of_answers(key, instance_id, bundle_id, finding_rows(content.findings)),
-                **_picture_values(content.picture),
+                **_statistics_values(content.statistics),
             }
         )
     a, f = schema.assessment.c, schema.finding.c
@@ -327,16 +345,18 @@ def _assessments(
         for row in tx.connection.execute(stored):
             said.setdefault(row.instance_id, (row.id, set()))[1].add(row.answer)
     if wanted - set(said):
-        raise LookupError("there is no assessment to which a content could be linked")
+        raise LookupError("the assessment of a content that was assessed before is missing")
     return {
         instance_id: (assessment_id, _most_urgent(answers)) for instance_id, (assessment_id, answers) in said.items()
     }
 
 
 def finding_rows(findings: Iterable[Finding], **of: int) -> list[dict[str, Any]]:
-    """Return the rows of findings in order.
+    """Return findings as rows of their database table, in order.
 
-    ``of`` names the row to which they belong.
+    Args:
+        findings: of one result.
+        of: name and id of the row to which they belong, as further columns.
     """
     return [
         {
@@ -352,8 +372,10 @@ def finding_rows(findings: Iterable[Finding], **of: int) -> list[dict[str, Any]]
     ]
 
 
-def _picture_values(picture: ImageStatistics | None) -> dict[str, Any]:
-    return {} if picture is None else {f"picture_{name}": value for name, value in dataclasses.asdict(picture).items()}
+def _statistics_values(statistics: ImageStatistics | None) -> dict[str, Any]:
+    if statistics is None:
+        return {}
+    return {f"picture_{name}": value for name, value in dataclasses.asdict(statistics).items()}
 
 
 def _most_urgent(said: Container[str]) -> Answer | None:
@@ -365,7 +387,7 @@ def _most_urgent(said: Container[str]) -> Answer | None:
 
 def _file_values(facts: FileFacts, instance_id: int) -> dict[str, Any]:
     return {
-        **identity_values(facts.identity),
+        **identity_columns(facts.identity),
         "instance_id": instance_id,
         "population": facts.population,
         "research": facts.population is Population.RESEARCH,
@@ -390,10 +412,10 @@ def _mark_uid_conflicts(connection: Connection, uids: Collection[str]) -> None:
         connection.execute(unmarked.values(uid_conflict=True))
 
 
-def identity_values(identity: Identity) -> dict[str, Any]:
-    """Return the identity by column, safe to store.
+def identity_columns(identity: Identity) -> dict[str, Any]:
+    """Return the identity of an image as column values of ``file``.
 
-    Unusable text is ``None``, controls are escaped.
+    Text that cannot be stored becomes ``None``, control characters are escaped.
     """
     values: dict[str, Any] = {}
     for field in dataclasses.fields(identity):
@@ -403,18 +425,17 @@ def identity_values(identity: Identity) -> dict[str, Any]:
         elif isinstance(value, float) and not math.isfinite(value):
             value = None
         values[field.name] = value
-    values["acquired_local"] = acquired_local(identity)
+    values["acquired_local"] = local_acquisition_time(identity)
     values["device"] = clean_text(device_label(identity))
     values["patient_name_key"] = name_key(identity.patient_name)
     return values
 
 
-def acquired_local(identity: Identity) -> str | None:
-    """Return the time of acquisition as 14 digits (YYYYMMDDhhmmss).
+def local_acquisition_time(identity: Identity) -> str | None:
+    """Return an image's acquisition time as 14 digits (YYYYMMDDhhmmss).
 
-    By the modality's clock, to compare and sort.
-
-    From the acquisition date and time as far as it is given (DICOM DT, PS3.5 section 6.2), else from the study date.
+    By the modality's clock, to compare and sort. From the acquisition date and time as far as it is given (DICOM DT,
+    PS3.5 section 6.2), else from the study date; ``None`` if neither is given.
     """
     for written in (identity.acquisition_date_time, identity.study_date):
         # the fraction and the offset, if any, follow the digits; an offset behind a minus is left out by its length

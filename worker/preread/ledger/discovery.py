@@ -1,4 +1,4 @@
-"""Discovery: observed, complete, empty, ignored and absent files."""
+"""Discovery of file versions: observed, complete, ignored and absent."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from preread.core.types import FORGOTTEN, FileState, Outcome
 from preread.db import schema
 from preread.db.statements import chunks, insert_or_skip
 from preread.ledger.records import Observation, Version
-from preread.ledger.tombstones import load_key
+from preread.ledger.tombstones import load_tombstone_key
 from preread.ledger.transaction import Transaction, query, transaction
-from preread.ledger.transitions import FRESH_START, keep_outcomes, move, path_key, record
+from preread.ledger.transitions import FRESH_START, keep_outcomes, move_versions, path_key, record_transitions
 
 # Not yet read, so that nothing is lost when a newer version of the path takes their place at once.
 _NEVER_READ = (FileState.SETTLING, FileState.READY, FileState.RETRY, FileState.MISSED, FileState.IGNORED)
@@ -68,7 +68,7 @@ def _newest(
             statement = statement.order_by(c.id).with_for_update()
         found.update((row.path, row) for row in connection.execute(statement))
     missing = [path for path in paths if path not in found]
-    key = load_key(connection) if missing else None
+    key = load_tombstone_key(connection) if missing else None
     if key is not None:
         for batch in chunks(missing):
             by_key = {key.path(path): path for path in batch}
@@ -84,16 +84,18 @@ def _is_stub(row: Row[Any]) -> bool:
 
 
 @query
-def known(tx: Transaction, root_id: int, paths: Collection[bytes]) -> dict[bytes, Version]:
-    """Return the newest version of each path; paths without one are left out."""
+def newest_versions(tx: Transaction, root_id: int, paths: Collection[bytes]) -> dict[bytes, Version]:
+    """Return the newest file version of each path; others are left out."""
     return {path: _version(path, row) for path, row in _newest(tx.connection, root_id, list(paths)).items()}
 
 
 @query
-def live_paths(tx: Transaction, root_id: int, *, after_file_id: int = 0, limit: int = 1000) -> list[tuple[int, bytes]]:
-    """Return a page of paths that a complete scan should meet.
+def expected_paths(
+    tx: Transaction, root_id: int, *, after_file_id: int = 0, limit: int = 1000
+) -> list[tuple[int, bytes]]:
+    """Return a page of paths that a complete scan should find.
 
-    Those are newest versions that are not IGNORED, MISSED or VANISHED.
+    Those of newest versions that are not IGNORED, MISSED or VANISHED.
 
     Args:
         tx: the transaction; a ledger or an engine opens one.
@@ -106,8 +108,10 @@ def live_paths(tx: Transaction, root_id: int, *, after_file_id: int = 0, limit: 
 
 
 @query
-def unsettled(tx: Transaction, root_id: int, *, after_file_id: int = 0, limit: int = 500) -> list[tuple[int, bytes]]:
-    """Return a page of SETTLING versions by rising id; see ``live_paths``."""
+def incomplete_paths(
+    tx: Transaction, root_id: int, *, after_file_id: int = 0, limit: int = 500
+) -> list[tuple[int, bytes]]:
+    """Return a page of paths of SETTLING file versions, by rising id."""
     return _page(tx, root_id, _file.state == FileState.SETTLING, after_file_id, limit)
 
 
@@ -120,10 +124,10 @@ def _page(
 
 
 @query
-def counts(
+def count_versions(
     tx: Transaction, root_ids: Sequence[int] | None = None, states: Collection[FileState] = tuple(FileState)
 ) -> dict[FileState, int]:
-    """Return the number of versions in each state.
+    """Count the file versions of watched folders by state.
 
     Args:
         tx: the transaction; a ledger or an engine opens one.
@@ -147,7 +151,7 @@ def counts(
 def observe(
     tx: Transaction, root_id: int, observations: Collection[Observation], *, backlog: bool = False
 ) -> dict[bytes, Version]:
-    """Record directory entries; observing the same again changes nothing.
+    """Record directory entries as file versions; return the newest versions.
 
     A path with a new size or mtime gets a new version, SETTLING (a version that was itself still SETTLING is changed in
     place, so that a growing file is one row). MISSED and IGNORED versions seen again become SETTLING again; a VANISHED
@@ -183,7 +187,7 @@ def observe(
                     tx.connection.execute(update(schema.file).where(_file.id == row.id).values(backlog=False))
             else:
                 _changed(tx, root_id, row, entry)
-    return known(tx, root_id, [entry.path for entry in seen])
+    return newest_versions(tx, root_id, [entry.path for entry in seen])
 
 
 def _by_path(observations: Collection[Observation]) -> list[Observation]:
@@ -239,7 +243,7 @@ def _insert(
         for entry in observations
     ]
     inserted = insert_or_skip(tx.connection, schema.file, rows)
-    record(tx, [(row[0], 0) for row in inserted], None, state, why)
+    record_transitions(tx, [(row[0], 0) for row in inserted], None, state, why)
     return len(inserted)
 
 
@@ -250,16 +254,16 @@ def _seen_again(tx: Transaction, row: Row[Any], entry: Observation) -> None:
         return
     if state in _WITH_OUTCOME and _version(entry.path, row).is_another_file(entry):
         why = "another file of its size and time took its place"
-        move(tx, [row.id], state, FileState.SETTLING, why, **FRESH_START, **seen)
+        move_versions(tx, [row.id], state, FileState.SETTLING, why, **FRESH_START, **seen)
     elif state is FileState.VANISHED:
         to_state = FileState.QUARANTINED if row.outcome == Outcome.UNREADABLE else FileState.DONE
-        move(tx, [row.id], state, to_state, "seen again")
+        move_versions(tx, [row.id], state, to_state, "seen again")
     elif state in {FileState.MISSED, FileState.IGNORED}:
         why = "seen again" if state is FileState.MISSED else "no longer ignored"
-        move(tx, [row.id], state, FileState.SETTLING, why, code=None, reason=None, **seen)
+        move_versions(tx, [row.id], state, FileState.SETTLING, why, code=None, reason=None, **seen)
     elif state is FileState.QUARANTINED and row.code in UNREAD_CODES and row.ctime_ns != entry.ctime_ns:
         why = "something about it changed"
-        move(tx, [row.id], state, FileState.READY, why, **FRESH_START, ctime_ns=entry.ctime_ns)
+        move_versions(tx, [row.id], state, FileState.READY, why, **FRESH_START, ctime_ns=entry.ctime_ns)
     elif state is FileState.SETTLING and row.inode != entry.inode:
         tx.connection.execute(update(schema.file).where(_file.id == row.id).values(inode=entry.inode))
 
@@ -293,7 +297,7 @@ def _changed(tx: Transaction, root_id: int, row: Row[Any], entry: Observation) -
     tx.connection.execute(update(schema.file).where(c.id == row.id).values(newest=False))
     state = FileState(row.state)
     if state in _NEVER_READ:
-        move(tx, [row.id], state, FileState.SUPERSEDED, "changed before it was read", retry_at=None)
+        move_versions(tx, [row.id], state, FileState.SUPERSEDED, "changed before it was read", retry_at=None)
     if earlier is None:
         _insert(tx, root_id, [entry], FileState.SETTLING, "changed")
         return
@@ -301,7 +305,7 @@ def _changed(tx: Transaction, root_id: int, row: Row[Any], entry: Observation) -
     tx.connection.execute(update(schema.file).where(c.id == earlier.id).values(newest=True))
     if earlier.state == FileState.SUPERSEDED:
         values: dict[str, Any] = {**FRESH_START, "inode": entry.inode, "ctime_ns": entry.ctime_ns}
-        move(tx, [earlier.id], FileState.SUPERSEDED, FileState.SETTLING, "changed back", **values)
+        move_versions(tx, [earlier.id], FileState.SUPERSEDED, FileState.SETTLING, "changed back", **values)
     else:
         _seen_again(tx, earlier, entry)
 
@@ -311,29 +315,28 @@ def _changed(tx: Transaction, root_id: int, row: Row[Any], entry: Observation) -
 
 @transaction
 def settle(tx: Transaction, versions: Collection[Version]) -> int:
-    """Move unchanged SETTLING versions to READY; return their number.
+    """Move SETTLING file versions that are complete to READY; count them.
 
-    Unchanged: with the size and mtime of the argument.
-
-    Every other version of those paths becomes SUPERSEDED; an inference process that still reads one is fenced.
+    Complete: size and mtime are still those of the argument. Every other version of those paths becomes SUPERSEDED; an
+    inference process that still reads one is fenced.
     """
     settled = _still_settling(tx.connection, versions)
-    moved = move(tx, [row.id for row in settled], FileState.SETTLING, FileState.READY, "settled", settled_at=tx.now)
+    moved = move_versions(
+        tx, [row.id for row in settled], FileState.SETTLING, FileState.READY, "settled", settled_at=tx.now
+    )
     _supersede_older(tx, settled)
     return len(moved)
 
 
 @transaction
 def quarantine_empty(tx: Transaction, versions: Collection[Version]) -> int:
-    """Quarantine SETTLING versions without bytes; return their number.
+    """Quarantine SETTLING file versions without bytes; count them.
 
-    QUARANTINED with the code ``empty``.
-
-    The caller decides when: after 24 h, or at once if a run ends (``--once``).
+    Their code is ``empty``. The caller decides when: after 24 h, or at once if a run ends (``--once``).
     """
     empty = [row for row in _still_settling(tx.connection, versions) if row.size_bytes == 0]
     keep_outcomes(tx, [row.id for row in empty])
-    moved = move(
+    moved = move_versions(
         tx,
         [row.id for row in empty],
         FileState.SETTLING,
@@ -378,17 +381,15 @@ def _supersede_older(tx: Transaction, newer: Sequence[Row[Any]]) -> None:
             if (row.root_id, row.path) in roots_and_paths:
                 by_state.setdefault(FileState(row.state), []).append(row.id)
     for state, file_ids in by_state.items():
-        move(
-            tx, file_ids, state, FileState.SUPERSEDED, "a newer version settled",
+        move_versions(
+            tx, file_ids, state, FileState.SUPERSEDED, "a newer version is complete",
             owner=None, claim_token=None, lease_until=None, retry_at=None,
         )  # fmt: skip
 
 
 @transaction
-def ignore(tx: Transaction, root_id: int, observations: Collection[Observation], rule: str) -> int:
-    """Record entries that a rule ignores; return the number of versions.
-
-    Those that became IGNORED.
+def record_ignored(tx: Transaction, root_id: int, observations: Collection[Observation], rule: str) -> int:
+    """Record directory entries that a rule ignores; count those now IGNORED.
 
     Args:
         tx: the transaction; a ledger or an engine opens one.
@@ -405,18 +406,16 @@ def ignore(tx: Transaction, root_id: int, observations: Collection[Observation],
     for state in (FileState.SETTLING, FileState.READY):
         file_ids = [row.id for row in before.values() if row.state == state]
         keep_outcomes(tx, file_ids)
-        count += len(move(tx, file_ids, state, FileState.IGNORED, rule, **{**_NO_OUTCOME, "code": rule}))
+        count += len(move_versions(tx, file_ids, state, FileState.IGNORED, rule, **{**_NO_OUTCOME, "code": rule}))
     return count
 
 
 @transaction
-def absent(tx: Transaction, root_id: int, paths: Collection[bytes]) -> int:
-    """Record absent paths; return the number of versions that moved.
+def record_absent(tx: Transaction, root_id: int, paths: Collection[bytes]) -> int:
+    """Mark file versions whose paths are absent MISSED or VANISHED.
 
-    To be called after complete scans.
-
-    A version without an outcome becomes MISSED, one with an outcome VANISHED. Claimed versions stay as they are, and
-    nothing is deleted.
+    To be called after complete scans. A version without an outcome becomes MISSED, one with an outcome VANISHED.
+    Claimed versions stay as they are, and nothing is deleted.
     """
     c = schema.file.c
     count = 0
@@ -432,13 +431,13 @@ def absent(tx: Transaction, root_id: int, paths: Collection[bytes]) -> int:
         for row in rows:
             gone.setdefault((FileState(row.state), gone_state(row.outcome)), []).append(row.id)
         for (from_state, to_state), file_ids in gone.items():
-            count += len(move(tx, file_ids, from_state, to_state, "no longer in the folder", retry_at=None))
+            count += len(move_versions(tx, file_ids, from_state, to_state, "no longer in the folder", retry_at=None))
     return count
 
 
 def gone_state(outcome: str | None) -> FileState:
-    """Return the state of a version whose file is gone.
+    """Return the state of a file version whose file is absent.
 
-    MISSED without an outcome, else VANISHED.
+    MISSED if it has no outcome, else VANISHED.
     """
     return FileState.MISSED if outcome is None else FileState.VANISHED

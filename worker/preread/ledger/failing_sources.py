@@ -34,39 +34,40 @@ _f = schema.file.c
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One folder of a root, by its path within it; ``b""`` is the whole root."""
+    """One folder of a watched folder, by its relative path.
+
+    The path ``b""`` is the whole watched folder.
+    """
 
     root_id: int
     folder: bytes
 
     def covers(self, root_id: int, path: bytes) -> bool:
-        """Return whether the file or folder lies in it."""
+        """Return whether a file or folder lies in this source folder."""
         return root_id == self.root_id and (not self.folder or path.startswith(self.folder + b"/"))
 
-    def files(self) -> ColumnElement[bool]:
-        """Return the condition of ``covers`` on rows of ``file``."""
+    def file_condition(self) -> ColumnElement[bool]:
+        """Return the SQL condition that a file lies in this source folder."""
         here = _f.root_id == self.root_id
         if not self.folder:
             return here
         return here & (_f.path >= self.folder + b"/") & (_f.path < self.folder + b"0")  # "0" follows "/"
 
 
-def lanes(sources: Sequence[Source]) -> Iterator[tuple[list[ColumnElement[bool]], bool]]:
-    """Yield the conditions of each lane in order of claiming.
+def claim_lanes(sources: Sequence[Source]) -> Iterator[tuple[list[ColumnElement[bool]], bool]]:
+    """Yield SQL conditions for the lanes of pending files, in claiming order.
 
-    Each with whether it comes after others.
-
-    Files that failed themselves come last, wherever they lie.
+    With each, whether its files come after others. Files that failed themselves come last, wherever they lie.
     """
     fresh = _f.failed_at.is_(None)
-    yield [fresh, *(~other.files() for other in sources)], False
+    yield [fresh, *(~other.file_condition() for other in sources)], False
     if sources:
-        yield [fresh, or_(*(other.files() for other in sources))], True
+        yield [fresh, or_(*(other.file_condition() for other in sources))], True
     yield [_f.failed_at.is_not(None)], True
 
 
-def was_late(connection: Connection, file_id: int, sha256: str | None) -> bool:
-    """Return whether this version or content met the deadline before."""
+def met_deadline_before(connection: Connection, file_id: int, sha256: str | None) -> bool:
+    """Return whether a file version or its content met the deadline before."""
     same = _f.id == file_id
     if sha256 is not None:
         same |= _f.failed_sha256 == sha256
@@ -77,11 +78,10 @@ def was_late(connection: Connection, file_id: int, sha256: str | None) -> bool:
 
 @query
 def failing_sources(tx: Transaction, root_ids: Sequence[int]) -> list[Source]:
-    """Return the folders whose files lately often failed.
+    """Return source folders whose files recently often failed.
 
-    Failed: ended their inference process, or met its deadline.
-
-    The list is empty if every folder of these roots that files came from is such a folder.
+    Failed: ended their inference process, or met its deadline. The list is empty if every folder of these roots that
+    files came from is such a folder.
     """
     recent = (_f.failed_at > tx.now - RECENT) & (_f.failed_at <= tx.now)
     failed = tx.connection.execute(
@@ -120,11 +120,13 @@ def _good(tx: Transaction, source: Source, but: Iterable[Source], most: int) -> 
     Good: lately had an outcome, and have not failed.
     """
     ended = (_f.committed_at > tx.now - RECENT) & _f.failed_at.is_(None)
-    good = select(_f.id).where(ended, source.files(), *(~other.files() for other in but)).limit(most)
+    good = select(_f.id).where(ended, source.file_condition(), *(~other.file_condition() for other in but)).limit(most)
     return tx.connection.execute(select(func.count()).select_from(good.subquery())).scalar_one()
 
 
 def _has_others(connection: Connection, root_ids: Sequence[int], sources: Sequence[Source]) -> bool:
     newest = select(func.max(_f.id)).scalar_subquery()
     others = select(_f.id).where(_f.id > newest - _OTHERS_AMONG, _f.root_id.in_(root_ids))
-    return connection.execute(others.where(*(~other.files() for other in sources)).limit(1)).first() is not None
+    return (
+        connection.execute(others.where(*(~other.file_condition() for other in sources)).limit(1)).first() is not None
+    )

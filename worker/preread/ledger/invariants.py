@@ -16,7 +16,7 @@ from preread.core.types import FileState, Outcome
 from preread.db import schema
 from preread.db.engine import database_now
 from preread.db.review_schema import reading
-from preread.ledger.registry import may_run
+from preread.ledger.registry import worker_may_run
 
 _file, _root, _transition = schema.file.c, schema.root.c, schema.transition.c
 _instance, _assessment, _finding = schema.instance.c, schema.assessment.c, schema.finding.c
@@ -28,7 +28,7 @@ _STRETCH = 20_000
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One violated invariant, or one difference between ledger and folder.
+    """A violated invariant, or a difference between ledger and folder.
 
     Attributes:
         code: its kind; the runbook has a row for each.
@@ -45,14 +45,14 @@ class Difference:
     file_id: int | None = None
 
 
-def check(
+def check_invariants(
     connection: Connection,
     root_ids: Sequence[int],
     clock: Callable[[Connection], datetime] = database_now,
 ) -> list[Difference]:
-    """Return all violations in these roots and in contents.
+    """Return all violated invariants of watched folders and contents.
 
-    Contents belong to no root.
+    Contents belong to no watched folder, and are all checked.
     """
     return [*_versions(connection, root_ids), *_claims(connection, clock(connection), root_ids), *_contents(connection)]
 
@@ -86,7 +86,7 @@ def _breaches() -> Iterator[tuple[str, str, ColumnElement[bool]]]:
     )
     yield "wrong_outcome", "its outcome is not one of that state", contradicts
     unexplained = outcome.in_([Outcome.REFUSED, Outcome.UNREADABLE]) & _file.code.is_(None)
-    yield "no_code", "it was refused or set aside, and no code says why", unexplained
+    yield "no_code", "it was refused or quarantined, and has no code", unexplained
     belongs = exists().where(
         _assessment.id == _file.assessment_id,
         _assessment.instance_id == _file.instance_id,
@@ -123,7 +123,7 @@ def _claims(connection: Connection, now: datetime, root_ids: Sequence[int]) -> I
     rows = connection.execute(claimed.add_columns(_file.owner, _file.claim_token, _file.lease_until)).all()
     owners = {row.owner for row in rows if row.owner is not None}
     workers = connection.execute(select(schema.worker).where(schema.worker.c.id.in_(owners))).all()
-    running = {row.id for row in workers if may_run(row)}
+    running = {row.id for row in workers if worker_may_run(row)}
     for row in rows:
         if (what := _claim_fault(row, now, running)) is not None:
             yield Difference("claim_without_lease", f"it is claimed, {what}", row.root_text, row.path, row.id)
@@ -139,7 +139,7 @@ def _claim_fault(row: Any, now: datetime, running: set[str]) -> str | None:
 
 def _contents(connection: Connection) -> Iterator[Difference]:
     past = schema.past_outcome.c
-    # a purge leaves what readings that were kept are about
+    # a purge leaves the contents that kept reviews are about
     used = or_(*(exists().where(c.instance_id == _instance.id) for c in (_file, past, reading.c)))
     contents = select(_instance.id, _instance.sha256).where(~used).order_by(_instance.id)
     for stretch in _stretches(connection, _instance.id):

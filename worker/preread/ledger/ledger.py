@@ -1,20 +1,21 @@
-"""State machine of file versions; each change of a state is a verb.
+"""State machine of file versions; each change of state is a verb.
 
 ::
 
     observe ──► SETTLING ── settle ──► READY ── claim ──► CLAIMED ── commit ──► DONE
-                  ▲  │                  ▲ ▲                 │ │ └─ commit (unreadable), last fail ──► QUARANTINED(code)
-                  │  └ quarantine_empty │ └── give_back ────┤ └─── fail, give_back(retry_in_s) ► RETRY(retry_at) ► READY
+                  ▲  │                  ▲ ▲                 │ │ └─ commit (unreadable), 3rd failure ► QUARANTINED(code)
+                  │  └ quarantine_empty │ └── give_back ────┤ └─── record_failure, give_back(retry) ► RETRY(at) ► READY
                   └── give_back(FileChanged)                └ recover_interrupted ──► READY (attempt refunded)
 
-    absent:  SETTLING, READY, RETRY ──► MISSED;  with an outcome ──► VANISHED (it is kept)
+    record_absent: SETTLING, READY, RETRY ──► MISSED;  with an outcome ──► VANISHED (it is kept)
     register_root: DONE, refused for age or view under another declaration ──► READY
-    reopen:  QUARANTINED, DONE, RETRY ──► READY;  QUARANTINED('locked' and the like), seen with other rights ──► READY
-    ignore:  nothing, SETTLING, READY ──► IGNORED(rule);  purged (forget): any state ──► IGNORED('forgotten')
-    observe with a new size or mtime: a new version; the older becomes SUPERSEDED when the newer settles
+    requeue: QUARANTINED, DONE, RETRY ──► READY;  QUARANTINED('locked' and the like), seen with other rights ──► READY
+    record_ignored: nothing, SETTLING, READY ──► IGNORED(rule)
+    replace_with_stubs (purge): any state ──► IGNORED('forgotten')
+    observe with a new size or mtime: a new version; the older becomes SUPERSEDED when the newer is READY
 
 Each verb is one transaction, guarded by the expected state (and epoch), that appends a row to ``transition`` for each
-move. A verb may be repeated safely: if the answer to a commit was lost, it looks by id and epoch at the version before
+move. A verb may be repeated safely: if the reply to a commit was lost, it looks by id and epoch at the version before
 it tries again. Leases run on the database's clock. Every verb raises ``DatabaseAway`` if the database does not answer
 within its bounded retries; then nothing, or everything, of that verb was committed.
 """
@@ -31,7 +32,7 @@ from preread.ledger import claims, commits, discovery, failing_sources, registry
 
 
 class Ledger:
-    """The verbs of one worker on one database.
+    """The state machine of file versions, for one worker on one database.
 
     Safe to share between threads; not across a fork.
 
@@ -58,37 +59,37 @@ class Ledger:
         self.clock = clock
 
     register_root = registry.register_root
-    scan_started = registry.scan_started
-    existing_counted = registry.existing_counted
-    scan_completed = registry.scan_completed
+    record_scan_start = registry.record_scan_start
+    record_backlog_listed = registry.record_backlog_listed
+    record_scan_end = registry.record_scan_end
     heartbeat = registry.heartbeat
-    stop = registry.stop
+    mark_worker_stopped = registry.mark_worker_stopped
 
-    known = discovery.known
-    live_paths = discovery.live_paths
-    unsettled = discovery.unsettled
-    counts = discovery.counts
+    newest_versions = discovery.newest_versions
+    expected_paths = discovery.expected_paths
+    incomplete_paths = discovery.incomplete_paths
+    count_versions = discovery.count_versions
     observe = discovery.observe
     settle = discovery.settle
     quarantine_empty = discovery.quarantine_empty
-    ignore = discovery.ignore
-    absent = discovery.absent
+    record_ignored = discovery.record_ignored
+    record_absent = discovery.record_absent
 
     failing_sources = failing_sources.failing_sources
     claim = claims.claim
-    claim_these = claims.claim_these
-    owed_of = claims.owed_of
+    claim_by_id = claims.claim_by_id
+    find_pending = claims.find_pending
     renew = claims.renew
     give_back = claims.give_back
-    fail = claims.fail
+    record_failure = claims.record_failure
     quarantine = claims.quarantine
     recover_interrupted = claims.recover_interrupted
-    reopen = claims.reopen
-    reopen_code = claims.reopen_code
+    requeue = claims.requeue
+    requeue_quarantined = claims.requeue_quarantined
     acknowledge_missed = claims.acknowledge_missed
 
     register_bundle = commits.register_bundle
-    what_is_known = commits.what_is_known
+    content_status = commits.content_status
     commit = commits.commit
-    forget = commits.forget
-    is_left_behind = tombstones.is_left_behind
+    discard_purged = commits.discard_purged
+    preview_is_orphaned = tombstones.preview_is_orphaned

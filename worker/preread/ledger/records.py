@@ -1,4 +1,4 @@
-"""Immutable records that the ledger takes and returns. No I/O."""
+"""Immutable records that the ledger takes and returns."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Version:
-    """One version of one path.
+    """One version of one path, as the ledger stores it.
 
     Times are aware UTC datetimes by the database's clock.
 
@@ -78,16 +78,14 @@ class Version:
     ctime_ns: int | None = None
 
     def matches(self, observation: Observation) -> bool:
-        """Return whether the observation has this version's size and mtime."""
+        """Return whether an observed file has this version's size and mtime."""
         return (self.size_bytes, self.mtime_ns) == (observation.size_bytes, observation.mtime_ns)
 
     def is_another_file(self, observation: Observation) -> bool:
-        """Return whether another file of equal size and time took its place.
+        """Return whether another file of equal size and mtime replaced this one.
 
-        As by swapped names.
-
-        Both inode and change time must differ: a share may renumber its files at each mount, and changed rights change
-        no bytes.
+        For example, if two files were swapped by renaming. Both inode and change time must differ: a share may renumber
+            its files at each mount, and changed rights change no bytes.
         """
         known = self.inode != 0 and self.ctime_ns is not None
         return known and self.inode != observation.inode and self.ctime_ns != observation.ctime_ns
@@ -95,7 +93,7 @@ class Version:
 
 @dataclass(frozen=True, slots=True)
 class RootPulse:
-    """State of a watched folder as its worker finds it.
+    """State of a watched folder, as its worker reports it.
 
     Attributes:
         root_id: id of the folder.
@@ -114,12 +112,12 @@ class Pulse:
 
     Attributes:
         scan_interval_s: seconds from one full scan of a root to the next.
-        slots: number of inference processes that it should have.
-        slots_alive: number of them that can read a file now.
+        ``slots``: number of inference processes that it should have.
+        ``slots_alive``: number of them that can read a file now.
         roots: its watched folders.
         watcher_restarts: number of restarts of the file-system watchers, of all its roots together.
         previews_dropped: the last preview could not be kept.
-        slots_lack: names of means of confinement that are not available here; see ``confinement``.
+        ``slots_lack``: names of means of confinement that are not available here; see ``confinement``.
     """
 
     scan_interval_s: float
@@ -133,9 +131,9 @@ class Pulse:
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """The right to read one version and commit its outcome.
+    """A worker's right to read one file version and commit its outcome.
 
-    It holds until its lease runs out.
+    The claim holds until its lease runs out.
 
     Attributes:
         file_id: id of the version.
@@ -149,7 +147,7 @@ class Claim:
             only while this worker holds no other claim, and nothing is claimed beside it.
         settled_for_s: seconds between the version's completion and this claim.
         forgets: files were purged from this database, and the content of this one may be among them.
-        failed: it ended an inference process or met its deadline since it is pending.
+        failed: it ended an inference process or met its deadline since it became pending.
     """
 
     file_id: int
@@ -168,7 +166,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """Facts about a version and its bytes, whatever its outcome.
+    """Facts about a file version and its bytes, whatever its outcome.
 
     Attributes:
         sha256: lower-case hex digest of exactly the bytes that were read.
@@ -194,26 +192,26 @@ class FileFacts:
 
 @dataclass(frozen=True, slots=True)
 class ContentAssessment:
-    """Result of one bundle for one content, stored once for both.
+    """Result of one bundle for one content.
 
     Attributes:
         findings: in the bundle's order.
         pixel_caveats: assumptions of decoding and rendering.
         decoder: name and version of the decoder of the pixel data.
         activation_map: float32 [rows, columns] or [rows, columns, findings], e.g. [7, 7, 1].
-        picture: statistics of the network's input; ``None`` if not measured.
+        statistics: of the network's input; ``None`` if not measured.
     """
 
     findings: tuple[Finding, ...]
     pixel_caveats: tuple[Caveat, ...]
     decoder: str
     activation_map: FloatArray
-    picture: ImageStatistics | None = None
+    statistics: ImageStatistics | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """Outcome of a claimed file.
+    """Outcome of a claimed file, to be committed.
 
     Attributes:
         claim: the claim that ends.
@@ -236,6 +234,6 @@ class Ending:
 
     @property
     def read(self) -> FileFacts:
-        """Facts of an outcome that has them."""
+        """Facts about the bytes of a file that was read."""
         assert self.facts is not None
         return self.facts

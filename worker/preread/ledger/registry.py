@@ -21,7 +21,7 @@ from preread.db import schema
 from preread.db.statements import insert_or_skip
 from preread.ledger.records import Pulse, RootPulse
 from preread.ledger.transaction import Transaction, transaction
-from preread.ledger.transitions import FRESH_START, absolute, move, path_key
+from preread.ledger.transitions import FRESH_START, move_versions, normalise_root_path, path_key
 
 _PROC = Path("/proc")
 
@@ -39,7 +39,7 @@ _file, _root, _worker = schema.file.c, schema.root.c, schema.worker.c
 def register_root(
     tx: Transaction, path: bytes, *, population: Population = Population.UNDECLARED, path_pattern: str | None = None
 ) -> int:
-    """Store a watched folder, or replace what it declares; return its id.
+    """Store a watched folder and its declaration; return its id.
 
     Newest versions that were refused for their age or view under another declaration become READY, to be judged anew.
     What was assessed stands, with the declaration under which it was.
@@ -47,10 +47,10 @@ def register_root(
     Args:
         tx: the transaction; a ledger or an engine opens one.
         path: absolute, as ``os.fsencode`` gives it.
-        population: whom the folder's images show, as declared.
-        path_pattern: pattern by which paths give the identity of an image; ``None`` for none.
+        population: declared population of the folder's images.
+        path_pattern: pattern by which paths give the identity of an image; ``None`` if they give none.
     """
-    path = absolute(path)
+    path = normalise_root_path(path)
     _reopen_refused(tx, path, population, path_pattern)
     row: schema.Row = {
         "path": path,
@@ -85,31 +85,31 @@ def _reopen_refused(tx: Transaction, path: bytes, population: Population, path_p
     if root.path_pattern == path_pattern:
         refused = refused.where(_file.population != population)
     file_ids = tx.connection.execute(refused).scalars().all()
-    move(tx, file_ids, FileState.DONE, FileState.READY, DECLARED_ANEW, **FRESH_START)
+    move_versions(tx, file_ids, FileState.DONE, FileState.READY, DECLARED_ANEW, **FRESH_START)
 
 
 @transaction
-def scan_started(tx: Transaction, root_id: int) -> bool:
-    """Record the start of a full scan; return whether it is the first.
+def record_scan_start(tx: Transaction, root_id: int) -> bool:
+    """Record the start of a folder's full scan; return ``True`` for the first.
 
-    The first scan takes in the root's existing files.
+    The first scan lists the folder's backlog.
     """
     started = update(schema.root).where(_root.id == root_id).values(last_scan_started_at=tx.now)
     return tx.connection.execute(started.returning(_root.counted_at)).scalar_one() is None
 
 
 @transaction
-def existing_counted(tx: Transaction, root_id: int) -> None:
-    """Record that a root's existing files were taken in.
+def record_backlog_listed(tx: Transaction, root_id: int) -> None:
+    """Record that a watched folder's backlog has been listed.
 
-    Files that a later scan finds are new.
+    Files that a later scan finds are live.
     """
     tx.connection.execute(update(schema.root).where(_root.id == root_id).values(counted_at=tx.now))
 
 
 @transaction
-def scan_completed(tx: Transaction, root_id: int, *, files_seen: int = 0) -> None:
-    """Record that a full scan of a root listed every folder."""
+def record_scan_end(tx: Transaction, root_id: int, *, files_seen: int = 0) -> None:
+    """Record that a full scan of a watched folder listed every folder."""
     started = select(_root.last_scan_started_at).where(_root.id == root_id)
     started_at: datetime | None = tx.connection.execute(started).scalar_one()
     tx.connection.execute(
@@ -145,9 +145,9 @@ def _store_root_pulse(tx: Transaction, root: RootPulse) -> None:
 
 @transaction
 def heartbeat(tx: Transaction, pulse: Pulse | None = None) -> None:
-    """Record that this worker is alive, and its status.
+    """Record this worker's heartbeat and status in the database.
 
-    Claims of a dead worker are recovered.
+    Claims of a worker that sends none are recovered.
 
     Args:
         tx: the transaction; a ledger or an engine opens one.
@@ -192,18 +192,18 @@ def _program_version() -> str:
 
 
 @transaction
-def stop(tx: Transaction) -> None:
-    """Mark this worker as stopped.
+def mark_worker_stopped(tx: Transaction) -> None:
+    """Record that this worker has stopped.
 
     Claims that it still holds can be recovered at once.
     """
     tx.connection.execute(update(schema.worker).where(_worker.id == tx.worker_id).values(stopped_at=tx.now))
 
 
-def may_run(worker: Row[Any]) -> bool:
-    """Return whether a worker may still run.
+def worker_may_run(worker: Row[Any]) -> bool:
+    """Return whether a worker, by its row, may still be running.
 
-    Not stopped and, if on this host, a live process.
+    It may if it was not stopped and, if it is on this host, its process is alive.
 
     Args:
         worker: a row of the table ``worker``.
@@ -214,7 +214,7 @@ def may_run(worker: Row[Any]) -> bool:
     return elsewhere or process_token(worker.pid) == worker.process_token
 
 
-def is_silent(worker: Row[Any], now: datetime, patience: timedelta) -> bool:
+def is_worker_silent(worker: Row[Any], now: datetime, patience: timedelta) -> bool:
     """Return whether a worker's last heartbeat is older than ``patience``.
 
     Args:
@@ -232,19 +232,17 @@ def dead_owners(connection: Connection) -> list[str]:
     """
     holders = select(_file.owner).where(_file.state == FileState.CLAIMED).distinct()
     found = connection.execute(select(schema.worker).where(_worker.id.in_(holders)))
-    return [row.id for row in found if not may_run(row)]
+    return [row.id for row in found if not worker_may_run(row)]
 
 
 # ---------------------------------------------------------------------- processes
 
 
 def this_host() -> str:
-    """Return the name of host, boot and process-number namespace.
+    """Return a name for this host, its boot and its process-id namespace.
 
-    Process numbers mean the same under one name.
-
-    Two containers, or one host before and after a restart, have different names; a dead worker of another name is
-    recovered when its lease runs out.
+    Process ids are unique under one name. Two containers, or one host before and after a restart, have different names;
+    a dead worker of another name is recovered when its lease runs out.
     """
     try:
         boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
@@ -255,11 +253,10 @@ def this_host() -> str:
 
 
 def process_token(pid: int) -> str | None:
-    """Return the start of a process in clock ticks after boot.
+    """Return a process's start time in clock ticks after boot.
 
-    It tells the process from a later one with the same number.
-
-    ``None`` when there is no such process or it only waits to be reaped. Without ``/proc``: ``""`` for a live one.
+    With it, a process is told from a later one with the same id. ``None`` if there is no such process or it only waits
+    to be reaped. Without ``/proc``: ``""`` for a live one.
     """
     try:
         stat = (_PROC / str(pid) / "stat").read_bytes()

@@ -20,7 +20,7 @@ from preread.core.types import FileState, Outcome
 from preread.db import schema
 from preread.db.engine import read
 from preread.db.statements import CHUNK, read_pages
-from preread.ledger.transitions import absolute, path_key
+from preread.ledger.transitions import normalise_root_path, path_key
 
 REQUEUED_FROM = (FileState.DONE, FileState.QUARANTINED, FileState.RETRY)
 """The states from which a version can be put back into the queue."""
@@ -32,7 +32,7 @@ _MAY_BE_WHOLE = UNREAD_CODES | {SlotError.code, *(kind.code for kind in SlotErro
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Conditions on newest versions; each that is not ``None`` must hold.
+    """Conditions on newest file versions, which must all hold.
 
     Attributes:
         file_ids: ids of versions.
@@ -55,7 +55,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One version of a selection; texts are safe to print.
+    """One file version of a selection; texts are safe to print.
 
     ``since``: time of its last transition.
     """
@@ -74,8 +74,8 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """Number of versions with the same state, outcome and code."""
+class OutcomeCount:
+    """Number of file versions with the same state, outcome and code."""
 
     state: FileState
     outcome: Outcome | None
@@ -83,36 +83,38 @@ class Group:
     files: int
 
 
-def worth_a_look(code: str) -> bool:
+def may_be_intact(code: str) -> bool:
     """Return whether a file quarantined with this code may be intact.
 
-    The fault lay outside the file.
+    It may be if the fault lay outside the file.
     """
     return code in _MAY_BE_WHOLE
 
 
-def root_id_of(engine: Engine, path: bytes) -> int | None:
+def find_root_id(engine: Engine, path: bytes) -> int | None:
     """Return the id of a watched folder; ``None`` if it is unknown."""
-    wanted = select(_root.id).where(_root.path_key == path_key(absolute(path)))
+    wanted = select(_root.id).where(_root.path_key == path_key(normalise_root_path(path)))
     return read(engine, lambda connection: connection.execute(wanted).scalar_one_or_none())
 
 
-def groups(engine: Engine, selection: Selection) -> list[Group]:
-    """Return the numbers of versions by state, outcome and code."""
+def count_by_outcome(engine: Engine, selection: Selection) -> list[OutcomeCount]:
+    """Count the file versions of a selection by state, outcome and code."""
     grouped = (_file.state, _file.outcome, _file.code)
 
-    def body(connection: Connection) -> list[Group]:
+    def body(connection: Connection) -> list[OutcomeCount]:
         statement = select(*grouped, func.count().label("files")).where(_which(connection, selection))
         return [
-            Group(FileState(row.state), None if row.outcome is None else Outcome(row.outcome), row.code, row.files)
+            OutcomeCount(
+                FileState(row.state), None if row.outcome is None else Outcome(row.outcome), row.code, row.files
+            )
             for row in connection.execute(statement.group_by(*grouped).order_by(*grouped))
         ]
 
     return read(engine, body)
 
 
-def entry_pages(engine: Engine, selection: Selection) -> Iterator[Sequence[Entry]]:
-    """Yield the versions of a selection by rising id, in pages.
+def read_entry_pages(engine: Engine, selection: Selection) -> Iterator[Sequence[Entry]]:
+    """Yield the file versions of a selection by rising id, in pages.
 
     Raises:
         DatabaseAway, DatabaseUnsuitable, SchemaOutdated: see ``engine.read``.
@@ -141,7 +143,7 @@ def _entries(connection: Connection, after: int, *, selection: Selection) -> lis
 
 
 def count_missed(connection: Connection, root_ids: Collection[int]) -> int:
-    """Return the number of MISSED versions that nobody acknowledged.
+    """Count the MISSED file versions that nobody acknowledged.
 
     A version whose inode, size and time lie under another name was renamed, not missed.
     """
@@ -191,7 +193,7 @@ def _below(connection: Connection, paths: Sequence[bytes]) -> list[ColumnElement
     conditions = []
     for root in connection.execute(select(_root.id, _root.path)).all():
         prefix = os.path.join(root.path, b"")
-        for path in map(absolute, paths):
+        for path in map(normalise_root_path, paths):
             if os.path.join(path, b"") == prefix or prefix.startswith(os.path.join(path, b"")):
                 conditions.append(_file.root_id == root.id)
             elif path.startswith(prefix):

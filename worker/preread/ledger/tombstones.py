@@ -42,7 +42,7 @@ from preread.db.review_schema import (
     viewing,
 )
 from preread.ledger.transaction import Transaction, query, transaction
-from preread.ledger.transitions import lock, record
+from preread.ledger.transitions import lock_names, record_transitions
 
 KEY_NAME = "forgotten"
 _OF_CONTENTS = 1
@@ -50,8 +50,8 @@ _f, _i, _a, _past = schema.file.c, schema.instance.c, schema.assessment.c, schem
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """Key of a database's tombstones, with keyed digests (HMAC-SHA-256)."""
+class TombstoneKey:
+    """HMAC-SHA-256 key with which a database recognises purged files."""
 
     value: bytes
 
@@ -60,13 +60,13 @@ class Key:
         return self._digest(b"content", sha256.encode()).hex()
 
     def path(self, path: bytes) -> bytes:
-        """Return the keyed digest of a path below its root: 32 bytes."""
+        """Return the keyed digest of a path below its watched folder: 32 bytes."""
         return self._digest(b"path", path)
 
     def version(self, root: bytes, path: bytes, size_bytes: int, mtime_ns: int) -> str:
         """Return the keyed digest of one version of one path, in hex.
 
-        The same in every database with this key.
+        The digest is the same in every database with this key.
         """
         return self._digest(b"version", root, path, str(size_bytes).encode(), str(mtime_ns).encode()).hex()
 
@@ -77,35 +77,35 @@ class Key:
 
 
 @dataclass(slots=True)
-class Forgotten:
+class StubCounts:
     """Counts of one transaction that purged file versions.
 
     Attributes:
-        films: file versions that became stubs.
-        readings, readings_kept: signed reviews that were deleted, and that remained.
+        files: versions that became stubs.
+        reviews, reviews_kept: signed reviews that were deleted, and that remained.
         contents: SHA-256 of contents that no file holds any more, in hex.
     """
 
-    films: int = 0
-    readings: int = 0
-    readings_kept: int = 0
+    files: int = 0
+    reviews: int = 0
+    reviews_kept: int = 0
     contents: list[str] = field(default_factory=list)
 
 
-def key_value() -> ScalarSelect[Any]:
-    """Return the subquery for the stored key, in hex."""
+def stored_key_query() -> ScalarSelect[Any]:
+    """Return the SQL subquery for the stored key of purged files, in hex."""
     return select(secret.c.value).where(secret.c.name == KEY_NAME).scalar_subquery()
 
 
-def load_key(connection: Connection) -> Key | None:
-    """Return the key; ``None`` if nothing was ever purged."""
-    value = connection.execute(select(key_value())).scalar_one()
-    return None if value is None else Key(bytes.fromhex(value))
+def load_tombstone_key(connection: Connection) -> TombstoneKey | None:
+    """Return the key of purged files; ``None`` if nothing was ever purged."""
+    value = connection.execute(select(stored_key_query())).scalar_one()
+    return None if value is None else TombstoneKey(bytes.fromhex(value))
 
 
-def among_forgotten(connection: Connection, sha256s: Iterable[str]) -> set[str]:
+def find_purged(connection: Connection, sha256s: Iterable[str]) -> set[str]:
     """Return those of the contents (SHA-256, in hex) that were purged."""
-    key = load_key(connection)
+    key = load_tombstone_key(connection)
     if key is None:
         return set()
     by_digest = {key.content(sha256): sha256 for sha256 in sha256s}
@@ -116,25 +116,29 @@ def among_forgotten(connection: Connection, sha256s: Iterable[str]) -> set[str]:
 
 
 @query
-def is_left_behind(tx: Transaction, file_id: int, sha256: str) -> bool:
-    """Return whether a purged version's preview must be deleted.
+def preview_is_orphaned(tx: Transaction, file_id: int, sha256: str) -> bool:
+    """Return whether the preview of a purged file must be deleted.
 
-    That is so if no file holds these bytes any more.
+    That is so if no other file has the same bytes.
     """
     stub = select(_f.id).where(_f.id == file_id, _f.state == FileState.IGNORED, _f.code == FORGOTTEN)
     held = select(_i.id).where(_i.sha256 == sha256)
     return tx.connection.execute(stub).first() is not None and tx.connection.execute(held).first() is None
 
 
-def forget(tx: Transaction, key: Key, file_ids: Collection[int], why: str, *, readings: bool) -> Forgotten:
-    """Turn file versions into stubs; those that are stubs already are skipped.
+def replace_with_stubs(
+    tx: Transaction, key: TombstoneKey, file_ids: Collection[int], why: str, *, with_reviews: bool
+) -> StubCounts:
+    """Purge file versions: delete their data and keep a stub for each.
+
+    Versions that are stubs already are skipped.
 
     Args:
         tx: the transaction.
         key: the key of the tombstones.
         file_ids: the versions, a few hundred at most.
         why: the reason for the history.
-        readings: delete the signed reviews about them, too.
+        with_reviews: delete the signed reviews about them, too.
     """
     lock_contents(tx.connection, _contents_of(tx.connection, file_ids))
     stub = (_f.state == FileState.IGNORED) & (_f.code == FORGOTTEN)
@@ -142,7 +146,7 @@ def forget(tx: Transaction, key: Key, file_ids: Collection[int], why: str, *, re
         select(schema.file).where(_f.id.in_(file_ids), ~stub | _f.code.is_(None)).order_by(_f.id).with_for_update()
     ).all()
     ids = [row.id for row in rows]
-    done = Forgotten(films=len(ids))
+    done = StubCounts(files=len(ids))
     if not ids:
         return done
     past = select(_past.instance_id).where(_past.file_id.in_(ids))
@@ -150,12 +154,12 @@ def forget(tx: Transaction, key: Key, file_ids: Collection[int], why: str, *, re
     # the triggers on signed reviews allow their deletion, in this transaction alone
     tx.connection.execute(insert(forgetting), [{"file_id": file_id} for file_id in ids])
     signed = tx.connection.execute(select(reading.c.id).where(reading.c.file_id.in_(ids))).scalars().all()
-    if readings:
+    if with_reviews:
         tx.connection.execute(delete(reading_finding).where(reading_finding.c.reading_id.in_(signed)))
         tx.connection.execute(delete(reading).where(reading.c.id.in_(signed)))
-        done.readings = len(signed)
+        done.reviews = len(signed)
     else:
-        done.readings_kept = len(signed)
+        done.reviews_kept = len(signed)
     if signed:
         # the tallies of these reviews are void; no transaction may store one that it counted before
         lock_contents(tx.connection, [TALLY_LOCK])
@@ -167,21 +171,21 @@ def forget(tx: Transaction, key: Key, file_ids: Collection[int], why: str, *, re
     tx.connection.execute(delete(schema.transition).where(schema.transition.c.file_id.in_(ids)))
     for row in rows:
         _make_stub(tx, key, row)
-        record(tx, [(row.id, row.epoch + 1)], FileState(row.state), FileState.IGNORED, why)
+        record_transitions(tx, [(row.id, row.epoch + 1)], FileState(row.state), FileState.IGNORED, why)
     tx.connection.execute(delete(forgetting).where(forgetting.c.file_id.in_(ids)))
     done.contents = _drop_contents(tx.connection, sorted(contents))
-    bury(tx, [key.content(sha256) for sha256 in done.contents])
+    store_tombstones(tx, [key.content(sha256) for sha256 in done.contents])
     return done
 
 
 def lock_contents(connection: Connection, sha256s: Iterable[str]) -> None:
-    """Lock contents against other commits and purges, before any row."""
-    lock(connection, set(sha256s), _OF_CONTENTS)
+    """Lock file contents (SHA-256) against other commits and purges."""
+    lock_names(connection, set(sha256s), _OF_CONTENTS)
 
 
 @transaction
-def bury(tx: Transaction, digests: Sequence[str]) -> None:
-    """Store the digests of purged contents; see ``Key.content``."""
+def store_tombstones(tx: Transaction, digests: Sequence[str]) -> None:
+    """Store the keyed digests of purged contents."""
     lock_contents(tx.connection, digests)  # a page that starts may replay the journal that a purge is writing
     c = tombstone.c
     there = set(tx.connection.execute(select(c.digest).where(c.digest.in_(digests))).scalars())
@@ -193,7 +197,7 @@ def bury(tx: Transaction, digests: Sequence[str]) -> None:
 # ---------------------------------------------------------------------- stubs
 
 
-def _make_stub(tx: Transaction, key: Key, row: Row[Any]) -> None:
+def _make_stub(tx: Transaction, key: TombstoneKey, row: Row[Any]) -> None:
     hidden: dict[str, Any] = {"path": b"", "path_text": "", "path_key": key.path(row.path), "inode": 0}
     same_path = (_f.root_id == row.root_id) & (_f.path_key == hidden["path_key"])
     newest = row.newest
@@ -229,7 +233,7 @@ def _make_stub(tx: Transaction, key: Key, row: Row[Any]) -> None:
     tx.connection.execute(update(schema.file).where(_f.id == row.id).values(values))
 
 
-def _make_room(connection: Connection, key: Key, same_path: ColumnElement[bool], row: Any) -> None:
+def _make_room(connection: Connection, key: TombstoneKey, same_path: ColumnElement[bool], row: Any) -> None:
     """Move a stub of this very version aside.
 
     The file was purged before and came back.
@@ -270,6 +274,6 @@ def _drop_contents(connection: Connection, instance_ids: Sequence[int]) -> list[
     free = connection.execute(select(_a.id).where(_a.instance_id.in_(ids), ~by_people)).scalars().all()
     connection.execute(delete(schema.finding).where(schema.finding.c.assessment_id.in_(free)))
     connection.execute(delete(schema.assessment).where(_a.id.in_(free)))
-    spoken_of = or_(exists().where(_a.instance_id == _i.id), exists().where(reading.c.instance_id == _i.id))
-    connection.execute(delete(schema.instance).where(_i.id.in_(ids), ~spoken_of))
+    reviewed = or_(exists().where(_a.instance_id == _i.id), exists().where(reading.c.instance_id == _i.id))
+    connection.execute(delete(schema.instance).where(_i.id.in_(ids), ~reviewed))
     return [row.sha256 for row in rows]

@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 
 class Worker(Protocol):
-    """The worker for which a verb runs, and its database.
+    """Worker for which a verb of the ledger runs, and its database.
 
     See ``Ledger`` for the attributes.
     """
@@ -35,7 +35,7 @@ class Worker(Protocol):
 
 @dataclass(frozen=True)
 class Transaction:
-    """One try at a transaction, with what a verb needs besides its arguments.
+    """One try at a transaction of the ledger, with time, worker and lease.
 
     Attributes:
         connection: in the transaction.
@@ -55,14 +55,14 @@ class Transaction:
 
     @functools.cached_property
     def now(self) -> datetime:
-        """Time by the clock, asked for once."""
+        """Time by the database's clock, read once per transaction."""
         return self.clock(self.connection)
 
     @classmethod
     def of(cls, source: Worker | Engine, connection: Connection, token: str = "", *, is_retry: bool = False) -> Self:
-        """Return the transaction of a connection.
+        """Return the ledger's transaction on a connection.
 
-        In the name of a worker if ``source`` is one.
+        On behalf of a worker if ``source`` is one.
         """
         if isinstance(source, Engine):
             return cls(connection, token=token, is_retry=is_retry)
@@ -73,9 +73,9 @@ Source = Worker | Engine | Transaction
 
 
 def transaction(verb: Callable[Concatenate[Transaction, P], T]) -> Callable[Concatenate[Source, P], T]:
-    """Run a verb in a writing transaction, with bounded retries.
+    """Decorate a verb of the ledger to write in a transaction, with retries.
 
-    The time is asked for first, before any lock is awaited. Each try uses the arguments, so none may be an iterator.
+    The time is read first, before any lock is awaited. Each try uses the arguments, so none may be an iterator.
 
     Raises:
         DatabaseAway, DatabaseUnsuitable, SchemaOutdated: see ``engine.write``.
@@ -98,7 +98,7 @@ def transaction(verb: Callable[Concatenate[Transaction, P], T]) -> Callable[Conc
 
 
 def query(verb: Callable[Concatenate[Transaction, P], T]) -> Callable[Concatenate[Source, P], T]:
-    """Run a verb that changes nothing in a reading transaction.
+    """Decorate a verb of the ledger to read in a transaction of its own.
 
     Raises:
         DatabaseAway, DatabaseUnsuitable, SchemaOutdated: see ``engine.read``.

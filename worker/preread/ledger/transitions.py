@@ -35,12 +35,12 @@ _RESULT = ("outcome", "code", "assessment_id")
 
 
 def path_key(path: bytes) -> bytes:
-    """Return the SHA-256 digest (32 bytes) of a path, its key in the indexes."""
+    """Return the SHA-256 digest (32 bytes) by which a path is indexed."""
     return hashlib.sha256(path).digest()
 
 
-def absolute(path: bytes) -> bytes:
-    """Normalise a root's path: no trailing and no doubled slash."""
+def normalise_root_path(path: bytes) -> bytes:
+    """Remove trailing and doubled slashes from a watched folder's path."""
     return os.path.normpath(path)
 
 
@@ -51,10 +51,10 @@ _LOCKS = text(
 )
 
 
-def lock(connection: Connection, names: Collection[str], kind: int) -> None:
+def lock_names(connection: Connection, names: Collection[str], kind: int) -> None:
     """Take an advisory lock on each name until the transaction ends.
 
-    SQLite has one writer anyway.
+    Does nothing on SQLite, which has one writer.
 
     Args:
         connection: in a transaction.
@@ -65,7 +65,7 @@ def lock(connection: Connection, names: Collection[str], kind: int) -> None:
         connection.execute(_LOCKS, {"names": list(names), "kind": kind})
 
 
-def record(
+def record_transitions(
     tx: Transaction,
     moved: Iterable[tuple[int, int]],
     from_state: FileState | None,
@@ -73,7 +73,7 @@ def record(
     why: str,
     worker_id: str | None = None,
 ) -> None:
-    """Append a ``transition`` row for each version.
+    """Append a row to the table ``transition`` for each file version.
 
     Args:
         tx: the transaction.
@@ -99,7 +99,7 @@ def record(
         tx.connection.execute(insert(schema.transition), rows)
 
 
-def move(
+def move_versions(
     tx: Transaction,
     file_ids: Sequence[int],
     from_state: FileState,
@@ -107,7 +107,7 @@ def move(
     why: str,
     **values: Any,
 ) -> list[tuple[int, int]]:
-    """Move those of the versions that are in one state to another.
+    """Move file versions from one state to another; return those moved.
 
     Args:
         tx: the transaction.
@@ -123,7 +123,7 @@ def move(
     columns = schema.file.c
     moved: list[tuple[int, int]] = []
     if "outcome" in values:
-        values["read_at"] = read_with(values)
+        values["read_at"] = first_review_time(values)
     for batch in chunks(sorted(set(file_ids))):
         result = tx.connection.execute(
             update(schema.file)
@@ -132,38 +132,40 @@ def move(
             .returning(columns.id, columns.epoch)
         )
         moved.extend((row.id, row.epoch) for row in result)
-    record(tx, moved, from_state, to_state, why)
+    record_transitions(tx, moved, from_state, to_state, why)
     return moved
 
 
-def held(claim: Claim) -> ColumnElement[bool]:
-    """Return the condition that a version is CLAIMED by this claim."""
+def is_held_by(claim: Claim) -> ColumnElement[bool]:
+    """Return the SQL condition that a file version is CLAIMED by a claim."""
     columns = schema.file.c
     return (columns.id == claim.file_id) & (columns.state == FileState.CLAIMED) & (columns.epoch == claim.epoch)
 
 
-def leave_claim(tx: Transaction, claim: Claim, to_state: FileState, why: str, **values: Any) -> bool:
-    """End a claim with a new state; return ``False`` if it was fenced.
+def end_claim(tx: Transaction, claim: Claim, to_state: FileState, why: str, **values: Any) -> bool:
+    """End a claim with a new file state; return ``False`` if it was fenced.
 
-    Then nothing is changed.
+    If it was fenced, nothing is changed.
     """
     columns = schema.file.c
-    here = select(columns.owner, columns.outcome).where(held(claim)).with_for_update()
+    here = select(columns.owner, columns.outcome).where(is_held_by(claim)).with_for_update()
     owner = tx.connection.execute(here).one_or_none()
     if owner is None:
         return False
     if "outcome" in values and owner.outcome is not None:
         keep_outcomes(tx, [claim.file_id])
-        values["read_at"] = read_with(values)
+        values["read_at"] = first_review_time(values)
     tx.connection.execute(
-        update(schema.file).where(held(claim)).values({"state": to_state, "changed_at": tx.now, **SET_FREE, **values})
+        update(schema.file)
+        .where(is_held_by(claim))
+        .values({"state": to_state, "changed_at": tx.now, **SET_FREE, **values})
     )
-    record(tx, [(claim.file_id, claim.epoch)], FileState.CLAIMED, to_state, why, owner.owner)
+    record_transitions(tx, [(claim.file_id, claim.epoch)], FileState.CLAIMED, to_state, why, owner.owner)
     return True
 
 
 def keep_outcomes(tx: Transaction, file_ids: Sequence[int]) -> None:
-    """Copy outcomes that are about to be replaced to ``past_outcome``.
+    """Copy file outcomes that will be replaced to ``past_outcome``.
 
     Versions without an outcome are skipped.
     """
@@ -180,10 +182,10 @@ def keep_outcomes(tx: Transaction, file_ids: Sequence[int]) -> None:
         )
 
 
-def read_with(values: Mapping[str, Any]) -> ScalarSelect[datetime]:
-    """Return the expression for ``read_at`` of a changed result.
+def first_review_time(values: Mapping[str, Any]) -> ScalarSelect[datetime]:
+    """Return the SQL expression for the time of a result's first review.
 
-    The time of its first review, or ``NULL``.
+    ``NULL`` if it has no review.
 
     Args:
         values: columns that the version is about to get; others keep their value.
@@ -198,10 +200,10 @@ def read_with(values: Mapping[str, Any]) -> ScalarSelect[datetime]:
     )
 
 
-def ended_as(connection: Connection, claim: Claim) -> FileState | None:
-    """Return the state in which a claim ended, ``None`` if it has not.
+def state_after_claim(connection: Connection, claim: Claim) -> FileState | None:
+    """Return the file state in which a claim ended; ``None`` if it has not.
 
-    After a commit whose answer was lost, this shows whether it arrived.
+    If the reply to a commit was lost, this shows whether it was committed.
     """
     columns = schema.transition.c
     state = connection.execute(

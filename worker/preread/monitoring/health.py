@@ -23,11 +23,11 @@ from preread.db import review_schema, schema
 from preread.db.engine import database_now, read
 from preread.ledger import archives
 from preread.ledger.archives import FleetHealth
-from preread.ledger.discovery import counts
-from preread.ledger.registry import is_silent, may_run
-from preread.ledger.selection import count_missed, worth_a_look
+from preread.ledger.discovery import count_versions
+from preread.ledger.registry import is_worker_silent, worker_may_run
+from preread.ledger.selection import count_missed, may_be_intact
 from preread.ledger.transaction import Transaction
-from preread.ledger.transitions import absolute, path_key
+from preread.ledger.transitions import normalise_root_path, path_key
 from preread.runner.confine.confinement import ESSENTIAL, named
 
 LEAST_PATIENCE_S = 10.0
@@ -238,7 +238,11 @@ class _HealthCheck:
         named = _worker.id.in_(watchers) | (_worker.id == last)
         workers = connection.execute(select(schema.worker).where(running | named)).all()
         self._workers = {row.id: row for row in workers}
-        self._alive = {row.id for row in workers if may_run(row) and not is_silent(row, self._now, self._patience(row))}
+        self._alive = {
+            row.id
+            for row in workers
+            if worker_may_run(row) and not is_worker_silent(row, self._now, self._patience(row))
+        }
         self._unknown: list[bytes] = []
         self._fleets = archives.fleet_health(connection, now)
         self._named = paths is not None
@@ -247,7 +251,7 @@ class _HealthCheck:
             expected = {row.id for row in known if self._expects(row)}
             self._roots = [row for row in known if row.id in expected | at_fleet] if expected else list(known)
         else:
-            keys = {path_key(absolute(path)): path for path in paths}
+            keys = {path_key(normalise_root_path(path)): path for path in paths}
             self._roots = [row for row in known if row.path_key in keys]
             missing = keys.keys() - {row.path_key for row in self._roots}
             self._unknown = [path for key, path in keys.items() if key in missing]
@@ -282,9 +286,9 @@ class _HealthCheck:
     def report(self, states: Collection[FileState]) -> Health:
         workers = self._check_workers()
         roots = tuple(self._check_root(root) for root in self._roots)
-        for name in (display_path(absolute(path)) for path in self._unknown):
+        for name in (display_path(normalise_root_path(path)) for path in self._unknown):
             self._add_problem(Level.CRITICAL, "unwatched", f"no worker ever watched {name}", name)
-        counted = counts(Transaction(self._connection), [root.id for root in self._roots], states)
+        counted = count_versions(Transaction(self._connection), [root.id for root in self._roots], states)
         ready_age_s, progress_age_s = self._check_progress(counted)
         self._check_tokens()
         written = [self._workers[worker_id].heartbeat_at for worker_id in self._alive]
@@ -363,7 +367,7 @@ class _HealthCheck:
         since = f"{format_duration(self._age_s(last.heartbeat_at))} ago"
         if last.stopped_at is not None:
             self._add_problem(Level.CRITICAL, "no_worker", f"no worker runs; the last one ended {since}")
-        elif not may_run(last):
+        elif not worker_may_run(last):
             self._add_problem(Level.CRITICAL, "no_worker", f"no worker runs; {last.id} died, it wrote last {since}")
         else:
             what = f"{last.id} wrote last {since}: it hangs, was killed, or the database takes no changes"
@@ -376,7 +380,7 @@ class _HealthCheck:
         if watched:
             self._check_watched(root, patience)
         elif fleet is not None:
-            for code, what in fleet.troubles():
+            for code, what in fleet.problems():
                 self._add_problem(Level.WARNING, code, f"{root.path_text}: {what}", root.path_text)
         elif self._alive:
             self._add_problem(Level.CRITICAL, "unwatched", f"no living worker watches {root.path_text}", root.path_text)
@@ -456,7 +460,7 @@ class _HealthCheck:
         quarantined = (_file.state == literal_column(f"'{FileState.QUARANTINED}'"), _file.newest, self._here())
         counted = select(_file.code, func.count().label("files")).where(*quarantined).group_by(_file.code)
         found_codes = {str(row.code): row.files for row in self._connection.execute(counted.order_by(_file.code))}
-        recoverable = {code: number for code, number in found_codes.items() if worth_a_look(code)}
+        recoverable = {code: number for code, number in found_codes.items() if may_be_intact(code)}
         if recoverable:
             by_code = ", ".join(f"{code} {number}" for code, number in recoverable.items())
             count = sum(recoverable.values())

@@ -16,8 +16,8 @@ from preread.core.text.escaping import display_path
 from preread.core.types import FORGOTTEN, OPEN_STATES, FileState, Finding, FloatArray, JSONObject, Outcome
 from preread.db import schema
 from preread.db.engine import read
-from preread.ledger.tombstones import load_key
-from preread.ledger.transitions import absolute, path_key
+from preread.ledger.tombstones import load_tombstone_key
+from preread.ledger.transitions import normalise_root_path, path_key
 from preread.review.results import ResultRow, findings_of, iso, result_to_json, selected, typed
 
 _file, _root, _transition = schema.file.c, schema.root.c, schema.transition.c
@@ -224,14 +224,14 @@ def _show(connection: Connection, result_id: int) -> ResultDetail | None:
 
 def _explain(connection: Connection, path: bytes) -> list[Explanation]:
     explanations = []
-    key = load_key(connection)
+    key = load_tombstone_key(connection)
     for root in connection.execute(select(_root.id, _root.path, _root.path_text).order_by(_root.id)).all():
         relative = path
         if path.startswith(b"/"):
             prefix = root.path.rstrip(b"/") + b"/"
-            if not absolute(path).startswith(prefix):
+            if not normalise_root_path(path).startswith(prefix):
                 continue
-            relative = absolute(path)[len(prefix) :]
+            relative = normalise_root_path(path)[len(prefix) :]
         names = [path_key(relative), *([] if key is None else [key.path(relative)])]
         rows = connection.execute(
             select(schema.file)

@@ -68,6 +68,6 @@ class ContentGate:
 
     def _look_up(self, sha256: str) -> tuple[bool, bool]:
         try:
-            return self._ledger.what_is_known(sha256, self._digest)
+            return self._ledger.content_status(sha256, self._digest)
         except DatabaseAway:
             return False, False  # it is assessed again; the commit checks again and keeps the first assessment

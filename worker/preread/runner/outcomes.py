@@ -134,7 +134,7 @@ class OutcomeWriter:
             return self._commit(plain)
         match events[0]:
             case Done(ticket=claim, report=report) if report.code == FORGOTTEN and report.sha256 is not None:
-                if not self._ledger.forget(claim, report.sha256):
+                if not self._ledger.discard_purged(claim, report.sha256):
                     self._give_back(
                         claim, EnvironmentFault("its content was taken for a purged one, and was not purged")
                     )
@@ -220,7 +220,7 @@ class OutcomeWriter:
         """
         while self._fenced:
             file_id, sha256 = self._fenced[0]
-            if self._ledger.is_left_behind(file_id, sha256):
+            if self._ledger.preview_is_orphaned(file_id, sha256):
                 from preread.imaging import previews  # not before: a worker draws none itself
 
                 try:
@@ -282,7 +282,7 @@ class OutcomeWriter:
             if not self._run.once:
                 retry_in_s = self._deadline_s  # its only other try: what keeps the machine busy may have passed by then
             final = event.computed_s >= _BUSY * self._deadline_s
-        state = self._ledger.fail(claim, error, retry_in_s=retry_in_s, sha256=event.sha256, final=final)
+        state = self._ledger.record_failure(claim, error, retry_in_s=retry_in_s, sha256=event.sha256, final=final)
         if self._run.counters is not None:
             self._run.counters.attempt_lost(error.code)
         extra = {

@@ -129,7 +129,7 @@ class _Service:
             root_ids = list(self._threads)
             self._loop.ledger.recover_interrupted()
             for code in sorted(UNREAD_CODES):
-                self._loop.ledger.reopen_code(root_ids, code, "the worker started")
+                self._loop.ledger.requeue_quarantined(root_ids, code, "the worker started")
             for thread in self._threads.values():
                 thread.start()
             exit_code = self._run()
@@ -208,7 +208,7 @@ class _Service:
                 thread.join(max(0.0, give_up_at - time.monotonic()))
         self._loop.close()
         try:
-            self._loop.ledger.stop()
+            self._loop.ledger.mark_worker_stopped()
         except DatabaseAway as error:
             _LOG.warning("database_away", extra={"code": error.code})
 
@@ -236,7 +236,7 @@ class _OnceEnd:
         if not (idle and all(monitor.quiet for monitor in up.values())):
             return None
         try:
-            counts = self._loop.ledger.counts(list(up))
+            counts = self._loop.ledger.count_versions(list(up))
         except DatabaseAway:
             return None
         if not any(counts[state] for state in OPEN_STATES):

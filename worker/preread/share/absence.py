@@ -49,14 +49,14 @@ class Absence:
         """Record the paths that are gone, after a complete scan, in steps."""
         missing: set[bytes] = set()
         ledger, root_id = self._root.ledger, self._root.root_id
-        live = pages(lambda after: ledger.live_paths(root_id, after_file_id=after), itemgetter(0), 0)
+        live = pages(lambda after: ledger.expected_paths(root_id, after_file_id=after), itemgetter(0), 0)
         for page in live:
             missing.update(path for _, path in page if hash(path) not in self._met)
             yield
         self._met = set()
         gone = sorted(path for path in missing & self._missing if self._is_gone(path))
         for batch in chunks(gone, _BATCH):
-            count = ledger.absent(root_id, batch)
+            count = ledger.record_absent(root_id, batch)
             _LOG.info("files_absent", extra={"root_id": root_id, "count": count})
             yield
         self._missing = missing.difference(gone)

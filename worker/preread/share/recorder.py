@@ -123,7 +123,7 @@ class Recorder:
             self._ignore(rule, observations)
         if not watched:
             return
-        known = self._root.ledger.known(self._root.root_id, [seen.path for seen in watched])
+        known = self._root.ledger.newest_versions(self._root.root_id, [seen.path for seen in watched])
         changed = [seen for seen in watched if _is_news(known.get(seen.path), seen, hinted=hinted)]
         if changed:
             self.backlog_taken_in += sum(backlog and seen.path not in known for seen in changed)
@@ -131,10 +131,10 @@ class Recorder:
         self._settle([known[seen.path] for seen in watched if self._is_stable(seen, known[seen.path], now)])
 
     def _ignore(self, rule: str, observations: list[Observation]) -> None:
-        known = self._root.ledger.known(self._root.root_id, [seen.path for seen in observations])
+        known = self._root.ledger.newest_versions(self._root.root_id, [seen.path for seen in observations])
         new = [seen for seen in observations if not _is_ignored(known.get(seen.path))]
         if new:
-            self._root.ledger.ignore(self._root.root_id, new, rule)
+            self._root.ledger.record_ignored(self._root.root_id, new, rule)
 
     def _is_stable(self, seen: Observation, version: Version, now: float) -> bool:
         if version.state is not FileState.SETTLING:

@@ -268,7 +268,7 @@ class RootMonitor:
             self._unstable_after = 0
         if not self._goes_on_settling:
             return
-        page = self._root.ledger.unsettled(self.root_id, after_file_id=self._unstable_after or 0, limit=BATCH)
+        page = self._root.ledger.incomplete_paths(self.root_id, after_file_id=self._unstable_after or 0, limit=BATCH)
         self._unstable_after = page[-1][0] if page else None
         self._recheck((path for _, path in page if path not in settling), now)
 

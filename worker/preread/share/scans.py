@@ -144,7 +144,7 @@ class ShareState:
         if identity == before:
             return
         check_mounted(root.system, root.path, listing)
-        if before is not None and listing.files == 0 and root.ledger.live_paths(root.root_id, limit=1):
+        if before is not None and listing.files == 0 and root.ledger.expected_paths(root.root_id, limit=1):
             raise ShareDown("another, empty folder lies where the share was: it is probably not mounted")
         self._identity = identity
         self._replaced = before is not None or self.down is not None
@@ -236,7 +236,7 @@ class Scans:
         before = check_root(root.system, root.path)
         listing = Listing()
         self._recorder.absence.start()
-        first = root.ledger.scan_started(root.root_id)
+        first = root.ledger.record_scan_start(root.root_id)
         yield from self._walk(b"", listing, everything=True, backlog=first and not self._include_existing)
         after = check_root(root.system, root.path)
         if (before.st_dev, before.st_ino) == (after.st_dev, after.st_ino):
@@ -244,11 +244,11 @@ class Scans:
         else:
             listing.failed_folders += 1
         if first:
-            root.ledger.existing_counted(root.root_id)
+            root.ledger.record_backlog_listed(root.root_id)
             _LOG.info("files_counted", extra={"root_id": root.root_id, "backlog": self._recorder.backlog_taken_in})
         if listing.complete:
             yield from self._recorder.absence.judge()
-            root.ledger.scan_completed(root.root_id, files_seen=listing.files)
+            root.ledger.record_scan_end(root.root_id, files_seen=listing.files)
             self.complete += 1
         self._end(listing, began)
 
@@ -288,6 +288,6 @@ class Scans:
     def _look_at(self, batch: list[ListedEntry], listing: Listing, *, everything: bool) -> list[EntryStatus]:
         if not everything:
             # a network share answers each stat with a round trip: ask for what is new or not stable only
-            known = self._root.ledger.known(self._root.root_id, [found.path for found in batch])
+            known = self._root.ledger.newest_versions(self._root.root_id, [found.path for found in batch])
             batch = [found for found in batch if needs_status(known.get(found.path))]
         return look_at_entries(self._root.system, batch, listing, self._recorder.absence.met)

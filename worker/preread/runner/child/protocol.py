@@ -191,7 +191,7 @@ class Report:
             pixel_caveats=self.content.pixel_caveats,
             decoder=self.content.decoder,
             activation_map=np.array(self.content.activation_map, dtype=np.float32),
-            picture=self.content.picture,
+            statistics=self.content.picture,
         )
 
 
