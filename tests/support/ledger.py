@@ -13,7 +13,7 @@ from preread.core.types import Answer, Caveat, FileState, Finding, Identity, Pop
 from preread.db import schema
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import Claim, ContentAssessment, FileFacts, Observation, Version
-from tests.support.outcomes import commit_assessed
+from tests.support.outcomes import commit_assessed, header_of
 
 DIGEST = "d" * 64
 
@@ -91,9 +91,11 @@ class LedgerBench:
             return len(connection.execute(select(schema.metadata.tables[table])).all())
 
     def facts(self, content: bytes = b"film", uid: str | None = None, **identity: str) -> FileFacts:
+        who = replace(Identity(sop_instance_uid=uid), **identity)  # type: ignore[arg-type]
         return FileFacts(
             sha256=hashlib.sha256(content).hexdigest(),
-            identity=replace(Identity(sop_instance_uid=uid), **identity),  # type: ignore[arg-type]
+            identity=who,
+            study_header=header_of(who),
             format="DICOM",
             population=Population.CHILDREN_1_5Y,
             gate_caveats=(Caveat.AGE_DECLARED,),

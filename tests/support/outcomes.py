@@ -5,9 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from preread.core.errors import UnreadableError
-from preread.core.types import OPEN_STATES, Outcome, RefusalCode
+from preread.core.study_header import StudyHeader
+from preread.core.types import OPEN_STATES, Identity, Outcome, RefusalCode
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import Claim, ContentAssessment, Ending, FileFacts
+
+
+def header_of(identity: Identity) -> StudyHeader:
+    """The header of a DICOM file with this identity."""
+    stated = {
+        "PatientName": ("PN", {"Alphabetic": identity.patient_name}),
+        "PatientID": ("LO", identity.patient_id),
+        "PatientBirthDate": ("DA", identity.patient_birth_date),
+        "StudyInstanceUID": ("UI", identity.study_instance_uid),
+        "AccessionNumber": ("SH", identity.accession_number),
+    }
+    return StudyHeader.of({keyword: {"vr": vr, "Value": [value]} for keyword, (vr, value) in stated.items()})
 
 
 def commit_assessed(

@@ -31,7 +31,7 @@ from preread.web import server
 from preread.web.app import create_app
 from preread.web.context import WebOptions
 from preread_training.data import phantoms
-from tests.support.outcomes import commit_assessed, commit_refused, commit_unreadable
+from tests.support.outcomes import commit_assessed, commit_refused, commit_unreadable, header_of
 
 PASSWORD = "correct horse battery"
 MANIFEST = json.dumps(
@@ -128,6 +128,7 @@ class Films:
         facts = FileFacts(
             sha256=sha256,
             identity=Identity(**identity),
+            study_header=header_of(Identity(**identity)),
             format="DICOM",
             rows=2000,
             columns=1500,

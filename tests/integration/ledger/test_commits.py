@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import multiprocessing
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import select
+from sqlalchemy import event, select
 
 from preread.core.errors import TruncatedPixels, UnknownFormat
+from preread.core.study_header import StudyHeader
 from preread.core.types import Answer, Caveat, FileState, Finding, Identity, Outcome, Population, RefusalCode
 from preread.db import schema
 from preread.db.engine import open_engine
@@ -201,6 +203,69 @@ def test_one_uid_with_other_bytes_marks_both(bench: LedgerBench) -> None:
     detail = history.show(bench.engine, second)
     assert detail is not None
     assert detail.same_uid == ((first, "/srv/inbox", "a.dcm"),)
+
+
+# ---------------------------------------------------------------------- the study header
+
+
+def headers(bench: LedgerBench) -> dict[int, StudyHeader]:
+    with bench.engine.connect() as connection:
+        rows = connection.execute(select(schema.study_header)).all()
+    return {row.file_id: StudyHeader(row.header, tuple(json.loads(row.left_out))) for row in rows}
+
+
+def test_the_header_of_every_image_is_kept_whatever_its_outcome(bench: LedgerBench, content: ContentAssessment) -> None:
+    endings: list[tuple[Outcome, dict[str, Any]]] = [
+        (Outcome.ASSESSED, {"content": content}),
+        (Outcome.ASSESSED, {}),  # the same bytes
+        (Outcome.REFUSED, {"code": RefusalCode.VIEW, "reason": "lateral"}),
+        (Outcome.UNREADABLE, {"code": "truncated", "reason": "the pixel data is truncated"}),
+    ]
+    bench.ready(*[b"%d.dcm" % number for number in range(len(endings))])
+    claims = bench.claim(len(endings))
+    expected = {
+        claim.file_id: StudyHeader.of(
+            {"StudyID": {"vr": "SH", "Value": [f"{number}"]}, "PatientName": {"vr": "PN"}, "PhysiciansOfRecord": None}
+        )
+        for number, claim in enumerate(claims)
+    }
+    facts = bench.facts()
+    statements: list[str] = []
+    event.listen(bench.engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
+    committed = bench.ledger.commit(
+        bench.bundle_id,
+        [
+            Ending(claim, outcome, replace(facts, study_header=expected[claim.file_id]), **more)
+            for claim, (outcome, more) in zip(claims, endings, strict=True)
+        ],
+    )
+    assert committed == [True] * 4
+    assert len([one for one in statements if "study_header" in one]) == 1, "one insert for images that end together"
+    assert headers(bench) == expected
+
+
+def test_a_header_goes_with_its_outcome(bench: LedgerBench, content: ContentAssessment) -> None:
+    def read_again(header: StudyHeader | None) -> None:
+        if bench.count("study_header"):
+            assert bench.ledger.reopen([file_id], "again", states=[FileState.DONE]) == 1
+        (claim,) = bench.claim()
+        facts = replace(bench.facts(), study_header=header)
+        assert commit_assessed(bench.ledger, claim, facts, bench.bundle_id, content)
+
+    file_id = bench.ready(b"film.dcm")[0].file_id
+    first, second = (StudyHeader.of({"StudyID": {"vr": "SH", "Value": [text]}}) for text in ("1", "2"))
+    read_again(first)
+    read_again(second)
+    assert headers(bench) == {file_id: second}
+    read_again(None)
+    assert headers(bench) == {}, "another file took its place: what it was is not its header"
+
+
+def test_a_fenced_image_leaves_no_header(bench: LedgerBench, content: ContentAssessment) -> None:
+    claim = bench.claimed()
+    fenced = replace(claim, epoch=claim.epoch - 1)
+    assert not commit_assessed(bench.ledger, fenced, bench.facts(), bench.bundle_id, content)
+    assert headers(bench) == {}
 
 
 def test_a_copy_is_no_conflict(bench: LedgerBench) -> None:

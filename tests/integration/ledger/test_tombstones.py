@@ -18,16 +18,17 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Engine, insert, select, text
+from sqlalchemy import Engine, insert, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from preread.admin import patient_export, purge
 from preread.admin.purge import PatientQuery
 from preread.core.errors import EnvironmentFault, ScanIncomplete, SettingsError, UsageError
+from preread.core.study_header import StudyHeader
 from preread.core.types import FORGOTTEN, FileState, Identity, Population, Presence, RefusalCode, Role, Verdict
 from preread.db import engine as db_engine
 from preread.db.review_schema import session
-from preread.db.schema import metadata, root
+from preread.db.schema import file, metadata, root
 from preread.fleet import partition as shards
 from preread.fleet.queue import FleetQueue
 from preread.fleet.shard_runner import ShardJob
@@ -141,7 +142,7 @@ def filled(engine: Engine) -> Filled:
 
 def test_nothing_that_names_the_patient_is_left_in_any_table(filled: Filled, tmp_path: Path) -> None:
     words = (NAME, "mustermann", IDENTIFIER, "ACC-0815")
-    assert tables_with(filled.engine, *words) == {"file", "transition", "reading", "session"}
+    assert tables_with(filled.engine, *words) == {"file", "study_header", "transition", "reading", "session"}
     before = filled.row(filled.other)
     films = purge.select_patient(filled.engine, PERSON)
     assert films == sorted(filled.mine)
@@ -162,6 +163,17 @@ def test_nothing_that_names_the_patient_is_left_in_any_table(filled: Filled, tmp
     assert sound(filled)
     assert audit.latest(filled.engine, 1)[0].object == "films:3"
     audit.verify(filled.engine)
+
+
+def test_a_purge_by_the_version_before_takes_the_header_too(filled: Filled) -> None:
+    """It goes on with this schema during an upgrade, and knows neither the table nor to delete from it."""
+    stub = update(file).where(file.c.id == filled.mine[1])
+    with filled.engine.begin() as connection:
+        connection.execute(stub.values(state=FileState.IGNORED, code="a_rule"))
+    assert filled.count("study_header") == 4
+    with filled.engine.begin() as connection:
+        connection.execute(stub.values(state=FileState.IGNORED, code=FORGOTTEN))
+    assert filled.count("study_header") == 3
 
 
 def forms_of(*words: str) -> set[bytes]:
@@ -311,7 +323,8 @@ def test_no_table_holds_a_patient_that_was_purged(engine: Engine, name: str, dat
     identity = Identity(patient_id=patient, **texts_of_film)
     ledger.settle(ledger.observe(root_id, [Observation(path, 10, 1)]).values())
     (claim,) = ledger.claim([root_id], 1)
-    facts = FileFacts(sha256, identity, "DICOM", None, 1, 1, Population.UNDECLARED, (), 1.0)
+    header = StudyHeader.of({"PatientID": {"vr": "LO", "Value": [patient]}, "StudyID": {"vr": "SH", "Value": [mark]}})
+    facts = FileFacts(sha256, identity, "DICOM", None, 1, 1, Population.UNDECLARED, (), 1.0, header)
     assert commit_refused(ledger, claim, facts, bundle_id, RefusalCode.VIEW, mark)
     fault = EnvironmentFault(f"{os.fsdecode(path)} cannot be listed")
     ledger.heartbeat(Pulse(30.0, 1, 1, (RootPulse(root_id, True, fault),)))
@@ -582,4 +595,6 @@ def test_a_patient_gets_everything_that_is_held(filled: Filled) -> None:
     # nothing that a table holds of a film is missing
     held = {column.name for column in metadata.tables["file"].columns}
     assert held <= set(first)
+    assert second["study_header"]["header"]["00100010"] == {"vr": "PN", "Value": [{"Alphabetic": NAME}]}
+    assert second["study_header"]["left_out"] == []
     assert "Else^Some" not in patient_export.to_text(record)

@@ -140,6 +140,13 @@ EDITS: dict[str, Callable[[Connection], Any]] = {
     "a patient's ID": lambda c: c.execute(update(schema.file).where(schema.file.c.id == 2).values(patient_id="P2")),
     "a patient's name": lambda c: c.execute(update(schema.file).where(schema.file.c.id == 3).values(patient_name=None)),
     "why it was refused": lambda c: c.execute(update(schema.file).where(schema.file.c.id == 3).values(code="age")),
+    "a header": lambda c: c.execute(update(schema.study_header).values(header="{}")),
+    "what a header lacks": lambda c: c.execute(update(schema.study_header).values(left_out='["PatientID"]')),
+    "a header's seal": lambda c: c.execute(update(schema.study_header).values(seal=None)),
+    "another's header": lambda c: (
+        c.execute(delete(schema.study_header).where(schema.study_header.c.file_id == 2)),
+        c.execute(update(schema.study_header).where(schema.study_header.c.file_id == 1).values(file_id=2)),
+    ),
     "a seal": lambda c: c.execute(update(schema.file).where(schema.file.c.id == 2).values(seal=None)),
     "another's seal": lambda c: c.execute(
         update(schema.file)

@@ -81,9 +81,16 @@ def test_control_characters_do_not_come_through() -> None:
 def test_the_acquisition_is_as_written() -> None:
     written = identity(AcquisitionDateTime="20240315101500.250000+0530")
     assert (written.acquisition_date_time, written.timezone_offset_from_utc) == ("20240315101500.250000", "+0530")
-    assert identity(AcquisitionDate=None, AcquisitionTime=None).acquisition_date_time == "20240315101500"
-    nothing = identity(AcquisitionDate=None, AcquisitionTime=None, StudyDate=None, StudyTime=None)
-    assert nothing.acquisition_date_time is None
+    assert identity(AcquisitionTime=None).acquisition_date_time == "20240315"
+
+
+@pytest.mark.parametrize("kept", ["StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"])
+def test_no_date_stands_for_another_and_any_of_them_gives_the_age(kept: str) -> None:
+    dates = dict.fromkeys(["StudyDate", "SeriesDate", "AcquisitionDate", "ContentDate"])
+    found = identity(**dates | {kept: "20240315"})
+    assert found.study_date == ("2024-03-15" if kept == "StudyDate" else None)
+    assert found.acquisition_date_time == ("20240315101600" if kept == "AcquisitionDate" else None)
+    assert found.patient_age_years == pytest.approx(3.18, abs=0.01)
 
 
 @pytest.mark.parametrize("written", ["20240229", "2024.02.29", "2024-02-29"])

@@ -17,7 +17,17 @@ from preread.db.admin_schema import shadow, shadow_finding
 from preread.db.engine import read, write
 from preread.db.review_schema import account, listing, reading, reading_finding, viewing
 from preread.db.review_schema import audit as trail
-from preread.db.schema import assessment, bundle, file, finding, instance, past_outcome, root, transition
+from preread.db.schema import (
+    assessment,
+    bundle,
+    file,
+    finding,
+    instance,
+    past_outcome,
+    root,
+    study_header,
+    transition,
+)
 from preread.imaging import previews
 from preread.review import audit
 from preread.review.audit import Action
@@ -105,6 +115,7 @@ def _film(connection: Connection, file_id: int) -> JSONObject:
         **film,
         "root": root_row["path_text"],
         "content": content[0] if content else None,
+        "study_header": _header(connection, file_id),
         "past_outcomes": past,
         "assessments": answers,
         "shadows": shadows,
@@ -114,6 +125,13 @@ def _film(connection: Connection, file_id: int) -> JSONObject:
         "transitions": _rows(connection, transition, transition.c.file_id == file_id),
         "audit": audit_rows,
     }
+
+
+def _header(connection: Connection, file_id: int) -> JSONObject | None:
+    """Return the header as the file states it, as JSON objects; ``None`` if none is kept."""
+    for row in _rows(connection, study_header, study_header.c.file_id == file_id):
+        return row | {name: json.loads(row[name]) for name in ("header", "left_out")}
+    return None
 
 
 def _rows(connection: Connection, table: Table, condition: Any) -> list[JSONObject]:

@@ -10,6 +10,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
+from preread.core.study_header import StudyHeader
+
 if TYPE_CHECKING:  # takes a tenth of a second, and most commands read no pixel
     import numpy as np
     import numpy.typing as npt
@@ -212,6 +214,7 @@ class Radiograph:
         transfer_syntax_uid: of the DICOM file; ``None`` for JPEG and PNG.
         decoder: name and version of the decoder of the pixel data.
         caveats: assumptions made while decoding and rendering.
+        study_header: patient and study as the file states them; ``None`` for JPEG and PNG.
     """
 
     pixels: PixelArray
@@ -222,6 +225,7 @@ class Radiograph:
     decoder: str
     transfer_syntax_uid: str | None = None
     caveats: tuple[Caveat, ...] = ()
+    study_header: StudyHeader | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -349,6 +353,7 @@ class Refusal:
         reason: the same as a sentence.
         identity: attributes from the tags.
         format: ``DICOM``, ``JPEG`` or ``PNG``.
+        study_header: patient and study as the file states them; ``None`` for JPEG and PNG.
     """
 
     sha256: str
@@ -357,6 +362,7 @@ class Refusal:
     reason: str
     identity: Identity
     format: str
+    study_header: StudyHeader | None = None
 
 
 @dataclass(frozen=True, slots=True)

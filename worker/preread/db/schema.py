@@ -3,6 +3,7 @@
 The migrations in ``migrations/`` lead to these tables; a test compares the two.
 
 ``root`` ─< ``file`` (one version of one path; identity, state, outcome) ─< ``transition``, ``past_outcome``
+``file`` ─ ``study_header`` (patient and study as written)
 ``file`` >─ ``instance`` (one content) ─< ``assessment`` (unique with ``bundle``) ─< ``finding``
 """
 
@@ -217,6 +218,11 @@ class FileColumns(TypedColumns):
     work list is ordered and filtered by it. Identity columns carry the names of ``types.Identity``.
     ``failed_...``: time, error and content (if known) when it last ended its inference process or met its deadline; an
     outcome clears them.
+    ``study_date``: StudyDate alone; in rows of 0.1.1 and before, another date of the
+    image where it was missing.
+    ``acquired_local``, ``acquired_from``: time by the modality's clock to sort by, and the date that it is:
+    ``acquisition``, ``content``, ``series`` or ``study``; the latter ``None`` in rows of 0.1.1 and
+    before.
     ``read_at``: time of the first signed review of its present result. ``device``, ``patient_name_key``: see
     ``core/text/search_keys.py``.
     """
@@ -290,6 +296,7 @@ class FileColumns(TypedColumns):
     series_description = Column(Text, nullable=True)
     acquisition_date_time = Column(Text, nullable=True)
     acquired_local = Column(String(14), nullable=True)
+    acquired_from = Column(String(16), nullable=True)
     timezone_offset_from_utc = Column(Text, nullable=True)
     manufacturer = Column(Text, nullable=True)
     manufacturer_model_name = Column(Text, nullable=True)
@@ -338,6 +345,25 @@ file = Table(
     # Serves failed files, of which there are few.
     Index("ix_file_failed", "failed_at", sqlite_where=_FAILED, postgresql_where=_FAILED),
 )
+
+
+class StudyHeaderColumns(TypedColumns):
+    """Patient and study of a file version as its file states them.
+
+    Written with the outcome, replaced with it, and deleted with the version's data by a purge. Versions without a DICOM
+    header, and those that 0.1.1 or an older version read, have no row.
+
+    ``header``, ``left_out``: see ``core.study_header.StudyHeader``; the latter as a JSON list.
+    ``seal``: see ``seals``; ``None`` in rows of a program that had no key.
+    """
+
+    file_id = Column(RowId, ForeignKey("file.id"), primary_key=True, autoincrement=False)
+    header = Column(Text, nullable=False)
+    left_out = Column(Text, nullable=False)
+    seal = Column(String(64), nullable=True)
+
+
+study_header = Table("study_header", metadata, StudyHeaderColumns)
 
 
 class TransitionColumns(TypedColumns):

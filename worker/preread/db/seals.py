@@ -1,4 +1,4 @@
-"""Seals on results: keyed digests that reveal changes to results.
+"""Seals on results and headers: keyed digests that reveal changes.
 
 A seal is written with the result, in the same statement. Unreadable files have no result and no seal.
 """
@@ -23,6 +23,7 @@ RESULT_COLUMNS = (
     "answer",
     *(field.name for field in dataclasses.fields(Identity)),
 )
+HEADER_COLUMNS = ("file_id", "header", "left_out")
 FINDING_COLUMNS = ("finding", "position", "logit", "probability", "prevalence", "answer")
 
 
@@ -50,6 +51,18 @@ def of_answers(key: Key | None, instance_id: int, bundle_id: int, findings: Iter
     """
     rows = sorted([row[name] for name in FINDING_COLUMNS] for row in findings)
     return _seal(key, "answers", [instance_id, bundle_id, rows])
+
+
+def of_header(key: Key | None, row: Mapping[str, Any]) -> str | None:
+    """Return the seal of a study header, or ``None`` without a key.
+
+    It is no part of the result's seal: the version before would take such a result for a changed one.
+
+    Args:
+        key: the key of the audit trail.
+        row: its columns, at least ``HEADER_COLUMNS``.
+    """
+    return _seal(key, "header", [row[name] for name in HEADER_COLUMNS])
 
 
 def key_of(seal: str) -> str:

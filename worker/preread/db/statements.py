@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import ColumnElement, Connection, Engine
+from sqlalchemy import ColumnElement, Connection, Engine, Table
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
@@ -57,9 +57,21 @@ def read_pages(
 
 def insert_new(connection: Connection, table: Any) -> Any:
     """Return an insert that skips rows which violate a unique constraint."""
-    # the two dialects' inserts share on_conflict_do_nothing, but not through a common type
-    insert: Any = sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert
-    return insert(table).on_conflict_do_nothing()
+    return _insert(connection, table).on_conflict_do_nothing()
+
+
+def insert_or_replace(connection: Connection, table: Table, rows: Sequence[schema.Row]) -> None:
+    """Insert rows; where the primary key exists, replace all other columns."""
+    keys = [column.name for column in table.primary_key.columns]
+    statement = _insert(connection, table)
+    replaced = {column.name: statement.excluded[column.name] for column in table.columns if column.name not in keys}
+    if rows:
+        connection.execute(statement.on_conflict_do_update(index_elements=keys, set_=replaced), rows)
+
+
+def _insert(connection: Connection, table: Any) -> Any:
+    # the two dialects' inserts share what is done on a conflict, but not through a common type
+    return (sqlite_insert if connection.dialect.name == "sqlite" else postgresql_insert)(table)
 
 
 def insert_or_skip(

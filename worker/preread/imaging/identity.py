@@ -50,9 +50,9 @@ def read_identity(dataset: Dataset) -> Identity:
     Args:
         dataset: the Data Set; an invalid element counts as missing.
     """
-    birth, study = parse_dicom_date(elements.read_text(dataset, "PatientBirthDate")), _study_date(dataset)
+    birth = parse_dicom_date(elements.read_text(dataset, "PatientBirthDate"))
     age = elements.read_text(dataset, "PatientAge")
-    age_years, conflict = compute_age_years(age, birth, study)
+    age_years, conflict = compute_age_years(age, birth, _day_of_image(dataset))
     taken, offset = _acquired(dataset)
     return Identity(
         patient_name=elements.read_text(dataset, "PatientName"),
@@ -73,7 +73,7 @@ def read_identity(dataset: Dataset) -> Identity:
         view_position=elements.read_code_string(dataset, "ViewPosition"),
         image_laterality=elements.read_code_string(dataset, "ImageLaterality")
         or elements.read_code_string(dataset, "Laterality"),
-        study_date=study,
+        study_date=parse_dicom_date(elements.read_text(dataset, "StudyDate")),
         study_description=elements.read_text(dataset, "StudyDescription"),
         series_description=elements.read_text(dataset, "SeriesDescription"),
         acquisition_date_time=taken,
@@ -156,7 +156,8 @@ def _counted(birth: str | None, study: str | None) -> float | None:
     return years if 0 <= years <= _AGE_MAX_YEARS else None
 
 
-def _study_date(dataset: Dataset) -> str | None:
+def _day_of_image(dataset: Dataset) -> str | None:
+    """Return the date to which an age refers: any of the image's dates will do."""
     for keyword in ("StudyDate", "AcquisitionDate", "SeriesDate", "ContentDate"):
         day = parse_dicom_date(elements.read_text(dataset, keyword))
         if day:
@@ -168,19 +169,18 @@ def _acquired(dataset: Dataset) -> tuple[str | None, str | None]:
     """Return acquisition time (DT) and offset from UTC (PS3.3 C.12.1.1.8).
 
     Returns:
-        Each ``None`` if the image does not state it; the time falls back to content, series and study.
+        Each ``None`` if the image does not state it.
     """
     offset = elements.read_text(dataset, "TimezoneOffsetFromUTC")
     offset = offset if offset and _OFFSET.fullmatch(offset) else None
     match = _DATE_TIME.fullmatch(elements.read_text(dataset, "AcquisitionDateTime") or "")
     if match:
         return match[1], match[2] or offset
-    for kind in ("Acquisition", "Content", "Series", "Study"):
-        day = parse_dicom_date(elements.read_text(dataset, f"{kind}Date"))
-        if day:
-            time = _TIME.fullmatch(elements.read_text(dataset, f"{kind}Time") or "")
-            return day.replace("-", "") + ("".join(part or "" for part in time.groups()) if time else ""), offset
-    return None, offset
+    day = parse_dicom_date(elements.read_text(dataset, "AcquisitionDate"))
+    if day is None:
+        return None, offset
+    time = _TIME.fullmatch(elements.read_text(dataset, "AcquisitionTime") or "")
+    return day.replace("-", "") + ("".join(part or "" for part in time.groups()) if time else ""), offset
 
 
 @lru_cache(maxsize=64)

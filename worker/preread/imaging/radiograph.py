@@ -20,8 +20,9 @@ from preread.core.errors import (
     TooManyPixels,
     UnknownFormat,
 )
+from preread.core.study_header import StudyHeader
 from preread.core.types import Caveat, Identity, Radiograph
-from preread.imaging import dicom_file, elements, identity, raster, rendering
+from preread.imaging import dicom_file, elements, identity, raster, rendering, study_header
 from preread.imaging.codecs import decoders
 from preread.imaging.dicom_file import DicomFile
 
@@ -65,6 +66,7 @@ class ImageHeader:
         body_part_codes: codes and meanings of the Anatomic Region Sequence, lower case.
         animal_text: attributes of animals only: species (if not human), breed, owner; lower case.
         patient_orientation: (0020,0020), upper case; ``None`` if missing.
+        study_header: patient and study as the file states them; ``None`` for JPEG and PNG.
         data: content of the file, for ``decode_radiograph``.
         file: the parsed DICOM file, for ``decode_radiograph``; ``None`` for JPEG and PNG.
     """
@@ -85,6 +87,7 @@ class ImageHeader:
     body_part_codes: tuple[str, ...] = ()
     animal_text: tuple[str, ...] = ()
     patient_orientation: str | None = None
+    study_header: StudyHeader | None = None
     data: bytes = field(default=b"", repr=False, compare=False)
     file: DicomFile | None = field(default=None, repr=False, compare=False)
 
@@ -159,6 +162,7 @@ def decode_radiograph(
 def _dicom_header(data: bytes, limits: ImageLimits) -> ImageHeader:
     file = dicom_file.parse_dicom_file(data, limits.max_bytes)
     dataset = file.dataset
+    as_written = study_header.read_study_header(dataset)  # before any value is converted
     identified = identity.read_identity(dataset)
     sop_class_uid = identified.sop_class_uid or file.media_storage_sop_class_uid
     rows, columns = elements.read_integer(dataset, "Rows"), elements.read_integer(dataset, "Columns")
@@ -184,6 +188,7 @@ def _dicom_header(data: bytes, limits: ImageLimits) -> ImageHeader:
         body_part_codes=tuple(elements.read_code_sequence(dataset, "AnatomicRegionSequence")),
         animal_text=_animal(dataset),
         patient_orientation=(elements.read_text(dataset, "PatientOrientation") or "").upper() or None,
+        study_header=as_written,
         data=data,
         file=file,
     )
@@ -253,6 +258,7 @@ def _decode_dicom(header: ImageHeader, file: DicomFile, limits: ImageLimits, sho
         stored.decoder,
         header.transfer_syntax_uid,
         caveats=tuple(distinct),
+        study_header=header.study_header,
     )
 
 

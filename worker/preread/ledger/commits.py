@@ -16,9 +16,10 @@ from datetime import datetime
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, bindparam, exists, func, select, update
+from sqlalchemy import Connection, bindparam, delete, exists, func, select, update
 
 from preread.core.errors import BundleWithdrawn
+from preread.core.study_header import StudyHeader
 from preread.core.text.escaping import clean_identifier, clean_text
 from preread.core.text.search_keys import device_label, name_key
 from preread.core.types import (
@@ -32,7 +33,7 @@ from preread.core.types import (
     Population,
 )
 from preread.db import audit_key, schema, seals
-from preread.db.statements import insert_or_skip
+from preread.db.statements import insert_or_replace, insert_or_skip
 from preread.ledger import tombstones
 from preread.ledger.claims import quarantine_values
 from preread.ledger.records import Claim, Ending, FileFacts
@@ -62,6 +63,7 @@ _IDENTIFIERS = frozenset(
 )
 
 _OF_UIDS = 0
+_DAY_DIGITS = 8
 _STATES = {
     Outcome.ASSESSED: FileState.DONE,
     Outcome.REFUSED: FileState.DONE,
@@ -180,6 +182,7 @@ def commit(tx: Transaction, bundle_id: int, endings: Sequence[Ending]) -> list[b
         moves.setdefault((state, why, rows[_key(ending)].owner), []).append(_key(ending))
     for batch in changes.values():
         tx.connection.execute(_LEAVE, batch)
+    _store_headers(tx.connection, kept, {key for key, row in rows.items() if row.outcome is not None})
     for (state, why, owner), moved in moves.items():
         record_transitions(tx, moved, FileState.CLAIMED, state, why, owner)
     _mark_uid_conflicts(tx.connection, _uids(kept))
@@ -385,9 +388,33 @@ def _most_urgent(said: Container[str]) -> Answer | None:
 # ---------------------------------------------------------------------- file version
 
 
+def _store_headers(connection: Connection, endings: Sequence[Ending], read_before: Container[tuple[int, int]]) -> None:
+    """Store the study headers of files, in place of earlier ones."""
+    key = audit_key.of(connection).for_seals(connection)
+    rows: list[schema.Row] = []
+    for ending in endings:
+        if ending.facts is not None and ending.facts.study_header is not None:
+            header = ending.facts.study_header
+            row = {
+                "file_id": ending.claim.file_id,
+                "header": header.elements,
+                "left_out": json.dumps(header.left_out),
+            }
+            rows.append({**row, "seal": seals.of_header(key, row)})
+    insert_or_replace(connection, schema.study_header, rows)
+    with_header = {row["file_id"] for row in rows}
+    stale = [
+        ending.claim.file_id
+        for ending in endings
+        if ending.facts is not None and _key(ending) in read_before and ending.claim.file_id not in with_header
+    ]
+    if stale:  # other bytes under the same name, size and time
+        connection.execute(delete(schema.study_header).where(schema.study_header.c.file_id.in_(stale)))
+
+
 def _file_values(facts: FileFacts, instance_id: int) -> dict[str, Any]:
     return {
-        **identity_columns(facts.identity),
+        **identity_columns(facts.identity, facts.study_header),
         "instance_id": instance_id,
         "population": facts.population,
         "research": facts.population is Population.RESEARCH,
@@ -412,7 +439,7 @@ def _mark_uid_conflicts(connection: Connection, uids: Collection[str]) -> None:
         connection.execute(unmarked.values(uid_conflict=True))
 
 
-def identity_columns(identity: Identity) -> dict[str, Any]:
+def identity_columns(identity: Identity, header: StudyHeader | None = None) -> dict[str, Any]:
     """Return the identity of an image as column values of ``file``.
 
     Text that cannot be stored becomes ``None``, control characters are escaped.
@@ -425,24 +452,46 @@ def identity_columns(identity: Identity) -> dict[str, Any]:
         elif isinstance(value, float) and not math.isfinite(value):
             value = None
         values[field.name] = value
-    values["acquired_local"] = local_acquisition_time(identity)
+    values["acquired_local"], values["acquired_from"] = local_image_time(identity, header)
     values["device"] = clean_text(device_label(identity))
     values["patient_name_key"] = name_key(identity.patient_name)
     return values
 
 
-def local_acquisition_time(identity: Identity) -> str | None:
-    """Return an image's acquisition time as 14 digits (YYYYMMDDhhmmss).
+def local_image_time(identity: Identity, header: StudyHeader | None) -> tuple[str | None, str | None]:
+    """Return the time by which an image is sorted, and the kind of time.
 
-    By the modality's clock, to compare and sort. From the acquisition date and time as far as it is given (DICOM DT,
-    PS3.5 section 6.2), else from the study date; ``None`` if neither is given.
+    The time of acquisition as far as it is given (DICOM DT, PS3.5 section 6.2), else of the content, the series or the
+    study.
+
+    Args:
+        identity: has the times of acquisition and study.
+        header: has those of content and series; ``None`` without one.
+
+    Returns:
+        14 digits (YYYYMMDDhhmmss) by the modality's clock, to compare and sort, and ``acquisition``, ``content``,
+        ``series`` or ``study``; ``None`` for both if the image states no date.
     """
-    for written in (identity.acquisition_date_time, identity.study_date):
-        # the fraction and the offset, if any, follow the digits; an offset behind a minus is left out by its length
-        digits = re.split(r"[.+]", re.sub(r"[-: T]", "", written or ""))[0][:14]
-        if digits.isascii() and digits.isdigit() and len(digits) >= 4:
-            return digits + "00000101000000"[len(digits) :]
-    return None
+    stated = [("acquisition", identity.acquisition_date_time or "")]
+    if header is not None:
+        for kind in ("content", "series", "study"):
+            day, time = (header.text(f"{kind.capitalize()}{part}") or "" for part in ("Date", "Time"))
+            day = day.replace(".", "")  # as in ACR-NEMA (PS3.5 6.2)
+            stated += [(kind, day + time), (kind, day)] if len(_digits(day)) == _DAY_DIGITS else []
+    for kind, written in (*stated, ("study", identity.study_date or "")):
+        digits = _digits(written)[:14]
+        if len(digits) >= len("YYYY"):
+            return digits + "00000101000000"[len(digits) :], kind
+    return None, None
+
+
+def _digits(written: str) -> str:
+    """Return the digits of a date, or of a date with its time; empty if it is none.
+
+    The fraction and the offset, if any, follow the digits; an offset behind a minus is left out by its length.
+    """
+    digits = re.split(r"[.+]", re.sub(r"[-: T]", "", written))[0]
+    return digits if digits.isascii() and digits.isdigit() else ""
 
 
 def _as_json(caveats: Iterable[Caveat]) -> str:

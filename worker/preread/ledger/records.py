@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from preread.core.errors import EnvironmentFault
+from preread.core.study_header import StudyHeader
 from preread.core.types import (
     Caveat,
     FileState,
@@ -177,6 +178,7 @@ class FileFacts:
         population: the declared population of the root when the file was read.
         gate_caveats: of the intended use, for this version under this declaration.
         ms: milliseconds from opening the file to its outcome.
+        study_header: patient and study as the file states them; ``None`` for JPEG and PNG, or without a header.
     """
 
     sha256: str
@@ -188,6 +190,7 @@ class FileFacts:
     population: Population = Population.UNDECLARED
     gate_caveats: tuple[Caveat, ...] = ()
     ms: float = 0.0
+    study_header: StudyHeader | None = None
 
 
 @dataclass(frozen=True, slots=True)

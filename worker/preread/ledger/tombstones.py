@@ -167,6 +167,7 @@ def replace_with_stubs(
         tx.connection.execute(delete(tally).where(tally.c.block.in_(blocks)))
     tx.connection.execute(delete(viewing).where(viewing.c.file_id.in_(ids)))
     tx.connection.execute(delete(listing).where(listing.c.file_id.in_(ids)))
+    tx.connection.execute(delete(schema.study_header).where(schema.study_header.c.file_id.in_(ids)))
     tx.connection.execute(delete(schema.past_outcome).where(_past.file_id.in_(ids)))
     tx.connection.execute(delete(schema.transition).where(schema.transition.c.file_id.in_(ids)))
     for row in rows:

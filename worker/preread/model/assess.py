@@ -54,7 +54,7 @@ def assess(
     on_stage_end(Stage.HEADER)
     if checked.refusal is not None:
         code, reason = checked.refusal
-        return Refusal(sha256, bundle.label, code, reason, header.identity, header.format)
+        return Refusal(sha256, bundle.label, code, reason, header.identity, header.format, header.study_header)
     radiograph = decode_radiograph(header, limits, shorter_side_px=SHORTER_SIDE_PX)
     on_stage_end(Stage.DECODE)
     pixels = resize_to_input(bundle.manifest.preprocessing, radiograph.pixels)
@@ -68,7 +68,7 @@ def assess(
     on_stage_end(Stage.INVOKE)
     refusal = classifier.detector.check(pixels, output.embedding)
     if refusal:
-        return Refusal(sha256, bundle.label, *refusal, header.identity, header.format)
+        return Refusal(sha256, bundle.label, *refusal, header.identity, header.format, header.study_header)
     caveats: dict[Caveat, None] = dict.fromkeys((*checked.caveats, *radiograph.caveats))
     return Assessment(
         sha256=sha256,

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, select, update
@@ -19,13 +18,12 @@ from preread.db.audit_key import Key
 from preread.db.engine import read, write
 from preread.db.review_schema import account, reading, reading_finding, viewing
 from preread.db.review_schema import audit as audit_table
-from preread.db.schema import among, assessment, file, finding
+from preread.db.schema import among, assessment, file, finding, study_header
 from preread.db.statements import read_pages
 from preread.review import audit
 from preread.review.audit import Action, Chain, Content, Head
 
 _PAGE = 2_000
-_ID = attrgetter("id")
 _SEALED = (Outcome.ASSESSED, Outcome.REFUSED)
 _ACCOUNTS = "account:"
 _FILMS = "film:"
@@ -42,7 +40,7 @@ class Proof:
     Attributes:
         chain: verified chain of entries.
         faults: one sentence for each row that differs.
-        unsealed: number of results without a seal of an available key.
+        unsealed: number of results and study headers without a seal of an available key.
     """
 
     chain: Chain
@@ -222,6 +220,13 @@ def _compare_results(engine: Engine, keys: dict[str, Key], proof: Proof) -> None
             key = keys.get(seals.key_of(row.seal or ""))
             if key is not None and seals.of_answers(key, row.instance_id, row.bundle_id, findings) != row.seal:
                 proof.faults.append(f"the answers of assessment {row.id} are not what was written")
+    for rows in _pages(engine, study_header):
+        for row in rows:
+            key = keys.get(seals.key_of(row.seal or ""))
+            if key is None:
+                proof.unsealed += 1
+            elif seals.of_header(key, row._asdict()) != row.seal:
+                proof.faults.append(f"the study header of image {row.file_id} was changed")
 
 
 # ---------------------------------------------------------------------- vouching
@@ -271,6 +276,9 @@ def accept(engine: Engine, actor: str, *, anew: bool = False, on_batch: Callable
     for rows in _pages(engine, file, file.c.outcome.in_(_SEALED), file.c.committed_at.is_not(None)):
         sealed += write(engine, lambda connection, _, of=rows: _seal_results(connection, of))  # type: ignore[misc]
         on_batch()
+    for rows in _pages(engine, study_header):
+        write(engine, lambda connection, _, of=rows: _seal_headers(connection, of))  # type: ignore[misc]
+        on_batch()
     write(engine, lambda connection, _: audit.append(connection, actor, Action.VOUCHED, f"results:{sealed}"))
     return sealed
 
@@ -302,15 +310,28 @@ def _seal_results(connection: Connection, rows: Sequence[Row[Any]]) -> int:
     return sealed
 
 
+def _seal_headers(connection: Connection, rows: Sequence[Row[Any]]) -> None:
+    key = audit_key.of(connection).for_seals(connection)
+    c = study_header.c
+    for row in rows:
+        # a worker may have replaced it meanwhile, and sealed it
+        same = (c.file_id == row.file_id) & (c.header == row.header) & c.seal.is_not_distinct_from(row.seal)
+        connection.execute(update(study_header).where(same).values(seal=seals.of_header(key, row._asdict())))
+
+
 # ---------------------------------------------------------------------- rows
 
 
 def _pages(engine: Engine, table: Any, *conditions: Any) -> Iterator[Sequence[Row[Any]]]:
-    statement = select(table).where(*conditions).order_by(table.c.id).limit(_PAGE)
-    if table is assessment:
-        statement = select(table.c.id, table.c.instance_id, table.c.bundle_id, table.c.seal).order_by(table.c.id)
-        statement = statement.limit(_PAGE)
-    return read_pages(engine, lambda c, after: c.execute(statement.where(table.c.id > after)).all(), _ID, 0)
+    (key,) = table.primary_key.columns
+    columns = (key, table.c.instance_id, table.c.bundle_id, table.c.seal) if table is assessment else tuple(table.c)
+    statement = select(*columns).where(*conditions).order_by(key).limit(_PAGE)
+
+    def key_of(row: Row[Any]) -> int:
+        value: int = row._mapping[key]  # noqa: SLF001 - SQLAlchemy's access by column
+        return value
+
+    return read_pages(engine, lambda c, after: c.execute(statement.where(key > after)).all(), key_of, 0)
 
 
 def _with_findings(row: Row[Any], findings: list[list[str]]) -> Content:

@@ -18,6 +18,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, StringConstraints, TypeAdapter
 
+from preread.core.study_header import StudyHeader
 from preread.core.types import Caveat, Finding, Identity, ImageStatistics, Outcome, PixelArray, Population, Stage
 from preread.ledger.records import ContentAssessment, FileFacts
 
@@ -137,6 +138,7 @@ class Report:
         preview_dropped: a preview was asked for and could not be kept.
         preview_bytes: so many bytes of a preview lie in the shared memory.
         stages_ms: how long each stage took that came to its end.
+        study_header: of a DICOM file whose header could be read; its limits are checked as the line is parsed.
         shrunk: where ``Setup.pictures`` asks for it, uint8 of ``preprocessing.TRAINING_SPEC`` in Base64.
     """
 
@@ -156,6 +158,7 @@ class Report:
     preview_bytes: Annotated[int, Field(ge=0)] = 0
     stages_ms: dict[Stage, Milliseconds] = field(default_factory=dict)
     shrunk: str | None = None
+    study_header: StudyHeader | None = None
 
     def facts(self, population: Population) -> FileFacts | None:
         """Return the facts of the file version; ``None`` if it was not read."""
@@ -171,6 +174,7 @@ class Report:
             population=population,
             gate_caveats=self.gate_caveats,
             ms=self.ms,
+            study_header=self.study_header,
         )
 
     def picture(self, rows: int, columns: int) -> PixelArray:

@@ -158,7 +158,7 @@ def _assess(
 
     answer = assess(data, classifier, Declared(job.population, job.assume_age), limits, laps.ended, sha256)
     if isinstance(answer, Refusal):
-        return _refused(sha256, answer.code, answer.reason, answer.identity, answer.format), None
+        return _refused(sha256, answer.code, answer.reason, answer), None
     radiograph = answer.radiograph
     numbers = [number for finding in answer.findings for number in (finding.logit, finding.probability)]
     activations = answer.activation_map.tolist()
@@ -192,13 +192,19 @@ def _screen(data: bytes, sha256: str, job: Job, classifier: Classifier, limits: 
     header = read_image_header(data, limits)
     verdict = intended_use.check_intended_use(header, classifier.bundle.manifest.intended_use, Declared(job.population))
     if verdict.refusal is not None:
-        return _refused(sha256, *verdict.refusal, header.identity, header.format)
+        return _refused(sha256, *verdict.refusal, header)
     return _described(Report(Outcome.ASSESSED, sha256, gate_caveats=verdict.caveats), header)
 
 
-def _refused(sha256: str, code: RefusalCode, reason: str, identity: Identity, file_format: str) -> Report:
+def _refused(sha256: str, code: RefusalCode, reason: str, source: ImageHeader | Refusal) -> Report:
     return Report(
-        Outcome.REFUSED, sha256, identity=identity, format=file_format, code=code.value, reason=escape(reason)
+        Outcome.REFUSED,
+        sha256,
+        identity=source.identity,
+        format=source.format,
+        code=code.value,
+        reason=escape(reason),
+        study_header=source.study_header,
     )
 
 
@@ -222,6 +228,7 @@ def _described(report: Report, source: ImageHeader | Radiograph) -> Report:
         transfer_syntax_uid=source.transfer_syntax_uid,
         rows=source.rows,
         columns=source.columns,
+        study_header=source.study_header,
     )
 
 
