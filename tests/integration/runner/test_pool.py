@@ -28,6 +28,7 @@ from preread.core.errors import (
     SlotCrashed,
     SlotMemory,
 )
+from preread.core.study_header import ELEMENT_BYTES_MAX, HEADER_BYTES_MAX
 from preread.core.types import Caveat, Outcome, Population
 from preread.model import bundles
 from preread.model.bundles import Bundle
@@ -233,6 +234,48 @@ def test_a_damaged_film_still_belongs_to_its_patient(bench: Bench) -> None:
     assert isinstance(done, Done)
     assert (done.report.outcome, done.report.code) == (Outcome.UNREADABLE, "truncated")
     assert done.report.identity.patient_id == "P12"
+
+
+def test_the_header_comes_with_every_outcome(bench: Bench) -> None:
+    pool = bench.pool()
+    tags = {"PatientName": "Doe^Jane", "StudyID": "77", "StudyDate": None, "PatientBirthDate": "20210110"}
+    chest = phantoms.to_dicom(phantoms.draw_chest(2, rows=96, columns=96), **tags)
+    lateral = phantoms.to_dicom(phantoms.draw_chest(2, rows=96, columns=96), ViewPosition="LL", **tags)
+    for known, content, outcome in (
+        (False, chest, Outcome.ASSESSED),
+        (True, chest, Outcome.ASSESSED),
+        (False, lateral, Outcome.REFUSED),
+        (False, chest[:-3000], Outcome.UNREADABLE),
+    ):
+        done = bench.outcome(pool, bench.film("film", content), known=known)
+        assert isinstance(done, Done)
+        facts = done.report.facts(Population.UNDECLARED)
+        assert facts is not None
+        assert (done.report.outcome, done.report.identity.study_date) == (outcome, None)
+        assert facts.study_header is not None
+        assert (facts.study_header.text("StudyID"), facts.study_header.text("StudyDate")) == ("77", None)
+    done = bench.outcome(pool, bench.film("film.jpg"))
+    assert isinstance(done, Done)
+    assert done.report.study_header is None
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"elements": json.dumps({"00104000": {"vr": "LT", "Value": ["a comment"]}})},
+        {"elements": json.dumps({"00100010": {"vr": "PN", "Value": ["x" * ELEMENT_BYTES_MAX]}})},
+        {"elements": " " * HEADER_BYTES_MAX + "{}"},
+        {"elements": "[" * HEADER_BYTES_MAX},
+        {"elements": "{}", "left_out": ["Doe^Jane"]},
+    ],
+)
+def test_a_header_beyond_its_limits_is_no_message(header: dict[str, Any]) -> None:
+    """A process has read hostile bytes: the worker believes none of it unchecked."""
+    report = {"outcome": "refused", "sha256": "0" * 64}
+    said = json.dumps({"kind": "done", "report": report | {"study_header": {"elements": "{}"}}}).encode()
+    assert slot_messages.decode_reply(said).report is not None
+    with pytest.raises(ValueError, match="study_header"):
+        slot_messages.decode_reply(json.dumps({"kind": "done", "report": report | {"study_header": header}}).encode())
 
 
 def test_a_change_after_the_look_is_a_fault_of_nobody(bench: Bench) -> None:

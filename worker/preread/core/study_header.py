@@ -1,4 +1,4 @@
-"""Study header: patient, study and request of an image as its file states them.
+"""Study header: patient, study and request as a file states them.
 
 What a result object for a PACS must repeat (PS3.3 C.7.1.1, C.7.2.1), to be kept with the result: the file may be gone
 later. Values are those of the file, before any normalisation; ``Identity`` holds the normalised ones.
