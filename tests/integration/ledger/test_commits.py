@@ -247,7 +247,7 @@ def test_the_header_of_every_image_is_kept_whatever_its_outcome(bench: LedgerBen
 def test_a_header_goes_with_its_outcome(bench: LedgerBench, content: ContentAssessment) -> None:
     def read_again(header: StudyHeader | None) -> None:
         if bench.count("study_header"):
-            assert bench.ledger.reopen([file_id], "again", states=[FileState.DONE]) == 1
+            assert bench.ledger.requeue([file_id], "again", states=[FileState.DONE]) == 1
         (claim,) = bench.claim()
         facts = replace(bench.facts(), study_header=header)
         assert commit_assessed(bench.ledger, claim, facts, bench.bundle_id, content)
