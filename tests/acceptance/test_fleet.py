@@ -315,7 +315,7 @@ def test_a_share_that_is_not_there_costs_no_film_and_no_shard(archive: Archive, 
 
 def test_two_processes_of_one_command_end_with_it(archive: Archive, eventually: Eventually) -> None:
     """As it is installed, with the bundle that ships; a process that is killed is started again."""
-    shipped = bundles.load(bundles.resolve())
+    shipped = bundles.load_bundle(bundles.find_bundle())
     archive.fill(4)
     archive.backfill(2, shipped)
     command = archive.preread("fleet", "work", "--processes", "2", settle_s=0.1, slots=1)

@@ -45,7 +45,7 @@ _DONE_BY = {
 
 def stages(films: Sequence[Path]) -> dict[str, float]:
     """Return milliseconds of processor time of each stage, the best of some turns, the mean of the films."""
-    classifier = Classifier(bundles.load(bundles.resolve()))
+    classifier = Classifier(bundles.load_bundle(bundles.find_bundle()))
     spec = classifier.bundle.manifest.preprocessing
     spent: defaultdict[str, list[float]] = defaultdict(list)
     for film in films:
@@ -63,7 +63,9 @@ def stages(films: Sequence[Path]) -> dict[str, float]:
         )
         spent["shrink"].append(_best(lambda pixels=pixels: resize_to_input(spec, pixels)))
         spent["network"].append(_best(lambda batch=batch: classifier.classify(batch)))
-        spent["detector"].append(_best(lambda one=picture, of=output: classifier.detector.check(one, of.embedding)))
+        spent["detector"].append(
+            _best(lambda one=picture, of=output: classifier.detector.check_scope(one, of.embedding))
+        )
         spent["preview"].append(_best(lambda pixels=pixels: encode_preview(pixels)))
     return {stage: round(sum(times) / len(times), 2) for stage, times in spent.items()}
 

@@ -99,7 +99,7 @@ def fill(engine: Engine, count: int) -> None:
             "now": now if dialect == "postgresql" else now.strftime("%Y-%m-%d %H:%M:%S.%f"),
             "count": count,
             "empty": b"",
-            "manifest": bundles.load(bundles.resolve()).manifest_json,
+            "manifest": bundles.load_bundle(bundles.find_bundle()).manifest_json,
         }
         for statement in sql.split(";"):
             values = {name: value for name, value in known.items() if f":{name}" in statement}

@@ -110,7 +110,7 @@ def _floor(
         header = read_image_header(Path(film).read_bytes())
         classifier.classify(preprocess_image(spec, decode_radiograph(header, shorter_side_px=SHORTER_SIDE_PX).pixels))
 
-    classifier = Classifier(bundles.load(bundles.resolve()))
+    classifier = Classifier(bundles.load_bundle(bundles.find_bundle()))
     spec = classifier.bundle.manifest.preprocessing
     look(films[0])
     barrier.wait(_READY_WITHIN_S)

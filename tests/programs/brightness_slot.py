@@ -12,7 +12,7 @@ import numpy as np
 from preread.core.types import IntendedUse
 from preread.imaging.preprocessing import TRAINING_SPEC
 from preread.model.bundles import MANIFEST_SCHEMA, Bundle, Manifest
-from preread.model.calibration import Calibration, FindingSpec, OperatingPoint, predictive_values
+from preread.model.calibration import Calibration, FindingSpec, OperatingPoint, compute_predictive_values
 from preread.model.classifier import RawOutput
 from preread.model.out_of_scope import ScopeSpec
 from preread.runner.child import main as slot_process
@@ -39,7 +39,7 @@ class BrightnessClassifier:
                     "SCT:233604007",
                     Calibration(slope=8.0, intercept=0.0, prevalence=0.25),
                     OperatingPoint(threshold=0.5, uncertain_low=0.4, uncertain_high=0.6, reason="for tests"),
-                    predictive_values((0.9, 0.1), (0.1, 0.9)),
+                    compute_predictive_values((0.9, 0.1), (0.1, 0.9)),
                 ),
             ),
             golden_tolerance=0.02,

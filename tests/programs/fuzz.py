@@ -100,7 +100,7 @@ class Judge:
     """Tells what a slot makes of some bytes: ``None`` for an outcome, else how it died."""
 
     def __init__(self, folder: Path) -> None:
-        bundle = bundles.load(bundles.resolve(None))
+        bundle = bundles.load_bundle(bundles.find_bundle(None))
         setup = Setup(
             bundle=slot_messages.to_text(os.fsencode(bundle.path.resolve())),
             digest=bundle.digest,

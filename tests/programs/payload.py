@@ -405,7 +405,7 @@ def tries(lab: Lab, *, confined: bool) -> Iterator[Callable[[str], Any]]:
     from preread.runner.pool import Done, Fault, InferencePool, Lost, Read
     from preread_training.data import phantoms
 
-    bundle = bundles.load(bundles.resolve(None))
+    bundle = bundles.load_bundle(bundles.find_bundle(None))
     setup = slot_messages.Setup(
         bundle=slot_messages.to_text(os.fsencode(bundle.path.resolve())),
         digest=bundle.digest,

@@ -36,7 +36,7 @@ def main() -> int:
         with monitored(listen, engine, roots=None, scan_interval_s=interval_s, ports_after=MOST_PROCESSES) as counters:
             return fleet.work(
                 engine,
-                [bundles.load(Path(folder)) for folder in folders.split(":")],
+                [bundles.load_bundle(Path(folder)) for folder in folders.split(":")],
                 run,
                 FleetOptions(**own),
                 Environment(command, counters=counters),

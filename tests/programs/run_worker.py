@@ -58,8 +58,8 @@ def main(prepare: Callable[[Engine], None] = lambda _engine: None) -> int:
             return daemon.run(
                 engine,
                 daemon.BundleChoice(
-                    bundles.load(Path(bundle_folder)),
-                    None if shadow is None else (bundles.load(Path(shadow)), since),
+                    bundles.load_bundle(Path(bundle_folder)),
+                    None if shadow is None else (bundles.load_bundle(Path(shadow)), since),
                 ),
                 specs,
                 run_options,

@@ -33,7 +33,7 @@ class MeanClassifier:
     """Answers with the mean of what the network would see."""
 
     def __init__(self, setup: slot_messages.Setup) -> None:
-        self.bundle = bundles.load(Path(os.fsdecode(slot_messages.to_path(setup.bundle))))
+        self.bundle = bundles.load_bundle(Path(os.fsdecode(slot_messages.to_path(setup.bundle))))
         scope = self.bundle.manifest.scope
         assert scope is not None
         self.detector = Detector.from_npz((self.bundle.path / bundles.DETECTOR_FILE).read_bytes(), scope)

@@ -292,7 +292,7 @@ def main() -> int:
         stub = make_stub_bundle(folder)
         try:
             for processes in chosen.scale:
-                for bundle, side_px in ((stub, 96), (bundles.load(bundles.resolve()), 1024)):
+                for bundle, side_px in ((stub, 96), (bundles.load_bundle(bundles.find_bundle()), 1024)):
                     with archive_of(
                         folder,
                         server,

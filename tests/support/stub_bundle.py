@@ -51,4 +51,4 @@ def make_stub_bundle(folder: Path, version: str = "1.0.0") -> bundles.Bundle:
         for name in (bundles.WEIGHTS_FILE, bundles.GOLDEN_FILE, bundles.CARD_FILE):
             (folder / name).write_bytes(b"for tests")
 
-    return bundles.publish(folder, manifest, write)
+    return bundles.publish_bundle(folder, manifest, write)

@@ -89,7 +89,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 
 def load_bundle(bundle: str | os.PathLike[str] | None = None, *, threads: int = 1) -> Classifier:
-    """Load a model bundle, verify its hashes and repeat its golden vectors.
+    """Load a model bundle, verify its hashes and repeat its reference outputs.
 
     Args:
         bundle: folder of a bundle, ``name/version``, or ``name`` (newest version); ``None`` loads the bundle that ships
@@ -100,16 +100,16 @@ def load_bundle(bundle: str | os.PathLike[str] | None = None, *, threads: int = 
         The loaded network; ``Classifier.bundle`` is the bundle with its manifest. It serves one thread at a time.
 
     Raises:
-        BundleError: the bundle is missing or damaged, or does not reproduce its golden vectors on this machine.
+        BundleError: the bundle is missing or damaged, or does not reproduce its reference outputs on this machine.
     """
     import os
 
     from preread.model import bundles
     from preread.model.classifier import Classifier
 
-    path = bundles.resolve(None if bundle is None else os.fspath(bundle))
-    classifier = Classifier(bundles.load(path), threads=threads)
-    classifier.self_check()
+    path = bundles.find_bundle(None if bundle is None else os.fspath(bundle))
+    classifier = Classifier(bundles.load_bundle(path), threads=threads)
+    classifier.verify_reference_outputs()
     return classifier
 
 

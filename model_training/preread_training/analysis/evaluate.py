@@ -18,7 +18,7 @@ from preread.core.errors import UsageError
 from preread.core.text.csv_cells import write_rows
 from preread.core.types import Answer, Finding, JSONObject, Outcome, PredictiveValues
 from preread.model.bundles import Bundle
-from preread.model.calibration import predictive_values
+from preread.model.calibration import compute_predictive_values
 from preread.runner.assess_files import FileResult, InputFile, Processes, assess_found
 from preread_training.data.dataset import Film, labels_for, patients_of
 from preread_training.stats.bootstrap import Labels
@@ -146,7 +146,7 @@ def _predictive_values(answers: npt.NDArray[np.str_], labels: Labels) -> tuple[P
         )
         return with_it, without
 
-    return predictive_values(rates(Answer.FLAGGED), rates(Answer.NOT_FLAGGED))
+    return compute_predictive_values(rates(Answer.FLAGGED), rates(Answer.NOT_FLAGGED))
 
 
 def _calibration(findings: Sequence[Finding | None], labels: Labels, prevalence: float) -> JSONObject | None:

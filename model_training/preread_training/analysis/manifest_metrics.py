@@ -11,7 +11,7 @@ import numpy.typing as npt
 from preread.core.types import ImageStatistics, JSONObject, PixelArray
 from preread.imaging.statistics import measure_image
 from preread.model.calibration import FindingSpec
-from preread.model.distributions import Reference, decile_histogram
+from preread.model.distributions import Reference, compute_decile_histogram
 from preread_training.analysis.subgroups import subgroups
 from preread_training.data.dataset import Data
 from preread_training.stats.bootstrap import Rows, number, share
@@ -38,10 +38,15 @@ def reference(which: str, probability: Mapping[str, npt.NDArray[np.float64]], pi
     """
     figures = [measure_image(picture) for picture in pictures]
     of_pictures = {
-        one.name: decile_histogram([getattr(figure, one.name) for figure in figures]) for one in fields(ImageStatistics)
+        one.name: compute_decile_histogram([getattr(figure, one.name) for figure in figures])
+        for one in fields(ImageStatistics)
     }
     return asdict(
-        Reference(which, {name: decile_histogram(values.tolist()) for name, values in probability.items()}, of_pictures)
+        Reference(
+            which,
+            {name: compute_decile_histogram(values.tolist()) for name, values in probability.items()},
+            of_pictures,
+        )
     )
 
 
@@ -107,7 +112,7 @@ def metrics(
     point, present = finding.operating_point, films.labels == 1
     probability = probabilities(films, finding.calibration)
     called = probability >= point.threshold
-    answers = np.array([point.answer(p).value for p in probability.tolist()])
+    answers = np.array([point.compare_probability(p).value for p in probability.tolist()])
     band = what_the_band_buys(films, finding.calibration, point)
     conflict_present = films.conflict & present
 

@@ -42,7 +42,9 @@ def lung_region(rows: int, columns: int) -> Rows:
 
 
 def _moved(before: Scores, after: Scores, labels: Labels, calibration: Calibration) -> JSONObject:
-    p, q = (np.array([calibration.probability(logit) for logit in logits.tolist()]) for logits in (before, after))
+    p, q = (
+        np.array([calibration.compute_probability(logit) for logit in logits.tolist()]) for logits in (before, after)
+    )
     return {
         "auc": number(auc(after, labels)),
         "auc_change": number(auc(after, labels) - auc(before, labels)),
@@ -110,7 +112,7 @@ def reframing(look: Look, pictures: PixelArray, calibration: Calibration, before
     tops = np.random.default_rng(seed).uniform(0.10, 0.25, len(pictures))
     cut = np.concatenate([reframe(picture[np.newaxis], top) for picture, top in zip(pictures, tops, strict=True)])
     after = look(cut)
-    p, q = ([calibration.probability(logit) for logit in seen.logits.tolist()] for seen in (before, after))
+    p, q = ([calibration.compute_probability(logit) for logit in seen.logits.tolist()] for seen in (before, after))
     change = np.array(q) - np.array(p)
     return {
         "films": len(pictures),

@@ -115,7 +115,7 @@ def recalibrate(
     from preread_training.publish.recalibrate import recalibrate as recalibrate_bundle
 
     films = read_films(data, 5, 0, absent)
-    calibrated = bundles.load(bundles.resolve(bundle))
+    calibrated = bundles.load_bundle(bundles.find_bundle(bundle))
     declared = films_declared(calibrated.manifest, declaration, published=films.published)
     with progress_bar() as progress:
         task = progress.add_task("assessing", total=len(films.films))
@@ -151,7 +151,7 @@ def evaluate(
     films = index_films(data, absent)
     if predictions is not None:
         check_writable(predictions)
-    chosen = bundles.load(bundles.resolve(bundle))
+    chosen = bundles.load_bundle(bundles.find_bundle(bundle))
     with progress_bar() as progress:
         task = progress.add_task("assessing", total=len(films))
         judged = judge(films, chosen, lambda: progress.advance(task), finding=finding)

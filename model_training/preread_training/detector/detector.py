@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from preread.core.types import FloatArray, JSONObject, PixelArray, RefusalCode
 from preread.imaging.preprocessing import PreprocessingSpec, normalise_grey_levels, resize_to_input
-from preread.model.out_of_scope import Detector, Pose, ScopeSpec, Subspace, edge_features
+from preread.model.out_of_scope import Detector, Pose, ScopeSpec, Subspace, compute_edge_features
 from preread_training.data.augmentation import Augmentation, augment
 from preread_training.data.phantoms import draw_chest
 from preread_training.detector import synthetic_negatives as decoys
@@ -63,7 +63,7 @@ class Described:
 
 def describe(pictures: PixelArray, embed: Embed) -> Described:
     """Describe uint8 [n, rows, columns] as ``resize_to_input`` returns them."""
-    return Described(np.stack([edge_features(picture) for picture in pictures]), embed(pictures))
+    return Described(np.stack([compute_edge_features(picture) for picture in pictures]), embed(pictures))
 
 
 def embed_with_keras(served: Any, spec: PreprocessingSpec, batch: int = 32) -> Embed:
@@ -138,7 +138,7 @@ def fit_detector(
         _UNSET,
     )
     groups = [(seen, 0, 0.95), (drawn, 0, 0.05), *((kind, 1, 1 / len(refused)) for kind in refused)]
-    places = [bare.components(group.edges, group.embedding) for group, _, _ in groups]
+    places = [bare.build_score_inputs(group.edges, group.embedding) for group, _, _ in groups]
     total = sum(map(len, places))
     labels = np.concatenate([np.full(len(place), label) for place, (_, label, _) in zip(places, groups, strict=True)])
     weight = np.concatenate(
@@ -173,12 +173,14 @@ class _Seen:
     poses: list[Pose] = field(default_factory=list)
 
     def take(self, detector: Detector, pictures: PixelArray, found: Described) -> None:
-        self.scores += detector.score(found.edges, found.embedding).tolist()
-        self.poses += [detector.nearest_pose(picture) for picture in pictures]
+        self.scores += detector.compute_score(found.edges, found.embedding).tolist()
+        self.poses += [detector.find_nearest_pose(picture) for picture in pictures]
 
     def counted(self, detector: Detector) -> JSONObject:
         codes = [
-            detector.refusal(p)[0] for p, s in zip(self.poses, self.scores, strict=True) if s > detector.spec.score_max
+            detector.explain_refusal(p)[0]
+            for p, s in zip(self.poses, self.scores, strict=True)
+            if s > detector.spec.score_max
         ]
         count, refused = len(self.scores), len(codes)
         named = {str(code): codes.count(code) for code in RefusalCode if code in codes}
@@ -228,13 +230,13 @@ def fit_scope(
         detector = fit_detector(pictures[network.fitted], network.embed, spec, seed=seed + number, films_max=films_max)
         unseen = pictures[~network.fitted]
         found = describe(unseen, network.embed)
-        films += detector.score(found.edges, found.embedding).tolist()
-        apart += detector.edges.distance(found.edges).tolist()
+        films += detector.compute_score(found.edges, found.embedding).tolist()
+        apart += detector.edges.compute_distance(found.edges).tolist()
         some = unseen[
             np.random.default_rng(seed + number).permutation(len(unseen))[: max(1, int(films_max * _TO_MEASURE))]
         ]
         changed = describe(varied(some, seed + number), network.embed)
-        variants += detector.score(changed.edges, changed.embedding).tolist()
+        variants += detector.compute_score(changed.edges, changed.embedding).tolist()
         for kind, seen in made.items():
             shown = decoys.make(kind, some, spec, seed + 1000 + number)
             seen.take(detector, shown, describe(shown, network.embed))

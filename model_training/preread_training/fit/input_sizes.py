@@ -111,7 +111,7 @@ def _times_ms(served: keras.Model, pictures: PixelArray) -> list[float]:
     """Measure preprocessing and inference with the worker's classifier."""
     inputs = keras.Input(batch_shape=(1, TRAINING_SPEC.rows, TRAINING_SPEC.columns, 1), name="radiograph")
     model = keras.Model(inputs, served(inputs))
-    shipped = bundles.load(bundles.resolve())
+    shipped = bundles.load_bundle(bundles.find_bundle())
     with tempfile.TemporaryDirectory() as folder:
         model.export(str(Path(folder) / WEIGHTS_FILE), format="litert", verbose=False)
         (Path(folder) / DETECTOR_FILE).write_bytes((shipped.path / DETECTOR_FILE).read_bytes())

@@ -69,7 +69,7 @@ def _served(run: Path, part: str, data: Data, batch: int | None = None) -> keras
 
 def _check(bundle: Bundle) -> None:
     with suppress_native_output():
-        Classifier(bundle).self_check()
+        Classifier(bundle).verify_reference_outputs()
 
 
 def _network(run: Path, part: str, data: Data, fitted: npt.NDArray[np.bool_]) -> Network:
@@ -195,4 +195,4 @@ def publish(
         (part / CARD_FILE).write_text(card(manifest), encoding="utf-8")
 
     # A bundle whose network LiteRT runs differently never appears under its name.
-    return bundles.publish(folder, manifest, write, check=_check)
+    return bundles.publish_bundle(folder, manifest, write, check=_check)

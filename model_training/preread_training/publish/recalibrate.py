@@ -109,4 +109,4 @@ def recalibrate(
             shutil.copyfile(bundle.path / name, part / name)
         (part / CARD_FILE).write_text(card(manifest), encoding="utf-8")
 
-    return bundles.publish(folder, manifest, write, check=lambda made: Classifier(made).self_check())
+    return bundles.publish_bundle(folder, manifest, write, check=lambda one: Classifier(one).verify_reference_outputs())

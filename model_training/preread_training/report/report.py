@@ -189,7 +189,7 @@ def _errors(run: Path, data: Data, finding: int, rows: npt.NDArray[np.int64], ju
                     "name": data.films[row].path.name,
                     "fold": int(data.folds[row]),
                     "probability": f"{probability:.3f}",
-                    "answer": str(point.answer(probability)).replace("_", " "),
+                    "answer": str(point.compare_probability(probability)).replace("_", " "),
                     "conflict": bool(judged.films.conflict[index]),
                 }
             )

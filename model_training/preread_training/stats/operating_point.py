@@ -15,7 +15,7 @@ from scipy.stats import beta
 
 from preread.core.errors import PrereadError
 from preread.core.types import JSONObject, PredictiveValues
-from preread.model.calibration import Calibration, FindingSpec, OperatingPoint, predictive_values
+from preread.model.calibration import Calibration, FindingSpec, OperatingPoint, compute_predictive_values
 from preread_training.stats.baselines import fit_logistic
 from preread_training.stats.bootstrap import Groups, Rows, Scores, effective_count
 from preread_training.stats.metrics import CONFLICT_SHARE, OutOfFold
@@ -113,9 +113,9 @@ def choose(films: OutOfFold, calibration: Calibration) -> OperatingPoint:
     high = max(cut.logit, float(np.quantile(films.logits[films.hard_normals], 1 - _BAND_CALLED)))
     kind = "films without the finding" + (" in the conflict slice" if films.conflict_normals.any() else "")
     point = OperatingPoint(
-        threshold=calibration.probability(cut.logit),
-        uncertain_low=calibration.probability(low),
-        uncertain_high=calibration.probability(high),
+        threshold=calibration.compute_probability(cut.logit),
+        uncertain_low=calibration.compute_probability(low),
+        uncertain_high=calibration.compute_probability(high),
         reason=(
             f"threshold: of the cuts with an out-of-fold sensitivity of at least {_SENSITIVITY_FLOOR}, the one "
             f"where the smaller of sensitivity ({cut.sensitivity:.4f}, one-sided 95 % lower bound by patient "
@@ -159,7 +159,7 @@ def what_the_band_buys(films: OutOfFold, calibration: Calibration, point: Operat
 
 def probabilities(films: OutOfFold, calibration: Calibration) -> Scores:
     """Return probabilities, float64 [n]."""
-    return np.array([calibration.probability(logit) for logit in films.logits.tolist()])
+    return np.array([calibration.compute_probability(logit) for logit in films.logits.tolist()])
 
 
 def predict(films: OutOfFold, calibration: Calibration, point: OperatingPoint) -> tuple[PredictiveValues, ...]:
@@ -179,7 +179,7 @@ def predict(films: OutOfFold, calibration: Calibration, point: OperatingPoint) -
         absent = CONFLICT_SHARE * rate(hard) + (1 - CONFLICT_SHARE) * rate(rest if rest.any() else hard)
         return rate(films.labels == 1), absent
 
-    return predictive_values(rates(p >= point.uncertain_high), rates(p < point.uncertain_low))
+    return compute_predictive_values(rates(p >= point.uncertain_high), rates(p < point.uncertain_low))
 
 
 def specify(films: OutOfFold, finding: str, code: str, prevalence: float) -> FindingSpec:

@@ -171,7 +171,7 @@ def test_what_is_shown_of_the_shipped_bundle_explains_its_figures(preread: Comma
     assert "conflict normals: accuracy" not in said
     assert "out of fold: sensitivity" in said
     assert "threshold of sensitivity, specificity and accuracy" in said
-    point = bundles.load(bundles.resolve()).manifest.findings[0].operating_point
+    point = bundles.load_bundle(bundles.find_bundle()).manifest.findings[0].operating_point
     band = f"'flagged' from {point.uncertain_high:.3f}, 'uncertain' in between, "
     assert f"{band}'not flagged' below {point.uncertain_low:.3f}" in said
 
@@ -212,7 +212,7 @@ def test_a_damaged_bundle_is_named_and_not_used(
         assert ran.exit_code == 4, command
         assert "manifest.json" in ran.err
         assert "bundle_damaged" in ran.err
-    monkeypatch.setattr(bundles, "installed", lambda added=None: [] if added else [folder])
+    monkeypatch.setattr(bundles, "list_bundles", lambda added=None: [] if added else [folder])
     ran = preread("bundle", "list", "--json")
     assert ran.exit_code == 4
     assert [(record["whole"], record["in_use"]) for record in ran.records] == [(False, True)]
@@ -376,8 +376,8 @@ def started(preread: CommandRunner, monkeypatch: pytest.MonkeyPatch, brightness_
         return 0
 
     monkeypatch.setattr(daemon, "run", end_at_once)
-    monkeypatch.setattr(bundles, "resolve", lambda *_: tmp_path)
-    monkeypatch.setattr(bundles, "load", lambda path: brightness_classifier.bundle)
+    monkeypatch.setattr(bundles, "find_bundle", lambda *_: tmp_path)
+    monkeypatch.setattr(bundles, "load_bundle", lambda path: brightness_classifier.bundle)
     return calls
 
 

@@ -86,7 +86,7 @@ def test_an_upgrade_that_no_longer_ships_the_chosen_bundle_says_so_everywhere_an
     Ledger(engine, worker_id="worker of film", lease_s=60).mark_worker_stopped()
     engine.dispose()
     kept = (tmp_path / "preread.db-bundles" / "stub").rename(tmp_path / "elsewhere")
-    shipped = f"pneumonia-children/{bundles.load(bundles.resolve()).manifest.version}"
+    shipped = f"pneumonia-children/{bundles.load_bundle(bundles.find_bundle()).manifest.version}"
     (tmp_path / "inbox").mkdir()
     for command, exit_code in ((["run", "--root", "inbox"], 4), (["db", "upgrade"], 0)):
         ran = here(*command)
@@ -134,7 +134,7 @@ def test_a_worker_changes_over_when_another_bundle_is_chosen(
         """Stands for the service: as it would, it asks and ends when it is told."""
         seen.append((chosen.active.label, chosen.is_current()))
         if len(seen) == 1:
-            bundle_registry.activate(engine, "uid:0", bundles.load(stub_bundle.path))
+            bundle_registry.activate(engine, "uid:0", bundles.load_bundle(stub_bundle.path))
             assert not chosen.is_current()
             return daemon.BUNDLE_CHANGED
         return 0

@@ -62,11 +62,11 @@ def two(tmp_path: Path) -> tuple[Bundle, Bundle]:
 def test_a_bundle_that_is_added_is_found_by_name_and_changes_no_default(stub_bundle: Bundle, tmp_path: Path) -> None:
     folder = tmp_path / "added"
     seen: list[Bundle] = []
-    added = bundles.add(stub_bundle.path, folder, seen.append)
+    added = bundles.add_bundle(stub_bundle.path, folder, seen.append)
     assert [one.digest for one in seen] == [stub_bundle.digest] == [added.digest]
-    assert bundles.resolve("stub/1.0.0", folder) == added.path == folder / "stub" / "1.0.0"
-    assert bundles.resolve(None, folder).is_relative_to(Path(bundles.__file__).parents[1])
-    assert bundles.add(stub_bundle.path, folder, lambda _: None) == added
+    assert bundles.find_bundle("stub/1.0.0", folder) == added.path == folder / "stub" / "1.0.0"
+    assert bundles.find_bundle(None, folder).is_relative_to(Path(bundles.__file__).parents[1])
+    assert bundles.add_bundle(stub_bundle.path, folder, lambda _: None) == added
     assert [path.name for path in (folder / "stub").iterdir()] == ["1.0.0"]
 
 
@@ -79,22 +79,22 @@ def test_a_bundle_that_is_damaged_or_answers_otherwise_here_leaves_nothing_behin
         raise BundleMismatch("it differs from its golden vectors")
 
     with pytest.raises(BundleMismatch):
-        bundles.add(stub_bundle_copy, folder, differs)
+        bundles.add_bundle(stub_bundle_copy, folder, differs)
     assert not list((folder / "stub").iterdir())
     (stub_bundle_copy / bundles.WEIGHTS_FILE).write_bytes(b"other weights")
     with pytest.raises(BundleDamaged):
-        bundles.add(stub_bundle_copy, folder, lambda _: None)
+        bundles.add_bundle(stub_bundle_copy, folder, lambda _: None)
     assert not list((folder / "stub").iterdir())
 
 
 def test_another_bundle_of_the_same_name_is_refused(
     stub_bundle: Bundle, stub_bundle_copy: Path, tmp_path: Path
 ) -> None:
-    bundles.add(stub_bundle.path, tmp_path / "added", lambda _: None)
+    bundles.add_bundle(stub_bundle.path, tmp_path / "added", lambda _: None)
     manifest = stub_bundle_copy / bundles.MANIFEST_FILE
     manifest.write_text(manifest.read_text().replace("Apache-2.0", "MIT"))
     with pytest.raises(UsageError, match="never changes"):
-        bundles.add(stub_bundle_copy, tmp_path / "added", lambda _: None)
+        bundles.add_bundle(stub_bundle_copy, tmp_path / "added", lambda _: None)
 
 
 # --------------------------------------------------------------------------- choosing

@@ -43,7 +43,7 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        bundle = bundles.load(bundles.resolve(None))
+        bundle = bundles.load_bundle(bundles.find_bundle(None))
         self.setup = Setup(
             bundle=slot_messages.to_text(os.fsencode(bundle.path.resolve())),
             digest=bundle.digest,

@@ -141,7 +141,7 @@ def test_a_film_is_assessed(bench: Bench) -> None:
 def test_large_films_of_every_codec_are_read_one_after_the_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a whole slot: a codec that holds smaller copies of a film has decoders of its own for them."""
     monkeypatch.setattr(slots, "MOST", 4)
-    bundle = bundles.load(bundles.resolve())
+    bundle = bundles.load_bundle(bundles.find_bundle())
     name = slot_messages.to_text(os.fsencode(bundle.path.resolve()))
     changes: dict[str, Any] = {"bundle": name, "digest": bundle.digest, "max_file_bytes": 64 * MIB}
     pool = bench.pool(command=slots.COMMAND, **changes)

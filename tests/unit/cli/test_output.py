@@ -20,7 +20,7 @@ from preread.core.errors import UsageError
 from preread.core.settings import LogLevel
 from preread.core.text import wording
 from preread.core.types import CAVEAT_TEXT, Answer, Caveat, Finding, Population
-from preread.model.calibration import predictive_values
+from preread.model.calibration import compute_predictive_values
 
 
 def finding(answer: Any = Answer.NOT_FLAGGED, probability: Any = 0.02) -> Any:
@@ -159,7 +159,7 @@ def test_what_is_no_time_is_refused(text: Any) -> None:
 
 
 def test_predictive_values_are_said_without_a_word_for_health_or_a_certainty() -> None:
-    values = predictive_values((0.9, 1e-9), (1e-9, 0.9))
+    values = compute_predictive_values((0.9, 1e-9), (1e-9, 0.9))
     said = wording.format_predictive_values(values)
     assert said.startswith("at prevalences of 5 / 20 / 60 %, above 99.9 / above 99.9 /")
     for word in ("normal", "negative", "clear", "healthy", "100 %"):
@@ -167,7 +167,7 @@ def test_predictive_values_are_said_without_a_word_for_health_or_a_certainty() -
 
 
 def test_what_answers_are_worth_is_said_once_for_each_bundle() -> None:
-    stated = replace(finding(), predictive_values=predictive_values((0.9, 0.1), (0.1, 0.9)))
+    stated = replace(finding(), predictive_values=compute_predictive_values((0.9, 0.1), (0.1, 0.9)))
     lines = wording.predictive_value_notes([("b/2", stated), ("b/1", finding()), ("b/2", stated)])
     assert lines[0] == "pneumonia (b/1): this bundle states no PPV and NPV"
     assert lines[1].startswith("pneumonia (b/2): at prevalences of 5 /")

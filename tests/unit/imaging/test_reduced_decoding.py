@@ -56,7 +56,7 @@ def test_the_number_of_threads_changes_no_pixel(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_the_answer_stays_within_what_the_bundle_allows_between_machines() -> None:
-    classifier = Classifier(bundles.load(bundles.resolve()))
+    classifier = Classifier(bundles.load_bundle(bundles.find_bundle()))
     manifest = classifier.bundle.manifest
     large = np.asarray(Image.fromarray(phantoms.draw_chest(5)).resize((2048, 2100), Image.Resampling.BICUBIC))
     grain = np.random.default_rng(0).normal(0, 3, large.shape)

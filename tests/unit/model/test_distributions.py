@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from preread.model.distributions import Distribution, chance_level, decile_histogram, histogram, stability_index
+from preread.model.distributions import (
+    Distribution,
+    compute_chance_level,
+    compute_decile_histogram,
+    compute_histogram,
+    compute_stability_index,
+)
 
 _counts = st.lists(st.integers(0, 500), min_size=2, max_size=10)
 
@@ -18,12 +24,12 @@ def of(counts: list[int]) -> Distribution:
 
 @given(_counts)
 def test_a_distribution_is_no_distance_from_itself(counts: list[int]) -> None:
-    assert stability_index(of(counts), of(counts)) == 0
+    assert compute_stability_index(of(counts), of(counts)) == 0
 
 
 @given(st.integers(2, 10).flatmap(lambda n: st.tuples(*[st.lists(st.integers(0, 500), min_size=n, max_size=n)] * 2)))
 def test_the_distance_is_the_same_both_ways_and_never_below_zero(pair: tuple[list[int], list[int]]) -> None:
-    there, back = stability_index(of(pair[0]), of(pair[1])), stability_index(of(pair[1]), of(pair[0]))
+    there, back = compute_stability_index(of(pair[0]), of(pair[1])), compute_stability_index(of(pair[1]), of(pair[0]))
     assert there == pytest.approx(back)
     assert there >= 0
 
@@ -31,14 +37,14 @@ def test_the_distance_is_the_same_both_ways_and_never_below_zero(pair: tuple[lis
 def test_the_index_by_hand() -> None:
     expected, found = of([50, 50]), of([80, 20])
     p, q = np.array([50.5, 50.5]) / 101, np.array([80.5, 20.5]) / 101
-    assert stability_index(expected, found) == pytest.approx(float(((q - p) * np.log(q / p)).sum()))
+    assert compute_stability_index(expected, found) == pytest.approx(float(((q - p) * np.log(q / p)).sum()))
 
 
 @given(st.lists(st.floats(0, 1), max_size=200))
 def test_every_value_has_one_bin(values: list[float]) -> None:
-    found = decile_histogram(values)
+    found = compute_decile_histogram(values)
     assert found.total == len(values)
-    assert histogram(values, found.edges) == found
+    assert compute_histogram(values, found.edges) == found
     assert not values or min(found.films) > 0
 
 
@@ -47,15 +53,15 @@ def test_samples_of_one_population_exceed_what_chance_gives_once_in_twenty_times
     random = np.random.default_rng(7)
     beyond = 0
     for _ in range(400):
-        expected = decile_histogram(random.normal(size=films).tolist())
-        found = histogram(random.normal(size=films).tolist(), expected.edges)
-        beyond += stability_index(expected, found) > chance_level(expected, found)
+        expected = compute_decile_histogram(random.normal(size=films).tolist())
+        found = compute_histogram(random.normal(size=films).tolist(), expected.edges)
+        beyond += compute_stability_index(expected, found) > compute_chance_level(expected, found)
     assert 5 <= beyond <= 40  # 20 are meant
 
 
 def test_other_bins_cannot_be_compared() -> None:
     with pytest.raises(ValueError, match="different bins"):
-        stability_index(of([1, 2]), of([1, 2, 3]))
+        compute_stability_index(of([1, 2]), of([1, 2, 3]))
 
 
 @pytest.mark.parametrize(

@@ -129,7 +129,7 @@ class BundleSelection:
         Raises:
             BundleMissing, BundleDamaged: there is no such bundle, or it is damaged.
         """
-        return bundles.load(bundles.resolve(name, self._added_folder))
+        return bundles.load_bundle(bundles.find_bundle(name, self._added_folder))
 
     def load_all_usable(self) -> tuple[list[Bundle], list[tuple[Path, BundleError]]]:
         """Load every bundle of this machine that may be used.
@@ -138,13 +138,13 @@ class BundleSelection:
             The bundles, by name and ascending version, and for each of the others its folder and the error.
         """
         choices = self._choices()
-        paths = bundles.all_installed(self._added_folder)
+        paths = bundles.list_all_bundles(self._added_folder)
         if self._configured is not None and Path(self._configured).is_dir():
             paths.append(Path(self._configured))
         usable, unusable = [], []
         for path in paths:
             try:
-                loaded = bundles.load(path)
+                loaded = bundles.load_bundle(path)
                 if choices is not None:
                     choices.refuse_withdrawn(loaded.digest, loaded.label)
             except BundleError as error:
@@ -187,10 +187,10 @@ class BundleSelection:
         path_in_use: Path | None = None
         missing: BundleMissing | None = None
         try:
-            path_in_use = bundles.resolve(name, self._added_folder)
+            path_in_use = bundles.find_bundle(name, self._added_folder)
         except BundleMissing as error:
             missing = error
-        paths = bundles.all_installed(self._added_folder)
+        paths = bundles.list_all_bundles(self._added_folder)
         if path_in_use is not None and path_in_use not in paths:
             paths.append(path_in_use)
         if not paths:
@@ -253,7 +253,7 @@ class BundleWatch:
 
 def _inspect(path: Path, choices: Selection | None, *, in_use: bool) -> InstalledBundle:
     try:
-        loaded = bundles.load(path)
+        loaded = bundles.load_bundle(path)
     except BundleError as error:
         return InstalledBundle(f"{path.parent.name}/{path.name}", path, in_use, False, None, str(error), "")
     known = None if choices is None else choices.bundles.get(loaded.digest)

@@ -26,7 +26,7 @@ from preread.core.settings import Settings
 from preread.db import audit_key
 from preread.db.engine import open_engine
 from preread.imaging.previews import locate_preview_folder
-from preread.model.bundles import added_bundle_folder
+from preread.model.bundles import locate_added_bundles
 
 UNITS = Path("/etc/systemd/system")
 _OF_SETUP = (Path("/etc/sysusers.d/preread.conf"), Path("/etc/tmpfiles.d/preread.conf"), install.COMMAND)
@@ -148,7 +148,7 @@ class Host:
 
     def _places(self) -> list[Path]:
         """Return the paths of this installation's data, the database first."""
-        bundles = added_bundle_folder(_of_service(self.settings.bundle_dir), self._database())
+        bundles = locate_added_bundles(_of_service(self.settings.bundle_dir), self._database())
         places = (self._database(), self._previews(), self._journal(), self._audit_key(), bundles)
         return [path for path in places if path is not None]
 

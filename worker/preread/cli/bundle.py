@@ -128,7 +128,7 @@ def verify(context: typer.Context, name: Annotated[str | None, _NAME] = None) ->
     """
     settings = read_settings(context)
 
-    path = bundles.resolve(name or settings.bundle, added_bundle_folder(settings))
+    path = bundles.find_bundle(name or settings.bundle, added_bundle_folder(settings))
     classifier, difference = self_check.load_checked(str(path))
     loaded = classifier.bundle
     output.print_text(
@@ -156,7 +156,7 @@ def add(
     folder = added_bundle_folder(settings)
     if folder is None:
         raise SettingsError("with Postgres a folder for added bundles must be set: PREREAD_BUNDLE_DIR")
-    added = bundles.add(path, folder, lambda part: self_check.load_checked(str(part.path)))
+    added = bundles.add_bundle(path, folder, lambda part: self_check.load_checked(str(part.path)))
     print_message(f"{added.label} was added as {added.path}; activate it with `preread bundle activate {added.label}`")
 
 

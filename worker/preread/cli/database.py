@@ -248,7 +248,7 @@ def _settings_after(settings: Settings, source: Engine, url: str) -> list[str]:
         return lines
     beside = {
         "preview_dir": (settings.preview_dir, previews.locate_preview_folder(None, path)),
-        "bundle_dir": (settings.bundle_dir, bundles.added_bundle_folder(None, path)),
+        "bundle_dir": (settings.bundle_dir, bundles.locate_added_bundles(None, path)),
         "forgotten_file": (settings.forgotten_file, purge_journal.path_for(None, path)),
         "audit_key_file": (settings.audit_key_file, audit_key.default_path(path)),
     }

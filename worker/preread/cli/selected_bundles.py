@@ -25,9 +25,9 @@ def added_bundle_folder(settings: Settings) -> Path | None:
     try:
         engine = open_engine(settings.database_url)
     except PrereadError:  # a command that needs no database does not fail for it
-        return bundles.added_bundle_folder(settings.bundle_dir, None)
+        return bundles.locate_added_bundles(settings.bundle_dir, None)
     try:
-        return bundles.added_bundle_folder(settings.bundle_dir, sqlite_path(engine))
+        return bundles.locate_added_bundles(settings.bundle_dir, sqlite_path(engine))
     finally:
         engine.dispose()
 

@@ -19,8 +19,8 @@ def load_checked(path: str | None) -> tuple[Classifier, float]:
     Raises:
         BundleError: the bundle is missing or damaged, or its outputs differ on this machine.
     """
-    loaded = bundles.load(bundles.resolve(path))
+    loaded = bundles.load_bundle(bundles.find_bundle(path))
     with suppress_native_output():
         classifier = Classifier(loaded)
-        difference = classifier.self_check()
+        difference = classifier.verify_reference_outputs()
     return classifier, difference

@@ -293,7 +293,7 @@ class BundleDamaged(BundleError):
 
 
 class BundleMismatch(BundleError):
-    """The bundle does not reproduce its golden vectors on this machine."""
+    """The bundle does not reproduce its reference outputs on this machine."""
 
     code = "bundle_mismatch"
     hint = "Do not use it here; report the machine's processor and the versions from `preread check`."

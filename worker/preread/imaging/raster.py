@@ -144,7 +144,7 @@ def decode_raster(data: bytes, kind: str, max_pixels: int) -> DecodedImage:
     try:
         image: Image.Image = functions.reader(io.BytesIO(bare))
     except PARSE_ERRORS:
-        raise BrokenHeader(f"The {kind} header cannot be parsed.") from None
+        raise BrokenHeader(f"Pillow cannot parse the header of the {kind} file.") from None
     with image:
         if image.width * image.height * _BANDS.get(image.mode, 1) > max_pixels:
             raise TooManyPixels(

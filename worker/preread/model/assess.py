@@ -31,7 +31,7 @@ def assess(
     on_stage_end: Callable[[Stage], None] = lambda _: None,
     sha256: str | None = None,
 ) -> Assessment | Refusal:
-    """Assess an image with a bundle.
+    """Assess an image with a model bundle: its findings, or a refusal.
 
     Args:
         data: content of the file.
@@ -61,12 +61,14 @@ def assess(
     # averages lie between the averaged values: if they differ by so much, so do the full-resolution pixels
     if np.ptp(pixels) < _GREY_LEVELS_MIN and np.ptp(radiograph.pixels) < _GREY_LEVELS_MIN:
         low, high = int(radiograph.pixels.min()), int(radiograph.pixels.max())
-        raise BlankPicture(f"All grey levels are between {low} and {high} of 255.")
+        raise BlankPicture(
+            f"All grey levels are between {low} and {high} of 255; they must differ by at least {_GREY_LEVELS_MIN}."
+        )
     batch = preprocess_image(bundle.manifest.preprocessing, pixels)
     on_stage_end(Stage.PREPROCESS)
     output = classifier.classify(batch)
     on_stage_end(Stage.INVOKE)
-    refusal = classifier.detector.check(pixels, output.embedding)
+    refusal = classifier.detector.check_scope(pixels, output.embedding)
     if refusal:
         return Refusal(sha256, bundle.label, *refusal, header.identity, header.format, header.study_header)
     caveats: dict[Caveat, None] = dict.fromkeys((*checked.caveats, *radiograph.caveats))
@@ -74,7 +76,8 @@ def assess(
         sha256=sha256,
         bundle=bundle.label,
         findings=tuple(
-            spec.to_finding(float(logit)) for spec, logit in zip(bundle.manifest.findings, output.logit, strict=True)
+            spec.compute_finding(float(logit))
+            for spec, logit in zip(bundle.manifest.findings, output.logit, strict=True)
         ),
         caveats=tuple(caveats),
         radiograph=radiograph,

@@ -46,7 +46,7 @@ class Manifest:
         preprocessing: conversion of pixels to network input.
         findings: one for each column of the network's output ``logit``, in order.
         preprocessing_digest: must equal ``preprocessing.digest``.
-        golden_tolerance: largest allowed absolute difference in logit from the golden vectors.
+        golden_tolerance: largest allowed absolute difference in logit from the reference outputs.
         training: data, counts, hashes, sources, licence, recipe, seeds, environment.
         metrics: measured metrics with intervals, and the images they were measured on.
         files: path relative to the folder -> SHA-256 (hex) of the file's bytes.
@@ -73,21 +73,33 @@ class Manifest:
         if self.manifest_schema != MANIFEST_SCHEMA:
             raise ValueError(f"manifest_schema is {self.manifest_schema}; this version supports {MANIFEST_SCHEMA}")
         if not (_SAFE_NAME.fullmatch(self.name) and _SAFE_NAME.fullmatch(self.version)):
-            raise ValueError("name and version must be lower-case letters, digits, dots and dashes")
+            raise ValueError(
+                f"name is {self.name!r} and version {self.version!r}; both must be 1 to 64 lower-case letters, digits, "
+                "dots and dashes"
+            )
         if self.preprocessing_digest != self.preprocessing.digest:
-            raise ValueError("preprocessing_digest is not that of preprocessing")
+            raise ValueError(
+                f"preprocessing_digest is {self.preprocessing_digest[:64]}; the section preprocessing has "
+                f"{self.preprocessing.digest}"
+            )
         if not self.findings:
-            raise ValueError("findings is empty")
+            raise ValueError("findings has 0 entries; a bundle needs at least 1")
         if self.reference is not None:
             if unknown := self.reference.probability.keys() - {finding.finding for finding in self.findings}:
-                raise ValueError(f"reference has {', '.join(sorted(unknown))}, which is not a finding of the bundle")
+                raise ValueError(
+                    f"reference.probability has {', '.join(sorted(unknown))}; findings has "
+                    f"{', '.join(finding.finding for finding in self.findings)} only"
+                )
             if unknown := self.reference.picture.keys() - {field.name for field in fields(ImageStatistics)}:
-                raise ValueError(f"reference has {', '.join(sorted(unknown))}, which is not an image statistic")
+                raise ValueError(
+                    f"`reference.picture` has {', '.join(sorted(unknown))}; the image statistics are "
+                    f"{', '.join(field.name for field in fields(ImageStatistics))}"
+                )
         for file in self.files:
             if os.path.isabs(file) or ".." in Path(file).parts:
-                raise ValueError(f"files names {file}, outside the bundle")
+                raise ValueError(f"files has the path {file}, which must be relative and within the bundle's folder")
         if missing := {WEIGHTS_FILE, GOLDEN_FILE, CARD_FILE, DETECTOR_FILE} - self.files.keys():
-            raise ValueError(f"files lacks {', '.join(sorted(missing))}")
+            raise ValueError(f"files lacks {', '.join(sorted(missing))}, which every bundle must have")
 
 
 _MANIFEST = TypeAdapter(Manifest)
@@ -95,7 +107,7 @@ _MANIFEST = TypeAdapter(Manifest)
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle on disk whose hashes were verified.
+    """Model bundle on disk whose hashes were verified.
 
     Attributes:
         path: its folder.
@@ -109,17 +121,20 @@ class Bundle:
 
     @property
     def label(self) -> str:
-        """``name/version``, shown with every result."""
+        """Name and version of the bundle as ``name/version``."""
         return f"{self.manifest.name}/{self.manifest.version}"
 
     @cached_property
     def manifest_json(self) -> str:
-        """The manifest as JSON text."""
+        """Content of ``manifest.json`` as text."""
         return (self.path / MANIFEST_FILE).read_text(encoding="utf-8")
 
     @property
     def registration(self) -> dict[str, str]:
-        """Attributes stored in the database: the arguments of ``register_bundle``."""
+        """Attributes of the bundle for the database.
+
+        They are the arguments of ``register_bundle``.
+        """
         manifest = self.manifest
         return {
             "name": manifest.name,
@@ -134,8 +149,8 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def load(path: Path) -> Bundle:
-    """Read a bundle's manifest and verify the hashes of its files.
+def load_bundle(path: Path) -> Bundle:
+    """Load a model bundle: read its manifest, verify its files' hashes.
 
     Args:
         path: folder of the bundle.
@@ -150,7 +165,7 @@ def load(path: Path) -> Bundle:
     except (FileNotFoundError, NotADirectoryError):
         raise BundleMissing(f"there is no bundle at {path}: {MANIFEST_FILE} is missing") from None
     except OSError as error:
-        raise BundleDamaged(f"{file} cannot be read: {error.strerror}") from error
+        raise BundleDamaged(f"the manifest {file} cannot be read: {error.strerror}") from error
     try:
         manifest = _MANIFEST.validate_json(data)
     except ValidationError as error:
@@ -161,9 +176,9 @@ def load(path: Path) -> Bundle:
         try:
             actual = _sha256(path / name)
         except OSError as error:
-            raise BundleDamaged(f"{path / name} cannot be read: {error.strerror}") from error
+            raise BundleDamaged(f"the bundle's file {path / name} cannot be read: {error.strerror}") from error
         if actual != expected:
-            raise BundleDamaged(f"{path / name} differs from the manifest: its SHA-256 is {actual}, not {expected}")
+            raise BundleDamaged(f"the SHA-256 of {path / name} is {actual}; the manifest has {expected}")
     return Bundle(path, manifest, hashlib.sha256(data).hexdigest())
 
 
@@ -173,8 +188,8 @@ def _order(path: Path) -> tuple[str, list[int], bool, str]:
     return path.parent.name, [int(part) if part.isdigit() else -1 for part in numbers.split(".")], not suffix, suffix
 
 
-def installed(folder: Path | None = None) -> list[Path]:
-    """Return the folders of bundles, sorted by name and version.
+def list_bundles(folder: Path | None = None) -> list[Path]:
+    """List the folders of the bundles in one folder, by name and version.
 
     Args:
         folder: folder with ``name/version`` in it; ``None`` for the bundles that ship with Preread.
@@ -183,17 +198,17 @@ def installed(folder: Path | None = None) -> list[Path]:
     return sorted((path for path in candidates if not path.name.startswith(".")), key=_order)
 
 
-def all_installed(added: Path | None) -> list[Path]:
-    """Return the folders of all bundles, sorted by name and version.
+def list_all_bundles(added: Path | None) -> list[Path]:
+    """List the folders of shipped and added bundles, by name and version.
 
     Args:
         added: folder of added bundles; ``None`` for the bundles that ship with Preread only.
     """
-    return sorted(installed() + (installed(added) if added is not None else []), key=_order)
+    return sorted(list_bundles() + (list_bundles(added) if added is not None else []), key=_order)
 
 
-def added_bundle_folder(configured: Path | None, database: Path | None) -> Path | None:
-    """Return the folder of added bundles.
+def locate_added_bundles(configured: Path | None, database: Path | None) -> Path | None:
+    """Return the folder in which added bundles are stored.
 
     Args:
         configured: folder from the settings.
@@ -207,8 +222,8 @@ def added_bundle_folder(configured: Path | None, database: Path | None) -> Path 
     return None if database is None else Path(f"{os.path.abspath(database)}-bundles")
 
 
-def resolve(name: str | None = None, added: Path | None = None) -> Path:
-    """Return the folder of a bundle.
+def find_bundle(name: str | None = None, added: Path | None = None) -> Path:
+    """Find the folder of a model bundle by its name, version or path.
 
     Args:
         name: folder, ``name/version`` or ``name`` (newest version); ``None`` for the default bundle, which ships with
@@ -221,23 +236,24 @@ def resolve(name: str | None = None, added: Path | None = None) -> Path:
     if name is not None and (Path(name) / MANIFEST_FILE).is_file():
         return Path(name)
     parts = (name or DEFAULT_NAME).split("/")
-    candidates = installed() if name is None else all_installed(added)
+    candidates = list_bundles() if name is None else list_all_bundles(added)
     matching = [path for path in candidates if [path.parent.name, path.name][: len(parts)] == parts]
     if not matching:
         labels = ", ".join(f"{path.parent.name}/{path.name}" for path in candidates) or "none"
         raise BundleMissing(
-            f"no bundle {name or DEFAULT_NAME} is installed, and no folder of that name has one; installed: {labels}"
+            f"no bundle {name or DEFAULT_NAME} is installed, and no folder of this name has a {MANIFEST_FILE}: choose "
+            f"one of {labels}"
         )
     return matching[-1]
 
 
-def publish(
+def publish_bundle(
     folder: Path,
     manifest: JSONObject,
     write: Callable[[Path], None],
     check: Callable[[Bundle], object] = lambda _: None,
 ) -> Bundle:
-    """Create a bundle at ``folder/name/version``, completely or not at all.
+    """Write a new model bundle to ``folder/name/version``, or nothing.
 
     Args:
         folder: folder with ``name/version`` in it.
@@ -251,19 +267,19 @@ def publish(
     """
     target = folder / manifest["name"] / manifest["version"]
     if target.exists():
-        raise UsageError(f"{target} exists: a published version never changes, choose a new one")
+        raise UsageError(f"{target} exists, and a published version never changes: choose a new version")
     part = _create_partial(target)
     write(part)
     files = {str(file.relative_to(part)): _sha256(file) for file in sorted(part.rglob("*")) if file.is_file()}
     text = json.dumps({**manifest, "files": files}, indent=2, sort_keys=True, ensure_ascii=False)
     (part / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
-    check(load(part))
+    check(load_bundle(part))
     part.rename(target)
-    return load(target)
+    return load_bundle(target)
 
 
-def add(source: Path, folder: Path, check: Callable[[Bundle], object]) -> Bundle:
-    """Copy a bundle to ``folder/name/version``, completely or not at all.
+def add_bundle(source: Path, folder: Path, check: Callable[[Bundle], object]) -> Bundle:
+    """Copy a model bundle to ``folder/name/version``, or nothing.
 
     Args:
         source: folder of the bundle.
@@ -275,12 +291,12 @@ def add(source: Path, folder: Path, check: Callable[[Bundle], object]) -> Bundle
         BundleDamaged: the bundle at ``source`` is damaged.
         UsageError: another bundle has this name and version, or the folder cannot be written.
     """
-    given = load(source)
-    for path in all_installed(folder):
+    given = load_bundle(source)
+    for path in list_all_bundles(folder):
         if f"{path.parent.name}/{path.name}" == given.label:
-            if load(path).digest == given.digest:
-                return load(path)
-            raise UsageError(f"{path} is another bundle of the same name: a version never changes, publish a new one")
+            if load_bundle(path).digest == given.digest:
+                return load_bundle(path)
+            raise UsageError(f"{path} has the same name and version and other content: publish it as a new version")
     files = [MANIFEST_FILE, *given.manifest.files]
     target = folder / given.manifest.name / given.manifest.version
     try:
@@ -289,18 +305,22 @@ def add(source: Path, folder: Path, check: Callable[[Bundle], object]) -> Bundle
             for name in files:
                 (part / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source / name, part / name)
-            check(load(part))
+            check(load_bundle(part))
             part.rename(target)
         except BaseException:
             _remove_partial(part, files)
             raise
     except OSError as error:
-        raise UsageError(f"{folder} cannot hold the bundle: {error.strerror}") from error
-    return load(target)
+        raise UsageError(
+            f"the bundle cannot be copied to {folder} ({error.strerror}): give this user write permission there, or "
+            "free "
+            "space"
+        ) from error
+    return load_bundle(target)
 
 
 def _create_partial(target: Path) -> Path:
-    """Create a folder beside ``target`` that ``installed`` does not list."""
+    """Create a folder beside ``target`` that ``list_bundles`` leaves out."""
     target.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=".part-", dir=target.parent))
     part.chmod(0o755)

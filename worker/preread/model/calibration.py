@@ -16,7 +16,7 @@ PREDICTIVE_PREVALENCES = (0.05, 0.20, 0.60)
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Platt scaling (Platt 1999).
+    """Calibration of logits to probabilities by Platt scaling (Platt 1999).
 
     probability = 1 / (1 + exp(-(slope * logit + intercept)))
 
@@ -32,17 +32,21 @@ class Calibration:
 
     def __post_init__(self) -> None:
         if not (self.slope > 0 and math.isfinite(self.intercept) and 0 < self.prevalence < 1):
-            raise ValueError("slope must be above 0, intercept finite and prevalence in (0, 1)")
+            raise ValueError(
+                f"slope is {self.slope}, intercept {self.intercept} and prevalence {self.prevalence}; slope must be "
+                "above "
+                "0, intercept finite and prevalence between 0 and 1"
+            )
 
-    def probability(self, logit: float) -> float:
-        """Return the probability in [0, 1] of a finite logit; monotonic."""
+    def compute_probability(self, logit: float) -> float:
+        """Convert a finite logit to a calibrated probability in [0, 1]."""
         z = self.slope * logit + self.intercept
         return 1 / (1 + math.exp(-z)) if z >= 0 else math.exp(z) / (1 + math.exp(z))
 
 
 @dataclass(frozen=True, slots=True)
 class OperatingPoint:
-    """Threshold on the probability, with an uncertain band around it.
+    """Operating point: threshold on the probability, and uncertain band.
 
     Attributes:
         threshold: at or above it a binary decision is positive; in [uncertain_low, uncertain_high].
@@ -58,17 +62,28 @@ class OperatingPoint:
 
     def __post_init__(self) -> None:
         if not 0 <= self.uncertain_low <= self.threshold <= self.uncertain_high <= 1:
-            raise ValueError("0 <= uncertain_low <= threshold <= uncertain_high <= 1 must hold")
+            raise ValueError(
+                f"uncertain_low is {self.uncertain_low}, threshold {self.threshold} and uncertain_high "
+                f"{self.uncertain_high}; they must rise in this order from 0 to 1"
+            )
 
-    def answer(self, probability: float) -> Answer:
-        """Compare a probability in [0, 1] with the uncertain band."""
+    def compare_probability(self, probability: float) -> Answer:
+        """Compare a probability in [0, 1] with the operating point's band.
+
+        Returns:
+            ``flagged`` at or above the uncertain band, ``uncertain`` within it, ``not_flagged`` below it.
+        """
         if probability >= self.uncertain_high:
             return Answer.FLAGGED
         return Answer.UNCERTAIN if probability >= self.uncertain_low else Answer.NOT_FLAGGED
 
 
-def predictive_values(flagged: tuple[float, float], not_flagged: tuple[float, float]) -> tuple[PredictiveValues, ...]:
-    """Compute PPV and NPV at ``PREDICTIVE_PREVALENCES`` (Bayes' theorem).
+def compute_predictive_values(
+    flagged: tuple[float, float], not_flagged: tuple[float, float]
+) -> tuple[PredictiveValues, ...]:
+    """Compute predictive values (PPV, NPV) at three prevalences.
+
+    By Bayes' theorem, at ``PREDICTIVE_PREVALENCES``.
 
     Args:
         flagged: share flagged of the images with the finding, and of those without; each in (0, 1).
@@ -86,7 +101,7 @@ def predictive_values(flagged: tuple[float, float], not_flagged: tuple[float, fl
 
 @dataclass(frozen=True, slots=True)
 class FindingSpec:
-    """Specification of one finding of a bundle.
+    """One finding of a bundle: code, calibration and operating point.
 
     Attributes:
         finding: name, e.g. ``pneumonia``.
@@ -105,22 +120,24 @@ class FindingSpec:
     def __post_init__(self) -> None:
         stated = tuple(values.prevalence for values in self.predictive_values)
         if stated not in ((), PREDICTIVE_PREVALENCES):
-            raise ValueError(f"predictive_values must be given at the prevalences {PREDICTIVE_PREVALENCES}")
+            raise ValueError(
+                f"predictive_values are at the prevalences {stated}; they must be at {PREDICTIVE_PREVALENCES}"
+            )
 
-    def to_finding(self, logit: float) -> Finding:
-        """Return the finding for a logit of the network.
+    def compute_finding(self, logit: float) -> Finding:
+        """Compute a finding, with its probability, from the network's logit.
 
         Raises:
             ArithmeticError: the logit is not finite.
         """
         if not math.isfinite(logit):
-            raise ArithmeticError(f"the network's logit for {self.finding} is {logit}")
-        probability = self.calibration.probability(logit)
+            raise ArithmeticError(f"the network's logit for {self.finding} is {logit}; it must be finite")
+        probability = self.calibration.compute_probability(logit)
         return Finding(
             finding=self.finding,
             logit=logit,
             probability=probability,
             prevalence=self.calibration.prevalence,
-            answer=self.operating_point.answer(probability),
+            answer=self.operating_point.compare_probability(probability),
             predictive_values=self.predictive_values,
         )

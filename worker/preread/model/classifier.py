@@ -17,7 +17,7 @@ from preread.model.out_of_scope import Detector
 
 @dataclass(frozen=True, slots=True)
 class RawOutput:
-    """Output of the network for one image.
+    """Output of the network for one image, before calibration.
 
     Attributes:
         logit: float32 [findings], before calibration.
@@ -31,7 +31,7 @@ class RawOutput:
 
 
 class Classifier:
-    """A bundle loaded for inference, for use by one thread at a time.
+    """Model bundle loaded for inference by one thread at a time.
 
     Args:
         bundle: a verified bundle.
@@ -54,29 +54,38 @@ class Classifier:
             )
             self._run = self._interpreter.get_signature_runner()
         except (ValueError, RuntimeError) as error:
-            raise BundleDamaged(f"{bundle.path / WEIGHTS_FILE} cannot be loaded by LiteRT: {error}") from error
+            raise BundleDamaged(f"LiteRT cannot load the network {bundle.path / WEIGHTS_FILE}: {error}") from error
         (self._input,) = self._run.get_input_details()
         outputs = self._run.get_output_details()
         if missing := {"logit", "activation_map", "embedding"} - outputs.keys():
-            raise BundleDamaged(f"{bundle.label}: the network lacks the outputs {', '.join(sorted(missing))}")
+            raise BundleDamaged(
+                f"{bundle.label}: the network lacks the output {', '.join(sorted(missing))} of the three that it must "
+                "have"
+            )
         spec = bundle.manifest.preprocessing
         shape = self._run.get_input_details()[self._input]["shape"].tolist()
         if shape != (expected := [1, spec.rows, spec.columns, 1]):
             raise BundleDamaged(
-                f"{bundle.label}: the network's input has the shape {shape}, preprocessing gives {expected}"
+                f"{bundle.label}: the network's input has the shape {shape}; the manifest's preprocessing requires "
+                f"{expected}"
             )
         logits, findings = int(outputs["logit"]["shape"][-1]), len(bundle.manifest.findings)
         if logits != findings:
-            raise BundleDamaged(f"{bundle.label}: the network has {logits} logits, the manifest {findings} findings")
+            raise BundleDamaged(
+                f"{bundle.label}: the network has {logits} logits and the manifest {findings} findings; there must be "
+                "as "
+                "many"
+            )
         self.detector = Detector.from_npz((bundle.path / DETECTOR_FILE).read_bytes(), bundle.manifest.scope)
         expected_features, features = len(self.detector.embedding.mean), int(outputs["embedding"]["shape"][-1])
         if expected_features != features:
             raise BundleDamaged(
-                f"detector.npz: embedding_mean has {expected_features} features, the network {features}"
+                f"{bundle.label}: detector.npz is for {expected_features} features (embedding_mean); the network's "
+                f"embedding has {features}"
             )
 
     def classify(self, batch: FloatArray) -> RawOutput:
-        """Run the network.
+        """Run the network on one preprocessed image.
 
         Args:
             batch: float32 [1, rows, columns, 1] in network units, as ``preprocessing.preprocess_image`` returns it.
@@ -88,8 +97,8 @@ class Classifier:
             embedding=output["embedding"][0].copy(),
         )
 
-    def self_check(self) -> float:
-        """Compare the golden vectors of the bundle with this machine's outputs.
+    def verify_reference_outputs(self) -> float:
+        """Compare the network's outputs here with the reference outputs.
 
         Returns:
             The largest absolute difference in logit.
@@ -103,7 +112,7 @@ class Classifier:
         difference = float(np.abs(logits - golden["logit"]).max())
         if not difference <= self.bundle.manifest.golden_tolerance:
             raise BundleMismatch(
-                f"bundle {self.bundle.label} differs from its golden vectors by {difference:.4f} in logit on this "
-                f"machine; the limit is {self.bundle.manifest.golden_tolerance}"
+                f"on this machine bundle {self.bundle.label} differs from its reference outputs by {difference:.4f} in "
+                f"logit; the limit is {self.bundle.manifest.golden_tolerance}"
             )
         return difference

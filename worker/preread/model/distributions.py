@@ -24,7 +24,7 @@ class Distribution:
 
     Attributes:
         edges: edges between the bins, increasing; a value on an edge belongs to the bin above it.
-        films: number of images in each bin; one more than edges.
+        ``films``: number of images in each bin; one more than edges.
     """
 
     edges: tuple[float, ...]
@@ -33,13 +33,16 @@ class Distribution:
     def __post_init__(self) -> None:
         rising = all(low < high for low, high in zip(self.edges, self.edges[1:], strict=False))
         if not (rising and all(map(math.isfinite, self.edges))):
-            raise ValueError("edges must be finite and increasing")
+            raise ValueError(f"edges is {list(self.edges)}; the edges of the histogram must be finite and increasing")
         if len(self.films) != len(self.edges) + 1 or min(self.films) < 0:
-            raise ValueError(f"films must have a count of at least 0 for each of the {len(self.edges) + 1} bins")
+            raise ValueError(
+                f"`films` (images in each bin) is {list(self.films)}; {len(self.edges)} edges require "
+                f"{len(self.edges) + 1} counts of at least 0"
+            )
 
     @property
     def total(self) -> int:
-        """Number of images in all bins."""
+        """Number of images in all bins of the histogram."""
         return sum(self.films)
 
 
@@ -50,9 +53,9 @@ class Reference:
     The section ``reference`` of the manifest.
 
     Attributes:
-        films: description of these images.
+        ``films``: description of these images.
         probability: out-of-fold probabilities by finding.
-        picture: image statistics by field of ``ImageStatistics``.
+        ``picture``: image statistics by field of ``ImageStatistics``.
     """
 
     films: str
@@ -60,8 +63,8 @@ class Reference:
     picture: dict[str, Distribution] = field(default_factory=dict)
 
 
-def decile_histogram(values: Sequence[float]) -> Distribution:
-    """Return a histogram with about a tenth of the values in each bin.
+def compute_decile_histogram(values: Sequence[float]) -> Distribution:
+    """Compute a histogram whose bins have about a tenth of the values each.
 
     Args:
         values: finite numbers; equal values are in one bin. None give a single empty bin.
@@ -70,11 +73,11 @@ def decile_histogram(values: Sequence[float]) -> Distribution:
         return Distribution((), (0,))
     # each edge is one of the values but not the smallest, so that no bin is empty
     edges = np.unique(np.quantile(values, np.arange(1, 10) / 10, method="higher"))
-    return histogram(values, [float(edge) for edge in edges if edge > min(values)])
+    return compute_histogram(values, [float(edge) for edge in edges if edge > min(values)])
 
 
-def histogram(values: Sequence[float], edges: Sequence[float]) -> Distribution:
-    """Return a histogram with the given edges.
+def compute_histogram(values: Sequence[float], edges: Sequence[float]) -> Distribution:
+    """Compute a histogram of values over images, with the given bin edges.
 
     Args:
         values: finite numbers.
@@ -84,18 +87,24 @@ def histogram(values: Sequence[float], edges: Sequence[float]) -> Distribution:
     return Distribution(tuple(edges), tuple(int(n) for n in np.bincount(places, minlength=len(edges) + 1)))
 
 
-def stability_index(expected: Distribution, observed: Distribution) -> float:
-    """Return the population stability index, in [0, inf).
+def compute_stability_index(expected: Distribution, observed: Distribution) -> float:
+    """Compute the population stability index (PSI) of two histograms.
 
     Args:
         expected: reference histogram.
         observed: histogram to compare with it.
 
+    Returns:
+        In [0, inf); 0 if the shares are equal.
+
     Raises:
         ValueError: the bins differ.
     """
     if expected.edges != observed.edges:
-        raise ValueError("the distributions have different bins")
+        raise ValueError(
+            f"the histograms have different edges, {list(expected.edges)} and {list(observed.edges)}; they must be "
+            "equal"
+        )
     bins = len(expected.films)
     total = 0.0
     for before, now in zip(expected.films, observed.films, strict=True):
@@ -105,8 +114,10 @@ def stability_index(expected: Distribution, observed: Distribution) -> float:
     return total
 
 
-def chance_level(expected: Distribution, observed: Distribution) -> float:
-    """Return the index that samples of one population exceed by chance in 5 %.
+def compute_chance_level(expected: Distribution, observed: Distribution) -> float:
+    """Compute the stability index (PSI) that chance exceeds in 5 %.
+
+    That is between samples of one population.
 
     Args:
         expected: reference histogram.

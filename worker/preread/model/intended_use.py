@@ -46,7 +46,7 @@ _OTHER_CODES = frozenset({"399067008", "399173006", "399198007", "r-10236", "r-1
 
 @dataclass(frozen=True, slots=True)
 class TagCheck:
-    """Result of the check by tags.
+    """Result of the check of an image's tags: refusal or caveats.
 
     Attributes:
         refusal: code, and reason as a sentence; ``None`` if the image may be assessed.
@@ -58,7 +58,7 @@ class TagCheck:
 
 
 def check_intended_use(header: ImageHeader, intended_use: IntendedUse, declared: Declared) -> TagCheck:
-    """Check by its header whether an image is within the intended use.
+    """Check from its header if an image is within a bundle's intended use.
 
     Args:
         header: header of the image.
@@ -70,7 +70,7 @@ def check_intended_use(header: ImageHeader, intended_use: IntendedUse, declared:
         A refusal with its reason, or the caveats of an assessment.
     """
     if not header.is_image:
-        return _refuse(RefusalCode.NOT_AN_IMAGE, "the file is not an image but a report, a directory or similar")
+        return _refuse(RefusalCode.NOT_AN_IMAGE, "the DICOM file is not an image but a report, a directory or similar")
     caveats: list[Caveat] = []
     if header.format == "DICOM":
         refusal = _modality(header, intended_use) or (_animal(header) if header.has_pixels else None)

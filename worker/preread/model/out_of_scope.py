@@ -41,7 +41,7 @@ _TURNS = {
 
 @dataclass(frozen=True, slots=True)
 class ScopeSpec:
-    """Section ``scope`` of the manifest.
+    """Thresholds of the out-of-scope detector: manifest section ``scope``.
 
     Attributes:
         score_max: an image with a higher score is refused.
@@ -60,8 +60,9 @@ class ScopeSpec:
     rates: JSONObject
 
     def __post_init__(self) -> None:
-        if not all(map(math.isfinite, (self.score_max, self.turned_max, self.turned_gain))):
-            raise ValueError("score_max, turned_max and turned_gain must be finite")
+        for name in ("score_max", "turned_max", "turned_gain"):
+            if not math.isfinite(threshold := getattr(self, name)):
+                raise ValueError(f"the threshold {name} of the out-of-scope detector is {threshold}; it must be finite")
 
 
 _ANGLES = np.arange(DIRECTIONS) * (2 * np.pi / DIRECTIONS)
@@ -69,8 +70,8 @@ _DIRECTIONS = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1).astype(np.flo
 _POOLING = np.repeat(np.eye(CELLS, dtype=np.float32), _CELL_PX, axis=1) / _CELL_PX
 
 
-def edge_features(pixels: PixelArray) -> FloatArray:
-    """Compute histograms of gradients on a 7 x 7 grid, from dark to bright.
+def compute_edge_features(pixels: PixelArray) -> FloatArray:
+    """Compute edge features of an image: gradient histograms on a grid.
 
     Args:
         pixels: uint8 [rows, columns], 0 to 255, after ``preprocessing.resize_to_input``.
@@ -105,8 +106,8 @@ class Subspace:
     scales: FloatArray
     rest: float
 
-    def project(self, features: FloatArray) -> FloatArray:
-        """Return coordinates and distances of feature vectors.
+    def project_features(self, features: FloatArray) -> FloatArray:
+        """Project feature vectors on the components, with two distances.
 
         Args:
             features: float32 [..., features].
@@ -125,8 +126,10 @@ class Subspace:
         distances = np.log(np.maximum(np.concatenate([inside, away], axis=-1), _LEAST))
         return np.concatenate([np.clip(whitened, -_CLIP, _CLIP) / 3, distances], axis=-1).astype(np.float32)
 
-    def distance(self, features: FloatArray) -> FloatArray:
-        """Return the logarithm of the sum of both distances.
+    def compute_distance(self, features: FloatArray) -> FloatArray:
+        """Compute the log distance of feature vectors from training images.
+
+        It is the logarithm of the sum of both distances of ``project_features``.
 
         Args:
             features: float32 [..., features].
@@ -134,7 +137,7 @@ class Subspace:
         Returns:
             float32 [...].
         """
-        distances = self.project(features)[..., -2:]
+        distances = self.project_features(features)[..., -2:]
         return np.asarray(np.logaddexp(distances[..., 0], distances[..., 1]))
 
 
@@ -145,7 +148,7 @@ class Pose:
     Attributes:
         inverted: black and white are exchanged.
         turns: quarter turns counter-clockwise, 0 to 3.
-        distance: distance of its edge features from the training images, see ``Subspace.distance``.
+        distance: distance of its edge features from the training images, see ``Subspace.compute_distance``.
         gain: distance of the image as it is, minus ``distance``.
     """
 
@@ -173,8 +176,8 @@ class Detector:
     intercept: float
     spec: ScopeSpec
 
-    def components(self, edge_features: FloatArray, embedding: FloatArray) -> FloatArray:
-        """Return the inputs of the linear score.
+    def build_score_inputs(self, edge_features: FloatArray, embedding: FloatArray) -> FloatArray:
+        """Build the inputs of the linear out-of-scope score.
 
         Args:
             edge_features: float32 [..., EDGES].
@@ -183,10 +186,14 @@ class Detector:
         Returns:
             float32 [..., weights].
         """
-        return np.concatenate([self.edges.project(edge_features), self.embedding.project(embedding)], axis=-1)
+        return np.concatenate(
+            [self.edges.project_features(edge_features), self.embedding.project_features(embedding)], axis=-1
+        )
 
-    def score(self, edge_features: FloatArray, embedding: FloatArray) -> FloatArray:
-        """Return the score; images above ``ScopeSpec.score_max`` are refused.
+    def compute_score(self, edge_features: FloatArray, embedding: FloatArray) -> FloatArray:
+        """Compute the out-of-scope score of feature vectors.
+
+        Images above ``ScopeSpec.score_max`` are refused.
 
         Args:
             edge_features: float32 [..., EDGES].
@@ -195,10 +202,10 @@ class Detector:
         Returns:
             float32 [...].
         """
-        return np.asarray(self.components(edge_features, embedding) @ self.weights + np.float32(self.intercept))
+        return np.asarray(self.build_score_inputs(edge_features, embedding) @ self.weights + np.float32(self.intercept))
 
-    def check(self, pixels: PixelArray, embedding: FloatArray) -> tuple[RefusalCode, str] | None:
-        """Check whether an image is in scope.
+    def check_scope(self, pixels: PixelArray, embedding: FloatArray) -> tuple[RefusalCode, str] | None:
+        """Check by its pixels if an image is in scope, a frontal radiograph.
 
         Args:
             pixels: uint8 [rows, columns], 0 to 255, after ``preprocessing.resize_to_input``.
@@ -207,19 +214,19 @@ class Detector:
         Returns:
             Code and reason of the refusal; ``None`` if it is in scope.
         """
-        score = float(self.score(edge_features(pixels), embedding))
+        score = float(self.compute_score(compute_edge_features(pixels), embedding))
         if score <= self.spec.score_max:  # NaN is refused as well
             return None
-        return self.refusal(self.nearest_pose(pixels))
+        return self.explain_refusal(self.find_nearest_pose(pixels))
 
-    def nearest_pose(self, pixels: PixelArray) -> Pose:
-        """Return the rotation and inversion nearest to the training images.
+    def find_nearest_pose(self, pixels: PixelArray) -> Pose:
+        """Find the rotation and inversion nearest to the training images.
 
         Args:
             pixels: uint8 [rows, columns], 0 to 255, after ``preprocessing.resize_to_input``.
         """
         tried = {
-            (inverted, turns): float(self.edges.distance(edge_features(np.rot90(shown, turns))))
+            (inverted, turns): float(self.edges.compute_distance(compute_edge_features(np.rot90(shown, turns))))
             for inverted, shown in ((False, pixels), (True, 255 - pixels))
             for turns in _TURNS
         }
@@ -227,8 +234,8 @@ class Detector:
         (inverted, turns), distance = min(tried.items(), key=lambda item: item[1])
         return Pose(inverted, turns, distance, as_it_is - distance)
 
-    def refusal(self, pose: Pose) -> tuple[RefusalCode, str]:
-        """Return code and reason of the refusal of an image.
+    def explain_refusal(self, pose: Pose) -> tuple[RefusalCode, str]:
+        """Return code and reason of an out-of-scope image's refusal.
 
         Args:
             pose: its nearest pose.
@@ -241,7 +248,7 @@ class Detector:
         return RefusalCode.INVERTED, f"black and white of the image seem to be exchanged{also}"
 
     def to_npz(self) -> bytes:
-        """Return the content of ``detector.npz``; the spec is in the manifest."""
+        """Serialise the detector as ``detector.npz``, without thresholds."""
         arrays = {
             f"{name}_{field}": np.asarray(getattr(subspace, field), dtype=np.float32)
             for name, subspace in (("edges", self.edges), ("embedding", self.embedding))
@@ -253,7 +260,7 @@ class Detector:
 
     @classmethod
     def from_npz(cls, data: bytes, spec: ScopeSpec) -> Detector:
-        """Read ``detector.npz``.
+        """Read an out-of-scope detector from ``detector.npz``.
 
         Args:
             data: its content.
@@ -275,15 +282,17 @@ class Detector:
 
 def _field(arrays: Mapping[str, FloatArray], name: str, shape: tuple[int | None, ...]) -> FloatArray:
     if name not in arrays:
-        raise BundleDamaged(f"detector.npz lacks {name}")
+        raise BundleDamaged(f"detector.npz lacks the array {name}, which every detector must have")
     array = arrays[name]
     fits = array.ndim == len(shape) and all(want in (None, have) for want, have in zip(shape, array.shape, strict=True))
     if not fits or array.dtype != np.float32:
         raise BundleDamaged(
-            f"detector.npz: {name} is {array.dtype} {list(array.shape)}; float32 {list(shape)} is expected"
+            f"detector.npz: the array {name} is {array.dtype} {list(array.shape)}; float32 "
+            f"{['any' if size is None else size for size in shape]} is required"
         )
     if not np.isfinite(array).all():
-        raise BundleDamaged(f"detector.npz: {name} has a value that is not finite")
+        bad = int(array.size - np.count_nonzero(np.isfinite(array)))
+        raise BundleDamaged(f"detector.npz: the array {name} has {bad} values that are not finite")
     return array
 
 
@@ -294,5 +303,5 @@ def _subspace(arrays: Mapping[str, FloatArray], name: str, features: int | None)
     rest = float(_field(arrays, f"{name}_rest", ()))
     for label, least in ((f"{name}_scales", float(scales.min(initial=np.inf))), (f"{name}_rest", rest)):
         if not least > 0:
-            raise BundleDamaged(f"detector.npz: {label} is not above 0")
+            raise BundleDamaged(f"detector.npz: the minimum of {label} is {least}; it must be above 0")
     return Subspace(mean, axes, scales, rest)

@@ -25,10 +25,10 @@ from preread.ledger.transaction import Transaction, query
 from preread.model.distributions import (
     Distribution,
     Reference,
-    chance_level,
-    decile_histogram,
-    histogram,
-    stability_index,
+    compute_chance_level,
+    compute_decile_histogram,
+    compute_histogram,
+    compute_stability_index,
 )
 
 RECENT_DAYS = 7
@@ -280,20 +280,24 @@ def _against_bundle(reference: Reference | None, recent: Sample) -> Iterator[Shi
         return
     by_measure = {f"probability of {finding}": distribution for finding, distribution in reference.probability.items()}
     for measure, expected in (by_measure | reference.picture).items():
-        yield _shift(measure, ReferenceKind.BUNDLE, expected, histogram(recent.values.get(measure, ()), expected.edges))
+        yield _shift(
+            measure, ReferenceKind.BUNDLE, expected, compute_histogram(recent.values.get(measure, ()), expected.edges)
+        )
 
 
 def _against_site(baseline: Sample | None, recent: Sample) -> Iterator[Shift]:
     if baseline is None:
         return
     for measure, values in baseline.values.items():
-        expected = decile_histogram(values)
-        yield _shift(measure, ReferenceKind.SITE, expected, histogram(recent.values.get(measure, ()), expected.edges))
+        expected = compute_decile_histogram(values)
+        yield _shift(
+            measure, ReferenceKind.SITE, expected, compute_histogram(recent.values.get(measure, ()), expected.edges)
+        )
     yield _shift(REFUSALS, ReferenceKind.SITE, baseline.refusals, recent.refusals)
 
 
 def _shift(measure: str, against: ReferenceKind, expected: Distribution, recent: Distribution) -> Shift:
-    psi, chance = stability_index(expected, recent), chance_level(expected, recent)
+    psi, chance = compute_stability_index(expected, recent), compute_chance_level(expected, recent)
     return Shift(measure, against, _judge(expected, recent, psi, chance), psi, chance, recent.total, expected.total)
 
 

@@ -48,7 +48,7 @@ class BundleChoice:
     """Bundles of one run.
 
     Attributes:
-        active: verified; the inference processes check it against its golden vectors.
+        active: verified; the inference processes check it against its reference outputs.
         shadow: a bundle in the shadow; not with ``once``. ``None`` for none.
         is_current: returns whether these bundles are still the chosen ones; called every few seconds.
     """

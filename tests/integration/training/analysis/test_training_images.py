@@ -24,7 +24,7 @@ pytestmark = pytest.mark.films
 
 @pytest.fixture(scope="module")
 def classifier() -> Classifier:
-    return Classifier(bundles.load(bundles.resolve()))
+    return Classifier(bundles.load_bundle(bundles.find_bundle()))
 
 
 def _probability(path: Path, classifier: Classifier) -> float:

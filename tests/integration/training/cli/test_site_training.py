@@ -64,7 +64,7 @@ def test_several_findings_are_fitted_and_published_under_the_sites_own_declarati
     mine = declare(tmp_path, "effusion", "nodule")
     _run("publish", *shared, "--version", "1.0.0", "--into", tmp_path, "--name", "ours",
          "--declaration", mine, "--prevalence", 0.1)  # fmt: skip
-    bundle = bundles.load(tmp_path / "ours" / "1.0.0")
+    bundle = bundles.load_bundle(tmp_path / "ours" / "1.0.0")
     codes = [("effusion", "SCT:60046008"), ("nodule", "SCT:786838002")]
     assert [(spec.finding, spec.code) for spec in bundle.manifest.findings] == codes
     assert {spec.calibration.prevalence for spec in bundle.manifest.findings} == {0.1}
@@ -150,7 +150,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[bundles.Bundle,
     shared = ("--data", folder / "ours", "--run", folder / "run", "--folds", 2)
     _run("fit", *shared, "--recipe", "smoke", "--steps-per-epoch", 3, "--only", 0)
     _run("publish", *shared, "--version", "1.0.0", "--into", folder, "--declaration", declare(folder))
-    return bundles.load(folder / "pneumonia" / "1.0.0"), folder / "site"
+    return bundles.load_bundle(folder / "pneumonia" / "1.0.0"), folder / "site"
 
 
 # Names of what every card measures: subgroups, disturbances, a recipe's numbers, the run's own label.
@@ -173,7 +173,7 @@ def _published_facts() -> set[str]:
     own = _words((folder / "publish" / "card.md.j2").read_text() + (folder / "report" / "report.html.j2").read_text())
     numbers = {word for word in said if word[0].isdigit() and "," in word}
     facts = {word for word in said - own - _MEASURED if not word[0].isdigit()}
-    shipped = json.loads(bundles.load(bundles.resolve()).manifest_json)["training"]["data"]
+    shipped = json.loads(bundles.load_bundle(bundles.find_bundle()).manifest_json)["training"]["data"]
     counts = {str(shipped["films"]), str(shipped["patients"]), str(shipped["findings"]["pneumonia"]["films"])}
     return facts | numbers | {number.replace(",", "") for number in numbers} | counts | {"1341", "624", "643", "cc by"}
 
@@ -242,7 +242,7 @@ def test_recalibrating_keeps_the_network_and_fits_the_rest_to_the_sites_films(
         _run(*arguments, "--declaration", tmp_path / "theirs.json")
     (tmp_path / "theirs.json").write_text(json.dumps(theirs))
     _run(*arguments, "--declaration", tmp_path / "theirs.json")
-    made = bundles.load(tmp_path / "pneumonia" / "1.0.0-site")
+    made = bundles.load_bundle(tmp_path / "pneumonia" / "1.0.0-site")
     assert made.manifest.files["weights.tflite"] == bundle.manifest.files["weights.tflite"]
     (before,), (after,) = bundle.manifest.findings, made.manifest.findings
     assert after.calibration.prevalence == 0.2

@@ -93,8 +93,8 @@ def test_what_it_never_saw_is_refused_as_no_chest(detector: Detector) -> None:
 
 def test_the_rates_are_those_of_the_detector_itself(films: PixelArray, detector: Detector) -> None:
     embed = network(9)
-    assert detector.check(checkers(99), embed(checkers(99)[np.newaxis])[0]) is not None
-    accepted = [detector.check(film, embed(film[np.newaxis])[0]) is None for film in films]
+    assert detector.check_scope(checkers(99), embed(checkers(99)[np.newaxis])[0]) is not None
+    accepted = [detector.check_scope(film, embed(film[np.newaxis])[0]) is None for film in films]
     assert np.mean(accepted) >= 0.95
 
 

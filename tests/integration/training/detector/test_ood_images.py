@@ -29,7 +29,7 @@ US_FILES = ("examples_ybr_color.dcm", "examples_jpeg2k.dcm", "examples_palette.d
 
 @pytest.fixture(scope="module")
 def classifier() -> Classifier:
-    return Classifier(bundles.load(bundles.resolve()))
+    return Classifier(bundles.load_bundle(bundles.find_bundle()))
 
 
 @pytest.fixture(scope="module")

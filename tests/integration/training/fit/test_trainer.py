@@ -25,7 +25,7 @@ from preread.imaging.radiograph import decode_radiograph, read_image_header
 from preread.imaging.statistics import measure_image
 from preread.model import bundles
 from preread.model.classifier import Classifier
-from preread.model.distributions import decile_histogram
+from preread.model.distributions import compute_decile_histogram
 from preread.monitoring import drift
 from preread_training.cli.app import app
 from preread_training.data.atomic_files import NotKept
@@ -69,7 +69,7 @@ def run(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def published(data: Path, run: Path, tmp_path_factory: pytest.TempPathFactory) -> bundles.Bundle:
     into = tmp_path_factory.mktemp("bundles")
     _run("publish", "--data", data, "--run", run, "--into", into, "--version", "9.0.0", "--declaration", declare(into))
-    return bundles.load(into / "pneumonia" / "9.0.0")
+    return bundles.load_bundle(into / "pneumonia" / "9.0.0")
 
 
 def test_index_counts_films_and_patients(data: Path, tmp_path: Path) -> None:
@@ -129,13 +129,13 @@ def test_a_run_of_another_seed_is_not_mixed_in(data: Path, run: Path) -> None:
 
 
 def test_a_published_bundle_repeats_its_golden_vectors(published: bundles.Bundle) -> None:
-    assert Classifier(published).self_check() <= 0.02
+    assert Classifier(published).verify_reference_outputs() <= 0.02
 
 
 def test_another_network_under_the_same_golden_vectors_is_refused(published: bundles.Bundle) -> None:
     manifest = dataclasses.replace(published.manifest, golden_tolerance=-1.0)
     with pytest.raises(BundleMismatch, match="golden"):
-        Classifier(dataclasses.replace(published, manifest=manifest)).self_check()
+        Classifier(dataclasses.replace(published, manifest=manifest)).verify_reference_outputs()
 
 
 def test_the_logit_is_the_mean_of_the_map_whatever_the_film(published: bundles.Bundle) -> None:
@@ -207,13 +207,13 @@ def test_a_published_bundle_says_how_its_films_were_distributed(
     assert "out of fold" in reference.films
     parts = [np.load(fold / "logits.npz") for fold in sorted(run.glob("fold-*"))]
     calibration = published.manifest.findings[0].calibration
-    probability = [calibration.probability(one) for part in parts for one in part["logits"][:, 0].tolist()]
+    probability = [calibration.compute_probability(one) for part in parts for one in part["logits"][:, 0].tolist()]
     assert len(probability) == 2 * FILMS
-    assert reference.probability == {"pneumonia": decile_histogram(probability)}
+    assert reference.probability == {"pneumonia": compute_decile_histogram(probability)}
     films = [decode_radiograph(read_image_header(path.read_bytes())).pixels for path in data.rglob("*.png")]
     means = [measure_image(resize_to_input(TRAINING_SPEC, film)).mean for film in films]
     assert reference.picture.keys() == {"mean", "contrast", "sharpness", "border"}
-    assert reference.picture["mean"] == decile_histogram(means)
+    assert reference.picture["mean"] == compute_decile_histogram(means)
     assert drift._reference(json.loads(published.manifest_json)) == reference
 
 

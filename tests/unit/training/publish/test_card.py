@@ -105,7 +105,7 @@ def test_films_of_unknown_patients_are_counted_on_a_line_of_their_list(manifest:
 
 def test_the_card_of_the_shipped_bundle_is_what_its_manifest_gives() -> None:
     """Its manifest is older than notes: they are those of the declaration of its films, and of no others."""
-    shipped = bundles.load(bundles.resolve())
+    shipped = bundles.load_bundle(bundles.find_bundle())
     manifest = json.loads(shipped.manifest_json)
     assert card(manifest) == (shipped.path / "card.md").read_text(encoding="utf-8")
     other = {**manifest["training"]["data"], "digest": "0" * 64}

@@ -132,7 +132,7 @@ def _out_of_fold(apart: float = 4.0) -> OutOfFold:
 def test_calibrated_probability_means_what_it_says_at_its_prevalence(prevalence: float) -> None:
     films = _out_of_fold()
     calibration = calibrate(films, prevalence)
-    p = np.array([calibration.probability(logit) for logit in films.logits])
+    p = np.array([calibration.compute_probability(logit) for logit in films.logits])
     usual = (films.labels == 0) & ~films.conflict
     absent = (p[usual].mean() + p[films.conflict_normals].mean()) / 2
     mean = prevalence * p[films.labels == 1].mean() + (1 - prevalence) * absent
@@ -144,7 +144,7 @@ def test_operating_point_balances_sensitivity_and_conflict_normals_above_the_flo
     films = _out_of_fold(apart)
     calibration = calibrate(films, 0.5)
     point = choose(films, calibration)
-    called = np.array([calibration.probability(logit) >= point.threshold for logit in films.logits])
+    called = np.array([calibration.compute_probability(logit) >= point.threshold for logit in films.logits])
     sensitivity, specificity = called[films.labels == 1].mean(), (~called[films.conflict_normals]).mean()
     assert sensitivity >= 0.975
     if apart > 5:
@@ -165,7 +165,7 @@ def test_a_data_set_without_conflict_normals_has_a_calibration_and_an_operating_
     without = OutOfFold(films.logits, films.labels, np.zeros(len(films.labels), bool))
     calibration = calibrate(without, 0.5)
     point = choose(without, calibration)
-    called = np.array([calibration.probability(logit) >= point.threshold for logit in without.logits])
+    called = np.array([calibration.compute_probability(logit) >= point.threshold for logit in without.logits])
     assert called[without.labels == 1].mean() >= 0.97
     assert called[without.labels == 0].mean() <= 0.03
 

@@ -122,11 +122,11 @@ def _load(setup: Setup) -> Classifier:
     from preread.model import bundles
     from preread.model.classifier import Classifier
 
-    bundle = bundles.load(Path(os.fsdecode(protocol.to_path(setup.bundle))))
+    bundle = bundles.load_bundle(Path(os.fsdecode(protocol.to_path(setup.bundle))))
     if bundle.digest != setup.digest:
         raise BundleMismatch(f"the bundle at {bundle.path} is no longer the one that the worker started with")
     classifier = Classifier(bundle)
-    classifier.self_check()
+    classifier.verify_reference_outputs()
     return classifier
 
 
