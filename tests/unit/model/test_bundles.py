@@ -127,7 +127,7 @@ def test_a_manifest_may_not_point_outside_its_bundle(tmp_path: Path) -> None:
     fields = json.loads(bundle.manifest_json)
     fields["files"]["../../secret"] = "0"
     (bundle.path / "manifest.json").write_text(json.dumps(fields))
-    with pytest.raises(BundleDamaged, match="outside the bundle"):
+    with pytest.raises(BundleDamaged, match="within the bundle"):
         bundles.load_bundle(bundle.path)
 
 
@@ -137,9 +137,12 @@ SPREAD = {"edges": [0.5], "films": [3, 4]}
 @pytest.mark.parametrize(
     "reference, words",
     [
-        ({"films": "some", "probability": {"effusion": SPREAD}}, "effusion, which is not a finding of the bundle"),
-        ({"films": "some", "picture": {"colour": SPREAD}}, "colour, which is not an image"),
-        ({"films": "some", "picture": {"mean": SPREAD | {"films": [3]}}}, "each of the 2 bins"),
+        (
+            {"films": "some", "probability": {"effusion": SPREAD}},
+            "reference.probability has effusion; findings has pneumonia",
+        ),
+        ({"films": "some", "picture": {"colour": SPREAD}}, "has colour; the image statistics"),
+        ({"films": "some", "picture": {"mean": SPREAD | {"films": [3]}}}, "require 2 counts"),
         ({"picture": {"mean": SPREAD}}, "reference.films"),
     ],
     ids=["finding", "figure", "bins", "films"],
@@ -180,8 +183,11 @@ def test_resolve_finds_the_default_bundle_a_folder_and_names_what_is_missing(tmp
 @pytest.mark.parametrize(
     "change, message",
     [
-        (lambda m: {"preprocessing": dataclasses.replace(m.preprocessing, rows=128)}, r"preprocessing gives \[1, 128"),
-        (lambda m: {"findings": m.findings * 2}, "1 logits, the manifest 2 findings"),
+        (
+            lambda m: {"preprocessing": dataclasses.replace(m.preprocessing, rows=128)},
+            r"preprocessing requires \[1, 128",
+        ),
+        (lambda m: {"findings": m.findings * 2}, "1 logits; the 2 findings"),
     ],
 )
 def test_a_manifest_that_its_network_does_not_fit_is_named(

@@ -60,7 +60,7 @@ def test_calibration_that_cannot_be_meant_is_refused(wrong: tuple[float, float, 
 
 @pytest.mark.parametrize("wrong", [(0.5, 0.6, 0.7), (0.5, 0.2, 0.4), (0.5, -0.1, 0.7), (0.5, 0.2, 1.1)])
 def test_band_that_leaves_out_its_threshold_is_refused(wrong: tuple[float, float, float]) -> None:
-    with pytest.raises(ValueError, match="must hold"):
+    with pytest.raises(ValueError, match="must rise"):
         OperatingPoint(*wrong, "test")
 
 

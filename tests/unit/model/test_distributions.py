@@ -60,7 +60,7 @@ def test_samples_of_one_population_exceed_what_chance_gives_once_in_twenty_times
 
 
 def test_other_bins_cannot_be_compared() -> None:
-    with pytest.raises(ValueError, match="different bins"):
+    with pytest.raises(ValueError, match="different edges"):
         compute_stability_index(of([1, 2]), of([1, 2, 3]))
 
 

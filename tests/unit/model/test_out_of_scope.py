@@ -204,7 +204,7 @@ def test_a_damaged_field_is_named(detector: Detector, name: str, value: Any) -> 
 
 @pytest.mark.parametrize("name", ["edges_scales", "embedding_scales", "edges_rest", "embedding_rest"])
 def test_a_spread_of_nothing_is_named(detector: Detector, name: str) -> None:
-    with pytest.raises(BundleDamaged, match=f"{name} is not above 0"):
+    with pytest.raises(BundleDamaged, match=f"{name} is .*above 0"):
         Detector.from_npz(changed(detector, name, lambda found: found * 0), SPEC)
 
 

@@ -72,9 +72,8 @@ class Classifier:
         logits, findings = int(outputs["logit"]["shape"][-1]), len(bundle.manifest.findings)
         if logits != findings:
             raise BundleDamaged(
-                f"{bundle.label}: the network has {logits} logits and the manifest {findings} findings; there must be "
-                "as "
-                "many"
+                f"{bundle.label}: the network has {logits} logits; the {findings} findings of the manifest require "
+                f"{findings}"
             )
         self.detector = Detector.from_npz((bundle.path / DETECTOR_FILE).read_bytes(), bundle.manifest.scope)
         expected_features, features = len(self.detector.embedding.mean), int(outputs["embedding"]["shape"][-1])
