@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 from tests.mutants.__main__ import Copy, Mutant, draw, nearest_tests
 from tests.mutants.mutations import mutations
@@ -53,8 +57,13 @@ def test_the_nearest_tests_begin_with_those_that_name_the_module() -> None:
     assert "test_calibration" in nearest_tests(REPOSITORY, "worker/preread/model/calibration.py")[0]
 
 
-def test_a_mutant_meets_the_tests_that_run_its_line_the_quickest_first(tmp_path: Path) -> None:
-    tree = Copy(tmp_path, 120)
+@pytest.fixture
+def tree(tmp_path: Path) -> Iterator[Copy]:
+    with contextlib.closing(Copy(tmp_path, 120)) as copy:
+        yield copy
+
+
+def test_a_mutant_meets_the_tests_that_run_its_line_the_quickest_first(tmp_path: Path, tree: Copy) -> None:
     path = "worker/preread/model/calibration.py"
     for ring in ("unit", "integration"):
         for old in (tmp_path / "tests" / ring).rglob("model"):
@@ -83,8 +92,7 @@ def test_a_mutant_meets_the_tests_that_run_its_line_the_quickest_first(tmp_path:
     assert tree.judge(Mutant(path, half)) == ("killed", names[1])
 
 
-def test_a_mutant_is_killed_by_the_tests_of_its_package_or_survives(tmp_path: Path) -> None:
-    tree = Copy(tmp_path, 120)
+def test_a_mutant_is_killed_by_the_tests_of_its_package_or_survives(tmp_path: Path, tree: Copy) -> None:
     path = "worker/preread/model/calibration.py"
     for old in (tmp_path / "tests").rglob("model"):
         old.rename(old.with_name("elsewhere"))

@@ -9,11 +9,13 @@ Exits with 1 if a mutant is unclear, which means that its test fails without it 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import queue
 import random
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -32,6 +34,8 @@ from tests.support.paths import REPOSITORY
 _PACKAGES = ("imaging", "model", "ledger", "review")
 _NO_TEST_FAILED, _NO_TESTS = 0, 5
 _STOP_S = 30.0
+# SIGINT first: the fixtures stop the servers that they started.
+_SIGNALS = (signal.SIGINT, signal.SIGKILL)
 _COVERAGE_LIMIT_S = 3600.0
 _DURATION = re.compile(r"^([0-9.]+)s (?:call|setup|teardown) +(.+)$", re.MULTILINE)
 _FAILED = re.compile(r"^(?:FAILED|ERROR) (.+?)(?: - .*)?$", re.MULTILINE)
@@ -80,10 +84,50 @@ class Reached:
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def tests(self, mutant: Mutant) -> list[str]:
-        """Return the tests that run the statement of a mutant up to its line, the quickest first."""
+        """Return the tests that run the statement of a mutant up to its line, the quickest first.
+
+        Those with a Postgres come last: a run that ends before them starts no server.
+        """
         one = mutant.mutation
         names = set().union(*(self.lines.get((mutant.path, line), ()) for line in range(one.statement, one.line + 1)))
-        return sorted(names, key=lambda name: (self.seconds.get(name, 0.0), name))
+        return sorted(names, key=lambda name: ("postgres" in name, self.seconds.get(name, 0.0), name))
+
+
+class Server:
+    """The process of `tests.mutants.server` in a copy of the tree."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
+        self._output = folder / ".pytest-output"
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.mutants.server"],
+            cwd=folder,
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+        )
+
+    def run(self, arguments: list[str], limit_s: float) -> tuple[int | None, str]:
+        """Run pytest; return its exit code, ``None`` if it took too long, and its output."""
+        process = self._process
+        if process.stdin is None or process.stdout is None:
+            raise RuntimeError("the server was started without pipes")
+        request = json.dumps({"arguments": arguments, "output": str(self._output)})
+        process.stdin.write(f"{request}\n".encode())
+        pid = int(process.stdout.readline())
+        in_time = bool(select.select([process.stdout], [], [], limit_s)[0])
+        if not in_time:
+            for number in _SIGNALS:
+                os.killpg(pid, number)
+                if select.select([process.stdout], [], [], _STOP_S)[0]:
+                    break
+        code = int(process.stdout.readline())
+        return (code if in_time else None), self._output.read_text(encoding="utf-8", errors="replace")
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.terminate()
+        self._process.communicate()
 
 
 class Copy:
@@ -107,6 +151,7 @@ class Copy:
         paths = [str(folder), str(folder / "worker"), str(folder / "model_training")]
         # a stale .pyc of equal size and second would hide a mutant
         self._environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONDONTWRITEBYTECODE": "1"}
+        self._server = Server(folder, self._environment)
         imported = self._run([sys.executable, "-c", "import preread; print(preread.__file__)"])[1]
         if not imported.startswith(str(folder)):
             raise RuntimeError(f"Tests would import {imported.strip()} instead of the copy in {folder}.")
@@ -130,7 +175,7 @@ class Copy:
         if code == _NO_TESTS or not failed:
             return "unclear", f"pytest ended with {code}"
         # a test that fails without the mutant shows nothing
-        return ("killed" if self._passes([failed[0].split("[")[0]]) else "unclear"), failed[0]
+        return ("killed" if self._passes(failed[:1]) else "unclear"), failed[0]
 
     def reach(self, package: str) -> None:
         """Run the tests of a package with coverage and record which test runs which line."""
@@ -165,9 +210,14 @@ class Copy:
             self._passing[key] = self._pytest(tests)[0] == _NO_TEST_FAILED
         return self._passing[key]
 
+    def close(self) -> None:
+        """End the process that runs the tests."""
+        self._server.close()
+
     def _pytest(self, tests: list[str]) -> tuple[int | None, str]:
         options = ["-x", "-q", "-p", "no:randomly", "-p", "no:cacheprovider", "--tb=no"]
-        return self._run([sys.executable, "-m", "pytest", *options, *tests])
+        options += ["-W", "ignore::pytest.PytestAssertRewriteWarning"]  # the server has imported the plugins
+        return self._server.run([*options, *tests], self.limit_s)
 
     def _run(
         self, command: list[str], limit_s: float | None = None, environment: dict[str, str] | None = None
@@ -185,8 +235,7 @@ class Copy:
             try:
                 output, _ = process.communicate(timeout=limit_s or self.limit_s)
             except subprocess.TimeoutExpired:
-                # SIGINT first: the fixtures stop the servers that they started
-                for number in (signal.SIGINT, signal.SIGKILL):
+                for number in _SIGNALS:
                     os.killpg(process.pid, number)
                     try:
                         process.communicate(timeout=_STOP_S)
@@ -247,6 +296,8 @@ def main(arguments: list[str]) -> int:
                 one = mutant.mutation
                 change = f"{_line(one.before)} -> {_line(one.after)}"
                 print(f"{verdict}\t{mutant.path}:{one.line}\t{one.kind}\t{change}\t{test}", flush=True)
+        for _ in range(options.jobs):
+            trees.get().close()
     killed = counts["killed"] + counts["timeout"]
     print(f"# killed {killed} of {len(mutants)}: " + ", ".join(f"{name} {number}" for name, number in counts.items()))
     return 1 if counts["unclear"] else 0
