@@ -121,7 +121,8 @@ class PostgresServer:
     def create(self, template: str = "template0") -> str:
         """Create a database from a template, return its name."""
         name = f"t{next(_numbers)}"
-        self.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+        # the default writes each block to the log, which takes twice as long
+        self.execute(f"CREATE DATABASE {name} TEMPLATE {template} STRATEGY FILE_COPY")
         return name
 
     def drop(self, database: str) -> None:
