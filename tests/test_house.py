@@ -308,11 +308,11 @@ def commands(command: Any, name: str) -> Iterator[str]:
 
 
 def test_the_reference_lists_every_command_and_no_other() -> None:
-    from preread.cli.app import app
-    from preread_training.cli import app as training
+    import preread.cli.app
+    import preread_training.cli.app
 
-    there = {*commands(typer.main.get_command(app), "preread")}
-    there |= {*commands(typer.main.get_command(training.app), "preread-train")}
+    there = {*commands(typer.main.get_command(preread.cli.app.app), "preread")}
+    there |= {*commands(typer.main.get_command(preread_training.cli.app.app), "preread-train")}
     assert set(column("commands.md", "List of commands")) == there
 
 

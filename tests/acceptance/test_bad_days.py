@@ -207,8 +207,8 @@ def test_the_current_result_belongs_to_the_current_bytes_however_they_are_writte
     final[b"overwritten.dcm"] = content
     bench.write("overwritten.dcm", first)
     eventually(lambda: current(bench).get(b"overwritten.dcm") == sha256(first), WITHIN_S)
-    with (bench.inbox / "overwritten.dcm").open("r+b") as stream:
-        stream.write(content)
+    with (bench.inbox / "overwritten.dcm").open("r+b") as there:
+        there.write(content)
     for name, whole in final.items():
         eventually(lambda name=name, whole=whole: current(bench).get(name) == sha256(whole), WITHIN_S)
     worker.signal(signal.SIGTERM)

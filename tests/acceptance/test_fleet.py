@@ -20,7 +20,7 @@ from preread.admin import backup, bundle_registry
 from preread.core.types import FileState, Population
 from preread.db import schema
 from preread.db.admin_schema import shadow
-from preread.fleet import partition as shards
+from preread.fleet import partition
 from preread.fleet.queue import FleetQueue
 from preread.fleet.shard_runner import ShardJob
 from preread.ledger import archives
@@ -77,7 +77,7 @@ class Archive:
         root = os.fsencode(self.root)
         root_id = self.ledger.register_root(root, population=Population.CHILDREN_1_5Y)
         digest = (bundle or self.bundle).digest
-        cut = shards.cut(FileSystem(), root, files, Listing(), archives.shard_order_key(self.engine))
+        cut = partition.cut(FileSystem(), root, files, Listing(), archives.shard_order_key(self.engine))
         return self.queue.submit(ShardJob(root_id, digest, again, shard) for shard in cut)
 
     def work(self, *more: Bundle, **options: Any) -> subprocess.Popen[bytes]:

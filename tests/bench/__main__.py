@@ -143,7 +143,11 @@ def _measure(kind: Kind, folder: Path, new_database: Callable[[], str]) -> dict[
 def _with_films_known(films: list[Path], place: Path, new_database: Callable[[], str]) -> dict[str, dict[str, float]]:
     """Processor time of the parent a film, by database and by how many films its ledger held before."""
     found: dict[str, dict[str, float]] = {}
-    for name, make in (("sqlite", lambda: _sqlite(place / f"{time.monotonic_ns()}.db")), ("postgres", new_database)):
+    makers: dict[str, Callable[[], str]] = {
+        "sqlite": lambda: _sqlite(place / f"{time.monotonic_ns()}.db"),
+        "postgres": new_database,
+    }
+    for name, make in makers.items():
         for known in _KNOWN:
             worker = ways.Worker(place / f"{name}-{known}", make(), known=known)
             found.setdefault(name, {})[str(known)] = round(worker.pass_all(films, WITHIN_S).parent_ms, 2)

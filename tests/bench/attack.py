@@ -232,7 +232,9 @@ def page(folder: Path) -> Iterator[tuple[int, int, int]]:
     with engine.begin() as connection:
         connection.execute(update(schema.assessment).where(schema.assessment.c.id == FILMS).values(**row))
     drawn = preview_png.encode_preview(phantoms.draw_chest(1, rows=2000, columns=1600))
-    assert previews.store_preview(folder / "previews", related_images.content_of(engine, FILMS), drawn, 0)
+    content = related_images.content_of(engine, FILMS)
+    assert content is not None
+    assert previews.store_preview(folder / "previews", content, drawn, 0)
     engine.dispose()
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
         port = free.getsockname()[1]

@@ -10,6 +10,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from preread.imaging.preprocessing import normalise_grey_levels, resize_to_input
@@ -19,6 +20,7 @@ from preread.model import bundles
 from preread.model.assess import SHORTER_SIDE_PX
 from preread.model.classifier import Classifier
 from tests.bench import ways
+from tests.bench.films import put
 
 _TURNS = 3
 _PROFILE = """
@@ -56,24 +58,20 @@ def stages(films: Sequence[Path]) -> dict[str, float]:
         batch = normalise_grey_levels(spec, picture)[None, :, :, None]
         output = classifier.classify(batch)
         spent["read"].append(_best(film.read_bytes))
-        spent["SHA-256"].append(_best(lambda data=data: hashlib.sha256(data)))
-        spent["header"].append(_best(lambda data=data: read_image_header(data)))
-        spent["decode and render"].append(
-            _best(lambda header=header: decode_radiograph(header, shorter_side_px=SHORTER_SIDE_PX))
-        )
-        spent["shrink"].append(_best(lambda pixels=pixels: resize_to_input(spec, pixels)))
-        spent["network"].append(_best(lambda batch=batch: classifier.classify(batch)))
-        spent["detector"].append(
-            _best(lambda one=picture, of=output: classifier.detector.check_scope(one, of.embedding))
-        )
-        spent["preview"].append(_best(lambda pixels=pixels: encode_preview(pixels)))
+        spent["SHA-256"].append(_best(partial(hashlib.sha256, data)))
+        spent["header"].append(_best(partial(read_image_header, data)))
+        spent["decode and render"].append(_best(partial(decode_radiograph, header, shorter_side_px=SHORTER_SIDE_PX)))
+        spent["shrink"].append(_best(partial(resize_to_input, spec, pixels)))
+        spent["network"].append(_best(partial(classifier.classify, batch)))
+        spent["detector"].append(_best(partial(classifier.detector.check_scope, picture, output.embedding)))
+        spent["preview"].append(_best(partial(encode_preview, pixels)))
     return {stage: round(sum(times) / len(times), 2) for stage, times in spent.items()}
 
 
 def parent(films: Sequence[Path], folder: Path) -> dict[str, float]:
     """Return milliseconds of processor time a film of what the worker's main thread does, most of all first."""
     worker = ways.Worker(folder, f"sqlite:///{folder}.db")
-    ways.put(films, worker.root)
+    put(films, worker.root)
     file = folder / "profile"
     subprocess.run(
         [sys.executable, "-c", _PROFILE.format(file=os.fspath(file)), "-", *worker.command(), "--once"],

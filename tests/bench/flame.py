@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from tests.bench import ways
-from tests.bench.films import kinds, written
+from tests.bench.films import kinds, put, written
 
 _WARM_FILMS = 100
 _PER_S = 200
@@ -32,7 +32,7 @@ def main() -> None:
         films = written(kind, folder / "films")
         worker = ways.Worker(folder / "worker", f"sqlite:///{folder / 'preread.db'}")
         with worker.running() as pid:
-            ways.put(films, worker.root)
+            put(films, worker.root)
             ways.until(lambda: worker.done() >= _WARM_FILMS, _WITHIN_S)
             record = ["py-spy", "record", "--subprocesses", "--nonblocking", "--rate", str(_PER_S), "--pid", str(pid)]
             with subprocess.Popen([*record, "--duration", str(int(_WITHIN_S)), "--output", asked.svg]) as recorder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 _BEGIN, _END = "<!-- {}: begin; what make bench ARGS=--write measured -->", "<!-- {}: end -->"
@@ -55,10 +56,9 @@ def regressions(committed: dict[str, Any], found: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _table(header: list[str], rows: list[list[object]]) -> str:
-    return "\n".join(
-        f"| {' | '.join(map(str, cells))} |" for cells in (header, ["---"] * len(header), *rows)
-    )  # fmt: skip
+def _table(header: list[str], rows: Sequence[Sequence[object]]) -> str:
+    lines: list[Sequence[object]] = [header, ["---"] * len(header), *rows]
+    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in lines)
 
 
 def _rates(kinds: dict[str, Any]) -> str:
@@ -120,7 +120,9 @@ def sizing(kinds: dict[str, Any]) -> str:
 
 
 def _flatness(kinds: dict[str, Any]) -> str:
-    found = next((of["parent_ms_with"] for of in kinds.values() if "parent_ms_with" in of), {})
+    found: dict[str, dict[str, float]] = next(
+        (of["parent_ms_with"] for of in kinds.values() if "parent_ms_with" in of), {}
+    )
     known = list(dict.fromkeys(number for of in found.values() for number in of))
     header = ["the parent's CPU ms an image, by files in the ledger before", *(f"{int(number):,}" for number in known)]
     return _table(header, [[name, *(of[number] for number in known)] for name, of in found.items()])
@@ -136,6 +138,6 @@ def _stages(kinds: dict[str, Any]) -> str:
 
 
 def _parent(kinds: dict[str, Any]) -> str:
-    found = next((of["parent_ms"] for of in kinds.values() if "parent_ms" in of), {})
+    found: dict[str, float] = next((of["parent_ms"] for of in kinds.values() if "parent_ms" in of), {})
     rows: list[list[object]] = [[name, value] for name, value in found.items()]
     return _table(["the parent's main thread, profiled (which slows it down)", "CPU ms an image"], rows)

@@ -22,7 +22,7 @@ import pydicom
 from PIL import Image
 from pydicom.encaps import get_frame
 from pydicom.uid import JPEGLossless, JPEGLosslessSV1
-from watchdog.events import FileMovedEvent, FileSystemEvent, FileSystemEventHandler
+from watchdog.events import DirMovedEvent, FileMovedEvent, FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
 from preread_training.nets.architectures import efficientnet_lite0
@@ -55,7 +55,7 @@ class Handler(FileSystemEventHandler):
         """A film was moved in from outside."""
         self._found.put(Path(os.fsdecode(event.src_path)))
 
-    def on_moved(self, event: FileMovedEvent) -> None:
+    def on_moved(self, event: DirMovedEvent | FileMovedEvent) -> None:
         """A film was renamed within."""
         self._found.put(Path(os.fsdecode(event.dest_path)))
 

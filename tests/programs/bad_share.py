@@ -10,11 +10,13 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
 
-from preread.share import safe_read as beneath
-from preread.share import scanner as scanning
+from preread.share import safe_read, scanner
+
+T = TypeVar("T")
 
 
 def wait_while_it_hangs(root: bytes) -> None:
@@ -22,25 +24,25 @@ def wait_while_it_hangs(root: bytes) -> None:
         time.sleep(0.05)
 
 
-class BadFileSystem(scanning.FileSystem):
+class BadFileSystem(scanner.FileSystem):
     """Asks the share only when it does not hang."""
 
     roots: tuple[bytes, ...] = ()
 
     def status(self, path: bytes) -> os.stat_result:
-        return self._ask(self._when_it_answers, path, super().status, path)
+        return self._ask(partial(self._when_it_answers, path, super().status, path))
 
     def status_of_link(self, path: bytes) -> os.stat_result:
-        return self._ask(self._when_it_answers, path, super().status_of_link, path)
+        return self._ask(partial(self._when_it_answers, path, super().status_of_link, path))
 
     def status_of_entry(self, entry: os.DirEntry[bytes]) -> os.stat_result:
-        return self._ask(self._when_it_answers, entry.path, super().status_of_entry, entry)
+        return self._ask(partial(self._when_it_answers, entry.path, super().status_of_entry, entry))
 
     def entries(self, path: bytes) -> Iterator[os.DirEntry[bytes]]:
-        self._ask(self._when_it_answers, path, int)
+        self._ask(partial(self._when_it_answers, path, int))
         yield from super().entries(path)
 
-    def _when_it_answers(self, path: bytes, call: Any, *arguments: Any) -> Any:
+    def _when_it_answers(self, path: bytes, call: Callable[..., T], *arguments: Any) -> T:
         for root in self.roots:
             if path == root or path.startswith(root + b"/"):
                 wait_while_it_hangs(root)
@@ -49,15 +51,15 @@ class BadFileSystem(scanning.FileSystem):
 
 def install(roots: list[bytes]) -> None:
     """Let these roots hang on demand, in a worker."""
-    from preread.share import root_monitor as inbox  # a slot, which needs none, would take twice as long to start
+    from preread.share import root_monitor  # a slot, which needs none, would take twice as long to start
 
     BadFileSystem.roots = tuple(roots)
-    inbox.FileSystem = BadFileSystem
+    vars(root_monitor)["FileSystem"] = BadFileSystem
 
 
 def install_in_slot() -> None:
     """Let reading a film hang or fail on demand, by its name."""
-    really_read_up_to = beneath.read_up_to
+    really_read_up_to = safe_read.read_up_to
 
     def read_up_to(file_fd: int, count: int) -> bytes:
         path = os.fsencode(os.readlink(f"/proc/self/fd/{file_fd}"))
@@ -68,4 +70,4 @@ def install_in_slot() -> None:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return really_read_up_to(file_fd, count)
 
-    beneath.read_up_to = read_up_to
+    safe_read.read_up_to = read_up_to

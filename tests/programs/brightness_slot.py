@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
-from preread.core.types import IntendedUse
+from preread.core.types import FloatArray, IntendedUse, PixelArray
 from preread.imaging.preprocessing import TRAINING_SPEC
 from preread.model.bundles import MANIFEST_SCHEMA, Bundle, Manifest
 from preread.model.calibration import Calibration, FindingSpec, OperatingPoint, compute_predictive_values
-from preread.model.classifier import RawOutput
-from preread.model.out_of_scope import ScopeSpec
-from preread.runner.child import main as slot_process
+from preread.model.classifier import Classifier, RawOutput
+from preread.model.out_of_scope import Detector, ScopeSpec
+from preread.runner.child import main
 from preread.runner.confine import self_test
 
 USE = IntendedUse(("CR", "DX"), ("AP", "PA"), 1.0, 6.0, ("CHEST",), "films of children, for tests")
 
 
-class BrightnessClassifier:
-    """Stands for ``classifier.Classifier``: logit = mean of its input, above 0 for films brighter than mid-grey."""
+class AllInScope(Detector):
+    """Detector that refuses nothing."""
+
+    def __init__(self) -> None: ...
+
+    def check_scope(self, pixels: PixelArray, embedding: FloatArray) -> None:
+        return None
+
+
+class BrightnessClassifier(Classifier):
+    """Logit = mean of its input, above 0 for films brighter than mid-grey."""
 
     def __init__(self) -> None:
         manifest = Manifest(
@@ -48,7 +56,7 @@ class BrightnessClassifier:
             files={"weights.tflite": "", "golden/vectors.npz": "", "card.md": "", "detector.npz": ""},
             scope=ScopeSpec(score_max=0.0, turned_max=0.0, turned_gain=0.1, reason="for tests", rates={}),
         )
-        self.detector = SimpleNamespace(check=lambda pixels, embedding: None)
+        self.detector = AllInScope()
         self.bundle = Bundle(Path("brightness/1.0.0"), manifest, "b" * 64)
 
     def classify(self, batch: Any) -> RawOutput:
@@ -61,4 +69,4 @@ class BrightnessClassifier:
 if __name__ == "__main__":
     self_test.import_all()
     self_test.run(self_test.images(), None)  # as a slot with a network does: what is looked up late is known then
-    sys.exit(slot_process.main(lambda _setup: BrightnessClassifier()))
+    sys.exit(main.main(lambda _setup: BrightnessClassifier()))

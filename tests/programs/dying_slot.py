@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import preread.model.assess
-from preread.runner.child import main as slot_process
-from preread.runner.child import protocol as slot_messages
-from preread.share import safe_read as beneath
+from preread.runner.child import main, protocol
+from preread.share import safe_read
 
 sys.path.append(str(Path(__file__).parent))  # a slot is started without its own folder
 import stub_slot
@@ -52,10 +51,10 @@ def wrap(owner: Any, name: str, what: str) -> None:
     setattr(owner, name, wrapped)
 
 
-def send(replies: Any, reply: slot_messages.Reply) -> None:
+def send(replies: Any, reply: protocol.Reply) -> None:
     """Like the real one, with a step in the middle of the line."""
     what = f"saying {reply.kind.value}"
-    line = slot_messages.encode(reply)
+    line = protocol.encode(reply)
     reach(f"before {what}")
     replies.write(line[: len(line) // 2])
     replies.flush()
@@ -65,12 +64,12 @@ def send(replies: Any, reply: slot_messages.Reply) -> None:
     reach(f"after {what}")
 
 
-wrap(slot_process, "_limit", "giving up its rights")
-wrap(slot_messages, "decode_job", "hearing a job")
-wrap(beneath, "read_open", "reading the file")
-wrap(slot_messages, "decode_known", "hearing whether the content is known")
+wrap(main, "_limit", "giving up its rights")
+wrap(protocol, "decode_job", "hearing a job")
+wrap(safe_read, "read_open", "reading the file")
+wrap(protocol, "decode_known", "hearing whether the content is known")
 wrap(preread.model.assess, "assess", "assessing")
-slot_process._send = send
+main._send = send
 
 if __name__ == "__main__":
-    sys.exit(slot_process.main(stub_slot.MeanClassifier, confined=False))
+    sys.exit(main.main(stub_slot.MeanClassifier, confined=False))

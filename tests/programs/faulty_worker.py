@@ -20,11 +20,10 @@ from typing import Any
 
 import run_worker
 from sqlalchemy import Engine, event
+from sqlalchemy.pool import PoolProxiedConnection
 
 from preread.ledger.ledger import Ledger
-from preread.runner import dispatcher as dispatch
-from preread.runner import outcomes as endings
-from preread.runner import pool as slots
+from preread.runner import dispatcher, outcomes, pool
 
 KIND, POINT = sys.argv[1:3]
 ENDED = 9
@@ -106,10 +105,10 @@ def watch(engine: Engine) -> None:
 
     really_commit = engine.dialect.do_commit
 
-    def commit(connection: Any) -> None:
+    def commit(dbapi_connection: PoolProxiedConnection) -> None:
         point = f"{verb()} COMMIT"
         reach(f"before {point}")
-        really_commit(connection)
+        really_commit(dbapi_connection)
         reach(f"after {point}")
 
     engine.dialect.do_commit = commit  # type: ignore[method-assign]
@@ -129,10 +128,10 @@ def wrap(owner: type, name: str, word: Callable[..., str]) -> None:
     setattr(owner, name, wrapped)
 
 
-wrap(slots.InferencePool, "submit", lambda *_: "slots: a job")
-wrap(slots.InferencePool, "answer", lambda *_: "slots: an answer")
-wrap(dispatch.Dispatcher, "handle", lambda _, event: f"slots: hearing {type(event).__name__}")
-wrap(endings.OutcomeWriter, "_commit", lambda _, events: f"slots: committing {events[0].report.outcome.value}")
+wrap(pool.InferencePool, "submit", lambda *_: "slots: a job")
+wrap(pool.InferencePool, "answer", lambda *_: "slots: an answer")
+wrap(dispatcher.Dispatcher, "handle", lambda _, event: f"slots: hearing {type(event).__name__}")
+wrap(outcomes.OutcomeWriter, "_commit", lambda _, events: f"slots: committing {events[0].report.outcome.value}")
 
 if __name__ == "__main__":
     del sys.argv[1:3]

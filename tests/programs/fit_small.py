@@ -11,8 +11,9 @@ import keras
 import numpy as np
 
 from preread.imaging.preprocessing import TRAINING_SPEC
-from preread_training.fit import trainer as fitting
+from preread_training.fit import trainer
 from preread_training.fit.session import Session
+from preread_training.nets.architectures import ARCHITECTURES
 
 
 def small(*, findings: int, dropout: float) -> keras.Model:
@@ -29,14 +30,14 @@ def small(*, findings: int, dropout: float) -> keras.Model:
 
 def main(folder: Path, out: Path) -> None:
     """Fit three epochs in two sizes; keep logits and a kernel."""
-    fitting.ARCHITECTURES["small"] = small
+    ARCHITECTURES["small"] = small
     how: dict[str, Any] = {"architecture": "small", "dropout": 0.0, "sizes": ((64, 2), (96, 1)), "learning_rate": 0.01}
-    recipe = dataclasses.replace(fitting.RECIPES["smoke"], **how)
+    recipe = dataclasses.replace(trainer.RECIPES["smoke"], **how)
     pictures = np.random.default_rng(0).integers(0, 256, (8, 224, 224), dtype=np.uint8)
     pictures[::2] //= 2
     labels = np.array([[0], [1]] * 4)
-    model = fitting.fit(recipe, TRAINING_SPEC, pictures, labels, np.full(8, 1 / 8), Session(folder, steps_per_epoch=5))
-    logits = fitting.logits_of(fitting.serving(model, recipe, TRAINING_SPEC), TRAINING_SPEC, pictures)
+    model = trainer.fit(recipe, TRAINING_SPEC, pictures, labels, np.full(8, 1 / 8), Session(folder, steps_per_epoch=5))
+    logits = trainer.logits_of(trainer.serving(model, recipe, TRAINING_SPEC), TRAINING_SPEC, pictures)
     np.savez(out, logits=logits, conv=keras.ops.convert_to_numpy(model.get_layer("conv").kernel))
 
 

@@ -27,8 +27,8 @@ from pathlib import Path
 from preread.core.errors import UnreadableError
 from preread.core.types import Population, RefusalCode
 from preread.model import bundles
-from preread.runner import pool as slots
-from preread.runner.child import protocol as slot_messages
+from preread.runner import pool
+from preread.runner.child import protocol
 from preread.runner.child.protocol import Job, Setup
 from preread.runner.pool import Done, InferencePool, Lost, Read
 from tests.programs import mutations
@@ -102,7 +102,7 @@ class Judge:
     def __init__(self, folder: Path) -> None:
         bundle = bundles.load_bundle(bundles.find_bundle(None))
         setup = Setup(
-            bundle=slot_messages.to_text(os.fsencode(bundle.path.resolve())),
+            bundle=protocol.to_text(os.fsencode(bundle.path.resolve())),
             digest=bundle.digest,
             memory_bytes=MEMORY_BYTES,
             max_file_bytes=200 * 1024 * 1024,
@@ -110,7 +110,7 @@ class Judge:
             parent_pid=os.getpid(),
         )
         self._folder = folder
-        self._pool: InferencePool[str] = InferencePool(setup, count=1, deadline_s=DEADLINE_S, command=slots.COMMAND)
+        self._pool: InferencePool[str] = InferencePool(setup, count=1, deadline_s=DEADLINE_S, command=pool.COMMAND)
 
     def __call__(self, data: bytes) -> str | None:
         (self._folder / "film").write_bytes(data)
@@ -118,7 +118,7 @@ class Judge:
         while not self._pool.idle:
             self._pool.poll(1.0)
         job = Job(
-            root=slot_messages.to_text(os.fsencode(self._folder)),
+            root=protocol.to_text(os.fsencode(self._folder)),
             path="film",
             size_bytes=status.st_size,
             mtime_ns=status.st_mtime_ns,

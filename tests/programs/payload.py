@@ -96,6 +96,11 @@ def forked() -> str:
     return "a process"
 
 
+def shell_started() -> str:
+    subprocess.run(["/bin/sh", "-c", "true"], check=True)
+    return "started"
+
+
 def left_behind(lab: Lab) -> str:
     pid = os.fork()
     if pid == 0:
@@ -168,6 +173,11 @@ def sent(kind: int, family: int, address: Any) -> str:
     return "sent"
 
 
+def pair_made() -> None:
+    for one in socket.socketpair():
+        one.close()
+
+
 def refused(lab: Lab) -> dict[str, Callable[[], object]]:
     """Attempts that are to fail, one after the other in one process."""
     proc = f"/proc/{lab.worker}"
@@ -216,7 +226,7 @@ def refused(lab: Lab) -> dict[str, Callable[[], object]]:
         "signal a thread of the worker": lambda: call(of(234, 131), lab.worker, lab.worker, 0),
         "signal everybody": lambda: os.kill(-1, 0),
         "queue a signal for the worker": lambda: call(of(129, 138), lab.worker, 0, ctypes.create_string_buffer(128)),
-        "start a shell": lambda: subprocess.run(["/bin/sh", "-c", "true"], check=True) and "started",
+        "start a shell": shell_started,
         "fork": forked,
         "fork by the raw call": lambda: cloned(of(56, 220), 17, 0, 0, 0, 0),
         "fork into a user namespace": lambda: cloned(of(56, 220), 0x10000011, 0, 0, 0, 0),
@@ -259,7 +269,7 @@ def ending(lab: Lab) -> dict[str, Callable[[], object]]:
         "connect to a local socket": lambda: sent(socket.SOCK_STREAM, unix, lab.local),
         "connect to an abstract socket": lambda: sent(socket.SOCK_DGRAM, unix, lab.abstract),
         "ask the kernel by netlink": lambda: socket.socket(16, socket.SOCK_RAW, 0).close(),
-        "make a pair of sockets": lambda: [one.close() for one in socket.socketpair()],
+        "make a pair of sockets": pair_made,
         "send a descriptor": lambda: call(of(46, 211), 0, NULL, 0),
         "listen on a descriptor": lambda: call(of(50, 201), 0, 1),
         "trace the worker": lambda: call(of(101, 117), 0x4206, lab.worker, 0, 0),
@@ -315,7 +325,7 @@ def serve(lab: Lab, *, confined: bool) -> int:
     """Be an inference process whose decoder of uncompressed images makes attempts."""
     from preread.core.errors import UnsupportedPixels
     from preread.imaging.codecs import decoders
-    from preread.runner.child import main as slot_process
+    from preread.runner.child import main
 
     one_by_one, all_at_once = ending(lab), refused(lab)
     really_native = decoders._native
@@ -335,22 +345,22 @@ def serve(lab: Lab, *, confined: bool) -> int:
         raise UnsupportedPixels(json.dumps({what: said or "refused, and the process lives"}))
 
     decoders._native = native
-    return slot_process.main(confined=confined)
+    return main.main(confined=confined)
 
 
 def need_a_file() -> int:
     """Be an inference process whose decoder of JPEG-LS needs what no confined one has."""
     from preread.imaging.codecs import decoders
-    from preread.runner.child import main as slot_process
+    from preread.runner.child import main
 
     really_jpeg_ls = decoders._jpeg_ls
 
-    def jpeg_ls(*arguments: Any) -> Any:
+    def jpeg_ls(frame: bytes, module: decoders.PixelModule) -> decoders.StoredValues:
         opened(os.devnull)
-        return really_jpeg_ls(*arguments)
+        return really_jpeg_ls(frame, module)
 
     decoders._jpeg_ls = jpeg_ls
-    return slot_process.main()
+    return main.main()
 
 
 # --------------------------------------------------------------------------- the worker
@@ -401,13 +411,13 @@ def tries(lab: Lab, *, confined: bool) -> Iterator[Callable[[str], Any]]:
     """Start processes; what is given has one make an attempt, by its name, and returns how the image ended."""
     from preread.core.types import Population
     from preread.model import bundles
-    from preread.runner.child import protocol as slot_messages
+    from preread.runner.child import protocol
     from preread.runner.pool import Done, Fault, InferencePool, Lost, Read
     from preread_training.data import phantoms
 
     bundle = bundles.load_bundle(bundles.find_bundle(None))
-    setup = slot_messages.Setup(
-        bundle=slot_messages.to_text(os.fsencode(bundle.path.resolve())),
+    setup = protocol.Setup(
+        bundle=protocol.to_text(os.fsencode(bundle.path.resolve())),
         digest=bundle.digest,
         memory_bytes=2**31,
         max_file_bytes=2**20,
@@ -424,8 +434,8 @@ def tries(lab: Lab, *, confined: bool) -> Iterator[Callable[[str], Any]]:
         status = os.stat(lab.share / "film")
         while not pool.idle:
             pool.poll(1.0)
-        job = slot_messages.Job(
-            slot_messages.to_text(os.fsencode(lab.share)),
+        job = protocol.Job(
+            protocol.to_text(os.fsencode(lab.share)),
             "film",
             status.st_size,
             status.st_mtime_ns,

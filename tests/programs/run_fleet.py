@@ -13,7 +13,7 @@ from pathlib import Path
 
 from preread.core import log
 from preread.db.engine import open_engine
-from preread.fleet import worker as fleet
+from preread.fleet import worker
 from preread.fleet.supervisor import MOST_PROCESSES
 from preread.fleet.worker import FleetOptions
 from preread.model import bundles
@@ -34,7 +34,7 @@ def main() -> int:
     interval_s = run.scan_interval_s
     try:
         with monitored(listen, engine, roots=None, scan_interval_s=interval_s, ports_after=MOST_PROCESSES) as counters:
-            return fleet.work(
+            return worker.work(
                 engine,
                 [bundles.load_bundle(Path(folder)) for folder in folders.split(":")],
                 run,

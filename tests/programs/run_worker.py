@@ -19,8 +19,7 @@ from preread.core.types import Population, RootSpec
 from preread.db.engine import open_engine
 from preread.model import bundles
 from preread.monitoring.endpoint import monitored
-from preread.runner import outcomes as endings
-from preread.runner import service as daemon
+from preread.runner import outcomes, service
 from preread.runner.loop import Environment, RunOptions
 from preread.share import root_thread
 from tests.programs import bad_share
@@ -42,7 +41,7 @@ def main(prepare: Callable[[Engine], None] = lambda _engine: None) -> int:
     if settings.pop("bad_share", False):
         bad_share.install([os.fsencode(root) for root in roots])
     root_thread.STALL_S = settings.pop("stall_s", root_thread.STALL_S)
-    endings.TAIL_ZERO_SETTLE_S = settings.pop("tail_zero_settle_s", endings.TAIL_ZERO_SETTLE_S)
+    outcomes.TAIL_ZERO_SETTLE_S = settings.pop("tail_zero_settle_s", outcomes.TAIL_ZERO_SETTLE_S)
     if (preview_dir := settings.pop("preview_dir", None)) is not None:
         settings["preview_dir"] = Path(preview_dir)
     shadow = settings.pop("shadow", None)
@@ -55,9 +54,9 @@ def main(prepare: Callable[[Engine], None] = lambda _engine: None) -> int:
     watched = [os.fsencode(os.path.abspath(spec.path)) for spec in specs]
     try:
         with monitored(listen, engine, roots=watched, scan_interval_s=run_options.scan_interval_s) as counters:
-            return daemon.run(
+            return service.run(
                 engine,
-                daemon.BundleChoice(
+                service.BundleChoice(
                     bundles.load_bundle(Path(bundle_folder)),
                     None if shadow is None else (bundles.load_bundle(Path(shadow)), since),
                 ),

@@ -12,28 +12,29 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 import preread.model.assess
+from preread.core.types import Assessment, Refusal
 from preread.model import bundles
-from preread.model.classifier import RawOutput
+from preread.model.classifier import Classifier, RawOutput
 from preread.model.out_of_scope import Detector
-from preread.runner.child import main as slot_process
-from preread.runner.child import protocol as slot_messages
-from preread.runner.child import reading as slot_reading
+from preread.runner.child import main, protocol, reading
+from preread.runner.child.protocol import Report
 from tests.programs import bad_share
 
 INFERENCES = Path(sys.argv[1])
 
 
-class MeanClassifier:
+class MeanClassifier(Classifier):
     """Answers with the mean of what the network would see."""
 
-    def __init__(self, setup: slot_messages.Setup) -> None:
-        self.bundle = bundles.load_bundle(Path(os.fsdecode(slot_messages.to_path(setup.bundle))))
+    def __init__(self, setup: protocol.Setup) -> None:
+        self.bundle = bundles.load_bundle(Path(os.fsdecode(protocol.to_path(setup.bundle))))
         scope = self.bundle.manifest.scope
         assert scope is not None
         self.detector = Detector.from_npz((self.bundle.path / bundles.DETECTOR_FILE).read_bytes(), scope)
@@ -60,7 +61,7 @@ def spin() -> None:
 
 
 def eat() -> None:
-    eaten = []
+    eaten: list[np.ndarray] = []
     while True:
         # never touched: the limit is on address space, and the machine that runs the tests keeps its memory
         eaten.append(np.empty(64 * 1024 * 1024, np.uint8))
@@ -74,7 +75,11 @@ def babble() -> None:
             continue
 
 
-TRICKS = {
+def fail() -> None:
+    raise KeyError("patient's name")
+
+
+TRICKS: dict[bytes, Callable[[], object]] = {
     b"CRASH": lambda: ctypes.string_at(0),
     b"ABORT": os.abort,
     b"LEAVE": lambda: os._exit(0),
@@ -82,12 +87,12 @@ TRICKS = {
     b"SPIN": spin,
     b"EAT": eat,
     b"BABBLE": babble,
-    b"RAISE": lambda: {}["patient's name"],
+    b"RAISE": fail,
     b"PRINT": lambda: print("a decoder talks"),
     b"SLOW": lambda: time.sleep(1.5),
     b"THREADS": lambda: os._exit(int(os.environ["OPJ_NUM_THREADS"])),
 }
-really_assess, really_training_image = preread.model.assess.assess, slot_reading._training_image
+really_assess, really_training_image = preread.model.assess.assess, reading._training_image
 
 
 def play_tricks(data: bytes) -> None:
@@ -96,21 +101,21 @@ def play_tricks(data: bytes) -> None:
             trick()
 
 
-def assess(data: bytes, *arguments: Any) -> Any:
+def assess(data: bytes, *arguments: Any, **options: Any) -> Assessment | Refusal:
     play_tricks(data)
     note(data)
-    return really_assess(data, *arguments)
+    return really_assess(data, *arguments, **options)
 
 
-def training_image(data: bytes, *arguments: Any) -> Any:
+def training_image(data: bytes, *arguments: Any, **options: Any) -> Report:
     play_tricks(data)
-    return really_training_image(data, *arguments)
+    return really_training_image(data, *arguments, **options)
 
 
 preread.model.assess.assess = assess
-slot_reading._training_image = training_image
+reading._training_image = training_image
 bad_share.install_in_slot()
 
 if __name__ == "__main__":
     # it notes inferences in a file, which no confined one could
-    sys.exit(slot_process.main(MeanClassifier, confined=False))
+    sys.exit(main.main(MeanClassifier, confined=False))

@@ -26,7 +26,7 @@ from sqlalchemy import func, select, text
 from preread.core.types import FileState, Population
 from preread.db import migrate, schema
 from preread.db.engine import open_engine
-from preread.fleet import partition as shards
+from preread.fleet import partition
 from preread.fleet.queue import FleetQueue
 from preread.fleet.shard_runner import ShardJob
 from preread.ledger import archives
@@ -86,7 +86,7 @@ class Archive:
         ledger = Ledger(self.engine, worker_id="the proof", lease_s=60.0)
         root = os.fsencode(self.root)
         root_id = ledger.register_root(root, population=Population.CHILDREN_1_5Y)
-        cut = shards.cut(FileSystem(), root, shard_files, Listing(), archives.shard_order_key(self.engine))
+        cut = partition.cut(FileSystem(), root, shard_files, Listing(), archives.shard_order_key(self.engine))
         self.queue.submit(ShardJob(root_id, self.bundle.digest, False, shard) for shard in cut)
         self.cut_s = time.monotonic() - began
 

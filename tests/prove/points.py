@@ -90,6 +90,7 @@ def statements_fail(folder: Path, database: Database, limit: int) -> Row:
     row = Row("database, each statement", database.name, "daemon, stub slots", "")
     with timed(row):
         points = [point for point in _points(folder, database) if "slots:" not in point]
+        fail: Callable[[Bench, str], bool]
         if isinstance(database, Postgres):
             what, fail = "server crashed and started", partial(_restart_at, database)
         else:

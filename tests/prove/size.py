@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import func, select
 
 from preread.db import schema
-from tests.programs import storm as storms
+from tests.programs.storm import blow
 from tests.prove.bench import Bench, Database, Row, Worker, film, timed, until
 
 MEMORY_MAX_MIB = 300
@@ -90,7 +90,7 @@ def storm(folder: Path, database: Database, files: int, *, timed_out: bool) -> R
         worker = bench.start(slots=2, scan_interval_s=STORM_SCAN_S, settle_s=2.0)
         until(lambda: any(bench.scalars(select(schema.root.c.last_scan_completed_at))), "the first scan")
         worker.stop()
-        names = storms.blow(bench.inbox, files)
+        names = blow(bench.inbox, files)
         worker.process.send_signal(signal.SIGCONT)
         # the highest number is found at once; counting would hold the worker up
         level_s = until(lambda: (bench.scalars(select(func.max(c.id)))[0] or 0) >= files, "as many rows as files")

@@ -78,9 +78,9 @@ def test_a_place_is_made_once(tree: Path, capsys: pytest.CaptureFixture[str]) ->
     (tree / "etc/systemd/system/preread-web.service").write_text("# of an older version\n")
     before = content(tree)
     assert main(arguments) == 0
-    said = capsys.readouterr()
-    assert said.out.splitlines() == ["create the file /etc/systemd/system/preread-web.service"]
-    assert "preread.toml exists and is not changed" in said.err
+    printed = capsys.readouterr()
+    assert printed.out.splitlines() == ["create the file /etc/systemd/system/preread-web.service"]
+    assert "preread.toml exists and is not changed" in printed.err
     assert {name for name, what in content(tree).items() if before[name] != what} == {
         "etc/systemd/system",
         "etc/systemd/system/preread-web.service",
@@ -169,7 +169,7 @@ def test_the_units_pass_systemds_own_checks(tmp_path: Path) -> None:
         units[-1].write_text(text)
     checked = subprocess.run(["systemd-analyze", "verify", *units], check=False, capture_output=True, text=True)
     assert (checked.returncode, checked.stdout + checked.stderr) == (0, "")
-    security: list[str] = ["systemd-analyze", "security", "--offline=yes", f"--threshold={EXPOSURE_MAX}", *units]
+    security: list[str | Path] = ["systemd-analyze", "security", "--offline=yes", f"--threshold={EXPOSURE_MAX}", *units]
     assessed = subprocess.run(security, check=False, capture_output=True, text=True)
     assert assessed.returncode == 0, assessed.stdout[-300:]
 

@@ -14,7 +14,7 @@ from preread.admin import reconcile
 from preread.core.errors import FileLocked, UnknownFormat
 from preread.core.types import FileState, Outcome, RefusalCode
 from preread.db import schema
-from preread.ledger import invariants as ledger_check
+from preread.ledger import invariants
 from preread.ledger.records import Observation
 from preread.share.scanner import FileSystem
 from tests.support.ledger import LedgerBench
@@ -250,7 +250,7 @@ def _now(connection: Connection) -> Any:
 def test_a_ledger_that_contradicts_itself(
     place: Place, spoil: Callable[[Connection, int], None], expected: set[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ledger_check, "_STRETCH", 1)
+    monkeypatch.setattr(invariants, "_STRETCH", 1)
     place.film(b"other.dcm", b"other")
     file_id = place.film(b"film.dcm")
     assert place.found() == []

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ from preread.core.errors import (
 )
 from preread.core.types import Answer, Finding, Identity, Population, Presence, RefusalCode, Role, Verdict
 from preread.db import audit_key, migrate, schema
-from preread.db import engine as db_engine
+from preread.db.engine import database_now, open_engine, read, sqlite_path, write
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import ContentAssessment, FileFacts, Observation
 from preread.review import audit, audit_proof, results, reviews
@@ -123,7 +123,7 @@ def fill_what_is_empty(engine: Engine) -> None:
             if not connection.execute(select(func.count()).select_from(table)).scalar_one():
                 connection.execute(insert(table), [made_up(connection, table, number) for number in range(2)])
 
-    db_engine.write(engine, body)
+    write(engine, body)
 
 
 def made_up(connection: Connection, table: Table, number: int) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def test_every_row_of_every_table_goes_and_work_goes_on(engine: Engine, elsewher
     before = contents(engine)
     assert set(before) == set(schema.metadata.tables)
     assert all(before.values()), "each table's types are tried"
-    target = db_engine.open_engine(elsewhere)
+    target = open_engine(elsewhere)
     moved = transfer.move(engine, target)
     assert contents(engine) == before
     assert contents(target) == before
@@ -190,13 +190,13 @@ def test_every_row_of_every_table_goes_and_work_goes_on(engine: Engine, elsewher
     assert audit.verify(target, keys=keys).head == audit.verify(engine).head == moved.head
     migrate.check_schema(target, exactly=True)
     # numbers go on behind those that are taken, what was purged is known, what is signed cannot be changed
-    key = [row.id for row in db_engine.read(target, lambda c: c.execute(select(schema.file.c.id)).all())]
+    key = [row.id for row in read(target, lambda c: c.execute(select(schema.file.c.id)).all())]
     images(target, 2, IMAGES)
     images(target, 1, 7)
     assert not purge.select_patient(target, PatientQuery("P7"))
-    newest = db_engine.read(target, lambda c: c.execute(select(func.max(schema.file.c.id))).scalar_one())
+    newest = read(target, lambda c: c.execute(select(func.max(schema.file.c.id))).scalar_one())
     assert newest == max(key) + 2
-    audit_row = db_engine.write(target, lambda c, _: audit.append(c, "uid:0", Action.SEARCH, "film:1"))
+    audit_row = write(target, lambda c, _: audit.append(c, "uid:0", Action.SEARCH, "film:1"))
     assert audit_row is None
     assert audit.verify(target, keys=keys if keys.keys() else None).head.rows >= moved.head.rows + 1
     with pytest.raises(Exception, match="append-only"), target.begin() as connection:
@@ -209,10 +209,10 @@ def test_there_and_back_is_what_it_was(engine: Engine, elsewhere: str, tmp_path:
     review(engine, 3)
     Ledger(engine, worker_id="one", lease_s=60).mark_worker_stopped()
     before = contents(engine)
-    target = db_engine.open_engine(elsewhere)
+    target = open_engine(elsewhere)
     first = transfer.move(engine, target)
     if engine.dialect.name == "sqlite":
-        again = db_engine.open_engine(f"sqlite:///{tmp_path / 'back.db'}")
+        again = open_engine(f"sqlite:///{tmp_path / 'back.db'}")
         with pytest.raises(AuditKeyMissing):
             transfer.move(target, again)
         audit_key.attach(target, audit_key.of(engine).path)
@@ -229,9 +229,9 @@ def test_there_and_back_is_what_it_was(engine: Engine, elsewhere: str, tmp_path:
 
 
 def nothing_in(url: str) -> bool:
-    engine = db_engine.open_engine(url)
+    engine = open_engine(url)
     try:
-        if (path := db_engine.sqlite_path(engine)) is not None:
+        if (path := sqlite_path(engine)) is not None:
             return not [one for one in path.parent.iterdir() if one.name.startswith(("moved", ".moved"))]
         with engine.connect() as connection:
             functions = "SELECT count(*) FROM pg_proc WHERE proname LIKE 'preread%'"
@@ -248,8 +248,8 @@ def ended(engine: Engine) -> Engine:
     return engine
 
 
-def moving(engine: Engine, url: str) -> None:
-    target = db_engine.open_engine(url)
+def moving(engine: Engine, url: str, opened: Callable[[str], Engine] = open_engine) -> None:
+    target = opened(url)
     try:
         transfer.move(engine, target)
     finally:
@@ -266,7 +266,7 @@ def test_a_worker_at_work_is_not_moved_from_under(engine: Engine, elsewhere: str
     # one of another host that wrote a minute ago may live; after two minutes it counts as killed
     for silent_s, lives in ((60, True), (180, False)):
         with engine.begin() as connection:
-            beat = db_engine.database_now(connection) - timedelta(seconds=silent_s)
+            beat = database_now(connection) - timedelta(seconds=silent_s)
             connection.execute(update(worker).values(host="elsewhere boot pid", heartbeat_at=beat))
         if lives:
             with pytest.raises(UsageError, match="one on elsewhere with process number"):
@@ -284,14 +284,14 @@ def test_a_place_that_is_not_empty_is_left_alone(
     moving(ended, elsewhere)
     with pytest.raises(DatabaseUnsuitable, match=r"not empty|there already"):
         moving(ended, elsewhere)
-    target = db_engine.open_engine(elsewhere)
+    target = open_engine(elsewhere)
     assert contents(target) == contents(ended)
     target.dispose()
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 def test_other_people_s_tables_are_not_empty(ended: Engine, elsewhere: str) -> None:
-    target = db_engine.open_engine(elsewhere)
+    target = open_engine(elsewhere)
     with target.begin() as connection:
         connection.execute(text("CREATE TABLE theirs (id int)"))
     target.dispose()
@@ -323,7 +323,7 @@ def test_a_disk_that_fills_leaves_nothing(ended: Engine, elsewhere: str, monkeyp
     """Late: when nearly all of it has been copied."""
     images(ended, 50)
     Ledger(ended, worker_id="one", lease_s=60).mark_worker_stopped()
-    before, opened = contents(ended), db_engine.open_engine
+    before, opened = contents(ended), open_engine
 
     def full(url: str, key_file: Path | None = None) -> Engine:
         engine = opened(url, key_file)
@@ -340,11 +340,11 @@ def test_a_disk_that_fills_leaves_nothing(ended: Engine, elsewhere: str, monkeyp
 
         return engine
 
-    for module in (db_engine, transfer):
-        monkeypatch.setattr(module, "open_engine", full)
-    monkeypatch.setattr(db_engine, "MAX_TRIES", 2)
+    monkeypatch.setattr("preread.db.engine.open_engine", full)
+    monkeypatch.setattr(transfer, "open_engine", full)
+    monkeypatch.setattr("preread.db.engine.MAX_TRIES", 2)
     with pytest.raises(DatabaseFull):
-        moving(ended, elsewhere)
+        moving(ended, elsewhere, full)
     monkeypatch.undo()
     assert nothing_in(elsewhere)
     assert contents(ended) == before
@@ -404,11 +404,7 @@ def test_an_older_schema_is_upgraded_first(engine: Engine, elsewhere: str) -> No
 
 def test_nobody_writes_behind_the_copy(ended: Engine, elsewhere: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page that was forgotten waits, and what it would have written is not lost without a word."""
-    other = (
-        db_engine.open_engine(ended.url.render_as_string(hide_password=False))
-        if ended.dialect.name != "sqlite"
-        else None
-    )
+    other = open_engine(ended.url.render_as_string(hide_password=False)) if ended.dialect.name != "sqlite" else None
     tried: list[str] = []
 
     def meanwhile() -> None:
@@ -417,7 +413,7 @@ def test_nobody_writes_behind_the_copy(ended: Engine, elsewhere: str, monkeypatc
         try:
             if other is None:
                 program = "import sqlite3, sys; sqlite3.connect(sys.argv[1], timeout=0).execute('DELETE FROM session')"
-                path = str(db_engine.sqlite_path(ended))
+                path = str(sqlite_path(ended))
                 subprocess.run([sys.executable, "-c", program, path], check=True, capture_output=True)
             else:
                 with other.begin() as connection:
@@ -426,7 +422,7 @@ def test_nobody_writes_behind_the_copy(ended: Engine, elsewhere: str, monkeypatc
         except Exception as error:  # noqa: BLE001  whichever the driver has for it
             tried.append(str(getattr(error, "stderr", b"") or error))
 
-    target = db_engine.open_engine(elsewhere)
+    target = open_engine(elsewhere)
     transfer.move(ended, target, meanwhile)
     assert len(tried) == 1
     assert "lock" in tried[0]
@@ -497,12 +493,10 @@ def test_what_was_purged_stays_away_after_a_move_too(
     assert purged
     purge.purge(ended, purge.PurgeRequest("uid:0", "purged", True, journal, None), purged)
     moving(ended, elsewhere)
-    target = db_engine.open_engine(elsewhere)
+    target = open_engine(elsewhere)
     purge.prepare_journal(target, journal)
     assert purge.replay(target, "uid:0", journal, None).films == 0
-    key = db_engine.read(
-        target, lambda c: c.execute(text("SELECT value FROM secret WHERE name = 'forgotten'")).scalar_one()
-    )
+    key = read(target, lambda c: c.execute(text("SELECT value FROM secret WHERE name = 'forgotten'")).scalar_one())
     assert key == purge_journal.read_key(journal)
     target.dispose()
 

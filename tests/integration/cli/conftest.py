@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from preread.runner import pool as slots
+from preread.runner import pool
 from tests.programs import brightness_slot
 from tests.programs.brightness_slot import BrightnessClassifier
 from tests.support.commands import CommandRunner
@@ -32,7 +32,7 @@ def brightness_classifier() -> Any:
 @pytest.fixture
 def brightness_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     """The inference processes of a command have that classifier."""
-    monkeypatch.setattr(slots, "COMMAND", (sys.executable, "-P", brightness_slot.__file__))
+    monkeypatch.setattr(pool, "COMMAND", (sys.executable, "-P", brightness_slot.__file__))
 
 
 @pytest.fixture

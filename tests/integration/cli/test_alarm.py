@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import http.server
+import inspect
 import json
 import os
 import re
@@ -170,7 +171,7 @@ def test_the_page_is_named_where_others_can_open_it(host: str, proxy: str | None
 
 
 def test_every_critical_problem_is_said_in_words() -> None:
-    text = "".join(Path(module.__file__).read_text() for module in (health, archives))
+    text = inspect.getsource(health) + inspect.getsource(archives)
     codes = set(re.findall(r'Level\.CRITICAL, "(\w+)"', text)) | {ShareDown.code, DatabaseAway.code}
     assert len(codes) > 8
     assert "something is critical" not in {describe(code) for code in codes}
@@ -304,6 +305,7 @@ def test_a_mail_arrives_over_tls_signed_in(tls_mail: MailServer) -> None:
     sending(tls_mail.url()).send(NEWS)
     (envelope,) = tls_mail.mails
     assert envelope.rcpt_tos == ["a@example.org"]
+    assert isinstance(envelope.content, bytes)
     assert b"CRITICAL share_down" in envelope.content
     assert tls_mail.sign_ins == [(b"me@desk", b"se/cret")]
 

@@ -20,8 +20,7 @@ from preread.cli import bundle, self_check
 from preread.core.text.wording import NO_DEVICE
 from preread.core.types import Population
 from preread.model import bundles
-from preread.runner import pool as slots
-from preread.runner import service as daemon
+from preread.runner import pool, service
 from tests.support.commands import CommandRunner
 
 
@@ -220,19 +219,19 @@ def test_a_damaged_bundle_is_named_and_not_used(
 
 _DIFFERS = """
 import sys
-from preread.runner.child import main as slot_process
+from preread.runner.child.main import main
 from preread.core.errors import BundleMismatch
 
 def load(setup):
     raise BundleMismatch("bundle x/1 differs from its golden vectors by 0.5 in logit on this machine")
 
-sys.exit(slot_process.main(load))
+sys.exit(main(load))
 """
 
 
 def test_a_bundle_that_answers_otherwise_here_is_not_used(assess: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The process that would use it looks, before anything is read."""
-    monkeypatch.setattr(slots, "COMMAND", (sys.executable, "-c", _DIFFERS))
+    monkeypatch.setattr(pool, "COMMAND", (sys.executable, "-c", _DIFFERS))
     ran = assess("x.dcm")
     assert ran.exit_code == 4
     assert "golden vectors" in ran.err
@@ -375,7 +374,7 @@ def started(preread: CommandRunner, monkeypatch: pytest.MonkeyPatch, brightness_
         calls.append((bundles.active, roots, options))
         return 0
 
-    monkeypatch.setattr(daemon, "run", end_at_once)
+    monkeypatch.setattr(service, "run", end_at_once)
     monkeypatch.setattr(bundles, "find_bundle", lambda *_: tmp_path)
     monkeypatch.setattr(bundles, "load_bundle", lambda path: brightness_classifier.bundle)
     return calls
@@ -437,7 +436,7 @@ def test_run_keeps_its_database_out_of_the_watched_folder(preread: CommandRunner
 def test_run_ends_with_the_exit_code_of_the_daemon(
     preread: CommandRunner, started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(daemon, "run", lambda *_, **__: 3)
+    monkeypatch.setattr(service, "run", lambda *_, **__: 3)
     assert preread("run", "--once", "--root", "inbox").exit_code == 3
 
 

@@ -12,13 +12,13 @@ from preread.admin import bundle_registry
 from preread.admin.bundle_selection import BundleWatch
 from preread.cli import self_check
 from preread.cli.selected_bundles import bundle_selection
+from preread.core import settings
 from preread.core.errors import BundleWithdrawn
-from preread.core.settings import load as load_settings
 from preread.db.engine import open_engine
 from preread.ledger.ledger import Ledger
 from preread.model import bundles
 from preread.model.bundles import Bundle
-from preread.runner import service as daemon
+from preread.runner import service
 from tests.programs import ledger_rows
 from tests.support.commands import CommandRunner
 
@@ -136,16 +136,19 @@ def test_a_worker_changes_over_when_another_bundle_is_chosen(
         if len(seen) == 1:
             bundle_registry.activate(engine, "uid:0", bundles.load_bundle(stub_bundle.path))
             assert not chosen.is_current()
-            return daemon.BUNDLE_CHANGED
+            return service.BUNDLE_CHANGED
         return 0
 
-    monkeypatch.setattr(daemon, "run", run)
+    monkeypatch.setattr(service, "run", run)
     ran = here("run", "--root", "inbox")
     assert ran.exit_code == 0, ran.err
     assert [still for _, still in seen] == [True, True]
     assert seen[0][0] != "stub/1.0.0" == seen[1][0]
     engine = open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
-    assert bundle_registry.current_selection(engine).active.bundle.label == "stub/1.0.0"
+    choice = bundle_registry.current_selection(engine).active
+    assert choice is not None
+    assert choice.bundle is not None
+    assert choice.bundle.label == "stub/1.0.0"
     engine.dispose()
 
 
@@ -156,8 +159,13 @@ def test_a_single_run_says_that_no_bundle_works_in_its_shadow(
     (tmp_path / "inbox").mkdir()
     here("bundle", "add", str(stub_bundle.path))
     here("bundle", "shadow", "stub/1.0.0")
-    given = []
-    monkeypatch.setattr(daemon, "run", lambda _engine, chosen, *_: given.append(chosen.shadow) or 0)
+    given: list[Any] = []
+
+    def run(_engine: Any, chosen: Any, *_: Any) -> int:
+        given.append(chosen.shadow)
+        return 0
+
+    monkeypatch.setattr(service, "run", run)
     ran = here("run", "--root", "inbox", *(["--once"] if once else []))
     assert ran.exit_code == 0, ran.err
     assert ("stub/1.0.0 does not assess these images" in ran.err) is once
@@ -167,8 +175,8 @@ def test_a_single_run_says_that_no_bundle_works_in_its_shadow(
 def test_a_worker_whose_machine_lacks_the_chosen_bundle_goes_on_until_its_own_is_withdrawn(
     here: Any, stub_bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    settings, engine = load_settings(), open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
-    selection = bundle_selection(settings, engine)
+    engine = open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
+    selection = bundle_selection(settings.load(), engine)
     running = selection.load()
     watch = BundleWatch(selection, running)
     assert watch.is_current()

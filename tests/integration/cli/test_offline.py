@@ -23,8 +23,9 @@ from preread.core.settings import Settings
 from preread.core.types import Answer, Caveat, Declared, Outcome, Population
 from preread.imaging.radiograph import ImageLimits
 from preread.model.bundles import Bundle
-from preread.runner import pool as slots
+from preread.runner import pool
 from preread.runner.assess_files import ASSUME_AGE, InputFile, Processes, assess_files, find_files, locate
+from preread.runner.child.protocol import Job
 from preread.runner.pool import InferencePool
 from preread_training.data import phantoms
 from tests.support.paths import STUB_SLOT
@@ -146,7 +147,7 @@ def test_a_link_that_was_named_is_followed(tmp_path: Path, run: Any, jpeg: Calla
 def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stub_bundle: Bundle) -> Any:
     """Films that break their process, each with a good one behind it, and that process's command."""
     command = (sys.executable, "-P", str(STUB_SLOT), str(tmp_path / "inferences"))
-    monkeypatch.setattr(slots, "COMMAND", command)
+    monkeypatch.setattr(pool, "COMMAND", command)
     folder = tmp_path / "films"
     folder.mkdir()
     film = phantoms.to_jpeg(phantoms.draw_chest(1, rows=96, columns=96))
@@ -182,9 +183,9 @@ def test_ctrl_c_ends_the_command_and_its_processes(
             (hostile / name).unlink()
     (hostile / "A.jpg").write_bytes((hostile / "HANG.jpg.good").read_bytes())
     # a run of the tests in the background ignores the signal, and what it starts does too
-    imports = "import signal, sys; from preread import cli; from preread.runner import pool as slots; "
+    imports = "import signal, sys; from preread import cli; from preread.runner import pool; "
     imports += "signal.signal(2, signal.default_int_handler)"
-    program = f"{imports}; slots.COMMAND = {slots.COMMAND!r}; sys.exit(cli.main(['assess', '.', '--json']))"
+    program = f"{imports}; pool.COMMAND = {pool.COMMAND!r}; sys.exit(cli.main(['assess', '.', '--json']))"
     with subprocess.Popen(
         [sys.executable, "-c", program],
         cwd=hostile,
@@ -192,6 +193,8 @@ def test_ctrl_c_ends_the_command_and_its_processes(
         stderr=subprocess.PIPE,
         env={**os.environ, "PREREAD_BUNDLE": str(stub_bundle.path), "PYTHONUNBUFFERED": "1", "PREREAD_SLOTS": "2"},
     ) as command:
+        assert command.stdout is not None
+        assert command.stderr is not None
         assert json.loads(command.stdout.readline())["outcome"] == "assessed"
         children = [int(pid) for pid in Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()]
         assert children
@@ -214,7 +217,7 @@ def test_a_bundle_that_no_process_can_load_ends_the_command_by_name(
 def test_processes_that_die_at_once_end_the_command_by_name(
     tmp_path: Path, stub_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slots, "COMMAND", (sys.executable, "-c", "pass"))
+    monkeypatch.setattr(pool, "COMMAND", (sys.executable, "-c", "pass"))
     with pytest.raises(SlotCrashed, match="3 inference processes in a row"):
         list(assess_files([tmp_path], stub_bundle))
 
@@ -225,14 +228,15 @@ def test_a_file_is_read_again_when_its_process_dies_before_it_has_the_bytes(
     """The death of an idle process, which shows when the next file is given to it, is no fault of that file."""
     for number in range(3):
         (tmp_path / f"{number}.jpg").write_bytes(jpeg())
-    submit, killed = InferencePool.submit, []
+    submit = InferencePool.submit
+    killed: list[int] = []
 
-    def kill_first(pool: Any, ticket: Any, job: Any) -> None:
+    def kill_first(processes: InferencePool[int], ticket: int, job: Job) -> None:
         if not killed:
             killed.append(ticket)
-            os.kill(pool.processes[0].pid, signal.SIGKILL)
-            pool.processes[0].wait()
-        submit(pool, ticket, job)
+            os.kill(processes.processes[0].pid, signal.SIGKILL)
+            processes.processes[0].wait()
+        submit(processes, ticket, job)
 
     monkeypatch.setattr(InferencePool, "submit", kill_first)
     assert [one.outcome for one in run(tmp_path)] == [Outcome.ASSESSED] * 3

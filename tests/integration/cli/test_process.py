@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import typer
+from typer.core import TyperGroup
 
 from preread.cli.app import CommandTable, app
 from preread_training.data.phantoms import draw_chest, to_jpeg
@@ -57,6 +58,7 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_every_command_is_listed_with_the_first_sentence_of_its_help() -> None:
     group = typer.main.get_command(app)
+    assert isinstance(group, TyperGroup)
     for entry in CommandTable.entries:
         command = group.commands[entry.name]
         assert entry.help == command.get_short_help_str(limit=200), entry.name

@@ -18,7 +18,7 @@ from sqlalchemy import select
 from preread.core.errors import TruncatedPixels
 from preread.core.text.wording import NO_DEVICE
 from preread.core.types import CAVEAT_TEXT, Answer, Caveat, Finding, Identity, Population, RefusalCode
-from preread.db import engine as db_engine
+from preread.db.engine import open_engine
 from preread.db.review_schema import audit, listing
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import ContentAssessment, FileFacts, Observation
@@ -60,7 +60,7 @@ def content(answer: Any = Answer.FLAGGED, probability: Any = 0.87) -> Any:
 @pytest.fixture
 def filled(database: Any, tmp_path: Path) -> Any:
     """Five files of one root: flagged, not flagged, refused, unreadable, and one that still settles."""
-    engine = db_engine.open_engine(database)
+    engine = open_engine(database)
     ledger = Ledger(engine, worker_id="test", lease_s=60)
     ledger.heartbeat()
     root = tmp_path / "inbox"
@@ -318,7 +318,7 @@ def test_explain_of_a_file_that_no_scan_met_says_in_which_root_it_lies(
 def test_explain_of_a_file_that_a_rule_leaves_out_gives_the_rule_in_words(
     preread: CommandRunner, filled: Any, database: Any
 ) -> None:
-    engine = db_engine.open_engine(database)
+    engine = open_engine(database)
     ledger = Ledger(engine, worker_id="test", lease_s=60)
     ledger.record_ignored(1, [Observation(b"pipe", 0, 1)], "not_regular")
     engine.dispose()
@@ -346,7 +346,7 @@ def test_a_new_database_is_made_by_upgrade_and_then_fits(
 
 
 def test_a_database_newer_than_the_program_is_named(preread: CommandRunner, database: Any) -> None:
-    engine = db_engine.open_engine(database)
+    engine = open_engine(database)
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
     engine.dispose()
@@ -371,7 +371,7 @@ def test_a_database_that_cannot_be_meant_is_named(
 def test_a_postgres_that_is_away_is_named_without_its_password(
     preread: CommandRunner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(db_engine, "_FIRST_PAUSE_S", 0.0)
+    monkeypatch.setattr("preread.db.engine._FIRST_PAUSE_S", 0.0)
     monkeypatch.setenv("PREREAD_DATABASE_URL", f"postgresql://preread:geheim@/preread?host={tmp_path}")
     ran = preread("results")
     assert ran.exit_code == 3
@@ -388,7 +388,7 @@ def test_times_are_local_for_people_and_utc_for_programs(preread: CommandRunner,
 
 def test_what_the_shell_showed_is_on_record(preread: CommandRunner, filled: Any, database: Any) -> None:
     def on_record() -> Any:
-        engine = db_engine.open_engine(database)
+        engine = open_engine(database)
         with engine.connect() as connection:
             listed = connection.execute(select(listing.c.file_id, listing.c.actor)).all()
             opened = connection.execute(select(audit.c.object, audit.c.action).where(audit.c.action != "key")).all()

@@ -39,7 +39,7 @@ class Place:
         self.ledger.heartbeat()
         self.root_id = self.ledger.register_root(bytes(folder))
         self.bundle_id = self.ledger.register_bundle(name="test", version="1.0.0", digest="d" * 64)
-        self.ids = {}
+        self.ids: dict[bytes, int] = {}
 
     def observe(self, *names: Any) -> Any:
         for name in names:

@@ -19,8 +19,8 @@ from sqlalchemy import Connection, Engine, event, select, text
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError
 
 from preread.core.errors import DatabaseAway, DatabaseUnsuitable, SchemaOutdated, SchemaTooNew, SettingsError
-from preread.db import engine as db_engine
 from preread.db import migrate, schema
+from preread.db.engine import MAX_TRIES, database_now, open_engine, read, sqlite_path, write
 
 
 def no_pause(_seconds: float) -> None:
@@ -37,7 +37,7 @@ def test_checks_of_the_tables_are_in_the_migrations_too(engine: Engine) -> None:
 
 
 def _any_assessment(connection: Connection) -> int:
-    now = db_engine.database_now(connection)
+    now = database_now(connection)
     bundle = {"name": "b", "version": "1", "digest": "d", "manifest": "{}", "registered_at": now}
     instance = {"sha256": "s", "size_bytes": 1, "format": "PNG", "first_read_at": now}
     assessment = {"decoder": "", "pixel_caveats": "[]", "activation_map": b"", "activation_map_shape": "0"}
@@ -59,7 +59,7 @@ def test_migrations_are_one_line_without_branches() -> None:
 
 
 def test_upgrade_from_nothing_and_twice(empty_database_url: str) -> None:
-    engine = db_engine.open_engine(empty_database_url)
+    engine = open_engine(empty_database_url)
     with pytest.raises(SchemaOutdated):
         migrate.check_schema(engine)
     migrate.upgrade(engine)
@@ -80,16 +80,16 @@ def test_a_database_of_a_newer_program_is_left_alone(engine: Engine) -> None:
 def test_an_existing_database_without_tables_is_outdated(empty_database_url: str) -> None:
     if empty_database_url.startswith("sqlite"):
         Path(empty_database_url.removeprefix("sqlite:///")).touch()
-    engine = db_engine.open_engine(empty_database_url)
+    engine = open_engine(empty_database_url)
     with pytest.raises(SchemaOutdated):
         migrate.check_schema(engine)
     with pytest.raises(SchemaOutdated):
-        db_engine.read(engine, lambda c: c.execute(schema.file.select()).all())
+        read(engine, lambda c: c.execute(schema.file.select()).all())
     engine.dispose()
 
 
 def _upgrade(url: str) -> None:
-    engine = db_engine.open_engine(url)
+    engine = open_engine(url)
     migrate.upgrade(engine)
     engine.dispose()
 
@@ -102,7 +102,7 @@ def test_two_programs_may_upgrade_at_once(empty_database_url: str) -> None:
     for process in processes:
         process.join(timeout=60)
     assert [process.exitcode for process in processes] == [0, 0]
-    engine = db_engine.open_engine(empty_database_url)
+    engine = open_engine(empty_database_url)
     migrate.check_schema(engine)
     engine.dispose()
 
@@ -111,18 +111,18 @@ def test_two_programs_may_upgrade_at_once(empty_database_url: str) -> None:
 
 
 def test_sqlite_pragmas_read_back(migrated_sqlite: Path) -> None:
-    engine = db_engine.open_engine(f"sqlite:///{migrated_sqlite}")
+    engine = open_engine(f"sqlite:///{migrated_sqlite}")
     with engine.connect() as connection:
-        read = {
+        pragmas = {
             name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
             for name in ("journal_mode", "synchronous", "foreign_keys", "busy_timeout")
         }
     engine.dispose()
-    assert read == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000}
+    assert pragmas == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1, "busy_timeout": 10_000}
 
 
 def test_sqlite_writes_begin_immediately_and_reads_do_not(migrated_sqlite: Path) -> None:
-    engine = db_engine.open_engine(f"sqlite:///{migrated_sqlite}")
+    engine = open_engine(f"sqlite:///{migrated_sqlite}")
     begun: list[str] = []
 
     @event.listens_for(engine, "before_cursor_execute")
@@ -130,8 +130,8 @@ def test_sqlite_writes_begin_immediately_and_reads_do_not(migrated_sqlite: Path)
         if statement.startswith("BEGIN"):
             begun.append(statement)
 
-    db_engine.write(engine, lambda c, _: c.execute(schema.root.select()).all())
-    db_engine.read(engine, lambda c: c.execute(schema.root.select()).all())
+    write(engine, lambda c, _: c.execute(schema.root.select()).all())
+    read(engine, lambda c: c.execute(schema.root.select()).all())
     engine.dispose()
     assert begun == ["BEGIN IMMEDIATE", "BEGIN"]
 
@@ -140,18 +140,18 @@ def test_nothing_is_written_to_an_sqlite_file_that_was_deleted(migrated_sqlite: 
     """An open file goes on taking what is written to it, and takes all of it along."""
     path, aside = tmp_path / "preread.db", tmp_path / "aside.db"
     shutil.copy(migrated_sqlite, path)
-    engine = db_engine.open_engine(f"sqlite:///{path}")
+    engine = open_engine(f"sqlite:///{path}")
     insert = schema.bundle.insert()
 
     def add(name: str) -> None:
         def body(connection: Connection, _again: bool) -> None:
             row = {"name": name, "version": "1", "digest": name, "manifest": "{}"}
-            connection.execute(insert, {**row, "registered_at": db_engine.database_now(connection)})
+            connection.execute(insert, {**row, "registered_at": database_now(connection)})
 
-        db_engine.write(engine, body, sleep=no_pause)
+        write(engine, body, sleep=no_pause)
 
     def names() -> list[str]:
-        return db_engine.read(engine, lambda c: list(c.execute(select(schema.bundle.c.name)).scalars()))
+        return read(engine, lambda c: list(c.execute(select(schema.bundle.c.name)).scalars()))
 
     add("before")
     path.rename(aside)
@@ -173,20 +173,20 @@ def test_nothing_is_written_to_an_sqlite_file_that_was_deleted(migrated_sqlite: 
 
 def test_a_new_sqlite_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "preread.db"
-    engine = db_engine.open_engine(f"sqlite:///{path}")
+    engine = open_engine(f"sqlite:///{path}")
     migrate.upgrade(engine)
-    db_engine.write(engine, lambda c, _: c.execute(schema.worker.select()).all())
+    write(engine, lambda c, _: c.execute(schema.worker.select()).all())
     rights = {stat.S_IMODE(os.stat(one).st_mode) for one in tmp_path.iterdir()}
     engine.dispose()
     assert rights == {0o600}
 
 
 def test_opening_a_mistyped_sqlite_path_creates_nothing(tmp_path: Path) -> None:
-    engine = db_engine.open_engine(f"sqlite:///{tmp_path / 'typo.db'}")
+    engine = open_engine(f"sqlite:///{tmp_path / 'typo.db'}")
     with pytest.raises(SchemaOutdated, match="is its disk mounted"):
         migrate.check_schema(engine)
     with pytest.raises(DatabaseAway, match=r"typo\.db: is its disk mounted"):
-        db_engine.read(engine, db_engine.database_now)
+        read(engine, database_now)
     engine.dispose()
     assert list(tmp_path.iterdir()) == []
 
@@ -194,9 +194,9 @@ def test_opening_a_mistyped_sqlite_path_creates_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["with space", "per%cent", "hash#mark", "quest?ion", "ümlaut"])
 def test_sqlite_paths_with_odd_characters(tmp_path: Path, name: str) -> None:
     path = tmp_path / f"{name}.db"
-    engine = db_engine.open_engine(f"sqlite:///{quote(str(path))}")
+    engine = open_engine(f"sqlite:///{quote(str(path))}")
     migrate.upgrade(engine)
-    assert db_engine.sqlite_path(engine) == path
+    assert sqlite_path(engine) == path
     engine.dispose()
     assert path.exists()
 
@@ -204,17 +204,17 @@ def test_sqlite_paths_with_odd_characters(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x.db?uri=true"])
 def test_sqlite_outside_a_plain_file_is_refused(url: str) -> None:
     with pytest.raises(DatabaseUnsuitable):
-        db_engine.open_engine(url)
+        open_engine(url)
 
 
 def test_sqlite_on_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(db_engine, "file_system_type", lambda _path: "cifs")
+    monkeypatch.setattr("preread.db.engine.file_system_type", lambda _path: "cifs")
     with pytest.raises(DatabaseUnsuitable, match=r"network file system \(cifs\)"):
-        db_engine.open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
+        open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
 
 
 def test_sqlite_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    engine = db_engine.open_engine(f"sqlite:///{tmp_path / 'no' / 'preread.db'}")
+    engine = open_engine(f"sqlite:///{tmp_path / 'no' / 'preread.db'}")
     with pytest.raises(DatabaseUnsuitable, match=r"there is no folder .*/no ") as caught:
         migrate.upgrade(engine)
     assert "Make that folder" in caught.value.hint
@@ -228,7 +228,7 @@ def test_a_foreign_or_truncated_sqlite_file_is_named_and_left_as_it_is(
     path = tmp_path / "preread.db"
     content = b"# A readme, no database\n" * 100 if kept_bytes is None else migrated_sqlite.read_bytes()[:kept_bytes]
     path.write_bytes(content)
-    engine = db_engine.open_engine(f"sqlite:///{path}")
+    engine = open_engine(f"sqlite:///{path}")
     with pytest.raises(DatabaseUnsuitable, match=r"preread\.db is no SQLite database, or is damaged") as caught:
         action(engine)
     engine.dispose()
@@ -243,24 +243,24 @@ def test_a_database_that_is_damaged_further_in_is_named_by_reads_and_writes(
     content = migrated_sqlite.read_bytes()
     page = int.from_bytes(content[16:18], "big")
     # the table of the schema and its version stay whole: the fault shows only when a film's row is wanted
-    engine = db_engine.open_engine(f"sqlite:///{migrated_sqlite}")
-    number = db_engine.read(
+    engine = open_engine(f"sqlite:///{migrated_sqlite}")
+    number = read(
         engine, lambda c: int(c.execute(text("SELECT rootpage FROM sqlite_master WHERE name = 'root'")).scalar_one())
     )
     engine.dispose()
     path.write_bytes(content[: (number - 1) * page] + b"\xff" * page + content[number * page :])
-    engine = db_engine.open_engine(f"sqlite:///{path}")
+    engine = open_engine(f"sqlite:///{path}")
     migrate.check_schema(engine)
     with pytest.raises(DatabaseUnsuitable, match="damaged"):
-        db_engine.read(engine, lambda c: c.execute(text("SELECT * FROM root")).all())
+        read(engine, lambda c: c.execute(text("SELECT * FROM root")).all())
     with pytest.raises(DatabaseUnsuitable, match="damaged"):
-        db_engine.write(engine, lambda c, _: c.execute(text("DELETE FROM root")), sleep=no_pause)
+        write(engine, lambda c, _: c.execute(text("DELETE FROM root")), sleep=no_pause)
     engine.dispose()
 
 
 @pytest.mark.parametrize("action", [migrate.check_schema, migrate.upgrade])
 def test_a_folder_in_place_of_the_sqlite_file(tmp_path: Path, action: Callable[[Engine], None]) -> None:
-    engine = db_engine.open_engine(f"sqlite:///{tmp_path}")
+    engine = open_engine(f"sqlite:///{tmp_path}")
     with pytest.raises(DatabaseUnsuitable, match="is a folder, no database file") as caught:
         action(engine)
     engine.dispose()
@@ -293,8 +293,9 @@ def _said_by_a_user_without_privileges(action: str, path: Path) -> list[str]:
 import ctypes
 # root may write everywhere: give up all capabilities (capset, version 3)
 ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
-from preread.db import engine as db_engine, migrate
-engine = db_engine.open_engine({f"sqlite:///{path}"!r})
+from preread.db import migrate
+from preread.db.engine import open_engine
+engine = open_engine({f"sqlite:///{path}"!r})
 try:
     migrate.{action}(engine)
 except Exception as error:
@@ -307,7 +308,7 @@ except Exception as error:
 @pytest.mark.parametrize("url", ["preread.db", "mysql://u:secret@h/d", "postgres//u:secret@h", ""])
 def test_what_is_no_database_url_is_named_without_its_password(url: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        db_engine.open_engine(url)
+        open_engine(url)
     assert "secret" not in str(caught.value)
 
 
@@ -323,7 +324,7 @@ def test_a_passing_failure_is_tried_again_and_told_so(engine: Engine) -> None:
             raise OperationalError("statement", {}, Exception("it faltered"))
         return "done"
 
-    assert db_engine.write(engine, body, sleep=no_pause) == "done"
+    assert write(engine, body, sleep=no_pause) == "done"
     assert seen == [False, True, True]
 
 
@@ -335,8 +336,8 @@ def test_a_lasting_failure_ends_as_database_away(engine: Engine) -> None:
         raise OperationalError("statement", {}, Exception("it is gone\nwith details"))
 
     with pytest.raises(DatabaseAway, match=r"^the database does not answer: it is gone$"):
-        db_engine.write(engine, body, sleep=no_pause)
-    assert len(tries) == db_engine.MAX_TRIES
+        write(engine, body, sleep=no_pause)
+    assert len(tries) == MAX_TRIES
 
 
 def test_a_wrong_statement_is_no_outage(engine: Engine) -> None:
@@ -347,21 +348,21 @@ def test_a_wrong_statement_is_no_outage(engine: Engine) -> None:
         connection.execute(schema.bundle.insert(), [{"name": "a", "version": "1", "digest": None}])
 
     with pytest.raises(Exception, match="digest"):
-        db_engine.write(engine, body, sleep=no_pause)
+        write(engine, body, sleep=no_pause)
     assert len(tries) == 1
 
 
 def test_a_statement_that_cannot_be_meant_is_no_outage(engine: Engine) -> None:
     with pytest.raises(DBAPIError):
-        db_engine.write(engine, lambda c, _: c.execute(text("SELEKT 1")), sleep=no_pause)
+        write(engine, lambda c, _: c.execute(text("SELEKT 1")), sleep=no_pause)
     with pytest.raises(DBAPIError):
-        db_engine.read(engine, lambda c: c.execute(text("SELECT max(max(id)) FROM root")))
+        read(engine, lambda c: c.execute(text("SELECT max(max(id)) FROM root")))
 
 
 def test_connections_killed_by_the_server_are_replaced(postgres_server: object, migrated_postgres: str) -> None:
     server = postgres_server
     name = server.create(migrated_postgres)  # type: ignore[attr-defined]
-    engine = db_engine.open_engine(server.url(name))  # type: ignore[attr-defined]
+    engine = open_engine(server.url(name))  # type: ignore[attr-defined]
     killed: list[bool] = []
 
     def kill_others() -> None:
@@ -374,25 +375,25 @@ def test_connections_killed_by_the_server_are_replaced(postgres_server: object, 
             killed.append(True)
         return int(connection.execute(text("SELECT count(*) FROM root")).scalar_one())
 
-    assert db_engine.write(engine, body, sleep=no_pause) == 0
+    assert write(engine, body, sleep=no_pause) == 0
     kill_others()
-    assert db_engine.read(engine, lambda c: c.execute(text("SELECT 1")).scalar_one()) == 1
+    assert read(engine, lambda c: c.execute(text("SELECT 1")).scalar_one()) == 1
     assert killed == [True]
     engine.dispose()
     server.drop(name)  # type: ignore[attr-defined]
 
 
 def test_a_server_that_is_not_there_is_away(tmp_path: Path) -> None:
-    engine = db_engine.open_engine(f"postgresql://preread@/preread?host={tmp_path}")
+    engine = open_engine(f"postgresql://preread@/preread?host={tmp_path}")
     with pytest.raises(DatabaseAway):
-        db_engine.read(engine, db_engine.database_now)
+        read(engine, database_now)
     with pytest.raises(DatabaseAway):
-        db_engine.write(engine, lambda c, _: db_engine.database_now(c), sleep=no_pause)
+        write(engine, lambda c, _: database_now(c), sleep=no_pause)
     engine.dispose()
 
 
 def test_the_database_clock_is_utc(engine: Engine) -> None:
-    now = db_engine.read(engine, db_engine.database_now)
+    now = read(engine, database_now)
     assert now.utcoffset() is not None
     assert str(now.tzinfo) == "UTC"
 

@@ -14,8 +14,8 @@ from sqlalchemy import Engine, MetaData, inspect, text
 from preread.admin import backup
 from preread.cli import main
 from preread.core.errors import DatabaseBusy, SchemaOutdated, SchemaTooNew, UpgradeFailed
-from preread.db import engine as db_engine
 from preread.db import migrate, schema_diff
+from preread.db.engine import open_engine, read, sqlite_path
 from tests.programs import ledger_rows
 
 Revise = Callable[..., str]
@@ -81,7 +81,7 @@ def as_newer(revise: Revise, monkeypatch: pytest.MonkeyPatch, engine: Engine) ->
 def rows(engine: Engine) -> dict[str, int]:
     """A database with a film of every outcome, and how many rows each table has."""
     ledger_rows.fill(engine)
-    return db_engine.read(engine, backup.count_rows)
+    return read(engine, backup.count_rows)
 
 
 def test_alembic_itself_finds_the_models_equal_to_the_migrations(engine: Engine) -> None:
@@ -100,7 +100,7 @@ def test_a_migration_that_fails_or_loses_rows_changes_nothing(
     revise(body)
     with pytest.raises(UpgradeFailed, match="taken back"):
         migrate.upgrade(engine)
-    assert db_engine.read(engine, backup.count_rows) == rows
+    assert read(engine, backup.count_rows) == rows
     assert set(inspect(engine).get_table_names()) == tables
     assert "novel" not in {column["name"] for column in inspect(engine).get_columns("root")}
     assert migrate.revision_of(engine) == before
@@ -116,7 +116,7 @@ def test_the_command_backs_up_first_and_says_that_nothing_changed(
     monkeypatch.chdir(tmp_path)
     kept = tmp_path / "before.backup"
     assert main(["db", "upgrade"]) == 0, "nothing is to be changed: no backup is asked for"
-    before = db_engine.read(engine, backup.count_rows)
+    before = read(engine, backup.count_rows)
     assert before.items() - rows.items() <= {("audit", before["audit"]), ("secret", before["secret"])}
     revise(FAILS_LATE)
     assert main(["db", "upgrade", "--backup", str(kept)]) == 1
@@ -138,7 +138,7 @@ def test_an_older_program_works_with_the_next_schema(
     migrate.upgrade(engine)
     assert migrate.revision_of(engine) == revision, "an older program leaves the newer schema as it is"
     ledger_rows.fill(engine, name=b"later")
-    now = db_engine.read(engine, backup.count_rows)
+    now = read(engine, backup.count_rows)
     assert now["file"] == 2 * rows["file"]
     assert now["assessment"] == rows["assessment"], "the same bytes under other names"
 
@@ -161,7 +161,7 @@ def test_from_the_newest_schema_to_the_one_before_and_back(
         connection.execute(text("CREATE INDEX of_the_administrator ON file (ms)"))
     assert migrate.downgrade(engine) == before
     assert migrate.revision_of(engine) == before
-    kept = db_engine.read(engine, backup.count_rows)
+    kept = read(engine, backup.count_rows)
     assert {name: kept[name] for name in ("file", "assessment", "finding", "transition", "reading", "audit")} == {
         name: rows[name] for name in ("file", "assessment", "finding", "transition", "reading", "audit")
     }
@@ -169,13 +169,13 @@ def test_from_the_newest_schema_to_the_one_before_and_back(
         migrate.downgrade(engine)
     migrate.upgrade(engine)
     assert migrate.revision_of(engine) == newest
-    assert db_engine.read(engine, backup.count_rows)["finding"] == rows["finding"]
+    assert read(engine, backup.count_rows)["finding"] == rows["finding"]
 
 
 def test_every_revision_that_takes_the_next_number_only_adds(empty_database_url: str) -> None:
     """What the program of the revision before knows is still there: it goes on with the newer schema."""
-    engine = db_engine.open_engine(empty_database_url)
-    if path := db_engine.sqlite_path(engine):
+    engine = open_engine(empty_database_url)
+    if path := sqlite_path(engine):
         path.touch()
     config, revisions = migrate._config(), migrate._revisions()[::-1]
     for before, revision in itertools.pairwise(revisions):
@@ -197,10 +197,10 @@ def test_a_table_that_somebody_holds_is_not_waited_for(
 ) -> None:
     server = postgres_server
     name = server.create(migrated_postgres)  # type: ignore[attr-defined]
-    engine, other = (db_engine.open_engine(server.url(name)) for _ in range(2))  # type: ignore[attr-defined]
+    engine, other = (open_engine(server.url(name)) for _ in range(2))  # type: ignore[attr-defined]
     revise(ADDS)
     monkeypatch.setattr(migrate, "LOCK_TIMEOUT_S", 0.1)
-    monkeypatch.setattr(db_engine, "MAX_TRIES", 2)
+    monkeypatch.setattr("preread.db.engine.MAX_TRIES", 2)
     with other.begin() as holder:
         holder.execute(text("SELECT count(*) FROM file"))
         with pytest.raises(DatabaseBusy):

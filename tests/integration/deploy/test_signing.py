@@ -173,7 +173,8 @@ def test_the_first_installation_shows_and_pins_the_key_and_the_next_goes_by_it(h
 
 def test_another_key_is_refused_however_it_comes(installed: Host, keys: Keys, other: Keys) -> None:
     forged = unpacked(installed.place, "1.1.0", other)
-    for options in ([], ["--key", other.public], ["--key", keys.public]):
+    choices: list[list[str | Path]] = [[], ["--key", other.public], ["--key", keys.public]]
+    for options in choices:
         for way in (installed.next, installed.install):
             done = way(forged, *options)
             assert done.returncode == 1, done.stdout
@@ -194,13 +195,23 @@ def resum(folder: Path) -> None:
     called("sh", DEPLOY / "sign.sh", folder)
 
 
+def flip_and_resum(folder: Path) -> None:
+    flip(next((folder / "wheels").iterdir()))
+    resum(folder)
+
+
+def name_another_version(folder: Path) -> None:
+    (folder / "VERSION").write_text("1.2.0\n")
+    resum(folder)
+
+
 CHANGES: dict[str, Callable[[Path], object]] = {
     "a byte of a wheel": lambda folder: flip(next((folder / "wheels").iterdir())),
-    "a byte of a wheel, and the sums": lambda folder: (flip(next((folder / "wheels").iterdir())), resum(folder)),
+    "a byte of a wheel, and the sums": flip_and_resum,
     "the script": lambda folder: (folder / "install.sh").write_text("touch owned\n"),
     "a byte of the sums": lambda folder: flip(folder / "SHA256SUMS"),
     "a byte of the signature": lambda folder: flip(folder / "SHA256SUMS.minisig"),
-    "the version": lambda folder: ((folder / "VERSION").write_text("1.2.0\n"), resum(folder)),
+    "the version": name_another_version,
     "one file less": lambda folder: (folder / "PLATFORM").unlink(),
     "one file more": lambda folder: (folder / "pip.py").write_text("open('owned', 'w')\n"),
     "one file more among the wheels": lambda folder: (folder / "wheels" / "other-1.0-py3-none-any.whl").touch(),

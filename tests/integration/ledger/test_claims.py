@@ -21,8 +21,8 @@ from preread.core.errors import (
     SlotDeadline,
 )
 from preread.core.types import FileState, Outcome, RefusalCode
-from preread.db import engine as db_engine
 from preread.db import schema
+from preread.db.engine import open_engine
 from preread.ledger import claims, registry
 from preread.ledger.failing_sources import Source
 from preread.ledger.ledger import Ledger
@@ -177,7 +177,7 @@ def test_what_begins_anew_or_ends_well_has_no_deadline_behind_it(bench: LedgerBe
 
 
 @pytest.mark.parametrize("why", ["the worker stops", ShareDown()])
-def test_a_fault_around_the_file_refunds_its_attempt(bench: LedgerBench, why: object) -> None:
+def test_a_fault_around_the_file_refunds_its_attempt(bench: LedgerBench, why: EnvironmentFault | str) -> None:
     bench.ready(b"film.dcm")
     for _ in range(5):
         (claim,) = bench.claim()
@@ -390,7 +390,7 @@ def test_a_file_that_runs_alone_is_not_starved(bench: LedgerBench) -> None:
 
 
 def _claim_and_hang(url: str, root_id: int, claimed: Any) -> None:
-    engine = db_engine.open_engine(url)
+    engine = open_engine(url)
     ledger = Ledger(engine, worker_id="doomed", lease_s=3600)
     ledger.heartbeat()
     assert ledger.claim([root_id], 5)
@@ -451,7 +451,7 @@ def test_a_heartbeat_is_one_row_that_moves(bench: LedgerBench) -> None:
 
 
 def _claim_all(url: str, worker_id: str, root_id: int, start: Any, answer: Any) -> None:
-    engine = db_engine.open_engine(url)
+    engine = open_engine(url)
     ledger = Ledger(engine, worker_id=worker_id, lease_s=600)
     start.wait(60)
     taken: list[int] = []
@@ -530,7 +530,7 @@ class LostAnswer:
                 raise engine.dialect.loaded_dbapi.OperationalError("server closed the connection unexpectedly")
 
         monkeypatch.setattr(engine.dialect, "do_commit", commit)
-        monkeypatch.setattr(db_engine, "_FIRST_PAUSE_S", 0.0)
+        monkeypatch.setattr("preread.db.engine._FIRST_PAUSE_S", 0.0)
 
 
 def test_a_claim_whose_answer_was_lost_is_found_again(bench: LedgerBench, monkeypatch: pytest.MonkeyPatch) -> None:

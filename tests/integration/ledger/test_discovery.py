@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from preread.core.errors import FileChanged, FileLocked, UnknownFormat
 from preread.core.types import FileState, Outcome
-from preread.ledger.records import ContentAssessment, Observation
+from preread.ledger.records import Claim, ContentAssessment, Observation
 from tests.support.ledger import LedgerBench
 from tests.support.outcomes import commit_assessed, commit_unreadable, pending
 
@@ -72,13 +74,16 @@ def test_a_slot_that_reads_a_superseded_version_is_fenced(bench: LedgerBench, co
 
 
 def test_a_claimed_version_with_a_newer_one_settling_is_not_run_again(bench: LedgerBench) -> None:
-    for number, end in enumerate(
-        [
-            lambda claim: bench.ledger.give_back(claim, FileChanged()),
-            lambda claim: bench.ledger.give_back(claim, "the worker stops"),
-            lambda claim: bench.wait(61) or bench.ledger.recover_interrupted(),
-        ]
-    ):
+    def worker_dies(_claim: Claim) -> None:
+        bench.wait(61)
+        bench.ledger.recover_interrupted()
+
+    ends: list[Callable[[Claim], object]] = [
+        lambda claim: bench.ledger.give_back(claim, FileChanged()),
+        lambda claim: bench.ledger.give_back(claim, "the worker stops"),
+        worker_dies,
+    ]
+    for number, end in enumerate(ends):
         path = b"film%d" % number
         claim = bench.claimed(path)
         bench.see(path, 200, 2)

@@ -54,8 +54,8 @@ def test_a_file_that_must_run_alone_is_left_to_the_other_worker(bench: LedgerBen
 def test_a_claim_of_chosen_files_takes_the_others(bench: LedgerBench) -> None:
     first, second = (version.file_id for version in bench.ready(b"first", b"second"))
     with locked(bench, first):
-        assert [claim.path for claim in bench.ledger.claim_these([first, second])] == [b"second"]
-    assert [claim.path for claim in bench.ledger.claim_these([first, second])] == [b"first"]
+        assert [claim.path for claim in bench.ledger.claim_by_id([first, second])] == [b"second"]
+    assert [claim.path for claim in bench.ledger.claim_by_id([first, second])] == [b"first"]
 
 
 def test_files_that_are_due_again_are_woken_around_a_held_one(bench: LedgerBench) -> None:

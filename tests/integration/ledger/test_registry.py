@@ -21,7 +21,7 @@ from preread.core.errors import (
     UsageError,
 )
 from preread.core.types import Answer, FileState, Finding, Outcome, RefusalCode
-from preread.db.admin_schema import shadow as shadow_table
+from preread.db import admin_schema
 from preread.db.engine import write
 from preread.ledger.records import ContentAssessment
 from preread.model import bundles
@@ -254,7 +254,8 @@ def test_what_fails_in_the_shadow_is_noted_there_and_touches_no_film(
     shadow.handle(Lost(given[b"crash"], SlotCrashed()))
     shadow.handle(said(replace(given[b"changed"], sha256="f" * 64), Answer.FLAGGED, 0.9))
     with bench.engine.connect() as connection:
-        rows = connection.execute(select(shadow_table.c.code, shadow_table.c.outcome, shadow_table.c.bundle_id)).all()
+        columns = admin_schema.shadow.c
+        rows = connection.execute(select(columns.code, columns.outcome, columns.bundle_id)).all()
     assert {row.code for row in rows} == {FileVanished.code, SlotCrashed.code, None}
     assert {row.bundle_id for row in rows} == {shadow_id}
     assert {name: bench.row(number) for name, number in files.items()} == before

@@ -26,16 +26,15 @@ from preread.admin.purge import PatientQuery
 from preread.core.errors import EnvironmentFault, ScanIncomplete, SettingsError, UsageError
 from preread.core.study_header import StudyHeader
 from preread.core.types import FORGOTTEN, FileState, Identity, Population, Presence, RefusalCode, Role, Verdict
-from preread.db import engine as db_engine
+from preread.db.engine import compact, database_now, open_engine, read
 from preread.db.review_schema import session
 from preread.db.schema import file, metadata, root
-from preread.fleet import partition as shards
+from preread.fleet import partition
 from preread.fleet.queue import FleetQueue
 from preread.fleet.shard_runner import ShardJob
 from preread.imaging import previews
 from preread.imaging.preview_png import encode_preview
-from preread.ledger import archives as batches
-from preread.ledger import invariants as ledger_check
+from preread.ledger import archives, invariants
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import ContentAssessment, FileFacts, Observation, Pulse, RootPulse
 from preread.review import audit, disclosures, results, reviews
@@ -66,9 +65,9 @@ def cells(engine: Engine) -> Iterator[tuple[str, str]]:
     """Every value of every table as text, with the table's name; of the fleet's queue as well."""
     with engine.connect() as connection:
         for name in (
-            ("jobs", "events", "workers", "periodic_defers") if batches.applied_queue_migration(connection) else ()
+            ("jobs", "events", "workers", "periodic_defers") if archives.applied_queue_migration(connection) else ()
         ):
-            for row in connection.execute(text(f"SELECT t::text FROM {batches.SCHEMA}.procrastinate_{name} AS t")):
+            for row in connection.execute(text(f"SELECT t::text FROM {archives.SCHEMA}.procrastinate_{name} AS t")):
                 yield name, str(row[0])
         for table in metadata.sorted_tables:
             for row in connection.execute(select(table)):
@@ -86,10 +85,7 @@ def forget_films(bench: LedgerBench, films: list[int], **options: Any) -> purge.
 
 
 def sound(bench: LedgerBench) -> bool:
-    return (
-        db_engine.read(bench.engine, lambda connection: ledger_check.check_invariants(connection, [bench.root_id]))
-        == []
-    )
+    return read(bench.engine, lambda connection: invariants.check_invariants(connection, [bench.root_id])) == []
 
 
 def sign(bench: LedgerBench, film: int, comment: str = "") -> None:
@@ -116,7 +112,7 @@ class Filled(LedgerBench):
 @pytest.fixture
 def filled(engine: Engine) -> Filled:
     """Images of the patient of every kind, one of somebody else, and all that hangs on them."""
-    bench = Filled(engine, db_engine.read(engine, db_engine.database_now))
+    bench = Filled(engine, read(engine, database_now))
     bench.mine = [
         bench.assess(b"PAT-4711/a.dcm", b"a", **who()),
         bench.assess(b"PAT-4711/copy.dcm", b"a", **who()),
@@ -131,7 +127,7 @@ def filled(engine: Engine) -> Filled:
     sign(bench, bench.mine[1], f"{NAME} is better")
     sign(bench, bench.other)
     with bench.engine.begin() as connection:
-        now = db_engine.database_now(connection)
+        now = database_now(connection)
         account = {"token_hash": "t" * 64, "account_id": 1, "csrf": "c" * 64, "created_at": now, "seen_at": now}
         connection.execute(insert(session), account | {"search": IDENTIFIER})
     return bench
@@ -228,8 +224,8 @@ def test_no_byte_of_the_patient_is_left_in_any_file(
                 sign(filled, claim.file_id, "a remarkable comment")
     digest = filled.facts(b"0").sha256
     assert previews.store_preview(kept, digest, encode_preview(np.zeros((20, 20), np.uint8)), 0)
-    other = db_engine.open_engine(database_url)  # the page, which stays open
-    assert db_engine.read(other, db_engine.database_now)
+    other = open_engine(database_url)  # the page, which stays open
+    read(other, database_now)
     assert f"{database.name}-wal" in places_with(folder, *words)
     done = forget_films(filled, purge.select_patient(filled.engine, PERSON), readings=True, preview_dir=kept)
     assert (done.films, done.previews, done.uncleaned) == (33, 1, 0)
@@ -238,19 +234,19 @@ def test_no_byte_of_the_patient_is_left_in_any_file(
     filled.engine.dispose()
     other.dispose()
     assert places_with(folder, *words) == {}
-    assert db_engine.read(filled.engine, lambda c: c.execute(text("PRAGMA secure_delete")).scalar()) == 1
+    assert read(filled.engine, lambda c: c.execute(text("PRAGMA secure_delete")).scalar()) == 1
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
 def test_a_file_that_another_program_reads_is_told_and_cleaned_later(
     filled: Filled, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(db_engine, "BUSY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr("preread.db.engine.BUSY_TIMEOUT_S", 0.01)
     pauses: list[float] = []
-    monkeypatch.setattr(purge, "compact", partial(db_engine.compact, sleep=pauses.append))
+    monkeypatch.setattr(purge, "compact", partial(compact, sleep=pauses.append))
     filled.engine.dispose()
     log = Path(f"{database_url.removeprefix('sqlite:///')}-wal")
-    other = db_engine.open_engine(database_url)
+    other = open_engine(database_url)
     with other.connect() as connection:
         reading = connection.execution_options(preread_reading=True)
         reading.execute(text("SELECT count(*) FROM file")).all()
@@ -259,7 +255,7 @@ def test_a_file_that_another_program_reads_is_told_and_cleaned_later(
         assert forget_films(filled, [filled.other]).uncleaned == 1
         assert len(pauses) == 2
         assert log.stat().st_size > 0
-    assert db_engine.compact(filled.engine)
+    assert compact(filled.engine)
     assert log.stat().st_size == 0
     other.dispose()
 
@@ -276,7 +272,7 @@ def test_what_an_older_version_left_in_free_pages_goes_when_the_file_is_written_
     raw.close()
     filled.engine.dispose()
     assert places_with(folder, "zwetschgenbaum")
-    assert db_engine.compact(filled.engine)
+    assert compact(filled.engine)
     assert places_with(folder, "zwetschgenbaum") == {}
 
 
@@ -339,7 +335,7 @@ def hand_over(engine: Engine, root: Path, root_id: int, files: int = 1) -> tuple
     """Have a fleet's queue hold a folder."""
     queue = FleetQueue(engine)
     queue.install()
-    cut = shards.cut(FileSystem(), bytes(root), files, Listing(), batches.shard_order_key(engine))
+    cut = partition.cut(FileSystem(), bytes(root), files, Listing(), archives.shard_order_key(engine))
     return queue.submit(ShardJob(root_id, "d" * 64, False, shard) for shard in cut)
 
 
@@ -355,14 +351,14 @@ def test_a_fleet_s_queue_names_nobody_whatever_became_of_a_shard(bench: LedgerBe
     assert hand_over(bench.engine, tmp_path, bench.root_id) == (3, 0, 3)
     assert hand_over(bench.engine, tmp_path, bench.root_id) == (3, 3, 3), "it is cut in the same way again"
     with bench.engine.begin() as connection:
-        connection.execute(text(f"SET LOCAL search_path = {batches.SCHEMA}"))
+        connection.execute(text(f"SET LOCAL search_path = {archives.SCHEMA}"))
         for number, status in enumerate(("doing", "succeeded"), start=1):
             connection.execute(text(f"UPDATE procrastinate_jobs SET status = '{status}' WHERE id = {number}"))
     assert tables_with(bench.engine, "PAT-4711", "mustermann", "erika", "dcm") == set()
     # what versions before named by paths is gone with the next start
     old = {"root_id": bench.root_id, "digest": "d", "again": False, "after": None, "until": "PAT-4711/a", "files": 1}
     with bench.engine.begin() as connection:
-        connection.execute(text(f"SET LOCAL search_path = {batches.SCHEMA}"))
+        connection.execute(text(f"SET LOCAL search_path = {archives.SCHEMA}"))
         connection.execute(
             text("UPDATE procrastinate_jobs SET args = CAST(:args AS jsonb) WHERE id = 3"), {"args": json.dumps(old)}
         )

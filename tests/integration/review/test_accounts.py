@@ -135,7 +135,7 @@ def test_sessions_are_listed_and_ended(engine: Engine) -> None:
     tokens = [sessions.begin(engine, ada, address=f"203.0.113.{n}") for n in range(4)]
     others = sessions.begin(engine, ben)
 
-    def here() -> list[str | None]:
+    def here() -> list[str]:
         return sorted(str(one.address) for one in sessions.of_account(engine, ada.account_id, 60))
 
     assert here() == [f"203.0.113.{n}" for n in range(4)]

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Connection, Engine, delete, insert, select, text, update
 
 from preread.admin import purge
-from preread.cli import audit as audit_command
+from preread.cli.audit import _heads, _logged_heads
 from preread.core.errors import AuditBroken, AuditKeyMissing, SettingsError, UsageError
 from preread.core.types import Answer, FileState, Presence, RefusalCode, Role, Verdict
 from preread.db import audit_key, review_schema, schema
@@ -175,7 +175,7 @@ def test_what_the_program_does_itself_is_whole(keyed: Films) -> None:
     accounts.disable(keyed.engine, SHELL, "ben")
     with pytest.raises(Exception, match="wrong"):
         accounts.check_password(keyed.engine, "ada", "wrong password")
-    assert accounts.check_password(keyed.engine, "ada", f"{PASSWORD} again")
+    assert accounts.check_password(keyed.engine, "ada", f"{PASSWORD} again").name == "ada"
     sign(keyed, ada, 1, comment="corrected", supersedes_id=1)
     keyed.again(2, "b.dcm", Answer.FLAGGED, patient_id="P1")
     look(keyed, ada, 2)
@@ -296,7 +296,7 @@ def test_heads_go_to_the_system_log_as_entries_come(keyed: Films, tmp_path: Path
         for _ in range(12):
             look(keyed, accounts.by_name(keyed.engine, "ada"), 1)
         lines = [system_log.recv(4096).decode() for _ in range(2)]
-    heads = list(audit_command._logged_heads(iter(lines)))
+    heads = list(_logged_heads(iter(lines)))
     assert [head.rows % 5 for head in heads] == [0, 0]
     assert audit.verify(keyed.engine, heads).head.rows > heads[-1].rows
     by_hand(keyed.engine, lambda c: c.execute(delete(_audit).where(_audit.c.id >= heads[-1].rows)))
@@ -314,15 +314,15 @@ def test_heads_are_read_from_lines_of_any_log(keyed: Films, tmp_path: Path, monk
         f"audit_head audit_head={other}",
     ]
     (tmp_path / "journal").write_text("\n".join(lines))
-    assert audit_command._heads(None, str(tmp_path / "journal"), []) == [head, other, other]
+    assert _heads(None, str(tmp_path / "journal"), []) == [head, other, other]
     monkeypatch.setattr("sys.stdin", io.StringIO(lines[1]))
-    assert audit_command._heads(str(other), "-", []) == [other, head]
+    assert _heads(str(other), "-", []) == [other, head]
     with pytest.raises(UsageError, match="contains no line"):
-        audit_command._heads(None, os.devnull, [])
+        _heads(None, os.devnull, [])
     program = tmp_path / "journalctl"
     program.write_text(f"#!/bin/sh\ncat {tmp_path / 'journal'}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
     assert head.key_id is not None
     # another database of this machine tells its heads to the same journal
-    assert audit_command._heads(None, None, [head.key_id]) == [head]
+    assert _heads(None, None, [head.key_id]) == [head]

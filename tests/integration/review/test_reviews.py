@@ -22,7 +22,7 @@ from preread.core.types import Answer, FileState, Outcome, Presence, RefusalCode
 from preread.db import review_schema, schema
 from preread.db.engine import write
 from preread.imaging import previews
-from preread.ledger import tombstones as forgetting
+from preread.ledger import tombstones
 from preread.ledger.transaction import Transaction
 from preread.review import agreement, audit, export, results, reviews, worklist
 from preread.review.reviews import Draft, Shown
@@ -60,7 +60,8 @@ def test_a_form_that_is_sent_twice_is_one_reading(films: Films) -> None:
     assert first == again
     assert len(reviews.of_images(films.engine, [film])[film]) == 1
     # a form that somebody went back to and wrote on: not signed as it is now, and not passed over in silence either
-    for changed in ({"comment": "right"}, {"findings": {}}, {"verdict": Verdict.REJECTED}):
+    changes: list[dict[str, Any]] = [{"comment": "right"}, {"findings": {}}, {"verdict": Verdict.REJECTED}]
+    for changed in changes:
         with pytest.raises(ReadingOutdated, match="signed before"):
             sign(films, ada, film, **{**said, **changed})
     assert len(reviews.of_images(films.engine, [film])[film]) == 1
@@ -82,7 +83,7 @@ def test_readers_who_sign_at_the_same_moment_lose_nothing(films: Films) -> None:
     ada, ben = films.person(), films.person("ben")
     made = [films.add(f"{number}.dcm", Answer.FLAGGED) for number in range(6)]
     for film in made:
-        said: dict[str, Any] = {ada: Verdict.ACCEPTED, ben: Verdict.REJECTED}
+        said = {ada: Verdict.ACCEPTED, ben: Verdict.REJECTED}
         signed = at_once(*(partial(sign, films, who, film, verdict) for who, verdict in said.items()))
         kept = reviews.of_images(films.engine, [film])[film]
         assert sorted(one.reading_id for one in kept) == sorted(signed)
@@ -320,7 +321,7 @@ def test_what_was_written_down_is_what_the_readings_themselves_add_up_to(
     films: Films, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(review_schema, "READINGS_A_BLOCK", 4)
-    monkeypatch.setattr(forgetting, "READINGS_A_BLOCK", 4)
+    monkeypatch.setattr(tombstones, "READINGS_A_BLOCK", 4)
     monkeypatch.setattr(agreement, "_SETTLED_AFTER", timedelta(0))
     tally = review_schema.tally
 
@@ -339,7 +340,7 @@ def test_what_was_written_down_is_what_the_readings_themselves_add_up_to(
 
     assert stand() == []
     readers = [films.person(name) for name in ("ada", "ben")]
-    answers = [Answer.FLAGGED, Answer.NOT_FLAGGED, Answer.UNCERTAIN, RefusalCode.VIEW]
+    answers: list[Answer | RefusalCode] = [Answer.FLAGGED, Answer.NOT_FLAGGED, Answer.UNCERTAIN, RefusalCode.VIEW]
     made = [films.add(f"{n}.dcm", answers[n % 4], station_name=f"ROOM {n % 3}") for n in range(6)]
     last: dict[tuple[str, int], int] = {}
     for number, verdict in enumerate((Verdict.ACCEPTED, Verdict.REJECTED, Verdict.SUPPLEMENTED)):
@@ -364,12 +365,12 @@ def test_what_was_written_down_is_what_the_readings_themselves_add_up_to(
     stand()
     assert {0, 3} <= set(written())
 
-    key = forgetting.TombstoneKey(b"k" * 32)
+    key = tombstones.TombstoneKey(b"k" * 32)
 
     def purge(film: int, *, signed: bool) -> None:
         write(
             films.engine,
-            lambda c, _: forgetting.replace_with_stubs(Transaction(c), key, [film], "asked for", with_reviews=signed),
+            lambda c, _: tombstones.replace_with_stubs(Transaction(c), key, [film], "asked for", with_reviews=signed),
         )
 
     for film, signed in ((made[1], True), (made[2], False), (made[3], True)):

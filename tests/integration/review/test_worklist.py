@@ -18,7 +18,7 @@ from preread.db import schema
 from preread.ledger.records import Observation
 from preread.review import related_images, reviews, worklist
 from preread.review.worklist import Order, WorklistFilter
-from tests.bench import page as made_up
+from tests.bench.page import fill
 from tests.support.page import Films
 from tests.support.query_plans import asked_by, explained
 
@@ -79,8 +79,8 @@ def test_a_search_is_exact_for_numbers_and_begins_with_for_names(films: Films, m
         assert [film for study in listed for film in study] == found
     assert worklist.page(films.engine, WorklistFilter(search="%")).studies == ()
     monkeypatch.setattr(worklist, "_SEARCH_AT_MOST", 1)
-    found = {text: worklist.page(films.engine, WorklistFilter(search=text)) for text in ("doe", "doe jane")}
-    assert [(len(page.studies), page.cut) for page in found.values()] == [(1, True), (1, False)]
+    pages = {text: worklist.page(films.engine, WorklistFilter(search=text)) for text in ("doe", "doe jane")}
+    assert [(len(page.studies), page.cut) for page in pages.values()] == [(1, True), (1, False)]
 
 
 @pytest.mark.parametrize("few", [0, 2_000])
@@ -90,10 +90,10 @@ def test_whatever_index_leads_the_films_are_the_same(films: Films, monkeypatch: 
     made = {}
     for number in range(20):
         # taken in another order than they came
-        day, device = 20 - number * 7 % 20, f"ROOM {number % 2}"
+        day, room = 20 - number * 7 % 20, f"ROOM {number % 2}"
         answer = answers[number % 5]
-        film = films.add(f"{number}.dcm", answer, station_name=device, acquisition_date_time=f"202603{day:02}101500")
-        made[film] = (answer, device, day)
+        film = films.add(f"{number}.dcm", answer, station_name=room, acquisition_date_time=f"202603{day:02}101500")
+        made[film] = (answer, room, day)
     wanted = [
         (answer, device, days)
         for answer in (None, Answer.FLAGGED, Answer.NOT_FLAGGED)
@@ -123,7 +123,7 @@ def test_whatever_index_leads_the_films_are_the_same(films: Films, monkeypatch: 
 
 def test_only_the_leading_index_has_the_order_of_a_list(engine: Engine) -> None:
     # by id alone all films are in order too, and a planner walks through a million to those of a device that is gone
-    made_up.fill(engine, 20_000)
+    fill(engine, 20_000)
     for name, wanted in (
         ("answer", WorklistFilter(unread=False, answer=Answer.FLAGGED)),
         ("device", WorklistFilter(unread=False, device="ROOM 7")),

@@ -17,8 +17,8 @@ from sqlalchemy import Connection, Engine, event, func, insert, select, text
 
 from preread.core.errors import DatabaseAway, DatabaseFull, DatabaseReadOnly, DatabaseUnsuitable
 from preread.core.types import FileState, Outcome, Population
-from preread.db import engine as db_engine
 from preread.db import migrate, schema
+from preread.db.engine import database_now, open_engine, read, write
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import Claim
 from preread.model.bundles import Bundle
@@ -35,21 +35,25 @@ def no_pause(_seconds: float) -> None: ...
 
 def fill(connection: Connection, _again: bool = False) -> None:
     """Write a megabyte."""
-    row = {"name": "large", "version": os.urandom(8).hex(), "digest": os.urandom(32).hex(), "manifest": "x" * 1_000_000}
-    row["registered_at"] = db_engine.database_now(connection)
+    row: dict[str, object] = {"name": "large", "version": os.urandom(8).hex(), "digest": os.urandom(32).hex()}
+    row |= {"manifest": "x" * 1_000_000, "registered_at": database_now(connection)}
     connection.execute(insert(schema.bundle), [row])
 
 
 def raise_sqlstate(sqlstate: str) -> Callable[[Connection, bool], None]:
     """What the server answers when it has this trouble."""
     statement = text(f"DO $$ BEGIN RAISE EXCEPTION 'seam' USING ERRCODE = '{sqlstate}'; END $$")
-    return lambda connection, _again: connection.execute(statement) and None
+
+    def fail(connection: Connection, _again: bool) -> None:
+        connection.execute(statement)
+
+    return fail
 
 
 def test_a_server_database_that_cannot_keep_every_name_is_refused(postgres_server: PostgresServer) -> None:
     """A host without a language makes its databases so; patients' names would come back as bytes, or not fit."""
     name = postgres_server.create("template0 ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C'")
-    engine = db_engine.open_engine(postgres_server.url(name))
+    engine = open_engine(postgres_server.url(name))
     try:
         with pytest.raises(DatabaseUnsuitable, match="as SQL_ASCII") as refused:
             migrate.upgrade(engine)
@@ -69,11 +73,11 @@ def test_a_full_sqlite_disk_has_its_name_and_passes(engine: Engine) -> None:
         connection.exec_driver_sql(f"PRAGMA max_page_count = {1 if full else 2**30}")
 
     with pytest.raises(DatabaseFull, match=r"^The disk of the database is full: "):
-        db_engine.write(engine, fill, sleep=no_pause)
+        write(engine, fill, sleep=no_pause)
     bundles = select(func.count()).select_from(schema.bundle)
-    assert db_engine.read(engine, lambda c: c.execute(bundles).scalar_one()) == 0
+    assert read(engine, lambda c: c.execute(bundles).scalar_one()) == 0
     full = False
-    db_engine.write(engine, fill)
+    write(engine, fill)
 
 
 @pytest.mark.parametrize("database_kind", ["sqlite"], indirect=True)
@@ -85,10 +89,10 @@ def test_an_sqlite_file_that_takes_no_changes_has_its_name_and_passes(engine: En
         dbapi_connection.execute(f"PRAGMA query_only = {'ON' if read_only else 'OFF'}")
 
     with pytest.raises(DatabaseReadOnly, match=r"^The database is read-only: "):
-        db_engine.write(engine, fill, sleep=no_pause)
-    assert db_engine.read(engine, lambda c: c.execute(text("SELECT 1")).scalar_one()) == 1
+        write(engine, fill, sleep=no_pause)
+    assert read(engine, lambda c: c.execute(text("SELECT 1")).scalar_one()) == 1
     read_only = False
-    db_engine.write(engine, fill)
+    write(engine, fill)
 
 
 def test_a_file_that_was_opened_while_its_disk_was_read_only_is_opened_anew(
@@ -102,12 +106,12 @@ def test_a_file_that_was_opened_while_its_disk_was_read_only_is_opened_anew(
 import ctypes, os
 ctypes.CDLL(None).capset((ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)())
 from sqlalchemy import text
-from preread.db import engine as db_engine
+from preread.db.engine import open_engine, write
 folder = {str(folder)!r}
-engine = db_engine.open_engine(f"sqlite:///{{folder}}/preread.db")
+engine = open_engine(f"sqlite:///{{folder}}/preread.db")
 def change(connection, again):
     connection.execute(text("DELETE FROM bundle"))
-db_engine.write(engine, change)
+write(engine, change)
 def rights(file, directory):
     for name in os.listdir(folder):
         os.chmod(os.path.join(folder, name), file)
@@ -116,11 +120,11 @@ with engine.connect() as kept:  # its log and index stay there
     rights(0o444, 0o555)
     for _ in range(2):
         try:
-            db_engine.write(engine, change, sleep=lambda s: None)
+            write(engine, change, sleep=lambda s: None)
         except Exception as error:
             print(type(error).__name__)
     rights(0o600, 0o700)
-    db_engine.write(engine, change)
+    write(engine, change)
 print("written")
 """
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
@@ -131,9 +135,9 @@ print("written")
 @pytest.mark.parametrize("sqlstate,kind", [("53100", DatabaseFull), ("25006", DatabaseReadOnly)])
 def test_the_servers_own_troubles_have_names(engine: Engine, sqlstate: str, kind: type[DatabaseAway]) -> None:
     with pytest.raises(DatabaseAway) as caught:
-        db_engine.write(engine, raise_sqlstate(sqlstate), sleep=no_pause)
+        write(engine, raise_sqlstate(sqlstate), sleep=no_pause)
     assert type(caught.value) is kind
-    db_engine.write(engine, fill)
+    write(engine, fill)
 
 
 @pytest.mark.parametrize("database_kind", ["postgres"], indirect=True)
@@ -146,7 +150,7 @@ def test_a_transaction_that_idled_for_too_long_is_begun_again(engine: Engine) ->
         if not again:
             raise_sqlstate("25P03")(connection, again)
 
-    db_engine.write(engine, body, sleep=no_pause)
+    write(engine, body, sleep=no_pause)
     assert again_seen == [False, True]
 
 
@@ -159,11 +163,11 @@ def test_a_server_that_turned_read_only_is_waited_for(
     postgres_server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
     engine.dispose()
     with pytest.raises(DatabaseReadOnly):
-        db_engine.write(engine, fill, sleep=no_pause)
-    assert db_engine.read(engine, lambda c: c.execute(text("SELECT 1")).scalar_one()) == 1
+        write(engine, fill, sleep=no_pause)
+    assert read(engine, lambda c: c.execute(text("SELECT 1")).scalar_one()) == 1
     postgres_server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = off")
     engine.dispose()
-    db_engine.write(engine, fill)
+    write(engine, fill)
 
 
 # --------------------------------------------------------------------------- five minutes
@@ -205,8 +209,7 @@ class SlowPool:
 def outage(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
     """While the one value is true, no verb of the ledger reaches the database."""
     away = [False]
-    for verb in ("read", "write"):
-        really = getattr(db_engine, verb)
+    for verb, really in (("read", read), ("write", write)):
 
         def call(*arguments: Any, really: Any = really, **options: Any) -> Any:
             if away[0]:

@@ -21,13 +21,12 @@ from preread.imaging import previews
 from preread.imaging.preview_png import encode_preview
 from preread.ledger.records import Observation
 from preread.model import bundles
-from preread.runner import pool as slots
-from preread.runner.child import protocol as slot_messages
+from preread.runner.child import protocol
 from preread.runner.child.protocol import Job, Setup
 from preread.runner.confine import confinement
 from preread.runner.confine.confinement import Unconfined
-from preread.runner.pool import Done, Fault, InferencePool, Lost, Read
-from preread.share import safe_read as beneath
+from preread.runner.pool import COMMAND, Done, Fault, InferencePool, Lost, Read
+from preread.share import safe_read
 from preread_training.data import phantoms
 from tests.programs import payload
 from tests.support.paths import REPOSITORY
@@ -45,7 +44,7 @@ class Bench:
         self.folder = folder
         bundle = bundles.load_bundle(bundles.find_bundle(None))
         self.setup = Setup(
-            bundle=slot_messages.to_text(os.fsencode(bundle.path.resolve())),
+            bundle=protocol.to_text(os.fsencode(bundle.path.resolve())),
             digest=bundle.digest,
             memory_bytes=2**31,
             max_file_bytes=2**22,
@@ -58,7 +57,7 @@ class Bench:
         self,
         count: int = 1,
         deadline_s: float = 60.0,
-        command: tuple[str, ...] = slots.COMMAND,
+        command: tuple[str, ...] = COMMAND,
         *,
         require_confinement: bool = False,
     ) -> InferencePool[str]:
@@ -74,7 +73,7 @@ class Bench:
         return pool
 
     def without(self, what: str) -> tuple[str, ...]:
-        return (sys.executable, str(WITHOUT), what, *slots.COMMAND)
+        return (sys.executable, str(WITHOUT), what, *COMMAND)
 
     def ready(self, pool: InferencePool[str], count: int = 1) -> InferencePool[str]:
         give_up_at = time.monotonic() + WITHIN_S
@@ -86,7 +85,7 @@ class Bench:
     def job(self, content: bytes = FILM, name: str = "film", **changes: Any) -> Job:
         (self.folder / name).write_bytes(content)
         status = os.stat(self.folder / name)
-        root = slot_messages.to_text(os.fsencode(self.folder))
+        root = protocol.to_text(os.fsencode(self.folder))
         made = Job(root, name, status.st_size, status.st_mtime_ns, Population.CHILDREN_1_5Y, None, preview=True)
         return replace(made, **changes)
 
@@ -229,14 +228,14 @@ def test_a_share_that_hangs_while_a_film_is_opened_costs_one_slot(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
 ) -> None:
     answers = threading.Event()
-    really_open = beneath.open_file
+    really_open = safe_read.open_file
 
     def open_file(root: bytes, expected: Observation, max_bytes: int) -> tuple[int, os.stat_result]:
         if expected.path.endswith(b".stall"):
             answers.wait(WITHIN_S)
         return really_open(root, expected, max_bytes)
 
-    monkeypatch.setattr(beneath, "open_file", open_file)
+    monkeypatch.setattr(safe_read, "open_file", open_file)
     pool = bench.ready(bench.pool(count=2, deadline_s=6.0), 2)
     pool.submit("stalled", bench.job(name="film.stall"))
     pool.submit("film", bench.job())
@@ -257,7 +256,7 @@ def test_a_share_that_hangs_when_it_is_looked_at_again_is_at_fault_and_not_the_f
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = threading.Event()
-    monkeypatch.setattr(beneath, "check_unchanged", lambda *_: answers.wait(WITHIN_S))
+    monkeypatch.setattr(safe_read, "check_unchanged", lambda *_: answers.wait(WITHIN_S))
     pool = bench.ready(bench.pool(deadline_s=6.0))
     pool.submit("film", bench.job())
     fault = bench.ends(pool)

@@ -31,7 +31,7 @@ from preread.ledger.ledger import Ledger
 from preread.ledger.records import Claim, Observation
 from preread.model.bundles import Bundle
 from preread.review import results
-from preread.runner.child import protocol as slot_messages
+from preread.runner.child import protocol
 from preread.runner.child.protocol import Content, Job, Report
 from preread.runner.dispatcher import Dispatcher
 from preread.runner.outcomes import TAIL_ZERO_SETTLE_S, RunContext, WatchedRoot
@@ -128,11 +128,14 @@ class Desk:
         del self.pool.jobs[claim.file_id]
         self.dispatcher.handle(event)
 
+    def database_is_away(self) -> bool:
+        return self.dispatcher.database.away_since is not None
+
     def state(self, path: bytes = b"film") -> FileState:
         return self.ledger.newest_versions(self.root_id, [path])[path].state
 
 
-def report(sha256: str = "a" * 64, **changes: Any) -> Report:
+def report(sha256: str | None = "a" * 64, **changes: Any) -> Report:
     values: dict[str, Any] = {"outcome": Outcome.ASSESSED, "sha256": sha256, "ms": 5.0, "format": "JPEG"}
     values["content"] = Content((Finding("pneumonia", 1.0, 0.7, 0.5, Answer.FLAGGED),), (), "pillow", [[0.0]], PICTURE)
     return Report(**(values | changes))
@@ -361,12 +364,12 @@ def test_while_the_database_is_away_results_wait_and_nothing_is_claimed(
         for _ in range(3000):
             desk.now += 0.1
             desk.dispatcher.work([desk.root_id])
-        assert desk.dispatcher.database.away_since is not None
+        assert desk.database_is_away()
         assert not desk.dispatcher.is_idle()
         assert 5 < len(tried) < 20
     desk.work()
     assert desk.state() is FileState.DONE
-    assert desk.dispatcher.database.away_since is None
+    assert not desk.database_is_away()
     assert desk.dispatcher.is_idle()
 
 
@@ -601,7 +604,7 @@ def test_slots_ask_whether_a_film_is_known_unless_it_is_small_and_nothing_was_ev
         jobs = [job for _, job in desk.pool.jobs.values()]
         desk.dispatcher.release(desk.pool.in_flight)
         desk.pool.jobs.clear()
-        return {slot_messages.to_path(job.path): job.ask for job in jobs}
+        return {protocol.to_path(job.path): job.ask for job in jobs}
 
     seen = desk.ledger.observe(desk.root_id, [Observation(b"small", 65_535, 1), Observation(b"large", 65_536, 1)])
     desk.ledger.settle(seen.values())

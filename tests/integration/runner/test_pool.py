@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,15 +33,15 @@ from preread.core.study_header import ELEMENT_BYTES_MAX, HEADER_BYTES_MAX
 from preread.core.types import Caveat, Outcome, Population
 from preread.model import bundles
 from preread.model.bundles import Bundle
-from preread.runner import pool as slots
-from preread.runner.child import protocol as slot_messages
+from preread.runner.child import protocol
 from preread.runner.child.protocol import Job, Setup
-from preread.runner.pool import Done, Fault, InferencePool, Lost, Read
+from preread.runner.pool import COMMAND, SPAWN_PAUSE_S, Done, Fault, InferencePool, Lost, Read
 from preread_training.data import phantoms
 from preread_training.data.phantoms import Encoding
 from tests.support.paths import STUB_SLOT
 
 WITHIN_S = 120.0
+DEADLINE_S = 1000.0  # on a clock that the test moves
 MIB = 1024 * 1024
 FILM = phantoms.to_jpeg(phantoms.draw_chest(1, rows=96, columns=96))
 
@@ -52,7 +53,7 @@ class Bench:
         self.folder = folder
         self.inferences = folder.parent / "inferences"
         self.setup = Setup(
-            bundle=slot_messages.to_text(os.fsencode(bundle.path)),
+            bundle=protocol.to_text(os.fsencode(bundle.path)),
             digest=bundle.digest,
             memory_bytes=2048 * MIB,
             max_file_bytes=MIB,
@@ -84,8 +85,8 @@ class Bench:
         Path(os.fsdecode(full)).write_bytes(content)
         status = os.stat(full)
         job = Job(
-            root=slot_messages.to_text(os.fsencode(self.folder)),
-            path=slot_messages.to_text(path),
+            root=protocol.to_text(os.fsencode(self.folder)),
+            path=protocol.to_text(path),
             size_bytes=status.st_size,
             mtime_ns=status.st_mtime_ns,
             population=Population.CHILDREN_1_5Y,
@@ -122,11 +123,20 @@ def bench(tmp_path: Path, stub_bundle: Bundle) -> Iterator[Bench]:
         pool.close()
 
 
+@pytest.fixture(scope="module")
+def lasting(tmp_path_factory: pytest.TempPathFactory, stub_bundle: Bundle) -> Iterator[InferencePool[str]]:
+    """A pool of one slot, for all tests that leave it alive: a job names its folder itself."""
+    folder = tmp_path_factory.mktemp("lasting")
+    pool = Bench(folder / "films", stub_bundle).pool()
+    yield pool
+    pool.close()
+
+
 # --------------------------------------------------------------------------- what it answers
 
 
-def test_a_film_is_assessed(bench: Bench) -> None:
-    done = bench.outcome(bench.pool(), bench.film(b"2026/\xff.jpg"))
+def test_a_film_is_assessed(bench: Bench, lasting: InferencePool[str]) -> None:
+    done = bench.outcome(lasting, bench.film(b"2026/\xff.jpg"))
     assert isinstance(done, Done)
     report = done.report
     assert (report.outcome, report.format, report.rows, report.columns) == (Outcome.ASSESSED, "JPEG", 96, 96)
@@ -140,11 +150,11 @@ def test_a_film_is_assessed(bench: Bench) -> None:
 
 def test_large_films_of_every_codec_are_read_one_after_the_other(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a whole slot: a codec that holds smaller copies of a film has decoders of its own for them."""
-    monkeypatch.setattr(slots, "MOST", 4)
+    monkeypatch.setattr("preread.runner.pool.MOST", 4)
     bundle = bundles.load_bundle(bundles.find_bundle())
-    name = slot_messages.to_text(os.fsencode(bundle.path.resolve()))
+    name = protocol.to_text(os.fsencode(bundle.path.resolve()))
     changes: dict[str, Any] = {"bundle": name, "digest": bundle.digest, "max_file_bytes": 64 * MIB}
-    pool = bench.pool(command=slots.COMMAND, **changes)
+    pool = bench.pool(command=COMMAND, **changes)
     drawn = phantoms.draw_chest(3, rows=520, columns=524).repeat(4, axis=0).repeat(4, axis=1)
     syntaxes = ("jpeg-2000", "jpeg-2000-lossless", "htj2k-lossless", "jpeg-ls", "jpeg-lossless", "rle", "explicit")
     films = {syntax: phantoms.to_dicom(drawn, Encoding(syntax)) for syntax in syntaxes}
@@ -156,11 +166,11 @@ def test_large_films_of_every_codec_are_read_one_after_the_other(bench: Bench, m
             assert pool.idle == 1
 
 
-def test_a_picture_that_is_no_chest_film_is_refused_by_its_pixels(bench: Bench) -> None:
+def test_a_picture_that_is_no_chest_film_is_refused_by_its_pixels(bench: Bench, lasting: InferencePool[str]) -> None:
     """The stub's detector refuses what is nearly all white."""
     white = np.full((96, 96), 255, np.uint8)
     white[::8] = 240
-    done = bench.outcome(bench.pool(), bench.film("white.png", phantoms.to_png(white)))
+    done = bench.outcome(lasting, bench.film("white.png", phantoms.to_png(white)))
     assert isinstance(done, Done)
     assert (done.report.outcome, done.report.code) == (Outcome.REFUSED, "not_chest")
     assert "frontal chest radiograph" in done.report.reason
@@ -180,14 +190,14 @@ def test_known_bytes_are_not_assessed_again(bench: Bench) -> None:
     assert len(bench.inferences.read_text().split()) == 1
 
 
-def test_known_bytes_are_still_screened(bench: Bench) -> None:
-    done = bench.outcome(bench.pool(), bench.film("film", population=Population.UNDECLARED), known=True)
+def test_known_bytes_are_still_screened(bench: Bench, lasting: InferencePool[str]) -> None:
+    done = bench.outcome(lasting, bench.film("film", population=Population.UNDECLARED), known=True)
     assert isinstance(done, Done)
     assert (done.report.outcome, done.report.code) == (Outcome.REFUSED, "age_unknown")
 
 
-def test_the_path_may_name_the_patient(bench: Bench) -> None:
-    done = bench.outcome(bench.pool(), bench.film("P77/film.jpg", path_pattern="{patient_id}/*.jpg"))
+def test_the_path_may_name_the_patient(bench: Bench, lasting: InferencePool[str]) -> None:
+    done = bench.outcome(lasting, bench.film("P77/film.jpg", path_pattern="{patient_id}/*.jpg"))
     assert isinstance(done, Done)
     assert done.report.identity.patient_id == "P77"
     assert Caveat.UNIDENTIFIED not in done.report.gate_caveats
@@ -202,8 +212,8 @@ def test_the_path_may_name_the_patient(bench: Bench) -> None:
         (b"\0" * (MIB + 1), "too_many_bytes"),
     ],
 )
-def test_bytes_at_fault_have_their_code(bench: Bench, content: bytes, code: str) -> None:
-    done = bench.outcome(bench.pool(), bench.film("film.dcm", content))
+def test_bytes_at_fault_have_their_code(bench: Bench, lasting: InferencePool[str], content: bytes, code: str) -> None:
+    done = bench.outcome(lasting, bench.film("film.dcm", content))
     assert isinstance(done, Done)
     assert (done.report.outcome, done.report.code) == (Outcome.UNREADABLE, code)
     assert (done.report.facts(Population.UNDECLARED) is None) == (code == "too_many_bytes")
@@ -219,18 +229,18 @@ def of_one_level(*, brightest: int, share: float) -> bytes:
 
 @pytest.mark.parametrize("brightest, share, blank", [(107, 0.5, True), (108, 0.5, False), (108, 0.0, False)])
 def test_a_film_is_blank_where_all_its_own_pixels_are_alike(
-    bench: Bench, brightest: int, share: float, blank: bool
+    bench: Bench, lasting: InferencePool[str], brightest: int, share: float, blank: bool
 ) -> None:
     """A single pixel, which nothing smaller shows, is enough."""
-    done = bench.outcome(bench.pool(), bench.film("film", of_one_level(brightest=brightest, share=share)))
+    done = bench.outcome(lasting, bench.film("film", of_one_level(brightest=brightest, share=share)))
     assert isinstance(done, Done)
     assert (done.report.code == "blank") == blank
     assert ("100 and 107" in done.report.reason) == blank
 
 
-def test_a_damaged_film_still_belongs_to_its_patient(bench: Bench) -> None:
+def test_a_damaged_film_still_belongs_to_its_patient(bench: Bench, lasting: InferencePool[str]) -> None:
     whole = phantoms.to_dicom(phantoms.draw_chest(2, rows=96, columns=96), PatientID="P12")
-    done = bench.outcome(bench.pool(), bench.film("film", whole[:-3000]))
+    done = bench.outcome(lasting, bench.film("film", whole[:-3000]))
     assert isinstance(done, Done)
     assert (done.report.outcome, done.report.code) == (Outcome.UNREADABLE, "truncated")
     assert done.report.identity.patient_id == "P12"
@@ -238,7 +248,8 @@ def test_a_damaged_film_still_belongs_to_its_patient(bench: Bench) -> None:
 
 def test_the_header_comes_with_every_outcome(bench: Bench) -> None:
     pool = bench.pool()
-    tags = {"PatientName": "Doe^Jane", "StudyID": "77", "StudyDate": None, "PatientBirthDate": "20210110"}
+    tags: dict[str, Any] = {"PatientName": "Doe^Jane", "StudyID": "77", "StudyDate": None}
+    tags["PatientBirthDate"] = "20210110"
     chest = phantoms.to_dicom(phantoms.draw_chest(2, rows=96, columns=96), **tags)
     lateral = phantoms.to_dicom(phantoms.draw_chest(2, rows=96, columns=96), ViewPosition="LL", **tags)
     for known, content, outcome in (
@@ -273,40 +284,38 @@ def test_a_header_beyond_its_limits_is_no_message(header: dict[str, Any]) -> Non
     """A process has read hostile bytes: the worker believes none of it unchecked."""
     report = {"outcome": "refused", "sha256": "0" * 64}
     said = json.dumps({"kind": "done", "report": report | {"study_header": {"elements": "{}"}}}).encode()
-    assert slot_messages.decode_reply(said).report is not None
+    assert protocol.decode_reply(said).report is not None
     with pytest.raises(ValueError, match="study_header"):
-        slot_messages.decode_reply(json.dumps({"kind": "done", "report": report | {"study_header": header}}).encode())
+        protocol.decode_reply(json.dumps({"kind": "done", "report": report | {"study_header": header}}).encode())
 
 
-def test_a_change_after_the_look_is_a_fault_of_nobody(bench: Bench) -> None:
-    pool = bench.pool()
+def test_a_change_after_the_look_is_a_fault_of_nobody(bench: Bench, lasting: InferencePool[str]) -> None:
     job = bench.film("film")
     bench.film("film", FILM + b"more")
-    fault = bench.outcome(pool, job)
+    fault = bench.outcome(lasting, job)
     assert isinstance(fault, Fault)
     assert type(fault.error) is FileChanged
     (bench.folder / "film").unlink()
-    fault = bench.outcome(pool, job)
+    fault = bench.outcome(lasting, job)
     assert isinstance(fault, Fault)
     assert type(fault.error) is FileVanished
-    assert pool.deaths == 0
+    assert lasting.deaths == 0
 
 
-def test_a_change_during_the_work_is_seen(bench: Bench) -> None:
-    pool = bench.pool()
-    bench.ready(pool)
-    pool.submit("the film", bench.film("film"))
-    (event,) = pool.poll(WITHIN_S)
+def test_a_change_during_the_work_is_seen(bench: Bench, lasting: InferencePool[str]) -> None:
+    bench.ready(lasting)
+    lasting.submit("the film", bench.film("film"))
+    (event,) = lasting.poll(WITHIN_S)
     assert isinstance(event, Read)
     bench.film("film", FILM + b"more")
-    pool.answer("the film", known=False)
-    fault = bench.wait(pool)["the film"]
+    lasting.answer("the film", known=False)
+    fault = bench.wait(lasting)["the film"]
     assert isinstance(fault, Fault)
     assert type(fault.error) is FileChanged
 
 
-def test_printing_does_not_reach_the_worker(bench: Bench) -> None:
-    assert isinstance(bench.outcome(bench.pool(), bench.film("film", FILM + b"PRINT")), Done)
+def test_printing_does_not_reach_the_worker(bench: Bench, lasting: InferencePool[str]) -> None:
+    assert isinstance(bench.outcome(lasting, bench.film("film", FILM + b"PRINT")), Done)
 
 
 def test_decoders_hear_how_many_threads_a_film_may_use(bench: Bench) -> None:
@@ -341,31 +350,69 @@ def test_a_slot_that_dies_costs_its_film_only(bench: Bench, trick: bytes, kind: 
 
 
 def test_a_film_that_hangs_is_killed_at_its_deadline_and_holds_nobody_up(bench: Bench) -> None:
-    pool = bench.pool(count=2, deadline_s=5.0)
+    now = [0.0]
+    pool = bench.pool(count=2, deadline_s=DEADLINE_S, clock=lambda: now[0])
     bench.ready(pool, 2)
     pool.submit("bad", bench.film("bad", FILM + b"HANG"))
+    (event,) = pool.poll(WITHIN_S)
+    assert isinstance(event, Read)
+    pool.answer("bad", known=False)
     for number in range(3):
         pool.submit(f"good{number}", bench.film(f"good{number}", FILM + bytes([number])))
         ended = bench.wait(pool)
         assert list(ended) == [f"good{number}"]
         assert pool.in_flight == ["bad"]
+    now[0] = DEADLINE_S
     broke = bench.wait(pool)["bad"]
     assert isinstance(broke, Lost)
     assert broke.error.code == "slot_deadline"
     assert broke.sha256 == hashlib.sha256(FILM + b"HANG").hexdigest()
 
 
-@pytest.mark.parametrize("word,least,most", [(b"SPIN", 0.3, 6.5), (b"HANG", 0.0, 0.3)])
-def test_whether_a_film_that_is_late_had_a_processor_is_known(
-    bench: Bench, word: bytes, least: float, most: float
-) -> None:
-    """With several others on the machine it may have had one for a small part of the time."""
-    pool = bench.pool(deadline_s=6.0)
+def late(bench: Bench, word: bytes, until: Callable[[int], bool]) -> Lost[str]:
+    """Return how a film ends whose deadline passes when a condition on its process holds."""
+    now = [0.0]
+    pool = bench.pool(deadline_s=DEADLINE_S, clock=lambda: now[0])
     assert isinstance(bench.outcome(pool, bench.film("before")), Done)
-    broke = bench.outcome(pool, bench.film("late", FILM + word))
+    bench.ready(pool)
+    (process,) = pool.processes
+    pool.submit("late", bench.film("late", FILM + word))
+    (event,) = pool.poll(WITHIN_S)
+    assert isinstance(event, Read)
+    pool.answer("late", known=False)
+    give_up_at = time.monotonic() + WITHIN_S
+    while not until(process.pid):
+        assert pool.poll(0.02) == []
+        assert time.monotonic() < give_up_at
+    now[0] = DEADLINE_S
+    broke = bench.wait(pool)["late"]
     assert isinstance(broke, Lost)
     assert broke.error.code == "slot_deadline"
-    assert least <= broke.computed_s <= most
+    return broke
+
+
+def computed_s(pid: int) -> float:
+    """Processor seconds of a process: utime and stime of proc(5)."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def test_a_film_that_is_late_and_had_a_processor_is_known_by_it(bench: Bench) -> None:
+    seen: list[float] = []
+
+    def has_computed(pid: int) -> bool:
+        seen.append(computed_s(pid))
+        return seen[-1] - seen[0] >= 0.5
+
+    assert 0.5 <= late(bench, b"SPIN", has_computed).computed_s <= 6.5
+
+
+def test_a_film_that_is_late_and_had_no_processor_is_known_by_it(bench: Bench) -> None:
+    def hangs(pid: int) -> bool:
+        (blocked,) = re.findall(r"^SigBlk:\s+(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        return bool(int(blocked, 16) >> (signal.SIGTERM - 1) & 1)
+
+    assert 0.0 <= late(bench, b"HANG", hangs).computed_s <= 0.3
 
 
 def test_what_a_slot_has_held_for_long_is_known(bench: Bench) -> None:
@@ -383,8 +430,13 @@ def test_what_a_slot_has_held_for_long_is_known(bench: Bench) -> None:
 def test_a_share_that_does_not_hand_out_a_film_is_at_fault_and_not_the_film(bench: Bench) -> None:
     hang = bench.folder.with_name("films.hang")
     hang.touch()
-    pool = bench.pool(deadline_s=3.0)
-    fault = bench.outcome(pool, bench.film("film.stall"))
+    now = [0.0]
+    pool = bench.pool(deadline_s=DEADLINE_S, clock=lambda: now[0])
+    bench.ready(pool)
+    pool.submit("the film", bench.film("film.stall"))
+    assert pool.poll(0.1) == []
+    now[0] = DEADLINE_S
+    fault = bench.wait(pool)["the film"]
     assert isinstance(fault, Fault)
     assert type(fault.error) is EnvironmentFault
     assert fault.late
@@ -415,13 +467,13 @@ def test_signals_for_the_worker_do_not_end_a_slot(bench: Bench) -> None:
 
 def test_a_damaged_network_is_named(bench: Bench) -> None:
     """The stub bundle holds no network: the real slot says so."""
-    pool = bench.pool(command=slots.COMMAND)
+    pool = bench.pool(command=COMMAND)
     with pytest.raises(BundleDamaged):
         bench.ready(pool)
 
 
 def test_a_bundle_that_was_exchanged_is_named(bench: Bench) -> None:
-    pool = bench.pool(command=slots.COMMAND, digest="0" * 64)
+    pool = bench.pool(command=COMMAND, digest="0" * 64)
     with pytest.raises(BundleMismatch):
         bench.ready(pool)
 
@@ -437,14 +489,14 @@ def test_a_machine_without_room_for_a_process_is_waited_for(bench: Bench, monkey
     really_popen = subprocess.Popen
 
     def popen(*arguments: Any, **options: Any) -> Any:
-        if now[0] < 3 * slots.SPAWN_PAUSE_S:
+        if now[0] < 3 * SPAWN_PAUSE_S:
             refused[0] += 1
             raise OSError(errno.EAGAIN, "Resource temporarily unavailable")
         return really_popen(*arguments, **options)
 
-    monkeypatch.setattr(slots.subprocess, "Popen", popen)
+    monkeypatch.setattr(subprocess, "Popen", popen)
     pool = bench.pool(count=2, clock=lambda: now[0])
-    while now[0] < 3 * slots.SPAWN_PAUSE_S:
+    while now[0] < 3 * SPAWN_PAUSE_S:
         assert pool.poll(0.0) == []
         now[0] += 0.5
     assert refused[0] == 3
@@ -539,12 +591,12 @@ def test_slots_end_with_a_worker_that_is_killed(bench: Bench, eventually: Callab
         from dataclasses import replace
         from preread.runner.child import protocol as m
         from preread.runner.pool import InferencePool
-        setup = m.decode_setup({slot_messages.encode(bench.setup)!r})
+        setup = m.decode_setup({protocol.encode(bench.setup)!r})
         pool = InferencePool(replace(setup, parent_pid=os.getpid()), count=2, deadline_s=600,
                         command={(sys.executable, "-P", str(STUB_SLOT), str(bench.inferences))!r})
         while pool.idle < 2:
             pool.poll(1)
-        pool.submit("bad", m.decode_job({slot_messages.encode(job)!r}))
+        pool.submit("bad", m.decode_job({protocol.encode(job)!r}))
         pool.poll(60)
         pool.answer("bad", known=False)
         print(json.dumps([process.pid for process in pool.processes]), flush=True)

@@ -26,7 +26,7 @@ from preread.core.types import Outcome, Population
 from preread.imaging import previews
 from preread.imaging.preview_png import encode_preview
 from preread.model.bundles import Bundle
-from preread.runner.child import protocol as slot_messages
+from preread.runner.child import protocol
 from preread.runner.child.protocol import Job, Report, Setup
 from preread.runner.pool import Done, InferencePool, Read
 from preread_training.data import phantoms
@@ -129,7 +129,7 @@ class Slot:
         self.folder = folder / "inbox"
         self.folder.mkdir()
         setup = Setup(
-            bundle=slot_messages.to_text(os.fsencode(bundle.path)),
+            bundle=protocol.to_text(os.fsencode(bundle.path)),
             digest=bundle.digest,
             memory_bytes=2**31,
             max_file_bytes=2**20,
@@ -151,7 +151,7 @@ class Slot:
             assert time.monotonic() < give_up_at
             assert self.pool.poll(1.0) == []
         job = Job(
-            slot_messages.to_text(os.fsencode(self.folder)),
+            protocol.to_text(os.fsencode(self.folder)),
             "film",
             status.st_size,
             status.st_mtime_ns,

@@ -105,6 +105,9 @@ class Desk:
             self.system,
         )
 
+    def is_down(self) -> bool:
+        return self.inbox.share_down is not None
+
     def pass_time(self, seconds: float = 0.0) -> None:
         """Let the clock run, ticking whenever the inbox asks for it."""
         end = self.now + seconds
@@ -605,7 +608,7 @@ def test_an_incomplete_scan_says_nothing_of_absence(desk: Desk, number: int) -> 
     desk.write("good/new")
     desk.pass_time(150)
     assert desk.states() == {FileState.READY: 4}
-    assert desk.inbox.share_down is None
+    assert not desk.is_down()
     desk.system.fail_listing.clear()
     desk.pass_time(65)
     assert desk.states() == {FileState.READY: 3, FileState.MISSED: 1}
@@ -629,13 +632,13 @@ def test_a_share_that_is_down_changes_nothing_and_comes_back(desk: Desk, number:
     before = desk.states()
     desk.system.fail_listing[desk.root] = number
     desk.pass_time(400)
-    assert desk.inbox.share_down is not None
+    assert desk.is_down()
     assert not desk.inbox.quiet
     assert desk.states() == before
     desk.system.fail_listing.clear()
     desk.write("new")
     desk.pass_time(40)
-    assert desk.inbox.share_down is None
+    assert not desk.is_down()
     assert desk.state(b"new") is FileState.READY
     assert desk.states() == {FileState.QUARANTINED: 1, FileState.READY: 2}
 
@@ -653,7 +656,7 @@ def test_a_share_that_fails_within_a_scan_is_down(desk: Desk) -> None:
 
     desk.system.entries = entries  # type: ignore[method-assign]
     desk.pass_time(31)
-    assert desk.inbox.share_down is not None
+    assert desk.is_down()
 
 
 def test_an_empty_mount_point_is_no_empty_share(desk: Desk) -> None:
@@ -662,12 +665,12 @@ def test_an_empty_mount_point_is_no_empty_share(desk: Desk) -> None:
     desk.folder.rename(desk.folder.parent / "unmounted")
     desk.folder.mkdir()
     desk.pass_time(200)
-    assert desk.inbox.share_down is not None
+    assert desk.is_down()
     assert desk.state(b"film") is FileState.READY
     desk.folder.rmdir()
     (desk.folder.parent / "unmounted").rename(desk.folder)
     desk.pass_time(40)
-    assert desk.inbox.share_down is None
+    assert not desk.is_down()
     assert desk.state(b"film") is FileState.READY
 
 
@@ -688,7 +691,7 @@ def test_a_share_that_is_not_mounted_when_the_worker_starts_is_down_and_no_empty
     (desk.folder.parent / "unmounted").rename(desk.folder)
     desk.system.missing = None
     desk.pass_time(40)
-    assert desk.inbox.share_down is None
+    assert not desk.is_down()
     assert desk.state(b"film") is FileState.READY
     assert chosen_before.stopped, "a network share would be watched as the local folder that lay below it"
 
@@ -711,7 +714,7 @@ def test_a_root_that_is_not_there_yet(make_desk: Callable[..., Desk]) -> None:
     desk = make_desk()
     desk.folder.rmdir()
     desk.pass_time(100)
-    assert desk.inbox.share_down is not None
+    assert desk.is_down()
     desk.folder.mkdir()
     desk.write("film")
     desk.pass_time(35)

@@ -146,8 +146,7 @@ def test_a_dead_emitter_is_noticed_and_replaced(watcher: Watcher, bell: Bell, tm
     for emitter in observer.emitters:
         emitter.stop()
         emitter.join(WITHIN_S)
-    assert observer.is_alive()
-    assert not watcher.alive
+    assert (observer.is_alive(), watcher.alive) == (True, False)
     watcher.supervise(REBUILD_FIRST_S + 1)
     assert watcher.alive
     assert watcher.restarts == 1
@@ -202,8 +201,7 @@ def test_without_watches_left_the_scan_goes_on_alone(tmp_path: Path, bell: Bell,
 
     watcher = Watcher(os.fsencode(tmp_path), bell, make_observer=make)
     watcher.supervise(0.0)
-    assert not watcher.alive
-    assert watcher.take() == ([], True)
+    assert (watcher.alive, watcher.take()) == (False, ([], True))
     watcher.supervise(REBUILD_FIRST_S)
     assert watcher.alive
     watcher.stop()

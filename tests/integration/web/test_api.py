@@ -10,6 +10,7 @@ import hypothesis
 import pytest
 import schemathesis
 from schemathesis.checks import not_a_server_error
+from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import (
     content_type_conformance,
     response_schema_conformance,
@@ -156,7 +157,10 @@ def test_the_api_answers_as_its_description_says(films_here: Films, program: Pro
         answer = case.call(headers={"Authorization": f"Bearer {program.token}"})
         case.validate_response(answer, checks=checks)
 
-    operations = [found.ok() for found in described.get_all_operations()]
+    operations = []
+    for found in described.get_all_operations():
+        assert isinstance(found, Ok), found
+        operations.append(found.ok())
     assert len(operations) >= 9
     quick = hypothesis.settings(
         max_examples=25,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import uvicorn
@@ -15,9 +16,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-from preread.core.types import Answer, RefusalCode, Role
+from preread.core.types import Answer, RefusalCode, Role, Verdict
 from preread.review import reviews
-from preread.web import server
 from preread.web.app import create_app
 from preread.web.context import WebOptions
 from tests.support.page import PASSWORD, Films
@@ -109,7 +109,8 @@ class Doctor:
 
     def complaints(self) -> list[str]:
         """What the browser wrote into its console: a broken content policy, a script's error."""
-        found = [entry["message"] for entry in self.chromium.get_log("browser") if entry["level"] == "SEVERE"]
+        get_log = cast("Callable[[str], list[dict[str, Any]]]", self.chromium.get_log)
+        found = [entry["message"] for entry in get_log("browser") if entry["level"] == "SEVERE"]
         return [message for message in found if "status of 4" not in message and "status of 5" not in message]
 
 
@@ -120,7 +121,7 @@ def doctor(
     films_here.person("ada")
     films_here.scan()
     app = create_app(films_here.engine, WebOptions(preview_dir=films_here.preview_dir, scan_interval_s=3600))
-    monkeypatch.setattr(server.signal, "signal", lambda *_: None)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
     running = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, ws="none"))
     thread = threading.Thread(target=running.run)
     thread.start()
@@ -237,7 +238,7 @@ def test_news_come_without_moving_what_is_looked_at(films_here: Films, doctor: D
         from preread.db import schema
 
         shown = reviews.shown_of(connection.execute(schema.file.select().where(schema.file.c.id == 2)).one())
-    reviews.sign(films_here.engine, ben, reviews.Draft(2, shown, reviews.Verdict.ACCEPTED, "t" * 20))
+    reviews.sign(films_here.engine, ben, reviews.Draft(2, shown, Verdict.ACCEPTED, "t" * 20))
     doctor.until(lambda: doctor.one("#news").text.startswith("1 new in this list"))
     assert doctor.focused == "Film 3"
     assert [row.get_attribute("data-film") for row in doctor.all("tr.film")] == ["1", "3", "2", "4", "5"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def test_every_text_that_a_page_asks_for_is_there() -> None:
     asked = {key for text in written for key in re.findall(r"\bt\(\s*['\"]([\w.]+)['\"]\s*[,)]", text)}
     assert len(asked) > 80
     assert asked <= set(texts)
-    kinds = {
+    kinds: dict[str, Sequence[str]] = {
         "outcome": ["assessed", "refused", "unreadable"],
         "answer": list(Answer),
         "verdict": ["accepted", "rejected", "supplemented"],

@@ -106,25 +106,31 @@ class Terminal(io.StringIO):
 
 
 def test_a_bar_is_shown_on_a_terminal_and_data_stays_on_standard_output(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", Terminal())
-    monkeypatch.setattr(sys, "stdout", io.StringIO())
+    err, out = Terminal(), io.StringIO()
+    monkeypatch.setattr(sys, "stderr", err)
+    monkeypatch.setattr(sys, "stdout", out)
     with progress("assessing", lambda: 2, printing=True) as step:
         output.print_json({"path": "a"})
         step()
         print_message("b: is gone")
         step()
-    assert "assessing" in sys.stderr.getvalue()
-    assert "b: is gone" in sys.stderr.getvalue()
-    assert sys.stdout.getvalue() == '{"path": "a"}\n'
+    assert "assessing" in err.getvalue()
+    assert "b: is gone" in err.getvalue()
+    assert out.getvalue() == '{"path": "a"}\n'
 
 
-@pytest.mark.parametrize("err, out", [(io.StringIO, io.StringIO), (io.StringIO, Terminal), (Terminal, Terminal)])
-def test_no_bar_in_a_pipe_or_between_printed_records(monkeypatch: pytest.MonkeyPatch, err: Any, out: Any) -> None:
-    monkeypatch.setattr(sys, "stderr", err())
-    monkeypatch.setattr(sys, "stdout", out())
+@pytest.mark.parametrize(
+    "make_err, make_out", [(io.StringIO, io.StringIO), (io.StringIO, Terminal), (Terminal, Terminal)]
+)
+def test_no_bar_in_a_pipe_or_between_printed_records(
+    monkeypatch: pytest.MonkeyPatch, make_err: type[io.StringIO], make_out: type[io.StringIO]
+) -> None:
+    err = make_err()
+    monkeypatch.setattr(sys, "stderr", err)
+    monkeypatch.setattr(sys, "stdout", make_out())
     with progress("assessing", lambda: pytest.fail("nobody needs the count"), printing=True) as step:
         step()
-    assert sys.stderr.getvalue() == ""
+    assert err.getvalue() == ""
 
 
 NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)

@@ -215,7 +215,7 @@ def test_an_uncaught_exception_is_logged_without_its_message(log_stream: Any) ->
 
 def test_a_stream_that_nobody_reads_stops_nothing(log_stream: Any) -> None:
     class Closed(io.StringIO):
-        def write(self, text: Any) -> None:
+        def write(self, text: str) -> int:
             raise BrokenPipeError
 
     log.set_up(json_lines=True, stream=Closed())
@@ -249,7 +249,7 @@ def test_a_full_disk_costs_log_lines_and_says_how_many(log_stream: Any) -> None:
 
 def test_a_full_disk_below_standard_error_too_stops_nothing(log_stream: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     class Full(io.StringIO):
-        def write(self, text: Any) -> None:
+        def write(self, text: str) -> int:
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(sys, "__stderr__", Full())
@@ -272,8 +272,8 @@ def _keys(node: ast.expr, function: ast.AST) -> Iterator[str]:
         yield from _keys(node.right, function)
     else:
         assert isinstance(node, ast.Name), f"line {node.lineno}: log fields come from {ast.unparse(node)}"
-        for line in ast.walk(function):
-            for target in line.targets if isinstance(line, ast.Assign) else ():
+        for line in (one for one in ast.walk(function) if isinstance(one, ast.Assign)):
+            for target in line.targets:
                 if isinstance(target, ast.Name) and target.id == node.id:
                     yield from _keys(line.value, function)
                 elif isinstance(target, ast.Subscript) and ast.unparse(target.value) == node.id:

@@ -6,6 +6,7 @@ import io
 import struct
 import sys
 import zlib
+from collections.abc import Callable
 from types import FrameType
 
 import pydicom
@@ -158,7 +159,7 @@ def repeated(count: int) -> bytes:
     return b"".join(element(tag=(0x11 + 2 * (n // 0xE000), 0x1000 + n % 0xE000)) for n in range(count))
 
 
-HOSTILE = {
+HOSTILE: dict[str, Callable[[int], bytes]] = {
     "elements": lambda n: with_header(repeated(n)),
     "elements, one tag": lambda n: with_header(element() * n),
     "elements, deflated": lambda n: deflated(repeated(n)),

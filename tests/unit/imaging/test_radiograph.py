@@ -192,7 +192,7 @@ def deflated_bomb(size_bytes: int) -> bytes:
 
 def deflated_start(data: bytes) -> int:
     (length,) = struct.unpack_from("<I", data, 140)
-    return 144 + length
+    return 144 + int(length)
 
 
 def nested(depth: int) -> bytes:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from preread.core.errors import UnreadableError
+from preread.core.types import PixelArray
 from preread.imaging import rendering
 from preread.imaging.preprocessing import TRAINING_SPEC, preprocess_image, resize_to_input
 from preread.imaging.radiograph import decode_radiograph, read_image_header
@@ -48,11 +49,12 @@ def test_a_smaller_copy_is_the_same_film_to_the_network(how: dict[str, object]) 
 
 @pytest.mark.parametrize("shorter_side_px", [None, 400])
 def test_the_number_of_threads_changes_no_pixel(monkeypatch: pytest.MonkeyPatch, shorter_side_px: int | None) -> None:
-    header, seen = read_image_header(film(bits=12)), []
+    header = read_image_header(film(bits=12))
+    seen: list[PixelArray] = []
     for threads in ("1", "3"):
         monkeypatch.setenv("OPJ_NUM_THREADS", threads)
         seen.append(decode_radiograph(header, shorter_side_px=shorter_side_px).pixels)
-    assert np.array_equal(*seen)
+    assert np.array_equal(seen[0], seen[1])
 
 
 def test_the_answer_stays_within_what_the_bundle_allows_between_machines() -> None:

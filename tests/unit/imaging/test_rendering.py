@@ -39,14 +39,15 @@ def shown(
         for keyword, value in elements.items():
             setattr(dataset, keyword, value)
     allocated = 8 * stored.dtype.itemsize
-    module = PixelModule(*stored.shape, 1, allocated, bits, bits - 1, signed, photometric, 0)
+    rows, columns = stored.shape
+    module = PixelModule(rows, columns, 1, allocated, bits, bits - 1, signed, photometric, 0)
     return rendering.render_grey_levels(
         stored, module, DicomFile(dataset, "1.2.840.10008.1.2.1", None, little_endian, b"", None)
     )
 
 
 def twelve(levels: PixelArray) -> np.ndarray:
-    return np.floor(levels * (4095 / 255) + 0.5).astype(np.uint16)
+    return np.asarray(np.floor(levels * (4095 / 255) + 0.5), np.uint16)
 
 
 def apart(pixels: PixelArray, expected: np.ndarray = RAMP) -> int:
@@ -152,7 +153,9 @@ def test_a_table_behind_a_rescale_of_one() -> None:
         "RescaleIntercept": "0",
         "VOILUTSequence": lut(np.arange(4096), 0, 12, 4096),
     }
-    assert shown(twelve(RAMP), **elements) == (pytest.approx(shown(twelve(RAMP), **FULL_WINDOW)[0], abs=1), ())
+    pixels, caveats = shown(twelve(RAMP), **elements)
+    assert apart(pixels, shown(twelve(RAMP), **FULL_WINDOW)[0].astype(int)) <= 1
+    assert caveats == ()
 
 
 def test_a_table_comes_before_a_window() -> None:

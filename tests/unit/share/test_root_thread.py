@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def during(thread: RootThread, call: Callable[[], object], monkeypatch: pytest.M
 
 def test_a_share_that_answers_is_not_down(thread: RootThread, monkeypatch: pytest.MonkeyPatch) -> None:
     for second in range(0, 1000, 10):
-        during(thread, lambda now=second: thread.down(now), monkeypatch)
+        during(thread, partial(thread.down, second), monkeypatch)
     assert thread.down(1000.0) is None
 
 

@@ -57,15 +57,15 @@ class SettlingMachine(RuleBasedStateMachine):
         may_settle, backlog = seen.size_bytes > 0, path in self.backlog
         before = self.since.get(path)
         settles = self.settling.note(seen, self.now, may_settle=may_settle, backlog=backlog)
-        equal = before is not None and before[0] == seen
-        assert settles == (equal and may_settle and self.now - before[1] >= SETTLE_S)
+        equal_since = before[1] if before is not None and before[0] == seen else None
+        assert settles == (equal_since is not None and may_settle and self.now - equal_since >= SETTLE_S)
         room = CAPACITY // 2 if backlog else CAPACITY
         if settles:
             self.settled[path] = seen
             del self.since[path]
         elif before is None and len(self.since) >= room:
             self.turned_away = True
-        elif not equal:
+        elif equal_since is None:
             self.since[path] = (seen, self.now)
 
     @rule()

@@ -61,8 +61,9 @@ def test_a_full_film_shrinks_to_the_published_training_picture(films: Path) -> N
 def test_evaluate_and_assess_agree_on_every_film(films: Path, tmp_path: Path) -> None:
     folder = films / "chest_xray_full"
     predictions = tmp_path / "predictions.csv"
-    evaluate = [sys.executable, "-m", "preread_training", "evaluate", "--data", folder, "--predictions", predictions]
-    report = json.loads(subprocess.run([*evaluate, "--json"], check=True, capture_output=True).stdout)
+    evaluate: list[str | Path] = [sys.executable, "-m", "preread_training", "evaluate", "--data", folder, "--json"]
+    evaluate += ["--predictions", predictions]
+    report = json.loads(subprocess.run(evaluate, check=True, capture_output=True).stdout)
     assert report["counts"]["films"] == report["counts"]["assessed"] == 180
     assert report["counts"]["refused"] == report["counts"]["unreadable"] == 0
     assess_all: list[str | Path] = [sys.executable, "-m", "preread", "assess", folder, "--json"]

@@ -27,16 +27,13 @@ from preread_training.publish.declaration import PNEUMONIA_CHILDREN, declaration
 from preread_training.stats.metrics import OutOfFold
 from preread_training.stats.operating_point import NothingLearned, calibrate
 from tests.support.declarations import declare
+from tests.support.training_images import brightened_chest
 
 
-def _run(*arguments: str | Path | int) -> str:
+def _run(*arguments: str | Path | float) -> str:
     result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.stdout
-
-
-def _phantom(seed: int, lift: int) -> np.ndarray:
-    return np.clip(draw_chest(seed).astype(int) + lift, 0, 255).astype(np.uint8)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +43,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = ["path,label,patient"]
     for number, label in enumerate(["NONE", "Nodule", "Effusion", "Effusion|Nodule"] * 4):
         lift = 50 * ("Nod" in label) - 30 * ("Eff" in label)
-        (folder / f"{number}.png").write_bytes(to_png(_phantom(number, lift)))
+        (folder / f"{number}.png").write_bytes(to_png(brightened_chest(number, lift)))
         rows.append(f"{number}.png,{label},p{number}")
     (folder / "films.csv").write_text("\n".join(rows))
     return folder / "films.csv"
@@ -146,7 +143,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[bundles.Bundle,
             (folder / name / label).mkdir(parents=True)
             for number in range(count):
                 file = folder / name / label / f"{label}-{number}.png"
-                file.write_bytes(to_png(_phantom(number + 100 * count, lift - darker)))
+                file.write_bytes(to_png(brightened_chest(number + 100 * count, lift - darker)))
     shared = ("--data", folder / "ours", "--run", folder / "run", "--folds", 2)
     _run("fit", *shared, "--recipe", "smoke", "--steps-per-epoch", 3, "--only", 0)
     _run("publish", *shared, "--version", "1.0.0", "--into", folder, "--declaration", declare(folder))

@@ -14,7 +14,7 @@ from preread.core.types import Outcome
 from preread.imaging.preprocessing import TRAINING_SPEC, resize_to_input
 from preread.imaging.radiograph import decode_radiograph, read_image_header
 from preread.model.bundles import Bundle
-from preread.runner import pool as slots
+from preread.runner import pool
 from preread.runner.assess_files import Processes
 from preread_training.analysis.evaluate import judge, write_predictions
 from preread_training.data import phantoms
@@ -28,7 +28,7 @@ AT_ONCE = Processes(2, deadline_s=5.0)
 @pytest.fixture
 def films(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Six films of two labels, read by stub slots."""
-    monkeypatch.setattr(slots, "COMMAND", (sys.executable, "-P", str(STUB_SLOT), str(tmp_path / "inferences")))
+    monkeypatch.setattr(pool, "COMMAND", (sys.executable, "-P", str(STUB_SLOT), str(tmp_path / "inferences")))
     for seed in range(6):
         folder = tmp_path / "films" / ("NORMAL" if seed % 2 else "PNEUMONIA")
         folder.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from preread.core.types import FloatArray, PixelArray
 from preread.imaging.preprocessing import TRAINING_SPEC
 from preread.model.out_of_scope import Detector
 from preread_training.data.phantoms import draw_chest, to_jpeg
-from preread_training.detector import synthetic_negatives as decoys
+from preread_training.detector import synthetic_negatives
 from preread_training.detector.ood_images import of_folder, shipped, views
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def network(seed: int) -> Embed:
 
     def embed(pictures: PixelArray) -> FloatArray:
         cells = pictures.reshape(len(pictures), 14, 16, 14, 16).mean(axis=(2, 4)).reshape(len(pictures), -1)
-        return np.maximum(cells / 128 @ weights, 0).astype(np.float32)
+        return np.asarray(np.maximum(cells / 128 @ weights, 0), np.float32)
 
     return embed
 
@@ -75,8 +75,8 @@ def test_films_of_patients_that_no_network_saw_are_accepted(detector: Detector) 
 
 def test_every_kind_that_was_made_to_be_refused_is_counted_and_mishaps_are_refused(detector: Detector) -> None:
     made = detector.spec.rates["out_of_fold"]["made"]
-    assert set(made) == set(decoys.KINDS)
-    assert all(row["share_refused"] >= 0.95 for kind, row in made.items() if kind in decoys.MISHAPS)
+    assert set(made) == set(synthetic_negatives.KINDS)
+    assert all(row["share_refused"] >= 0.95 for kind, row in made.items() if kind in synthetic_negatives.MISHAPS)
 
 
 def test_a_film_turned_or_exchanged_is_named_so(detector: Detector) -> None:
@@ -114,13 +114,13 @@ def test_a_run_of_one_fold_ships_that_fold_and_its_detector(films: PixelArray) -
     assert alone.spec.rates["never_fitted_to"] == {}
 
 
-@pytest.mark.parametrize("kind", decoys.KINDS)
+@pytest.mark.parametrize("kind", synthetic_negatives.KINDS)
 def test_a_decoy_is_a_picture_of_the_size_of_a_film_and_another_than_it(films: PixelArray, kind: str) -> None:
-    made = decoys.make(kind, films[:3], TRAINING_SPEC, seed=4)
+    made = synthetic_negatives.make(kind, films[:3], TRAINING_SPEC, seed=4)
     assert made.shape == films[:3].shape
     assert made.dtype == np.uint8
     assert (made != films[:3]).any(axis=(1, 2)).all()
-    assert np.array_equal(made, decoys.make(kind, films[:3], TRAINING_SPEC, seed=4))
+    assert np.array_equal(made, synthetic_negatives.make(kind, films[:3], TRAINING_SPEC, seed=4))
 
 
 def test_packages_bring_slices_and_photographs() -> None:

@@ -20,7 +20,7 @@ from preread.model import bundles
 from preread.model.assess import assess
 from preread.model.classifier import Classifier
 from preread_training.data.phantoms import demo_films, draw_chest, to_png
-from preread_training.detector import synthetic_negatives as decoys
+from preread_training.detector import synthetic_negatives
 from preread_training.detector.ood_images import shipped, views
 
 BY_PICTURE = {RefusalCode.NOT_CHEST, RefusalCode.INVERTED, RefusalCode.ORIENTATION}
@@ -126,11 +126,11 @@ def test_phantoms_pass(codes: Callable[[Iterable[PixelArray]], Counter[str]], cl
 
 
 @pytest.mark.films
-@pytest.mark.parametrize("kind", decoys.MISHAPS)
+@pytest.mark.parametrize("kind", synthetic_negatives.MISHAPS)
 def test_a_film_turned_or_exchanged_is_refused_and_named(
     chest: PixelArray, codes: Callable[[Iterable[PixelArray]], Counter[str]], kind: str
 ) -> None:
-    found = codes(decoys.MISHAPS[kind](chest))
+    found = codes(synthetic_negatives.MISHAPS[kind](chest))
     assert share_refused(found) >= 0.98
     assert found["inverted" if kind == "inverted" else "orientation"] >= 0.9 * len(chest)
 
@@ -140,7 +140,7 @@ def test_a_film_turned_or_exchanged_is_refused_and_named(
 def test_noise_and_drawings_are_refused(
     chest: PixelArray, codes: Callable[[Iterable[PixelArray]], Counter[str]], kind: str
 ) -> None:
-    made = decoys.make(kind, chest, TRAINING_SPEC, seed=77)
+    made = synthetic_negatives.make(kind, chest, TRAINING_SPEC, seed=77)
     assert share_refused(codes(picture for picture in made if np.ptp(picture) >= 8)) >= 0.98
 
 

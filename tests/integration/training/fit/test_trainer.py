@@ -15,7 +15,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from preread.core.errors import BundleMismatch, UsageError
@@ -29,10 +28,10 @@ from preread.model.distributions import compute_decile_histogram
 from preread.monitoring import drift
 from preread_training.cli.app import app
 from preread_training.data.atomic_files import NotKept
-from preread_training.data.phantoms import draw_chest
 from preread_training.fit.session import Session
 from tests.support.declarations import declare
 from tests.support.paths import REPOSITORY
+from tests.support.training_images import write_data_set
 
 pytestmark = pytest.mark.usefixtures("deterministic_tensorflow")
 
@@ -41,15 +40,7 @@ FILMS = 12
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Films that even one epoch can tell apart: those "with pneumonia" are brighter."""
-    folder = tmp_path_factory.mktemp("films")
-    for label, lift in (("NORMAL", 0), ("PNEUMONIA", 60)):
-        (folder / label).mkdir()
-        for seed in range(FILMS):
-            pixels = np.clip(draw_chest(seed).astype(int) + lift, 0, 255).astype(np.uint8)
-            name = f"person{seed}_virus_{seed}.png" if lift else f"IM-{seed:04}-0001.png"
-            Image.fromarray(pixels).save(folder / label / name)
-    return folder
+    return write_data_set(tmp_path_factory.mktemp("films"), FILMS)
 
 
 def _run(*arguments: str | Path | float) -> str:
@@ -116,9 +107,9 @@ def test_runs_are_judged_by_four_measures(data: Path, run: Path, tmp_path: Path)
 
 
 def test_a_finished_run_is_not_fitted_again(data: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from preread_training.fit import trainer as fitting
+    from preread_training.fit import trainer
 
-    monkeypatch.setattr(fitting, "build", None)  # a new fit would call it
+    monkeypatch.setattr(trainer, "build", None)  # a new fit would call it
     _run("fit", "--data", data, "--run", run, "--recipe", "smoke", "--folds", 2, "--steps-per-epoch", 3)
 
 

@@ -11,16 +11,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from typer.testing import CliRunner
 
 from preread.core.errors import UsageError
 from preread.core.types import JSONObject
 from preread_training.cli.app import app
-from preread_training.data.phantoms import draw_chest
 from preread_training.reference.systems import REFERENCES
-from preread_training.report import comparison as comparing
+from preread_training.report import comparison
 from preread_training.report.comparison_page import figure, page, table, write
+from tests.support.training_images import write_data_set
 
 pytestmark = pytest.mark.usefixtures("deterministic_tensorflow")
 
@@ -29,14 +28,7 @@ FILMS = 8
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("films")
-    for label, lift in (("NORMAL", 0), ("PNEUMONIA", 60)):
-        (folder / label).mkdir()
-        for seed in range(FILMS):
-            pixels = np.clip(draw_chest(seed).astype(int) + lift, 0, 255).astype(np.uint8)
-            name = f"person{seed}_virus_{seed}.png" if lift else f"IM-{seed:04}-0001.png"
-            Image.fromarray(pixels).save(folder / label / name)
-    return folder
+    return write_data_set(tmp_path_factory.mktemp("films"), FILMS)
 
 
 def _run(*arguments: str | Path | float) -> str:
@@ -93,15 +85,15 @@ def _row(name: str, **changes: object) -> JSONObject:
 
 
 def test_every_system_has_a_row_beside_the_baselines(runs: Path) -> None:
-    rows = comparing.gather(runs)
-    assert [row["name"] for row in rows] == ["A1", "E1", "L2", *comparing.BASELINES]
+    rows = comparison.gather(runs)
+    assert [row["name"] for row in rows] == ["A1", "E1", "L2", *comparison.BASELINES]
     assert all(row["measured"]["auc"]["value"] is not None for row in rows)
     held = rows[0]["protocol"]
     assert held["films_held_out"] + held["films_fitted"] == 2 * FILMS
 
 
 def test_a_row_says_how_far_the_fit_came(runs: Path) -> None:
-    rows = {row["name"]: row for row in comparing.gather(runs)}
+    rows = {row["name"]: row for row in comparison.gather(runs)}
     assert (rows["E1"]["epochs"], rows["E1"]["epochs_meant"], rows["E1"]["ended"]) == (100, 100, "done")
     assert rows["E1"]["parameters"] == 131_089
     assert rows["E1"]["seconds_per_epoch"] > 0
@@ -110,16 +102,16 @@ def test_a_row_says_how_far_the_fit_came(runs: Path) -> None:
 
 
 def test_calling_every_film_pneumonia_is_worth_its_share(runs: Path) -> None:
-    always = next(row for row in comparing.gather(runs) if row["name"] == "always")["measured"]
+    always = next(row for row in comparison.gather(runs) if row["name"] == "always")["measured"]
     assert always["auc"]["value"] == 0.5
     assert (always["sensitivity"]["value"], always["specificity"]["value"]) == (1.0, 0.0)
     assert always["accuracy"]["value"] == 0.5
 
 
 def test_what_is_there_is_not_fitted_again(data: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from preread_training.fit import cross_validation as running
+    from preread_training.fit import cross_validation
 
-    monkeypatch.setattr(running, "run", None)  # a new fit would call it
+    monkeypatch.setattr(cross_validation, "run", None)  # a new fit would call it
     assert "| E1 |" in _compare(data, runs, "--recipe", "E1", "--recipe", "L2")
 
 
@@ -129,7 +121,7 @@ def test_the_table_needs_no_films(runs: Path, tmp_path: Path) -> None:
     assert printed in written
     assert {path.name for path in (tmp_path / "docs").iterdir()} == {"compare.md", "compare.json", "compare.svg"}
     kept = json.loads((tmp_path / "docs" / "compare.json").read_text())
-    assert kept["rows"] == comparing.gather(runs)
+    assert kept["rows"] == comparison.gather(runs)
 
 
 def test_the_page_is_written_without_tensorflow(runs: Path, tmp_path: Path) -> None:
@@ -167,7 +159,7 @@ def test_a_run_on_other_folds_has_none(data: Path, runs: Path, tmp_path: Path) -
 def test_a_fit_that_fails_is_a_row_and_the_next_system_has_its_turn(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from preread_training.fit import cross_validation as running
+    from preread_training.fit import cross_validation
     from preread_training.fit.callbacks import FittingFailed
 
     asked: list[str] = []
@@ -176,7 +168,7 @@ def test_a_fit_that_fails_is_a_row_and_the_next_system_has_its_turn(
         asked.append(trainer.recipe.name)
         raise FittingFailed("the loss became nan at step 3")
 
-    monkeypatch.setattr(running, "run", fail)
+    monkeypatch.setattr(cross_validation, "run", fail)
     printed = _compare(data, tmp_path, "--recipe", "K1", "--recipe", "K2")
     assert asked == ["K1", "K2"]
     assert printed.count("the fit failed: the loss became nan at step 3") == 2
@@ -220,14 +212,14 @@ def test_rows_of_different_films_are_not_put_into_one_table(tmp_path: Path) -> N
         (tmp_path / name).mkdir()
         row = _row(name)
         row["protocol"]["seed"] = len(name) + (name == "A5")
-        (tmp_path / name / comparing.ROW_FILE).write_text(json.dumps(row))
+        (tmp_path / name / comparison.ROW_FILE).write_text(json.dumps(row))
     with pytest.raises(UsageError, match="A5 and A1 were held to different films"):
-        comparing.gather(tmp_path)
+        comparison.gather(tmp_path)
 
 
 def test_a_folder_without_rows_is_said_to_have_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no finished row"):
-        comparing.gather(tmp_path)
+        comparison.gather(tmp_path)
 
 
 # --------------------------------------------------------------------------- the page
@@ -262,7 +254,7 @@ def test_the_figure_has_a_mark_for_every_number_there_is(tmp_path: Path) -> None
     rows = [_row("A5"), _row("A7w"), failed]
     left, right = figure(rows).axes
     marks = [line for line in left.lines if line.get_marker() == "o"]
-    assert sorted(float(mark.get_xdata()[0]) for mark in marks) == pytest.approx([0.9, 0.9, 0.9042, 0.9712])
+    assert sorted(float(np.asarray(mark.get_xdata())[0]) for mark in marks) == pytest.approx([0.9, 0.9, 0.9042, 0.9712])
     assert len([line for line in right.lines if line.get_marker() in {"o", "D"}]) == 4
     write(rows, tmp_path / "a")
     write(rows, tmp_path / "b")

@@ -244,11 +244,12 @@ def test_a_shared_page_holds_no_film_and_no_name_of_one(shared: Path, data: Data
 
 
 def test_counts_and_words_agree_with_the_logits(local: Path, run: Path, data: Data) -> None:
-    from preread_training.report import report as reporting
+    from preread_training.fit.cross_validation import out_of_fold
+    from preread_training.report.tables import judge
 
     page = _read(local)
-    films, rows = reporting.out_of_fold(run, data)
-    judged = reporting.judge("network", films, "pneumonia", 0.5)
+    films, rows = out_of_fold(run, data)
+    judged = judge("network", films, "pneumonia", 0.5)
     found = int((judged.called & (films.labels == 1)).sum())
     assert f"Of 20 films with pneumonia the network finds {found}" in page.text
     assert "95" in page.text
@@ -431,14 +432,16 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(
 def test_a_baseline_that_learned_nothing_is_named_not_shown(
     run: Path, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from preread_training.report import tables as report_numbers
+    from preread_training.report import tables
     from preread_training.report.report import Wanted, report
+    from preread_training.stats.baselines import cross_fitted_logits
 
-    fitted = report_numbers.cross_fitted_logits
     monkeypatch.setattr(
-        report_numbers,
+        tables,
         "cross_fitted_logits",
-        lambda features, labels, folds: fitted(features, labels, folds) * (-1 if features.shape[1] == 96 else 1),
+        lambda features, labels, folds: (
+            cross_fitted_logits(features, labels, folds) * (-1 if features.shape[1] == 96 else 1)
+        ),
     )
     path = report(run, data, tmp_path / "out", Wanted(share=True))
     page = _read(path)

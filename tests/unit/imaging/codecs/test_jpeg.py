@@ -205,9 +205,9 @@ def test_damaged_segments_reach_no_decoder(number: int) -> None:
     assert handed_over(name, changed(name, marker, change)) in {"decode_failed", "broken_header"}
 
 
-def test_what_a_sequential_scan_leaves_open_is_set() -> None:
-    for odd in (b"\x00\x00\x00", b"\x00\x3f\x11", b"\xff\xff\xff"):
-        assert handed_over("baseline", changed("baseline", 0xDA, lambda c, odd=odd: c[:-3] + odd)) == ""
+@pytest.mark.parametrize("odd", [b"\x00\x00\x00", b"\x00\x3f\x11", b"\xff\xff\xff"])
+def test_what_a_sequential_scan_leaves_open_is_set(odd: bytes) -> None:
+    assert handed_over("baseline", changed("baseline", 0xDA, lambda c: c[:-3] + odd)) == ""
 
 
 def test_palettes_and_foreign_transforms_of_jpeg_ls_are_refused() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import struct
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import imagecodecs
@@ -78,7 +79,7 @@ def handed_over(frame: bytes) -> str:
     """Check that the decoders were handed the film as it was or nothing, and return the error's code."""
     codes = set()
     for halvings in (0, 1):
-        handed, pixels, code = outcome(lambda halvings=halvings: stored(frame, LOSSLESS, FILM, halvings=halvings))
+        handed, pixels, code = outcome(partial(stored, frame, LOSSLESS, FILM, halvings=halvings))
         assert set(handed) <= {CLEAN}
         assert (pixels is not None) == bool(handed)
         if not halvings and pixels is not None:

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preread.model.calibration import Calibration
-from preread_training.analysis import activation_maps as inside
-from preread_training.analysis import perturbation as probing
+from preread_training.analysis import activation_maps, perturbation
 from preread_training.analysis.activation_maps import Seen
 from preread_training.analysis.perturbation import border_region, look_inside, lung_region
+from preread_training.analysis.transforms import DISTURBANCES
 
 CALIBRATION = Calibration(1.0, 0.0, 0.5)
 N = 40
@@ -26,7 +26,7 @@ def _films(seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return pictures.astype(np.uint8), labels
 
 
-def _reader(region: np.ndarray, middle: float = 130.0) -> inside.Look:
+def _reader(region: np.ndarray, middle: float = 130.0) -> activation_maps.Look:
     def look(pictures: np.ndarray) -> Seen:
         logits = (pictures[:, region].mean(axis=1) - middle) / 5
         return Seen(logits, np.repeat(logits, 36).reshape(-1, 6, 6).astype(np.float32))
@@ -38,29 +38,29 @@ def test_a_reader_of_lungs_follows_them_and_does_not_mind_the_border() -> None:
     pictures, labels = _films()
     pictures[:, ~lung_region(224, 224)] = 60
     look = _reader(lung_region(224, 224))
-    found = probing.occlude(look, pictures, labels, CALIBRATION, look(pictures))
+    found = perturbation.occlude(look, pictures, labels, CALIBRATION, look(pictures))
     assert found["border"]["unmoved"] == 1.0
     assert found["border"]["auc_change"] == 0
     assert found["lungs"]["unmoved"] == 0.5  # those without it were dark before, too
     assert found["lungs"]["mean_probability_with_finding"] < 0.1
-    assert probing.exchange_lungs(look, pictures, labels)["auc"] == 1.0
+    assert perturbation.exchange_lungs(look, pictures, labels)["auc"] == 1.0
 
 
 def test_a_reader_of_borders_is_found_out() -> None:
     pictures, labels = _films()
     look = _reader(border_region(224, 224))
-    found = probing.occlude(look, pictures, labels, CALIBRATION, look(pictures))
+    found = perturbation.occlude(look, pictures, labels, CALIBRATION, look(pictures))
     assert found["border"]["unmoved"] < 0.6
     assert found["border"]["auc"] == 0.5
     assert found["lungs"]["unmoved"] == 1.0
-    assert probing.exchange_lungs(look, pictures, labels)["auc"] == 0.0
+    assert perturbation.exchange_lungs(look, pictures, labels)["auc"] == 0.0
 
 
 def test_reframing_counts_films_whose_probability_moves() -> None:
     pictures = np.full((10, 224, 224), 100, np.uint8)
     pictures[:5, :20] = 255  # half of them have something at the top
     look = _reader(np.ones((224, 224), bool), middle=110.0)
-    found = probing.reframing(look, pictures, CALIBRATION, look(pictures))
+    found = perturbation.reframing(look, pictures, CALIBRATION, look(pictures))
     assert found["films"] == 10
     assert found["unmoved"] == 0.5
     assert found["risen"] == 0.0
@@ -72,7 +72,7 @@ def test_everything_in_one_record_without_a_nan() -> None:
     look = _reader(lung_region(224, 224))
     found = look_inside(look, pictures, labels, labels == 0, CALIBRATION, most=8)
     assert found["robustness"]["films"] == 8
-    assert set(found["robustness"]["disturbed"]) == set(probing.DISTURBANCES)
+    assert set(found["robustness"]["disturbed"]) == set(DISTURBANCES)
     assert found["activation_map"]["border_energy"] == pytest.approx(20 / 36)
     assert found["activation_map"]["largest_deviation_of_logit"] < 1e-5
     assert found["reframing"]["films"] == N // 2
@@ -82,7 +82,7 @@ def test_everything_in_one_record_without_a_nan() -> None:
 def test_the_sample_holds_conflict_normals_first_and_no_film_twice(seed: int, most: int) -> None:
     generator = np.random.default_rng(seed)
     labels, conflict = generator.integers(0, 2, 40), generator.random(40) < 0.2
-    rows = probing.sample(labels, conflict, most)
+    rows = perturbation.sample(labels, conflict, most)
     assert len(rows) == len(set(rows.tolist())) == min(most, 40)
     hard = set(np.flatnonzero(conflict & (labels == 0)).tolist())
     assert len(hard & set(rows.tolist())) >= min(len(hard), most // 2)
@@ -99,33 +99,33 @@ def test_regions_lie_where_they_are_said_to() -> None:
 def test_the_share_of_energy_is_that_of_absolute_values() -> None:
     maps = np.zeros((2, 6, 6), np.float32)
     maps[0, 0, 0], maps[0, 3, 3] = -3.0, 1.0
-    assert inside.energy_share(maps, inside.border_cells(6)).tolist() == [0.75, 0.0]
+    assert activation_maps.energy_share(maps, activation_maps.border_cells(6)).tolist() == [0.75, 0.0]
 
 
 def test_the_head_is_the_difference_of_logit_and_mean_of_the_map() -> None:
     maps = np.random.default_rng(0).normal(size=(5, 6, 6)).astype(np.float32)
     logits = maps.mean(axis=(1, 2), dtype=np.float64) + 0.25
-    assert inside.head_bias(Seen(logits, maps)) == pytest.approx((0.25, 0.0), abs=1e-9)
+    assert activation_maps.head_bias(Seen(logits, maps)) == pytest.approx((0.25, 0.0), abs=1e-9)
     logits[3] += 0.1
-    assert inside.head_bias(Seen(logits, maps))[1] == pytest.approx(0.1)
+    assert activation_maps.head_bias(Seen(logits, maps))[1] == pytest.approx(0.1)
 
 
 def test_maps_of_the_same_film_correlate_and_flat_ones_do_not() -> None:
     maps = np.random.default_rng(0).normal(size=(4, 6, 6)).astype(np.float32)
-    assert inside.map_correlation(maps, 2 * maps + 1) == pytest.approx(1)
-    assert inside.map_correlation(maps, np.ones_like(maps)).tolist() == [0.0] * 4
+    assert activation_maps.map_correlation(maps, 2 * maps + 1) == pytest.approx(1)
+    assert activation_maps.map_correlation(maps, np.ones_like(maps)).tolist() == [0.0] * 4
 
 
 def test_an_overlay_is_red_where_the_map_speaks_for_and_blue_where_against() -> None:
     picture = np.full((60, 60), 128, np.uint8)
     activation_map = np.zeros((6, 6), np.float32)
     activation_map[0, 0], activation_map[5, 5] = 2.0, -2.0
-    drawn = inside.overlay(picture, activation_map).astype(int)
+    drawn = activation_maps.overlay(picture, activation_map).astype(int)
     assert drawn.shape == (60, 60, 3)
     assert drawn[2, 2, 0] > drawn[2, 2, 2] + 50
     assert drawn[57, 57, 2] > drawn[57, 57, 0] + 50
     assert (drawn[30, 30] == 128).all()
-    assert (inside.overlay(picture, np.zeros((6, 6), np.float32)) == 128).all()
+    assert (activation_maps.overlay(picture, np.zeros((6, 6), np.float32)) == 128).all()
 
 
 def test_scrambling_keeps_every_value_and_no_place() -> None:
@@ -140,6 +140,6 @@ def test_scrambling_keeps_every_value_and_no_place() -> None:
             self.weights = weights
 
     model = Model()
-    inside.scramble(model)
+    activation_maps.scramble(model)
     assert sorted(model.weights[0].ravel()) == list(range(100))
     assert (model.weights[0] != np.arange(100.0).reshape(10, 10)).any()

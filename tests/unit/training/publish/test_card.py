@@ -13,7 +13,7 @@ import pytest
 
 from preread.imaging.preprocessing import TRAINING_SPEC
 from preread.model import bundles
-from preread_training.analysis import manifest_metrics as summarising
+from preread_training.analysis import manifest_metrics
 from preread_training.analysis.activation_maps import Seen
 from preread_training.analysis.perturbation import look_inside
 from preread_training.data.dataset import Data, Film, summary
@@ -87,7 +87,7 @@ def manifest() -> dict[str, Any]:
             "parameters": 3_350_705,
             "published_on": "2026-03-31",
         },
-        "metrics": {"pneumonia": summarising.metrics(films, data, spec, rows, looked)},
+        "metrics": {"pneumonia": manifest_metrics.metrics(films, data, spec, rows, looked)},
     }
     return dict(json.loads(json.dumps(made, allow_nan=False)))
 

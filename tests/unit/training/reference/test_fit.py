@@ -14,9 +14,9 @@ import pytest
 from preread.core.errors import UsageError
 from preread.core.types import PixelArray
 from preread.imaging.preprocessing import TRAINING_SPEC, resize_to_input
-from preread_training.data.phantoms import draw_chest
 from preread_training.fit.session import Session
 from preread_training.reference.systems import REFERENCES, Reference, Shifts
+from tests.support.training_images import brightened_chest
 
 if TYPE_CHECKING:
     import keras
@@ -44,8 +44,9 @@ PUBLISHED = {
 @pytest.fixture(scope="module")
 def pictures() -> PixelArray:
     """Drawn films, those with the finding brighter."""
-    drawn = [np.clip(draw_chest(seed).astype(int) + 60 * LABELS[seed], 0, 255) for seed in range(FILMS)]
-    return np.stack([resize_to_input(TRAINING_SPEC, film.astype(np.uint8)) for film in drawn])
+    return np.stack(
+        [resize_to_input(TRAINING_SPEC, brightened_chest(seed, 60 * int(LABELS[seed]))) for seed in range(FILMS)]
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -211,26 +212,26 @@ def test_validation_takes_whole_patients_of_both_labels() -> None:
 
 
 def test_each_pass_takes_every_film_once() -> None:
-    from preread_training.reference import fit as reference
+    from preread_training.reference import fit
 
     recipe, labels = small("E1", batch=5, side_px=1), np.arange(FILMS)
-    films = reference._Films(np.zeros((FILMS, 1, 1), np.uint8), labels % 2)
-    tagged = reference._Films(np.arange(FILMS, dtype=np.uint8).reshape(-1, 1, 1), labels % 2)
-    batches = [np.asarray(x)[:, 0, 0, 0] * 255 for x, _, _ in reference._batches(recipe, tagged, 0, range(6))]
+    films = fit._Films(np.zeros((FILMS, 1, 1), np.uint8), labels % 2)
+    tagged = fit._Films(np.arange(FILMS, dtype=np.uint8).reshape(-1, 1, 1), labels % 2)
+    batches = [np.asarray(x)[:, 0, 0, 0] * 255 for x, _, _ in fit._batches(recipe, tagged, 0, range(6))]
     assert [len(batch) for batch in batches] == [5, 5, 2, 5, 5, 2]
     passes = [np.concatenate(batches[:3]).round().astype(int), np.concatenate(batches[3:]).round().astype(int)]
     assert [sorted(order.tolist()) for order in passes] == [list(range(FILMS))] * 2
     assert passes[0].tolist() != passes[1].tolist()
-    again = [np.asarray(y) for _, y, _ in reference._batches(recipe, films, 0, range(4, 6))]
-    whole = [np.asarray(y) for _, y, _ in reference._batches(recipe, films, 0, range(6))]
+    again = [np.asarray(y) for _, y, _ in fit._batches(recipe, films, 0, range(4, 6))]
+    whole = [np.asarray(y) for _, y, _ in fit._batches(recipe, films, 0, range(6))]
     assert all(np.array_equal(a, b) for a, b in zip(again, whole[4:], strict=True))
 
 
 def test_films_without_the_finding_weigh_what_the_system_says() -> None:
-    from preread_training.reference import fit as reference
+    from preread_training.reference import fit
 
-    films = reference._Films(np.zeros((FILMS, 1, 1), np.uint8), LABELS)
-    ((_, label, weight),) = reference._batches(small("A7w", batch=FILMS, side_px=1), films, 0, range(1))
+    films = fit._Films(np.zeros((FILMS, 1, 1), np.uint8), LABELS)
+    ((_, label, weight),) = fit._batches(small("A7w", batch=FILMS, side_px=1), films, 0, range(1))
     assert np.asarray(weight).tolist() == pytest.approx(np.where(np.asarray(label)[:, 0] == 1, 0.673, 1.945).tolist())
 
 
@@ -246,9 +247,10 @@ def _fit(
 
 
 def _record(folder: Path) -> dict[str, Any]:
-    from preread_training.reference import fit as reference
+    from preread_training.fit.callbacks import FIT_FILE
 
-    return json.loads((folder / reference.FIT_FILE).read_text())
+    record: dict[str, Any] = json.loads((folder / FIT_FILE).read_text())
+    return record
 
 
 @pytest.mark.parametrize("name", REFERENCES)
@@ -294,7 +296,7 @@ def test_an_interrupted_fit_goes_on_to_the_same_weights(name: str, pictures: Pix
 def test_the_best_epoch_counts_and_the_fit_ends_when_none_is_better(
     pictures: PixelArray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from preread_training.reference import fit as reference
+    from preread_training.reference import fit
     from preread_training.reference.fit import validation_rows
 
     recipe = small("K1", epochs=9, patience=2, validation=0.3, layers="F D4")
@@ -305,9 +307,9 @@ def test_the_best_epoch_counts_and_the_fit_ends_when_none_is_better(
         kept.append([value.tobytes() for value in model.get_weights()])
         loss = next(losses)  # a logit that gives this loss whatever the label
         labels = LABELS[validation_rows(LABELS, PATIENTS, 0.3, 0)]
-        return np.where(labels == 1, -1, 1) * np.log(np.expm1(loss))
+        return np.asarray(np.where(labels == 1, -1, 1) * np.log(np.expm1(loss)))
 
-    monkeypatch.setattr(reference, "logits_of", losing)
+    monkeypatch.setattr(fit, "logits_of", losing)
     model = _fit(recipe, pictures, tmp_path)
     record = _record(tmp_path)
     assert (record["epochs"], record["ended"], record["best_epoch"]) == (4, "early", 2)
@@ -336,14 +338,14 @@ def test_when_its_minutes_are_over_a_fit_ends_between_steps_and_says_how_far_it_
 def test_the_grid_search_takes_the_candidate_that_did_best(
     pictures: PixelArray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from preread_training.reference import fit as reference
+    from preread_training.reference import fit
 
     recipe = small("E1", candidates=(("F D8", 1), ("F D8t", 2)), films=FILMS)
 
     def judged(model: keras.Model, candidate: Reference, films: PixelArray) -> np.ndarray:
-        return (films.mean(axis=(1, 2)) - 100) * (1 if candidate.layers == "F D8t" else -1)
+        return np.asarray((films.mean(axis=(1, 2)) - 100) * (1 if candidate.layers == "F D8t" else -1))
 
-    monkeypatch.setattr(reference, "logits_of", judged)
+    monkeypatch.setattr(fit, "logits_of", judged)
     _fit(recipe, pictures, tmp_path)
     record = _record(tmp_path)
     assert (record["layers"], record["epochs_meant"]) == ("F D8t", 2)
@@ -356,12 +358,12 @@ def test_the_grid_search_takes_the_candidate_that_did_best(
 
 
 def test_without_imagenet_weights_it_is_said_and_nothing_is_frozen() -> None:
-    from preread_training.reference import fit as reference
+    from preread_training.reference import fit
 
     told: list[str] = []
-    assert reference._imagenet(small("K3"), None, told.append) is None
+    assert fit._imagenet(small("K3"), None, told.append) is None
     assert "no ImageNet weights" in told[0]
-    assert len(reference._compiled(small("K3"), 0).layers[0].trainable_weights) == 32
+    assert len(fit._compiled(small("K3"), 0).layers[0].trainable_weights) == 32
 
 
 def test_imagenet_weights_from_a_file_are_taken_and_frozen(pictures: PixelArray, tmp_path: Path) -> None:
