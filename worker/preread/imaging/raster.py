@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.metadata import version
 from typing import NamedTuple
 
+import imagecodecs
 import numpy as np
 import PIL
 from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin
@@ -30,6 +32,8 @@ _CHANNELS_APART_MAX = 16
 _COLOURED_SHARE_MAX = 0.001
 _COLOUR_MODES = frozenset({"RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr"})
 _BANDS = {"CMYK": 4, "RGBA": 4, "RGB": 3, "YCbCr": 3, "P": 3}
+# Read once at import: a confined process can open no file later.
+_DEEP_DECODER = f"imagecodecs {version('imagecodecs')} ({imagecodecs.jpeg8_version()})"
 # A 16-bit PNG with all values below this has fewer bits, right-aligned.
 _DEEP_RIGHT_ALIGNED = 1 << 14
 
@@ -121,7 +125,8 @@ def decode_raster(data: bytes, kind: str, max_pixels: int) -> DecodedImage:
 
     Eight-bit grey is unchanged. Colour must be grey but for its encoding and is converted with Pillow's
     ``convert("L")``, as the training images were. 16-bit grey is scaled by its full range, or between its 0.5th and
-    99.5th percentile if all values have at most 14 bits. EXIF orientation is applied.
+    99.5th percentile if all values have at most 14 bits; JPEG of 9 to 16 bits (extended and lossless) is scaled in the
+    same way. EXIF orientation is applied.
 
     Args:
         data: content of the file.
@@ -141,6 +146,8 @@ def decode_raster(data: bytes, kind: str, max_pixels: int) -> DecodedImage:
             f"The {kind} header states {size.rows} x {size.columns} pixels; the limit is {max_pixels} pixels."
         )
     bare, metadata = functions.rebuild_image(data)
+    if kind == "JPEG" and (codestream := jpeg.read_jpeg_size(data)).precision > 8:
+        return _decode_deep_jpeg(bare, codestream, _orientation(metadata), max_pixels)
     try:
         image: Image.Image = functions.reader(io.BytesIO(bare))
     except PARSE_ERRORS:
@@ -172,6 +179,44 @@ def decode_raster(data: bytes, kind: str, max_pixels: int) -> DecodedImage:
     colours = image.convert("RGB")
     require_grey(np.asarray(colours))
     return DecodedImage(np.asarray(colours.convert("L")), decoder)
+
+
+def _decode_deep_jpeg(bare: bytes, codestream: Codestream, orientation: int, max_pixels: int) -> DecodedImage:
+    """Decode a JPEG file of more than 8 bits, which Pillow cannot.
+
+    Args:
+        bare: the rebuilt file.
+        codestream: its size and sample format.
+        orientation: EXIF orientation, 1 to 8.
+        max_pixels: limit on rows x columns x samples.
+    """
+    rows, columns, samples = codestream.rows, codestream.columns, codestream.samples
+    if rows * columns * samples > max_pixels:
+        raise TooManyPixels(
+            f"The JPEG image has {rows} x {columns} pixels of {samples} samples; the limit is {max_pixels} samples."
+        )
+    if samples not in {1, 3} or codestream.process == jpeg.LOSSLESS_LS:
+        raise UnsupportedPixels(
+            f"The JPEG file has {samples} samples of {codestream.precision} bits, and its coding process is "
+            f"FF{codestream.process:02X}; grey and RGB images of FFC0 to FFC3 are supported."
+        )
+    try:
+        values = np.asarray(imagecodecs.jpeg8_decode(bare))
+    except PARSE_ERRORS:
+        raise DecodeFailed("imagecodecs cannot decode the image data of the JPEG file.") from None
+    if values.shape[:2] != (rows, columns):
+        raise DecodeFailed(
+            f"The decoder returned an image of {values.shape} samples; the file states {rows} x {columns}."
+        )
+    if samples == 3:
+        require_grey((values >> (codestream.precision - 8)).astype(np.uint8))
+        values = values[:, :, 1]
+    # 0 to 65535, as in a 16-bit PNG
+    full = values.astype(np.float64) * (0xFFFF / ((1 << codestream.precision) - 1))
+    image = _scale_16_bit(np.floor(full + 0.5).astype(np.int32), _DEEP_DECODER)
+    if (turn := _TURNS.get(orientation)) is None:
+        return image
+    return replace(image, pixels=np.asarray(Image.fromarray(image.pixels).transpose(turn)))
 
 
 def _orientation(metadata: RasterMetadata) -> int:

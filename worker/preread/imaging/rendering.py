@@ -29,6 +29,7 @@ Counts = npt.NDArray[np.int64]
 
 _CLIPPED_SHARE_MAX = 0.9
 _STRETCH = (0.005, 0.995)
+_BITS_MAX = 16
 # Pixels per step, so that a step fits in a core's cache.
 _COUNTED_PX = 1 << 18
 _LOOKED_UP_PX = 1 << 15
@@ -155,12 +156,19 @@ class _Histogram:
 
 
 def _padding(dataset: Dataset, module: PixelModule, entries: Levels) -> npt.NDArray[np.bool_]:
-    """Return which values are padding: bool [entries] (PS3.3 C.7.5.1.1.2)."""
+    """Return which values are padding: bool [entries] (PS3.3 C.7.5.1.1.2).
+
+    A limit that the stored bits cannot hold ends the range at the last value that they can; a range of all values says
+    nothing, and only PixelPaddingValue counts.
+    """
     value = _stored_tag(dataset, "PixelPaddingValue", module)
     if value is None:
         return np.zeros(entries.size, np.bool_)
     limit = _stored_tag(dataset, "PixelPaddingRangeLimit", module)
     low, high = sorted((value, value if limit is None else limit))
+    lowest = -(1 << (module.bits_stored - 1)) if module.signed else 0
+    if low <= lowest and high >= lowest + (1 << module.bits_stored) - 1:
+        low = high = value
     return (entries >= low) & (entries <= high)
 
 
@@ -170,12 +178,11 @@ def _stored_tag(dataset: Dataset, keyword: str, module: PixelModule) -> int | No
     if stored is None:
         raw = elements.read_value(dataset, keyword)
         stored = int.from_bytes(raw[:2], "little") if isinstance(raw, bytes) and len(raw) >= 2 else None
-    if stored is None:
-        return None
-    stored &= (1 << module.bits_stored) - 1
-    if module.signed and stored >= 1 << (module.bits_stored - 1):
-        stored -= 1 << module.bits_stored
-    return stored
+    if stored is None or not module.signed:
+        return None if stored is None else stored & 0xFFFF
+    if 1 << (module.bits_stored - 1) <= stored < 1 << module.bits_stored:  # the stored bits, without their sign
+        return stored - (1 << module.bits_stored)
+    return ((stored & 0xFFFF) ^ 0x8000) - 0x8000
 
 
 def _modality(dataset: Dataset, little_endian: bool, entries: Levels, caveats: list[Caveat]) -> Levels:
@@ -226,8 +233,10 @@ def _voi_lut(dataset: Dataset, little_endian: bool, mapped: Levels) -> _Voi | No
         lut = _read_lut(item, little_endian, signed=bool(mapped.min() < 0))
         if lut is None or lut.output.min() == lut.output.max():
             continue  # a table with one grey level shows nothing
-        # Agfa and GE declare 16 bits for tables of 12 or 14; scaled by the declared bits they are nearly black.
-        top = (1 << max(int(lut.output.max()).bit_length(), min(8, lut.bits))) - 1
+        # Of 8 and 16, which PS3.3 C.11.2.1.1 offers, Agfa and GE declare 16 for tables of 12 or 14 bits, which would be
+        # nearly black; any other number is meant.
+        declared = lut.bits if lut.bits < _BITS_MAX else 8
+        top = (1 << max(int(lut.output.max()).bit_length(), declared)) - 1
         index = np.floor(mapped + 0.5).astype(np.int64) - lut.first
         outside = (index < 0) | (index >= lut.output.size)
         return _Voi(lut.output[np.clip(index, 0, lut.output.size - 1)] / top, outside)

@@ -8,7 +8,7 @@ imagecodecs (BSD; libjpeg-turbo within), pylibjpeg-openjpeg and Pillow (OpenJPEG
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -34,7 +34,7 @@ from preread.core.errors import (
 from preread.core.types import Caveat
 from preread.imaging import elements
 from preread.imaging.codecs import jpeg, jpeg_2000
-from preread.imaging.codecs.codestreams import Codestream, join_frame_fragments, split_rle_frame
+from preread.imaging.codecs.codestreams import Codestream, cut_rle_segment, join_frame_fragments, split_rle_frame
 from preread.imaging.dicom_file import EXPLICIT_BIG, NATIVE, DicomFile
 
 Stored = npt.NDArray[np.integer[Any]]
@@ -239,7 +239,10 @@ def _native(file: DicomFile, module: PixelModule) -> StoredValues:
     pixels = file.pixels
     assert pixels is not None
     count = module.rows * module.columns * module.samples_per_pixel
-    halved = module.photometric_interpretation == "YBR_FULL_422"
+    length = pixels.length or 0
+    # Some writers state YBR_FULL_422 for three full samples: more than subsampled, less than two subsampled frames
+    is_full = 3 <= 8 * length // (module.rows * module.columns * module.bits_allocated) < 4
+    halved = module.photometric_interpretation == "YBR_FULL_422" and not is_full
     if halved:
         count = module.rows * module.columns * 2
     size = count * module.bits_allocated // 8
@@ -278,9 +281,8 @@ def _rle(frame: bytes, module: PixelModule) -> StoredValues:
     """
     width = module.bits_allocated // 8
     count = module.rows * module.columns
-    # The output is limited, whatever the segment contains; a segment is padded to even length.
     planes = [
-        np.frombuffer(imagecodecs.packbits_decode(segment, out=count + 2), np.uint8)
+        np.frombuffer(imagecodecs.packbits_decode(cut_rle_segment(segment, count), out=count), np.uint8)
         for segment in split_rle_frame(frame, module.samples_per_pixel * width)
     ]
     if any(plane.size < count for plane in planes):
@@ -316,10 +318,28 @@ def _jpeg_ls(frame: bytes, module: PixelModule) -> StoredValues:
     """Decode JPEG-LS (ITU-T T.87), lossless and near-lossless."""
     codestream = jpeg.read_jpeg_size(frame)
     _require_size(codestream, module)
-    buffer, info = jpeg_ls.decode_pixel_data(jpeg.rebuild_jpeg_frame(frame))
+    buffer, info = _charls(jpeg.rebuild_jpeg_ls_variants(frame))
     flat: Stored = np.frombuffer(buffer, "<u1" if codestream.precision <= 8 else "<u2")
     values = _reshape(flat, module, 1 if info["interleave_mode"] == 0 else 0)
     return StoredValues(_apply_sign(values, codestream, module), _NAMED["pyjpegls"])
+
+
+def _charls(variants: Iterable[bytes]) -> tuple[bytearray, dict[str, int]]:
+    """Decode the first of several forms of a codestream that CharLS accepts.
+
+    Raises:
+        DecodeFailed: it accepts none.
+    """
+    failures = 0
+    for bare in variants:
+        try:
+            decoded: tuple[bytearray, dict[str, int]] = jpeg_ls.decode_pixel_data(bare)
+        except elements.PARSE_ERRORS as error:
+            failures, last = failures + 1, error
+        else:
+            decoder_failures.survived += failures
+            return decoded
+    raise DecodeFailed from last
 
 
 def _jpeg_2000(frame: bytes, module: PixelModule, halvings: int) -> StoredValues:

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from preread.core.errors import DecodeFailed, TruncatedPixels, UnsupportedPixels
 from preread.imaging.codecs.codestreams import Codestream, RasterMetadata
 
-SEQUENTIAL, PROGRESSIVE, LOSSLESS, LOSSLESS_LS = frozenset({0xC0, 0xC1}), 0xC2, 0xC3, 0xF7
+BASELINE, EXTENDED, PROGRESSIVE, LOSSLESS, LOSSLESS_LS = 0xC0, 0xC1, 0xC2, 0xC3, 0xF7
+SEQUENTIAL = frozenset({BASELINE, EXTENDED})
 FRAMES = SEQUENTIAL | {PROGRESSIVE, LOSSLESS, LOSSLESS_LS}
 """Start-of-frame markers of the supported coding processes."""
 _DHT, _SOI, _EOI, _SOS, _DQT, _DNL, _DRI, _LSE = 0xC4, 0xD8, 0xD9, 0xDA, 0xDB, 0xDC, 0xDD, 0xF8
@@ -32,6 +33,8 @@ _SCAN_END_LS = re.compile(rb"\xff[\x80-\xcf\xd8-\xfe]")
 # A progressive image has about ten; each takes a decoder the time of a complete image.
 SCANS_MAX = 100
 _SEGMENTS_MAX = 100_000
+# A code ends in at most 16 bits of any value and 7 of padding (T.87 A.5.3).
+_ZEROS_MAX = 3
 _METADATA_BYTES_MAX = 1 << 20
 _ADOBE_BYTES, _JFIF_BYTES = 12, 14
 
@@ -89,6 +92,29 @@ def rebuild_jpeg_frame(data: bytes) -> bytes:
         TruncatedPixels: it is truncated.
     """
     return _joined(_read(data).written)
+
+
+def rebuild_jpeg_ls_variants(data: bytes) -> Iterator[bytes]:
+    """Yield a rebuilt JPEG-LS codestream, and forms with less padding.
+
+    Some writers pad a scan with zero bytes, which CharLS does not accept. The last code of a scan may end in at most
+    three zero bytes itself, so those that a scan needs are not known before it is decoded.
+
+    Args:
+        data: the codestream.
+
+    Raises:
+        DecodeFailed, UnsupportedPixels, TruncatedPixels: as ``rebuild_jpeg_frame``.
+    """
+    written = _read(data).written
+    yield _joined(written)
+    scans = written[1::2]
+    bare = [scan.rstrip(b"\0") for scan in scans]
+    padding = max(len(scan) - len(end) for scan, end in zip(scans, bare, strict=True))
+    for kept in range(min(padding, 1 + _ZEROS_MAX)):
+        trimmed = list(written)
+        trimmed[1::2] = [scan[: len(end) + kept] for scan, end in zip(scans, bare, strict=True)]
+        yield _joined(trimmed)
 
 
 def rebuild_jpeg_file(data: bytes) -> tuple[bytes, RasterMetadata]:
@@ -185,6 +211,8 @@ def _read(data: bytes) -> _Frame:
             if frame:
                 raise DecodeFailed("The JPEG codestream has more than 1 frame header (SOF), which is the limit.")
             frame, components = _read_frame(marker, content)
+            if marker == BASELINE and frame.precision > 8:
+                marker = EXTENDED  # noqa: PLW2901  baseline has 8 bits (T.81 table B.2), and some writers state it for 12
         elif marker == _SOS:
             if frame is None:
                 raise DecodeFailed("The JPEG codestream has a scan (SOS) before its frame header (SOF).")
@@ -215,7 +243,7 @@ def _read_frame(marker: int, content: bytes) -> tuple[Codestream, list[int]]:
     precision, rows, columns, samples = struct.unpack_from(">BHHB", content)
     identifiers = list(content[6::3])
     factors = [factor for both in content[7::3] for factor in (both >> 4, both & 15)]
-    depths = {0xC0: {8}, 0xC1: {8, 12}, PROGRESSIVE: {8, 12}}.get(marker, set(range(2, 17)))
+    depths = {BASELINE: {8, 12}, EXTENDED: {8, 12}, PROGRESSIVE: {8, 12}}.get(marker, set(range(2, 17)))
     if not rows or not columns:
         raise DecodeFailed(f"The frame header of the JPEG codestream states {rows} x {columns} pixels, fewer than 1.")
     if not all(1 <= factor <= 4 for factor in factors) or max(content[8::3]) > 3:
