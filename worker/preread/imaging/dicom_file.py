@@ -26,6 +26,9 @@ EXPLICIT_BIG = "1.2.840.10008.1.2.2"
 NATIVE = frozenset({IMPLICIT_LITTLE, EXPLICIT_LITTLE, DEFLATED, EXPLICIT_BIG})
 
 _PREAMBLE_BYTES = 128
+_PREFIX = b"DICM"
+# (0002,0000), with which File Meta Information begins (PS3.10 7.1)
+_META_LENGTH = b"\x02\0\0\0UL\x04\0"
 # Group 0002 has about ten.
 _META_ELEMENTS_MAX = 1_000
 _GROUPS_AT_START = frozenset({0x0002, 0x0008})
@@ -57,7 +60,7 @@ def looks_like_dicom(data: bytes) -> bool:
 
     See PS3.10 7.
     """
-    if data[_PREAMBLE_BYTES : _PREAMBLE_BYTES + 4] == b"DICM":
+    if data[_PREAMBLE_BYTES : _PREAMBLE_BYTES + 4] == _PREFIX:
         return True
     return _encoding_at(data, 0) is not None
 
@@ -74,8 +77,7 @@ def parse_dicom_file(data: bytes, max_bytes: int) -> DicomFile:
         BrokenHeader: the Data Set cannot be parsed.
         TooManyBytes: it inflates to more than ``max_bytes``, or needs more memory than available.
     """
-    offset = _PREAMBLE_BYTES + 4 if data[_PREAMBLE_BYTES : _PREAMBLE_BYTES + 4] == b"DICM" else 0
-    meta, offset = _read_meta(data, offset)
+    meta, offset = _read_meta(data, _start(data))
     syntax = meta.get(0x0010)
     body = data
     if syntax == DEFLATED:
@@ -102,6 +104,33 @@ def parse_dicom_file(data: bytes, max_bytes: int) -> DicomFile:
             f"Parsing the DICOM header of {len(body)} bytes needs more memory than is available."
         ) from None
     return DicomFile(dataset, syntax, meta.get(0x0002), little, body, pixels)
+
+
+def _start(data: bytes) -> int:
+    """Return the offset of the first element: after the preamble, or 0.
+
+    The prefix ``DICM`` may also stand by chance in a value of a Data Set without preamble.
+    """
+    behind = _PREAMBLE_BYTES + 4
+    if data[_PREAMBLE_BYTES:behind] != _PREFIX:
+        return 0
+    if data[behind : behind + 8] == _META_LENGTH or not _value_covers(data, _PREAMBLE_BYTES, behind):
+        return behind
+    return 0
+
+
+def _value_covers(data: bytes, begin: int, end: int) -> bool:
+    """Return whether elements from offset 0 lead to a value that covers a range."""
+    try:
+        _, position = _read_meta(data, 0)
+        guess = _encoding_at(data, position)
+        if guess is not None:
+            implicit, little = guess
+            while position < begin:
+                position = data_set.skip_element(data, position, implicit=implicit, little=little)
+    except (BrokenHeader, struct.error):
+        return False
+    return end <= position <= len(data)
 
 
 def _read_meta(data: bytes, offset: int) -> tuple[dict[int, str], int]:

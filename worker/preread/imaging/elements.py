@@ -17,9 +17,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pydicom.config
+from pydicom.datadict import dictionary_VR
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.errors import BytesLengthException, InvalidDicomError
 from pydicom.sequence import Sequence
+
+from preread.core.text.code_extensions import ESCAPE, IN_CHARACTER_SET, decode_extended_text
 
 # Above CRITICAL: pydicom's loggers quote values even in their errors.
 _SILENT = 60
@@ -130,7 +134,8 @@ def read_text(dataset: Dataset, keyword: str) -> str | None:
     Returns:
         ``None`` if the text is empty or has more than 1024 characters.
     """
-    content = read_value(dataset, keyword)
+    extended = _read_extended_text(dataset, keyword)
+    content = read_value(dataset, keyword) if extended is None else extended
     if content is None or isinstance(content, bytes | Sequence):
         return None
     try:
@@ -145,6 +150,24 @@ def read_text(dataset: Dataset, keyword: str) -> str | None:
         return None
     line = _CONTROL.sub(" ", "\\".join(parts)).strip()
     return line if 0 < len(line) <= TEXT_MAX else None
+
+
+def _read_extended_text(dataset: Dataset, keyword: str) -> str | None:
+    """Return text with code extensions, which pydicom does not know all.
+
+    Returns:
+        ``None`` if there are none.
+    """
+    try:
+        raw: object = dataset.get_item(keyword)
+        if not isinstance(raw, RawDataElement) or not raw.value or ESCAPE not in raw.value:
+            return None
+        vr = raw.VR or dictionary_VR(raw.tag)
+        encodings = dataset.original_character_set
+        first = encodings if isinstance(encodings, str) else encodings[0]
+        return decode_extended_text(raw.value, first, is_name=vr == "PN") if vr in IN_CHARACTER_SET else None
+    except PARSE_ERRORS:
+        return None
 
 
 def read_code_string(dataset: Dataset, keyword: str) -> str | None:

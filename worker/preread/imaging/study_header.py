@@ -6,24 +6,19 @@ import base64
 from collections.abc import Sequence
 from typing import Any
 
-from pydicom.charset import decode_bytes
 from pydicom.datadict import dictionary_VR, keyword_for_tag
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag
-from pydicom.valuerep import PN_DELIMS, TEXT_VR_DELIMS
 
 from preread.core.study_header import ELEMENT_BYTES_MAX, TAGS, StudyHeader
+from preread.core.text.code_extensions import IN_CHARACTER_SET, decode_extended_text
 from preread.imaging.elements import PARSE_ERRORS, read_sequence_items
 
-# PS3.5 6.1.2.3: the character set applies to these; all others are in the default repertoire.
-_IN_CHARACTER_SET = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
 _SINGLE_VALUE = frozenset({"LT", "ST", "UR", "UT"})
-_TEXT = _IN_CHARACTER_SET | frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"})
+_TEXT = IN_CHARACTER_SET | frozenset({"AE", "AS", "CS", "DA", "DS", "DT", "IS", "TM", "UI", "UR"})
 _PN_GROUPS = ("Alphabetic", "Ideographic", "Phonetic")
 _DEPTH_MAX = 3
-# The character set begins anew after each of these (PS3.5 6.1.2.5.3); by whether the value is a name.
-_DELIMITERS = {False: TEXT_VR_DELIMS | {0x5C}, True: TEXT_VR_DELIMS | PN_DELIMS | {0x3D, 0x5C}}
 _REPLACEMENT = "\ufffd"
 
 Element = dict[str, Any]
@@ -94,9 +89,10 @@ def _decoded(value: bytes, vr: str, encodings: str | Sequence[str]) -> str | Non
     if vr not in _TEXT:
         return None
     try:
-        if vr not in _IN_CHARACTER_SET:
+        if vr not in IN_CHARACTER_SET:
             return value.decode("ascii")
-        text = decode_bytes(value, [encodings] if isinstance(encodings, str) else encodings, _DELIMITERS[vr == "PN"])
+        first = encodings if isinstance(encodings, str) else encodings[0]
+        text = decode_extended_text(value, first, is_name=vr == "PN")
     except PARSE_ERRORS:
         return None
     return None if _REPLACEMENT in text else text
