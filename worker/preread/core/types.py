@@ -81,6 +81,7 @@ class RefusalCode(StrEnum):
     AGE_UNKNOWN = "age_unknown"
     AGE_OUTSIDE = "age_outside"
     SHAPE = "shape"
+    NOT_A_RADIOGRAPH = "not_a_radiograph"
     NOT_CHEST = "not_chest"
     INVERTED = "inverted"
     ORIENTATION = "orientation"

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from preread.core.errors import BlankPicture
-from preread.core.types import Assessment, Caveat, Declared, Refusal, Stage
+from preread.core.errors import BlankPicture, ColourNotGrey
+from preread.core.types import Assessment, Caveat, Declared, Refusal, RefusalCode, Stage
 from preread.imaging.preprocessing import preprocess_image, resize_to_input
 from preread.imaging.radiograph import DEFAULT_LIMITS, ImageLimits, decode_radiograph, read_image_header
 from preread.imaging.statistics import measure_image
@@ -55,7 +55,11 @@ def assess(
     if checked.refusal is not None:
         code, reason = checked.refusal
         return Refusal(sha256, bundle.label, code, reason, header.identity, header.format, header.study_header)
-    radiograph = decode_radiograph(header, limits, shorter_side_px=SHORTER_SIDE_PX)
+    try:
+        radiograph = decode_radiograph(header, limits, shorter_side_px=SHORTER_SIDE_PX)
+    except ColourNotGrey:
+        code, reason = RefusalCode.NOT_A_RADIOGRAPH, "the image is in colour, as a photograph or a screen capture"
+        return Refusal(sha256, bundle.label, code, reason, header.identity, header.format, header.study_header)
     on_stage_end(Stage.DECODE)
     pixels = resize_to_input(bundle.manifest.preprocessing, radiograph.pixels)
     # averages lie between the averaged values: if they differ by so much, so do the full-resolution pixels
