@@ -28,6 +28,7 @@ from preread.ledger.registry import is_worker_silent, worker_may_run
 from preread.ledger.selection import count_missed, may_be_intact
 from preread.ledger.transaction import Transaction
 from preread.ledger.transitions import normalise_root_path, path_key
+from preread.monitoring.devices import DAYS, WINDOW, DeviceChange, find_device_changes
 from preread.runner.confine.confinement import ESSENTIAL, named
 
 LEAST_PATIENCE_S = 10.0
@@ -36,6 +37,7 @@ RESTARTED_LATELY = timedelta(minutes=15)
 TOKEN_WARNING = timedelta(days=30)
 _RESTARTS = 3
 _LOOKED_AT = 50
+_CODES_NAMED = 3
 _file, _root, _worker, _transition = schema.file.c, schema.root.c, schema.worker.c, schema.transition.c
 
 
@@ -291,6 +293,7 @@ class _HealthCheck:
         counted = count_versions(Transaction(self._connection), [root.id for root in self._roots], states)
         ready_age_s, progress_age_s = self._check_progress(counted)
         self._check_tokens()
+        self._check_devices()
         written = [self._workers[worker_id].heartbeat_at for worker_id in self._alive]
         return Health(
             at=self._now,
@@ -480,6 +483,19 @@ class _HealthCheck:
             state = "expired" if at <= self._now else "expires"
             what = f"the token of {name} {state} on {at:%Y-%m-%d}{others}: `preread users passwd {name}` makes another"
             self._add_problem(Level.WARNING, "token_expires", what, count=len(soon))
+
+    def _check_devices(self) -> None:
+        by_device: dict[str, list[DeviceChange]] = {}
+        for change in find_device_changes(self._connection, self._now):
+            by_device.setdefault(change.device, []).append(change)
+        for device, changes in by_device.items():
+            codes = ", ".join(
+                f"{change.code} {change.images} (before: {change.share:.1%} of {change.earlier})"
+                for change in changes[:_CODES_NAMED]
+            )
+            more = f" and {len(changes) - _CODES_NAMED} other codes" if len(changes) > _CODES_NAMED else ""
+            what = f"{device} sends other images than in the last {DAYS} days; of the last {WINDOW}: {codes}{more}"
+            self._add_problem(Level.WARNING, "device_changed", what, count=WINDOW)
 
     def _check_unsettled(self) -> float | None:
         lane = (_file.state == FileState.SETTLING, _file.alone.is_(False), _file.backlog.is_(False))
