@@ -1,4 +1,4 @@
-"""Sudden changes of one device: refusals or caveats that become frequent or rare.
+"""Sudden changes of one device: codes that become frequent or rare.
 
 After new software or other settings a device may send images that are refused or rendered with a caveat. The newest
 ``WINDOW`` images of each device are compared with its earlier images of the last ``DAYS`` days: for each code, the
