@@ -332,7 +332,10 @@ def test_renewing_keeps_the_claim(bench: LedgerBench) -> None:
     for _ in range(3):
         bench.wait(50)
         assert bench.ledger.renew([claim]) == {claim.file_id}
+    bench.wait(59)
     assert bench.ledger.recover_interrupted() == 0
+    bench.wait(2)
+    assert bench.ledger.recover_interrupted() == 1
 
 
 def test_after_three_interruptions_a_file_runs_alone_and_then_a_death_counts(bench: LedgerBench) -> None:

@@ -18,7 +18,7 @@ from pydicom.filereader import read_dataset
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from preread.core.errors import BrokenHeader, NoPixels, UnreadableError
-from preread.imaging import data_set
+from preread.imaging import data_set, elements
 from preread.imaging.dicom_file import parse_dicom_file
 from preread.imaging.radiograph import decode_radiograph, read_image_header
 from preread_training.data import phantoms
@@ -302,3 +302,17 @@ def test_octets_of_undefined_length_are_stepped_over(octets: bytes) -> None:
 def test_a_header_that_breaks_off_has_a_name(at: int) -> None:
     with pytest.raises((BrokenHeader, NoPixels)):
         decode_radiograph(read_image_header(BASE[:at]))
+
+
+@pytest.mark.parametrize(
+    "keyword, read, longest",
+    [("PatientName", elements.read_text, "x" * 1024), ("StudyInstanceUID", elements.read_uid, "1." * 31 + "12")],
+)
+def test_a_text_or_uid_of_the_greatest_length_is_read_and_a_longer_one_is_not(
+    keyword: str, read: Callable[[Dataset, str], str | None], longest: str
+) -> None:
+    for value, expected in ((longest, longest), (f"{longest}3", None)):
+        with elements.suppress_parser_warnings():
+            dataset = Dataset()
+            setattr(dataset, keyword, value)
+            assert read(dataset, keyword) == expected

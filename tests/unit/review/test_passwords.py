@@ -47,6 +47,11 @@ def test_what_people_make_up_is_not(password: str) -> None:
     assert weakness(password, OWN) is None
 
 
+def test_a_password_has_at_least_five_different_characters() -> None:
+    assert weakness("acegacgeaegcga") == "it has too few different characters"
+    assert weakness("acegkacgekaegk") is None
+
+
 @given(
     st.sampled_from(WORDS), st.sampled_from(WORDS), st.integers(1950, 2049), st.sampled_from(["", " ", "-", "!", "."])
 )
