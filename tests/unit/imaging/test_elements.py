@@ -188,6 +188,13 @@ HOSTILE: dict[str, Callable[[int], bytes]] = {
     ),
     "a number of many values": lambda n: with_header(sequence(2 * n, vr=b"UN", tag=(0x28, 0x1050)) + b"1\\" * n),
     "a name of many values": lambda n: with_header(sequence(2 * n, vr=b"UC", tag=(0x10, 0x20)) + b"a\\" * n),
+    "invalid VRs": lambda n: with_header(
+        b"".join(element(b"ab", b"  ", (0x11, 0x1000 + k % 0xE000)) for k in range(n))
+    ),
+    "invalid VRs, one tag": lambda n: with_header(element(b"", b"??") * n),
+    "invalid VRs in items": lambda n: with_header(sequence() + item() + element(b"abcdef", b"\0\0") * n),
+    "invalid VRs that fit nowhere": lambda n: with_header(b"\x11\0\0\x10\xfe\xfe\xfe\xfe" * n),
+    "items in a row, in the other order, unknown": lambda n: big_endian(sequence(vr=b"UN", order=">") + item() * n),
     "meta elements": lambda n: BASE[:132] + element(tag=(2, 0x200)) * n + BASE[132:],
     "a code of many values": lambda n: with_header(
         sequence(20 + 2 * n, tag=(0x54, 0x220))

@@ -27,6 +27,7 @@ from pydicom.valuerep import STANDARD_VR
 
 from preread.core import errors
 from preread.core.types import Caveat
+from preread.imaging.codecs.codestreams import split_rle_frame
 from preread.imaging.radiograph import decode_radiograph, read_image_header
 from preread_training.data import phantoms
 from preread_training.data.phantoms import Encoding
@@ -558,3 +559,76 @@ def test_a_transparent_palette_is_looked_up() -> None:
         stream = io.BytesIO()
         image.save(stream, "PNG", **options)
         shown(stream.getvalue(), 0)
+
+
+# --------------------------------------------------------------------------- each kind with bad input besides
+
+
+def padded_rle(data: bytes) -> bytes:
+    """Pad each segment with a blank."""
+    segments = [segment + b" " for segment in split_rle_frame(frame_of(data), 2)]
+    header = struct.pack("<16I", 2, 64, 64 + len(segments[0]), *[0] * 13)
+    return with_pixel_data(data, encapsulated(even(header + b"".join(segments))))
+
+
+def padded_jpeg_ls(data: bytes) -> bytes:
+    frame = frame_of(data).rstrip(b"\0")
+    return with_pixel_data(data, encapsulated(even(frame[:-2] + b"\0" + frame[-2:])))
+
+
+def with_entry_for_the_end(data: bytes) -> bytes:
+    frame = frame_of(data)
+    return with_pixel_data(data, encapsulated(frame, table=offsets(0, len(frame) + 8)))
+
+
+def without_delimiter(data: bytes) -> bytes:
+    return with_pixel_data(data, encapsulated(frame_of(data), end=bytes(64)))
+
+
+KINDS: dict[str, tuple[str, Callable[[bytes], bytes]]] = {
+    "RLE with blanks": ("rle", padded_rle),
+    "JPEG-LS with a zero": ("jpeg-ls", padded_jpeg_ls),
+    "offset table": ("jpeg-lossless-sv1", with_entry_for_the_end),
+    "no delimiter": ("jpeg-2000-lossless", without_delimiter),
+    "invalid VR": ("explicit", lambda data: before_pixel_data(data, CREATOR + invalid(b"  ", b"abcdef", "short"))),
+    "unknown sequence": (
+        "explicit",
+        lambda data: before_pixel_data(data, unknown_sequence("<", inner="<", nested=True)),
+    ),
+    "other meta information": ("explicit", lambda data: with_transfer_syntax(data, phantoms.IMPLICIT_LITTLE)),
+}
+FULL: dict[str, Any] = {"WindowCenter": "2048", "WindowWidth": "4096"}
+WIDE = np.minimum(np.arange(65536) * 65535 // 4095, 65535)
+BAD: dict[str, tuple[dict[str, Any], tuple[Caveat, ...]]] = {
+    "nothing": (FULL, ()),
+    "slope 0": ({**FULL, "RescaleSlope": "0", "RescaleIntercept": "7"}, (Caveat.RESCALE_IGNORED,)),
+    "width 0": ({**FULL, "WindowWidth": "0"}, (Caveat.NO_WINDOW,)),
+    "negative width": ({**FULL, "WindowWidth": "-5"}, (Caveat.NO_WINDOW,)),
+    "width that is no number": ({**FULL, "WindowWidth": "nan"}, (Caveat.NO_WINDOW,)),
+    "center that is no number": ({**FULL, "WindowCenter": "inf"}, (Caveat.NO_WINDOW,)),
+    "65536 entries": ({"VOILUTSequence": [table(WIDE, 0, 16)]}, ()),
+}
+
+
+def of_kind(kind: str, photometric: str, elements: dict[str, Any]) -> bytes:
+    syntax, damage = KINDS[kind]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return damage(phantoms.to_dicom(FILM, Encoding(syntax, photometric, bits=12, voi="none"), **elements))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("photometric", ["MONOCHROME1", "MONOCHROME2"])
+@pytest.mark.parametrize("bad", BAD)
+def test_each_kind_with_a_header_that_is_wrong_besides(kind: str, photometric: str, bad: str) -> None:
+    elements, caveats = BAD[bad]
+    assert shown(of_kind(kind, photometric, elements)) == caveats
+
+
+@given(kind=st.sampled_from(sorted(KINDS)), share=st.floats(0, 1, exclude_max=True))
+def test_each_kind_that_breaks_off_has_a_name(kind: str, share: float) -> None:
+    data = of_kind(kind, "MONOCHROME2", FULL)
+    # what follows the frame may be missing: the delimiter, and a byte of padding
+    end = len(data) - (0 if KINDS[kind][0] == "explicit" else 66)
+    with pytest.raises(tuple(errors.UnreadableError.__subclasses__())):  # each with a code of its own
+        decode_radiograph(read_image_header(data[: int(share * end)]))
