@@ -27,7 +27,7 @@ from preread.ledger import archives
 from preread.ledger.ledger import Ledger
 from preread.model import bundles
 from preread.model.bundles import Bundle
-from preread.share.scanner import FileSystem, Listing
+from preread.share.scanner import FileSystem, ScanCounts
 from preread_training.data import phantoms
 from tests.support.paths import REPOSITORY, RUN_FLEET, RUN_WORKER
 from tests.support.stub_bundle import make_stub_bundle
@@ -77,7 +77,7 @@ class Archive:
         root = os.fsencode(self.root)
         root_id = self.ledger.register_root(root, population=Population.CHILDREN_1_5Y)
         digest = (bundle or self.bundle).digest
-        cut = partition.cut(FileSystem(), root, files, Listing(), archives.shard_order_key(self.engine))
+        cut = partition.cut(FileSystem(), root, files, ScanCounts(), archives.shard_order_key(self.engine))
         return self.queue.submit(ShardJob(root_id, digest, again, shard) for shard in cut)
 
     def work(self, *more: Bundle, **options: Any) -> subprocess.Popen[bytes]:

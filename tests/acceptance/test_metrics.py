@@ -26,7 +26,7 @@ from preread.fleet.shard_runner import ShardJob
 from preread.ledger import archives
 from preread.ledger.ledger import Ledger
 from preread.model.bundles import Bundle
-from preread.share.scanner import FileSystem, Listing
+from preread.share.scanner import FileSystem, ScanCounts
 from preread_training.data import phantoms
 from tests.support.paths import REPOSITORY, RUN_FLEET, RUN_WORKER
 from tests.support.ports import PortReservations
@@ -186,7 +186,7 @@ def test_prometheus_finds_what_each_process_of_a_fleet_did(
         assert len({port, *opened}) == 3
         value = partial(value_of, prometheus(*opened))
         eventually(lambda: value('count(preread_films_total{outcome="assessed"} == 0)') == 2, WITHIN_S)
-        cut = partition.cut(FileSystem(), os.fsencode(archive), 4, Listing(), archives.shard_order_key(engine))
+        cut = partition.cut(FileSystem(), os.fsencode(archive), 4, ScanCounts(), archives.shard_order_key(engine))
         assert queue.submit(ShardJob(root_id, stub_bundle.digest, False, shard) for shard in cut) == (3, 0, 12)
         eventually(lambda: value('sum(preread_films_total{outcome="assessed"})') == 12, WITHIN_S)
         assert value('sum(preread_stage_seconds_count{stage="invoke"})') == 12

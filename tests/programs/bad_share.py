@@ -30,17 +30,17 @@ class BadFileSystem(scanner.FileSystem):
     roots: tuple[bytes, ...] = ()
 
     def status(self, path: bytes) -> os.stat_result:
-        return self._ask(partial(self._when_it_answers, path, super().status, path))
+        return self._ask(partial(self._when_it_answers, path, super().read_status, path))
 
     def status_of_link(self, path: bytes) -> os.stat_result:
-        return self._ask(partial(self._when_it_answers, path, super().status_of_link, path))
+        return self._ask(partial(self._when_it_answers, path, super().read_link_status, path))
 
     def status_of_entry(self, entry: os.DirEntry[bytes]) -> os.stat_result:
-        return self._ask(partial(self._when_it_answers, entry.path, super().status_of_entry, entry))
+        return self._ask(partial(self._when_it_answers, entry.path, super().read_listed_status, entry))
 
     def entries(self, path: bytes) -> Iterator[os.DirEntry[bytes]]:
         self._ask(partial(self._when_it_answers, path, int))
-        yield from super().entries(path)
+        yield from super().list_entries(path)
 
     def _when_it_answers(self, path: bytes, call: Callable[..., T], *arguments: Any) -> T:
         for root in self.roots:
@@ -59,7 +59,7 @@ def install(roots: list[bytes]) -> None:
 
 def install_in_slot() -> None:
     """Let reading a film hang or fail on demand, by its name."""
-    really_read_up_to = safe_read.read_up_to
+    really_read_up_to = safe_read.read_bytes_up_to
 
     def read_up_to(file_fd: int, count: int) -> bytes:
         path = os.fsencode(os.readlink(f"/proc/self/fd/{file_fd}"))
@@ -70,4 +70,4 @@ def install_in_slot() -> None:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return really_read_up_to(file_fd, count)
 
-    safe_read.read_up_to = read_up_to
+    safe_read.read_bytes_up_to = read_up_to

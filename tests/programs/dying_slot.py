@@ -66,7 +66,7 @@ def send(replies: Any, reply: protocol.Reply) -> None:
 
 wrap(main, "_limit", "giving up its rights")
 wrap(protocol, "decode_job", "hearing a job")
-wrap(safe_read, "read_open", "reading the file")
+wrap(safe_read, "read_opened_file", "reading the file")
 wrap(protocol, "decode_known", "hearing whether the content is known")
 wrap(preread.model.assess, "assess", "assessing")
 main._send = send

@@ -33,7 +33,7 @@ from preread.ledger import archives
 from preread.ledger.ledger import Ledger
 from preread.model import bundles
 from preread.model.bundles import Bundle
-from preread.share.scanner import FileSystem, Listing
+from preread.share.scanner import FileSystem, ScanCounts
 from tests.prove.bench import film, until
 from tests.support.postgres import PostgresServer
 from tests.support.stub_bundle import make_stub_bundle
@@ -86,7 +86,7 @@ class Archive:
         ledger = Ledger(self.engine, worker_id="the proof", lease_s=60.0)
         root = os.fsencode(self.root)
         root_id = ledger.register_root(root, population=Population.CHILDREN_1_5Y)
-        cut = partition.cut(FileSystem(), root, shard_files, Listing(), archives.shard_order_key(self.engine))
+        cut = partition.cut(FileSystem(), root, shard_files, ScanCounts(), archives.shard_order_key(self.engine))
         self.queue.submit(ShardJob(root_id, self.bundle.digest, False, shard) for shard in cut)
         self.cut_s = time.monotonic() - began
 

@@ -138,9 +138,9 @@ def test_what_changed_while_the_folder_was_listed_is_no_difference(place: Place)
     class Late(FileSystem):
         """A film that the worker finds between our listing and our second look."""
 
-        def status_of_link(self, path: bytes) -> os.stat_result:
+        def read_link_status(self, path: bytes) -> os.stat_result:
             place.observe(seen)
-            return super().status_of_link(path)
+            return super().read_link_status(path)
 
     seen = place.write(b"film.dcm")
     assert place.found(system=Late()) == []
@@ -167,7 +167,7 @@ def test_a_share_that_is_away_proves_nothing(place: Place) -> None:
     place.folder.mkdir()
 
     class Unmounted(FileSystem):
-        def missing_mount(self, root: bytes) -> str:
+        def find_missing_mount(self, root: bytes) -> str:
             return os.fsdecode(root)
 
     found = place.compare(system=Unmounted())
@@ -177,10 +177,10 @@ def test_a_share_that_is_away_proves_nothing(place: Place) -> None:
 
 def test_a_folder_that_cannot_be_listed_hides_no_absence(place: Place) -> None:
     class Broken(FileSystem):
-        def entries(self, path: bytes) -> Any:
+        def list_entries(self, path: bytes) -> Any:
             if path.endswith(b"/closed"):
                 raise PermissionError(13, "Permission denied")
-            return super().entries(path)
+            return super().list_entries(path)
 
     place.film(b"closed/film.dcm")
     found = place.compare(system=Broken())

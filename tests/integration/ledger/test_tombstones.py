@@ -41,7 +41,7 @@ from preread.review import audit, disclosures, results, reviews
 from preread.review.auth import accounts
 from preread.review.history import explain, show
 from preread.review.reviews import Draft, Shown
-from preread.share.scanner import FileSystem, Listing
+from preread.share.scanner import FileSystem, ScanCounts
 from tests.support.ledger import LedgerBench
 from tests.support.outcomes import commit_assessed, commit_refused, pending
 
@@ -335,7 +335,7 @@ def hand_over(engine: Engine, root: Path, root_id: int, files: int = 1) -> tuple
     """Have a fleet's queue hold a folder."""
     queue = FleetQueue(engine)
     queue.install()
-    cut = partition.cut(FileSystem(), bytes(root), files, Listing(), archives.shard_order_key(engine))
+    cut = partition.cut(FileSystem(), bytes(root), files, ScanCounts(), archives.shard_order_key(engine))
     return queue.submit(ShardJob(root_id, "d" * 64, False, shard) for shard in cut)
 
 

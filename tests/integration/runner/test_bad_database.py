@@ -234,7 +234,9 @@ def test_five_minutes_without_the_database_lose_and_double_nothing(
     root_id = ledger.register_root(root, population=Population.CHILDREN_1_5Y)
     bundle_id = ledger.register_bundle(name="stub", version="1", digest=stub_bundle.digest)
     monitor = RootMonitor(root, root_id, ledger, MonitorOptions(poll=True))
-    watched = WatchedRoot(root_id, root, Population.CHILDREN_1_5Y, None, monitor.look_again, monitor.suspect)
+    watched = WatchedRoot(
+        root_id, root, Population.CHILDREN_1_5Y, None, monitor.request_path_check, monitor.request_full_scan
+    )
     pool, now = SlowPool(), 0.0
     run = RunContext(ledger, stub_bundle, bundle_id, {root_id: watched}, clock=lambda: now)
     dispatcher = Dispatcher(run, pool)  # type: ignore[arg-type]
@@ -251,7 +253,7 @@ def test_five_minutes_without_the_database_lose_and_double_nothing(
             (folder / "60").unlink()
         if now >= tick_at:
             try:
-                tick_at = now + monitor.tick(now)
+                tick_at = now + monitor.run_step(now)
                 pause_s = 0.5
             except DatabaseAway:
                 failures += 1

@@ -228,14 +228,14 @@ def test_a_share_that_hangs_while_a_film_is_opened_costs_one_slot(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
 ) -> None:
     answers = threading.Event()
-    really_open = safe_read.open_file
+    really_open = safe_read.open_observed_file
 
     def open_file(root: bytes, expected: Observation, max_bytes: int) -> tuple[int, os.stat_result]:
         if expected.path.endswith(b".stall"):
             answers.wait(WITHIN_S)
         return really_open(root, expected, max_bytes)
 
-    monkeypatch.setattr(safe_read, "open_file", open_file)
+    monkeypatch.setattr(safe_read, "open_observed_file", open_file)
     pool = bench.ready(bench.pool(count=2, deadline_s=6.0), 2)
     pool.submit("stalled", bench.job(name="film.stall"))
     pool.submit("film", bench.job())
@@ -256,7 +256,7 @@ def test_a_share_that_hangs_when_it_is_looked_at_again_is_at_fault_and_not_the_f
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = threading.Event()
-    monkeypatch.setattr(safe_read, "check_unchanged", lambda *_: answers.wait(WITHIN_S))
+    monkeypatch.setattr(safe_read, "check_file_unchanged", lambda *_: answers.wait(WITHIN_S))
     pool = bench.ready(bench.pool(deadline_s=6.0))
     pool.submit("film", bench.job())
     fault = bench.ends(pool)

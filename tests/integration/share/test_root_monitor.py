@@ -42,19 +42,19 @@ class FailingFileSystem(FileSystem):
         self.missing: str | None = None
         self.statuses = 0
 
-    def missing_mount(self, root: bytes) -> str | None:
+    def find_missing_mount(self, root: bytes) -> str | None:
         return self.missing
 
-    def entries(self, path: bytes) -> Iterator[os.DirEntry[bytes]]:
+    def list_entries(self, path: bytes) -> Iterator[os.DirEntry[bytes]]:
         if path in self.fail_listing:
             raise OSError(self.fail_listing[path], "seam")
-        return super().entries(path)
+        return super().list_entries(path)
 
-    def status_of_entry(self, entry: os.DirEntry[bytes]) -> os.stat_result:
+    def read_listed_status(self, entry: os.DirEntry[bytes]) -> os.stat_result:
         self.statuses += 1
         if entry.name in self.fail_status:
             raise OSError(self.fail_status[entry.name], "seam")
-        return super().status_of_entry(entry)
+        return super().read_listed_status(entry)
 
 
 class ScriptedHints:
@@ -66,14 +66,14 @@ class ScriptedHints:
         self.restarts = 0
         self.stopped = False
 
-    def supervise(self, now: float) -> None: ...
+    def keep_watching(self, now: float) -> None: ...
 
-    def take(self) -> tuple[list[bytes], bool]:
+    def take_event_paths(self) -> tuple[list[bytes], bool]:
         taken, self.paths = (self.paths, self.lost), []
         self.lost = False
         return taken
 
-    def stop(self) -> None:
+    def stop_watching(self) -> None:
         self.stopped = True
 
 
@@ -112,7 +112,7 @@ class Desk:
         """Let the clock run, ticking whenever the inbox asks for it."""
         end = self.now + seconds
         for _ in range(100_000):
-            delay = self.inbox.tick(self.now)
+            delay = self.inbox.run_step(self.now)
             if delay > 0 and self.now + delay > end:
                 break
             self.now += delay
@@ -458,9 +458,9 @@ def test_a_scan_after_the_database_was_away_finds_what_was_not_told(
         for verb in ("newest_versions", "observe", "record_scan_start"):
             patch.setattr(desk.ledger, verb, away)
         with pytest.raises(DatabaseAway):
-            desk.inbox.tick(desk.now)
+            desk.inbox.run_step(desk.now)
         with pytest.raises(DatabaseAway):
-            desk.inbox.tick(desk.now + 2)
+            desk.inbox.run_step(desk.now + 2)
     desk.now += 3
     desk.pass_time(3.1)
     assert desk.state(b"film") is FileState.READY
@@ -486,13 +486,13 @@ def test_what_comes_between_any_two_steps_of_the_start_is_found(desk: Desk, even
 
     def all_found() -> bool:
         desk.now += 0.01
-        inbox.tick(desk.now)
+        inbox.run_step(desk.now)
         return desk.ledger.count_versions([desk.root_id])[FileState.SETTLING] == 43
 
     try:
         eventually(all_found)
     finally:
-        inbox.stop()
+        inbox.stop_watching()
     assert len(written) == 40
     assert set(desk.ledger.newest_versions(desk.root_id, written)) == set(written)
 
@@ -647,14 +647,14 @@ def test_a_share_that_fails_within_a_scan_is_down(desk: Desk) -> None:
     desk.write("folder/film")
     desk.pass_time(3)
     desk.system.fail_listing[os.path.join(desk.root, b"folder")] = errno.EHOSTDOWN
-    really_entries = desk.system.entries
+    really_entries = desk.system.list_entries
 
     def entries(path: bytes) -> Iterator[os.DirEntry[bytes]]:
         if path in desk.system.fail_listing:
             desk.system.fail_listing[desk.root] = errno.EHOSTDOWN
         return really_entries(path)
 
-    desk.system.entries = entries  # type: ignore[method-assign]
+    desk.system.list_entries = entries  # type: ignore[method-assign]
     desk.pass_time(31)
     assert desk.is_down()
 
@@ -683,7 +683,7 @@ def test_a_share_that_is_not_mounted_when_the_worker_starts_is_down_and_no_empty
     desk.system.missing = str(desk.folder)
     desk.start()
     desk.pass_time(200)
-    assert "names" in str(desk.inbox.share_down)
+    assert "/etc/fstab has a share at" in str(desk.inbox.share_down)
     assert desk.inbox.complete_scans == 0
     assert desk.state(b"film") is FileState.READY
     chosen_before, desk.hints = desk.hints, ScriptedHints()
@@ -736,7 +736,7 @@ def test_the_daemon_may_ask_for_a_look(desk: Desk) -> None:
     desk.pass_time(3)
     claim = desk.claim()
     desk.write("film", b"other", mtime_ns=2)
-    desk.inbox.look_again(claim.path)
+    desk.inbox.request_path_check(claim.path)
     desk.pass_time(2.1)
     version = desk.version(b"film")
     assert version is not None

@@ -39,13 +39,13 @@ class Hints:
     def __init__(self) -> None:
         self.paths: list[bytes] = []
 
-    def supervise(self, now: float) -> None: ...
+    def keep_watching(self, now: float) -> None: ...
 
-    def take(self) -> tuple[list[bytes], bool]:
+    def take_event_paths(self) -> tuple[list[bytes], bool]:
         taken, self.paths = self.paths, []
         return taken, False
 
-    def stop(self) -> None: ...
+    def stop_watching(self) -> None: ...
 
 
 class InboxMachine(RuleBasedStateMachine):
@@ -117,7 +117,7 @@ class InboxMachine(RuleBasedStateMachine):
     def time_passes(self, seconds: float) -> None:
         end = self.now + seconds
         for _ in range(10_000):
-            delay = self.inbox.tick(self.now)
+            delay = self.inbox.run_step(self.now)
             if delay > 0 and self.now + delay > end:
                 break
             self.now += delay
@@ -135,10 +135,10 @@ class InboxMachine(RuleBasedStateMachine):
             there = self.folder.get(claim.path)
             if there is None:
                 self.ledger.give_back(claim, FileVanished())
-                self.inbox.look_again(claim.path)
+                self.inbox.request_path_check(claim.path)
             elif there[:2] != (claim.size_bytes, claim.mtime_ns):
                 self.ledger.give_back(claim, FileChanged())
-                self.inbox.look_again(claim.path)
+                self.inbox.request_path_check(claim.path)
             else:
                 assert self.now - there[2] >= SETTLE_S, "handed out before it stood still"
                 assert commit_unreadable(self.ledger, claim, UnknownFormat())

@@ -39,17 +39,17 @@ def watcher(tmp_path: Path, bell: Bell) -> Iterator[Watcher]:
     root = tmp_path / "root"
     root.mkdir()
     watcher = Watcher(os.fsencode(root), bell)
-    watcher.supervise(0.0)
-    watcher.take()
+    watcher.keep_watching(0.0)
+    watcher.take_event_paths()
     yield watcher
-    watcher.stop()
+    watcher.stop_watching()
 
 
 def heard(watcher: Watcher, bell: Bell, path: bytes) -> bool:
     """Wait until the path was hinted at."""
     give_up_at = time.monotonic() + WITHIN_S
     while time.monotonic() < give_up_at:
-        if path in watcher.take()[0]:
+        if path in watcher.take_event_paths()[0]:
             return True
         bell.rung.wait(0.05)
         bell.rung.clear()
@@ -121,22 +121,22 @@ def test_a_root_that_is_a_link_is_watched(tmp_path: Path, bell: Bell) -> None:
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     watcher = Watcher(os.fsencode(tmp_path / "link"), bell)
-    watcher.supervise(0.0)
+    watcher.keep_watching(0.0)
     try:
         (tmp_path / "link" / "film").write_bytes(b"1")
         assert heard(watcher, bell, b"film")
     finally:
-        watcher.stop()
+        watcher.stop_watching()
 
 
 def test_a_start_asks_for_a_scan(tmp_path: Path, bell: Bell) -> None:
     watcher = Watcher(os.fsencode(tmp_path), bell)
-    watcher.supervise(0.0)
+    watcher.keep_watching(0.0)
     try:
-        assert watcher.take() == ([], True)
-        assert watcher.take() == ([], False)
+        assert watcher.take_event_paths() == ([], True)
+        assert watcher.take_event_paths() == ([], False)
     finally:
-        watcher.stop()
+        watcher.stop_watching()
 
 
 def test_a_dead_emitter_is_noticed_and_replaced(watcher: Watcher, bell: Bell, tmp_path: Path) -> None:
@@ -147,10 +147,10 @@ def test_a_dead_emitter_is_noticed_and_replaced(watcher: Watcher, bell: Bell, tm
         emitter.stop()
         emitter.join(WITHIN_S)
     assert (observer.is_alive(), watcher.alive) == (True, False)
-    watcher.supervise(REBUILD_FIRST_S + 1)
+    watcher.keep_watching(REBUILD_FIRST_S + 1)
     assert watcher.alive
     assert watcher.restarts == 1
-    assert watcher.take()[1]
+    assert watcher.take_event_paths()[1]
     (tmp_path / "root" / "film").write_bytes(b"1")
     assert heard(watcher, bell, b"film")
 
@@ -161,9 +161,9 @@ def test_a_storm_of_hints_comes_in_pieces_each_of_which_wakes(tmp_path: Path) ->
     for number in range(2 * TAKEN_AT_ONCE):
         watcher._on_event(b"%b/film%d" % (os.fsencode(tmp_path), number))
     woken.clear()
-    first, second = watcher.take()[0], watcher.take()[0]
+    first, second = watcher.take_event_paths()[0], watcher.take_event_paths()[0]
     assert (len(first), len(woken)) == (TAKEN_AT_ONCE, 1), "the rest would wait for another event"
-    assert (len({*first, *second}), watcher.take()[0]) == (2 * TAKEN_AT_ONCE, [])
+    assert (len({*first, *second}), watcher.take_event_paths()[0]) == (2 * TAKEN_AT_ONCE, [])
 
 
 def test_a_root_that_is_not_there_is_tried_again_ever_more_rarely(tmp_path: Path, bell: Bell) -> None:
@@ -171,14 +171,14 @@ def test_a_root_that_is_not_there_is_tried_again_ever_more_rarely(tmp_path: Path
     tries = []
     for second in range(1000):
         before = watcher.restarts
-        watcher.supervise(float(second))
+        watcher.keep_watching(float(second))
         if watcher.restarts > before:
             tries.append(second)
     assert len(tries) < 15
     (tmp_path / "away").mkdir()
-    watcher.supervise(2000.0)
+    watcher.keep_watching(2000.0)
     assert watcher.alive
-    watcher.stop()
+    watcher.stop_watching()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE])
@@ -200,24 +200,24 @@ def test_without_watches_left_the_scan_goes_on_alone(tmp_path: Path, bell: Bell,
         return observer  # type: ignore[return-value]
 
     watcher = Watcher(os.fsencode(tmp_path), bell, make_observer=make)
-    watcher.supervise(0.0)
-    assert (watcher.alive, watcher.take()) == (False, ([], True))
-    watcher.supervise(REBUILD_FIRST_S)
+    watcher.keep_watching(0.0)
+    assert (watcher.alive, watcher.take_event_paths()) == (False, ([], True))
+    watcher.keep_watching(REBUILD_FIRST_S)
     assert watcher.alive
-    watcher.stop()
+    watcher.stop_watching()
 
 
 def test_an_overflow_asks_for_a_scan(watcher: Watcher, bell: Bell) -> None:
     logging.getLogger("watchdog.observers.inotify_c").warning("Inotify queue overflowed; filesystem events were lost")
     assert bell.rung.is_set()
-    assert watcher.take()[1]
+    assert watcher.take_event_paths()[1]
 
 
 def test_after_the_end_nothing_listens(tmp_path: Path, bell: Bell) -> None:
     watcher = Watcher(os.fsencode(tmp_path), bell)
     before = set(threading.enumerate())
-    watcher.supervise(0.0)
-    watcher.stop()
+    watcher.keep_watching(0.0)
+    watcher.stop_watching()
     assert set(threading.enumerate()) == before
     logging.getLogger("watchdog.observers.inotify_c").warning("Inotify queue overflowed; filesystem events were lost")
     assert not bell.rung.is_set()

@@ -38,22 +38,22 @@ from preread.share import ignore_rules
     ],
 )
 def test_names(name: bytes, rule: str | None) -> None:
-    assert ignore_rules.name_rule(name) == rule
+    assert ignore_rules.match_name_rule(name) == rule
 
 
 def test_a_folder_above_counts() -> None:
-    assert ignore_rules.path_rule(b"2026/.trash/film.dcm") == ignore_rules.HIDDEN
-    assert ignore_rules.path_rule(b"2026/03/film.dcm") is None
+    assert ignore_rules.match_path_rule(b"2026/.trash/film.dcm") == ignore_rules.HIDDEN
+    assert ignore_rules.match_path_rule(b"2026/03/film.dcm") is None
 
 
 def test_kinds_of_entries(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to("pipe")
     (tmp_path / "file").write_bytes(b"")
-    rules = {path.name: ignore_rules.mode_rule(os.lstat(path).st_mode) for path in tmp_path.iterdir()}
+    rules = {path.name: ignore_rules.match_mode_rule(os.lstat(path).st_mode) for path in tmp_path.iterdir()}
     assert rules == {"pipe": ignore_rules.NOT_REGULAR, "link": ignore_rules.SYMBOLIC_LINK, "file": None}
-    assert ignore_rules.mode_rule(stat.S_IFSOCK) == ignore_rules.NOT_REGULAR
-    assert ignore_rules.mode_rule(stat.S_IFCHR) == ignore_rules.NOT_REGULAR
+    assert ignore_rules.match_mode_rule(stat.S_IFSOCK) == ignore_rules.NOT_REGULAR
+    assert ignore_rules.match_mode_rule(stat.S_IFCHR) == ignore_rules.NOT_REGULAR
 
 
 def test_every_rule_has_its_sentence() -> None:

@@ -31,13 +31,13 @@ def during(thread: RootThread, call: Callable[[], object], monkeypatch: pytest.M
     with monkeypatch.context() as patch:
         patch.setattr(os, "lstat", lstat)
         with pytest.raises(FileNotFoundError):
-            thread.monitor._root.system.status_of_link(b"film")
+            thread.monitor._root.system.read_link_status(b"film")
 
 
 def test_a_share_that_answers_is_not_down(thread: RootThread, monkeypatch: pytest.MonkeyPatch) -> None:
     for second in range(0, 1000, 10):
-        during(thread, partial(thread.down, second), monkeypatch)
-    assert thread.down(1000.0) is None
+        during(thread, partial(thread.check_share, second), monkeypatch)
+    assert thread.check_share(1000.0) is None
 
 
 def test_one_question_unanswered_for_long_is_a_stall_until_the_answer(
@@ -46,13 +46,13 @@ def test_one_question_unanswered_for_long_is_a_stall_until_the_answer(
     said: list[ShareDown | None] = []
 
     def wait() -> None:
-        said.extend(thread.down(100.0 + seconds) for seconds in (0.0, STALL_S - 0.1, STALL_S, 10 * STALL_S))
+        said.extend(thread.check_share(100.0 + seconds) for seconds in (0.0, STALL_S - 0.1, STALL_S, 10 * STALL_S))
 
     during(thread, wait, monkeypatch)
     assert [error and error.code for error in said] == [None, None, "share_stalled", "share_stalled"]
-    assert thread.down(2000.0) is None
+    assert thread.check_share(2000.0) is None
 
 
 def test_a_share_that_is_down_is_said_to_be_so(thread: RootThread) -> None:
-    thread.monitor._share.failed(ShareDown("it is not mounted"))
-    assert str(thread.down(0.0)) == "it is not mounted"
+    thread.monitor._share.record_failure(ShareDown("it is not mounted"))
+    assert str(thread.check_share(0.0)) == "it is not mounted"

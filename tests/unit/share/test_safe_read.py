@@ -23,7 +23,7 @@ def observed(root: Path, path: bytes) -> Observation:
 
 
 def read(root: Path, path: bytes) -> safe_read.Contents:
-    return safe_read.read(os.fsencode(root), observed(root, path), LIMIT)
+    return safe_read.read_file(os.fsencode(root), observed(root, path), LIMIT)
 
 
 @pytest.mark.parametrize("path", [b"film", b"a/b/c/film", b"\xff\xfe\n;rm", b"x" * 255])
@@ -33,7 +33,7 @@ def test_reads_what_is_there(tmp_path: Path, path: bytes) -> None:
     Path(os.fsdecode(full)).write_bytes(b"bytes")
     contents = read(tmp_path, path)
     assert contents.data == b"bytes"
-    safe_read.check_unchanged(os.fsencode(tmp_path), path, contents.status)
+    safe_read.check_file_unchanged(os.fsencode(tmp_path), path, contents.status)
 
 
 def test_a_link_put_in_the_files_place_is_not_followed(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_a_link_put_in_the_files_place_is_not_followed(tmp_path: Path) -> None:
     film.unlink()
     film.symlink_to(secret)
     with pytest.raises(FileChanged):
-        safe_read.read(os.fsencode(root), seen, LIMIT)
+        safe_read.read_file(os.fsencode(root), seen, LIMIT)
 
 
 def test_a_link_put_between_looking_and_opening_is_not_followed(
@@ -64,7 +64,7 @@ def test_a_link_put_between_looking_and_opening_is_not_followed(
     assert observed(tmp_path, b"secret").mtime_ns == seen.mtime_ns
     monkeypatch.setattr(os, "stat", lambda *_args, **_options: regular)
     with pytest.raises(FileChanged):
-        safe_read.read(os.fsencode(tmp_path), seen, LIMIT)
+        safe_read.read_file(os.fsencode(tmp_path), seen, LIMIT)
 
 
 def test_a_folder_that_is_a_link_is_not_followed(tmp_path: Path) -> None:
@@ -82,7 +82,7 @@ def test_no_path_leads_outside(tmp_path: Path, path: bytes) -> None:
     (tmp_path / "film").write_bytes(b"1")
     (tmp_path / "root" / "a").mkdir(parents=True)
     with pytest.raises(FileVanished):
-        safe_read.read(os.fsencode(tmp_path / "root"), Observation(path, 1, 1), LIMIT)
+        safe_read.read_file(os.fsencode(tmp_path / "root"), Observation(path, 1, 1), LIMIT)
 
 
 def test_what_is_no_file_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,7 +116,7 @@ def test_a_pipe_that_takes_the_files_place_does_not_block(tmp_path: Path, monkey
     os.mkfifo(tmp_path / "film")
     monkeypatch.setattr(os, "stat", lambda *_args, **_options: regular)
     with pytest.raises(FileChanged):
-        safe_read.read(os.fsencode(tmp_path), seen, LIMIT)
+        safe_read.read_file(os.fsencode(tmp_path), seen, LIMIT)
 
 
 def test_another_version_is_not_read(tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_another_version_is_not_read(tmp_path: Path) -> None:
     seen = observed(tmp_path, b"film")
     os.utime(film, ns=(1, 1))
     with pytest.raises(FileChanged):
-        safe_read.read(os.fsencode(tmp_path), seen, LIMIT)
+        safe_read.read_file(os.fsencode(tmp_path), seen, LIMIT)
 
 
 def test_a_change_while_reading_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -142,7 +142,7 @@ def test_a_change_while_reading_shows(tmp_path: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(os, "read", read_and_append)
     with pytest.raises(FileChanged):
-        safe_read.read(os.fsencode(tmp_path), seen, LIMIT)
+        safe_read.read_file(os.fsencode(tmp_path), seen, LIMIT)
 
 
 def test_a_change_after_reading_shows(tmp_path: Path) -> None:
@@ -154,10 +154,10 @@ def test_a_change_after_reading_shows(tmp_path: Path) -> None:
     os.utime(other, ns=(contents.status.st_atime_ns, contents.status.st_mtime_ns))
     other.rename(film)
     with pytest.raises(FileChanged):
-        safe_read.check_unchanged(os.fsencode(tmp_path), b"film", contents.status)
+        safe_read.check_file_unchanged(os.fsencode(tmp_path), b"film", contents.status)
     film.unlink()
     with pytest.raises(FileVanished):
-        safe_read.check_unchanged(os.fsencode(tmp_path), b"film", contents.status)
+        safe_read.check_file_unchanged(os.fsencode(tmp_path), b"film", contents.status)
 
 
 def test_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,7 +170,7 @@ def test_too_large_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_no_root_is_a_share_that_is_down(tmp_path: Path) -> None:
     with pytest.raises(ShareDown):
-        safe_read.read(os.fsencode(tmp_path / "away"), Observation(b"film", 1, 1), LIMIT)
+        safe_read.read_file(os.fsencode(tmp_path / "away"), Observation(b"film", 1, 1), LIMIT)
 
 
 @pytest.mark.parametrize("call", ["open", "read", "fstat", "stat"])
@@ -206,7 +206,7 @@ def test_the_systems_answers_have_names(
 
     monkeypatch.setattr(os, call, fail)
     with pytest.raises(EnvironmentFault) as caught:
-        safe_read.read(os.fsencode(tmp_path), seen, LIMIT)
+        safe_read.read_file(os.fsencode(tmp_path), seen, LIMIT)
     assert type(caught.value) is kind
     monkeypatch.undo()
     assert len(os.listdir("/proc/self/fd")) == descriptors

@@ -51,12 +51,12 @@ class SettlingMachine(RuleBasedStateMachine):
     def _look(self, path: bytes) -> None:
         seen = self.folder.get(path)
         if seen is None or self.settled.get(path) == seen:
-            self.settling.forget(path)
+            self.settling.forget_path(path)
             self.since.pop(path, None)
             return
         may_settle, backlog = seen.size_bytes > 0, path in self.backlog
         before = self.since.get(path)
-        settles = self.settling.note(seen, self.now, may_settle=may_settle, backlog=backlog)
+        settles = self.settling.record_observation(seen, self.now, may_settle=may_settle, backlog=backlog)
         equal_since = before[1] if before is not None and before[0] == seen else None
         assert settles == (equal_since is not None and may_settle and self.now - equal_since >= SETTLE_S)
         room = CAPACITY // 2 if backlog else CAPACITY
@@ -79,12 +79,12 @@ class SettlingMachine(RuleBasedStateMachine):
 
     @rule(path=paths)
     def a_look_fails(self, path: bytes) -> None:
-        self.settling.put_off(path, self.now)
+        self.settling.delay_recheck(path, self.now)
 
     @rule(seconds=st.sampled_from([0.0, 0.5, 2.9, 3.0, 61.0]), limit=st.integers(1, 6))
     def time_passes(self, seconds: float, limit: int) -> None:
         self.now += seconds
-        due = self.settling.due(self.now, limit)
+        due = self.settling.list_due_paths(self.now, limit)
         assert len(due) <= limit
         assert set(due) <= self.since.keys()
         for path in due:
@@ -100,9 +100,9 @@ class SettlingMachine(RuleBasedStateMachine):
     @rule()
     def room_is_said_once(self) -> None:
         room = len(self.since) <= CAPACITY // 2
-        assert self.settling.room_again() == room
+        assert self.settling.has_room_again() == room
         self.turned_away = self.turned_away and not room
-        assert not self.settling.room_again()
+        assert not self.settling.has_room_again()
 
     # ------------------------------------------------------------------ what must always hold
 
@@ -114,14 +114,14 @@ class SettlingMachine(RuleBasedStateMachine):
 
     @invariant()
     def every_remembered_path_is_looked_at_again(self) -> None:
-        at = self.settling.next_at()
+        at = self.settling.next_recheck_at()
         assert at is not None or not self.since
 
     def teardown(self) -> None:
         """Once the folder stands still, every file that has bytes settles as it is, whatever came before."""
         for _ in range(20):
             self.time_passes(SETTLE_S + 1, len(PATHS))
-            if self.settling.room_again() or not self.since:
+            if self.settling.has_room_again() or not self.since:
                 self.turned_away = False
                 self.scan()
             self.folder = {path: seen for path, seen in self.folder.items() if seen.size_bytes}

@@ -33,12 +33,12 @@ from preread.share.scanner import (
     GONE_ERRNOS,
     EntryStatus,
     FileSystem,
-    Listing,
-    check_mounted,
-    check_root,
-    look_at_entry,
-    look_at_path,
-    walk,
+    ScanCounts,
+    check_root_readable,
+    check_share_mounted,
+    list_files,
+    read_entry_status,
+    read_path_status,
 )
 
 _BATCH = 500
@@ -140,28 +140,28 @@ class _Root:
 
     def compare(self, progress: Callable[[str], None]) -> None:
         """List the folder and record what differs."""
-        listing, met = Listing(), set[int]()
+        listing, met = ScanCounts(), set[int]()
         try:
-            check_root(self._system, self._path)
-            entries = walk(self._system, self._path, b"", listing)
+            check_root_readable(self._system, self._path)
+            entries = list_files(self._system, self._path, b"", listing)
             while batch := list(islice(entries, _BATCH)):
                 looks = []
                 for entry in batch:
                     # as in ``absence``: hashes of a million paths take 60 MB; a collision can only hide a difference
                     met.add(hash(entry.path))
                     try:
-                        looks.append(look_at_entry(self._system, entry))
+                        looks.append(read_entry_status(self._system, entry))
                     except OSError as error:
                         if error.errno not in GONE_ERRNOS:
                             listing.failed_entries += 1
                             listing.first_errno = listing.first_errno or error.errno
                 self._compare(looks)
                 progress(f"{self._text}: {listing.files:,} files compared")
-            check_mounted(self._system, self._path, listing)
+            check_share_mounted(self._system, self._path, listing)
         except ShareDown as error:
             self._result.unproven.append(type(error)(f"{self._text}: {error}"))
             return
-        if (fault := listing.fault()) is not None:
+        if (fault := listing.build_error()) is not None:
             self._result.unproven.append(ScanIncomplete(f"{self._text}: {fault}"))
         if listing.complete:
             self._find_absent(met)
@@ -176,7 +176,7 @@ class _Root:
             looks: dict[bytes, EntryStatus | None] = {}
             for path in batch:
                 try:
-                    looks[path] = look_at_path(self._system, self._path, path)
+                    looks[path] = read_path_status(self._system, self._path, path)
                 except OSError as error:
                     if error.errno in GONE_ERRNOS:
                         looks[path] = None
@@ -258,7 +258,7 @@ class _Root:
             if version.file_id not in expected:
                 continue  # quarantined before its bytes were read
             try:
-                data = safe_read.read(self._path, observation, max_bytes).data
+                data = safe_read.read_file(self._path, observation, max_bytes).data
             except (EnvironmentFault, TooManyBytes) as error:
                 name = f"{self._text}: {display_path(observation.path)}"
                 self._result.unproven.append(EnvironmentFault(f"{name}: {error}"))

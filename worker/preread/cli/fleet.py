@@ -33,7 +33,7 @@ from preread.ledger.archives import ArchiveProgress, shard_order_key
 from preread.model.bundles import Bundle
 from preread.monitoring.endpoint import monitored
 from preread.runner.loop import Environment, RunOptions
-from preread.share.scanner import FileSystem, Listing, check_root
+from preread.share.scanner import FileSystem, ScanCounts, check_root_readable
 
 app = typer.Typer(help="Process archives with several processes and machines.", no_args_is_help=True)
 _SHARD_FILES = 1000
@@ -81,8 +81,8 @@ def _backfill(
     path = os.fsencode(os.path.abspath(spec.path))
     selection = bundle_selection(settings, engine)
     loaded = selection.load().active if name is None else selection.load_named(name)
-    system, listing = FileSystem(), Listing()
-    check_root(system, path)
+    system, listing = FileSystem(), ScanCounts()
+    check_root_readable(system, path)
     queue.install()
     ledger = operator_ledger(engine)
     ledger.register_bundle(**loaded.registration)
@@ -97,7 +97,7 @@ def _backfill(
     queued = f"{files} files queued in {count} shards, to be assessed with {loaded.label}"
     print_message(f"{queued}; {waiting} of the shards were queued already" if waiting else queued)
     print_message("`preread fleet work` on any machine processes them; `preread fleet status` shows the progress")
-    if (fault := listing.fault()) is not None:
+    if (fault := listing.build_error()) is not None:
         print_message(f"{fault} [{fault.code}]: their files are left out")
     return fault is None
 

@@ -24,7 +24,7 @@ from preread.db.engine import write
 from preread.review import audit, disclosures, history
 from preread.review.history import Explanation, ResultDetail, detail_to_json, root_paths
 from preread.review.results import ResultFilter, result_to_json, stream
-from preread.share.ignore_rules import RULES, path_rule
+from preread.share.ignore_rules import RULES, match_path_rule
 
 T = TypeVar("T")
 AnswerName = Literal["flagged", "uncertain", "not_flagged"]
@@ -247,7 +247,7 @@ def _unknown(path: str, roots: Sequence[str]) -> str:
         inside = os.path.relpath(candidate, os.path.abspath(root))
         if inside.split(os.sep)[0] == os.pardir:
             continue
-        rule = path_rule(os.fsencode(inside))
+        rule = match_path_rule(os.fsencode(inside))
         why = f"it is ignored: {RULES[rule]}" if rule else "no scan has seen it yet: check with `preread status`"
         return f"{said} It is in the watched folder {root}; {why}"
     return f"{said} It is in none of the {len(roots)} watched folders of the settings and of this database"

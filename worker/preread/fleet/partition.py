@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import itemgetter
 
-from preread.share.ignore_rules import name_rule
-from preread.share.scanner import FileSystem, ListedEntry, Listing, note_failed_folder
+from preread.share.ignore_rules import match_name_rule
+from preread.share.scanner import FileSystem, ListedEntry, ScanCounts, count_failed_folder
 
 MAX_FILES = 10_000
 
@@ -48,7 +48,7 @@ def place(key: bytes, path: bytes) -> Place:
     return tuple(hashlib.blake2b(name, key=key, digest_size=_DIGEST_BYTES).digest() for name in path.split(b"/"))
 
 
-def cut(system: FileSystem, root: bytes, files: int, listing: Listing, key: bytes) -> Iterator[Shard]:
+def cut(system: FileSystem, root: bytes, files: int, listing: ScanCounts, key: bytes) -> Iterator[Shard]:
     """Yield the shards of a root as it is listed.
 
     Args:
@@ -73,7 +73,9 @@ def cut(system: FileSystem, root: bytes, files: int, listing: Listing, key: byte
         yield Shard(after, place(key, last), count)
 
 
-def walk(system: FileSystem, root: bytes, shard: Shard | None, listing: Listing, key: bytes) -> Iterator[ListedEntry]:
+def walk(
+    system: FileSystem, root: bytes, shard: Shard | None, listing: ScanCounts, key: bytes
+) -> Iterator[ListedEntry]:
     """Yield every entry of a shard that is no folder, in order.
 
     Args:
@@ -95,7 +97,7 @@ def walk(system: FileSystem, root: bytes, shard: Shard | None, listing: Listing,
             pending.pop()
             continue
         path = folder + entry.name
-        rule = name_rule(entry.name)
+        rule = match_name_rule(entry.name)
         if not entry.is_dir(follow_symlinks=False):
             listing.files += 1
             yield ListedEntry(path, rule, entry)
@@ -106,14 +108,14 @@ def walk(system: FileSystem, root: bytes, shard: Shard | None, listing: Listing,
 
 
 def _entries(
-    system: FileSystem, root: bytes, folder: bytes, bounds: tuple[Place, Place | None], listing: Listing, key: bytes
+    system: FileSystem, root: bytes, folder: bytes, bounds: tuple[Place, Place | None], listing: ScanCounts, key: bytes
 ) -> list[os.DirEntry[bytes]]:
     """List the entries of a folder that lie in the range, or may hold some."""
     low, high = bounds
     above = place(key, folder) if folder else ()
     found: list[tuple[Place, bytes, os.DirEntry[bytes]]] = []
     try:
-        for entry in system.entries(os.path.join(root, folder) if folder else root):
+        for entry in system.list_entries(os.path.join(root, folder) if folder else root):
             at = above + place(key, entry.name)
             if entry.is_dir(follow_symlinks=False):
                 depth = len(at)
@@ -123,5 +125,5 @@ def _entries(
             if inside:
                 found.append((at, entry.name, entry))
     except OSError as error:
-        note_failed_folder(system, root, folder, listing, error)
+        count_failed_folder(system, root, folder, listing, error)
     return [entry for _, _, entry in sorted(found, key=itemgetter(0, 1))]

@@ -13,9 +13,9 @@ from preread.core.types import FileState
 from preread.fleet import partition
 from preread.fleet.partition import Shard
 from preread.ledger.records import Version
-from preread.share.absence import Absence
-from preread.share.recorder import Recorder
-from preread.share.scanner import Listing, ScannedRoot, look_at_entries
+from preread.share.absence import AbsenceTracker
+from preread.share.recorder import FileRecorder
+from preread.share.scanner import ScanCounts, ScannedRoot, read_entry_statuses
 from preread.share.stability import StabilityTracker
 
 _BATCH = 500
@@ -60,8 +60,10 @@ class ShardFolder:
         self._periods = periods
         self._pause = pause
         self._backlog = backlog
-        self._recorder = Recorder(root, Absence(root), lambda: None, lambda: datetime.now(UTC), judge_empty=True)
-        self._listing = Listing()
+        self._recorder = FileRecorder(
+            root, AbsenceTracker(root), lambda: None, lambda: datetime.now(UTC), judge_empty=True
+        )
+        self._listing = ScanCounts()
         self._paths: list[bytes] = []
 
     @property
@@ -71,7 +73,7 @@ class ShardFolder:
 
     def fault(self) -> ScanIncomplete | None:
         """Return failures to list or look at entries; ``None`` if there are none."""
-        return self._listing.fault()
+        return self._listing.build_error()
 
     def take_in(self) -> None:
         """Record every entry of the shard.
@@ -81,14 +83,14 @@ class ShardFolder:
             DatabaseAway: see ``Ledger``.
         """
         root = self._root
-        network = root.system.network(root.path)
+        network = root.system.find_network_type(root.path)
         settle_s = self._periods.local_s if network is None else self._periods.network_s
         self._recorder.settling = StabilityTracker(settle_s, capacity=4 * partition.MAX_FILES)
-        self._listing, self._paths = Listing(), []
+        self._listing, self._paths = ScanCounts(), []
         entries = partition.walk(root.system, root.path, self._shard, self._listing, self._order_key)
         while batch := list(islice(entries, _BATCH)):
-            looks = look_at_entries(root.system, batch, self._listing)
-            self._recorder.record(time.monotonic(), looks, backlog=self._backlog)
+            looks = read_entry_statuses(root.system, batch, self._listing)
+            self._recorder.record_entries(time.monotonic(), looks, backlog=self._backlog)
             self._paths += [look.observation.path for look in looks if look.rule is None]
             self._pause(0.0)
 
@@ -103,10 +105,10 @@ class ShardFolder:
         give_up_at = time.monotonic() + 2 * self._periods.network_s + 1.0
         unstable = {path for path, version in self._versions().items() if version.state is FileState.SETTLING}
         self._recheck([path for path in unstable if path not in settling])
-        while (at := settling.next_at()) is not None and time.monotonic() < give_up_at:
+        while (at := settling.next_recheck_at()) is not None and time.monotonic() < give_up_at:
             wait_s = at - time.monotonic()
             if wait_s <= 0:
-                self._recheck(settling.due(time.monotonic(), _BATCH))
+                self._recheck(settling.list_due_paths(time.monotonic(), _BATCH))
             self._pause(max(0.0, min(wait_s, _LONGEST_PAUSE_S)))
 
     def file_ids(self) -> list[int]:
@@ -121,4 +123,4 @@ class ShardFolder:
         return self._root.ledger.newest_versions(self._root.root_id, self._paths)
 
     def _recheck(self, paths: list[bytes]) -> None:
-        self._recorder.recheck(paths, time.monotonic(), backlog=self._backlog)
+        self._recorder.recheck_paths(paths, time.monotonic(), backlog=self._backlog)

@@ -28,7 +28,7 @@ from preread.ledger.records import Claim
 from preread.model.bundles import Bundle
 from preread.runner.loop import ReaderLoop, ShadowBundle
 from preread.runner.outcomes import WatchedRoot
-from preread.share.scanner import FileSystem, ScannedRoot, check_root
+from preread.share.scanner import FileSystem, ScannedRoot, check_root_readable
 
 _LOG = logging.getLogger(__name__)
 _ROUNDS = 3
@@ -227,7 +227,7 @@ class _ShareWatch:
         """
         if self._suspected and self._check.due(time.monotonic()):
             try:
-                check_root(self._root.system, self._root.path)
+                check_root_readable(self._root.system, self._root.path)
             except ShareDown as error:
                 self._note_down(error)
             else:

@@ -57,7 +57,7 @@ class WatchedRoot:
     """Root of a run.
 
     Attributes:
-        look_again: requests a look at one path.
+        request_path_check: requests a look at one path.
         suspect: requests a check whether the share answers.
     """
 
@@ -65,7 +65,7 @@ class WatchedRoot:
     path: bytes
     population: Population
     path_pattern: str | None
-    look_again: Callable[[bytes], None]
+    request_path_check: Callable[[bytes], None]
     suspect: Callable[[], None]
 
 
@@ -270,7 +270,7 @@ class OutcomeWriter:
             state = self._ledger.give_back(claim, error, retry_in_s=delay_s, held_slot=held_slot)
             extra["delay_s"] = delay_s
         if of_this_version:
-            root.look_again(claim.path)
+            root.request_path_check(claim.path)
         elif not isinstance(error, FileLocked):
             root.suspect()
         _LOG.info("file_delayed", extra=extra | {"state": state.value if state else "fenced"})

@@ -115,7 +115,12 @@ class _Service:
             thread = RootThread(path, root_id, ledger, _monitor_options(spec, options), loop.wake.set)
             self._threads[root_id] = thread
             watched[root_id] = WatchedRoot(
-                root_id, path, spec.population, spec.path_pattern, thread.monitor.look_again, thread.monitor.suspect
+                root_id,
+                path,
+                spec.population,
+                spec.path_pattern,
+                thread.monitor.request_path_check,
+                thread.monitor.request_full_scan,
             )
         self._once = _OnceEnd(loop, self._threads) if options.once else None
         loop.begin(bundles.active, None if options.once else bundles.shadow, watched, once=options.once)
@@ -145,7 +150,7 @@ class _Service:
             loop.turn(_TURN_S if self._once is None else _ONCE_TURN_S)
             self._raise_failures()
             now = time.monotonic()
-            up = [root_id for root_id, thread in self._threads.items() if thread.down(now) is None]
+            up = [root_id for root_id, thread in self._threads.items() if thread.check_share(now) is None]
             loop.dispatcher.work(up if loop.pool.ever_ready else ())
             loop.keep_up(self._pulse)
             if loop.pool.ever_ready:
@@ -174,7 +179,7 @@ class _Service:
             self._options.slots,
             pool.alive,
             tuple(
-                RootPulse(root_id, thread.moved(), thread.down(now) or thread.monitor.incomplete)
+                RootPulse(root_id, thread.has_progressed(), thread.check_share(now) or thread.monitor.incomplete)
                 for root_id, thread in self._threads.items()
             ),
             sum(thread.monitor.watcher_restarts for thread in self._threads.values()),
@@ -201,7 +206,7 @@ class _Service:
 
     def _close(self) -> None:
         for thread in self._threads.values():
-            thread.stop()
+            thread.request_stop()
         give_up_at = time.monotonic() + _THREADS_END_S
         for thread in self._threads.values():
             if thread.is_alive():
@@ -231,7 +236,7 @@ class _OnceEnd:
         away_since = self._loop.dispatcher.database.away_since
         if away_since is not None and now - away_since > _ONCE_PATIENCE_S:
             raise DatabaseAway
-        up = {root_id: thread.monitor for root_id, thread in self._threads.items() if thread.down(now) is None}
+        up = {root_id: thread.monitor for root_id, thread in self._threads.items() if thread.check_share(now) is None}
         idle = self._loop.pool.ever_ready and self._loop.dispatcher.is_idle()
         if not (idle and all(monitor.quiet for monitor in up.values())):
             return None
@@ -256,7 +261,7 @@ class _OnceEnd:
             _LOG.warning("files_left_unsettled", extra={"count": count})
             return EnvironmentFault.exit_code
         for monitor in up.values():
-            monitor.suspect()
+            monitor.request_full_scan()
         return None
 
 

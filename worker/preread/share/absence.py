@@ -15,8 +15,8 @@ _LOG = logging.getLogger(__name__)
 _BATCH = 500
 
 
-class Absence:
-    """Compares complete scans of one root with what the ledger expects there.
+class AbsenceTracker:
+    """Tracker of absent files: what complete scans of a root did not find.
 
     A path is gone when two complete scans in a row did not meet it (or one, after a look that did not find it either)
     and a last look does not find it. Met paths are kept as 64-bit hashes: a million of them take some 60 MB, and two
@@ -29,24 +29,24 @@ class Absence:
         self._missing: set[bytes] = set()
 
     @property
-    def suspected(self) -> bool:
-        """Whether paths wait for the next complete scan to confirm absence."""
+    def has_missing_paths(self) -> bool:
+        """``True`` if missing paths wait for a complete scan to confirm it."""
         return bool(self._missing)
 
-    def start(self) -> None:
-        """Begin a scan."""
+    def begin_scan(self) -> None:
+        """Begin a scan: forget which paths the last one found present."""
         self._met = set()
 
-    def met(self, path: bytes) -> None:
-        """Record that the path is there."""
+    def record_present(self, path: bytes) -> None:
+        """Record that a scan found the path present."""
         self._met.add(hash(path))
 
-    def suspect(self, path: bytes) -> None:
-        """Mark the path as missing; the next complete scan confirms it."""
+    def record_missing(self, path: bytes) -> None:
+        """Record that a path is missing; the next complete scan confirms it."""
         self._missing.add(path)
 
-    def judge(self) -> Iterator[None]:
-        """Record the paths that are gone, after a complete scan, in steps."""
+    def record_absent_files(self) -> Iterator[None]:
+        """Record absent files in the ledger after a complete scan, in steps."""
         missing: set[bytes] = set()
         ledger, root_id = self._root.ledger, self._root.root_id
         live = pages(lambda after: ledger.expected_paths(root_id, after_file_id=after), itemgetter(0), 0)
@@ -63,6 +63,6 @@ class Absence:
 
     def _is_gone(self, path: bytes) -> bool:
         try:
-            return stat.S_ISDIR(self._root.system.status_of_link(os.path.join(self._root.path, path)).st_mode)
+            return stat.S_ISDIR(self._root.system.read_link_status(os.path.join(self._root.path, path)).st_mode)
         except OSError as error:
             return error.errno in GONE_ERRNOS

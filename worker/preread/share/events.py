@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 from preread.core.filesystems import file_system_type
 from preread.share.scanner import ScannedRoot
-from preread.share.watcher import Hints, NoHints
+from preread.share.watcher import EventHints, NoEventHints
 
 _LOG = logging.getLogger(__name__)
 
 
 class EventSource:
-    """Chooses how a root is watched, and counts how often watching began anew.
+    """Source of a root's file-system events: the kernel's, or polling.
 
     Args:
         poll: ``None`` decides from the mount table.
@@ -21,7 +21,7 @@ class EventSource:
         wake: called from another thread when there is an event.
 
     Attributes:
-        chosen: whether ``choose`` was called.
+        chosen: ``choose_event_source`` was called.
         polled: no events come; quick scans take their place.
     """
 
@@ -29,7 +29,7 @@ class EventSource:
         self,
         root: ScannedRoot,
         poll: bool | None,
-        watch: Callable[[bytes, Callable[[], None]], Hints],
+        watch: Callable[[bytes, Callable[[], None]], EventHints],
         wake: Callable[[], None],
     ) -> None:
         self.chosen = False
@@ -38,26 +38,26 @@ class EventSource:
         self._poll = poll
         self._watch = watch
         self._wake = wake
-        self._hints: Hints = NoHints()
+        self._hints: EventHints = NoEventHints()
         self._earlier_restarts = 0
 
     @property
     def restarts(self) -> int:
-        """How often watching had to begin anew. Safe from another thread."""
+        """Number of restarts of the event watcher; safe from any thread."""
         return self._earlier_restarts + self._hints.restarts
 
-    def choose(self) -> str | None:
-        """Choose between events and polling for the file system that is there now.
+    def choose_event_source(self) -> str | None:
+        """Choose kernel events or polling by the root's present file system.
 
         Returns:
-            The network file system's name and why; ``None`` for a local disk.
+            The network file system's name; ``None`` for a local disk.
         """
-        network = self._root.system.network(self._root.path)
-        self._hints.stop()
+        network = self._root.system.find_network_type(self._root.path)
+        self._hints.stop_watching()
         self._earlier_restarts += self._hints.restarts
         self.chosen = True
         self.polled = network is not None if self._poll is None else self._poll
-        self._hints = NoHints() if self.polled else self._watch(self._root.path, self._wake)
+        self._hints = NoEventHints() if self.polled else self._watch(self._root.path, self._wake)
         if self._poll is not None:
             why = "as set"
         else:
@@ -66,17 +66,21 @@ class EventSource:
         _LOG.info("root_watched", extra=extra | {"fs_type": network or file_system_type(self._root.path)})
         return network
 
-    def supervise(self, now: float) -> None:
-        """Start watching again if it has died. ``now``: monotonic seconds."""
-        self._hints.supervise(now)
+    def keep_watching(self, now: float) -> None:
+        """Start the event watcher again if it has died.
 
-    def take(self) -> tuple[list[bytes], bool]:
-        """Return paths of events, and whether some were lost.
+        Args:
+            now: monotonic seconds.
+        """
+        self._hints.keep_watching(now)
+
+    def take_event_paths(self) -> tuple[list[bytes], bool]:
+        """Return the paths of new file-system events, and if some were lost.
 
         Paths are relative to the root.
         """
-        return self._hints.take()
+        return self._hints.take_event_paths()
 
-    def stop(self) -> None:
-        """End the watcher's threads."""
-        self._hints.stop()
+    def stop_watching(self) -> None:
+        """End the threads of the event watcher."""
+        self._hints.stop_watching()

@@ -51,8 +51,8 @@ _TEMPORARY_PATTERN = _pattern(_TEMPORARY)
 _LITTER_PATTERN = _pattern(_LITTER)
 
 
-def name_rule(name: bytes) -> str | None:
-    """Return the rule that ignores an entry of this name, or ``None``.
+def match_name_rule(name: bytes) -> str | None:
+    """Return the rule by which a file name is ignored, or ``None``.
 
     Args:
         name: one component of a path.
@@ -64,17 +64,21 @@ def name_rule(name: bytes) -> str | None:
     return TEMPORARY if _TEMPORARY_PATTERN.match(name) else None
 
 
-def path_rule(path: bytes) -> str | None:
-    """Return the first rule that ignores a name in a path, or ``None``.
+def match_path_rule(path: bytes) -> str | None:
+    """Return the rule by which a file's path is ignored, or ``None``.
 
     Args:
         path: relative to its root.
     """
-    return next((rule for name in path.split(b"/") if (rule := name_rule(name)) is not None), None)
+    return next((rule for name in path.split(b"/") if (rule := match_name_rule(name)) is not None), None)
 
 
-def mode_rule(mode: int) -> str | None:
-    """Return the rule that ignores this ``st_mode``; ``None`` if regular."""
+def match_mode_rule(mode: int) -> str | None:
+    """Return the rule by which a file type is ignored, or ``None``.
+
+    Args:
+        mode: ``st_mode``; a regular file has no rule.
+    """
     if stat.S_ISREG(mode):
         return None
     return SYMBOLIC_LINK if stat.S_ISLNK(mode) else NOT_REGULAR

@@ -9,8 +9,8 @@ from datetime import datetime, timedelta
 from preread.core.errors import UNREAD_CODES
 from preread.core.types import FORGOTTEN, FileState
 from preread.ledger.records import Observation, Version
-from preread.share.absence import Absence
-from preread.share.scanner import GONE_ERRNOS, EntryStatus, ScannedRoot, check_root, look_at_path
+from preread.share.absence import AbsenceTracker
+from preread.share.scanner import GONE_ERRNOS, EntryStatus, ScannedRoot, check_root_readable, read_path_status
 from preread.share.stability import StabilityTracker
 
 EMPTY_PATIENCE = timedelta(hours=24)
@@ -20,8 +20,8 @@ _WAITING = frozenset({FileState.SETTLING, FileState.READY})
 
 
 @dataclass(slots=True)
-class Rechecked:
-    """Paths of a recheck that are no files any more.
+class RecheckedPaths:
+    """Rechecked paths that are no files any more.
 
     Attributes:
         gone: nothing lies there.
@@ -32,8 +32,8 @@ class Rechecked:
     folders: list[bytes] = field(default_factory=list)
 
 
-class Recorder:
-    """Brings the ledger up to date with what was seen in one root.
+class FileRecorder:
+    """Recorder of a watched folder's files in the ledger.
 
     Args:
         on_settled: called when files became READY.
@@ -49,7 +49,7 @@ class Recorder:
     def __init__(
         self,
         root: ScannedRoot,
-        absence: Absence,
+        absence: AbsenceTracker,
         on_settled: Callable[[], None],
         wall: Callable[[], datetime],
         *,
@@ -63,8 +63,8 @@ class Recorder:
         self._wall = wall
         self._judge_empty = judge_empty
 
-    def recheck(self, paths: Iterable[bytes], now: float, *, backlog: bool = False) -> Rechecked:
-        """Look again at paths that are not stable, and record what is there.
+    def recheck_paths(self, paths: Iterable[bytes], now: float, *, backlog: bool = False) -> RecheckedPaths:
+        """Read the status of unstable files again, and record it.
 
         Args:
             paths: relative to the root.
@@ -76,30 +76,32 @@ class Recorder:
             DatabaseAway: see ``Ledger``.
         """
         looks = []
-        rechecked = Rechecked()
+        rechecked = RecheckedPaths()
         for path in paths:
             try:
-                look = look_at_path(self._root.system, self._root.path, path)
+                look = read_path_status(self._root.system, self._root.path, path)
             except OSError as error:
                 if error.errno in GONE_ERRNOS:
-                    self.settling.forget(path)
-                    self.absence.suspect(path)
+                    self.settling.forget_path(path)
+                    self.absence.record_missing(path)
                     rechecked.gone.append(path)
                 else:
-                    check_root(self._root.system, self._root.path)
-                    self.settling.put_off(path, now)
+                    check_root_readable(self._root.system, self._root.path)
+                    self.settling.delay_recheck(path, now)
                 continue
             if look is None:
-                self.settling.forget(path)
+                self.settling.forget_path(path)
                 rechecked.folders.append(path)
             else:
                 looks.append(look)
         if looks:
-            self.record(now, looks, backlog=backlog)
+            self.record_entries(now, looks, backlog=backlog)
         return rechecked
 
-    def record(self, now: float, looks: Iterable[EntryStatus], *, backlog: bool = False, hinted: bool = False) -> None:
-        """Record a batch of entries.
+    def record_entries(
+        self, now: float, looks: Iterable[EntryStatus], *, backlog: bool = False, hinted: bool = False
+    ) -> None:
+        """Record scanned files in the ledger: new, ignored or stable.
 
         Args:
             now: when they were looked at (monotonic seconds).
@@ -113,12 +115,12 @@ class Recorder:
         ignored: dict[str, list[Observation]] = {}
         watched: list[Observation] = []
         for look in looks:
-            self.absence.met(look.observation.path)
+            self.absence.record_present(look.observation.path)
             if look.rule is None:
                 watched.append(look.observation)
             else:
                 ignored.setdefault(look.rule, []).append(look.observation)
-                self.settling.forget(look.observation.path)
+                self.settling.forget_path(look.observation.path)
         for rule, observations in ignored.items():
             self._ignore(rule, observations)
         if not watched:
@@ -138,12 +140,12 @@ class Recorder:
 
     def _is_stable(self, seen: Observation, version: Version, now: float) -> bool:
         if version.state is not FileState.SETTLING:
-            self.settling.forget(seen.path)
+            self.settling.forget_path(seen.path)
             return False
         may_settle = seen.size_bytes > 0 or self._judge_empty or self._wall() - version.first_seen_at >= EMPTY_PATIENCE
         if version.backlog and not may_settle:
             return False  # it would hold its place for a day; the next scan looks at it again
-        return self.settling.note(seen, now, may_settle=may_settle, backlog=version.backlog)
+        return self.settling.record_observation(seen, now, may_settle=may_settle, backlog=version.backlog)
 
     def _settle(self, versions: list[Version]) -> None:
         empty = [version for version in versions if version.size_bytes == 0]
@@ -155,7 +157,7 @@ class Recorder:
 
 
 def needs_status(version: Version | None) -> bool:
-    """Return whether a quick scan reads the status of a listed path."""
+    """Return whether a quick scan reads the status of a listed file."""
     return version is None or version.state is FileState.SETTLING or version.state in _COME_BACK
 
 

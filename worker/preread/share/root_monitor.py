@@ -4,7 +4,7 @@ Events and scans both end in one look at a path. A version is stable when two lo
 process's own monotonic clock, agree in size, modification time and inode; times of the file system are compared for
 equality only. Absence is judged from complete scans alone, two in a row, and deletes nothing.
 
-``RootMonitor.tick`` never sleeps: it does one bounded piece of work and returns when to call it again.
+``RootMonitor.run_step`` never sleeps: it does one bounded piece of work and returns when to call it again.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from datetime import UTC, datetime
 from preread.core.errors import ScanIncomplete, ShareDown
 from preread.db.statements import chunks
 from preread.ledger.ledger import Ledger
-from preread.share.absence import Absence
+from preread.share.absence import AbsenceTracker
 from preread.share.events import EventSource
-from preread.share.ignore_rules import path_rule
-from preread.share.recorder import Recorder
-from preread.share.scanner import GONE_ERRNOS, FileSystem, ScannedRoot, look_at_path
-from preread.share.scans import BATCH, Scans, ScanSchedule, ShareState
+from preread.share.ignore_rules import match_path_rule
+from preread.share.recorder import FileRecorder
+from preread.share.scanner import GONE_ERRNOS, FileSystem, ScannedRoot, read_path_status
+from preread.share.scans import BATCH, FolderScans, ScanSchedule, ShareState
 from preread.share.stability import StabilityTracker
-from preread.share.watcher import Hints, Watcher
+from preread.share.watcher import EventHints, Watcher
 
 _LOG = logging.getLogger(__name__)
 _IDLE_S = 1.0
@@ -33,7 +33,7 @@ _IDLE_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class MonitorOptions:
-    """How one root is monitored.
+    """Options of one root's monitor: waits, intervals, polling.
 
     Attributes:
         settle_s: seconds for which a file must be unchanged, on a local disk.
@@ -56,7 +56,7 @@ class MonitorOptions:
 
 @dataclass(frozen=True, slots=True)
 class MonitorHooks:
-    """What a monitor calls, and what tests replace.
+    """Functions that a root's monitor calls; tests replace them.
 
     Attributes:
         wake: called from another thread when ``tick`` should be called before its time.
@@ -67,12 +67,12 @@ class MonitorHooks:
 
     wake: Callable[[], None] = lambda: None
     on_settled: Callable[[], None] = lambda: None
-    watch: Callable[[bytes, Callable[[], None]], Hints] = Watcher
+    watch: Callable[[bytes, Callable[[], None]], EventHints] = Watcher
     wall: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
 class RootMonitor:
-    """Monitor of one root, for one thread.
+    """Monitor of one root: records its stable files, in one thread.
 
     ``look_again`` and ``suspect`` may be called from other threads.
 
@@ -98,8 +98,10 @@ class RootMonitor:
         self._events = EventSource(root, options.poll, hooks.watch, hooks.wake)
         self._share = ShareState(root)
         self._schedule = ScanSchedule(options.scan_interval_s, options.poll_s)
-        self._recorder = Recorder(root, Absence(root), hooks.on_settled, hooks.wall, judge_empty=options.once)
-        self._scans = Scans(
+        self._recorder = FileRecorder(
+            root, AbsenceTracker(root), hooks.on_settled, hooks.wall, judge_empty=options.once
+        )
+        self._scans = FolderScans(
             root,
             self._recorder,
             self._schedule,
@@ -117,7 +119,7 @@ class RootMonitor:
 
     @property
     def share_down(self) -> ShareDown | None:
-        """Why the root cannot be read now; ``None`` while it can."""
+        """Error that keeps the root from being read now, or ``None``."""
         return self._share.down
 
     @property
@@ -135,8 +137,8 @@ class RootMonitor:
         """Number of full scans that listed every folder."""
         return self._scans.complete
 
-    def tick(self, now: float) -> float:
-        """Do one bounded piece of work.
+    def run_step(self, now: float) -> float:
+        """Monitor the root for one bounded step: events, rechecks, scan.
 
         Args:
             now: monotonic seconds.
@@ -156,42 +158,45 @@ class RootMonitor:
         finished = False
         try:
             if self._share.down is None:
-                self._events.supervise(now)
+                self._events.keep_watching(now)
             self._take_events(now)
-            self._recheck(self._recorder.settling.due(now, BATCH), now)
+            self._recheck(self._recorder.settling.list_due_paths(now, BATCH), now)
             self._go_on_settling(now)
-            self._scans.step(now, polled=self._events.polled)
-            if self._share.take_replaced():
+            self._scans.run_step(now, polled=self._events.polled)
+            if self._share.take_replacement():
                 self._choose_events()
-                self._schedule.request()
+                self._schedule.request_full_scan()
             finished = True
         except ShareDown as error:
-            self._scans.abandon()
-            self._schedule.retry(now + self._share.failed(error))
+            self._scans.abandon_scan()
+            self._schedule.plan_retry(now + self._share.record_failure(error))
             finished = True
         finally:
             if not finished:
-                self._scans.abandon()
+                self._scans.abandon_scan()
         return self._delay(now)
 
-    def look_again(self, path: bytes) -> None:
-        """Request a look at one path (relative to the root), as after an event.
+    def request_path_check(self, path: bytes) -> None:
+        """Request a check of one path, as after a file-system event.
 
         Safe from another thread.
+
+        Args:
+            path: relative to the root.
         """
         self._requested.append(path)
         self._wake()
 
-    def suspect(self) -> None:
-        """Request a full scan, to find out whether the share answers.
+    def request_full_scan(self) -> None:
+        """Request a full scan of the root, which finds out if it is down.
 
         Safe from another thread.
         """
-        self._schedule.request()
+        self._schedule.request_full_scan()
         self._wake()
 
     @property
-    def unanswered(self) -> int | None:
+    def unanswered_call(self) -> int | None:
         """Number of the call to the share that has not returned, or ``None``.
 
         Safe from another thread, which learns from the next values how long the same call takes.
@@ -206,7 +211,7 @@ class RootMonitor:
 
     @property
     def quiet(self) -> bool:
-        """Whether everything that a full scan met is stable or judged absent."""
+        """``True`` if all files that a full scan found are stable or absent."""
         return (
             self._scans.ended > 0
             and self._share.down is None
@@ -215,47 +220,47 @@ class RootMonitor:
             and len(self._recorder.settling) == 0
         )
 
-    def stop(self) -> None:
-        """End the watcher's threads."""
-        self._events.stop()
+    def stop_watching(self) -> None:
+        """End the threads of the root's event watcher."""
+        self._events.stop_watching()
 
     # ------------------------------------------------------------------ inside
 
     def _choose_events(self) -> None:
-        network = self._events.choose()
+        network = self._events.choose_event_source()
         settle_s = self._options.settle_s if network is None else self._options.network_settle_s
         self._recorder.settling = StabilityTracker(settle_s)
 
     def _delay(self, now: float) -> float:
         if self._scans.under_way or self._requested or self._goes_on_settling:
             return 0.0
-        times = [self._schedule.next_at(polled=self._events.polled and self._share.down is None), now + _IDLE_S]
-        if (due := self._recorder.settling.next_at()) is not None:
+        times = [self._schedule.next_scan_at(polled=self._events.polled and self._share.down is None), now + _IDLE_S]
+        if (due := self._recorder.settling.next_recheck_at()) is not None:
             times.append(due)
         return max(0.0, min(times) - now)
 
     def _take_events(self, now: float) -> None:
-        paths, lost = self._events.take()
+        paths, lost = self._events.take_event_paths()
         if lost:
-            self._schedule.request()
+            self._schedule.request_full_scan()
         while self._requested:
             paths.append(self._requested.popleft())
         looks = []
         for path in dict.fromkeys(paths):
-            if path_rule(path) is not None:
+            if match_path_rule(path) is not None:
                 continue  # the scan counts it
             try:
-                look = look_at_path(self._root.system, self._root.path, path)
+                look = read_path_status(self._root.system, self._root.path, path)
             except OSError as error:
                 if error.errno not in GONE_ERRNOS:
-                    self._schedule.request()
+                    self._schedule.request_full_scan()
                 continue
             if look is None:
-                self._scans.add_folder(path)
+                self._scans.request_folder_scan(path)
             else:
                 looks.append(look)
         for batch in chunks(looks, BATCH):
-            self._recorder.record(now, batch, hinted=True)
+            self._recorder.record_entries(now, batch, hinted=True)
 
     @property
     def _goes_on_settling(self) -> bool:
@@ -264,7 +269,7 @@ class RootMonitor:
     def _go_on_settling(self, now: float) -> None:
         """Recheck files that found no room in memory; the ledger keeps them."""
         settling = self._recorder.settling
-        if self._unstable_after is None and settling.room_again():
+        if self._unstable_after is None and settling.has_room_again():
             self._unstable_after = 0
         if not self._goes_on_settling:
             return
@@ -273,8 +278,8 @@ class RootMonitor:
         self._recheck((path for _, path in page if path not in settling), now)
 
     def _recheck(self, paths: Iterable[bytes], now: float) -> None:
-        rechecked = self._recorder.recheck(paths, now)
+        rechecked = self._recorder.recheck_paths(paths, now)
         for folder in rechecked.folders:
-            self._scans.add_folder(folder)
+            self._scans.request_folder_scan(folder)
         if rechecked.gone and self._options.once:
-            self._schedule.request()
+            self._schedule.request_full_scan()

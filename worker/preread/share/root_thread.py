@@ -20,7 +20,7 @@ _LONGEST_PAUSE_S = 30.0
 
 
 class RootThread(threading.Thread):
-    """Thread of one root's monitor.
+    """Thread that monitors one root.
 
     A daemon thread: one that hangs on a dead share does not keep the process.
 
@@ -45,13 +45,13 @@ class RootThread(threading.Thread):
         self.monitor = RootMonitor(root, root_id, ledger, options, MonitorHooks(self._wake.set, notify))
 
     def run(self) -> None:
-        """Tick until ``stop``."""
+        """Monitor the root, step by step, until ``request_stop``."""
         backoff = Backoff(_FIRST_PAUSE_S, _LONGEST_PAUSE_S)
         try:
             while not self._ended.is_set():
                 self._wake.clear()
                 try:
-                    delay_s = self.monitor.tick(time.monotonic())
+                    delay_s = self.monitor.run_step(time.monotonic())
                 except DatabaseAway:
                     # the main thread logs it; the folder keeps what is in it meanwhile
                     self._ended.wait(backoff.next_s())
@@ -60,36 +60,38 @@ class RootThread(threading.Thread):
                 self._ticks += 1
                 if delay_s > 0:
                     self._wake.wait(delay_s)
-            self.monitor.stop()
+            self.monitor.stop_watching()
         except BaseException as error:  # noqa: BLE001  the main thread ends the worker with it
             self.failure = error
             self._notify()
 
-    def down(self, now: float) -> ShareDown | None:
-        """Return why the root cannot be read now, or ``None``.
+    def check_share(self, now: float) -> ShareDown | None:
+        """Return the error that keeps the root from being read, or ``None``.
 
         For the main thread, at every turn.
 
         Args:
             now: monotonic seconds.
         """
-        number = self.monitor.unanswered
+        number = self.monitor.unanswered_call
         if number is None or self._call is None or self._call[0] != number:
             self._call = None if number is None else (number, now)
             if self._stalled is not None:
                 self._stalled = None
                 _LOG.info("share_answers", extra={"root_id": self.monitor.root_id})
         elif self._stalled is None and now - self._call[1] >= STALL_S:
-            self._stalled = ShareStalled(f"the share has not answered for {STALL_S:g} s")
+            self._stalled = ShareStalled(
+                f"the share has not answered for {now - self._call[1]:.0f} s; the limit is {STALL_S:g} s"
+            )
             _LOG.warning("share_stalled", extra={"root_id": self.monitor.root_id, "code": self._stalled.code})
         return self._stalled or self.monitor.share_down
 
-    def moved(self) -> bool:
-        """Return whether the monitor went on since the last call."""
+    def has_progressed(self) -> bool:
+        """Return whether the monitor made a step since the last call."""
         before, self._ticks_reported = self._ticks_reported, self._ticks
         return self._ticks_reported != before
 
-    def stop(self) -> None:
-        """Ask the thread to end; it may hang in the kernel and not do so."""
+    def request_stop(self) -> None:
+        """Request the end of the thread; it may hang in the kernel."""
         self._ended.set()
         self._wake.set()

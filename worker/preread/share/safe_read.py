@@ -28,8 +28,8 @@ _VANISHED = frozenset({errno.ENOENT, errno.ENOTDIR})
 _REPLACED = frozenset({errno.ELOOP, errno.EISDIR, errno.ENXIO})
 
 
-Key = tuple[int, int, int, int]
-"""Device, inode, size and modification time (ns): what makes a file version the same as another."""
+FileKey = tuple[int, int, int, int]
+"""Device, inode, size and modification time (ns), by which a file version is told from another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class Contents:
     """Bytes of one file version and its status.
 
     Attributes:
+        data: all bytes of the file.
         status: of the open file, before and after reading alike.
     """
 
@@ -44,8 +45,8 @@ class Contents:
     status: os.stat_result
 
 
-def read(root: bytes, expected: Observation, max_bytes: int) -> Contents:
-    """Read an observed file.
+def read_file(root: bytes, expected: Observation, max_bytes: int) -> Contents:
+    """Read a watched folder's file if it is unchanged, following no links.
 
     Args:
         root: absolute path.
@@ -56,18 +57,27 @@ def read(root: bytes, expected: Observation, max_bytes: int) -> Contents:
         TooManyBytes: the file is larger than ``max_bytes``.
         EnvironmentFault: by subclass, the file is another one, gone, locked, or reading failed.
     """
-    file_fd, status = open_file(root, expected, max_bytes)
+    file_fd, status = open_observed_file(root, expected, max_bytes)
     try:
-        return Contents(read_open(file_fd, expected), status)
+        return Contents(read_opened_file(file_fd, expected), status)
     finally:
         os.close(file_fd)
 
 
-def open_file(root: bytes, expected: Observation, max_bytes: int) -> tuple[int, os.stat_result]:
-    """Open an observed file, and read nothing of it.
+def open_observed_file(root: bytes, expected: Observation, max_bytes: int) -> tuple[int, os.stat_result]:
+    """Open a watched folder's file if it is unchanged, following no links.
 
-    Args, Raises:
-        As ``read``.
+    Nothing of it is read.
+
+    Args:
+        root: absolute path.
+        expected: path relative to the root, size and modification time; the inode is not compared.
+        max_bytes: a larger file is not opened.
+
+    Raises:
+        ShareDown: the root cannot be opened.
+        TooManyBytes: the file is larger than ``max_bytes``.
+        EnvironmentFault: by subclass, the file is another one, gone, locked, or opening failed.
 
     Returns:
         Its descriptor, which is the caller's to close, and its status.
@@ -75,7 +85,7 @@ def open_file(root: bytes, expected: Observation, max_bytes: int) -> tuple[int, 
     try:
         root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise ShareDown(f"the root cannot be opened: {error.strerror}") from error
+        raise ShareDown(f"the watched folder cannot be opened: {error.strerror}") from error
     try:
         folder_fd = _open_folder(root_fd, expected.path)
         try:
@@ -83,17 +93,17 @@ def open_file(root: bytes, expected: Observation, max_bytes: int) -> tuple[int, 
         finally:
             os.close(folder_fd)
     except OSError as error:
-        raise fault_of(error) from error
+        raise convert_read_error(error) from error
     finally:
         os.close(root_fd)
 
 
-def _key_of(file_fd: int) -> Key:
+def _key_of(file_fd: int) -> FileKey:
     return _key(os.fstat(file_fd))
 
 
-def read_open(file_fd: int, expected: Observation, key_of: Callable[[int], Key] = _key_of) -> bytes:
-    """Read an open file whole.
+def read_opened_file(file_fd: int, expected: Observation, key_of: Callable[[int], FileKey] = _key_of) -> bytes:
+    """Read all bytes of an open file, and check that it did not change.
 
     Args:
         file_fd: descriptor of the file, at its start.
@@ -101,23 +111,24 @@ def read_open(file_fd: int, expected: Observation, key_of: Callable[[int], Key] 
         key_of: returns device, inode, size and modification time of a descriptor.
 
     Raises:
-        EnvironmentFault: by subclass, the file changed meanwhile, or reading failed.
+        FileChanged: its size or modification time is not the expected one, or changed while it was read.
+        EnvironmentFault: by subclass, reading failed.
     """
     try:
         before = key_of(file_fd)
         if before[2:] != (expected.size_bytes, expected.mtime_ns):
-            raise FileChanged("the file changed before it was read")
-        data = read_up_to(file_fd, expected.size_bytes + 1)
+            raise FileChanged(_changed("before", expected.size_bytes, before[2]))
+        data = read_bytes_up_to(file_fd, expected.size_bytes + 1)
         after = key_of(file_fd)
     except OSError as error:
-        raise fault_of(error) from error
+        raise convert_read_error(error) from error
     if before != after or len(data) != expected.size_bytes:
-        raise FileChanged("the file changed while it was read")
+        raise FileChanged(_changed("while", expected.size_bytes, max(after[2], len(data))))
     return data
 
 
-def check_unchanged(root: bytes, path: bytes, status: os.stat_result) -> None:
-    """Check that the path still leads to the file that was read, unchanged.
+def check_file_unchanged(root: bytes, path: bytes, status: os.stat_result) -> None:
+    """Check that a path still leads to the file that was read, unchanged.
 
     Raises:
         FileChanged: another file lies there, or its size or modification time is another.
@@ -134,30 +145,36 @@ def check_unchanged(root: bytes, path: bytes, status: os.stat_result) -> None:
         finally:
             os.close(root_fd)
     except OSError as error:
-        raise fault_of(error) from error
+        raise convert_read_error(error) from error
     if _key(now) != _key(status):
-        raise FileChanged("the file changed after it was read")
+        raise FileChanged(_changed("after", status.st_size, now.st_size))
 
 
-def fault_of(error: OSError) -> EnvironmentFault:
-    """Return the error for a failed system call.
+def convert_read_error(error: OSError) -> EnvironmentFault:
+    """Convert the error of a system call on a file to an error of Preread.
 
     None of these counts as an attempt.
     """
     answer = error.strerror or type(error).__name__
     if error.errno in _VANISHED:
-        return FileVanished(f"the file went away: {answer}")
+        return FileVanished(f"the file no longer exists: {answer}")
     if error.errno in _REPLACED:
-        return FileChanged(f"something else took the file's place: {answer}")
+        return FileChanged(f"the path is no longer a file but a link, folder, socket or device: {answer}")
     if error.errno in _LOCKED:
-        return FileLocked(f"the file may not be read now: {answer}")
-    return EnvironmentFault(f"the file cannot be read now: {answer}")
+        return FileLocked(f"the file is locked, or its permissions do not allow reading: {answer}")
+    return EnvironmentFault(f"the file cannot be read: {answer}")
+
+
+def _changed(when: str, before_bytes: int, now_bytes: int) -> str:
+    if before_bytes == now_bytes:
+        return f"the file changed {when} it was read: its modification time or its inode is another"
+    return f"the file changed {when} it was read: it had {before_bytes} bytes and has {now_bytes}"
 
 
 def _open_folder(root_fd: int, path: bytes) -> int:
     *folders, name = path.split(b"/")
     if any(part in {b"", b".", b".."} for part in (*folders, name)):
-        raise FileVanished("the path does not lie below its root")
+        raise FileVanished("the path has an empty, `.` or `..` component and does not lie within its watched folder")
     folder_fd = os.dup(root_fd)
     for part in folders:
         try:
@@ -186,14 +203,16 @@ def _open(folder_fd: int, expected: Observation, max_bytes: int) -> tuple[int, o
 
 def _check_expected(status: os.stat_result, expected: Observation) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise FileChanged("something that is no file took its place")
+        raise FileChanged(
+            f"the path is no longer a regular file: its type is {stat.S_IFMT(status.st_mode):o}, not {stat.S_IFREG:o}"
+        )
     found = Observation(expected.path, status.st_size, status.st_mtime_ns)
     if (found.size_bytes, found.mtime_ns) != (expected.size_bytes, expected.mtime_ns):
-        raise FileChanged("the file changed before it was read")
+        raise FileChanged(_changed("before", expected.size_bytes, found.size_bytes))
 
 
-def read_up_to(file_fd: int, count: int) -> bytes:
-    """Return the bytes of a descriptor up to its end, at most ``count``."""
+def read_bytes_up_to(file_fd: int, count: int) -> bytes:
+    """Read the bytes of an open file up to its end, at most ``count``."""
     chunks = []
     while count > 0 and (chunk := os.read(file_fd, min(count, _CHUNK_BYTES))):
         chunks.append(chunk)
@@ -201,5 +220,5 @@ def read_up_to(file_fd: int, count: int) -> bytes:
     return b"".join(chunks)
 
 
-def _key(status: os.stat_result) -> Key:
+def _key(status: os.stat_result) -> FileKey:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns

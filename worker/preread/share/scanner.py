@@ -14,7 +14,7 @@ from preread.core import filesystems
 from preread.core.errors import ScanIncomplete, ShareDown
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import Observation
-from preread.share.ignore_rules import mode_rule, name_rule
+from preread.share.ignore_rules import match_mode_rule, match_name_rule
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ GONE_ERRNOS = frozenset({errno.ENOENT, errno.ENOTDIR})
 
 
 class FileSystem:
-    """System calls by which a root is scanned; tests make them fail.
+    """System calls by which a root is scanned; each is counted.
 
     Attributes:
         asked: number of calls that were made.
@@ -41,30 +41,30 @@ class FileSystem:
     asked = 0
     answered = 0
 
-    def network(self, root: bytes) -> str | None:
-        """Call ``filesystems.network_file_system``."""
+    def find_network_type(self, root: bytes) -> str | None:
+        """Return the type of the root's network file system, or ``None``."""
         return self._ask(filesystems.network_file_system, root)
 
-    def missing_mount(self, root: bytes) -> str | None:
-        """Call ``filesystems.missing_mount``."""
+    def find_missing_mount(self, root: bytes) -> str | None:
+        """Return the mount point of the root's share if it is not mounted."""
         return self._ask(filesystems.missing_mount, root)
 
-    def status(self, path: bytes) -> os.stat_result:
-        """Return the status of a path; links are followed."""
+    def read_status(self, path: bytes) -> os.stat_result:
+        """Read the status of a path; symbolic links are followed."""
         return self._ask(os.stat, path)
 
-    def status_of_link(self, path: bytes) -> os.stat_result:
-        """Return the status of a path; a link is not followed."""
+    def read_link_status(self, path: bytes) -> os.stat_result:
+        """Read the status of a path; a symbolic link is not followed."""
         return self._ask(os.lstat, path)
 
-    def entries(self, path: bytes) -> Iterator[os.DirEntry[bytes]]:
-        """Yield the entries of one folder."""
+    def list_entries(self, path: bytes) -> Iterator[os.DirEntry[bytes]]:
+        """List the entries of one folder, one at a time."""
         with self._ask(os.scandir, path) as listing:
             while (entry := self._ask(next, listing, None)) is not None:
                 yield entry
 
-    def status_of_entry(self, entry: os.DirEntry[bytes]) -> os.stat_result:
-        """Return the status of a listed entry; a link is not followed."""
+    def read_listed_status(self, entry: os.DirEntry[bytes]) -> os.stat_result:
+        """Read the status of a listed entry; a link is not followed."""
         return self._ask(partial(entry.stat, follow_symlinks=False))
 
     def _ask(self, call: Callable[..., T], *arguments: Any) -> T:
@@ -77,7 +77,7 @@ class FileSystem:
 
 @dataclass(frozen=True, slots=True)
 class ScannedRoot:
-    """A root with the ledger that it is recorded in.
+    """Root to scan, with the ledger in which its files are recorded.
 
     Attributes:
         path: absolute path, ``os.fsencode``d.
@@ -92,8 +92,8 @@ class ScannedRoot:
 
 
 @dataclass(slots=True)
-class Listing:
-    """Counts of one walk through a root.
+class ScanCounts:
+    """Counts of one scan of a root: files, ignored folders, failures.
 
     Attributes:
         files: entries that are no folders, ignored ones included.
@@ -111,16 +111,19 @@ class Listing:
 
     @property
     def complete(self) -> bool:
-        """Whether a path that this walk did not meet is absent."""
+        """``True`` if every folder was listed: an unlisted file is absent."""
         return self.failed_folders == 0
 
-    def fault(self) -> ScanIncomplete | None:
-        """Return the error for an operator, ``None`` if nothing failed."""
+    def build_error(self) -> ScanIncomplete | None:
+        """Build the error of an incomplete scan; ``None`` if nothing failed."""
         count = self.failed_folders + self.failed_entries
         if not count:
             return None
         why = os.strerror(self.first_errno) if self.first_errno else "another folder took the root's place"
-        return ScanIncomplete(f"folders or files in it that cannot be read: {count} ({why})")
+        return ScanIncomplete(
+            f"{self.failed_folders} folders and {self.failed_entries} files in the watched folder cannot be read "
+            f"({why})"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,8 +153,8 @@ class EntryStatus:
     rule: str | None = None
 
 
-def walk(system: FileSystem, root: bytes, below: bytes, listing: Listing) -> Iterator[ListedEntry]:
-    """Yield every entry at or below a folder that is no folder itself.
+def list_files(system: FileSystem, root: bytes, below: bytes, listing: ScanCounts) -> Iterator[ListedEntry]:
+    """List the files of a watched folder and of the folders in it.
 
     Args:
         system: the system calls.
@@ -167,9 +170,9 @@ def walk(system: FileSystem, root: bytes, below: bytes, listing: Listing) -> Ite
         folder = pending.pop()
         prefix = folder + b"/" if folder else b""
         try:
-            for entry in system.entries(os.path.join(root, folder) if folder else root):
+            for entry in system.list_entries(os.path.join(root, folder) if folder else root):
                 path = prefix + entry.name
-                rule = name_rule(entry.name)
+                rule = match_name_rule(entry.name)
                 if entry.is_dir(follow_symlinks=False):
                     if rule is None:
                         pending.append(path)
@@ -179,30 +182,30 @@ def walk(system: FileSystem, root: bytes, below: bytes, listing: Listing) -> Ite
                     listing.files += 1
                     yield ListedEntry(path, rule, entry)
         except OSError as error:
-            note_failed_folder(system, root, folder, listing, error)
+            count_failed_folder(system, root, folder, listing, error)
 
 
-def note_failed_folder(system: FileSystem, root: bytes, folder: bytes, listing: Listing, error: OSError) -> None:
-    """Count a folder that could not be listed to its end.
+def count_failed_folder(system: FileSystem, root: bytes, folder: bytes, listing: ScanCounts, error: OSError) -> None:
+    """Count a folder that a scan could not list to its end.
 
     Raises:
         ShareDown: it is the root, or the failure means the whole share.
     """
     if not folder:
-        raise ShareDown(f"the folder cannot be listed: {error.strerror or type(error).__name__}") from error
+        raise ShareDown(f"the watched folder cannot be listed: {error.strerror or type(error).__name__}") from error
     listing.failed_folders += 1
     listing.first_errno = listing.first_errno or error.errno
     if error.errno in SHARE_ERRNOS:
-        check_root(system, root)
+        check_root_readable(system, root)
 
 
-def look_at_entries(
+def read_entry_statuses(
     system: FileSystem,
     batch: Iterable[ListedEntry],
-    listing: Listing,
+    listing: ScanCounts,
     there: Callable[[bytes], object] = lambda _: None,
 ) -> list[EntryStatus]:
-    """Return the status of each entry; one that is gone is left out.
+    """Read the status of each listed file; absent ones are left out.
 
     Args:
         system: the system calls.
@@ -213,7 +216,7 @@ def look_at_entries(
     looks = []
     for found in batch:
         try:
-            looks.append(look_at_entry(system, found))
+            looks.append(read_entry_status(system, found))
         except OSError as error:
             if error.errno not in GONE_ERRNOS:
                 there(found.path)
@@ -222,43 +225,43 @@ def look_at_entries(
     return looks
 
 
-def check_root(system: FileSystem, root: bytes) -> os.stat_result:
-    """Return the root's status.
+def check_root_readable(system: FileSystem, root: bytes) -> os.stat_result:
+    """Check that a root is a folder that can be listed; return its status.
 
     Raises:
         ShareDown: it is not there, is no folder, or cannot be listed.
     """
     try:
-        status = system.status(root)
+        status = system.read_status(root)
         if not stat.S_ISDIR(status.st_mode):
-            raise ShareDown("the root is not a folder")
-        next(iter(system.entries(root)), None)
+            raise ShareDown("the watched folder's path is not a folder")
+        next(iter(system.list_entries(root)), None)
     except OSError as error:
-        raise ShareDown(f"the folder cannot be listed: {error.strerror or type(error).__name__}") from error
+        raise ShareDown(f"the watched folder cannot be listed: {error.strerror or type(error).__name__}") from error
     return status
 
 
-def check_mounted(system: FileSystem, root: bytes, listing: Listing) -> None:
-    """Check that a listed root is not the empty folder of an unmounted share.
+def check_share_mounted(system: FileSystem, root: bytes, listing: ScanCounts) -> None:
+    """Check that an empty root is not the mount point of an absent share.
 
     Raises:
         ShareDown: it is.
     """
-    if listing.files == 0 and (point := system.missing_mount(root)):
-        raise ShareDown(f"/etc/fstab names {point}, and nothing is mounted there")
+    if listing.files == 0 and (point := system.find_missing_mount(root)):
+        raise ShareDown(f"/etc/fstab has a share at {point}, but nothing is mounted there")
 
 
-def look_at_entry(system: FileSystem, found: ListedEntry) -> EntryStatus:
-    """Return the status of a listed entry.
+def read_entry_status(system: FileSystem, found: ListedEntry) -> EntryStatus:
+    """Read the status of one listed file, with the rule that ignores it.
 
     Raises:
         OSError: as ``lstat``.
     """
-    return _look(found.path, system.status_of_entry(found.entry), found.rule)
+    return _look(found.path, system.read_listed_status(found.entry), found.rule)
 
 
-def look_at_path(system: FileSystem, root: bytes, path: bytes) -> EntryStatus | None:
-    """Return the status of a path; ``None`` for a folder.
+def read_path_status(system: FileSystem, root: bytes, path: bytes) -> EntryStatus | None:
+    """Read the status of one path in a root; ``None`` for a folder.
 
     Raises:
         OSError: as ``lstat``; a path through a link does not exist (``ENOTDIR``), as for the scan.
@@ -266,12 +269,12 @@ def look_at_path(system: FileSystem, root: bytes, path: bytes) -> EntryStatus | 
     *folders, _ = path.split(b"/")
     for depth in range(1, len(folders) + 1):
         above = b"/".join(folders[:depth])
-        if not stat.S_ISDIR(system.status_of_link(os.path.join(root, above)).st_mode):
+        if not stat.S_ISDIR(system.read_link_status(os.path.join(root, above)).st_mode):
             raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-    status = system.status_of_link(os.path.join(root, path))
-    return None if stat.S_ISDIR(status.st_mode) else _look(path, status, name_rule(path.rsplit(b"/", 1)[-1]))
+    status = system.read_link_status(os.path.join(root, path))
+    return None if stat.S_ISDIR(status.st_mode) else _look(path, status, match_name_rule(path.rsplit(b"/", 1)[-1]))
 
 
 def _look(path: bytes, status: os.stat_result, rule: str | None) -> EntryStatus:
     observation = Observation(path, status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns)
-    return EntryStatus(observation, rule or mode_rule(status.st_mode))
+    return EntryStatus(observation, rule or match_mode_rule(status.st_mode))

@@ -29,7 +29,7 @@ class _Young:
 
 
 class StabilityTracker:
-    """Files that changed lately.
+    """Tracker of files that changed lately, until they are stable.
 
     Args:
         settle_s: two equal observations at least this far apart make a file stable. There is no giving up: a writer may
@@ -55,8 +55,10 @@ class StabilityTracker:
         """Number of further backlog paths; half of the capacity is for live files."""
         return max(0, self._capacity // 2 - len(self._young))
 
-    def note(self, seen: Observation, now: float, *, may_settle: bool = True, backlog: bool = False) -> bool:
-        """Record one observation; return whether the file is stable.
+    def record_observation(
+        self, seen: Observation, now: float, *, may_settle: bool = True, backlog: bool = False
+    ) -> bool:
+        """Record an observation of a file; return whether it is stable.
 
         Args:
             seen: the observation.
@@ -76,22 +78,22 @@ class StabilityTracker:
             del self._young[seen.path]
             return True
         elif not may_settle:
-            self.put_off(seen.path, now)
+            self.delay_recheck(seen.path, now)
         return False
 
-    def put_off(self, path: bytes, now: float) -> None:
-        """Plan another look at a path, later each time, at most a minute."""
+    def delay_recheck(self, path: bytes, now: float) -> None:
+        """Plan the next recheck of a file, after up to a minute."""
         young = self._young.get(path)
         if young is not None:
             young.recheck_s = min(2 * young.recheck_s + 0.1, _SLOWEST_RECHECK_S)
             self._look_at(now + young.recheck_s, path)
 
-    def forget(self, path: bytes) -> None:
-        """Remove a path that is gone, ignored, or no longer SETTLING."""
+    def forget_path(self, path: bytes) -> None:
+        """Remove a file that is absent, ignored, or no longer SETTLING."""
         self._young.pop(path, None)
 
-    def due(self, now: float, limit: int) -> list[bytes]:
-        """Return up to ``limit`` paths whose next look is due."""
+    def list_due_paths(self, now: float, limit: int) -> list[bytes]:
+        """Return up to ``limit`` paths whose recheck is due."""
         paths: dict[bytes, None] = {}
         while self._due and self._due[0][0] <= now and len(paths) < limit:
             _, path = heapq.heappop(self._due)
@@ -99,12 +101,15 @@ class StabilityTracker:
                 paths[path] = None
         return list(paths)
 
-    def next_at(self) -> float | None:
-        """Return when the next look is due (monotonic seconds), or ``None``."""
+    def next_recheck_at(self) -> float | None:
+        """Return the time of the next recheck, or ``None``.
+
+        In monotonic seconds.
+        """
         return self._due[0][0] if self._due else None
 
-    def room_again(self) -> bool:
-        """Return, once, whether paths were left out that have room now."""
+    def has_room_again(self) -> bool:
+        """Return, once, whether there is room for paths that were left out."""
         if self._turned_away and len(self._young) <= self._capacity // 2:
             self._turned_away = False
             return True

@@ -42,34 +42,34 @@ _EVENTS: list[type[FileSystemEvent]] = [
 ]  # fmt: skip
 
 
-class Hints(Protocol):
-    """Source of hinted paths; tests have one that never gives any."""
+class EventHints(Protocol):
+    """Source of hints: paths that file-system events name."""
 
     @property
     def restarts(self) -> int: ...
-    def supervise(self, now: float) -> None: ...
-    def take(self) -> tuple[list[bytes], bool]: ...
-    def stop(self) -> None: ...
+    def keep_watching(self, now: float) -> None: ...
+    def take_event_paths(self) -> tuple[list[bytes], bool]: ...
+    def stop_watching(self) -> None: ...
 
 
-class NoHints:
-    """Source of hints for polled roots: none."""
+class NoEventHints:
+    """Source of hints of a polled root: there are none."""
 
     restarts = 0
 
-    def supervise(self, now: float) -> None:
+    def keep_watching(self, now: float) -> None:
         """Do nothing."""
 
-    def take(self) -> tuple[list[bytes], bool]:
-        """Return no paths, and that nothing was lost."""
+    def take_event_paths(self) -> tuple[list[bytes], bool]:
+        """Return no paths of events, and that none was lost."""
         return [], False
 
-    def stop(self) -> None:
+    def stop_watching(self) -> None:
         """Do nothing."""
 
 
 class Watcher:
-    """Source of hints from the kernel's events below one root.
+    """Source of hints from the kernel's file-system events in a root.
 
     Args:
         root: absolute path; may be a symbolic link.
@@ -99,15 +99,15 @@ class Watcher:
 
     @property
     def alive(self) -> bool:
-        """Whether events can arrive: the observer and every emitter of it run."""
+        """``True`` if events can arrive: observer and all emitters run."""
         observer = self._observer
         if observer is None or not observer.is_alive():
             return False
         emitters = observer.emitters
         return bool(emitters) and all(emitter.is_alive() for emitter in emitters)
 
-    def supervise(self, now: float) -> None:
-        """Start watching, again with growing pauses if the watcher has died.
+    def keep_watching(self, now: float) -> None:
+        """Start the event watcher, again after a pause if it has died.
 
         Each start asks for a full scan.
 
@@ -134,8 +134,8 @@ class Watcher:
             _LOG.info("watcher_started", extra={"restarts": self.restarts})
         self._lost.set()
 
-    def take(self) -> tuple[list[bytes], bool]:
-        """Return hinted paths, and whether events were lost since the last call.
+    def take_event_paths(self) -> tuple[list[bytes], bool]:
+        """Return the paths of new events, and if some were lost.
 
         Paths are relative to the root, at most ``TAKEN_AT_ONCE``, so that a storm does not delay other work; for the
         rest ``wake`` is called again.
@@ -149,8 +149,8 @@ class Watcher:
             self._wake()
         return list(paths), lost
 
-    def stop(self) -> None:
-        """End all threads."""
+    def stop_watching(self) -> None:
+        """End the threads of the event watcher."""
         self._stop_observer()
 
     def _start(self) -> None:

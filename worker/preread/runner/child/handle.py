@@ -335,7 +335,7 @@ class InferenceProcess(Generic[Ticket]):
         began = time.perf_counter()
         expected = Observation(protocol.to_path(job.path), job.size_bytes, job.mtime_ns)
         try:
-            descriptor, status = safe_read.open_file(protocol.to_path(job.root), expected, self._max_bytes)
+            descriptor, status = safe_read.open_observed_file(protocol.to_path(job.root), expected, self._max_bytes)
         except TooManyBytes as error:
             ms = (time.perf_counter() - began) * 1000
             self._put(ticket, Report(Outcome.UNREADABLE, None, ms, code=error.code, reason=escape(str(error))))
@@ -354,7 +354,7 @@ class InferenceProcess(Generic[Ticket]):
     ) -> None:
         try:
             # whatever was found holds only for a file that stood still meanwhile
-            safe_read.check_unchanged(protocol.to_path(job.root), protocol.to_path(job.path), status)
+            safe_read.check_file_unchanged(protocol.to_path(job.root), protocol.to_path(job.path), status)
         except EnvironmentFault as error:
             self._put(ticket, error)
             return

@@ -89,7 +89,7 @@ def read(file: OpenFile) -> Report:
     limits = ImageLimits(max_bytes=setup.max_file_bytes, max_pixels=setup.max_pixels)
     expected = Observation(protocol.to_path(job.path), job.size_bytes, job.mtime_ns)
     try:
-        data = safe_read.read_open(file.descriptor, expected, confinement.key_of)
+        data = safe_read.read_opened_file(file.descriptor, expected, confinement.key_of)
     finally:
         os.close(file.descriptor)
     sha256 = hashlib.sha256(data).hexdigest()

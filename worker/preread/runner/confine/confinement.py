@@ -189,7 +189,7 @@ class _Filters:
 
 
 def key_of(file_fd: int) -> tuple[int, int, int, int]:
-    """Return the ``safe_read.Key`` of an open file.
+    """Return the ``safe_read.FileKey`` of an open file.
 
     The C library's ``fstat`` makes a call that takes a path, which a confined process may not make.
 
