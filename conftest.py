@@ -74,7 +74,10 @@ def _releases() -> bool:
 
 
 PIECES = {
-    "dcmtk": Piece(_programs("dcmj2pnm", "dcmdump"), "install DCMTK (Debian: apt-get install dcmtk)"),
+    "dcmtk": Piece(
+        _programs("dcmj2pnm", "dcmdump", "echoscu", "storescp", "storescu"),
+        "install DCMTK (Debian: apt-get install dcmtk)",
+    ),
     "browser": Piece(
         _programs("chromium", "chromedriver"), "install a browser (Debian: apt-get install chromium chromium-driver)"
     ),

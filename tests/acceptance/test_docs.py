@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 from pydicom.data import get_testdata_file
@@ -16,6 +20,7 @@ from pydicom.data import get_testdata_file
 from preread_training.data import phantoms
 from tests.bench import reporting
 from tests.support.paths import REPOSITORY
+from tests.support.ports import PortReservations
 
 PAGES = {
     page.relative_to(REPOSITORY / "docs").as_posix(): re.findall(
@@ -26,13 +31,23 @@ PAGES = {
 
 
 FIRST = "tutorials/first-results.md"
+RECEIVE = "how-to/receive-images.md"  # needs DCMTK and a port
 
 
-def follow(page: str, place: Path) -> None:
-    """Run every command of a page in a folder."""
+def follow(page: str, place: Path, replaced: Mapping[str, str] = MappingProxyType({})) -> None:
+    """Run every command of a page in a folder.
+
+    Args:
+        page: below ``docs``.
+        place: the folder.
+        replaced: what stands in the commands of a test in place of a word of the page.
+    """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PREREAD_")}
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     for block in PAGES[page]:
+        for word, instead in replaced.items():
+            assert word in block, f"{page} has a block without {word}"
+            block = block.replace(word, instead)  # noqa: PLW2901 - one after the other
         ended = subprocess.run(
             ["sh", "-eux"], input=block, cwd=place, env=environment, capture_output=True, text=True, check=False
         )
@@ -42,7 +57,7 @@ def follow(page: str, place: Path) -> None:
 def fill(place: Path) -> None:
     """Put into a folder what the pages assume: an image in the inbox, labelled images."""
     (place / "inbox").mkdir()
-    (place / "inbox" / "film.dcm").write_bytes(phantoms.to_dicom(phantoms.draw_chest(1), seed=1))
+    (place / "inbox" / "image.dcm").write_bytes(phantoms.to_dicom(phantoms.draw_chest(1), seed=1))
     for seed in range(12):
         label, name = ("PNEUMONIA", f"person{seed}_virus_1.png") if seed % 2 else ("NORMAL", f"IM-{seed:04}-0001.png")
         (place / "films" / label).mkdir(parents=True, exist_ok=True)
@@ -58,11 +73,28 @@ def after_first_results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place
 
 
-@pytest.mark.parametrize("page", sorted(page for page, blocks in PAGES.items() if blocks and page != FIRST))
+@pytest.mark.parametrize(
+    "page", sorted(page for page, blocks in PAGES.items() if blocks and page not in {FIRST, RECEIVE})
+)
 def test_every_command_of_a_page_does_what_the_page_says(page: str, after_first_results: Path, tmp_path: Path) -> None:
     place = tmp_path / "place"
     shutil.copytree(after_first_results, place)
     follow(page, place)
+
+
+@pytest.mark.dcmtk
+def test_an_image_is_received_as_its_page_says(
+    after_first_results: Path, tmp_path: Path, ports: PortReservations
+) -> None:
+    place = tmp_path / "place"
+    shutil.copytree(after_first_results, place)
+    try:
+        follow(RECEIVE, place, {"11112": str(ports.reserve())})
+    finally:
+        if (started := place / "storescp.pid").exists():
+            with contextlib.suppress(ProcessLookupError):  # the page ends it
+                os.kill(int(started.read_text()), signal.SIGKILL)
+    assert [path.name[:3] for path in (place / "received").iterdir()] == ["CR."]
 
 
 def test_each_audience_has_a_page_with_commands_that_are_tried() -> None:

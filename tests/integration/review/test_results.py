@@ -72,6 +72,13 @@ def test_filters(bench: LedgerBench) -> None:
     assert paths(bench, code="unknown_format") == [b"text"]
     assert paths(bench, patient_id="P1") == [b"lateral", b"old"]
     assert paths(bench, patient_id="p1") == []
+    kinds = {row.path: (row.acquired_local, row.acquired_from) for row in results.query(bench.engine)}
+    assert kinds == {
+        b"old": ("20200331100000", "acquisition"),
+        b"new": ("20200331000000", "study"),
+        b"lateral": (None, None),
+        b"text": (None, None),
+    }
     assert paths(bench, patient_id="P1", outcome=Outcome.ASSESSED) == [b"old"]
     assert paths(bench, patient_id="P" * 300) == []
     assert paths(bench, accession_number="A1") == [b"old"]

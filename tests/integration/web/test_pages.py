@@ -25,7 +25,7 @@ from preread.db.engine import database_now
 from preread.ledger.records import Observation, Pulse, RootPulse
 from preread.model.bundles import Bundle
 from preread.monitoring import health
-from preread.review import audit, reviews
+from preread.review import audit, results, reviews
 from preread.review.auth import accounts
 from preread.web import i18n, server
 from tests.support.page import PASSWORD, Films
@@ -283,6 +283,19 @@ def test_films_of_one_study_stand_together(films_here: Films, ada: Browser) -> N
     assert numbers(ada.get("/worklist")) == [first, second, other, stranger]
     assert ada.text.count("2 films of one study") == 1
     assert numbers(ada.get("/worklist?order=newest")) == [stranger, second, first, other]
+
+
+def test_a_page_names_the_date_that_it_shows(films_here: Films, ada: Browser) -> None:
+    """Only a time of acquisition needs no word."""
+    taken = films_here.add("a.dcm", acquisition_date_time="20260301101500", study_date="2026-02-28")
+    dated = films_here.add("b.dcm", study_date="2026-02-27")
+    ada.get(f"/films/{taken}")
+    assert "date of the study" not in ada.text
+    ada.get(f"/films/{dated}")
+    assert re.search(r"2026-02-27[^<]*\(date of the study\)", ada.text)
+    ada.get("/worklist")
+    assert ada.text.count("(date of the study)") == 1
+    assert [row.acquired_from for row in results.query(films_here.engine)] == ["study", "acquisition"]
 
 
 def test_filters_narrow_the_list(films_here: Films, ada: Browser) -> None:

@@ -137,7 +137,8 @@ def detail_pairs(detail: ResultDetail) -> Iterator[tuple[str, str]]:
     if row.bundle:
         yield "bundle", f"{row.bundle} ({row.bundle_digest})"
     if row.acquired_local:
-        yield "taken", f"{format_acquired(row.acquired_local)} on the modality's clock"
+        other = "" if row.acquired_from in {None, "acquisition"} else f" ({row.acquired_from} date)"
+        yield "taken", f"{format_acquired(row.acquired_local)} on the modality's clock{other}"
     yield "committed", local_time(row.committed_at)
     for field in dataclasses.fields(row.identity):
         value = getattr(row.identity, field.name)

@@ -83,6 +83,8 @@ class ResultRow:
         bundle: ``name/version``; ``None`` if no bundle was used.
         population: population declared for the folder when the file was read.
         acquired_local: 14 digits of the modality's clock, or ``None``.
+        acquired_from: the date that it is: ``acquisition``, ``content``, ``series`` or ``study``; ``None`` without one,
+            and for images that 0.1.1 or an older version read.
         ms: milliseconds from opening the file to its outcome.
         withdrawn: reason for the withdrawal of the bundle, or ``None``.
         withdrawn_at: time of the withdrawal, or ``None``.
@@ -104,6 +106,7 @@ class ResultRow:
     sha256: str | None
     identity: Identity
     acquired_local: str | None
+    acquired_from: str | None
     population: Population
     research: bool
     format: str | None
@@ -174,6 +177,7 @@ def selected(*more: ColumnElement[Any]) -> Select[Any]:
             _file.gate_caveats,
             _file.uid_conflict,
             _file.acquired_local,
+            _file.acquired_from,
             _file.population,
             _file.research,
             _file.size_bytes,
@@ -311,6 +315,7 @@ def _result(row: Row[Any], findings: tuple[Finding, ...]) -> ResultRow:
         sha256=row.sha256,
         identity=Identity(*row[: len(_IDENTITY)]),
         acquired_local=row.acquired_local,
+        acquired_from=row.acquired_from,
         population=Population(row.population or Population.UNDECLARED),
         research=row.research,
         format=row.format or None,
@@ -356,6 +361,7 @@ def result_to_json(result: ResultRow) -> JSONObject:
         "committed_at": iso(result.committed_at),
         "first_seen_at": iso(result.first_seen_at),
         "acquired_local": result.acquired_local,
+        "acquired_from": result.acquired_from,
         "identity": dataclasses.asdict(result.identity),
         "format": result.format,
         "transfer_syntax_uid": result.transfer_syntax_uid,
