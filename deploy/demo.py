@@ -140,7 +140,7 @@ def copy_images(folder: Path) -> list[Dropped]:
         for root in ("children", "research"):
             shutil.copyfile(source, folder / root / name)
             dropped.append(Dropped(root, name, what))
-    for name, data in phantoms.demo_films():
+    for name, data in phantoms.make_demo_files():
         (folder / "children" / name).write_bytes(data)
         dropped.append(Dropped("children", name, "phantom"))
     return dropped

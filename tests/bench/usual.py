@@ -25,7 +25,7 @@ from pydicom.uid import JPEGLossless, JPEGLosslessSV1
 from watchdog.events import DirMovedEvent, FileMovedEvent, FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 
-from preread_training.nets.architectures import efficientnet_lite0
+from preread_training.nets.architectures import build_efficientnet_lite0
 
 _SIDE_PX = 224
 
@@ -64,7 +64,7 @@ def main() -> None:
     """Assess so many films, then say what it took."""
     inbox, database, films = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
     inputs = keras.Input((_SIDE_PX, _SIDE_PX, 1))
-    model = keras.Model(inputs, efficientnet_lite0()(inputs)["logit"])
+    model = keras.Model(inputs, build_efficientnet_lite0()(inputs)["logit"])
     model.predict(np.zeros((1, _SIDE_PX, _SIDE_PX, 1), np.float32), verbose=0)
     connection = sqlite3.connect(database)
     connection.execute("CREATE TABLE result (path TEXT, probability REAL, at REAL)")

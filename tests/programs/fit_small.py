@@ -36,8 +36,12 @@ def main(folder: Path, out: Path) -> None:
     pictures = np.random.default_rng(0).integers(0, 256, (8, 224, 224), dtype=np.uint8)
     pictures[::2] //= 2
     labels = np.array([[0], [1]] * 4)
-    model = trainer.fit(recipe, TRAINING_SPEC, pictures, labels, np.full(8, 1 / 8), Session(folder, steps_per_epoch=5))
-    logits = trainer.logits_of(trainer.serving(model, recipe, TRAINING_SPEC), TRAINING_SPEC, pictures)
+    model = trainer.fit_network(
+        recipe, TRAINING_SPEC, pictures, labels, np.full(8, 1 / 8), Session(folder, steps_per_epoch=5)
+    )
+    logits = trainer.compute_logits(
+        trainer.build_serving_network(model, recipe, TRAINING_SPEC), TRAINING_SPEC, pictures
+    )
     np.savez(out, logits=logits, conv=keras.ops.convert_to_numpy(model.get_layer("conv").kernel))
 
 

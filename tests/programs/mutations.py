@@ -41,7 +41,7 @@ JPEG_MARKERS = bytes.fromhex(
 def seeds() -> dict[str, bytes]:
     """Return whole films by name: phantoms in every form, pydicom's small files, their pixels in a chest's header."""
     film = phantoms.draw_chest(5, rows=SIDE_PX, columns=SIDE_PX)
-    found = {f"phantom {name}": phantoms.to_dicom(film, encoding) for name, encoding in phantoms.encodings()}
+    found = {f"phantom {name}": phantoms.to_dicom(film, encoding) for name, encoding in phantoms.list_encodings()}
     found["phantom bare"] = phantoms.to_dicom(film, Encoding("implicit", preamble=False))
     found |= {f"picture {name}": data for name, data in _pictures(film)}
     found |= {f"extra {name}": data for name, data in _extras(film)}
@@ -152,7 +152,7 @@ def _grafted(path: Path) -> bytes | None:
         dataset = pydicom.dcmread(path)
         if "PixelData" not in dataset:
             return None
-        for keyword, value in phantoms.identity_tags(1).items():
+        for keyword, value in phantoms.make_identity_elements(1).items():
             setattr(dataset, keyword, value)
         stream = io.BytesIO()
         dataset.save_as(stream)

@@ -6,14 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from preread_training.publish.declaration import template
+from preread_training.publish.declaration import make_declaration_template
 
 CODES = {"pneumonia": "SCT:233604007", "effusion": "SCT:60046008", "nodule": "SCT:786838002"}
 
 
 def declare(folder: Path, *findings: str, **changed: Any) -> Path:
     """Write the template, filled in, to ``mine.json`` in a folder."""
-    declared = template()
+    declared = make_declaration_template()
     declared["intended_use"] |= {"age_min_years": 18.0, "age_max_years": 90.0, "statement": "For tests of ours."}
     declared |= {
         "codes": {finding: CODES[finding] for finding in findings or ("pneumonia",)},

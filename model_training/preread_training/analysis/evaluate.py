@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,12 +18,12 @@ from preread.core.errors import UsageError
 from preread.core.text.csv_cells import write_rows
 from preread.core.types import Answer, Finding, JSONObject, Outcome, PredictiveValues
 from preread.model.bundles import Bundle
-from preread.model.calibration import compute_predictive_values
+from preread.model.calibration import FindingSpec, compute_predictive_values
 from preread.runner.assess_files import FileResult, InputFile, Processes, assess_found
-from preread_training.data.dataset import Film, labels_for, patients_of
-from preread_training.stats.bootstrap import Labels
-from preread_training.stats.calibration_metrics import calibration_measures
-from preread_training.stats.metrics import Confusion, answer_counts, measure
+from preread_training.data.dataset import LabelledImage, list_patients, select_labels
+from preread_training.stats.bootstrap import Groups, Labels
+from preread_training.stats.calibration_metrics import measure_calibration
+from preread_training.stats.metrics import Confusion, count_answers, measure_logits
 
 _MEASURES = (
     "auc",
@@ -37,86 +37,125 @@ _MEASURES = (
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Evaluation:
     """Labelled images with their results, and the measures over them.
 
     Attributes:
+        results: each image with its result, in the order of the data set.
+        report: the measures, as ``preread-train evaluate --json`` prints them.
         column: of the finding that was measured, among the bundle's.
     """
 
-    results: list[tuple[Film, FileResult]]
+    results: list[tuple[LabelledImage, FileResult]]
     report: JSONObject
     column: int = 0
 
 
-def judge(
-    films: Sequence[Film],
+@dataclass(frozen=True, slots=True)
+class _Outcomes:
+    """Results of labelled images for one finding.
+
+    Attributes:
+        findings: the finding of each image; ``None`` of one that was refused or is unreadable.
+        labels: int64 [n] in {0, 1}.
+        groups: str [n], the unit of the bootstrap.
+        by_patient: true if all patients are known, so that the groups are patients.
+    """
+
+    findings: list[Finding | None]
+    labels: Labels
+    groups: Groups
+    by_patient: bool
+
+    @property
+    def answers(self) -> npt.NDArray[np.str_]:
+        """Value of each image's ``Answer``, empty if it has none; str [n]."""
+        return np.array([one.answer.value if one else "" for one in self.findings])
+
+
+def evaluate_bundle(
+    images: Sequence[LabelledImage],
     bundle: Bundle,
     progress: Callable[[], None] = lambda: None,
     *,
     finding: str | None = None,
     processes: Processes | None = None,
-) -> Judged:
-    """Assess labelled images and measure one finding of a bundle.
+) -> Evaluation:
+    """Assess labelled images with a bundle and measure one finding.
 
-    The bundle's own operating point is used.
-
-    A refused or unreadable film is an error whatever its label, and takes the worst rank in the AUC. What is said of
-    probabilities and answers is said of the films that have one.
+    Yes-or-no measures are at the bundle's own operating point. An image that is refused or unreadable counts as an
+    error whatever its label, and takes the worst rank in the AUC; probabilities and answers are measured on the images
+    that have one.
 
     Args:
-        finding: its name; the bundle's first where absent.
-        processes: in which the films are read; by default one for each core.
+        images: the labelled images.
+        bundle: the bundle.
+        progress: called after each image.
+        finding: name of the finding; ``None``: the bundle's first.
+        processes: inference processes that read the images; ``None``: one for each core.
 
     Raises:
-        UsageError: the bundle does not speak of the finding, or no label names it.
+        UsageError: the bundle has no such finding, or no label names it.
     """
-    specs = bundle.manifest.findings
-    names = [spec.finding for spec in specs]
+    names = [spec.finding for spec in bundle.manifest.findings]
     if finding is not None and finding not in names:
-        raise UsageError(f"{bundle.label} speaks of {', '.join(names)}, not of {finding}")
+        raise UsageError(f"{bundle.label} has no finding {finding!r}: choose one of {', '.join(names)}")
     column = names.index(finding) if finding is not None else 0
-    spec = specs[column]
-    labels = labels_for(films, spec.finding)
-    found = (InputFile(str(film.path), named=True) for film in films)
+    labels = select_labels(images, names[column])
+    found = (InputFile(str(image.path), named=True) for image in images)
     results = []
     with contextlib.closing(assess_found(found, bundle, processes=processes)) as ended:
-        for film, result in zip(films, ended, strict=True):
-            results.append((film, result))
+        for image, result in zip(images, ended, strict=True):
+            results.append((image, result))
             progress()
-    findings = [result.findings[column] if result.findings else None for _, result in results]
-    worst = np.where(labels == 1, -np.inf, np.inf)
-    scores = np.array([one.logit if one else rank for one, rank in zip(findings, worst, strict=True)])
-    threshold = spec.operating_point.threshold
-    called = np.array(
-        [one.probability >= threshold if one else not label for one, label in zip(findings, labels, strict=True)]
+    by_patient = all(image.patient_known for image in images)
+    outcomes = _Outcomes(
+        [result.findings[column] if result.findings else None for _, result in results],
+        labels,
+        list_patients(images) if by_patient else np.array([str(row) for row in range(len(images))]),
+        by_patient,
     )
-    by_patient = all(film.patient_known for film in films)
-    groups = patients_of(films) if by_patient else np.array([str(row) for row in range(len(films))])
-    answers = np.array([one.answer.value if one else "" for one in findings])
-    outcomes = Counter(result.outcome for _, result in results)
+    spec = bundle.manifest.findings[column]
     report: JSONObject = {
         "bundle": bundle.label,
         "finding": spec.finding,
-        "operating_point": threshold,
+        "operating_point": spec.operating_point.threshold,
         "prevalence": spec.calibration.prevalence,
-        "assumed": "films that say no age are assumed to show children of the intended age",
+        "assumed": "images without an age are assumed to show children of the intended age",
         "bootstrap_by": "patient" if by_patient else "image",
-        "counts": {
-            "films": len(films),
-            "with_finding": int(labels.sum()),
-            "without_finding": int((labels == 0).sum()),
-            "patients": len(set(groups.tolist())) if by_patient else None,
-            **{str(outcome): outcomes[outcome] for outcome in Outcome},
-            **{
-                f"answered_{answer}": count
-                for answer, count in sorted(Counter(answers[answers != ""].tolist()).items())
-            },
-        },
-        **{name: value.to_json() for name, value in measure(scores, called, labels, groups).items()},
+        "counts": _counts(outcomes, Counter(result.outcome for _, result in results)),
+        **_measures(outcomes, spec),
+    }
+    return Evaluation(results, report, column)
+
+
+def _counts(outcomes: _Outcomes, ended: Mapping[Outcome, int]) -> JSONObject:
+    """Return the report's ``counts``: images, labels, patients, outcomes, answers."""
+    answers = Counter(answer for answer in outcomes.answers.tolist() if answer)
+    return {
+        "films": len(outcomes.labels),
+        "with_finding": int(outcomes.labels.sum()),
+        "without_finding": int((outcomes.labels == 0).sum()),
+        "patients": len(set(outcomes.groups.tolist())) if outcomes.by_patient else None,
+        **{str(outcome): ended.get(outcome, 0) for outcome in Outcome},
+        **{f"answered_{answer}": count for answer, count in sorted(answers.items())},
+    }
+
+
+def _measures(outcomes: _Outcomes, spec: FindingSpec) -> JSONObject:
+    """Return the report's measures, from ``auc`` to ``calibration``."""
+    findings, labels, answers = outcomes.findings, outcomes.labels, outcomes.answers
+    threshold = spec.operating_point.threshold
+    worst = np.where(labels == 1, -np.inf, np.inf)
+    scores = np.array([one.logit if one else rank for one, rank in zip(findings, worst, strict=True)])
+    called = np.array(
+        [one.probability >= threshold if one else not label for one, label in zip(findings, labels, strict=True)]
+    )
+    return {
+        **{name: value.to_json() for name, value in measure_logits(scores, called, labels, outcomes.groups).items()},
         "confusion": Confusion.of(called, labels).to_json(),
         "answers": {
-            **answer_counts(answers, labels),
+            **count_answers(answers, labels),
             "none": {
                 "with_finding": int(((answers == "") & (labels == 1)).sum()),
                 "without_finding": int(((answers == "") & (labels == 0)).sum()),
@@ -128,7 +167,6 @@ def judge(
         },
         "calibration": _calibration(findings, labels, spec.calibration.prevalence),
     }
-    return Judged(results, report, column)
 
 
 def _predictive_values(answers: npt.NDArray[np.str_], labels: Labels) -> tuple[PredictiveValues, ...]:
@@ -158,29 +196,40 @@ def _calibration(findings: Sequence[Finding | None], labels: Labels, prevalence:
         return None
     weights = np.where(of == 1, prevalence / of.mean(), (1 - prevalence) / (1 - of.mean()))
     return {
-        "as_they_are": calibration_measures(probability, of),
-        "at_prevalence": calibration_measures(probability, of, weights),
+        "as_they_are": measure_calibration(probability, of),
+        "at_prevalence": measure_calibration(probability, of, weights),
     }
 
 
-def report_lines(report: JSONObject) -> list[tuple[str, str, str]]:
-    """Return the report as lines of name, value and interval or remark."""
+def format_report_lines(report: JSONObject) -> list[tuple[str, str, str]]:
+    """Format an evaluation's report for a table on the terminal.
+
+    Args:
+        report: of ``evaluate_bundle``.
+
+    Returns:
+        Lines of name, value, and interval or remark.
+    """
     lines = []
     for name in _MEASURES:
         figure = report[name]
         lines.append(
-            (name.replace("_", " "), said(figure["value"]), f"{said(figure['low'])} to {said(figure['high'])}")
+            (
+                name.replace("_", " "),
+                format_figure(figure["value"]),
+                f"{format_figure(figure['low'])} to {format_figure(figure['high'])}",
+            )
         )
     if (calibration := report["calibration"]) is not None:
         for key in ("brier", "negative_log_likelihood", "expected_calibration_error", "slope", "intercept"):
-            at = said(calibration["at_prevalence"][key])
-            lines.append((key.replace("_", " "), at, f"{said(calibration['as_they_are'][key])} as they are"))
+            at = format_figure(calibration["at_prevalence"][key])
+            lines.append((key.replace("_", " "), at, f"{format_figure(calibration['as_they_are'][key])} as they are"))
     stated = {values["prevalence"]: values for values in report["predictive_values"]["stated"]}
     for values in report["predictive_values"]["measured"]:
         for key in ("ppv", "npv"):
             share = values["prevalence"]
-            beside = f"{said(stated[share][key])} stated" if share in stated else ""
-            lines.append((f"{key.upper()} at {share:.0%}", said(values[key]), beside))
+            beside = f"{format_figure(stated[share][key])} stated" if share in stated else ""
+            lines.append((f"{key.upper()} at {share:.0%}", format_figure(values[key]), beside))
     for name, count in report["confusion"].items():
         lines.append((name.replace("_", " "), str(count), ""))
     for answer, counts in report["answers"].items():
@@ -191,22 +240,26 @@ def report_lines(report: JSONObject) -> list[tuple[str, str, str]]:
     return lines
 
 
-def said(value: float | None) -> str:
-    """Format a number for people."""
+def format_figure(value: float | None) -> str:
+    """Format a number with four decimals, ``None`` as ``undefined``."""
     return "undefined" if value is None else f"{value:.4f}"
 
 
-def write_predictions(path: Path, judged: Judged) -> None:
-    """Write one CSV row for each image.
+def write_results_csv(path: Path, judged: Evaluation) -> None:
+    """Write an evaluation's results as CSV, one row for each image.
 
     Columns: path, label, patient, outcome, code, logit, probability, answer.
+
+    Args:
+        path: the file, replaced if it exists.
+        judged: an evaluation.
     """
     columns = ("path", "label", "patient", "outcome", "code", "logit", "probability", "answer")
     with path.open("w", newline="", encoding="utf-8", errors="backslashreplace") as stream:
-        write_rows(stream, columns, (_prediction(film, result, judged.column) for film, result in judged.results))
+        write_rows(stream, columns, (_prediction(image, result, judged.column) for image, result in judged.results))
 
 
-def _prediction(film: Film, result: FileResult, column: int) -> tuple[object, ...]:
+def _prediction(image: LabelledImage, result: FileResult, column: int) -> tuple[object, ...]:
     finding = result.findings[column] if result.findings else None
     numbers = (finding.logit, finding.probability, finding.answer) if finding else (None, None, None)
-    return (film.path, "|".join(film.present).upper(), film.patient, result.outcome, result.code, *numbers)
+    return (image.path, "|".join(image.present).upper(), image.patient, result.outcome, result.code, *numbers)

@@ -8,30 +8,33 @@ import numpy as np
 
 from preread.core.types import JSONObject
 from preread.imaging.preprocessing import TRAINING_SPEC
-from preread_training.analysis.activation_maps import look_with_keras, map_correlation, scramble
-from preread_training.analysis.perturbation import look_inside, sample
+from preread_training.analysis.activation_maps import correlate_maps, make_keras_runner, shuffle_weights
+from preread_training.analysis.perturbation import choose_perturbed_rows, run_perturbation_tests
 from preread_training.data.dataset import Data
-from preread_training.fit.cross_validation import LOGITS_FILE, finished_folds, network_of
-from preread_training.stats.operating_point import calibrate
+from preread_training.fit.cross_validation import LOGITS_FILE, list_finished_folds, load_serving_network
+from preread_training.stats.operating_point import fit_calibration
 
-_FILMS_SCRAMBLED = 64
+_IMAGES_SHUFFLED = 64
 
 
-def examine(run: Path, data: Data, prevalence: float, *, most: int = 400) -> dict[str, JSONObject]:
-    """Run the perturbation tests on one network of a run.
+def perturb_first_fold(run: Path, data: Data, prevalence: float, *, most: int = 400) -> dict[str, JSONObject]:
+    """Run the perturbation tests on the network of a run's first fold.
 
-    Two minutes for a thousand images; ``None`` if the run has no network.
+    It takes about two minutes for a thousand images.
 
     Args:
-        prevalence: to which this fold's own calibration is fitted, for changes of probability.
-        most: so many films at most go through the table of disturbances.
+        run: folder of the run.
+        data: the data set on which it was fitted.
+        prevalence: to which this fold's own calibration is fitted, for changes of probability, in (0, 1).
+        most: at most this many images go through the table of disturbances.
 
     Returns:
-        For each finding what ``probing.look_inside`` says, ``fold``, and ``scrambled_map_correlation``: the median
-        correlation of its activation maps with those of the same network, weights shuffled.
+        For each finding the record of ``perturbation.run_perturbation_tests``, ``fold``, and
+        ``scrambled_map_correlation``: the median correlation of its activation maps with those of the same network with
+        shuffled weights. Empty if the run has no network.
     """
-    for fold in finished_folds(run):
-        served = network_of(run, fold.name, len(data.findings))
+    for fold in list_finished_folds(run):
+        served = load_serving_network(run, fold.name, len(data.findings))
         if served is not None:
             break
     else:
@@ -41,17 +44,17 @@ def examine(run: Path, data: Data, prevalence: float, *, most: int = 400) -> dic
     examined: dict[str, JSONObject] = {}
     maps = {}
     for column, finding in enumerate(data.findings):
-        look = look_with_keras(served, TRAINING_SPEC, column)
-        films = data.of(column, logits[:, column], rows)
-        calibration = calibrate(films, prevalence)
+        look = make_keras_runner(served, TRAINING_SPEC, column)
+        held_out = data.of(column, logits[:, column], rows)
+        calibration = fit_calibration(held_out, prevalence)
         examined[finding] = {
             "fold": fold.name,
-            **look_inside(look, data.pictures[rows], films.labels, films.conflict, calibration, most),
+            **run_perturbation_tests(look, data.pixels[rows], held_out.labels, held_out.conflict, calibration, most),
         }
-        some = rows[sample(films.labels, films.conflict, _FILMS_SCRAMBLED)]
-        maps[finding] = (some, look(data.pictures[some]).maps)
-    scramble(served)
+        some = rows[choose_perturbed_rows(held_out.labels, held_out.conflict, _IMAGES_SHUFFLED)]
+        maps[finding] = (some, look(data.pixels[some]).maps)
+    shuffle_weights(served)
     for column, (finding, (some, true)) in enumerate(maps.items()):
-        shuffled = look_with_keras(served, TRAINING_SPEC, column)(data.pictures[some]).maps
-        examined[finding]["scrambled_map_correlation"] = float(np.median(map_correlation(true, shuffled)))
+        shuffled = make_keras_runner(served, TRAINING_SPEC, column)(data.pixels[some]).maps
+        examined[finding]["scrambled_map_correlation"] = float(np.median(correlate_maps(true, shuffled)))
     return examined

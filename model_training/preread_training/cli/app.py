@@ -25,13 +25,13 @@ from preread_training.cli.base import (
     ThreadsOption,
     Vgg19Option,
     app,
+    check_recipe_name,
     check_writable,
-    films_of_run,
-    known_recipe,
-    load_tensorflow,
-    read_films,
+    import_tensorflow,
+    read_data_set_of_run,
+    read_data_set_with_progress,
+    set_thread_count,
     talk,
-    use_threads,
 )
 from preread_training.nets.pretrained import TrainingMissing
 
@@ -49,16 +49,16 @@ def index(
 ) -> None:
     """Count images, patients and duplicates of a data set.
 
-    It is checked that the data set can be trained on.
+    The command fails if the data set cannot be trained on.
     """
-    from preread_training.data.dataset import summary, to_csv
+    from preread_training.data.dataset import format_data_set_csv, summarise_data_set
 
-    read = read_films(data, folds, seed, absent)
+    read = read_data_set_with_progress(data, folds, seed, absent)
     if out is not None:
         check_writable(out)
-        out.write_text(to_csv(read), encoding="utf-8", newline="")
+        out.write_text(format_data_set_csv(read), encoding="utf-8", newline="")
         talk.print(f"wrote {out}", markup=False)
-    typer.echo(json.dumps(summary(read), indent=2))
+    typer.echo(json.dumps(summarise_data_set(read), indent=2))
 
 
 @app.command()
@@ -82,31 +82,30 @@ def fit(
 
     The logits of each fold are stored.
 
-    Beside the product's own recipes there are the reference systems, A1 to K3.
+    Recipes are the product's own, and the reference systems, A1 to K3.
     """
-    use_threads(threads)
-    load_tensorflow()
-    from preread_training.fit.cross_validation import Trainer
-    from preread_training.fit.cross_validation import run as run_recipe
+    set_thread_count(threads)
+    import_tensorflow()
+    from preread_training.fit.cross_validation import Trainer, fit_run
     from preread_training.fit.progress import Bars
     from preread_training.fit.session import Session
     from preread_training.fit.trainer import RECIPES, RecipeTrainer
     from preread_training.reference.fit import ReferenceTrainer
     from preread_training.reference.systems import REFERENCES
 
-    name = known_recipe(recipe, {**RECIPES, **REFERENCES})
+    name = check_recipe_name(recipe, {**RECIPES, **REFERENCES})
     trainer: Trainer = (
         RecipeTrainer(RECIPES[name]) if name in RECIPES else ReferenceTrainer(REFERENCES[name], vgg19_weights)
     )
-    films = read_films(data, folds, seed, absent)
+    data_set = read_data_set_with_progress(data, folds, seed, absent)
     try:
         with Bars(talk) as bars:
             session = Session(run, seed, steps_per_epoch, minutes, lambda text: talk.print(text, markup=False), bars)
-            run_recipe(trainer, films, session, only=only)
+            fit_run(trainer, data_set, session, only=only)
     except KeyboardInterrupt:
         talk.print("interrupted: run the same command to continue", markup=False)
         raise
-    then = "publish it with `preread-train publish`" if name in RECIPES else "see it with `preread-train report`"
+    then = "publish it with `preread-train publish`" if name in RECIPES else "look at it with `preread-train report`"
     talk.print(f"the run is at {run}; {then}", markup=False)
 
 
@@ -126,7 +125,7 @@ def compare(
         float, typer.Option(help="The same for systems whose reported number is void.", min=0)
     ] = 5.0,
     own: Annotated[
-        Path | None, typer.Option(help="A run of the product's own recipe on the same films, for a row of its own.")
+        Path | None, typer.Option(help="A run of the product's own recipe on the same images, for a row of its own.")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Write compare.md, compare.json and compare.svg here.")] = None,
     folds: FoldsOption = 5,
@@ -137,32 +136,32 @@ def compare(
 ) -> None:
     """Compare the reference systems and the product's own recipe.
 
-    All are fitted under one protocol, and stand in one table.
+    All are fitted under one protocol, with fold 0 held out, and stand in one table.
 
-    Fold 0 is held out. Several processes may fit different systems into the same folder at once.
+    Several processes may fit different systems into the same folder at once.
     """
-    use_threads(threads)
-    load_tensorflow()
+    set_thread_count(threads)
+    import_tensorflow()
     from preread_training.reference.systems import REFERENCES
     from preread_training.report import comparison as comparing
-    from preread_training.report.comparison_page import table, write
+    from preread_training.report.comparison_page import format_table, write_comparison
 
     if data is not None:
         from preread_training.fit.session import Session
         from preread_training.fit.trainer import RECIPES
 
         usual = [*REFERENCES, *([] if own else ["default"])]
-        names = [known_recipe(name, {**RECIPES, **REFERENCES}) for name in recipe or usual]
-        films = read_films(data, folds, seed, "NORMAL")
-        comparing.keep_baselines(films, runs, seed)
+        names = [check_recipe_name(name, {**RECIPES, **REFERENCES}) for name in recipe or usual]
+        data_set = read_data_set_with_progress(data, folds, seed, "NORMAL")
+        comparing.measure_baselines(data_set, runs, seed)
         if own is not None:
-            comparing.keep_run(comparing.PRODUCT, own, runs, films, seed=seed, minutes=None)
+            comparing.measure_run(comparing.PRODUCT, own, runs, data_set, seed=seed, minutes=None)
         session = Session(runs, seed, steps_per_epoch, minutes, lambda text: talk.print(text, markup=False))
-        comparing.fit_all(names, films, session, void_minutes, vgg19_weights)
-    rows = comparing.gather(runs)
-    typer.echo(table(rows), nl=False)
+        comparing.fit_systems(names, data_set, session, void_minutes, vgg19_weights)
+    rows = comparing.read_rows(runs)
+    typer.echo(format_table(rows), nl=False)
     if out is not None:
-        for path in write(rows, out):
+        for path in write_comparison(rows, out):
             talk.print(f"wrote {path}", markup=False)
 
 
@@ -184,13 +183,12 @@ def report(
 
     The page shows images of patients: keep it where these may be, or use --share.
     """
-    load_tensorflow()
-    from preread_training.report.report import Wanted
-    from preread_training.report.report import report as write_report
+    import_tensorflow()
+    from preread_training.report.report import ReportOptions, write_report
 
-    films = films_of_run(run, data, absent=absent)
-    wanted = Wanted(share, prevalence, finding, sizes, compare)
-    page = write_report(run, films, out or run / "report", wanted, lambda text: talk.print(text, markup=False))
+    data_set = read_data_set_of_run(run, data, absent=absent)
+    wanted = ReportOptions(share, prevalence, finding, sizes, compare)
+    page = write_report(run, data_set, out or run / "report", wanted, lambda text: talk.print(text, markup=False))
     talk.print(f"wrote {page} and {page.parent / 'figures'}", markup=False)
 
 
@@ -205,9 +203,9 @@ for command in (
 
 
 @app.callback()
-def door(
+def handle_global_options(
     version: Annotated[  # acts when it is read
-        bool, typer.Option("--version", callback=exit_with_version, is_eager=True, help="Print the version and end.")
+        bool, typer.Option("--version", callback=exit_with_version, is_eager=True, help="Print the version and exit.")
     ] = False,
 ) -> None:
     """Train, measure and publish the model of Preread.
@@ -217,7 +215,7 @@ def door(
 
 
 def main() -> None:
-    """Run the command; a known error becomes one message and its exit code."""
+    """Run the command; a known error becomes one message and an exit code."""
     try:
         app()
     except PrereadError as error:
@@ -226,5 +224,5 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name not in _OF_TRAINING:
             raise
-        print_error(TrainingMissing(f"{error.name} is not installed"), "preread-train")
+        print_error(TrainingMissing(f"the package {error.name} is not installed"), "preread-train")
         sys.exit(TrainingMissing.exit_code)

@@ -1,4 +1,4 @@
-"""Shared parts of the commands of ``preread-train``."""
+"""Options and helpers that the commands of ``preread-train`` share."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 talk = Console(stderr=True)
-# A machine with a GPU keeps what TensorFlow has to say of it.
+# On a machine with a GPU TensorFlow's messages about it are shown.
 _GPU = Path("/dev/nvidiactl")
 
 DataOption = Annotated[
     Path,
     typer.Option("--data", help="A folder per label (NORMAL/, PNEUMONIA/ ...), or a CSV of path, label, patient."),
 ]
-FoldsOption = Annotated[int, typer.Option(help="Parts into which patients are dealt.", min=2, max=20)]
-AbsentOption = Annotated[str, typer.Option(help="Label of films with none of the findings.")]
-# As for `fit`: what the run recorded, unless it is older than the record; another value is a contradiction.
+FoldsOption = Annotated[int, typer.Option(help="Number of parts into which patients are dealt.", min=2, max=20)]
+AbsentOption = Annotated[str, typer.Option(help="Label of images with none of the findings.")]
+# As for `fit`: the run's record decides, if it has the value; another value is refused.
 RecordedFoldsOption = Annotated[
     int | None, typer.Option("--folds", help="As in the run, which records it.", min=2, max=20)
 ]
 RecordedSeedOption = Annotated[int | None, typer.Option("--seed", help="As in the run, which records it.")]
 RecordedAbsentOption = Annotated[
     str | None,
-    typer.Option("--absent", help="Label of films with none of the findings; as in the run, which records it."),
+    typer.Option("--absent", help="Label of images with none of the findings; as in the run, which records it."),
 ]
 PrevalenceOption = Annotated[float, typer.Option(help="Prevalence to calibrate to.", min=0.001, max=0.999)]
 BundleOption = Annotated[
@@ -43,18 +43,20 @@ BundleOption = Annotated[
 ]
 DeclarationOption = Annotated[
     Path | None,
-    typer.Option(help="JSON: whose films these are, what the bundle is for; `preread-train declaration` prints one."),
+    typer.Option(
+        help="JSON: source of the images, use of the bundle; `preread-train declaration` prints one to fill in."
+    ),
 ]
-SeedOption = Annotated[int, typer.Option(help="Decides folds, draws and augmentation.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of folds, draws and augmentation.")]
 StepsOption = Annotated[int | None, typer.Option(help="Shorten each epoch, for a trial.", min=1)]
 ThreadsOption = Annotated[
     int | None,
-    typer.Option(help="Of TensorFlow; the same number gives the same weights. Default: all cores.", min=1),
+    typer.Option(help="Threads of TensorFlow; the same number gives the same weights. Default: all cores.", min=1),
 ]
 Vgg19Option = Annotated[
     Path | None,
     typer.Option(
-        help="ImageNet weights of VGG19 without its top (HDF5), for K3; else Keras is asked for them.",
+        help="File of ImageNet weights of VGG19 without its top (HDF5), for K3; default: Keras fetches them.",
         envvar="PREREAD_VGG19_WEIGHTS",
         exists=True,
         dir_okay=False,
@@ -62,8 +64,8 @@ Vgg19Option = Annotated[
 ]
 
 
-def progress_bar() -> Progress:
-    """Return a progress bar on standard error, shown in terminals only."""
+def make_progress_bar() -> Progress:
+    """Make a progress bar on standard error, shown on terminals only."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -74,42 +76,75 @@ def progress_bar() -> Progress:
     )
 
 
-def read_films(data: Path, folds: int, seed: int, absent: str) -> Any:
-    """Read a data set with a progress bar, see ``dataset.read``."""
-    from preread_training.data.dataset import read
+def read_data_set_with_progress(data: Path, folds: int, seed: int, absent: str) -> Any:
+    """Read a data set with a progress bar, see ``dataset.read_data_set``.
 
-    with progress_bar() as progress:
-        task = progress.add_task("reading films", total=None)
-        return read(data, folds, seed, lambda: progress.advance(task), absent)
+    Args:
+        data: folder or CSV of the data set.
+        folds: number of folds.
+        seed: of the folds.
+        absent: label of images with none of the findings.
+
+    Returns:
+        A ``dataset.Data``.
+
+    Raises:
+        UsageError: see ``dataset.read_data_set``.
+    """
+    from preread_training.data.dataset import read_data_set
+
+    with make_progress_bar() as progress:
+        task = progress.add_task("reading", total=None)
+        return read_data_set(data, folds, seed, lambda: progress.advance(task), absent)
 
 
-def films_of_run(
+def read_data_set_of_run(
     run: Path, data: Path, *, folds: int | None = None, seed: int | None = None, absent: str | None = None
 ) -> Any:
-    """Read the data set of a run with the run's folds.
+    """Read the data set of a run and deal it into the run's folds.
+
+    Args:
+        run: folder of the run.
+        data: folder or CSV of the data set.
+        folds: number of folds; ``None``: as recorded.
+        seed: of the folds; ``None``: as recorded.
+        absent: label of images with none of the findings; ``None``: as recorded.
+
+    Returns:
+        A ``dataset.Data``.
 
     Raises:
         UsageError: there is no run, or an option contradicts its record.
     """
-    from preread_training.fit.run_record import record_of
+    from preread_training.fit.run_record import read_record
 
-    record = record_of(run)
+    record = read_record(run)
     recorded = {"folds": len(record["data"]["folds"]), "seed": record["seed"], "absent": record.get("absent")}
     for name, asked in (("folds", folds), ("seed", seed), ("absent", absent)):
         kept = recorded[name]
         if asked is not None and kept is not None and asked != kept:
             raise UsageError(f"{run} was fitted with --{name} {kept}, not {asked}: leave --{name} out")
-    return read_films(data, recorded["folds"], recorded["seed"], absent or recorded["absent"] or "NORMAL")
+    return read_data_set_with_progress(
+        data, recorded["folds"], recorded["seed"], absent or recorded["absent"] or "NORMAL"
+    )
 
 
-def use_threads(threads: int | None) -> None:
-    """Set the number of threads before TensorFlow is imported."""
+def set_thread_count(threads: int | None) -> None:
+    """Set TensorFlow's number of threads, before it is imported.
+
+    Args:
+        threads: the number; ``None`` leaves it to TensorFlow.
+    """
     if threads is not None:
         os.environ["TF_NUM_INTRAOP_THREADS"] = str(threads)  # read by TensorFlow when it is imported
 
 
-def known_recipe(name: str, recipes: Mapping[str, object]) -> str:
-    """Return the name of an existing recipe.
+def check_recipe_name(name: str, recipes: Mapping[str, object]) -> str:
+    """Check that a recipe of this name exists and return the name.
+
+    Args:
+        name: to check.
+        recipes: the recipes by name.
 
     Raises:
         UsageError: there is none of this name.
@@ -120,7 +155,10 @@ def known_recipe(name: str, recipes: Mapping[str, object]) -> str:
 
 
 def check_writable(path: Path) -> None:
-    """Check that a file can be written before the work begins.
+    """Check that a file can be written, before the work begins.
+
+    Args:
+        path: the file, made if it does not exist.
 
     Raises:
         UsageError: it cannot.
@@ -128,13 +166,13 @@ def check_writable(path: Path) -> None:
     try:
         path.open("a", encoding="utf-8").close()
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from None
+        raise UsageError(f"{path} cannot be written ({error.strerror}): name another file") from None
 
 
-def load_tensorflow() -> None:
+def import_tensorflow() -> None:
     """Import Keras and TensorFlow without their messages about GPUs.
 
-    What they printed is shown if they cannot be imported.
+    What they print is shown if the import fails.
     """
     if not _GPU.exists():
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -1,4 +1,4 @@
-"""Commands that make or measure a bundle."""
+"""Commands of ``preread-train`` that make or measure a bundle."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from preread_training.cli.base import (
     RecordedFoldsOption,
     RecordedSeedOption,
     check_writable,
-    films_of_run,
-    load_tensorflow,
-    progress_bar,
-    read_films,
+    import_tensorflow,
+    make_progress_bar,
+    read_data_set_of_run,
+    read_data_set_with_progress,
     talk,
 )
 
@@ -33,11 +33,11 @@ def declaration(
 ) -> None:
     """Print a declaration to fill in.
 
-    It states whose images they are, and what a bundle is for.
+    It states the source of the images, and the use for which a bundle is made.
     """
-    from preread_training.publish.declaration import PNEUMONIA_CHILDREN, template
+    from preread_training.publish.declaration import PNEUMONIA_CHILDREN, make_declaration_template
 
-    typer.echo(json.dumps(PNEUMONIA_CHILDREN.to_json() if shipped else template(), indent=2))
+    typer.echo(json.dumps(PNEUMONIA_CHILDREN.to_json() if shipped else make_declaration_template(), indent=2))
 
 
 def publish(
@@ -54,7 +54,7 @@ def publish(
     not_chest: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of pictures that are no chest film, a folder per kind, to measure the detector with."
+            help="Folder of images that are no chest radiographs, a folder per kind, to measure the detector with."
         ),
     ] = None,
     folds: RecordedFoldsOption = None,
@@ -65,29 +65,25 @@ def publish(
 
     Its network is calibrated and the operating point chosen.
 
-    Card and manifest state of the films what the run measured and what the declaration says. Without one, only the
-    published set of chest films can be published: nothing is known of any other.
+    Card and manifest state what the run measured on the images and what the declaration says of them. Without a
+    declaration only the published set of chest images can be published.
     """
-    load_tensorflow()
+    import_tensorflow()
     from preread.imaging.preprocessing import TRAINING_SPEC
-    from preread_training.detector.ood_images import of_folder, shipped
-    from preread_training.publish.declaration import PNEUMONIA_CHILDREN, declaration_for
-    from preread_training.publish.publish import final_part, name_for
-    from preread_training.publish.publish import publish as publish_run
+    from preread_training.detector.ood_images import load_folder_images, load_package_images
+    from preread_training.publish.declaration import PNEUMONIA_CHILDREN, Release, read_declaration
+    from preread_training.publish.publish import choose_bundle_name, find_final_network, publish_run
 
-    final_part(run)
-    films = films_of_run(run, data, folds=folds, seed=seed, absent=absent)
-    declared = declaration_for(films.findings, declaration, published=films.published)
-    foreign = of_folder(not_chest) if not_chest else {}
+    find_final_network(run)
+    data_set = read_data_set_of_run(run, data, folds=folds, seed=seed, absent=absent)
+    declared = read_declaration(data_set.findings, declaration, published=data_set.published)
+    foreign = load_folder_images(not_chest) if not_chest else {}
     bundle = publish_run(
         run,
-        films,
-        into,
-        name=name or name_for(films.findings, shipped=declared is PNEUMONIA_CHILDREN),
-        version=version,
-        prevalence=prevalence,
-        declaration=declared,
-        foreign={**shipped(TRAINING_SPEC), **foreign},
+        data_set,
+        Release(into, version, prevalence, declared),
+        name=name or choose_bundle_name(data_set.findings, shipped=declared is PNEUMONIA_CHILDREN),
+        foreign={**load_package_images(TRAINING_SPEC), **foreign},
         say=lambda text: talk.print(text, markup=False),
     )
     talk.print(f"published {bundle.label} at {bundle.path}", markup=False)
@@ -107,27 +103,21 @@ def recalibrate(
 
     The network stays as it is. Needs no TensorFlow.
 
-    The films must be labelled by people and new to the network; half the patients' films seen before would flatter it.
-    The declaration says whose they are (source, films_licence, labelled_by); use and codes stay the bundle's.
+    The images must be labelled by people and new to the network: those of patients that it was fitted to give results
+    that are too good. The declaration states their source, licence and who labelled them; intended use and codes stay
+    the bundle's.
     """
     from preread.model import bundles
-    from preread_training.publish.declaration import films_declared
-    from preread_training.publish.recalibrate import recalibrate as recalibrate_bundle
+    from preread_training.publish.declaration import Release, read_calibration_declaration
+    from preread_training.publish.recalibrate import recalibrate_bundle
 
-    films = read_films(data, 5, 0, absent)
+    data_set = read_data_set_with_progress(data, 5, 0, absent)
     calibrated = bundles.load_bundle(bundles.find_bundle(bundle))
-    declared = films_declared(calibrated.manifest, declaration, published=films.published)
-    with progress_bar() as progress:
-        task = progress.add_task("assessing", total=len(films.films))
-        made = recalibrate_bundle(
-            calibrated,
-            films,
-            into,
-            version=version,
-            prevalence=prevalence,
-            declaration=declared,
-            progress=lambda: progress.advance(task),
-        )
+    declared = read_calibration_declaration(calibrated.manifest, declaration, published=data_set.published)
+    with make_progress_bar() as progress:
+        task = progress.add_task("assessing", total=len(data_set.images))
+        release = Release(into, version, prevalence, declared)
+        made = recalibrate_bundle(calibrated, data_set, release, lambda: progress.advance(task))
     talk.print(f"published {made.label} at {made.path}", markup=False)
     typer.echo(json.dumps(made.manifest.metrics, indent=2))
 
@@ -135,40 +125,40 @@ def recalibrate(
 def evaluate(
     data: DataOption,
     bundle: BundleOption = None,
-    predictions: Annotated[Path | None, typer.Option(help="Write a CSV with a row per film here.")] = None,
+    predictions: Annotated[Path | None, typer.Option(help="Write a CSV with a row per image here.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table.")] = False,
     absent: AbsentOption = "NORMAL",
     finding: Annotated[str | None, typer.Option(help="Finding to measure; default: the bundle's first.")] = None,
 ) -> None:
     """Measure a bundle on labelled images.
 
-    Through the same function that the worker calls. Needs no TensorFlow.
+    Each image goes through the function that the worker calls. Needs no TensorFlow.
     """
     from preread.model import bundles
-    from preread_training.analysis.evaluate import judge, report_lines, write_predictions
-    from preread_training.data.dataset import index as index_films
+    from preread_training.analysis.evaluate import evaluate_bundle, format_report_lines, write_results_csv
+    from preread_training.data.dataset import list_labelled_images
 
-    films = index_films(data, absent)
+    data_set = list_labelled_images(data, absent)
     if predictions is not None:
         check_writable(predictions)
     chosen = bundles.load_bundle(bundles.find_bundle(bundle))
-    with progress_bar() as progress:
-        task = progress.add_task("assessing", total=len(films))
-        judged = judge(films, chosen, lambda: progress.advance(task), finding=finding)
+    with make_progress_bar() as progress:
+        task = progress.add_task("assessing", total=len(data_set))
+        judged = evaluate_bundle(data_set, chosen, lambda: progress.advance(task), finding=finding)
     if predictions is not None:
-        write_predictions(predictions, judged)
+        write_results_csv(predictions, judged)
     if as_json:
         typer.echo(json.dumps(judged.report, indent=2))
         return
     report = judged.report
-    title = f"{report['bundle']}, {report['finding']}, on {report['counts']['films']} films"
+    title = f"{report['bundle']}, {report['finding']}, on {report['counts']['films']} images"
     table = Table("figure", "value", "95 % interval", title=title)
-    for line in report_lines(report):
+    for line in format_report_lines(report):
         table.add_row(*line)
     Console().print(table)
     talk.print(
-        f"Yes-or-no figures: probability at or above the operating point {report['operating_point']:.3f}; answers, PPV "
-        f"and NPV: with the band around it (`preread bundle show`). Calibration: films weighed to a prevalence of "
+        f"Accuracy, sensitivity and the like are at the operating point {report['operating_point']:.3f}; answers, PPV "
+        f"and NPV with the band around it (`preread bundle show`). Calibration: images weighed to a prevalence of "
         f"{report['prevalence']:.0%}. Intervals by {report['bootstrap_by']}. "
         f"Assumed: {report['assumed']}.",
         markup=False,

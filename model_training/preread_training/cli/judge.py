@@ -12,7 +12,7 @@ from rich.table import Table
 
 from preread.core.errors import UsageError
 from preread.core.types import JSONObject
-from preread_training.cli.base import DataOption, RecordedAbsentOption, films_of_run, load_tensorflow, talk
+from preread_training.cli.base import DataOption, RecordedAbsentOption, import_tensorflow, read_data_set_of_run, talk
 
 
 def judge(
@@ -27,23 +27,26 @@ def judge(
     """Compare runs by four measures on images that they had not seen.
 
     A run is better only if it gains on a measure and loses on none; intervals are of 95 %, by patient.
-    """
-    load_tensorflow()
-    from preread_training.fit.candidates import FOLDS_MIN, candidates
-    from preread_training.fit.candidates import judge as judge_runs
 
-    films = films_of_run(runs[0], data, absent=absent)
-    if finding is not None and finding not in films.findings:
-        raise UsageError(f"the data speak of {', '.join(films.findings)}, not of {finding}")
-    column = films.findings.index(finding) if finding is not None else 0
-    found = judge_runs(candidates(runs, films, column), films, column)
+    Raises:
+        UsageError: the data set does not have the finding.
+    """
+    import_tensorflow()
+    from preread_training.fit.candidates import FOLDS_MIN, compare_candidates, load_candidates
+
+    data_set = read_data_set_of_run(runs[0], data, absent=absent)
+    if finding is not None and finding not in data_set.findings:
+        raise UsageError(f"{data} has no finding {finding!r}: choose one of {', '.join(data_set.findings)}")
+    column = data_set.findings.index(finding) if finding is not None else 0
+    found = compare_candidates(load_candidates(runs, data_set, column), data_set, column)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
     for table in _tables(found):
         Console().print(table)
     if found["folds"] < FOLDS_MIN:
-        talk.print(f"{found['folds']} folds in common decide nothing: fit at least {FOLDS_MIN} of each.", markup=False)
+        text = f"the runs have {found['folds']} finished folds in common, too few to decide: fit at least {FOLDS_MIN}"
+        talk.print(f"{text} of each", markup=False)
 
 
 def _tables(found: JSONObject) -> list[Table]:

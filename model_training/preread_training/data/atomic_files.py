@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all.
+"""Files of a run that are written completely or not at all.
 
 Each is written beside its place and renamed in one step.
 """
@@ -22,7 +22,9 @@ class NotKept(PrereadError):
     """A file of a run could not be written."""
 
     code = "not_kept"
-    hint = "Make room, then give the same command again: it goes on from the last epoch that was kept."
+    hint = (
+        "Free space or choose another folder, then run the same command again: it continues after the last whole epoch."
+    )
 
 
 def _keep(path: Path, part: Path, write: Callable[[Path], object]) -> None:
@@ -34,30 +36,53 @@ def _keep(path: Path, part: Path, write: Callable[[Path], object]) -> None:
         raise NotKept(f"{path} could not be written: {error}") from error
 
 
-def keep_text(path: Path, text: str) -> None:
-    """Write UTF-8 text.
+def write_text_atomically(path: Path, text: str) -> None:
+    """Write UTF-8 text to a file, replacing it in one step.
+
+    Args:
+        path: the file.
+        text: its content.
 
     Raises:
-        NotKept: the disk is full or refuses; what stood there before stands there still.
+        NotKept: the disk is full or refuses; a file that was there stays as it was.
     """
     _keep(path, path.with_name(f"part-{path.name}"), lambda part: part.write_text(text, encoding="utf-8"))
 
 
-def keep_bytes(path: Path, content: bytes) -> None:
-    """Write bytes; raises as ``keep_text`` does."""
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Write bytes to a file, replacing it in one step.
+
+    Args:
+        path: the file.
+        content: its content.
+
+    Raises:
+        NotKept: see ``write_text_atomically``.
+    """
     _keep(path, path.with_name(f"part-{path.name}"), lambda part: part.write_bytes(content))
 
 
-def keep_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """Write arrays to a ``.npz`` file; raises as ``keep_text`` does."""
+def write_arrays_atomically(path: Path, **arrays: np.ndarray) -> None:
+    """Write arrays of any shape to a ``.npz`` file, in one step.
+
+    Args:
+        path: the file.
+        arrays: by name.
+
+    Raises:
+        NotKept: see ``write_text_atomically``.
+    """
     _keep(path, path.with_name(f"part-{path.name}"), lambda part: np.savez(part, **arrays))  # type: ignore[arg-type]
 
 
-def keep_weights(model: keras.Model, path: Path) -> None:
-    """Write a network's weights and its optimizer's state.
+def write_weights_atomically(model: keras.Model, path: Path) -> None:
+    """Write a network's weights and its optimizer's state, in one step.
 
-    The name ends in ``.weights.h5``.
+    Args:
+        model: the compiled network.
+        path: the file; its name ends in ``.weights.h5``.
 
-    Raises as ``keep_text`` does.
+    Raises:
+        NotKept: see ``write_text_atomically``.
     """
     _keep(path, path.with_name("part.weights.h5"), model.save_weights)

@@ -1,8 +1,8 @@
-"""Augmentation of images in training.
+"""Augmentation of images in training, in TensorFlow.
 
-The framing of a film and its sharpness give its label away in the training data and are different elsewhere, so these
-are varied most: crops down to a quarter of the area, aspect, the top cut off (chin and jaw), borders painted over, and
-the strength of fine detail exchanged between films, whatever their labels.
+The framing of an image and its sharpness give its label away in the training data and are different elsewhere, so
+these are varied most: crops down to a quarter of the area, aspect, the top cut off (chin and jaw), borders painted
+over, and the strength of fine detail exchanged between images, whatever their labels.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ class Augmentation:
     Attributes:
         area_min: smallest crop, as a share of the area.
         log_aspect: largest |natural logarithm| of the crop's change of aspect.
-        top_cut: largest share of the height cut off at the top, in half of the films.
+        top_cut: largest share of the height cut off at the top, in half of the images.
         rotation_degrees: largest rotation either way.
         flip: chance of a mirror image.
         gamma: largest |natural logarithm| of the gamma.
         contrast: largest change of contrast either way.
         brightness: largest shift in grey levels of 255.
-        detail: chance that a film's fine detail is made as strong as that of another film of the batch.
+        detail: chance that an image's fine detail is made as strong as that of another image of the batch.
         log_detail: largest |natural logarithm| of a change of each band of detail besides.
         noise: largest standard deviation of added noise, in grey levels of 255.
-        border: widest painted border, as a share of the side, in a third of the films.
+        border: widest painted border, as a share of the side, in a third of the images.
     """
 
     area_min: float = 0.25
@@ -53,11 +53,20 @@ class Augmentation:
 _Draw = Callable[..., Any]
 _OF_NOISE = 1 << 20  # apart from the positions of all other draws
 _DETAIL_STEPS_PX = (1, 2, 4)  # of the kernel's taps: bands of structures up to about 2, 5 and 10 pixels wide
-_LOG_GAIN_MIN, _LOG_GAIN_MAX = -1.5, 0.8  # more would lift the grain of the softest films into view
+_LOG_GAIN_MIN, _LOG_GAIN_MAX = -1.5, 0.8  # more would lift the grain of the softest images into view
 
 
-def draws(seed: Any, n: Any) -> _Draw:
-    """Return a source of uniform float32 [n], given by seed int32 [2]."""
+def make_uniform_source(seed: Any, n: Any) -> _Draw:
+    """Return a source of uniform random numbers for a batch of images.
+
+    Args:
+        seed: int32 or int64 [2].
+        n: number of images.
+
+    Returns:
+        A function of low and high (0 and 1 by default) that returns float32 [n], other numbers at each call, and the
+        same ones again for the same seed.
+    """
     position = count()
     return lambda low=0.0, high=1.0: (
         tf.random.stateless_uniform([n], tf.random.experimental.stateless_fold_in(seed, next(position))) * (high - low)
@@ -102,7 +111,7 @@ def _softened(x: Any, step_px: int) -> Any:
 def _detail_exchanged(how: Augmentation, uniform: _Draw, x: Any) -> Any:
     """Exchange the strength of fine detail between images, with jitter.
 
-    A wavelet decomposition "a trous" (Holschneider et al. 1989); batches are drawn at random, so the next film is any.
+    A wavelet decomposition "a trous" (Holschneider et al. 1989); batches are drawn at random, so the next image is any.
     """
     rest, bands = x, []
     for step_px in _DETAIL_STEPS_PX:
@@ -122,14 +131,23 @@ def _detail_exchanged(how: Augmentation, uniform: _Draw, x: Any) -> Any:
     return rest
 
 
-def augment(how: Augmentation, pictures: Any, size: int, seed: Any) -> Any:
-    """Augment uint8 [n, side, side] to float32 [n, size, size, 1].
+def augment_images(how: Augmentation, images: Any, size: int, seed: Any) -> Any:
+    """Augment a batch of training images.
 
-    Grey levels 0 to 255; the seed is int32 [2].
+    Framing, detail, tone, noise and border are varied.
+
+    Args:
+        how: ranges of the augmentation.
+        images: uint8 [n, side, side].
+        size: side of the output in pixels.
+        seed: int32 or int64 [2]; the same seed gives the same output.
+
+    Returns:
+        float32 [n, size, size, 1], grey levels 0 to 255.
     """
-    n, side = tf.shape(pictures)[0], pictures.shape[1]
-    uniform = draws(seed, n)
-    x = tf.cast(pictures, tf.float32)[..., tf.newaxis]
+    n, side = tf.shape(images)[0], images.shape[1]
+    uniform = make_uniform_source(seed, n)
+    x = tf.cast(images, tf.float32)[..., tf.newaxis]
     x = tf.raw_ops.ImageProjectiveTransformV3(
         images=x,
         transforms=_transforms(how, uniform, float(side), float(size)),

@@ -1,8 +1,8 @@
-"""Synthetic chest images, in each encoding that a file may have.
+"""Phantoms: synthetic chest images, in each encoding that a file may have.
 
-They show that a film is read, never that an answer is right: no patient stands behind them, and their names say so.
+They show that a file is read, never that a result is right: no patient stands behind them, and their names say so.
 Drawn and encoded with the runtime dependencies alone. A phantom rendered by ``preread.imaging.radiograph`` gives back
-the drawing within one grey level whatever the encoding (lossy ones: a few), which is what the tests hold on to.
+the drawing within one grey level whatever the encoding (lossy ones: a few), on which the tests rely.
 """
 
 from __future__ import annotations
@@ -84,9 +84,14 @@ class Encoding:
 def draw_chest(seed: int, *, rows: int = 512, columns: int = 512) -> PixelArray:
     """Draw a synthetic chest image.
 
+    Args:
+        seed: of the anatomy and the noise.
+        rows: of the image.
+        columns: of the image.
+
     Returns:
         uint8 [rows, columns], 0 = black. At least half a percent of the pixels are black and half a percent white, so
-        that a stretch between these percentiles leaves the picture as it is. The word PHANTOM stands in it.
+        that a stretch between these percentiles leaves the image as it is. The word PHANTOM stands in it.
     """
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[0:rows, 0:columns].astype(np.float32)
@@ -98,28 +103,28 @@ def draw_chest(seed: int, *, rows: int = 512, columns: int = 512) -> PixelArray:
         return inside
 
     shift, width, opacity = rng.uniform(-0.02, 0.02), rng.uniform(0.92, 1.05), rng.uniform(0.0, 0.35)
-    film = 150 * ellipse(0.5, 0.62, 0.46 * width, 0.62) + 40 * ellipse(0.5, 0.1, 0.13, 0.2)
+    grey = 150 * ellipse(0.5, 0.62, 0.46 * width, 0.62) + 40 * ellipse(0.5, 0.1, 0.13, 0.2)
     for side in (-1.0, 1.0):
         lung = ellipse(0.5 + shift + side * 0.2 * width, 0.5, 0.15 * width, 0.31)
-        film -= 105 * lung
+        grey -= 105 * lung
         for rib in np.linspace(0.25, 0.75, 7) + rng.uniform(-0.01, 0.01):
             arc = np.abs(y - rib - 0.45 * ((x - 0.5 - side * 0.2) ** 2)) < 0.011
-            film += 16 * lung * arc
+            grey += 16 * lung * arc
         if side > 0:
             patch = ellipse(0.5 + 0.2 * width, rng.uniform(0.5, 0.68), rng.uniform(0.04, 0.09), 0.1, 0.6)
-            film += 140 * opacity * lung * patch
+            grey += 140 * opacity * lung * patch
         collar = np.abs(y - 0.2 - side * 0.12 * (0.5 - x)) < 0.012
-        film += 22 * collar * ellipse(0.5 + side * 0.17, 0.2, 0.15, 0.08)
-    film += 70 * ellipse(0.47 + shift, 0.6, 0.12, 0.17, 0.3) + 45 * ellipse(0.5 + shift, 0.5, 0.035, 0.5)
-    film += rng.normal(0, 3.0, film.shape) * (film > 1)
-    picture = Image.fromarray(np.clip(film, 0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.8))
-    _mark(picture, rows, columns)
-    return np.array(picture)
+        grey += 22 * collar * ellipse(0.5 + side * 0.17, 0.2, 0.15, 0.08)
+    grey += 70 * ellipse(0.47 + shift, 0.6, 0.12, 0.17, 0.3) + 45 * ellipse(0.5 + shift, 0.5, 0.035, 0.5)
+    grey += rng.normal(0, 3.0, grey.shape) * (grey > 1)
+    image = Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).filter(ImageFilter.GaussianBlur(0.8))
+    _mark(image, rows, columns)
+    return np.array(image)
 
 
-def _mark(picture: Image.Image, rows: int, columns: int) -> None:
+def _mark(image: Image.Image, rows: int, columns: int) -> None:
     """Draw a white plate with the word PHANTOM into the corner."""
-    pen = ImageDraw.Draw(picture)
+    pen = ImageDraw.Draw(image)
     pen.rectangle((0, 0, columns, max(2, rows // 50)), fill=0)
     left, top, right, bottom = columns * 0.03, rows * 0.035, columns * 0.30, rows * 0.085
     pen.rectangle((left, top, right, bottom), fill=255)
@@ -128,8 +133,8 @@ def _mark(picture: Image.Image, rows: int, columns: int) -> None:
     )
 
 
-def identity_tags(seed: int) -> dict[str, object]:
-    """Return the patient's elements: an invented child of three."""
+def make_identity_elements(seed: int) -> dict[str, object]:
+    """Return Data Elements of an invented child of three, by keyword."""
     root = f"2.25.{0x5052455245414400000000 + seed}"
     return {
         "SOPClassUID": COMPUTED_RADIOGRAPHY,
@@ -162,12 +167,18 @@ def to_dicom(pixels: PixelArray, encoding: Encoding = Encoding(), seed: int = 0,
 
     Args:
         pixels: uint8 [rows, columns], 0 = black.
-        encoding: the form.
-        seed: of the identity.
-        elements: by keyword, in place of the usual ones; ``None`` leaves one out.
+        encoding: transfer syntax, bits and transforms of the values.
+        seed: of the identity, see ``make_identity_elements``.
+        elements: Data Elements by keyword, in place of the usual ones; ``None`` leaves one out.
+
+    Returns:
+        The bytes of the file.
+
+    Raises:
+        ValueError: a VOI LUT of this encoding would have more entries than DICOM allows.
     """
     dataset = Dataset()
-    for keyword, value in {**identity_tags(seed), **elements}.items():
+    for keyword, value in {**make_identity_elements(seed), **elements}.items():
         if value is not None:
             setattr(dataset, keyword, value)
     stored = _stored(pixels, encoding)
@@ -189,7 +200,7 @@ def to_dicom(pixels: PixelArray, encoding: Encoding = Encoding(), seed: int = 0,
         native = stored.astype(stored.dtype.newbyteorder(byte_order)).tobytes()
         dataset.PixelData = native + b"\0" * (len(native) % 2)
     else:
-        dataset.PixelData = encapsulate([compress(stored, encoding)])
+        dataset.PixelData = encapsulate([compress_frame(stored, encoding)])
     # Each word of OW is swapped in big endian, which 8-bit samples must not be.
     dataset["PixelData"].VR = "OW" if allocated == 16 and encoding.syntax in NATIVE else "OB"
     return _written(dataset, syntax, preamble=encoding.preamble)
@@ -236,7 +247,7 @@ def _set_voi(dataset: Dataset, encoding: Encoding) -> None:
     elif encoding.voi == "lut":
         entries = round(high - low) + 1
         if entries > 0x10000 or low < -0x8000:
-            raise ValueError("a VOI LUT holds at most 65536 entries; choose a smaller slope")
+            raise ValueError(f"a VOI LUT would have {entries} entries, but may have 65536: choose a smaller slope")
         item = Dataset()
         item.LUTDescriptor = [entries & 0xFFFF, round(low) & 0xFFFF, 16]
         item["LUTDescriptor"].VR = "US"
@@ -250,10 +261,18 @@ def _ds(value: float) -> str:
     return f"{value:.10g}"
 
 
-def compress(stored: Integers, encoding: Encoding) -> bytes:
-    """Compress stored values [rows, columns] as one frame."""
+def compress_frame(stored: Integers, encoding: Encoding) -> bytes:
+    """Compress stored values as one frame of a transfer syntax.
+
+    Args:
+        stored: integers [rows, columns].
+        encoding: its name and bits.
+
+    Raises:
+        ValueError: the transfer syntax is not compressed.
+    """
     bits, name = encoding.bits, encoding.syntax
-    # JPEG and JPEG-LS know no sign: they carry the stored bits.
+    # JPEG and JPEG-LS have no sign: they carry the stored bits.
     unsigned = stored.view(f"u{stored.dtype.itemsize}") & np.array((1 << bits) - 1, f"u{stored.dtype.itemsize}")
     if name == "rle":
         return _rle(stored)
@@ -275,7 +294,7 @@ def compress(stored: Integers, encoding: Encoding) -> bytes:
     if name.startswith("htj2k"):
         lossless = name != "htj2k"
         return bytes(imagecodecs.htj2k_encode(stored, level=None if lossless else 0.0001, reversible=lossless))
-    raise ValueError(f"no encoder for {name}")
+    raise ValueError(f"there is no encoder for the transfer syntax {name!r}: choose one of TRANSFER_SYNTAXES")
 
 
 def _rle(stored: Integers) -> bytes:
@@ -297,23 +316,33 @@ def _rle(stored: Integers) -> bytes:
 
 
 def to_jpeg(pixels: PixelArray, quality: int = 90) -> bytes:
-    """Encode as a plain JPEG without metadata."""
+    """Encode grey levels as a plain JPEG without metadata.
+
+    Args:
+        pixels: uint8 [rows, columns].
+        quality: 1 to 100.
+    """
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", quality=quality)
     return stream.getvalue()
 
 
 def to_png(pixels: PixelArray, bits: int = 8) -> bytes:
-    """Encode as a plain PNG of 8 or 16 bits."""
+    """Encode grey levels as a plain PNG.
+
+    Args:
+        pixels: uint8 [rows, columns].
+        bits: 8 or 16 a pixel.
+    """
     stream = io.BytesIO()
     Image.fromarray(pixels if bits == 8 else pixels.astype(np.uint16) * 257).save(stream, "PNG")
     return stream.getvalue()
 
 
-def encodings() -> Iterator[tuple[str, Encoding]]:
+def list_encodings() -> Iterator[tuple[str, Encoding]]:
     """Yield a name and an encoding for each transfer syntax.
 
-    The other properties alternate.
+    Their other properties alternate.
     """
     plain = itertools.cycle(
         (
@@ -333,19 +362,22 @@ def encodings() -> Iterator[tuple[str, Encoding]]:
         yield name, encoding
 
 
-_DEMO_DRAWING = 20  # whose answer lies far from the ends of the band, so that no encoding moves it over one
+_DEMO_DRAWING = 20  # its probability lies far from the ends of the band, so that no encoding moves it over one
 
 
-def demo_films(seed: int = 0) -> Iterator[tuple[str, bytes]]:
-    """Yield names and contents of the demo's files.
+def make_demo_files(seed: int = 0) -> Iterator[tuple[str, bytes]]:
+    """Yield names and contents of the demo's synthetic files.
 
     One drawing in each transfer syntax, without preamble, as JPEG and as PNG.
 
-    The same drawing in all of them, so that what differs between answers is the encoding's doing. The DICOM phantoms
-    are children of three, frontal; two more are ones that a bundle refuses (an adult, a lateral).
+    The drawing is the same in all of them, so that results differ by the encoding alone. The DICOM phantoms are
+    children of three, frontal; a bundle refuses two more (an adult, a lateral).
+
+    Args:
+        seed: of the drawing and the identities.
     """
     drawing = draw_chest(seed + _DEMO_DRAWING)
-    for number, (name, encoding) in enumerate(encodings(), start=seed):
+    for number, (name, encoding) in enumerate(list_encodings(), start=seed):
         yield f"phantom-{name}.dcm", to_dicom(drawing, encoding, number)
     last = seed + len(TRANSFER_SYNTAXES)
     yield "phantom-no-preamble", to_dicom(drawing, Encoding("implicit", preamble=False), last)
@@ -362,9 +394,14 @@ def demo_films(seed: int = 0) -> Iterator[tuple[str, bytes]]:
 
 
 def write_examples(folder: Path, seed: int = 0) -> list[Path]:
-    """Write ``demo_films`` into a folder that exists and return their paths."""
+    """Write the demo's synthetic files into a folder and return their paths.
+
+    Args:
+        folder: must exist.
+        seed: see ``make_demo_files``.
+    """
     written = []
-    for name, data in demo_films(seed):
+    for name, data in make_demo_files(seed):
         path = folder / name
         path.write_bytes(data)
         written.append(path)

@@ -1,1 +1,1 @@
-"""The detector of images that are no frontal chest radiograph."""
+"""Fit and measure the detector of images that are no chest radiographs."""

@@ -2,10 +2,10 @@
 
 It detects images that are no frontal chest radiograph, see ``preread.model.out_of_scope``.
 
-A detector learns from films, from films varied as in training, from phantoms (drawn chests must pass, or nobody could
-try an installation) and from decoys. A network's embeddings of its own training films are not those of new films, so
-the threshold and all rates come from detectors fitted beside each fold's network and measured on the patients that
-this network never saw.
+A detector learns from chest images, from chest images varied as in training, from phantoms (drawn chests must pass, or
+an installation could not be tried) and from synthetic negatives. A network's embeddings of the images that it was
+fitted to are not those of new images, so the threshold and all rates come from detectors fitted beside each fold's
+network and measured on patients that this network had not seen.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ import numpy.typing as npt
 from preread.core.types import FloatArray, JSONObject, PixelArray, RefusalCode
 from preread.imaging.preprocessing import PreprocessingSpec, normalise_grey_levels, resize_to_input
 from preread.model.out_of_scope import Detector, Pose, ScopeSpec, Subspace, compute_edge_features
-from preread_training.data.augmentation import Augmentation, augment
+from preread_training.data.augmentation import Augmentation, augment_images
 from preread_training.data.phantoms import draw_chest
-from preread_training.detector import synthetic_negatives as decoys
+from preread_training.detector import synthetic_negatives
 from preread_training.stats.baselines import fit_logistic
 
 Embed = Callable[[PixelArray], FloatArray]
 Scores = npt.NDArray[np.float64]
 
-FILMS = 800  # that a detector learns from; more change little and cost network time
+IMAGES_MAX = 800  # to which a detector is fitted; more change little and cost network time
 _PHANTOMS = 40
 _COMPONENTS = {"edges": 144, "embedding": 64}
-_RIDGE = 0.00125  # per picture
-_OF_EACH_KIND = 3 / 16  # decoys to fit with, as a share of the films
-_TO_MEASURE = 3 / 40  # decoys of each kind and fold to measure with, likewise
+_RIDGE = 0.00125  # per image
+_OF_EACH_KIND = 3 / 16  # synthetic negatives to fit with, as a share of the images
+_TO_MEASURE = 3 / 40  # synthetic negatives of each kind and fold to measure with, likewise
 _ACCEPTED_AIM = 0.995
 _REFUSED_AIM = 0.98
 _TURNED_QUANTILE = 0.99
-# Wider in tone and narrower in crop than what the network learns from: half a chest is none.
+# Wider in tone and narrower in crop than the augmentation of the network's images: half a chest is none.
 VARIED = Augmentation(
     area_min=0.5, log_aspect=0.35, top_cut=0.2, rotation_degrees=10.0, gamma=0.5, contrast=0.5, brightness=50.0
 )
@@ -45,8 +45,8 @@ _UNSET = ScopeSpec(score_max=0.0, turned_max=0.0, turned_gain=0.0, reason="", ra
 
 
 @dataclass(frozen=True)
-class Described:
-    """Pictures as the detector sees them.
+class DetectorFeatures:
+    """Features of images from which the detector computes its score.
 
     Attributes:
         edges: float32 [n, EDGES].
@@ -56,51 +56,84 @@ class Described:
     edges: FloatArray
     embedding: FloatArray
 
-    def __add__(self, other: Described) -> Described:
-        """These and those."""
-        return Described(np.vstack([self.edges, other.edges]), np.vstack([self.embedding, other.embedding]))
+    def __add__(self, other: DetectorFeatures) -> DetectorFeatures:
+        """Return the features of these images, then those of the others."""
+        return DetectorFeatures(np.vstack([self.edges, other.edges]), np.vstack([self.embedding, other.embedding]))
 
 
-def describe(pictures: PixelArray, embed: Embed) -> Described:
-    """Describe uint8 [n, rows, columns] as ``resize_to_input`` returns them."""
-    return Described(np.stack([compute_edge_features(picture) for picture in pictures]), embed(pictures))
+def compute_detector_features(images: PixelArray, embed: Embed) -> DetectorFeatures:
+    """Return the detector's features of images.
+
+    Args:
+        images: uint8 [n, rows, columns] after ``preprocessing.resize_to_input``.
+        embed: the network's embeddings.
+    """
+    return DetectorFeatures(np.stack([compute_edge_features(image) for image in images]), embed(images))
 
 
-def embed_with_keras(served: Any, spec: PreprocessingSpec, batch: int = 32) -> Embed:
-    """Embeddings of a network from ``fitting.serving``, batch by batch."""
+def make_keras_embedding(served: Any, spec: PreprocessingSpec, batch: int = 32) -> Embed:
+    """Return a function that computes a Keras network's embeddings.
 
-    def embed(pictures: PixelArray) -> FloatArray:
+    Args:
+        served: a network of ``trainer.build_serving_network``.
+        spec: preprocessing of the network's inputs.
+        batch: images at a time.
+
+    Returns:
+        A function of uint8 [n, rows, columns] that returns float32 [n, features].
+    """
+
+    def embed(images: PixelArray) -> FloatArray:
         parts = [
-            served.predict_on_batch(normalise_grey_levels(spec, pictures[start : start + batch])[..., np.newaxis])[
+            served.predict_on_batch(normalise_grey_levels(spec, images[start : start + batch])[..., np.newaxis])[
                 "embedding"
             ]
-            for start in range(0, len(pictures), batch)
+            for start in range(0, len(images), batch)
         ]
         return np.concatenate(parts)
 
     return embed
 
 
-def varied(pictures: PixelArray, seed: int, batch: int = 32) -> PixelArray:
-    """Vary framing and tone of each image, uint8 [n, rows, columns]."""
+def vary_framing_and_tone(images: PixelArray, seed: int, batch: int = 32) -> PixelArray:
+    """Vary framing and tone of chest images, within ``VARIED``.
+
+    Args:
+        images: uint8 [n, side, side].
+        seed: of the draws.
+        batch: images at a time; another number gives other draws.
+
+    Returns:
+        uint8 [n, side, side].
+    """
     parts = [
-        augment(VARIED, pictures[start : start + batch], pictures.shape[1], [seed, start]).numpy()[..., 0]
-        for start in range(0, len(pictures), batch)
+        augment_images(VARIED, images[start : start + batch], images.shape[1], [seed, start]).numpy()[..., 0]
+        for start in range(0, len(images), batch)
     ]
     return np.concatenate(parts).astype(np.uint8)
 
 
-def phantoms(spec: PreprocessingSpec, count: int = _PHANTOMS) -> PixelArray:
-    """Drawn chests of several sizes, shrunk."""
+def draw_detector_phantoms(spec: PreprocessingSpec, count: int = _PHANTOMS) -> PixelArray:
+    """Draw the phantoms that every detector has to accept.
+
+    Args:
+        spec: to whose size they are shrunk.
+        count: how many, in turn of four sizes.
+
+    Returns:
+        uint8 [count, spec.rows, spec.columns].
+    """
     sides = ((512, 512), (420, 512), (128, 96), (300, 240))
     drawn = [draw_chest(1000 + n, rows=sides[n % 4][0], columns=sides[n % 4][1]) for n in range(count)]
-    return np.stack([resize_to_input(spec, picture) for picture in drawn])
+    return np.stack([resize_to_input(spec, image) for image in drawn])
 
 
-def subspace(features: FloatArray, components: int) -> Subspace:
-    """Return principal components of float32 [n, features].
+def fit_subspace(features: FloatArray, components: int) -> Subspace:
+    """Return the principal components of features.
 
-    Fewer if there are too few images.
+    Args:
+        features: float32 [n, features].
+        components: how many; fewer if there are too few images.
     """
     mean = features.mean(axis=0, dtype=np.float64)
     _, lengths, axes = np.linalg.svd(features - mean, full_matrices=False)
@@ -112,27 +145,47 @@ def subspace(features: FloatArray, components: int) -> Subspace:
     )
 
 
-def fit_detector(
-    films: PixelArray, embed: Embed, spec: PreprocessingSpec, *, seed: int, films_max: int = FILMS
-) -> Detector:
-    """Fit one detector beside one network; its thresholds are still to be set.
+@dataclass(frozen=True, slots=True)
+class DetectorSettings:
+    """DetectorSettings of the fit of a detector.
+
+    Attributes:
+        spec: preprocessing of the networks' inputs.
+        seed: of all draws.
+        images_max: number of images that a detector is fitted to, drawn at random.
+    """
+
+    spec: PreprocessingSpec
+    seed: int = 0
+    images_max: int = IMAGES_MAX
+
+
+def fit_detector(images: PixelArray, embed: Embed, settings: DetectorSettings) -> Detector:
+    """Fit one out-of-scope detector beside one network.
+
+    Its thresholds are not set yet, see ``fit_bundle_detector``.
 
     Args:
-        films: uint8 [n, rows, columns] after ``preprocessing.resize_to_input``, those that the network was fitted to.
-        films_max: how many of them to use, drawn at random.
+        images: uint8 [n, rows, columns] after ``preprocessing.resize_to_input``, those that the network was fitted to.
+        embed: the network's embeddings.
+        settings: preprocessing, seed and number of images.
     """
+    spec, seed = settings.spec, settings.seed
     rng = np.random.default_rng(seed)
-    chosen = films[rng.permutation(len(films))[:films_max]]
+    chosen = images[rng.permutation(len(images))[: settings.images_max]]
     each = max(1, int(len(chosen) * _OF_EACH_KIND))
-    seen = describe(np.concatenate([chosen, varied(chosen, seed)]), embed)
-    drawn = describe(phantoms(spec), embed)
+    seen = compute_detector_features(np.concatenate([chosen, vary_framing_and_tone(chosen, seed)]), embed)
+    drawn = compute_detector_features(draw_detector_phantoms(spec), embed)
     refused = [
-        describe(decoys.make(kind, chosen[rng.permutation(len(chosen))[:each]], spec, seed), embed)
-        for kind in decoys.KINDS
+        compute_detector_features(
+            synthetic_negatives.make_synthetic_negatives(kind, chosen[rng.permutation(len(chosen))[:each]], spec, seed),
+            embed,
+        )
+        for kind in synthetic_negatives.KINDS
     ]
     bare = Detector(
-        subspace(seen.edges, _COMPONENTS["edges"]),
-        subspace(seen.embedding, _COMPONENTS["embedding"]),
+        fit_subspace(seen.edges, _COMPONENTS["edges"]),
+        fit_subspace(seen.embedding, _COMPONENTS["embedding"]),
         np.zeros(0, np.float32),
         0.0,
         _UNSET,
@@ -153,11 +206,12 @@ def fit_detector(
 
 @dataclass(frozen=True)
 class Network:
-    """A network, what it was fitted to, and what it never saw.
+    """A network of a run, with the images that it was fitted to.
 
     Attributes:
-        name: of the part of the run, e.g. ``fold-0``.
-        fitted: bool [n], films of the data set; the others are new to it, patient by patient.
+        name: of the part of the run, such as ``fold-0``.
+        embed: computes its embeddings.
+        fitted: bool [n], images of the data set; the others are new to it, patient by patient.
     """
 
     name: str
@@ -167,14 +221,15 @@ class Network:
 
 @dataclass
 class _Seen:
-    """What detectors said of pictures of one kind."""
+    """Scores and nearest poses of images of one kind."""
 
     scores: list[float] = field(default_factory=list)
     poses: list[Pose] = field(default_factory=list)
 
-    def take(self, detector: Detector, pictures: PixelArray, found: Described) -> None:
+    def take(self, detector: Detector, images: PixelArray, embed: Embed) -> None:
+        found = compute_detector_features(images, embed)
         self.scores += detector.compute_score(found.edges, found.embedding).tolist()
-        self.poses += [detector.find_nearest_pose(picture) for picture in pictures]
+        self.poses += [detector.find_nearest_pose(image) for image in images]
 
     def counted(self, detector: Detector) -> JSONObject:
         codes = [
@@ -187,94 +242,121 @@ class _Seen:
         return {"count": count, "refused": refused, "share_refused": round(refused / count, 4), **named}
 
 
+@dataclass
+class _OutOfFold:
+    """Scores of images of patients that the networks of the folds had not seen.
+
+    Attributes:
+        chests: scores of the images.
+        distances: of the images' edges from the subspace of the edges.
+        varied: scores of images varied as in ``VARIED``.
+        negatives: of synthetic negatives made from them, by kind.
+    """
+
+    chests: list[float] = field(default_factory=list)
+    distances: list[float] = field(default_factory=list)
+    varied: list[float] = field(default_factory=list)
+    negatives: dict[str, _Seen] = field(default_factory=lambda: {kind: _Seen() for kind in synthetic_negatives.KINDS})
+
+    def take(self, detector: Detector, images: PixelArray, embed: Embed, settings: DetectorSettings) -> None:
+        found = compute_detector_features(images, embed)
+        self.chests += detector.compute_score(found.edges, found.embedding).tolist()
+        self.distances += detector.edges.compute_distance(found.edges).tolist()
+        order = np.random.default_rng(settings.seed).permutation(len(images))
+        some = images[order[: max(1, int(settings.images_max * _TO_MEASURE))]]
+        changed = compute_detector_features(vary_framing_and_tone(some, settings.seed), embed)
+        self.varied += detector.compute_score(changed.edges, changed.embedding).tolist()
+        for kind, seen in self.negatives.items():
+            seen.take(
+                detector,
+                synthetic_negatives.make_synthetic_negatives(kind, some, settings.spec, settings.seed + 1000),
+                embed,
+            )
+
+    def rates(self, detector: Detector) -> JSONObject:
+        return {
+            "films": _accepted(self.chests, detector),
+            "films_varied": _accepted(self.varied, detector),
+            "made": {kind: seen.counted(detector) for kind, seen in self.negatives.items()},
+        }
+
+
 def _accepted(scores: Sequence[float], detector: Detector) -> JSONObject:
     accepted = int((np.asarray(scores) <= detector.spec.score_max).sum())
     return {"count": len(scores), "accepted": accepted, "share_accepted": round(accepted / len(scores), 4)}
 
 
-def fit_scope(
-    pictures: PixelArray,
+def _thresholds(measured: _OutOfFold) -> ScopeSpec:
+    """Choose the thresholds out of fold, and state the reason."""
+    accepted = float(np.quantile(measured.chests, _ACCEPTED_AIM, method="higher"))
+    sent = [seen.scores for kind, seen in measured.negatives.items() if kind not in synthetic_negatives.NEAR]
+    refused = min(float(np.quantile(scores, 1 - _REFUSED_AIM, method="lower")) for scores in sent)
+    gains = [[pose.gain for pose in measured.negatives[kind].poses] for kind in synthetic_negatives.MISHAPS]
+    return ScopeSpec(
+        score_max=max(accepted, (accepted + refused) / 2),
+        turned_max=float(np.quantile(measured.distances, _TURNED_QUANTILE, method="higher")),
+        turned_gain=min(float(np.quantile(gain, 1 - _TURNED_QUANTILE, method="lower")) for gain in gains),
+        reason=(
+            f"Out of fold, {_ACCEPTED_AIM:.1%} of the images score at most {accepted:.2f}, and {_REFUSED_AIM:.0%} of "
+            "images turned or shown with black and white exchanged, of noise, clouds, near blanks and drawings each "
+            f"score above {refused:.2f}; the threshold lies halfway between, but never below the first. A refused "
+            "image is called turned or exchanged if that would bring its edges as near to the chest images' own as "
+            f"those of {_TURNED_QUANTILE:.0%} of the chest images are, and nearer than as it is by what "
+            f"{_TURNED_QUANTILE:.0%} of chest images so treated gain."
+        ),
+        rates={},
+    )
+
+
+def fit_bundle_detector(
+    images: PixelArray,
     folds: Iterable[Network],
     final: Network | None,
-    spec: PreprocessingSpec,
+    settings: DetectorSettings,
     *,
     foreign: Mapping[str, PixelArray],
-    seed: int = 0,
-    films_max: int = FILMS,
     say: Callable[[str], None] = lambda _: None,
 ) -> Detector:
-    """Fit the detector of a bundle and measure it.
+    """Fit the out-of-scope detector of a bundle and measure its rates.
 
     Thresholds are chosen out of fold.
 
     Args:
-        pictures: uint8 [n, rows, columns], the films of the data set after ``preprocessing.resize_to_input``.
-        folds: the networks with which thresholds are chosen and rates measured, one by one.
-        final: the network that ships; ``None`` where it is the one network of ``folds``.
-        foreign: pictures that are no chest film, by kind, that nothing was fitted to or chosen with.
-        films_max: films that each detector learns from.
+        images: uint8 [n, rows, columns], the images of the data set after ``preprocessing.resize_to_input``.
+        folds: the networks with which thresholds are chosen and rates measured, one by one; at least one.
+        final: the network of the bundle; ``None`` if it is the one network of ``folds``.
+        settings: of each detector's fit; the seed rises by one from network to network.
+        foreign: by kind uint8 [m, rows, columns] of no chest; nothing is fitted to them or chosen with them.
+        say: called with a line of text before each fit.
 
     Returns:
         The detector with thresholds, their reason, and the rates by kind.
+
+    Raises:
+        ValueError: ``folds`` is empty.
     """
-    films: list[float] = []
-    apart: list[float] = []
-    variants: list[float] = []
-    made = {kind: _Seen() for kind in decoys.KINDS}
-    strange = {kind: _Seen() for kind in foreign}
-    names = []
+    measured = _OutOfFold()
+    names: list[str] = []
     detector: Detector | None = None
     for number, network in enumerate(folds):
         say(f"detector beside {network.name}")
+        of_fold = replace(settings, seed=settings.seed + number)
+        detector = fit_detector(images[network.fitted], network.embed, of_fold)
+        measured.take(detector, images[~network.fitted], network.embed, of_fold)
         names.append(network.name)
-        detector = fit_detector(pictures[network.fitted], network.embed, spec, seed=seed + number, films_max=films_max)
-        unseen = pictures[~network.fitted]
-        found = describe(unseen, network.embed)
-        films += detector.compute_score(found.edges, found.embedding).tolist()
-        apart += detector.edges.compute_distance(found.edges).tolist()
-        some = unseen[
-            np.random.default_rng(seed + number).permutation(len(unseen))[: max(1, int(films_max * _TO_MEASURE))]
-        ]
-        changed = describe(varied(some, seed + number), network.embed)
-        variants += detector.compute_score(changed.edges, changed.embedding).tolist()
-        for kind, seen in made.items():
-            shown = decoys.make(kind, some, spec, seed + 1000 + number)
-            seen.take(detector, shown, describe(shown, network.embed))
     if detector is None:
-        raise ValueError("folds is empty")
+        raise ValueError("the detector needs a network of at least one fold, but got none: finish a fold")
     embed = network.embed
     if final is not None:
         say(f"detector beside {final.name}")
         embed = final.embed
-        detector = fit_detector(pictures[final.fitted], embed, spec, seed=seed + len(names), films_max=films_max)
-    accepted = float(np.quantile(films, _ACCEPTED_AIM, method="higher"))
-    met = [seen.scores for kind, seen in made.items() if kind not in decoys.NEAR]
-    refused = min(float(np.quantile(scores, 1 - _REFUSED_AIM, method="lower")) for scores in met)
-    gains = [[pose.gain for pose in made[kind].poses] for kind in decoys.MISHAPS]
-    chosen = ScopeSpec(
-        score_max=max(accepted, (accepted + refused) / 2),
-        turned_max=float(np.quantile(apart, _TURNED_QUANTILE, method="higher")),
-        turned_gain=min(float(np.quantile(gain, 1 - _TURNED_QUANTILE, method="lower")) for gain in gains),
-        reason=(
-            f"Out of fold, {_ACCEPTED_AIM:.1%} of the films score at most {accepted:.2f}, and {_REFUSED_AIM:.0%} of "
-            "films turned or shown with black and white exchanged, of noise, clouds, near blanks and drawings each "
-            f"score above {refused:.2f}; the threshold lies halfway between, but never below the first. A refused "
-            "picture is called turned or exchanged if that would bring its edges as near to the films' own as those of "
-            f"{_TURNED_QUANTILE:.0%} of the films are, and nearer than as it is by what {_TURNED_QUANTILE:.0%} of "
-            "films so treated gain."
-        ),
-        rates={},
-    )
-    detector = replace(detector, spec=chosen)
+        detector = fit_detector(images[final.fitted], embed, replace(settings, seed=settings.seed + len(names)))
+    detector = replace(detector, spec=_thresholds(measured))
+    strange = {kind: _Seen() for kind in foreign}
     for kind, seen in strange.items():
-        seen.take(detector, foreign[kind], describe(foreign[kind], embed))
+        seen.take(detector, foreign[kind], embed)
     rates: JSONObject = {
-        "out_of_fold": {
-            "networks": ", ".join(names),
-            "films": _accepted(films, detector),
-            "films_varied": _accepted(variants, detector),
-            "made": {kind: seen.counted(detector) for kind, seen in made.items()},
-        },
+        "out_of_fold": {"networks": ", ".join(names), **measured.rates(detector)},
         "never_fitted_to": {kind: seen.counted(detector) for kind, seen in strange.items()},
     }
-    return replace(detector, spec=replace(chosen, rates=rates))
+    return replace(detector, spec=replace(detector.spec, rates=rates))

@@ -1,4 +1,4 @@
-"""Real images of other kinds, to measure the detector with.
+"""Real images that are no chest radiographs, to measure the detector.
 
 Nothing is fitted to them or chosen with them.
 """
@@ -17,27 +17,34 @@ from preread.core.errors import UnreadableError, UsageError
 from preread.core.types import PixelArray
 from preread.imaging.preprocessing import PreprocessingSpec, resize_to_input
 from preread.imaging.radiograph import decode_radiograph, read_image_header
-from preread_training.data.decoding import read_pictures
+from preread_training.data.decoding import decode_files
 
 _MODALITIES = ("CT", "MR", "NM", "US")
 _SIDE_MIN_PX = 64
-_LEVELS_MIN = 8  # of standard deviation; a flatter test picture shows nothing
+_LEVELS_MIN = 8  # of standard deviation; a flatter test image shows nothing
 _PHOTOGRAPHS = ("grace_hopper.jpg", "Minduka_Present_Blue_Pack.png")
 _LUMA = np.array([0.299, 0.587, 0.114])
 _VIEWS = 10
 
 
-def views(picture: PixelArray, spec: PreprocessingSpec, seed: int, count: int = _VIEWS) -> PixelArray:
-    """Return the image and parts of it, every second one mirrored.
+def crop_views(image: PixelArray, spec: PreprocessingSpec, seed: int, count: int = _VIEWS) -> PixelArray:
+    """Return an image and random parts of it, every second one mirrored.
 
-    uint8 [count, spec.rows, spec.columns].
+    Args:
+        image: uint8 [rows, columns].
+        spec: to whose size they are shrunk.
+        seed: of the parts.
+        count: how many, the whole image included.
+
+    Returns:
+        uint8 [count, spec.rows, spec.columns].
     """
     rng = np.random.default_rng(seed)
-    shown = [resize_to_input(spec, picture)]
+    shown = [resize_to_input(spec, image)]
     for number in range(1, count):
-        rows, columns = (int(side * rng.uniform(0.45, 1)) for side in picture.shape)
-        top, left = rng.integers(0, picture.shape[0] - rows + 1), rng.integers(0, picture.shape[1] - columns + 1)
-        part = picture[top : top + rows, left : left + columns]
+        rows, columns = (int(side * rng.uniform(0.45, 1)) for side in image.shape)
+        top, left = rng.integers(0, image.shape[0] - rows + 1), rng.integers(0, image.shape[1] - columns + 1)
+        part = image[top : top + rows, left : left + columns]
         shown.append(resize_to_input(spec, np.ascontiguousarray(part[:, :: 1 if number % 2 else -1])))
     return np.stack(shown)
 
@@ -51,13 +58,13 @@ def _dicom_files() -> Iterator[Path]:
 
 
 def _slices() -> Iterator[tuple[str, PixelArray]]:
-    """Modality in lower case and pixels, each picture once."""
+    """Yield modality in lower case and pixels, each image once."""
     seen = set()
     for path in _dicom_files():
         try:
             radiograph = decode_radiograph(read_image_header(path.read_bytes()))
         except UnreadableError:
-            continue  # these files are there to break readers; what cannot be read gets no answer anyway
+            continue  # these files are there to break readers; a file that cannot be read has no result anyway
         pixels, modality = radiograph.pixels, radiograph.identity.modality
         if modality not in _MODALITIES or min(pixels.shape) < _SIDE_MIN_PX or pixels.std() < _LEVELS_MIN:
             continue
@@ -76,33 +83,43 @@ def _photographs() -> Iterator[PixelArray]:
         yield (colours @ _LUMA * (1 if colours.max() > 1 else 255)).astype(np.uint8)
 
 
-def shipped(spec: PreprocessingSpec) -> dict[str, PixelArray]:
-    """Return images that the installed packages contain, by kind.
+def load_package_images(spec: PreprocessingSpec) -> dict[str, PixelArray]:
+    """Load the images of other kinds that installed packages contain.
 
-    Slices (CT, MR, NM, US) and photographs, each in several views.
+    These are slices (CT, MR, NM, US) of pydicom's test files and photographs of matplotlib, each in several views.
+
+    Args:
+        spec: to whose size they are shrunk.
+
+    Returns:
+        By kind uint8 [n, spec.rows, spec.columns].
     """
     found: dict[str, list[PixelArray]] = defaultdict(list)
     for number, (kind, pixels) in enumerate(_slices()):
-        found[kind].append(views(pixels, spec, number))
+        found[kind].append(crop_views(pixels, spec, number))
     for number, pixels in enumerate(_photographs()):
-        found["photograph"].append(views(pixels, spec, number, 5 * _VIEWS))
-    return {kind: np.concatenate(pictures) for kind, pictures in sorted(found.items())}
+        found["photograph"].append(crop_views(pixels, spec, number, 5 * _VIEWS))
+    return {kind: np.concatenate(images) for kind, images in sorted(found.items())}
 
 
-def of_folder(folder: Path) -> dict[str, PixelArray]:
-    """Return the images of a folder, one sub-folder for each kind.
+def load_folder_images(folder: Path) -> dict[str, PixelArray]:
+    """Load the images of a folder that has a folder for each kind.
 
-    Shrunk as ``TRAINING_SPEC`` says.
+    Args:
+        folder: such as one with the folders ``knee`` and ``hand``.
+
+    Returns:
+        By kind uint8 [n, rows, columns] as ``TRAINING_SPEC`` gives them.
 
     Raises:
-        UsageError: there is no such folder, it holds no folder with pictures, or one is unreadable.
+        UsageError: there is no such folder, it holds no folder with images, or one is unreadable.
     """
     found = {}
     for place in sorted(path for path in folder.glob("*") if path.is_dir()):
         paths = sorted(path for path in place.iterdir() if path.is_file() and not path.name.startswith("."))
         if paths:
-            with contextlib.closing(read_pictures(paths)) as read:
-                found[place.name] = np.stack([picture for picture, *_ in read])
+            with contextlib.closing(decode_files(paths)) as read:
+                found[place.name] = np.stack([image for image, *_ in read])
     if not found:
-        raise UsageError(f"{folder} holds no folder with pictures; each kind needs one, such as knee/")
+        raise UsageError(f"{folder} holds no folder with images: put each kind into a folder, such as knee/")
     return found

@@ -10,8 +10,8 @@ import keras
 import numpy as np
 
 from preread.core.errors import PrereadError
-from preread_training.data.atomic_files import keep_text, keep_weights
-from preread_training.fit.progress import Advance, Pace, no_progress
+from preread_training.data.atomic_files import write_text_atomically, write_weights_atomically
+from preread_training.fit.progress import Advance, Pace, ignore_progress
 
 HISTORY_FILE = "history.csv"
 _HISTORY_HEADER = "epoch,loss,seconds"
@@ -19,22 +19,22 @@ FIT_FILE = "fit.json"
 
 
 class FittingFailed(PrereadError):
-    """The loss is no longer a number."""
+    """The loss of a fit became NaN or infinite."""
 
     code = "fitting_failed"
-    hint = "Lower the learning rate, or look for a film whose picture is constant."
+    hint = "Lower the learning rate, or look for an image whose pixels are all alike."
 
 
-class NotANumber(keras.callbacks.Callback):  # type: ignore[misc]
-    """End the fit at a loss that is no number."""
+class StopAtNaN(keras.callbacks.Callback):  # type: ignore[misc]
+    """Keras callback that ends a fit if its loss is NaN or infinite."""
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         if logs and not np.isfinite(logs["loss"]):
-            raise FittingFailed(f"the loss became {logs['loss']} at step {batch}")
+            raise FittingFailed(f"the loss became {logs['loss']} at step {batch + 1}")
 
 
 class Reseed(keras.callbacks.Callback):  # type: ignore[misc]
-    """Seed dropout at each epoch.
+    """Keras callback that seeds dropout at each epoch.
 
     No checkpoint has the generators' state, and a resumed fit must be the same.
     """
@@ -57,12 +57,12 @@ class TimeLimitReached(Exception):
     """
 
     def __init__(self, epochs: float) -> None:
-        super().__init__(f"broke off after {epochs:.2f} epochs")
+        super().__init__(f"the minutes allowed for the fit were over after {epochs:.2f} epochs")
         self.epochs = epochs
 
 
 class TimeLimit(keras.callbacks.Callback):  # type: ignore[misc]
-    """End the fit after a number of minutes, between two steps."""
+    """Keras callback that ends a fit after some minutes, between two steps."""
 
     def __init__(self, minutes: float | None, spent_s: float = 0.0) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class TimeLimit(keras.callbacks.Callback):  # type: ignore[misc]
 
     @property
     def over(self) -> bool:
-        """Return whether the time has passed; never without a limit."""
+        """Return whether the time has passed; always false without a limit."""
         return self._until_s is not None and time.monotonic() >= self._until_s
 
     def on_epoch_begin(self, epoch: int, logs: dict[str, float] | None = None) -> None:
@@ -86,12 +86,14 @@ class TimeLimit(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 class ProgressLog(keras.callbacks.Callback):  # type: ignore[misc]
-    """Record each epoch, log it, and report each step.
+    """Keras callback that records each epoch, logs it, and reports each step.
 
-    A fit that was broken off after its history and before its checkpoint does that epoch again: its row is replaced.
+    If a fit was broken off after its history and before its checkpoint, that epoch is done again and its row replaced.
     """
 
-    def __init__(self, epochs: int, history: Path, say: Callable[[str], None], advance: Advance = no_progress) -> None:
+    def __init__(
+        self, epochs: int, history: Path, say: Callable[[str], None], advance: Advance = ignore_progress
+    ) -> None:
         super().__init__()
         self._epochs, self._history, self._say, self._advance = epochs, history, say, advance
         self._epoch = 0
@@ -106,13 +108,15 @@ class ProgressLog(keras.callbacks.Callback):  # type: ignore[misc]
         took_s, loss = time.monotonic() - self._began_s, (logs or {})["loss"]
         lines = self._history.read_text(encoding="utf-8").splitlines() if self._history.exists() else []
         kept = [line for line in lines if line[:1].isdigit() and int(line.split(",")[0]) <= epoch]
-        keep_text(self._history, "\n".join([_HISTORY_HEADER, *kept, f"{epoch + 1},{loss:.6f},{took_s:.3f}"]) + "\n")
+        write_text_atomically(
+            self._history, "\n".join([_HISTORY_HEADER, *kept, f"{epoch + 1},{loss:.6f},{took_s:.3f}"]) + "\n"
+        )
         left_min = took_s * (self._epochs - epoch - 1) / 60
         self._say(f"epoch {epoch + 1} of {self._epochs}: loss {loss:.4f}, about {left_min:.0f} min left")
 
 
 class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
-    """Save weights and optimizer after each epoch.
+    """Keras callback that saves weights and optimizer after each epoch.
 
     The file name has the epoch; files are replaced in one step.
     """
@@ -123,20 +127,25 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
         earlier = _checkpoints(self._folder)
-        keep_weights(self.model, self._folder / f"checkpoint-{epoch + 1}.weights.h5")
+        write_weights_atomically(self.model, self._folder / f"checkpoint-{epoch + 1}.weights.h5")
         for path in earlier.values():
             path.unlink()
 
     @staticmethod
     def epochs(folder: Path) -> int:
-        """Number of epochs of the newest checkpoint; 0 without any."""
+        """Return the number of epochs of the newest checkpoint; 0 without any."""
         return max(_checkpoints(folder), default=0)
 
     @staticmethod
     def restore(model: keras.Model, folder: Path) -> int:
-        """Load the newest checkpoint into a compiled model.
+        """Load the newest checkpoint of a folder into a compiled model.
 
-        Returns its number of epochs; 0 without any.
+        Args:
+            model: the compiled model.
+            folder: of the fit.
+
+        Returns:
+            Its number of epochs; 0 without any.
         """
         kept = _checkpoints(folder)
         if not kept:
@@ -150,16 +159,21 @@ def _checkpoints(folder: Path) -> dict[int, Path]:
     return {int(path.name.split("-")[1].split(".")[0]): path for path in folder.glob("checkpoint-*.weights.h5")}
 
 
-def spent_s(folder: Path, epochs: int) -> float:
-    """Return the seconds of the first epochs of a fit, by its history.
+def sum_epoch_seconds(folder: Path, epochs: int) -> float:
+    """Return the seconds that the first epochs of a fit took.
 
-    0 without a history.
+    Args:
+        folder: of the fit.
+        epochs: how many epochs count.
+
+    Returns:
+        Their sum by the fit's history; 0 without a history.
     """
-    return sum(took_s for epoch, _, took_s in history_of(folder) if epoch <= epochs)
+    return sum(took_s for epoch, _, took_s in read_history(folder) if epoch <= epochs)
 
 
-def history_of(folder: Path) -> list[tuple[int, float, float]]:
-    """Return epoch (from 1), loss and seconds of each recorded epoch.
+def read_history(folder: Path) -> list[tuple[int, float, float]]:
+    """Read the history of a fit: epoch (from 1), loss and seconds of each.
 
     Files of 0.1.0 have no header.
     """

@@ -1,6 +1,6 @@
-"""Compare runs by four measures on held-out images.
+"""Comparison of runs by four measures on held-out images.
 
-One figure does not rank recipes: a network that leads on the conflict normals can collapse when the same images are
+One figure does not rank recipes: a network that leads on the hard negatives can collapse when the same images are
 cropped and blurred as in training. So a recipe counts as better only if it gains on a measure and loses on none.
 """
 
@@ -17,21 +17,20 @@ import numpy.typing as npt
 from preread.core.errors import UsageError
 from preread.core.types import JSONObject, PixelArray
 from preread.imaging.preprocessing import TRAINING_SPEC
-from preread_training.data.atomic_files import keep_arrays
-from preread_training.data.augmentation import Augmentation, augment
+from preread_training.data.atomic_files import write_arrays_atomically
+from preread_training.data.augmentation import Augmentation, augment_images
 from preread_training.data.dataset import Data
-from preread_training.fit.cross_validation import finished_folds, network_of, out_of_fold
-from preread_training.fit.trainer import logits_of
-from preread_training.stats.bootstrap import Groups, Labels, Measure, Rows, Scores, bootstrap
-from preread_training.stats.metrics import auc, auc_difference
+from preread_training.fit.cross_validation import list_finished_folds, load_out_of_fold, load_serving_network
+from preread_training.fit.trainer import compute_logits
+from preread_training.stats.bootstrap import Groups, Labels, Measure, Rows, Scores, bootstrap_measures
+from preread_training.stats.metrics import auc, measure_auc_difference
 
 OUT_OF_FOLD = "out of fold"
-CONFLICT = "conflict normals"
+HARD_NEGATIVES = "conflict normals"
 SHARPNESS = "misled by sharpness"
 DISTURBED = "disturbed"
-MEASURES = (OUT_OF_FOLD, CONFLICT, SHARPNESS, DISTURBED)
-FOLDS_MIN = 3
-"""With fewer folds in common a difference decides nothing."""
+MEASURES = (OUT_OF_FOLD, HARD_NEGATIVES, SHARPNESS, DISTURBED)
+FOLDS_MIN = 3  # with fewer folds in common a difference decides nothing
 
 _DISTURBED_FILE = "disturbed.npz"
 _BATCH = 32
@@ -43,10 +42,11 @@ class Candidate:
     """Logits of one run on held-out images.
 
     Attributes:
+        name: of the run.
         rows: int64 [n], rows of the data set, rising.
         logits: float64 [n].
-        disturbed: float64 [n], of the same images after ``disturb``; ``None`` for a reference system, whose networks
-            are not kept.
+        disturbed: float64 [n], of the same images after ``disturb_data_set``; ``None`` for a reference system, whose
+            networks are not kept.
         folds: how many are finished.
     """
 
@@ -57,28 +57,33 @@ class Candidate:
     folds: int
 
 
-def disturb(pictures: PixelArray) -> PixelArray:
-    """Vary images as training does, by one fixed draw.
-
-    uint8 [n, side, side] to the same.
+def disturb_data_set(images: PixelArray) -> PixelArray:
+    """Vary the images of a data set as training does, by one fixed draw.
 
     The draw depends on an image's place, so a whole data set is disturbed at once and in its order.
+
+    Args:
+        images: uint8 [n, side, side].
+
+    Returns:
+        uint8 [n, side, side].
     """
-    side = pictures.shape[1]
+    side = images.shape[1]
     parts = [
-        augment(Augmentation(), pictures[start : start + _BATCH], side, (_DRAW, start)).numpy()[..., 0]
-        for start in range(0, len(pictures), _BATCH)
+        augment_images(Augmentation(), images[start : start + _BATCH], side, (_DRAW, start)).numpy()[..., 0]
+        for start in range(0, len(images), _BATCH)
     ]
     return np.asarray(np.rint(np.concatenate(parts)), np.uint8)
 
 
-def candidates(runs: Sequence[Path], data: Data, finding: int = 0) -> list[Candidate]:
-    """Gather the logits of each run.
+def load_candidates(runs: Sequence[Path], data: Data, finding: int = 0) -> list[Candidate]:
+    """Load the held-out logits of each run, for images as they are and varied.
 
-    Those of disturbed images are computed once for each fold and stored beside its weights.
+    Those of varied images are computed once for each fold and stored beside its weights.
 
     Args:
         runs: folders of runs on this data set.
+        data: the data set.
         finding: column of the data set's findings.
 
     Raises:
@@ -89,28 +94,28 @@ def candidates(runs: Sequence[Path], data: Data, finding: int = 0) -> list[Candi
     if len(set(names)) < len(names):
         names = [str(run) for run in runs]
     if len(set(names)) < len(names):
-        raise UsageError("a run is named twice: name each run once")
-    disturbed = cache(lambda: disturb(data.pictures))
+        raise UsageError(f"a run is named twice among {', '.join(names)}: name each run once")
+    disturbed = cache(lambda: disturb_data_set(data.pixels))
 
     def of(name: str, run: Path) -> Candidate:
-        seen, rows = out_of_fold(run, data, finding)
+        seen, rows = load_out_of_fold(run, data, finding)
         parts = []
-        for fold in finished_folds(run):
+        for fold in list_finished_folds(run):
             held = data.folds == int(fold.name.removeprefix("fold-"))
             if not (fold / _DISTURBED_FILE).exists():
-                network = network_of(run, fold.name, len(data.findings))
+                network = load_serving_network(run, fold.name, len(data.findings))
                 if network is None:
                     break
-                logits = logits_of(network, TRAINING_SPEC, disturbed()[held])
-                keep_arrays(fold / _DISTURBED_FILE, index=np.flatnonzero(held), logits=logits)
+                logits = compute_logits(network, TRAINING_SPEC, disturbed()[held])
+                write_arrays_atomically(fold / _DISTURBED_FILE, index=np.flatnonzero(held), logits=logits)
             with np.load(fold / _DISTURBED_FILE) as kept:
                 parts.append((kept["index"], kept["logits"][:, finding]))
         order = np.argsort(rows)
         after = None
-        if len(parts) == len(finished_folds(run)):
+        if len(parts) == len(list_finished_folds(run)):
             index, logits = (np.concatenate(each) for each in zip(*parts, strict=True))
             after = logits[np.argsort(index)]
-        return Candidate(name, rows[order], seen.logits[order], after, len(finished_folds(run)))
+        return Candidate(name, rows[order], seen.logits[order], after, len(list_finished_folds(run)))
 
     return [of(name, run) for name, run in zip(names, runs, strict=True)]
 
@@ -124,7 +129,7 @@ def _slices(data: Data, finding: int, rows: npt.NDArray[np.int64]) -> Mapping[st
     every = np.ones(len(rows), bool)
     return {
         OUT_OF_FOLD: every,
-        CONFLICT: (labels == 1) | data.conflict[rows, finding],
+        HARD_NEGATIVES: (labels == 1) | data.conflict[rows, finding],
         SHARPNESS: (labels == 1) | data.misled_by_sharpness[rows, finding],
         DISTURBED: every,
     }
@@ -135,19 +140,21 @@ def _scores(candidate: Candidate, measure: str, rows: npt.NDArray[np.int64]) -> 
     return None if of is None else of[np.searchsorted(candidate.rows, rows)]
 
 
-def judge(compared: Sequence[Candidate], data: Data, finding: int = 0, *, draws: int = 2000) -> JSONObject:
+def compare_candidates(compared: Sequence[Candidate], data: Data, finding: int = 0, *, draws: int = 2000) -> JSONObject:
     """Measure runs on the images that all of them held out.
 
     Each is compared with the first.
 
     Args:
-        compared: from ``candidates``, at least one.
+        compared: from ``load_candidates``, at least one.
+        data: the data set of the runs.
+        finding: column of the data set's findings.
         draws: bootstrap samples of patients for each interval.
 
     Returns:
         ``images``, ``folds`` (in common), and for each run by name ``auc`` (by measure), ``smallest`` of the four, and
         but for the first ``difference`` (by measure, first run subtracted; 95 % interval by patient) and ``verdict``:
-        ``better``, ``worse`` or ``undecided``. A measure that a run has not, or of one label only, is ``None``.
+        ``better``, ``worse`` or ``undecided``. A measure that a run does not have, or of one label only, is ``None``.
 
     Raises:
         UsageError: the runs have no fold in common.
@@ -156,7 +163,8 @@ def judge(compared: Sequence[Candidate], data: Data, finding: int = 0, *, draws:
     for each in compared[1:]:
         rows = np.intersect1d(rows, each.rows)
     if not len(rows):
-        raise UsageError("the runs have no finished fold in common: fit the same folds of each")
+        named = ", ".join(each.name for each in compared)
+        raise UsageError(f"the runs {named} have no finished fold in common: fit the same folds of each")
     labels, patients = data.labels[rows, finding], data.patients[rows]
     slices = _slices(data, finding, rows)
 
@@ -164,7 +172,7 @@ def judge(compared: Sequence[Candidate], data: Data, finding: int = 0, *, draws:
         if scores is None or len(np.unique(labels[kept])) < 2:
             return None
         held, of = scores[kept], labels[kept]
-        drawn = bootstrap({"auc": lambda weight: auc(held, of, weight)}, patients[kept], count=draws)
+        drawn = bootstrap_measures({"auc": lambda weight: auc(held, of, weight)}, patients[kept], count=draws)
         return drawn["auc"]
 
     runs: JSONObject = {}
@@ -181,7 +189,7 @@ def judge(compared: Sequence[Candidate], data: Data, finding: int = 0, *, draws:
                 for name, kept in slices.items()
             }
             runs[each.name]["difference"] = {name: one and one.to_json() for name, one in apart.items()}
-            runs[each.name]["verdict"] = verdict(apart)
+            runs[each.name]["verdict"] = decide_verdict(apart)
     return {"images": len(rows), "folds": len(np.unique(data.folds[rows])), "runs": runs}
 
 
@@ -190,13 +198,18 @@ def _difference(
 ) -> Measure | None:
     if scores is None or base is None or len(np.unique(labels[kept])) < 2:
         return None
-    return auc_difference(scores[kept], base[kept], labels[kept], patients[kept])
+    return measure_auc_difference(scores[kept], base[kept], labels[kept], patients[kept])
 
 
-def verdict(apart: Mapping[str, Measure | None]) -> str:
-    """Return ``better``, ``worse`` or neither for a run.
+def decide_verdict(apart: Mapping[str, Measure | None]) -> str:
+    """Decide between two runs from the differences of their measures.
 
-    ``better``: a measure gained and none lost or is missing; ``worse``: one lost and none gained.
+    Args:
+        apart: by measure the difference with its 95 % interval; ``None`` if a run does not have the measure.
+
+    Returns:
+        ``better`` if a measure gained and none lost or is missing; ``worse`` if one lost and none gained; else
+        ``undecided``.
     """
     gained = any(one is not None and one.low > 0 for one in apart.values())
     lost = any(one is not None and one.high < 0 for one in apart.values())

@@ -1,4 +1,4 @@
-"""Progress of a fit: steps, epochs, time left."""
+"""Progress of a fit on the terminal: steps, epochs, time left."""
 
 from __future__ import annotations
 
@@ -44,21 +44,21 @@ class Pace:
 
     @property
     def done(self) -> int:
-        """Steps of this network completed."""
+        """Number of steps of this network that are completed."""
         return self.epoch * self.steps + self.step
 
 
 Advance = Callable[[Pace], None]
 
 
-def no_progress(_pace: Pace) -> None:
-    """Ignore progress."""
+def ignore_progress(_pace: Pace) -> None:
+    """Ignore the progress of a fit."""
 
 
 class Bars:
     """Progress bars for the epoch and for everything that is left.
 
-    Called after each step; draws nothing where the console is no terminal, which gets a line after each epoch instead.
+    Called after each step. If the console is no terminal it draws nothing; the log has a line for each epoch instead.
     """
 
     def __init__(self, console: Console) -> None:
@@ -88,10 +88,10 @@ class Bars:
         self._progress.stop()
 
     def __call__(self, pace: Pace) -> None:
-        """Draw where the fit stands."""
+        """Draw the position of the fit."""
         if self._epoch is None or self._whole is None:
             self._epoch = self._progress.add_task("", total=pace.steps)
-            # What an earlier command did says nothing of the pace: the bar begins at what is left.
+            # Steps of an earlier command have no pace: the bar begins at what is left.
             self._parts, self._before = pace.parts_left, pace.done - 1
             whole = pace.parts_left * pace.epochs * pace.steps - self._before
             self._whole = self._progress.add_task("all that is left", total=whole)

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from preread_training.fit.progress import Advance, no_progress
+from preread_training.fit.progress import Advance, ignore_progress
 
 
-def no_log(_line: str) -> None:
-    """Drop a line of the log."""
+def ignore_log_line(_line: str) -> None:
+    """Ignore a line of the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,5 +30,5 @@ class Session:
     seed: int = 0
     steps_per_epoch: int | None = None
     minutes: float | None = None
-    log: Callable[[str], None] = no_log
-    advance: Advance = no_progress
+    log: Callable[[str], None] = ignore_log_line
+    advance: Advance = ignore_progress

@@ -1,4 +1,4 @@
-"""Fit one network; resumable, recorded, with averaged weights."""
+"""Fit of one network, which can be resumed, with averaged weights."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from keras import ops
 from preread.core.errors import UsageError
 from preread.core.types import JSONObject, PixelArray
 from preread.imaging.preprocessing import TRAINING_SPEC, PreprocessingSpec, normalise_grey_levels
-from preread_training.data.atomic_files import keep_text, keep_weights
-from preread_training.data.augmentation import Augmentation, augment
+from preread_training.data.atomic_files import write_text_atomically, write_weights_atomically
+from preread_training.data.augmentation import Augmentation, augment_images
 from preread_training.data.dataset import Data
 from preread_training.fit.callbacks import (
     FIT_FILE,
     HISTORY_FILE,
     Checkpoint,
-    NotANumber,
     ProgressLog,
     Reseed,
+    StopAtNaN,
     TimeLimit,
     TimeLimitReached,
-    spent_s,
+    sum_epoch_seconds,
 )
 from preread_training.fit.session import Session
-from preread_training.nets.architectures import ARCHITECTURES, load_imagenet
-from preread_training.nets.pretrained import imagenet_state_dict
+from preread_training.nets.architectures import ARCHITECTURES, load_imagenet_weights
+from preread_training.nets.pretrained import read_imagenet_weights
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -46,15 +46,21 @@ _JIT = keras.backend.backend() != "tensorflow"
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """All that decides a fit but the films.
+    """All that decides a fit but the images.
 
     Attributes:
+        name: of the recipe, as in ``--recipe``.
+        architecture: a key of ``ARCHITECTURES``.
         sizes: input side in pixels and number of epochs, in order (small first is cheap, the last adapts).
-        serving_px: side to which the finished network shrinks its input before it looks.
+        serving_px: side in pixels to which the finished network shrinks its input.
+        batch: images in a batch.
         learning_rate: at its peak; half a cosine down to zero over all epochs, after a linear warm-up of one.
+        weight_decay: of AdamW.
         average: share kept of the averaged weights at each step (exponential moving average).
-        conflict_weight: how much more often a film is drawn whose border or sharpness alone contradicts its label.
+        dropout: share dropped before the head.
+        conflict_weight: how much more often an image is drawn whose border or sharpness alone contradicts its label.
         label_smoothing: share of the target moved to one half.
+        augmentation: of the training images.
     """
 
     name: str
@@ -74,11 +80,14 @@ class Recipe:
     def from_record(cls, record: JSONObject) -> Recipe:
         """Rebuild a recipe from a run's record.
 
+        Args:
+            record: the recipe as recorded.
+
         Raises:
             UsageError: it is of a reference system, which is there to be compared and not to be served.
         """
         if "layers" in record:
-            raise UsageError(f"{record['name']} is a reference system: the product serves its own recipes only")
+            raise UsageError(f"{record['name']} is a reference system: choose a run of the product's own recipes")
         sizes = tuple((size, epochs) for size, epochs in record["sizes"])
         return cls(**{**record, "sizes": sizes, "augmentation": Augmentation(**record["augmentation"])})
 
@@ -89,16 +98,18 @@ RECIPES = {
 }
 
 
-def sampling_weights(
+def compute_sampling_weights(
     labels: npt.NDArray[np.int64], patients: npt.NDArray[np.str_], misleading: npt.NDArray[np.bool_], recipe: Recipe
 ) -> npt.NDArray[np.float64]:
-    """Return how often to draw each image.
+    """Return how often to draw each image in training.
 
-    Both labels the same, patients with many images less, misleading images more.
+    Both labels count the same, patients with many images less, misleading images more.
 
     Args:
         labels: int64 [n, findings] in {0, 1}.
-        misleading: bool [n, findings], films whose border or sharpness alone says the opposite of their label.
+        patients: str [n].
+        misleading: bool [n, findings], images whose border or sharpness alone contradicts their label.
+        recipe: gives the weight of misleading images.
 
     Returns:
         float64 [n], summing to 1.
@@ -145,8 +156,8 @@ def _batches(
     Returns:
         float32 [batch, size, size, 1] and float32 [batch, findings] at a time.
     """
-    pictures, labels, weights = images
-    held = tf.constant(pictures)
+    pixels, labels, weights = images
+    held = tf.constant(pixels)
     target = (labels * (1 - recipe.label_smoothing) + recipe.label_smoothing / 2).astype(np.float32)
     cumulative = tf.constant(np.cumsum(weights), tf.float32)
     answers = tf.constant(target)
@@ -155,38 +166,43 @@ def _batches(
         key = tf.stack([tf.constant(seed, tf.int64), step])
         index = tf.searchsorted(cumulative, tf.random.stateless_uniform([recipe.batch], key))
         index = tf.minimum(index, len(labels) - 1)
-        grey = augment(recipe.augmentation, tf.gather(held, index), size, key)
+        grey = augment_images(recipe.augmentation, tf.gather(held, index), size, key)
         return (grey - spec.subtract) / spec.divide, tf.gather(answers, index)
 
     return tf.data.Dataset.counter(first_step).map(draw, num_parallel_calls=1).prefetch(2)
 
 
-def build(recipe: Recipe, findings: int) -> keras.Model:
-    """Build the recipe's network with its initial weights."""
+def build_recipe_network(recipe: Recipe, findings: int) -> keras.Model:
+    """Build a recipe's network with its initial weights.
+
+    Args:
+        recipe: architecture and dropout.
+        findings: number of findings.
+    """
     model = ARCHITECTURES[recipe.architecture](findings=findings, dropout=recipe.dropout)
     if recipe.architecture == "efficientnet_lite0":
-        load_imagenet(model, imagenet_state_dict())
+        load_imagenet_weights(model, read_imagenet_weights())
     return model
 
 
-def fit(
+def fit_network(
     recipe: Recipe,
     spec: PreprocessingSpec,
-    pictures: PixelArray,
+    pixels: PixelArray,
     labels: npt.NDArray[np.int64],
     weights: npt.NDArray[np.float64],
     session: Session,
 ) -> keras.Model:
-    """Fit a network and return it with its averaged weights.
+    """Fit a network of the product's own and return it with averaged weights.
 
     Called again after an interruption it continues after the last whole epoch.
 
     Args:
         recipe: all that decides the fit but the images.
         spec: preprocessing of the bundle to come.
-        pictures: uint8 [n, rows, columns] after ``preprocessing.resize_to_input``.
+        pixels: uint8 [n, rows, columns] after ``preprocessing.resize_to_input``.
         labels: int64 [n, findings] in {0, 1}.
-        weights: float64 [n] summing to 1, see ``sampling_weights``.
+        weights: float64 [n] summing to 1, see ``compute_sampling_weights``.
         session: its folder gets ``history.csv`` (epoch, loss, seconds), checkpoints, and at the end
             ``fitted.weights.h5`` and ``fit.json`` (epochs reached and meant, seconds, how the fit ended, parameters).
 
@@ -196,14 +212,14 @@ def fit(
     folder, seed = session.folder, session.seed
     folder.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(seed)
-    model = build(recipe, labels.shape[1])
+    model = build_recipe_network(recipe, labels.shape[1])
     steps = session.steps_per_epoch or max(1, len(labels) // recipe.batch)
     epochs = sum(count for _, count in recipe.sizes)
     _compile(model, recipe, steps, epochs)
     restored = Checkpoint.restore(model, folder)
-    before_s, began_s = spent_s(folder, restored), time.monotonic()
+    before_s, began_s = sum_epoch_seconds(folder, restored), time.monotonic()
     callbacks = [
-        NotANumber(),
+        StopAtNaN(),
         Reseed(seed),
         TimeLimit(session.minutes, before_s),
         ProgressLog(epochs, folder / HISTORY_FILE, session.log, session.advance),
@@ -219,7 +235,7 @@ def fit(
                 model.set_weights(model.get_weights())
                 model.train_function = None  # traced anew: one graph for two sizes would add in another order
             model.fit(
-                _batches(recipe, spec, (pictures, labels, weights), size, seed, first * steps),
+                _batches(recipe, spec, (pixels, labels, weights), size, seed, first * steps),
                 steps_per_epoch=steps,
                 initial_epoch=first,
                 epochs=until,
@@ -237,8 +253,8 @@ def fit(
         "parameters": model.count_params(),
     }
     model.optimizer.finalize_variable_values(model.trainable_variables)
-    keep_weights(model, folder / WEIGHTS_FILE)
-    keep_text(folder / FIT_FILE, json.dumps(record, indent=2) + "\n")
+    write_weights_atomically(model, folder / WEIGHTS_FILE)
+    write_text_atomically(folder / FIT_FILE, json.dumps(record, indent=2) + "\n")
     return model
 
 
@@ -270,42 +286,55 @@ def _stages(recipe: Recipe, restored: int) -> Iterator[tuple[int, int, int, bool
             yield size, first, done, first == begin > 0
 
 
-def serving(model: keras.Model, recipe: Recipe, spec: PreprocessingSpec, batch: int | None = None) -> keras.Model:
-    """Return the network as it serves.
+def build_serving_network(
+    model: keras.Model, recipe: Recipe, spec: PreprocessingSpec, batch: int | None = None
+) -> keras.Model:
+    """Build the network that serves from a fitted one.
 
-    Input float32 [batch, spec.rows, spec.columns, 1], resized to ``serving_px`` inside.
+    Args:
+        model: of ``fit_network``.
+        recipe: gives the side to which the input is resized inside.
+        spec: preprocessing of the inputs.
+        batch: images at a time; ``None``: any number.
+
+    Returns:
+        A network of float32 [batch, spec.rows, spec.columns, 1].
     """
     inputs = keras.Input(batch_shape=(batch, spec.rows, spec.columns, 1), name="radiograph")
     side = recipe.serving_px
     return keras.Model(inputs, model(keras.layers.Resizing(side, side, interpolation="bilinear")(inputs)))
 
 
-def logits_of(
-    served: keras.Model, spec: PreprocessingSpec, pictures: PixelArray, batch: int = 64
+def compute_logits(
+    served: keras.Model, spec: PreprocessingSpec, pixels: PixelArray, batch: int = 64
 ) -> npt.NDArray[np.float64]:
-    """Return logits, float64 [n, findings], for uint8 [n, rows, columns].
+    """Compute the logits of a serving network for images.
 
-    The network is one of ``serving``.
+    Args:
+        served: of ``build_serving_network``.
+        spec: preprocessing of the inputs.
+        pixels: uint8 [n, rows, columns].
+        batch: images at a time.
+
+    Returns:
+        float64 [n, findings].
     """
     served.compile(jit_compile=_JIT)
     parts: Sequence[Any] = [
-        served.predict_on_batch(normalise_grey_levels(spec, pictures[start : start + batch])[..., np.newaxis])["logit"]
-        for start in range(0, len(pictures), batch)
+        served.predict_on_batch(normalise_grey_levels(spec, pixels[start : start + batch])[..., np.newaxis])["logit"]
+        for start in range(0, len(pixels), batch)
     ]
     return np.concatenate(parts).astype(np.float64)
 
 
-def describe(recipe: DataclassInstance) -> str:
-    """Return a recipe as canonical JSON, for records and digests."""
+def format_recipe(recipe: DataclassInstance) -> str:
+    """Format a recipe as canonical JSON, for records and digests."""
     return json.dumps(dataclasses.asdict(recipe), sort_keys=True)
 
 
 @dataclass(frozen=True, slots=True)
 class RecipeTrainer:
-    """Trainer of the product's own recipes.
-
-    See ``cross_validation.Trainer``.
-    """
+    """Trainer of the product's own recipes, see ``cross_validation.Trainer``."""
 
     recipe: Recipe
 
@@ -316,9 +345,9 @@ class RecipeTrainer:
         """Fit a network to the images of ``rows``, bool [n]."""
         labels = data.labels[rows]
         misleading = (data.conflict | data.misled_by_sharpness)[rows]
-        weights = sampling_weights(labels, data.patients[rows], misleading, self.recipe)
-        return fit(self.recipe, TRAINING_SPEC, data.pictures[rows], labels, weights, session)
+        weights = compute_sampling_weights(labels, data.patients[rows], misleading, self.recipe)
+        return fit_network(self.recipe, TRAINING_SPEC, data.pixels[rows], labels, weights, session)
 
-    def logits(self, model: keras.Model, pictures: PixelArray) -> npt.NDArray[np.float64]:
-        """Return float64 [n, findings] for uint8 [n, rows, columns]."""
-        return logits_of(serving(model, self.recipe, TRAINING_SPEC), TRAINING_SPEC, pictures)
+    def logits(self, model: keras.Model, pixels: PixelArray) -> npt.NDArray[np.float64]:
+        """Compute logits, float64 [n, findings], for uint8 [n, rows, columns]."""
+        return compute_logits(build_serving_network(model, self.recipe, TRAINING_SPEC), TRAINING_SPEC, pixels)

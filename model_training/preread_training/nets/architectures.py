@@ -53,14 +53,20 @@ def _relu6(x: Any) -> Any:
     return keras.layers.Activation("relu6")(x)
 
 
-def efficientnet_lite0(*, findings: int = 1, dropout: float = 0.2) -> keras.Model:
-    """Build EfficientNet-Lite0.
+def build_efficientnet_lite0(*, findings: int = 1, dropout: float = 0.2) -> keras.Model:
+    """Build EfficientNet-Lite0 with three outputs.
 
-    Rows and columns are free; one cell of the activation map is 32 pixels of input.
+    Input float32 [batch, rows, columns, 1], rows and columns free; one cell of the activation map is 32 pixels of
+    input.
 
-    Outputs: ``logit`` [batch, findings]; ``activation_map`` [batch, cells, cells, findings], whose mean plus the head's
-    bias is the logit (class activation map, Zhou et al. 2016, exact for global average pooling and one dense layer);
-    ``embedding`` [batch, 1280], the pooled features.
+    Args:
+        findings: number of findings.
+        dropout: share dropped before the head, in [0, 1).
+
+    Returns:
+        A network with the outputs ``logit`` [batch, findings]; ``activation_map`` [batch, cells, cells, findings],
+        whose mean plus the head's bias is the logit (class activation map, Zhou et al. 2016, exact for global average
+        pooling and one dense layer); ``embedding`` [batch, 1280], the pooled features.
     """
     conv = keras.layers.Conv2D
     inputs = keras.Input((None, None, 1), name="radiograph")
@@ -90,7 +96,7 @@ def efficientnet_lite0(*, findings: int = 1, dropout: float = 0.2) -> keras.Mode
 class ClassActivationMap(keras.layers.Layer):  # type: ignore[misc]
     """Weigh the last features by the head's weights.
 
-    [batch, cells, cells, features] to [batch, cells, cells, findings].
+    Features [batch, cells, cells, features] become maps [batch, cells, cells, findings].
     """
 
     def __init__(self, head: keras.layers.Dense, **kwargs: Any) -> None:
@@ -102,18 +108,18 @@ class ClassActivationMap(keras.layers.Layer):  # type: ignore[misc]
         return keras.ops.matmul(features, self._head.kernel)
 
     def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-        """One map for each finding."""
+        """Return the shape of the maps, one for each finding."""
         return (*shape[:-1], self._head.units)
 
 
-def load_imagenet(model: keras.Model, state: StateDict) -> None:
+def load_imagenet_weights(model: keras.Model, state: StateDict) -> None:
     """Load ImageNet weights into everything but the head.
 
     Batch normalisation is folded in, the first layer summed to grey.
 
     Args:
-        model: from ``efficientnet_lite0``.
-        state: from ``pretrained.imagenet_state_dict``.
+        model: from ``build_efficientnet_lite0``.
+        state: from ``pretrained.read_imagenet_weights``.
     """
 
     def fold(layer: str, kernel: str, norm: str, axes: tuple[int, ...], channel_axis: int) -> None:
@@ -137,4 +143,4 @@ def load_imagenet(model: keras.Model, state: StateDict) -> None:
     fold("top", "_conv_head", "_bn1", dense, 3)
 
 
-ARCHITECTURES: dict[str, Callable[..., keras.Model]] = {"efficientnet_lite0": efficientnet_lite0}
+ARCHITECTURES: dict[str, Callable[..., keras.Model]] = {"efficientnet_lite0": build_efficientnet_lite0}

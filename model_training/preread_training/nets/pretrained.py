@@ -55,20 +55,28 @@ class _RestrictedUnpickler(pickle.Unpickler):
         try:
             return _ALLOWED[module, name]
         except KeyError:
-            raise pickle.UnpicklingError(f"the weights file asks for {module}.{name}, which is not allowed") from None
+            raise pickle.UnpicklingError(
+                f"the weights file needs {module}.{name}, which is not allowed: install the package anew"
+            ) from None
 
     def persistent_load(self, pid: Any) -> Any:
         return pid
 
 
 def read_state_dict(stream: BinaryIO) -> StateDict:
-    """Read a legacy ``.pth`` state dictionary.
+    """Read a state dictionary in PyTorch's legacy format.
+
+    Args:
+        stream: a ``.pth`` file, open at its beginning.
+
+    Returns:
+        Arrays of float32 or int64 by name, of the shapes that the file gives.
 
     Raises:
         pickle.UnpicklingError: the stream is something else, or asks for a class that is not allowed.
     """
     if _RestrictedUnpickler(stream).load() != _MAGIC:
-        raise pickle.UnpicklingError("not a legacy PyTorch file")
+        raise pickle.UnpicklingError("the weights file is not in PyTorch's legacy format: install the package anew")
     _RestrictedUnpickler(stream).load()  # protocol version
     _RestrictedUnpickler(stream).load()  # byte order and type sizes of the machine that wrote it
     tensors: dict[str, _Lazy] = _RestrictedUnpickler(stream).load()
@@ -98,11 +106,11 @@ class TrainingMissing(UsageError):
     )
 
 
-def imagenet_state_dict() -> StateDict:
-    """Read the installed package's weights.
+def read_imagenet_weights() -> StateDict:
+    """Read EfficientNet-Lite0's ImageNet weights from the installed package.
 
     Raises:
-        UsageError: the package is not installed.
+        TrainingMissing: the package is not installed.
     """
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or not spec.submodule_search_locations:

@@ -1,6 +1,6 @@
 """The model card of a bundle, in Markdown, from its manifest.
 
-Twenty sections; none is left out if nothing is known.
+It has twenty sections; none is left out if nothing is known.
 
 The sections follow what CLAIM 2024, MI-CLAIM, TRIPOD+AI and STARD-AI ask of a report; their text is ``card.md.j2``.
 """
@@ -13,11 +13,11 @@ from typing import Any
 
 from preread.core.types import JSONObject
 from preread_training.analysis.perturbation import LUNG_BOX
-from preread_training.publish.declaration import notes_of
+from preread_training.publish.declaration import read_notes
 
 _TEMPLATE = "card.md.j2"
 _WIDTH = 110
-_FEW = 200  # films without the finding on which a row of the calibration table rests
+_FEW = 200  # images without the finding on which a row of the calibration table rests
 _MEASURES = {
     "auc": "AUC",
     "accuracy": "accuracy",
@@ -28,19 +28,17 @@ _MEASURES = {
     "average_precision": "average precision",
 }
 _HELD_OUT = ("auc", "accuracy", "balanced_accuracy", "sensitivity", "specificity")
-_WEIGHINGS = {
-    "out_of_fold": "all of them alike",
-    "half_conflict": "half their weight on conflict normals",
-    "conflict_normals": "conflict normals alone",
-}
 _HIDDEN = {"border": "a border of 1/14", "wide_border": "a border of 2/14", "lungs": "the lung region"}
 
 
-def card(manifest: JSONObject) -> str:
-    """Write the card of a manifest; what was not measured is said to be so.
+def render_card(manifest: JSONObject) -> str:
+    """Render the model card of a bundle from its manifest.
 
     Args:
-        manifest: every field but ``files``, as ``publishing.publish`` and ``recalibrating.recalibrate`` make it.
+        manifest: every field but ``files``, as ``publish.publish_run`` and ``recalibrate.recalibrate_bundle`` make it.
+
+    Returns:
+        Markdown; of what was not measured it states so.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -60,12 +58,11 @@ def card(manifest: JSONObject) -> str:
         training=training,
         data=training["data"],
         baselines={name: of["baselines"] for name, of in measured_on["findings"].items()},
-        notes=notes_of(training),
+        notes=read_notes(training),
         lung_box=LUNG_BOX,
         few=_FEW,
         measures=_MEASURES,
         held_out=_HELD_OUT,
-        weighings=_WEIGHINGS,
         hidden=_HIDDEN,
     )
     return _wrap(text)
@@ -89,7 +86,7 @@ def _said(value: Any) -> str:
 
 
 def _flat(values: JSONObject, before: str = "") -> list[tuple[str, str]]:
-    """Names and values of nested records; the innermost record is one line."""
+    """Return names and values of nested records; the innermost is one line."""
     rows: list[tuple[str, str]] = []
     for name, value in values.items():
         said = f"{before}{name.replace('_', ' ')}"

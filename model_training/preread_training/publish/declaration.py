@@ -1,6 +1,6 @@
 """Declarations of a bundle: intended use, codes, training images.
 
-What is known of the published set stands in ``pneumonia-children.json``, a declaration like any other.
+The facts of the published set stand in ``pneumonia-children.json``, a declaration like any other.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class Notes:
     """Notes on one data set for the model card (Markdown), may be empty.
 
     Attributes:
-        not_for: section 2, what the bundle is not for.
-        films: section 3, how the images came about and what they show.
+        not_for: section 2, for what the bundle is not made.
+        ``films``: section 3, how the images were made and what they show.
         splits: section 4, how patients and splits were told apart.
         shortcuts: section 5, what gives a label away in these images, and what was done about it.
-        choice: section 7, how the recipe was chosen, and which other images had a say in it.
+        choice: section 7, how the recipe was chosen, and which other images influenced it.
         hidden: section 15, the rest of a sentence on the hidden lung region of these images.
     """
 
@@ -45,15 +45,16 @@ class Notes:
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """Declaration of the publisher; goes into manifest and card as it is.
+    """Declaration of a bundle's publisher; manifest and card repeat it.
 
     Attributes:
+        intended_use: the images for which the bundle is made.
         codes: for each finding its code, scheme first (``SCT:233604007``).
-        source: whose films they are: authors, title, where they were published, or the site.
-        films_licence: under which the films may be used.
-        labelled_by: who looked, and how, in words.
+        source: of the images: authors, title, where they were published, or the site.
+        films_licence: licence of the images.
+        labelled_by: who labelled the images, and how, in words.
         licence: of the bundle, an SPDX identifier.
-        notes: what else the card states of these images; nothing where nothing is declared.
+        notes: further notes on these images for the card; empty if nothing is declared.
     """
 
     intended_use: IntendedUse
@@ -65,7 +66,10 @@ class Declaration:
     notes: Notes = field(default_factory=Notes)
 
     def code(self, finding: str) -> str:
-        """The finding's code.
+        """Return the declared code of a finding.
+
+        Args:
+            finding: its name.
 
         Raises:
             UsageError: the declaration has none.
@@ -75,8 +79,25 @@ class Declaration:
         return self.codes[finding]
 
     def to_json(self) -> JSONObject:
-        """The same as ``read`` takes it."""
+        """Return the declaration as ``read_declaration`` reads it."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Version of a bundle that is to be published.
+
+    Attributes:
+        folder: of bundles; the version's own folder is made below it.
+        version: new for this bundle; a published version never changes.
+        prevalence: to which probabilities are calibrated, in (0, 1).
+        declaration: of the images to which calibration and operating point are fitted, and of nothing else.
+    """
+
+    folder: Path
+    version: str
+    prevalence: float
+    declaration: Declaration
 
 
 _DECLARATION = TypeAdapter(Declaration)
@@ -87,7 +108,7 @@ PNEUMONIA_CHILDREN = _DECLARATION.validate_json(
 )
 
 
-def template() -> JSONObject:
+def make_declaration_template() -> JSONObject:
     """Return a declaration to fill in.
 
     Unknown values are ``null`` or a text in angle brackets.
@@ -97,7 +118,7 @@ def template() -> JSONObject:
             **asdict(PNEUMONIA_CHILDREN.intended_use),
             "age_min_years": None,
             "age_max_years": None,
-            "statement": "<what the bundle is for, and for whom; that it is no medical device>",
+            "statement": "<for what and for whom the bundle is made; that it is no medical device>",
         },
         "codes": {"<finding, as the labels name it, in lower case>": "<its code, scheme first, e.g. SCT:233604007>"},
         "source": "<whose images: authors, title and where they were published, or the site>",
@@ -108,23 +129,29 @@ def template() -> JSONObject:
     }
 
 
-def notes_of(training: JSONObject) -> Notes:
-    """Return the notes in a manifest's record of training.
+def read_notes(training: JSONObject) -> Notes:
+    """Return the notes on the training images in a manifest.
 
-    For the shipped bundle's images, those declared of them.
+    The shipped bundle's manifest is older than notes: for its images, those of ``pneumonia-children.json`` are
+    returned.
+
+    Args:
+        training: the manifest's record of training.
     """
     if "notes" in training:
         return _NOTES.validate_python(training["notes"])
     return PNEUMONIA_CHILDREN.notes if training["data"]["digest"] == SHIPPED_DATA else Notes()
 
 
-def declaration_for(findings: Sequence[str], file: Path | None, *, published: bool = False) -> Declaration:
-    """Read a declaration, or take the built-in one.
+def read_declaration(findings: Sequence[str], file: Path | None, *, published: bool = False) -> Declaration:
+    """Read the declaration of a bundle, or take the built-in one.
 
     The built-in one is for the images of the published data set.
 
     Args:
-        published: the images are those of the published set, see ``dataset.Data.published``.
+        findings: of the data set.
+        file: JSON; ``None``: the built-in declaration.
+        published: true if the images are those of the published set, see ``dataset.Data.published``.
 
     Raises:
         UsageError: the file is no declaration (the field is named), is not filled in, lacks a finding's code, repeats
@@ -138,16 +165,18 @@ def declaration_for(findings: Sequence[str], file: Path | None, *, published: bo
     return declared if published else _of_its_own(file, declared)
 
 
-def films_declared(manifest: Manifest, file: Path | None, *, published: bool = False) -> Declaration:
+def read_calibration_declaration(manifest: Manifest, file: Path | None, *, published: bool = False) -> Declaration:
     """Read the declaration of the images used for calibration.
 
     Intended use and codes stay as they are.
 
     Args:
-        manifest: of the bundle; where the file names an intended use, codes or a licence, they must be the bundle's.
+        manifest: of the bundle; if the file has an intended use, codes or a licence, they must be the bundle's.
+        file: JSON; ``None``: the built-in declaration.
+        published: true if the images are those of the published set.
 
     Raises:
-        UsageError: see ``declaration_for``; or the file contradicts the bundle.
+        UsageError: see ``read_declaration``; or the file contradicts the bundle.
     """
     codes = {spec.finding: spec.code for spec in manifest.findings}
     if file is None:
@@ -167,8 +196,8 @@ def _built_in(findings: Sequence[str], *, published: bool) -> Declaration:
     if published and tuple(findings) == tuple(PNEUMONIA_CHILDREN.codes):
         return PNEUMONIA_CHILDREN
     raise UsageError(
-        f"nothing is known of whose films these are, labelled {', '.join(findings)}: say with `--declaration FILE` "
-        "where they come from and what the bundle is for; `preread-train declaration` prints one to fill in"
+        f"no declaration is known for these images, labelled {', '.join(findings)}: fill one in that "
+        "`preread-train declaration` prints, and give it with `--declaration FILE`"
     )
 
 
@@ -176,23 +205,23 @@ def _read(file: Path) -> JSONObject:
     try:
         found = json.loads(file.read_bytes())
     except OSError as error:
-        raise UsageError(f"{file} cannot be read: {error.strerror}") from None
+        raise UsageError(f"{file} cannot be read ({error.strerror}): check the path of --declaration") from None
     except ValueError as error:
-        raise UsageError(f"{file} is no JSON: {error}") from None
+        raise UsageError(f"{file} is no JSON ({error}): correct it") from None
     if not isinstance(found, dict):
-        raise UsageError(f"{file} is no declaration: an object is expected, as `preread-train declaration` prints it")
+        raise UsageError(f"{file} holds no object: write a declaration as `preread-train declaration` prints it")
     return found
 
 
 def _validated(file: Path, found: JSONObject) -> Declaration:
     if open_fields := [where for where, text in _texts(found) if text.startswith("<") and text.endswith(">")]:
-        raise UsageError(f"{file}: {open_fields[0]} is not filled in yet")
+        raise UsageError(f"{file}: {open_fields[0]} is not filled in: replace the text in angle brackets")
     try:
         return _DECLARATION.validate_python(found)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise UsageError(f"{file}: {where}: {first['msg']}") from None
+        raise UsageError(f"{file}: {where} is not valid ({first['msg']}): correct it") from None
 
 
 def _of_its_own(file: Path, declared: Declaration) -> Declaration:
@@ -200,13 +229,13 @@ def _of_its_own(file: Path, declared: Declaration) -> Declaration:
     published = {text for _, text in _texts(asdict(PNEUMONIA_CHILDREN.notes)) if " " in text}
     if repeated := [where for where, text in _texts(asdict(declared.notes)) if text in published]:
         raise UsageError(
-            f"{file}: notes.{repeated[0]} states a fact of the published set, and these are other films: remove it"
+            f"{file}: notes.{repeated[0]} repeats a note on the published set, and these are other images: remove it"
         )
     return declared
 
 
 def _texts(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
-    """Every text of a nested record with its place, keys of records too."""
+    """Yield every text of a nested record with its place, keys of records too."""
     if isinstance(value, str):
         yield where, value
     elif isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Calibrate a published network to a site's images, without training."""
+"""Recalibration of a published network to a site's images."""
 
 from __future__ import annotations
 
@@ -18,52 +18,55 @@ from preread.model import bundles
 from preread.model.bundles import CARD_FILE, Bundle
 from preread.model.classifier import Classifier
 from preread.runner.assess_files import FileResult, InputFile, assess_found
-from preread_training.analysis.manifest_metrics import metrics, reference
-from preread_training.data.dataset import Data, labels_for, summary
-from preread_training.data.digests import content_digest
-from preread_training.publish.card import card
-from preread_training.publish.declaration import SHIPPED_DATA, Declaration
-from preread_training.stats.operating_point import probabilities, specify
+from preread_training.analysis.manifest_metrics import build_reference_distribution, measure_finding
+from preread_training.data.dataset import Data, select_labels, summarise_data_set
+from preread_training.data.digests import compute_content_digest
+from preread_training.publish.card import render_card
+from preread_training.publish.declaration import SHIPPED_DATA, Release
+from preread_training.stats.operating_point import compute_probabilities, specify_finding
 
-_FILMS_MIN = 50
+_IMAGES_MIN = 50
 
 
-def fitted_to(bundle: Bundle, data: Data) -> bool:
-    """Return whether these are exactly the images of the bundle's network."""
+def is_fitted_to(bundle: Bundle, data: Data) -> bool:
+    """Return whether these are exactly the images of the bundle's network.
+
+    Args:
+        bundle: a bundle.
+        data: a data set.
+    """
     training = bundle.manifest.training
     known = training.get("content_digest")
     if known is None and training["data"]["digest"] == SHIPPED_DATA:
         return data.published
-    return bool(known == content_digest(data.films, data.hashes))
+    return bool(known == compute_content_digest(data.images, data.hashes))
 
 
-def recalibrate(
+def recalibrate_bundle(
     bundle: Bundle,
     data: Data,
-    folder: Path,
-    *,
-    version: str,
-    prevalence: float,
-    declaration: Declaration,
+    release: Release,
     progress: Callable[[], None] = lambda: None,
 ) -> Bundle:
-    """Publish a new version of a bundle with the same network.
+    """Publish a new version of a bundle, calibrated to a site's images.
 
-    It is calibrated on images that the network has never seen.
+    The network stays the same and had not seen the images; those that the bundle refuses are counted and left out.
 
     Args:
-        data: the site's films; those that the bundle refuses are counted and left out.
-        prevalence: to which the probability is calibrated.
-        declaration: whose films these are, see ``declaration.films_declared``.
+        bundle: the bundle.
+        data: the site's labelled images.
+        release: folder, version, prevalence, and declaration of the site's images, see
+            ``declaration.read_calibration_declaration``.
+        progress: called after each image.
 
     Raises:
-        UsageError: the network was fitted to these very films, fewer than 50 films with or without a finding are left,
-            no label names the bundle's finding, or the version is there already.
+        UsageError: the network was fitted to these very images, fewer than 50 with or without a finding are left, no
+            label names the bundle's finding, or the version exists already.
     """
-    if fitted_to(bundle, data):
-        raise UsageError(f"{bundle.label} was fitted to these very films: calibration wants films new to the network")
+    if is_fitted_to(bundle, data):
+        raise UsageError(f"{bundle.label} was fitted to these very images: calibrate it to images new to the network")
     results: list[FileResult] = []
-    files = (InputFile(str(film.path), named=True) for film in data.films)
+    files = (InputFile(str(image.path), named=True) for image in data.images)
     with contextlib.closing(assess_found(files, bundle)) as ended:
         for result in ended:
             results.append(result)
@@ -71,32 +74,34 @@ def recalibrate(
     rows = np.flatnonzero(assessed := np.array([bool(result.findings) for result in results]))
     findings, measured, probability = [], {}, {}
     for column, spec in enumerate(bundle.manifest.findings):
-        labels = labels_for(data.films, spec.finding)[assessed]
+        labels = select_labels(data.images, spec.finding)[assessed]
         for present, what in ((1, "with"), (0, "without")):
-            if (count := int((labels == present).sum())) < _FILMS_MIN:
+            if (count := int((labels == present).sum())) < _IMAGES_MIN:
                 raise UsageError(
-                    f"{count} films {what} {spec.finding} were assessed; at least {_FILMS_MIN} are needed, or the "
-                    "operating point would be a guess"
+                    f"{count} images {what} {spec.finding} were assessed, but an operating point needs at least "
+                    f"{_IMAGES_MIN}: add images"
                 )
         logits = np.array([results[row].findings[column].logit for row in rows])
-        films = data.of(data.findings.index(spec.finding), logits, rows)
-        findings.append(specify(films, spec.finding, spec.code, prevalence))
-        measured[spec.finding] = metrics(films, data, findings[-1], rows)
-        probability[spec.finding] = probabilities(films, findings[-1].calibration)
+        held_out = data.of(data.findings.index(spec.finding), logits, rows)
+        findings.append(specify_finding(held_out, spec.finding, spec.code, release.prevalence))
+        measured[spec.finding] = measure_finding(held_out, data, findings[-1], rows)
+        probability[spec.finding] = compute_probabilities(held_out, findings[-1].calibration)
     manifest: JSONObject = json.loads(bundle.manifest_json)
     manifest.update(
-        version=version,
+        version=release.version,
         findings=[asdict(finding) for finding in findings],
         metrics=measured,
-        reference=reference("the site's own to which it was calibrated", probability, data.pictures[rows]),
+        reference=build_reference_distribution(
+            "the site's own to which it was calibrated", probability, data.pixels[rows]
+        ),
         recalibrated={
             "from": bundle.label,
             "digest": bundle.digest,
-            "films": summary(data),
-            "source": declaration.source,
-            "films_licence": declaration.films_licence,
-            "labelled_by": declaration.labelled_by,
-            "notes": asdict(declaration.notes),
+            "films": summarise_data_set(data),
+            "source": release.declaration.source,
+            "films_licence": release.declaration.films_licence,
+            "labelled_by": release.declaration.labelled_by,
+            "notes": asdict(release.declaration.notes),
             "outcomes": {str(outcome): count for outcome, count in Counter(r.outcome for r in results).items()},
             "metrics_before": manifest["metrics"],
         },
@@ -107,6 +112,8 @@ def recalibrate(
         for name in bundle.manifest.files.keys() - {CARD_FILE}:
             (part / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(bundle.path / name, part / name)
-        (part / CARD_FILE).write_text(card(manifest), encoding="utf-8")
+        (part / CARD_FILE).write_text(render_card(manifest), encoding="utf-8")
 
-    return bundles.publish_bundle(folder, manifest, write, check=lambda one: Classifier(one).verify_reference_outputs())
+    return bundles.publish_bundle(
+        release.folder, manifest, write, check=lambda made: Classifier(made).verify_reference_outputs()
+    )

@@ -1,4 +1,4 @@
-"""Fit a reference system; resumable, limited in time, recorded."""
+"""Fit of a reference system: resumable, limited in time, recorded."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ import tensorflow as tf
 
 from preread.core.errors import UsageError
 from preread.core.types import JSONObject, PixelArray
-from preread_training.data.atomic_files import keep_text, keep_weights
+from preread_training.data.atomic_files import write_text_atomically, write_weights_atomically
 from preread_training.data.dataset import Data
 from preread_training.fit.callbacks import (
     FIT_FILE,
     HISTORY_FILE,
     Checkpoint,
-    NotANumber,
     ProgressLog,
     Reseed,
+    StopAtNaN,
     TimeLimit,
     TimeLimitReached,
-    spent_s,
+    sum_epoch_seconds,
 )
 from preread_training.fit.session import Session
 from preread_training.fit.trainer import WEIGHTS_FILE
-from preread_training.reference.generator import shift
-from preread_training.reference.notation import build
+from preread_training.reference.generator import augment_like_generator
+from preread_training.reference.notation import build_reference_network
 from preread_training.reference.systems import Reference
 
 _VALIDATION_FILE = "validation.csv"
@@ -46,19 +46,35 @@ _LABELS = npt.NDArray[np.int64]
 _Say = Callable[[str], None]
 
 
-def nearest(pictures: PixelArray, side_px: int) -> PixelArray:
-    """Resize by nearest neighbour, as the systems did.
+def resize_nearest(pixels: PixelArray, side_px: int) -> PixelArray:
+    """Resize images by nearest neighbour, as the reference systems do.
 
-    uint8 [n, rows, columns] to [n, side_px, side_px].
+    Args:
+        pixels: uint8 [n, rows, columns].
+        side_px: side of the output.
+
+    Returns:
+        uint8 [n, side_px, side_px].
     """
-    rows, columns = (((np.arange(side_px) + 0.5) * side / side_px).astype(np.int64) for side in pictures.shape[1:])
-    return np.ascontiguousarray(pictures[:, rows[:, np.newaxis], columns])
+    rows, columns = (((np.arange(side_px) + 0.5) * side / side_px).astype(np.int64) for side in pixels.shape[1:])
+    return np.ascontiguousarray(pixels[:, rows[:, np.newaxis], columns])
 
 
-def validation_rows(labels: _LABELS, patients: npt.NDArray[np.str_], share: float, seed: int) -> npt.NDArray[np.bool_]:
-    """Return bool [n], the images of the validation loss.
+def choose_validation_rows(
+    labels: _LABELS, patients: npt.NDArray[np.str_], share: float, seed: int
+) -> npt.NDArray[np.bool_]:
+    """Choose a reference system's images for the validation loss.
 
     About this share of each label, all images of a patient or none, at least one patient.
+
+    Args:
+        labels: int64 [n] in {0, 1}.
+        patients: str [n].
+        share: of the images, in (0, 1).
+        seed: of the draw.
+
+    Returns:
+        bool [n].
     """
     kept = np.zeros(len(labels), bool)
     generator = np.random.default_rng([seed, 1])
@@ -69,42 +85,42 @@ def validation_rows(labels: _LABELS, patients: npt.NDArray[np.str_], share: floa
         for patient in generator.permutation(group):
             if wanted <= 0:
                 break
-            films = patients == patient
-            kept |= films
-            wanted -= films.sum()
+            images = patients == patient
+            kept |= images
+            wanted -= images.sum()
     return kept
 
 
 @dataclass(frozen=True)
-class _Films:
-    """What a network is fitted to: uint8 [n, side, side] and int64 [n]."""
+class _Images:
+    """Images, uint8 [n, side, side], and their labels, int64 [n]."""
 
-    pictures: PixelArray
+    pixels: PixelArray
     labels: _LABELS
 
-    def __getitem__(self, rows: Any) -> _Films:
-        return _Films(self.pictures[rows], self.labels[rows])
+    def __getitem__(self, rows: Any) -> _Images:
+        return _Images(self.pixels[rows], self.labels[rows])
 
     def __len__(self) -> int:
         return len(self.labels)
 
 
 def _input(recipe: Reference, grey: Any) -> Any:
-    """Grey levels 0..255 [n, side, side, 1] as the network takes them."""
+    """Scale grey levels 0 to 255 [n, side, side, 1] to the network's input."""
     scaled = tf.cast(grey, tf.float32) / 255
     return scaled if recipe.channels == 1 else tf.repeat(scaled, recipe.channels, axis=-1)
 
 
-def _batches(recipe: Reference, films: _Films, seed: int, steps: range) -> tf.data.Dataset:
+def _batches(recipe: Reference, images: _Images, seed: int, steps: range) -> tf.data.Dataset:
     """Return batches: passes over the images, each in its own order.
 
     The last batch of a pass may be short; the order is given by seed and step.
     """
-    n = len(films)
+    n = len(images)
     in_pass = math.ceil(n / recipe.batch)
     passes = math.ceil(steps.stop / in_pass)
     order = tf.constant(np.concatenate([np.random.default_rng([seed, at]).permutation(n) for at in range(passes)]))
-    held, labels = tf.constant(films.pictures), tf.constant(films.labels.astype(np.float32))
+    held, labels = tf.constant(images.pixels), tf.constant(images.labels.astype(np.float32))
     weights = tf.constant(recipe.class_weights, tf.float32)
 
     def draw(step: Any) -> Any:
@@ -114,7 +130,7 @@ def _batches(recipe: Reference, films: _Films, seed: int, steps: range) -> tf.da
         label = tf.gather(labels, rows)
         grey = tf.cast(tf.gather(held, rows), tf.float32)[..., tf.newaxis]
         if recipe.shifts is not None:
-            grey = shift(recipe.shifts, grey, tf.stack([tf.constant(seed, tf.int64), step]))
+            grey = augment_like_generator(recipe.shifts, grey, tf.stack([tf.constant(seed, tf.int64), step]))
         return _input(recipe, grey), label[:, tf.newaxis], tf.gather(weights, tf.cast(label, tf.int32))
 
     return tf.data.Dataset.range(steps.start, steps.stop).map(draw, num_parallel_calls=1).prefetch(2)
@@ -122,7 +138,7 @@ def _batches(recipe: Reference, films: _Films, seed: int, steps: range) -> tf.da
 
 def _compiled(recipe: Reference, seed: int, *, frozen: bool = False) -> keras.Model:
     keras.utils.set_random_seed(seed)
-    model = build(recipe.layers, recipe.side_px, recipe.channels)
+    model = build_reference_network(recipe.layers, recipe.side_px, recipe.channels)
     for body in _bodies(model):
         body.trainable = not frozen
     optimizers = {"sgd": keras.optimizers.SGD, "rmsprop": keras.optimizers.RMSprop}
@@ -150,7 +166,7 @@ def _imagenet(recipe: Reference, file: Path | None, say: _Say) -> list[npt.NDArr
         try:
             body.load_weights(file)
         except (OSError, ValueError, KeyError) as error:
-            raise UsageError(f"{file} holds no weights of VGG19 without its top: {error}") from None
+            raise UsageError(f"{file} holds no weights of VGG19 without its top ({error}): name another file") from None
         return list(body.get_weights())
     try:
         with contextlib.redirect_stdout(sys.stderr):  # on which Keras shows its progress
@@ -161,13 +177,21 @@ def _imagenet(recipe: Reference, file: Path | None, say: _Say) -> list[npt.NDArr
     return list(loaded.get_weights())
 
 
-def logits_of(model: keras.Model, recipe: Reference, pictures: PixelArray, batch: int = 64) -> npt.NDArray[np.float64]:
-    """float64 [n], the network's logit of each film.
+def compute_reference_logits(
+    model: keras.Model, recipe: Reference, pixels: PixelArray, batch: int = 64
+) -> npt.NDArray[np.float64]:
+    """Compute a reference system's logits for images.
 
     Args:
-        pictures: uint8 [n, rows, columns] of any size.
+        model: of ``fit_reference_system``.
+        recipe: the system.
+        pixels: uint8 [n, rows, columns] of any size.
+        batch: images at a time.
+
+    Returns:
+        float64 [n].
     """
-    small = nearest(pictures, recipe.side_px)[..., np.newaxis]
+    small = resize_nearest(pixels, recipe.side_px)[..., np.newaxis]
     parts = [
         model.predict_on_batch(_input(recipe, small[start : start + batch])) for start in range(0, len(small), batch)
     ]
@@ -177,9 +201,9 @@ def logits_of(model: keras.Model, recipe: Reference, pictures: PixelArray, batch
 class _Validated(keras.callbacks.Callback):  # type: ignore[misc]
     """Record the validation loss, keep the best epoch, stop early."""
 
-    def __init__(self, recipe: Reference, films: _Films, folder: Path, done: int) -> None:
+    def __init__(self, recipe: Reference, images: _Images, folder: Path, done: int) -> None:
         super().__init__()
-        self._recipe, self._films, self._folder = recipe, films, folder
+        self._recipe, self._images, self._folder = recipe, images, folder
         file = folder / _VALIDATION_FILE
         lines = file.read_text(encoding="utf-8").splitlines() if done else []
         self.losses = [float(line.split(",")[1]) for line in lines[:done]]
@@ -191,26 +215,33 @@ class _Validated(keras.callbacks.Callback):  # type: ignore[misc]
 
     @property
     def is_over(self) -> bool:
-        """Whether no epoch was better for as many as the recipe is patient."""
+        """Return whether as many epochs as the patience brought no better loss."""
         patience = max(self._recipe.patience or 0, 1)
         return bool(self.losses) and len(self.losses) - 1 - self.best >= patience
 
     def on_epoch_end(self, epoch: int, logs: dict[str, float] | None = None) -> None:
-        logits = logits_of(self.model, self._recipe, self._films.pictures)
-        self.losses.append(float(np.logaddexp(0.0, np.where(self._films.labels == 1, -logits, logits)).mean()))
+        logits = compute_reference_logits(self.model, self._recipe, self._images.pixels)
+        self.losses.append(float(np.logaddexp(0.0, np.where(self._images.labels == 1, -logits, logits)).mean()))
         lines = [f"{position + 1},{loss:.9g}\n" for position, loss in enumerate(self.losses)]
-        keep_text(self._folder / _VALIDATION_FILE, "".join(lines))
+        write_text_atomically(self._folder / _VALIDATION_FILE, "".join(lines))
         if self._recipe.best and self.best == epoch:
-            keep_weights(self.model, self._folder / _BEST_FILE)
+            write_weights_atomically(self.model, self._folder / _BEST_FILE)
         if self.is_over:
             self.model.stop_training = True
 
 
-def _choose(recipe: Reference, films: _Films, groups: _LABELS, allowance: TimeLimit, seed: int) -> JSONObject:
+def _choose(recipe: Reference, images: _Images, groups: _LABELS, allowance: TimeLimit, seed: int) -> JSONObject:
     """Choose among candidates by cross-validation, as time allows.
 
     Args:
-        groups: int64 [n], the part in which each film is held out.
+        recipe: the system, with its candidates.
+        images: to choose with.
+        groups: int64 [n], the part in which each image is held out.
+        allowance: after which no further fit begins.
+        seed: of each fit.
+
+    Returns:
+        ``layers`` and ``epochs_meant`` of the chosen candidate, and the accuracies of those that were measured.
     """
     accuracies: list[float] = []
     for layers, epochs in recipe.candidates:
@@ -219,32 +250,32 @@ def _choose(recipe: Reference, films: _Films, groups: _LABELS, allowance: TimeLi
             if allowance.over:
                 break
             held = groups == group
-            model, fitted = _compiled(candidate, seed), films[~held]
+            model, fitted = _compiled(candidate, seed), images[~held]
             steps = math.ceil(len(fitted) / recipe.batch)
             batches = _batches(candidate, fitted, seed, range(steps * epochs))
-            model.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=0, shuffle=False, callbacks=[NotANumber()])
-            called = logits_of(model, candidate, films.pictures[held]) > 0
-            right += int((called == (films.labels[held] == 1)).sum())
+            model.fit(batches, steps_per_epoch=steps, epochs=epochs, verbose=0, shuffle=False, callbacks=[StopAtNaN()])
+            called = compute_reference_logits(model, candidate, images.pixels[held]) > 0
+            right += int((called == (images.labels[held] == 1)).sum())
         else:
-            accuracies.append(right / len(films))
+            accuracies.append(right / len(images))
     layers, epochs = recipe.candidates[int(np.argmax(accuracies)) if accuracies else 0]
     return {"layers": layers, "epochs_meant": epochs, "cross_validated_accuracies": accuracies}
 
 
 def _split(
-    recipe: Reference, films: _Films, patients: npt.NDArray[np.str_], seed: int
-) -> tuple[_Films, npt.NDArray[np.str_], _Films]:
+    recipe: Reference, images: _Images, patients: npt.NDArray[np.str_], seed: int
+) -> tuple[_Images, npt.NDArray[np.str_], _Images]:
     """Return images to fit to, their patients, and validation images."""
-    held = np.zeros(len(films), bool)
+    held = np.zeros(len(images), bool)
     if recipe.patience is not None:
-        held = validation_rows(films.labels, patients, recipe.validation, seed)
+        held = choose_validation_rows(images.labels, patients, recipe.validation, seed)
     if recipe.films is None:
-        return films[~held], patients[~held], films[held]
+        return images[~held], patients[~held], images[held]
     drawn = np.random.default_rng([seed, 2]).permutation(np.flatnonzero(~held))[: recipe.films]
-    return films[drawn], patients[drawn], films[held]
+    return images[drawn], patients[drawn], images[held]
 
 
-def _epochs_meant(recipe: Reference, fitted: _Films, patients: npt.NDArray[np.str_], session: Session) -> JSONObject:
+def _epochs_meant(recipe: Reference, fitted: _Images, patients: npt.NDArray[np.str_], session: Session) -> JSONObject:
     """Return epochs and, for a system with candidates, the chosen layers."""
     meant: JSONObject = {"epochs_meant": recipe.epochs}
     if recipe.candidates:
@@ -254,38 +285,38 @@ def _epochs_meant(recipe: Reference, fitted: _Films, patients: npt.NDArray[np.st
     return meant
 
 
-def fit(
+def fit_reference_system(
     recipe: Reference,
-    pictures: PixelArray,
+    pixels: PixelArray,
     labels: _LABELS,
     patients: npt.NDArray[np.str_],
     session: Session,
     vgg19_weights: Path | None = None,
 ) -> keras.Model:
-    """Fit a system and return its network.
+    """Fit a reference system and return its network.
 
     Called again after an interruption it continues after the last whole epoch.
 
     Args:
         recipe: the system.
-        pictures: uint8 [n, rows, columns] after ``preprocessing.resize_to_input``.
+        pixels: uint8 [n, rows, columns] after ``preprocessing.resize_to_input``.
         labels: int64 [n] in {0, 1}.
-        patients: str [n]; those kept for the validation loss, where a system has one, are not fitted to.
+        patients: str [n]; those kept for the validation loss, if a system has one, are not fitted to.
         session: its folder gets ``history.csv`` (epoch, loss, seconds), checkpoints, ``fit.json`` (epochs reached and
             meant, seconds, how the fit ended, parameters, ImageNet weights or none) and ``fitted.weights.h5``.
-        vgg19_weights: file of ImageNet weights without top; ``None``: Keras is asked for them.
+        vgg19_weights: file of ImageNet weights without top; ``None``: Keras fetches them.
 
     Raises:
         FittingFailed: the loss is NaN or infinite.
-        UsageError: the file of weights holds none.
+        UsageError: the file of weights has none of VGG19.
     """
     folder = session.folder
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / FIT_FILE
     state: JSONObject = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     began_s = time.monotonic()
-    films = _Films(nearest(pictures, recipe.side_px), labels)
-    fitted, fitted_patients, held = _split(recipe, films, patients, session.seed)
+    images = _Images(resize_nearest(pixels, recipe.side_px), labels)
+    fitted, fitted_patients, held = _split(recipe, images, patients, session.seed)
     imagenet = None
     if not state.get("ended") and not Checkpoint.epochs(folder) and "VGG19" in recipe.layers:
         imagenet = _imagenet(recipe, vgg19_weights, session.log)
@@ -302,15 +333,15 @@ def fit(
         model.load_weights(folder / WEIGHTS_FILE)
         return model
     state["parameters"] = model.count_params()
-    keep_text(file, json.dumps(state, indent=2) + "\n")
+    write_text_atomically(file, json.dumps(state, indent=2) + "\n")
     state |= _fit_epochs(recipe, model, fitted, held, session, began_s)
-    keep_weights(model, folder / WEIGHTS_FILE)
-    keep_text(file, json.dumps(state, indent=2) + "\n")
+    write_weights_atomically(model, folder / WEIGHTS_FILE)
+    write_text_atomically(file, json.dumps(state, indent=2) + "\n")
     return model
 
 
 def _fit_epochs(
-    recipe: Reference, model: keras.Model, fitted: _Films, held: _Films, session: Session, began_s: float
+    recipe: Reference, model: keras.Model, fitted: _Images, held: _Images, session: Session, began_s: float
 ) -> JSONObject:
     """Fit the remaining epochs and return their record.
 
@@ -321,17 +352,17 @@ def _fit_epochs(
         model: compiled.
         fitted: images to fit to.
         held: images for the validation loss; none for most systems.
-        session: see ``fit``.
+        session: see ``fit_reference_system``.
         began_s: ``time.monotonic()`` when this fit began.
     """
     folder = session.folder
     done = Checkpoint.restore(model, folder)
-    before_s = spent_s(folder, done)
+    before_s = sum_epoch_seconds(folder, done)
     steps = session.steps_per_epoch or recipe.steps_per_epoch or math.ceil(len(fitted) / recipe.batch)
     limit = TimeLimit(session.minutes, before_s + time.monotonic() - began_s)
     progress = ProgressLog(recipe.epochs, folder / HISTORY_FILE, session.log, session.advance)
     validated = _Validated(recipe, held, folder, done) if len(held) else None
-    callbacks = [NotANumber(), Reseed(session.seed), limit, progress]
+    callbacks = [StopAtNaN(), Reseed(session.seed), limit, progress]
     callbacks += [validated, Checkpoint(folder)] if validated else [Checkpoint(folder)]
     record: JSONObject = {"epochs": float(done), "ended": "done"}
     if done < recipe.epochs and not (validated and validated.is_over):
@@ -359,30 +390,35 @@ def _fit_epochs(
 
 @dataclass(frozen=True, slots=True)
 class ReferenceTrainer:
-    """Fit a reference system, see ``cross_validation.Trainer``.
+    """Trainer of a reference system, see ``cross_validation.Trainer``.
 
     Attributes:
         recipe: the system.
-        vgg19_weights: see ``fit``.
+        vgg19_weights: see ``fit_reference_system``.
     """
 
     recipe: Reference
     vgg19_weights: Path | None = None
 
     def check(self, data: Data) -> None:
-        """Refuse images with several findings.
+        """Check that the data set has one finding.
+
+        Args:
+            data: the data set.
 
         Raises:
-            UsageError: names the findings.
+            UsageError: it has several; they are named.
         """
         if len(data.findings) != 1:
-            raise UsageError(f"{self.recipe.name} knows one finding, these films have {', '.join(data.findings)}")
+            raise UsageError(
+                f"{self.recipe.name} is for one finding, but the labels name {', '.join(data.findings)}: label one only"
+            )
 
     def fit(self, data: Data, rows: npt.NDArray[np.bool_], session: Session) -> keras.Model:
         """Fit the system's network to the images of ``rows``, bool [n]."""
         labels, patients = data.labels[rows, 0], data.patients[rows]
-        return fit(self.recipe, data.pictures[rows], labels, patients, session, self.vgg19_weights)
+        return fit_reference_system(self.recipe, data.pixels[rows], labels, patients, session, self.vgg19_weights)
 
-    def logits(self, model: keras.Model, pictures: PixelArray) -> npt.NDArray[np.float64]:
-        """Return float64 [n, 1] for uint8 [n, rows, columns]."""
-        return logits_of(model, self.recipe, pictures)[:, np.newaxis]
+    def logits(self, model: keras.Model, pixels: PixelArray) -> npt.NDArray[np.float64]:
+        """Compute logits, float64 [n, 1], for uint8 [n, rows, columns]."""
+        return compute_reference_logits(model, self.recipe, pixels)[:, np.newaxis]

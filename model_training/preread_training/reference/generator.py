@@ -1,7 +1,7 @@
-"""Augmentation of the old Keras image generator, in TensorFlow.
+"""Augmentation of the reference systems: the old Keras image generator.
 
 The order is the generator's: one affine map about the centre (nearest pixel beyond the rim), the shift of grey levels
-held within the film's own range, the flip, then brightness, which multiplies.
+held within the image's own range, the flip, then brightness, which multiplies.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from preread_training.data.augmentation import draws
-from preread_training.reference.systems import Shifts
+from preread_training.data.augmentation import make_uniform_source
+from preread_training.reference.systems import GeneratorAugmentation
 
 
-def _maps(how: Shifts, uniform: Any, side: float) -> Any:
+def _maps(how: GeneratorAugmentation, uniform: Any, side: float) -> Any:
     """Return projective transforms [n, 8] from output to input.
 
     Rotation, then shift, shear and zoom, about the centre.
@@ -36,16 +36,21 @@ def _maps(how: Shifts, uniform: Any, side: float) -> Any:
     return tf.stack([column_column, column_row, column, row_column, row_row, row, zero, zero], axis=1)
 
 
-def shift(how: Shifts, pictures: Any, key: Any) -> Any:
-    """Vary float32 [n, side, side, 1] in grey levels 0 to 255.
+def augment_like_generator(how: GeneratorAugmentation, images: Any, key: Any) -> Any:
+    """Augment a batch as the old Keras image generator did, in TensorFlow.
 
     Args:
-        key: int64 [2], seed and step; the same key gives the same.
+        how: ranges of the augmentation.
+        images: float32 [n, side, side, 1] in grey levels 0 to 255.
+        key: int64 [2], seed and step; the same key gives the same output.
+
+    Returns:
+        float32 [n, side, side, 1].
     """
-    n, side = tf.shape(pictures)[0], pictures.shape[1]
-    uniform = draws(key, n)
+    n, side = tf.shape(images)[0], images.shape[1]
+    uniform = make_uniform_source(key, n)
     x = tf.raw_ops.ImageProjectiveTransformV3(
-        images=pictures,
+        images=images,
         transforms=_maps(how, uniform, float(side)),
         output_shape=[side, side],
         interpolation="BILINEAR",

@@ -1,4 +1,4 @@
-"""Layers written in one line, as in the reference systems' tables.
+"""Notation of the reference systems' layers in one line.
 
 ``C32-3`` is a convolution of 32 filters of 3x3, ``D64`` a dense layer of 64 units, both with ReLU; ``t`` at the end
 stands for tanh, ``g`` for sigmoid, ``=`` for padding that keeps the size. ``P`` takes the largest of 2x2, ``A`` their
@@ -26,11 +26,14 @@ _TOKEN = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One token read.
+    """One layer in the notation of the reference systems.
 
     Attributes:
+        kind: of the layer; single letters as in the notation.
         count: filters or units.
         side: of the kernel.
+        activation: name in Keras.
+        padding: of a convolution.
         share: dropped, in [0, 1].
     """
 
@@ -42,17 +45,20 @@ class Layer:
     share: float = 0.0
 
 
-def parse(layers: str) -> list[Layer]:
-    """Read a line of layers.
+def parse_layers(layers: str) -> list[Layer]:
+    """Parse a reference system's line of layers.
+
+    Args:
+        layers: tokens separated by blanks, such as ``C32-3 P F D64``.
 
     Raises:
-        UsageError: a token is unknown, named.
+        UsageError: a token is unknown; it is named.
     """
     read = []
     for token in layers.split():
         found = _TOKEN.fullmatch(token)
         if found is None:
-            raise UsageError(f"{layers!r}: {token!r} is no layer")
+            raise UsageError(f"{layers!r}: {token!r} is no layer: write one such as C32-3, P, F, Dr.4 or D64")
         if found["filters"]:
             padding: Literal["valid", "same"] = "same" if found["same"] else "valid"
             activation = _ACTIVATIONS[found["curve"]]
@@ -66,12 +72,21 @@ def parse(layers: str) -> list[Layer]:
     return read
 
 
-def build(layers: str, side_px: int, channels: int) -> keras.Model:
-    """Build a network from its notation.
+def build_reference_network(layers: str, side_px: int, channels: int) -> keras.Model:
+    """Build a reference system's network from its line of layers.
 
-    Input float32 [batch, side_px, side_px, channels] in 0 to 1; output logit [batch, 1].
+    Kernels are Glorot-uniform and biases zero, which is Keras's default.
 
-    Kernels are Glorot-uniform and biases zero, which is what Keras does unasked.
+    Args:
+        layers: see ``parse_layers``.
+        side_px: side of the input.
+        channels: of the input.
+
+    Returns:
+        A network of float32 [batch, side_px, side_px, channels] in 0 to 1 with the output logit [batch, 1].
+
+    Raises:
+        UsageError: see ``parse_layers``.
     """
     shape = (side_px, side_px, channels)
 
@@ -92,5 +107,5 @@ def build(layers: str, side_px: int, channels: int) -> keras.Model:
             case "VGG19":
                 return keras.applications.VGG19(include_top=False, weights=None, input_shape=shape)
 
-    parts = [made(layer) for layer in parse(layers)]
+    parts = [made(layer) for layer in parse_layers(layers)]
     return keras.Sequential([keras.Input(shape), *parts, keras.layers.Dense(1, name="logit")])

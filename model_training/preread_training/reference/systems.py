@@ -1,8 +1,8 @@
 """Five published student projects as reference systems.
 
 A: with Palomar Medical Center; E: greyscale, 128 pixels; L: children aged 1 to 5; K: "Exploring Image Classification".
-Each entry is the system as its authors' code has it. Where the protocol around a system was flawed (a test set that was
-the training folder, a network that was never trained), ``mended`` says what is done here instead.
+Each entry is the system as its authors' code has it. If the protocol around a system was flawed (a test set that was
+the training folder, a network that was never trained), ``mended`` states what is done here instead.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True, slots=True)
-class Shifts:
+class GeneratorAugmentation:
     """Augmentation of the old Keras generator.
 
     One affine map, then a shift of grey levels, then brightness.
@@ -24,8 +24,8 @@ class Shifts:
         height: the same, down.
         shear_degrees: largest shear either way.
         zoom: largest change of scale either way, drawn apart for the two directions.
-        vertical_flip: whether half of the films are turned upside down.
-        channel_shift: largest shift in grey levels of 255, held within the film's own darkest and brightest.
+        vertical_flip: whether half of the images are turned upside down.
+        channel_shift: largest shift in grey levels of 255, held within the image's own darkest and brightest.
         brightness: range of the factor by which grey levels are multiplied.
     """
 
@@ -41,28 +41,34 @@ class Shifts:
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """One system: what decides its fit, and what its authors said of it.
+    """A reference system: all that decides its fit, and its authors' figures.
 
     Attributes:
+        name: short name in the table.
+        system: description of the network.
         layers: in the notation of ``preread_training.reference.notation``, the last unit left out.
         parameters: of the network, trainable or not.
         reported: the number or numbers that its authors gave.
-        reported_accuracy: the one of them that stands for the system, if there is one.
-        really: what that number was.
-        measured_on: the same in a word or two, where there is a number.
+        reported_accuracy: the one of them that stands for the system; ``None`` if there is none.
+        really: of what that number was measured.
         mended: flaws of the original protocol, by their number in the table of flaws, and what is done here instead.
-        void: the reported number says nothing about the system, which may therefore be fitted in less time.
-        side_px: side of the picture that the network sees.
+        measured_on: the same as ``really`` in a word or two.
+        void: true if the reported number states nothing about the system, which may therefore be fitted in less time.
+        side_px: side of the network's input.
         channels: 1, or 3 for three times the same.
-        steps_per_epoch: None for one pass over the films.
-        class_weights: of films without and with the finding in the loss.
-        films: so many drawn at random are fitted to; None for all.
+        optimizer: name in Keras.
+        learning_rate: constant.
+        epochs: of the fit.
+        batch: images in a batch.
+        steps_per_epoch: ``None`` for one pass over the images.
+        class_weights: of images without and with the finding in the loss.
+        ``films``: number of images, drawn at random, to fit to; ``None`` for all.
         shifts: augmentation, if any.
-        patience: epochs without a better validation loss after which the fit ends; None without early stopping.
-        best: whether the epoch with the best validation loss counts, and not the last.
-        validation: share of the films, patient by patient, that is kept from the fit for the validation loss.
-        candidates: layers and epochs that a threefold cross-validation chooses from; then ``layers`` and ``epochs``
-            are those of the first.
+        patience: epochs without a better validation loss after which the fit ends; ``None`` without early stopping.
+        best: true if the epoch with the best validation loss counts, and not the last.
+        validation: share of the images, patient by patient, that is kept from the fit for the validation loss.
+        candidates: layers and epochs that a threefold cross-validation chooses from; then ``layers`` and ``epochs`` are
+            those of the first.
     """
 
     name: str
@@ -84,22 +90,22 @@ class Reference:
     steps_per_epoch: int | None = None
     class_weights: tuple[float, float] = (1.0, 1.0)
     films: int | None = None
-    shifts: Shifts | None = None
+    shifts: GeneratorAugmentation | None = None
     patience: int | None = None
     best: bool = False
     validation: float = 0.15
     candidates: tuple[tuple[str, int], ...] = ()
 
 
-_F1 = "F1: measured on films kept out of the fit"
+_F1 = "F1: measured on images kept out of the fit"
 _F3 = "F3: the network that was fitted is measured"
 _F5 = "F5: measured at all"
-_F8_UNSCALED = "F8: every picture is divided by 255"
-_F8_TEST = "F8: nothing is chosen on the films that measure it"
-_F10 = "F10: hold-out and validation by patient, apart from the films of the fit"
-_F11 = "F11: no film in two sets"
-_IN_TRAINING = "accuracy on training films: the test generator read the training folder"
-_SIXTEEN = "of 16 validation films; never tested"
+_F8_UNSCALED = "F8: every image is divided by 255"
+_F8_TEST = "F8: nothing is chosen on the images that measure it"
+_F10 = "F10: hold-out and validation by patient, apart from the images of the fit"
+_F11 = "F11: no image in two sets"
+_IN_TRAINING = "accuracy on training images: the test generator read the training folder"
+_SIXTEEN = "of 16 validation images; never tested"
 _UNTRAINED = "a network built anew and not trained"
 
 _DENSE = "F D50 D35 D25 D15"
@@ -111,13 +117,13 @@ _K_CNN = "C128-3= P C64-3= P C32-3= P C32-3= P F D512 Dr.3 D64 Dr.3"
 
 _A1 = Reference(
     "A1", "one dense layer, 200 px", "F D50", 6_000_101, "test .729 (train .929)", 0.7292,
-    "the official 624 test films, one run", (_F8_UNSCALED,),
+    "the official 624 test images, one run", (_F8_UNSCALED,),
     side_px=200, optimizer="sgd", learning_rate=0.01, epochs=5, batch=50,
 )  # fmt: skip
 _A3 = replace(
     _A1, name="A3", system="four dense layers, more epochs", layers=_DENSE, parameters=6_003_141, epochs=10,
     reported="test .793 (train .943)", reported_accuracy=0.7933,
-    really="the official 624 test films, on which it was also validated", mended=(_F8_TEST,),
+    really="the official 624 test images, on which it was also validated", mended=(_F8_TEST,),
 )  # fmt: skip
 _A5 = replace(
     _A1, name="A5", system="CNN of three convolutions, 100 px", layers=_A_CNN, parameters=445_537, side_px=100,
@@ -144,22 +150,22 @@ _L3 = replace(
     _L1, name="L3", system="CNN of four convolutions, 150 px", layers=_L_CNN, parameters=3_453_121, void=False,
     measured_on="test films",
     reported="test .664 (train .976, validation .794)", reported_accuracy=0.6635,
-    really="the official 624 test films, one run; 1,000 films an epoch", mended=(_F11,),
+    really="the official 624 test images, one run; 1,000 images an epoch", mended=(_F11,),
 )  # fmt: skip
 _L5 = replace(
     _L3, name="L5", system='L3, fewer steps ("early stopping", final)', steps_per_epoch=30,
     reported="test .837 (.806 in another run)", reported_accuracy=0.8365,
-    really="the official 624 test films, best of two runs; the early stopping was never used",
-    mended=("F4: said to be what it was, 20 epochs of 600 films; L5e has the early stopping", _F11,
+    really="the official 624 test images, best of two runs; the early stopping was never used",
+    mended=("F4: said to be what it was, 20 epochs of 600 images; L5e has the early stopping", _F11,
             "F12: sensitivity and specificity under their right names"),
 )  # fmt: skip
 _K1 = Reference(
     "K1", "CNN of four padded convolutions", _K_CNN, 1_187_073, "test .838 (validation .958)", 0.8381,
-    "a new split by file of 877 films, 29 % of them from the training folder; patients not kept apart", (_F10,),
+    "a new split by file of 877 images, 29 % of them from the training folder; patients not kept apart", (_F10,),
     learning_rate=1e-3, epochs=50, batch=32, steps_per_epoch=128, patience=20, best=True,
     validation=0.176,
 )  # fmt: skip
-_K2_SHIFTS = Shifts(
+_K2_SHIFTS = GeneratorAugmentation(
     rotation_degrees=20, width=0.2, height=0.2, shear_degrees=0.2, zoom=0.4, channel_shift=150, brightness=(0.2, 1.0)
 )
 
@@ -176,7 +182,7 @@ _SYSTEMS = (
     replace(
         _A3, name="A4", system="four dense layers with dropout", layers="F D50 Dr.3 D35 Dr.3 D25 Dr.3 D15 Dr.3",
         reported="test .625 (train .743)", reported_accuracy=0.6250,
-        really="the share of pneumonia: it calls every film pneumonia",
+        really="the share of pneumonia: it calls every image pneumonia",
     ),
     _A5,
     replace(
@@ -191,19 +197,19 @@ _SYSTEMS = (
     ),
     Reference(
         "E1", "one dense layer of 8, grey", "F D8", 131_089, "test .695 (train .930)", 0.6950,
-        "200 test films drawn at random", ("F13: measured on a whole hold-out; positive is pneumonia",),
+        "200 test images drawn at random", ("F13: measured on a whole hold-out; positive is pneumonia",),
         channels=1, optimizer="sgd", learning_rate=0.01, epochs=100, batch=80, films=200,
     ),
     _E2,
     replace(
-        _E2, name="E3", system="E2, films without pneumonia weighted 3", class_weights=(3.0, 1.0),
+        _E2, name="E3", system="E2, images without pneumonia weighted 3", class_weights=(3.0, 1.0),
         reported="validation .8125 (train .995)",
     ),
     replace(
         _E2, name="E4", system="E2 chosen by a grid search", layers=_E_GRID[0][0], epochs=_E_GRID[0][1], batch=32,
         films=64, candidates=_E_GRID, measured_on="nothing", void=True,
         reported="cross-validated .815", reported_accuracy=0.8153,
-        really="64 films, and a search that varied nothing",
+        really="64 images, and a search that varied nothing",
         mended=(_F5, "F6: each of the twelve candidates is built from its own settings"),
     ),
     replace(
@@ -216,9 +222,9 @@ _SYSTEMS = (
         _E2, name="E6", system="augmented CNN, grey", layers=_A_CNN, parameters=838_177,
         optimizer="sgd", learning_rate=0.01, epochs=50, batch=500, class_weights=(2.0, 1.0), measured_on="nothing",
         void=True,
-        shifts=Shifts(rotation_degrees=30, width=0.3, height=0.2, zoom=0.2, vertical_flip=True),
+        shifts=GeneratorAugmentation(rotation_degrees=30, width=0.3, height=0.2, zoom=0.2, vertical_flip=True),
         reported="none", reported_accuracy=None, really="never run",
-        mended=(_F5, "fitted on training films, where its code named the test films; these stay as they are"),
+        mended=(_F5, "fitted on training images, where its code named the test images; these stay as they are"),
     ),
     _L1,
     replace(

@@ -1,4 +1,4 @@
-"""Table, JSON and figure of a comparison, from its rows alone."""
+"""Table, page, JSON and figure of a comparison, from its rows alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from preread.core.types import JSONObject
-from preread_training.data.atomic_files import keep_bytes
+from preread_training.data.atomic_files import write_bytes_atomically
 from preread_training.report.comparison import BASELINES, PRODUCT
 from preread_training.report.figure_style import (
     ABSENT,
@@ -22,17 +22,18 @@ from preread_training.report.figure_style import (
     MUTED,
     NETWORK,
     PRESENT,
-    grid,
-    styled,
-    svg,
+    apply_style,
+    draw_grid,
+    encode_svg,
 )
 
 NAME = "compare"
-_REPORTED_COLOURS = {
-    "test films": ABSENT,
-    "16 validation films": CATEGORIES[2],
-    "training films": CATEGORIES[4],
-    "nothing": BORDER,
+# Legend and colour of a reported number, by the row's ``measured_on``.
+_REPORTED = {
+    "test films": ("reported: on test images", ABSENT),
+    "16 validation films": ("reported: on 16 validation images", CATEGORIES[2]),
+    "training films": ("reported: on training images", CATEGORIES[4]),
+    "nothing": ("reported: void", BORDER),
 }
 _HEAD = (
     "",
@@ -43,7 +44,7 @@ _HEAD = (
     "accuracy",
     "sensitivity",
     "specificity",
-    "AUC, conflict normals",
+    "AUC, hard negatives",
     "s an epoch",
     "epochs",
     "parameters",
@@ -52,7 +53,7 @@ _LAW = """\
 # The reference systems under one protocol
 
 Written by `preread-train compare`; do not edit it. The systems are those of five published student projects on these
-films (A1 to K3), rebuilt from their code, beside the product's own network and four baselines that need no network.
+images (A1 to K3), rebuilt from their code, beside the product's own network and four baselines that need no network.
 
 ![Reported and honest accuracy of each system](compare.svg)
 
@@ -61,10 +62,10 @@ films (A1 to K3), rebuilt from their code, beside the product's own network and 
 {protocol}
 
 What this table cannot say: one hold-out and one seed, so that two systems whose intervals overlap are not told apart.
-The hold-out is framed like the films of the fit. The official test films are framed otherwise, and were not opened for
-this: a number reported on them is not to be compared with the accuracy beside it. The AUC on conflict normals is what
-shows best here what another framing does to a system. L4 and L5 take the same 600 steps and count their epochs
-otherwise, so that the same seed gives the same network.
+The hold-out is framed like the images of the fit. The official test images are framed otherwise, and were not opened
+for this: a number reported on them is not to be compared with the accuracy beside it. The AUC on hard negatives shows
+best here what another framing does to a system. L4 and L5 take the same 600 steps and count their epochs otherwise, so
+that the same seed gives the same network.
 
 ## The table
 
@@ -117,22 +118,22 @@ def _cells(row: JSONObject) -> list[str]:
     return [*cells, "" if parameters is None else f"{parameters:,}"]
 
 
-def table(rows: Sequence[JSONObject]) -> str:
-    """The table in Markdown."""
+def format_table(rows: Sequence[JSONObject]) -> str:
+    """Format the rows of a comparison as a table in Markdown."""
     lines = [_HEAD, ["---"] * 4 + ["---:"] * (len(_HEAD) - 4), *map(_cells, rows)]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines) + "\n"
 
 
 def _said_of(protocol: JSONObject) -> str:
     said = (
-        f"Fold 0 of {protocol['folds']} patient-wise folds is held out: {protocol['films_held_out']:,} films of "
+        f"Fold 0 of {protocol['folds']} patient-wise folds is held out: {protocol['films_held_out']:,} images of "
         f"{protocol['patients_held_out']:,} patients, {protocol['with_finding_held_out']:,} of them with pneumonia. "
-        f"The other {protocol['films_fitted']:,} films, of {protocol['patients_fitted']:,} other patients, are fitted "
+        f"The other {protocol['films_fitted']:,} images, of {protocol['patients_fitted']:,} other patients, are fitted "
         f"to, all with seed {protocol['seed']}; early stopping and best epochs look at a part of these patients, never "
-        "at the hold-out. Every number right of 'what that was' is of these held-out films and of a probability of one "
-        "half. Intervals (95 %) are drawn by patient; `compare.json` beside this page has them for every figure. "
-        "Conflict normals are films without pneumonia whose border alone makes a linear model say pneumonia, here "
-        f"{protocol['conflict_normals_held_out']} of them, against all films with it."
+        "at the hold-out. Every number right of 'what that was' is of these held-out images and of a probability of "
+        "one half. Intervals (95 %) are drawn by patient; `compare.json` beside this page has them for every figure. "
+        "Hard negatives are images without pneumonia that a linear model calls pneumonia by their border alone, here "
+        f"{protocol['conflict_normals_held_out']} of them, against all images with it."
     )
     return textwrap.fill(said, 120)
 
@@ -142,7 +143,7 @@ def _joined(values: set[str]) -> str:
 
 
 def _command(rows: Sequence[JSONObject]) -> str:
-    """The command that makes these rows, with words for the paths."""
+    """Return the command that makes these rows, with words for the paths."""
     protocol = rows[0]["protocol"]
     words = ["preread-train compare --data DATA --runs RUNS --out docs/explanation \\\n "]
     words += [f"--folds {protocol['folds']} --seed {protocol['seed']}"]
@@ -156,15 +157,15 @@ def _command(rows: Sequence[JSONObject]) -> str:
     return " ".join(words + ["--own RUN" for row in rows if row["name"] == PRODUCT])
 
 
-def page(rows: Sequence[JSONObject]) -> str:
-    """The whole page in Markdown."""
+def format_page(rows: Sequence[JSONObject]) -> str:
+    """Format the page of a comparison in Markdown."""
     protocol = rows[0]["protocol"]
     fitted = [row for row in rows if row.get("environment")]
     minutes = _joined({f"{row['minutes_allowed']:g}" for row in fitted if row.get("minutes_allowed")})
     threads = _joined({str(row["environment"]["threads"]) for row in fitted})
     mended = [f"| {row['name']} | {'; '.join(row['mended'])} |" for row in rows if row.get("mended")]
     text = _LAW.format(protocol=_said_of(protocol))
-    text += table(rows)
+    text += format_table(rows)
     text += "\n" + textwrap.fill(
         "`reported` and `what that was`: as the authors gave it, and where their number came from. `epochs`: reached "
         f"of meant; a fit ended where its minutes were over (allowed: {minutes or 'any'}), or where its early stopping "
@@ -175,7 +176,7 @@ def page(rows: Sequence[JSONObject]) -> str:
     text += "\n".join(["| system | flaw and remedy |", "| --- | --- |", *mended])
     versions = sorted({json.dumps(row["environment"], sort_keys=True) for row in fitted})
     text += "\n\n## The command that makes it\n\n```\n" + _command(rows) + "\n```\n\n" + _PARTS
-    text += f"Digest of films, labels, patients and folds: `{protocol['digest']}`."
+    text += f"Digest of images, labels, patients and folds: `{protocol['digest']}`."
     return text + "".join(f" Environment: `{version}`." for version in versions) + "\n"
 
 
@@ -185,9 +186,8 @@ def _accuracies(axes: Axes, rows: Sequence[JSONObject]) -> None:
         reported = row.get("reported_accuracy")
         if reported is not None:
             source = row["measured_on"]
-            colour = _REPORTED_COLOURS[source]
-            said = "reported: void" if source == "nothing" else f"reported: on {source}"
-            label = None if source in shown else said
+            legend, colour = _REPORTED[source]
+            label = None if source in shown else legend
             shown.add(source)
             axes.plot(reported, place, "o", mfc="white", mec=colour, mew=1.5, ms=6, label=label, zorder=3)
         if row["measured"] is None:
@@ -204,8 +204,8 @@ def _accuracies(axes: Axes, rows: Sequence[JSONObject]) -> None:
 
 def _areas(axes: Axes, rows: Sequence[JSONObject]) -> None:
     for name, colour, marker, lift, label in (
-        ("auc", NETWORK, "o", -0.13, "all held-out films"),
-        ("auc_conflict_normals", PRESENT, "D", 0.13, "conflict normals against pneumonia"),
+        ("auc", NETWORK, "o", -0.13, "all held-out images"),
+        ("auc_conflict_normals", PRESENT, "D", 0.13, "hard negatives against pneumonia"),
     ):
         named = False
         for place, row in enumerate(rows):
@@ -219,9 +219,9 @@ def _areas(axes: Axes, rows: Sequence[JSONObject]) -> None:
     axes.set_xlabel("AUC, 95 % interval")
 
 
-@styled
-def figure(rows: Sequence[JSONObject]) -> Figure:
-    """Reported against honest accuracy, and both AUC, a line for each system."""
+@apply_style
+def draw_comparison(rows: Sequence[JSONObject]) -> Figure:
+    """Draw reported and measured accuracy, and both AUC, of each system."""
     drawn = Figure(figsize=(9.4, 1.5 + 0.27 * len(rows)), layout="constrained")
     FigureCanvasAgg(drawn)
     left, right = drawn.subplots(1, 2, sharey=True)
@@ -229,7 +229,7 @@ def figure(rows: Sequence[JSONObject]) -> Figure:
     _areas(right, rows)
     for axes in (left, right):
         axes.set_axisbelow(True)
-        grid(axes, "x")
+        draw_grid(axes, "x")
         axes.tick_params(axis="y", length=0)
         axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize=8, labelcolor=INK)
     left.set_yticks(range(len(rows)), [row["name"] for row in rows])
@@ -241,18 +241,25 @@ def figure(rows: Sequence[JSONObject]) -> Figure:
     return drawn
 
 
-def write(rows: Sequence[JSONObject], folder: Path) -> list[Path]:
-    """Write ``compare.md``, ``compare.json``, ``compare.svg``; return paths.
+def write_comparison(rows: Sequence[JSONObject], folder: Path) -> list[Path]:
+    """Write ``compare.md``, ``compare.json``, ``compare.svg`` of a comparison.
+
+    Args:
+        rows: of ``comparison.read_rows``.
+        folder: made if it does not exist.
+
+    Returns:
+        The paths.
 
     Raises:
         NotKept: the disk is full.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = {
-        folder / f"{NAME}.md": page(rows).encode(),
+        folder / f"{NAME}.md": format_page(rows).encode(),
         folder / f"{NAME}.json": (json.dumps({"rows": list(rows)}, indent=1) + "\n").encode(),
-        folder / f"{NAME}.svg": svg(figure(rows)),
+        folder / f"{NAME}.svg": encode_svg(draw_comparison(rows)),
     }
     for path, content in files.items():
-        keep_bytes(path, content)
+        write_bytes_atomically(path, content)
     return list(files)

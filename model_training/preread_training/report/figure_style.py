@@ -1,6 +1,6 @@
 """Style of the report's figures, and their encoding.
 
-Colours after Okabe and Ito, which colour-blind people tell apart; what a line is stands beside it in its own colour.
+Colours after Okabe and Ito, which colour-blind people tell apart; a line's name stands beside it in its own colour.
 """
 
 from __future__ import annotations
@@ -58,11 +58,13 @@ class Curve:
     """A line with a band around it.
 
     Attributes:
-        name: what stands beside it.
+        name: text beside it.
         x: float64 [points].
         y: float64 [points].
-        low: float64 [points], lower edge of the band, or None.
-        high: float64 [points], upper edge of the band, or None.
+        low: float64 [points], lower edge of the band; ``None`` without a band.
+        high: float64 [points], upper edge of the band; ``None`` without a band.
+        colour: of line and band.
+        dashes: style of the line in matplotlib.
     """
 
     name: str
@@ -74,8 +76,8 @@ class Curve:
     dashes: str = "-"
 
 
-def styled(draw: Callable[_Args, Figure]) -> Callable[_Args, Figure]:
-    """Decorate a function to draw in this style."""
+def apply_style(draw: Callable[_Args, Figure]) -> Callable[_Args, Figure]:
+    """Decorate a function that draws a figure, to draw in this style."""
 
     @functools.wraps(draw)
     def drawn(*args: _Args.args, **kwargs: _Args.kwargs) -> Figure:
@@ -86,23 +88,23 @@ def styled(draw: Callable[_Args, Figure]) -> Callable[_Args, Figure]:
 
 
 @mpl.rc_context(_STYLE)
-def svg(figure: Figure) -> bytes:
-    """Return the figure as SVG, the same bytes everywhere."""
+def encode_svg(figure: Figure) -> bytes:
+    """Encode a figure as SVG, the same bytes everywhere."""
     stream = io.BytesIO()
     figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return stream.getvalue()
 
 
 @mpl.rc_context(_STYLE)
-def png(figure: Figure) -> bytes:
-    """Return the figure as PNG."""
+def encode_png(figure: Figure) -> bytes:
+    """Encode a figure as PNG."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=_PNG_DPI, metadata={"Software": None})
     return stream.getvalue()
 
 
-def panel(height_in: float) -> tuple[Figure, Axes]:
-    """Return an empty panel of the common width."""
+def make_panel(height_in: float) -> tuple[Figure, Axes]:
+    """Return an empty figure of the common width and its axes."""
     figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -110,13 +112,21 @@ def panel(height_in: float) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def grid(axes: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
+def draw_grid(axes: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
     """Draw faint lines at the ticks, behind the data."""
     axes.grid(visible=True, axis=axis, color=FAINT, linewidth=0.6)
 
 
-def spread(wanted: Sequence[float], gap: float) -> list[float]:
-    """Move labels apart by at least ``gap``, in their order."""
+def spread_labels(wanted: Sequence[float], gap: float) -> list[float]:
+    """Move positions of labels apart, keeping their order.
+
+    Args:
+        wanted: the positions.
+        gap: smallest distance of two labels.
+
+    Returns:
+        The new positions, in the order of ``wanted``.
+    """
     order = sorted(range(len(wanted)), key=lambda index: wanted[index])
     placed = list(wanted)
     for before, after in itertools.pairwise(order):
@@ -125,8 +135,8 @@ def spread(wanted: Sequence[float], gap: float) -> list[float]:
     return [value - overshoot for value in placed]
 
 
-def named(axes: Axes, names: Sequence[str], colours: Sequence[str]) -> None:
-    """Write the names of bars above the panel, in their colours."""
+def draw_names_of_bars(axes: Axes, names: Sequence[str], colours: Sequence[str]) -> None:
+    """Write the names of bars above a panel, in their colours."""
     axes.legend(
         loc="lower left",
         bbox_to_anchor=(0, 1),

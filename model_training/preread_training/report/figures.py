@@ -1,8 +1,6 @@
-"""The report's figures, from arrays.
+"""Figures of the report, drawn from arrays.
 
-No function reads a run or writes a file.
-
-One panel each, so that a phone can stack them.
+No function reads a run or writes a file. Each figure has one panel, so that a phone can stack them.
 """
 
 from __future__ import annotations
@@ -26,25 +24,25 @@ from preread_training.report.figure_style import (
     PRESENT,
     Curve,
     Floats,
-    grid,
-    named,
-    panel,
-    spread,
-    styled,
+    apply_style,
+    draw_grid,
+    draw_names_of_bars,
+    make_panel,
+    spread_labels,
 )
 
 
-@styled
-def class_balance(parts: Sequence[str], names: Sequence[str], counts: npt.NDArray[np.int64], unit: str) -> Figure:
-    """Draw stacked bars, one for each part of the data.
+@apply_style
+def draw_class_balance(parts: Sequence[str], names: Sequence[str], counts: npt.NDArray[np.int64], unit: str) -> Figure:
+    """Draw the class balance: stacked bars, one for each part of the data.
 
     Args:
         parts: of the data set, top first.
         names: of the classes, left first.
         counts: int64 [parts, classes].
-        unit: what is counted.
+        unit: of the counts.
     """
-    figure, axes = panel(0.75 + 0.34 * len(parts))
+    figure, axes = make_panel(0.75 + 0.34 * len(parts))
     rows = np.arange(len(parts))
     left = np.zeros(len(parts))
     for name, column, colour in zip(names, counts.T, CATEGORIES, strict=False):
@@ -57,31 +55,31 @@ def class_balance(parts: Sequence[str], names: Sequence[str], counts: npt.NDArra
     axes.set_xlabel(unit)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    grid(axes, "x")
-    named(axes, names, CATEGORIES)
+    draw_grid(axes, "x")
+    draw_names_of_bars(axes, names, CATEGORIES)
     return figure
 
 
-@styled
-def learning_curves(
+@apply_style
+def draw_learning_curves(
     curves: Sequence[Curve], changes: Sequence[tuple[float, str]], floor: float | None, y: str
 ) -> Figure:
     """Draw one learning curve for each network.
 
     Args:
         curves: x are epochs from 1.
-        changes: epochs after which something changes, and what it changes to.
-        floor: the lowest value that can be reached, or None.
-        y: what the lines show.
+        changes: epochs after which something changes, and its new value.
+        floor: the lowest value that can be reached; ``None`` if it is not known.
+        y: label of the axis.
     """
-    figure, axes = panel(3.0)
+    figure, axes = make_panel(3.0)
     for curve in curves:
         axes.plot(curve.x, curve.y, curve.dashes, color=curve.colour, marker="o", markersize=2.6)
     ends = [float(curve.y[-1]) for curve in curves]
     top = max(float(curve.y.max()) for curve in curves)
     bottom = min(ends) if floor is None else floor
     longest = max(float(curve.x[-1]) for curve in curves)
-    for curve, place in zip(curves, spread(ends, (top - bottom) * 0.06), strict=True):
+    for curve, place in zip(curves, spread_labels(ends, (top - bottom) * 0.06), strict=True):
         axes.annotate(
             curve.name,
             (curve.x[-1], curve.y[-1]),
@@ -112,7 +110,7 @@ def learning_curves(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("epoch")
     axes.set_ylabel(y)
-    grid(axes, "y")
+    draw_grid(axes, "y")
     return figure
 
 
@@ -131,7 +129,7 @@ def _zoomed(figure: Figure, axes: Axes, curves: Sequence[Curve], place: Any, x: 
     inset = axes.inset_axes(place, xlim=x, ylim=y)
     _lines(inset, curves)
     inset.tick_params(labelsize=7)
-    grid(inset)
+    draw_grid(inset)
     for side in ("top", "right"):
         inset.spines[side].set_visible(True)
     axes.indicate_inset_zoom(inset, edgecolor=MUTED)
@@ -143,15 +141,15 @@ def _key(axes: Axes, curves: Sequence[Curve], x: float, y: float) -> None:
         axes.text(x, y - 0.065 * row, curve.name, color=curve.colour, fontsize=8, transform=axes.transAxes, ha="right")
 
 
-@styled
-def roc(curves: Sequence[Curve], point: tuple[float, float] | None = None) -> Figure:
+@apply_style
+def draw_roc_curves(curves: Sequence[Curve], point: tuple[float, float] | None = None) -> Figure:
     """Draw ROC curves, with the upper left corner enlarged.
 
     Args:
         curves: x = 1 - specificity, y = sensitivity.
-        point: the operating point, or None.
+        point: the operating point; ``None``: none is drawn.
     """
-    figure, axes = panel(4.4)
+    figure, axes = make_panel(4.4)
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1)
     _lines(axes, curves)
     inset = _zoomed(figure, axes, curves, (0.4, 0.29, 0.57, 0.53), (-0.005, 0.25), (0.75, 1.005))
@@ -169,25 +167,25 @@ def roc(curves: Sequence[Curve], point: tuple[float, float] | None = None) -> Fi
     axes.set(
         xlim=(-0.01, 1), ylim=(0, 1.01), xlabel="1 \N{MINUS SIGN} specificity", ylabel="sensitivity", aspect="equal"
     )
-    grid(axes)
+    draw_grid(axes)
     return figure
 
 
-@styled
-def precision_recall(curves: Sequence[Curve], prevalence: float) -> Figure:
+@apply_style
+def draw_precision_recall_curves(curves: Sequence[Curve], prevalence: float) -> Figure:
     """Draw precision-recall curves, with the upper right corner enlarged.
 
     Args:
         curves: x = recall (sensitivity), y = precision (positive predictive value).
-        prevalence: share of films with the finding, the precision of calling every film.
+        prevalence: share of images with the finding, the precision of flagging every image.
     """
-    figure, axes = panel(4.4)
+    figure, axes = make_panel(4.4)
     axes.axhline(prevalence, color=MUTED, linewidth=0.9, linestyle=":")
     above = prevalence < 0.9
     axes.text(
         0.01,
         prevalence + (0.012 if above else -0.012),
-        f"flagging every film: {prevalence:.2f}",
+        f"flagging every image: {prevalence:.2f}",
         color=MUTED,
         fontsize=8,
         va="bottom" if above else "top",
@@ -202,12 +200,12 @@ def precision_recall(curves: Sequence[Curve], prevalence: float) -> Figure:
     _key(axes, curves, 0.98, key)
     axes.set(xlim=(0, 1.01), ylim=(0, 1.02), xlabel="recall (sensitivity)", ylabel="precision (predictive value)")
     axes.set_aspect("equal")
-    grid(axes)
+    draw_grid(axes)
     return figure
 
 
-@styled
-def confusion(counts: npt.NDArray[np.int64], present: str, absent: str) -> Figure:
+@apply_style
+def draw_confusion_matrix(counts: npt.NDArray[np.int64], present: str, absent: str) -> Figure:
     """Draw a confusion matrix.
 
     Args:
@@ -215,7 +213,7 @@ def confusion(counts: npt.NDArray[np.int64], present: str, absent: str) -> Figur
         present: name of the label with the finding.
         absent: name of the label without it.
     """
-    figure, axes = panel(2.9)
+    figure, axes = make_panel(2.9)
     right = np.eye(2, dtype=bool)
     shares = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     meaning = (("not called", "called in vain"), ("missed", "found"))
@@ -234,10 +232,10 @@ def confusion(counts: npt.NDArray[np.int64], present: str, absent: str) -> Figur
             axes.text(column + 0.5, row + 0.42, f"{counts[row, column]}", ha="center", va="center", fontsize=17)
             text = f"{meaning[row][column]}, {shares[row, column]:.1%}"
             axes.text(column + 0.5, row + 0.76, text, ha="center", va="center", fontsize=8)
-    axes.set(xlim=(0, 2), ylim=(2, 0), xlabel="the network's answer", ylabel="label of the film")
+    axes.set(xlim=(0, 2), ylim=(2, 0), xlabel="the network's answer", ylabel="label of the image")
     axes.set_xticks([0.5, 1.5], ["below the threshold", "at or above it"], color=INK)
     axes.set_yticks(
-        [0.5, 1.5], [f"{absent}\n{counts[0].sum()} films", f"{present}\n{counts[1].sum()} films"], color=INK
+        [0.5, 1.5], [f"{absent}\n{counts[0].sum()} images", f"{present}\n{counts[1].sum()} images"], color=INK
     )
     axes.tick_params(length=0)
     for spine in axes.spines.values():
@@ -245,43 +243,43 @@ def confusion(counts: npt.NDArray[np.int64], present: str, absent: str) -> Figur
     return figure
 
 
-@styled
-def reliability(predicted: Floats, observed: Floats, films: npt.NDArray[np.int64], note: str) -> Figure:
+@apply_style
+def draw_reliability_diagram(predicted: Floats, observed: Floats, counts: npt.NDArray[np.int64], note: str) -> Figure:
     """Draw a reliability diagram with bins of equal weight.
 
     Args:
         predicted: float64 [bins], mean probability.
         observed: float64 [bins], share with the finding.
-        films: int64 [bins], how many films a bin holds; the area of its dot.
+        counts: int64 [bins], number of images in a bin; the area of its dot.
         note: printed into the panel.
     """
-    figure, axes = panel(4.4)
+    figure, axes = make_panel(4.4)
     axes.plot([0, 1], [0, 1], color=FAINT, linewidth=1.2)
     axes.text(0.60, 0.565, "means what it says", color=MUTED, fontsize=8, rotation=45, rotation_mode="anchor")
     axes.plot(predicted, observed, "-", color=NETWORK, linewidth=1, alpha=0.5)
-    axes.scatter(predicted, observed, s=10 + 140 * films / films.max(), color=NETWORK, alpha=0.75, linewidth=0)
+    axes.scatter(predicted, observed, s=10 + 140 * counts / counts.max(), color=NETWORK, alpha=0.75, linewidth=0)
     axes.text(0.03, 0.97, note, fontsize=8.5, va="top", transform=axes.transAxes, linespacing=1.5)
     axes.set(xlim=(-0.03, 1.03), ylim=(-0.03, 1.03), aspect="equal")
-    axes.set(xlabel="probability, mean of the bin", ylabel="share of films with the finding")
-    grid(axes)
+    axes.set(xlabel="probability, mean of the bin", ylabel="share of images with the finding")
+    draw_grid(axes)
     return figure
 
 
-@styled
-def probability_histogram(
+@apply_style
+def draw_probability_histogram(
     probability: Floats, labels: npt.NDArray[np.int64], names: tuple[str, str], band: tuple[float, float, float]
 ) -> Figure:
     """Draw a histogram of probabilities by label.
 
-    Images without the finding point down; counts on a root scale, so that small ones show.
+    Images without the finding point down; counts are on a root scale, so that small ones show.
 
     Args:
-        probability: float64 [films].
-        labels: int64 [films] in {0, 1}.
+        probability: float64 [images].
+        labels: int64 [images] in {0, 1}.
         names: of the labels, absent first.
         band: lower edge of ``uncertain``, threshold, upper edge.
     """
-    figure, axes = panel(3.2)
+    figure, axes = make_panel(3.2)
     edges = np.linspace(0, 1, 26)
     counts = [np.histogram(probability[labels == label], edges)[0] for label in (0, 1)]
     for label, sign, colour in ((1, 1, PRESENT), (0, -1, ABSENT)):
@@ -313,21 +311,21 @@ def probability_histogram(
     ticks = [tick for tick in (10, 100, 500, 1000, 2000, 5000, 10000) if tick <= most * 1.2] or [most]
     places = [*(-np.sqrt(ticks[::-1])), 0, *np.sqrt(ticks)]
     axes.set_yticks(places, [*map(str, ticks[::-1]), "0", *map(str, ticks)])
-    axes.set(xlim=(0, 1), xlabel="probability", ylabel="films (root scale)")
+    axes.set(xlim=(0, 1), xlabel="probability", ylabel="images (root scale)")
     return figure
 
 
-@styled
-def dots(names: Sequence[str], curves: Sequence[Curve], x: str, limits: tuple[float, float]) -> Figure:
-    """Draw one row for each name, one dot and interval for each curve.
+@apply_style
+def draw_dots(names: Sequence[str], curves: Sequence[Curve], x: str, limits: tuple[float, float]) -> Figure:
+    """Draw values with intervals, one row for each name.
 
     Args:
         names: of the rows, top first.
         curves: of each, ``x`` is the value of every row (NaN = none), ``low`` and ``high`` its interval.
-        x: what the dots show.
-        limits: of the axis; what lies below is drawn at its edge as an arrow.
+        x: label of the axis.
+        limits: of the axis; a value below is drawn at its edge as an arrow.
     """
-    figure, axes = panel(0.9 + 0.3 * len(names))
+    figure, axes = make_panel(0.9 + 0.3 * len(names))
     rows = np.arange(len(names), dtype=np.float64)
     for index, curve in enumerate(curves):
         at = rows + (index - (len(curves) - 1) / 2) * 0.2
@@ -342,24 +340,26 @@ def dots(names: Sequence[str], curves: Sequence[Curve], x: str, limits: tuple[fl
     axes.set_xlabel(x)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    grid(axes, "x")
+    draw_grid(axes, "x")
     if len(curves) > 1:
-        named(axes, [curve.name for curve in curves], [curve.colour for curve in curves])
+        draw_names_of_bars(axes, [curve.name for curve in curves], [curve.colour for curve in curves])
     return figure
 
 
-@styled
-def size_against_speed(sides_px: Sequence[int], time_ms: Floats, quality: Floats, served_px: int, y: str) -> Figure:
-    """Draw accuracy and time by input size.
+@apply_style
+def draw_size_against_speed(
+    sides_px: Sequence[int], time_ms: Floats, quality: Floats, served_px: int, y: str
+) -> Figure:
+    """Draw accuracy against time, one dot for each input size.
 
     Args:
         sides_px: of the input.
-        time_ms: float64 [sides], of one picture.
+        time_ms: float64 [sides], for one image.
         quality: float64 [sides].
         served_px: the side that the recipe serves, filled.
-        y: what ``quality`` is.
+        y: label of the axis of ``quality``.
     """
-    figure, axes = panel(3.1)
+    figure, axes = make_panel(3.1)
     axes.plot(time_ms, quality, "-", color=NETWORK, linewidth=1)
     for side, ms, value in zip(sides_px, time_ms, quality, strict=True):
         axes.plot(
@@ -369,16 +369,23 @@ def size_against_speed(sides_px: Sequence[int], time_ms: Floats, quality: Floats
         axes.annotate(text, (ms, value), (5, -5), textcoords="offset points", fontsize=8, va="top")
     axes.margins(x=0.14, y=0.22)
     axes.set_xlim(left=0)
-    axes.set(xlabel="ms a picture, one thread, LiteRT", ylabel=y)
+    axes.set(xlabel="ms an image, one thread, LiteRT", ylabel=y)
     axes.yaxis.set_major_formatter("{x:.3f}")
-    grid(axes)
+    draw_grid(axes)
     return figure
 
 
-@styled
-def bars(names: Sequence[str], values: Floats, x: str, texts: Sequence[str]) -> Figure:
-    """Draw one bar with its text for each name."""
-    figure, axes = panel(0.7 + 0.27 * len(names))
+@apply_style
+def draw_bars(names: Sequence[str], values: Floats, x: str, texts: Sequence[str]) -> Figure:
+    """Draw one bar with its text for each name.
+
+    Args:
+        names: of the bars, top first.
+        values: float64 [names], lengths of the bars.
+        x: label of the axis.
+        texts: at the ends of the bars.
+    """
+    figure, axes = make_panel(0.7 + 0.27 * len(names))
     rows = np.arange(len(names))
     drawn = axes.barh(rows, values, height=0.62, color=NETWORK)
     axes.bar_label(drawn, list(texts), padding=4, fontsize=8)
@@ -388,5 +395,5 @@ def bars(names: Sequence[str], values: Floats, x: str, texts: Sequence[str]) -> 
     axes.set_xlabel(x)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    grid(axes, "x")
+    draw_grid(axes, "x")
     return figure

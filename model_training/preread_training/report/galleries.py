@@ -1,4 +1,4 @@
-"""Image galleries of the local report: samples and errors."""
+"""Images of a data set for the local report: samples and errors."""
 
 from __future__ import annotations
 
@@ -13,67 +13,89 @@ from matplotlib.image import imsave
 
 from preread.core.types import FloatArray, PixelArray
 from preread.imaging.preprocessing import TRAINING_SPEC
-from preread_training.analysis.activation_maps import look_with_keras, overlay
+from preread_training.analysis.activation_maps import draw_map_over_image, make_keras_runner
 from preread_training.data.dataset import Data
 
 _OPACITY = 0.4
 _QUALITY = 85
 
 
-def data_uri(kind: str, content: bytes) -> str:
-    """Return bytes as a data URI; ``kind`` is a media type."""
+def encode_data_uri(kind: str, content: bytes) -> str:
+    """Encode bytes as a data URI.
+
+    Args:
+        kind: media type.
+        content: the bytes.
+    """
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def jpeg_uri(picture: PixelArray) -> str:
-    """Return an image as a data URI.
-
-    uint8 [rows, columns] or [rows, columns, 3].
-    """
-    stream = io.BytesIO()
-    colours = picture if picture.ndim == 3 else np.repeat(picture[..., np.newaxis], 3, axis=2)
-    imsave(stream, colours, format="jpg", pil_kwargs={"quality": _QUALITY})
-    return data_uri("image/jpeg", stream.getvalue())
-
-
-def activation_maps(run: Path, data: Data, rows: npt.NDArray[np.int64], finding: int) -> dict[int, FloatArray]:
-    """Return what each cell adds to the logit.
-
-    By the network of the fold in which the image was held out.
+def encode_jpeg_uri(image: PixelArray) -> str:
+    """Encode an image as JPEG in a data URI.
 
     Args:
+        image: uint8 [rows, columns] or [rows, columns, 3].
+    """
+    stream = io.BytesIO()
+    colours = image if image.ndim == 3 else np.repeat(image[..., np.newaxis], 3, axis=2)
+    imsave(stream, colours, format="jpg", pil_kwargs={"quality": _QUALITY})
+    return encode_data_uri("image/jpeg", stream.getvalue())
+
+
+def compute_activation_maps(run: Path, data: Data, rows: npt.NDArray[np.int64], finding: int) -> dict[int, FloatArray]:
+    """Compute the activation maps of held-out images of a run.
+
+    Each map is by the network of the fold in which the image was held out.
+
+    Args:
+        run: folder of the run.
+        data: the data set on which it was fitted.
         rows: int64 [n], of the data set.
+        finding: column of the data set's findings.
 
     Returns:
         For each row float32 [cells, cells], whose mean plus the head's bias is the logit. A row whose network is
         missing, or a reference system that has no such map, is absent.
     """
-    from preread_training.fit.cross_validation import network_of
+    from preread_training.fit.cross_validation import load_serving_network
 
     maps: dict[int, FloatArray] = {}
     for fold in np.unique(data.folds[rows]):
-        served = network_of(run, f"fold-{fold}", len(data.findings))
+        served = load_serving_network(run, f"fold-{fold}", len(data.findings))
         if served is not None:
             of_fold = rows[data.folds[rows] == fold]
-            seen = look_with_keras(served, TRAINING_SPEC, finding)(data.pictures[of_fold])
+            seen = make_keras_runner(served, TRAINING_SPEC, finding)(data.pixels[of_fold])
             maps |= dict(zip(of_fold.tolist(), seen.maps, strict=True))
     return maps
 
 
-def overlaid(film: PixelArray, cells: FloatArray, full: float) -> PixelArray:
-    """Draw an activation map over an image.
+def draw_gallery_map(image: PixelArray, cells: FloatArray, full: float) -> PixelArray:
+    """Draw an activation map over an image of a gallery.
 
-    Its strength is its largest value relative to ``full``, above 0.
+    One ``full`` for all images of a gallery makes them comparable: a map of small values is faint.
 
-    One ``full`` for all films of a gallery lets them be compared: a map that says little is faint.
+    Args:
+        image: uint8 [rows, columns].
+        cells: float32 [cells, cells], the map.
+        full: absolute value drawn at full strength, above 0.
+
+    Returns:
+        uint8 [rows, columns, 3], RGB.
     """
-    return overlay(film, cells, _OPACITY * min(1.0, float(np.abs(cells).max()) / full))
+    return draw_map_over_image(image, cells, _OPACITY * min(1.0, float(np.abs(cells).max()) / full))
 
 
-def kinds(data: Data, finding: int) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
-    """Return the kinds of images and the rows of each.
+def list_image_kinds(data: Data, finding: int) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
+    """Yield the kinds of images of a data set and the rows of each.
 
-    Without and with the finding; by kind in the published data set.
+    The kinds are without and with the finding; with it by kind of pneumonia in the published data set.
+
+    Args:
+        data: the data set.
+        finding: column of its findings.
+
+    Yields:
+        Name and rows, int64 [of this kind].
     """
     name, labels = data.findings[finding], data.labels[:, finding]
     yield f"without {name}", np.flatnonzero(labels == 0)
@@ -87,8 +109,18 @@ def kinds(data: Data, finding: int) -> Iterator[tuple[str, npt.NDArray[np.int64]
         yield name, np.flatnonzero(rest)
 
 
-def sample(data: Data, rows: npt.NDArray[np.int64], count: int, seed: int = 0) -> npt.NDArray[np.int64]:
-    """Draw images of different patients, the same ones each time."""
+def draw_sample_rows(data: Data, rows: npt.NDArray[np.int64], count: int, seed: int = 0) -> npt.NDArray[np.int64]:
+    """Draw sample images of different patients for the report.
+
+    Args:
+        data: the data set.
+        rows: int64 [n], the images to draw from.
+        count: how many at most.
+        seed: of the draw.
+
+    Returns:
+        int64 [at most ``count``], a part of ``rows``, rising in position.
+    """
     _, first = np.unique(data.patients[rows], return_index=True)
     drawn = np.random.default_rng(seed).permutation(first)[:count]
     return np.asarray(rows[np.sort(drawn)])

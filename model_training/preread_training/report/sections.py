@@ -1,4 +1,4 @@
-"""The sections of a report, as dictionaries for its template."""
+"""Sections of a run's report, as dictionaries for its template."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from preread.core.types import JSONObject
 from preread_training.data.dataset import Data
-from preread_training.fit.run_record import Part, changes_of_size, lowest_loss
+from preread_training.fit.run_record import Part, compute_lowest_loss, list_size_changes
 from preread_training.report import figures
 from preread_training.report.figure_style import (
     ABSENT,
@@ -22,76 +22,102 @@ from preread_training.report.figure_style import (
     NETWORK,
     PRESENT,
     Curve,
-    png,
-    svg,
+    encode_png,
+    encode_svg,
 )
-from preread_training.report.galleries import data_uri, kinds
+from preread_training.report.galleries import encode_data_uri, list_image_kinds
 from preread_training.report.tables import (
-    Judged,
+    MeasuredModel,
     Table,
-    answers_table,
-    calibration_records,
-    calibration_table,
-    main_table,
-    measured,
-    number,
-    percent,
-    subgroup_rows,
+    build_answers_table,
+    build_calibration_table,
+    build_main_table,
+    build_subgroup_table,
+    format_number,
+    format_percent,
+    measure_model,
+    measure_model_calibration,
 )
 from preread_training.stats import curves
 from preread_training.stats.bootstrap import Groups, Labels, Measure, Rows, Scores
-from preread_training.stats.operating_point import cross_fitted_answers, what_the_band_buys
+from preread_training.stats.operating_point import count_errors_with_band, measure_cross_fitted_threshold
 
+# Files in the report's folder keep their names.
+_SLUGS = {"all images": "all-films", "hard negatives": "conflict-normals", "conflict slice": "conflict-slice"}
 _LOOKS = ((NETWORK, "-"), (LINEAR, "--"), (BORDER, ":"))
 
 
 @dataclass
-class Drawn:
-    """Figures drawn so far: SVG for the page, PNG for the folder."""
+class DrawnFigures:
+    """Figures of a report drawn so far: SVG for the page, PNG for the folder."""
 
     pngs: dict[str, bytes] = field(default_factory=dict)
 
     def add(self, name: str, figure: Figure, title: str, caption: str = "") -> dict[str, str]:
-        """Store a figure and return its entry for the page."""
-        self.pngs[name] = png(figure)
-        uri = data_uri("image/svg+xml", svg(figure))
+        """Store a figure and return its entry for the page.
+
+        Args:
+            name: of the file.
+            figure: to store.
+            title: below the figure.
+            caption: after the title.
+        """
+        self.pngs[name] = encode_png(figure)
+        uri = encode_data_uri("image/svg+xml", encode_svg(figure))
         return {"uri": uri, "title": title, "caption": caption, "number": str(len(self.pngs))}
 
 
-def balance(data: Data, finding: int, drawn: Drawn) -> dict[str, Any]:
-    """Return images and patients of each kind, by fold."""
-    names, groups = zip(*kinds(data, finding), strict=True)
+def build_balance_section(data: Data, finding: int, drawn: DrawnFigures) -> dict[str, Any]:
+    """Build the section on the images: their number by kind and fold.
+
+    Args:
+        data: the data set.
+        finding: column of its findings.
+        drawn: gets the figures.
+    """
+    names, groups = zip(*list_image_kinds(data, finding), strict=True)
     folds = range(int(data.folds.max()) + 1)
-    films = np.array([[int((data.folds[rows] == fold).sum()) for rows in groups] for fold in folds])
+    images = np.array([[int((data.folds[rows] == fold).sum()) for rows in groups] for fold in folds])
     patients = np.array(
         [[len(np.unique(data.patients[rows][data.folds[rows] == fold])) for rows in groups] for fold in folds]
     )
     parts = [f"fold {fold}" for fold in folds]
     rows = [
         (part, [(f"{int(a)}", f"{int(b)} patients") for a, b in zip(*of, strict=True)])
-        for part, *of in zip(parts, films, patients, strict=True)
+        for part, *of in zip(parts, images, patients, strict=True)
     ]
-    whole = [(f"{int(a)}", f"{int(b)} patients") for a, b in zip(films.sum(axis=0), patients.sum(axis=0), strict=True)]
-    known = all(film.patient_known for film in data.films)
+    whole = [(f"{int(a)}", f"{int(b)} patients") for a, b in zip(images.sum(axis=0), patients.sum(axis=0), strict=True)]
+    known = all(image.patient_known for image in data.images)
     return {
         "figures": [
-            drawn.add("class-balance-films", figures.class_balance(parts, names, films, "films"), "Films in each fold"),
+            drawn.add(
+                "class-balance-films", figures.draw_class_balance(parts, names, images, "images"), "Images in each fold"
+            ),
             drawn.add(
                 "class-balance-patients",
-                figures.class_balance(
-                    parts, names, patients, "patients" if known else "patients, unknown ones by film"
+                figures.draw_class_balance(
+                    parts, names, patients, "patients" if known else "patients, unknown ones by image"
                 ),
                 "Patients in each fold",
             ),
         ],
         "table": Table(list(names), [*rows, ("all", whole)]),
-        "share": percent(float(data.labels[:, finding].mean())),
+        "share": format_percent(float(data.labels[:, finding].mean())),
         "conflict": int((data.conflict[:, finding] & (data.labels[:, finding] == 0)).sum()),
     }
 
 
-def learning(parts: Sequence[Part], record: JSONObject, drawn: Drawn) -> dict[str, str] | None:
-    """Return the training loss of each part, or ``None`` without any."""
+def build_learning_section(parts: Sequence[Part], record: JSONObject, drawn: DrawnFigures) -> dict[str, str] | None:
+    """Build the section on learning: the loss of each part of the run.
+
+    Args:
+        parts: of the run.
+        record: of the run.
+        drawn: gets the figure.
+
+    Returns:
+        The figure's entry; ``None`` if no part has a history.
+    """
     lines = []
     for index, part in enumerate(part for part in parts if part.history):
         epochs, losses, _ = zip(*part.history, strict=True)
@@ -99,38 +125,50 @@ def learning(parts: Sequence[Part], record: JSONObject, drawn: Drawn) -> dict[st
         lines.append(Curve(part.name, np.array(epochs, float), np.array(losses), colour=colour))
     if not lines:
         return None
-    figure = figures.learning_curves(lines, changes_of_size(record["recipe"]), lowest_loss(record["recipe"]), "loss")
+    figure = figures.draw_learning_curves(
+        lines, list_size_changes(record["recipe"]), compute_lowest_loss(record["recipe"]), "loss"
+    )
     return drawn.add("learning-curves", figure, "Training loss after each epoch")
 
 
-def separation(models: Sequence[Judged], drawn: Drawn) -> dict[str, Any]:
-    """Return ROC and precision-recall curves, network and baselines."""
-    films = models[0].films
-    parts = {"all films": np.ones(len(films.labels), bool), "conflict normals": films.conflict_normals_and_present}
-    found = {name: [measured(judged, rows) for judged in models] for name, rows in parts.items()}
+def build_separation_section(models: Sequence[MeasuredModel], drawn: DrawnFigures) -> dict[str, Any]:
+    """Build the section on ROC and precision-recall curves.
+
+    Args:
+        models: the network, then its baselines.
+        drawn: gets the figures.
+    """
+    held_out = models[0].held_out
+    parts = {"all images": np.ones(len(held_out.labels), bool), "hard negatives": held_out.hard_negatives_and_present}
+    found = {name: [measure_model(judged, rows) for judged in models] for name, rows in parts.items()}
     shown = []
     for part, rows in parts.items():
-        labels = models[0].films.labels[rows]
+        labels = models[0].held_out.labels[rows]
         if len(np.unique(labels)) < 2:
-            continue  # no conflict normals among these films
-        title = part if part == "all films" else "conflict normals against all films with the finding"
-        slug = part.replace(" ", "-")
+            continue  # no hard negatives among these images
+        title = part if part == "all images" else "hard negatives against all images with the finding"
+        slug = _SLUGS[part]
         hits = found[part][0]
         point = (1 - hits["specificity"].value, hits["sensitivity"].value)
-        drawing = figures.roc(_lines(models, rows, found[part], curves.roc, "auc", "AUC"), point)
+        drawing = figures.draw_roc_curves(
+            _lines(models, rows, found[part], curves.compute_roc_curve, "auc", "AUC"), point
+        )
         shown.append(drawn.add(f"roc-{slug}", drawing, f"ROC, {title}"))
-        lines = _lines(models, rows, found[part], curves.precision_recall, "average_precision", "AP")
-        drawing = figures.precision_recall(lines, float(labels.mean()))
+        lines = _lines(models, rows, found[part], curves.compute_precision_recall_curve, "average_precision", "AP")
+        drawing = figures.draw_precision_recall_curves(lines, float(labels.mean()))
         shown.append(drawn.add(f"precision-recall-{slug}", drawing, f"Precision and recall, {title}"))
     network = {name: of[0] for name, of in found.items()}
     return {
-        "separation": {"figures": shown, "table": main_table(models, found["all films"], found["conflict normals"])},
+        "separation": {
+            "figures": shown,
+            "table": build_main_table(models, found["all images"], found["hard negatives"]),
+        },
         "network": network,
     }
 
 
 def _lines(
-    models: Sequence[Judged],
+    models: Sequence[MeasuredModel],
     rows: Rows,
     found: Sequence[Mapping[str, Measure]],
     of: Callable[[Scores, Labels, Groups], curves.Band],
@@ -139,40 +177,49 @@ def _lines(
 ) -> list[Curve]:
     lines = []
     for judged, figure, (colour, dashes) in zip(models, found, _LOOKS, strict=False):
-        films, value = judged.films.at(rows), figure[key]
-        band = of(films.logits, films.labels, films.groups)
-        text = f"{judged.name}: {short} {number(value.value)} ({number(value.low)} to {number(value.high)})"
+        held_out, value = judged.held_out.at(rows), figure[key]
+        band = of(held_out.logits, held_out.labels, held_out.groups)
+        middle, low, high = (format_number(number) for number in (value.value, value.low, value.high))
+        text = f"{judged.name}: {short} {middle} ({low} to {high})"
         lines.append(Curve(text, band.x, band.y, band.low, band.high, colour, dashes))
     return lines
 
 
-def answers(judged: Judged, drawn: Drawn) -> dict[str, Any]:
-    """Return the operating point, its counts, and the effect of the band."""
-    films, point = judged.films, judged.spec.operating_point
+def build_answers_section(judged: MeasuredModel, drawn: DrawnFigures) -> dict[str, Any]:
+    """Build the section on answers: operating point, counts, uncertain band.
+
+    Args:
+        judged: the network.
+        drawn: gets the figures.
+    """
+    held_out, point = judged.held_out, judged.spec.operating_point
     counts = np.array(
-        [[int(((films.labels == label) & (judged.called == said)).sum()) for said in (False, True)] for label in (0, 1)]
+        [
+            [int(((held_out.labels == label) & (judged.called == said)).sum()) for said in (False, True)]
+            for label in (0, 1)
+        ]
     )
     name = judged.spec.finding
-    figure = figures.confusion(counts, f"with {name}", f"without {name}")
-    crossed = cross_fitted_answers(films)
+    figure = figures.draw_confusion_matrix(counts, f"with {name}", f"without {name}")
+    crossed = measure_cross_fitted_threshold(held_out)
     return {
         "point": point,
         "counts": counts.tolist(),
         "one_in": [_one_in(int(counts[1, 0]), int(counts[1].sum())), _one_in(int(counts[0, 1]), int(counts[0].sum()))],
-        "confusion": drawn.add("confusion-matrix", figure, "Films by label and answer at the threshold"),
+        "confusion": drawn.add("confusion-matrix", figure, "Images by label and answer at the threshold"),
         "histogram": drawn.add(
             "probability-histogram",
-            figures.probability_histogram(
+            figures.draw_probability_histogram(
                 judged.probability,
-                films.labels,
+                held_out.labels,
                 (f"without {name}", f"with {name}"),
                 (point.uncertain_low, point.threshold, point.uncertain_high),
             ),
-            "Films by probability",
+            "Images by probability",
         ),
-        "answers": answers_table(judged),
-        "band": what_the_band_buys(films, judged.spec.calibration, point),
-        "crossed": crossed and {key: percent(value) for key, value in crossed.items()},
+        "answers": build_answers_table(judged),
+        "band": count_errors_with_band(held_out, judged.spec.calibration, point),
+        "crossed": crossed and {key: format_percent(value) for key, value in crossed.items()},
     }
 
 
@@ -180,30 +227,43 @@ def _one_in(count: int, of: int) -> str:
     return f"1 in {round(of / count)}" if count else "none"
 
 
-def calibration(models: Sequence[Judged], drawn: Drawn) -> dict[str, Any]:
-    """Return reliability diagrams and calibration measures."""
-    records = [calibration_records(judged) for judged in models]
+def build_calibration_section(models: Sequence[MeasuredModel], drawn: DrawnFigures) -> dict[str, Any]:
+    """Build the section on calibration: reliability diagrams and measures.
+
+    Args:
+        models: the network, then its baselines.
+        drawn: gets the figures.
+    """
+    records = [measure_model_calibration(judged) for judged in models]
     shown = []
     for part, found in records[0].items():
         bins = found["bins"]
         predicted, observed = (np.array([each[key] for each in bins]) for key in ("probability", "share"))
-        films = np.array([each["films"] for each in bins])
+        counts = np.array([each["films"] for each in bins])
         note = (
-            f"expected calibration error {number(found['expected_calibration_error'])}\n"
-            f"Brier score {number(found['brier'])}, slope {number(found['slope'], 2)}"
+            f"expected calibration error {format_number(found['expected_calibration_error'])}\n"
+            f"Brier score {format_number(found['brier'])}, slope {format_number(found['slope'], 2)}"
         )
-        slug = part.replace(" ", "-")
+        slug = _SLUGS[part]
         title = (
-            "Reliability, all films" if part == "all films" else "Reliability, the conflict normals as those without"
+            "Reliability, all images" if part == "all images" else "Reliability, the hard negatives as those without"
         )
-        figure = figures.reliability(predicted, observed, films, note)
+        figure = figures.draw_reliability_diagram(predicted, observed, counts, note)
         shown.append(drawn.add(f"reliability-{slug}", figure, title))
-    return {"calibration": {"figures": shown, "table": calibration_table(models, records), "records": records[0]}}
+    return {"calibration": {"figures": shown, "table": build_calibration_table(models, records), "records": records[0]}}
 
 
-def by_subgroup(models: Sequence[Judged], groups: Mapping[str, Rows], drawn: Drawn) -> dict[str, Any]:
-    """Return the measures of each subgroup."""
-    table, found = subgroup_rows(models, groups)
+def build_subgroup_section(
+    models: Sequence[MeasuredModel], groups: Mapping[str, Rows], drawn: DrawnFigures
+) -> dict[str, Any]:
+    """Build the section on subgroups: the measures of each.
+
+    Args:
+        models: the network, then its baselines.
+        groups: bool [n] by name, see ``subgroups.select_subgroups``.
+        drawn: gets the figure.
+    """
+    table, found = build_subgroup_table(models, groups)
     names = list(found)
 
     def curve(key: str, colour: str) -> Curve:
@@ -216,26 +276,35 @@ def by_subgroup(models: Sequence[Judged], groups: Mapping[str, Rows], drawn: Dra
     lines = [curve("sensitivity", PRESENT), curve("specificity", ABSENT)]
     lowest = min(float(np.nanmin(line.low)) for line in lines if line.low is not None)
     limits = (max(0.0, np.floor(20 * lowest) / 20), 1.005)
-    figure = figures.dots(names, lines, "right answers at the threshold", limits)
+    figure = figures.draw_dots(names, lines, "right answers at the threshold", limits)
     return {"subgroups": {"table": table, "figure": drawn.add("subgroups", figure, "Right answers by subgroup")}}
 
 
-def sizes(found: JSONObject | None, finding: str, drawn: Drawn) -> dict[str, Any] | None:
-    """Return accuracy and time by input size, if measured."""
+def build_size_section(found: JSONObject | None, finding: str, drawn: DrawnFigures) -> dict[str, Any] | None:
+    """Build the section on input sizes: accuracy and time of each.
+
+    Args:
+        found: of ``input_sizes.measure_input_sizes``; ``None`` if it was not measured.
+        finding: its name.
+        drawn: gets the figure.
+
+    Returns:
+        The section; ``None`` if nothing was measured.
+    """
     if found is None:
         return None
     sides = found["sides"]
     quality = np.array([side["findings"][finding]["auc"] for side in sides], float)
     times = np.array([side["median_ms"] for side in sides], float)
-    figure = figures.size_against_speed(
+    figure = figures.draw_size_against_speed(
         [side["side_px"] for side in sides], times, quality, found["serving_px"], "AUC out of fold"
     )
     rows = [
         (
             f"{side['side_px']} px" + (" (serves)" if side["side_px"] == found["serving_px"] else ""),
             [
-                (number(side["findings"][finding]["auc"], 4), ""),
-                (number(side["findings"][finding]["auc_conflict_normals"], 4), ""),
+                (format_number(side["findings"][finding]["auc"], 4), ""),
+                (format_number(side["findings"][finding]["auc_conflict_normals"], 4), ""),
                 (f"{side['median_ms']:.1f} ms", f"95 % within {side['p95_ms']:.1f} ms"),
             ],
         )
@@ -243,14 +312,14 @@ def sizes(found: JSONObject | None, finding: str, drawn: Drawn) -> dict[str, Any
     ]
     return {
         "figure": drawn.add("input-size", figure, "What a larger input costs and brings"),
-        "table": Table(["AUC, all films", "AUC, conflict normals", "time a picture"], rows),
+        "table": Table(["AUC, all images", "AUC, hard negatives", "time an image"], rows),
         "networks": len(found["networks"]),
         "timed": found["pictures_timed"],
     }
 
 
-def timing(parts: Sequence[Part], record: JSONObject) -> Table:
-    """Return the time of each network."""
+def build_timing_table(parts: Sequence[Part], record: JSONObject) -> Table:
+    """Build the table of the time that each network of the run took."""
     rows = []
     for part in parts:
         seconds = [took_s for _, _, took_s in part.history]
@@ -260,10 +329,12 @@ def timing(parts: Sequence[Part], record: JSONObject) -> Table:
     return Table(["epochs", "an epoch", "in all"], rows)
 
 
-def compared(rows: Sequence[JSONObject], drawn: Drawn) -> dict[str, Any]:
-    """Return time and measures of other recipes.
+def build_comparison_section(rows: Sequence[JSONObject], drawn: DrawnFigures) -> dict[str, Any]:
+    """Build the section on other recipes: their time and measures.
 
-    From ``comparison.gather``; systems that were never fitted are left out.
+    Args:
+        rows: of ``comparison.read_rows``; systems that were never fitted are left out.
+        drawn: gets the figure.
     """
     fitted = [row for row in rows if row.get("seconds_per_epoch") is not None]
     seconds = np.array([row["seconds_per_epoch"] for row in fitted], float)
@@ -272,8 +343,8 @@ def compared(rows: Sequence[JSONObject], drawn: Drawn) -> dict[str, Any]:
     for row, text in zip(fitted, texts, strict=True):
         found = row["measured"] or {"auc": {"value": None}, "auc_conflict_normals": {"value": None}}
         cells = [
-            (number(found["auc"]["value"]), ""),
-            (number(found["auc_conflict_normals"]["value"]), ""),
+            (format_number(found["auc"]["value"]), ""),
+            (format_number(found["auc_conflict_normals"]["value"]), ""),
             (text, ""),
             (
                 f"{row['epochs']:.3g} of {row['epochs_meant']}",
@@ -283,6 +354,6 @@ def compared(rows: Sequence[JSONObject], drawn: Drawn) -> dict[str, Any]:
             (f"{row['parameters']:,}", ""),
         ]
         table.append((row["name"], cells))
-    columns = ["AUC, fold 0", "AUC, conflict normals", "an epoch", "epochs", "in all", "parameters"]
-    figure = figures.bars([row["name"] for row in fitted], seconds, "seconds an epoch", texts)
+    columns = ["AUC, fold 0", "AUC, hard negatives", "an epoch", "epochs", "in all", "parameters"]
+    figure = figures.draw_bars([row["name"] for row in fitted], seconds, "seconds an epoch", texts)
     return {"figure": drawn.add("timing", figure, "Time of an epoch of each recipe"), "table": Table(columns, table)}

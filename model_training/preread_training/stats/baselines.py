@@ -1,10 +1,10 @@
-"""Linear baselines on border, thumbnail and sharpness.
+"""Linear baselines on border, thumbnail and sharpness of images.
 
 They also find images that a shortcut misleads.
 
-In these data the framing of a film alone (chin in view, lungs' size in the picture) separates the labels well, and so
-does its sharpness; elsewhere films are framed and rendered otherwise. The films that the border-only model gets wrong,
-the conflict slice, and those that the sharpness-only model gets wrong show how a network does where these mislead.
+In these data the framing of an image alone (chin in view, lungs' size) separates the labels well, and so does its
+sharpness; elsewhere images are framed and rendered otherwise. The images that the border-only model gets wrong, the
+conflict slice, and those that the sharpness-only model gets wrong show how a network does if these mislead.
 """
 
 from __future__ import annotations
@@ -19,31 +19,47 @@ _BORDER_CELLS = 2
 Features = npt.NDArray[np.float64]
 
 
-def thumbnails(pictures: PixelArray) -> Features:
-    """Average uint8 [n, rows, columns] over 14x14 cells.
+def compute_thumbnails(images: PixelArray) -> Features:
+    """Average images over 14x14 cells.
 
-    Sides are divisible by 14; returns float64 [n, 14, 14] in 0 to 255.
+    Args:
+        images: uint8 [n, rows, columns], sides divisible by 14.
+
+    Returns:
+        float64 [n, 14, 14] in 0 to 255.
     """
-    n, rows, columns = pictures.shape
-    cells = pictures.reshape(n, _CELLS, rows // _CELLS, _CELLS, columns // _CELLS)
+    n, rows, columns = images.shape
+    cells = images.reshape(n, _CELLS, rows // _CELLS, _CELLS, columns // _CELLS)
     return np.asarray(cells.mean(axis=(2, 4), dtype=np.float64))
 
 
-def border(thumbs: Features) -> Features:
-    """Return the outer two cells of each thumbnail, float64 [n, 96]."""
+def select_border(thumbs: Features) -> Features:
+    """Return the outer two cells of each thumbnail.
+
+    Args:
+        thumbs: float64 [n, 14, 14].
+
+    Returns:
+        float64 [n, 96].
+    """
     inside = np.zeros((_CELLS, _CELLS), dtype=bool)
     inside[_BORDER_CELLS:-_BORDER_CELLS, _BORDER_CELLS:-_BORDER_CELLS] = True
     return thumbs[:, ~inside]
 
 
-def sharpness(pictures: PixelArray) -> Features:
-    """Return the log of mean differences of pixels 1, 2 and 4 apart.
+def measure_sharpness(images: PixelArray) -> Features:
+    """Measure the sharpness of images at three scales.
 
-    float64 [n, 3], in grey levels before the logarithm: low in soft images.
+    Args:
+        images: uint8 [n, rows, columns].
+
+    Returns:
+        float64 [n, 3], the logarithm of the mean difference of pixels 1, 2 and 4 apart, in grey levels; low in soft
+        images.
     """
     logs = []
-    for picture in pictures:
-        grey = picture.astype(np.int16)
+    for image in images:
+        grey = image.astype(np.int16)
         apart = (
             np.abs(grey[step:] - grey[:-step]).mean() + np.abs(grey[:, step:] - grey[:, :-step]).mean()
             for step in (1, 2, 4)
@@ -52,21 +68,32 @@ def sharpness(pictures: PixelArray) -> Features:
     return np.array(logs)
 
 
-def baseline_features(pictures: PixelArray) -> dict[str, Features]:
-    """Return the features of each baseline for uint8 [n, rows, columns].
+def compute_baseline_features(images: PixelArray) -> dict[str, Features]:
+    """Compute the features of each linear baseline.
 
-    A thumbnail, its border alone, sharpness alone.
+    Args:
+        images: uint8 [n, rows, columns], sides divisible by 14.
+
+    Returns:
+        float64 [n, features] of ``linear_14x14`` (a thumbnail), ``border_only`` and ``sharpness_only``.
     """
-    thumbs = thumbnails(pictures)
+    thumbs = compute_thumbnails(images)
     return {
         "linear_14x14": thumbs.reshape(len(thumbs), -1),
-        "border_only": border(thumbs),
-        "sharpness_only": sharpness(pictures),
+        "border_only": select_border(thumbs),
+        "sharpness_only": measure_sharpness(images),
     }
 
 
-def balanced_weights(labels: npt.NDArray[np.int64]) -> Features:
-    """Return weights with mean 1, both labels alike, float64 [n]."""
+def compute_balanced_weights(labels: npt.NDArray[np.int64]) -> Features:
+    """Return weights with which both labels count the same.
+
+    Args:
+        labels: int64 [n] in {0, 1}, both present.
+
+    Returns:
+        float64 [n], mean 1.
+    """
     share = float(labels.mean())
     return np.where(labels == 1, 0.5 / share, 0.5 / (1 - share))
 
@@ -78,6 +105,7 @@ def fit_logistic(
 
     Args:
         features: float64 [n, d], standardised by the caller.
+        labels: int64 [n] in {0, 1}.
         weight: float64 [n], how much each row counts.
         ridge: penalty on the weights, not on the intercept.
 
@@ -99,27 +127,41 @@ def fit_logistic(
     return beta
 
 
-def cross_fitted_logits(
+def compute_cross_fitted_logits(
     features: Features, labels: npt.NDArray[np.int64], folds: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """Return logits of models that were fitted without the image's fold.
+    """Return logits of linear baselines fitted without the image's fold.
 
-    float64 [n].
+    Args:
+        features: float64 [n, d].
+        labels: int64 [n] in {0, 1}.
+        folds: int64 [n].
+
+    Returns:
+        float64 [n].
     """
     logits = np.empty(len(labels))
     for fold in np.unique(folds):
         fit, held = folds != fold, folds == fold
         mean, deviation = features[fit].mean(axis=0), features[fit].std(axis=0) + 1e-6
-        beta = fit_logistic((features[fit] - mean) / deviation, labels[fit], balanced_weights(labels[fit]))
+        beta = fit_logistic((features[fit] - mean) / deviation, labels[fit], compute_balanced_weights(labels[fit]))
         logits[held] = np.hstack([(features[held] - mean) / deviation, np.ones((held.sum(), 1))]) @ beta
     return logits
 
 
-def contradicting(
+def find_contradicted_labels(
     features: Features, labels: npt.NDArray[np.int64], folds: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.bool_]:
-    """Return images of which a linear model says the opposite, bool [n].
+    """Find images of which a linear baseline states the opposite label.
 
     The model is fitted without the image's fold.
+
+    Args:
+        features: float64 [n, d].
+        labels: int64 [n] in {0, 1}.
+        folds: int64 [n].
+
+    Returns:
+        bool [n].
     """
-    return np.asarray((cross_fitted_logits(features, labels, folds) > 0) != (labels == 1))
+    return np.asarray((compute_cross_fitted_logits(features, labels, folds) > 0) != (labels == 1))

@@ -1,4 +1,4 @@
-"""Calibration measures, weighed to a prevalence."""
+"""Calibration measures, with images weighed to a prevalence."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from preread.core.types import JSONObject
 from preread_training.stats.baselines import fit_logistic
-from preread_training.stats.bootstrap import Labels, Scores, number
+from preread_training.stats.bootstrap import Labels, Scores, nan_to_none
 
 BINS = 15
 _SMALLEST = 1e-12
@@ -23,16 +23,18 @@ class Bin:
         probability: their weighted mean.
         share: the weighted share of them with the finding.
         weight: their part of all weight, in (0, 1].
-        films: their number.
+        count: their number.
     """
 
     probability: float
     share: float
     weight: float
-    films: int
+    count: int
 
 
-def reliability_bins(probability: Scores, labels: Labels, weights: Scores | None = None, bins: int = BINS) -> list[Bin]:
+def compute_reliability_bins(
+    probability: Scores, labels: Labels, weights: Scores | None = None, bins: int = BINS
+) -> list[Bin]:
     """Sort images by probability into bins of equal weight.
 
     Images of one probability stay in one bin.
@@ -40,10 +42,11 @@ def reliability_bins(probability: Scores, labels: Labels, weights: Scores | None
     Args:
         probability: float64 [n] in [0, 1].
         labels: int64 [n] in {0, 1}.
-        weights: float64 [n], see ``OutOfFold.weights``; 1 where absent.
+        weights: float64 [n], see ``OutOfFold.weights``; ``None``: 1 each.
+        bins: how many at most.
 
     Returns:
-        At most ``bins`` bins by rising probability; fewer where films are few or tied.
+        The bins by rising probability; fewer if images are few or tied.
     """
     weight = np.ones(len(labels)) if weights is None else weights
     _, rank = np.unique(probability, return_inverse=True)
@@ -63,30 +66,50 @@ def reliability_bins(probability: Scores, labels: Labels, weights: Scores | None
 def expected_calibration_error(bins: list[Bin]) -> float:
     """Return the expected calibration error, in [0, 1].
 
-    Over bins of equal weight (Naeini 2015, with bins by weight).
+    Over bins of equal weight (Naeini 2015, with bins by weight). Noise within a bin adds to it: even a perfect
+    probability has an error above 0 on few images.
 
-    Noise within a bin adds to it: even a perfect probability has an error above 0 on few films.
+    Args:
+        bins: of ``compute_reliability_bins``.
     """
     return float(sum(each.weight * abs(each.probability - each.share) for each in bins))
 
 
 def brier_score(probability: Scores, labels: Labels, weights: Scores | None = None) -> float:
-    """Return the weighted Brier score, in [0, 1]."""
+    """Return the weighted Brier score, in [0, 1].
+
+    Args:
+        probability: float64 [n] in [0, 1].
+        labels: int64 [n] in {0, 1}.
+        weights: float64 [n]; ``None``: 1 each.
+    """
     return float(np.average((probability - labels) ** 2, weights=weights))
 
 
 def negative_log_likelihood(probability: Scores, labels: Labels, weights: Scores | None = None) -> float:
-    """Return the weighted negative log-likelihood, in nats."""
+    """Return the weighted negative log-likelihood, in nats.
+
+    Args:
+        probability: float64 [n] in [0, 1].
+        labels: int64 [n] in {0, 1}.
+        weights: float64 [n]; ``None``: 1 each.
+    """
     given = np.clip(np.where(labels == 1, probability, 1 - probability), _SMALLEST, 1.0)
     return float(np.average(-np.log(given), weights=weights))
 
 
-def slope_and_intercept(probability: Scores, labels: Labels, weights: Scores | None = None) -> tuple[float, float]:
+def fit_calibration_line(probability: Scores, labels: Labels, weights: Scores | None = None) -> tuple[float, float]:
     """Return slope and intercept of the calibration line (Cox 1958).
 
-    1 and 0 for a calibrated probability.
+    They are 1 and 0 for a calibrated probability; a slope below 1 is an overconfident one.
 
-    A slope below 1 is an overconfident probability. NaN when a label is absent.
+    Args:
+        probability: float64 [n] in [0, 1].
+        labels: int64 [n] in {0, 1}.
+        weights: float64 [n]; ``None``: 1 each.
+
+    Returns:
+        Slope and intercept; NaN if a label is absent.
     """
     if len(np.unique(labels)) < 2:
         return math.nan, math.nan
@@ -96,21 +119,27 @@ def slope_and_intercept(probability: Scores, labels: Labels, weights: Scores | N
     return float(slope), float(intercept)
 
 
-def calibration_measures(probability: Scores, labels: Labels, weights: Scores | None = None) -> JSONObject:
-    """Return every measure of this module as a record.
+def measure_calibration(probability: Scores, labels: Labels, weights: Scores | None = None) -> JSONObject:
+    """Return every calibration measure of a probability as a record.
 
-    Keys: ``expected_calibration_error``, ``brier``, ``negative_log_likelihood``, ``slope``, ``intercept``, ``bins``.
+    Args:
+        probability: float64 [n] in [0, 1].
+        labels: int64 [n] in {0, 1}.
+        weights: float64 [n]; ``None``: 1 each.
+
+    Returns:
+        ``expected_calibration_error``, ``brier``, ``negative_log_likelihood``, ``slope``, ``intercept``, ``bins``.
     """
-    bins = reliability_bins(probability, labels, weights)
-    slope, intercept = slope_and_intercept(probability, labels, weights)
+    bins = compute_reliability_bins(probability, labels, weights)
+    slope, intercept = fit_calibration_line(probability, labels, weights)
     return {
         "expected_calibration_error": expected_calibration_error(bins),
         "brier": brier_score(probability, labels, weights),
         "negative_log_likelihood": negative_log_likelihood(probability, labels, weights),
-        "slope": number(slope),
-        "intercept": number(intercept),
+        "slope": nan_to_none(slope),
+        "intercept": nan_to_none(intercept),
         "bins": [
-            {"probability": each.probability, "share": each.share, "weight": each.weight, "films": each.films}
+            {"probability": each.probability, "share": each.share, "weight": each.weight, "films": each.count}
             for each in bins
         ],
     }

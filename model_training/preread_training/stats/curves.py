@@ -31,10 +31,18 @@ class Band:
     high: Scores
 
 
-def roc(scores: Scores, labels: Labels, groups: Groups, *, draws: int = 500, seed: int = 0) -> Band:
-    """Return sensitivity (y) against 1 - specificity (x).
+def compute_roc_curve(scores: Scores, labels: Labels, groups: Groups, *, draws: int = 500, seed: int = 0) -> Band:
+    """Return the ROC curve with its band: sensitivity against 1 - specificity.
 
-    Arguments as of ``metrics.measure``, both labels present.
+    Args:
+        scores: float64 [n], higher = more likely.
+        labels: int64 [n] in {0, 1}, both present.
+        groups: str [n], the unit that is drawn.
+        draws: number of bootstrap samples.
+        seed: of the samples.
+
+    Raises:
+        ValueError: a label is absent.
     """
 
     def sensitivity(found: Scores, called: Scores) -> Scores:
@@ -43,10 +51,22 @@ def roc(scores: Scores, labels: Labels, groups: Groups, *, draws: int = 500, see
     return _band(scores, labels, groups, sensitivity, draws, seed)
 
 
-def precision_recall(scores: Scores, labels: Labels, groups: Groups, *, draws: int = 500, seed: int = 0) -> Band:
-    """Return precision (y) at the first cut that reaches each recall (x).
+def compute_precision_recall_curve(
+    scores: Scores, labels: Labels, groups: Groups, *, draws: int = 500, seed: int = 0
+) -> Band:
+    """Return the precision-recall curve with its band.
 
-    Arguments as of ``roc``.
+    Precision (y) is that at the first threshold that reaches each recall (x).
+
+    Args:
+        scores: float64 [n], higher = more likely.
+        labels: int64 [n] in {0, 1}, both present.
+        groups: str [n], the unit that is drawn.
+        draws: number of bootstrap samples.
+        seed: of the samples.
+
+    Raises:
+        ValueError: a label is absent.
     """
 
     def precision(found: Scores, called: Scores) -> Scores:
@@ -64,9 +84,9 @@ def _band(
     draws: int,
     seed: int,
 ) -> Band:
-    """Return a curve and its band over all cuts.
+    """Return a curve and its band over all thresholds.
 
-    ``of`` gets the weight of images with and without the finding at or above each cut.
+    ``of`` gets the weight of images with and without the finding at or above each threshold.
     """
     order = np.argsort(-scores, kind="stable")
     last_of_tie = np.append(np.diff(scores[order]) != 0, True)
@@ -79,7 +99,7 @@ def _band(
 
     whole = curve(np.ones(len(scores)))
     if whole is None:
-        raise ValueError("a curve needs films of both labels")
-    drawn = [curve(weight[order]) for weight in intervals.draws(groups, draws, seed)]
+        raise ValueError(f"a curve needs images of both labels, but got {len(labels)} of one: add some of the other")
+    drawn = [curve(weight[order]) for weight in intervals.draw_bootstrap_samples(groups, draws, seed)]
     low, high = np.percentile([each for each in drawn if each is not None] or [whole], [2.5, 97.5], axis=0)
     return Band(_GRID, whole, low, high)

@@ -1,4 +1,4 @@
-"""Out-of-fold logits and their measures with intervals by patient."""
+"""Out-of-fold logits and their measures, with intervals by patient."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from preread.core.types import Answer, JSONObject
-from preread_training.stats.bootstrap import Groups, Labels, Measure, Rows, Scores, bootstrap, share
+from preread_training.stats.bootstrap import Groups, Labels, Measure, Rows, Scores, bootstrap_measures, measure_share
 
-# Half of the normals' weight lies on those that are framed like films with the finding, because films of elsewhere are.
+# Half of the weight of the images without the finding lies on the hard negatives, as images of elsewhere may be framed
+# like those with it.
 CONFLICT_SHARE = 0.5
 
 
@@ -24,8 +25,8 @@ class OutOfFold:
         logits: float64 [n].
         labels: int64 [n] in {0, 1}.
         conflict: bool [n], see ``dataset.Data``.
-        patients: str [n], the patient of each film; ``None`` where that is unknown.
-        folds: int64 [n], the fold in which each film was held out; ``None`` where there was one only.
+        patients: str [n], the patient of each image; ``None`` if that is unknown.
+        folds: int64 [n], the fold in which each image was held out; ``None`` if there was one only.
     """
 
     logits: Scores
@@ -40,40 +41,43 @@ class OutOfFold:
         return np.arange(len(self.labels)).astype(np.str_) if self.patients is None else self.patients
 
     @property
-    def conflict_normals(self) -> Rows:
-        """Images without the finding that are framed like those with it."""
+    def hard_negatives(self) -> Rows:
+        """Mask of images without the finding that are framed like those with it."""
         return np.asarray(self.conflict & (self.labels == 0))
 
     @property
-    def hard_normals(self) -> Rows:
-        """The conflict normals, or all normals if there are none."""
-        return self.conflict_normals if self.conflict_normals.any() else np.asarray(self.labels == 0)
+    def hard_negatives_or_all(self) -> Rows:
+        """Mask of the hard negatives; of all without the finding if there is none."""
+        return self.hard_negatives if self.hard_negatives.any() else np.asarray(self.labels == 0)
 
     @property
-    def conflict_normals_and_present(self) -> Rows:
-        """The conflict normals and all images with the finding."""
-        return np.asarray(self.conflict_normals | (self.labels == 1))
+    def hard_negatives_and_present(self) -> Rows:
+        """Mask of the hard negatives and all images with the finding, bool [n]."""
+        return np.asarray(self.hard_negatives | (self.labels == 1))
 
-    def on_conflict_normals(self) -> tuple[Scores, Labels]:
-        """Scores and labels of conflict normals and images with the finding."""
-        kept = self.conflict_normals_and_present
+    def on_hard_negatives(self) -> tuple[Scores, Labels]:
+        """Return logits and labels of hard negatives and images with the finding."""
+        kept = self.hard_negatives_and_present
         return self.logits[kept], self.labels[kept]
 
     def at(self, rows: Rows) -> OutOfFold:
-        """Return the images of these rows."""
+        """Return the images of these rows, bool [n]."""
         patients = None if self.patients is None else self.patients[rows]
         folds = None if self.folds is None else self.folds[rows]
         return OutOfFold(self.logits[rows], self.labels[rows], self.conflict[rows], patients, folds)
 
     def weights(self, prevalence: float, conflict_share: float | None = CONFLICT_SHARE) -> Scores:
-        """Return weights that give this prevalence: float64 [n], sum n.
+        """Return weights of images that give this prevalence.
 
         Args:
-            prevalence: weight of the films with the finding, in (0, 1).
-            conflict_share: how much of the other films' weight lies on the conflict normals, in [0, 1]; ``None``
+            prevalence: weight of the images with the finding, in (0, 1).
+            conflict_share: share of the other images' weight that lies on the hard negatives, in [0, 1]; ``None``
                 counts all of them alike.
+
+        Returns:
+            float64 [n], sum n.
         """
-        hard, rest = self.hard_normals, (self.labels == 0) & ~self.hard_normals
+        hard, rest = self.hard_negatives_or_all, (self.labels == 0) & ~self.hard_negatives_or_all
         if conflict_share is None:
             conflict_share = hard.sum() / max(1, hard.sum() + rest.sum())
         weight = np.zeros(len(self.labels))
@@ -88,7 +92,7 @@ class OutOfFold:
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """Counts by label and prediction."""
+    """Counts of images by label and answer at the threshold."""
 
     true_positive: int
     false_negative: int
@@ -97,13 +101,13 @@ class Confusion:
 
     @classmethod
     def of(cls, called: Rows, labels: Labels) -> Confusion:
-        """Count bool [n] against int64 [n]."""
+        """Count answers bool [n] against labels int64 [n]."""
         present = labels == 1
         tables = (called & present, ~called & present, called & ~present, ~called & ~present)
         return cls(*(int(table.sum()) for table in tables))
 
     def to_json(self) -> JSONObject:
-        """The four counts."""
+        """Return the four counts by name."""
         return asdict(self)
 
 
@@ -143,10 +147,12 @@ def auc(scores: Scores, labels: Labels, weights: Scores | None = None) -> float:
     """Return the area under the ROC curve; ties count half.
 
     Args:
-        weights: float64 [n], how often each film counts (bootstrap), 1 where absent.
+        scores: float64 [n], higher = more likely.
+        labels: int64 [n] in {0, 1}.
+        weights: float64 [n], how often each image counts (bootstrap); ``None``: 1 each.
 
     Returns:
-        A value in [0, 1]; NaN when a label is absent.
+        A value in [0, 1]; NaN if a label is absent.
     """
     return _Ranked.of(scores, labels).auc(np.ones(len(scores)) if weights is None else weights)
 
@@ -156,16 +162,27 @@ def average_precision(scores: Scores, labels: Labels, weights: Scores | None = N
 
     By chance it equals the share of images with the finding.
 
+    Args:
+        scores: float64 [n], higher = more likely.
+        labels: int64 [n] in {0, 1}.
+        weights: float64 [n], how often each image counts (bootstrap); ``None``: 1 each.
+
     Returns:
-        A value in [0, 1]; NaN without any film with the finding.
+        A value in [0, 1]; NaN without any image with the finding.
     """
     return _Ranked.of(scores, labels).average_precision(np.ones(len(scores)) if weights is None else weights)
 
 
 def matthews_correlation(called: Rows, labels: Labels, weights: Scores | None = None) -> float:
-    """Return the Matthews correlation, in [-1, 1].
+    """Return the Matthews correlation of answers and labels, in [-1, 1].
 
-    NaN if labels or predictions are all the same.
+    Args:
+        called: bool [n], at or above the threshold.
+        labels: int64 [n] in {0, 1}.
+        weights: float64 [n], how often each image counts (bootstrap); ``None``: 1 each.
+
+    Returns:
+        The correlation; NaN if labels or answers are all the same.
     """
     weight = np.ones(len(labels)) if weights is None else weights
     yes, present = called.astype(float), (labels == 1).astype(float)
@@ -177,7 +194,7 @@ def matthews_correlation(called: Rows, labels: Labels, weights: Scores | None = 
     return float(weight @ (a * b) / scale) if scale > 1e-12 else float("nan")
 
 
-def measure(
+def measure_logits(
     scores: Scores, called: Rows, labels: Labels, groups: Groups, *, draws: int = 2000, seed: int = 0
 ) -> dict[str, Measure]:
     """Return the measures of out-of-fold logits with 95 % intervals.
@@ -186,11 +203,13 @@ def measure(
         scores: float64 [n], higher = more likely.
         called: bool [n], at or above the operating point.
         labels: int64 [n] in {0, 1}.
-        groups: str [n], the unit that is drawn (patient, or image where patients are unknown).
+        groups: str [n], the unit that is drawn (patient, or image if patients are unknown).
+        draws: number of bootstrap samples.
+        seed: of the samples.
 
     Returns:
         ``auc``, ``accuracy``, ``sensitivity``, ``specificity``, ``balanced_accuracy`` (mean of the last two),
-        ``matthews_correlation`` and ``average_precision``; the last two and accuracy hold for this share of films with
+        ``matthews_correlation`` and ``average_precision``; the last two and accuracy hold for this share of images with
         the finding only.
     """
     present, right = labels == 1, called == (labels == 1)
@@ -200,7 +219,7 @@ def measure(
         both = [(weight[rows & right].sum(), weight[rows].sum()) for rows in (present, ~present)]
         return float(sum(hits / of for hits, of in both) / 2) if all(of for _, of in both) else float("nan")
 
-    drawn = bootstrap(
+    drawn = bootstrap_measures(
         {
             "auc": ranked.auc,
             "balanced_accuracy": balanced,
@@ -213,21 +232,39 @@ def measure(
     )
     return {
         "auc": drawn.pop("auc"),
-        "accuracy": share(right, groups),
-        "sensitivity": share(right[present], groups[present]),
-        "specificity": share(right[~present], groups[~present]),
+        "accuracy": measure_share(right, groups),
+        "sensitivity": measure_share(right[present], groups[present]),
+        "specificity": measure_share(right[~present], groups[~present]),
         **drawn,
     }
 
 
-def auc_difference(first: Scores, second: Scores, labels: Labels, groups: Groups, *, count: int = 2000) -> Measure:
-    """Return first minus second AUC on the same images, paired."""
+def measure_auc_difference(
+    first: Scores, second: Scores, labels: Labels, groups: Groups, *, count: int = 2000
+) -> Measure:
+    """Return first minus second AUC on the same images, with interval.
+
+    Args:
+        first: float64 [n], scores of the first.
+        second: float64 [n], scores of the second.
+        labels: int64 [n] in {0, 1}.
+        groups: str [n], the unit that is drawn.
+        count: number of bootstrap samples.
+    """
     a, b = _Ranked.of(first, labels), _Ranked.of(second, labels)
-    return bootstrap({"auc": lambda weight: a.auc(weight) - b.auc(weight)}, groups, count=count)["auc"]
+    return bootstrap_measures({"auc": lambda weight: a.auc(weight) - b.auc(weight)}, groups, count=count)["auc"]
 
 
-def answer_counts(answers: npt.NDArray[np.str_], labels: Labels) -> JSONObject:
-    """Return counts of each answer, with and without the finding."""
+def count_answers(answers: npt.NDArray[np.str_], labels: Labels) -> JSONObject:
+    """Count each answer on images with and without the finding.
+
+    Args:
+        answers: str [n], values of ``Answer``; empty if an image has none.
+        labels: int64 [n] in {0, 1}.
+
+    Returns:
+        For each answer ``with_finding`` and ``without_finding``.
+    """
     return {
         answer.value: {
             "with_finding": int(((answers == answer) & (labels == 1)).sum()),
@@ -237,27 +274,35 @@ def answer_counts(answers: npt.NDArray[np.str_], labels: Labels) -> JSONObject:
     }
 
 
-def subgroup_table(films: OutOfFold, called: Rows, subgroups: Mapping[str, Rows], *, count: int = 500) -> JSONObject:
-    """Measure parts of the images, each by name.
+def measure_subgroups(
+    held_out: OutOfFold, called: Rows, subgroups: Mapping[str, Rows], *, count: int = 500
+) -> JSONObject:
+    """Measure subgroups of held-out images.
+
+    Args:
+        held_out: logits of all images.
+        called: bool [n], at or above the threshold.
+        subgroups: bool [n] by name.
+        count: number of bootstrap samples.
 
     Returns:
-        For each subgroup ``films``, ``with_finding``, ``patients``, ``missed`` (with the finding, not called),
-        ``called`` (without it, called), ``sensitivity``, ``specificity`` and ``auc``. A subgroup of one label has its
-        AUC against all films of the other label. What is undefined is absent.
+        For each subgroup ``films`` (the number of images), ``with_finding``, ``patients``, ``missed`` (with the
+        finding, not called), ``called`` (without it, called), ``sensitivity``, ``specificity`` and ``auc``. A subgroup
+        of one label has its AUC against all images of the other label. What is undefined is absent.
     """
-    right = called == (films.labels == 1)
+    right = called == (held_out.labels == 1)
     table: JSONObject = {}
     for name, rows in subgroups.items():
-        labels, groups = films.labels[rows], films.groups[rows]
+        labels, groups = held_out.labels[rows], held_out.groups[rows]
         if not len(labels):
             continue
         only = labels[0] if (labels == labels[0]).all() else None
-        against = rows if only is None else rows | (films.labels != only)
-        scored = _Ranked.of(films.logits[against], films.labels[against])
+        against = rows if only is None else rows | (held_out.labels != only)
+        scored = _Ranked.of(held_out.logits[against], held_out.labels[against])
         found = {
-            "sensitivity": share(right[rows][labels == 1], groups[labels == 1]),
-            "specificity": share(right[rows][labels == 0], groups[labels == 0]),
-            "auc": bootstrap({"auc": scored.auc}, films.groups[against], count=count)["auc"],
+            "sensitivity": measure_share(right[rows][labels == 1], groups[labels == 1]),
+            "specificity": measure_share(right[rows][labels == 0], groups[labels == 0]),
+            "auc": bootstrap_measures({"auc": scored.auc}, held_out.groups[against], count=count)["auc"],
         }
         table[name] = {
             "films": len(labels),

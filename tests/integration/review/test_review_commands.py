@@ -23,7 +23,7 @@ from preread.core.types import Answer, FileState, RefusalCode
 from preread.db import audit_key
 from preread.db.engine import sqlite_path
 from preread.review.auth import accounts
-from preread_training.data.dataset import index
+from preread_training.data.dataset import list_labelled_images
 from tests.support.page import PASSWORD, Films
 
 
@@ -169,7 +169,7 @@ def test_the_worklist_is_read_signed_and_exported_by_command(films_here: Films, 
     assert [row["label"] for row in rows] == ["PNEUMONIA", "ABSENT"]
     assert not {"P1", "P2"} & {row["patient"] for row in rows}
     (tmp_path / "readings.csv").write_text(exported.out)
-    learned = index(tmp_path / "readings.csv", "ABSENT")
+    learned = list_labelled_images(tmp_path / "readings.csv", "ABSENT")
     assert [film.present for film in learned] == [("pneumonia",), ()]
     assert all(film.path.is_file() for film in learned)
     every = [json.loads(line) for line in preread("review", "export", "--json").out.splitlines()]

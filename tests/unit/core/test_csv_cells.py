@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from preread.cli import output
 from preread.core.text import csv_cells
-from preread_training.data.dataset import index
+from preread_training.data.dataset import list_labelled_images
 
 # What begins a formula, what may stand before it, and what a sheet may take for the end of a cell.
 SIGNS = st.sampled_from(
@@ -101,7 +101,7 @@ def test_a_list_of_films_is_read_as_it_was_written(tmp_path: Path) -> None:
             for number, (path, label) in enumerate(zip(paths, ("X|Y", "ABSENT"), strict=True))
         ]
         csv_cells.write_rows(stream, ["path", "label", "patient"], rows)
-    assert [(film.path, film.present, film.patient) for film in index(listing, "ABSENT")] == [
+    assert [(film.path, film.present, film.patient) for film in list_labelled_images(listing, "ABSENT")] == [
         (paths[0], ("x", "y"), "=p0"),
         (paths[1], (), "=p1"),
     ]

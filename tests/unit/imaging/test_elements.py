@@ -25,7 +25,7 @@ from preread_training.data import phantoms
 from preread_training.data.phantoms import Encoding
 
 FILM = phantoms.draw_chest(1, rows=32, columns=32)
-FILMS = {name: phantoms.to_dicom(FILM, encoding) for name, encoding in phantoms.encodings()}
+FILMS = {name: phantoms.to_dicom(FILM, encoding) for name, encoding in phantoms.list_encodings()}
 BASE = phantoms.to_dicom(FILM)
 CUT = BASE.index(struct.pack("<HH", 0x7FE0, 0x10))
 UNDEFINED = 0xFFFFFFFF

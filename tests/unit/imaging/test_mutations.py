@@ -18,7 +18,7 @@ USE = IntendedUse(("CR", "DX"), ("AP", "PA"), 1.0, 6.0, ("CHEST",), "")
 # A damaged header may claim anything; what it claims must not cost the test run its memory.
 LIMITS = ImageLimits(max_bytes=1_000_000, max_pixels=100_000)
 FILES = {
-    **{name: phantoms.to_dicom(FILM, encoding) for name, encoding in phantoms.encodings()},
+    **{name: phantoms.to_dicom(FILM, encoding) for name, encoding in phantoms.list_encodings()},
     "bare": phantoms.to_dicom(FILM, Encoding("implicit", preamble=False)),
     "jpeg": phantoms.to_jpeg(FILM),
     "png": phantoms.to_png(FILM, bits=16),

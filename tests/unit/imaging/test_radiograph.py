@@ -57,7 +57,7 @@ def with_elements(data: bytes, **elements: Any) -> bytes:
 # --------------------------------------------------------------------------- told by content
 
 
-@pytest.mark.parametrize("encoding", [encoding for _, encoding in phantoms.encodings()], ids=lambda e: e.syntax)
+@pytest.mark.parametrize("encoding", [encoding for _, encoding in phantoms.list_encodings()], ids=lambda e: e.syntax)
 def test_every_transfer_syntax_is_read(encoding: Encoding) -> None:
     header, pixels = read(phantoms.to_dicom(FILM, encoding))
     assert header.format == "DICOM"

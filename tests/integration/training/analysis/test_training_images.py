@@ -15,9 +15,9 @@ from preread.core.types import Assessment, Declared
 from preread.model import bundles
 from preread.model.assess import assess
 from preread.model.classifier import Classifier
-from preread_training.analysis.activation_maps import head_bias, look_with
-from preread_training.analysis.perturbation import exchange_lungs, occlude, reframing
-from preread_training.data.dataset import index, load_pixels
+from preread_training.analysis.activation_maps import estimate_head_bias, load_bundle_runner
+from preread_training.analysis.perturbation import measure_lung_exchange, measure_occlusion, measure_reframing
+from preread_training.data.dataset import decode_labelled_images, list_labelled_images
 
 pytestmark = pytest.mark.films
 
@@ -50,9 +50,13 @@ def test_a_film_at_full_size_gets_nearly_the_answer_of_its_small_twin(films: Pat
 def test_a_full_film_shrinks_to_the_published_training_picture(films: Path) -> None:
     """The published twin went through JPEG at quality 75 once more; nothing else may differ."""
     full, small = zip(*_twins(films), strict=True)
-    labelled = {film.path: film for name in ("chest_xray_full", "chest_xray_224/train") for film in index(films / name)}
-    _, shrunk, _ = load_pixels([labelled[path] for path in full])
-    _, published, _ = load_pixels([labelled[path] for path in small])
+    labelled = {
+        film.path: film
+        for name in ("chest_xray_full", "chest_xray_224/train")
+        for film in list_labelled_images(films / name)
+    }
+    _, shrunk, _ = decode_labelled_images([labelled[path] for path in full])
+    _, published, _ = decode_labelled_images([labelled[path] for path in small])
     off = np.abs(shrunk.astype(int) - published.astype(int)).mean(axis=(1, 2))
     assert np.median(off) < 2.0
     assert off.max() < 3.0
@@ -81,20 +85,20 @@ def test_evaluate_and_assess_agree_on_every_film(films: Path, tmp_path: Path) ->
 @pytest.fixture(scope="module")
 def some(films: Path) -> tuple[np.ndarray, np.ndarray]:
     """Some films of the training split, 120 of each label: how they are answered is no test, what moves it is."""
-    labelled = index(films / "chest_xray_224" / "train")
+    labelled = list_labelled_images(films / "chest_xray_224" / "train")
     chosen = [
         [film for film in labelled if bool(film.present) is present][:: 11 if not present else 32][:120]
         for present in (False, True)
     ]
-    kept, pictures, _ = load_pixels([*chosen[0], *chosen[1]])
+    kept, pictures, _ = decode_labelled_images([*chosen[0], *chosen[1]])
     return pictures, np.array([int(bool(film.present)) for film in kept])
 
 
 def test_mean_and_bias_of_the_activation_map_are_the_logit(
     classifier: Classifier, some: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    seen = look_with(classifier)(some[0][::8])
-    _, off = head_bias(seen)
+    seen = load_bundle_runner(classifier)(some[0][::8])
+    _, off = estimate_head_bias(seen)
     assert off < 1e-4
 
 
@@ -102,9 +106,9 @@ def test_framing_a_film_like_those_with_pneumonia_hardly_moves_its_probability(
     classifier: Classifier, some: tuple[np.ndarray, np.ndarray]
 ) -> None:
     """The aim is 95 %, which the bundle gives out of fold for its own network; here a tenth of the films suffices."""
-    look, absent = look_with(classifier), some[0][some[1] == 0]
+    look, absent = load_bundle_runner(classifier), some[0][some[1] == 0]
     calibration = classifier.bundle.manifest.findings[0].calibration
-    found = reframing(look, absent, calibration, look(absent))
+    found = measure_reframing(look, absent, calibration, look(absent))
     assert found["films"] == 120
     assert found["unmoved"] >= 0.92
 
@@ -113,13 +117,15 @@ def test_the_answer_comes_from_the_lungs_and_not_from_the_border(
     classifier: Classifier, some: tuple[np.ndarray, np.ndarray]
 ) -> None:
     pictures, labels = some
-    look = look_with(classifier)
-    found = occlude(look, pictures, labels, classifier.bundle.manifest.findings[0].calibration, look(pictures))
+    look = load_bundle_runner(classifier)
+    found = measure_occlusion(
+        look, pictures, labels, classifier.bundle.manifest.findings[0].calibration, look(pictures)
+    )
     assert found["border"]["unmoved"] >= 0.88
     assert found["border"]["auc_change"] >= -0.005
     assert found["lungs"]["auc_change"] <= -0.02
     assert found["lungs"]["mean_probability_without_finding"] >= 0.5
-    assert exchange_lungs(look, pictures, labels)["auc"] >= 0.9
+    assert measure_lung_exchange(look, pictures, labels)["auc"] >= 0.9
 
 
 def test_the_manifest_states_what_the_bundle_was_asked_to_reach(classifier: Classifier) -> None:

@@ -20,12 +20,17 @@ from preread.model import bundles
 from preread.model.classifier import Classifier
 from preread.runner.assess_files import assess_files
 from preread_training.cli.app import app
-from preread_training.data.dataset import index, join_twins, load_pixels, read
-from preread_training.data.digests import PUBLISHED_FILMS, content_digest
+from preread_training.data.dataset import (
+    decode_labelled_images,
+    list_labelled_images,
+    merge_patients_sharing_images,
+    read_data_set,
+)
+from preread_training.data.digests import PUBLISHED_DATA_SET, compute_content_digest
 from preread_training.data.phantoms import draw_chest, to_dicom, to_png
-from preread_training.publish.declaration import PNEUMONIA_CHILDREN, declaration_for
+from preread_training.publish.declaration import PNEUMONIA_CHILDREN, read_declaration
 from preread_training.stats.metrics import OutOfFold
-from preread_training.stats.operating_point import NothingLearned, calibrate
+from preread_training.stats.operating_point import NothingLearned, fit_calibration
 from tests.support.declarations import declare
 from tests.support.training_images import brightened_chest
 
@@ -54,9 +59,9 @@ def test_several_findings_are_fitted_and_published_under_the_sites_own_declarati
     _run("fit", *shared, "--recipe", "smoke", "--steps-per-epoch", 2, "--only", 0)
     for file in (tmp_path / "run").glob("fold-*/logits.npz"):  # what a network that learned would say
         index = np.load(file)["index"]
-        labels = read(table, 2, 0, absent="none").labels[index]
+        labels = read_data_set(table, 2, 0, absent="none").labels[index]
         np.savez(file, index=index, logits=labels * 4.0 - 2.0 + np.linspace(-1, 1, labels.size).reshape(labels.shape))
-    with pytest.raises(UsageError, match=r"effusion, nodule: say with `--declaration FILE`"):
+    with pytest.raises(UsageError, match=r"effusion, nodule: fill one in that .* with `--declaration FILE`"):
         _run("publish", *shared, "--version", "1.0.0", "--into", tmp_path)
     mine = declare(tmp_path, "effusion", "nodule")
     _run("publish", *shared, "--version", "1.0.0", "--into", tmp_path, "--name", "ours",
@@ -78,13 +83,13 @@ def test_several_findings_are_fitted_and_published_under_the_sites_own_declarati
     "change, message",
     [
         ({"codes": {"effusion": "SCT:60046008"}}, "no code for the finding 'nodule'"),
-        ({"intended_use": {"modalities": ["CR"]}}, r"mine\.json: intended_use\.\w+: Field required"),
-        ({"source": None}, r"mine\.json: source: Input should be a valid string"),
-        ({"source": "<whose>"}, r"mine\.json: source is not filled in yet"),
-        ({"codes": {"<finding>": "SCT:1"}}, r"mine\.json: codes is not filled in yet"),
+        ({"intended_use": {"modalities": ["CR"]}}, r"mine\.json: intended_use\.\w+ is not valid \(Field required\)"),
+        ({"source": None}, r"mine\.json: source is not valid \(Input should be a valid string\)"),
+        ({"source": "<whose>"}, r"mine\.json: source is not filled in"),
+        ({"codes": {"<finding>": "SCT:1"}}, r"mine\.json: codes is not filled in"),
         (
             {"notes": asdict(PNEUMONIA_CHILDREN.notes)},
-            r"mine\.json: notes\.not_for\.0 states a fact of the published set",
+            r"mine\.json: notes\.not_for\.0 repeats a note on the published set",
         ),
     ],
 )
@@ -92,33 +97,33 @@ def test_a_declaration_that_lacks_something_is_named(change: dict[str, object], 
     codes = {"effusion": "SCT:60046008", "nodule": "SCT:786838002"}
     declare(tmp_path, **{"codes": codes, **change})
     with pytest.raises(UsageError, match=message):
-        declaration_for(("effusion", "nodule"), tmp_path / "mine.json")
+        read_declaration(("effusion", "nodule"), tmp_path / "mine.json")
 
 
-@pytest.mark.parametrize("text, message", [("{", "is no JSON"), ("[]", "is no declaration: an object is expected")])
+@pytest.mark.parametrize("text, message", [("{", "is no JSON"), ("[]", "holds no object")])
 def test_a_file_that_is_no_declaration_is_named(text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text(text)
     with pytest.raises(UsageError, match=message):
-        declaration_for(("nodule",), tmp_path / "mine.json")
+        read_declaration(("nodule",), tmp_path / "mine.json")
 
 
 def test_the_built_in_declaration_is_for_the_published_set_alone() -> None:
-    assert declaration_for(("pneumonia",), None, published=True) is PNEUMONIA_CHILDREN
+    assert read_declaration(("pneumonia",), None, published=True) is PNEUMONIA_CHILDREN
     for findings, published in ((("pneumonia",), False), (("pneumonia", "effusion"), True)):
-        with pytest.raises(UsageError, match="say with `--declaration FILE`"):
-            declaration_for(findings, None, published=published)
+        with pytest.raises(UsageError, match="give it with `--declaration FILE`"):
+            read_declaration(findings, None, published=published)
 
 
 def test_what_is_printed_to_fill_in_is_no_declaration_yet(tmp_path: Path) -> None:
     (tmp_path / "mine.json").write_text(_run("declaration"))
-    with pytest.raises(UsageError, match="is not filled in yet"):
-        declaration_for(("pneumonia",), tmp_path / "mine.json")
+    with pytest.raises(UsageError, match="is not filled in"):
+        read_declaration(("pneumonia",), tmp_path / "mine.json")
     assert json.loads(_run("declaration", "--shipped")) == json.loads(json.dumps(PNEUMONIA_CHILDREN.to_json()))
 
 
 def test_a_declaration_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"mine\.json cannot be read"):
-        declaration_for(("nodule",), tmp_path / "mine.json")
+        read_declaration(("nodule",), tmp_path / "mine.json")
 
 
 def test_films_may_be_dicom_and_their_tags_tell_the_patient(tmp_path: Path) -> None:
@@ -127,11 +132,11 @@ def test_films_may_be_dicom_and_their_tags_tell_the_patient(tmp_path: Path) -> N
         for number in range(3):
             film = to_dicom(draw_chest(number + 10 * len(label)), PatientID=f"{label}-{number // 2}")
             (tmp_path / label / f"{number}.dcm").write_bytes(film)
-    films, pictures, _ = load_pixels(index(tmp_path))
+    films, pictures, _ = decode_labelled_images(list_labelled_images(tmp_path))
     assert pictures.shape == (6, 224, 224)
     assert all(film.patient_known and "NODULE-" not in film.patient for film in films)
     assert [films[0].patient == films[1].patient, films[1].patient == films[2].patient] == [True, False]
-    assert read(tmp_path, folds=2, seed=0).findings == ("nodule",)
+    assert read_data_set(tmp_path, folds=2, seed=0).findings == ("nodule",)
 
 
 @pytest.fixture(scope="module")
@@ -210,19 +215,19 @@ def test_films_of_which_nothing_is_declared_are_not_published(
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2
     assert ended.stdout == ""
-    assert "nothing is known of whose films these are, labelled pneumonia" in ended.stderr
+    assert "no declaration is known for these images, labelled pneumonia" in ended.stderr
     assert ended.stderr.count("\n") == 1, "nothing of a library's"
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.films
 def test_the_published_set_is_known_wherever_it_lies_and_however_it_is_dealt(films: Path, tmp_path: Path) -> None:
-    found = index(films / "chest_xray_224" / "train")
+    found = list_labelled_images(films / "chest_xray_224" / "train")
     hashes = [hashlib.sha256(film.path.read_bytes()).hexdigest() for film in found]
-    joined = join_twins(found, hashes)
-    assert content_digest(joined, hashes) == PUBLISHED_FILMS
-    assert content_digest(joined[::-1], hashes[::-1]) == PUBLISHED_FILMS
-    assert content_digest(joined[1:], hashes[1:]) != PUBLISHED_FILMS
+    joined = merge_patients_sharing_images(found, hashes)
+    assert compute_content_digest(joined, hashes) == PUBLISHED_DATA_SET
+    assert compute_content_digest(joined[::-1], hashes[::-1]) == PUBLISHED_DATA_SET
+    assert compute_content_digest(joined[1:], hashes[1:]) != PUBLISHED_DATA_SET
 
 
 def test_recalibrating_keeps_the_network_and_fits_the_rest_to_the_sites_films(
@@ -231,7 +236,7 @@ def test_recalibrating_keeps_the_network_and_fits_the_rest_to_the_sites_films(
     bundle, site = published
     arguments = ("recalibrate", "--data", site, "--bundle", bundle.path, "--version", "1.0.0-site", "--into", tmp_path,
                  "--prevalence", 0.2)  # fmt: skip
-    with pytest.raises(UsageError, match="nothing is known of whose films these are"):
+    with pytest.raises(UsageError, match="no declaration is known for these images"):
         _run(*arguments)
     theirs = {"source": "a site's films", "films_licence": "theirs", "labelled_by": "two doctors of the site"}
     (tmp_path / "theirs.json").write_text(json.dumps({**theirs, "codes": {"pneumonia": "SCT:1"}}))
@@ -267,7 +272,7 @@ def test_a_bundle_is_not_calibrated_on_the_films_of_its_network(
     published: tuple[bundles.Bundle, Path], tmp_path: Path
 ) -> None:
     bundle, site = published
-    with pytest.raises(UsageError, match="was fitted to these very films"):
+    with pytest.raises(UsageError, match="was fitted to these very images"):
         _run("recalibrate", "--data", site.parent / "ours", "--bundle", bundle.path, "--version", "2",
              "--into", tmp_path, "--declaration", declare(tmp_path))  # fmt: skip
 
@@ -278,7 +283,7 @@ def test_too_few_films_of_a_site_are_no_ground_for_an_operating_point(
     bundle, site = published
     rows = [f"{file},{file.parent.name}" for file in sorted(site.glob("*/*"))]
     (tmp_path / "films.csv").write_text("\n".join(["path,label", *rows[1:]]))
-    with pytest.raises(UsageError, match="49 films without pneumonia were assessed; at least 50"):
+    with pytest.raises(UsageError, match=r"49 images without pneumonia were assessed, .* at least 50"):
         _run("recalibrate", "--data", tmp_path / "films.csv", "--bundle", bundle.path, "--version", "2",
              "--into", tmp_path, "--declaration", declare(tmp_path))  # fmt: skip
     assert not (tmp_path / "pneumonia").exists()
@@ -290,7 +295,7 @@ def test_films_of_another_finding_are_no_ground_for_a_bundle(
     bundle, site = published
     rows = [f"{file},{file.parent.name.replace('PNEUMONIA', 'NODULE')}" for file in sorted(site.glob("*/*"))]
     (tmp_path / "films.csv").write_text("\n".join(["path,label", *rows]))
-    with pytest.raises(UsageError, match="speaks of pneumonia, and no film is labelled so"):
+    with pytest.raises(UsageError, match="no image is labelled with the bundle's finding pneumonia"):
         _run("recalibrate", "--data", tmp_path / "films.csv", "--bundle", bundle.path, "--version", "2",
              "--into", tmp_path, "--declaration", declare(tmp_path))  # fmt: skip
     assert not (tmp_path / "pneumonia").exists()
@@ -298,5 +303,5 @@ def test_films_of_another_finding_are_no_ground_for_a_bundle(
 
 def test_a_network_that_learned_nothing_is_not_published() -> None:
     logits, labels = np.linspace(1, -1, 20), np.repeat([0, 1], 10)
-    with pytest.raises(NothingLearned, match="20 films"):
-        calibrate(OutOfFold(logits, labels, labels == 2), 0.5)
+    with pytest.raises(NothingLearned, match="20 images"):
+        fit_calibration(OutOfFold(logits, labels, labels == 2), 0.5)

@@ -16,10 +16,10 @@ from preread.imaging.radiograph import decode_radiograph, read_image_header
 from preread.model.bundles import Bundle
 from preread.runner import pool
 from preread.runner.assess_files import Processes
-from preread_training.analysis.evaluate import judge, write_predictions
+from preread_training.analysis.evaluate import evaluate_bundle, write_results_csv
 from preread_training.data import phantoms
-from preread_training.data.dataset import index, load_pixels
-from preread_training.data.decoding import read_pictures
+from preread_training.data.dataset import decode_labelled_images, list_labelled_images
+from preread_training.data.decoding import decode_files
 from tests.support.paths import STUB_SLOT
 
 AT_ONCE = Processes(2, deadline_s=5.0)
@@ -37,8 +37,8 @@ def films(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_pictures_are_those_of_this_process_in_the_order_of_the_films(films: Path) -> None:
-    paths = [film.path for film in index(films)]
-    _, pictures, _ = load_pixels(index(films), processes=AT_ONCE)
+    paths = [film.path for film in list_labelled_images(films)]
+    _, pictures, _ = decode_labelled_images(list_labelled_images(films), processes=AT_ONCE)
     expected = [
         resize_to_input(TRAINING_SPEC, decode_radiograph(read_image_header(path.read_bytes())).pixels) for path in paths
     ]
@@ -52,8 +52,8 @@ def test_pictures_are_those_of_this_process_in_the_order_of_the_films(films: Pat
 def test_a_film_that_breaks_its_process_is_named_by_index(films: Path, word: str, code: str) -> None:
     with (films / "NORMAL" / "3.jpg").open("ab") as stream:
         stream.write(word.encode())
-    with pytest.raises(UsageError, match=rf"3\.jpg is unreadable \({code}\)"):
-        load_pixels(index(films), processes=AT_ONCE)
+    with pytest.raises(UsageError, match=rf"3\.jpg is unreadable \({code}: "):
+        decode_labelled_images(list_labelled_images(films), processes=AT_ONCE)
 
 
 def test_a_film_that_breaks_its_process_has_no_answer_and_the_others_have_theirs(
@@ -62,10 +62,10 @@ def test_a_film_that_breaks_its_process_has_no_answer_and_the_others_have_theirs
     for name, word in (("NORMAL/3.jpg", b"ABORT"), ("PNEUMONIA/4.jpg", b"HANG")):
         with (films / name).open("ab") as stream:
             stream.write(word)
-    judged = judge(index(films), stub_bundle, processes=AT_ONCE)
+    judged = evaluate_bundle(list_labelled_images(films), stub_bundle, processes=AT_ONCE)
     assert judged.report["counts"]["assessed"] == 4
     assert judged.report["counts"]["unreadable"] == 2
-    write_predictions(tmp_path / "predictions.csv", judged)
+    write_results_csv(tmp_path / "predictions.csv", judged)
     with (tmp_path / "predictions.csv").open() as stream:
         rows = {Path(row["path"]).name: (row["outcome"], row["code"]) for row in csv.DictReader(stream)}
     broken = {"3.jpg": ("unreadable", "slot_crashed"), "4.jpg": ("unreadable", "slot_deadline")}
@@ -74,4 +74,4 @@ def test_a_film_that_breaks_its_process_has_no_answer_and_the_others_have_theirs
 
 def test_a_file_that_is_gone_is_named(films: Path) -> None:
     with pytest.raises(UsageError, match=r"gone\.jpg cannot be read"):
-        list(read_pictures([films / "gone.jpg"], AT_ONCE))
+        list(decode_files([films / "gone.jpg"], AT_ONCE))

@@ -13,7 +13,7 @@ from preread.imaging.preprocessing import TRAINING_SPEC
 from preread.model.out_of_scope import Detector
 from preread_training.data.phantoms import draw_chest, to_jpeg
 from preread_training.detector import synthetic_negatives
-from preread_training.detector.ood_images import of_folder, shipped, views
+from preread_training.detector.ood_images import crop_views, load_folder_images, load_package_images
 
 if TYPE_CHECKING:
     from preread_training.detector.detector import Embed
@@ -52,12 +52,12 @@ def foreign() -> dict[str, PixelArray]:
 
 
 def fitted(films: PixelArray, foreign: Any, folds: int = 2) -> Detector:
-    from preread_training.detector.detector import Network, fit_scope
+    from preread_training.detector.detector import DetectorSettings, Network, fit_bundle_detector
 
     of = np.arange(len(films)) % 2
     beside = [Network(f"fold-{fold}", network(fold), of != fold) for fold in range(folds)]
     final = Network("all", network(9), np.ones(len(films), bool)) if folds > 1 else None
-    return fit_scope(films, beside, final, TRAINING_SPEC, foreign=foreign)
+    return fit_bundle_detector(films, beside, final, DetectorSettings(TRAINING_SPEC), foreign=foreign)
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +105,10 @@ def test_foreign_pictures_move_no_threshold(films: PixelArray, detector: Detecto
 
 
 def test_a_run_of_one_fold_ships_that_fold_and_its_detector(films: PixelArray) -> None:
-    from preread_training.detector.detector import fit_detector
+    from preread_training.detector.detector import DetectorSettings, fit_detector
 
     alone = fitted(films, {}, folds=1)
-    expected = fit_detector(films[np.arange(FILMS) % 2 != 0], network(0), TRAINING_SPEC, seed=0)
+    expected = fit_detector(films[np.arange(FILMS) % 2 != 0], network(0), DetectorSettings(TRAINING_SPEC))
     assert np.array_equal(alone.weights, expected.weights)
     assert alone.spec.rates["out_of_fold"]["films"]["count"] == FILMS // 2
     assert alone.spec.rates["never_fitted_to"] == {}
@@ -116,21 +116,21 @@ def test_a_run_of_one_fold_ships_that_fold_and_its_detector(films: PixelArray) -
 
 @pytest.mark.parametrize("kind", synthetic_negatives.KINDS)
 def test_a_decoy_is_a_picture_of_the_size_of_a_film_and_another_than_it(films: PixelArray, kind: str) -> None:
-    made = synthetic_negatives.make(kind, films[:3], TRAINING_SPEC, seed=4)
+    made = synthetic_negatives.make_synthetic_negatives(kind, films[:3], TRAINING_SPEC, seed=4)
     assert made.shape == films[:3].shape
     assert made.dtype == np.uint8
     assert (made != films[:3]).any(axis=(1, 2)).all()
-    assert np.array_equal(made, synthetic_negatives.make(kind, films[:3], TRAINING_SPEC, seed=4))
+    assert np.array_equal(made, synthetic_negatives.make_synthetic_negatives(kind, films[:3], TRAINING_SPEC, seed=4))
 
 
 def test_packages_bring_slices_and_photographs() -> None:
-    found = shipped(TRAINING_SPEC)
+    found = load_package_images(TRAINING_SPEC)
     assert {"ct", "mr", "photograph"} <= set(found)
     assert all(pictures.dtype == np.uint8 and pictures.shape[1:] == (224, 224) for pictures in found.values())
 
 
 def test_views_begin_with_the_whole_picture(films: PixelArray) -> None:
-    shown = views(films[0], TRAINING_SPEC, seed=1, count=4)
+    shown = crop_views(films[0], TRAINING_SPEC, seed=1, count=4)
     assert np.array_equal(shown[0], films[0])
     assert len({view.tobytes() for view in shown}) == 4
 
@@ -138,9 +138,9 @@ def test_views_begin_with_the_whole_picture(films: PixelArray) -> None:
 def test_a_folder_gives_a_kind_for_each_folder_in_it(tmp_path: Any, films: PixelArray) -> None:
     (tmp_path / "knee").mkdir()
     (tmp_path / "knee" / "1.jpg").write_bytes(to_jpeg(films[0], 100))
-    assert {kind: pictures.shape for kind, pictures in of_folder(tmp_path).items()} == {"knee": (1, 224, 224)}
+    assert {kind: pictures.shape for kind, pictures in load_folder_images(tmp_path).items()} == {"knee": (1, 224, 224)}
     (tmp_path / "knee" / "2.jpg").write_text("no picture")
     with pytest.raises(UsageError, match=r"2\.jpg is unreadable"):
-        of_folder(tmp_path)
-    with pytest.raises(UsageError, match="no folder with pictures"):
-        of_folder(tmp_path / "knee")
+        load_folder_images(tmp_path)
+    with pytest.raises(UsageError, match="no folder with images"):
+        load_folder_images(tmp_path / "knee")

@@ -19,9 +19,9 @@ from preread.imaging.radiograph import decode_radiograph, read_image_header
 from preread.model import bundles
 from preread.model.assess import assess
 from preread.model.classifier import Classifier
-from preread_training.data.phantoms import demo_films, draw_chest, to_png
+from preread_training.data.phantoms import draw_chest, make_demo_files, to_png
 from preread_training.detector import synthetic_negatives
-from preread_training.detector.ood_images import shipped, views
+from preread_training.detector.ood_images import crop_views, load_package_images
 
 BY_PICTURE = {RefusalCode.NOT_CHEST, RefusalCode.INVERTED, RefusalCode.ORIENTATION}
 US_FILES = ("examples_ybr_color.dcm", "examples_jpeg2k.dcm", "examples_palette.dcm", "color3d_jpeg_baseline.dcm")
@@ -118,7 +118,7 @@ def test_phantoms_pass(codes: Callable[[Iterable[PixelArray]], Counter[str]], cl
     sizes = ((512, 512), (420, 512), (96, 96), (300, 240))
     drawn = [draw_chest(seed, rows=rows, columns=columns) for seed in range(10) for rows, columns in sizes]
     assert codes(drawn) == {"assessed": len(drawn)}
-    ended = [assess(data, classifier, Declared(Population.CHILDREN_1_5Y)) for _, data in demo_films()]
+    ended = [assess(data, classifier, Declared(Population.CHILDREN_1_5Y)) for _, data in make_demo_files()]
     assert not {end.code for end in ended if isinstance(end, Refusal)} & BY_PICTURE
 
 
@@ -140,7 +140,7 @@ def test_a_film_turned_or_exchanged_is_refused_and_named(
 def test_noise_and_drawings_are_refused(
     chest: PixelArray, codes: Callable[[Iterable[PixelArray]], Counter[str]], kind: str
 ) -> None:
-    made = synthetic_negatives.make(kind, chest, TRAINING_SPEC, seed=77)
+    made = synthetic_negatives.make_synthetic_negatives(kind, chest, TRAINING_SPEC, seed=77)
     assert share_refused(codes(picture for picture in made if np.ptp(picture) >= 8)) >= 0.98
 
 
@@ -159,7 +159,7 @@ def test_knees_of_which_nothing_was_learned_are_refused(
 def test_slices_and_photographs_of_which_nothing_was_learned_are_refused(
     codes: Callable[[Iterable[PixelArray]], Counter[str]], kind: str
 ) -> None:
-    assert share_refused(codes(shipped(TRAINING_SPEC)[kind])) >= 0.98
+    assert share_refused(codes(load_package_images(TRAINING_SPEC)[kind])) >= 0.98
 
 
 def frames() -> Iterator[PixelArray]:
@@ -179,6 +179,6 @@ def frames() -> Iterator[PixelArray]:
 def test_ultrasound_of_which_nothing_was_learned_is_refused(
     codes: Callable[[Iterable[PixelArray]], Counter[str]],
 ) -> None:
-    shown = [view for seed, frame in enumerate(frames()) for view in views(frame, TRAINING_SPEC, seed, 2)]
+    shown = [view for seed, frame in enumerate(frames()) for view in crop_views(frame, TRAINING_SPEC, seed, 2)]
     assert len(shown) >= 40
     assert share_refused(codes(shown)) >= 0.98

@@ -18,7 +18,7 @@ from preread.core.types import JSONObject
 from preread_training.cli.app import app
 from preread_training.reference.systems import REFERENCES
 from preread_training.report import comparison
-from preread_training.report.comparison_page import figure, page, table, write
+from preread_training.report.comparison_page import draw_comparison, format_page, format_table, write_comparison
 from tests.support.training_images import write_data_set
 
 pytestmark = pytest.mark.usefixtures("deterministic_tensorflow")
@@ -85,7 +85,7 @@ def _row(name: str, **changes: object) -> JSONObject:
 
 
 def test_every_system_has_a_row_beside_the_baselines(runs: Path) -> None:
-    rows = comparison.gather(runs)
+    rows = comparison.read_rows(runs)
     assert [row["name"] for row in rows] == ["A1", "E1", "L2", *comparison.BASELINES]
     assert all(row["measured"]["auc"]["value"] is not None for row in rows)
     held = rows[0]["protocol"]
@@ -93,7 +93,7 @@ def test_every_system_has_a_row_beside_the_baselines(runs: Path) -> None:
 
 
 def test_a_row_says_how_far_the_fit_came(runs: Path) -> None:
-    rows = {row["name"]: row for row in comparison.gather(runs)}
+    rows = {row["name"]: row for row in comparison.read_rows(runs)}
     assert (rows["E1"]["epochs"], rows["E1"]["epochs_meant"], rows["E1"]["ended"]) == (100, 100, "done")
     assert rows["E1"]["parameters"] == 131_089
     assert rows["E1"]["seconds_per_epoch"] > 0
@@ -102,7 +102,7 @@ def test_a_row_says_how_far_the_fit_came(runs: Path) -> None:
 
 
 def test_calling_every_film_pneumonia_is_worth_its_share(runs: Path) -> None:
-    always = next(row for row in comparison.gather(runs) if row["name"] == "always")["measured"]
+    always = next(row for row in comparison.read_rows(runs) if row["name"] == "always")["measured"]
     assert always["auc"]["value"] == 0.5
     assert (always["sensitivity"]["value"], always["specificity"]["value"]) == (1.0, 0.0)
     assert always["accuracy"]["value"] == 0.5
@@ -111,7 +111,7 @@ def test_calling_every_film_pneumonia_is_worth_its_share(runs: Path) -> None:
 def test_what_is_there_is_not_fitted_again(data: Path, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from preread_training.fit import cross_validation
 
-    monkeypatch.setattr(cross_validation, "run", None)  # a new fit would call it
+    monkeypatch.setattr(cross_validation, "fit_run", None)  # a new fit would call it
     assert "| E1 |" in _compare(data, runs, "--recipe", "E1", "--recipe", "L2")
 
 
@@ -121,7 +121,7 @@ def test_the_table_needs_no_films(runs: Path, tmp_path: Path) -> None:
     assert printed in written
     assert {path.name for path in (tmp_path / "docs").iterdir()} == {"compare.md", "compare.json", "compare.svg"}
     kept = json.loads((tmp_path / "docs" / "compare.json").read_text())
-    assert kept["rows"] == comparison.gather(runs)
+    assert kept["rows"] == comparison.read_rows(runs)
 
 
 def test_the_page_is_written_without_tensorflow(runs: Path, tmp_path: Path) -> None:
@@ -152,7 +152,7 @@ def test_a_run_on_other_folds_has_none(data: Path, runs: Path, tmp_path: Path) -
         "--own",
         str(runs / "E1"),
     ]
-    with pytest.raises(UsageError, match="another data set, or other folds"):
+    with pytest.raises(UsageError, match="another data set or other folds"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
 
 
@@ -168,7 +168,7 @@ def test_a_fit_that_fails_is_a_row_and_the_next_system_has_its_turn(
         asked.append(trainer.recipe.name)
         raise FittingFailed("the loss became nan at step 3")
 
-    monkeypatch.setattr(cross_validation, "run", fail)
+    monkeypatch.setattr(cross_validation, "fit_run", fail)
     printed = _compare(data, tmp_path, "--recipe", "K1", "--recipe", "K2")
     assert asked == ["K1", "K2"]
     assert printed.count("the fit failed: the loss became nan at step 3") == 2
@@ -213,22 +213,22 @@ def test_rows_of_different_films_are_not_put_into_one_table(tmp_path: Path) -> N
         row = _row(name)
         row["protocol"]["seed"] = len(name) + (name == "A5")
         (tmp_path / name / comparison.ROW_FILE).write_text(json.dumps(row))
-    with pytest.raises(UsageError, match="A5 and A1 were held to different films"):
-        comparison.gather(tmp_path)
+    with pytest.raises(UsageError, match="A5 and A1 were measured on different images"):
+        comparison.read_rows(tmp_path)
 
 
 def test_a_folder_without_rows_is_said_to_have_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no finished row"):
-        comparison.gather(tmp_path)
+        comparison.read_rows(tmp_path)
 
 
 # --------------------------------------------------------------------------- the page
 
 
 def test_a_line_of_the_table_says_what_was_reported_and_what_is_so() -> None:
-    line = table([_row("A5")]).splitlines()[2]
+    line = format_table([_row("A5")]).splitlines()[2]
     assert line == (
-        "| A5 | CNN of three convolutions, 100 px | test .97 (.947 in the stored run) | accuracy on training films: "
+        "| A5 | CNN of three convolutions, 100 px | test .97 (.947 in the stored run) | accuracy on training images: "
         "the test generator read the training folder | 0.900 (0.850 to 0.950) | 0.900 | 0.900 | 0.900 | "
         "0.900 (0.850 to 0.950) | 12.3 | 4.25 of 20, time over | 445,537 |"
     )
@@ -236,8 +236,8 @@ def test_a_line_of_the_table_says_what_was_reported_and_what_is_so() -> None:
 
 def test_the_page_says_what_was_mended_and_which_command_makes_it() -> None:
     rows = [_row("A5"), _row("L1", minutes_allowed=5.0, ended="done"), _row("K3", imagenet=False)]
-    text = page(rows)
-    assert "| A5 | F1: measured on films kept out of the fit |" in text
+    text = format_page(rows)
+    assert "| A5 | F1: measured on images kept out of the fit |" in text
     assert "--folds 5 --seed 3 --minutes 15 --void-minutes 5 --threads 1" in text
     assert "here without ImageNet weights" in text
     assert "28 of them" in text
@@ -246,16 +246,16 @@ def test_the_page_says_what_was_mended_and_which_command_makes_it() -> None:
 
 def test_a_candidate_that_was_chosen_is_told() -> None:
     row = _row("E4", layers="C32-3t A F D512", epochs_meant=7)
-    assert "; chosen C32-3t A F D512, 7 epochs |" in table([row])
+    assert "; chosen C32-3t A F D512, 7 epochs |" in format_table([row])
 
 
 def test_the_figure_has_a_mark_for_every_number_there_is(tmp_path: Path) -> None:
     failed = _row("K3", measured=None, failed="the loss became nan")
     rows = [_row("A5"), _row("A7w"), failed]
-    left, right = figure(rows).axes
+    left, right = draw_comparison(rows).axes
     marks = [line for line in left.lines if line.get_marker() == "o"]
     assert sorted(float(np.asarray(mark.get_xdata())[0]) for mark in marks) == pytest.approx([0.9, 0.9, 0.9042, 0.9712])
     assert len([line for line in right.lines if line.get_marker() in {"o", "D"}]) == 4
-    write(rows, tmp_path / "a")
-    write(rows, tmp_path / "b")
+    write_comparison(rows, tmp_path / "a")
+    write_comparison(rows, tmp_path / "b")
     assert (tmp_path / "a" / "compare.svg").read_bytes() == (tmp_path / "b" / "compare.svg").read_bytes()

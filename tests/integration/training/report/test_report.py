@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from preread.core.errors import UsageError
 from preread_training.cli.app import app
 from preread_training.data.atomic_files import NotKept
-from preread_training.data.dataset import Data, read, summary
+from preread_training.data.dataset import Data, read_data_set, summarise_data_set
 from preread_training.data.phantoms import draw_chest
 
 pytestmark = pytest.mark.usefixtures("deterministic_tensorflow")
@@ -101,18 +101,18 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def data(films: Path) -> Data:
-    return read(films, 2, 0)
+    return read_data_set(films, 2, 0)
 
 
 def _write_run(run: Path, data: Data, folds: tuple[int, ...]) -> Path:
-    from preread_training.fit.trainer import RECIPES, describe
+    from preread_training.fit.trainer import RECIPES, format_recipe
 
     run.mkdir()
     record = {
-        "recipe": json.loads(describe(RECIPES["smoke"])),
+        "recipe": json.loads(format_recipe(RECIPES["smoke"])),
         "seed": 0,
         "steps_per_epoch": None,
-        "data": summary(data),
+        "data": summarise_data_set(data),
         "environment": {"python": "3.x", "keras": "y"},
     }
     (run / "record.json").write_text(json.dumps(record))
@@ -130,25 +130,25 @@ def _write_run(run: Path, data: Data, folds: tuple[int, ...]) -> Path:
 @pytest.fixture(scope="module")
 def run(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never fitted: logits by chance around the labels; the network of fold 0 is its first weights."""
-    from preread_training.fit.trainer import RECIPES, WEIGHTS_FILE, build
+    from preread_training.fit.trainer import RECIPES, WEIGHTS_FILE, build_recipe_network
 
     folder = _write_run(tmp_path_factory.mktemp("runs") / "drawn", data, (0, 1))
-    build(RECIPES["smoke"], 1).save_weights(folder / "fold-0" / WEIGHTS_FILE)
+    build_recipe_network(RECIPES["smoke"], 1).save_weights(folder / "fold-0" / WEIGHTS_FILE)
     return folder
 
 
 @pytest.fixture(scope="module")
 def local(run: Path, data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from preread_training.report.report import Wanted, report
+    from preread_training.report.report import ReportOptions, write_report
 
-    return report(run, data, tmp_path_factory.mktemp("local"), Wanted())
+    return write_report(run, data, tmp_path_factory.mktemp("local"), ReportOptions())
 
 
 @pytest.fixture(scope="module")
 def shared(run: Path, data: Data, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from preread_training.report.report import Wanted, report
+    from preread_training.report.report import ReportOptions, write_report
 
-    return report(run, data, tmp_path_factory.mktemp("shared"), Wanted(share=True))
+    return write_report(run, data, tmp_path_factory.mktemp("shared"), ReportOptions(share=True))
 
 
 def _read(path: Path) -> Page:
@@ -188,7 +188,7 @@ def test_the_figures_lie_beside_the_page_as_pictures(local: Path) -> None:
 
 def test_the_local_page_says_that_it_shows_films(local: Path) -> None:
     page = _read(local)
-    assert "it shows patients\N{RIGHT SINGLE QUOTATION MARK} films" in page.text[:1000]
+    assert "it shows patients\N{RIGHT SINGLE QUOTATION MARK} images" in page.text[:1000]
     assert page.jpegs
     first = Image.open(io.BytesIO(base64.b64decode(page.jpegs[0].split(",")[1])))
     assert first.size == (224, 224)
@@ -207,22 +207,22 @@ def test_every_error_is_in_the_gallery_with_its_map_where_there_is_a_network(
     with_map = sum(fold == "0" for _, _, fold in shown)
     samples = len(page.jpegs) - len(shown) - with_map
     assert samples == 6 + 6  # one film a patient: of many without, of many with; names tell no kind of other films
-    labels = {film.path.name: label for film, label in zip(data.films, data.labels[:, 0].tolist(), strict=True)}
+    labels = {film.path.name: label for film, label in zip(data.images, data.labels[:, 0].tolist(), strict=True)}
     assert sum(labels[name] for name, _, _ in shown) == missed
 
 
 def test_a_run_that_learned_nothing_still_shows_its_films_and_its_loss(data: Data, tmp_path: Path) -> None:
-    from preread_training.report.report import Wanted, report
+    from preread_training.report.report import ReportOptions, write_report
 
     run = _write_run(tmp_path / "useless", data, (0, 1))
     for part in run.glob("fold-*"):
         kept = np.load(part / "logits.npz")
         np.savez(part / "logits.npz", index=kept["index"], logits=-kept["logits"])
-    page = _read(report(run, data, tmp_path / "page", Wanted(share=True)))
+    page = _read(write_report(run, data, tmp_path / "page", ReportOptions(share=True)))
     assert {"films", "learning", "timing", "record"} <= set(page.ids)
     assert not {"separation", "answers", "calibration", "subgroups", "errors"} & set(page.ids)
     assert "Nothing was learned yet." in page.text
-    assert "its logit does not rise with the finding" in page.text
+    assert "logit does not rise with the finding" in page.text
     assert {address.removeprefix("#") for address in page.addresses if address.startswith("#")} <= set(page.ids)
     assert "learning-curves" in {path.stem for path in (tmp_path / "page" / "figures").iterdir()}
 
@@ -234,7 +234,7 @@ def test_a_shared_page_holds_no_film_and_no_name_of_one(shared: Path, data: Data
     page, text = _read(shared), shared.read_text(encoding="utf-8")
     assert not page.jpegs
     assert not [address for address in page.addresses if address.startswith("data:") and "svg" not in address]
-    assert not [film.path.name for film in data.films if film.path.stem in text]
+    assert not [film.path.name for film in data.images if film.path.stem in text]
     for address in page.addresses:
         if address.startswith("data:image/svg"):
             drawing = base64.b64decode(address.split(",")[1])
@@ -244,14 +244,14 @@ def test_a_shared_page_holds_no_film_and_no_name_of_one(shared: Path, data: Data
 
 
 def test_counts_and_words_agree_with_the_logits(local: Path, run: Path, data: Data) -> None:
-    from preread_training.fit.cross_validation import out_of_fold
-    from preread_training.report.tables import judge
+    from preread_training.fit.cross_validation import load_out_of_fold
+    from preread_training.report.tables import apply_operating_point
 
     page = _read(local)
-    films, rows = out_of_fold(run, data)
-    judged = judge("network", films, "pneumonia", 0.5)
+    films, rows = load_out_of_fold(run, data)
+    judged = apply_operating_point("network", films, "pneumonia", 0.5)
     found = int((judged.called & (films.labels == 1)).sum())
-    assert f"Of 20 films with pneumonia the network finds {found}" in page.text
+    assert f"Of 20 images with pneumonia the network finds {found}" in page.text
     assert "95" in page.text
     assert len(rows) == 40
 
@@ -264,25 +264,27 @@ def test_baselines_stand_in_every_table_of_figures(local: Path) -> None:
 
 
 def test_a_run_with_one_fold_says_what_is_missing(data: Data, tmp_path: Path) -> None:
-    from preread_training.report.report import Wanted, report
+    from preread_training.report.report import ReportOptions, write_report
 
     run = _write_run(tmp_path / "half", data, (1,))
     (run / "fold-0").mkdir()
     (run / "fold-0" / "history.csv").write_text("1,0.6,10.0\n")
-    page = _read(report(run, data, tmp_path / "out", Wanted(share=True)))
+    page = _read(write_report(run, data, tmp_path / "out", ReportOptions(share=True)))
     assert "The run is not finished" in page.text
-    assert "fold 0 (1 epochs so far), all films (not begun)" in page.text
-    assert f"the {(data.folds == 1).sum()} films (of 40)" in page.text
+    assert "fold 0 (1 epochs so far), all images (not begun)" in page.text
+    assert f"the {(data.folds == 1).sum()} images (of 40)" in page.text
 
 
 def test_films_without_a_conflict_slice_get_a_report_too(data: Data, tmp_path: Path) -> None:
-    from preread_training.report.report import Wanted, report
+    from preread_training.report.report import ReportOptions, write_report
 
     plain = Data(
-        data.films, data.pictures, data.hashes, data.findings, data.labels, data.patients, data.folds,
+        data.images, data.pixels, data.hashes, data.findings, data.labels, data.patients, data.folds,
         np.zeros_like(data.conflict),
     )  # fmt: skip
-    path = report(_write_run(tmp_path / "plain", plain, (0, 1)), plain, tmp_path / "out", Wanted(share=True))
+    path = write_report(
+        _write_run(tmp_path / "plain", plain, (0, 1)), plain, tmp_path / "out", ReportOptions(share=True)
+    )
     names = {figure.stem for figure in (path.parent / "figures").iterdir()}
     assert names == {name for name in FIGURES if "conflict" not in name}
     assert "nan" not in _read(path).text.split()
@@ -291,41 +293,41 @@ def test_films_without_a_conflict_slice_get_a_report_too(data: Data, tmp_path: P
 def test_sizes_are_measured_once_and_kept_until_the_networks_change(
     run: Path, data: Data, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from preread_training.fit.input_sizes import SIZES_FILE, kept_sizes, measure_sizes
+    from preread_training.fit.input_sizes import SIZES_FILE, measure_input_sizes, read_input_sizes
     from preread_training.report import sections
 
     told: list[int] = []
-    measured = measure_sizes(run, data, sides_px=(64,), progress=lambda: told.append(1))
+    measured = measure_input_sizes(run, data, sides_px=(64,), progress=lambda: told.append(1))
     assert [side["side_px"] for side in measured["sides"]] == [64, 96]
     assert measured["serving_px"] == 96
     assert len(told) == 2
     for side in measured["sides"]:
         assert 0 < side["median_ms"] <= side["p95_ms"]
         assert set(side["findings"]["pneumonia"]) == {"auc", "auc_conflict_normals"}
-    monkeypatch.setattr("preread_training.fit.input_sizes.network_of", None)  # measuring anew would call it
-    assert measure_sizes(run, data) == json.loads((run / SIZES_FILE).read_text())
-    section = sections.sizes(measured, "pneumonia", sections.Drawn())
+    monkeypatch.setattr("preread_training.fit.input_sizes.load_serving_network", None)  # measuring anew would call it
+    assert measure_input_sizes(run, data) == json.loads((run / SIZES_FILE).read_text())
+    section = sections.build_size_section(measured, "pneumonia", sections.DrawnFigures())
     assert section is not None
     assert [name for name, _ in section["table"].rows] == ["64 px", "96 px (serves)"]
     kept = json.loads((run / SIZES_FILE).read_text())
     (run / SIZES_FILE).write_text(json.dumps({**kept, "networks": {"fold-0": "another"}}))
-    assert kept_sizes(run, data) is None
+    assert read_input_sizes(run, data) is None
     (run / SIZES_FILE).unlink()
 
 
 def test_a_run_without_networks_has_no_sizes_to_measure(data: Data, tmp_path: Path) -> None:
-    from preread_training.fit.input_sizes import measure_sizes
+    from preread_training.fit.input_sizes import measure_input_sizes
 
-    with pytest.raises(UsageError, match="no network that could be served"):
-        measure_sizes(_write_run(tmp_path / "bare", data, (0,)), data)
+    with pytest.raises(UsageError, match="no network of the product's own recipes"):
+        measure_input_sizes(_write_run(tmp_path / "bare", data, (0,)), data)
 
 
 def test_the_record_names_every_part_and_weight(run: Path) -> None:
-    from preread_training.fit.run_record import parts_of, record_of
+    from preread_training.fit.run_record import list_parts, read_record
 
-    parts = parts_of(run, record_of(run))
+    parts = list_parts(run, read_record(run))
     assert [(part.name, part.state) for part in parts] == [
-        ("fold 0", "finished"), ("fold 1", "finished"), ("all films", "not begun"),
+        ("fold 0", "finished"), ("fold 1", "finished"), ("all images", "not begun"),
     ]  # fmt: skip
     assert [len(part.weights) for part in parts] == [64, 0, 0]
     assert parts[0].history == [(1, 0.6, 10.0), (2, 0.4, 12.0)]
@@ -382,39 +384,39 @@ def test_other_films_are_refused_and_nothing_is_written(run: Path, films: Path, 
 
 
 def test_a_run_without_a_finished_fold_is_refused(data: Data, tmp_path: Path) -> None:
-    from preread_training.report.report import Wanted, report
+    from preread_training.report.report import ReportOptions, write_report
 
     with pytest.raises(UsageError, match="no finished fold"):
-        report(_write_run(tmp_path / "begun", data, ()), data, tmp_path / "out", Wanted())
+        write_report(_write_run(tmp_path / "begun", data, ()), data, tmp_path / "out", ReportOptions())
     assert not (tmp_path / "out").exists()
 
 
 def test_an_unknown_finding_is_refused(run: Path, data: Data, tmp_path: Path) -> None:
-    from preread_training.report.report import Wanted, report
+    from preread_training.report.report import ReportOptions, write_report
 
     with pytest.raises(UsageError, match="no finding 'fracture': choose one of pneumonia"):
-        report(run, data, tmp_path / "out", Wanted(finding="fracture"))
+        write_report(run, data, tmp_path / "out", ReportOptions(finding="fracture"))
 
 
 def test_a_comparison_without_rows_is_refused(run: Path, data: Data, tmp_path: Path) -> None:
-    from preread_training.report.report import Wanted, report
+    from preread_training.report.report import ReportOptions, write_report
 
     with pytest.raises(UsageError, match="no finished row"):
-        report(run, data, tmp_path / "out", Wanted(compare=tmp_path))
+        write_report(run, data, tmp_path / "out", ReportOptions(compare=tmp_path))
 
 
 def test_a_folder_that_cannot_be_made_is_named(run: Path, data: Data, tmp_path: Path) -> None:
-    from preread_training.report.report import Wanted, report
+    from preread_training.report.report import ReportOptions, write_report
 
     (tmp_path / "out").write_text("a file")
     with pytest.raises(UsageError, match="out is no folder"):
-        report(run, data, tmp_path / "out", Wanted(share=True))
+        write_report(run, data, tmp_path / "out", ReportOptions(share=True))
 
 
 def test_a_page_that_cannot_be_written_leaves_the_old_one(
     run: Path, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from preread_training.report.report import SHARED_PAGE, Wanted, report
+    from preread_training.report.report import SHARED_PAGE, ReportOptions, write_report
 
     (tmp_path / SHARED_PAGE).write_text("the old page")
 
@@ -424,7 +426,7 @@ def test_a_page_that_cannot_be_written_leaves_the_old_one(
 
     monkeypatch.setattr(Path, "write_text", full)
     with pytest.raises(NotKept, match="No space left"):
-        report(run, data, tmp_path, Wanted(share=True))
+        write_report(run, data, tmp_path, ReportOptions(share=True))
     assert (tmp_path / SHARED_PAGE).read_text() == "the old page"
     assert not list(tmp_path.rglob("part-*"))
 
@@ -433,17 +435,17 @@ def test_a_baseline_that_learned_nothing_is_named_not_shown(
     run: Path, data: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from preread_training.report import tables
-    from preread_training.report.report import Wanted, report
-    from preread_training.stats.baselines import cross_fitted_logits
+    from preread_training.report.report import ReportOptions, write_report
+    from preread_training.stats.baselines import compute_cross_fitted_logits
 
     monkeypatch.setattr(
         tables,
-        "cross_fitted_logits",
+        "compute_cross_fitted_logits",
         lambda features, labels, folds: (
-            cross_fitted_logits(features, labels, folds) * (-1 if features.shape[1] == 96 else 1)
+            compute_cross_fitted_logits(features, labels, folds) * (-1 if features.shape[1] == 96 else 1)
         ),
     )
-    path = report(run, data, tmp_path / "out", Wanted(share=True))
+    path = write_report(run, data, tmp_path / "out", ReportOptions(share=True))
     page = _read(path)
     assert "border only\N{RIGHT DOUBLE QUOTATION MARK} is missing" in page.text
     assert "border only: AUC" not in page.text

@@ -52,7 +52,7 @@ for path in sys.argv[1:]:
 def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], set[Path]]:
     folder = tmp_path_factory.mktemp("films")
     films = {
-        f"{number}": phantoms.to_dicom(FILM, encoding) for number, (_, encoding) in enumerate(phantoms.encodings())
+        f"{number}": phantoms.to_dicom(FILM, encoding) for number, (_, encoding) in enumerate(phantoms.list_encodings())
     }
     films |= {"jpeg": phantoms.to_jpeg(FILM), "png": phantoms.to_png(FILM)}
     for name, content in films.items():

@@ -18,7 +18,7 @@ from preread_training.data.phantoms import Encoding
 from tests.support.decoders import items, outcome, stored
 
 FILM = phantoms.draw_chest(3, rows=40, columns=56).astype(np.uint16) * 257
-FRAME = phantoms.compress(FILM, Encoding("rle", bits=16))
+FRAME = phantoms.compress_frame(FILM, Encoding("rle", bits=16))
 NEEDED = [cut_rle_segment(segment, FILM.size) for segment in split_rle_frame(FRAME, 2)]
 
 

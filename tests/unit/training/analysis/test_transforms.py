@@ -28,16 +28,16 @@ def test_every_disturbance_changes_films_and_keeps_their_form(name: str) -> None
 
 
 def test_nothing_asked_for_changes_nothing() -> None:
-    assert (transforms.crop(PICTURES) == PICTURES).all()
-    assert (transforms.gamma(PICTURES, 1.0) == PICTURES).all()
-    assert (transforms.contrast(PICTURES, 1.0) == PICTURES).all()
-    assert (transforms.rotate(PICTURES, 0.0) == PICTURES).all()
-    assert np.abs(transforms.jpeg(PICTURES, 100).astype(int) - PICTURES).max() <= 2
+    assert (transforms.crop_margins(PICTURES) == PICTURES).all()
+    assert (transforms.apply_gamma(PICTURES, 1.0) == PICTURES).all()
+    assert (transforms.scale_contrast(PICTURES, 1.0) == PICTURES).all()
+    assert (transforms.rotate_images(PICTURES, 0.0) == PICTURES).all()
+    assert np.abs(transforms.apply_jpeg_loss(PICTURES, 100).astype(int) - PICTURES).max() <= 2
 
 
 @pytest.mark.parametrize("quality", [90, 50, 10])
 def test_jpeg_loses_what_libjpeg_loses(quality: int) -> None:
-    for picture, ours in zip(PICTURES, transforms.jpeg(PICTURES, quality), strict=True):
+    for picture, ours in zip(PICTURES, transforms.apply_jpeg_loss(PICTURES, quality), strict=True):
         stream = io.BytesIO()
         Image.fromarray(picture).save(stream, "JPEG", quality=quality)
         theirs = np.asarray(Image.open(stream))
@@ -45,13 +45,13 @@ def test_jpeg_loses_what_libjpeg_loses(quality: int) -> None:
 
 
 def test_a_quarter_turn_is_numpys() -> None:
-    turned = transforms.rotate(PICTURES, 90.0)
+    turned = transforms.rotate_images(PICTURES, 90.0)
     assert any(np.abs(turned.astype(int) - np.rot90(PICTURES, k, (1, 2))).max() <= 1 for k in (1, 3))
 
 
 def test_a_crop_squashes_what_is_left() -> None:
     rows = np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 100, axis=2)
-    cut = transforms.crop(rows, top=0.25)
+    cut = transforms.crop_margins(rows, top=0.25)
     assert cut.shape == rows.shape
     assert cut[0, 0, 0] == 50
     assert cut[0, -1, 0] == 199
@@ -61,14 +61,14 @@ def test_a_crop_squashes_what_is_left() -> None:
 def test_reframing_leaves_the_height_that_the_aspect_allows(top: float, last: int) -> None:
     """Of a film 1.21 as wide as high, 1.21 / 1.5 of the height make one of 1.5; a deep cut leaves less."""
     rows = np.repeat(np.arange(200, dtype=np.uint8)[None, :, None], 242, axis=2)
-    framed = transforms.reframe(rows, top)
+    framed = transforms.reframe_like_pneumonia(rows, top)
     assert framed[0, 0, 0] == pytest.approx(200 * top, abs=1)
     assert framed[0, -1, 0] == pytest.approx(last, abs=1)
 
 
 def test_blur_keeps_the_mean_and_lowers_the_spread() -> None:
     noisy = np.random.default_rng(0).integers(60, 200, (1, 64, 64), dtype=np.uint8)
-    smooth = transforms.blur(noisy, 2.0)
+    smooth = transforms.blur_images(noisy, 2.0)
     assert smooth.mean() == pytest.approx(noisy.mean(), abs=1.5)
     assert smooth.std() < noisy.std() / 4
 
@@ -76,7 +76,7 @@ def test_blur_keeps_the_mean_and_lowers_the_spread() -> None:
 def test_hiding_paints_the_region_alone() -> None:
     region = np.zeros((224, 224), bool)
     region[10:20, 30:50] = True
-    hidden = transforms.hide(PICTURES, region)
+    hidden = transforms.fill_region(PICTURES, region)
     assert (hidden[:, ~region] == PICTURES[:, ~region]).all()
     for picture, painted in zip(PICTURES, hidden, strict=True):
         assert set(painted[region].tolist()) == {round(float(picture.mean()))}

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from preread_training.analysis.transforms import blur
-from preread_training.stats.baselines import sharpness
+from preread_training.analysis.transforms import blur_images
+from preread_training.stats.baselines import measure_sharpness
 from preread_training.stats.metrics import auc
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def _films() -> tuple[np.ndarray, np.ndarray]:
     grain = generator.normal(0, 25, (64, SIDE, SIDE)) * generator.uniform(0.7, 1.3, (64, 1, 1))
     films = np.clip(128 + grain, 0, 255).astype(np.uint8)
     soft = np.arange(64) % 2
-    films[soft == 1] = blur(films[soft == 1], 0.8)
+    films[soft == 1] = blur_images(films[soft == 1], 0.8)
     order = generator.permutation(64)
     return films[order], soft[order]
 
@@ -48,9 +48,9 @@ def _augmented(how: Augmentation, films: np.ndarray, key: tuple[int, int] = (3, 
     """Return float32 [N, SIDE, SIDE] of uint8 [N, SIDE, SIDE]; the same for the same key."""
     import tensorflow as tf
 
-    from preread_training.data.augmentation import augment
+    from preread_training.data.augmentation import augment_images
 
-    return np.asarray(augment(how, tf.constant(films), SIDE, tf.constant(key, tf.int64)))[..., 0]
+    return np.asarray(augment_images(how, tf.constant(films), SIDE, tf.constant(key, tf.int64)))[..., 0]
 
 
 def test_exchanged_detail_tells_nothing_of_the_label() -> None:
@@ -58,8 +58,8 @@ def test_exchanged_detail_tells_nothing_of_the_label() -> None:
     kept = _augmented(_still(), films)
     exchanged = _augmented(replace(_still(), detail=1.0), films)
     for step in range(3):
-        assert auc(-sharpness(kept.astype(np.uint8))[:, step], soft) > 0.95
-        assert 0.2 < auc(-sharpness(exchanged.astype(np.uint8))[:, step], soft) < 0.8
+        assert auc(-measure_sharpness(kept.astype(np.uint8))[:, step], soft) > 0.95
+        assert 0.2 < auc(-measure_sharpness(exchanged.astype(np.uint8))[:, step], soft) < 0.8
     assert np.abs(exchanged.mean(axis=(1, 2)) - kept.mean(axis=(1, 2))).max() < 2  # only detail changes
 
 
@@ -80,6 +80,6 @@ def test_the_same_key_gives_the_same_pictures_and_another_key_others() -> None:
 
 def test_sharpness_is_low_in_a_softened_film() -> None:
     films, soft = _films()
-    measured = sharpness(films)
+    measured = measure_sharpness(films)
     assert (measured[soft == 1].mean(axis=0) < measured[soft == 0].mean(axis=0)).all()
-    assert np.allclose(sharpness(np.full((1, 56, 56), 7, np.uint8)), np.log(0.1))
+    assert np.allclose(measure_sharpness(np.full((1, 56, 56), 7, np.uint8)), np.log(0.1))

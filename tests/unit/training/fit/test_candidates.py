@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preread.core.errors import UsageError
-from preread_training.data.dataset import Data, Film
+from preread_training.data.dataset import Data, LabelledImage
 from preread_training.data.phantoms import draw_chest
 from preread_training.stats.bootstrap import Measure
 from preread_training.stats.metrics import auc
@@ -33,7 +33,9 @@ def data() -> Data:
     pictures = generator.integers(0, 255, (IMAGES, 28, 28)).astype(np.uint8)
     patients = np.array([f"{label}-{row % 20}" for row, label in enumerate(labels)])
     conflict = (labels == 0) & (np.arange(IMAGES) % 3 == 0)
-    films = [Film(Path(str(row)), ("x",) if label else (), patients[row], True) for row, label in enumerate(labels)]
+    films = [
+        LabelledImage(Path(str(row)), ("x",) if label else (), patients[row], True) for row, label in enumerate(labels)
+    ]
     folds = np.arange(IMAGES) // 2 % 2
     return Data(
         films, pictures, list(map(str, range(IMAGES))), ("x",), labels[:, None], patients, folds, conflict[:, None]
@@ -53,14 +55,14 @@ def candidate(
 
 
 def test_each_measure_is_the_auc_of_its_images(data: Data) -> None:
-    from preread_training.fit.candidates import CONFLICT, DISTURBED, OUT_OF_FOLD, SHARPNESS, judge
+    from preread_training.fit.candidates import DISTURBED, HARD_NEGATIVES, OUT_OF_FOLD, SHARPNESS, compare_candidates
 
     one = candidate(data, "one", 1.0)
-    found = judge([one], data, draws=20)["runs"]["one"]
+    found = compare_candidates([one], data, draws=20)["runs"]["one"]
     present = data.labels[:, 0] == 1
     for name, absent in (
         (OUT_OF_FOLD, ~present),
-        (CONFLICT, data.conflict[:, 0] & ~present),
+        (HARD_NEGATIVES, data.conflict[:, 0] & ~present),
         (SHARPNESS, data.misled_by_sharpness[:, 0] & ~present),
         (DISTURBED, ~present),
     ):
@@ -74,42 +76,44 @@ def test_each_measure_is_the_auc_of_its_images(data: Data) -> None:
 
 
 def test_a_stronger_run_is_better_and_a_weaker_one_worse(data: Data) -> None:
-    from preread_training.fit.candidates import judge
+    from preread_training.fit.candidates import compare_candidates
 
     strong, weak = candidate(data, "strong", 9.0), candidate(data, "weak", 0.0)
-    assert judge([weak, strong], data, draws=200)["runs"]["strong"]["verdict"] == "better"
-    assert judge([strong, weak], data, draws=200)["runs"]["weak"]["verdict"] == "worse"
+    assert compare_candidates([weak, strong], data, draws=200)["runs"]["strong"]["verdict"] == "better"
+    assert compare_candidates([strong, weak], data, draws=200)["runs"]["weak"]["verdict"] == "worse"
 
 
 def test_a_run_equals_itself(data: Data) -> None:
-    from preread_training.fit.candidates import judge
+    from preread_training.fit.candidates import compare_candidates
 
-    found = judge([candidate(data, "a", 1.0), candidate(data, "b", 1.0)], data, draws=50)["runs"]["b"]
+    found = compare_candidates([candidate(data, "a", 1.0), candidate(data, "b", 1.0)], data, draws=50)["runs"]["b"]
     assert found["verdict"] == "undecided"
     assert all(of["value"] == 0 for of in found["difference"].values() if of)
 
 
 def test_only_images_that_both_held_out_count(data: Data) -> None:
-    from preread_training.fit.candidates import judge
+    from preread_training.fit.candidates import compare_candidates
 
     first = candidate(data, "all", 1.0)
     second = candidate(data, "half", 1.0, slice(0, 30))
-    found = judge([first, second], data, draws=20)
+    found = compare_candidates([first, second], data, draws=20)
     assert found["images"] == 30
     assert found["runs"]["all"]["auc"] == found["runs"]["half"]["auc"]
 
 
 def test_runs_without_a_fold_in_common_are_refused(data: Data) -> None:
-    from preread_training.fit.candidates import judge
+    from preread_training.fit.candidates import compare_candidates
 
     with pytest.raises(UsageError, match="no finished fold in common"):
-        judge([candidate(data, "a", 1.0, slice(0, 30)), candidate(data, "b", 1.0, slice(30, 60))], data)
+        compare_candidates([candidate(data, "a", 1.0, slice(0, 30)), candidate(data, "b", 1.0, slice(30, 60))], data)
 
 
 def test_a_reference_system_has_no_disturbed_images_and_is_never_better(data: Data) -> None:
-    from preread_training.fit.candidates import DISTURBED, judge
+    from preread_training.fit.candidates import DISTURBED, compare_candidates
 
-    found = judge([candidate(data, "a", 0.0), candidate(data, "b", 9.0, disturbed=False)], data, draws=200)["runs"]["b"]
+    found = compare_candidates(
+        [candidate(data, "a", 0.0), candidate(data, "b", 9.0, disturbed=False)], data, draws=200
+    )["runs"]["b"]
     assert found["auc"][DISTURBED] is None
     assert found["verdict"] == "undecided"
 
@@ -123,9 +127,9 @@ def test_a_reference_system_has_no_disturbed_images_and_is_never_better(data: Da
 )
 @settings(max_examples=200)
 def test_what_gains_here_and_loses_there_is_not_better(apart: list[Measure | None]) -> None:
-    from preread_training.fit.candidates import MEASURES, verdict
+    from preread_training.fit.candidates import MEASURES, decide_verdict
 
-    said = verdict(dict(zip(MEASURES, apart, strict=True)))
+    said = decide_verdict(dict(zip(MEASURES, apart, strict=True)))
     gained = any(one is not None and one.low > 0 for one in apart)
     lost = any(one is not None and one.high < 0 for one in apart)
     assert (said == "better") == (gained and not lost and None not in apart)
@@ -133,10 +137,10 @@ def test_what_gains_here_and_loses_there_is_not_better(apart: list[Measure | Non
 
 
 def test_the_draw_is_the_same_each_time_and_changes_the_images() -> None:
-    from preread_training.fit.candidates import disturb
+    from preread_training.fit.candidates import disturb_data_set
 
     pictures = np.stack([draw_chest(seed, rows=64, columns=64) for seed in range(5)])
-    first, second = disturb(pictures), disturb(pictures)
+    first, second = disturb_data_set(pictures), disturb_data_set(pictures)
     assert first.shape == pictures.shape
     assert first.dtype == np.uint8
     assert (first == second).all()

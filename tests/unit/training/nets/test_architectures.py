@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from preread_training.nets.pretrained import imagenet_state_dict, read_state_dict
+from preread_training.nets.pretrained import read_imagenet_weights, read_state_dict
 
 if TYPE_CHECKING:
     import keras
@@ -23,10 +23,10 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def model() -> keras.Model:
-    from preread_training.nets.architectures import efficientnet_lite0, load_imagenet
+    from preread_training.nets.architectures import build_efficientnet_lite0, load_imagenet_weights
 
-    model = efficientnet_lite0()
-    load_imagenet(model, imagenet_state_dict())
+    model = build_efficientnet_lite0()
+    load_imagenet_weights(model, read_imagenet_weights())
     generator = np.random.default_rng(0)
     model.get_layer("logit").set_weights([generator.normal(0, 0.05, (1280, 1)), np.array([0.3])])
     return model
@@ -45,11 +45,11 @@ def test_folded_batch_normalisation_equals_the_plain_one() -> None:
     """The stem as published: convolution over three equal channels, then batch normalisation, then ReLU6."""
     import keras
 
-    from preread_training.nets.architectures import efficientnet_lite0, load_imagenet
+    from preread_training.nets.architectures import build_efficientnet_lite0, load_imagenet_weights
 
-    state = imagenet_state_dict()
-    model = efficientnet_lite0()
-    load_imagenet(model, state)
+    state = read_imagenet_weights()
+    model = build_efficientnet_lite0()
+    load_imagenet_weights(model, state)
     film = np.random.default_rng(2).normal(size=(1, 32, 32, 1)).astype(np.float32)
     plain = keras.layers.Conv2D(32, 3, strides=2, padding="same", use_bias=False)
     three = np.repeat(film, 3, axis=3)
@@ -63,9 +63,9 @@ def test_folded_batch_normalisation_equals_the_plain_one() -> None:
 
 
 def test_every_weight_but_the_head_comes_from_imagenet(model: keras.Model) -> None:
-    from preread_training.nets.architectures import efficientnet_lite0
+    from preread_training.nets.architectures import build_efficientnet_lite0
 
-    fresh = efficientnet_lite0()
+    fresh = build_efficientnet_lite0()
     same = [
         layer.name
         for layer, other in zip(model.layers, fresh.layers, strict=True)

@@ -15,7 +15,7 @@ from preread.core.errors import UsageError
 from preread.core.types import PixelArray
 from preread.imaging.preprocessing import TRAINING_SPEC, resize_to_input
 from preread_training.fit.session import Session
-from preread_training.reference.systems import REFERENCES, Reference, Shifts
+from preread_training.reference.systems import REFERENCES, GeneratorAugmentation, Reference
 from tests.support.training_images import brightened_chest
 
 if TYPE_CHECKING:
@@ -76,20 +76,20 @@ def test_every_row_of_the_table_is_there() -> None:
 
 @pytest.mark.parametrize("name", REFERENCES)
 def test_a_system_has_as_many_parameters_as_its_table_says(name: str) -> None:
-    from preread_training.reference.notation import build
+    from preread_training.reference.notation import build_reference_network
 
     recipe = REFERENCES[name]
     assert recipe.parameters == PUBLISHED[name]
-    assert build(recipe.layers, recipe.side_px, recipe.channels).count_params() == recipe.parameters
+    assert build_reference_network(recipe.layers, recipe.side_px, recipe.channels).count_params() == recipe.parameters
 
 
 def test_every_candidate_of_the_grid_is_a_network_of_its_own() -> None:
-    from preread_training.reference.notation import parse
+    from preread_training.reference.notation import parse_layers
 
     recipe = REFERENCES["E4"]
     assert len(set(recipe.candidates)) == 12
     assert {epochs for _, epochs in recipe.candidates} == {10, 7}
-    read = [parse(layers) for layers, _ in recipe.candidates]
+    read = [parse_layers(layers) for layers, _ in recipe.candidates]
     assert {layer.activation for layers in read for layer in layers if layer.kind == "convolution"} == {
         "relu",
         "tanh",
@@ -99,9 +99,9 @@ def test_every_candidate_of_the_grid_is_a_network_of_its_own() -> None:
 
 
 def test_layers_are_read_from_their_line() -> None:
-    from preread_training.reference.notation import Layer, parse
+    from preread_training.reference.notation import Layer, parse_layers
 
-    assert parse("C32-3 P C64-5t= A F D64g Dr.4 VGG19") == [
+    assert parse_layers("C32-3 P C64-5t= A F D64g Dr.4 VGG19") == [
         Layer("convolution", 32, 3, "relu"),
         Layer("P"),
         Layer("convolution", 64, 5, "tanh", "same"),
@@ -115,41 +115,41 @@ def test_layers_are_read_from_their_line() -> None:
 
 @pytest.mark.parametrize("token", ["C32", "C0-3", "D", "Dr4", "C32-3x", "Q", "VGG16"])
 def test_a_token_that_is_no_layer_is_named(token: str) -> None:
-    from preread_training.reference.notation import parse
+    from preread_training.reference.notation import parse_layers
 
     with pytest.raises(UsageError, match=f"'{token}' is no layer"):
-        parse(f"C32-3 {token} F")
+        parse_layers(f"C32-3 {token} F")
 
 
 # --------------------------------------------------------------------------- pixels and draws
 
 
 def test_nearest_takes_pixels_and_makes_none() -> None:
-    from preread_training.reference.fit import nearest
+    from preread_training.reference.fit import resize_nearest
 
     picture = np.arange(16, dtype=np.uint8).reshape(1, 4, 4)
-    assert nearest(picture, 2).tolist() == [[[5, 7], [13, 15]]]
-    assert np.array_equal(nearest(picture, 4), picture)
-    assert nearest(picture, 8)[0, ::2, ::2].tolist() == picture[0].tolist()
+    assert resize_nearest(picture, 2).tolist() == [[[5, 7], [13, 15]]]
+    assert np.array_equal(resize_nearest(picture, 4), picture)
+    assert resize_nearest(picture, 8)[0, ::2, ::2].tolist() == picture[0].tolist()
 
 
-def _shifted(how: Shifts, film: np.ndarray, step: int = 0, count: int = 16) -> np.ndarray:
+def _shifted(how: GeneratorAugmentation, film: np.ndarray, step: int = 0, count: int = 16) -> np.ndarray:
     import tensorflow as tf
 
-    from preread_training.reference.generator import shift
+    from preread_training.reference.generator import augment_like_generator
 
     films = np.repeat(film[np.newaxis, :, :, np.newaxis], count, axis=0).astype(np.float32)
-    return np.asarray(shift(how, tf.constant(films), tf.constant([0, step], tf.int64)))[..., 0]
+    return np.asarray(augment_like_generator(how, tf.constant(films), tf.constant([0, step], tf.int64)))[..., 0]
 
 
 def test_without_ranges_a_film_stays_as_it_is() -> None:
     film = np.random.default_rng(0).integers(0, 256, (16, 16))
-    assert _shifted(Shifts(), film)[0] == pytest.approx(film, abs=1e-3)
+    assert _shifted(GeneratorAugmentation(), film)[0] == pytest.approx(film, abs=1e-3)
 
 
 def test_brightness_multiplies_and_comes_after_the_shift_of_grey_levels() -> None:
     film = np.array([[0.0, 100.0], [100.0, 200.0]])
-    varied = _shifted(Shifts(channel_shift=150, brightness=(0.5, 0.5)), film, count=64)
+    varied = _shifted(GeneratorAugmentation(channel_shift=150, brightness=(0.5, 0.5)), film, count=64)
     assert varied.min() == 0.0
     assert varied.max() == 100.0  # clipped at the film's own 200, then halved; the other way round it would exceed
     assert (varied[:, 0, 0] <= varied[:, 0, 1]).all()
@@ -159,7 +159,7 @@ def test_brightness_multiplies_and_comes_after_the_shift_of_grey_levels() -> Non
 def test_a_shift_moves_rows_down_and_columns_across_by_no_more_than_its_share() -> None:
     film = np.zeros((20, 20))
     film[10, 10] = 100.0
-    for how, moved, still in ((Shifts(height=0.2), 0, 1), (Shifts(width=0.2), 1, 0)):
+    for how, moved, still in ((GeneratorAugmentation(height=0.2), 0, 1), (GeneratorAugmentation(width=0.2), 1, 0)):
         at = np.array([np.argwhere(one == one.max())[0] for one in _shifted(how, film)])
         assert set(at[:, still]) == {10}
         assert 1 < np.abs(at[:, moved] - 10).max() <= 4
@@ -170,7 +170,7 @@ def test_the_affine_map_is_rotation_shift_shear_and_zoom_about_the_centre() -> N
 
     from preread_training.reference import generator
 
-    how, side = Shifts(rotation_degrees=20, width=0.1, height=0.2, shear_degrees=7, zoom=0.4), 20
+    how, side = GeneratorAugmentation(rotation_degrees=20, width=0.1, height=0.2, shear_degrees=7, zoom=0.4), 20
     largest = generator._maps(how, lambda low, high: tf.constant([high], tf.float32), float(side))
     across, down = np.asarray(largest)[0, :3], np.asarray(largest)[0, 3:6]
     turn, slant, centre = np.radians(20), np.radians(7), np.array([side / 2 - 0.5] * 2)
@@ -183,29 +183,29 @@ def test_the_affine_map_is_rotation_shift_shear_and_zoom_about_the_centre() -> N
 
 def test_beyond_the_rim_the_nearest_pixel_is_repeated() -> None:
     film = np.full((20, 20), 50.0)
-    how = Shifts(rotation_degrees=30, width=0.3, height=0.3, shear_degrees=10, zoom=0.4)
+    how = GeneratorAugmentation(rotation_degrees=30, width=0.3, height=0.3, shear_degrees=10, zoom=0.4)
     assert _shifted(how, film) == pytest.approx(50.0, abs=1e-3)
 
 
 def test_rotation_and_zoom_keep_the_centre_and_half_of_the_films_are_turned_over() -> None:
     film = np.zeros((21, 21))
     film[9:12, 9:12] = 100.0
-    assert _shifted(Shifts(rotation_degrees=90, zoom=0.2), film)[:, 10, 10] == pytest.approx(100.0)
+    assert _shifted(GeneratorAugmentation(rotation_degrees=90, zoom=0.2), film)[:, 10, 10] == pytest.approx(100.0)
     film[2, 10] = 200.0
-    turned = (_shifted(Shifts(vertical_flip=True), film, count=64)[:, 18, 10] > 199).mean()
+    turned = (_shifted(GeneratorAugmentation(vertical_flip=True), film, count=64)[:, 18, 10] > 199).mean()
     assert 0.2 < turned < 0.8
 
 
 def test_the_draws_are_a_function_of_the_step() -> None:
-    film, how = np.random.default_rng(0).integers(0, 256, (16, 16)), Shifts(zoom=0.4)
+    film, how = np.random.default_rng(0).integers(0, 256, (16, 16)), GeneratorAugmentation(zoom=0.4)
     assert np.array_equal(_shifted(how, film), _shifted(how, film))
     assert not np.array_equal(_shifted(how, film), _shifted(how, film, step=1))
 
 
 def test_validation_takes_whole_patients_of_both_labels() -> None:
-    from preread_training.reference.fit import validation_rows
+    from preread_training.reference.fit import choose_validation_rows
 
-    kept = validation_rows(LABELS, PATIENTS, 0.3, seed=0)
+    kept = choose_validation_rows(LABELS, PATIENTS, 0.3, seed=0)
     assert 0 < kept.sum() < FILMS
     assert set(LABELS[kept]) == {0, 1}
     assert not set(PATIENTS[kept]) & set(PATIENTS[~kept])
@@ -215,8 +215,8 @@ def test_each_pass_takes_every_film_once() -> None:
     from preread_training.reference import fit
 
     recipe, labels = small("E1", batch=5, side_px=1), np.arange(FILMS)
-    films = fit._Films(np.zeros((FILMS, 1, 1), np.uint8), labels % 2)
-    tagged = fit._Films(np.arange(FILMS, dtype=np.uint8).reshape(-1, 1, 1), labels % 2)
+    films = fit._Images(np.zeros((FILMS, 1, 1), np.uint8), labels % 2)
+    tagged = fit._Images(np.arange(FILMS, dtype=np.uint8).reshape(-1, 1, 1), labels % 2)
     batches = [np.asarray(x)[:, 0, 0, 0] * 255 for x, _, _ in fit._batches(recipe, tagged, 0, range(6))]
     assert [len(batch) for batch in batches] == [5, 5, 2, 5, 5, 2]
     passes = [np.concatenate(batches[:3]).round().astype(int), np.concatenate(batches[3:]).round().astype(int)]
@@ -230,7 +230,7 @@ def test_each_pass_takes_every_film_once() -> None:
 def test_films_without_the_finding_weigh_what_the_system_says() -> None:
     from preread_training.reference import fit
 
-    films = fit._Films(np.zeros((FILMS, 1, 1), np.uint8), LABELS)
+    films = fit._Images(np.zeros((FILMS, 1, 1), np.uint8), LABELS)
     ((_, label, weight),) = fit._batches(small("A7w", batch=FILMS, side_px=1), films, 0, range(1))
     assert np.asarray(weight).tolist() == pytest.approx(np.where(np.asarray(label)[:, 0] == 1, 0.673, 1.945).tolist())
 
@@ -241,9 +241,11 @@ def test_films_without_the_finding_weigh_what_the_system_says() -> None:
 def _fit(
     recipe: Reference, pictures: PixelArray, folder: Path, *, vgg19_weights: Path | None = None, **options: Any
 ) -> keras.Model:
-    from preread_training.reference.fit import fit
+    from preread_training.reference.fit import fit_reference_system
 
-    return fit(recipe, pictures, LABELS, PATIENTS, Session(folder, **{"steps_per_epoch": 1, **options}), vgg19_weights)
+    return fit_reference_system(
+        recipe, pictures, LABELS, PATIENTS, Session(folder, **{"steps_per_epoch": 1, **options}), vgg19_weights
+    )
 
 
 def _record(folder: Path) -> dict[str, Any]:
@@ -255,21 +257,21 @@ def _record(folder: Path) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", REFERENCES)
 def test_every_system_can_be_fitted(name: str, pictures: PixelArray, tmp_path: Path) -> None:
-    from preread_training.reference.fit import logits_of
+    from preread_training.reference.fit import compute_reference_logits
 
     recipe = small(name, epochs=1)
     model = _fit(recipe, pictures, tmp_path)
-    assert np.isfinite(logits_of(model, recipe, pictures)).all()
+    assert np.isfinite(compute_reference_logits(model, recipe, pictures)).all()
     record = _record(tmp_path)
     assert (record["epochs"], record["epochs_meant"], record["ended"]) == (1, 1, "done")
     assert record.get("imagenet") == (False if name == "K3" else None)
 
 
 def test_a_system_learns_what_can_be_learnt(pictures: PixelArray, tmp_path: Path) -> None:
-    from preread_training.reference.fit import logits_of
+    from preread_training.reference.fit import compute_reference_logits
 
     recipe = small("L3", epochs=12, batch=6, layers="C8-3 P F D16", learning_rate=1e-3)
-    logits = logits_of(_fit(recipe, pictures, tmp_path, steps_per_epoch=2), recipe, pictures)
+    logits = compute_reference_logits(_fit(recipe, pictures, tmp_path, steps_per_epoch=2), recipe, pictures)
     assert logits[LABELS == 1].min() > logits[LABELS == 0].max()
 
 
@@ -297,7 +299,7 @@ def test_the_best_epoch_counts_and_the_fit_ends_when_none_is_better(
     pictures: PixelArray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from preread_training.reference import fit
-    from preread_training.reference.fit import validation_rows
+    from preread_training.reference.fit import choose_validation_rows
 
     recipe = small("K1", epochs=9, patience=2, validation=0.3, layers="F D4")
     kept: list[list[bytes]] = []
@@ -306,10 +308,10 @@ def test_the_best_epoch_counts_and_the_fit_ends_when_none_is_better(
     def losing(model: keras.Model, *_: object) -> np.ndarray:
         kept.append([value.tobytes() for value in model.get_weights()])
         loss = next(losses)  # a logit that gives this loss whatever the label
-        labels = LABELS[validation_rows(LABELS, PATIENTS, 0.3, 0)]
+        labels = LABELS[choose_validation_rows(LABELS, PATIENTS, 0.3, 0)]
         return np.asarray(np.where(labels == 1, -1, 1) * np.log(np.expm1(loss)))
 
-    monkeypatch.setattr(fit, "logits_of", losing)
+    monkeypatch.setattr(fit, "compute_reference_logits", losing)
     model = _fit(recipe, pictures, tmp_path)
     record = _record(tmp_path)
     assert (record["epochs"], record["ended"], record["best_epoch"]) == (4, "early", 2)
@@ -345,7 +347,7 @@ def test_the_grid_search_takes_the_candidate_that_did_best(
     def judged(model: keras.Model, candidate: Reference, films: PixelArray) -> np.ndarray:
         return np.asarray((films.mean(axis=(1, 2)) - 100) * (1 if candidate.layers == "F D8t" else -1))
 
-    monkeypatch.setattr(fit, "logits_of", judged)
+    monkeypatch.setattr(fit, "compute_reference_logits", judged)
     _fit(recipe, pictures, tmp_path)
     record = _record(tmp_path)
     assert (record["layers"], record["epochs_meant"]) == ("F D8t", 2)
