@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import imagecodecs
 import pydicom
 import pydicom.encaps
 from PIL import Image
@@ -20,6 +21,7 @@ from PIL import Image
 from preread.core.types import PixelArray
 from preread_training.data import phantoms
 from preread_training.data.phantoms import Encoding
+from tests.support import files
 
 SIDE_PX = 64
 SEED_BYTES_MAX = 150_000
@@ -44,7 +46,7 @@ def seeds() -> dict[str, bytes]:
     found = {f"phantom {name}": phantoms.to_dicom(film, encoding) for name, encoding in phantoms.list_encodings()}
     found["phantom bare"] = phantoms.to_dicom(film, Encoding("implicit", preamble=False))
     found |= {f"picture {name}": data for name, data in _pictures(film)}
-    found |= {f"extra {name}": data for name, data in _extras(film)}
+    found |= {f"extra {name}": data for name, data in (*_extras(film), *_deviations(film))}
     folder = Path(pydicom.__file__).parent / "data" / "test_files"
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix != ".py" and 0 < path.stat().st_size <= SEED_BYTES_MAX:
@@ -144,6 +146,34 @@ def _extras(film: PixelArray) -> Iterator[tuple[str, bytes]]:
         content = b"Raw profile type exif\0\0" + bytes(20)
         chunk = struct.pack(">I", len(content)) + kind + content + zlib.crc32(kind + content).to_bytes(4, "big")
         yield name, plain[:33] + chunk + plain[33:]
+
+
+def _deviations(film: PixelArray) -> Iterator[tuple[str, bytes]]:
+    """Files that deviate from the standard and are read all the same."""
+    explicit = phantoms.to_dicom(film)
+    creator = struct.pack("<HH2sH", 0x29, 0x10, b"LO", 8) + b"ACME 1.0"
+    for name, vr in (("blank", b"  "), ("zero", b"\0\0"), ("future", b"ZZ")):
+        element = struct.pack("<HH2sH", 0x29, 0x1002, vr, 6) + b"abcdef"
+        yield f"vr-{name}.dcm", files.before_pixel_data(explicit, creator + element * 3)
+    item = struct.pack("<HHIHHI", 0xFFFE, 0xE000, 0xFFFFFFFF, 8, 0x100, 4) + b"ABCD"
+    ends = struct.pack("<HHIHHI", 0xFFFE, 0xE00D, 0, 0xFFFE, 0xE0DD, 0)
+    unknown = creator + struct.pack("<HH2sHI", 0x29, 0x1001, b"UN", 0, 0xFFFFFFFF) + item + ends
+    yield "unknown-sequence.dcm", files.before_pixel_data(explicit, unknown)
+    name = "Zhang^San=\x1b$)A\xd5\xc5"
+    yield "escapes.dcm", phantoms.to_dicom(film, SpecificCharacterSet="ISO_IR 100", PatientName=name)
+    for syntax in ("rle", "jpeg-ls", "jpeg-lossless-sv1"):
+        whole = phantoms.to_dicom(film, Encoding(syntax))
+        frame = files.frame_of(whole)
+        table = struct.pack("<2I", 0, len(frame) + 8)
+        padded = frame.rstrip(b"\0")[:-2] + bytes(3) + b"\xff\xd9" if syntax == "jpeg-ls" else frame + b" " * 3
+        padded += b"\0" * (len(padded) % 2)
+        yield (
+            f"{syntax}-padded.dcm",
+            files.with_pixel_data(whole, files.encapsulated(padded, table=table, end=bytes(9))),
+        )
+    values = film.astype("uint16") * 16
+    yield "extended.jpg", bytes(imagecodecs.jpeg8_encode(values, level=90, bitspersample=12))
+    yield "lossless.jpg", bytes(imagecodecs.jpeg8_encode(values, lossless=True, bitspersample=12))
 
 
 def _grafted(path: Path) -> bytes | None:

@@ -287,7 +287,7 @@ def invalid(vr: bytes, value: bytes, form: str, order: str = "<", tag: tuple[int
 def test_a_private_element_with_an_invalid_vr_is_skipped(form: str, vr: bytes, value: bytes) -> None:
     once = invalid(vr, value, form)
     again = invalid(vr, value, form, tag=(0x29, 0x1003)) + invalid(vr, value, form, tag=(0x31, 0x10))
-    for elements in (once, once + again):
+    for elements in (once, once + again, once * 3):
         shown(before_pixel_data(EXPLICIT, CREATOR + elements))
 
 

@@ -156,14 +156,14 @@ class _Walk:
         tag, _ = self.tag_and_length(position)
         if tag in _DELIMITERS:
             return True
-        if tag <= previous:
-            return False
         vr = _VRS.get(self.body[position + 4 : position + 6])
         if vr is not None:
             if position + 12 > len(self.body):
                 return False
             length, value_at = self._length(position, is_long=vr in LONG)
             return length == _UNDEFINED or value_at + length <= len(self.body)
+        if tag < previous:  # elements are in ascending order (PS3.5 7.1)
+            return False
         is_creator = tag & 0x10000 != 0 and 0x10 <= tag & 0xFFFF <= 0xFF
         return is_creator or tag >> 16 == previous >> 16 or _dictionary(tag) is not None
 
