@@ -28,6 +28,9 @@ class AllInScope(Detector):
     def check_scope(self, pixels: PixelArray, embedding: FloatArray) -> None:
         return None
 
+    def is_typical(self, pixels: PixelArray, embedding: FloatArray) -> bool:
+        return False
+
 
 class BrightnessClassifier(Classifier):
     """Logit = mean of its input, above 0 for films brighter than mid-grey."""

@@ -37,6 +37,7 @@ _TO_MEASURE = 3 / 40  # synthetic negatives of each kind and fold to measure wit
 _ACCEPTED_AIM = 0.995
 _REFUSED_AIM = 0.98
 _TURNED_QUANTILE = 0.99
+_TYPICAL_SHARE = 0.99
 # Wider in tone and narrower in crop than the augmentation of the network's images: half a chest is none.
 VARIED = Augmentation(
     area_min=0.5, log_aspect=0.35, top_cut=0.2, rotation_degrees=10.0, gamma=0.5, contrast=0.5, brightness=50.0
@@ -305,6 +306,7 @@ def _thresholds(measured: _OutOfFold) -> ScopeSpec:
             f"{_TURNED_QUANTILE:.0%} of chest images so treated gain."
         ),
         rates={},
+        typical_max=float(np.quantile(measured.chests, _TYPICAL_SHARE, method="higher")),
     )
 
 

@@ -21,6 +21,7 @@ from preread.core.text.wording import NO_DEVICE
 from preread.core.types import Population
 from preread.model import bundles
 from preread.runner import pool, service
+from preread_training.data import phantoms
 from tests.support.commands import CommandRunner
 
 
@@ -492,3 +493,22 @@ def test_json_records_hold_no_naked_control_character(assess: Any, tmp_path: Pat
     ran = assess(".", "--json")
     assert len(ran.out.splitlines()) == 1
     assert json.loads(ran.out)["path"].endswith("a\nb.jpg")
+
+
+def test_a_vocabulary_file_of_the_site_is_used_and_a_bad_one_is_named(assess: Any, tmp_path: Path) -> None:
+    (tmp_path / "film.dcm").write_bytes(phantoms.to_dicom(phantoms.draw_chest(1), BodyPartExamined="MELLKAS"))
+    (record,) = assess("film.dcm", "--json").records
+    assert (record["outcome"], record["code"]) == ("refused", "body_part")
+    assert record["caveats"] == ["body_part_not_understood"]
+    assert record["tags"]["body_part"] == {"state": "not_understood", "value": None, "written": "MELLKAS"}
+    (tmp_path / "words.toml").write_text('[part.CHEST]\nwords = ["mellkas"]\n')
+    (tmp_path / "preread.toml").write_text('vocabulary_file = "words.toml"\n')
+    (record,) = assess("film.dcm", "--json").records
+    assert (record["outcome"], record["caveats"]) == ("assessed", [])
+    assert record["tags"]["body_part"] == {"state": "understood", "value": "CHEST", "written": "MELLKAS"}
+    assert {tag["state"] for tag in record["tags"].values()} == {"understood", "absent"}
+    (tmp_path / "words.toml").write_text("[part.CHEST]\nword = 1\n")
+    ran = assess("film.dcm")
+    assert ran.exit_code == 2
+    assert "words.toml" in ran.err
+    assert "part.CHEST.word" in ran.err

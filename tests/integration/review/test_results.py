@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -9,14 +10,14 @@ import pytest
 from sqlalchemy import select
 
 from preread.core.errors import SlotCrashed, UnknownFormat
-from preread.core.types import Answer, FileState, Outcome, RefusalCode
+from preread.core.types import Answer, Caveat, FileState, Outcome, RefusalCode
 from preread.db import schema
 from preread.ledger.records import Observation
 from preread.monitoring import health
 from preread.review import history, results
 from preread.review.results import ResultFilter
-from tests.support.ledger import LedgerBench
-from tests.support.outcomes import commit_refused, commit_unreadable
+from tests.support.ledger import LedgerBench, content_of
+from tests.support.outcomes import commit_assessed, commit_refused, commit_unreadable
 from tests.support.query_plans import asked_by, explained
 
 
@@ -219,3 +220,37 @@ def test_claims_are_served_by_an_index(bench: LedgerBench) -> None:
     assert "ix_file_state_alone_backlog_id" in plan(bench, ready)
     unsettled = select(file.id).where(file.state == "settling").order_by(file.id).limit(8)
     assert "ix_file_state_alone_backlog_id" in plan(bench, unsettled, may_sort=True)
+
+
+def test_each_tag_has_one_of_three_states(bench: LedgerBench) -> None:
+    """Nothing is kept of a tag but its value as written and the caveats: they tell the three states apart."""
+
+    def states(number: int, code: RefusalCode | None, caveats: tuple[Caveat, ...], **identity: Any) -> list[str | None]:
+        path = b"%d" % number
+        facts = replace(bench.facts(path, **identity), gate_caveats=caveats)
+        claim = bench.claimed(path)
+        if code is None:
+            assert commit_assessed(bench.ledger, claim, facts, bench.bundle_id, content_of(Answer.FLAGGED))
+        else:
+            assert commit_refused(bench.ledger, claim, facts, bench.bundle_id, code, "a reason")
+        (row,) = (row for row in results.query(bench.engine) if row.path == path)
+        assert list(row.tags) == ["age", "view", "body_part", "modality", "species"]
+        assert results.result_to_json(row)["tags"] == row.tags
+        return list(row.tags.values())
+
+    child: dict[str, Any] = {"patient_age_years": 3.0, "modality": "CR"}
+    known, absent, unclear = "understood", "absent", "not_understood"
+    assert states(1, None, (), **child) == [known, known, known, known, None]
+    unknown = (Caveat.AGE_DECLARED, Caveat.VIEW_UNKNOWN, Caveat.BODY_PART_UNKNOWN)
+    assert states(2, None, unknown) == [absent, absent, absent, absent, None]
+    not_understood = (Caveat.VIEW_NOT_UNDERSTOOD, Caveat.BODY_PART_NOT_UNDERSTOOD)
+    assert states(3, None, (*unknown[1:], *not_understood), **child) == [known, unclear, unclear, known, None]
+    words = {"view_position": "AP", "body_part_examined": "N/A"}
+    age = (Caveat.AGE_NOT_UNDERSTOOD,)
+    assert states(4, RefusalCode.AGE_UNKNOWN, age, **words) == [unclear, known, absent, absent, None]
+    assert states(5, RefusalCode.AGE_UNKNOWN, (), age_conflict=True) == [unclear, absent, absent, absent, None]
+    assert states(6, RefusalCode.VIEW, (), **child) == [known, known, absent, known, None]
+    assert states(7, RefusalCode.NOT_HUMAN, (), **child) == [known, absent, absent, known, known]
+    kinds = (Caveat.MODALITY_NOT_UNDERSTOOD, Caveat.SPECIES_NOT_UNDERSTOOD)
+    assert states(8, RefusalCode.MODALITY, kinds, modality="QX") == [absent, absent, absent, unclear, unclear]
+    assert states(9, None, (Caveat.NO_TAGS,)) == [absent, absent, absent, absent, None]

@@ -271,7 +271,7 @@ def test_films_stand_in_the_order_that_was_asked_for(films_here: Films, ada: Bro
     assert numbers(ada.get("/worklist?show=refused")) == [refused]
     assert numbers(ada.get("/worklist?show=unreadable")) == [broken]
     assert ada.get("/worklist?show=waiting").status == 200
-    assert "not a frontal view" in ada.get("/worklist").words
+    assert "not stated as a frontal view" in ada.get("/worklist").words
     assert ada.get("/worklist/next?order=priority").location == f"/films/{risen}?order=priority"
 
 
@@ -581,13 +581,13 @@ def test_a_result_that_changed_after_it_was_viewed_says_so(films_here: Films, ad
     ben.post(f"/films/{film}/readings", **ben.reading(film))
     films_here.wait(60)
     films_here.again(film, "a.dcm", Answer.FLAGGED)
-    then = "Then it said: refused: the film does not say the patient's age"
+    then = "Then it said: refused: the patient's age is not known"
     for _ in range(2):  # not only the first time
         assert "This result changed after you looked at it" in ada.get(f"/films/{film}").words
         assert then in ada.words
     # whoever never saw the first result is told of it, and not that it changed under the eyes
     assert "This result changed after you looked" not in eve.get(f"/films/{film}").words
-    assert "refused: the film does not say the patient's age" in eve.words
+    assert "refused: the patient's age is not known" in eve.words
     assert "looked at by Dr Ada, Dr Ben" in eve.words
     assert "accepted · Dr Ben" in eve.words
     assert "of an earlier result" in eve.words
@@ -677,3 +677,15 @@ def test_another_address_needs_tls_or_a_proxy(host: str) -> None:
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost", "127.8.8.8"])
 def test_this_machine_is_always_fine(host: str) -> None:
     server.refuse_open_address(host, tls=False, proxy=None)
+
+
+def test_the_page_tells_absent_tags_from_those_that_are_not_understood(films_here: Films, ada: Browser) -> None:
+    film = films_here.add("a.dcm", RefusalCode.AGE_UNKNOWN, age_conflict=True, view_position="AP")
+    words = ada.get(f"/films/{film}").words
+    assert "View position AP" in words
+    assert "Body part not said" in words
+    assert "the film's dates and age contradict each other" in words
+    film = films_here.add("b.dcm", Answer.NOT_FLAGGED, patient_age_years=3.0, modality="CR")
+    assert "View position in codes or descriptions" in ada.get(f"/films/{film}").words
+    film = films_here.add("c.dcm", RefusalCode.NOT_HUMAN)
+    assert "Species an animal" in ada.get(f"/films/{film}").words

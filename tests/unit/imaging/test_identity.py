@@ -12,7 +12,6 @@ from preread.core.errors import SettingsError
 from preread.core.types import Identity
 from preread.imaging.identity import (
     compile_path_pattern,
-    compute_age_years,
     fill_missing_identity,
     parse_dicom_date,
     read_identity_from_path,
@@ -103,61 +102,6 @@ def test_no_dates(written: str | None) -> None:
     assert parse_dicom_date(written) is None
 
 
-# --------------------------------------------------------------------------- age
-
-
-@pytest.mark.parametrize(
-    "age, years", [("003Y", 3.0), ("3y", 3.0), ("018M", 1.5), ("052W", 1.0), ("365D", 1.0), ("000Y", 0.0)]
-)
-def test_the_stated_age(age: str, years: float) -> None:
-    found, conflict = compute_age_years(age, None, None)
-    assert found == pytest.approx(years, abs=0.01)
-    assert not conflict
-
-
-@pytest.mark.parametrize("age", [None, "", "Y", "3", "three", "-03Y", "999Y", "003X"])
-def test_no_age(age: str | None) -> None:
-    assert compute_age_years(age, None, None) == (None, False)
-
-
-@pytest.mark.parametrize(
-    "birth, study, years",
-    [
-        ("2018-05-10", "2024-05-09", 5.997),
-        ("2018-05-10", "2024-05-10", 6.0),
-        ("2020-02-29", "2023-02-28", 2.997),
-        ("2020-02-29", "2023-03-01", 3.0),
-        ("2023-01-01", "2023-01-01", 0.0),
-    ],
-)
-def test_the_age_counted_from_dates(birth: str, study: str, years: float) -> None:
-    """A birthday is on its day: one before it a child of five is still five, whatever the share of the year."""
-    found, conflict = compute_age_years(None, birth, study)
-    assert found == pytest.approx(years, abs=0.003)
-    assert not conflict
-    assert found is not None
-    assert int(found) == int(years)
-
-
-@pytest.mark.parametrize(
-    "birth, study", [("2024-01-02", "2024-01-01"), ("1700-01-01", "2024-01-01"), (None, "2024-01-01")]
-)
-def test_dates_that_give_no_age(birth: str | None, study: str) -> None:
-    assert compute_age_years(None, birth, study) == (None, False)
-
-
-@pytest.mark.parametrize("age", ["004Y", "003Y", "050M", "004y"])
-def test_an_age_that_agrees_with_the_dates_gives_way_to_them(age: str) -> None:
-    found, conflict = compute_age_years(age, "2020-01-01", "2024-02-01")
-    assert found == pytest.approx(4.085, abs=0.01)
-    assert not conflict
-
-
-@pytest.mark.parametrize("age", ["064Y", "000Y", "007Y", "004M", "002Y"])
-def test_an_age_that_contradicts_the_dates_is_unknown(age: str) -> None:
-    assert compute_age_years(age, "2020-01-01", "2024-02-01") == (None, True)
-
-
 def test_the_conflict_is_in_the_identity() -> None:
     found = identity(PatientAge="064Y")
     assert (found.patient_age_years, found.age_conflict) == (None, True)
@@ -228,4 +172,5 @@ def test_a_path_never_overrides_a_tag() -> None:
 
 
 def test_dates_that_give_no_age_contradict_the_one_that_is_stated() -> None:
-    assert compute_age_years("003Y", "2025-01-01", "2020-01-01") == (None, True)
+    found = identity(PatientBirthDate="20250101", StudyDate="20200101")
+    assert (found.patient_age_years, found.age_conflict) == (None, True)

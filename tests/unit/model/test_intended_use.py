@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
-from preread.core.types import Caveat, Declared, Identity, IntendedUse, Population, RefusalCode
+from preread.core.text.ages import ABSENT_AGE, AgeReading, read_age
+from preread.core.types import Caveat, Declared, Identity, IntendedUse, Population, RefusalCode, TagState
 from preread.imaging.radiograph import ImageHeader
 from preread.model.intended_use import TagCheck, check_intended_use
 
 USE = IntendedUse(("CR", "DX"), ("AP", "PA"), 1.0, 6.0, ("CHEST",), "children of 1 to 5 years")
-CHILD = Identity(patient_id="P1", patient_age_years=3.0, modality="CR", body_part_examined="CHEST", view_position="AP")
-FILM = ImageHeader(CHILD, "DICOM", rows=2000, columns=1800, sop_class_uid="1.2.840.10008.5.1.4.1.1.1")
+CHILD = Identity(patient_id="P1", modality="CR", body_part_examined="CHEST", view_position="AP")
+THREE = AgeReading(TagState.UNDERSTOOD, 3.0, 3.0, "003Y")
+FILM = ImageHeader(CHILD, "DICOM", rows=2000, columns=1800, sop_class_uid="1.2.840.10008.5.1.4.1.1.1", age=THREE)
 PICTURE = ImageHeader(Identity(), "JPEG", rows=1000, columns=1200)
 RESEARCH = Declared(Population.RESEARCH)
 CHILDREN = Declared(Population.CHILDREN_1_5Y)
@@ -24,6 +26,14 @@ def verdict(header: ImageHeader = FILM, declared: Declared = Declared(), **tags:
     own = {name: value for name, value in tags.items() if name in ImageHeader.__dataclass_fields__}
     others = {name: value for name, value in tags.items() if name not in own}
     return check_intended_use(replace(header, identity=replace(header.identity, **others), **own), USE, declared)
+
+
+def of(years: float) -> AgeReading:
+    """An age that is understood."""
+    return AgeReading(TagState.UNDERSTOOD, years, years, "as written")
+
+
+CONFLICT = read_age("064Y", "20210110", ["20240315"])
 
 
 def refused(found: TagCheck) -> RefusalCode | None:
@@ -70,7 +80,7 @@ def test_what_is_no_picture_is_refused() -> None:
 
 def test_a_film_that_broke_off_is_left_to_decoding() -> None:
     """Its other tags may be cut off; that they are missing is not its fault."""
-    assert verdict(has_pixels=False, modality=None, body_part_examined=None, patient_age_years=None) == TagCheck()
+    assert verdict(has_pixels=False, modality=None, body_part_examined=None, age=ABSENT_AGE) == TagCheck()
     assert refused(verdict(has_pixels=False, modality="CT")) is RefusalCode.MODALITY
 
 
@@ -91,8 +101,9 @@ def test_an_odd_shape_is_refused(rows: int, columns: int) -> None:
 @pytest.mark.parametrize(
     "tags",
     [
-        {"animal_text": ("canis lupus familiaris",)},
-        {"animal_text": ("owner",)},
+        {"species": ("canis lupus familiaris",)},
+        {"breed": ("beagle",)},
+        {"has_owner": True},
         {"search_text": ("canine lateral thorax",)},
         {"institution_name": "Springfield Veterinary Clinic"},
     ],
@@ -169,6 +180,8 @@ def test_a_lateral_view_is_looked_for_elsewhere(tags: dict[str, Any]) -> None:
         {"view_codes": ("399348003", "antero-posterior")},
         {"view_text": ("chest pa",)},
         {"view_text": ("chest a.p.",)},
+        {"patient_orientation": "L\\F"},
+        {"patient_orientation": "R\\F"},
     ],
 )
 def test_a_frontal_view_is_looked_for_elsewhere(tags: dict[str, Any]) -> None:
@@ -182,8 +195,9 @@ def test_a_frontal_view_is_looked_for_elsewhere(tags: dict[str, Any]) -> None:
         {"view_text": ("bilateral infiltrates",)},
         {"view_text": ("chest ap/lat",)},
         {"search_text": ("chest pa and lateral",)},
-        {"patient_orientation": "L\\F"},
         {"view_position": "SUPINE"},
+        {"view_position": "UNKNOWN"},
+        {"patient_orientation": "H\\H"},
     ],
 )
 def test_a_film_without_view_passes_with_a_caveat(tags: dict[str, Any]) -> None:
@@ -195,31 +209,31 @@ def test_a_film_without_view_passes_with_a_caveat(tags: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("years", [1.0, 5.99])
 def test_ages_within_pass(years: float) -> None:
-    assert verdict(patient_age_years=years) == TagCheck(None, ())
+    assert verdict(age=of(years)) == TagCheck(None, ())
 
 
 @pytest.mark.parametrize("years", [0.0, 0.99, 6.0, 41.0])
 def test_ages_outside_are_refused_whatever_a_root_declares_but_for_research(years: float) -> None:
     """A declaration never overrides a tag."""
     for declared in (Declared(), CHILDREN, Declared(assume_age=True)):
-        assert refused(verdict(patient_age_years=years, declared=declared)) is RefusalCode.AGE_OUTSIDE
-    found = verdict(patient_age_years=years, declared=RESEARCH)
+        assert refused(verdict(age=of(years), declared=declared)) is RefusalCode.AGE_OUTSIDE
+    found = verdict(age=of(years), declared=RESEARCH)
     assert found == TagCheck(None, (Caveat.OUTSIDE_INTENDED_AGE,))
 
 
 def test_an_unknown_age_needs_a_declaration() -> None:
-    assert refused(verdict(patient_age_years=None)) is RefusalCode.AGE_UNKNOWN
-    assert verdict(patient_age_years=None, declared=CHILDREN).caveats == (Caveat.AGE_DECLARED,)
-    assert verdict(patient_age_years=None, declared=Declared(assume_age=True)).caveats == (Caveat.AGE_ASSUMED,)
-    assert verdict(patient_age_years=None, declared=RESEARCH).caveats == (Caveat.OUTSIDE_INTENDED_AGE,)
+    assert refused(verdict(age=ABSENT_AGE)) is RefusalCode.AGE_UNKNOWN
+    assert verdict(age=ABSENT_AGE, declared=CHILDREN).caveats == (Caveat.AGE_DECLARED,)
+    assert verdict(age=ABSENT_AGE, declared=Declared(assume_age=True)).caveats == (Caveat.AGE_ASSUMED,)
+    assert verdict(age=ABSENT_AGE, declared=RESEARCH).caveats == (Caveat.OUTSIDE_INTENDED_AGE,)
 
 
 def test_tags_that_contradict_each_other_are_not_silent() -> None:
     for declared in (Declared(), CHILDREN, Declared(assume_age=True)):
-        found = verdict(patient_age_years=None, age_conflict=True, declared=declared)
+        found = verdict(age=CONFLICT, declared=declared)
         assert refused(found) is RefusalCode.AGE_UNKNOWN
-    found = verdict(patient_age_years=None, age_conflict=True, declared=RESEARCH)
-    assert found.caveats == (Caveat.OUTSIDE_INTENDED_AGE,)
+    found = verdict(age=CONFLICT, declared=RESEARCH)
+    assert found.caveats == (Caveat.OUTSIDE_INTENDED_AGE, Caveat.AGE_NOT_UNDERSTOOD)
 
 
 # --------------------------------------------------------------------------- pictures, words

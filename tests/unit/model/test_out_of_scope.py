@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 from io import BytesIO
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from preread.core.errors import BundleDamaged
 from preread.core.types import PixelArray, RefusalCode
+from preread.model import out_of_scope
 from preread.model.out_of_scope import (
     CELLS,
     DIRECTIONS,
@@ -217,3 +219,24 @@ def test_what_is_no_detector_file_is_named(data: bytes) -> None:
 def test_a_threshold_is_a_finite_number() -> None:
     with pytest.raises(ValueError, match="finite"):
         ScopeSpec(score_max=float("nan"), turned_max=0.0, turned_gain=0.1, reason="", rates={})
+
+
+def test_an_image_is_typical_up_to_the_score_of_the_manifest(detector: Detector) -> None:
+    embedding = np.zeros(FEATURES, np.float32)
+    score = float(detector.compute_score(compute_edge_features(arrow(3)), embedding))
+    for typical_max, typical in ((None, False), (score - 0.01, False), (score + 0.01, True)):
+        spec = replace(SPEC, typical_max=typical_max)
+        assert replace(detector, spec=spec).is_typical(arrow(3), embedding) is typical
+
+
+def test_a_manifest_states_a_finite_score_of_typical_images() -> None:
+    with pytest.raises(ValueError, match="typical_max"):
+        replace(SPEC, typical_max=float("nan"))
+
+
+def test_a_published_bundle_without_that_score_has_it_here(detector: Detector, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = detector.to_npz()
+    assert Detector.from_npz(data, SPEC).spec.typical_max is None
+    monkeypatch.setitem(out_of_scope._TYPICAL_MAX, hashlib.sha256(data).hexdigest(), -1.5)
+    assert Detector.from_npz(data, SPEC).spec.typical_max == -1.5
+    assert Detector.from_npz(data, replace(SPEC, typical_max=-2.0)).spec.typical_max == -2.0

@@ -21,6 +21,7 @@ from preread.cli.selection_options import format_file_count
 from preread.core.errors import UsageError
 from preread.core.settings import Settings
 from preread.core.text.escaping import display_path
+from preread.core.text.vocabulary import read_file
 from preread.core.text.wording import caveat_codes, caveat_notes, format_finding, predictive_value_notes
 from preread.core.types import Caveat, Declared, Finding, Outcome, Population, RootSpec
 from preread.imaging.radiograph import ImageLimits
@@ -58,7 +59,12 @@ def assess(
     declared = Declared(population=assumed, assume_age=True)
     limits = ImageLimits(max_bytes=settings.max_file_bytes, max_pixels=settings.max_pixels)
     processes = Processes(
-        settings.slots, settings.deadline_s, settings.slot_memory_bytes, limits, settings.require_confinement
+        settings.slots,
+        settings.deadline_s,
+        settings.slot_memory_bytes,
+        limits,
+        settings.require_confinement,
+        read_file(settings.vocabulary_file),
     )
     tally = _Tally()
     with (

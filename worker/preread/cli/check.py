@@ -339,7 +339,11 @@ def _bundle(settings: Settings) -> CheckResult:
 
 def _slots(settings: Settings) -> CheckResult:
     """Start an inference process, which decodes an image of each codec."""
-    options = RunOptions(slot_memory_bytes=settings.slot_memory_bytes, require_confinement=settings.require_confinement)
+    options = RunOptions(
+        slot_memory_bytes=settings.slot_memory_bytes,
+        require_confinement=settings.require_confinement,
+        vocabulary_file=settings.vocabulary_file,
+    )
     bundle = load_bundle_in_use(settings)
     began = time.monotonic()
     pool: InferencePool[None] = InferencePool(setup_of(bundle, options), count=1, deadline_s=options.deadline_s)

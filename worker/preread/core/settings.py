@@ -147,6 +147,11 @@ class Settings(BaseSettings):
         "else "
         "`preread check` and `preread status` report it",
     )
+    vocabulary_file: Path | None = Field(
+        default=None,
+        description="TOML file with words of the site's devices for views, body parts and species, in addition to "
+        "those that Preread knows; `docs/reference/images.md` has its form",
+    )
     audit_key_file: Path | None = Field(
         default=None,
         description="file with the key of the audit trail, which accounts that may write to the database should not "

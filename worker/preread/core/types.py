@@ -16,6 +16,8 @@ if TYPE_CHECKING:  # takes a tenth of a second, and most commands read no pixel
     import numpy as np
     import numpy.typing as npt
 
+    from preread.core.text.vocabulary import Vocabulary
+
 PixelArray: TypeAlias = "npt.NDArray[np.uint8]"
 FloatArray: TypeAlias = "npt.NDArray[np.float32]"
 
@@ -103,6 +105,43 @@ class Presence(StrEnum):
     UNSURE = "unsure"
 
 
+class TagState(StrEnum):
+    """State of a tag that the intended use depends on."""
+
+    ABSENT = "absent"
+    UNDERSTOOD = "understood"
+    NOT_UNDERSTOOD = "not_understood"
+
+
+@dataclass(frozen=True, slots=True)
+class StatedTag:
+    """Statement of an image about age, view, body part or similar.
+
+    Attributes:
+        state: whether it makes one, and one that is understood.
+        value: what it means, for example ``LATERAL`` or ``CHEST``; ``None`` unless understood.
+        written: the words, code or value that decided; ``None`` if absent. May be patient data (an age, a birth date).
+    """
+
+    state: TagState = TagState.ABSENT
+    value: str | None = None
+    written: str | None = None
+
+
+ABSENT: Final = StatedTag()
+
+
+@dataclass(frozen=True, slots=True)
+class StatedTags:
+    """Statements of an image that the intended use depends on."""
+
+    age: StatedTag = ABSENT
+    view: StatedTag = ABSENT
+    body_part: StatedTag = ABSENT
+    modality: StatedTag = ABSENT
+    species: StatedTag = ABSENT
+
+
 class Stage(StrEnum):
     """Stages of the work of an inference process on one file, in order."""
 
@@ -131,6 +170,11 @@ class Caveat(StrEnum):
     AGE_ASSUMED = "age_assumed"
     VIEW_UNKNOWN = "view_unknown"
     BODY_PART_UNKNOWN = "body_part_unknown"
+    AGE_NOT_UNDERSTOOD = "age_not_understood"
+    VIEW_NOT_UNDERSTOOD = "view_not_understood"
+    BODY_PART_NOT_UNDERSTOOD = "body_part_not_understood"
+    MODALITY_NOT_UNDERSTOOD = "modality_not_understood"
+    SPECIES_NOT_UNDERSTOOD = "species_not_understood"
     UNIDENTIFIED = "unidentified"
     NO_TAGS = "no_tags"
     WINDOW_CLIPS = "window_clips"
@@ -147,8 +191,13 @@ CAVEAT_TEXT: dict[Caveat, str] = {
     Caveat.OUTSIDE_INTENDED_VIEW: "outside the intended use: the model was not trained for this view",
     Caveat.AGE_DECLARED: "the image states no patient age; the folder declares children of 1 to 5 years",
     Caveat.AGE_ASSUMED: "the image states no patient age; 1 to 5 years was assumed",
-    Caveat.VIEW_UNKNOWN: "the image states no view; a frontal view was assumed",
-    Caveat.BODY_PART_UNKNOWN: "the image states no body part; the chest was assumed",
+    Caveat.VIEW_UNKNOWN: "the view is not known from the tags; a frontal view was assumed",
+    Caveat.BODY_PART_UNKNOWN: "the body part is not known from the tags; the chest was assumed",
+    Caveat.AGE_NOT_UNDERSTOOD: "the image states an age or a birth date that is not understood",
+    Caveat.VIEW_NOT_UNDERSTOOD: "the image states a view in words that are not understood",
+    Caveat.BODY_PART_NOT_UNDERSTOOD: "the image states a body part in words that are not understood",
+    Caveat.MODALITY_NOT_UNDERSTOOD: "the image states a modality that is not a term of DICOM",
+    Caveat.SPECIES_NOT_UNDERSTOOD: "the image states a species in words that are not understood",
     Caveat.UNIDENTIFIED: "the image names no patient, and is linked to none",
     Caveat.NO_TAGS: "an image without DICOM tags: only its pixels are known",
     Caveat.WINDOW_CLIPS: "the stored window clips most pixels; a window computed from the pixels was used",
@@ -169,7 +218,7 @@ class Identity:
     missing. Dates are ISO 8601 (``2020-03-31``);
     ``acquisition_date_time`` is the DICOM DT value as written (local time of the modality, ``YYYYMMDDHHMMSS.FFFFFF``),
     with its own offset in ``timezone_offset_from_utc`` (``+0200``). ``patient_age_years`` is whole or fractional years
-    from PatientAge or from birth and study date; ``None`` also when the two contradict.
+    from PatientAge or from birth and study date; ``None`` also when the two contradict or are not understood.
     """
 
     patient_name: str | None = None
@@ -277,10 +326,12 @@ class Declared:
         population: declared population.
         assume_age: assume the intended age if no tag states one, with the caveat ``age_assumed``; used by the commands
             ``assess`` and ``evaluate``.
+        vocabulary: words for views, body parts and species; ``None`` for those that ship with Preread.
     """
 
     population: Population = Population.UNDECLARED
     assume_age: bool = False
+    vocabulary: Vocabulary | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,6 +382,7 @@ class Assessment:
         statistics: of the network's input before normalisation.
         activation_map: float32 [cells, cells]; its mean plus the bias of the last layer is the first logit.
         embedding: float32 [features], the network's penultimate layer.
+        tags: what the image states about age, view, body part, modality and species.
     """
 
     sha256: str
@@ -341,6 +393,7 @@ class Assessment:
     statistics: ImageStatistics
     activation_map: FloatArray = field(repr=False)
     embedding: FloatArray = field(repr=False)
+    tags: StatedTags = StatedTags()
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,6 +408,8 @@ class Refusal:
         identity: attributes from the tags.
         format: ``DICOM``, ``JPEG`` or ``PNG``.
         study_header: patient and study as the file states them; ``None`` for JPEG and PNG.
+        caveats: tags that are present but not understood.
+        tags: what the image states about age, view, body part, modality and species.
     """
 
     sha256: str
@@ -364,6 +419,8 @@ class Refusal:
     identity: Identity
     format: str
     study_header: StudyHeader | None = None
+    caveats: tuple[Caveat, ...] = ()
+    tags: StatedTags = StatedTags()
 
 
 @dataclass(frozen=True, slots=True)

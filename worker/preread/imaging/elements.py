@@ -7,6 +7,7 @@ and ``from None``.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import struct
@@ -51,6 +52,8 @@ PARSE_ERRORS: tuple[type[Exception], ...] = (
 )
 
 TEXT_MAX = 1024
+UNREADABLE = "(unreadable)"
+"""Stands for a value that is not text, in place of a value as written."""
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
@@ -180,6 +183,48 @@ def read_code_string(dataset: Dataset, keyword: str) -> str | None:
     return (line.split("\\")[0].strip().upper() or None) if line else None
 
 
+def read_written(dataset: Dataset, keyword: str) -> str | None:
+    """Return a DICOM element as one line of text, as it is written.
+
+    Its value representation and character set may be wrong: some programs write UTF-8 where the character set says
+    otherwise, or in code strings, which have none (PS3.5 6.2).
+
+    Returns:
+        ``None`` if the element is absent or empty; ``UNREADABLE`` if it has a value that is not text. At most 1024
+        characters.
+    """
+    try:
+        content = dataset[keyword].value if keyword in dataset else None
+    except PARSE_ERRORS:
+        return UNREADABLE
+    if content is None or (isinstance(content, str | bytes | list) and not content):
+        return None
+    if isinstance(content, Sequence):
+        return UNREADABLE
+    if isinstance(content, bytes):
+        content = content.decode("latin-1").strip("\0 ")
+    try:
+        values = [content] if isinstance(content, str) or not hasattr(content, "__iter__") else list(content)
+        text = "\\".join("" if value is None else str(value) for value in values)
+    except PARSE_ERRORS:
+        return UNREADABLE
+    charset = read_text(dataset, "SpecificCharacterSet") or ""
+    line = _CONTROL.sub(" ", _as_decoded(text, "gb18030" if charset in {"GB18030", "GBK"} else "utf-8")).strip()
+    return line[:TEXT_MAX] or None
+
+
+def _as_decoded(text: str, other: str) -> str:
+    """Return a text that was decoded as Latin-1 as UTF-8, or in another encoding, if its bytes are valid there."""
+    try:
+        data = text.encode("latin-1")
+    except UnicodeEncodeError:
+        return text
+    for encoding in ("utf-8", other):
+        with contextlib.suppress(UnicodeDecodeError):
+            return data.decode(encoding)
+    return text
+
+
 def read_uid(dataset: Dataset, keyword: str) -> str | None:
     """Return the UID of a DICOM element if it is valid, else ``None``.
 
@@ -240,7 +285,8 @@ def read_code_sequence(dataset: Dataset, keyword: str) -> list[str]:
 
     See PS3.3 8.
     """
-    texts = [read_text(item, k) for item in read_sequence_items(dataset, keyword) for k in ("CodeValue", "CodeMeaning")]
+    keywords = ("CodeValue", "LongCodeValue", "CodeMeaning")
+    texts = [read_written(item, k) for item in read_sequence_items(dataset, keyword) for k in keywords]
     return [line.lower() for line in texts if line]
 
 

@@ -24,17 +24,13 @@ from typing import Any
 from pydicom.dataset import Dataset
 
 from preread.core.errors import SettingsError
+from preread.core.text.ages import AgeReading, possible_dates, read_age
 from preread.core.types import Identity
 from preread.imaging import elements
 
 PATH_FIELDS = ("patient_id", "issuer_of_patient_id", "patient_name", "accession_number", "study_description")
 
-_AGE = re.compile(r"(\d{1,3})([DWMY])")
-_UNIT_YEARS = {"D": 1 / 365.25, "W": 7 / 365.25, "M": 1 / 12, "Y": 1.0}
-_AGE_MAX_YEARS = 130.0
-# Some write the nearest age, some the last completed one; a month covers an image taken after its booking.
-_AGE_SLACK_UNITS = 0.5
-_AGE_SLACK_YEARS = 0.1
+_STUDY_DATES = ("StudyDate", "AcquisitionDate", "SeriesDate", "ContentDate")
 _DATE = re.compile(r"(\d{4})[.\-]?(\d{2})[.\-]?(\d{2})")
 _TIME = re.compile(r"(\d{2}):?(\d{2})?:?(\d{2})?(\.\d{1,6})?")
 _DATE_TIME = re.compile(r"(\d{4,14}(?:\.\d{1,6})?)([+-]\d{4})?")
@@ -50,27 +46,25 @@ def read_identity(dataset: Dataset) -> Identity:
     Args:
         dataset: the Data Set; an invalid element counts as missing.
     """
-    birth = parse_dicom_date(elements.read_text(dataset, "PatientBirthDate"))
-    age = elements.read_text(dataset, "PatientAge")
-    age_years, conflict = compute_age_years(age, birth, _day_of_image(dataset))
+    age, births = read_patient_age(dataset), possible_dates(elements.read_written(dataset, "PatientBirthDate"))
     taken, offset = _acquired(dataset)
     return Identity(
         patient_name=elements.read_text(dataset, "PatientName"),
         patient_id=elements.read_text(dataset, "PatientID"),
         issuer_of_patient_id=elements.read_text(dataset, "IssuerOfPatientID"),
-        patient_birth_date=birth,
+        patient_birth_date=births[0].isoformat() if len(births) == 1 else None,
         patient_sex=elements.read_code_string(dataset, "PatientSex"),
-        patient_age=age,
-        patient_age_years=age_years,
-        age_conflict=conflict,
+        patient_age=elements.read_written(dataset, "PatientAge"),
+        patient_age_years=age.years,
+        age_conflict=age.conflict,
         study_instance_uid=elements.read_uid(dataset, "StudyInstanceUID"),
         series_instance_uid=elements.read_uid(dataset, "SeriesInstanceUID"),
         sop_instance_uid=elements.read_uid(dataset, "SOPInstanceUID"),
         sop_class_uid=elements.read_uid(dataset, "SOPClassUID"),
         accession_number=elements.read_text(dataset, "AccessionNumber"),
-        modality=elements.read_code_string(dataset, "Modality"),
-        body_part_examined=elements.read_code_string(dataset, "BodyPartExamined"),
-        view_position=elements.read_code_string(dataset, "ViewPosition"),
+        modality=_upper(dataset, "Modality"),
+        body_part_examined=_upper(dataset, "BodyPartExamined"),
+        view_position=_upper(dataset, "ViewPosition"),
         image_laterality=elements.read_code_string(dataset, "ImageLaterality")
         or elements.read_code_string(dataset, "Laterality"),
         study_date=parse_dicom_date(elements.read_text(dataset, "StudyDate")),
@@ -104,65 +98,17 @@ def parse_dicom_date(written: str | None) -> str | None:
         return None
 
 
-def compute_age_years(patient_age: str | None, birth: str | None, study: str | None) -> tuple[float | None, bool]:
-    """Compute the patient's age in years on the day of the study.
-
-    Args:
-        patient_age: AS value (``003Y``, ``018M``), with or without leading zeros.
-        birth: date of birth, ISO 8601.
-        study: date of the study, ISO 8601.
-
-    Returns:
-        The age in years, from the two dates if possible (they are more precise), else from ``patient_age``; ``None`` if
-        neither gives one. And whether the two contradict; the age is then ``None``.
-    """
-    stated = _stated(patient_age)
-    counted = _counted(birth, study)
-    if stated is not None and counted is None and birth is not None and study is not None:
-        return None, True  # the dates give an impossible age: they contradict the stated one
-    if stated is None or counted is None:
-        return (counted if stated is None else stated[0]), False
-    low, unit = stated
-    slack = max(_AGE_SLACK_UNITS * unit, _AGE_SLACK_YEARS)
-    if low - slack <= counted <= low + unit + slack:
-        return counted, False
-    return None, True
+def read_patient_age(dataset: Dataset) -> AgeReading:
+    """Read the age on the day of the study from age and dates as written."""
+    return read_age(
+        elements.read_written(dataset, "PatientAge"),
+        elements.read_written(dataset, "PatientBirthDate"),
+        [elements.read_written(dataset, keyword) for keyword in _STUDY_DATES],
+    )
 
 
-def _stated(patient_age: str | None) -> tuple[float, float] | None:
-    """Return a stated age and its unit in years; ``None`` if there is none."""
-    match = _AGE.fullmatch((patient_age or "").upper().replace(" ", ""))
-    if match is None:
-        return None
-    unit = _UNIT_YEARS[match[2]]
-    years = int(match[1]) * unit
-    return (years, unit) if years <= _AGE_MAX_YEARS else None
-
-
-def _counted(birth: str | None, study: str | None) -> float | None:
-    """Return the years between two ISO dates, with a fraction of a year.
-
-    Returns:
-        In [0, 130]; ``None`` if a date is missing or the age is impossible.
-    """
-    if birth is None or study is None:
-        return None
-    born, taken = date.fromisoformat(birth), date.fromisoformat(study)
-    whole = taken.year - born.year - ((taken.month, taken.day) < (born.month, born.day))
-    # 29 February is kept on 1 March in other years.
-    anniversary = date(born.year + whole, 3, 1) if (born.month, born.day) == (2, 29) else None
-    last = anniversary or born.replace(year=born.year + whole)
-    years = whole + min((taken - last).days / 366, 0.999)
-    return years if 0 <= years <= _AGE_MAX_YEARS else None
-
-
-def _day_of_image(dataset: Dataset) -> str | None:
-    """Return the date to which an age refers: any of the image's dates will do."""
-    for keyword in ("StudyDate", "AcquisitionDate", "SeriesDate", "ContentDate"):
-        day = parse_dicom_date(elements.read_text(dataset, keyword))
-        if day:
-            return day
-    return None
+def _upper(dataset: Dataset, keyword: str) -> str | None:
+    return (elements.read_written(dataset, keyword) or "").upper() or None
 
 
 def _acquired(dataset: Dataset) -> tuple[str | None, str | None]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from pydicom.dataset import Dataset
+from pydicom.uid import UID
 
 from preread.core.errors import (
     BrokenHeader,
@@ -21,6 +22,7 @@ from preread.core.errors import (
     UnknownFormat,
 )
 from preread.core.study_header import StudyHeader
+from preread.core.text.ages import ABSENT_AGE, AgeReading
 from preread.core.types import Caveat, Identity, Radiograph
 from preread.imaging import dicom_file, elements, identity, raster, rendering, study_header
 from preread.imaging.codecs import decoders
@@ -64,7 +66,10 @@ class ImageHeader:
         view_text: descriptions of this image only (not of the study), lower case.
         view_codes: codes and meanings of the View Code Sequence, lower case.
         body_part_codes: codes and meanings of the Anatomic Region Sequence, lower case.
-        animal_text: attributes of animals only: species (if not human), breed, owner; lower case.
+        age: age of the patient on the day of the study.
+        species: descriptions, codes and meanings of the species, lower case.
+        breed: descriptions, codes and meanings of the breed, lower case.
+        has_owner: a Responsible Person has the role OWNER.
         patient_orientation: (0020,0020), upper case; ``None`` if missing.
         study_header: patient and study as the file states them; ``None`` for JPEG and PNG.
         data: content of the file, for ``decode_radiograph``.
@@ -85,7 +90,10 @@ class ImageHeader:
     view_text: tuple[str, ...] = ()
     view_codes: tuple[str, ...] = ()
     body_part_codes: tuple[str, ...] = ()
-    animal_text: tuple[str, ...] = ()
+    age: AgeReading = ABSENT_AGE
+    species: tuple[str, ...] = ()
+    breed: tuple[str, ...] = ()
+    has_owner: bool = False
     patient_orientation: str | None = None
     study_header: StudyHeader | None = None
     data: bytes = field(default=b"", repr=False, compare=False)
@@ -184,10 +192,15 @@ def _dicom_header(data: bytes, limits: ImageLimits) -> ImageHeader:
         search_text=view_text
         + _lower(dataset, "StudyDescription", "RequestedProcedureDescription", "PerformedProcedureStepDescription"),
         view_text=view_text,
-        view_codes=tuple(elements.read_code_sequence(dataset, "ViewCodeSequence")),
+        view_codes=_view_codes(dataset),
         body_part_codes=tuple(elements.read_code_sequence(dataset, "AnatomicRegionSequence")),
-        animal_text=_animal(dataset),
-        patient_orientation=(elements.read_text(dataset, "PatientOrientation") or "").upper() or None,
+        age=identity.read_patient_age(dataset),
+        species=_lower(dataset, "PatientSpeciesDescription")
+        + tuple(elements.read_code_sequence(dataset, "PatientSpeciesCodeSequence")),
+        breed=_lower(dataset, "PatientBreedDescription")
+        + tuple(elements.read_code_sequence(dataset, "PatientBreedCodeSequence")),
+        has_owner=elements.read_code_string(dataset, "ResponsiblePersonRole") == "OWNER",
+        patient_orientation=(elements.read_written(dataset, "PatientOrientation") or "").upper() or None,
         study_header=as_written,
         data=data,
         file=file,
@@ -216,28 +229,23 @@ _IMAGE_CLASSES = frozenset(
         "12.2",
     )
 )
-_HUMAN = ("homo sapiens", "human", "337915000", "l-85b00")
 
 
 def _lower(dataset: Dataset, *keywords: str) -> tuple[str, ...]:
-    texts = (elements.read_text(dataset, keyword) for keyword in keywords)
+    texts = (elements.read_written(dataset, keyword) for keyword in keywords)
     return tuple(line.lower() for line in texts if line)
 
 
-def _animal(dataset: Dataset) -> tuple[str, ...]:
-    """Return attributes that only images of animals have (PS3.3 C.7.1.1).
+def _view_codes(dataset: Dataset) -> tuple[str, ...]:
+    """Return codes and meanings of view and view modifier (PS3.3 C.8.11.7)."""
+    views = elements.read_sequence_items(dataset, "ViewCodeSequence")
+    modifiers = (code for view in views for code in elements.read_code_sequence(view, "ViewModifierCodeSequence"))
+    return (*elements.read_code_sequence(dataset, "ViewCodeSequence"), *modifiers)
 
-    A Responsible Person is no evidence, since images of children name a parent there; the role OWNER is.
-    """
-    species = [
-        *_lower(dataset, "PatientSpeciesDescription"),
-        *elements.read_code_sequence(dataset, "PatientSpeciesCodeSequence"),
-    ]
-    if any(human in line for line in species for human in _HUMAN):
-        species = []
-    breed = _lower(dataset, "PatientBreedDescription")
-    owner = ("owner",) if elements.read_code_string(dataset, "ResponsiblePersonRole") == "OWNER" else ()
-    return (*species, *breed, *owner)
+
+def read_sop_class_name(sop_class_uid: str) -> str:
+    """Return the name of a SOP class (PS3.6 annex A), the UID if it has none."""
+    return UID(sop_class_uid).name
 
 
 def _decode_dicom(header: ImageHeader, file: DicomFile, limits: ImageLimits, shorter_side_px: int | None) -> Radiograph:

@@ -13,10 +13,10 @@ import numpy as np
 from preread.core.errors import BlankPicture, ColourNotGrey
 from preread.core.types import Assessment, Caveat, Declared, Refusal, RefusalCode, Stage
 from preread.imaging.preprocessing import preprocess_image, resize_to_input
-from preread.imaging.radiograph import DEFAULT_LIMITS, ImageLimits, decode_radiograph, read_image_header
+from preread.imaging.radiograph import DEFAULT_LIMITS, ImageHeader, ImageLimits, decode_radiograph, read_image_header
 from preread.imaging.statistics import measure_image
 from preread.model.classifier import Classifier
-from preread.model.intended_use import check_intended_use
+from preread.model.intended_use import TagCheck, check_intended_use, not_understood
 
 _GREY_LEVELS_MIN = 8
 # If the codec stores lower resolutions, network and page need no more than this.
@@ -53,13 +53,12 @@ def assess(
     checked = check_intended_use(header, bundle.manifest.intended_use, declared)
     on_stage_end(Stage.HEADER)
     if checked.refusal is not None:
-        code, reason = checked.refusal
-        return Refusal(sha256, bundle.label, code, reason, header.identity, header.format, header.study_header)
+        return _refusal(sha256, bundle.label, checked.refusal, header, checked)
     try:
         radiograph = decode_radiograph(header, limits, shorter_side_px=SHORTER_SIDE_PX)
     except ColourNotGrey:
-        code, reason = RefusalCode.NOT_A_RADIOGRAPH, "the image is in colour, as a photograph or a screen capture"
-        return Refusal(sha256, bundle.label, code, reason, header.identity, header.format, header.study_header)
+        reason = "the image is in colour, as a photograph or a screen capture"
+        return _refusal(sha256, bundle.label, (RefusalCode.NOT_A_RADIOGRAPH, reason), header, checked)
     on_stage_end(Stage.DECODE)
     pixels = resize_to_input(bundle.manifest.preprocessing, radiograph.pixels)
     # averages lie between the averaged values: if they differ by so much, so do the full-resolution pixels
@@ -73,8 +72,11 @@ def assess(
     output = classifier.classify(batch)
     on_stage_end(Stage.INVOKE)
     refusal = classifier.detector.check_scope(pixels, output.embedding)
+    if refusal is None and checked.refusal_unless_typical is not None:
+        typical = classifier.detector.is_typical(pixels, output.embedding)
+        refusal = None if typical else checked.refusal_unless_typical
     if refusal:
-        return Refusal(sha256, bundle.label, *refusal, header.identity, header.format, header.study_header)
+        return _refusal(sha256, bundle.label, refusal, header, checked)
     caveats: dict[Caveat, None] = dict.fromkeys((*checked.caveats, *radiograph.caveats))
     return Assessment(
         sha256=sha256,
@@ -88,4 +90,20 @@ def assess(
         statistics=measure_image(pixels),
         activation_map=output.activation_map,
         embedding=output.embedding,
+        tags=checked.tags,
+    )
+
+
+def _refusal(
+    sha256: str, bundle: str, refusal: tuple[RefusalCode, str], header: ImageHeader, checked: TagCheck
+) -> Refusal:
+    return Refusal(
+        sha256,
+        bundle,
+        *refusal,
+        header.identity,
+        header.format,
+        study_header=header.study_header,
+        caveats=not_understood(checked.tags),
+        tags=checked.tags,
     )

@@ -9,11 +9,12 @@ them. A linear score weights all of these. All parameters are in the bundle's ``
 
 from __future__ import annotations
 
+import hashlib
 import math
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 
 import numpy as np
@@ -30,6 +31,10 @@ _SIDE_PX = CELLS * _CELL_PX + 2  # gradients are not defined on the border
 _FAINT = 0.2  # gradients below this (grey levels per pixel) are suppressed
 _CLIP = 6.0  # standard deviations; the distances cover what is farther out
 _LEAST = 1e-6
+
+# Of bundles that were published before manifests stated it: SHA-256 of their detector.npz, and the 99 % quantile of the
+# scores of their training images.
+_TYPICAL_MAX = {"a6121ecbb137689c8e2b9bcce787fc4bf7fd1d5b5f422401abbae782811e18bd": -1.091}
 
 _TURNS = {
     0: "",
@@ -49,6 +54,8 @@ class ScopeSpec:
             have at most this distance from the training images, else ``not_chest``.
         turned_gain: and if that distance is smaller than that of the image as it is by at least this much (noise is
             as near in every pose).
+        typical_max: at least 99 % of the training images score at most this; an image with a tag that is not understood
+            is assessed only then. ``None`` if the bundle does not state it: such an image is refused.
         reason: how the thresholds were chosen.
         rates: number of images of each kind accepted and refused, and by which network.
     """
@@ -58,9 +65,11 @@ class ScopeSpec:
     turned_gain: float
     reason: str
     rates: JSONObject
+    typical_max: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("score_max", "turned_max", "turned_gain"):
+        typical = () if self.typical_max is None else ("typical_max",)
+        for name in ("score_max", "turned_max", "turned_gain", *typical):
             if not math.isfinite(threshold := getattr(self, name)):
                 raise ValueError(f"the threshold {name} of the out-of-scope detector is {threshold}; it must be finite")
 
@@ -219,6 +228,16 @@ class Detector:
             return None
         return self.explain_refusal(self.find_nearest_pose(pixels))
 
+    def is_typical(self, pixels: PixelArray, embedding: FloatArray) -> bool:
+        """Return whether an image scores as 99 % of the training images do.
+
+        Args:
+            pixels: uint8 [rows, columns], 0 to 255, after ``preprocessing.resize_to_input``.
+            embedding: float32 [features], the network's embedding of it.
+        """
+        limit = self.spec.typical_max
+        return limit is not None and float(self.compute_score(compute_edge_features(pixels), embedding)) <= limit
+
     def find_nearest_pose(self, pixels: PixelArray) -> Pose:
         """Find the rotation and inversion nearest to the training images.
 
@@ -274,6 +293,8 @@ class Detector:
                 arrays = {name: np.asarray(file[name]) for name in file.files}
         except (zipfile.BadZipFile, zlib.error, ValueError, OSError, EOFError, KeyError, NotImplementedError) as error:
             raise BundleDamaged(f"detector.npz cannot be read: {error}") from error
+        if spec.typical_max is None:
+            spec = replace(spec, typical_max=_TYPICAL_MAX.get(hashlib.sha256(data).hexdigest()))
         edges = _subspace(arrays, "edges", EDGES)
         embedding = _subspace(arrays, "embedding", None)
         weights = _field(arrays, "weights", (len(edges.scales) + len(embedding.scales) + 4,))

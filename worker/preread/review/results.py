@@ -18,7 +18,19 @@ from sqlalchemy import ColumnElement, Connection, Engine, Row, Select, exists, s
 
 from preread.core.jsonable import finding_to_json, reversible_path, stated_predictive_values
 from preread.core.text.escaping import clean_identifier
-from preread.core.types import Answer, Caveat, FileState, Finding, Identity, JSONObject, Outcome, Population
+from preread.core.text.vocabulary import standard
+from preread.core.types import (
+    Answer,
+    Caveat,
+    FileState,
+    Finding,
+    Identity,
+    JSONObject,
+    Outcome,
+    Population,
+    RefusalCode,
+    TagState,
+)
 from preread.db import schema
 from preread.db.engine import read
 from preread.db.statements import chunks
@@ -122,9 +134,51 @@ class ResultRow:
     withdrawn_at: datetime | None = None
 
     @property
+    def tags(self) -> dict[str, TagState | None]:
+        """States of the tags that the intended use depends on, by name.
+
+        That of the species is ``None`` unless the image was refused for it: the species is not stored.
+        """
+        return {name: _tag_state(self, name) for name in _COLUMNS}
+
+    @property
     def position(self) -> tuple[datetime, int]:
         """Position in a list; see ``ResultFilter.before``."""
         return (self.committed_at, self.result_id)
+
+
+# Columns of the tags that are stored; the species is not.
+_COLUMNS = {
+    "age": "patient_age_years",
+    "view": "view_position",
+    "body_part": "body_part_examined",
+    "modality": "modality",
+    "species": None,
+}
+# Codes of refusals for what a tag states.
+_REFUSED = {
+    "age": RefusalCode.AGE_OUTSIDE,
+    "view": RefusalCode.VIEW,
+    "body_part": RefusalCode.BODY_PART,
+    "species": RefusalCode.NOT_HUMAN,
+}
+# Descriptions and codes, which are not stored, can state these; an assessment has a caveat if nothing does.
+_ASSUMED = {"view": Caveat.VIEW_UNKNOWN, "body_part": Caveat.BODY_PART_UNKNOWN}
+
+
+def _tag_state(result: ResultRow, name: str) -> TagState | None:
+    """Return the state of one tag, by the name that it has in ``StatedTags``."""
+    column = _COLUMNS[name]
+    if Caveat(f"{name}_not_understood") in result.caveats or (name == "age" and result.identity.age_conflict):
+        return TagState.NOT_UNDERSTOOD
+    if result.code is not None and result.code == _REFUSED.get(name):
+        return TagState.UNDERSTOOD
+    if column is None:
+        return None
+    if name in _ASSUMED and result.outcome is Outcome.ASSESSED:
+        return TagState.ABSENT if {_ASSUMED[name], Caveat.NO_TAGS} & set(result.caveats) else TagState.UNDERSTOOD
+    stored = getattr(result.identity, column)
+    return TagState.ABSENT if stored is None or standard().is_absent(str(stored)) else TagState.UNDERSTOOD
 
 
 def query(engine: Engine, conditions: ResultFilter = ResultFilter()) -> list[ResultRow]:
@@ -350,6 +404,7 @@ def result_to_json(result: ResultRow) -> JSONObject:
         "reason": result.reason,
         "findings": [finding_to_json(finding) for finding in result.findings],
         "caveats": [caveat.value for caveat in result.caveats],
+        "tags": result.tags,
         "bundle": result.bundle,
         "bundle_digest": result.bundle_digest,
         "withdrawn": None

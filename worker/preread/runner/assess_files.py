@@ -8,6 +8,7 @@ sockets and devices in them are named and not opened.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import os
 import stat
@@ -29,7 +30,7 @@ from preread.core.errors import (
     error_from_code,
 )
 from preread.core.jsonable import finding_to_json, reversible_path
-from preread.core.types import Caveat, Declared, Finding, JSONObject, Outcome, RootSpec
+from preread.core.types import Caveat, Declared, Finding, JSONObject, Outcome, RootSpec, StatedTags
 from preread.imaging.radiograph import DEFAULT_LIMITS, ImageLimits
 from preread.model.bundles import Bundle
 from preread.runner.child import protocol
@@ -73,6 +74,7 @@ class FileResult:
         reason: the same in a sentence; ``None`` when assessed.
         bundle: ``name/version``.
         ms: milliseconds for this file, reading included.
+        tags: what the image states about age, view, body part, modality and species; ``None`` if it was not checked.
         judged: ``False`` if the machine, the share, the caller or Preread was at fault and not the bytes.
     """
 
@@ -86,6 +88,7 @@ class FileResult:
     bundle: str
     ms: float
     judged: bool = True
+    tags: StatedTags | None = None
 
     def to_json(self) -> JSONObject:
         """Return the record of ``preread assess --json``."""
@@ -97,6 +100,7 @@ class FileResult:
             "reason": self.reason,
             "findings": [finding_to_json(finding) for finding in self.findings],
             "caveats": [caveat.value for caveat in self.caveats],
+            "tags": None if self.tags is None else dataclasses.asdict(self.tags),
             "bundle": self.bundle,
             "ms": round(self.ms, 3),
         }
@@ -113,6 +117,7 @@ class Processes:
         deadline_s: for each file.
         memory_bytes: address space of each.
         require_confinement: see ``Setup``.
+        vocabulary: see ``Setup``.
     """
 
     count: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
@@ -120,6 +125,7 @@ class Processes:
     memory_bytes: int = 2048 * 1024 * 1024
     limits: ImageLimits = DEFAULT_LIMITS
     require_confinement: bool = False
+    vocabulary: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,8 +203,10 @@ def _result(file_read: FileRead, bundle: str) -> FileResult:
     report = file_read.ended
     if report.content is not None:
         caveats = (*report.gate_caveats, *report.content.pixel_caveats)
-        return FileResult(path, sha256, report.outcome, None, None, report.content.findings, caveats, bundle, ms)
-    return FileResult(path, sha256, report.outcome, report.code, report.reason, (), (), bundle, ms)
+        findings = report.content.findings
+        return FileResult(path, sha256, report.outcome, None, None, findings, caveats, bundle, ms, tags=report.tags)
+    refused = FileResult(path, sha256, report.outcome, report.code, report.reason, (), report.gate_caveats, bundle, ms)
+    return dataclasses.replace(refused, tags=report.tags)
 
 
 def _read(
@@ -219,6 +227,7 @@ def _read(
         max_pixels=processes.limits.max_pixels,
         parent_pid=os.getpid(),
         require_confinement=processes.require_confinement,
+        vocabulary=processes.vocabulary,
         pictures=bundle is None,
     )
     pool: InferencePool[int] = InferencePool(setup, count=count, deadline_s=processes.deadline_s)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from preread.core.errors import DatabaseAway
 from preread.core.signals import Signals, Timer, WakePipe
 from preread.core.systemd import SILENT, Notifier
+from preread.core.text import vocabulary
 from preread.imaging.previews import PreviewStore
 from preread.ledger.ledger import Ledger
 from preread.ledger.records import Pulse
@@ -58,6 +59,7 @@ class RunOptions:
         preview_dir: where previews are kept; ``None`` keeps none.
         min_free_bytes: what previews leave free on their disk.
         require_confinement: do not run where the kernel lacks what confines inference processes.
+        vocabulary_file: words of the site for views and body parts; ``None`` for those that ship with Preread alone.
         once: end when every file that is there has its outcome.
         include_existing: files that lie in a root when it is first watched are live, and no backlog.
     """
@@ -74,6 +76,7 @@ class RunOptions:
     preview_dir: Path | None = None
     min_free_bytes: int = 0
     require_confinement: bool = False
+    vocabulary_file: Path | None = None
     once: bool = False
     include_existing: bool = False
 
@@ -294,7 +297,11 @@ class PeriodicTasks:
 
 
 def setup_of(bundle: Bundle, options: RunOptions, shadow: Bundle | None = None) -> Setup:
-    """Return the first message to each inference process of such a run."""
+    """Return the first message to each inference process of such a run.
+
+    Raises:
+        SettingsError: the vocabulary file cannot be read, or is invalid.
+    """
     return Setup(
         bundle=protocol.to_text(os.fsencode(bundle.path.resolve())),
         digest=bundle.digest,
@@ -305,6 +312,7 @@ def setup_of(bundle: Bundle, options: RunOptions, shadow: Bundle | None = None) 
         shadow=None if shadow is None else protocol.to_text(os.fsencode(shadow.path.resolve())),
         shadow_digest="" if shadow is None else shadow.digest,
         require_confinement=options.require_confinement,
+        vocabulary=vocabulary.read_file(options.vocabulary_file),
     )
 
 

@@ -26,6 +26,7 @@ from preread.core.errors import (
     SlotCrashed,
     SlotMemory,
 )
+from preread.core.text import vocabulary
 from preread.core.text.escaping import escape
 from preread.core.types import PixelArray
 from preread.runner.child import protocol, reading
@@ -151,6 +152,7 @@ class _Slot:
         self.setup = setup
         self.control = control
         self.classifier = None if setup.pictures else load(setup)
+        vocabulary.extended(setup.vocabulary)  # kept in memory, since no file can be read later
         self._replies = replies
         self._preview = preview
         self._in_shadow: Classifier | PrereadError | None = None

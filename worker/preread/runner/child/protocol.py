@@ -19,7 +19,17 @@ import numpy as np
 from pydantic import Field, StringConstraints, TypeAdapter
 
 from preread.core.study_header import StudyHeader
-from preread.core.types import Caveat, Finding, Identity, ImageStatistics, Outcome, PixelArray, Population, Stage
+from preread.core.types import (
+    Caveat,
+    Finding,
+    Identity,
+    ImageStatistics,
+    Outcome,
+    PixelArray,
+    Population,
+    Stage,
+    StatedTags,
+)
 from preread.ledger.records import ContentAssessment, FileFacts
 
 MAX_LINE_BYTES = 1024 * 1024
@@ -40,6 +50,7 @@ class Setup:
         notes_fd: of a pipe into which the process writes the SHA-256 of its file when it has the bytes, in hex.
         preview_fd: of memory shared with the worker, ``previews.MAX_BYTES`` of it, into which it draws previews.
         require_confinement: do not start where the kernel lacks what confines the process.
+        vocabulary: TOML, the site's words for views and body parts; see ``core.text.vocabulary``.
         pictures: assess nothing, but answer with each picture as a network is trained on it; no bundle is loaded then.
     """
 
@@ -55,6 +66,7 @@ class Setup:
     preview_fd: int = -1
     require_confinement: bool = False
     pictures: bool = False
+    vocabulary: str = ""
 
     def of_shadow(self) -> Setup:
         """Return the message with the bundle of the shadow as the bundle."""
@@ -139,6 +151,7 @@ class Report:
         preview_bytes: so many bytes of a preview lie in the shared memory.
         stages_ms: how long each stage took that came to its end.
         study_header: of a DICOM file whose header could be read; its limits are checked as the line is parsed.
+        tags: what the image states about age, view, body part, modality and species; ``None`` if it was not checked.
         shrunk: where ``Setup.pictures`` asks for it, uint8 of ``preprocessing.TRAINING_SPEC`` in Base64.
     """
 
@@ -159,6 +172,7 @@ class Report:
     stages_ms: dict[Stage, Milliseconds] = field(default_factory=dict)
     shrunk: str | None = None
     study_header: StudyHeader | None = None
+    tags: StatedTags | None = None
 
     def facts(self, population: Population) -> FileFacts | None:
         """Return the facts of the file version; ``None`` if it was not read."""

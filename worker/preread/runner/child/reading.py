@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from preread.core.errors import PrereadError, UnreadableError
+from preread.core.text import vocabulary
 from preread.core.text.escaping import escape
 from preread.core.types import (
     FORGOTTEN,
@@ -23,8 +24,9 @@ from preread.core.types import (
     PixelArray,
     Radiograph,
     Refusal,
-    RefusalCode,
     Stage,
+    StatedTag,
+    StatedTags,
 )
 from preread.ledger.records import Observation
 from preread.runner.child import protocol
@@ -100,14 +102,15 @@ def read(file: OpenFile) -> Report:
         return Report(Outcome.REFUSED, sha256, _ms_since(began), code=FORGOTTEN)
     laps.start()
     pixels: PixelArray | None = None
+    declared = Declared(job.population, job.assume_age, vocabulary.extended(setup.vocabulary))
     survived = decoders.decoder_failures.survived
     try:
         if file.classifier is None:
             report = _training_image(data, sha256, limits, laps)
         elif answer.known:
-            report = _screen(data, sha256, job, file.classifier, limits)
+            report = _screen(data, sha256, declared, file.classifier, limits, laps)
         else:
-            report, pixels = _assess(data, sha256, job, file.classifier, limits, laps)
+            report, pixels = _assess(data, sha256, declared, file.classifier, limits, laps)
     except UnreadableError as error:
         # before the header is read, no decoder of pixels has run
         file.decoder_failed |= Stage.HEADER in laps.ms and _from_decoder(error)
@@ -151,14 +154,14 @@ def _with_preview(
 
 
 def _assess(
-    data: bytes, sha256: str, job: Job, classifier: Classifier, limits: ImageLimits, laps: _Laps
+    data: bytes, sha256: str, declared: Declared, classifier: Classifier, limits: ImageLimits, laps: _Laps
 ) -> tuple[Report, PixelArray | None]:
     """Assess the image; also return its pixels, ``None`` if it was refused."""
     from preread.model.assess import assess
 
-    answer = assess(data, classifier, Declared(job.population, job.assume_age), limits, laps.ended, sha256)
+    answer = assess(data, classifier, declared, limits, laps.ended, sha256)
     if isinstance(answer, Refusal):
-        return _refused(sha256, answer.code, answer.reason, answer), None
+        return _refused(answer), None
     radiograph = answer.radiograph
     numbers = [number for finding in answer.findings for number in (finding.logit, finding.probability)]
     activations = answer.activation_map.tolist()
@@ -169,6 +172,7 @@ def _assess(
         sha256,
         gate_caveats=tuple(caveat for caveat in answer.caveats if caveat not in radiograph.caveats),
         content=Content(answer.findings, radiograph.caveats, radiograph.decoder, activations, answer.statistics),
+        tags=_escaped(answer.tags),
     )
     return _described(report, radiograph), radiograph.pixels
 
@@ -184,27 +188,48 @@ def _training_image(data: bytes, sha256: str, limits: ImageLimits, laps: _Laps) 
     return _described(Report(Outcome.ASSESSED, sha256, shrunk=base64.b64encode(pixels.tobytes()).decode()), header)
 
 
-def _screen(data: bytes, sha256: str, job: Job, classifier: Classifier, limits: ImageLimits) -> Report:
-    """Check header and intended use alone, for a known content."""
+def _screen(
+    data: bytes, sha256: str, declared: Declared, classifier: Classifier, limits: ImageLimits, laps: _Laps
+) -> Report:
+    """Check header and intended use of a known content, its pixels only if a tag is not understood."""
     from preread.imaging.radiograph import read_image_header
     from preread.model import intended_use
 
     header = read_image_header(data, limits)
-    verdict = intended_use.check_intended_use(header, classifier.bundle.manifest.intended_use, Declared(job.population))
+    verdict = intended_use.check_intended_use(header, classifier.bundle.manifest.intended_use, declared)
     if verdict.refusal is not None:
-        return _refused(sha256, *verdict.refusal, header)
-    return _described(Report(Outcome.ASSESSED, sha256, gate_caveats=verdict.caveats), header)
+        refusal = Refusal(sha256, classifier.bundle.label, *verdict.refusal, header.identity, header.format)
+        stated = replace(refusal, study_header=header.study_header, caveats=verdict.caveats, tags=verdict.tags)
+        return _refused(stated)
+    if verdict.refusal_unless_typical is not None:
+        report, _ = _assess(data, sha256, declared, classifier, limits, laps)
+        return replace(report, content=None)
+    tags = _escaped(verdict.tags)
+    return _described(Report(Outcome.ASSESSED, sha256, gate_caveats=verdict.caveats, tags=tags), header)
 
 
-def _refused(sha256: str, code: RefusalCode, reason: str, source: ImageHeader | Refusal) -> Report:
+def _refused(refusal: Refusal) -> Report:
     return Report(
         Outcome.REFUSED,
-        sha256,
-        identity=source.identity,
-        format=source.format,
-        code=code.value,
-        reason=escape(reason),
-        study_header=source.study_header,
+        refusal.sha256,
+        identity=refusal.identity,
+        format=refusal.format,
+        gate_caveats=refusal.caveats,
+        code=refusal.code.value,
+        reason=escape(refusal.reason),
+        study_header=refusal.study_header,
+        tags=_escaped(refusal.tags),
+    )
+
+
+def _escaped(tags: StatedTags) -> StatedTags:
+    """Return the tags with escaped text."""
+    stated: dict[str, StatedTag] = {item.name: getattr(tags, item.name) for item in fields(tags)}
+    return StatedTags(
+        **{
+            name: replace(tag, written=None if tag.written is None else escape(tag.written))
+            for name, tag in stated.items()
+        }
     )
 
 
