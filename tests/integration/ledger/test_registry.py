@@ -93,7 +93,7 @@ def test_another_bundle_of_the_same_name_is_refused(
     bundles.add_bundle(stub_bundle.path, tmp_path / "added", lambda _: None)
     manifest = stub_bundle_copy / bundles.MANIFEST_FILE
     manifest.write_text(manifest.read_text().replace("Apache-2.0", "MIT"))
-    with pytest.raises(UsageError, match="never changes"):
+    with pytest.raises(UsageError, match="has the same name and version and other content"):
         bundles.add_bundle(stub_bundle_copy, tmp_path / "added", lambda _: None)
 
 

@@ -265,7 +265,7 @@ def test_without_its_key_the_program_goes_on_and_says_so(
     keyed.person("fay")
     found = audit_proof.verify(keyed.engine)
     assert [first == last for first, last in found.chain.unproven] == [True]
-    assert (found.unsealed, found.faults) == (1, [])
+    assert (found.unsealed, found.faults) == (2, [])  # a result and its study header
     audit_proof.accept(keyed.engine, SHELL, anew=True)
     assert faults(keyed) == []
     assert len(key.read_text().split()) == 2
