@@ -354,7 +354,7 @@ def test_the_command_writes_into_the_run_unless_told_otherwise(films: Path, data
 
 
 def test_no_run_is_named(films: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"holds no run: `preread-train fit"):
+    with pytest.raises(UsageError, match=r"holds no run: make one with `preread-train fit"):
         _invoke(tmp_path / "nowhere", "--data", films)
 
 
