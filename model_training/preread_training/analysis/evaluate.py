@@ -153,7 +153,7 @@ def _measures(outcomes: _Outcomes, spec: FindingSpec) -> JSONObject:
     )
     return {
         **{name: value.to_json() for name, value in measure_logits(scores, called, labels, outcomes.groups).items()},
-        "confusion": Confusion.of(called, labels).to_json(),
+        "confusion": Confusion.count(called, labels).to_json(),
         "answers": {
             **count_answers(answers, labels),
             "none": {
@@ -241,7 +241,7 @@ def format_report_lines(report: JSONObject) -> list[tuple[str, str, str]]:
 
 
 def format_figure(value: float | None) -> str:
-    """Format a number with four decimals, ``None`` as ``undefined``."""
+    """Format a number of an evaluation, ``None`` as ``undefined``."""
     return "undefined" if value is None else f"{value:.4f}"
 
 

@@ -45,7 +45,7 @@ def perturb_first_fold(run: Path, data: Data, prevalence: float, *, most: int = 
     maps = {}
     for column, finding in enumerate(data.findings):
         look = make_keras_runner(served, TRAINING_SPEC, column)
-        held_out = data.of(column, logits[:, column], rows)
+        held_out = data.make_out_of_fold(column, logits[:, column], rows)
         calibration = fit_calibration(held_out, prevalence)
         examined[finding] = {
             "fold": fold.name,

@@ -64,10 +64,10 @@ def measure_auc_by_fold(held_out: OutOfFold) -> JSONObject:
         undefined.
     """
     folds = np.zeros(len(held_out.labels), np.int64) if held_out.folds is None else held_out.folds
-    parts = [held_out.at(folds == fold) for fold in np.unique(folds)]
+    parts = [held_out.select_rows(folds == fold) for fold in np.unique(folds)]
     every = {
         "auc": [auc(part.logits, part.labels) for part in parts],
-        "auc_conflict_normals": [auc(*part.on_hard_negatives()) for part in parts],
+        "auc_conflict_normals": [auc(*part.select_hard_negatives()) for part in parts],
     }
 
     def spread(values: list[float]) -> JSONObject:
@@ -103,7 +103,7 @@ def measure_finding_calibration(held_out: OutOfFold, finding: FindingSpec) -> JS
         "prevalence": prevalence,
         "cross_fitted": held is not None,
         **{
-            name: measure_calibration(probability, held_out.labels, held_out.weights(prevalence, conflict))
+            name: measure_calibration(probability, held_out.labels, held_out.weigh_to_prevalence(prevalence, conflict))
             for name, conflict in shares.items()
         },
     }
@@ -160,7 +160,7 @@ def measure_finding(
         "sensitivity_lower_bound": bound_sensitivity_by_patient(called[present], held_out.groups[present]),
         "threshold_from_other_folds": measure_cross_fitted_threshold(held_out),
         "by_fold": measure_auc_by_fold(held_out),
-        "confusion": Confusion.of(called, held_out.labels).to_json(),
+        "confusion": Confusion.count(called, held_out.labels).to_json(),
         "answers": count_answers(answers, held_out.labels),
         "band": band,
         "uncertain_rate": band["uncertain_rate"],

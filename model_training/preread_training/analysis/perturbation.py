@@ -33,7 +33,7 @@ MOVED = 0.05
 
 
 def make_border_mask(rows: int, columns: int, width: float = BORDER) -> Rows:
-    """Return the mask of a frame along an image's edges.
+    """Return the mask of an image's border, for the perturbation tests.
 
     Args:
         rows: of the image.
@@ -50,7 +50,7 @@ def make_border_mask(rows: int, columns: int, width: float = BORDER) -> Rows:
 
 
 def make_lung_mask(rows: int, columns: int) -> Rows:
-    """Return the mask of ``LUNG_BOX``, bool [rows, columns]."""
+    """Return the mask of the lung region ``LUNG_BOX``, bool [rows, columns]."""
     top, bottom, left, right = LUNG_BOX
     region = np.zeros((rows, columns), bool)
     region[round(top * rows) : round(bottom * rows), round(left * columns) : round(right * columns)] = True

@@ -46,7 +46,7 @@ def _sized(images: PixelArray, rows: int, columns: int) -> PixelArray:
 
 
 def crop_margins(images: PixelArray, *, top: float = 0.0, bottom: float = 0.0, sides: float = 0.0) -> PixelArray:
-    """Crop margins of images and resize the rest to the old size.
+    """Crop margins of images and enlarge the rest, as a perturbation test.
 
     Args:
         images: uint8 [n, rows, columns].
@@ -64,7 +64,7 @@ def crop_margins(images: PixelArray, *, top: float = 0.0, bottom: float = 0.0, s
 
 
 def reframe_like_pneumonia(images: PixelArray, top: float) -> PixelArray:
-    """Frame images without pneumonia like images with it.
+    """Frame images like those with pneumonia, as a perturbation test.
 
     The top (chin, jaw) is cropped, to an aspect ratio of 1.5.
 
@@ -80,7 +80,7 @@ def reframe_like_pneumonia(images: PixelArray, top: float) -> PixelArray:
 
 
 def apply_gamma(images: PixelArray, power: float) -> PixelArray:
-    """Apply a gamma curve to the greys of images.
+    """Apply a gamma curve to images, as a perturbation test.
 
     Args:
         images: uint8 [n, rows, columns].
@@ -94,7 +94,7 @@ def apply_gamma(images: PixelArray, power: float) -> PixelArray:
 
 
 def scale_contrast(images: PixelArray, factor: float) -> PixelArray:
-    """Scale the contrast of images about the mean of each.
+    """Scale the contrast about each image's mean, as a perturbation test.
 
     Args:
         images: uint8 [n, rows, columns].
@@ -108,7 +108,7 @@ def scale_contrast(images: PixelArray, factor: float) -> PixelArray:
 
 
 def blur_images(images: PixelArray, sigma_px: float) -> PixelArray:
-    """Blur images with a Gaussian.
+    """Blur images with a Gaussian, as a perturbation test.
 
     Args:
         images: uint8 [n, rows, columns].
@@ -133,7 +133,7 @@ def blur_images(images: PixelArray, sigma_px: float) -> PixelArray:
 
 
 def add_noise(images: PixelArray, deviation: float, seed: int = 0) -> PixelArray:
-    """Add Gaussian noise to images, the same at each call.
+    """Add Gaussian noise to images, as a perturbation test.
 
     Args:
         images: uint8 [n, rows, columns].
@@ -147,7 +147,9 @@ def add_noise(images: PixelArray, deviation: float, seed: int = 0) -> PixelArray
 
 
 def apply_jpeg_loss(images: PixelArray, quality: int) -> PixelArray:
-    """Apply the loss of JPEG compression to images (ISO/IEC 10918-1).
+    """Apply the loss of JPEG to images, as a perturbation test.
+
+    After ISO/IEC 10918-1.
 
     Cosine coefficients of 8x8 blocks are rounded with libjpeg's scaling of the tables.
 
@@ -171,7 +173,9 @@ def apply_jpeg_loss(images: PixelArray, quality: int) -> PixelArray:
 
 
 def rotate_images(images: PixelArray, degrees: float) -> PixelArray:
-    """Rotate images about their centre, bilinear, with black corners.
+    """Rotate images about their centre, as a perturbation test.
+
+    Bilinear, with black corners.
 
     Args:
         images: uint8 [n, rows, columns].
@@ -196,7 +200,7 @@ def rotate_images(images: PixelArray, degrees: float) -> PixelArray:
 
 
 def reduce_resolution(images: PixelArray, side_px: int) -> PixelArray:
-    """Shrink images to a side in pixels and enlarge them again.
+    """Shrink and enlarge images again, as a perturbation test.
 
     Args:
         images: uint8 [n, rows, columns].
@@ -210,7 +214,7 @@ def reduce_resolution(images: PixelArray, side_px: int) -> PixelArray:
 
 
 def fill_region(images: PixelArray, region: Rows, grey: PixelArray | None = None) -> PixelArray:
-    """Fill a region of images with one grey level each.
+    """Fill a region of images with one grey, as a perturbation test.
 
     Args:
         images: uint8 [n, rows, columns].

@@ -37,7 +37,7 @@ def _keep(path: Path, part: Path, write: Callable[[Path], object]) -> None:
 
 
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write UTF-8 text to a file, replacing it in one step.
+    """Write UTF-8 text to a file of a run, replacing it in one step.
 
     Args:
         path: the file.
@@ -50,7 +50,7 @@ def write_text_atomically(path: Path, text: str) -> None:
 
 
 def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """Write bytes to a file, replacing it in one step.
+    """Write bytes to a file of a run, replacing it in one step.
 
     Args:
         path: the file.
@@ -63,7 +63,7 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
 
 
 def write_arrays_atomically(path: Path, **arrays: np.ndarray) -> None:
-    """Write arrays of any shape to a ``.npz`` file, in one step.
+    """Write arrays of any shape to a run's ``.npz`` file, in one step.
 
     Args:
         path: the file.

@@ -57,7 +57,7 @@ _LOG_GAIN_MIN, _LOG_GAIN_MAX = -1.5, 0.8  # more would lift the grain of the sof
 
 
 def make_uniform_source(seed: Any, n: Any) -> _Draw:
-    """Return a source of uniform random numbers for a batch of images.
+    """Return a source of random numbers for augmenting a batch of images.
 
     Args:
         seed: int32 or int64 [2].

@@ -348,7 +348,7 @@ class Data:
         """Return whether this is the published data set, whatever its folds."""
         return compute_content_digest(self.images, self.hashes) == PUBLISHED_DATA_SET
 
-    def of(
+    def make_out_of_fold(
         self, finding: int, logits: npt.NDArray[np.float64], rows: npt.NDArray[np.int64] | slice = slice(None)
     ) -> OutOfFold:
         """Return logits of one finding with labels, patients and folds.
@@ -428,10 +428,10 @@ def summarise_data_set(data: Data) -> JSONObject:
         labels = data.labels[:, finding]
         baselines = {}
         for name, values in features.items():
-            held_out = data.of(finding, compute_cross_fitted_logits(values, labels, data.folds))
+            held_out = data.make_out_of_fold(finding, compute_cross_fitted_logits(values, labels, data.folds))
             baselines[name] = {
                 "auc": nan_to_none(auc(held_out.logits, held_out.labels)),
-                "auc_conflict_normals": nan_to_none(auc(*held_out.on_hard_negatives())),
+                "auc_conflict_normals": nan_to_none(auc(*held_out.select_hard_negatives())),
             }
         conflict = data.conflict[:, finding]
         return {

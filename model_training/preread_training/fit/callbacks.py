@@ -132,7 +132,7 @@ class Checkpoint(keras.callbacks.Callback):  # type: ignore[misc]
             path.unlink()
 
     @staticmethod
-    def epochs(folder: Path) -> int:
+    def count_epochs(folder: Path) -> int:
         """Return the number of epochs of the newest checkpoint; 0 without any."""
         return max(_checkpoints(folder), default=0)
 

@@ -200,7 +200,7 @@ def load_out_of_fold(folder: Path, data: Data, finding: int = 0) -> tuple[OutOfF
         raise UsageError(f"{folder} has no finished fold: continue it with `preread-train fit`")
     rows = np.concatenate([part["index"] for part in parts])
     logits = np.concatenate([part["logits"][:, finding] for part in parts])
-    return data.of(finding, logits, rows), rows
+    return data.make_out_of_fold(finding, logits, rows), rows
 
 
 def load_serving_network(

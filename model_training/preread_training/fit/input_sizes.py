@@ -99,10 +99,10 @@ def measure_input_sizes(
         rows = np.flatnonzero(np.isfinite(logits).all(axis=1))
         by_finding = {}
         for column, name in enumerate(data.findings):
-            held_out = data.of(column, logits[rows, column], rows)
+            held_out = data.make_out_of_fold(column, logits[rows, column], rows)
             by_finding[name] = {
                 "auc": nan_to_none(auc(held_out.logits, held_out.labels)),
-                "auc_conflict_normals": nan_to_none(auc(*held_out.on_hard_negatives())),
+                "auc_conflict_normals": nan_to_none(auc(*held_out.select_hard_negatives())),
             }
         middle, slow = np.percentile(times_ms, [50, 95])
         found.append({"side_px": side, "findings": by_finding, "median_ms": middle, "p95_ms": slow})

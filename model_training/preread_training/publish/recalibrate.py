@@ -82,7 +82,7 @@ def recalibrate_bundle(
                     f"{_IMAGES_MIN}: add images"
                 )
         logits = np.array([results[row].findings[column].logit for row in rows])
-        held_out = data.of(data.findings.index(spec.finding), logits, rows)
+        held_out = data.make_out_of_fold(data.findings.index(spec.finding), logits, rows)
         findings.append(specify_finding(held_out, spec.finding, spec.code, release.prevalence))
         measured[spec.finding] = measure_finding(held_out, data, findings[-1], rows)
         probability[spec.finding] = compute_probabilities(held_out, findings[-1].calibration)

@@ -318,7 +318,7 @@ def fit_reference_system(
     images = _Images(resize_nearest(pixels, recipe.side_px), labels)
     fitted, fitted_patients, held = _split(recipe, images, patients, session.seed)
     imagenet = None
-    if not state.get("ended") and not Checkpoint.epochs(folder) and "VGG19" in recipe.layers:
+    if not state.get("ended") and not Checkpoint.count_epochs(folder) and "VGG19" in recipe.layers:
         imagenet = _imagenet(recipe, vgg19_weights, session.log)
         state["imagenet"] = imagenet is not None
     if "epochs_meant" not in state:

@@ -70,7 +70,7 @@ def measure_system(logits: npt.NDArray[np.float64], data: Data, rows: npt.NDArra
     """
     held_out = OutOfFold(logits, data.labels[rows, 0], data.conflict[rows, 0], data.patients[rows])
     figures = measure_logits(held_out.logits, held_out.logits > 0, held_out.labels, held_out.groups)
-    hard = held_out.at(held_out.hard_negatives_and_present)
+    hard = held_out.select_rows(held_out.hard_negatives_and_present)
     figures["auc_conflict_normals"] = bootstrap_measures(
         {"auc": lambda w: auc(hard.logits, hard.labels, w)}, hard.groups
     )["auc"]
@@ -186,7 +186,7 @@ def fit_systems(
     void_minutes: float,
     vgg19_weights: Path | None = None,
 ) -> None:
-    """Fit and measure each system that has no row yet.
+    """Fit and measure each system of a comparison that has no row yet.
 
     Call it again after an interruption. If the loss of a fit is NaN or infinite, the row records that the fit failed.
 

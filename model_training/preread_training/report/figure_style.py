@@ -89,7 +89,7 @@ def apply_style(draw: Callable[_Args, Figure]) -> Callable[_Args, Figure]:
 
 @mpl.rc_context(_STYLE)
 def encode_svg(figure: Figure) -> bytes:
-    """Encode a figure as SVG, the same bytes everywhere."""
+    """Encode a figure of the report as SVG, the same bytes everywhere."""
     stream = io.BytesIO()
     figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
     return stream.getvalue()
@@ -97,14 +97,14 @@ def encode_svg(figure: Figure) -> bytes:
 
 @mpl.rc_context(_STYLE)
 def encode_png(figure: Figure) -> bytes:
-    """Encode a figure as PNG."""
+    """Encode a figure of the report as PNG."""
     stream = io.BytesIO()
     figure.savefig(stream, format="png", dpi=_PNG_DPI, metadata={"Software": None})
     return stream.getvalue()
 
 
 def make_panel(height_in: float) -> tuple[Figure, Axes]:
-    """Return an empty figure of the common width and its axes."""
+    """Return an empty figure of the report, of common width, and its axes."""
     figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -113,12 +113,12 @@ def make_panel(height_in: float) -> tuple[Figure, Axes]:
 
 
 def draw_grid(axes: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
-    """Draw faint lines at the ticks, behind the data."""
+    """Draw faint lines at the ticks of a figure, behind the data."""
     axes.grid(visible=True, axis=axis, color=FAINT, linewidth=0.6)
 
 
 def spread_labels(wanted: Sequence[float], gap: float) -> list[float]:
-    """Move positions of labels apart, keeping their order.
+    """Move positions of a figure's labels apart, keeping their order.
 
     Args:
         wanted: the positions.

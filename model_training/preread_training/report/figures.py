@@ -34,7 +34,7 @@ from preread_training.report.figure_style import (
 
 @apply_style
 def draw_class_balance(parts: Sequence[str], names: Sequence[str], counts: npt.NDArray[np.int64], unit: str) -> Figure:
-    """Draw the class balance: stacked bars, one for each part of the data.
+    """Draw the report's class balance: a stacked bar for each part.
 
     Args:
         parts: of the data set, top first.
@@ -64,7 +64,7 @@ def draw_class_balance(parts: Sequence[str], names: Sequence[str], counts: npt.N
 def draw_learning_curves(
     curves: Sequence[Curve], changes: Sequence[tuple[float, str]], floor: float | None, y: str
 ) -> Figure:
-    """Draw one learning curve for each network.
+    """Draw the report's learning curves, one for each network.
 
     Args:
         curves: x are epochs from 1.
@@ -143,7 +143,7 @@ def _key(axes: Axes, curves: Sequence[Curve], x: float, y: float) -> None:
 
 @apply_style
 def draw_roc_curves(curves: Sequence[Curve], point: tuple[float, float] | None = None) -> Figure:
-    """Draw ROC curves, with the upper left corner enlarged.
+    """Draw the report's ROC curves, with the upper left corner enlarged.
 
     Args:
         curves: x = 1 - specificity, y = sensitivity.
@@ -173,7 +173,7 @@ def draw_roc_curves(curves: Sequence[Curve], point: tuple[float, float] | None =
 
 @apply_style
 def draw_precision_recall_curves(curves: Sequence[Curve], prevalence: float) -> Figure:
-    """Draw precision-recall curves, with the upper right corner enlarged.
+    """Draw the report's precision-recall curves, with a corner enlarged.
 
     Args:
         curves: x = recall (sensitivity), y = precision (positive predictive value).
@@ -206,7 +206,7 @@ def draw_precision_recall_curves(curves: Sequence[Curve], prevalence: float) -> 
 
 @apply_style
 def draw_confusion_matrix(counts: npt.NDArray[np.int64], present: str, absent: str) -> Figure:
-    """Draw a confusion matrix.
+    """Draw the report's confusion matrix.
 
     Args:
         counts: int64 [2, 2], rows = label (absent, present), columns = answer (below, at or above the threshold).
@@ -245,7 +245,7 @@ def draw_confusion_matrix(counts: npt.NDArray[np.int64], present: str, absent: s
 
 @apply_style
 def draw_reliability_diagram(predicted: Floats, observed: Floats, counts: npt.NDArray[np.int64], note: str) -> Figure:
-    """Draw a reliability diagram with bins of equal weight.
+    """Draw a reliability diagram of the report, with bins of equal weight.
 
     Args:
         predicted: float64 [bins], mean probability.
@@ -269,7 +269,7 @@ def draw_reliability_diagram(predicted: Floats, observed: Floats, counts: npt.ND
 def draw_probability_histogram(
     probability: Floats, labels: npt.NDArray[np.int64], names: tuple[str, str], band: tuple[float, float, float]
 ) -> Figure:
-    """Draw a histogram of probabilities by label.
+    """Draw the report's histogram of probabilities by label.
 
     Images without the finding point down; counts are on a root scale, so that small ones show.
 
@@ -317,7 +317,7 @@ def draw_probability_histogram(
 
 @apply_style
 def draw_dots(names: Sequence[str], curves: Sequence[Curve], x: str, limits: tuple[float, float]) -> Figure:
-    """Draw values with intervals, one row for each name.
+    """Draw the report's values with intervals, one row for each name.
 
     Args:
         names: of the rows, top first.
@@ -350,7 +350,7 @@ def draw_dots(names: Sequence[str], curves: Sequence[Curve], x: str, limits: tup
 def draw_size_against_speed(
     sides_px: Sequence[int], time_ms: Floats, quality: Floats, served_px: int, y: str
 ) -> Figure:
-    """Draw accuracy against time, one dot for each input size.
+    """Draw the report's accuracy against time, a dot for each input size.
 
     Args:
         sides_px: of the input.
@@ -377,7 +377,7 @@ def draw_size_against_speed(
 
 @apply_style
 def draw_bars(names: Sequence[str], values: Floats, x: str, texts: Sequence[str]) -> Figure:
-    """Draw one bar with its text for each name.
+    """Draw the report's bars with their texts, one for each name.
 
     Args:
         names: of the bars, top first.

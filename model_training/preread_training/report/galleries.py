@@ -21,7 +21,7 @@ _QUALITY = 85
 
 
 def encode_data_uri(kind: str, content: bytes) -> str:
-    """Encode bytes as a data URI.
+    """Encode bytes as a data URI, for the report's page.
 
     Args:
         kind: media type.
@@ -31,7 +31,7 @@ def encode_data_uri(kind: str, content: bytes) -> str:
 
 
 def encode_jpeg_uri(image: PixelArray) -> str:
-    """Encode an image as JPEG in a data URI.
+    """Encode an image as JPEG in a data URI, for the report's page.
 
     Args:
         image: uint8 [rows, columns] or [rows, columns, 3].
@@ -43,7 +43,7 @@ def encode_jpeg_uri(image: PixelArray) -> str:
 
 
 def compute_activation_maps(run: Path, data: Data, rows: npt.NDArray[np.int64], finding: int) -> dict[int, FloatArray]:
-    """Compute the activation maps of held-out images of a run.
+    """Compute activation maps of held-out images for the report's galleries.
 
     Each map is by the network of the fold in which the image was held out.
 
@@ -70,7 +70,7 @@ def compute_activation_maps(run: Path, data: Data, rows: npt.NDArray[np.int64], 
 
 
 def draw_gallery_map(image: PixelArray, cells: FloatArray, full: float) -> PixelArray:
-    """Draw an activation map over an image of a gallery.
+    """Draw an activation map over an image of the report's galleries.
 
     One ``full`` for all images of a gallery makes them comparable: a map of small values is faint.
 

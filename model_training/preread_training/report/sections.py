@@ -68,7 +68,7 @@ class DrawnFigures:
 
 
 def build_balance_section(data: Data, finding: int, drawn: DrawnFigures) -> dict[str, Any]:
-    """Build the section on the images: their number by kind and fold.
+    """Build the report's section on the images: their number by kind and fold.
 
     Args:
         data: the data set.
@@ -108,7 +108,7 @@ def build_balance_section(data: Data, finding: int, drawn: DrawnFigures) -> dict
 
 
 def build_learning_section(parts: Sequence[Part], record: JSONObject, drawn: DrawnFigures) -> dict[str, str] | None:
-    """Build the section on learning: the loss of each part of the run.
+    """Build the report's section on learning: the loss of each part.
 
     Args:
         parts: of the run.
@@ -132,7 +132,7 @@ def build_learning_section(parts: Sequence[Part], record: JSONObject, drawn: Dra
 
 
 def build_separation_section(models: Sequence[MeasuredModel], drawn: DrawnFigures) -> dict[str, Any]:
-    """Build the section on ROC and precision-recall curves.
+    """Build the report's section on ROC and precision-recall curves.
 
     Args:
         models: the network, then its baselines.
@@ -177,7 +177,7 @@ def _lines(
 ) -> list[Curve]:
     lines = []
     for judged, figure, (colour, dashes) in zip(models, found, _LOOKS, strict=False):
-        held_out, value = judged.held_out.at(rows), figure[key]
+        held_out, value = judged.held_out.select_rows(rows), figure[key]
         band = of(held_out.logits, held_out.labels, held_out.groups)
         middle, low, high = (format_number(number) for number in (value.value, value.low, value.high))
         text = f"{judged.name}: {short} {middle} ({low} to {high})"
@@ -186,7 +186,7 @@ def _lines(
 
 
 def build_answers_section(judged: MeasuredModel, drawn: DrawnFigures) -> dict[str, Any]:
-    """Build the section on answers: operating point, counts, uncertain band.
+    """Build the report's section on answers: threshold, counts, band.
 
     Args:
         judged: the network.
@@ -228,7 +228,7 @@ def _one_in(count: int, of: int) -> str:
 
 
 def build_calibration_section(models: Sequence[MeasuredModel], drawn: DrawnFigures) -> dict[str, Any]:
-    """Build the section on calibration: reliability diagrams and measures.
+    """Build the report's section on calibration: diagrams and measures.
 
     Args:
         models: the network, then its baselines.
@@ -256,7 +256,7 @@ def build_calibration_section(models: Sequence[MeasuredModel], drawn: DrawnFigur
 def build_subgroup_section(
     models: Sequence[MeasuredModel], groups: Mapping[str, Rows], drawn: DrawnFigures
 ) -> dict[str, Any]:
-    """Build the section on subgroups: the measures of each.
+    """Build the report's section on subgroups: the measures of each.
 
     Args:
         models: the network, then its baselines.
@@ -281,7 +281,7 @@ def build_subgroup_section(
 
 
 def build_size_section(found: JSONObject | None, finding: str, drawn: DrawnFigures) -> dict[str, Any] | None:
-    """Build the section on input sizes: accuracy and time of each.
+    """Build the report's section on input sizes: accuracy and time of each.
 
     Args:
         found: of ``input_sizes.measure_input_sizes``; ``None`` if it was not measured.
@@ -319,7 +319,7 @@ def build_size_section(found: JSONObject | None, finding: str, drawn: DrawnFigur
 
 
 def build_timing_table(parts: Sequence[Part], record: JSONObject) -> Table:
-    """Build the table of the time that each network of the run took."""
+    """Build the report's table of the time that each network of the run took."""
     rows = []
     for part in parts:
         seconds = [took_s for _, _, took_s in part.history]
@@ -330,7 +330,7 @@ def build_timing_table(parts: Sequence[Part], record: JSONObject) -> Table:
 
 
 def build_comparison_section(rows: Sequence[JSONObject], drawn: DrawnFigures) -> dict[str, Any]:
-    """Build the section on other recipes: their time and measures.
+    """Build the report's section on other recipes: their time and measures.
 
     Args:
         rows: of ``comparison.read_rows``; systems that were never fitted are left out.

@@ -94,7 +94,7 @@ def fit_baselines(
     judged, useless = [], []
     for key, values in compute_baseline_features(data.pixels).items():
         name = key.replace("_", " ")
-        held_out = data.of(finding, compute_cross_fitted_logits(values, labels, data.folds)[rows], rows)
+        held_out = data.make_out_of_fold(finding, compute_cross_fitted_logits(values, labels, data.folds)[rows], rows)
         try:
             judged.append(apply_operating_point(name, held_out, data.findings[finding], prevalence))
         except NothingLearned:
@@ -103,12 +103,12 @@ def fit_baselines(
 
 
 def format_number(value: float | None, digits: int = 3) -> str:
-    """Format a number for a table, a dash for ``None`` or NaN."""
+    """Format a number for the report, a dash for ``None`` or NaN."""
     return "\N{EN DASH}" if value is None or math.isnan(value) else f"{value:.{digits}f}"
 
 
 def format_percent(value: float | None) -> str:
-    """Format a share for a table in per cent, a dash for ``None`` or NaN."""
+    """Format a share for the report in per cent, a dash for ``None`` or NaN."""
     return "\N{EN DASH}" if value is None or math.isnan(value) else f"{100 * value:.1f}\N{NO-BREAK SPACE}%"
 
 
@@ -133,7 +133,7 @@ def measure_model(judged: MeasuredModel, rows: Rows | None = None) -> dict[str, 
         See ``metrics.measure_logits``.
     """
     chosen = np.ones(len(judged.called), bool) if rows is None else rows
-    held_out = judged.held_out.at(chosen)
+    held_out = judged.held_out.select_rows(chosen)
     return measure_logits(held_out.logits, judged.called[chosen], held_out.labels, held_out.groups, draws=_DRAWS)
 
 
@@ -142,7 +142,7 @@ def build_main_table(
     everywhere: Sequence[Mapping[str, Measure]],
     conflict: Sequence[Mapping[str, Measure]],
 ) -> Table:
-    """Build the table of network and baselines, each at its operating point.
+    """Build the report's table of network and baselines at their thresholds.
 
     Args:
         models: the network, then its baselines.
@@ -166,7 +166,7 @@ def build_main_table(
 
 
 def build_subgroup_table(models: Sequence[MeasuredModel], groups: Mapping[str, Rows]) -> tuple[Table, JSONObject]:
-    """Build the table of subgroups: counts, answers and AUC.
+    """Build the report's table of subgroups: counts, answers and AUC.
 
     Args:
         models: the network, then its baselines.
@@ -212,16 +212,16 @@ def measure_model_calibration(judged: MeasuredModel) -> dict[str, JSONObject]:
     found = {}
     for name, conflict_share in shares.items():
         rows = np.ones(len(probability), bool) if conflict_share is None else judged.held_out.hard_negatives_and_present
-        held_out = judged.held_out.at(rows)
+        held_out = judged.held_out.select_rows(rows)
         if len(np.unique(held_out.labels)) == 2:
             found[name] = measure_calibration(
-                probability[rows], held_out.labels, held_out.weights(prevalence, conflict_share)
+                probability[rows], held_out.labels, held_out.weigh_to_prevalence(prevalence, conflict_share)
             )
     return found
 
 
 def build_calibration_table(models: Sequence[MeasuredModel], records: Sequence[Mapping[str, JSONObject]]) -> Table:
-    """Build the table of calibration of network and baselines.
+    """Build the report's table of calibration of network and baselines.
 
     Args:
         models: the network, then its baselines.
@@ -237,7 +237,7 @@ def build_calibration_table(models: Sequence[MeasuredModel], records: Sequence[M
 
 
 def build_answers_table(judged: MeasuredModel) -> Table:
-    """Build the table of flagged, uncertain and not flagged, by label."""
+    """Build the report's table of answers (flagged, uncertain, ...) by label."""
     point, labels = judged.spec.operating_point, judged.held_out.labels
     parts = {
         "flagged": judged.probability >= point.uncertain_high,
@@ -255,7 +255,7 @@ def build_answers_table(judged: MeasuredModel) -> Table:
 
 
 def build_predictive_table(models: Sequence[MeasuredModel]) -> Table:
-    """Build the table of predictive values by prevalence."""
+    """Build the report's table of predictive values by prevalence."""
     network = models[0].spec.predictive_values
     columns = [f"{kind} at {of.prevalence:.0%}" for of in network for kind in ("PPV", "NPV")]
     rows = [

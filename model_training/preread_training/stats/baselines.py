@@ -20,7 +20,7 @@ Features = npt.NDArray[np.float64]
 
 
 def compute_thumbnails(images: PixelArray) -> Features:
-    """Average images over 14x14 cells.
+    """Average images over 14x14 cells, for the linear baselines.
 
     Args:
         images: uint8 [n, rows, columns], sides divisible by 14.
@@ -34,7 +34,7 @@ def compute_thumbnails(images: PixelArray) -> Features:
 
 
 def select_border(thumbs: Features) -> Features:
-    """Return the outer two cells of each thumbnail.
+    """Return the outer two cells of thumbnails, for the border-only baseline.
 
     Args:
         thumbs: float64 [n, 14, 14].
@@ -48,7 +48,9 @@ def select_border(thumbs: Features) -> Features:
 
 
 def measure_sharpness(images: PixelArray) -> Features:
-    """Measure the sharpness of images at three scales.
+    """Measure the sharpness of images, for the sharpness-only baseline.
+
+    At three scales.
 
     Args:
         images: uint8 [n, rows, columns].
@@ -86,7 +88,7 @@ def compute_baseline_features(images: PixelArray) -> dict[str, Features]:
 
 
 def compute_balanced_weights(labels: npt.NDArray[np.int64]) -> Features:
-    """Return weights with which both labels count the same.
+    """Return weights of images with which both labels count the same.
 
     Args:
         labels: int64 [n] in {0, 1}, both present.

@@ -42,7 +42,7 @@ def compute_reliability_bins(
     Args:
         probability: float64 [n] in [0, 1].
         labels: int64 [n] in {0, 1}.
-        weights: float64 [n], see ``OutOfFold.weights``; ``None``: 1 each.
+        weights: float64 [n], see ``OutOfFold.weigh_to_prevalence``; ``None``: 1 each.
         bins: how many at most.
 
     Returns:

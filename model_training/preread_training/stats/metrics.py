@@ -55,18 +55,18 @@ class OutOfFold:
         """Mask of the hard negatives and all images with the finding, bool [n]."""
         return np.asarray(self.hard_negatives | (self.labels == 1))
 
-    def on_hard_negatives(self) -> tuple[Scores, Labels]:
+    def select_hard_negatives(self) -> tuple[Scores, Labels]:
         """Return logits and labels of hard negatives and images with the finding."""
         kept = self.hard_negatives_and_present
         return self.logits[kept], self.labels[kept]
 
-    def at(self, rows: Rows) -> OutOfFold:
+    def select_rows(self, rows: Rows) -> OutOfFold:
         """Return the images of these rows, bool [n]."""
         patients = None if self.patients is None else self.patients[rows]
         folds = None if self.folds is None else self.folds[rows]
         return OutOfFold(self.logits[rows], self.labels[rows], self.conflict[rows], patients, folds)
 
-    def weights(self, prevalence: float, conflict_share: float | None = CONFLICT_SHARE) -> Scores:
+    def weigh_to_prevalence(self, prevalence: float, conflict_share: float | None = CONFLICT_SHARE) -> Scores:
         """Return weights of images that give this prevalence.
 
         Args:
@@ -100,7 +100,7 @@ class Confusion:
     true_negative: int
 
     @classmethod
-    def of(cls, called: Rows, labels: Labels) -> Confusion:
+    def count(cls, called: Rows, labels: Labels) -> Confusion:
         """Count answers bool [n] against labels int64 [n]."""
         present = labels == 1
         tables = (called & present, ~called & present, called & ~present, ~called & ~present)

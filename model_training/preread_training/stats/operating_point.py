@@ -41,7 +41,9 @@ def fit_calibration(held_out: OutOfFold, prevalence: float) -> Calibration:
     Raises:
         NothingLearned: images with the finding do not have the higher logits.
     """
-    slope, intercept = fit_logistic(held_out.logits[:, None], held_out.labels, held_out.weights(prevalence), ridge=1e-3)
+    slope, intercept = fit_logistic(
+        held_out.logits[:, None], held_out.labels, held_out.weigh_to_prevalence(prevalence), ridge=1e-3
+    )
     if not slope > 0:
         raise NothingLearned(
             f"the network's logit does not rise with the finding on the {len(held_out.labels)} images held out"
@@ -259,7 +261,7 @@ def measure_cross_fitted_threshold(held_out: OutOfFold) -> JSONObject | None:
     called = np.zeros(len(held_out.labels), bool)
     for fold in np.unique(held_out.folds):
         held = held_out.folds == fold
-        called[held] = held_out.logits[held] >= choose_threshold(held_out.at(~held)).logit
+        called[held] = held_out.logits[held] >= choose_threshold(held_out.select_rows(~held)).logit
     return {
         "sensitivity": float(called[held_out.labels == 1].mean()),
         "specificity": float((~called[held_out.labels == 0]).mean()),
@@ -282,5 +284,7 @@ def compute_cross_fitted_probabilities(held_out: OutOfFold, prevalence: float) -
     found = np.empty(len(held_out.labels))
     for fold in np.unique(held_out.folds):
         held = held_out.folds == fold
-        found[held] = compute_probabilities(held_out.at(held), fit_calibration(held_out.at(~held), prevalence))
+        found[held] = compute_probabilities(
+            held_out.select_rows(held), fit_calibration(held_out.select_rows(~held), prevalence)
+        )
     return found

@@ -51,7 +51,7 @@ def _look(pictures: np.ndarray) -> NetworkOutputs:
 def manifest() -> dict[str, Any]:
     data, rows = _data(), np.arange(N)
     logits = np.random.default_rng(1).normal(np.where(data.labels[:, 0] == 1, 2.5, -2.5), 1.5)
-    films = data.of(0, logits, rows)
+    films = data.make_out_of_fold(0, logits, rows)
     spec = specify_finding(films, "pneumonia", "SCT:233604007", 0.5)
     some = rows[:20]
     looked = run_perturbation_tests(

@@ -193,7 +193,7 @@ def test_matthews_correlation_is_that_of_the_four_counts(counts: tuple[int, int,
     tp, fn, fp, tn = counts
     labels = np.repeat([1, 1, 0, 0], counts)
     called = np.repeat([True, False, True, False], counts)
-    assert Confusion.of(called, labels) == Confusion(tp, fn, fp, tn)
+    assert Confusion.count(called, labels) == Confusion(tp, fn, fp, tn)
     scale = math.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
     value = matthews_correlation(called, labels)
     assert value == pytest.approx((tp * tn - fp * fn) / scale) if scale else math.isnan(value)
@@ -238,7 +238,7 @@ def test_two_networks_are_told_apart_on_the_same_films_only_where_they_differ() 
 @given(st.floats(0.01, 0.99), st.sampled_from([None, 0.0, 0.5, 1.0]))
 def test_weights_bring_films_to_a_prevalence(prevalence: float, conflict_share: float | None) -> None:
     films = _out_of_fold()
-    weight = films.weights(prevalence, conflict_share)
+    weight = films.weigh_to_prevalence(prevalence, conflict_share)
     assert weight.sum() == pytest.approx(len(weight))
     assert weight[films.labels == 1].sum() / weight.sum() == pytest.approx(prevalence)
     hard = weight[films.hard_negatives].sum() / weight[films.labels == 0].sum()
@@ -253,7 +253,7 @@ def test_subgroups_of_one_label_are_ranked_against_the_other() -> None:
     assert set(table) == {"first", "hard"}
     assert "specificity" not in table["first"]
     assert table["first"]["missed"] == int((~called[first]).sum())
-    assert table["hard"]["auc"]["value"] == pytest.approx(auc(*films.on_hard_negatives()))
+    assert table["hard"]["auc"]["value"] == pytest.approx(auc(*films.select_hard_negatives()))
     assert table["hard"]["films"] == table["hard"]["patients"] == 100
 
 
