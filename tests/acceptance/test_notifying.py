@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -55,9 +56,10 @@ def silent_for(line: socket.socket, seconds: float) -> bool:
 
 @pytest.mark.parametrize("program", ["run", "web"])
 def test_a_program_says_that_it_is_ready_and_goes_on(
-    tmp_path: Path, line: socket.socket, program: str, ports: PortReservations
+    tmp_path: Path, line: socket.socket, program: str, ports: PortReservations, migrated_sqlite: Path
 ) -> None:
     (tmp_path / "inbox").mkdir()
+    shutil.copy(migrated_sqlite, tmp_path / "preread.db")
     environment = os.environ | {
         "PYTHONPATH": str(REPOSITORY),
         "NOTIFY_SOCKET": str(tmp_path / "notify"),
@@ -65,11 +67,10 @@ def test_a_program_says_that_it_is_ready_and_goes_on(
         "PREREAD_DATABASE_URL": f"sqlite:///{tmp_path / 'preread.db'}",
         "PREREAD_WEB_PORT": str(ports.reserve()),
     }
-    preread = [sys.executable, "-m", "preread"]
-    subprocess.run([*preread, "db", "upgrade"], cwd=tmp_path, env=environment, check=True, capture_output=True)
     arguments = {"run": ["run", "--root", "inbox"], "web": ["web"]}[program]
+    preread = [sys.executable, "-m", "preread", *arguments]
     with (tmp_path / "log").open("wb") as log:
-        process = subprocess.Popen([*preread, *arguments], cwd=tmp_path, env=environment, stdout=log, stderr=log)
+        process = subprocess.Popen(preread, cwd=tmp_path, env=environment, stdout=log, stderr=log)
     try:
         first = [heard(line)]
         while "READY=1" not in first:  # the worker's loop goes round while its slots load the network

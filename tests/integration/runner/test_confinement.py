@@ -33,6 +33,7 @@ from tests.support.paths import REPOSITORY
 
 WITHOUT = Path(payload.__file__).with_name("without.py")
 WITHIN_S = 120.0
+DEADLINE_S = 1000.0  # on a clock that the test moves
 FILM = phantoms.to_dicom(phantoms.draw_chest(1, rows=96, columns=96))
 Ended = Done[str] | Fault[str] | Lost[str]
 
@@ -60,6 +61,7 @@ class Bench:
         command: tuple[str, ...] = COMMAND,
         *,
         require_confinement: bool = False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> InferencePool[str]:
         setup = replace(self.setup, require_confinement=require_confinement)
         pool: InferencePool[str] = InferencePool(
@@ -67,6 +69,7 @@ class Bench:
             count=count,
             deadline_s=deadline_s,
             command=command,
+            clock=clock,
             place=previews.PreviewStore(self.folder / "previews"),
         )
         self.pools.append(pool)
@@ -227,19 +230,22 @@ def test_a_film_that_is_refused_before_any_decoder_runs_costs_no_process(bench: 
 def test_a_share_that_hangs_while_a_film_is_opened_costs_one_slot(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, eventually: Callable[..., None]
 ) -> None:
-    answers = threading.Event()
+    hangs, answers, now = threading.Event(), threading.Event(), [0.0]
     really_open = safe_read.open_observed_file
 
     def open_file(root: bytes, expected: Observation, max_bytes: int) -> tuple[int, os.stat_result]:
         if expected.path.endswith(b".stall"):
+            hangs.set()
             answers.wait(WITHIN_S)
         return really_open(root, expected, max_bytes)
 
     monkeypatch.setattr(safe_read, "open_observed_file", open_file)
-    pool = bench.ready(bench.pool(count=2, deadline_s=6.0), 2)
+    pool = bench.ready(bench.pool(count=2, deadline_s=DEADLINE_S, clock=lambda: now[0]), 2)
     pool.submit("stalled", bench.job(name="film.stall"))
     pool.submit("film", bench.job())
     assert isinstance(bench.ends(pool, "film"), Done)
+    assert hangs.wait(WITHIN_S)
+    now[0] = DEADLINE_S
     fault = bench.ends(pool, "stalled")
     assert isinstance(fault, Fault)
     assert type(fault.error) is EnvironmentFault
@@ -255,9 +261,14 @@ def test_a_share_that_hangs_while_a_film_is_opened_costs_one_slot(
 def test_a_share_that_hangs_when_it_is_looked_at_again_is_at_fault_and_not_the_film(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = threading.Event()
-    monkeypatch.setattr(safe_read, "check_file_unchanged", lambda *_: answers.wait(WITHIN_S))
-    pool = bench.ready(bench.pool(deadline_s=6.0))
+    hangs, answers = threading.Event(), threading.Event()
+
+    def check_unchanged(*_: object) -> None:
+        hangs.set()
+        answers.wait(WITHIN_S)
+
+    monkeypatch.setattr(safe_read, "check_file_unchanged", check_unchanged)
+    pool = bench.ready(bench.pool(deadline_s=DEADLINE_S, clock=lambda: DEADLINE_S if hangs.is_set() else 0.0))
     pool.submit("film", bench.job())
     fault = bench.ends(pool)
     answers.set()
