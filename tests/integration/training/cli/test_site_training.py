@@ -7,7 +7,8 @@ import json
 import re
 import subprocess
 import sys
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,19 @@ def _run(*arguments: str | Path | float) -> str:
 
 
 @pytest.fixture(scope="module")
+def small_network() -> Iterator[None]:
+    """Fit one convolution instead of the real network, which ``fit/test_trainer.py`` fits and publishes."""
+    from preread_training.fit import trainer
+    from preread_training.nets.architectures import ARCHITECTURES
+    from tests.programs.fit_small import small
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(ARCHITECTURES, "small", small)
+        patch.setitem(trainer.RECIPES, "smoke", replace(trainer.RECIPES["smoke"], architecture="small"))
+        yield
+
+
+@pytest.fixture(scope="module")
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two findings: "nodule" brightens, "effusion" darkens, some films show both."""
     folder = tmp_path_factory.mktemp("site")
@@ -54,6 +68,7 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "films.csv"
 
 
+@pytest.mark.usefixtures("small_network")
 def test_several_findings_are_fitted_and_published_under_the_sites_own_declaration(table: Path, tmp_path: Path) -> None:
     shared = ("--data", table, "--run", tmp_path / "run", "--folds", 2, "--absent", "none")
     _run("fit", *shared, "--recipe", "smoke", "--steps-per-epoch", 2, "--only", 0)
@@ -140,7 +155,7 @@ def test_films_may_be_dicom_and_their_tags_tell_the_patient(tmp_path: Path) -> N
 
 
 @pytest.fixture(scope="module")
-def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[bundles.Bundle, Path]:
+def published(tmp_path_factory: pytest.TempPathFactory, small_network: None) -> tuple[bundles.Bundle, Path]:
     """A bundle fitted on some phantoms, and a site's films: others, and darker by some device."""
     folder = tmp_path_factory.mktemp("recalibrated")
     for name, count, darker in (("ours", 20, 0), ("site", 50, 20)):

@@ -208,11 +208,12 @@ def test_a_published_bundle_says_how_its_films_were_distributed(
     assert drift._reference(json.loads(published.manifest_json)) == reference
 
 
+@pytest.mark.usefixtures("small_network")
 def test_a_loss_that_is_no_number_ends_the_fit(tmp_path: Path) -> None:
     from preread_training.fit.callbacks import FittingFailed
     from preread_training.fit.trainer import RECIPES, WEIGHTS_FILE, fit_network
 
-    recipe = dataclasses.replace(RECIPES["smoke"], learning_rate=float("nan"))
+    recipe = dataclasses.replace(RECIPES["smoke"], architecture="small", learning_rate=float("nan"))
     pictures = np.zeros((8, 224, 224), np.uint8)
     labels = np.array([[0], [1]] * 4)
     with pytest.raises(FittingFailed, match="loss became"):
