@@ -17,7 +17,7 @@ An image outside the intended use of the bundle is not assessed. That is a resul
     >>> isinstance(refusal, preread.Refusal)
     True
     >>> print(f"{refusal.code}: {refusal.reason}")
-    view: the view is LL; the bundle reads AP, PA
+    view: the view is LATERAL (LL); the bundle reads AP, PA
 
 Preread is not a medical device. Names outside ``__all__`` may change with any version.
 """

@@ -89,7 +89,7 @@ def test_a_record_is_complete_and_is_json(tmp_path: Path, run: Any, jpeg: Callab
     (result,) = run(tmp_path)
     record = json.loads(json.dumps(result.to_json()))
     assert set(record) == {
-        "path", "sha256", "outcome", "code", "reason", "findings", "caveats", "bundle", "ms",
+        "path", "sha256", "outcome", "code", "reason", "findings", "caveats", "tags", "bundle", "ms",
     }  # fmt: skip
     assert record["path"] == f"{tmp_path}/caf\\xe9.jpg"
     assert set(record["findings"][0]) == {"finding", "probability", "prevalence", "answer", "predictive_values"}

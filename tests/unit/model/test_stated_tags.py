@@ -291,7 +291,7 @@ def test_a_missing_modality_is_replaced_by_the_class_of_a_radiograph_only(modali
 @pytest.mark.parametrize(
     "sop_class, stated",
     [
-        ("1.2.392.200036.9125.1.1.2", "the SOP class 1.2.392.200036.9125.1.1.2 is a manufacturer's own, with pixels"),
+        ("1.2.392.200036.9125.1.1.2", "the SOP class 1.2.392.200036.9125.1.1.2 is a manufacturer's own, whose pixels"),
         ("1.2.840.10008.5.1.4.1.1.12.2", "the SOP class is X-Ray Radiofluoroscopic Image Storage, not that of a plain"),
         ("1.2.840.10008.5.1.4.1.1.12.1", "the SOP class is X-Ray Angiographic Image Storage, not that of a plain"),
     ],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
 from pydicom.uid import UID
 
@@ -245,7 +246,7 @@ def _view_codes(dataset: Dataset) -> tuple[str, ...]:
 
 def read_sop_class_name(sop_class_uid: str) -> str:
     """Return the name of a SOP class (PS3.6 annex A), the UID if it has none."""
-    return UID(sop_class_uid).name
+    return UID(sop_class_uid, validation_mode=IGNORE).name  # a warning would quote the value
 
 
 def _decode_dicom(header: ImageHeader, file: DicomFile, limits: ImageLimits, shorter_side_px: int | None) -> Radiograph:

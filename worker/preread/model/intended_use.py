@@ -133,8 +133,8 @@ def _modality(header: ImageHeader, modality: StatedTag, intended_use: IntendedUs
 
 def _other_class(sop_class_uid: str) -> str:
     if not sop_class_uid.startswith(_STANDARD_PREFIX):
-        return f"the SOP class {sop_class_uid} is a manufacturer's own, with pixels that only its programs define"
-    return f"the SOP class is {read_sop_class_name(sop_class_uid)}, not that of a plain radiograph"
+        return f"the SOP class {_quote(sop_class_uid, 64)} is a manufacturer's own, whose pixels only its programs know"
+    return f"the SOP class is {_quote(read_sop_class_name(sop_class_uid), 64)}, not that of a plain radiograph"
 
 
 def _species(tags: StatedTags) -> _Reason:
@@ -235,6 +235,6 @@ def _in_words(tag: StatedTag) -> str:
     return meaning if written.upper() == meaning else f"{meaning} ({written})"
 
 
-def _quote(text: str | None) -> str:
-    """Return a tag's text for a message: at most 32 safe characters."""
-    return re.sub(r"[^\w .,/+\\-]", "?", text or "")[:32]
+def _quote(text: str | None, length: int = 32) -> str:
+    """Return a tag's text for a message: at most so many safe characters."""
+    return re.sub(r"[^\w .,/+\\-]", "?", text or "")[:length]
