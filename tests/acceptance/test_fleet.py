@@ -77,7 +77,7 @@ class Archive:
         root = os.fsencode(self.root)
         root_id = self.ledger.register_root(root, population=Population.CHILDREN_1_5Y)
         digest = (bundle or self.bundle).digest
-        cut = partition.cut(FileSystem(), root, files, ScanCounts(), archives.shard_order_key(self.engine))
+        cut = partition.cut_shards(FileSystem(), root, files, ScanCounts(), archives.shard_order_key(self.engine))
         return self.queue.submit(ShardJob(root_id, digest, again, shard) for shard in cut)
 
     def work(self, *more: Bundle, **options: Any) -> subprocess.Popen[bytes]:

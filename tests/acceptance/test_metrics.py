@@ -186,7 +186,9 @@ def test_prometheus_finds_what_each_process_of_a_fleet_did(
         assert len({port, *opened}) == 3
         value = partial(value_of, prometheus(*opened))
         eventually(lambda: value('count(preread_films_total{outcome="assessed"} == 0)') == 2, WITHIN_S)
-        cut = partition.cut(FileSystem(), os.fsencode(archive), 4, ScanCounts(), archives.shard_order_key(engine))
+        cut = partition.cut_shards(
+            FileSystem(), os.fsencode(archive), 4, ScanCounts(), archives.shard_order_key(engine)
+        )
         assert queue.submit(ShardJob(root_id, stub_bundle.digest, False, shard) for shard in cut) == (3, 0, 12)
         eventually(lambda: value('sum(preread_films_total{outcome="assessed"})') == 12, WITHIN_S)
         assert value('sum(preread_stage_seconds_count{stage="invoke"})') == 12

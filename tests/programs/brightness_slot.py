@@ -70,6 +70,8 @@ class BrightnessClassifier(Classifier):
 
 
 if __name__ == "__main__":
-    self_test.import_all()
-    self_test.run(self_test.images(), None)  # as a slot with a network does: what is looked up late is known then
+    self_test.import_image_modules()
+    self_test.run_self_test(
+        self_test.make_test_images(), None
+    )  # as a slot with a network does: what is looked up late is known then
     sys.exit(main.main(lambda _setup: BrightnessClassifier()))

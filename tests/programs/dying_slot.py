@@ -54,7 +54,7 @@ def wrap(owner: Any, name: str, what: str) -> None:
 def send(replies: Any, reply: protocol.Reply) -> None:
     """Like the real one, with a step in the middle of the line."""
     what = f"saying {reply.kind.value}"
-    line = protocol.encode(reply)
+    line = protocol.encode_message(reply)
     reach(f"before {what}")
     replies.write(line[: len(line) // 2])
     replies.flush()

@@ -102,7 +102,7 @@ class Judge:
     def __init__(self, folder: Path) -> None:
         bundle = bundles.load_bundle(bundles.find_bundle(None))
         setup = Setup(
-            bundle=protocol.to_text(os.fsencode(bundle.path.resolve())),
+            bundle=protocol.path_to_text(os.fsencode(bundle.path.resolve())),
             digest=bundle.digest,
             memory_bytes=MEMORY_BYTES,
             max_file_bytes=200 * 1024 * 1024,
@@ -118,7 +118,7 @@ class Judge:
         while not self._pool.idle:
             self._pool.poll(1.0)
         job = Job(
-            root=protocol.to_text(os.fsencode(self._folder)),
+            root=protocol.path_to_text(os.fsencode(self._folder)),
             path="film",
             size_bytes=status.st_size,
             mtime_ns=status.st_mtime_ns,

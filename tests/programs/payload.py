@@ -417,7 +417,7 @@ def tries(lab: Lab, *, confined: bool) -> Iterator[Callable[[str], Any]]:
 
     bundle = bundles.load_bundle(bundles.find_bundle(None))
     setup = protocol.Setup(
-        bundle=protocol.to_text(os.fsencode(bundle.path.resolve())),
+        bundle=protocol.path_to_text(os.fsencode(bundle.path.resolve())),
         digest=bundle.digest,
         memory_bytes=2**31,
         max_file_bytes=2**20,
@@ -435,7 +435,7 @@ def tries(lab: Lab, *, confined: bool) -> Iterator[Callable[[str], Any]]:
         while not pool.idle:
             pool.poll(1.0)
         job = protocol.Job(
-            protocol.to_text(os.fsencode(lab.share)),
+            protocol.path_to_text(os.fsencode(lab.share)),
             "film",
             status.st_size,
             status.st_mtime_ns,

@@ -34,7 +34,7 @@ def main() -> int:
     interval_s = run.scan_interval_s
     try:
         with monitored(listen, engine, roots=None, scan_interval_s=interval_s, ports_after=MOST_PROCESSES) as counters:
-            return worker.work(
+            return worker.run_fleet_process(
                 engine,
                 [bundles.load_bundle(Path(folder)) for folder in folders.split(":")],
                 run,

@@ -54,7 +54,7 @@ def main(prepare: Callable[[Engine], None] = lambda _engine: None) -> int:
     watched = [os.fsencode(os.path.abspath(spec.path)) for spec in specs]
     try:
         with monitored(listen, engine, roots=watched, scan_interval_s=run_options.scan_interval_s) as counters:
-            return service.run(
+            return service.run_service(
                 engine,
                 service.BundleChoice(
                     bundles.load_bundle(Path(bundle_folder)),

@@ -34,7 +34,7 @@ class MeanClassifier(Classifier):
     """Answers with the mean of what the network would see."""
 
     def __init__(self, setup: protocol.Setup) -> None:
-        self.bundle = bundles.load_bundle(Path(os.fsdecode(protocol.to_path(setup.bundle))))
+        self.bundle = bundles.load_bundle(Path(os.fsdecode(protocol.text_to_path(setup.bundle))))
         scope = self.bundle.manifest.scope
         assert scope is not None
         self.detector = Detector.from_npz((self.bundle.path / bundles.DETECTOR_FILE).read_bytes(), scope)

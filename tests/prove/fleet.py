@@ -86,7 +86,7 @@ class Archive:
         ledger = Ledger(self.engine, worker_id="the proof", lease_s=60.0)
         root = os.fsencode(self.root)
         root_id = ledger.register_root(root, population=Population.CHILDREN_1_5Y)
-        cut = partition.cut(FileSystem(), root, shard_files, ScanCounts(), archives.shard_order_key(self.engine))
+        cut = partition.cut_shards(FileSystem(), root, shard_files, ScanCounts(), archives.shard_order_key(self.engine))
         self.queue.submit(ShardJob(root_id, self.bundle.digest, False, shard) for shard in cut)
         self.cut_s = time.monotonic() - began
 

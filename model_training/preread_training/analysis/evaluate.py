@@ -19,7 +19,7 @@ from preread.core.text.csv_cells import write_rows
 from preread.core.types import Answer, Finding, JSONObject, Outcome, PredictiveValues
 from preread.model.bundles import Bundle
 from preread.model.calibration import FindingSpec, compute_predictive_values
-from preread.runner.assess_files import FileResult, InputFile, Processes, assess_found
+from preread.runner.assess_files import FileResult, InputFile, Processes, assess_input_files
 from preread_training.data.dataset import LabelledImage, list_patients, select_labels
 from preread_training.stats.bootstrap import Groups, Labels
 from preread_training.stats.calibration_metrics import measure_calibration
@@ -104,7 +104,7 @@ def evaluate_bundle(
     labels = select_labels(images, names[column])
     found = (InputFile(str(image.path), named=True) for image in images)
     results = []
-    with contextlib.closing(assess_found(found, bundle, processes=processes)) as ended:
+    with contextlib.closing(assess_input_files(found, bundle, processes=processes)) as ended:
         for image, result in zip(images, ended, strict=True):
             results.append((image, result))
             progress()

@@ -9,7 +9,7 @@ from pathlib import Path
 from preread.core.errors import EnvironmentFault, PrereadError, UsageError
 from preread.core.types import Identity, PixelArray
 from preread.imaging.preprocessing import TRAINING_SPEC
-from preread.runner.assess_files import InputFile, Processes, decode_images
+from preread.runner.assess_files import InputFile, Processes, decode_training_images
 
 
 def decode_files(
@@ -27,7 +27,9 @@ def decode_files(
     Raises:
         UsageError: a file is unreadable, or ends its process; it is named.
     """
-    with contextlib.closing(decode_images((InputFile(str(path), named=True) for path in paths), processes)) as reads:
+    with contextlib.closing(
+        decode_training_images((InputFile(str(path), named=True) for path in paths), processes)
+    ) as reads:
         for path, read in zip(paths, reads, strict=True):
             if isinstance(read.ended, EnvironmentFault):
                 raise UsageError(f"{path} cannot be read ({read.ended}): check that the file exists and may be read")

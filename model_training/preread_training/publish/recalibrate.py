@@ -17,7 +17,7 @@ from preread.core.types import JSONObject
 from preread.model import bundles
 from preread.model.bundles import CARD_FILE, Bundle
 from preread.model.classifier import Classifier
-from preread.runner.assess_files import FileResult, InputFile, assess_found
+from preread.runner.assess_files import FileResult, InputFile, assess_input_files
 from preread_training.analysis.manifest_metrics import build_reference_distribution, measure_finding
 from preread_training.data.dataset import Data, select_labels, summarise_data_set
 from preread_training.data.digests import compute_content_digest
@@ -67,7 +67,7 @@ def recalibrate_bundle(
         raise UsageError(f"{bundle.label} was fitted to these very images: calibrate it to images new to the network")
     results: list[FileResult] = []
     files = (InputFile(str(image.path), named=True) for image in data.images)
-    with contextlib.closing(assess_found(files, bundle)) as ended:
+    with contextlib.closing(assess_input_files(files, bundle)) as ended:
         for result in ended:
             results.append(result)
             progress()

@@ -375,7 +375,7 @@ def started(preread: CommandRunner, monkeypatch: pytest.MonkeyPatch, brightness_
         calls.append((bundles.active, roots, options))
         return 0
 
-    monkeypatch.setattr(service, "run", end_at_once)
+    monkeypatch.setattr(service, "run_service", end_at_once)
     monkeypatch.setattr(bundles, "find_bundle", lambda *_: tmp_path)
     monkeypatch.setattr(bundles, "load_bundle", lambda path: brightness_classifier.bundle)
     return calls
@@ -437,7 +437,7 @@ def test_run_keeps_its_database_out_of_the_watched_folder(preread: CommandRunner
 def test_run_ends_with_the_exit_code_of_the_daemon(
     preread: CommandRunner, started: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(service, "run", lambda *_, **__: 3)
+    monkeypatch.setattr(service, "run_service", lambda *_, **__: 3)
     assert preread("run", "--once", "--root", "inbox").exit_code == 3
 
 

@@ -139,7 +139,7 @@ def test_a_worker_changes_over_when_another_bundle_is_chosen(
             return service.BUNDLE_CHANGED
         return 0
 
-    monkeypatch.setattr(service, "run", run)
+    monkeypatch.setattr(service, "run_service", run)
     ran = here("run", "--root", "inbox")
     assert ran.exit_code == 0, ran.err
     assert [still for _, still in seen] == [True, True]
@@ -165,7 +165,7 @@ def test_a_single_run_says_that_no_bundle_works_in_its_shadow(
         given.append(chosen.shadow)
         return 0
 
-    monkeypatch.setattr(service, "run", run)
+    monkeypatch.setattr(service, "run_service", run)
     ran = here("run", "--root", "inbox", *(["--once"] if once else []))
     assert ran.exit_code == 0, ran.err
     assert ("stub/1.0.0 does not assess these images" in ran.err) is once

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, select
 
 from preread.core.errors import DatabaseUnsuitable
 from preread.db import schema
-from preread.fleet.queue import FleetQueue, migrations
+from preread.fleet.queue import FleetQueue, list_queue_migrations
 from preread.ledger import archives
 from preread.ledger.ledger import Ledger
 from tests.support.commands import CommandRunner
@@ -87,8 +87,8 @@ def test_the_queue_follows_procrastinate_and_refuses_a_newer_one(engine: Engine)
     queue = FleetQueue(engine)
     assert not queue.is_installed()
     scripts = resources.files("procrastinate.sql") / "migrations"
-    older = [name for name in migrations() if name < "03.04"]
-    assert older < migrations()
+    older = [name for name in list_queue_migrations() if name < "03.04"]
+    assert older < list_queue_migrations()
     with psycopg.connect(**queue.connection_arguments(), autocommit=True) as connection:
         connection.execute(f"CREATE SCHEMA {archives.SCHEMA}".encode())
         for name in older:

@@ -24,7 +24,7 @@ from preread.core.types import Answer, Caveat, Declared, Outcome, Population
 from preread.imaging.radiograph import ImageLimits
 from preread.model.bundles import Bundle
 from preread.runner import pool
-from preread.runner.assess_files import ASSUME_AGE, InputFile, Processes, assess_files, find_files, locate
+from preread.runner.assess_files import ASSUME_AGE, InputFile, Processes, assess_files, find_files, locate_input_file
 from preread.runner.child.protocol import Job
 from preread.runner.pool import InferencePool
 from preread_training.data import phantoms
@@ -255,13 +255,13 @@ def test_locating_names_what_is_at_fault(tmp_path: Path, monkeypatch: pytest.Mon
     for path, error in (("missing", FileVanished), (".", NotAFile), ("film/below", FileVanished)):
         (tmp_path / "film").write_bytes(b"x")
         with pytest.raises(error):
-            locate(InputFile(str(tmp_path / path), named=True))
+            locate_input_file(InputFile(str(tmp_path / path), named=True))
     os.symlink("film", tmp_path / "link")
     with pytest.raises(NotAFile):
-        locate(InputFile(str(tmp_path / "link")))
+        locate_input_file(InputFile(str(tmp_path / "link")))
     monkeypatch.chdir(tmp_path)
-    assert locate(InputFile("link", named=True))[:2] == (str(tmp_path), "film")
-    assert locate(InputFile("film"))[:2] == (str(tmp_path), "film")
+    assert locate_input_file(InputFile("link", named=True))[:2] == (str(tmp_path), "film")
+    assert locate_input_file(InputFile("film"))[:2] == (str(tmp_path), "film")
 
     def refuse(*_: Any, **__: Any) -> None:
         raise PermissionError(13, "Permission denied")
@@ -269,7 +269,7 @@ def test_locating_names_what_is_at_fault(tmp_path: Path, monkeypatch: pytest.Mon
     with monkeypatch.context() as patched:
         patched.setattr(os, "stat", refuse)
         with pytest.raises(FileLocked):
-            locate(InputFile("film", named=True))
+            locate_input_file(InputFile("film", named=True))
 
 
 def test_what_changes_between_looking_and_reading_is_named(
@@ -279,12 +279,12 @@ def test_what_changes_between_looking_and_reading_is_named(
     film.write_bytes(jpeg())
 
     def then_grow(found: Any) -> Any:
-        folder, name, status = locate(found)
+        folder, name, status = locate_input_file(found)
         with film.open("ab") as stream:
             stream.write(b"more")
         return folder, name, status
 
-    monkeypatch.setattr("preread.runner.assess_files.locate", then_grow)
+    monkeypatch.setattr("preread.runner.assess_files.locate_input_file", then_grow)
     (result,) = run(tmp_path)
     assert (result.outcome, result.code, result.judged) == (Outcome.UNREADABLE, "changed", False)
 

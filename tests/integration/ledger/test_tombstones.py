@@ -335,7 +335,7 @@ def hand_over(engine: Engine, root: Path, root_id: int, files: int = 1) -> tuple
     """Have a fleet's queue hold a folder."""
     queue = FleetQueue(engine)
     queue.install()
-    cut = partition.cut(FileSystem(), bytes(root), files, ScanCounts(), archives.shard_order_key(engine))
+    cut = partition.cut_shards(FileSystem(), bytes(root), files, ScanCounts(), archives.shard_order_key(engine))
     return queue.submit(ShardJob(root_id, "d" * 64, False, shard) for shard in cut)
 
 

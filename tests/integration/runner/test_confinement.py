@@ -45,7 +45,7 @@ class Bench:
         self.folder = folder
         bundle = bundles.load_bundle(bundles.find_bundle(None))
         self.setup = Setup(
-            bundle=protocol.to_text(os.fsencode(bundle.path.resolve())),
+            bundle=protocol.path_to_text(os.fsencode(bundle.path.resolve())),
             digest=bundle.digest,
             memory_bytes=2**31,
             max_file_bytes=2**22,
@@ -88,7 +88,7 @@ class Bench:
     def job(self, content: bytes = FILM, name: str = "film", **changes: Any) -> Job:
         (self.folder / name).write_bytes(content)
         status = os.stat(self.folder / name)
-        root = protocol.to_text(os.fsencode(self.folder))
+        root = protocol.path_to_text(os.fsencode(self.folder))
         made = Job(root, name, status.st_size, status.st_mtime_ns, Population.CHILDREN_1_5Y, None, preview=True)
         return replace(made, **changes)
 

@@ -604,7 +604,7 @@ def test_slots_ask_whether_a_film_is_known_unless_it_is_small_and_nothing_was_ev
         jobs = [job for _, job in desk.pool.jobs.values()]
         desk.dispatcher.release(desk.pool.in_flight)
         desk.pool.jobs.clear()
-        return {protocol.to_path(job.path): job.ask for job in jobs}
+        return {protocol.text_to_path(job.path): job.ask for job in jobs}
 
     seen = desk.ledger.observe(desk.root_id, [Observation(b"small", 65_535, 1), Observation(b"large", 65_536, 1)])
     desk.ledger.settle(seen.values())

@@ -53,7 +53,7 @@ class Bench:
         self.folder = folder
         self.inferences = folder.parent / "inferences"
         self.setup = Setup(
-            bundle=protocol.to_text(os.fsencode(bundle.path)),
+            bundle=protocol.path_to_text(os.fsencode(bundle.path)),
             digest=bundle.digest,
             memory_bytes=2048 * MIB,
             max_file_bytes=MIB,
@@ -85,8 +85,8 @@ class Bench:
         Path(os.fsdecode(full)).write_bytes(content)
         status = os.stat(full)
         job = Job(
-            root=protocol.to_text(os.fsencode(self.folder)),
-            path=protocol.to_text(path),
+            root=protocol.path_to_text(os.fsencode(self.folder)),
+            path=protocol.path_to_text(path),
             size_bytes=status.st_size,
             mtime_ns=status.st_mtime_ns,
             population=Population.CHILDREN_1_5Y,
@@ -152,7 +152,7 @@ def test_large_films_of_every_codec_are_read_one_after_the_other(bench: Bench, m
     """By a whole slot: a codec that holds smaller copies of a film has decoders of its own for them."""
     monkeypatch.setattr("preread.runner.pool.MOST", 4)
     bundle = bundles.load_bundle(bundles.find_bundle())
-    name = protocol.to_text(os.fsencode(bundle.path.resolve()))
+    name = protocol.path_to_text(os.fsencode(bundle.path.resolve()))
     changes: dict[str, Any] = {"bundle": name, "digest": bundle.digest, "max_file_bytes": 64 * MIB}
     pool = bench.pool(command=COMMAND, **changes)
     drawn = phantoms.draw_chest(3, rows=520, columns=524).repeat(4, axis=0).repeat(4, axis=1)
@@ -591,12 +591,12 @@ def test_slots_end_with_a_worker_that_is_killed(bench: Bench, eventually: Callab
         from dataclasses import replace
         from preread.runner.child import protocol as m
         from preread.runner.pool import InferencePool
-        setup = m.decode_setup({protocol.encode(bench.setup)!r})
+        setup = m.decode_setup({protocol.encode_message(bench.setup)!r})
         pool = InferencePool(replace(setup, parent_pid=os.getpid()), count=2, deadline_s=600,
                         command={(sys.executable, "-P", str(STUB_SLOT), str(bench.inferences))!r})
         while pool.idle < 2:
             pool.poll(1)
-        pool.submit("bad", m.decode_job({protocol.encode(job)!r}))
+        pool.submit("bad", m.decode_job({protocol.encode_message(job)!r}))
         pool.poll(60)
         pool.answer("bad", known=False)
         print(json.dumps([process.pid for process in pool.processes]), flush=True)

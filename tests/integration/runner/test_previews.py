@@ -129,7 +129,7 @@ class Slot:
         self.folder = folder / "inbox"
         self.folder.mkdir()
         setup = Setup(
-            bundle=protocol.to_text(os.fsencode(bundle.path)),
+            bundle=protocol.path_to_text(os.fsencode(bundle.path)),
             digest=bundle.digest,
             memory_bytes=2**31,
             max_file_bytes=2**20,
@@ -151,7 +151,7 @@ class Slot:
             assert time.monotonic() < give_up_at
             assert self.pool.poll(1.0) == []
         job = Job(
-            protocol.to_text(os.fsencode(self.folder)),
+            protocol.path_to_text(os.fsencode(self.folder)),
             "film",
             status.st_size,
             status.st_mtime_ns,

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from preread.core.errors import ShareDown
-from preread.fleet.partition import Shard, cut, place, walk
+from preread.fleet.partition import Shard, cut_shards, list_shard_files, place_path
 from preread.share.scanner import FileSystem, ScanCounts
 
 KEY = bytes(range(32))
@@ -42,27 +42,29 @@ def test_every_entry_is_in_exactly_one_shard(paths: list[str], files: int, later
     with tempfile.TemporaryDirectory() as folder:
         root = os.fsencode(folder)
         planted = plant(Path(folder), paths)
-        shards = list(cut(FileSystem(), root, files, ScanCounts(), key))
+        shards = list(cut_shards(FileSystem(), root, files, ScanCounts(), key))
         assert sum(shard.files for shard in shards) == len(planted)
         assert all(shard.files == files for shard in shards[:-1])
         assert all(one.until == other.after for one, other in pairwise(shards))
         # films that come later move no boundary, and those between two boundaries are found
         come = plant(Path(folder), later) - planted
-        met = [found.path for shard in shards for found in walk(FileSystem(), root, shard, ScanCounts(), key)]
+        met = [
+            found.path for shard in shards for found in list_shard_files(FileSystem(), root, shard, ScanCounts(), key)
+        ]
         assert len(met) == len(set(met))
         assert planted <= set(met) <= planted | come
         last = shards[-1].until if shards else ()
-        assert {path for path in come if place(key, path) < last} <= set(met)
-        assert met == sorted(met, key=lambda path: place(key, path))
+        assert {path for path in come if place_path(key, path) < last} <= set(met)
+        assert met == sorted(met, key=lambda path: place_path(key, path))
 
 
 def test_names_that_share_a_digest_stay_in_one_shard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("preread.fleet.partition._DIGEST_BYTES", 1)
     planted = plant(tmp_path, [f"{folder}/{number}" for folder in range(3) for number in range(300)])
     root = os.fsencode(tmp_path)
-    cuts = list(cut(FileSystem(), root, 1, ScanCounts(), KEY))
+    cuts = list(cut_shards(FileSystem(), root, 1, ScanCounts(), KEY))
     assert len({shard.until for shard in cuts}) < len(cuts) == len(planted)
-    met = [found.path for shard in cuts for found in walk(FileSystem(), root, shard, ScanCounts(), KEY)]
+    met = [found.path for shard in cuts for found in list_shard_files(FileSystem(), root, shard, ScanCounts(), KEY)]
     assert len(met) == len(planted)
     assert set(met) == planted
 
@@ -84,9 +86,13 @@ class Counting(FileSystem):
 def test_only_folders_that_a_shard_touches_are_listed(tmp_path: Path) -> None:
     plant(tmp_path, [f"{year}/{month:02}/film" for year in range(2000, 2005) for month in range(1, 13)])
     system, root = Counting(), os.fsencode(tmp_path)
-    every = [found.path for found in walk(system, root, None, ScanCounts(), KEY)]
+    every = [found.path for found in list_shard_files(system, root, None, ScanCounts(), KEY)]
     system.listed.clear()
-    met = list(walk(system, root, Shard(place(KEY, every[14]), place(KEY, every[16]), 2), ScanCounts(), KEY))
+    met = list(
+        list_shard_files(
+            system, root, Shard(place_path(KEY, every[14]), place_path(KEY, every[16]), 2), ScanCounts(), KEY
+        )
+    )
     assert [found.path for found in met] == every[15:17]
     touched = {folder for path in every[14:17] for folder in path.split(b"/")[:2]}
     assert set(system.listed[1:]) == touched
@@ -95,11 +101,11 @@ def test_only_folders_that_a_shard_touches_are_listed(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_listed_is_counted_and_a_share_that_fails_is_named(tmp_path: Path) -> None:
     plant(tmp_path, ["a/film", "b/film", "c/film"])
     root, listing = os.fsencode(tmp_path), ScanCounts()
-    shards = list(cut(Counting({b"b": errno.EACCES}), root, 10, listing, KEY))
+    shards = list(cut_shards(Counting({b"b": errno.EACCES}), root, 10, listing, KEY))
     assert (shards[0].files, listing.failed_folders, listing.complete) == (2, 1, False)
     with pytest.raises(ShareDown):
-        list(cut(Counting(), root + b"/away", 10, ScanCounts(), KEY))
+        list(cut_shards(Counting(), root + b"/away", 10, ScanCounts(), KEY))
     (tmp_path / "b").rename(tmp_path / "elsewhere")
     (tmp_path / "b").symlink_to(tmp_path / "elsewhere")
-    met = [shard.until for shard in cut(Counting(), root, 1, ScanCounts(), KEY)]
-    assert met == sorted(place(KEY, path) for path in (b"a/film", b"b", b"c/film", b"elsewhere/film"))
+    met = [shard.until for shard in cut_shards(Counting(), root, 1, ScanCounts(), KEY)]
+    assert met == sorted(place_path(KEY, path) for path in (b"a/film", b"b", b"c/film", b"elsewhere/film"))

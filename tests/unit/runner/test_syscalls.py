@@ -39,7 +39,7 @@ def verdict(code: bytes, number: int, arch: int, arguments: tuple[int, ...] = ()
 
 def both(machine: Machine, number: int, arguments: tuple[int, ...] = (), *, otherwise: int = TELL) -> int:
     """Return what the two filters together make of a call: the kernel takes the stricter answer."""
-    filters = (syscalls.allow_list(machine, PID, otherwise), syscalls.closing(machine))
+    filters = (syscalls.build_allow_list(machine, PID, otherwise), syscalls.build_closing_filter(machine))
     answers = [verdict(code, number, machine.audit_arch, arguments) for code in filters]
     # the lower the action as a signed number, the stricter
     return min(answers, key=lambda action: action - 2**32 if action >= 2**31 else action)
@@ -60,7 +60,7 @@ def test_every_number_is_allowed_told_or_ends_the_process(machine: Machine) -> N
     assert not allowed & killed
     for number in set(range(600)) - special - {prctl}:
         expected = ALLOW if number in allowed else KILL_PROCESS if number in killed else TELL
-        assert both(machine, number) == expected, syscalls.name_of(number, machine)
+        assert both(machine, number) == expected, syscalls.name_system_call(number, machine)
     assert both(machine, prctl) == REFUSE
 
 
@@ -75,7 +75,7 @@ def test_a_number_that_no_table_has_is_never_allowed(machine: Machine, number: i
 @given(number=st.integers(0, 2**31 - 1), arch=st.integers(0, 2**32 - 1))
 def test_the_call_of_another_architecture_ends_the_process(machine: Machine, number: int, arch: int) -> None:
     if arch != machine.audit_arch:
-        code = syscalls.allow_list(machine, PID, TELL)
+        code = syscalls.build_allow_list(machine, PID, TELL)
         assert verdict(code, number, arch) == KILL_PROCESS
 
 
@@ -117,9 +117,9 @@ def test_where_nobody_can_be_told_a_call_is_refused_in_silence(machine: Machine)
 
 @MACHINE
 def test_the_calls_have_names(machine: Machine) -> None:
-    assert syscalls.name_of(syscalls._CLONE[machine.column], machine) == "clone"
-    assert syscalls.name_of(599, machine) == "number 599"
+    assert syscalls.name_system_call(syscalls._CLONE[machine.column], machine) == "clone"
+    assert syscalls.name_system_call(599, machine) == "number 599"
     for table in (syscalls._ALLOWED, syscalls._KILLED, syscalls._REFUSED):
         for name, numbers in table.items():
             if (number := numbers[machine.column]) is not None:
-                assert syscalls.name_of(number, machine) == name
+                assert syscalls.name_system_call(number, machine) == name

@@ -32,7 +32,7 @@ from preread.db import audit_key, migrate
 from preread.db.engine import check_place, open_engine, read, sqlite_path
 from preread.imaging import previews
 from preread.runner.confine import confinement
-from preread.runner.loop import RunOptions, setup_of
+from preread.runner.loop import RunOptions, build_setup
 from preread.runner.pool import InferencePool
 
 SHARE_TIMEOUT_S = 10.0
@@ -346,7 +346,7 @@ def _slots(settings: Settings) -> CheckResult:
     )
     bundle = load_bundle_in_use(settings)
     began = time.monotonic()
-    pool: InferencePool[None] = InferencePool(setup_of(bundle, options), count=1, deadline_s=options.deadline_s)
+    pool: InferencePool[None] = InferencePool(build_setup(bundle, options), count=1, deadline_s=options.deadline_s)
     try:
         while not pool.idle:
             pool.poll(1.0)
@@ -357,7 +357,7 @@ def _slots(settings: Settings) -> CheckResult:
     found = f"one started in {took_s:.1f} s and decoded an image of each codec, confined by seccomp and Landlock"
     if not lacking:
         return CheckResult("slots", True, found)
-    found = f"{found}, but this kernel has no {', no '.join(map(confinement.named, lacking))}"
+    found = f"{found}, but this kernel has no {', no '.join(map(confinement.describe_lacking_part, lacking))}"
     if confinement.ESSENTIAL.isdisjoint(lacking):
         return CheckResult("slots", True, found)
     remedy = "Images are read with less protection: see `degraded` in the runbook. Kernels since 5.13 have both."

@@ -27,7 +27,7 @@ from preread.db.engine import read
 from preread.fleet import partition
 from preread.fleet.queue import FleetQueue
 from preread.fleet.shard_runner import ShardJob
-from preread.fleet.supervisor import MOST_PROCESSES, end_with, supervise
+from preread.fleet.supervisor import MOST_PROCESSES, end_with_parent, supervise_processes
 from preread.imaging import previews
 from preread.ledger.archives import ArchiveProgress, shard_order_key
 from preread.model.bundles import Bundle
@@ -92,7 +92,7 @@ def _backfill(
         print_message(f"{taken} shards removed; those that are being processed are finished")
         return True
     queue.forget(root_id, loaded.digest)
-    shards = partition.cut(system, path, shard_files, listing, shard_order_key(engine))
+    shards = partition.cut_shards(system, path, shard_files, listing, shard_order_key(engine))
     count, waiting, files = queue.submit(ShardJob(root_id, loaded.digest, name is not None, shard) for shard in shards)
     queued = f"{files} files queued in {count} shards, to be assessed with {loaded.label}"
     print_message(f"{queued}; {waiting} of the shards were queued already" if waiting else queued)
@@ -160,10 +160,10 @@ def work(
     settings = read_settings(context, quiet=False, log_json=log_json)
     if processes > 1:
         command = [sys.executable, "-P", "-m", "preread", *chosen.to_arguments(), "fleet", "work", "--nice", str(nice)]
-        code = supervise(command, processes)
+        code = supervise_processes(command, processes)
     else:
         if parent is not None:
-            end_with(parent)
+            end_with_parent(parent)
         os.nice(nice)
         code = _work(settings)
     if code:
@@ -187,7 +187,7 @@ def _work(settings: Settings) -> int:
             ports_after=MOST_PROCESSES,
             hosts=settings.health_hosts,
         ) as counters:
-            return worker.work(
+            return worker.run_fleet_process(
                 engine, _installed(settings, engine), options, environment=Environment(counters=counters)
             )
     finally:

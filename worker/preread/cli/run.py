@@ -84,7 +84,7 @@ def run(
             ) as counters:
                 bundles = service.BundleChoice(now.active, shadow, still)
                 environment = Environment(notifier=notifier, counters=counters)
-                code = service.run(engine, bundles, roots, options, environment)
+                code = service.run_service(engine, bundles, roots, options, environment)
     finally:
         engine.dispose()
     if code:

@@ -38,8 +38,8 @@ class Shard:
     files: int
 
 
-def place(key: bytes, path: bytes) -> Place:
-    """Return the place of a path.
+def place_path(key: bytes, path: bytes) -> Place:
+    """Compute the place of a path in the order that divides an archive.
 
     Args:
         key: 32 bytes, the same for all processes of an archive.
@@ -48,42 +48,42 @@ def place(key: bytes, path: bytes) -> Place:
     return tuple(hashlib.blake2b(name, key=key, digest_size=_DIGEST_BYTES).digest() for name in path.split(b"/"))
 
 
-def cut(system: FileSystem, root: bytes, files: int, listing: ScanCounts, key: bytes) -> Iterator[Shard]:
-    """Yield the shards of a root as it is listed.
+def cut_shards(system: FileSystem, root: bytes, files: int, listing: ScanCounts, key: bytes) -> Iterator[Shard]:
+    """Cut an archive into shards of files while its root is listed.
 
     Args:
         system: the system calls.
         root: absolute path.
         files: entries a shard; the last one may have fewer.
         listing: counts failures.
-        key: see ``place``.
+        key: see ``place_path``.
 
     Raises:
         ShareDown: the root cannot be listed.
     """
     after: Place | None = None
     last, count = b"", 0
-    for found in walk(system, root, None, listing, key):
+    for found in list_shard_files(system, root, None, listing, key):
         last, count = found.path, count + 1
         if count == files:
-            until = place(key, last)
+            until = place_path(key, last)
             yield Shard(after, until, count)
             after, count = until, 0
     if count:
-        yield Shard(after, place(key, last), count)
+        yield Shard(after, place_path(key, last), count)
 
 
-def walk(
+def list_shard_files(
     system: FileSystem, root: bytes, shard: Shard | None, listing: ScanCounts, key: bytes
 ) -> Iterator[ListedEntry]:
-    """Yield every entry of a shard that is no folder, in order.
+    """List the files of a shard of an archive, in the shard's order.
 
     Args:
         system: the system calls.
         root: absolute path.
         shard: ``None`` for the whole root.
         listing: counts entries and failures.
-        key: see ``place``.
+        key: see ``place_path``.
 
     Raises:
         ShareDown: the root cannot be listed, or a folder in it fails in a way that means the whole share.
@@ -112,11 +112,11 @@ def _entries(
 ) -> list[os.DirEntry[bytes]]:
     """List the entries of a folder that lie in the range, or may hold some."""
     low, high = bounds
-    above = place(key, folder) if folder else ()
+    above = place_path(key, folder) if folder else ()
     found: list[tuple[Place, bytes, os.DirEntry[bytes]]] = []
     try:
         for entry in system.list_entries(os.path.join(root, folder) if folder else root):
-            at = above + place(key, entry.name)
+            at = above + place_path(key, entry.name)
             if entry.is_dir(follow_symlinks=False):
                 depth = len(at)
                 inside = at >= low[:depth] and (high is None or at <= high[:depth])

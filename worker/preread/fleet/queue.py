@@ -101,8 +101,8 @@ class FleetQueue:
                 shards, films = shards + 1, films + job.shard.files
                 try:
                     app.configure_task(
-                        TASK, allow_unknown=True, queue=queue_of(job.digest), queueing_lock=_lock_of(job)
-                    ).defer(**to_arguments(job))
+                        TASK, allow_unknown=True, queue=name_queue(job.digest), queueing_lock=_lock_of(job)
+                    ).defer(**encode_job(job))
                 except AlreadyEnqueued:
                     waited += 1
         return shards, waited, films
@@ -143,13 +143,16 @@ class FleetQueue:
 # ---------------------------------------------------------------------- jobs
 
 
-def queue_of(digest: str) -> str:
-    """Return the queue of a bundle; a process takes jobs of its bundles."""
+def name_queue(digest: str) -> str:
+    """Return the name of a bundle's queue of shards.
+
+    A process takes jobs of its bundles.
+    """
     return f"archive-{digest[:16]}"
 
 
-def to_arguments(job: ShardJob) -> dict[str, Any]:
-    """Return the arguments of a job."""
+def encode_job(job: ShardJob) -> dict[str, Any]:
+    """Encode a shard's job as the arguments of a Procrastinate job."""
     return {
         "root_id": job.root_id,
         "digest": job.digest,
@@ -160,8 +163,8 @@ def to_arguments(job: ShardJob) -> dict[str, Any]:
     }
 
 
-def from_arguments(arguments: dict[str, Any]) -> ShardJob:
-    """Return the job of arguments from ``to_arguments``."""
+def decode_job(arguments: dict[str, Any]) -> ShardJob:
+    """Decode a shard's job from the arguments of a Procrastinate job."""
     after = arguments["behind"]
     shard = Shard(None if after is None else _to_place(after), _to_place(arguments["last"]), arguments["files"])
     return ShardJob(arguments["root_id"], arguments["digest"], arguments["again"], shard)
@@ -183,7 +186,7 @@ def _to_place(text: str) -> Place:
 # ---------------------------------------------------------------------- inside
 
 
-def migrations() -> list[str]:
+def list_queue_migrations() -> list[str]:
     """Return the names of Procrastinate's migrations, the oldest first."""
     folder = resources.files("procrastinate.sql") / "migrations"
     return sorted(file.name for file in folder.iterdir() if file.name.endswith(".sql"))
@@ -191,7 +194,7 @@ def migrations() -> list[str]:
 
 def _install(connection: Connection, _again: bool) -> None:
     connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _INSTALL_LOCK})
-    applied, known = archives.applied_queue_migration(connection), migrations()
+    applied, known = archives.applied_queue_migration(connection), list_queue_migrations()
     if applied != known[-1]:
         _bring_up(connection, applied, known)
     connection.execute(text(f"SET LOCAL search_path = {SCHEMA}"))  # for the triggers

@@ -39,7 +39,7 @@ class ShardFolder:
     """Files of one shard in their root.
 
     Args:
-        order_key: see ``partition.place``.
+        order_key: see ``partition.place_path``.
         backlog: new files lay there before a worker first looked; else they are live.
         pause: called between two steps with the seconds to wait; may raise to end the work.
     """
@@ -87,7 +87,7 @@ class ShardFolder:
         settle_s = self._periods.local_s if network is None else self._periods.network_s
         self._recorder.settling = StabilityTracker(settle_s, capacity=4 * partition.MAX_FILES)
         self._listing, self._paths = ScanCounts(), []
-        entries = partition.walk(root.system, root.path, self._shard, self._listing, self._order_key)
+        entries = partition.list_shard_files(root.system, root.path, self._shard, self._listing, self._order_key)
         while batch := list(islice(entries, _BATCH)):
             looks = read_entry_statuses(root.system, batch, self._listing)
             self._recorder.record_entries(time.monotonic(), looks, backlog=self._backlog)

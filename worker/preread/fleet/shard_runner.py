@@ -65,7 +65,7 @@ def run_shard(
     shadow: ShadowBundle | None = None,
     share_patience_s: float = SHARE_PATIENCE_S,
 ) -> dict[Outcome, int]:
-    """Run one shard. Only on the main thread.
+    """Run one shard of an archive, on the main thread only.
 
     Args:
         loop: of this process.

@@ -27,8 +27,8 @@ _NO_USE = frozenset({SettingsError.exit_code, BundleError.exit_code})
 _PR_SET_PDEATHSIG = 1
 
 
-def supervise(command: Sequence[str], count: int) -> int:
-    """Keep processes running until SIGTERM or SIGINT.
+def supervise_processes(command: Sequence[str], count: int) -> int:
+    """Keep fleet processes running until SIGTERM or SIGINT.
 
     Signals are passed on. Only on the main thread.
 
@@ -43,7 +43,7 @@ def supervise(command: Sequence[str], count: int) -> int:
         return _Processes(command, count, wake, signals).until_the_end()
 
 
-def end_with(parent_pid: int) -> None:
+def end_with_parent(parent_pid: int) -> None:
     """Send SIGTERM to this process when its parent is gone.
 
     Raises:
@@ -65,7 +65,7 @@ class _Processes:
         self._start_at = 0.0
 
     def until_the_end(self) -> int:
-        """See ``supervise``."""
+        """See ``supervise_processes``."""
         exit_code = None
         while exit_code is None and not self._signals.count:
             self._start()

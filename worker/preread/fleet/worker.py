@@ -47,8 +47,8 @@ from preread.fleet.queue import (
     MAX_ATTEMPTS,
     REAP_LOCK,
     FleetQueue,
-    from_arguments,
-    queue_of,
+    decode_job,
+    name_queue,
 )
 from preread.fleet.shard_runner import SHARE_PATIENCE_S, ShardJob, ShardStopped, run_shard
 from preread.ledger.archives import STALLED_S, TASK
@@ -80,14 +80,16 @@ class FleetOptions:
     share_patience_s: float = SHARE_PATIENCE_S
 
 
-def work(
+def run_fleet_process(
     engine: Engine,
     bundles: Sequence[Bundle],
     options: RunOptions,
     fleet: FleetOptions | None = None,
     environment: Environment | None = None,
 ) -> int:
-    """Run shards until SIGTERM or SIGINT. Only on the main thread.
+    """Run shards from the queue until SIGTERM or SIGINT.
+
+    Only on the main thread.
 
     The first signal finishes the files in hand, the second gives them back.
 
@@ -115,7 +117,7 @@ def work(
     worker_id = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     ledger = Ledger(engine, worker_id=worker_id, lease_s=max(options.lease_s, 2 * options.deadline_s))
     ledger.heartbeat()  # first of all: a claim belongs to a worker that is known
-    puller = _Puller(jobs, [queue_of(digest) for digest in held], fleet)
+    puller = _Puller(jobs, [name_queue(digest) for digest in held], fleet)
     with WakePipe() as wake, Signals(wake.set) as signals:
         loop = ReaderLoop(ledger, options, wake, signals, environment or Environment())
         _LOG.info("fleet_started", extra={"worker_id": worker_id, "slots": options.slots})
@@ -251,7 +253,7 @@ class _Puller(threading.Thread):
 
     async def _hand_over(self, **arguments: Any) -> None:
         answer: Future[None] = Future()
-        self._handed.put(_Handed(from_arguments(arguments), answer))
+        self._handed.put(_Handed(decode_job(arguments), answer))
         await asyncio.wrap_future(answer)
 
     async def _serve(self) -> None:

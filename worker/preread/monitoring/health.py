@@ -29,7 +29,7 @@ from preread.ledger.selection import count_missed, may_be_intact
 from preread.ledger.transaction import Transaction
 from preread.ledger.transitions import normalise_root_path, path_key
 from preread.monitoring.devices import DAYS, WINDOW, DeviceChange, find_device_changes
-from preread.runner.confine.confinement import ESSENTIAL, named
+from preread.runner.confine.confinement import ESSENTIAL, describe_lacking_part
 
 LEAST_PATIENCE_S = 10.0
 STUCK_SETTLING = timedelta(minutes=15)
@@ -355,7 +355,7 @@ class _HealthCheck:
         lacking = (worker.slots_lack or "").split()
         if not lacking:
             return
-        missing = ", no ".join(map(named, lacking))
+        missing = ", no ".join(map(describe_lacking_part, lacking))
         what = f"the inference processes of {worker.id} are partly confined: its machine has no {missing}"
         if ESSENTIAL.intersection(lacking):
             self._add_problem(Level.WARNING, "degraded", what)

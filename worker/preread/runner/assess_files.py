@@ -171,23 +171,26 @@ def assess_files(
         BundleError: the bundle gives other results on this machine.
         SlotCrashed: no process can be started.
     """
-    return assess_found(find_files(paths), bundle, declared, processes, roots)
+    return assess_input_files(find_files(paths), bundle, declared, processes, roots)
 
 
-def assess_found(
+def assess_input_files(
     found: Iterable[InputFile],
     bundle: Bundle,
     declared: Declared = ASSUME_AGE,
     processes: Processes | None = None,
     roots: Sequence[RootSpec] = (),
 ) -> Generator[FileResult, None, None]:
-    """Assess names from ``find_files``; see ``assess_files``."""
+    """Assess input files of a command in inference processes.
+
+    As ``assess_files``, for the names that ``find_files`` yields.
+    """
     with contextlib.closing(_read(found, bundle, declared, processes or Processes(), roots)) as reads:
         for file_read in reads:
             yield _result(file_read, bundle.label)
 
 
-def decode_images(found: Iterable[InputFile], processes: Processes | None = None) -> Reads:
+def decode_training_images(found: Iterable[InputFile], processes: Processes | None = None) -> Reads:
     """Decode files for training; each report has its ``picture``.
 
     See ``assess_files``.
@@ -220,7 +223,7 @@ def _read(
     first = list(islice(names, _FILES_EACH * processes.count))
     count = max(1, -(-len(first) // _FILES_EACH))
     setup = Setup(
-        bundle="" if bundle is None else protocol.to_text(os.fsencode(bundle.path.resolve())),
+        bundle="" if bundle is None else protocol.path_to_text(os.fsencode(bundle.path.resolve())),
         digest="" if bundle is None else bundle.digest,
         memory_bytes=processes.memory_bytes,
         max_file_bytes=processes.limits.max_bytes,
@@ -322,11 +325,11 @@ class _FileQueue:
         return False
 
     def _job(self, found: InputFile) -> Job:
-        folder, name, status = locate(found)
+        folder, name, status = locate_input_file(found)
         folder, name, pattern = self._within_root(folder, name)
         return Job(
-            root=protocol.to_text(os.fsencode(folder)),
-            path=protocol.to_text(os.fsencode(name)),
+            root=protocol.path_to_text(os.fsencode(folder)),
+            path=protocol.path_to_text(os.fsencode(name)),
             size_bytes=status.st_size,
             mtime_ns=status.st_mtime_ns,
             population=self._declared.population,
@@ -383,7 +386,7 @@ class _FileQueue:
 
 
 def find_files(paths: Iterable[str | os.PathLike[str]]) -> Iterator[InputFile]:
-    """Yield files, and those of folders in the order of their names.
+    """Find the files of a command's paths, those of folders by name.
 
     Every entry that is no folder is yielded once.
     """
@@ -426,7 +429,7 @@ def _walk(folder: str) -> Iterator[InputFile]:
         pending.extend(reversed(folders))
 
 
-def locate(found: InputFile) -> tuple[str, str, os.stat_result]:
+def locate_input_file(found: InputFile) -> tuple[str, str, os.stat_result]:
     """Return the folder of a file, its name there, and its status.
 
     Raises:

@@ -47,7 +47,7 @@ class Pace:
 
 
 class ClaimSource(Protocol):
-    """Where the dispatcher gets its claims."""
+    """Source of the dispatcher's claims."""
 
     def claim(self, root_ids: Sequence[int], limit: int, held: Sequence[Claim]) -> list[Claim]:
         """Claim up to ``limit`` files of these roots; ``held``: in hand."""

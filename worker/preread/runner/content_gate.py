@@ -28,7 +28,7 @@ class ContentGate:
 
     @property
     def waiting(self) -> bool:
-        """Whether a process waits for an answer."""
+        """``True`` if an inference process waits for an answer."""
         return bool(self._waiting)
 
     def ask(self, claim: Claim, sha256: str) -> None:

@@ -38,10 +38,10 @@ class Counters:
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self._wall = wall
         self._registry = CollectorRegistry()
-        self._films = self._counter("films", "Films that this worker ended", "outcome", "code")
-        self._lost = self._counter("attempts_lost", "Attempts that ended with their slot", "code")
-        self._deaths = self._counter("slot_deaths", "Slots that died or were killed")
-        self._stages = self._histogram("stage_seconds", "Seconds of one film in one stage", _STAGE_BUCKETS_S, "stage")
+        self._films = self._counter("films", "Files that this worker ended", "outcome", "code")
+        self._lost = self._counter("attempts_lost", "Attempts that ended with their inference process", "code")
+        self._deaths = self._counter("slot_deaths", "Inference processes that died or were killed")
+        self._stages = self._histogram("stage_seconds", "Seconds of one file in one stage", _STAGE_BUCKETS_S, "stage")
         self._closed = self._histogram(
             "closed_to_committed_seconds",
             "Seconds from a file's modification time to its committed outcome, where that time is of its writing",
@@ -50,8 +50,10 @@ class Counters:
         self._probability = self._histogram(
             "probability", "Probability of each finding of newly assessed content", _TWENTIETHS, "finding"
         )
-        self._slots = Gauge("preread_slots", "Slots that this worker wants", registry=self._registry)
-        self._alive = Gauge("preread_slots_alive", "Slots that could read a film", registry=self._registry)
+        self._slots = Gauge("preread_slots", "Inference processes that this worker wants", registry=self._registry)
+        self._alive = Gauge(
+            "preread_slots_alive", "Inference processes that could read a file", registry=self._registry
+        )
         self._bundle = Gauge("preread_bundle_info", "The bundle in use", ["bundle", "digest"], registry=self._registry)
         build = Gauge("preread_build_info", "The program", ["version"], registry=self._registry)
         build.labels(_program_version()).set(1)

@@ -159,7 +159,7 @@ class Dispatcher:
 
     def _give_back_others(self, root_ids: Sequence[int]) -> None:
         for claim in [claim for claim in self._ahead if claim.root_id not in root_ids]:
-            self._run.ledger.give_back(claim, "no slot had it yet, and its folder is not read now")
+            self._run.ledger.give_back(claim, "no inference process had it yet, and its watched folder is not read now")
             self._ahead.remove(claim)
 
     def _feed(self) -> None:
@@ -186,8 +186,8 @@ class Dispatcher:
     def _job(self, ticket: Ticket, *, preview: bool = False, shadow: bool = False, threads: int = 1) -> Job:
         root = self._run.roots[ticket.root_id]
         return Job(
-            root=protocol.to_text(root.path),
-            path=protocol.to_text(ticket.path),
+            root=protocol.path_to_text(root.path),
+            path=protocol.path_to_text(ticket.path),
             size_bytes=ticket.size_bytes,
             mtime_ns=ticket.mtime_ns,
             population=root.population,

@@ -44,10 +44,10 @@ ShadowBundle: TypeAlias = tuple[Bundle, datetime]
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """How to run. The names are those of the settings.
+    """Options of a run, named as the settings.
 
     Attributes:
-        slots: inference processes.
+        ``slots``: number of inference processes.
         scan_interval_s: seconds between full scans of a root.
         settle_s: seconds for which a file on a local disk must be unchanged (``once``: at most half a second).
         network_settle_s: the same on a network share (``once``: at most two seconds).
@@ -83,7 +83,7 @@ class RunOptions:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """What the program around a run provides.
+    """Environment of a run, which the program around it provides.
 
     Attributes:
         command: program of the inference processes; ``None`` for the usual one; tests give another.
@@ -180,7 +180,7 @@ class ReaderLoop:
         return work
 
     def _use(self, bundle: Bundle, shadow: Bundle | None) -> None:
-        setup = setup_of(bundle, self.options, shadow)
+        setup = build_setup(bundle, self.options, shadow)
         if self._pool is not None and self._setup == setup:
             return
         self.close()
@@ -190,7 +190,7 @@ class ReaderLoop:
             count=self.options.slots,
             deadline_s=self.options.deadline_s,
             command=self.environment.command,
-            place=preview_place(self.options),
+            place=locate_preview_store(self.options),
         )
         self._pool.wake_on(self.wake.fd)
         if self.environment.counters is not None:
@@ -296,26 +296,26 @@ class PeriodicTasks:
                 _LOG.warning("database_away", extra={"code": error.code})
 
 
-def setup_of(bundle: Bundle, options: RunOptions, shadow: Bundle | None = None) -> Setup:
-    """Return the first message to each inference process of such a run.
+def build_setup(bundle: Bundle, options: RunOptions, shadow: Bundle | None = None) -> Setup:
+    """Build the first message to each inference process of a run.
 
     Raises:
         SettingsError: the vocabulary file cannot be read, or is invalid.
     """
     return Setup(
-        bundle=protocol.to_text(os.fsencode(bundle.path.resolve())),
+        bundle=protocol.path_to_text(os.fsencode(bundle.path.resolve())),
         digest=bundle.digest,
         memory_bytes=options.slot_memory_bytes,
         max_file_bytes=options.max_file_bytes,
         max_pixels=options.max_pixels,
         parent_pid=os.getpid(),
-        shadow=None if shadow is None else protocol.to_text(os.fsencode(shadow.path.resolve())),
+        shadow=None if shadow is None else protocol.path_to_text(os.fsencode(shadow.path.resolve())),
         shadow_digest="" if shadow is None else shadow.digest,
         require_confinement=options.require_confinement,
         vocabulary=vocabulary.read_file(options.vocabulary_file),
     )
 
 
-def preview_place(options: RunOptions) -> PreviewStore | None:
+def locate_preview_store(options: RunOptions) -> PreviewStore | None:
     """Return where previews of such a run are kept; ``None`` if none are."""
     return None if options.preview_dir is None else PreviewStore(options.preview_dir, options.min_free_bytes)

@@ -32,7 +32,8 @@ from preread.core.errors import (
     error_from_code,
 )
 from preread.imaging.previews import PreviewStore
-from preread.runner.child.handle import GOODBYE_S, InferenceProcess, ResultQueue, Ticket
+from preread.runner.child.file_thread import Ticket
+from preread.runner.child.handle import GOODBYE_S, InferenceProcess, ResultQueue
 from preread.runner.child.protocol import Job, Reply, ReplyKind, Report, Setup
 from preread.runner.confine.confinement import ESSENTIAL
 from preread.runner.confine.refused_calls import MOST, RefusedCalls
@@ -134,7 +135,7 @@ class InferencePool(Generic[Ticket]):
         self._children: list[InferenceProcess[Ticket]] = []
         self._results: ResultQueue[Ticket] = ResultQueue()
         self._selector.register(self._results.fd, selectors.EVENT_READ, self._take_results)
-        self._start = partial(InferenceProcess[Ticket], command or COMMAND, setup, results=self._results, place=place)
+        self._start = partial(InferenceProcess[Ticket], command or COMMAND, setup, results=self._results, store=place)
         self._starts = _StartLimits(clock)
         self._leftovers = _Leftovers()
 
@@ -155,12 +156,12 @@ class InferencePool(Generic[Ticket]):
 
     @property
     def ever_ready(self) -> bool:
-        """Whether a process has ever been ready."""
+        """``True`` if an inference process has ever been ready."""
         return self._starts.ever_ready
 
     @property
     def hanging(self) -> int:
-        """Number of killed processes that hang in the kernel, or whose thread does."""
+        """Number of killed processes that hang, or whose thread hangs."""
         return self._leftovers.hanging
 
     def held_for(self, seconds: float) -> list[Ticket]:
@@ -184,7 +185,7 @@ class InferencePool(Generic[Ticket]):
     def submit(self, ticket: Ticket, job: Job) -> None:
         """Give a job to an idle process; ``idle`` must be above 0."""
         child = next(child for child in self._children if child.started and child.ticket is None)
-        child.take(ticket, job, self._clock() + self.deadline_s)
+        child.start_file(ticket, job, self._clock() + self.deadline_s)
 
     def answer(self, ticket: Ticket, *, known: bool, forgotten: bool = False) -> None:
         """Answer a ``Read``; without effect if its process has died since.
@@ -196,7 +197,7 @@ class InferencePool(Generic[Ticket]):
         """
         for child in self._children:
             if child.ticket == ticket:
-                child.answer(known=known, forgotten=forgotten)
+                child.send_known(known=known, forgotten=forgotten)
 
     def poll(self, timeout_s: float) -> list[Event[Ticket]]:
         """Keep the processes going; return events within ``timeout_s``.
@@ -237,7 +238,7 @@ class InferencePool(Generic[Ticket]):
         """
         for child in self._children:
             if child.ticket is not None or not child.started:
-                child.kill()
+                child.kill_process()
             self._unregister(child)
             child.close()
         give_up_at = time.monotonic() + GOODBYE_S
@@ -245,7 +246,7 @@ class InferencePool(Generic[Ticket]):
             try:
                 child.process.wait(max(0.0, give_up_at - time.monotonic()))
             except subprocess.TimeoutExpired:
-                child.kill()
+                child.kill_process()
                 self._leftovers.add(child)
         self._children.clear()
         self._leftovers.wait()
@@ -268,14 +269,14 @@ class InferencePool(Generic[Ticket]):
                 self._starts.pause(SPAWN_PAUSE_S)
                 return
             self._children.append(child)
-            self._selector.register(child.from_child, selectors.EVENT_READ, partial(self._read, child))
-            self._selector.register(child.control, selectors.EVENT_READ, partial(self._take_listener, child))
+            self._selector.register(child.channel.from_child, selectors.EVENT_READ, partial(self._read, child))
+            self._selector.register(child.channel.control, selectors.EVENT_READ, partial(self._take_listener, child))
 
     def _read(self, child: InferenceProcess[Ticket]) -> None:
         if child not in self._children:
             return
         try:
-            for reply in child.replies():
+            for reply in child.channel.read_replies():
                 if reply is None:
                     self._end(child)
                     return
@@ -287,9 +288,9 @@ class InferencePool(Generic[Ticket]):
 
     def _end(self, child: InferenceProcess[Ticket]) -> None:
         """Handle the end of a process's messages."""
-        if child.last or child.answered:
+        if child.last or child.has_answered:
             # it is removed once its file's file was looked at again
-            self._selector.unregister(child.from_child)
+            self._selector.unregister(child.channel.from_child)
             child.ended = True
         else:
             self._lose(child, self._death(child))
@@ -302,9 +303,11 @@ class InferencePool(Generic[Ticket]):
         if child not in self._children or not child.starting:
             return
         child.starting = False
-        self._selector.unregister(child.control)
-        if child.take_listener() and child.refused is not None:
-            self._selector.register(child.refused.fd, selectors.EVENT_READ, partial(self._refuse, child, child.refused))
+        self._selector.unregister(child.channel.control)
+        if child.channel.receive_listener() and child.channel.refused is not None:
+            self._selector.register(
+                child.channel.refused.fd, selectors.EVENT_READ, partial(self._refuse, child, child.channel.refused)
+            )
 
     def _refuse(self, child: InferenceProcess[Ticket], calls: RefusedCalls) -> None:
         """Refuse a system call of a process."""
@@ -318,11 +321,11 @@ class InferencePool(Generic[Ticket]):
 
     def _take_results(self) -> None:
         """Handle what the processes' threads found of the files."""
-        for looked in self._results.take():
+        for looked in self._results.take_results():
             child = looked.child
             if child not in self._children or child.ticket is not looked.ticket:
                 continue
-            ticket = child.finish()
+            ticket = child.finish_file()
             if isinstance(looked.found, Report):
                 self.events.append(Done(ticket, looked.found))
             else:
@@ -333,11 +336,11 @@ class InferencePool(Generic[Ticket]):
     def _take(self, child: InferenceProcess[Ticket], reply: Reply) -> None:
         if reply.kind is ReplyKind.READY and not child.started:
             self._take_listener(child)  # whatever was to come is there
-            child.started, child.deadline_at, child.lacking = True, None, reply.lacking
-            before, self.lacking = self.lacking, child.lacking
-            if child.lacking and child.lacking != before:
-                level = logging.WARNING if ESSENTIAL.intersection(child.lacking) else logging.INFO
-                _LOG.log(level, "slots_confined_in_part", extra={"why": ", ".join(child.lacking)})
+            child.started, child.deadline_at = True, None
+            before, self.lacking = self.lacking, reply.lacking
+            if reply.lacking and reply.lacking != before:
+                level = logging.WARNING if ESSENTIAL.intersection(reply.lacking) else logging.INFO
+                _LOG.log(level, "slots_confined_in_part", extra={"why": ", ".join(reply.lacking)})
             if not self.ever_ready:
                 _LOG.info("worker_ready")
             self._starts.succeeded()
@@ -345,17 +348,17 @@ class InferencePool(Generic[Ticket]):
         if reply.kind is ReplyKind.UNFIT and not child.started:
             self._starts.unfit = error_from_code(reply.code or "", reply.message, PrereadError)
             return
-        if child.ticket is None or child.answered:
+        if child.in_hand is None or child.has_answered:
             raise ValueError("a message about a file from a process that has none")
         if reply.kind is ReplyKind.READ and reply.sha256 is not None:
-            child.note_read(reply.sha256)
-            self.events.append(Read(child.ticket, reply.sha256))
+            child.in_hand.sha256 = reply.sha256
+            self.events.append(Read(child.in_hand.ticket, reply.sha256))
         elif reply.kind is ReplyKind.DONE and reply.report is not None:
             child.last = reply.last
-            child.look_again(reply.report)
+            child.end_reading(reply.report)
         elif reply.kind is ReplyKind.FAULT:
             error = error_from_code(reply.code or "", reply.message, EnvironmentFault)
-            self.events.append(Fault(child.finish(), error))
+            self.events.append(Fault(child.finish_file(), error))
         elif reply.kind is ReplyKind.BROKE:
             kind = SlotMemory if reply.code == SlotMemory.code else SlotCrashed
             self._lose(child, kind(reply.message))
@@ -364,26 +367,26 @@ class InferencePool(Generic[Ticket]):
 
     def _death(self, child: InferenceProcess[Ticket]) -> SlotError | EnvironmentFault:
         """Return the error for a death; no file's fault before it was read."""
-        error = child.cause_of_death()
+        error = child.wait_for_death()
         early = child.ticket is not None and not child.has_bytes()
         return EnvironmentFault(f"{error}, before it had its bytes") if early else error
 
     def _too_late(self, child: InferenceProcess[Ticket]) -> SlotError | EnvironmentFault:
         """Return the error for a deadline; the file's fault only once it was read."""
-        if child.ticket is not None and (child.answered or not child.has_bytes()):
+        if child.ticket is not None and (child.has_answered or not child.has_bytes()):
             return EnvironmentFault(f"the share did not deliver the file within {self.deadline_s:g} s")
         return SlotDeadline(f"reading the file took longer than {self.deadline_s:g} s")
 
     def _lose(
         self, child: InferenceProcess[Ticket], error: SlotError | EnvironmentFault, *, late: bool = False
     ) -> None:
-        if (ticket := child.ticket) is not None:
-            if child.sha256 is None:
+        if (file := child.in_hand) is not None:
+            if file.sha256 is None:
                 child.has_bytes()
             if isinstance(error, SlotError):
-                self.events.append(Lost(ticket, error, child.sha256, child.computed_s()))
+                self.events.append(Lost(file.ticket, error, file.sha256, child.measure_computed_s()))
             else:
-                self.events.append(Fault(ticket, error, late))
+                self.events.append(Fault(file.ticket, error, late))
         else:
             _LOG.warning("slot_lost", extra={"code": error.code, "why": str(error)})
         if not child.started:
@@ -392,16 +395,16 @@ class InferencePool(Generic[Ticket]):
 
     def _unregister(self, child: InferenceProcess[Ticket]) -> None:
         if not child.ended:
-            self._selector.unregister(child.from_child)
+            self._selector.unregister(child.channel.from_child)
         if child.starting:
-            self._selector.unregister(child.control)
-        if child.refused is not None:
-            self._selector.unregister(child.refused.fd)
+            self._selector.unregister(child.channel.control)
+        if child.channel.refused is not None:
+            self._selector.unregister(child.channel.refused.fd)
 
     def _remove(self, child: InferenceProcess[Ticket]) -> None:
         self.deaths += not child.last
         self._unregister(child)
-        child.kill()
+        child.kill_process()
         child.close()
         self._children.remove(child)
         self._leftovers.add(child)
@@ -467,7 +470,7 @@ class _Leftovers:
     def add(self, child: InferenceProcess[Ticket]) -> None:
         """Keep a killed process until it is gone."""
         self._processes.append(child.process)
-        self._threads.append(child.thread)
+        self._threads.append(child.files.thread)
 
     def reap(self) -> None:
         """Forget what is gone."""

@@ -40,7 +40,7 @@ _ONCE_STUCK_SCANS = 3
 _THREADS_END_S = 5.0
 _CHOICE_S = 2.0
 BUNDLE_CHANGED = -1
-"""Result of ``run``, all files in hand committed, when another bundle was chosen: call it again with that one."""
+"""Result of ``run_service`` when another bundle was chosen, all files in hand committed: call it again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class BundleChoice:
     is_current: Callable[[], bool] = lambda: True
 
 
-def run(
+def run_service(
     engine: Engine,
     bundles: BundleChoice,
     roots: Sequence[RootSpec],
@@ -128,7 +128,7 @@ class _Service:
         _LOG.info("worker_started", extra=extra | {"roots": len(watched), "slots": options.slots})
 
     def until_the_end(self) -> int:
-        """Run; see ``run``."""
+        """Run; see ``run_service``."""
         exit_code = 1
         try:
             root_ids = list(self._threads)

@@ -20,7 +20,7 @@ _TOGETHER_S = 0.2
 
 
 class DatabaseState:
-    """Whether the database takes changes, and when to try it again.
+    """State of the database: if it takes changes, and the next try.
 
     Args:
         clock: monotonic seconds.

@@ -34,8 +34,8 @@ from preread.imaging.radiograph import decode_radiograph, read_image_header
 from preread.model import assess, bundles
 from preread.runner.confine import self_test
 
-self_test.import_all()
-self_test.run(self_test.images(), None)
+self_test.import_image_modules()
+self_test.run_self_test(self_test.make_test_images(), None)
 known = set(sys.modules)
 for path in sys.argv[1:]:
     try:

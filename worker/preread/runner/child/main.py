@@ -56,7 +56,7 @@ def main(load: Callable[[Setup], Classifier] | None = None, *, confined: bool = 
     control = socket.socket(fileno=os.dup(0))
     os.dup2(devnull, 0)
     os.close(devnull)
-    setup = protocol.decode_setup(protocol.receive(control, _MAX_MESSAGE_BYTES)[0])
+    setup = protocol.decode_setup(protocol.receive_message(control, _MAX_MESSAGE_BYTES)[0])
     _limit(setup)
     preview = None
     if setup.preview_fd >= 0:
@@ -105,17 +105,17 @@ def _confine(slot: _Slot, *, self_tested: bool) -> tuple[str, ...]:
     """
     from preread.runner.confine import self_test
 
-    self_test.import_all()
-    images = self_test.images() if self_tested else {}
+    self_test.import_image_modules()
+    images = self_test.make_test_images() if self_tested else {}
     if self_tested:
         # unconfined first (33 ms): libraries import more at their first call, such as numpy.ma for percentiles
-        self_test.run(images, slot.classifier)
-    self_test.import_no_more()
-    lacking = confinement.confine(slot.control)
+        self_test.run_self_test(images, slot.classifier)
+    self_test.block_imports()
+    lacking = confinement.confine_process(slot.control)
     if slot.setup.require_confinement and (missing := confinement.ESSENTIAL.intersection(lacking)):
         raise confinement.Unconfined(f"this machine has no {' and no '.join(sorted(missing))}")
     if self_tested:
-        self_test.run(images, slot.classifier)
+        self_test.run_self_test(images, slot.classifier)
     return lacking
 
 
@@ -123,7 +123,7 @@ def _load(setup: Setup) -> Classifier:
     from preread.model import bundles
     from preread.model.classifier import Classifier
 
-    bundle = bundles.load_bundle(Path(os.fsdecode(protocol.to_path(setup.bundle))))
+    bundle = bundles.load_bundle(Path(os.fsdecode(protocol.text_to_path(setup.bundle))))
     if bundle.digest != setup.digest:
         raise BundleMismatch(f"the bundle at {bundle.path} is no longer the one that the worker started with")
     classifier = Classifier(bundle)
@@ -165,7 +165,7 @@ class _Slot:
     def serve(self) -> int:
         """Answer jobs until there are no more; return the exit code."""
         while True:
-            message, descriptor = protocol.receive(self.control, _MAX_MESSAGE_BYTES)
+            message, descriptor = protocol.receive_message(self.control, _MAX_MESSAGE_BYTES)
             if not message or descriptor is None:
                 return 0
             job = protocol.decode_job(message)
@@ -184,7 +184,7 @@ class _Slot:
     def _ask(self, sha256: str) -> Known:
         """Return what the worker knows of this content."""
         _send(self._replies, Reply(ReplyKind.READ, sha256=sha256))
-        return protocol.decode_known(protocol.receive(self.control, _MAX_MESSAGE_BYTES)[0])
+        return protocol.decode_known(protocol.receive_message(self.control, _MAX_MESSAGE_BYTES)[0])
 
     def _draw(self, pixels: PixelArray) -> int:
         """Write a preview into the memory that the worker reads.
@@ -207,7 +207,7 @@ class _Slot:
 def _serve(file: OpenFile) -> Reply:
     setup = file.setup
     try:
-        report = reading.read(file)
+        report = reading.assess_open_file(file)
         return Reply(ReplyKind.DONE, report=report, last=file.decoder_failed)
     except EnvironmentFault as error:
         return Reply(ReplyKind.FAULT, error.code, escape(str(error)))
@@ -218,7 +218,7 @@ def _serve(file: OpenFile) -> Reply:
 
 
 def _send(replies: BinaryIO, reply: Reply) -> None:
-    replies.write(protocol.encode(reply))
+    replies.write(protocol.encode_message(reply))
     replies.flush()
 
 

@@ -42,16 +42,17 @@ class Setup:
     """First message to a process.
 
     Attributes:
-        bundle: folder of the bundle, as ``to_text`` gives it.
+        bundle: folder of the bundle, as ``path_to_text`` gives it.
         digest: the digest that this bundle must have.
         memory_bytes: address space that the process may use.
         parent_pid: the worker's; when that process ends, so does the process.
-        shadow: folder of the bundle for jobs in the shadow, as ``to_text`` gives it; ``shadow_digest`` is what it has.
+        shadow: folder of the bundle for jobs in the shadow, as ``path_to_text`` gives it.
+        shadow_digest: the digest that this bundle must have.
         notes_fd: of a pipe into which the process writes the SHA-256 of its file when it has the bytes, in hex.
         preview_fd: of memory shared with the worker, ``previews.MAX_BYTES`` of it, into which it draws previews.
         require_confinement: do not start where the kernel lacks what confines the process.
         vocabulary: TOML, the site's words for views and body parts; see ``core.text.vocabulary``.
-        pictures: assess nothing, but answer with each picture as a network is trained on it; no bundle is loaded then.
+        ``pictures``: assess nothing, but answer with each image as a network is trained on it; no bundle is loaded.
     """
 
     bundle: str
@@ -75,7 +76,7 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """File version to read; ``root`` and ``path`` as of ``to_text``.
+    """File version to read; ``root`` and ``path`` as of ``path_to_text``.
 
     The worker opens it and sends its descriptor along; the process gets the path, which may name the patient, and not
     the root.
@@ -237,8 +238,8 @@ _JOB = TypeAdapter(Job)
 _KNOWN = TypeAdapter(Known)
 
 
-def encode(message: Setup | Job | Known | Reply) -> bytes:
-    """Return a message as one line."""
+def encode_message(message: Setup | Job | Known | Reply) -> bytes:
+    """Encode a message of worker or inference process as a JSON line."""
     match message:
         case Setup():
             return _SETUP.dump_json(message) + b"\n"
@@ -251,7 +252,7 @@ def encode(message: Setup | Job | Known | Reply) -> bytes:
 
 
 def decode_reply(line: bytes) -> Reply:
-    """Parse a message of a process.
+    """Decode and validate a message of an inference process.
 
     Raises:
         ValueError: it is invalid.
@@ -260,7 +261,7 @@ def decode_reply(line: bytes) -> Reply:
 
 
 def decode_setup(line: bytes) -> Setup:
-    """Parse the first message of the worker.
+    """Decode the worker's first message to an inference process.
 
     Raises:
         ValueError: it is invalid.
@@ -269,7 +270,7 @@ def decode_setup(line: bytes) -> Setup:
 
 
 def decode_job(line: bytes) -> Job:
-    """Parse a job.
+    """Decode the worker's job for an inference process.
 
     Raises:
         ValueError: it is invalid.
@@ -278,7 +279,7 @@ def decode_job(line: bytes) -> Job:
 
 
 def decode_known(line: bytes) -> Known:
-    """Parse an answer of the worker.
+    """Decode the worker's answer about a known content.
 
     Raises:
         ValueError: it is invalid.
@@ -286,18 +287,18 @@ def decode_known(line: bytes) -> Known:
     return _KNOWN.validate_json(line)
 
 
-def to_text(path: bytes) -> str:
-    """Return any path as text that JSON can hold: one character a byte."""
+def path_to_text(path: bytes) -> str:
+    """Convert a path to text for JSON messages: one character a byte."""
     return path.decode("latin-1")
 
 
-def to_path(text: str) -> bytes:
-    """Return the path of a text from ``to_text``."""
+def text_to_path(text: str) -> bytes:
+    """Convert a text from ``path_to_text`` back to the path."""
     return text.encode("latin-1")
 
 
-def send(control: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -> None:
-    """Send one message and its descriptors, without waiting.
+def send_message(control: socket.socket, message: bytes, descriptors: Sequence[int] = ()) -> None:
+    """Send one message and its file descriptors, without waiting.
 
     ``socket.send_fds`` of Python 3.11 drops its flags.
 
@@ -308,8 +309,8 @@ def send(control: socket.socket, message: bytes, descriptors: Sequence[int] = ()
     control.sendmsg([message], rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
-def receive(control: socket.socket, most_bytes: int, flags: int = 0) -> tuple[bytes, int | None]:
-    """Return the next message and its descriptor; no bytes at the end.
+def receive_message(control: socket.socket, most_bytes: int, flags: int = 0) -> tuple[bytes, int | None]:
+    """Receive a message and its file descriptor; no bytes at the end.
 
     Raises:
         OSError: as the flags have it.

@@ -56,11 +56,11 @@ class _Laps:
 
 @dataclass(slots=True)
 class OpenFile:
-    """File in hand.
+    """Open file that the inference process has in hand.
 
     Attributes:
         descriptor: of its file; closed once it is read.
-        classifier: ``None`` where pictures are asked for and no assessment.
+        classifier: ``None`` if images for training are asked for and no assessment.
         ask: asks the worker what it knows of these bytes, by their SHA-256.
         draw: keeps a preview of these pixels; ``None`` where none is kept. Returns its size, 0 if there is no room.
         decoder_failed: a decoder raised, which may have left the process's memory in any state.
@@ -75,8 +75,8 @@ class OpenFile:
     decoder_failed: bool = False
 
 
-def read(file: OpenFile) -> Report:
-    """Read, assess and draw one file.
+def assess_open_file(file: OpenFile) -> Report:
+    """Assess an open file in an inference process, and draw its preview.
 
     Raises:
         EnvironmentFault: it changed meanwhile, or the share does not hand out its bytes.
@@ -89,9 +89,9 @@ def read(file: OpenFile) -> Report:
     began = time.perf_counter()
     laps = _Laps()
     limits = ImageLimits(max_bytes=setup.max_file_bytes, max_pixels=setup.max_pixels)
-    expected = Observation(protocol.to_path(job.path), job.size_bytes, job.mtime_ns)
+    expected = Observation(protocol.text_to_path(job.path), job.size_bytes, job.mtime_ns)
     try:
-        data = safe_read.read_opened_file(file.descriptor, expected, confinement.key_of)
+        data = safe_read.read_opened_file(file.descriptor, expected, confinement.read_file_key)
     finally:
         os.close(file.descriptor)
     sha256 = hashlib.sha256(data).hexdigest()
@@ -264,7 +264,7 @@ def _named_by_path(report: Report, job: Job) -> Report:
     found = report.identity
     caveats = report.gate_caveats
     if job.path_pattern is not None:
-        path = os.fsdecode(protocol.to_path(job.path))
+        path = os.fsdecode(protocol.text_to_path(job.path))
         found = fill_missing_identity(found, read_identity_from_path(path, job.path_pattern))
         if found.patient_id is not None:
             caveats = tuple(caveat for caveat in caveats if caveat is not Caveat.UNIDENTIFIED)

@@ -57,7 +57,7 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
-def named(lacking: str) -> str:
+def describe_lacking_part(lacking: str) -> str:
     """Return the name of a lacking part, for people."""
     if lacking.startswith(_OLD_ABI):
         return f"Landlock of ABI {NEWEST_ABI_USED} (it has ABI {lacking.removeprefix(_OLD_ABI)})"
@@ -76,8 +76,8 @@ def _libc() -> ctypes.CDLL:
     return ctypes.CDLL(None, use_errno=True)
 
 
-def confine(control: socket.socket) -> tuple[str, ...]:
-    """Confine the calling process.
+def confine_process(control: socket.socket) -> tuple[str, ...]:
+    """Confine the calling process: seccomp, Landlock, resource limits.
 
     It can then read what it has open, compute, write into its pipes and end.
 
@@ -151,9 +151,9 @@ class _Filters:
     def __init__(self, machine: Machine) -> None:
         self._number = _SECCOMP_CALL[platform.machine()]
         pid = os.getpid()
-        self._telling = syscalls.allow_list(machine, pid, syscalls.TELL)
-        self._silent = syscalls.allow_list(machine, pid, syscalls.REFUSE)
-        self._closing = syscalls.closing(machine)
+        self._telling = syscalls.build_allow_list(machine, pid, syscalls.TELL)
+        self._silent = syscalls.build_allow_list(machine, pid, syscalls.REFUSE)
+        self._closing = syscalls.build_closing_filter(machine)
 
     def install(self, libc: ctypes.CDLL, control: socket.socket) -> bool | None:
         """Put both in place, and give the listener away between them.
@@ -170,7 +170,7 @@ class _Filters:
             return None
         if listener is not None:
             # whoever holds it may let a refused call through: it must be gone before a file is read
-            protocol.send(control, b"refused calls", [listener])
+            protocol.send_message(control, b"refused calls", [listener])
             os.close(listener)
         if self._set(libc, self._closing, flags) is None:
             raise OSError(errno.EPERM, "the second seccomp filter was not taken")
@@ -188,7 +188,7 @@ class _Filters:
         return answer if answer >= 0 else None
 
 
-def key_of(file_fd: int) -> tuple[int, int, int, int]:
+def read_file_key(file_fd: int) -> tuple[int, int, int, int]:
     """Return the ``safe_read.FileKey`` of an open file.
 
     The C library's ``fstat`` makes a call that takes a path, which a confined process may not make.

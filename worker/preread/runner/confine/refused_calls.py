@@ -48,7 +48,7 @@ class RefusedCalls:
                 raise
             return None  # the process was killed meanwhile
         self.count += 1
-        name = syscalls.name_of(number, self._machine)
+        name = syscalls.name_system_call(number, self._machine)
         if name in self._names:
             return None
         self._names.add(name)

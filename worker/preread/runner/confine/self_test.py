@@ -45,7 +45,7 @@ _EXPLICIT_LITTLE = "1.2.840.10008.1.2.1"
 _EIGHT_BITS = frozenset({"1.2.840.10008.1.2.4.50"})
 
 
-def import_all() -> None:
+def import_image_modules() -> None:
     """Import all that an image may need."""
     for name in _LATE:
         importlib.import_module(name)
@@ -55,12 +55,12 @@ def import_all() -> None:
         codecs.lookup(encoding)
 
 
-def import_no_more() -> None:
+def block_imports() -> None:
     """Let each later import fail at once, with the module's name."""
     sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not PathFinder]
 
 
-def images() -> dict[str, bytes]:
+def make_test_images() -> dict[str, bytes]:
     """Return a synthetic image for each codec, as the bytes of a file."""
     import jpeg_ls
     from imagecodecs import jpeg8_encode, packbits_encode
@@ -89,11 +89,11 @@ def images() -> dict[str, bytes]:
     return found
 
 
-def run(images: Mapping[str, bytes], classifier: Classifier | None) -> None:
+def run_self_test(images: Mapping[str, bytes], classifier: Classifier | None) -> None:
     """Decode images, draw their previews and run the network, if any.
 
     Args:
-        images: content by name, of ``images``.
+        images: content by name, of ``make_test_images``.
         classifier: ``None`` for a process without a network.
 
     Raises:

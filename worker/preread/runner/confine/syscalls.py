@@ -207,7 +207,7 @@ MACHINES: Mapping[str, Machine] = {
 }
 
 
-def name_of(number: int, machine: Machine) -> str:
+def name_system_call(number: int, machine: Machine) -> str:
     """Return the name of a call, or its number if the tables have none."""
     for table in (_KILLED, _REFUSED, _ALLOWED):
         for name, numbers in table.items():
@@ -217,7 +217,7 @@ def name_of(number: int, machine: Machine) -> str:
     return next((name for name, both in extra.items() if both[machine.column] == number), f"number {number}")
 
 
-def allow_list(machine: Machine, own_pid: int, otherwise: int) -> bytes:
+def build_allow_list(machine: Machine, own_pid: int, otherwise: int) -> bytes:
     """Return the filter that is put in place first, and stays.
 
     Args:
@@ -238,7 +238,7 @@ def allow_list(machine: Machine, own_pid: int, otherwise: int) -> bytes:
     )
 
 
-def closing(machine: Machine) -> bytes:
+def build_closing_filter(machine: Machine) -> bytes:
     """Return the filter that ends what only confining needed.
 
     Of two filters' answers the stricter one holds.
