@@ -355,7 +355,7 @@ def need_a_file() -> int:
 
     really_jpeg_ls = decoders._jpeg_ls
 
-    def jpeg_ls(frame: bytes, module: decoders.PixelModule) -> decoders.StoredValues:
+    def jpeg_ls(frame: bytes, module: decoders.PixelModule) -> decoders._Decoded:
         opened(os.devnull)
         return really_jpeg_ls(frame, module)
 

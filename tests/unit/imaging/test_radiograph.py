@@ -134,10 +134,12 @@ def test_sixteen_bit_png_is_scaled_and_not_saturated() -> None:
     assert apart(read(phantoms.to_png(FILM, bits=16))[1]) == 0
 
 
-def test_twelve_bits_in_a_sixteen_bit_png_are_stretched_with_a_caveat() -> None:
-    radiograph = decode_radiograph(read_image_header(as_png(Image.fromarray(FILM.astype(np.uint16) * 16))))
+@pytest.mark.parametrize("factor, caveat", [(16, Caveat.DEPTH_CORRECTED), (5, Caveat.NO_WINDOW)])
+def test_fewer_bits_in_a_sixteen_bit_png_are_scaled_with_a_caveat(factor: int, caveat: Caveat) -> None:
+    """Values of 12 bits have a certain scale, values up to 1275 have none and are stretched."""
+    radiograph = decode_radiograph(read_image_header(as_png(Image.fromarray(FILM.astype(np.uint16) * factor))))
     assert apart(radiograph.pixels) <= 1
-    assert radiograph.caveats == (Caveat.NO_WINDOW,)
+    assert radiograph.caveats == (caveat,)
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P"])

@@ -7,8 +7,6 @@ import io
 import numpy as np
 import pydicom
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 
 from preread.core.errors import UnreadableError
@@ -101,19 +99,13 @@ def test_a_film_that_is_cut_off_ends_as_it_does_whole(share: float) -> None:
 # --------------------------------------------------------------------------- only counted where it matters
 
 
-@given(
-    low=st.integers(0, 255),
-    width=st.integers(2, 300),
-    padded=st.none() | st.integers(0, 255),
-    seed=st.integers(0, 9),
-)
-def test_a_window_that_clips_is_told_as_if_every_pixel_were_counted(
-    low: int, width: int, padded: int | None, seed: int
-) -> None:
-    random = np.random.default_rng(seed)
-    values = np.sort(random.integers(0, 256, (300, 200)).astype(np.uint8), axis=0)  # its ends lie in other rows
-    outside = (np.arange(256) < low) | (np.arange(256) > low + width)
-    padding = np.arange(256) == (-1 if padded is None else padded)
-    shown = values[values != padded] if padded is not None else values
-    clipped = np.count_nonzero(outside[shown]) > 0.9 * shown.size
-    assert rendering._Histogram(values, padding).are_mostly(outside) == clipped
+def test_a_large_image_is_counted_in_every_nth_row_and_a_small_one_in_all() -> None:
+    values = np.arange(2000, dtype=np.uint16).repeat(1500).reshape(2000, 1500)
+    padding = np.arange(1 << 16) < 2
+    large, small = (rendering._Histogram(part, padding) for part in (values, values[:600]))
+    step = -(-values.size // rendering._SAMPLE_PX)
+    assert step > 1
+    assert np.flatnonzero(large.sample).tolist() == list(range(step, 2000, step))
+    assert set(large.sample) == {0, 1500}
+    assert small.sample is small.counts
+    assert np.flatnonzero(small.counts).tolist() == list(range(2, 600))

@@ -23,7 +23,14 @@ from preread_training.data.phantoms import Encoding
 RAMP = np.concatenate([np.zeros((4, 256)), np.tile(np.arange(256), (60, 1)), np.full((4, 256), 255)]).astype(np.uint8)
 
 
-def shown(
+def shown(stored: np.ndarray, *arguments: Any, **elements: Any) -> tuple[PixelArray, tuple[Caveat, ...]]:
+    """Render stored values under a header that holds these elements as they are and does not contradict them."""
+    image = rendered(stored, *arguments, **elements)
+    assert not image.scale_fault
+    return image.pixels, image.caveats
+
+
+def rendered(
     stored: np.ndarray,
     bits: int = 12,
     photometric: str = "MONOCHROME2",
@@ -31,7 +38,7 @@ def shown(
     signed: bool = False,
     little_endian: bool = True,
     **elements: Any,
-) -> tuple[PixelArray, tuple[Caveat, ...]]:
+) -> rendering.Rendered:
     """Render stored values under a header that holds these elements as they are."""
     dataset = Dataset()
     with warnings.catch_warnings():
@@ -41,9 +48,8 @@ def shown(
     allocated = 8 * stored.dtype.itemsize
     rows, columns = stored.shape
     module = PixelModule(rows, columns, 1, allocated, bits, bits - 1, signed, photometric, 0)
-    return rendering.render_grey_levels(
-        stored, module, DicomFile(dataset, "1.2.840.10008.1.2.1", None, little_endian, b"", None)
-    )
+    file = DicomFile(dataset, "1.2.840.10008.1.2.1", None, little_endian, b"", None)
+    return rendering.render_grey_levels(stored, module, file)
 
 
 def twelve(levels: PixelArray) -> np.ndarray:
@@ -186,9 +192,13 @@ def test_a_broken_table_leaves_the_window(broken: list[Dataset]) -> None:
 
 def test_a_modality_table_with_a_negative_first_value_on_unsigned_data() -> None:
     table = np.concatenate([np.zeros(100), np.arange(4096)])
-    pixels, _ = shown(twelve(RAMP), ModalityLUTSequence=lut(table, -100, 16, 4196), **FULL_WINDOW)
+    image = rendered(twelve(RAMP), ModalityLUTSequence=lut(table, -100, 16, 4196), **FULL_WINDOW)
     # -100 is read as 65436 where no value is below zero: every value is then below the first one mapped
-    assert pixels.max() == 0 or apart(pixels) <= 1
+    assert image.pixels.max() == 0
+    assert image.scale_fault == (
+        "WindowCenter 2048 and WindowWidth 4096 show the image in grey levels from 0 to 0 of 255; "
+        "the stored values lie between 0 and 4095"
+    )
 
 
 def test_a_modality_table_that_declares_twelve_bits() -> None:
@@ -261,8 +271,26 @@ def test_a_window_that_misses_the_film_is_said(center: str, function: str) -> No
 
 
 def test_a_window_that_cuts_a_part_is_the_films_own() -> None:
-    _, caveats = shown(twelve(RAMP), WindowCenter="3600", WindowWidth="1000")
+    pixels, caveats = shown(twelve(RAMP), WindowCenter="2600", WindowWidth="3000")
+    assert (pixels == 0).mean() > 0.25
     assert caveats == ()
+
+
+@pytest.mark.parametrize(
+    "center, width, photometric, lost",
+    [
+        ("3600", "1000", "MONOCHROME2", "64.1% of the pixels as the same black"),
+        ("1000", "2000", "MONOCHROME2", "44.8% of the pixels as the same white"),
+        ("1000", "2000", "MONOCHROME1", "40.7% of the pixels as the same black"),
+        ("2048", "40000", "MONOCHROME2", "the image in grey levels from 114 to 141 of 255"),
+    ],
+)
+def test_a_window_that_cannot_be_meant_is_a_fault(center: str, width: str, photometric: str, lost: str) -> None:
+    image = rendered(twelve(RAMP), photometric=photometric, WindowCenter=center, WindowWidth=width)
+    assert image.scale_fault == (
+        f"WindowCenter {center} and WindowWidth {width} show {lost}; the stored values lie between 0 and 4095"
+    )
+    assert image.caveats == ()
 
 
 def test_a_film_of_one_level_is_black_and_does_not_fail() -> None:

@@ -87,6 +87,7 @@ class RefusalCode(StrEnum):
     NOT_CHEST = "not_chest"
     INVERTED = "inverted"
     ORIENTATION = "orientation"
+    SCALE_UNCLEAR = "scale_unclear"
 
 
 class Verdict(StrEnum):
@@ -179,6 +180,8 @@ class Caveat(StrEnum):
     NO_TAGS = "no_tags"
     WINDOW_CLIPS = "window_clips"
     NO_WINDOW = "no_window"
+    WINDOW_REPLACED = "window_replaced"
+    DEPTH_CORRECTED = "depth_corrected"
     POLARITY_CONFLICT = "polarity_conflict"
     RESCALE_IGNORED = "rescale_ignored"
     TAIL_ZERO = "tail_zero"
@@ -202,6 +205,9 @@ CAVEAT_TEXT: dict[Caveat, str] = {
     Caveat.NO_TAGS: "an image without DICOM tags: only its pixels are known",
     Caveat.WINDOW_CLIPS: "the stored window clips most pixels; a window computed from the pixels was used",
     Caveat.NO_WINDOW: "the image has no window; one computed from its pixels was used",
+    Caveat.WINDOW_REPLACED: "the stored window is for another number of bits than the pixels have; their full range "
+    "was used",
+    Caveat.DEPTH_CORRECTED: "the header states other bits than the pixels use; those that the pixels use were read",
     Caveat.POLARITY_CONFLICT: "the header is inconsistent about which end of the grey scale is white",
     Caveat.RESCALE_IGNORED: "the rescale slope is unusable and was ignored",
     Caveat.TAIL_ZERO: "the last part of the pixel data is all zero: the image may be incomplete",
@@ -265,6 +271,8 @@ class Radiograph:
         decoder: name and version of the decoder of the pixel data.
         caveats: assumptions made while decoding and rendering.
         study_header: patient and study as the file states them; ``None`` for JPEG and PNG.
+        scale_fault: sentence that names elements, their values and the found range if header and pixels are on
+            different scales and the true scale is not certain, so that ``pixels`` prove nothing; empty otherwise.
     """
 
     pixels: PixelArray
@@ -276,6 +284,7 @@ class Radiograph:
     transfer_syntax_uid: str | None = None
     caveats: tuple[Caveat, ...] = ()
     study_header: StudyHeader | None = None
+    scale_fault: str = ""
 
 
 @dataclass(frozen=True, slots=True)

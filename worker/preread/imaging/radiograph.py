@@ -7,7 +7,7 @@ the image.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from pydicom.config import IGNORE
 from pydicom.dataset import Dataset
@@ -256,10 +256,11 @@ def _decode_dicom(header: ImageHeader, file: DicomFile, limits: ImageLimits, sho
         raise MultiFrame(f"NumberOfFrames is {header.number_of_frames}; a radiograph has 1 frame.")
     module = decoders.read_pixel_module(file, limits.max_pixels)
     stored = decoders.decode_stored_values(file, module, _halvings(module, shorter_side_px))
-    pixels, caveats = rendering.render_grey_levels(stored.values, module, file)
-    distinct: dict[Caveat, None] = dict.fromkeys((*stored.caveats, *caveats))
+    found = replace(module, bits_stored=stored.field.bits, high_bit=stored.field.end - 1, signed=stored.field.signed)
+    rendered = rendering.render_grey_levels(stored.values, found, file, module.bits_stored)
+    distinct: dict[Caveat, None] = dict.fromkeys((*stored.caveats, *rendered.caveats))
     return Radiograph(
-        pixels,
+        rendered.pixels,
         module.rows,
         module.columns,
         header.identity,
@@ -268,6 +269,7 @@ def _decode_dicom(header: ImageHeader, file: DicomFile, limits: ImageLimits, sho
         header.transfer_syntax_uid,
         caveats=tuple(distinct),
         study_header=header.study_header,
+        scale_fault=stored.contradiction or rendered.scale_fault,
     )
 
 

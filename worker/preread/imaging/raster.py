@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import imagecodecs
 import numpy as np
+import numpy.typing as npt
 import PIL
 from PIL import ExifTags, Image, JpegImagePlugin, PngImagePlugin
 
@@ -25,17 +26,25 @@ from preread.core.errors import (
 from preread.core.types import Caveat, PixelArray
 from preread.imaging.codecs import jpeg, png
 from preread.imaging.codecs.codestreams import Codestream, RasterMetadata
+from preread.imaging.codecs.stored_bits import find_depth
 from preread.imaging.elements import PARSE_ERRORS
+from preread.imaging.statistics import GREY_LEVEL_SPREAD_MIN, grey_level_range
 
 # JPEG stores colour at low resolution, so that even the channels of a grey image differ a little.
 _CHANNELS_APART_MAX = 16
 _COLOURED_SHARE_MAX = 0.001
 _COLOUR_MODES = frozenset({"RGB", "RGBA", "RGBX", "P", "PA", "CMYK", "YCbCr"})
 _BANDS = {"CMYK": 4, "RGBA": 4, "RGB": 3, "YCbCr": 3, "P": 3}
-# Read once at import: a confined process can open no file later.
-_DEEP_DECODER = f"imagecodecs {version('imagecodecs')} ({imagecodecs.jpeg8_version()})"
-# A 16-bit PNG with all values below this has fewer bits, right-aligned.
-_DEEP_RIGHT_ALIGNED = 1 << 14
+# Read and resolved at import: a confined process can open no file and load no library later.
+_IMAGECODECS = f"imagecodecs {version('imagecodecs')}"
+_DEEP_DECODERS = {
+    "JPEG": f"{_IMAGECODECS} ({imagecodecs.jpeg8_version()})",
+    "PNG": f"{_IMAGECODECS} ({imagecodecs.png_version()})",
+}
+_decode_png = imagecodecs.png_decode
+_DEEP_BITS = 16
+# An image of uncertain depth whose values all have fewer bits is right-aligned.
+_RIGHT_ALIGNED_BITS = 14
 
 
 # More than any radiograph has, whatever ``ImageLimits.max_pixels``.
@@ -121,12 +130,14 @@ def read_raster_size(data: bytes, kind: str) -> RasterSize:
 
 
 def decode_raster(data: bytes, kind: str, max_pixels: int) -> DecodedImage:
-    """Decode a JPEG or PNG file to 8-bit grey levels with Pillow.
+    """Decode a JPEG or PNG file to 8-bit grey levels.
 
     Eight-bit grey is unchanged. Colour must be grey but for its encoding and is converted with Pillow's
-    ``convert("L")``, as the training images were. 16-bit grey is scaled by its full range, or between its 0.5th and
-    99.5th percentile if all values have at most 14 bits; JPEG of 9 to 16 bits (extended and lossless) is scaled in the
-    same way. EXIF orientation is applied.
+    ``convert("L")``, as the training images were. Samples of 16 bits are scaled by the range of the bits that they
+    use, burned-in markers aside; if that is not certain, by their full range, or between their 0.5th and 99.5th
+    percentile if all values have at most 14 bits; JPEG of 9 to 16 bits (extended and lossless) is scaled in the same
+    way. Of 16-bit colour and grey with alpha Pillow keeps the high byte only, so imagecodecs (libpng) decodes these.
+    EXIF orientation is applied.
 
     Args:
         data: content of the file.
@@ -166,19 +177,23 @@ def decode_raster(data: bytes, kind: str, max_pixels: int) -> DecodedImage:
             raise DecodeFailed(f"Pillow cannot decode the image data of the {kind} file.") from None
         except PARSE_ERRORS:
             raise DecodeFailed(f"Pillow cannot decode the image data of the {kind} file.") from None
+        caveats: tuple[Caveat, ...] = ()
+        if image.mode.startswith("I"):
+            image, caveats = _scale_16_bit(np.asarray(image))
+        elif functions is _FORMATS["PNG"] and functions.read_size(bare).precision == _DEEP_BITS:
+            decoder = _DEEP_DECODERS["PNG"]
+            image, caveats = _scale_16_bit(_deep_channels(bare))
         if (turn := _TURNS.get(_orientation(metadata))) is not None:
             image = image.transpose(turn)
-    if image.mode.startswith("I"):
-        return _scale_16_bit(np.asarray(image), decoder)
     if image.mode == "L":
-        return DecodedImage(np.asarray(image), decoder)
+        return DecodedImage(np.asarray(image), decoder, caveats)
     if image.mode in {"LA", "1"}:
-        return DecodedImage(np.asarray(image.convert("L")), decoder)
+        return DecodedImage(np.asarray(image.convert("L")), decoder, caveats)
     if image.mode not in _COLOUR_MODES:
         raise UnsupportedPixels(f"The {kind} image has Pillow's mode {image.mode}; grey and RGB images are supported.")
     colours = image.convert("RGB")
     require_grey(np.asarray(colours))
-    return DecodedImage(np.asarray(colours.convert("L")), decoder)
+    return DecodedImage(np.asarray(colours.convert("L")), decoder, caveats)
 
 
 def _decode_deep_jpeg(bare: bytes, codestream: Codestream, orientation: int, max_pixels: int) -> DecodedImage:
@@ -213,10 +228,10 @@ def _decode_deep_jpeg(bare: bytes, codestream: Codestream, orientation: int, max
         values = values[:, :, 1]
     # 0 to 65535, as in a 16-bit PNG
     full = values.astype(np.float64) * (0xFFFF / ((1 << codestream.precision) - 1))
-    image = _scale_16_bit(np.floor(full + 0.5).astype(np.int32), _DEEP_DECODER)
-    if (turn := _TURNS.get(orientation)) is None:
-        return image
-    return replace(image, pixels=np.asarray(Image.fromarray(image.pixels).transpose(turn)))
+    image, caveats = _scale_16_bit(np.floor(full + 0.5).astype(np.int32))
+    if (turn := _TURNS.get(orientation)) is not None:
+        image = image.transpose(turn)
+    return DecodedImage(np.asarray(image), _DEEP_DECODERS["JPEG"], caveats)
 
 
 def _orientation(metadata: RasterMetadata) -> int:
@@ -250,22 +265,45 @@ def require_grey(channels: PixelArray) -> None:
         raise ColourNotGrey
 
 
-def _scale_16_bit(levels: np.ndarray[tuple[int, ...], np.dtype[np.generic]], decoder: str) -> DecodedImage:
-    """Scale 16-bit grey to 8 bits (Pillow's ``convert("L")`` would saturate).
+def _deep_channels(bare: bytes) -> npt.NDArray[np.integer[Any]]:
+    """Decode a PNG of 16 bits with several channels, without its alpha channel.
+
+    Returns:
+        uint16 [rows, columns], or [rows, columns, 3] for colour.
+    """
+    try:
+        levels = np.asarray(_decode_png(bare))
+    except PARSE_ERRORS:
+        raise DecodeFailed("libpng cannot decode the image data of the PNG file.") from None
+    if levels.ndim != 3 or levels.dtype != np.uint16:
+        raise DecodeFailed("libpng returned another form of the image than the PNG header states.")
+    return levels[:, :, 0] if levels.shape[2] == 2 else levels[:, :, :3]
+
+
+def _scale_16_bit(levels: npt.NDArray[Any]) -> tuple[Image.Image, tuple[Caveat, ...]]:
+    """Scale 16-bit samples to 8 bits (Pillow's ``convert("L")`` would saturate).
 
     Args:
-        levels: integers [rows, columns], 0 to 65535.
-        decoder: name and version of the decoder.
+        levels: integers [rows, columns] or [rows, columns, 3], 0 to 65535.
+
+    Returns:
+        Image in Pillow's mode L or RGB.
     """
-    if levels.ndim != 2 or levels.min() < 0 or levels.max() > 0xFFFF:
+    if levels.min() < 0 or levels.max() > 0xFFFF:
         raise UnsupportedPixels(
             f"The grey levels of the image range from {levels.min()} to {levels.max()}; the limits are 0 and 65535."
         )
     indices = levels.astype(np.uint16)
-    top = int(indices.max())
-    entries = np.arange(0x10000, dtype=np.float64)
-    if top >= _DEEP_RIGHT_ALIGNED:
-        return DecodedImage(np.floor(entries / 257 + 0.5).astype(np.uint8)[indices], decoder)
-    low, high = np.percentile(indices, (0.5, 99.5))
-    table = np.clip((entries - low) * (255 / max(high - low, 1.0)), 0, 255)
-    return DecodedImage(np.floor(table + 0.5).astype(np.uint8)[indices], decoder, (Caveat.NO_WINDOW,))
+    counts = np.bincount(indices.ravel(), minlength=1 << _DEEP_BITS)
+    values = np.flatnonzero(counts)
+    depth = find_depth(values, counts[values])
+    used = min(depth.bits if depth.is_certain else _DEEP_BITS, _DEEP_BITS)
+    entries = np.arange(1 << _DEEP_BITS)
+    table = np.floor(np.minimum(entries / ((1 << used) - 1), 1.0) * 255 + 0.5).astype(np.uint8)
+    caveats: tuple[Caveat, ...] = (Caveat.DEPTH_CORRECTED,) if used < _DEEP_BITS else ()
+    low, high = grey_level_range(np.bincount(table, weights=counts, minlength=256))
+    if high - low < GREY_LEVEL_SPREAD_MIN and depth.bits <= _RIGHT_ALIGNED_BITS:
+        darkest, brightest = (int(np.searchsorted(np.cumsum(counts), share * indices.size)) for share in (0.005, 0.995))
+        stretched = np.clip((entries - darkest) * (255 / max(brightest - darkest, 1)), 0, 255)
+        table, caveats = np.floor(stretched + 0.5).astype(np.uint8), (Caveat.NO_WINDOW,)
+    return Image.fromarray(table[indices]), caveats

@@ -6,13 +6,30 @@ They are computed from the network's input, so that images of every size and for
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from preread.core.types import ImageStatistics, PixelArray
 
 _BORDER = 8  # the border is this fraction (1/8) of each side
 _GREYS = np.arange(256)
+
+
+# At least 89 in the 5,216 training images and 150 in the 180 of them at full size.
+GREY_LEVEL_SPREAD_MIN = 80
+
+
+def grey_level_range(counts: npt.NDArray[np.number[Any]]) -> tuple[int, int]:
+    """Return the 0.5th and 99.5th percentile of grey levels.
+
+    Args:
+        counts: number of pixels of each level, [256].
+    """
+    cumulated = np.cumsum(counts)
+    low, high = (int(np.searchsorted(cumulated, share * cumulated[-1])) for share in (0.005, 0.995))
+    return low, high
 
 
 def measure_image(pixels: PixelArray) -> ImageStatistics:

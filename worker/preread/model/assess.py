@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numpy as np
 
 from preread.core.errors import BlankPicture, ColourNotGrey
-from preread.core.types import Assessment, Caveat, Declared, Refusal, RefusalCode, Stage
+from preread.core.types import Assessment, Caveat, Declared, PixelArray, Refusal, RefusalCode, Stage
 from preread.imaging.preprocessing import preprocess_image, resize_to_input
 from preread.imaging.radiograph import DEFAULT_LIMITS, ImageHeader, ImageLimits, decode_radiograph, read_image_header
-from preread.imaging.statistics import measure_image
+from preread.imaging.statistics import GREY_LEVEL_SPREAD_MIN, grey_level_range, measure_image
 from preread.model.classifier import Classifier
 from preread.model.intended_use import TagCheck, check_intended_use, not_understood
 
@@ -60,6 +60,9 @@ def assess(
         reason = "the image is in colour, as a photograph or a screen capture"
         return _refusal(sha256, bundle.label, (RefusalCode.NOT_A_RADIOGRAPH, reason), header, checked)
     on_stage_end(Stage.DECODE)
+    if radiograph.scale_fault:
+        unclear = (RefusalCode.SCALE_UNCLEAR, radiograph.scale_fault)
+        return _refusal(sha256, bundle.label, unclear, header, checked)
     pixels = resize_to_input(bundle.manifest.preprocessing, radiograph.pixels)
     # averages lie between the averaged values: if they differ by so much, so do the full-resolution pixels
     if np.ptp(pixels) < _GREY_LEVELS_MIN and np.ptp(radiograph.pixels) < _GREY_LEVELS_MIN:
@@ -71,7 +74,7 @@ def assess(
     on_stage_end(Stage.PREPROCESS)
     output = classifier.classify(batch)
     on_stage_end(Stage.INVOKE)
-    refusal = classifier.detector.check_scope(pixels, output.embedding)
+    refusal = classifier.detector.check_scope(pixels, output.embedding) or _check_grey_scale(pixels)
     if refusal is None and checked.refusal_unless_typical is not None:
         typical = classifier.detector.is_typical(pixels, output.embedding)
         refusal = None if typical else checked.refusal_unless_typical
@@ -106,4 +109,22 @@ def _refusal(
         study_header=header.study_header,
         caveats=not_understood(checked.tags),
         tags=checked.tags,
+    )
+
+
+def _check_grey_scale(pixels: PixelArray) -> tuple[RefusalCode, str] | None:
+    """Return the refusal of an image that is nearly of one grey level.
+
+    Args:
+        pixels: uint8 [rows, columns] of the network's input.
+
+    Returns:
+        Code, and reason as a sentence; ``None`` if the image may be assessed.
+    """
+    darkest, brightest = grey_level_range(np.bincount(pixels.ravel(), minlength=256))
+    if brightest - darkest >= GREY_LEVEL_SPREAD_MIN:
+        return None
+    return RefusalCode.SCALE_UNCLEAR, (
+        f"nearly all grey levels lie between {darkest} and {brightest} of 255; they must differ by at least "
+        f"{GREY_LEVEL_SPREAD_MIN}"
     )

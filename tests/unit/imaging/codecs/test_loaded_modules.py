@@ -62,13 +62,13 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[set[str], set[Path
     return set(modules), {Path(path) for path in mapped}
 
 
-def test_of_imagecodecs_two_codecs_are_loaded(loaded: tuple[set[str], set[Path]]) -> None:
+def test_of_imagecodecs_three_codecs_are_loaded(loaded: tuple[set[str], set[Path]]) -> None:
     modules, mapped = loaded
     shared = {"imagecodecs._shared", "imagecodecs._shared_cython"}
     codecs = {name for name in modules if name.startswith("imagecodecs._")}
-    assert codecs - shared == {"imagecodecs._imcd", "imagecodecs._jpeg8"}
+    assert codecs - shared == {"imagecodecs._imcd", "imagecodecs._jpeg8", "imagecodecs._png"}
     objects = {path.name.split(".")[0] for path in mapped if path.parent.name == "imagecodecs"}
-    assert objects - {"_shared", "_shared_cython"} == {"_imcd", "_jpeg8"}
+    assert objects - {"_shared", "_shared_cython"} == {"_imcd", "_jpeg8", "_png"}
 
 
 def test_of_pillow_three_formats_are_loaded(loaded: tuple[set[str], set[Path]]) -> None:

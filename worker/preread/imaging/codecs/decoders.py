@@ -35,6 +35,7 @@ from preread.core.types import Caveat
 from preread.imaging import elements
 from preread.imaging.codecs import jpeg, jpeg_2000
 from preread.imaging.codecs.codestreams import Codestream, cut_rle_segment, join_frame_fragments, split_rle_frame
+from preread.imaging.codecs.stored_bits import BitField, FoundBits, extract_bits, find_bits
 from preread.imaging.dicom_file import EXPLICIT_BIG, NATIVE, DicomFile
 
 Stored = npt.NDArray[np.integer[Any]]
@@ -108,11 +109,33 @@ class StoredValues:
     Attributes:
         values: integers of 8 or 16 bits in native byte order, [rows, columns], or [rows, columns, 3] for colour.
         decoder: name and version of the decoder.
+        field: bits of the words that were found to hold the values.
         caveats: assumptions made while decoding.
+        contradiction: sentence that names elements and found range if header and pixels contradict each other and
+            neither can be right; empty otherwise.
     """
 
     values: Stored
     decoder: str
+    field: BitField
+    caveats: tuple[Caveat, ...] = ()
+    contradiction: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    """Words as a decoder returned them.
+
+    Attributes:
+        words: integers of 8 or 16 bits [rows, columns], or [rows, columns, 3] for colour.
+        decoder: name and version of the decoder.
+        precision: bits per sample of the codestream; ``None`` if the words are those of the memory of the encoder.
+        caveats: assumptions made while decoding.
+    """
+
+    words: Stored
+    decoder: str
+    precision: int | None = None
     caveats: tuple[Caveat, ...] = ()
 
 
@@ -198,7 +221,7 @@ def decode_stored_values(file: DicomFile, module: PixelModule, halvings: int = 0
     if file.pixels is None or file.pixels.length == 0:
         raise NoPixels
     if syntax in NATIVE:
-        return _native(file, module)
+        return _extract_values(_native(file, module), module, file)
     if file.pixels.length is not None:
         raise BrokenHeader(
             f"The transfer syntax {syntax} is compressed and requires encapsulated pixel data; it is not encapsulated."
@@ -206,7 +229,7 @@ def decode_stored_values(file: DicomFile, module: PixelModule, halvings: int = 0
     frame = join_frame_fragments(file.body, file.pixels.start)
     if syntax not in _CLASSIC_JPEG_2000 or "PixelPaddingValue" in file.dataset:
         halvings = 0  # a mean of padding and image values is neither
-    decoders: tuple[tuple[frozenset[str], Callable[[bytes, PixelModule], StoredValues]], ...] = (
+    decoders: tuple[tuple[frozenset[str], Callable[[bytes, PixelModule], _Decoded]], ...] = (
         (frozenset({RLE}), _rle),
         (JPEG_LOSSY | JPEG_LOSSLESS, _jpeg),
         (JPEG_LS, _jpeg_ls),
@@ -217,7 +240,43 @@ def decode_stored_values(file: DicomFile, module: PixelModule, halvings: int = 0
         decoded = decode(frame, module)
     except elements.PARSE_ERRORS:
         raise DecodeFailed(f"The decoder for the transfer syntax {syntax} failed on the pixel data.") from None
-    return StoredValues(decoded.values, decoded.decoder, _lossy(file))
+    return _extract_values(decoded, module, file)
+
+
+def _extract_values(decoded: _Decoded, module: PixelModule, file: DicomFile) -> StoredValues:
+    """Extract the stored values from decoded words.
+
+    The precision of a codestream takes precedence over BitsStored (PS3.5 8.2.1), and so do the pixels of a grey image
+    that clearly use other bits than the header states.
+    """
+    words = decoded.words.view(f"u{decoded.words.dtype.itemsize}")
+    declared = BitField(module.high_bit + 1 - module.bits_stored, module.bits_stored, module.signed)
+    if decoded.precision is not None and decoded.precision <= module.bits_stored:
+        declared = BitField(0, decoded.precision, module.signed)
+    elif words.dtype.itemsize < module.bits_allocated // 8:
+        words = words.astype(f"u{module.bits_allocated // 8}")
+    found = FoundBits(declared)
+    if module.photometric_interpretation in GREY:
+        found = find_bits(words, declared, _overlay_bits(file, module))
+    is_corrected = found.field != declared or found.field.bits != module.bits_stored
+    contradiction = ""
+    if found.contradiction:
+        contradiction = f"BitsStored is {module.bits_stored} and HighBit {module.high_bit}, but {found.contradiction}"
+    caveats = (*decoded.caveats, *_lossy(file), *((Caveat.DEPTH_CORRECTED,) if is_corrected else ()))
+    return StoredValues(extract_bits(words, found.field), decoded.decoder, found.field, caveats, contradiction)
+
+
+def _overlay_bits(file: DicomFile, module: PixelModule) -> int:
+    """Return a mask of the bits that hold retired overlays (PS3.3-2004 C.9.2)."""
+    mask = 0
+    for group in range(0x6000, 0x6020, 2):
+        try:
+            allocated, bit = (int(file.dataset[group, element].value) for element in (0x0100, 0x0102))
+        except elements.PARSE_ERRORS:
+            continue
+        if allocated == module.bits_allocated and 0 < bit < allocated and (group, 0x3000) not in file.dataset:
+            mask |= 1 << bit
+    return mask
 
 
 def _lossy(file: DicomFile) -> tuple[Caveat, ...]:
@@ -231,7 +290,7 @@ def _lossy(file: DicomFile) -> tuple[Caveat, ...]:
 _NAMED = {name: f"{name} {version(name)}" for name in ("numpy", "imagecodecs", "pyjpegls", "pylibjpeg-openjpeg")}
 
 
-def _native(file: DicomFile, module: PixelModule) -> StoredValues:
+def _native(file: DicomFile, module: PixelModule) -> _Decoded:
     """Read uncompressed pixel data (PS3.5 8.2, A.1 to A.3, A.5).
 
     Bytes after the frame are ignored.
@@ -271,10 +330,10 @@ def _native(file: DicomFile, module: PixelModule) -> StoredValues:
         flat = np.empty((quads.shape[0], 2, 3), quads.dtype)
         flat[:, :, 0], flat[:, :, 1], flat[:, :, 2] = quads[:, :2], quads[:, 2:3], quads[:, 3:]
     values = _reshape(flat, module, 0 if halved else module.planar_configuration)
-    return StoredValues(_extract_bits(values, module), _NAMED["numpy"], (*caveats, *_lossy(file)))
+    return _Decoded(values, _NAMED["numpy"], caveats=caveats)
 
 
-def _rle(frame: bytes, module: PixelModule) -> StoredValues:
+def _rle(frame: bytes, module: PixelModule) -> _Decoded:
     """Decode RLE Lossless (PS3.5 annex G).
 
     Each byte of each sample has a PackBits segment, high byte first.
@@ -292,10 +351,10 @@ def _rle(frame: bytes, module: PixelModule) -> StoredValues:
     for index, plane in enumerate(planes):
         sample, byte = divmod(index, width)
         flat[sample] |= plane[:count].astype(flat.dtype) << (8 * (width - 1 - byte))
-    return StoredValues(_extract_bits(_reshape(flat, module, 1), module), _NAMED["imagecodecs"])
+    return _Decoded(_reshape(flat, module, 1), _NAMED["imagecodecs"])
 
 
-def _jpeg(frame: bytes, module: PixelModule) -> StoredValues:
+def _jpeg(frame: bytes, module: PixelModule) -> _Decoded:
     """Decode JPEG baseline, extended (8 and 12 bits) and lossless (T.81).
 
     Colour is not converted: of a grey image the first channel is the image, whether the others are equal (RGB) or
@@ -307,21 +366,17 @@ def _jpeg(frame: bytes, module: PixelModule) -> StoredValues:
     same = {1: "GRAYSCALE", 3: "YCBCR"}[module.samples_per_pixel]
     values = np.asarray(imagecodecs.jpeg8_decode(bare, colorspace=same, outcolorspace=same))
     name = f"{_NAMED['imagecodecs']} ({imagecodecs.jpeg8_version()})"
-    if codestream.process == 0xC3 or module.signed:
-        # Words of lossless JPEG are the stored ones, including bits above BitsStored.
-        widened = values.astype(f"u{module.bits_allocated // 8}", copy=False)
-        return StoredValues(_extract_bits(_require_shape(widened, module), module), name)
-    return StoredValues(_require_shape(values, module), name)
+    return _Decoded(_require_shape(values, module), name, codestream.precision)
 
 
-def _jpeg_ls(frame: bytes, module: PixelModule) -> StoredValues:
+def _jpeg_ls(frame: bytes, module: PixelModule) -> _Decoded:
     """Decode JPEG-LS (ITU-T T.87), lossless and near-lossless."""
     codestream = jpeg.read_jpeg_size(frame)
     _require_size(codestream, module)
     buffer, info = _charls(jpeg.rebuild_jpeg_ls_variants(frame))
     flat: Stored = np.frombuffer(buffer, "<u1" if codestream.precision <= 8 else "<u2")
     values = _reshape(flat, module, 1 if info["interleave_mode"] == 0 else 0)
-    return StoredValues(_apply_sign(values, codestream, module), _NAMED["pyjpegls"])
+    return _Decoded(values, _NAMED["pyjpegls"], codestream.precision)
 
 
 def _charls(variants: Iterable[bytes]) -> tuple[bytearray, dict[str, int]]:
@@ -342,7 +397,7 @@ def _charls(variants: Iterable[bytes]) -> tuple[bytearray, dict[str, int]]:
     raise DecodeFailed from last
 
 
-def _jpeg_2000(frame: bytes, module: PixelModule, halvings: int) -> StoredValues:
+def _jpeg_2000(frame: bytes, module: PixelModule, halvings: int) -> _Decoded:
     """Decode JPEG 2000 (ITU-T T.800) and HTJ2K (T.814)."""
     codestream = jpeg_2000.read_jpeg_2000_size(frame)
     _require_size(codestream, module)
@@ -354,10 +409,10 @@ def _jpeg_2000(frame: bytes, module: PixelModule, halvings: int) -> StoredValues
             return reduced
     buffer = openjpeg.decode_pixel_data(bare, version=2)
     flat: Stored = np.frombuffer(buffer, "<u1" if codestream.precision <= 8 else "<u2")
-    return StoredValues(_apply_sign(_reshape(flat, module, 0), codestream, module), _NAMED["pylibjpeg-openjpeg"])
+    return _Decoded(_reshape(flat, module, 0), _NAMED["pylibjpeg-openjpeg"], codestream.precision)
 
 
-def _reduced(bare: bytes, codestream: Codestream, module: PixelModule, halvings: int) -> StoredValues | None:
+def _reduced(bare: bytes, codestream: Codestream, module: PixelModule, halvings: int) -> _Decoded | None:
     """Decode a JPEG 2000 image without its highest resolutions (T.800 B.5).
 
     Returns:
@@ -379,7 +434,7 @@ def _reduced(bare: bytes, codestream: Codestream, module: PixelModule, halvings:
     # Pillow shifts the samples to the most significant bits
     values = np.right_shift(values, depth - codestream.precision)
     name = f"Pillow {PIL.__version__} (OpenJPEG {features.version('jpg_2000')}), halved {halvings} times"
-    return StoredValues(values, name)
+    return _Decoded(values, name, codestream.precision)
 
 
 def _require_size(codestream: Codestream, module: PixelModule) -> None:
@@ -413,36 +468,3 @@ def _require_shape(values: Stored, module: PixelModule) -> Stored:
     if values.shape != shape:
         raise DecodeFailed(f"The decoder returned an image of {values.shape} samples; the header requires {shape}.")
     return values
-
-
-def _extract_bits(values: Stored, module: PixelModule) -> Stored:
-    """Extract the stored bits from the allocated bits (PS3.5 8.1.1).
-
-    The other bits may hold retired overlays.
-
-    Args:
-        values: unsigned integers of 8 or 16 bits, any shape.
-        module: gives the bits.
-    """
-    allocated, stored, high = module.bits_allocated, module.bits_stored, module.high_bit
-    kind = np.dtype(f"{'i' if module.signed else 'u'}{values.dtype.itemsize}")
-    if stored == allocated:
-        return values.view(kind)
-    left, right = allocated - 1 - high, allocated - stored
-    shifted = np.left_shift(values, left) if left else values
-    kept: Stored = np.right_shift(shifted.view(kind), right)
-    return kept
-
-
-def _apply_sign(values: Stored, codestream: Codestream, module: PixelModule) -> Stored:
-    """Return decoded samples with the sign of the header.
-
-    The codestream often states another one or cannot state it.
-    """
-    container = 8 * values.dtype.itemsize
-    kind = np.dtype(f"{'i' if module.signed else 'u'}{values.dtype.itemsize}")
-    shift = container - codestream.precision
-    if module.signed == codestream.signed or shift == 0:
-        return values.view(kind)
-    extended: Stored = np.right_shift(np.left_shift(values, shift).view(kind), shift)
-    return extended
