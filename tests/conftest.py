@@ -45,7 +45,7 @@ def postgres_server() -> Iterator[PostgresServer]:
 def _upgrade(url: str) -> None:
     engine = open_engine(url)
     try:
-        migrate.upgrade(engine)
+        migrate.upgrade_schema(engine)
     finally:
         engine.dispose()
 

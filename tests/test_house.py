@@ -329,7 +329,7 @@ def test_the_documented_file_of_settings_can_be_used(tmp_path: Path) -> None:
     page = (DOCS / "how-to" / "declare-folders.md").read_text()
     config = tmp_path / "preread.toml"
     config.write_text(re.findall(r"```toml\n(.+?)```", page, flags=re.DOTALL)[0])
-    roots = settings.load(config).roots
+    roots = settings.load_settings(config).roots
     assert [str(root.population) for root in roots] == ["children-1-5y", "research"]
     assert identity.read_identity_from_path("P17/A4/1.jpeg", str(roots[0].path_pattern)) == {
         "patient_id": "P17",

@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import select
 
 from preread.admin import bundle_comparison, bundle_registry, purge
-from preread.admin.reconcile import reconcile
+from preread.admin.reconcile import compare_with_ledger
 from preread.core.types import FORGOTTEN, FileState
 from preread.db.admin_schema import shadow
 from preread.db.schema import metadata
@@ -38,10 +38,10 @@ def test_a_bundle_in_the_shadow_assesses_the_same_films_and_is_shown_nowhere(
     ids = [
         [one.bundle_id for one in bundle_registry.find_bundles(bench.engine, version)] for version in ("1.0.0", "2.0.0")
     ]
-    found = bundle_comparison.compare(bench.engine, *ids)
+    found = bundle_comparison.compare_bundles(bench.engine, *ids)
     assert found.contents == 3
     assert min(found.findings["pneumonia"].shifts) > 0
-    assert {one.bundle for one in results.query(bench.engine)} == {"stub/1.0.0"}
+    assert {one.bundle for one in results.query_results(bench.engine)} == {"stub/1.0.0"}
 
 
 @on_sqlite
@@ -50,13 +50,13 @@ def test_a_film_that_was_purged_is_known_again_under_any_name_and_not_read(bench
     bench.write("P1/film.jpeg", film(1))
     bench.once(preview_dir=str(previews))
     assert list(previews.rglob("*.png"))
-    purge.purge(
+    purge.purge_files(
         bench.engine, purge.PurgeRequest("uid:0", "purged", readings=False, journal=None, preview_dir=previews), [1]
     )
     bench.write("P1/copy.jpeg", film(1))
     bench.write("other.jpeg", film(2))
     bench.once(preview_dir=str(previews))
-    assert [one.path for one in results.query(bench.engine)] == [b"other.jpeg"]
+    assert [one.path for one in results.query_results(bench.engine)] == [b"other.jpeg"]
     assert bench.inferred() == {sha256(film(1)): 1, sha256(film(2)): 1}
     assert [path.stem for path in previews.rglob("*.png")] == [sha256(film(2))]
     with bench.engine.connect() as connection:
@@ -67,4 +67,4 @@ def test_a_film_that_was_purged_is_known_again_under_any_name_and_not_read(bench
     stub = (b"", FileState.IGNORED, FORGOTTEN)
     assert [tuple(row) for row in rows if row.path != b"other.jpeg"] == [stub, stub]
     assert not [cell for cell in cells if "P1" in cell or "copy" in cell or sha256(film(1)) in cell]
-    assert reconcile(bench.engine, [str(bench.inbox).encode()]).differences == []
+    assert compare_with_ledger(bench.engine, [str(bench.inbox).encode()]).differences == []

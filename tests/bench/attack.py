@@ -224,15 +224,15 @@ def page(folder: Path) -> Iterator[tuple[int, int, int]]:
     """A page as a process, filled; yields its port, its process and an image's number."""
     url = f"sqlite:///{folder / 'preread.db'}"
     engine = open_engine(url)
-    migrate.upgrade(engine)
+    migrate.upgrade_schema(engine)
     fill(engine, FILMS)
-    accounts.add(engine, "uid:0", accounts.NewAccount("doctor", "Dr Doctor", Role.READER, _PASSWORD))
+    accounts.add_account(engine, "uid:0", accounts.NewAccount("doctor", "Dr Doctor", Role.READER, _PASSWORD))
     # the page of this one is opened: it has a picture, and a map over it
     row = {"activation_map": np.linspace(-1, 2, 36, dtype=np.float32).tobytes(), "activation_map_shape": "6,6"}
     with engine.begin() as connection:
         connection.execute(update(schema.assessment).where(schema.assessment.c.id == FILMS).values(**row))
     drawn = preview_png.encode_preview(phantoms.draw_chest(1, rows=2000, columns=1600))
-    content = related_images.content_of(engine, FILMS)
+    content = related_images.content_digest(engine, FILMS)
     assert content is not None
     assert previews.store_preview(folder / "previews", content, drawn, 0)
     engine.dispose()

@@ -128,18 +128,18 @@ def questions(engine: Engine, count: int) -> dict[str, Callable[[], object]]:
     """Return what the page asks, by what a person calls it."""
 
     def listed(**wanted: object) -> Callable[[], object]:
-        return lambda: worklist.page(engine, WorklistFilter(**wanted))  # type: ignore[arg-type]
+        return lambda: worklist.list_worklist_page(engine, WorklistFilter(**wanted))  # type: ignore[arg-type]
 
     def taken(first: date, days: int, **wanted: object) -> Callable[[], object]:
         last = first + timedelta(days=days - 1)
         return listed(order=Order.NEWEST, unread=False, taken_from=first, taken_to=last, **wanted)
 
-    (film,) = results.query(engine, ResultFilter(limit=1))
+    (film,) = results.query_results(engine, ResultFilter(limit=1))
     middle = (film.committed_at - timedelta(seconds=10 * count / 2)).date()
     return {
         "worklist, to be read, by arrival": listed(),
         "worklist, flagged and uncertain first": listed(order=Order.PRIORITY),
-        "worklist, what priority displaces": lambda: worklist.displaced(engine),
+        "worklist, what priority displaces": lambda: worklist.count_displaced(engine),
         "all films, newest first": listed(order=Order.NEWEST, unread=False),
         "all films, a page in the middle": listed(order=Order.NEWEST, unread=False, after=(0, count // 2)),
         "all films, flagged": listed(order=Order.NEWEST, unread=False, answer=Answer.FLAGGED),
@@ -159,19 +159,19 @@ def questions(engine: Engine, count: int) -> dict[str, Callable[[], object]]:
         "search by accession number": listed(search=f"A{count // 2}"),
         "search by a name's beginning": listed(search="name50"),
         "search that finds nothing": listed(search="nobody"),
-        "devices for the filter": lambda: worklist.devices(engine),
+        "devices for the filter": lambda: worklist.list_devices(engine),
         "the state on every page": lambda: health.report(engine, roots=None, scan_interval_s=30.0, states=OPEN_STATES),
-        "results, the last 100": lambda: results.query(engine, ResultFilter()),
-        "results, flagged": lambda: results.query(engine, ResultFilter(answer=Answer.FLAGGED)),
-        "results, refused for its view": lambda: results.query(engine, ResultFilter(code="view")),
-        "results of a patient": lambda: results.query(engine, ResultFilter(patient_id=f"P{count // 2}")),
-        "results of an accession number": lambda: results.query(
+        "results, the last 100": lambda: results.query_results(engine, ResultFilter()),
+        "results, flagged": lambda: results.query_results(engine, ResultFilter(answer=Answer.FLAGGED)),
+        "results, refused for its view": lambda: results.query_results(engine, ResultFilter(code="view")),
+        "results of a patient": lambda: results.query_results(engine, ResultFilter(patient_id=f"P{count // 2}")),
+        "results of an accession number": lambda: results.query_results(
             engine, ResultFilter(accession_number=f"A{count // 2}")
         ),
-        "one film": lambda: history.show(engine, film.result_id),
-        "its earlier films": lambda: related_images.earlier(engine, film),
-        "statistics": lambda: agreement.stats(engine),
-        "its readings": lambda: reviews.of_images(engine, [film.result_id]),
+        "one film": lambda: history.load_result(engine, film.result_id),
+        "its earlier films": lambda: related_images.earlier_images(engine, film),
+        "statistics": lambda: agreement.count_agreement(engine),
+        "its readings": lambda: reviews.list_reviews(engine, [film.result_id]),
     }
 
 
@@ -189,9 +189,9 @@ def processor_s(engine: Engine) -> float:
 def main(url: str, count: int = 1_000_000) -> None:
     """Fill an empty database, ask, and print a line a question; processor time tells also on a busy machine."""
     engine = open_engine(url)
-    migrate.upgrade(engine)
+    migrate.upgrade_schema(engine)
     began = time.perf_counter()
-    if not worklist.page(engine, WorklistFilter(unread=False, limit=1)).studies:
+    if not worklist.list_worklist_page(engine, WorklistFilter(unread=False, limit=1)).studies:
         fill(engine, count)
         sys.stdout.write(f"{count} films in {engine.dialect.name}, filled in {time.perf_counter() - began:.0f} s\n")
     renew(engine, count)

@@ -38,9 +38,9 @@ def fill(engine: Engine, name: bytes = b"film", bundle: Mapping[str, str] | None
     assert commit_assessed(ledger, assessed, facts("a"), bundle_id, content)
     assert commit_refused(ledger, refused, facts("b"), bundle_id, RefusalCode.VIEW, "lateral")
     assert commit_unreadable(ledger, unreadable, TruncatedPixels(), facts("c"))
-    accounts.add(engine, "uid:0", accounts.NewAccount(name.decode(), "Program", Role.SERVICE, None))
-    account_id = accounts.by_name(engine, name.decode()).account_id
-    disclosures.record(engine, f"account:{account_id}", results.query(engine))
+    accounts.add_account(engine, "uid:0", accounts.NewAccount(name.decode(), "Program", Role.SERVICE, None))
+    account_id = accounts.find_account(engine, name.decode()).account_id
+    disclosures.record_list_view(engine, f"account:{account_id}", results.query_results(engine))
     reading = {
         "file_id": assessed.file_id,
         "account_id": account_id,

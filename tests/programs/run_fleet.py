@@ -23,7 +23,7 @@ from preread.runner.loop import Environment, RunOptions
 
 def main() -> int:
     database_url, folders, inferences, options = sys.argv[1:]
-    log.set_up(level="info", json_lines=True)
+    log.configure_logging(level="info", json_lines=True)
     engine = open_engine(database_url)
     values = json.loads(options)
     own = {one.name: values.pop(one.name) for one in fields(FleetOptions) if one.name in values}

@@ -28,7 +28,7 @@ from tests.programs import bad_share
 def main(prepare: Callable[[Engine], None] = lambda _engine: None) -> int:
     """``prepare``: gets the engine before anything is done with it; ``slot`` in the options: another slot program."""
     database_url, bundle_folder, inferences, options, *roots = sys.argv[1:]
-    log.set_up(level="info", json_lines=True)
+    log.configure_logging(level="info", json_lines=True)
     engine = open_engine(database_url)
     prepare(engine)
     settings = json.loads(options)

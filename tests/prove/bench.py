@@ -101,7 +101,7 @@ class Sqlite:
     def __init__(self, folder: Path) -> None:
         self._template = folder / "template.db"
         engine = open_engine(f"sqlite:///{self._template}")
-        migrate.upgrade(engine)
+        migrate.upgrade_schema(engine)
         engine.dispose()
 
     def fresh(self, folder: Path) -> str:
@@ -122,7 +122,7 @@ class Postgres:
         self.server = server
         self._template = server.create()
         engine = open_engine(server.url(self._template))
-        migrate.upgrade(engine)
+        migrate.upgrade_schema(engine)
         engine.dispose()
 
     def fresh(self, _folder: Path) -> str:

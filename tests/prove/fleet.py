@@ -61,7 +61,7 @@ class Archive:
         self.bundle = bundle
         self.name = server.create()
         self.engine = open_engine(server.url(self.name))
-        migrate.upgrade(self.engine)
+        migrate.upgrade_schema(self.engine)
         self.root = folder / "archive"
         self.contents = set(self._write(files, side_px))
         self.inferences = folder / "inferences"

@@ -155,8 +155,8 @@ class Films:
         return claim.file_id
 
     def person(self, name: str = "ada", role: Role = Role.READER) -> Account:
-        accounts.add(self.engine, "uid:0", accounts.NewAccount(name, f"Dr {name.title()}", role, PASSWORD))
-        return accounts.by_name(self.engine, name)
+        accounts.add_account(self.engine, "uid:0", accounts.NewAccount(name, f"Dr {name.title()}", role, PASSWORD))
+        return accounts.find_account(self.engine, name)
 
 
 @contextmanager

@@ -64,7 +64,9 @@ class Program:
     """A program with a token."""
 
     def __init__(self, films: Films) -> None:
-        self.token = accounts.add(films.engine, "uid:0", accounts.NewAccount("ris", "the RIS", Role.SERVICE, None))
+        self.token = accounts.add_account(
+            films.engine, "uid:0", accounts.NewAccount("ris", "the RIS", Role.SERVICE, None)
+        )
         self.app = create_app(films.engine, WebOptions(preview_dir=films.preview_dir))
         self.client = TestClient(self.app, headers={"authorization": f"Bearer {self.token}"})
 

@@ -12,18 +12,18 @@ from preread.core.types import Verdict
 from preread.db import schema
 from preread.review import reviews
 from preread.review.auth.accounts import Account
-from preread.review.reviews import Draft, Shown
+from preread.review.reviews import ReviewDraft, ShownResult
 from tests.support.page import Films
 
 
-def shown(films: Films, film: int) -> Shown:
+def shown(films: Films, film: int) -> ShownResult:
     with films.engine.connect() as connection:
-        return reviews.shown_of(connection.execute(schema.file.select().where(schema.file.c.id == film)).one())
+        return reviews.shown_result(connection.execute(schema.file.select().where(schema.file.c.id == film)).one())
 
 
 def sign(films: Films, who: Account, film: int, verdict: Verdict = Verdict.ACCEPTED, **more: Any) -> int:
     token = str(more.pop("form_token", None) or f"{who.name}-{film}-{verdict}-{more.get('supersedes_id')}")
-    return reviews.sign(films.engine, who, Draft(film, shown(films, film), verdict, token, **more))
+    return reviews.sign_review(films.engine, who, ReviewDraft(film, shown(films, film), verdict, token, **more))
 
 
 def at_once(*actions: Callable[[], Any]) -> list[Any]:

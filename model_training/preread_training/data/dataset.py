@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from preread.core.errors import UsageError
-from preread.core.text.csv_cells import plain, write_rows
+from preread.core.text.csv_cells import write_rows
 from preread.core.types import Identity, JSONObject, PixelArray
 from preread.runner.assess_files import Processes
 from preread_training.data.decoding import decode_files

@@ -107,11 +107,14 @@ def test_taken_while_a_worker_writes_and_put_back_where_nothing_is(
     restored = open_engine(elsewhere)
     assert read(restored, backup.count_rows)["assessment"] == made.rows["assessment"]
     roots = [os.fsencode(site.inbox)]
-    found = reconcile.reconcile(restored, roots).differences
+    found = reconcile.compare_with_ledger(restored, roots).differences
     assert {one.code for one in found} <= {"not_in_ledger"}, "only what came since is not accounted for"
     assert len(found) >= 3
     assert site.worker(elsewhere, once=True).wait(WITHIN_S) == 0
-    assert reconcile.reconcile(restored, roots, reconcile.Options(read_up_to_bytes=10**6)).differences == []
+    assert (
+        reconcile.compare_with_ledger(restored, roots, reconcile.ReconcileOptions(read_up_to_bytes=10**6)).differences
+        == []
+    )
     assert done(restored) == site.films
     results = read(restored, lambda c: c.execute(select(schema.assessment.c.instance_id)).scalars().all())
     assert max(Counter(results).values()) == 1
@@ -132,9 +135,9 @@ def test_nobody_of_the_moment_of_the_backup_is_at_work_afterwards(
     write(engine, sign_in)
     made = backup.back_up(engine, tmp_path / "kept.backup")
     assert made.rows == read(engine, backup.count_rows) == backup.check_backup(tmp_path / "kept.backup").rows
-    assert made.revision == migrate.revision_of(engine)
+    assert made.revision == migrate.schema_revision(engine)
     restored = open_engine(elsewhere)
-    assert backup.restore(restored, tmp_path / "kept.backup", backup.clear_runtime_state) == made
+    assert backup.restore(restored, tmp_path / "kept.backup", backup.reset_restored_state) == made
     rows = read(restored, backup.count_rows)
     assert (rows.pop("session"), made.rows["session"]) == (0, 1)
     assert rows.pop("transition") == made.rows["transition"] + 1

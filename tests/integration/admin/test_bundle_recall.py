@@ -9,8 +9,8 @@ from preread.admin import bundle_registry
 from preread.core.types import Answer, Outcome, Presence, RefusalCode, Verdict
 from preread.review import reviews
 from preread.review.export import review_to_json
-from preread.review.history import show
-from preread.review.reviews import Draft, Shown
+from preread.review.history import load_result
+from preread.review.reviews import ReviewDraft, ShownResult
 from tests.support.page import Films
 from tests.support.page_clients import Browser, Program
 
@@ -23,16 +23,18 @@ def test_a_withdrawn_answer_is_struck_through_wherever_it_is_shown(films_here: F
     film = films.add("a.dcm", Answer.FLAGGED, **who)
     refused = films.add("b.dcm", RefusalCode.VIEW, **who)
     reader = films.person("ada")
-    detail = show(films.engine, film)
+    detail = load_result(films.engine, film)
     assert detail is not None
-    draft = Draft(film, Shown(Outcome.ASSESSED, None, detail.assessment_id), Verdict.ACCEPTED, "t" * 20, {})
-    reviews.sign(films.engine, reader, draft)
+    draft = ReviewDraft(film, ShownResult(Outcome.ASSESSED, None, detail.assessment_id), Verdict.ACCEPTED, "t" * 20, {})
+    reviews.sign_review(films.engine, reader, draft)
     browser, program = Browser(films), Program(films)
     browser.sign_in("ada")
     pages = ("/worklist?show=all", f"/films/{film}", f"/films/{refused}")
     assert not [page for page in pages if "withdrawn" in browser.get(page).text.lower()]
     assert program.get(f"/results/{film}").json()["withdrawn"] is None
-    bundle_registry.withdraw(films.engine, "uid:0", bundle_registry.find_bundles(films.engine, "films/1"), REASON)
+    bundle_registry.withdraw_bundles(
+        films.engine, "uid:0", bundle_registry.find_bundles(films.engine, "films/1"), REASON
+    )
     listed = browser.get("/worklist?show=all").text
     assert len(re.findall(r'<td class="withdrawn">', listed)) == 2
     assert listed.count("Withdrawn, do not rely on it") == 2
@@ -47,6 +49,6 @@ def test_a_withdrawn_answer_is_struck_through_wherever_it_is_shown(films_here: F
         program.post("/worklist/search", unread=False).json()["studies"][0][0],
     ):
         assert answer["withdrawn"]["reason"] == REASON
-    (signed,) = reviews.of_images(films.engine, [film])[film]
+    (signed,) = reviews.list_reviews(films.engine, [film])[film]
     assert review_to_json(signed)["withdrawn"] == REASON
     assert signed.presences() == {"pneumonia": Presence.PRESENT}

@@ -47,7 +47,7 @@ def test_a_place_is_made_once(tree: Path, capsys: pytest.CaptureFixture[str]) ->
     assert main([*arguments, "--dry-run"]) == 0
     said = capsys.readouterr().out.splitlines()
     assert {"would create the user preread", "would create the database /var/lib/preread/preread.db"} <= set(said)
-    assert sum("/etc/systemd/system/" in line for line in said) == len(list(install.units_folder().iterdir())) >= 2
+    assert sum("/etc/systemd/system/" in line for line in said) == len(list(install.find_units_folder().iterdir())) >= 2
     assert all(line.startswith("would create ") for line in said)
     assert content(tree) == {}
 
@@ -70,7 +70,7 @@ def test_a_place_is_made_once(tree: Path, capsys: pytest.CaptureFixture[str]) ->
     migrate.check_schema(engine, exactly=True)
     engine.dispose()
     assert [entry.name for entry in database.parent.parent.iterdir()] == ["preread"]
-    loaded = settings.load(tree / "etc/preread/preread.toml")
+    loaded = settings.load_settings(tree / "etc/preread/preread.toml")
     assert loaded.database_url == "sqlite:////var/lib/preread/preread.db"
     assert [(str(root.path), root.population) for root in loaded.roots] == [("/srv/films", Population.RESEARCH)]
 
@@ -112,7 +112,7 @@ def test_whose_images_they_are_is_asked_and_no_answer_is_preset(
     assert main(arguments) == 0
     assert "answered as if they were children's" in capsys.readouterr().err
     config = tree / "etc/preread/preread.toml"
-    assert [(str(root.path), root.population.value) for root in settings.load(config).roots] == [
+    assert [(str(root.path), root.population.value) for root in settings.load_settings(config).roots] == [
         ("/srv/films", "undeclared"),
         ("/srv/more", "undeclared"),
     ]
@@ -123,17 +123,17 @@ def test_whose_images_they_are_is_asked_and_no_answer_is_preset(
 def test_without_a_folder_the_settings_show_where_population_goes(tree: Path) -> None:
     assert main(["setup", "--root", str(tree)]) == 0
     config = tree / "etc/preread/preread.toml"
-    assert settings.load(config).roots == ()
+    assert settings.load_settings(config).roots == ()
     lines = config.read_text().splitlines()
     at = lines.index("# [[roots]]")
     config.write_text("\n".join([*lines[:at], *(line.removeprefix("# ") for line in lines[at:])]))
-    assert [root.population for root in settings.load(config).roots] == [Population.UNDECLARED]
+    assert [root.population for root in settings.load_settings(config).roots] == [Population.UNDECLARED]
 
 
 @pytest.mark.systemd
 def test_settings_for_a_server_name_what_lies_on_this_machine(tree: Path) -> None:
     assert main(["setup", "--root", str(tree), "--database-url", "postgresql://preread@/preread"]) == 0
-    loaded = settings.load(tree / "etc/preread/preread.toml")
+    loaded = settings.load_settings(tree / "etc/preread/preread.toml")
     assert loaded.database_url == "postgresql://preread@/preread"
     home = install.HOME
     assert [loaded.preview_dir, loaded.bundle_dir, loaded.forgotten_file, loaded.audit_key_file] == [
@@ -163,7 +163,7 @@ def test_setup_makes_no_database_where_something_of_another_one_lies(
 @pytest.mark.systemd
 def test_the_units_pass_systemds_own_checks(tmp_path: Path) -> None:
     units = []
-    for unit in install.units_folder().iterdir():
+    for unit in install.find_units_folder().iterdir():
         text = unit.read_text().replace("@BIN@", str(Path(sys.executable).parent))
         units.append(tmp_path / unit.name)
         units[-1].write_text(text)
@@ -188,7 +188,7 @@ def calls_of(name: str) -> set[str]:
 @pytest.mark.systemd
 def test_the_workers_unit_allows_what_confines_inference_processes() -> None:
     """A process that may not ask for a filter stays without one; `preread check` runs outside of the unit."""
-    unit = (install.units_folder() / "preread-worker.service").read_text()
+    unit = (install.find_units_folder() / "preread-worker.service").read_text()
     allowed: set[str] = set()
     for words in re.findall(r"^SystemCallFilter=(.+)$", unit, re.MULTILINE):
         named = set().union(*map(calls_of, words.removeprefix("~").split()))

@@ -29,8 +29,8 @@ def test_the_journal_is_flushed_to_the_disk_before_the_purge_is_committed(
     journal.touch(0o600)
     with journal.open("rb") as reader:
         request = purge.PurgeRequest("uid:0", "asked for", readings=False, journal=journal, preview_dir=None)
-        assert purge.purge(bench.engine, request, images).films == 2
+        assert purge.purge_files(bench.engine, request, images).films == 2
     # the last flush covered every line, and none of the images was purged yet
     assert flushed[-1] == (journal.stat().st_size, {None})
     assert {bench.row(one)["code"] for one in images} == {FORGOTTEN}
-    assert len([entry for entry in purge_journal.read(journal) if "version" in entry]) == 2
+    assert len([entry for entry in purge_journal.read_journal(journal) if "version" in entry]) == 2

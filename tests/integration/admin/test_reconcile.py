@@ -55,8 +55,8 @@ class Place:
         self.bench.ledger.settle(self.bench.ledger.observe(self.bench.root_id, seen).values())
 
     def compare(self, **options: Any) -> reconcile.Reconciliation:
-        chosen = reconcile.Options(clock=self.bench._clock, **options)
-        return reconcile.reconcile(self.bench.engine, [os.fsencode(self.folder)], chosen)
+        chosen = reconcile.ReconcileOptions(clock=self.bench._clock, **options)
+        return reconcile.compare_with_ledger(self.bench.engine, [os.fsencode(self.folder)], chosen)
 
     def found(self, **options: Any) -> list[tuple[str, bytes | None]]:
         return [(one.code, one.path) for one in self.compare(**options).differences]
@@ -116,7 +116,7 @@ def test_what_the_folder_has_and_the_ledger_does_not(place: Place) -> None:
 def test_a_folder_that_nobody_registered_is_owed_whole(place: Place, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "film").write_bytes(b"x")
-    found = reconcile.reconcile(place.bench.engine, [os.fsencode(tmp_path / "other")])
+    found = reconcile.compare_with_ledger(place.bench.engine, [os.fsencode(tmp_path / "other")])
     assert [(one.code, one.path) for one in found.differences] == [("not_in_ledger", b"film")]
 
 

@@ -54,7 +54,7 @@ from preread.ledger.records import ContentAssessment, FileFacts, Observation
 from preread.review import audit, audit_proof, results, reviews
 from preread.review.audit import Action
 from preread.review.auth import accounts
-from preread.review.history import show
+from preread.review.history import load_result
 from tests.programs import ledger_rows
 from tests.support.outcomes import commit_assessed, commit_refused
 from tests.support.paths import REPOSITORY
@@ -98,21 +98,21 @@ def images(engine: Engine, count: int, start: int = 0) -> None:
 
 def review(engine: Engine, count: int) -> None:
     """Have readers sign some of what stands there."""
-    if "ada" not in {one.name for one in accounts.all_accounts(engine)}:
-        accounts.add(
+    if "ada" not in {one.name for one in accounts.list_accounts(engine)}:
+        accounts.add_account(
             engine, "uid:0", accounts.NewAccount("ada", "Dr Ada", Role.READER, "correct horse battery staple 9")
         )
-    reader = accounts.by_name(engine, "ada")
-    for row in results.query(engine)[:count]:
-        detail = show(engine, row.result_id)
+    reader = accounts.find_account(engine, "ada")
+    for row in results.query_results(engine)[:count]:
+        detail = load_result(engine, row.result_id)
         assert detail is not None
-        shown = reviews.Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
+        shown = reviews.ShownResult(detail.row.outcome, detail.row.code, detail.assessment_id)
         reviews.record_viewing(engine, reader, row.result_id, shown, answer_visible=True)
         findings = {"pneumonia": Presence.PRESENT} if detail.assessment_id else {}
-        draft = reviews.Draft(
+        draft = reviews.ReviewDraft(
             row.result_id, shown, Verdict.ACCEPTED, f"form-token-{row.result_id:010}", findings, "ja \n"
         )
-        reviews.sign(engine, reader, draft)
+        reviews.sign_review(engine, reader, draft)
 
 
 def fill_what_is_empty(engine: Engine) -> None:
@@ -174,7 +174,7 @@ def test_every_row_of_every_table_goes_and_work_goes_on(engine: Engine, elsewher
     request = purge.PurgeRequest(
         "uid:0", "purged: its patient", readings=True, journal=tmp_path / "forgotten", preview_dir=None
     )
-    purge.purge(engine, request, purge.select_patient(engine, PatientQuery("P7")))
+    purge.purge_files(engine, request, purge.select_patient_files(engine, PatientQuery("P7")))
     Ledger(engine, worker_id="one", lease_s=60).mark_worker_stopped()
     Ledger(engine, worker_id="worker of film", lease_s=60).mark_worker_stopped()
     fill_what_is_empty(engine)
@@ -182,23 +182,23 @@ def test_every_row_of_every_table_goes_and_work_goes_on(engine: Engine, elsewher
     assert set(before) == set(schema.metadata.tables)
     assert all(before.values()), "each table's types are tried"
     target = open_engine(elsewhere)
-    moved = transfer.move(engine, target)
+    moved = transfer.copy_database(engine, target)
     assert contents(engine) == before
     assert contents(target) == before
     assert {one.table: one.rows for one in moved.tables} == {name: len(rows) for name, rows in before.items()}
-    keys = audit_key.of(engine)
-    assert audit.verify(target, keys=keys).head == audit.verify(engine).head == moved.head
+    keys = audit_key.keyring_of(engine)
+    assert audit.verify_audit_chain(target, keys=keys).head == audit.verify_audit_chain(engine).head == moved.head
     migrate.check_schema(target, exactly=True)
     # numbers go on behind those that are taken, what was purged is known, what is signed cannot be changed
     key = [row.id for row in read(target, lambda c: c.execute(select(schema.file.c.id)).all())]
     images(target, 2, IMAGES)
     images(target, 1, 7)
-    assert not purge.select_patient(target, PatientQuery("P7"))
+    assert not purge.select_patient_files(target, PatientQuery("P7"))
     newest = read(target, lambda c: c.execute(select(func.max(schema.file.c.id))).scalar_one())
     assert newest == max(key) + 2
-    audit_row = write(target, lambda c, _: audit.append(c, "uid:0", Action.SEARCH, "film:1"))
+    audit_row = write(target, lambda c, _: audit.append_entry(c, "uid:0", Action.SEARCH, "film:1"))
     assert audit_row is None
-    assert audit.verify(target, keys=keys if keys.keys() else None).head.rows >= moved.head.rows + 1
+    assert audit.verify_audit_chain(target, keys=keys if keys.keys() else None).head.rows >= moved.head.rows + 1
     with pytest.raises(Exception, match="append-only"), target.begin() as connection:
         connection.execute(text("UPDATE reading SET comment = ''"))
     target.dispose()
@@ -210,15 +210,15 @@ def test_there_and_back_is_what_it_was(engine: Engine, elsewhere: str, tmp_path:
     Ledger(engine, worker_id="one", lease_s=60).mark_worker_stopped()
     before = contents(engine)
     target = open_engine(elsewhere)
-    first = transfer.move(engine, target)
+    first = transfer.copy_database(engine, target)
     if engine.dialect.name == "sqlite":
         again = open_engine(f"sqlite:///{tmp_path / 'back.db'}")
         with pytest.raises(AuditKeyMissing):
-            transfer.move(target, again)
-        audit_key.attach(target, audit_key.of(engine).path)
-        there = transfer.move(target, again)
+            transfer.copy_database(target, again)
+        audit_key.attach_keyring(target, audit_key.keyring_of(engine).path)
+        there = transfer.copy_database(target, again)
         assert (there.tables, there.head) == (first.tables, first.head)
-        assert audit_proof.verify(again).faults == []
+        assert audit_proof.verify_audited_rows(again).faults == []
         assert contents(again) == before
         assert os.stat(tmp_path / "back.db").st_mode & 0o077 == 0
         again.dispose()
@@ -251,7 +251,7 @@ def ended(engine: Engine) -> Engine:
 def moving(engine: Engine, url: str, opened: Callable[[str], Engine] = open_engine) -> None:
     target = opened(url)
     try:
-        transfer.move(engine, target)
+        transfer.copy_database(engine, target)
     finally:
         target.dispose()
 
@@ -396,7 +396,7 @@ def test_a_trail_that_is_broken_is_not_moved(ended: Engine, elsewhere: str) -> N
 
 
 def test_an_older_schema_is_upgraded_first(engine: Engine, elsewhere: str) -> None:
-    migrate.downgrade(engine)
+    migrate.downgrade_schema(engine)
     with pytest.raises(SchemaOutdated):
         moving(engine, elsewhere)
     assert nothing_in(elsewhere)
@@ -423,7 +423,7 @@ def test_nobody_writes_behind_the_copy(ended: Engine, elsewhere: str, monkeypatc
             tried.append(str(getattr(error, "stderr", b"") or error))
 
     target = open_engine(elsewhere)
-    transfer.move(ended, target, meanwhile)
+    transfer.copy_database(ended, target, meanwhile)
     assert len(tried) == 1
     assert "lock" in tried[0]
     target.dispose()
@@ -436,7 +436,7 @@ def test_a_move_that_is_killed_leaves_nothing_under_the_name(ended: Engine, data
     program = (
         "import os, sys\nfrom preread.db.engine import open_engine\nfrom preread.admin import transfer\n"
         "transfer._set_sequences = lambda connection: os.kill(os.getpid(), 9)\n"
-        "transfer.move(open_engine(sys.argv[1]), open_engine(sys.argv[2]))\n"
+        "transfer.copy_database(open_engine(sys.argv[1]), open_engine(sys.argv[2]))\n"
     )
     killed = subprocess.run(
         [sys.executable, "-c", program, database_url, f"sqlite:///{tmp_path / 'moved.db'}"],
@@ -456,12 +456,12 @@ def test_the_command_says_what_was_moved_and_what_to_write_into_the_settings(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PREREAD_DATABASE_URL", database_url)
-    audit_proof.accept(ended, "uid:0")
+    audit_proof.accept_unproven_rows(ended, "uid:0")
     assert main(["db", "move", elsewhere]) == 0
     said = capsys.readouterr()
     for table in schema.metadata.tables:
         assert re.search(rf"^ ?{table} +\d+ +[0-9a-f]{{16}}", said.out, re.MULTILINE), table
-    assert str(audit.head(ended)) in said.err
+    assert str(audit.read_audit_head(ended)) in said.err
     lines = [line for line in said.out.splitlines() if " = " in line]
     settings = dict(line.split(" = ") for line in lines)
     assert make_url(json.loads(settings["database_url"])) == make_url(elsewhere)
@@ -489,15 +489,15 @@ def test_what_was_purged_stays_away_after_a_move_too(
     """The key goes along, so that the file of hashes still belongs to the database."""
     monkeypatch.chdir(tmp_path)
     journal = tmp_path / "preread.db-forgotten"
-    purged = purge.select_patient(ended, PatientQuery("P1"))
+    purged = purge.select_patient_files(ended, PatientQuery("P1"))
     assert purged
-    purge.purge(ended, purge.PurgeRequest("uid:0", "purged", True, journal, None), purged)
+    purge.purge_files(ended, purge.PurgeRequest("uid:0", "purged", True, journal, None), purged)
     moving(ended, elsewhere)
     target = open_engine(elsewhere)
-    purge.prepare_journal(target, journal)
-    assert purge.replay(target, "uid:0", journal, None).films == 0
+    purge.prepare_purge_journal(target, journal)
+    assert purge.replay_purges(target, "uid:0", journal, None).films == 0
     key = read(target, lambda c: c.execute(text("SELECT value FROM secret WHERE name = 'forgotten'")).scalar_one())
-    assert key == purge_journal.read_key(journal)
+    assert key == purge_journal.read_journal_key(journal)
     target.dispose()
 
 
@@ -512,7 +512,7 @@ def test_a_value_is_the_same_whichever_driver_brings_it(data: bytes, number: flo
 def test_the_digest_sees_every_change_and_no_order() -> None:
     table = schema.metadata.tables["secret"]
 
-    def digest(*rows: tuple[str, str]) -> transfer.Content:
+    def digest(*rows: tuple[str, str]) -> transfer.TableContent:
         adding = transfer._TableDigest(table)
         for name, value in rows:
             adding.add([{"name": name, "value": value}])  # type: ignore[list-item]

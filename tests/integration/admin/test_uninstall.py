@@ -15,7 +15,7 @@ import pytest
 from preread.admin import install, uninstall
 from preread.cli import main
 from preread.core.errors import EnvironmentFault
-from preread.core.settings import Settings, load
+from preread.core.settings import Settings, load_settings
 from preread.imaging import previews
 from preread.imaging.preview_png import encode_preview
 
@@ -63,7 +63,7 @@ def files(tree: Path) -> set[str]:
 
 OF_SETUP = {
     "etc/sysusers.d/preread.conf", "etc/tmpfiles.d/preread.conf", "usr/local/sbin/preread",
-    *(f"etc/systemd/system/{unit.name}" for unit in install.units_folder().glob("*.service")),
+    *(f"etc/systemd/system/{unit.name}" for unit in install.find_units_folder().glob("*.service")),
 }  # fmt: skip
 
 
@@ -173,7 +173,7 @@ def test_a_relative_place_is_the_service_s_and_not_the_shell_s(tmp_path: Path, m
     monkeypatch.chdir(tmp_path)
     (tmp_path / "preread.db").write_bytes(b"another one's")
     (tmp_path / "preread.toml").write_text('database_url = "sqlite:///preread.db"\npreview_dir = "previews"\n')
-    host = uninstall.Host(load(tmp_path / "preread.toml"), tmp_path / "tree")
+    host = uninstall.Host(load_settings(tmp_path / "preread.toml"), tmp_path / "tree")
     assert host.name_of_data == DATABASE
     assert list(host.steps(data=True)) == []
 

@@ -516,7 +516,7 @@ def test_settings_that_cannot_be_meant_are_refused(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(f"PREREAD_ALARM_{name.upper()}", value)
     with pytest.raises(SettingsError, match=name.upper()) as refused:
-        settings.load()
+        settings.load_settings()
     assert "hush" not in str(refused.value)
 
 

@@ -134,7 +134,7 @@ def test_a_worker_changes_over_when_another_bundle_is_chosen(
         """Stands for the service: as it would, it asks and ends when it is told."""
         seen.append((chosen.active.label, chosen.is_current()))
         if len(seen) == 1:
-            bundle_registry.activate(engine, "uid:0", bundles.load_bundle(stub_bundle.path))
+            bundle_registry.activate_bundle(engine, "uid:0", bundles.load_bundle(stub_bundle.path))
             assert not chosen.is_current()
             return service.BUNDLE_CHANGED
         return 0
@@ -176,23 +176,23 @@ def test_a_worker_whose_machine_lacks_the_chosen_bundle_goes_on_until_its_own_is
     here: Any, stub_bundle: Bundle, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = open_engine(f"sqlite:///{tmp_path / 'preread.db'}")
-    selection = bundle_selection(settings.load(), engine)
+    selection = bundle_selection(settings.load_settings(), engine)
     running = selection.load()
     watch = BundleWatch(selection, running)
     assert watch.is_current()
-    bundle_registry.activate(engine, "uid:0", stub_bundle)  # on another machine
+    bundle_registry.activate_bundle(engine, "uid:0", stub_bundle)  # on another machine
     assert watch.is_current()
     assert watch.is_current()
     assert [record.msg for record in caplog.records if record.msg != "audit_head"] == ["bundle_not_usable"]
     assert here("run", "--root", str(tmp_path / "inbox")).exit_code == 4
-    bundle_registry.rollback(engine, "uid:0")
+    bundle_registry.activate_previous_bundle(engine, "uid:0")
     bundle_registry.select_shadow(engine, "uid:0", stub_bundle)
     assert not watch.is_current()
     assert selection.load().shadow is None  # not here either, and no film waits for it
     here("bundle", "add", str(stub_bundle.path))
     assert selection.load().shadow is not None
-    bundle_registry.activate(engine, "uid:0", running.active)
-    bundle_registry.withdraw(
+    bundle_registry.activate_bundle(engine, "uid:0", running.active)
+    bundle_registry.withdraw_bundles(
         engine, "uid:0", bundle_registry.find_bundles(engine, running.active.label), "it turned films"
     )
     with pytest.raises(BundleWithdrawn, match="turned"):

@@ -124,7 +124,7 @@ def test_a_file_without_a_byte_is_no_database_either(
     assert able("db", "upgrade").exit_code == 2
     assert able("run", "--root", "films", "--once").exit_code == 2
     engine = open_engine(f"sqlite:///{tmp_path}/preread.db")
-    assert migrate.revision_of(engine) is None
+    assert migrate.schema_revision(engine) is None
     engine.dispose()
 
 
@@ -160,7 +160,7 @@ def test_an_empty_server_database_beside_previews_is_refused_too(
     ran = able("db", "upgrade")
     assert (ran.exit_code, "previews" in ran.err) == (2, True)
     engine = open_engine(empty_database_url)
-    assert migrate.revision_of(engine) is None
+    assert migrate.schema_revision(engine) is None
     engine.dispose()
     assert able("db", "upgrade", "--new").exit_code == 0
 

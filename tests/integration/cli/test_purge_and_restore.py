@@ -103,7 +103,7 @@ def test_a_purged_patient_is_not_in_the_restored_backup_and_no_scan_brings_it_ba
     # the same paths are known; one that came after the backup is read, and known by its content
     assert [site.image(number, "P1", restored) for number in (0, 1)] == [False, False]
     assert not site.image(3, "P1", restored)
-    assert [row.code for row in results.query(restored)] == ["view"]
+    assert [row.code for row in results.query_results(restored)] == ["view"]
     assert {version.code for version in _versions(restored).values() if version.state is FileState.IGNORED} == {
         FORGOTTEN
     }
@@ -138,7 +138,7 @@ def test_the_file_is_found_when_the_backup_goes_into_a_database_of_another_name(
     assert (site.held("P1"), site.held("P2")) == (False, True)
     # from then on the restored database's own file remembers, the older entries too
     own = site.folder / ("forgotten" if site.engine.dialect.name == "postgresql" else "other.db-forgotten")
-    entries = purge_journal.read(own)
+    entries = purge_journal.read_journal(own)
     assert len([entry for entry in entries if "version" in entry]) == 2
     assert len([entry for entry in entries if "key" in entry]) == 1
 
@@ -154,11 +154,11 @@ def test_a_backup_whose_purges_cannot_be_known_is_restored_only_where_that_is_ac
     site.move_aside()
     ran = site.preread("db", "restore", "kept.backup")
     assert (ran.exit_code, "record of purges" in ran.err) == (2, True), ran.err
-    assert migrate.revision_of(site.engine) is None, "nothing was restored"
+    assert migrate.schema_revision(site.engine) is None, "nothing was restored"
     (site.folder / journal.name).write_text(json.dumps({"key": "00" * 32}) + "\n")
     ran = site.preread("db", "restore", "kept.backup")
     assert (ran.exit_code, "another database" in ran.err) == (2, True), ran.err
-    assert migrate.revision_of(site.engine) is None
+    assert migrate.schema_revision(site.engine) is None
     os.rename(aside / journal.name, site.folder / journal.name)
     assert site.preread("db", "restore", "kept.backup").exit_code == 0
     assert not site.held("P1")
@@ -238,11 +238,11 @@ def test_nobody_sees_a_restored_database_before_what_was_purged_is_gone(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as killed:
-        killed.setattr(backup, "clear_runtime_state", broken_off)
+        killed.setattr(backup, "reset_restored_state", broken_off)
         site.preread("db", "restore", "kept.backup")
     assert seen == ["2 "]
     if site.engine.dialect.name == "postgresql":
-        with pytest.raises(DatabaseUnsuitable, match="a restore of this database has not come to its end"):
+        with pytest.raises(DatabaseUnsuitable, match="a restore of this database is not complete"):
             migrate.check_schema(site.engine)
         assert site.preread("db", "upgrade", "--no-backup").exit_code == 2
         assert site.preread("db", "restore", "kept.backup").exit_code == 2, "it is not empty"

@@ -62,8 +62,8 @@ def test_upgrade_from_nothing_and_twice(empty_database_url: str) -> None:
     engine = open_engine(empty_database_url)
     with pytest.raises(SchemaOutdated):
         migrate.check_schema(engine)
-    migrate.upgrade(engine)
-    migrate.upgrade(engine)
+    migrate.upgrade_schema(engine)
+    migrate.upgrade_schema(engine)
     migrate.check_schema(engine)
     engine.dispose()
 
@@ -74,7 +74,7 @@ def test_a_database_of_a_newer_program_is_left_alone(engine: Engine) -> None:
     with pytest.raises(SchemaTooNew):
         migrate.check_schema(engine)
     with pytest.raises(SchemaTooNew):
-        migrate.upgrade(engine)
+        migrate.upgrade_schema(engine)
 
 
 def test_an_existing_database_without_tables_is_outdated(empty_database_url: str) -> None:
@@ -90,7 +90,7 @@ def test_an_existing_database_without_tables_is_outdated(empty_database_url: str
 
 def _upgrade(url: str) -> None:
     engine = open_engine(url)
-    migrate.upgrade(engine)
+    migrate.upgrade_schema(engine)
     engine.dispose()
 
 
@@ -174,7 +174,7 @@ def test_nothing_is_written_to_an_sqlite_file_that_was_deleted(migrated_sqlite: 
 def test_a_new_sqlite_file_is_readable_by_its_owner_only(tmp_path: Path) -> None:
     path = tmp_path / "preread.db"
     engine = open_engine(f"sqlite:///{path}")
-    migrate.upgrade(engine)
+    migrate.upgrade_schema(engine)
     write(engine, lambda c, _: c.execute(schema.worker.select()).all())
     rights = {stat.S_IMODE(os.stat(one).st_mode) for one in tmp_path.iterdir()}
     engine.dispose()
@@ -195,7 +195,7 @@ def test_opening_a_mistyped_sqlite_path_creates_nothing(tmp_path: Path) -> None:
 def test_sqlite_paths_with_odd_characters(tmp_path: Path, name: str) -> None:
     path = tmp_path / f"{name}.db"
     engine = open_engine(f"sqlite:///{quote(str(path))}")
-    migrate.upgrade(engine)
+    migrate.upgrade_schema(engine)
     assert sqlite_path(engine) == path
     engine.dispose()
     assert path.exists()
@@ -216,12 +216,12 @@ def test_sqlite_on_a_network_file_system_is_refused(tmp_path: Path, monkeypatch:
 def test_sqlite_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
     engine = open_engine(f"sqlite:///{tmp_path / 'no' / 'preread.db'}")
     with pytest.raises(DatabaseUnsuitable, match=r"there is no folder .*/no ") as caught:
-        migrate.upgrade(engine)
+        migrate.upgrade_schema(engine)
     assert "Make that folder" in caught.value.hint
 
 
 @pytest.mark.parametrize("kept_bytes", [None, 50, 4096, 20_000, -4096])
-@pytest.mark.parametrize("action", [migrate.check_schema, migrate.upgrade])
+@pytest.mark.parametrize("action", [migrate.check_schema, migrate.upgrade_schema])
 def test_a_foreign_or_truncated_sqlite_file_is_named_and_left_as_it_is(
     tmp_path: Path, migrated_sqlite: Path, kept_bytes: int | None, action: Callable[[Engine], None]
 ) -> None:
@@ -258,7 +258,7 @@ def test_a_database_that_is_damaged_further_in_is_named_by_reads_and_writes(
     engine.dispose()
 
 
-@pytest.mark.parametrize("action", [migrate.check_schema, migrate.upgrade])
+@pytest.mark.parametrize("action", [migrate.check_schema, migrate.upgrade_schema])
 def test_a_folder_in_place_of_the_sqlite_file(tmp_path: Path, action: Callable[[Engine], None]) -> None:
     engine = open_engine(f"sqlite:///{tmp_path}")
     with pytest.raises(DatabaseUnsuitable, match="is a folder, no database file") as caught:
@@ -283,7 +283,7 @@ def test_an_sqlite_file_in_a_folder_that_may_not_be_written(
     finally:
         folder.chmod(0o755)
     assert said[0] == "DatabaseUnsuitable"
-    assert said[1] == f"{folder} may not be written"
+    assert said[1] == f"{folder} cannot be written"
     assert "right to write" in said[2]
 
 

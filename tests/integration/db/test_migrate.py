@@ -69,8 +69,8 @@ def as_newer(revise: Revise, monkeypatch: pytest.MonkeyPatch, engine: Engine) ->
     def upgrade(body: str, by: int = 1) -> str:
         revision = revise(body, by)
         with monkeypatch.context() as newer:
-            newer.setattr(schema_diff, "differences", lambda _connection: [])
-            migrate.upgrade(engine)
+            newer.setattr(schema_diff, "schema_differences", lambda _connection: [])
+            migrate.upgrade_schema(engine)
         next(own().glob(f"versions/{revision}_*")).unlink()
         return revision
 
@@ -89,7 +89,7 @@ def test_alembic_itself_finds_the_models_equal_to_the_migrations(engine: Engine)
         config = migrate._config()
         config.attributes["connection"] = connection
         command.check(config)
-        assert schema_diff.differences(connection) == []
+        assert schema_diff.schema_differences(connection) == []
 
 
 @pytest.mark.parametrize("body", [FAILS_LATE, LOSES])
@@ -99,11 +99,11 @@ def test_a_migration_that_fails_or_loses_rows_changes_nothing(
     before, tables = migrate._revisions()[0], set(inspect(engine).get_table_names())
     revise(body)
     with pytest.raises(UpgradeFailed, match="taken back"):
-        migrate.upgrade(engine)
+        migrate.upgrade_schema(engine)
     assert read(engine, backup.count_rows) == rows
     assert set(inspect(engine).get_table_names()) == tables
     assert "novel" not in {column["name"] for column in inspect(engine).get_columns("root")}
-    assert migrate.revision_of(engine) == before
+    assert migrate.schema_revision(engine) == before
     with pytest.raises(SchemaOutdated):
         migrate.check_schema(engine)
 
@@ -135,8 +135,8 @@ def test_an_older_program_works_with_the_next_schema(
     revision = as_newer(ADDS)
     migrate.check_schema(engine)
     assert "schema_newer" in caplog.messages
-    migrate.upgrade(engine)
-    assert migrate.revision_of(engine) == revision, "an older program leaves the newer schema as it is"
+    migrate.upgrade_schema(engine)
+    assert migrate.schema_revision(engine) == revision, "an older program leaves the newer schema as it is"
     ledger_rows.fill(engine, name=b"later")
     now = read(engine, backup.count_rows)
     assert now["file"] == 2 * rows["file"]
@@ -148,7 +148,7 @@ def test_an_older_program_refuses_what_it_cannot_live_with(
     engine: Engine, as_newer: Revise, body: str, by: int
 ) -> None:
     as_newer(body, by)
-    for action in (migrate.check_schema, migrate.upgrade, migrate.downgrade):
+    for action in (migrate.check_schema, migrate.upgrade_schema, migrate.downgrade_schema):
         with pytest.raises(SchemaTooNew, match="the schema is"):
             action(engine)
 
@@ -159,16 +159,16 @@ def test_from_the_newest_schema_to_the_one_before_and_back(
     newest, before = migrate._revisions()[:2]
     with engine.begin() as connection:
         connection.execute(text("CREATE INDEX of_the_administrator ON file (ms)"))
-    assert migrate.downgrade(engine) == before
-    assert migrate.revision_of(engine) == before
+    assert migrate.downgrade_schema(engine) == before
+    assert migrate.schema_revision(engine) == before
     kept = read(engine, backup.count_rows)
     assert {name: kept[name] for name in ("file", "assessment", "finding", "transition", "reading", "audit")} == {
         name: rows[name] for name in ("file", "assessment", "finding", "transition", "reading", "audit")
     }
     with pytest.raises(SchemaOutdated):
-        migrate.downgrade(engine)
-    migrate.upgrade(engine)
-    assert migrate.revision_of(engine) == newest
+        migrate.downgrade_schema(engine)
+    migrate.upgrade_schema(engine)
+    assert migrate.schema_revision(engine) == newest
     assert read(engine, backup.count_rows)["finding"] == rows["finding"]
 
 
@@ -185,8 +185,8 @@ def test_every_revision_that_takes_the_next_number_only_adds(empty_database_url:
             known = MetaData()
             known.reflect(connection)
             command.upgrade(config, revision)
-            if before >= "0005" and schema_diff.is_next(revision, before):
-                assert schema_diff.hindrances(connection, known) == [], revision
+            if before >= "0005" and schema_diff.is_next_revision(revision, before):
+                assert schema_diff.newer_schema_obstacles(connection, known) == [], revision
                 command.downgrade(config, before)
                 command.upgrade(config, revision)
     engine.dispose()
@@ -204,7 +204,7 @@ def test_a_table_that_somebody_holds_is_not_waited_for(
     with other.begin() as holder:
         holder.execute(text("SELECT count(*) FROM file"))
         with pytest.raises(DatabaseBusy):
-            migrate.upgrade(engine)
+            migrate.upgrade_schema(engine)
     engine.dispose()
     other.dispose()
     server.drop(name)  # type: ignore[attr-defined]

@@ -105,10 +105,12 @@ def test_nothing_starts_before_somebody_said_whose_images_they_are(monkeypatch: 
     for population in Population:
         assert f"#   {population.value} " in example
         monkeypatch.setenv("PREREAD_ROOTS", interpolated(roots, {"POPULATION": population.value}))
-        assert [(str(root.path), root.population) for root in settings.load().roots] == [("/films", population)]
+        assert [(str(root.path), root.population) for root in settings.load_settings().roots] == [
+            ("/films", population)
+        ]
     monkeypatch.setenv("PREREAD_ROOTS", interpolated(roots, {"POPULATION": "everybody"}))
     with pytest.raises(SettingsError, match="undeclared"):
-        settings.load()
+        settings.load_settings()
 
 
 def test_only_the_proxy_is_reached_from_outside_and_nothing_starts_before_the_migration() -> None:

@@ -29,7 +29,7 @@ def test_an_assessment_is_stored_whole(bench: LedgerBench, content: ContentAsses
         bench.facts(uid="1.2.3", patient_id="P1"), transfer_syntax_uid="1.2.840.10008.1.2", rows=2500, columns=2048
     )
     assert commit_assessed(bench.ledger, claim, facts, bench.bundle_id, content)
-    detail = history.show(bench.engine, claim.file_id)
+    detail = history.load_result(bench.engine, claim.file_id)
     assert detail is not None
     row = detail.row
     assert (row.outcome, row.state, row.code, row.bundle, row.bundle_digest) == (
@@ -58,7 +58,7 @@ def test_a_list_of_findings_keeps_its_order(bench: LedgerBench, content: Content
     )
     claim = bench.claimed()
     assert commit_assessed(bench.ledger, claim, bench.facts(), bench.bundle_id, replace(content, findings=several))
-    (row,) = results.query(bench.engine)
+    (row,) = results.query_results(bench.engine)
     assert row.findings == several
 
 
@@ -98,10 +98,10 @@ def test_the_same_bytes_twice_are_one_assessment_and_two_files(bench: LedgerBenc
     assert commit_assessed(bench.ledger, claim, bench.facts(patient_id="P2"), bench.bundle_id, None)
     assert [bench.count(table) for table in ("instance", "assessment", "finding", "file")] == [1, 1, 1, 2]
     assert bench.row(first)["assessment_id"] == bench.row(claim.file_id)["assessment_id"]
-    detail = history.show(bench.engine, first)
+    detail = history.load_result(bench.engine, first)
     assert detail is not None
     assert detail.same_content == ((claim.file_id, "/srv/inbox", "two.dcm"),)
-    assert results.query(bench.engine, results.ResultFilter(patient_id="P2"))[0].findings
+    assert results.query_results(bench.engine, results.ResultFilter(patient_id="P2"))[0].findings
 
 
 def test_the_first_assessment_of_a_content_is_kept(bench: LedgerBench, content: ContentAssessment) -> None:
@@ -109,7 +109,7 @@ def test_the_first_assessment_of_a_content_is_kept(bench: LedgerBench, content: 
     claim = bench.claimed(b"two.dcm")
     other = replace(content, findings=(Finding("pneumonia", -1.0, 0.1, 0.3, Answer.NOT_FLAGGED),))
     assert commit_assessed(bench.ledger, claim, bench.facts(), bench.bundle_id, other)
-    assert {row.findings[0].answer for row in results.query(bench.engine)} == {Answer.FLAGGED}
+    assert {row.findings[0].answer for row in results.query_results(bench.engine)} == {Answer.FLAGGED}
 
 
 def test_another_bundle_is_another_assessment(bench: LedgerBench, content: ContentAssessment) -> None:
@@ -133,7 +133,7 @@ def test_a_refusal_is_done_with_its_reason_and_its_identity(bench: LedgerBench) 
     claim = bench.claimed()
     facts = bench.facts(patient_id="P1")
     assert commit_refused(bench.ledger, claim, facts, bench.bundle_id, RefusalCode.VIEW, "a lateral view (LL)")
-    (row,) = results.query(bench.engine)
+    (row,) = results.query_results(bench.engine)
     assert (row.state, row.outcome, row.code, row.reason) == (
         FileState.DONE,
         Outcome.REFUSED,
@@ -149,10 +149,10 @@ def test_the_same_bytes_refused_here_and_assessed_there(bench: LedgerBench, cont
     claim = bench.claimed(b"research.dcm")
     facts = replace(bench.facts(), population=Population.RESEARCH, gate_caveats=(Caveat.OUTSIDE_INTENDED_AGE,))
     assert commit_assessed(bench.ledger, claim, facts, bench.bundle_id, content)
-    assert [row.outcome for row in results.query(bench.engine)] == [Outcome.ASSESSED, Outcome.REFUSED]
-    (unread,) = results.query(bench.engine, results.ResultFilter(research=False))
+    assert [row.outcome for row in results.query_results(bench.engine)] == [Outcome.ASSESSED, Outcome.REFUSED]
+    (unread,) = results.query_results(bench.engine, results.ResultFilter(research=False))
     assert unread.outcome is Outcome.REFUSED
-    (research,) = results.query(bench.engine, results.ResultFilter(research=True))
+    (research,) = results.query_results(bench.engine, results.ResultFilter(research=True))
     assert research.caveats == (Caveat.OUTSIDE_INTENDED_AGE, Caveat.NO_WINDOW)
 
 
@@ -161,7 +161,7 @@ def test_what_cannot_be_read_is_set_aside_at_once(bench: LedgerBench) -> None:
     assert commit_unreadable(bench.ledger, claim, UnknownFormat())
     claim = bench.claimed(b"cut.dcm")
     assert commit_unreadable(bench.ledger, claim, TruncatedPixels(), bench.facts(patient_id="P1"))
-    found = {row.path: row for row in results.query(bench.engine)}
+    found = {row.path: row for row in results.query_results(bench.engine)}
     assert {row.state for row in found.values()} == {FileState.QUARANTINED}
     assert {path: row.code for path, row in found.items()} == {b"text.dcm": "unknown_format", b"cut.dcm": "truncated"}
     assert (found[b"cut.dcm"].identity.patient_id, found[b"text.dcm"].sha256) == ("P1", None)
@@ -171,8 +171,8 @@ def test_what_cannot_be_read_is_set_aside_at_once(bench: LedgerBench) -> None:
 def test_new_bytes_reopen_what_was_set_aside(bench: LedgerBench) -> None:
     commit_unreadable(bench.ledger, bench.claimed(), UnknownFormat())
     bench.assess(b"film.dcm", mtime_ns=2)
-    assert [row.outcome for row in results.query(bench.engine)] == [Outcome.ASSESSED]
-    both = results.query(bench.engine, results.ResultFilter(superseded=True))
+    assert [row.outcome for row in results.query_results(bench.engine)] == [Outcome.ASSESSED]
+    both = results.query_results(bench.engine, results.ResultFilter(superseded=True))
     assert {row.outcome for row in both} == {Outcome.ASSESSED, Outcome.UNREADABLE}
 
 
@@ -183,7 +183,7 @@ def test_an_older_outcome_does_not_show_through_a_newer_one(bench: LedgerBench, 
     (claim,) = bench.claim()
     assert claim.file_id == file_id
     commit_unreadable(bench.ledger, claim, UnknownFormat())
-    (row,) = results.query(bench.engine)
+    (row,) = results.query_results(bench.engine)
     assert (row.outcome, row.findings, row.bundle) == (Outcome.UNREADABLE, (), None)
 
 
@@ -195,12 +195,12 @@ def test_one_uid_with_other_bytes_marks_both(bench: LedgerBench) -> None:
     assert bench.row(first)["uid_conflict"] is False
     second = bench.assess(b"folder/b.dcm", b"edited film", uid="1.2.3")
     third = bench.assess(b"c.dcm", b"film of another patient", uid="1.2.4")
-    caveats = {row.result_id: row.caveats for row in results.query(bench.engine)}
+    caveats = {row.result_id: row.caveats for row in results.query_results(bench.engine)}
     assert Caveat.UID_CONFLICT in caveats[first]
     assert Caveat.UID_CONFLICT in caveats[second]
     assert Caveat.UID_CONFLICT not in caveats[third]
     assert bench.count("assessment") == 3
-    detail = history.show(bench.engine, second)
+    detail = history.load_result(bench.engine, second)
     assert detail is not None
     assert detail.same_uid == ((first, "/srv/inbox", "a.dcm"),)
 
@@ -271,13 +271,13 @@ def test_a_fenced_image_leaves_no_header(bench: LedgerBench, content: ContentAss
 def test_a_copy_is_no_conflict(bench: LedgerBench) -> None:
     bench.assess(b"a.dcm", b"film", uid="1.2.3")
     bench.assess(b"b.dcm", b"film", uid="1.2.3")
-    assert all(Caveat.UID_CONFLICT not in row.caveats for row in results.query(bench.engine))
+    assert all(Caveat.UID_CONFLICT not in row.caveats for row in results.query_results(bench.engine))
 
 
 def test_films_without_a_uid_do_not_conflict(bench: LedgerBench) -> None:
     bench.assess(b"a.jpg", b"one", uid=None)
     bench.assess(b"b.jpg", b"two", uid=None)
-    assert all(Caveat.UID_CONFLICT not in row.caveats for row in results.query(bench.engine))
+    assert all(Caveat.UID_CONFLICT not in row.caveats for row in results.query_results(bench.engine))
 
 
 def _commit(url: str, worker_id: str, root_id: int, bundle_id: int, content: ContentAssessment, start: Any) -> None:
@@ -330,7 +330,7 @@ def test_hostile_tags_are_stored_safe(bench: LedgerBench, content: ContentAssess
     )
     claim = bench.claimed()
     assert commit_assessed(bench.ledger, claim, replace(bench.facts(), identity=hostile), bench.bundle_id, content)
-    (row,) = results.query(bench.engine)
+    (row,) = results.query_results(bench.engine)
     assert row.identity.patient_name == r"Doe\x00^Jane\x1b[2J\u202egnp.exe"
     assert row.identity.patient_id == r"../../x\x00\x07"
     assert row.identity.accession_number is None, "a broken identifier is a missing one"
@@ -338,7 +338,7 @@ def test_hostile_tags_are_stored_safe(bench: LedgerBench, content: ContentAssess
     assert row.identity.institution_name == r"\ud800 St. Mary"
     assert row.identity.patient_age_years is None
     assert row.identity.study_instance_uid == "1.2.3"
-    assert results.query(bench.engine, results.ResultFilter(patient_id="../../x\x00\x07")) == [row]
+    assert results.query_results(bench.engine, results.ResultFilter(patient_id="../../x\x00\x07")) == [row]
 
 
 def test_observations_of_one_film_across_roots(bench: LedgerBench) -> None:
@@ -349,7 +349,7 @@ def test_observations_of_one_film_across_roots(bench: LedgerBench) -> None:
     (claim,) = bench.ledger.claim([other], 1)
     facts = replace(bench.facts(), population=Population.RESEARCH)
     assert commit_assessed(bench.ledger, claim, facts, bench.bundle_id, None)
-    assert {row.root_text: row.research for row in results.query(bench.engine)} == {
+    assert {row.root_text: row.research for row in results.query_results(bench.engine)} == {
         "/srv/inbox": False,
         "/srv/other": True,
     }

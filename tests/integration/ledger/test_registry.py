@@ -27,7 +27,7 @@ from preread.ledger.records import ContentAssessment
 from preread.model import bundles
 from preread.model.bundles import Bundle
 from preread.review import audit, disclosures, results
-from preread.review.history import detail_to_json, show
+from preread.review.history import detail_to_json, load_result
 from preread.review.results import result_to_json
 from preread.runner.child.protocol import Report
 from preread.runner.pool import Done, Fault, Lost
@@ -103,38 +103,42 @@ def test_another_bundle_of_the_same_name_is_refused(
 def test_activating_is_on_record_and_queues_no_film_again(bench: LedgerBench, two: tuple[Bundle, Bundle]) -> None:
     film = bench.assess(b"film.dcm")
     before = bench.row(film)
-    bundle_registry.activate(bench.engine, ACTOR, two[0])
-    bundle_registry.activate(bench.engine, ACTOR, two[1])
+    bundle_registry.activate_bundle(bench.engine, ACTOR, two[0])
+    bundle_registry.activate_bundle(bench.engine, ACTOR, two[1])
     now = bundle_registry.current_selection(bench.engine).active
     assert now is not None
     assert now.bundle is not None
     assert (now.bundle.label, now.bundle.digest, now.actor) == ("stub/2.0.0", "2" * 64, ACTOR)
     assert bench.row(film) == before
-    assert results.query(bench.engine)[0].bundle == "films/1"
-    assert [one.action for one in audit.latest(bench.engine, 9) if one.action != "key"] == ["bundle_chosen"] * 2
-    audit.verify(bench.engine)
+    assert results.query_results(bench.engine)[0].bundle == "films/1"
+    assert [one.action for one in audit.latest_audit_entries(bench.engine, 9) if one.action != "key"] == [
+        "bundle_chosen"
+    ] * 2
+    audit.verify_audit_chain(bench.engine)
 
 
 def test_rolling_back_goes_to_the_one_before_and_past_what_was_withdrawn(
     bench: LedgerBench, two: tuple[Bundle, Bundle]
 ) -> None:
     with pytest.raises(UsageError, match="ever activated"):
-        bundle_registry.rollback(bench.engine, ACTOR)
-    bundle_registry.activate(bench.engine, ACTOR, two[0])
-    assert bundle_registry.rollback(bench.engine, ACTOR) is None
-    bundle_registry.activate(bench.engine, ACTOR, two[0])
-    bundle_registry.activate(bench.engine, ACTOR, two[1])
-    back = bundle_registry.rollback(bench.engine, ACTOR)
+        bundle_registry.activate_previous_bundle(bench.engine, ACTOR)
+    bundle_registry.activate_bundle(bench.engine, ACTOR, two[0])
+    assert bundle_registry.activate_previous_bundle(bench.engine, ACTOR) is None
+    bundle_registry.activate_bundle(bench.engine, ACTOR, two[0])
+    bundle_registry.activate_bundle(bench.engine, ACTOR, two[1])
+    back = bundle_registry.activate_previous_bundle(bench.engine, ACTOR)
     assert back is not None
     assert back.label == "stub/1.0.0"
-    bundle_registry.activate(bench.engine, ACTOR, two[1])
-    bundle_registry.withdraw(
+    bundle_registry.activate_bundle(bench.engine, ACTOR, two[1])
+    bundle_registry.withdraw_bundles(
         bench.engine, ACTOR, bundle_registry.find_bundles(bench.engine, "1.0.0"), "it turned films"
     )
-    assert bundle_registry.rollback(bench.engine, ACTOR) is None
-    bundle_registry.withdraw(bench.engine, ACTOR, bundle_registry.find_bundles(bench.engine, "2.0.0"), "it as well")
+    assert bundle_registry.activate_previous_bundle(bench.engine, ACTOR) is None
+    bundle_registry.withdraw_bundles(
+        bench.engine, ACTOR, bundle_registry.find_bundles(bench.engine, "2.0.0"), "it as well"
+    )
     with pytest.raises(UsageError, match="withdrawn"):
-        bundle_registry.rollback(bench.engine, ACTOR)
+        bundle_registry.activate_previous_bundle(bench.engine, ACTOR)
 
 
 # --------------------------------------------------------------------------- withdrawing
@@ -144,8 +148,8 @@ def test_a_withdrawn_bundle_strikes_its_results_through_and_assesses_no_more(ben
     film = bench.assess(b"film.dcm")
     known = bundle_registry.find_bundles(bench.engine, "films/1")
     for reason in ("it misses what lies behind the heart", "said twice, the first reason stays"):
-        bundle_registry.withdraw(bench.engine, ACTOR, known, reason)
-    (row,) = results.query(bench.engine)
+        bundle_registry.withdraw_bundles(bench.engine, ACTOR, known, reason)
+    (row,) = results.query_results(bench.engine)
     assert row.withdrawn == "it misses what lies behind the heart"
     assert result_to_json(row)["withdrawn"]["reason"] == row.withdrawn
     with pytest.raises(BundleWithdrawn, match="behind the heart"):
@@ -155,11 +159,13 @@ def test_a_withdrawn_bundle_strikes_its_results_through_and_assesses_no_more(ben
     assert bench.ledger.requeue([film], "a better bundle", states=[FileState.DONE])
     (claim,) = bench.claim()
     assert commit_assessed(bench.ledger, claim, bench.facts(), bench.bundle_id, content_of(Answer.NOT_FLAGGED))
-    detail = show(bench.engine, film)
+    detail = load_result(bench.engine, film)
     assert detail is not None
     assert detail.row.withdrawn is None
     assert detail_to_json(detail)["history"]["past"][0]["withdrawn"].startswith("it misses")
-    assert [one.action for one in audit.latest(bench.engine, 9) if one.action != "key"] == ["bundle_withdrawn"]
+    assert [one.action for one in audit.latest_audit_entries(bench.engine, 9) if one.action != "key"] == [
+        "bundle_withdrawn"
+    ]
 
 
 def test_the_films_of_a_withdrawn_bundle_are_listed_with_who_saw_them(bench: LedgerBench) -> None:
@@ -171,20 +177,20 @@ def test_the_films_of_a_withdrawn_bundle_are_listed_with_who_saw_them(bench: Led
     assert commit_assessed(bench.ledger, claim, bench.facts(b"d"), other, content_of())
 
     def look(connection: Any, _again: bool) -> None:
-        audit.append(connection, "uid:7", audit.Action.VIEW, f"film:{second}")
-        audit.append(connection, "uid:8", audit.Action.SEARCH, "results")
+        audit.append_entry(connection, "uid:7", audit.Action.VIEW, f"film:{second}")
+        audit.append_entry(connection, "uid:8", audit.Action.SEARCH, "results")
 
     write(bench.engine, look)
     ids = [one.bundle_id for one in bundle_registry.find_bundles(bench.engine, "films/1")]
     assert bundle_recall.unattributed_access(bench.engine, ids) == bundle_recall.UnattributedAccess(0, None)
-    rows = {row.path_text: row for row in results.query(bench.engine)}
-    disclosures.record(bench.engine, "uid:9", [rows["a.dcm"], rows["c.dcm"], rows["d.dcm"]])
+    rows = {row.path_text: row for row in results.query_results(bench.engine)}
+    disclosures.record_list_view(bench.engine, "uid:9", [rows["a.dcm"], rows["c.dcm"], rows["d.dcm"]])
     # the other bundle's answer of the same film, which another person saw, is none of this one's
     bench.wait(1)
     assert bench.ledger.requeue([first], "a better bundle", states=[FileState.DONE])
     (claim,) = bench.claim()
     assert commit_assessed(bench.ledger, claim, bench.facts(b"a"), other, content_of(Answer.NOT_FLAGGED))
-    disclosures.record(bench.engine, "uid:10", results.query(bench.engine))
+    disclosures.record_list_view(bench.engine, "uid:10", results.query_results(bench.engine))
     found = list(bundle_recall.recalled_images(bench.engine, ids))
     said = [(one.result.path_text, [of.who for of in one.seen], sorted(of.who for of in one.listed)) for one in found]
     assert said == [
@@ -193,8 +199,8 @@ def test_the_films_of_a_withdrawn_bundle_are_listed_with_who_saw_them(bench: Led
         ("c.dcm", [], ["uid:10", "uid:9"]),
     ]
     assert found[0].result.result_id == first
-    assert [one["who"] for one in bundle_recall.to_json(found[2])["listed"]] == ["uid:9", "uid:10"]
-    write(bench.engine, lambda c, _: audit.append(c, "uid:9", audit.Action.EXPORT, "readings"))
+    assert [one["who"] for one in bundle_recall.recalled_image_to_json(found[2])["listed"]] == ["uid:9", "uid:10"]
+    write(bench.engine, lambda c, _: audit.append_entry(c, "uid:9", audit.Action.EXPORT, "readings"))
     unnamed = bundle_recall.unattributed_access(bench.engine, ids)
     assert unnamed == bundle_recall.UnattributedAccess(1, found[0].listed[0].at)
 
@@ -227,7 +233,7 @@ def test_a_shadow_speaks_of_each_film_once_and_nobody_is_shown_it(
     bench.assess(b"copy of a.dcm", b"a")
     bench.wait(1)
     bench.assess(b"b.dcm", b"b")
-    shown = results.query(bench.engine)
+    shown = results.query_results(bench.engine)
     given = shadow.films([bench.root_id], 1) + shadow.films([bench.root_id], 5)
     assert sorted(film.path for film in given) == [b"b.dcm", b"copy of a.dcm"]
     assert shadow.films([bench.root_id], 5) == []
@@ -235,9 +241,9 @@ def test_a_shadow_speaks_of_each_film_once_and_nobody_is_shown_it(
         shadow.handle(said(film, Answer.NOT_FLAGGED, 0.2))
     assert shadow.films([bench.root_id], 5) == []
     assert bench.count("shadow") == bench.count("shadow_finding") == 2
-    assert results.query(bench.engine) == shown
+    assert results.query_results(bench.engine) == shown
     assert bench.state(b"a.dcm") is FileState.DONE
-    detail = show(bench.engine, first)
+    detail = load_result(bench.engine, first)
     assert detail is not None
     assert "films/2" not in str(detail_to_json(detail))
 
@@ -275,7 +281,7 @@ def test_two_bundles_are_compared_on_what_both_spoke_of(bench: LedgerBench, trie
     for film in shadow.films([bench.root_id], 5):
         shadow.handle(said(film, *words[film.path]))
     bench.assess(b"unseen", b"unseen")
-    found = bundle_comparison.compare(bench.engine, [bench.bundle_id], [shadow_id])
+    found = bundle_comparison.compare_bundles(bench.engine, [bench.bundle_id], [shadow_id])
     assert found.contents == 3
     of = found.findings["pneumonia"]
     assert of.table == {("flagged", "flagged"): 1, ("flagged", "not_flagged"): 1, ("flagged", "refused: view"): 1}
@@ -285,9 +291,9 @@ def test_two_bundles_are_compared_on_what_both_spoke_of(bench: LedgerBench, trie
         ((films[b"turned"],), "not_flagged"),
         ((films[b"refused"],), "refused: view"),
     }
-    back = bundle_comparison.compare(bench.engine, [shadow_id], [bench.bundle_id])
+    back = bundle_comparison.compare_bundles(bench.engine, [shadow_id], [bench.bundle_id])
     assert back.findings["pneumonia"].table == {(b, a): n for (a, b), n in of.table.items()}
-    assert bundle_comparison.to_json(found)["changes"] == 2
+    assert bundle_comparison.comparison_to_json(found)["changes"] == 2
 
 
 def test_double_results_are_compared_too(bench: LedgerBench) -> None:
@@ -296,5 +302,5 @@ def test_double_results_are_compared_too(bench: LedgerBench) -> None:
     bench.ledger.requeue([film], "again", states=[FileState.DONE])
     (claim,) = bench.claim()
     assert commit_assessed(bench.ledger, claim, bench.facts(), second, content_of(Answer.UNCERTAIN, 0.5))
-    found = bundle_comparison.compare(bench.engine, [bench.bundle_id], [second])
+    found = bundle_comparison.compare_bundles(bench.engine, [bench.bundle_id], [second])
     assert found.findings["pneumonia"].table == {("flagged", "uncertain"): 1}

@@ -26,7 +26,7 @@ from preread.admin.purge import PatientQuery
 from preread.core.errors import EnvironmentFault, ScanIncomplete, SettingsError, UsageError
 from preread.core.study_header import StudyHeader
 from preread.core.types import FORGOTTEN, FileState, Identity, Population, Presence, RefusalCode, Role, Verdict
-from preread.db.engine import compact, database_now, open_engine, read
+from preread.db.engine import compact_sqlite, database_now, open_engine, read
 from preread.db.review_schema import session
 from preread.db.schema import file, metadata, root
 from preread.fleet import partition
@@ -39,8 +39,8 @@ from preread.ledger.ledger import Ledger
 from preread.ledger.records import ContentAssessment, FileFacts, Observation, Pulse, RootPulse
 from preread.review import audit, disclosures, results, reviews
 from preread.review.auth import accounts
-from preread.review.history import explain, show
-from preread.review.reviews import Draft, Shown
+from preread.review.history import explain_path, load_result
+from preread.review.reviews import ReviewDraft, ShownResult
 from preread.share.scanner import FileSystem, ScanCounts
 from tests.support.ledger import LedgerBench
 from tests.support.outcomes import commit_assessed, commit_refused, pending
@@ -81,7 +81,7 @@ def tables_with(engine: Engine, *words: str) -> set[str]:
 
 def forget_films(bench: LedgerBench, films: list[int], **options: Any) -> purge.PurgeCounts:
     chosen = {"readings": False, "journal": None, "preview_dir": None} | options
-    return purge.purge(bench.engine, purge.PurgeRequest(ACTOR, "purged: its patient", **chosen), films)
+    return purge.purge_files(bench.engine, purge.PurgeRequest(ACTOR, "purged: its patient", **chosen), films)
 
 
 def sound(bench: LedgerBench) -> bool:
@@ -89,16 +89,20 @@ def sound(bench: LedgerBench) -> bool:
 
 
 def sign(bench: LedgerBench, film: int, comment: str = "") -> None:
-    if not [one for one in accounts.all_accounts(bench.engine) if one.name == "ada"]:
-        accounts.add(bench.engine, ACTOR, accounts.NewAccount("ada", "Dr Ada", Role.READER, "correct horse battery"))
-    reader = accounts.by_name(bench.engine, "ada")
-    detail = show(bench.engine, film)
+    if not [one for one in accounts.list_accounts(bench.engine) if one.name == "ada"]:
+        accounts.add_account(
+            bench.engine, ACTOR, accounts.NewAccount("ada", "Dr Ada", Role.READER, "correct horse battery")
+        )
+    reader = accounts.find_account(bench.engine, "ada")
+    detail = load_result(bench.engine, film)
     assert detail is not None
-    shown = Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
+    shown = ShownResult(detail.row.outcome, detail.row.code, detail.assessment_id)
     reviews.record_viewing(bench.engine, reader, film, shown, answer_visible=True)
-    disclosures.record(bench.engine, reader.actor, [detail.row])
-    draft = Draft(film, shown, Verdict.ACCEPTED, f"form-token-{film:010}", {"pneumonia": Presence.PRESENT}, comment)
-    reviews.sign(bench.engine, reader, draft)
+    disclosures.record_list_view(bench.engine, reader.actor, [detail.row])
+    draft = ReviewDraft(
+        film, shown, Verdict.ACCEPTED, f"form-token-{film:010}", {"pneumonia": Presence.PRESENT}, comment
+    )
+    reviews.sign_review(bench.engine, reader, draft)
 
 
 @dataclass
@@ -140,10 +144,10 @@ def test_nothing_that_names_the_patient_is_left_in_any_table(filled: Filled, tmp
     words = (NAME, "mustermann", IDENTIFIER, "ACC-0815")
     assert tables_with(filled.engine, *words) == {"file", "study_header", "transition", "reading", "session"}
     before = filled.row(filled.other)
-    films = purge.select_patient(filled.engine, PERSON)
+    films = purge.select_patient_files(filled.engine, PERSON)
     assert films == sorted(filled.mine)
     drawn = np.zeros((20, 20), np.uint8)
-    digest = results.query(filled.engine, results.ResultFilter(patient_id=IDENTIFIER))[0].sha256
+    digest = results.query_results(filled.engine, results.ResultFilter(patient_id=IDENTIFIER))[0].sha256
     assert digest is not None
     assert previews.store_preview(tmp_path, digest, encode_preview(drawn), 0)
     done = forget_films(filled, films, readings=True, preview_dir=tmp_path)
@@ -152,13 +156,13 @@ def test_nothing_that_names_the_patient_is_left_in_any_table(filled: Filled, tmp
     assert tables_with(filled.engine, *words[:3]) == set()
     assert not list(tmp_path.rglob("*.png"))
     assert filled.row(filled.other) == before
-    assert [row.result_id for row in results.query(filled.engine)] == [filled.other]
-    assert show(filled.engine, filled.mine[1]) is None
+    assert [row.result_id for row in results.query_results(filled.engine)] == [filled.other]
+    assert load_result(filled.engine, filled.mine[1]) is None
     assert filled.count("instance") == filled.count("assessment") == filled.count("reading") == 1
     assert filled.count("forgetting") == 0
     assert sound(filled)
-    assert audit.latest(filled.engine, 1)[0].object == "films:3"
-    audit.verify(filled.engine)
+    assert audit.latest_audit_entries(filled.engine, 1)[0].object == "films:3"
+    audit.verify_audit_chain(filled.engine)
 
 
 def test_a_purge_by_the_version_before_takes_the_header_too(filled: Filled) -> None:
@@ -227,7 +231,7 @@ def test_no_byte_of_the_patient_is_left_in_any_file(
     other = open_engine(database_url)  # the page, which stays open
     read(other, database_now)
     assert f"{database.name}-wal" in places_with(folder, *words)
-    done = forget_films(filled, purge.select_patient(filled.engine, PERSON), readings=True, preview_dir=kept)
+    done = forget_films(filled, purge.select_patient_files(filled.engine, PERSON), readings=True, preview_dir=kept)
     assert (done.films, done.previews, done.uncleaned) == (33, 1, 0)
     assert places_with(folder, *words) == {}
     assert f"{database.name}-wal" in {path.name for path in folder.iterdir()}
@@ -243,7 +247,7 @@ def test_a_file_that_another_program_reads_is_told_and_cleaned_later(
 ) -> None:
     monkeypatch.setattr("preread.db.engine.BUSY_TIMEOUT_S", 0.01)
     pauses: list[float] = []
-    monkeypatch.setattr(purge, "compact", partial(compact, sleep=pauses.append))
+    monkeypatch.setattr(purge, "compact", partial(compact_sqlite, sleep=pauses.append))
     filled.engine.dispose()
     log = Path(f"{database_url.removeprefix('sqlite:///')}-wal")
     other = open_engine(database_url)
@@ -255,7 +259,7 @@ def test_a_file_that_another_program_reads_is_told_and_cleaned_later(
         assert forget_films(filled, [filled.other]).uncleaned == 1
         assert len(pauses) == 2
         assert log.stat().st_size > 0
-    assert compact(filled.engine)
+    assert compact_sqlite(filled.engine)
     assert log.stat().st_size == 0
     other.dispose()
 
@@ -272,16 +276,16 @@ def test_what_an_older_version_left_in_free_pages_goes_when_the_file_is_written_
     raw.close()
     filled.engine.dispose()
     assert places_with(folder, "zwetschgenbaum")
-    assert compact(filled.engine)
+    assert compact_sqlite(filled.engine)
     assert places_with(folder, "zwetschgenbaum") == {}
 
 
 def test_readings_stay_unless_they_are_named_and_say_no_patient(filled: Filled) -> None:
-    done = forget_films(filled, purge.select_patient(filled.engine, PERSON))
+    done = forget_films(filled, purge.select_patient_files(filled.engine, PERSON))
     assert (done.readings, done.readings_kept) == (0, 1)
     # what a reader wrote is kept as it was written
     assert tables_with(filled.engine, NAME, "mustermann", IDENTIFIER) == {"reading"}
-    kept = reviews.of_images(filled.engine, [filled.mine[1]])[filled.mine[1]]
+    kept = reviews.list_reviews(filled.engine, [filled.mine[1]])[filled.mine[1]]
     assert [(one.verdict, dict(one.answers)) for one in kept] == [(Verdict.ACCEPTED, {"pneumonia": "flagged"})]
     assert sound(filled)
 
@@ -324,8 +328,8 @@ def test_no_table_holds_a_patient_that_was_purged(engine: Engine, name: str, dat
     assert commit_refused(ledger, claim, facts, bundle_id, RefusalCode.VIEW, mark)
     fault = EnvironmentFault(f"{os.fsdecode(path)} cannot be listed")
     ledger.heartbeat(Pulse(30.0, 1, 1, (RootPulse(root_id, True, fault),)))
-    films = purge.select_patient(engine, PatientQuery(patient))
-    purge.purge(engine, purge.PurgeRequest(ACTOR, "purged", readings=True, journal=None, preview_dir=None), films)
+    films = purge.select_patient_files(engine, PatientQuery(patient))
+    purge.purge_files(engine, purge.PurgeRequest(ACTOR, "purged", readings=True, journal=None, preview_dir=None), films)
     left = {cell for _, cell in cells(engine)} - before
     assert films == [claim.file_id]
     assert not [cell for cell in left if any(word in cell.casefold() for word in ("zqxwkq", f"id-{number}", sha256))]
@@ -420,7 +424,7 @@ def test_a_scan_that_meets_the_file_again_knows_it_and_nobody_reads_it(filled: F
     assert filled.ledger.newest_versions(filled.root_id, [b"PAT-4711/a.dcm"])[b"PAT-4711/a.dcm"].code == FORGOTTEN
     assert filled.ledger.record_absent(filled.root_id, [b"PAT-4711/a.dcm"]) == 0
     assert pending(filled.ledger) == 0
-    (told,) = explain(filled.engine, b"/srv/inbox/PAT-4711/a.dcm")
+    (told,) = explain_path(filled.engine, b"/srv/inbox/PAT-4711/a.dcm")
     assert "purged" in told.sentence
     assert tables_with(filled.engine, IDENTIFIER) == set()
     assert sound(filled)
@@ -439,7 +443,7 @@ def test_other_bytes_under_the_same_path_are_a_new_film_and_the_old_ones_are_not
     assert filled.state(path) is FileState.IGNORED
     assert seen_again(filled, path, mtime_ns=2) is FileState.IGNORED
     new = filled.assess(path, b"new", mtime_ns=3, **who())
-    assert [row.result_id for row in results.query(filled.engine)] == [new, filled.other]
+    assert [row.result_id for row in results.query_results(filled.engine)] == [new, filled.other]
     assert sound(filled)
     # back to its first time stamp, as a restored share has it
     assert seen_again(filled, path) is FileState.SETTLING
@@ -466,12 +470,12 @@ def test_a_slot_that_reads_a_film_while_it_is_purged_brings_nothing_back(filled:
 def test_a_content_that_another_film_holds_is_not_forgotten(bench: LedgerBench, tmp_path: Path) -> None:
     film = bench.assess(b"a.dcm", b"same", **who())
     other = bench.assess(b"b.dcm", b"same", **who(patient_id="PAT-1"))
-    done = forget_films(bench, purge.select_patient(bench.engine, PERSON), journal=tmp_path / "forgotten")
+    done = forget_films(bench, purge.select_patient_files(bench.engine, PERSON), journal=tmp_path / "forgotten")
     assert (done.films, done.contents) == (1, 0)
     with bench.engine.begin() as connection:
         connection.execute(text("DELETE FROM tombstone"))  # as in a restored backup
-    assert purge.replay(bench.engine, ACTOR, tmp_path / "forgotten", None).films == 0
-    detail = show(bench.engine, other)
+    assert purge.replay_purges(bench.engine, ACTOR, tmp_path / "forgotten", None).films == 0
+    detail = load_result(bench.engine, other)
     assert detail is not None
     assert detail.row.findings
     assert not bench.ledger.content_status(bench.facts(b"same").sha256, "d" * 64)[1]
@@ -505,8 +509,8 @@ def test_what_a_restored_backup_brings_back_is_forgotten_again(
         source.backup(target)
     source.close()
     target.close()
-    forget_films(filled, purge.select_patient(filled.engine, PERSON), readings=True, journal=journal)
-    assert purge.replay(filled.engine, ACTOR, journal, None).films == 0
+    forget_films(filled, purge.select_patient_files(filled.engine, PERSON), readings=True, journal=journal)
+    assert purge.replay_purges(filled.engine, ACTOR, journal, None).films == 0
     assert not [word for word in (IDENTIFIER, NAME, "PAT") if word in journal.read_text()]
     assert journal.stat().st_mode & 0o077 == 0
     filled.engine.dispose()
@@ -517,11 +521,11 @@ def test_what_a_restored_backup_brings_back_is_forgotten_again(
     # a power cut left the last line unfinished
     with journal.open("a") as stream:
         stream.write('{"purge": "12')
-    done = purge.replay(filled.engine, ACTOR, journal, None)
+    done = purge.replay_purges(filled.engine, ACTOR, journal, None)
     assert (done.films, done.readings) == (3, 1)
     assert tables_with(filled.engine, IDENTIFIER, NAME) == set()
     assert filled.ledger.content_status(filled.facts(b"a").sha256, "d" * 64)[1]
-    assert purge.replay(filled.engine, ACTOR, journal, None).films == 0
+    assert purge.replay_purges(filled.engine, ACTOR, journal, None).films == 0
     assert forget_films(filled, [filled.other], journal=journal).films == 1
     assert [json.loads(line) for line in journal.read_text().splitlines() if line.endswith("}")]
 
@@ -539,21 +543,21 @@ def test_a_journal_of_another_database_is_refused(bench: LedgerBench, tmp_path: 
 
 def test_who_is_meant_must_be_clear(bench: LedgerBench) -> None:
     first = bench.assess(b"a.dcm", b"a", **who())
-    assert purge.select_patient(bench.engine, PERSON) == [first]
+    assert purge.select_patient_files(bench.engine, PERSON) == [first]
     bench.assess(b"b.dcm", b"b", **who(issuer_of_patient_id="OTHER"))
     with pytest.raises(UsageError, match="2 issuers"):
-        purge.select_patient(bench.engine, PERSON)
-    assert purge.select_patient(bench.engine, PatientQuery(IDENTIFIER, ISSUER)) == [first]
+        purge.select_patient_files(bench.engine, PERSON)
+    assert purge.select_patient_files(bench.engine, PatientQuery(IDENTIFIER, ISSUER)) == [first]
     bench.assess(b"c.dcm", b"c", **who(patient_birth_date="19500101"))
     with pytest.raises(UsageError, match="birth dates"):
-        purge.select_patient(bench.engine, PatientQuery(IDENTIFIER, ISSUER))
-    assert purge.select_patient(bench.engine, PatientQuery(IDENTIFIER, ISSUER, "20210203")) == [first]
-    assert purge.select_patient(bench.engine, PatientQuery("PAT-471")) == []
-    assert purge.select_patient(bench.engine, PatientQuery("PAT-%")) == []
-    assert len(purge.select_study(bench.engine, "1.2.826.4711")) == 3
+        purge.select_patient_files(bench.engine, PatientQuery(IDENTIFIER, ISSUER))
+    assert purge.select_patient_files(bench.engine, PatientQuery(IDENTIFIER, ISSUER, "20210203")) == [first]
+    assert purge.select_patient_files(bench.engine, PatientQuery("PAT-471")) == []
+    assert purge.select_patient_files(bench.engine, PatientQuery("PAT-%")) == []
+    assert len(purge.select_study_files(bench.engine, "1.2.826.4711")) == 3
     bench.assess(b"d.dcm", b"d", **who(patient_id="PAT-1"))
     with pytest.raises(UsageError, match="2 patients"):
-        purge.select_study(bench.engine, "1.2.826.4711")
+        purge.select_study_files(bench.engine, "1.2.826.4711")
 
 
 def test_age_counts_from_the_last_result_and_spares_what_waits(bench: LedgerBench) -> None:
@@ -565,18 +569,20 @@ def test_age_counts_from_the_last_result_and_spares_what_waits(bench: LedgerBenc
     bench.ledger.requeue([again], "again", states=[FileState.DONE])
     bench.wait(100 * 86_400)
     bench.assess(b"new.dcm", b"new")
-    assert purge.select_older_than(bench.engine, 99) == [old, gone]
-    assert purge.select_older_than(bench.engine, 101) == []
+    assert purge.select_old_files(bench.engine, 99) == [old, gone]
+    assert purge.select_old_files(bench.engine, 101) == []
     forget_films(bench, [old, gone])
-    assert purge.select_older_than(bench.engine, 99) == []
+    assert purge.select_old_files(bench.engine, 99) == []
 
 
 # --------------------------------------------------------------------------- access
 
 
 def test_a_patient_gets_everything_that_is_held(filled: Filled) -> None:
-    films = purge.select_patient(filled.engine, PERSON)
-    record = json.loads(patient_export.to_text(patient_export.export(filled.engine, ACTOR, films)))
+    films = purge.select_patient_files(filled.engine, PERSON)
+    record = json.loads(
+        patient_export.format_exported_data(patient_export.export_patient_data(filled.engine, ACTOR, films))
+    )
     assert [film["id"] for film in record["films"]] == films
     first, second, refused = record["films"]
     assert second["patient_name"] == NAME
@@ -593,4 +599,4 @@ def test_a_patient_gets_everything_that_is_held(filled: Filled) -> None:
     assert held <= set(first)
     assert second["study_header"]["header"]["00100010"] == {"vr": "PN", "Value": [{"Alphabetic": NAME}]}
     assert second["study_header"]["left_out"] == []
-    assert "Else^Some" not in patient_export.to_text(record)
+    assert "Else^Some" not in patient_export.format_exported_data(record)

@@ -20,9 +20,9 @@ from preread.core.types import Answer, FileState, Presence, RefusalCode, Role, V
 from preread.db import audit_key, review_schema, schema
 from preread.db.engine import database_now, read
 from preread.review import audit, audit_proof, reviews
-from preread.review.audit import Action, Head
+from preread.review.audit import Action, AuditHead
 from preread.review.auth import accounts
-from preread.review.reviews import Draft, Shown
+from preread.review.reviews import ReviewDraft, ShownResult
 from tests.support.page import PASSWORD, Films
 
 SHELL = "uid:0"
@@ -34,10 +34,10 @@ _audit, _reading, _viewing, _account = (
 @pytest.fixture
 def keyed(films: Films, tmp_path: Path) -> Films:
     """Films, people and readings in a database that has had its key from the start."""
-    audit_key.attach(films.engine, tmp_path / "key")
-    audit_proof.accept(films.engine, SHELL)
+    audit_key.attach_keyring(films.engine, tmp_path / "key")
+    audit_proof.accept_unproven_rows(films.engine, SHELL)
     ada, ben = films.person("ada"), films.person("ben")
-    accounts.add(films.engine, SHELL, accounts.NewAccount("ris", "", Role.SERVICE, None))
+    accounts.add_account(films.engine, SHELL, accounts.NewAccount("ris", "", Role.SERVICE, None))
     who: dict[str, Any] = {"patient_id": "P1", "patient_name": "DOE^JANE"}
     for name, answer in (("a", Answer.FLAGGED), ("b", Answer.NOT_FLAGGED), ("c", RefusalCode.VIEW), ("d", None)):
         film = films.add(f"{name}.dcm", answer, **who)
@@ -47,9 +47,9 @@ def keyed(films: Films, tmp_path: Path) -> Films:
     return films
 
 
-def shown(films: Films, film: int) -> Shown:
+def shown(films: Films, film: int) -> ShownResult:
     with films.engine.connect() as connection:
-        return reviews.shown_of(connection.execute(schema.file.select().where(schema.file.c.id == film)).one())
+        return reviews.shown_result(connection.execute(schema.file.select().where(schema.file.c.id == film)).one())
 
 
 def look(films: Films, who: accounts.Account, film: int) -> None:
@@ -57,16 +57,16 @@ def look(films: Films, who: accounts.Account, film: int) -> None:
 
 
 def sign(films: Films, who: accounts.Account, film: int, **more: Any) -> int:
-    draft = Draft(
+    draft = ReviewDraft(
         film, shown(films, film), Verdict.ACCEPTED, f"{who.name}-{film}-{more}", {"pneumonia": Presence.PRESENT}, **more
     )
-    return reviews.sign(films.engine, who, draft)
+    return reviews.sign_review(films.engine, who, draft)
 
 
 def faults(films: Films) -> list[str]:
     """What is found, whichever way it is told."""
     try:
-        found = audit_proof.verify(films.engine)
+        found = audit_proof.verify_audited_rows(films.engine)
     except AuditBroken as error:
         return [str(error)]
     return [*found.faults, *map(str, found.chain.unproven), *(["unsealed"] if found.unsealed else [])]
@@ -168,11 +168,11 @@ EDITS: dict[str, Callable[[Connection], Any]] = {
 
 def test_what_the_program_does_itself_is_whole(keyed: Films) -> None:
     assert faults(keyed) == []
-    ada = accounts.by_name(keyed.engine, "ada")
+    ada = accounts.find_account(keyed.engine, "ada")
     accounts.renew_secret(keyed.engine, SHELL, "ada", f"{PASSWORD} again")
     accounts.renew_secret(keyed.engine, SHELL, "ris", None)
     accounts.set_read_before_reveal(keyed.engine, SHELL, ada, True)
-    accounts.disable(keyed.engine, SHELL, "ben")
+    accounts.disable_account(keyed.engine, SHELL, "ben")
     with pytest.raises(Exception, match="wrong"):
         accounts.check_password(keyed.engine, "ada", "wrong password")
     assert accounts.check_password(keyed.engine, "ada", f"{PASSWORD} again").name == "ada"
@@ -192,13 +192,13 @@ def test_each_edit_past_the_program_is_found(keyed: Films, edit: str) -> None:
 
 @pytest.mark.parametrize("with_readings", [True, False])
 def test_a_purge_leaves_the_trail_whole_and_names_nobody(keyed: Films, with_readings: bool) -> None:
-    purge.purge(
+    purge.purge_files(
         keyed.engine,
         purge.PurgeRequest(SHELL, "asked for", readings=with_readings, journal=None, preview_dir=None),
         [1, 4],
     )
     assert faults(keyed) == []
-    films = [one.object for one in audit.latest(keyed.engine, 10) if one.action == Action.FORGOTTEN]
+    films = [one.object for one in audit.latest_audit_entries(keyed.engine, 10) if one.action == Action.FORGOTTEN]
     ending = ":readings" if with_readings else ""
     assert films == [f"film:4{ending}", f"film:1{ending}"]
     by_hand(keyed.engine, lambda c: c.execute(update(_reading).where(_reading.c.file_id == 2).values(comment="x")))
@@ -206,7 +206,7 @@ def test_a_purge_leaves_the_trail_whole_and_names_nobody(keyed: Films, with_read
 
 
 def test_a_kept_reading_of_a_purged_film_is_still_covered(keyed: Films) -> None:
-    purge.purge(
+    purge.purge_files(
         keyed.engine, purge.PurgeRequest(SHELL, "asked for", readings=False, journal=None, preview_dir=None), [1]
     )
     by_hand(keyed.engine, lambda c: c.execute(update(_reading).where(_reading.c.id == 1).values(comment="x")))
@@ -214,27 +214,27 @@ def test_a_kept_reading_of_a_purged_film_is_still_covered(keyed: Films) -> None:
 
 
 def test_a_trail_of_the_version_before_is_taken_over_and_anchored(films: Films, tmp_path: Path) -> None:
-    audit_key.attach(films.engine, None)
+    audit_key.attach_keyring(films.engine, None)
     ada = films.person("ada")
     film = films.add("a.dcm", Answer.FLAGGED, patient_id="P1")
     look(films, ada, film)
     sign(films, ada, film)
-    before = audit.head(films.engine)
+    before = audit.read_audit_head(films.engine)
     assert faults(films) == []
-    audit_key.attach(films.engine, tmp_path / "key")
+    audit_key.attach_keyring(films.engine, tmp_path / "key")
     assert faults(films) == []
-    assert audit_proof.accept(films.engine, SHELL) == 1
-    assert audit_proof.accept(films.engine, SHELL) == 0
+    assert audit_proof.accept_unproven_rows(films.engine, SHELL) == 1
+    assert audit_proof.accept_unproven_rows(films.engine, SHELL) == 0
     assert oct((tmp_path / "key").stat().st_mode) == "0o100600"
-    found = audit_proof.verify(films.engine, [before])
+    found = audit_proof.verify_audited_rows(films.engine, [before])
     assert (found.faults, found.unsealed, found.chain.unproven) == ([], 0, [])
     for edit in ("a verdict", "an answer", "the worklist's answer", "an account put in"):
         by_hand(films.engine, EDITS[edit])
         assert faults(films) != []
-        assert audit_proof.accept(films.engine, SHELL, anew=True) == 1
+        assert audit_proof.accept_unproven_rows(films.engine, SHELL, anew=True) == 1
         assert faults(films) == []
     by_hand(films.engine, lambda c: c.execute(update(_audit).where(_audit.c.id == 1).values(actor="account:9")))
-    assert faults(films) == ["row 1 of the audit trail is not what was written"]
+    assert faults(films) == ["entry 1 of the audit trail was changed after it was written"]
 
 
 @pytest.mark.parametrize("loss", ["gone", "unreadable", "another's", "broken"])
@@ -249,7 +249,7 @@ def test_without_its_key_the_program_goes_on_and_says_so(
         key.write_text("00" * 32)
     elif loss == "broken":
         key.write_text("no key")
-    assert read(keyed.engine, audit_key.of(keyed.engine).fault) is not None
+    assert read(keyed.engine, audit_key.keyring_of(keyed.engine).fault) is not None
     keyed.person("eve")
     keyed.add("e.dcm", Answer.FLAGGED)
     assert "audit_key_missing" in caplog.messages
@@ -258,33 +258,33 @@ def test_without_its_key_the_program_goes_on_and_says_so(
         assert faults(keyed) != []
     else:
         with pytest.raises(AuditKeyMissing):
-            audit_proof.verify(keyed.engine)
+            audit_proof.verify_audited_rows(keyed.engine)
     if loss == "unreadable":
         key.rmdir()
     kept.replace(key)
     keyed.person("fay")
-    found = audit_proof.verify(keyed.engine)
+    found = audit_proof.verify_audited_rows(keyed.engine)
     assert [first == last for first, last in found.chain.unproven] == [True]
     assert (found.unsealed, found.faults) == (2, [])  # a result and its study header
-    audit_proof.accept(keyed.engine, SHELL, anew=True)
+    audit_proof.accept_unproven_rows(keyed.engine, SHELL, anew=True)
     assert faults(keyed) == []
     assert len(key.read_text().split()) == 2
 
 
 def test_a_lost_key_is_replaced_and_everything_covered_again(keyed: Films, tmp_path: Path) -> None:
     (tmp_path / "key").unlink()
-    assert audit_proof.accept(keyed.engine, SHELL, anew=True) == 3
+    assert audit_proof.accept_unproven_rows(keyed.engine, SHELL, anew=True) == 3
     assert faults(keyed) == []
     by_hand(keyed.engine, EDITS["a verdict"])
     assert faults(keyed) != []
 
 
 def test_a_key_that_cannot_be_written_is_no_reason_to_let_nobody_in(films: Films, tmp_path: Path) -> None:
-    audit_key.attach(films.engine, tmp_path / "nowhere" / "key")
+    audit_key.attach_keyring(films.engine, tmp_path / "nowhere" / "key")
     films.person("ada")
     assert faults(films) == []
     with pytest.raises(SettingsError, match="cannot be written"):
-        audit_proof.accept(films.engine, SHELL, anew=True)
+        audit_proof.accept_unproven_rows(films.engine, SHELL, anew=True)
 
 
 def test_heads_go_to_the_system_log_as_entries_come(keyed: Films, tmp_path: Path, monkeypatch: Any) -> None:
@@ -294,19 +294,19 @@ def test_heads_go_to_the_system_log_as_entries_come(keyed: Films, tmp_path: Path
         system_log.bind(str(tmp_path / "log"))
         system_log.settimeout(0.2)
         for _ in range(12):
-            look(keyed, accounts.by_name(keyed.engine, "ada"), 1)
+            look(keyed, accounts.find_account(keyed.engine, "ada"), 1)
         lines = [system_log.recv(4096).decode() for _ in range(2)]
     heads = list(_logged_heads(iter(lines)))
     assert [head.rows % 5 for head in heads] == [0, 0]
-    assert audit.verify(keyed.engine, heads).head.rows > heads[-1].rows
+    assert audit.verify_audit_chain(keyed.engine, heads).head.rows > heads[-1].rows
     by_hand(keyed.engine, lambda c: c.execute(delete(_audit).where(_audit.c.id >= heads[-1].rows)))
     with pytest.raises(AuditBroken, match="written down"):
-        audit.verify(keyed.engine, heads)
+        audit.verify_audit_chain(keyed.engine, heads)
 
 
 def test_heads_are_read_from_lines_of_any_log(keyed: Films, tmp_path: Path, monkeypatch: Any) -> None:
-    head = audit.head(keyed.engine)
-    other = Head(7, "a" * 64)
+    head = audit.read_audit_head(keyed.engine)
+    other = AuditHead(7, "a" * 64)
     lines = [
         "Nov 29 20:00:00 host systemd[1]: Started preread.",
         f"Nov 29 20:00:00 host preread: audit head {head} key {head.key_id}",

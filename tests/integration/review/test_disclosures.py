@@ -81,13 +81,13 @@ def test_two_windows_of_one_reader_at_once_and_another_reader(films: Films) -> N
     made = [films.add(f"{number}.dcm") for number in range(8)]
     browsers = []
     for name in ("ada", "ada", "bob"):
-        if name not in {one.name for one in accounts.all_accounts(films.engine)}:
+        if name not in {one.name for one in accounts.list_accounts(films.engine)}:
             films.person(name)
         browsers.append(Browser(films))
         browsers[-1].sign_in(name)
     loaded = at_once(*(partial(browser.get, "/worklist") for browser in browsers))
     assert [one.status for one in loaded] == [200, 200, 200]
-    actors = {accounts.by_name(films.engine, name).actor for name in ("ada", "bob")}
+    actors = {accounts.find_account(films.engine, name).actor for name in ("ada", "bob")}
     assert on_record(films) == {(film, actor) for film in made for actor in actors}
 
 
@@ -117,7 +117,7 @@ def test_what_a_list_hides_is_not_seen(films: Films) -> None:
 def test_a_program_that_searches_is_named(films: Films) -> None:
     first, second = films.add("a.dcm"), films.add("b.dcm", accession_number="A1")
     program = Program(films)
-    actor = accounts.by_name(films.engine, "ris").actor
+    actor = accounts.find_account(films.engine, "ris").actor
     assert len(program.post("/results/search", accession_number="A1").json()["results"]) == 1
     assert on_record(films) == {(second, actor)}
     assert program.post("/worklist/search").status_code == 200

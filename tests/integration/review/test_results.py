@@ -22,14 +22,14 @@ from tests.support.query_plans import asked_by, explained
 
 
 def paths(bench: LedgerBench, **wanted: object) -> list[bytes]:
-    return [row.path for row in results.query(bench.engine, ResultFilter(**wanted))]  # type: ignore[arg-type]
+    return [row.path for row in results.query_results(bench.engine, ResultFilter(**wanted))]  # type: ignore[arg-type]
 
 
 def test_an_empty_database_has_no_results(bench: LedgerBench) -> None:
-    assert results.query(bench.engine) == []
-    assert list(results.stream(bench.engine)) == []
-    assert history.show(bench.engine, 1) is None
-    assert history.explain(bench.engine, b"film.dcm") == []
+    assert results.query_results(bench.engine) == []
+    assert list(results.stream_results(bench.engine)) == []
+    assert history.load_result(bench.engine, 1) is None
+    assert history.explain_path(bench.engine, b"film.dcm") == []
 
 
 def test_last_committed_first_and_in_pages(bench: LedgerBench) -> None:
@@ -38,7 +38,7 @@ def test_last_committed_first_and_in_pages(bench: LedgerBench) -> None:
         bench.wait(number % 2)  # some at the same moment
     everything = paths(bench)
     assert everything == [b"4", b"3", b"2", b"1", b"0"]
-    first = results.query(bench.engine, ResultFilter(limit=2))
+    first = results.query_results(bench.engine, ResultFilter(limit=2))
     assert [row.path for row in first] == everything[:2]
     assert paths(bench, limit=10, before=first[-1].position) == everything[2:]
 
@@ -47,8 +47,8 @@ def test_streaming_goes_through_every_page(bench: LedgerBench, monkeypatch: pyte
     monkeypatch.setattr(results, "_PAGE", 2)
     for number in range(5):
         bench.assess(b"%d" % number, b"%d" % number)
-    assert [row.path for row in results.stream(bench.engine)] == [b"4", b"3", b"2", b"1", b"0"]
-    assert [row.path for row in results.stream(bench.engine, ResultFilter(limit=3))] == [b"4", b"3", b"2"]
+    assert [row.path for row in results.stream_results(bench.engine)] == [b"4", b"3", b"2", b"1", b"0"]
+    assert [row.path for row in results.stream_results(bench.engine, ResultFilter(limit=3))] == [b"4", b"3", b"2"]
 
 
 def test_filters(bench: LedgerBench) -> None:
@@ -73,7 +73,7 @@ def test_filters(bench: LedgerBench) -> None:
     assert paths(bench, code="unknown_format") == [b"text"]
     assert paths(bench, patient_id="P1") == [b"lateral", b"old"]
     assert paths(bench, patient_id="p1") == []
-    kinds = {row.path: (row.acquired_local, row.acquired_from) for row in results.query(bench.engine)}
+    kinds = {row.path: (row.acquired_local, row.acquired_from) for row in results.query_results(bench.engine)}
     assert kinds == {
         b"old": ("20200331100000", "acquisition"),
         b"new": ("20200331000000", "study"),
@@ -98,14 +98,14 @@ def test_filters(bench: LedgerBench) -> None:
 def test_a_result_of_a_film_that_left_the_folder_stays(bench: LedgerBench) -> None:
     bench.assess(b"film.dcm")
     bench.ledger.record_absent(bench.root_id, [b"film.dcm"])
-    (row,) = results.query(bench.engine)
+    (row,) = results.query_results(bench.engine)
     assert (row.state, row.outcome) == (FileState.VANISHED, Outcome.ASSESSED)
 
 
 @pytest.mark.parametrize("path", [b"ward/film.dcm", b"/srv/inbox/ward/film.dcm", b"/srv//inbox/x/../ward/film.dcm"])
 def test_a_path_is_explained_however_it_is_given(bench: LedgerBench, path: bytes) -> None:
     file_id = bench.assess(b"ward/film.dcm")
-    (told,) = history.explain(bench.engine, path)
+    (told,) = history.explain_path(bench.engine, path)
     assert (told.root_text, told.path_text) == ("/srv/inbox", "ward/film.dcm")
     assert told.sentence == f"It was assessed: result {file_id}."
     (version,) = told.versions
@@ -120,23 +120,25 @@ def test_a_path_is_explained_however_it_is_given(bench: LedgerBench, path: bytes
 
 def test_a_path_outside_every_root_is_not_explained(bench: LedgerBench) -> None:
     bench.assess(b"film.dcm")
-    assert history.explain(bench.engine, b"/srv/inbox2/film.dcm") == []
-    assert history.explain(bench.engine, b"/srv/inbox") == []
-    assert history.explain(bench.engine, b"other.dcm") == []
+    assert history.explain_path(bench.engine, b"/srv/inbox2/film.dcm") == []
+    assert history.explain_path(bench.engine, b"/srv/inbox") == []
+    assert history.explain_path(bench.engine, b"other.dcm") == []
 
 
 def test_superseded_versions_are_part_of_the_story(bench: LedgerBench) -> None:
     old = bench.assess(b"film.dcm", b"1")
     new = bench.assess(b"film.dcm", b"2", mtime_ns=2)
-    (told,) = history.explain(bench.engine, b"film.dcm")
+    (told,) = history.explain_path(bench.engine, b"film.dcm")
     assert [version.file_id for version in told.versions] == [old, new]
     assert [version.newest for version in told.versions] == [False, True]
-    assert history.describe(told.versions[0]) == f"A newer version took its place. It was assessed: result {old}."
+    assert (
+        history.explain_version(told.versions[0]) == f"A newer version took its place. It was assessed: result {old}."
+    )
 
 
 def test_each_state_has_its_sentence(bench: LedgerBench) -> None:
     def told(path: bytes) -> str:
-        return str(history.explain(bench.engine, path)[0].sentence)
+        return str(history.explain_path(bench.engine, path)[0].sentence)
 
     bench.see(b"settling")
     assert "waits until it no longer changes" in told(b"settling")
@@ -184,7 +186,7 @@ def plan(bench: LedgerBench, statement: Any, *, may_sort: bool = False) -> str:
 def test_lists_are_served_by_indexes(bench: LedgerBench, wanted: ResultFilter, index: str) -> None:
     # a walk through the whole table would pass every other test and fail a hospital with a million films
     file = schema.file.c
-    statement = results.selected().where(*results._conditions(wanted))
+    statement = results.select_results().where(*results._conditions(wanted))
     if index == "ix_file_committed_at_id":
         statement = statement.order_by(file.committed_at.desc(), file.id.desc()).limit(100)
     assert index in plan(bench, statement)
@@ -233,7 +235,7 @@ def test_each_tag_has_one_of_three_states(bench: LedgerBench) -> None:
             assert commit_assessed(bench.ledger, claim, facts, bench.bundle_id, content_of(Answer.FLAGGED))
         else:
             assert commit_refused(bench.ledger, claim, facts, bench.bundle_id, code, "a reason")
-        (row,) = (row for row in results.query(bench.engine) if row.path == path)
+        (row,) = (row for row in results.query_results(bench.engine) if row.path == path)
         assert list(row.tags) == ["age", "view", "body_part", "modality", "species"]
         assert results.result_to_json(row)["tags"] == row.tags
         return list(row.tags.values())

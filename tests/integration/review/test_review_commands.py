@@ -73,12 +73,12 @@ def test_users_are_added_changed_disabled_and_listed(films_here: Films, preread:
     assert preread("users", "add", "ben", "--role", "admin").code == 2
     assert preread("users", "add", "ben").code == 2
     token = preread("users", "add", "ris", "--role", "service").out.strip()
-    assert accounts.by_token(films_here.engine, token) is not None
+    assert accounts.find_account_by_token(films_here.engine, token) is not None
     assert preread("users", "passwd", "ada", stdin="another long password\n").code == 0
     assert accounts.check_password(films_here.engine, "ada", "another long password").full_name == "Dr Ada"
     for option, said in (("--read-before-reveal", True), ("--answer-at-once", False)):
         assert preread("users", "options", "ada", option).code == 0
-        assert accounts.by_name(films_here.engine, "ada").read_before_reveal is said
+        assert accounts.find_account(films_here.engine, "ada").read_before_reveal is said
     assert preread("users", "options", "ris", "--read-before-reveal").code == 2
     assert preread("users", "options", "ada").code == 2
     assert preread("users", "passwd", "ris").out.strip() not in {"", token}
@@ -91,7 +91,7 @@ def test_users_are_added_changed_disabled_and_listed(films_here: Films, preread:
     ]
     assert "password" not in preread("users", "list").out
     verified = preread("audit", "verify")
-    assert verified.out.startswith("the audit trail is unchanged: 9 rows, 9 with a key")
+    assert verified.out.startswith("the audit trail is unchanged: 9 entries, 9 with a key")
     assert preread("audit", "verify", "--journal", os.devnull).code == 2
 
 
@@ -145,7 +145,7 @@ def test_the_worklist_is_read_signed_and_exported_by_command(films_here: Films, 
     assert signed(99) == 2
     again = sign(other, "--comment", "again")
     assert again.code == 2
-    (number,) = re.findall(r"ada has signed image \d+ before: correct review (\d+)", again.err)
+    (number,) = re.findall(r"ada has already signed review (\d+) of image \d+: correct it", again.err)
     assert signed(other, "--corrects", number) == 0
     assert preread("review", "next").code == 1
     assert "left base" in preread("review", "show", str(flagged)).out
@@ -206,21 +206,21 @@ def test_what_is_not_as_it_was_is_named_and_taken_as_it_is_with_a_new_key(films_
         connection.execute(text("UPDATE account SET role = 'admin'"))
     broken = preread("audit", "verify")
     assert broken.code == 1
-    assert "account 1 is not what it was" in broken.out
+    assert "account 1 differs from the audit trail" in broken.out
     assert "[audit_broken]" in broken.err
     assert preread("audit", "rekey").code == 2
     assert preread("audit", "rekey", "--yes").code == 0
     assert preread("audit", "verify").code == 0
-    key = audit_key.of(films_here.engine).path
+    key = audit_key.keyring_of(films_here.engine).path
     assert key is not None
     key.unlink()
     assert "[audit_key_missing]" in preread("audit", "verify").err
-    assert "the key of the audit trail, is missing" in preread("check").out
+    assert "the key file of the audit trail, " in preread("check").out
 
 
 def test_what_is_open_to_others_is_named(films_here: Films, preread: Shell) -> None:
     films_here.person("ada")
-    database, key = sqlite_path(films_here.engine), audit_key.of(films_here.engine).path
+    database, key = sqlite_path(films_here.engine), audit_key.keyring_of(films_here.engine).path
     assert database is not None
     assert key is not None
     database.chmod(0o600)

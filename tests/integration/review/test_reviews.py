@@ -25,7 +25,7 @@ from preread.imaging import previews
 from preread.ledger import tombstones
 from preread.ledger.transaction import Transaction
 from preread.review import agreement, audit, export, results, reviews, worklist
-from preread.review.reviews import Draft, Shown
+from preread.review.reviews import ReviewDraft, ShownResult
 from tests.support.page import Films
 from tests.support.reviews import at_once, shown, sign
 
@@ -34,22 +34,22 @@ def test_a_reading_keeps_what_was_shown_and_whether_the_answer_was(films: Films)
     ada, film = films.person(), films.add("a.dcm", Answer.FLAGGED, patient_id="P1")
     reviews.record_viewing(films.engine, ada, film, shown(films, film), answer_visible=False)
     first = sign(films, ada, film, comment=" left base\n\x1b[31mred ", findings={"pneumonia": Presence.PRESENT})
-    (one,) = reviews.of_images(films.engine, [film])[film]
+    (one,) = reviews.list_reviews(films.engine, [film])[film]
     assert (one.reading_id, one.reader, one.verdict, one.answer_visible) == (first, "Dr Ada", Verdict.ACCEPTED, False)
     assert one.comment == "left base\n\\x1b[31mred"
     assert (one.findings, one.answers) == ({"pneumonia": Presence.PRESENT}, {"pneumonia": Answer.FLAGGED})
     assert (one.bundle, one.shown.outcome) == ("films/1", Outcome.ASSESSED)
     reviews.record_viewing(films.engine, ada, film, shown(films, film), answer_visible=True)
     sign(films, ada, film, supersedes_id=first)
-    assert [one.answer_visible for one in reviews.of_images(films.engine, [film])[film]] == [False, True]
-    assert audit.verify(films.engine).head.rows > 0
+    assert [one.answer_visible for one in reviews.list_reviews(films.engine, [film])[film]] == [False, True]
+    assert audit.verify_audit_chain(films.engine).head.rows > 0
 
 
 @pytest.mark.parametrize("answer", [RefusalCode.VIEW, None])
 def test_a_refused_and_an_unreadable_film_can_be_read_too(films: Films, answer: RefusalCode | None) -> None:
     ada, film = films.person(), films.add("a.dcm", answer)
     sign(films, ada, film, Verdict.SUPPLEMENTED, comment="a foreign body")
-    (one,) = reviews.of_images(films.engine, [film])[film]
+    (one,) = reviews.list_reviews(films.engine, [film])[film]
     assert (one.answers, one.comment) == ({}, "a foreign body")
 
 
@@ -58,13 +58,13 @@ def test_a_form_that_is_sent_twice_is_one_reading(films: Films) -> None:
     said: dict[str, Any] = {"form_token": "t", "comment": " left\nbase ", "findings": {"pneumonia": Presence.PRESENT}}
     first, again = (sign(films, ada, film, **said) for _ in range(2))
     assert first == again
-    assert len(reviews.of_images(films.engine, [film])[film]) == 1
+    assert len(reviews.list_reviews(films.engine, [film])[film]) == 1
     # a form that somebody went back to and wrote on: not signed as it is now, and not passed over in silence either
     changes: list[dict[str, Any]] = [{"comment": "right"}, {"findings": {}}, {"verdict": Verdict.REJECTED}]
     for changed in changes:
         with pytest.raises(ReadingOutdated, match="signed before"):
             sign(films, ada, film, **{**said, **changed})
-    assert len(reviews.of_images(films.engine, [film])[film]) == 1
+    assert len(reviews.list_reviews(films.engine, [film])[film]) == 1
 
 
 def test_two_readers_stand_beside_each_other_and_each_corrects_the_own_one(films: Films) -> None:
@@ -75,7 +75,7 @@ def test_two_readers_stand_beside_each_other_and_each_corrects_the_own_one(films
     corrected = sign(films, ada, film, Verdict.REJECTED, supersedes_id=hers)
     with pytest.raises(ReadingOutdated):
         sign(films, ada, film, Verdict.SUPPLEMENTED, supersedes_id=hers)
-    all_of_it = reviews.of_images(films.engine, [film])[film]
+    all_of_it = reviews.list_reviews(films.engine, [film])[film]
     assert [(one.reading_id, one.superseded) for one in all_of_it] == [(hers, True), (his, False), (corrected, False)]
 
 
@@ -85,15 +85,15 @@ def test_readers_who_sign_at_the_same_moment_lose_nothing(films: Films) -> None:
     for film in made:
         said = {ada: Verdict.ACCEPTED, ben: Verdict.REJECTED}
         signed = at_once(*(partial(sign, films, who, film, verdict) for who, verdict in said.items()))
-        kept = reviews.of_images(films.engine, [film])[film]
+        kept = reviews.list_reviews(films.engine, [film])[film]
         assert sorted(one.reading_id for one in kept) == sorted(signed)
         assert {(one.account_id, one.verdict) for one in kept} == {(w.account_id, v) for w, v in said.items()}
         # one of the two was first, and only that one overtook nobody
         assert sorted(one.overtook is None for one in kept) == [False, True]
-    (counted,) = agreement.stats(films.engine, ())
+    (counted,) = agreement.count_agreement(films.engine, ())
     assert (counted.readings, counted.agree, counted.disagree) == (12, 6, 6)
-    assert [entry.action for entry in audit.latest(films.engine, 100)].count("reading") == 12
-    audit.verify(films.engine)
+    assert [entry.action for entry in audit.latest_audit_entries(films.engine, 100)].count("reading") == 12
+    audit.verify_audit_chain(films.engine)
 
 
 def test_a_reading_that_is_corrected_twice_at_the_same_moment_is_corrected_once(films: Films) -> None:
@@ -102,7 +102,7 @@ def test_a_reading_that_is_corrected_twice_at_the_same_moment_is_corrected_once(
     corrections = (Verdict.REJECTED, Verdict.SUPPLEMENTED)
     done = at_once(*(partial(sign, films, ada, film, verdict, supersedes_id=first) for verdict in corrections))
     assert sorted(type(one).__name__ for one in done) == ["ReadingOutdated", "int"]
-    kept = reviews.of_images(films.engine, [film])[film]
+    kept = reviews.list_reviews(films.engine, [film])[film]
     assert [one.superseded for one in kept] == [True, False]
     assert kept[1].reading_id in done
 
@@ -122,7 +122,7 @@ def test_of_each_reader_one_reading_of_a_film_stands(films: Films) -> None:
     other = films.add("b.dcm", Answer.FLAGGED)
     with pytest.raises(UsageError, match="has no review"):
         sign(films, ada, other, supersedes_id=second)
-    standing = [one.reader for one in reviews.of_images(films.engine, [film])[film] if not one.superseded]
+    standing = [one.reader for one in reviews.list_reviews(films.engine, [film])[film] if not one.superseded]
     assert standing == ["Dr Ben", "Dr Ada"]
 
 
@@ -133,7 +133,7 @@ def test_a_reader_who_signs_twice_at_the_same_moment_has_signed_once(films: Film
         verdicts = (Verdict.ACCEPTED, Verdict.REJECTED, Verdict.SUPPLEMENTED)
         done = at_once(*(partial(sign, films, ada, film, verdict) for verdict in verdicts))
         assert sorted(type(one).__name__ for one in done) == ["ReadingOutdated", "ReadingOutdated", "int"]
-        (kept,) = reviews.of_images(films.engine, [film])[film]
+        (kept,) = reviews.list_reviews(films.engine, [film])[film]
         assert kept.reading_id in done
 
 
@@ -141,7 +141,7 @@ def test_one_form_sent_twice_at_the_same_moment_is_one_reading(films: Films) -> 
     ada, film = films.person(), films.add("a.dcm")
     first, second = at_once(*[partial(sign, films, ada, film, form_token="t")] * 2)
     assert first == second
-    assert len(reviews.of_images(films.engine, [film])[film]) == 1
+    assert len(reviews.list_reviews(films.engine, [film])[film]) == 1
 
 
 def test_a_result_that_changes_at_the_moment_of_signing(films: Films) -> None:
@@ -150,12 +150,12 @@ def test_a_result_that_changes_at_the_moment_of_signing(films: Films) -> None:
     for number in range(4):
         film = films.add(f"{number}.dcm", Answer.NOT_FLAGGED)
         seen = shown(films, film)
-        draft = Draft(film, seen, Verdict.ACCEPTED, f"token {number}")
+        draft = ReviewDraft(film, seen, Verdict.ACCEPTED, f"token {number}")
         done, _ = at_once(
-            partial(reviews.sign, films.engine, ada, draft),
+            partial(reviews.sign_review, films.engine, ada, draft),
             partial(films.again, film, f"{number}.dcm", Answer.FLAGGED),
         )
-        kept = reviews.of_images(films.engine, [film])[film]
+        kept = reviews.list_reviews(films.engine, [film])[film]
         assert [one.reading_id for one in kept] == ([] if isinstance(done, ReadingOutdated) else [done])
         assert all(one.shown == seen for one in kept)
         assert all(one.answers == {"pneumonia": Answer.NOT_FLAGGED} for one in kept)
@@ -167,12 +167,12 @@ def test_a_reading_about_a_result_that_changed_is_not_signed(films: Films) -> No
     with films.engine.begin() as connection:
         connection.execute(update(schema.file).values(code="age_outside"))
     with pytest.raises(ReadingOutdated):
-        reviews.sign(films.engine, ada, Draft(film, before, Verdict.ACCEPTED, "t"))
+        reviews.sign_review(films.engine, ada, ReviewDraft(film, before, Verdict.ACCEPTED, "t"))
     newer = films.add("a.dcm", Answer.FLAGGED, mtime_ns=2)
     assert newer != film
     with pytest.raises(ReadingOutdated):
         sign(films, ada, film)
-    assert reviews.of_images(films.engine, [film, newer]) == {film: [], newer: []}
+    assert reviews.list_reviews(films.engine, [film, newer]) == {film: [], newer: []}
 
 
 def test_a_film_is_to_be_read_again_when_its_result_changes_and_only_then(films: Films) -> None:
@@ -184,9 +184,9 @@ def test_a_film_is_to_be_read_again_when_its_result_changes_and_only_then(films:
     def look() -> tuple[bool, bool, list[bool]]:
         """Whether the film stands on the list, whether as read before, and which readings are of its result."""
         at, wanted = shown(films, film), worklist.WorklistFilter(limit=1)
-        listed = [one for study in worklist.page(films.engine, wanted).studies for one in study]
-        everything = worklist.page(films.engine, replace(wanted, unread=False)).studies
-        signed = reviews.of_images(films.engine, [film])[film]
+        listed = [one for study in worklist.list_worklist_page(films.engine, wanted).studies for one in study]
+        everything = worklist.list_worklist_page(films.engine, replace(wanted, unread=False)).studies
+        signed = reviews.list_reviews(films.engine, [film])[film]
         first = min((one.signed_at for one in signed if one.shown == at), default=None)
         assert everything[0][0].read_at == first
         assert [one.result.result_id for one in listed] in ([], [film])
@@ -209,7 +209,7 @@ def test_a_film_is_to_be_read_again_when_its_result_changes_and_only_then(films:
     assert look() == before, "the same bundle said it again"
     again(Answer.NOT_FLAGGED, newer=True)
     assert look() == (True, True, [False])
-    (row,) = worklist.page(films.engine, worklist.WorklistFilter()).studies[0]
+    (row,) = worklist.list_worklist_page(films.engine, worklist.WorklistFilter()).studies[0]
     assert 3.5 * 3600 < row.waited_s < 4.5 * 3600, "it waits since its result changed"
     sign(films, readers[1], film)
     before = look()
@@ -223,7 +223,7 @@ def test_a_film_is_to_be_read_again_when_its_result_changes_and_only_then(films:
     assert look() == (True, True, [False, False])
     sign(films, readers[2], film)
     assert look() == (False, False, [False, False, True])
-    first, *later = reviews.of_images(films.engine, [film])[film]
+    first, *later = reviews.list_reviews(films.engine, [film])[film]
     assert (first.overtook, [one.overtook for one in later]) == (0, [None, None]), "one a film"
 
 
@@ -232,7 +232,9 @@ def test_only_readers_sign_and_only_films_that_are_there(films: Films) -> None:
     with pytest.raises(NotAllowed):
         sign(films, films.person("root", Role.ADMIN), film)
     with pytest.raises(UsageError, match="no image 99"):
-        reviews.sign(films.engine, films.person(), Draft(99, Shown(Outcome.ASSESSED, None, 1), Verdict.ACCEPTED, "t"))
+        reviews.sign_review(
+            films.engine, films.person(), ReviewDraft(99, ShownResult(Outcome.ASSESSED, None, 1), Verdict.ACCEPTED, "t")
+        )
 
 
 @pytest.mark.parametrize(
@@ -245,7 +247,7 @@ def test_only_findings_that_the_bundle_knows_are_signed(
     ada, film = films.person(), films.add("a.dcm", answer)
     with pytest.raises(FindingUnknown, match=r"unknown finding .*: use pneumonia"):
         sign(films, ada, film, findings={"pneumonia": Presence.PRESENT, name: Presence.PRESENT})
-    assert reviews.of_images(films.engine, [film])[film] == []
+    assert reviews.list_reviews(films.engine, [film])[film] == []
     assert sign(films, ada, film, findings={"pneumonia": Presence.PRESENT})
 
 
@@ -278,7 +280,7 @@ def test_the_first_reading_counts_whom_it_overtook(films: Films) -> None:
     ada, first, last = films.person(), films.add("a.dcm"), films.add("b.dcm", Answer.FLAGGED)
     sign(films, ada, last)
     sign(films, ada, first)
-    found = reviews.of_images(films.engine, [first, last])
+    found = reviews.list_reviews(films.engine, [first, last])
     assert (found[last][0].overtook, found[first][0].overtook) == (1, 0)
 
 
@@ -295,14 +297,14 @@ def test_agreement_counts_the_readings_that_stand(films: Films) -> None:
     sign(films, ben, flagged, Verdict.SUPPLEMENTED, findings={"pneumonia": Presence.ABSENT})
     sign(films, ada, other)
     sign(films, ada, unsure, Verdict.SUPPLEMENTED, findings={"pneumonia": Presence.PRESENT})
-    (room1, room2) = agreement.stats(films.engine, ("device",))
+    (room1, room2) = agreement.count_agreement(films.engine, ("device",))
     assert (room1.group, room1.readings, room1.agree, room1.disagree) == ({"device": "ROOM1"}, 2, 1, 1)
     assert (room2.readings, room2.agree, room2.undecided, room2.share) == (2, 1, 1, 1.0)
     assert room1.share == 0.5
     assert room1.verdicts == {Verdict.ACCEPTED: 1, Verdict.REJECTED: 0, Verdict.SUPPLEMENTED: 1}
-    (together,) = agreement.stats(films.engine, ())
+    (together,) = agreement.count_agreement(films.engine, ())
     assert (together.readings, together.mean_overtook) == (4, 0.0)
-    assert [one.group["bundle"] for one in agreement.stats(films.engine)] == ["films/1", "films/1"]
+    assert [one.group["bundle"] for one in agreement.count_agreement(films.engine)] == ["films/1", "films/1"]
 
 
 def test_a_later_result_takes_nothing_from_what_was_said_of_an_earlier(films: Films) -> None:
@@ -311,7 +313,7 @@ def test_a_later_result_takes_nothing_from_what_was_said_of_an_earlier(films: Fi
     films.again(film, "a.dcm", Answer.NOT_FLAGGED)
     second = sign(films, ada, film, supersedes_id=first)
     sign(films, ada, film, Verdict.REJECTED, supersedes_id=second)
-    one, two = agreement.stats(films.engine, ("bundle",))
+    one, two = agreement.count_agreement(films.engine, ("bundle",))
     assert (one.readings, one.agree, one.disagree) == (1, 1, 0)
     assert (two.readings, two.agree, two.disagree) == (1, 0, 1)
     assert (one.median_waited_s, one.mean_overtook, two.median_waited_s) == (0.0, 0.0, None)
@@ -329,9 +331,11 @@ def test_what_was_written_down_is_what_the_readings_themselves_add_up_to(
         """What the statistics say, having looked whether every reading for itself says the same."""
         with films.engine.connect() as connection:
             readings_alone = {kind: +of for kind, of in agreement._count(connection, 0).items()}
-            slowly = agreement.aggregate(agreement._groups(connection, readings_alone), agreement.BY)
-        found = agreement.stats(films.engine)
-        assert [agreement.to_json(one) for one in found] == [agreement.to_json(one) for one in slowly]
+            slowly = agreement.sum_agreements(agreement._groups(connection, readings_alone), agreement.BY)
+        found = agreement.count_agreement(films.engine)
+        assert [agreement.agreement_to_json(one) for one in found] == [
+            agreement.agreement_to_json(one) for one in slowly
+        ]
         return found
 
     def written() -> list[int]:
@@ -374,7 +378,7 @@ def test_what_was_written_down_is_what_the_readings_themselves_add_up_to(
         )
 
     for film, signed in ((made[1], True), (made[2], False), (made[3], True)):
-        at_once(partial(purge, film, signed=signed), *[partial(agreement.stats, films.engine)] * 2)
+        at_once(partial(purge, film, signed=signed), *[partial(agreement.count_agreement, films.engine)] * 2)
         stand()
     assert sum(one.readings for one in stand()) == 10
 
@@ -407,13 +411,13 @@ def test_an_export_names_nobody_and_merges_no_disagreement(films: Films, tmp_pat
     again = next(export.reviewed_images(films.engine))
     assert (again.patient, again.image) == (found[one].patient, found[one].image)
 
-    saved = export.save_image(tmp_path / "images", found[one], films.preview_dir)
+    saved = export.save_reviewed_image(tmp_path / "images", found[one], films.preview_dir)
     assert saved is not None
-    kept = results.query(films.engine, results.ResultFilter())[-1].sha256
+    kept = results.query_results(films.engine, results.ResultFilter())[-1].sha256
     assert kept is not None
     assert saved.read_bytes() == previews.load_preview(films.preview_dir, kept)
     assert np.asarray(Image.open(saved)).shape == (400, 320)
-    assert export.save_image(tmp_path / "images", found[two], films.preview_dir) is None
+    assert export.save_reviewed_image(tmp_path / "images", found[two], films.preview_dir) is None
 
 
 def test_a_comment_in_an_export_is_no_formula_and_stays_what_was_written(films: Films) -> None:
@@ -422,5 +426,5 @@ def test_a_comment_in_an_export_is_no_formula_and_stays_what_was_written(films: 
     sign(films, ada, film, comment=comment)
     (line,) = [one.cells("path") for one in export.reviewed_images(films.engine)]
     cell = line[export.COLUMNS.index("readers")]
-    assert csv_cells.cell(cell) == cell
+    assert csv_cells.csv_cell(cell) == cell
     assert [one["comment"] for one in json.loads(str(cell))] == [comment]

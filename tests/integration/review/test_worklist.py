@@ -24,7 +24,9 @@ from tests.support.query_plans import asked_by, explained
 
 
 def ids(films: Films, wanted: WorklistFilter) -> list[list[int]]:
-    return [[film.result.result_id for film in study] for study in worklist.page(films.engine, wanted).studies]
+    return [
+        [film.result.result_id for film in study] for study in worklist.list_worklist_page(films.engine, wanted).studies
+    ]
 
 
 def test_each_order_and_its_pages_on_either_database(films: Films) -> None:
@@ -44,15 +46,15 @@ def test_each_order_and_its_pages_on_either_database(films: Films) -> None:
         assert ids(films, WorklistFilter(order=order)) == studies
         seen, wanted = [], WorklistFilter(order=order, limit=1)
         for _ in range(10):
-            page = worklist.page(films.engine, wanted)
+            page = worklist.list_worklist_page(films.engine, wanted)
             seen += [[film.result.result_id for film in study] for study in page.studies]
             if page.next is None:
                 break
             wanted = replace(wanted, after=page.next)
         assert seen == studies
-    cost = worklist.displaced(films.engine)
+    cost = worklist.count_displaced(films.engine)
     assert (cost.films, 19 * 60 < cost.longest_s < 22 * 60) == (1, True)
-    assert worklist.devices(films.engine) == []
+    assert worklist.list_devices(films.engine) == []
 
 
 def test_what_was_read_superseded_research_or_backlog_is_not_to_be_read(films: Films) -> None:
@@ -77,9 +79,11 @@ def test_a_search_is_exact_for_numbers_and_begins_with_for_names(films: Films, m
     for text, found in (("17", [one]), ("A170", [two]), ("doe", [one, two]), ("doe jane", [one]), ("jane", [])):
         listed = ids(films, WorklistFilter(order=Order.ARRIVAL, search=text))
         assert [film for study in listed for film in study] == found
-    assert worklist.page(films.engine, WorklistFilter(search="%")).studies == ()
+    assert worklist.list_worklist_page(films.engine, WorklistFilter(search="%")).studies == ()
     monkeypatch.setattr(worklist, "_SEARCH_AT_MOST", 1)
-    pages = {text: worklist.page(films.engine, WorklistFilter(search=text)) for text in ("doe", "doe jane")}
+    pages = {
+        text: worklist.list_worklist_page(films.engine, WorklistFilter(search=text)) for text in ("doe", "doe jane")
+    }
     assert [(len(page.studies), page.cut) for page in pages.values()] == [(1, True), (1, False)]
 
 
@@ -113,7 +117,7 @@ def test_whatever_index_leads_the_films_are_the_same(films: Films, monkeypatch: 
             asked = WorklistFilter(order, unread=False, answer=answer, device=device, limit=3, **limits)
             seen: list[int] = []
             while True:
-                page = worklist.page(films.engine, asked)
+                page = worklist.list_worklist_page(films.engine, asked)
                 seen += [film.result.result_id for study in page.studies for film in study]
                 if page.next is None:
                     break
@@ -130,7 +134,7 @@ def test_only_the_leading_index_has_the_order_of_a_list(engine: Engine) -> None:
         ("outcome", WorklistFilter(Order.NEWEST, unread=False, outcome=Outcome.REFUSED)),
     ):
         for after in (None, (0, 9_000)):
-            asked = asked_by(engine, partial(worklist.page, engine, replace(wanted, after=after)))
+            asked = asked_by(engine, partial(worklist.list_worklist_page, engine, replace(wanted, after=after)))
             ((statement, values),) = [one for one in asked if "NOT (EXISTS" in one[0]]
             plan = explained(engine, statement, values)
             assert f"ix_file_{name}_id" in plan
@@ -144,7 +148,10 @@ def test_a_page_asks_the_same_few_things_however_many_films_it_has(films: Films)
     films.again(1, "0.dcm", Answer.NOT_FLAGGED, study_instance_uid="1.0", patient_id="P")
     for order, most in ((Order.ARRIVAL, 6), (Order.NEWEST, 6), (Order.PRIORITY, 8)):
         few, more = (
-            asked_by(films.engine, partial(worklist.page, films.engine, WorklistFilter(order=order, limit=limit)))
+            asked_by(
+                films.engine,
+                partial(worklist.list_worklist_page, films.engine, WorklistFilter(order=order, limit=limit)),
+            )
             for limit in (1, 50)
         )
         assert len([statement for statement, _ in more if not statement.startswith("BEGIN")]) <= most
@@ -155,9 +162,9 @@ def test_a_page_asks_the_same_few_things_however_many_films_it_has(films: Films)
 def test_devices_are_found_one_after_the_other(films: Films) -> None:
     found: list[str] = []
     for name in ("ROOM 2", "ROOM 1", "ROOM 2", None):
-        films.add(f"{name}{films.now}{len(worklist.devices(films.engine))}.dcm", station_name=name)
+        films.add(f"{name}{films.now}{len(worklist.list_devices(films.engine))}.dcm", station_name=name)
         films.wait(1)
-    asked = asked_by(films.engine, lambda: found.extend(worklist.devices(films.engine)))
+    asked = asked_by(films.engine, lambda: found.extend(worklist.list_devices(films.engine)))
     assert found == ["ROOM 1", "ROOM 2"]
     ((statement, values),) = [one for one in asked if "BEGIN" not in one[0]]
     assert "ix_file_device_id" in explained(films.engine, statement, values)
@@ -165,9 +172,9 @@ def test_devices_are_found_one_after_the_other(films: Films) -> None:
 
 def test_a_waiting_film_is_listed_by_its_name(films: Films) -> None:
     films.ledger.observe(films.root_id, [Observation(b"soon.dcm", 5, 1)])
-    (one,) = related_images.pending(films.engine)
+    (one,) = related_images.list_pending_images(films.engine)
     assert (one.path_text, one.state) == ("soon.dcm", "settling")
-    assert reviews.of_images(films.engine, []) == {}
+    assert reviews.list_reviews(films.engine, []) == {}
 
 
 @settings(suppress_health_check=[HealthCheck.too_slow])

@@ -56,7 +56,7 @@ def test_a_server_database_that_cannot_keep_every_name_is_refused(postgres_serve
     engine = open_engine(postgres_server.url(name))
     try:
         with pytest.raises(DatabaseUnsuitable, match="as SQL_ASCII") as refused:
-            migrate.upgrade(engine)
+            migrate.upgrade_schema(engine)
         assert "--encoding UTF8" in refused.value.hint
     finally:
         engine.dispose()

@@ -282,7 +282,7 @@ def test_pixels_that_end_in_zeros_settle_for_longer_and_are_read_again(
             assert claim.attempts == 1
             desk.says(claim, Done(claim, report(content=content)))
     assert tries == (1 if once else 2)
-    (row,) = results.query(desk.engine)
+    (row,) = results.query_results(desk.engine)
     assert Caveat.TAIL_ZERO in row.caveats
     assert (row.committed_at - row.first_seen_at >= timedelta(seconds=TAIL_ZERO_SETTLE_S)) is not once
 
@@ -590,7 +590,7 @@ def test_nothing_stays_of_a_film_that_was_purged_while_a_slot_read_it(
         assert previews.store_preview(tmp_path, sha256, encode_preview(np.zeros((9, 9), np.uint8)), 0)
         if path == b"purged":
             request = purge.PurgeRequest("uid:0", "purged", readings=False, journal=None, preview_dir=tmp_path)
-            purge.purge(desk.engine, request, [claims[path].file_id])
+            purge.purge_files(desk.engine, request, [claims[path].file_id])
         else:
             desk.ledger.give_back(claims[path], "taken away")
         desk.says(claims[path], Done(claims[path], report(sha256)))
@@ -610,7 +610,9 @@ def test_slots_ask_whether_a_film_is_known_unless_it_is_small_and_nothing_was_ev
     desk.ledger.settle(seen.values())
     desk.work()
     assert asks() == {b"small": False, b"large": True}
-    purge.purge(desk.engine, purge.PurgeRequest("uid:0", "other", readings=False, journal=None, preview_dir=None), [99])
+    purge.purge_files(
+        desk.engine, purge.PurgeRequest("uid:0", "other", readings=False, journal=None, preview_dir=None), [99]
+    )
     desk.work()
     assert asks() == {b"small": True, b"large": True}
 

@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 
 from preread.core.types import Answer, Presence, RefusalCode, Verdict
 from preread.review import audit, reviews
-from preread.review.reviews import Draft
+from preread.review.reviews import ReviewDraft
 from tests.support.page import PASSWORD, Films
 from tests.support.page_clients import Program
 from tests.support.paths import REPOSITORY
@@ -46,8 +46,10 @@ def fill(films: Films) -> list[int]:
         from preread.db import schema
 
         row = connection.execute(schema.file.select().where(schema.file.c.id == made[0])).one()
-    draft = Draft(made[0], reviews.shown_of(row), Verdict.ACCEPTED, "t" * 20, {"pneumonia": Presence.PRESENT}, "left")
-    reviews.sign(films.engine, ada, draft)
+    draft = ReviewDraft(
+        made[0], reviews.shown_result(row), Verdict.ACCEPTED, "t" * 20, {"pneumonia": Presence.PRESENT}, "left"
+    )
+    reviews.sign_review(films.engine, ada, draft)
     return made
 
 
@@ -76,9 +78,9 @@ def test_a_program_finds_what_a_person_finds(films_here: Films, program: Program
     status = program.get("/status").json()
     assert (status["status"], status["waiting"], status["missed"]) == ("critical", 0, 0)
     assert [problem["code"] for problem in status["problems"]] == ["no_worker"]
-    actions = {entry.action for entry in audit.latest(films_here.engine, 50) if entry.actor != "uid:0"}
+    actions = {entry.action for entry in audit.latest_audit_entries(films_here.engine, 50) if entry.actor != "uid:0"}
     assert {"search", "view", "export"} <= actions
-    audit.verify(films_here.engine)
+    audit.verify_audit_chain(films_here.engine)
 
 
 def test_the_documented_lines_of_curl_are_answered(films_here: Films, program: Program) -> None:

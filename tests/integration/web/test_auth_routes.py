@@ -69,7 +69,7 @@ def pass_time(engine: Engine, seconds: float) -> None:
 
 @pytest.fixture
 def ada(engine: Engine) -> Engine:
-    accounts.add(engine, SHELL, accounts.NewAccount("ada", "Dr Ada", Role.READER, PASSWORD))
+    accounts.add_account(engine, SHELL, accounts.NewAccount("ada", "Dr Ada", Role.READER, PASSWORD))
     return engine
 
 
@@ -110,9 +110,9 @@ def test_a_burst_over_many_names_is_bounded_by_address(engine: Engine, hashed: l
 
 
 def test_names_that_exist_and_names_that_do_not_are_treated_alike(ada: Engine, hashed: list[str]) -> None:
-    accounts.add(ada, SHELL, accounts.NewAccount("ris", "", Role.SERVICE, None))
-    accounts.add(ada, SHELL, accounts.NewAccount("eve", "", Role.READER, PASSWORD))
-    accounts.disable(ada, SHELL, "eve")
+    accounts.add_account(ada, SHELL, accounts.NewAccount("ris", "", Role.SERVICE, None))
+    accounts.add_account(ada, SHELL, accounts.NewAccount("eve", "", Role.READER, PASSWORD))
+    accounts.disable_account(ada, SHELL, "eve")
     seen: dict[str, list[tuple[str, int]]] = {}
     # each from an address of its own, before and after the brake started, and once more when its wait is over
     for number, name in enumerate(("ada", "nobody-here", "ris", "eve", "", "x" * 500)):
@@ -137,7 +137,7 @@ def test_a_stranger_does_not_keep_the_right_password_out(ada: Engine) -> None:
 
 
 def test_a_known_browser_is_let_in_from_the_strangers_own_address(ada: Engine) -> None:
-    token = devices.remember(ada, accounts.by_name(ada, "ada"), None)
+    token = devices.record_browser(ada, accounts.find_account(ada, "ada"), None)
     for number in range(60):
         tried(ada, f"name{number}")
         tried(ada)
@@ -146,14 +146,14 @@ def test_a_known_browser_is_let_in_from_the_strangers_own_address(ada: Engine) -
     # but it guesses no more than others, and is known for its owner alone
     ended = Counter(tried(ada, device_token=token) for _ in range(20))
     assert ended["wrong"] <= rate_limits.FREE_FAILURES + 2
-    accounts.add(ada, SHELL, accounts.NewAccount("ben", "", Role.READER, PASSWORD))
+    accounts.add_account(ada, SHELL, accounts.NewAccount("ben", "", Role.READER, PASSWORD))
     assert tried(ada, "ben", PASSWORD, device_token=token) == "early"
     accounts.renew_secret(ada, SHELL, "ada", "another long password")
-    assert not devices.is_known(ada, token)
+    assert not devices.is_known_browser(ada, token)
 
 
 def test_guessing_from_everywhere_is_bounded_and_leaves_known_browsers_alone(ada: Engine, hashed: list[str]) -> None:
-    token = devices.remember(ada, accounts.by_name(ada, "ada"), None)
+    token = devices.record_browser(ada, accounts.find_account(ada, "ada"), None)
     ended = Counter(tried(ada, source=f"198.51.{n // 250}.{n % 250}") for n in range(130))
     assert ended == {"wrong": rate_limits.NAME_FAILURES, "early": 30}
     assert tried(ada, password=PASSWORD, source=DOCTOR) == "early"
@@ -189,23 +189,29 @@ def test_brakes_are_forgotten_after_a_day(ada: Engine) -> None:
 
 
 def test_a_browser_gets_a_new_token_with_each_sign_in(ada: Engine) -> None:
-    accounts.add(ada, SHELL, accounts.NewAccount("ben", "", Role.READER, PASSWORD))
-    first = devices.remember(ada, accounts.by_name(ada, "ada"), "planted by somebody")
-    second = devices.remember(ada, accounts.by_name(ada, "ben"), first)
-    assert [devices.is_known(ada, one) for one in ("planted by somebody", first, second)] == [False, False, True]
+    accounts.add_account(ada, SHELL, accounts.NewAccount("ben", "", Role.READER, PASSWORD))
+    first = devices.record_browser(ada, accounts.find_account(ada, "ada"), "planted by somebody")
+    second = devices.record_browser(ada, accounts.find_account(ada, "ben"), first)
+    assert [devices.is_known_browser(ada, one) for one in ("planted by somebody", first, second)] == [
+        False,
+        False,
+        True,
+    ]
     for _ in range(3 * devices._AN_ACCOUNT):
-        devices.remember(ada, accounts.by_name(ada, "ada"), None)
+        devices.record_browser(ada, accounts.find_account(ada, "ada"), None)
     with ada.connect() as connection:
         c = review_schema.device.c
-        mine = connection.execute(select(c.id).where(c.account_id == accounts.by_name(ada, "ada").account_id)).all()
+        mine = connection.execute(
+            select(c.id).where(c.account_id == accounts.find_account(ada, "ada").account_id)
+        ).all()
     assert len(mine) == devices._AN_ACCOUNT
 
 
 @pytest.mark.parametrize("password", ["password1234", "ada-ada-ada-ada", "Dr.Ada-Preread", "aaaaaaaaaaaa"])
 def test_a_password_that_everybody_tries_is_no_account(engine: Engine, password: str) -> None:
     with pytest.raises(UsageError, match="guessed"):
-        accounts.add(engine, SHELL, accounts.NewAccount("ada", "Dr Ada", Role.READER, password))
-    accounts.add(engine, SHELL, accounts.NewAccount("ada", "Dr Ada", Role.READER, PASSWORD))
+        accounts.add_account(engine, SHELL, accounts.NewAccount("ada", "Dr Ada", Role.READER, password))
+    accounts.add_account(engine, SHELL, accounts.NewAccount("ada", "Dr Ada", Role.READER, PASSWORD))
     with pytest.raises(UsageError, match="guessed"):
         accounts.renew_secret(engine, SHELL, "ada", password)
     with pytest.raises(UsageError, match="the present one"):
@@ -222,7 +228,7 @@ def test_failures_stand_in_log_and_trail_as_fail2ban_reads_them(
     log_file = tmp_path / "web.log"
     for as_json in (True, False):
         with log_file.open("a") as stream:
-            log.set_up(json_lines=as_json, stream=stream)
+            log.configure_logging(json_lines=as_json, stream=stream)
             try:
                 monkeypatch.setattr(rate_limits, "FREE_FAILURES", 2)
                 # on a busy machine the third try comes more than a second after the second
@@ -232,9 +238,9 @@ def test_failures_stand_in_log_and_trail_as_fail2ban_reads_them(
                     browser.client.headers["x-forwarded-for"] = f"198.51.100.1, {address}"
                     assert [browser.sign_in(name, "wrong").status for _ in range(3)][-1] == 429
             finally:
-                log.set_up()
+                log.configure_logging()
     assert "nobody" not in log_file.read_text()
-    actors = {(row.actor, row.action) for row in audit.latest(films_here.engine, 50)}
+    actors = {(row.actor, row.action) for row in audit.latest_audit_entries(films_here.engine, 50)}
     assert {("nobody@203.0.113.9", "sign_in_failed"), ("nobody@2001:db8::9", "sign_in_failed")} <= actors
     pattern = re.search(r"failregex = (.*)\n\s+(.*)\n", FILTER.read_text())
     assert pattern
@@ -254,7 +260,7 @@ def test_fail2ban_reads_the_log_and_is_not_led_astray(tmp_path: Path) -> None:
     log_file = tmp_path / "web.log"
     with log_file.open("w") as stream:
         for as_json in (True, False):
-            log.set_up(json_lines=as_json, stream=stream)
+            log.configure_logging(json_lines=as_json, stream=stream)
             said = logging.getLogger("preread.web.auth_routes")
             for address, code in (("203.0.113.9", "not_allowed"), ("2001:db8::9", "too_many_tries")):
                 said.warning("sign_in_failed", extra={"address": address, "code": code})
@@ -265,7 +271,7 @@ def test_fail2ban_reads_the_log_and_is_not_led_astray(tmp_path: Path) -> None:
             ):
                 said.warning("page_failed", extra={"address": address, "code": "not_allowed"})
             said.info("sign_in_failed", extra={"address": "198.51.100.2"})
-        log.set_up()
+        log.configure_logging()
     answer = subprocess.run(
         ["fail2ban-regex", "--print-all-matched", log_file, FILTER], check=True, capture_output=True, text=True
     )

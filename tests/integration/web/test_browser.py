@@ -183,7 +183,7 @@ def test_a_doctor_signs_in_filters_opens_looks_signs_and_leaves(films_here: Film
     doctor.one("button[value=here]").click()
     doctor.until(lambda: "Your reading is signed" in doctor.words)
     assert "lower left" in doctor.words
-    (one,) = reviews.of_images(films_here.engine, [2])[2]
+    (one,) = reviews.list_reviews(films_here.engine, [2])[2]
     assert one.answer_visible
     doctor.one("header form button").click()
     doctor.until(lambda: doctor.all("#password"))
@@ -237,8 +237,8 @@ def test_news_come_without_moving_what_is_looked_at(films_here: Films, doctor: D
     with films_here.engine.connect() as connection:
         from preread.db import schema
 
-        shown = reviews.shown_of(connection.execute(schema.file.select().where(schema.file.c.id == 2)).one())
-    reviews.sign(films_here.engine, ben, reviews.Draft(2, shown, Verdict.ACCEPTED, "t" * 20))
+        shown = reviews.shown_result(connection.execute(schema.file.select().where(schema.file.c.id == 2)).one())
+    reviews.sign_review(films_here.engine, ben, reviews.ReviewDraft(2, shown, Verdict.ACCEPTED, "t" * 20))
     doctor.until(lambda: doctor.one("#news").text.startswith("1 new in this list"))
     assert doctor.focused == "Film 3"
     assert [row.get_attribute("data-film") for row in doctor.all("tr.film")] == ["1", "3", "2", "4", "5"]

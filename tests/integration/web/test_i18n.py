@@ -149,7 +149,7 @@ def test_one_file_dropped_in_is_another_language_of_every_page(
         look(f"/films/{film}")
     form = browser.reading(first, comment="seen", **{"presence.pneumonia": "present"})
     browser.post(f"/films/{first}/readings", **form)
-    (reading,) = reviews.of_images(films_here.engine, [first])[first]
+    (reading,) = reviews.list_reviews(films_here.engine, [first])[first]
     films_here.wait(60)
     films_here.again(first, "1.dcm", Answer.UNCERTAIN)
     films_here.ledger.observe(films_here.root_id, [Observation(b"waits.dcm", 5, 1)])

@@ -27,7 +27,7 @@ LARGE = 16 * 1024 * 1024
 @pytest.fixture
 def doctor(films_here: Films) -> dict[str, str]:
     """Headers of a reader who is signed in."""
-    return {"cookie": f"preread={sessions.begin(films_here.engine, films_here.person('ada'))}"}
+    return {"cookie": f"preread={sessions.start_session(films_here.engine, films_here.person('ada'))}"}
 
 
 @pytest.fixture
@@ -175,20 +175,20 @@ def test_an_answer_does_not_wait_for_a_body_that_is_not_wanted(port: int, path: 
 
 
 def test_a_token_is_looked_at_before_the_body(films_here: Films, port: int) -> None:
-    token = accounts.add(films_here.engine, "uid:0", accounts.NewAccount("ris", "", Role.SERVICE, None))
+    token = accounts.add_account(films_here.engine, "uid:0", accounts.NewAccount("ris", "", Role.SERVICE, None))
     for given in ("preread_guess", "", str(token)[:-1]):
         one = head(port, "POST", "/api/v1/results/search", content_length="9", authorization=f"Bearer {given}")
         assert status_of(one) == 401
     accepted = {"content_type": "application/json", "authorization": f"Bearer {token}"}
     assert ask(port, "POST", "/api/v1/results/search", b"{}", **accepted)[0] == 200
-    accounts.disable(films_here.engine, "uid:0", "ris")
+    accounts.disable_account(films_here.engine, "uid:0", "ris")
     assert status_of(head(port, "POST", "/api/v1/results/search", content_length="9", **accepted)) == 401
 
 
 def test_a_large_body_is_refused_whoever_sends_it_and_however(
     films_here: Films, doctor: dict[str, str], port: int
 ) -> None:
-    token = accounts.add(films_here.engine, "uid:0", accounts.NewAccount("ris", "", Role.SERVICE, None))
+    token = accounts.add_account(films_here.engine, "uid:0", accounts.NewAccount("ris", "", Role.SERVICE, None))
     program = {"authorization": f"Bearer {token}", "content_type": "application/json"}
     for path, headers in (
         ("/api/v1/results/search", program),
@@ -263,7 +263,7 @@ def test_a_crowd_of_strangers_does_not_stop_a_doctor_at_the_same_address(
 
 def test_a_hundred_doctors_behind_one_address_are_served(films_here: Films, port: int) -> None:
     ada = films_here.person("ada")
-    cookies = [f"preread={sessions.begin(films_here.engine, ada)}" for _ in range(100)]
+    cookies = [f"preread={sessions.start_session(films_here.engine, ada)}" for _ in range(100)]
     statuses: list[int] = []
 
     def doctor(cookie: str) -> None:

@@ -53,8 +53,8 @@ def test_the_page_says_that_no_worker_can_start_for_its_bundle(
     monkeypatch.setenv("PREREAD_DATABASE_URL", f"sqlite:///{tmp_path / 'preread.db'}")
     films_here.person("ada")
     film = films_here.add("a.dcm", Answer.FLAGGED)
-    bundle_registry.activate(films_here.engine, "uid:0", stub_bundle)
-    extend_report = partial(with_bundle_problem, settings.load(), films_here.engine)
+    bundle_registry.activate_bundle(films_here.engine, "uid:0", stub_bundle)
+    extend_report = partial(with_bundle_problem, settings.load_settings(), films_here.engine)
     browser = Browser(films_here, extend_report=extend_report).sign_in()
     assert "cannot run, since its model is not to be had" in browser.get("/worklist").words
     assert "pneumonia flagged" in browser.get(f"/films/{film}").words.lower()
@@ -130,7 +130,7 @@ def test_a_form_from_elsewhere_changes_nothing(films_here: Films, ada: Browser) 
             assert ada.post(path, **fields).status == 403
         form = {name: value for name, value in ada.reading(film).items() if name != "csrf"}
         assert ada.post(f"/films/{film}/readings", **form, **fields).status == 403
-    assert reviews.of_images(films_here.engine, [film])[film] == []
+    assert reviews.list_reviews(films_here.engine, [film])[film] == []
     stranger = Browser(films_here)
     assert stranger.post("/sign-in", name="ada", password=PASSWORD).status == 403
     assert stranger.get("/worklist").status == 303
@@ -190,7 +190,7 @@ def test_signing_out_ends_it(ada: Browser) -> None:
 
 
 def test_a_service_does_not_sign_in_by_the_page(films_here: Films) -> None:
-    token = accounts.add(films_here.engine, "uid:0", accounts.NewAccount("ris", "", Role.SERVICE, None))
+    token = accounts.add_account(films_here.engine, "uid:0", accounts.NewAccount("ris", "", Role.SERVICE, None))
     assert Browser(films_here).sign_in("ris", str(token)).status == 403
 
 
@@ -239,7 +239,7 @@ def test_a_person_sees_and_ends_the_own_sessions(ada: Browser, films_here: Films
 
 
 def test_administrators_are_told_of_tokens_that_end(films_here: Films, ada: Browser) -> None:
-    accounts.add(films_here.engine, "uid:0", accounts.NewAccount("ris", "", Role.SERVICE, None), token_days=3)
+    accounts.add_account(films_here.engine, "uid:0", accounts.NewAccount("ris", "", Role.SERVICE, None), token_days=3)
     films_here.person("root", Role.ADMIN)
     root = Browser(films_here).sign_in("root")
     assert "Tokens of programs expire soon" in root.get("/statistics").words
@@ -295,7 +295,7 @@ def test_a_page_names_the_date_that_it_shows(films_here: Films, ada: Browser) ->
     assert re.search(r"2026-02-27[^<]*\(date of the study\)", ada.text)
     ada.get("/worklist")
     assert ada.text.count("(date of the study)") == 1
-    assert [row.acquired_from for row in results.query(films_here.engine)] == ["study", "acquisition"]
+    assert [row.acquired_from for row in results.query_results(films_here.engine)] == ["study", "acquisition"]
 
 
 def test_filters_narrow_the_list(films_here: Films, ada: Browser) -> None:
@@ -481,13 +481,13 @@ def test_a_reading_is_signed_seen_and_corrected(films_here: Films, ada: Browser)
     assert ada.post(f"/films/{film}/readings", **{**form, "comment": "right"}).status == 409
     assert "right</textarea>" in ada.text
     assert ada.hidden["form_token"] != form["form_token"]
-    (one,) = reviews.of_images(films_here.engine, [film])[film]
+    (one,) = reviews.list_reviews(films_here.engine, [film])[film]
     assert one.answer_visible
     ada.get(f"/films/{film}?correct={one.reading_id}")
     form = {**ada.hidden, "verdict": "rejected", "comment": "no", "then": "next", "order": "priority"}
     assert ada.post(f"/films/{film}/readings", **form).location == "/worklist/next?order=priority"
     assert ada.get(ada.location).location == f"/films/{other}?order=priority"
-    assert [one.superseded for one in reviews.of_images(films_here.engine, [film])[film]] == [True, False]
+    assert [one.superseded for one in reviews.list_reviews(films_here.engine, [film])[film]] == [True, False]
     assert ada.post(f"/films/{other}/readings", **ada.reading(other)).status == 303
     assert ada.get("/worklist/next").location == "/worklist"
     assert "100" in ada.get("/statistics").words or ada.status == 200
@@ -500,10 +500,10 @@ def test_a_second_reading_of_the_same_reader_is_refused_and_kept(films_here: Fil
     assert ada.post(f"/films/{film}/readings", **there).status == 409
     assert "Nothing was signed: you have signed this film before" in ada.words
     assert "two</textarea>" in ada.text
-    (one,) = reviews.of_images(films_here.engine, [film])[film]
+    (one,) = reviews.list_reviews(films_here.engine, [film])[film]
     assert f"This corrects your reading {one.reading_id}" in ada.words
     assert ada.post(f"/films/{film}/readings", **{**there, **ada.hidden}).status == 303
-    first, second = reviews.of_images(films_here.engine, [film])[film]
+    first, second = reviews.list_reviews(films_here.engine, [film])[film]
     assert (first.superseded, second.superseded, second.supersedes_id) == (True, False, first.reading_id)
     # after the result changed the form is empty, and names what it takes the place of
     films_here.again(film, "a.dcm", Answer.NOT_FLAGGED)
@@ -513,7 +513,7 @@ def test_a_second_reading_of_the_same_reader_is_refused_and_kept(films_here: Fil
     assert ">two<" in ada.text
     assert "two</textarea>" not in ada.text
     assert ada.post(f"/films/{film}/readings", **form).status == 303
-    assert [one.superseded for one in reviews.of_images(films_here.engine, [film])[film]] == [True, True, False]
+    assert [one.superseded for one in reviews.list_reviews(films_here.engine, [film])[film]] == [True, True, False]
 
 
 def test_nothing_typed_is_lost(films_here: Films, ada: Browser) -> None:
@@ -546,7 +546,7 @@ def test_nothing_typed_is_lost(films_here: Films, ada: Browser) -> None:
     assert ada.post("/sign-in", **{**ada.hidden, "name": "ada", "password": PASSWORD}).status == 200
     assert kept()
     assert "not signed yet" in ada.words
-    assert reviews.of_images(films_here.engine, [film])[film] == []
+    assert reviews.list_reviews(films_here.engine, [film])[film] == []
     again = {**ada.hidden, "verdict": "accepted", "comment": comment}
     assert ada.post(f"/films/{film}/readings", **again).status == 303
 
@@ -565,9 +565,9 @@ def test_a_reader_may_read_before_the_answer_is_shown(films_here: Films, ada: Br
     assert "pneumonia flagged" in ada.post(f"/films/{other}/reveal", **form).words
     assert "seen so far" in ada.text
     ada.post(f"/films/{other}/readings", **{**ada.hidden, "verdict": "accepted"})
-    found = reviews.of_images(films_here.engine, [film, other])
+    found = reviews.list_reviews(films_here.engine, [film, other])
     assert [found[film][0].answer_visible, found[other][0].answer_visible] == [False, True]
-    assert [one.action for one in audit.latest(films_here.engine, 50)].count("reveal") >= 1
+    assert [one.action for one in audit.latest_audit_entries(films_here.engine, 50)].count("reveal") >= 1
 
 
 def test_a_result_that_changed_after_it_was_viewed_says_so(films_here: Films, ada: Browser) -> None:

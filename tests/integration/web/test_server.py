@@ -151,19 +151,19 @@ def test_the_head_of_the_audit_trail_reaches_the_system_log(films_here: Films, t
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as system_log:
         system_log.bind(path)
         system_log.settimeout(30)
-        head = audit.log_head(films_here.engine, path)
+        head = audit.log_audit_head(films_here.engine, path)
         # facility auth (4), severity notice (5)
         assert system_log.recv(4096) == f"<37>preread: audit head {head} key {head.key_id}\0".encode()
-    assert audit.verify(films_here.engine, [head]).head == head
+    assert audit.verify_audit_chain(films_here.engine, [head]).head == head
     with pytest.raises(FileNotFoundError):
-        audit.log_head(films_here.engine, str(tmp_path / "nowhere" / "log"))
+        audit.log_audit_head(films_here.engine, str(tmp_path / "nowhere" / "log"))
 
 
 def test_where_there_is_no_system_log_the_page_says_so_and_serves(
     films_here: Films, tmp_path: Path, monkeypatch: Any, caplog: Any, eventually: Callable[..., None]
 ) -> None:
-    log_head = audit.log_head
-    monkeypatch.setattr(audit, "log_head", lambda engine: log_head(engine, str(tmp_path / "log")))
+    log_head = audit.log_audit_head
+    monkeypatch.setattr(audit, "log_audit_head", lambda engine: log_head(engine, str(tmp_path / "log")))
     with TestClient(create_app(films_here.engine, WebOptions())) as client:
         eventually(lambda: "system_log_away" in caplog.messages)
         assert client.get("/sign-in").status_code == 200

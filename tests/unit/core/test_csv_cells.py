@@ -48,7 +48,7 @@ def test_no_cell_begins_a_formula_whatever_separates(rows: list[list[Any]]) -> N
 def test_what_was_written_can_be_read_as_it_was(row: list[str]) -> None:
     header, *lines = read(written([row]), ",")
     assert header == ["a", "b"]
-    assert [[csv_cells.plain(cell) for cell in line] for line in lines] == [row]
+    assert [[csv_cells.unescape_csv_cell(cell) for cell in line] for line in lines] == [row]
 
 
 @given(st.lists(st.integers() | st.floats(allow_nan=False) | st.booleans(), min_size=1, max_size=4))
@@ -82,7 +82,7 @@ def test_texts_are_quoted_and_nothing_is_nothing() -> None:
     ],
 )
 def test_an_apostrophe_stands_only_where_a_formula_would_begin(text: str, cell: str) -> None:
-    assert csv_cells.cell(text) == cell
+    assert csv_cells.csv_cell(text) == cell
 
 
 def test_printed_cells_hold_no_control_character(capsys: pytest.CaptureFixture[str]) -> None:

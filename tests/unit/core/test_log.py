@@ -44,7 +44,7 @@ def lines(stream: Any) -> Any:
 
 
 def test_an_event_is_one_json_line_with_its_fields(log_stream: Any) -> None:
-    log.set_up(json_lines=True, stream=log_stream)
+    log.configure_logging(json_lines=True, stream=log_stream)
     logging.getLogger("preread.runner.service").info(
         "file_done", extra={"file_id": 7, "ms": 41.25, "outcome": "assessed"}
     )
@@ -62,7 +62,7 @@ def test_systemds_journal_gets_each_lines_priority_and_nobody_else_does(
     with (tmp_path / "journal").open("w+") as journal:
         status = os.fstat(journal.fileno())
         monkeypatch.setenv("JOURNAL_STREAM", f"{status.st_dev}:{status.st_ino + (not named)}")
-        log.set_up(json_lines=True, stream=journal)
+        log.configure_logging(json_lines=True, stream=journal)
         for level in ("info", "warning", "error", "critical"):
             getattr(logging.getLogger("preread.runner.service"), level)("share_down")
         journal.seek(0)
@@ -73,7 +73,7 @@ def test_systemds_journal_gets_each_lines_priority_and_nobody_else_does(
 
 
 def test_a_field_off_the_list_is_left_out_and_only_its_name_is_told(log_stream: Any) -> None:
-    log.set_up(json_lines=True, stream=log_stream)
+    log.configure_logging(json_lines=True, stream=log_stream)
     logging.getLogger("preread.runner.service").info("file_done", extra={"file_id": 7, "patient_name": NAME})
     assert NAME not in log_stream.getvalue()
     assert lines(log_stream)[0]["left_out"] == ["patient_name"]
@@ -103,13 +103,13 @@ def test_no_value_leaves_but_by_a_field_on_the_list(extras: Any, logger: Any, le
 
 
 def test_arguments_of_a_message_are_never_written(log_stream: Any) -> None:
-    log.set_up(json_lines=True, stream=log_stream)
+    log.configure_logging(json_lines=True, stream=log_stream)
     logging.getLogger("preread.runner.pool").warning("odd tag %s", NAME)
     assert NAME not in log_stream.getvalue()
 
 
 def test_paths_are_written_at_debug_only(log_stream: Any) -> None:
-    log.set_up(level="debug", json_lines=True, stream=log_stream)
+    log.configure_logging(level="debug", json_lines=True, stream=log_stream)
     target = logging.getLogger("preread.share.root_monitor")
     target.info("seen", extra={"path": "/films/Mustermann.dcm"})
     target.debug("seen", extra={"path": "/films/Mustermann.dcm"})
@@ -120,7 +120,7 @@ def test_paths_are_written_at_debug_only(log_stream: Any) -> None:
 
 @pytest.mark.parametrize("logger", ["pydicom", "sqlalchemy.engine", "watchdog.observers", "PIL.Image", "unheard_of"])
 def test_other_packages_messages_are_replaced_by_their_place(log_stream: Any, logger: Any) -> None:
-    log.set_up(json_lines=True, stream=log_stream)
+    log.configure_logging(json_lines=True, stream=log_stream)
     target = logging.getLogger(logger)
     before = target.level
     target.setLevel(
@@ -138,7 +138,7 @@ def test_other_packages_messages_are_replaced_by_their_place(log_stream: Any, lo
 
 
 def test_a_warning_keeps_its_class_and_loses_its_text(log_stream: Any) -> None:
-    log.set_up(json_lines=True, stream=log_stream)
+    log.configure_logging(json_lines=True, stream=log_stream)
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         # catch_warnings puts back what set_up installed, so it is asked for again inside
@@ -149,7 +149,7 @@ def test_a_warning_keeps_its_class_and_loses_its_text(log_stream: Any) -> None:
 
 
 def test_an_exception_keeps_class_code_and_places_and_loses_its_message(log_stream: Any) -> None:
-    log.set_up(json_lines=True, stream=log_stream)
+    log.configure_logging(json_lines=True, stream=log_stream)
     try:
         try:
             raise ValueError(f"bad {NAME}")
@@ -164,7 +164,7 @@ def test_an_exception_keeps_class_code_and_places_and_loses_its_message(log_stre
 
 
 def test_no_line_grows_beyond_its_bound(log_stream: Any) -> None:
-    log.set_up(json_lines=True, stream=log_stream)
+    log.configure_logging(json_lines=True, stream=log_stream)
     target = logging.getLogger("preread.share.root_monitor")
     target.info("seen", extra={"why": "x" * 100_000})
     target.info("seen", extra={"counts": {f"state{number}": "y" * 400 for number in range(400)}})
@@ -176,7 +176,7 @@ def test_no_line_grows_beyond_its_bound(log_stream: Any) -> None:
 
 
 def test_a_human_line_leaves_out_what_is_not_there(log_stream: Any) -> None:
-    log.set_up(json_lines=False, stream=log_stream)
+    log.configure_logging(json_lines=False, stream=log_stream)
     logging.getLogger("preread.runner.dispatcher").info(
         "file_done", extra={"file_id": 7, "code": None, "why": "two words"}
     )
@@ -184,7 +184,7 @@ def test_a_human_line_leaves_out_what_is_not_there(log_stream: Any) -> None:
 
 
 def test_a_human_line_cannot_steer_the_terminal(log_stream: Any) -> None:
-    log.set_up(json_lines=False, stream=log_stream)
+    log.configure_logging(json_lines=False, stream=log_stream)
     logging.getLogger("preread.share.root_monitor").info("seen", extra={"why": "a\x1b[2Jb\nc\u202e"})
     (line,) = log_stream.getvalue().splitlines()
     assert "\x1b" not in line
@@ -193,21 +193,21 @@ def test_a_human_line_cannot_steer_the_terminal(log_stream: Any) -> None:
 
 
 def test_setting_up_again_does_not_write_twice(log_stream: Any) -> None:
-    log.set_up(json_lines=True, stream=log_stream)
-    log.set_up(json_lines=True, stream=log_stream)
+    log.configure_logging(json_lines=True, stream=log_stream)
+    log.configure_logging(json_lines=True, stream=log_stream)
     logging.getLogger("preread").info("started")
     assert len(lines(log_stream)) == 1
 
 
 def test_quiet_keeps_warnings(log_stream: Any) -> None:
-    log.set_up(json_lines=True, stream=log_stream, quiet=True)
+    log.configure_logging(json_lines=True, stream=log_stream, quiet=True)
     logging.getLogger("preread").info("started")
     logging.getLogger("preread").warning("share_down")
     assert [line["event"] for line in lines(log_stream)] == ["share_down"]
 
 
 def test_an_uncaught_exception_is_logged_without_its_message(log_stream: Any) -> None:
-    log.set_up(json_lines=True, stream=log_stream)
+    log.configure_logging(json_lines=True, stream=log_stream)
     sys.excepthook(ValueError, ValueError(NAME), None)
     assert NAME not in log_stream.getvalue()
     assert lines(log_stream)[0]["event"] == "uncaught_exception"
@@ -218,7 +218,7 @@ def test_a_stream_that_nobody_reads_stops_nothing(log_stream: Any) -> None:
         def write(self, text: str) -> int:
             raise BrokenPipeError
 
-    log.set_up(json_lines=True, stream=Closed())
+    log.configure_logging(json_lines=True, stream=Closed())
     logging.getLogger("preread").info("started")
 
 
@@ -232,7 +232,7 @@ def test_a_full_disk_costs_log_lines_and_says_how_many(log_stream: Any) -> None:
             return super().write(text)
 
     disk = Disk()
-    log.set_up(json_lines=True, stream=disk)
+    log.configure_logging(json_lines=True, stream=disk)
     logger = logging.getLogger("preread")
     disk.full = True
     for _ in range(3):
@@ -254,7 +254,7 @@ def test_a_full_disk_below_standard_error_too_stops_nothing(log_stream: Any, mon
 
     monkeypatch.setattr(sys, "__stderr__", Full())
     for stream in (Full(), sys.__stderr__):
-        log.set_up(json_lines=True, stream=stream)
+        log.configure_logging(json_lines=True, stream=stream)
         logging.getLogger("preread").info("started")
 
 

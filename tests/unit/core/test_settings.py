@@ -11,7 +11,7 @@ import pytest
 from docs._ext.settings_table import describe
 from preread.core.addresses import parse_listen_address
 from preread.core.errors import SettingsError
-from preread.core.settings import PREFIX, Settings, load
+from preread.core.settings import PREFIX, Settings, load_settings
 from preread.core.types import Population
 
 
@@ -24,7 +24,7 @@ def _empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def test_defaults_need_no_environment_and_no_file() -> None:
-    settings = load()
+    settings = load_settings()
     assert settings.database_url == "sqlite:///preread.db"
     assert settings.roots == ()
 
@@ -32,19 +32,19 @@ def test_defaults_need_no_environment_and_no_file() -> None:
 def test_a_mistyped_environment_name_is_named_with_its_nearest_match(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREREAD_DATABSE_URL", "sqlite:///elsewhere.db")
     with pytest.raises(SettingsError, match=r"PREREAD_DATABSE_URL; did you mean PREREAD_DATABASE_URL\?"):
-        load()
+        load_settings()
 
 
 def test_a_name_like_no_other_lists_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREREAD_QQQQQQ", "1")
     with pytest.raises(SettingsError, match="there are PREREAD_DATABASE_URL, "):
-        load()
+        load_settings()
 
 
 def test_lower_case_names_count_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("preread_slotz", "1")
     with pytest.raises(SettingsError, match="preread_slotz; did you mean PREREAD_SLOTS"):
-        load()
+        load_settings()
 
 
 @pytest.mark.parametrize(
@@ -52,26 +52,26 @@ def test_lower_case_names_count_as_well(monkeypatch: pytest.MonkeyPatch) -> None
 )
 def test_the_names_that_kubernetes_injects_are_nobodys_mistake(monkeypatch: pytest.MonkeyPatch, name: Any) -> None:
     monkeypatch.setenv(name, "tcp://10.0.0.1:80")
-    load()
+    load_settings()
 
 
 def test_the_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "preread.toml").write_text('slots = 3\nlog_level = "debug"\n')
     monkeypatch.setenv("PREREAD_SLOTS", "5")
-    settings = load()
+    settings = load_settings()
     assert settings.slots == 5
     assert settings.log_level == "debug"
 
 
 def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREREAD_SLOTS", "")
-    assert load().slots == Settings.model_fields["slots"].default
+    assert load_settings().slots == Settings.model_fields["slots"].default
 
 
 def test_a_mistyped_key_of_the_file_is_named_with_its_nearest_match(tmp_path: Path) -> None:
     (tmp_path / "preread.toml").write_text("slot = 3\n")
     with pytest.raises(SettingsError, match=r"preread\.toml: there is no setting 'slot'; did you mean slots"):
-        load()
+        load_settings()
 
 
 def test_roots_of_the_file_lie_relative_to_the_file(tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_roots_of_the_file_lie_relative_to_the_file(tmp_path: Path) -> None:
     config.write_text(
         '[[roots]]\npath = "inbox"\npopulation = "children-1-5y"\n\n[[roots]]\npath = "/films"\npoll = true\n'
     )
-    first, second = load(config).roots
+    first, second = load_settings(config).roots
     assert first.path == folder / "inbox"
     assert first.population is Population.CHILDREN_1_5Y
     assert second.path == Path("/films")
@@ -92,7 +92,7 @@ def test_roots_of_the_file_lie_relative_to_the_file(tmp_path: Path) -> None:
 def test_a_mistyped_key_of_a_root_is_named(tmp_path: Path) -> None:
     (tmp_path / "preread.toml").write_text('[[roots]]\npath = "a"\npopulaton = "research"\n')
     with pytest.raises(SettingsError, match="no key 'populaton'; did you mean population"):
-        load()
+        load_settings()
 
 
 @pytest.mark.parametrize("path", ["", "  "])
@@ -102,24 +102,24 @@ def test_an_empty_path_of_a_root_is_refused_and_not_taken_for_the_working_folder
     config = tmp_path / "preread.toml"
     config.write_text(f'[[roots]]\npath = "{path}"\n')
     with pytest.raises(SettingsError, match=r"roots in preread\.toml: the path of a root is empty: name a folder"):
-        load()
+        load_settings()
     config.unlink()
     monkeypatch.setenv("PREREAD_ROOTS", f'[{{"path": "/films"}}, {{"path": "{path}"}}]')
     with pytest.raises(SettingsError, match="PREREAD_ROOTS: the path of a root is empty"):
-        load()
+        load_settings()
 
 
 def test_an_unknown_population_lists_the_known_ones(tmp_path: Path) -> None:
     (tmp_path / "preread.toml").write_text('[[roots]]\npath = "a"\npopulation = "adults"\n')
     with pytest.raises(SettingsError, match="'undeclared', 'children-1-5y' or 'research'"):
-        load()
+        load_settings()
 
 
 def test_roots_of_the_environment_are_paths_or_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREREAD_ROOTS", os.pathsep.join(["/a", "/b"]))
-    assert [root.path for root in load().roots] == [Path("/a"), Path("/b")]
+    assert [root.path for root in load_settings().roots] == [Path("/a"), Path("/b")]
     monkeypatch.setenv("PREREAD_ROOTS", '[{"path": "/c", "population": "research"}]')
-    (root,) = load().roots
+    (root,) = load_settings().roots
     assert (root.path, root.population) == (Path("/c"), Population.RESEARCH)
 
 
@@ -127,12 +127,12 @@ def test_roots_of_the_environment_are_paths_or_json(monkeypatch: pytest.MonkeyPa
 def test_a_root_in_another_is_refused(monkeypatch: pytest.MonkeyPatch, roots: Any) -> None:
     monkeypatch.setenv("PREREAD_ROOTS", roots.replace(":", os.pathsep))
     with pytest.raises(SettingsError, match="/films/"):
-        load()
+        load_settings()
 
 
 def test_neighbours_with_a_common_beginning_are_no_overlap(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PREREAD_ROOTS", os.pathsep.join(["/films", "/films2"]))
-    assert len(load().roots) == 2
+    assert len(load_settings().roots) == 2
 
 
 @pytest.mark.parametrize(
@@ -152,31 +152,31 @@ def test_a_value_that_cannot_be_meant_names_its_variable(
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(SettingsError, match=name):
-        load()
+        load_settings()
 
 
 def test_no_message_repeats_a_password(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PREREAD_DATABASE_URL", "postgresql://preread:geheim@db/preread")
     monkeypatch.setenv("PREREAD_SLOTS", "many")
     with pytest.raises(SettingsError) as caught:
-        load()
+        load_settings()
     assert "geheim" not in str(caught.value)
     monkeypatch.delenv("PREREAD_SLOTS")
-    assert "geheim" not in repr(load())
+    assert "geheim" not in repr(load_settings())
 
 
 def test_a_named_file_must_be_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match=r"missing\.toml.*cannot be read"):
-        load(tmp_path / "missing.toml")
+        load_settings(tmp_path / "missing.toml")
     monkeypatch.setenv("PREREAD_CONFIG", str(tmp_path / "also-missing.toml"))
     with pytest.raises(SettingsError, match=r"also-missing\.toml"):
-        load()
+        load_settings()
 
 
 def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
     (tmp_path / "preread.toml").write_bytes(b"\xff\xfe")
     with pytest.raises(SettingsError, match="not TOML"):
-        load()
+        load_settings()
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_file_that_is_not_toml_is_named(tmp_path: Path) -> None:
 def test_a_message_says_how_it_would_be_right(tmp_path: Path, text: Any, cure: Any) -> None:
     (tmp_path / "preread.toml").write_text(text)
     with pytest.raises(SettingsError, match=cure):
-        load()
+        load_settings()
 
 
 def test_every_setting_with_a_form_has_an_example_of_it() -> None:
@@ -215,9 +215,9 @@ def test_every_setting_with_a_form_has_an_example_of_it() -> None:
 def test_paths_with_another_separator_are_not_taken_for_one(monkeypatch: pytest.MonkeyPatch, separator: Any) -> None:
     monkeypatch.setenv("PREREAD_ROOTS", f"/srv/a{separator}/srv/b")
     with pytest.raises(SettingsError, match=rf"separated by ':', not '{separator.strip()}'"):
-        load()
+        load_settings()
     monkeypatch.setenv("PREREAD_ROOTS", "/srv/a,b:/srv/c;d")
-    assert [str(root.path) for root in load().roots] == ["/srv/a,b", "/srv/c;d"]
+    assert [str(root.path) for root in load_settings().roots] == ["/srv/a,b", "/srv/c;d"]
 
 
 def test_settings_do_not_change() -> None:
@@ -260,4 +260,4 @@ def test_an_address_to_listen_on(monkeypatch: pytest.MonkeyPatch, text: Any, add
 def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch, text: Any) -> None:
     monkeypatch.setenv("PREREAD_HEALTH_LISTEN", text)
     with pytest.raises(SettingsError, match=r"PREREAD_HEALTH_LISTEN: is not an address with a port"):
-        load()
+        load_settings()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from preread.review.auth import passwords
-from preread.review.auth.passwords import weakness
+from preread.review.auth.passwords import find_password_weakness
 
 OWN = ("grace.hopper", "Dr Grace Hopper", "preread", "xray-desk-1")
 WORDS = sorted(passwords._WORDS)
@@ -25,8 +25,8 @@ WORDS = sorted(passwords._WORDS)
     """.split(),  # noqa: SIM905  a list of one word a line would be longer
 )
 def test_what_everybody_tries_first_is_refused(password: str) -> None:
-    assert weakness(password, OWN) is not None
-    assert weakness(password.upper(), OWN) is not None
+    assert find_password_weakness(password, OWN) is not None
+    assert find_password_weakness(password.upper(), OWN) is not None
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ def test_what_everybody_tries_first_is_refused(password: str) -> None:
     ],
 )
 def test_what_people_make_up_is_not(password: str) -> None:
-    assert weakness(password, OWN) is None
+    assert find_password_weakness(password, OWN) is None
 
 
 def test_a_password_has_at_least_five_different_characters() -> None:
@@ -56,19 +56,19 @@ def test_a_password_has_at_least_five_different_characters() -> None:
     st.sampled_from(WORDS), st.sampled_from(WORDS), st.integers(1950, 2049), st.sampled_from(["", " ", "-", "!", "."])
 )
 def test_two_words_and_a_year_are_refused(first: str, second: str, year: int, between: str) -> None:
-    assert weakness(f"{first}{between}{second.title()}{between}{year}") is not None
+    assert find_password_weakness(f"{first}{between}{second.title()}{between}{year}") is not None
 
 
 @given(st.text("abcdefghijklmnop0123", min_size=1, max_size=6), st.integers(2, 20))
 def test_a_short_part_repeated_is_refused(part: str, times: int) -> None:
-    assert weakness(part * times) is not None
+    assert find_password_weakness(part * times) is not None
 
 
 @given(st.text(max_size=200), st.lists(st.text(max_size=40), max_size=3))
 def test_any_text_has_an_answer(password: str, own: list[str]) -> None:
-    assert weakness(password, own) in {None, weakness(password, own)}
-    assert weakness("", own) is not None
+    assert find_password_weakness(password, own) in {None, find_password_weakness(password, own)}
+    assert find_password_weakness("", own) is not None
 
 
 def test_random_passwords_are_taken() -> None:
-    assert not [one for one in (secrets.token_urlsafe(12) for _ in range(500)) if weakness(one, OWN)]
+    assert not [one for one in (secrets.token_urlsafe(12) for _ in range(500)) if find_password_weakness(one, OWN)]

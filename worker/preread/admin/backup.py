@@ -28,7 +28,7 @@ from sqlalchemy import Connection, Engine, func, inspect, select, table, text
 
 from preread.core.errors import BackupDamaged, DatabaseUnsuitable, EnvironmentFault, PrereadError, UsageError
 from preread.db import audit_key, migrate
-from preread.db.engine import check_place, open_engine, read, sqlite_path
+from preread.db.engine import check_sqlite_place, open_engine, read, sqlite_path
 from preread.db.review_schema import secret
 from preread.ledger import claims
 from preread.ledger.tombstones import KEY_NAME
@@ -44,7 +44,7 @@ _NOT_EMPTY = "Name an empty database (PREREAD_DATABASE_URL), or move the existin
 
 @dataclass(frozen=True, slots=True)
 class Backup:
-    """Contents of a backup file.
+    """Contents of a backup file of the database.
 
     Attributes:
         kind: ``sqlite`` or ``postgresql``.
@@ -62,7 +62,7 @@ class Backup:
 
 
 def back_up(engine: Engine, target: Path, *, replace: bool = False) -> Backup:
-    """Write a checked backup file while workers continue to write.
+    """Write a checked backup file of the database while workers write.
 
     The file appears under its name only when it is complete and checked.
 
@@ -82,12 +82,12 @@ def back_up(engine: Engine, target: Path, *, replace: bool = False) -> Backup:
     """
     target = Path(os.path.abspath(target))
     if os.path.lexists(target) and not replace:
-        raise UsageError(f"{target} is there already: name another file, or use --replace")
+        raise UsageError(f"{target} exists: name another file, or use --replace")
     with _unfinished(target) as part:
         rows = read(engine, lambda connection: _copy(connection, part))
         written = check_backup(part)
         if not rows.items() <= written.rows.items():
-            raise BackupDamaged("the backup does not hold the rows that were read: it was deleted")
+            raise BackupDamaged("the backup does not hold all rows of the database, and was deleted")
         _sync(part)
         os.replace(part, target)
         _sync(target.parent)
@@ -95,7 +95,7 @@ def back_up(engine: Engine, target: Path, *, replace: bool = False) -> Backup:
 
 
 def check_backup(file: Path) -> Backup:
-    """Read a backup file completely and return its contents.
+    """Read a backup file of the database completely; return its contents.
 
     Args:
         file: backup made by ``back_up``.
@@ -117,7 +117,7 @@ def check_backup(file: Path) -> Backup:
     else:
         raise BackupDamaged(f"{file} is not a backup of Preread")
     if revision is None:
-        raise BackupDamaged(f"{file} does not hold a database of Preread")
+        raise BackupDamaged(f"{file} holds no database of Preread")
     return Backup(kind, revision, rows, size_bytes, purge_key)
 
 
@@ -149,31 +149,31 @@ def restore(
     path = sqlite_path(engine)
     backend = "sqlite" if path is not None else "postgresql"
     if contents.kind != backend:
-        raise BackupDamaged(f"{file} is a backup of {contents.kind}, and PREREAD_DATABASE_URL names {backend}")
+        raise BackupDamaged(f"{file} is a backup of {contents.kind}, but PREREAD_DATABASE_URL names {backend}")
     admit(contents)
     if path is not None:
-        _restore_file(path, file, contents, prepare, audit_key.of(engine).path)
+        _restore_file(path, file, contents, prepare, audit_key.keyring_of(engine).path)
         return contents
     if tables := read(engine, lambda connection: len(inspect(connection).get_table_names())):
         raise DatabaseUnsuitable(f"the database is not empty: it holds {tables} tables", _NOT_EMPTY)
     into, environment = _connection_of(engine)
     options = ("--single-transaction", "--exit-on-error", "--no-owner", "--no-privileges", f"--dbname={into}")
-    migrate.set_unfinished(engine, "a restore")
+    migrate.mark_unfinished(engine, "a restore")
     try:
         with _program("pg_restore", *options, os.fspath(file), environment=environment):
             pass
     except PrereadError:
-        migrate.set_unfinished(engine, None)  # one transaction: the database is empty again
+        migrate.mark_unfinished(engine, None)  # one transaction: the database is empty again
         raise
     _compare(engine, contents)
     prepare(engine)
-    migrate.set_unfinished(engine, None)
+    migrate.mark_unfinished(engine, None)
     return contents
 
 
 @transaction
-def clear_runtime_state(tx: Transaction) -> None:
-    """Mark all workers as stopped, recover their claims and end all sessions.
+def reset_restored_state(tx: Transaction) -> None:
+    """Reset workers, claims and sessions of a restored database.
 
     For a restored database, whose workers and sessions belong to the time of the backup. The schema must be current.
     """
@@ -229,8 +229,8 @@ def _look_into_sqlite(file: Path) -> tuple[str | None, dict[str, int], str | Non
 
 
 @contextlib.contextmanager
-def new_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary name for a new database file; publish it at the end.
+def create_database_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path for a new SQLite file; rename it at the end.
 
     Args:
         path: final name. The file appears there complete, or not at all.
@@ -241,8 +241,8 @@ def new_file(path: Path) -> Iterator[Path]:
     """
     for ending in ("", "-wal", "-shm", "-journal"):
         if os.path.lexists(f"{path}{ending}"):
-            raise DatabaseUnsuitable(f"{path}{ending} is there already", _NOT_EMPTY)
-    check_place(path)
+            raise DatabaseUnsuitable(f"{path}{ending} exists", _NOT_EMPTY)
+    check_sqlite_place(path)
     with _unfinished(path) as part:
         yield part
         _sync(part)
@@ -253,7 +253,7 @@ def new_file(path: Path) -> Iterator[Path]:
 def _restore_file(
     path: Path, file: Path, contents: Backup, prepare: Callable[[Engine], None], key_file: Path | None
 ) -> None:
-    with new_file(path) as part:
+    with create_database_file(path) as part:
         shutil.copyfile(file, part)
         copy = open_engine(f"sqlite:///{part}", key_file)
         try:

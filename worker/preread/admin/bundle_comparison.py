@@ -28,8 +28,8 @@ _i, _f = instance.c, file.c
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """A content for which the bundles give different answers.
+class ChangedResult:
+    """An image's content for which two bundles give different results.
 
     Attributes:
         file_ids: file versions that hold the content.
@@ -47,7 +47,7 @@ class Change:
 
 @dataclass(slots=True)
 class FindingComparison:
-    """Agreement of the bundles on one finding.
+    """Agreement of two bundles on one finding.
 
     Attributes:
         table: number of contents by (first answer, second answer).
@@ -69,7 +69,7 @@ class FindingComparison:
 
 @dataclass(slots=True)
 class Comparison:
-    """Result of a comparison.
+    """Result of a comparison of two bundles.
 
     Attributes:
         contents: number of contents with outcomes of both bundles.
@@ -79,11 +79,11 @@ class Comparison:
 
     contents: int = 0
     findings: dict[str, FindingComparison] = field(default_factory=dict)
-    changes: list[Change] = field(default_factory=list)
+    changes: list[ChangedResult] = field(default_factory=list)
 
 
-def compare(engine: Engine, first: Sequence[int], second: Sequence[int]) -> Comparison:
-    """Compare the outcomes of two bundles.
+def compare_bundles(engine: Engine, first: Sequence[int], second: Sequence[int]) -> Comparison:
+    """Compare the results of two bundles on the images that both assessed.
 
     Args:
         engine: database.
@@ -117,7 +117,7 @@ def _add(result: Comparison, first: _Answers, second: _Answers, file_ids: tuple[
         if both is not None:
             comparison.shifts.append(both[1] - both[0])
         if before != after:
-            result.changes.append(Change(file_ids, name, before, after, both))
+            result.changes.append(ChangedResult(file_ids, name, before, after, both))
 
 
 def _page(
@@ -169,8 +169,8 @@ def _answers(connection: Connection, bundle_ids: Sequence[int], ids: Sequence[in
     return answers
 
 
-def to_json(comparison: Comparison) -> JSONObject:
-    """Return the comparison as a JSON object, without its changes."""
+def comparison_to_json(comparison: Comparison) -> JSONObject:
+    """Return the comparison of two bundles as a JSON object."""
     return {
         "contents": comparison.contents,
         "changes": len(comparison.changes),
@@ -185,8 +185,8 @@ def to_json(comparison: Comparison) -> JSONObject:
     }
 
 
-def change_to_json(change: Change) -> JSONObject:
-    """Return one changed content as a JSON object."""
+def changed_result_to_json(change: ChangedResult) -> JSONObject:
+    """Return an image's different results of two bundles as a JSON object."""
     return {
         "films": list(change.file_ids),
         "finding": change.finding,

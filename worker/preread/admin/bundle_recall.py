@@ -23,7 +23,7 @@ from preread.db.statements import read_pages
 from preread.ledger.transaction import Transaction, query
 from preread.review import disclosures
 from preread.review.audit import Action
-from preread.review.results import ResultRow, iso, result_to_json, selected, typed
+from preread.review.results import ResultRow, format_utc, result_to_json, results_from_rows, select_results
 
 _PAGE = 500
 _TRAIL_PAGE = 5_000
@@ -34,7 +34,7 @@ _f, _p, _t, _l = file.c, past_outcome.c, audit.c, listing.c
 
 @dataclass(frozen=True, slots=True)
 class Viewing:
-    """Access of one account to one image.
+    """Access of one account to one image's result.
 
     Attributes:
         who: full name and user name, or the operating-system user of a shell.
@@ -49,7 +49,7 @@ class Viewing:
 
 @dataclass(frozen=True, slots=True)
 class RecalledImage:
-    """An image with an outcome of the withdrawn bundle.
+    """An image with an outcome of a withdrawn bundle.
 
     Attributes:
         result: its current result.
@@ -66,7 +66,7 @@ class RecalledImage:
 
 @dataclass(frozen=True, slots=True)
 class UnattributedAccess:
-    """Accesses to the bundle's results that cannot be attributed to images.
+    """Accesses to a withdrawn bundle's results that name no image.
 
     Attributes:
         exports: number of review exports since the bundle's first result.
@@ -78,7 +78,7 @@ class UnattributedAccess:
 
 
 def recalled_images(engine: Engine, bundle_ids: Sequence[int]) -> Iterator[RecalledImage]:
-    """Yield the images that have an outcome of these bundles, by file id.
+    """Yield the images with an outcome of withdrawn bundles, by file id.
 
     Raises:
         DatabaseAway, SchemaOutdated: the database cannot be read.
@@ -97,7 +97,7 @@ def recalled_images(engine: Engine, bundle_ids: Sequence[int]) -> Iterator[Recal
 
 @query
 def unattributed_access(tx: Transaction, bundle_ids: Sequence[int]) -> UnattributedAccess:
-    """Return the accesses to these bundles' results that name no image.
+    """Return the accesses to withdrawn bundles' results that name no image.
 
     Raises:
         DatabaseAway, SchemaOutdated: the database cannot be read.
@@ -107,13 +107,13 @@ def unattributed_access(tx: Transaction, bundle_ids: Sequence[int]) -> Unattribu
     if since is not None:
         count_exports = select(func.count()).where(_t.at >= since, _t.action == Action.EXPORT)
         exports = tx.connection.execute(count_exports).scalar_one()
-    return UnattributedAccess(exports, disclosures.since(tx.connection))
+    return UnattributedAccess(exports, disclosures.first_list_view(tx.connection))
 
 
-def to_json(image: RecalledImage) -> JSONObject:
-    """Return a recalled image as a JSON object."""
+def recalled_image_to_json(image: RecalledImage) -> JSONObject:
+    """Return an image of a withdrawn bundle as a JSON object."""
     viewings, listed = (
-        [{"who": viewings.who, "action": viewings.action, "at": iso(viewings.at)} for viewings in accesses]
+        [{"who": viewings.who, "action": viewings.action, "at": format_utc(viewings.at)} for viewings in accesses]
         for accesses in (image.seen, image.listed)
     )
     return {**result_to_json(image.result), "replaced": image.replaced, "seen": viewings, "listed": listed}
@@ -181,11 +181,11 @@ def _page(connection: Connection, after: int, *, bundle_ids: Sequence[int]) -> l
     """Return the next page of results, each with whether it was replaced."""
     earlier = exists().where(_p.file_id == _f.id, _p.bundle_id.in_(bundle_ids))
     statement = (
-        selected()
+        select_results()
         .where(_f.id > after, _f.committed_at.is_not(None), or_(_f.bundle_id.in_(bundle_ids), earlier))
         .order_by(_f.id)
         .limit(_PAGE)
     )
     rows = connection.execute(statement).all()
     replaced = [row.bundle_id not in bundle_ids for row in rows]
-    return list(zip(typed(connection, rows), replaced, strict=True))
+    return list(zip(results_from_rows(connection, rows), replaced, strict=True))

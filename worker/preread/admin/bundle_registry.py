@@ -49,7 +49,7 @@ class KnownBundle:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One recorded selection of a bundle.
+    """One recorded selection of the active or the shadow bundle.
 
     Attributes:
         part: active or shadow.
@@ -66,7 +66,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """The current selection of bundles.
+    """The active and the shadow bundle that the database selects.
 
     Attributes:
         active: last selection of the active bundle; ``None`` if there was none.
@@ -79,7 +79,7 @@ class Selection:
     bundles: dict[str, KnownBundle]
 
     def refuse_withdrawn(self, digest: str, label: str) -> None:
-        """Raise an error if the bundle with this digest was withdrawn.
+        """Raise ``BundleWithdrawn`` if the bundle with this digest was withdrawn.
 
         Args:
             digest: SHA-256 of the bundle in hexadecimal.
@@ -95,7 +95,7 @@ class Selection:
 
 @query
 def current_selection(tx: Transaction) -> Selection:
-    """Return the current selection of bundles.
+    """Return which bundles the database selects as active and as shadow.
 
     Raises:
         DatabaseAway, SchemaOutdated: the database cannot be read.
@@ -106,7 +106,7 @@ def current_selection(tx: Transaction) -> Selection:
 
 
 def find_bundles(engine: Engine, label: str) -> list[KnownBundle]:
-    """Return the registered bundles with this label.
+    """Return the bundles of the database with this version or name.
 
     Args:
         engine: database.
@@ -121,13 +121,13 @@ def find_bundles(engine: Engine, label: str) -> list[KnownBundle]:
         if label in {known.label, known.label.split("/")[1]}
     ]
     if not matching:
-        raise UsageError(f"no image here was ever assessed with a bundle {label}")
+        raise UsageError(f"the database has no bundle {label}: no image was assessed with it")
     if len({known.label for known in matching}) > 1:
         raise UsageError(f"several bundles have the version {label}: write NAME/VERSION")
     return matching
 
 
-def activate(engine: Engine, actor: str, chosen: Bundle) -> None:
+def activate_bundle(engine: Engine, actor: str, chosen: Bundle) -> None:
     """Select the bundle for images assessed from now on.
 
     Raises:
@@ -137,7 +137,7 @@ def activate(engine: Engine, actor: str, chosen: Bundle) -> None:
 
 
 def select_shadow(engine: Engine, actor: str, chosen: Bundle | None) -> None:
-    """Select the shadow bundle.
+    """Select the shadow bundle; ``None`` ends it.
 
     Args:
         engine: database.
@@ -151,7 +151,7 @@ def select_shadow(engine: Engine, actor: str, chosen: Bundle | None) -> None:
 
 
 @transaction
-def rollback(tx: Transaction, actor: str) -> KnownBundle | None:
+def activate_previous_bundle(tx: Transaction, actor: str) -> KnownBundle | None:
     """Select the bundle that was active before the current one.
 
     Returns:
@@ -163,20 +163,20 @@ def rollback(tx: Transaction, actor: str) -> KnownBundle | None:
     known = {row.id: _known(row) for row in tx.connection.execute(select(*_KNOWN))}
     rows = tx.connection.execute(select(activation).where(_a.part == Part.ACTIVE).order_by(_a.id.desc())).all()
     if not rows:
-        raise UsageError("no bundle was ever activated here: there is none to go back to")
+        raise UsageError("no bundle was activated before: there is none to return to")
     before = [row.bundle_id for row in rows if row.bundle_id != rows[0].bundle_id]
     usable = [bundle_id for bundle_id in before if bundle_id is None or known[bundle_id].withdrawn is None]
     # before the first selection the default bundle was active
     target = usable[0] if usable else None
     if target is None and rows[0].bundle_id is None:
-        raise UsageError("the default bundle is in use, and those before it were withdrawn")
+        raise UsageError("the default bundle is in use, and all bundles before it were withdrawn")
     _record(tx.connection, actor, Part.ACTIVE, target)
     return None if target is None else known[target]
 
 
 @transaction
-def withdraw(tx: Transaction, actor: str, bundles: list[KnownBundle], reason: str) -> None:
-    """Withdraw bundles; end the shadow if it is one of them.
+def withdraw_bundles(tx: Transaction, actor: str, bundles: list[KnownBundle], reason: str) -> None:
+    """Withdraw bundles in the database, with a reason.
 
     Args:
         tx: database, or transaction to take part in.
@@ -189,7 +189,7 @@ def withdraw(tx: Transaction, actor: str, bundles: list[KnownBundle], reason: st
     """
     cleaned = clean_text(reason)
     if cleaned is None:
-        raise UsageError("the reason is empty: give one, it is shown beside every result")
+        raise UsageError("the reason is empty: state one, which is shown with every result")
 
     ids = [known.bundle_id for known in bundles]
     changed = tx.connection.execute(
@@ -199,7 +199,7 @@ def withdraw(tx: Transaction, actor: str, bundles: list[KnownBundle], reason: st
         .returning(_b.id)
     )
     for bundle_id in sorted(changed.scalars()):
-        audit.append(tx.connection, actor, Action.BUNDLE_WITHDRAWN, f"bundle:{bundle_id}")
+        audit.append_entry(tx.connection, actor, Action.BUNDLE_WITHDRAWN, f"bundle:{bundle_id}")
     last = _last_row(tx.connection, Part.SHADOW)
     if last is not None and last.bundle_id in ids:
         _record(tx.connection, actor, Part.SHADOW, None)
@@ -217,7 +217,7 @@ def _record(connection: Connection, actor: str, part: Part, bundle_id: int | Non
     row = {"part": part.value, "bundle_id": bundle_id, "at": database_now(connection), "actor": actor}
     connection.execute(insert(activation), row)
     target = "none" if bundle_id is None else str(bundle_id)
-    audit.append(connection, actor, Action.BUNDLE_CHOSEN, f"{part.value}:bundle:{target}")
+    audit.append_entry(connection, actor, Action.BUNDLE_CHOSEN, f"{part.value}:bundle:{target}")
 
 
 def _last_row(connection: Connection, part: Part) -> Row[Any] | None:

@@ -1,4 +1,4 @@
-"""Selection of the model bundle.
+"""Selection of a model bundle by the database and the settings.
 
 The configured bundle is used, else the activated one, else the newest that ships.
 """
@@ -46,7 +46,7 @@ class SelectedBundles:
 
 @dataclass(frozen=True, slots=True)
 class InstalledBundle:
-    """Line of the inventory.
+    """One bundle in the list of the bundles on this machine.
 
     Attributes:
         label: ``name/version``.
@@ -69,7 +69,7 @@ class InstalledBundle:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """Installed bundles, by name and ascending version.
+    """Bundles installed on this machine, by name and ascending version.
 
     Attributes:
         bundles: the installed bundles; the last one may be the bundle in use that is not on this machine.
@@ -218,14 +218,14 @@ class BundleSelection:
             raise missing from error
         if loaded.digest != chosen.digest:
             raise BundleMissing(
-                f"{loaded.path} has the digest {loaded.digest[:12]}, but the {chosen.label} that was chosen has "
+                f"{loaded.path} has the digest {loaded.digest[:12]}, but the {chosen.label} that is selected has "
                 f"{chosen.digest[:12]}"
             )
         return loaded
 
 
 class BundleWatch:
-    """Detects that other bundles were chosen than those that a worker uses."""
+    """Detects that other bundles were selected than those in use."""
 
     def __init__(self, selection: BundleSelection, running: SelectedBundles) -> None:
         self._selection = selection
@@ -233,7 +233,7 @@ class BundleWatch:
         self._logged = ""
 
     def is_current(self) -> bool:
-        """Return ``False`` if other, usable bundles were chosen.
+        """Return ``False`` if other, usable bundles were selected.
 
         Raises:
             BundleWithdrawn: the active bundle was withdrawn in the meantime.

@@ -72,8 +72,8 @@ population = {population}
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One step of the installation.
+class InstallStep:
+    """One step of the installation on a host.
 
     Attributes:
         what: description, after "make" or "would make".
@@ -88,7 +88,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """Target and options of an installation.
+    """Target and options of an installation on a host.
 
     Attributes:
         root: root of the file tree; not ``/`` for images and tests.
@@ -103,24 +103,24 @@ class Installation:
     database_url: str = DATABASE_URL
     shares: Sequence[Path] = ()
     population: Population = Population.UNDECLARED
-    programs: Path = field(default_factory=lambda: programs_folder(Path(sys.prefix)))
+    programs: Path = field(default_factory=lambda: find_scripts_folder(Path(sys.prefix)))
     run: Callable[..., object] = subprocess.run
 
-    def steps(self) -> Iterator[Step]:
+    def steps(self) -> Iterator[InstallStep]:
         """Yield the steps in order; a step sees the results of those before it."""
         sysusers, tmpfiles = Path("/etc/sysusers.d/preread.conf"), Path("/etc/tmpfiles.d/preread.conf")
         yield self._file(sysusers, _SYSUSERS)
-        yield Step(
+        yield InstallStep(
             f"the user {USER}", lambda: self._ids() is not None, partial(self._systemd, "systemd-sysusers", sysusers)
         )
         yield self._file(tmpfiles, _TMPFILES)
-        yield Step(
+        yield InstallStep(
             f"the folders {CONFIG.parent} and {HOME}",
             lambda: all(self._at(folder).is_dir() for folder in (CONFIG.parent, HOME)),
             partial(self._systemd, "systemd-tmpfiles", tmpfiles, "--create"),
         )
-        yield Step(f"the settings {CONFIG}", self.has_settings, self._write_config)
-        for unit in sorted(units_folder().glob("*.service")):
+        yield InstallStep(f"the settings {CONFIG}", self.has_settings, self._write_config)
+        for unit in sorted(find_units_folder().glob("*.service")):
             yield self._file(Path("/etc/systemd/system") / unit.name, unit.read_text(encoding="utf-8"))
         yield self._file(COMMAND, _COMMAND, mode=0o755)
         yield from self._database()
@@ -132,13 +132,13 @@ class Installation:
     def _at(self, path: Path) -> Path:
         return self.root / path.relative_to("/")
 
-    def _file(self, path: Path, content: str, mode: int = 0o644) -> Step:
+    def _file(self, path: Path, content: str, mode: int = 0o644) -> InstallStep:
         target, content = self._at(path), content.replace("@BIN@", str(self.programs))
 
         def is_done() -> bool:
             return target.is_file() and target.read_text(encoding="utf-8") == content
 
-        return Step(f"the file {path}", is_done, lambda: _write(target, content, mode))
+        return InstallStep(f"the file {path}", is_done, lambda: _write(target, content, mode))
 
     def _systemd(self, program: str, declaration: Path, *options: str) -> None:
         executable = shutil.which(program)
@@ -165,7 +165,7 @@ class Installation:
     def _owner(self) -> tuple[int, int]:
         ids = self._ids()
         if ids is None:
-            raise EnvironmentFault(f"systemd-sysusers made no user {USER}")
+            raise EnvironmentFault(f"systemd-sysusers did not create the user {USER}")
         return ids
 
     def _write_config(self) -> None:
@@ -181,17 +181,17 @@ class Installation:
         # the URL may hold a password: readable by the service's group only
         _write(self._at(CONFIG), content, 0o640, group=self._owner()[1])
 
-    def _database(self) -> Iterator[Step]:
+    def _database(self) -> Iterator[InstallStep]:
         url = self._configured_url()
         if url.startswith("sqlite:"):
             engine = open_engine(url)
             path = sqlite_path(engine)
             engine.dispose()
             assert path is not None
-            yield Step(f"the database {path}", self._at(path).exists, lambda: self._make_sqlite(self._at(path)))
+            yield InstallStep(f"the database {path}", self._at(path).exists, lambda: self._make_sqlite(self._at(path)))
         elif self.root == Path("/"):
             # as the service's user, whom a server on this host authenticates by name (peer)
-            yield Step("the database's schema", lambda: False, self._upgrade_server)
+            yield InstallStep("the database's schema", lambda: False, self._upgrade_server)
 
     def _configured_url(self) -> str:
         return str(self._configured().get("database_url", DATABASE_URL))
@@ -214,7 +214,7 @@ class Installation:
         configured = (self._configured().get(name) for name in ("preview_dir", "forgotten_file"))
         remains = [Path(f"{path}-previews"), Path(f"{path}{purge_journal.ENDING}")]
         try:
-            migrate.check_remains(engine, [*remains, *(self._at(HOME / str(name)) for name in configured if name)])
+            migrate.refuse_remains(engine, [*remains, *(self._at(HOME / str(name)) for name in configured if name)])
         finally:
             engine.dispose()
         user, group = self._owner()
@@ -222,7 +222,7 @@ class Installation:
             new = Path(private) / path.name
             engine = open_engine(f"sqlite:///{new}")
             try:
-                migrate.upgrade(engine)
+                migrate.upgrade_schema(engine)
             finally:
                 engine.dispose()
             os.chown(new, user, group)
@@ -239,8 +239,8 @@ class Installation:
         self._run(*command, user=user, group=group, extra_groups=[], cwd=HOME, env=os.environ | {"HOME": str(HOME)})
 
 
-def programs_folder(prefix: Path) -> Path:
-    """Return the folder of an environment's commands.
+def find_scripts_folder(prefix: Path) -> Path:
+    """Return the folder of a Python environment's command scripts.
 
     Args:
         prefix: ``sys.prefix`` of the environment.
@@ -253,8 +253,8 @@ def programs_folder(prefix: Path) -> Path:
     return (current if current.is_symlink() and current.resolve() == prefix.resolve() else prefix) / "bin"
 
 
-def units_folder() -> Path:
-    """Return the folder of the unit files, in the package or in a checkout."""
+def find_units_folder() -> Path:
+    """Return the folder with Preread's systemd unit files."""
     module = Path(__file__).resolve()
     packaged = module.parent / "systemd"
     return packaged if packaged.is_dir() else module.parents[3] / "deploy" / "systemd"

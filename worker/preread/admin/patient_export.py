@@ -32,11 +32,11 @@ from preread.imaging import previews
 from preread.review import audit
 from preread.review.audit import Action
 from preread.review.export import write_image
-from preread.review.results import iso
+from preread.review.results import format_utc
 
 
-def export(engine: Engine, actor: str, file_ids: Sequence[int]) -> JSONObject:
-    """Return all data of these file versions and record the access.
+def export_patient_data(engine: Engine, actor: str, file_ids: Sequence[int]) -> JSONObject:
+    """Return all data stored about one patient's files; record the export.
 
     Every column of every row is included under its name. Viewers and reviewers are named by user name, as in the audit
     trail.
@@ -55,14 +55,14 @@ def export(engine: Engine, actor: str, file_ids: Sequence[int]) -> JSONObject:
 
     def record_access(connection: Connection, _again: bool) -> None:
         for file_id in file_ids:
-            audit.append(connection, actor, Action.EXPORT_PATIENT, f"film:{file_id}")
+            audit.append_entry(connection, actor, Action.EXPORT_PATIENT, f"film:{file_id}")
 
     write(engine, record_access)
     return read(engine, lambda connection: {"films": [_film(connection, file_id) for file_id in file_ids]})
 
 
-def save_images(folder: Path, record: JSONObject, preview_dir: Path | None) -> int:
-    """Write the previews of the exported images into a folder.
+def save_exported_previews(folder: Path, record: JSONObject, preview_dir: Path | None) -> int:
+    """Write the previews of one patient's exported images into a folder.
 
     Args:
         folder: existing folder; files are called ``film-ID.png``.
@@ -143,12 +143,12 @@ def _rows(connection: Connection, table: Table, condition: Any) -> list[JSONObje
 def _value(name: str, value: Any) -> Any:
     """Return a column's value in JSON form: paths reversible, bytes in Base64."""
     if isinstance(value, datetime):
-        return iso(value)
+        return format_utc(value)
     if isinstance(value, bytes):
         return reversible_path(value) if name == "path" else base64.b64encode(value).decode()
     return value
 
 
-def to_text(record: JSONObject) -> str:
-    """Return the record as indented ASCII JSON."""
+def format_exported_data(record: JSONObject) -> str:
+    """Return one patient's exported data as indented ASCII JSON."""
     return json.dumps(record, indent=2, allow_nan=False)

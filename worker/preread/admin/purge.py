@@ -24,7 +24,7 @@ from preread.core.text.escaping import clean_identifier
 from preread.core.types import FORGOTTEN, OPEN_STATES, FileState
 from preread.db import schema
 from preread.db.admin_schema import tombstone
-from preread.db.engine import compact, read, write
+from preread.db.engine import compact_sqlite, read, write
 from preread.db.review_schema import reading, secret, session
 from preread.db.statements import CHUNK, chunks, read_pages
 from preread.imaging import previews
@@ -41,7 +41,7 @@ _f, _root = schema.file.c, schema.root.c
 
 @dataclass(frozen=True, slots=True)
 class PatientQuery:
-    """Attributes that select a patient; ``None`` is not compared."""
+    """Attributes that select a patient's files; ``None`` is not compared."""
 
     patient_id: str
     issuer: str | None = None
@@ -50,10 +50,10 @@ class PatientQuery:
 
 @dataclass(slots=True)
 class PurgeCounts:
-    """Numbers of deleted and kept rows.
+    """Numbers of rows that a purge deleted and kept.
 
     Attributes:
-        films: purged file versions.
+        ``films``: purged file versions.
         readings: deleted reviews.
         readings_kept: reviews that were kept.
         contents: deleted contents.
@@ -78,8 +78,8 @@ class PurgeCounts:
 
 
 @query
-def select_patient(tx: Transaction, patient: PatientQuery) -> list[int]:
-    """Return the ids of a patient's file versions.
+def select_patient_files(tx: Transaction, patient: PatientQuery) -> list[int]:
+    """Return the ids of a patient's file versions, to purge or export.
 
     Args:
         tx: database, or transaction to take part in.
@@ -104,15 +104,15 @@ def select_patient(tx: Transaction, patient: PatientQuery) -> list[int]:
     if max(distinct) > 1:
         issuers, dates = distinct
         raise UsageError(
-            f"images with this Patient ID name {issuers} issuers and {dates} birth dates: give the issuer on the "
+            f"images with this Patient ID have {issuers} issuers and {dates} birth dates: give the issuer on the "
             "second line and the birth date on the third"
         )
     return list(tx.connection.execute(select(_f.id).where(*conditions).order_by(_f.id)).scalars())
 
 
 @query
-def select_study(tx: Transaction, study_instance_uid: str) -> list[int]:
-    """Return the ids of a study's file versions.
+def select_study_files(tx: Transaction, study_instance_uid: str) -> list[int]:
+    """Return the ids of a study's file versions, to purge or export.
 
     Raises:
         UsageError: the UID is invalid, or its images name more than one patient.
@@ -124,13 +124,13 @@ def select_study(tx: Transaction, study_instance_uid: str) -> list[int]:
 
     patients = tx.connection.execute(select(func.count(_f.patient_id.distinct())).where(condition)).scalar_one()
     if patients > 1:
-        raise UsageError(f"images of this study name {patients} patients: purge by patient")
+        raise UsageError(f"images of this study belong to {patients} patients: purge by patient")
     return list(tx.connection.execute(select(_f.id).where(condition).order_by(_f.id)).scalars())
 
 
 @query
-def select_older_than(tx: Transaction, days: float) -> list[int]:
-    """Return the ids of ended file versions older than ``days`` days.
+def select_old_files(tx: Transaction, days: float) -> list[int]:
+    """Return the ids of file versions that ended ``days`` days ago or more.
 
     The age is that of the last result, or of the first sighting if there is no result.
     """
@@ -141,7 +141,7 @@ def select_older_than(tx: Transaction, days: float) -> list[int]:
 
 
 def count_affected(engine: Engine, file_ids: Sequence[int]) -> tuple[int, int]:
-    """Return the numbers of reviews and of pending files among these."""
+    """Return the numbers of reviews and of pending files that a purge affects."""
     readings = waiting = 0
     for batch in chunks(file_ids):
         of_these = select(func.count()).select_from(reading).where(reading.c.file_id.in_(batch))
@@ -160,7 +160,7 @@ def _scalar(engine: Engine, statement: Select[int]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class PurgeRequest:
-    """Options of a purge.
+    """Options of a purge of stored data.
 
     Attributes:
         actor: who asks, for the audit trail.
@@ -168,7 +168,7 @@ class PurgeRequest:
         readings: delete signed reviews too.
         journal: purge journal; ``None`` writes none.
         preview_dir: folder of previews, or ``None`` if none are kept.
-        clean: rewrite an SQLite file afterwards, so that deleted data leave its bytes; see ``engine.compact``.
+        clean: rewrite an SQLite file afterwards, so that deleted data leave its bytes; see ``engine.compact_sqlite``.
     """
 
     actor: str
@@ -179,10 +179,10 @@ class PurgeRequest:
     clean: bool = True
 
 
-def purge(
+def purge_files(
     engine: Engine, request: PurgeRequest, file_ids: Sequence[int], on_batch: Callable[[], None] = lambda: None
 ) -> PurgeCounts:
-    """Purge file versions, a hundred in one transaction.
+    """Purge file versions: delete stored data, a hundred in a transaction.
 
     Args:
         engine: database.
@@ -203,7 +203,7 @@ def purge(
         counts.add(_purge_batch(engine, request, key, batch))
         on_batch()
     if request.clean and counts.films:
-        counts.uncleaned = int(not compact(engine))
+        counts.uncleaned = int(not compact_sqlite(engine))
     return counts
 
 
@@ -217,17 +217,17 @@ def _purge_batch(engine: Engine, request: PurgeRequest, key: TombstoneKey, file_
             version, content = _digests(key, row)
             content = None if row.instance_id in held else content
             entries.append({"purge": number, "version": version, "content": content, "readings": request.readings})
-        purge_journal.append(request.journal, entries)
+        purge_journal.append_to_journal(request.journal, entries)
 
     def body(connection: Connection, _again: bool) -> PurgeCounts:
         tx = Transaction(connection)
         roots = connection.execute(select(_f.root_id).where(_f.id.in_(file_ids), ~_stub()).distinct()).scalars().all()
-        audit_proof.append_forgotten(connection, request.actor, file_ids, readings=request.readings)
+        audit_proof.record_purge(connection, request.actor, file_ids, readings=request.readings)
         forgotten = replace_with_stubs(tx, key, file_ids, request.reason, with_reviews=request.readings)
         store_tombstones(tx, [number])
         # search texts may name the patient
         connection.execute(update(session).where(session.c.search.is_not(None)).values(search=None))
-        audit.append(connection, request.actor, Action.PURGE, f"films:{forgotten.files}")
+        audit.append_entry(connection, request.actor, Action.PURGE, f"films:{forgotten.files}")
         # the reason why a folder cannot be listed may name its content; its worker records it again
         affected = _root.id.in_(sorted(roots)) & _root.fault.is_not(None)
         connection.execute(update(schema.root).where(affected).values(fault=_FAULT))
@@ -249,8 +249,8 @@ def _about(connection: Connection, file_ids: Sequence[int]) -> tuple[Sequence[Ro
     return rows, set(connection.execute(others).scalars())
 
 
-def replay(engine: Engine, actor: str, journal: Path | None, preview_dir: Path | None) -> PurgeCounts:
-    """Purge again what the journal names and a restored database holds.
+def replay_purges(engine: Engine, actor: str, journal: Path | None, preview_dir: Path | None) -> PurgeCounts:
+    """Purge again what a journal lists and a restored database holds.
 
     Costs one query if nothing is missing.
 
@@ -267,7 +267,7 @@ def replay(engine: Engine, actor: str, journal: Path | None, preview_dir: Path |
     if journal is None or not journal.exists():
         return counts
     key = _key(engine, journal)
-    entries = [entry for entry in purge_journal.read(journal) if "version" in entry]
+    entries = [entry for entry in purge_journal.read_journal(journal) if "version" in entry]
     contents = {entry["content"]: entry["readings"] for entry in entries if entry["content"]}
     versions = {entry["version"]: entry["readings"] for entry in entries}
     known = read(engine, lambda connection: set(connection.execute(select(tombstone.c.digest)).scalars()))
@@ -281,7 +281,7 @@ def replay(engine: Engine, actor: str, journal: Path | None, preview_dir: Path |
             by_readings[readings].append(file_id)
     for readings, file_ids in by_readings.items():
         request = PurgeRequest(actor, "purged before", readings, journal=None, preview_dir=preview_dir)
-        counts.add(purge(engine, request, file_ids))
+        counts.add(purge_files(engine, request, file_ids))
     digests = [*sorted(contents.keys() - known), *missing]
     for batch in chunks(digests):
         store_tombstones(engine, batch)
@@ -334,8 +334,8 @@ def _stub() -> ColumnElement[bool]:
 # ---------------------------------------------------------------------- the key and the journal
 
 
-def prepare_journal(engine: Engine, journal: Path) -> None:
-    """Create the purge key in database and journal before a first purge.
+def prepare_purge_journal(engine: Engine, journal: Path) -> None:
+    """Create the purge key in database and journal, before a first purge.
 
     A later backup can then be linked to the journal.
 
@@ -350,7 +350,7 @@ def _key(engine: Engine, journal: Path | None) -> TombstoneKey:
 
     It is created at the first purge.
     """
-    journal_key = None if journal is None else purge_journal.read_key(journal)
+    journal_key = None if journal is None else purge_journal.read_journal_key(journal)
     if (key := read(engine, load_tombstone_key)) is None:
 
         def body(connection: Connection, _again: bool) -> TombstoneKey:
@@ -363,7 +363,9 @@ def _key(engine: Engine, journal: Path | None) -> TombstoneKey:
 
         key = write(engine, body)
     if journal_key is None and journal is not None:
-        purge_journal.append(journal, [{"key": key.value.hex()}])
+        purge_journal.append_to_journal(journal, [{"key": key.value.hex()}])
     elif journal_key is not None and journal_key != key.value.hex():
-        raise SettingsError(f"{journal} belongs to another database: name this one's (PREREAD_FORGOTTEN_FILE)")
+        raise SettingsError(
+            f"{journal} belongs to another database: set PREREAD_FORGOTTEN_FILE to this database's file"
+        )
     return key

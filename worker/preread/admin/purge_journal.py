@@ -17,8 +17,8 @@ ENDING = "-forgotten"
 WHY = "a restored backup would bring back what was purged"
 
 
-def path_for(configured: Path | None, database: Path | None) -> Path | None:
-    """Return the path of the journal.
+def purge_journal_path(configured: Path | None, database: Path | None) -> Path | None:
+    """Return the path of the journal of purges.
 
     Args:
         configured: path from the settings, or ``None``.
@@ -32,8 +32,8 @@ def path_for(configured: Path | None, database: Path | None) -> Path | None:
     return None if database is None else Path(f"{os.path.abspath(database)}{ENDING}")
 
 
-def write_obstacle(journal: Path | None) -> str | None:
-    """Return why the journal cannot be written, or ``None`` if it can."""
+def find_write_obstacle(journal: Path | None) -> str | None:
+    """Return why the journal of purges cannot be written; ``None`` if it can."""
     if journal is None:
         return "PREREAD_FORGOTTEN_FILE is not set"
     if not journal.parent.is_dir():
@@ -45,8 +45,8 @@ def write_obstacle(journal: Path | None) -> str | None:
     return None if usable else f"{journal} is not writable or not a regular file (PREREAD_FORGOTTEN_FILE)"
 
 
-def read_key(journal: Path) -> str | None:
-    """Return the key of the journal's database in hexadecimal, or ``None``.
+def read_journal_key(journal: Path) -> str | None:
+    """Return the key of a journal of purges in hex; ``None`` if it has none.
 
     ``None`` means that the journal is empty or missing.
 
@@ -55,17 +55,17 @@ def read_key(journal: Path) -> str | None:
     """
     if not journal.exists():
         return None
-    return next((str(entry["key"]) for entry in read(journal) if "key" in entry), None)
+    return next((str(entry["key"]) for entry in read_journal(journal) if "key" in entry), None)
 
 
 def find_journals(folders: Iterable[Path]) -> list[Path]:
-    """Return the regular files in these folders that are named as journals."""
+    """Return the journals of purges in these folders, by their names."""
     paths = (path for folder in dict.fromkeys(folders) for path in folder.glob(f"*{ENDING}"))
     return sorted(path for path in paths if path.is_file() and not path.is_symlink())
 
 
-def read(journal: Path) -> list[JSONObject]:
-    """Return the entries; a line that a power cut left incomplete is skipped.
+def read_journal(journal: Path) -> list[JSONObject]:
+    """Return the entries of a journal of purges, but no incomplete line.
 
     Raises:
         SettingsError: it cannot be read.
@@ -85,8 +85,8 @@ def read(journal: Path) -> list[JSONObject]:
     return entries
 
 
-def append(journal: Path, entries: Sequence[JSONObject]) -> None:
-    """Append entries durably to the journal, readable by its owner only.
+def append_to_journal(journal: Path, entries: Sequence[JSONObject]) -> None:
+    """Append entries durably to a journal of purges.
 
     Raises:
         SettingsError: it cannot be written.
@@ -104,14 +104,14 @@ def append(journal: Path, entries: Sequence[JSONObject]) -> None:
 
 
 def merge_journals(journal: Path, others: Iterable[Path]) -> None:
-    """Append entries of other journals of the same database that are missing.
+    """Append missing entries of other journals of purges to a journal.
 
     Raises:
         SettingsError: one of them cannot be read or written.
     """
-    known = {json.dumps(entry) for entry in (read(journal) if journal.exists() else [])}
+    known = {json.dumps(entry) for entry in (read_journal(journal) if journal.exists() else [])}
     for other in others:
-        new = [entry for entry in read(other) if json.dumps(entry) not in known] if other != journal else []
+        new = [entry for entry in read_journal(other) if json.dumps(entry) not in known] if other != journal else []
         if new:
-            append(journal, new)
+            append_to_journal(journal, new)
             known |= {json.dumps(entry) for entry in new}

@@ -23,7 +23,7 @@ from preread.core.text.escaping import display_path
 from preread.core.types import FORGOTTEN, OPEN_STATES, FileState
 from preread.db import schema
 from preread.db.engine import database_now, read
-from preread.db.statements import chunks, pages
+from preread.db.statements import chunks, keyset_pages
 from preread.ledger import discovery, invariants
 from preread.ledger.invariants import Difference
 from preread.ledger.records import Observation, Version
@@ -49,7 +49,7 @@ _WITH_CONTENT = frozenset({FileState.DONE, FileState.QUARANTINED})
 
 @dataclass(slots=True)
 class Reconciliation:
-    """Result of a comparison.
+    """Differences between watched folders and database.
 
     Attributes:
         differences: deviations of folders and ledger, or within the ledger.
@@ -67,8 +67,8 @@ class Reconciliation:
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """Options of a comparison.
+class ReconcileOptions:
+    """Options of a comparison of watched folders with the database.
 
     Attributes:
         wait_s: how long to repeat the comparison of what differs, in seconds: a running worker may only be behind.
@@ -87,8 +87,10 @@ class Options:
     clock: Callable[[Connection], datetime] = database_now
 
 
-def reconcile(engine: Engine, roots: Sequence[bytes], options: Options = Options()) -> Reconciliation:
-    """Compare watched folders with the ledger.
+def compare_with_ledger(
+    engine: Engine, roots: Sequence[bytes], options: ReconcileOptions = ReconcileOptions()
+) -> Reconciliation:
+    """Compare watched folders with the database; return the differences.
 
     Args:
         engine: database.
@@ -246,7 +248,7 @@ class _Root:
         def page(after: int) -> list[tuple[int, bytes]]:
             return discovery.expected_paths(self._engine, root_id, after_file_id=after, limit=_BATCH)
 
-        for entries in pages(page, itemgetter(0), 0):
+        for entries in keyset_pages(page, itemgetter(0), 0):
             for file_id, path in entries:
                 if hash(path) not in met:
                     self._differing[path] = Difference("not_on_share", "", self._text, path, file_id)

@@ -36,7 +36,7 @@ from preread.admin import backup
 from preread.core.errors import DatabaseUnsuitable, UpgradeFailed, UsageError
 from preread.db import admin_schema, audit_key, migrate, review_schema, schema
 from preread.db.engine import database_now, open_engine, read, sqlite_path, write
-from preread.db.statements import pages
+from preread.db.statements import keyset_pages
 from preread.ledger.registry import is_worker_silent, worker_may_run
 from preread.review import audit
 
@@ -49,8 +49,8 @@ assert {review_schema.account.metadata, admin_schema.activation.metadata} == {sc
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
-    """Content of a table.
+class TableContent:
+    """Number of rows and digest of one table's content.
 
     Attributes:
         table: its name.
@@ -73,8 +73,8 @@ class TransferResult:
         key_file: audit key of the target; ``None`` if there is no key, or no place for one.
     """
 
-    tables: list[Content]
-    head: audit.Head
+    tables: list[TableContent]
+    head: audit.AuditHead
     key_file: Path | None = None
 
     @property
@@ -83,8 +83,8 @@ class TransferResult:
         return sum(content.rows for content in self.tables)
 
 
-def move(source: Engine, target: Engine, on_table: Callable[[], None] = lambda: None) -> TransferResult:
-    """Copy the whole database into an empty target.
+def copy_database(source: Engine, target: Engine, on_table: Callable[[], None] = lambda: None) -> TransferResult:
+    """Copy the whole database into an empty target, and compare them.
 
     Args:
         source: database in use; no worker may run on it.
@@ -103,14 +103,14 @@ def move(source: Engine, target: Engine, on_table: Callable[[], None] = lambda: 
     if _place(source) == _place(target):
         raise UsageError("source and target are the same database: name another target")
     migrate.check_schema(source, exactly=True)
-    path, keys = sqlite_path(target), audit_key.of(source)
+    path, keys = sqlite_path(target), audit_key.keyring_of(source)
     if path is None:
         _refuse_filled(target)
         head = _verified(source, keys)
         contents = _fill(source, target, on_table)
         _compare_heads(head, _verified(target, keys))
     else:
-        with backup.new_file(path) as part:
+        with backup.create_database_file(path) as part:
             head = _verified(source, keys)
             engine = open_engine(f"sqlite:///{part}", keys.path)
             try:
@@ -118,11 +118,11 @@ def move(source: Engine, target: Engine, on_table: Callable[[], None] = lambda: 
                 _compare_heads(head, _verified(engine, keys))
             finally:
                 engine.dispose()  # closing the last connection checkpoints and removes the write-ahead log
-    return TransferResult(contents, head, keys.hand_on(audit_key.of(target).path))
+    return TransferResult(contents, head, keys.hand_on(audit_key.keyring_of(target).path))
 
 
-def count_tables() -> int:
-    """Return the number of tables to copy."""
+def count_copied_tables() -> int:
+    """Return the number of tables that a copy of the database has."""
     return len(_tables())
 
 
@@ -141,16 +141,16 @@ def _refuse_filled(target: Engine) -> None:
         raise DatabaseUnsuitable(f"the database is not empty: it holds {count_tables} tables", _NOT_EMPTY)
 
 
-def _fill(source: Engine, target: Engine, on_table: Callable[[], None]) -> list[Content]:
-    def from_source(source_connection: Connection, _again: bool) -> list[Content]:
+def _fill(source: Engine, target: Engine, on_table: Callable[[], None]) -> list[TableContent]:
+    def from_source(source_connection: Connection, _again: bool) -> list[TableContent]:
         _hold_still(source_connection)
         _refuse_workers(source_connection)
 
-        def into_target(target_connection: Connection, is_retry: bool) -> list[Content]:
+        def into_target(target_connection: Connection, is_retry: bool) -> list[TableContent]:
             _be_patient(target_connection)
             if is_retry and inspect(target_connection).has_table(schema.file.name):  # a commit whose answer was lost
                 return _compared([_content(source_connection, table) for table in _tables()], target_connection)
-            migrate.create(target_connection)
+            migrate.create_schema(target_connection)
             contents = []
             for table in _tables():
                 contents.append(_copy(source_connection, target_connection, table))
@@ -193,15 +193,15 @@ def _refuse_workers(connection: Connection) -> None:
     if alive:
         host = str(alive[0].host).split()[0]
         raise UsageError(
-            f"{len(alive)} workers are at work on this database, one on {host} with process number {alive[0].pid}: "
-            "stop worker, page and fleet first (one that was killed elsewhere counts as ended after two minutes)"
+            f"{len(alive)} workers run on this database, one on {host} with process id {alive[0].pid}: "
+            "stop worker, page and fleet. A worker killed on another host counts as ended after two minutes."
         )
 
 
 # ---------------------------------------------------------------------- rows
 
 
-def _copy(source_connection: Connection, target_connection: Connection, table: Table) -> Content:
+def _copy(source_connection: Connection, target_connection: Connection, table: Table) -> TableContent:
     """Copy a table and return the content that was read."""
     if target_connection.execute(select(func.count()).select_from(table)).scalar_one():
         target_connection.execute(delete(table))  # a migration put a row of its own there
@@ -214,13 +214,13 @@ def _copy(source_connection: Connection, target_connection: Connection, table: T
             # never quote the row: it may hold patient data
             cause = type(getattr(error, "orig", None) or error).__name__
             raise DatabaseUnsuitable(
-                f"the target cannot store a row of {table.name} ({cause}): nothing was moved",
+                f"the target cannot store a row of {table.name} ({cause}): nothing was copied",
                 "Report it with this line.",
             ) from error
     return content.sum()
 
 
-def _content(connection: Connection, table: Table) -> Content:
+def _content(connection: Connection, table: Table) -> TableContent:
     """Return the content of a table."""
     content = _TableDigest(table)
     for rows in _batches(connection, table):
@@ -240,7 +240,7 @@ def _batches(connection: Connection, table: Table) -> Iterator[Sequence[RowMappi
     def key_of(row: RowMapping) -> Tuple | None:
         return tuple_(*(literal(row[key.name], key.type) for key in keys))
 
-    return pages(page, key_of, None)
+    return keyset_pages(page, key_of, None)
 
 
 class _TableDigest:
@@ -258,18 +258,18 @@ class _TableDigest:
             self._sum = (self._sum + int.from_bytes(digest)) % _KINDS
         self._rows += len(rows)
 
-    def sum(self) -> Content:
-        return Content(self._table.name, self._rows, f"{self._sum:064x}")
+    def sum(self) -> TableContent:
+        return TableContent(self._table.name, self._rows, f"{self._sum:064x}")
 
 
 def canonical_value(value: Any) -> object:
-    """Return a column's value in the form that both databases share."""
+    """Return a column's value in the form that SQLite and Postgres share."""
     if isinstance(value, datetime):
         return value.astimezone(UTC).isoformat(timespec="microseconds")
     return bytes(value) if isinstance(value, memoryview | bytearray) else value
 
 
-def _compared(contents: list[Content], target_connection: Connection) -> list[Content]:
+def _compared(contents: list[TableContent], target_connection: Connection) -> list[TableContent]:
     """Return the contents; raise ``UpgradeFailed`` if the target differs."""
     for content in contents:
         written = _content(target_connection, schema.metadata.tables[content.table])
@@ -286,13 +286,13 @@ def _failed(what: str) -> UpgradeFailed:
     return error
 
 
-def _verified(engine: Engine, keys: audit_key.Keyring) -> audit.Head:
-    return audit.verify(engine, keys=keys).head
+def _verified(engine: Engine, keys: audit_key.Keyring) -> audit.AuditHead:
+    return audit.verify_audit_chain(engine, keys=keys).head
 
 
-def _compare_heads(before: audit.Head, after: audit.Head) -> None:
+def _compare_heads(before: audit.AuditHead, after: audit.AuditHead) -> None:
     if before != after:
-        raise _failed(f"the audit trail ends at {before} in the source, and at {after} in the target")
+        raise _failed(f"the audit trail ends at {before} in the source, but at {after} in the target")
 
 
 def _set_sequences(connection: Connection) -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from sqlalchemy import make_url
 
 from preread.admin import install
-from preread.admin.purge_journal import path_for as journal_beside
+from preread.admin.purge_journal import purge_journal_path as journal_beside
 from preread.core.errors import EnvironmentFault
 from preread.core.settings import Settings
 from preread.db import audit_key
@@ -36,8 +36,8 @@ _PREVIEW = re.compile(r"[0-9a-f]{64}\.png")
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """One file or folder to remove.
+class RemovalStep:
+    """One file or folder of an installation to remove.
 
     Attributes:
         what: description, after "remove" or "would remove".
@@ -50,7 +50,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """Host to uninstall from.
+    """Host from which Preread is uninstalled.
 
     Attributes:
         settings: settings, which name the data.
@@ -64,11 +64,11 @@ class Host:
 
     @property
     def name_of_data(self) -> str:
-        """Name to confirm before data are deleted: SQLite file or service folder."""
+        """Name to type before stored data are deleted."""
         return str(self._database() or install.HOME)
 
     def stop(self) -> None:
-        """Stop and disable the services.
+        """Stop and disable Preread's services on the host.
 
         Raises:
             EnvironmentFault: systemd fails.
@@ -84,8 +84,8 @@ class Host:
         except (OSError, subprocess.CalledProcessError) as error:
             raise EnvironmentFault(f"systemctl failed: {error}") from error
 
-    def steps(self, *, data: bool) -> Iterator[Step]:
-        """Yield the existing files to remove.
+    def steps(self, *, data: bool) -> Iterator[RemovalStep]:
+        """Yield the files of the installation that exist, to remove them.
 
         Args:
             data: also database, previews, purge journal, audit key and settings.
@@ -97,7 +97,7 @@ class Host:
             yield from self._data()
 
     def remaining(self) -> list[tuple[str, str]]:
-        """Return what remains, each with the command that removes it."""
+        """Return what remains on the host, with the commands that remove it."""
         items = [
             (f"programs in {path}", f"rm -r {path}") for path in (Path("/opt/preread"),) if self._at(path).is_dir()
         ]
@@ -120,7 +120,7 @@ class Host:
         return self.root / path.relative_to("/")
 
     def _shipped(self) -> list[str]:
-        return sorted(unit.name for unit in install.units_folder().glob("*.service"))
+        return sorted(unit.name for unit in install.find_units_folder().glob("*.service"))
 
     def _units(self) -> list[Path]:
         return [place for unit in self._shipped() if os.path.lexists(place := self._at(UNITS / unit))]
@@ -144,7 +144,7 @@ class Host:
         return journal_beside(_of_service(self.settings.forgotten_file), self._database())
 
     def _audit_key(self) -> Path | None:
-        return _of_service(self.settings.audit_key_file) or audit_key.default_path(self._database())
+        return _of_service(self.settings.audit_key_file) or audit_key.default_audit_key_path(self._database())
 
     def _places(self) -> list[Path]:
         """Return the paths of this installation's data, the database first."""
@@ -152,7 +152,7 @@ class Host:
         places = (self._database(), self._previews(), self._journal(), self._audit_key(), bundles)
         return [path for path in places if path is not None]
 
-    def _data(self) -> Iterator[Step]:
+    def _data(self) -> Iterator[RemovalStep]:
         database, previews, journal = self._database(), self._previews(), self._journal()
         if database is not None:
             here = self._at(database)
@@ -162,16 +162,16 @@ class Host:
                 if os.path.lexists(self._at(path)):
                     yield self._file(path)
         if previews is not None and self._at(previews).is_dir():
-            yield Step(f"the previews in {previews}", lambda: _remove_previews(self._at(previews)))
+            yield RemovalStep(f"the previews in {previews}", lambda: _remove_previews(self._at(previews)))
         for file_ in (journal, self._audit_key(), *_OF_ADMINISTRATOR):
             if file_ is not None and os.path.lexists(self._at(file_)):
                 yield self._file(file_)
         for folder in (install.HOME, install.CONFIG.parent):
             if self._at(folder).is_dir():
-                yield Step(f"the folder {folder}, if nothing else is in it", partial(_rmdir, self._at(folder)))
+                yield RemovalStep(f"the folder {folder}, if nothing else is in it", partial(_rmdir, self._at(folder)))
 
-    def _file(self, path: Path) -> Step:
-        return Step(f"the file {path}", lambda: _unlink(self._at(path)))
+    def _file(self, path: Path) -> RemovalStep:
+        return RemovalStep(f"the file {path}", lambda: _unlink(self._at(path)))
 
 
 def _of_service(path: Path | None) -> Path | None:

@@ -19,7 +19,7 @@ from preread.cli.messages import print_message
 from preread.core.errors import AuditBroken, UsageError
 from preread.db import audit_key
 from preread.review import audit_proof
-from preread.review.audit import Head
+from preread.review.audit import AuditHead
 from preread.review.audit_proof import Proof
 
 app = typer.Typer(help="Verify the audit trail.", no_args_is_help=True)
@@ -56,18 +56,20 @@ def verify(
     if the head or the file of heads is invalid.
     """
     with command_database(context) as engine:
-        heads = _heads(head, journal, audit_key.of(engine).keys())
-        found = audit_proof.verify(engine, heads)
+        heads = _heads(head, journal, audit_key.keyring_of(engine).keys())
+        found = audit_proof.verify_audited_rows(engine, heads)
     _print_details(found)
     if found.faults:
         raise AuditBroken(f"{len(found.faults)} rows differ from the audit trail; the first: {found.faults[0]}")
-    if found.chain.unproven or found.unsealed:
+    unproven = sum(last - first + 1 for first, last in found.chain.unproven)
+    if unproven or found.unsealed:
         raise AuditBroken(
-            "a part of the audit trail or of the results was written without the key and cannot be verified"
+            f"{unproven} audit entries and {found.unsealed} results were written without a key of this installation: "
+            "they cannot be verified. Accept them with `preread audit rekey` if you know the reason."
         )
     head_now = found.chain.head
     output.print_text(
-        f"the audit trail is unchanged: {head_now.rows} rows, {found.chain.keyed} with a key, head {head_now}"
+        f"the audit trail is unchanged: {head_now.rows} entries, {found.chain.keyed} with a key, head {head_now}"
     )
 
 
@@ -85,7 +87,7 @@ def rekey(context: typer.Context, yes: Annotated[bool, YES_OPTION] = False) -> N
     with command_database(context) as engine:
         if not confirmed("create a new key and accept reviews, accounts and results as they are now?", yes=yes):
             raise typer.Exit(1)
-        sealed = audit_proof.accept(engine, actor(), anew=True)
+        sealed = audit_proof.accept_unproven_rows(engine, actor(), anew=True)
     print_message(f"the audit trail has a new key, and {sealed} results are sealed: keep a copy of the key file")
 
 
@@ -93,20 +95,22 @@ def _print_details(found: Proof) -> None:
     for fault in found.faults[:_SHOWN]:
         output.print_text(fault)
     for first, last in found.chain.unproven[:_SHOWN]:
-        output.print_text(f"rows {first} to {last} of the audit trail were written with no key of this installation")
+        output.print_text(
+            f"entries {first} to {last} of the audit trail were written without a key of this installation"
+        )
     if found.unsealed:
         output.print_text(f"{found.unsealed} results have no seal that a key of this installation can verify")
     if not found.chain.keyed:
         print_message("the audit trail has no key: anybody with write access to the database can forge it")
 
 
-def _heads(head: str | None, journal: str | None, own: Collection[str]) -> list[Head]:
+def _heads(head: str | None, journal: str | None, own: Collection[str]) -> list[AuditHead]:
     heads = []
     if head is not None:
         written = _HEAD.fullmatch(head)
         if written is None:
             raise UsageError(f"{head!r} is not a head: write NUMBER:HASH")
-        heads.append(Head(int(written[1]), written[2]))
+        heads.append(AuditHead(int(written[1]), written[2]))
     if journal is not None:
         logged = list(_logged_heads(_lines(journal)))
         if not logged:
@@ -119,10 +123,10 @@ def _heads(head: str | None, journal: str | None, own: Collection[str]) -> list[
     return heads
 
 
-def _logged_heads(lines: Iterator[str]) -> Iterator[Head]:
+def _logged_heads(lines: Iterator[str]) -> Iterator[AuditHead]:
     for line in lines:
         if (found := _LOGGED_HEAD.search(line)) is not None:
-            yield Head(int(found[1]), found[2], found[3])
+            yield AuditHead(int(found[1]), found[2], found[3])
 
 
 def _lines(journal: str) -> Iterator[str]:

@@ -176,7 +176,7 @@ def activate(context: typer.Context, name: _Name) -> None:
     with command_database(context) as engine:
         chosen = bundle_selection(settings).load_named(name)
         self_check.load_checked(str(chosen.path))
-        bundle_registry.activate(engine, actor(), chosen)
+        bundle_registry.activate_bundle(engine, actor(), chosen)
     print_message(f"{chosen.label} is in use; existing results keep the name of their bundle")
 
 
@@ -190,7 +190,7 @@ def rollback(context: typer.Context) -> None:
 
     _refuse_setting(settings)
     with command_database(context) as engine:
-        bundle_registry.rollback(engine, actor())
+        bundle_registry.activate_previous_bundle(engine, actor())
         label = bundle_selection(settings, engine).load().active.label
     print_message(f"{label} is in use again; existing results keep the name of their bundle")
 
@@ -242,14 +242,14 @@ def compare(
     """
     with command_database(context) as engine:
         ids = [[known.bundle_id for known in bundle_registry.find_bundles(engine, name)] for name in (first, second)]
-        found = bundle_comparison.compare(engine, *ids)
+        found = bundle_comparison.compare_bundles(engine, *ids)
     if not found.contents:
         print_message(f"no image has results of both {first} and {second}: use `preread bundle shadow`")
         raise typer.Exit(1)
     if json:
-        output.print_json({"first": first, "second": second, **bundle_comparison.to_json(found)})
+        output.print_json({"first": first, "second": second, **bundle_comparison.comparison_to_json(found)})
         for change in found.changes:
-            output.print_json(bundle_comparison.change_to_json(change))
+            output.print_json(bundle_comparison.changed_result_to_json(change))
         return
     _print_comparison(found, first, second)
 
@@ -281,12 +281,12 @@ def withdraw(
         label = bundles[0].label
         if not_withdrawn and not confirmed(f"withdraw {label} permanently?", yes=yes):
             raise typer.Exit(1)
-        bundle_registry.withdraw(engine, actor(), bundles, reason)
+        bundle_registry.withdraw_bundles(engine, actor(), bundles, reason)
         ids = [known.bundle_id for known in bundles]
         rows = []
         for image in bundle_recall.recalled_images(engine, ids):
             if json:
-                output.print_json(bundle_recall.to_json(image))
+                output.print_json(bundle_recall.recalled_image_to_json(image))
             else:
                 rows.append(_recall_row(image))
         if rows:

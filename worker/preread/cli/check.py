@@ -26,10 +26,10 @@ from preread.cli.roots import PopulationName, PopulationOption, RootOption, chos
 from preread.cli.selected_bundles import added_bundle_folder, load_bundle_in_use
 from preread.core.errors import PrereadError
 from preread.core.filesystems import file_system_type, missing_mount, network_file_system
-from preread.core.settings import Settings, refuse_within
+from preread.core.settings import Settings, refuse_inside_root
 from preread.core.types import RootSpec
 from preread.db import audit_key, migrate
-from preread.db.engine import check_place, open_engine, read, sqlite_path
+from preread.db.engine import check_sqlite_place, open_engine, read, sqlite_path
 from preread.imaging import previews
 from preread.runner.confine import confinement
 from preread.runner.loop import RunOptions, build_setup
@@ -153,7 +153,7 @@ def _database(settings: Settings) -> CheckResult:
         path = sqlite_path(engine)
         if path is not None:
             where += f" on {file_system_type(path)}"
-            check_place(path)
+            check_sqlite_place(path)
         migrate.check_schema(engine)
     finally:
         engine.dispose()
@@ -189,12 +189,12 @@ def _bundles(settings: Settings) -> CheckResult:
 
 def _purged(settings: Settings) -> CheckResult:
     engine = open_engine(settings.database_url)
-    journal = purge_journal.path_for(settings.forgotten_file, sqlite_path(engine))
+    journal = purge_journal.purge_journal_path(settings.forgotten_file, sqlite_path(engine))
     engine.dispose()
     if journal is None:
         why = f"purge is refused, since {purge_journal.WHY}"
         return _unnamed("purged files", "PREREAD_FORGOTTEN_FILE", why, "forgotten")
-    if hindrance := purge_journal.write_obstacle(journal):
+    if hindrance := purge_journal.find_write_obstacle(journal):
         remedy = "Purge is refused. Give the service's user write permission, or set another file."
         return CheckResult("purged files", True, hindrance, remedy, warning=True)
     return CheckResult("purged files", True, f"are recorded as keyed hashes in {journal}")
@@ -210,12 +210,12 @@ def _audit_key(settings: Settings, *, there: bool) -> CheckResult:
     what = "audit trail's key"
     engine = open_engine(settings.database_url, settings.audit_key_file)
     try:
-        path = audit_key.of(engine).path
+        path = audit_key.keyring_of(engine).path
         if path is None:
             return _unnamed(
                 what, "PREREAD_AUDIT_KEY_FILE", "anybody with write access to it can forge the audit trail", "audit-key"
             )
-        fault = read(engine, audit_key.of(engine).fault) if there else None
+        fault = read(engine, audit_key.keyring_of(engine).fault) if there else None
     finally:
         engine.dispose()
     if fault is not None:
@@ -232,7 +232,7 @@ def _rights(config: Path | None, settings: Settings) -> CheckResult:
     config = config or Path(os.environ.get("PREREAD_CONFIG") or "preread.toml")
     beside = () if database is None else tuple(Path(f"{database}{ending}") for ending in ("-wal", "-shm"))
     private = (database, *beside, previews.locate_preview_folder(settings.preview_dir, database), settings.web_tls_key)
-    keys = (audit_key.of(engine).path, purge_journal.path_for(settings.forgotten_file, database))
+    keys = (audit_key.keyring_of(engine).path, purge_journal.purge_journal_path(settings.forgotten_file, database))
     open_to = [f"{path} ({mode:o})" for path in private if path and (mode := _mode(path)) & 0o007]
     open_to += [f"{path} ({mode:o})" for path in keys if path and (mode := _mode(path)) & 0o077]
     if _holds_password(settings) and (mode := _mode(config)) & 0o007:
@@ -287,7 +287,7 @@ def _space(what: str, folder: Path, min_free_bytes: int, remedy: str) -> CheckRe
 def _share(settings: Settings, spec: RootSpec) -> CheckResult:
     engine = open_engine(settings.database_url)
     engine.dispose()
-    refuse_within(spec, sqlite_path(engine), "database", "PREREAD_DATABASE_URL")
+    refuse_inside_root(spec, sqlite_path(engine), "database", "PREREAD_DATABASE_URL")
 
     what = f"share {spec.path}"
     problem = _within(SHARE_TIMEOUT_S, partial(_list, spec.path))

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, make_url
 from preread.cli.global_options import global_options
 from preread.core import log
 from preread.core.errors import PrereadError
-from preread.core.settings import Settings, load
+from preread.core.settings import Settings, load_settings
 from preread.db import migrate
 from preread.db.engine import open_engine
 
@@ -30,8 +30,8 @@ def read_settings(context: typer.Context, *, quiet: bool = True, log_json: bool 
         SettingsError: a setting is invalid.
     """
     options = global_options(context).with_log_json(log_json)
-    settings = load(options.config)
-    log.set_up(
+    settings = load_settings(options.config)
+    log.configure_logging(
         level=options.log_level or settings.log_level.value,
         json_lines=settings.log_json if options.log_json is None else options.log_json,
         quiet=quiet and options.log_level is None,

@@ -22,7 +22,7 @@ from preread.cli.selected_bundles import bundle_selection
 from preread.core.errors import BundleError, DatabaseBusy, SettingsError, UsageError
 from preread.core.settings import Settings
 from preread.db import audit_key, migrate
-from preread.db.engine import compact as compact_file
+from preread.db.engine import compact_sqlite as compact_file
 from preread.db.engine import open_engine, sqlite_path
 from preread.imaging import previews
 from preread.model import bundles
@@ -57,13 +57,13 @@ def upgrade(
     cannot be used; 3 if it is not available or busy.
     """
     with unchecked_database(context) as (engine, url):
-        migrate.check_remains(engine, purge.kept_beside(read_settings(context), engine), anew=new)
+        migrate.refuse_remains(engine, purge.kept_beside(read_settings(context), engine), anew=new)
         if _will_change(engine) and not no_backup:
             _back_up_before(engine, backup)
-        migrate.upgrade(engine)
+        migrate.upgrade_schema(engine)
         migrate.check_schema(engine)
         print_message(f"the schema of {url} fits this version")
-        if sealed := audit_proof.accept(engine, actor()):
+        if sealed := audit_proof.accept_unproven_rows(engine, actor()):
             print_message(f"the audit trail has a key now, and {sealed} results are sealed")
         _warn_if_unusable(read_settings(context), engine)
 
@@ -99,7 +99,7 @@ def downgrade(
         migrate.check_schema(engine, exactly=True)
         if not no_backup:
             _back_up_before(engine, backup)
-        revision = migrate.downgrade(engine)
+        revision = migrate.downgrade_schema(engine)
     print_message(f"the schema of {url} is {revision} now: install the version before this one")
 
 
@@ -163,11 +163,11 @@ def restore(
         purged = purge.Restored(read_settings(context), engine, file, without_record=without_record)
 
         def prepare(restored: Engine) -> None:
-            migrate.upgrade(restored)
-            audit_proof.accept(
+            migrate.upgrade_schema(restored)
+            audit_proof.accept_unproven_rows(
                 restored, actor()
             )  # as an upgrade does for rows that were written before there was a key
-            backup.clear_runtime_state(restored)
+            backup.reset_restored_state(restored)
             purged.forget(restored)
 
         found = backup.restore(engine, file, prepare, purged.find)
@@ -221,8 +221,8 @@ def move(
         where = _target(url)
         target = open_engine(where, read_settings(context).audit_key_file)
         try:
-            with progress("moving", transfer.count_tables) as step:
-                moved = transfer.move(engine, target, step)
+            with progress("moving", transfer.count_copied_tables) as step:
+                moved = transfer.copy_database(engine, target, step)
         finally:
             target.dispose()
     rows = ((table.table, str(table.rows), table.digest[:16]) for table in moved.tables)
@@ -249,8 +249,8 @@ def _settings_after(settings: Settings, source: Engine, url: str) -> list[str]:
     beside = {
         "preview_dir": (settings.preview_dir, previews.locate_preview_folder(None, path)),
         "bundle_dir": (settings.bundle_dir, bundles.locate_added_bundles(None, path)),
-        "forgotten_file": (settings.forgotten_file, purge_journal.path_for(None, path)),
-        "audit_key_file": (settings.audit_key_file, audit_key.default_path(path)),
+        "forgotten_file": (settings.forgotten_file, purge_journal.purge_journal_path(None, path)),
+        "audit_key_file": (settings.audit_key_file, audit_key.default_audit_key_path(path)),
     }
     unnamed = ((name, place) for name, (named, place) in beside.items() if named is None)
     return lines + [f"{name} = {json.dumps(str(place), ensure_ascii=False)}" for name, place in unnamed]
@@ -279,7 +279,7 @@ def _target(url: str) -> str:
 
 
 def _will_change(engine: Engine) -> bool:
-    return migrate.revision_of(engine) in migrate.older_revisions()
+    return migrate.schema_revision(engine) in migrate.older_revisions()
 
 
 def _back_up_before(engine: Engine, target: Path | None) -> None:
@@ -288,7 +288,7 @@ def _back_up_before(engine: Engine, target: Path | None) -> None:
     if target is None:
         if path is None:
             raise UsageError("name the backup file (--backup FILE), or skip the backup (--no-backup)")
-        target = path.with_name(f"{path.name}.{migrate.revision_of(engine)}.backup")
+        target = path.with_name(f"{path.name}.{migrate.schema_revision(engine)}.backup")
     made = backup.back_up(engine, target, replace=True)
     print_message(f"backed up to {target}: {_backup_text(made)}")
 

@@ -19,7 +19,7 @@ from preread.cli.roots import PopulationName, PopulationOption
 from preread.cli.selected_bundles import bundle_selection
 from preread.cli.selection_options import operator_ledger
 from preread.core.errors import BundleMissing, UsageError
-from preread.core.settings import Settings, refuse_overlapping
+from preread.core.settings import Settings, refuse_overlapping_roots
 from preread.core.text.wording import format_duration
 from preread.core.types import Population, RootSpec
 from preread.db import schema
@@ -118,7 +118,7 @@ def _spec(settings: Settings, engine: Engine, root: Path, population: Population
     known = [RootSpec(Path(os.fsdecode(other))) for other in _known_roots(engine)]
     others = [spec for spec in (*settings.roots, *known) if os.path.abspath(spec.path) != path]
     for other in others:
-        refuse_overlapping((other, RootSpec(root)))
+        refuse_overlapping_roots((other, RootSpec(root)))
     return RootSpec(Path(path), Population(population))
 
 

@@ -19,7 +19,7 @@ from preread.core.text.wording import (
 from preread.core.types import CAVEAT_TEXT, FileState, Finding, Identity, JSONObject, Population
 from preread.model.calibration import PREDICTIVE_PREVALENCES
 from preread.review.history import Explanation, ResultDetail, history_to_json
-from preread.review.results import ResultRow, format_acquired, iso
+from preread.review.results import ResultRow, format_acquired, format_utc
 from preread.share.ignore_rules import RULES
 
 TABLE_COLUMNS = ("id", "committed", "taken", "patient / accession", "file", "result", "caveats")
@@ -84,7 +84,7 @@ def csv_rows(result: ResultRow) -> Iterator[tuple[Any, ...]]:
     for finding in result.findings or (None,):
         yield (
             result.result_id,
-            iso(result.committed_at),
+            format_utc(result.committed_at),
             result.acquired_local,
             result.root_text,
             result.path_text,

@@ -16,13 +16,13 @@ from preread.admin.purge import (
     PurgeCounts,
     PurgeRequest,
     count_affected,
-    prepare_journal,
-    replay,
-    select_older_than,
-    select_patient,
-    select_study,
+    prepare_purge_journal,
+    replay_purges,
+    select_old_files,
+    select_patient_files,
+    select_study_files,
 )
-from preread.admin.purge import purge as purge_images
+from preread.admin.purge import purge_files as purge_images
 from preread.cli import identifiers
 from preread.cli.context import command_database, read_settings
 from preread.cli.invoking_user import YES_OPTION, actor, confirmed
@@ -90,14 +90,14 @@ def purge(
     with command_database(context) as engine:
         if again:
             if _journal(engine, settings) is None:
-                raise SettingsError(f"there is no record of purges: {purge_journal.write_obstacle(None)}")
+                raise SettingsError(f"there is no record of purges: {purge_journal.find_write_obstacle(None)}")
             if not forget_again(settings, engine).films:
                 print_message("no purged data is in the database")
                 raise typer.Exit(1)
         else:
             images, why = _select(engine, older_than, person, study)
             journal = _journal(engine, settings)
-            obstacle = purge_journal.write_obstacle(journal)
+            obstacle = purge_journal.find_write_obstacle(journal)
             if obstacle is not None and without_record:
                 journal = obstacle = None
             folder = previews.locate_preview_folder(settings.preview_dir, sqlite_path(engine))
@@ -120,16 +120,16 @@ def export_patient(
     person = _read_person(patient)
 
     with command_database(context) as engine:
-        films = select_patient(engine, person)
+        films = select_patient_files(engine, person)
         if not films:
             print_message("nothing is stored about this patient")
             raise typer.Exit(1)
-        record = patient_export.export(engine, actor(), films)
+        record = patient_export.export_patient_data(engine, actor(), films)
         saved = None
         if images is not None:
             folder = previews.locate_preview_folder(settings.preview_dir, sqlite_path(engine))
-            saved = patient_export.save_images(images, record, folder)
-    sys.stdout.write(patient_export.to_text(record) + "\n")
+            saved = patient_export.save_exported_previews(images, record, folder)
+    sys.stdout.write(patient_export.format_exported_data(record) + "\n")
     print_message(f"{format_file_count(len(films))}" + ("" if saved is None else f", {saved} previews in {images}"))
 
 
@@ -146,10 +146,10 @@ def remember(settings: Settings, engine: Engine) -> None:
     A record that cannot be written gives a message only, since a backup without it is better than none.
     """
     journal = _journal(engine, settings)
-    if (obstacle := purge_journal.write_obstacle(journal)) is None:
+    if (obstacle := purge_journal.find_write_obstacle(journal)) is None:
         try:
             assert journal is not None
-            prepare_journal(engine, journal)
+            prepare_purge_journal(engine, journal)
         except PrereadError as error:
             obstacle = str(error)
     if obstacle is not None:
@@ -162,7 +162,7 @@ class Restored:
     def __init__(self, settings: Settings, engine: Engine, file: Path, *, without_record: bool) -> None:
         self._settings = settings
         self._database = sqlite_path(engine)
-        self._own = purge_journal.path_for(settings.forgotten_file, self._database)
+        self._own = purge_journal.purge_journal_path(settings.forgotten_file, self._database)
         self._folders = [path.absolute().parent for path in (self._own, file) if path is not None]
         self._without_record = without_record
         self._journals: list[Path] = []
@@ -175,7 +175,7 @@ class Restored:
         """
         there = purge_journal.find_journals(self._folders)
         own = self._own
-        written = None if own is None else purge_journal.read_key(own)
+        written = None if own is None else purge_journal.read_journal_key(own)
         if own is not None and written is not None:
             if backup.purge_key not in {None, written}:
                 raise SettingsError(
@@ -206,7 +206,7 @@ class Restored:
         """Copy the entries of all records into that of the restored database."""
         if self._own is not None and self._journals:
             purge_journal.merge_journals(self._own, self._journals)
-        if (obstacle := purge_journal.write_obstacle(self._own)) is not None:
+        if (obstacle := purge_journal.find_write_obstacle(self._own)) is not None:
             print_message(f"{obstacle}: {purge_journal.WHY}")
 
 
@@ -219,21 +219,21 @@ def kept_beside(settings: Settings, engine: Engine) -> list[Path]:
 def _has_key(path: Path, key: str) -> bool:
     """Return whether a file is a record of purges with this key."""
     try:
-        return purge_journal.read_key(path) == key
+        return purge_journal.read_journal_key(path) == key
     except SettingsError as error:
         print_message(f"ignored: {error}")
         return False
 
 
 def _journal(engine: Engine, settings: Settings) -> Path | None:
-    return purge_journal.path_for(settings.forgotten_file, sqlite_path(engine))
+    return purge_journal.purge_journal_path(settings.forgotten_file, sqlite_path(engine))
 
 
 def _replay(settings: Settings, engine: Engine, database: Path | None, journals: list[Path]) -> PurgeCounts:
     folder = previews.locate_preview_folder(settings.preview_dir, database)
     done = PurgeCounts()
     for journal in journals:
-        done.add(replay(engine, actor(), journal, folder))
+        done.add(replay_purges(engine, actor(), journal, folder))
     if done.films:
         print_message("a restored backup had brought back purged data:")
         _print_deleted(done)
@@ -250,12 +250,12 @@ def _select(
         typer.Exit: no image matches.
     """
     if older_than is not None:
-        images, why = select_older_than(engine, older_than), f"purged: older than {older_than:g} days"
+        images, why = select_old_files(engine, older_than), f"purged: older than {older_than:g} days"
     elif study is not None:
-        images, why = select_study(engine, study), "purged: its study"
+        images, why = select_study_files(engine, study), "purged: its study"
     else:
         assert person is not None
-        images, why = select_patient(engine, person), "purged: its patient"
+        images, why = select_patient_files(engine, person), "purged: its patient"
     if not images:
         print_message("no image matches")
         raise typer.Exit(1)

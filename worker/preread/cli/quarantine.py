@@ -74,7 +74,7 @@ def show_quarantined(
     """
 
     def action(engine: Engine) -> bool:
-        detail = history.show(engine, file_id)
+        detail = history.load_result(engine, file_id)
         if detail is None or detail.row.state is not FileState.QUARANTINED:
             raise UsageError(f"no quarantined file has the ID {file_id}: `preread quarantine list` prints the IDs")
         remedy = error_from_code(detail.row.code or "", "", PrereadError).hint

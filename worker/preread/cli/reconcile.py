@@ -10,15 +10,15 @@ from typing import Annotated
 
 import typer
 
-from preread.admin.reconcile import Options, Reconciliation
-from preread.admin.reconcile import reconcile as compare
+from preread.admin.reconcile import ReconcileOptions, Reconciliation
+from preread.admin.reconcile import compare_with_ledger as compare
 from preread.cli import output
 from preread.cli.context import open_database, read_settings, watched_paths
 from preread.cli.messages import print_message
 from preread.core.errors import EnvironmentFault, SettingsError
 from preread.core.jsonable import reversible_path
 from preread.core.text.escaping import display_path
-from preread.review.history import root_paths
+from preread.review.history import list_root_paths
 
 _PROGRESS_EVERY_S = 5.0
 
@@ -53,11 +53,11 @@ def reconcile(
 
     engine = open_database(settings)
     try:
-        roots = watched_paths(settings, root) or root_paths(engine)
+        roots = watched_paths(settings, root) or list_root_paths(engine)
         if not roots:
             raise SettingsError("no folder to compare: name one with --root or in PREREAD_ROOTS")
         limit = settings.max_file_bytes if read else None
-        found = compare(engine, roots, Options(wait, limit, progress=_Progress()))
+        found = compare(engine, roots, ReconcileOptions(wait, limit, progress=_Progress()))
     finally:
         engine.dispose()
     _print(found, json=json)

@@ -22,8 +22,8 @@ from preread.core.text.wording import caveat_notes, predictive_value_notes
 from preread.core.types import Answer, Caveat, Finding, Outcome
 from preread.db.engine import write
 from preread.review import audit, disclosures, history
-from preread.review.history import Explanation, ResultDetail, detail_to_json, root_paths
-from preread.review.results import ResultFilter, result_to_json, stream
+from preread.review.history import Explanation, ResultDetail, detail_to_json, list_root_paths
+from preread.review.results import ResultFilter, result_to_json, stream_results
 from preread.share.ignore_rules import RULES, match_path_rule
 
 T = TypeVar("T")
@@ -102,10 +102,10 @@ def show(
     """
 
     def look(engine: Engine) -> ResultDetail | None:
-        found = history.show(engine, result_id)
+        found = history.load_result(engine, result_id)
         if found is not None:
             seen = f"film:{result_id}"
-            write(engine, lambda connection, _: audit.append(connection, actor(), audit.Action.VIEW, seen))
+            write(engine, lambda connection, _: audit.append_entry(connection, actor(), audit.Action.VIEW, seen))
         return found
 
     detail = _on_database(context, look)
@@ -131,7 +131,7 @@ def explain(
     Exit code: 0; 1 if no watched folder knows the path.
     """
     found, known = _on_database(
-        context, lambda engine: (_explanations(engine, path), [os.fsdecode(root) for root in root_paths(engine)])
+        context, lambda engine: (_explanations(engine, path), [os.fsdecode(root) for root in list_root_paths(engine)])
     )
     for explanation in found:
         if json:
@@ -147,7 +147,7 @@ def explain(
 
 
 def _print(engine: Engine, wanted: ResultFilter, *, json: bool, csv: bool) -> None:
-    found = disclosures.record_all(engine, actor(), stream(engine, wanted))
+    found = disclosures.record_while_listing(engine, actor(), stream_results(engine, wanted))
     if csv:
         output.print_csv(formatting.CSV_COLUMNS, (row for result in found for row in formatting.csv_rows(result)))
     elif json:
@@ -221,7 +221,7 @@ def _explanations(engine: Engine, path: str) -> list[Explanation]:
     # a watched folder may be registered by its real path, while the path leads through a symbolic link
     candidates = [os.path.join(folder, name), os.path.join(os.path.realpath(folder), name), path]
     for candidate in dict.fromkeys(candidates):
-        if found := history.explain(engine, os.fsencode(candidate)):
+        if found := history.explain_path(engine, os.fsencode(candidate)):
             return found
     return []
 

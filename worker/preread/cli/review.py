@@ -22,13 +22,13 @@ from preread.db.engine import new_token, sqlite_path, write
 from preread.imaging import previews
 from preread.review import agreement, disclosures, history, reviews, worklist
 from preread.review import export as review_export
-from preread.review.audit import Action, append
+from preread.review.audit import Action, append_entry
 from preread.review.auth import accounts
 from preread.review.export import ReviewedImage, review_to_json, write_image
 from preread.review.history import detail_to_json
-from preread.review.results import iso, result_to_json
-from preread.review.reviews import Draft, Review, Shown
-from preread.review.worklist import Order, WorklistFilm, WorklistFilter
+from preread.review.results import format_utc, result_to_json
+from preread.review.reviews import Review, ReviewDraft, ShownResult
+from preread.review.worklist import Order, WorklistFilter, WorklistImage
 
 app = typer.Typer(help="Show the work list; sign and export reviews.", no_args_is_help=True)
 OrderName = Literal["arrival", "priority", "newest"]
@@ -63,11 +63,11 @@ def list_films(
     """
     with command_database(context) as engine:
         wanted = WorklistFilter(order=Order(order), unread=not everything, limit=limit)
-        films = [film for study in worklist.page(engine, wanted).studies for film in study]
-        disclosures.record(engine, actor(), (film.result for film in films))
+        films = [film for study in worklist.list_worklist_page(engine, wanted).studies for film in study]
+        disclosures.record_list_view(engine, actor(), (film.result for film in films))
     if json:
         for film in films:
-            read_at = film.read_at and iso(film.read_at)
+            read_at = film.read_at and format_utc(film.read_at)
             record = {"read_at": read_at, "read_before": film.read_before, "waited_s": film.waited_s}
             output.print_json({**result_to_json(film.result), **record})
         return
@@ -82,7 +82,7 @@ def next_film(context: typer.Context, order: _Order = "arrival") -> None:
     Exit code: 0; 1 if the work list is empty.
     """
     with command_database(context) as engine:
-        studies = worklist.page(engine, WorklistFilter(order=Order(order), limit=1)).studies
+        studies = worklist.list_worklist_page(engine, WorklistFilter(order=Order(order), limit=1)).studies
     if not studies:
         print_message("the work list is empty")
         raise typer.Exit(1)
@@ -104,12 +104,12 @@ def show(
     """
     settings = read_settings(context)
     with command_database(context) as engine:
-        detail = history.show(engine, film)
+        detail = history.load_result(engine, film)
         if detail is None:
             raise UsageError(f"there is no image {film}: `preread review list` prints the IDs")
-        shown = reviews.Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
-        signed = reviews.of_images(engine, [film])[film]
-        write(engine, lambda connection, _: append(connection, actor(), Action.VIEW, f"film:{film}"))
+        shown = reviews.ShownResult(detail.row.outcome, detail.row.code, detail.assessment_id)
+        signed = reviews.list_reviews(engine, [film])[film]
+        write(engine, lambda connection, _: append_entry(connection, actor(), Action.VIEW, f"film:{film}"))
         folder = previews.locate_preview_folder(settings.preview_dir, sqlite_path(engine))
         picture = previews.load_preview(folder, detail.row.sha256) if png is not None else None
     if json:
@@ -151,13 +151,13 @@ def sign(
     password = ask_password(f"Password of {reader}: ")
     with command_database(context) as engine:
         reviewer = accounts.check_password(engine, reader, password, source=actor())
-        detail = history.show(engine, film)
+        detail = history.load_result(engine, film)
         if detail is None:
             raise UsageError(f"there is no image {film}: `preread review list` prints the IDs")
-        shown = Shown(detail.row.outcome, detail.row.code, detail.assessment_id)
+        shown = ShownResult(detail.row.outcome, detail.row.code, detail.assessment_id)
         reviews.record_viewing(engine, reviewer, film, shown, answer_visible=True)
-        draft = Draft(film, shown, Verdict(verdict), new_token(), presences, comment, corrects)
-        reading_id = reviews.sign(engine, reviewer, draft)
+        draft = ReviewDraft(film, shown, Verdict(verdict), new_token(), presences, comment, corrects)
+        reading_id = reviews.sign_review(engine, reviewer, draft)
     print_message(f"review {reading_id} of image {film} is signed as {reviewer.full_name}")
 
 
@@ -182,10 +182,10 @@ def export(
     settings = read_settings(context)
     left_out: list[str] = []
     with command_database(context) as engine:
-        write(engine, lambda connection, _: append(connection, actor(), Action.EXPORT, "readings"))
+        write(engine, lambda connection, _: append_entry(connection, actor(), Action.EXPORT, "readings"))
         if json:
             after = 0
-            while batch := reviews.page(engine, after, 500):
+            while batch := reviews.list_review_page(engine, after, 500):
                 for one in batch:
                     output.print_json(review_export.review_to_json(one))
                 after = batch[-1].reading_id
@@ -211,10 +211,10 @@ def stats(
     """
     names = tuple(by or agreement.BY)
     with command_database(context) as engine:
-        found = agreement.stats(engine, names)
+        found = agreement.count_agreement(engine, names)
     if json:
         for one in found:
-            output.print_json(agreement.to_json(one))
+            output.print_json(agreement.agreement_to_json(one))
         return
     rows = [
         (
@@ -236,14 +236,14 @@ def stats(
     output.print_table((*names, "reviews", *verdicts, *counted), rows)
 
 
-def _review_text(one: Review, shown: Shown) -> str:
+def _review_text(one: Review, shown: ShownResult) -> str:
     corrected = ", corrected later" if one.superseded else "" if one.shown == shown else ", of an earlier result"
     comment = f": {one.comment}" if one.comment else ""
     when = f"{one.signed_at:%Y-%m-%d %H:%M} UTC"
     return f"{one.reading_id}: {one.verdict.value} by {one.reader} {when}{corrected}{comment}"
 
 
-def _row(film: WorklistFilm) -> tuple[str, ...]:
+def _row(film: WorklistImage) -> tuple[str, ...]:
     result = film.result
     read = "before its result changed" if film.read_before else "" if film.read_at is None else "yes"
     return (
@@ -275,7 +275,7 @@ def _lines(
         if film.open is not None:
             left_out.append(f"image {number} is left out: {_why(film)}")
             continue
-        saved = None if images is None else review_export.save_image(images, film, folder)
+        saved = None if images is None else review_export.save_reviewed_image(images, film, folder)
         if images is not None and saved is None:
             left_out.append(f"image {number} is left out: no preview of it is stored")
             continue

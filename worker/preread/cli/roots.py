@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from preread.core.errors import SettingsError, UsageError
-from preread.core.settings import Settings, refuse_overlapping
+from preread.core.settings import Settings, refuse_overlapping_roots
 from preread.core.types import Population, RootSpec
 from preread.imaging.identity import compile_path_pattern
 
@@ -41,7 +41,7 @@ def chosen(settings: Settings, named: Sequence[Path] | None, population: Populat
     """
     if named:
         roots = tuple(RootSpec(path, Population(population)) for path in named)
-        refuse_overlapping(roots)
+        refuse_overlapping_roots(roots)
         return roots
     if population != "undeclared":
         raise UsageError("--population applies to the folders of --root: give both")

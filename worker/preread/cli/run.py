@@ -18,7 +18,7 @@ from preread.cli.invoking_user import actor
 from preread.cli.messages import print_message
 from preread.cli.roots import PopulationOption, RootOption, chosen
 from preread.cli.selected_bundles import bundle_selection
-from preread.core.settings import Settings, refuse_within
+from preread.core.settings import Settings, refuse_inside_root
 from preread.core.systemd import Notifier
 from preread.core.types import RootSpec
 from preread.db import migrate
@@ -65,7 +65,7 @@ def run(
     options = replace(options, preview_dir=_preview_dir(settings, engine, roots))
     notifier = Notifier.from_environment(os.environ)
     purge.forget_again(settings, engine)
-    audit_proof.accept(engine, actor())  # the key is there before the first result, which it seals
+    audit_proof.accept_unproven_rows(engine, actor())  # the key is there before the first result, which it seals
     code = service.BUNDLE_CHANGED
     try:
         while code == service.BUNDLE_CHANGED:
@@ -94,7 +94,7 @@ def run(
 def _preview_dir(settings: Settings, engine: Engine, roots: Sequence[RootSpec]) -> Path | None:
     folder = previews.locate_preview_folder(settings.preview_dir, sqlite_path(engine))
     for root in roots:
-        refuse_within(root, folder, "folder of previews", "PREREAD_PREVIEW_DIR")
+        refuse_inside_root(root, folder, "folder of previews", "PREREAD_PREVIEW_DIR")
     return folder
 
 
@@ -107,11 +107,11 @@ def _open_or_create(settings: Settings, roots: Sequence[RootSpec]) -> Engine:
     def prepare(engine: Engine) -> None:
         path = sqlite_path(engine)
         for root in roots:
-            refuse_within(root, path, "database", "PREREAD_DATABASE_URL")
+            refuse_inside_root(root, path, "database", "PREREAD_DATABASE_URL")
         by_default = settings.database_url == Settings.model_fields["database_url"].default
         if by_default and path is not None and not os.path.exists(path):
-            migrate.check_remains(engine, purge.kept_beside(settings, engine))
-            migrate.upgrade(engine)
+            migrate.refuse_remains(engine, purge.kept_beside(settings, engine))
+            migrate.upgrade_schema(engine)
             print_message(f"created the database {path}")
 
     return open_database(settings, prepare)

@@ -21,7 +21,7 @@ from preread.core.jsonable import reversible_path
 from preread.core.types import FileState, JSONObject
 from preread.ledger.ledger import Ledger
 from preread.ledger.selection import Entry, Selection, count_by_outcome, find_root_id, read_entry_pages
-from preread.review.results import iso
+from preread.review.results import format_utc
 
 MAX_ID = 2**63 - 1
 CODE_OPTION = typer.Option(help="only files with this code, e.g. slot_crashed or age_unknown")
@@ -208,7 +208,7 @@ def _to_json(entry: Entry) -> JSONObject:
         "reason": entry.reason,
         "size_bytes": entry.size_bytes,
         "attempts": entry.attempts,
-        "since": iso(entry.since),
+        "since": format_utc(entry.since),
     }
 
 

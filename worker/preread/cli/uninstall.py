@@ -16,7 +16,7 @@ from preread.admin.uninstall import Host
 from preread.cli import invoking_user, output
 from preread.cli.messages import print_message
 from preread.core.errors import EnvironmentFault, SettingsError, UsageError
-from preread.core.settings import Settings, load
+from preread.core.settings import Settings, load_settings
 
 
 def uninstall(
@@ -83,7 +83,7 @@ def _settings(config: Path, *, must_be_known: bool) -> Settings:
     """
     try:
         if config.exists():
-            return load(config)
+            return load_settings(config)
     except SettingsError as error:
         if must_be_known:
             raise

@@ -13,7 +13,7 @@ from preread.cli.messages import print_message
 from preread.core.errors import UsageError
 from preread.core.types import Role
 from preread.review.auth import accounts, sessions
-from preread.review.results import iso
+from preread.review.results import format_utc
 
 app = typer.Typer(help="Manage user accounts.", no_args_is_help=True)
 RoleName = Literal["reader", "admin", "service"]
@@ -45,7 +45,7 @@ def add(
     days = read_settings(context).api_token_days
     with command_database(context) as engine:
         account = accounts.NewAccount(name, full_name, Role(role), password)
-        token = accounts.add(engine, actor(), account, token_days=days)
+        token = accounts.add_account(engine, actor(), account, token_days=days)
     _print_outcome(f"added {name} ({role})", token)
 
 
@@ -59,7 +59,7 @@ def passwd(context: typer.Context, name: _Name) -> None:
     """
     days = read_settings(context).api_token_days
     with command_database(context) as engine:
-        found = accounts.by_name(engine, name)
+        found = accounts.find_account(engine, name)
         password = None if found.role is Role.SERVICE else _ask_password(found.name)
         token = accounts.renew_secret(engine, actor(), name, password, token_days=days)
     _print_outcome(f"{name} has a new {'token' if token else 'password'}", token)
@@ -74,7 +74,7 @@ def disable(context: typer.Context, name: _Name) -> None:
     Exit code: 0; 2 if there is no such user.
     """
     with command_database(context) as engine:
-        accounts.disable(engine, actor(), name)
+        accounts.disable_account(engine, actor(), name)
     print_message(f"{name} is disabled")
 
 
@@ -98,7 +98,7 @@ def options(
     Exit code: 0; 2 if there is no such user, or the user is not a reader.
     """
     with command_database(context) as engine:
-        accounts.set_read_before_reveal(engine, actor(), accounts.by_name(engine, name), read_before_reveal)
+        accounts.set_read_before_reveal(engine, actor(), accounts.find_account(engine, name), read_before_reveal)
     print_message(f"{name} sees AI results {'after the review, or on request' if read_before_reveal else 'at once'}")
 
 
@@ -112,14 +112,14 @@ def list_users(
     Exit code: 0, also if there is none.
     """
     with command_database(context) as engine:
-        users = accounts.all_accounts(engine)
+        users = accounts.list_accounts(engine)
     if json:
         for user in users:
-            disabled_at = user.disabled_at and iso(user.disabled_at)
-            created_at = iso(user.created_at)
+            disabled_at = user.disabled_at and format_utc(user.disabled_at)
+            created_at = format_utc(user.created_at)
             record = {"name": user.name, "full_name": user.full_name, "role": user.role.value, "created_at": created_at}
             options = {"disabled_at": disabled_at, "read_before_reveal": user.read_before_reveal}
-            expires = {"token_expires_at": user.token_expires_at and iso(user.token_expires_at)}
+            expires = {"token_expires_at": user.token_expires_at and format_utc(user.token_expires_at)}
             output.print_json({"id": user.account_id, **record, **options, **expires})
         return
     rows = [
@@ -150,14 +150,14 @@ def list_sessions(
     """
     idle_s = 60 * read_settings(context).web_idle_minutes
     with command_database(context) as engine:
-        found = accounts.by_name(engine, name)
+        found = accounts.find_account(engine, name)
         if end is not None or end_all:
             ended = sessions.end_sessions(engine, actor(), found, only=None if end_all else end)
             if not (ended or end_all):
                 raise UsageError(f"{name} has no session {end}: `preread users sessions {name}` lists them")
             print_message(f"{ended} sessions of {name} ended")
             return
-        signed_in = sessions.of_account(engine, found.account_id, idle_s)
+        signed_in = sessions.list_sessions(engine, found.account_id, idle_s)
     rows = [
         (
             str(session.session_id),

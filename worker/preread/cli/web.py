@@ -59,7 +59,7 @@ def web(
             extend_report=partial(with_bundle_problem, settings, engine),
         )
         site = app.create_app(engine, options, settings.web_language)
-        if not accounts.all_accounts(engine):
+        if not accounts.list_accounts(engine):
             print_message("no user exists yet: add one with `preread users add NAME --role reader`")
         print_message(f"the page is at {'https' if tls else 'http'}://{address}:{number}/")
         server.serve(

@@ -22,7 +22,7 @@ class Backoff:
         self._longest_s = longest_s
 
     def after(self, failures: int) -> float:
-        """Return the delay in seconds after failures; no state changes.
+        """Return the retry delay in seconds after a number of failures.
 
         Args:
             failures: consecutive failures, at least 1.
@@ -30,10 +30,10 @@ class Backoff:
         return min(self._first_s * 2.0 ** min(failures - 1, _MOST_DOUBLINGS), self._longest_s)
 
     def next_s(self) -> float:
-        """Count a failure and return the delay in seconds until the next try."""
+        """Count a failure and return the delay in seconds before the next try."""
         self.failures += 1
         return self.after(self.failures)
 
     def reset(self) -> None:
-        """Restart with the first delay, after a success."""
+        """Restart retry delays with the first one, after a success."""
         self.failures = 0

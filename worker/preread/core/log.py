@@ -49,10 +49,10 @@ _PRIORITIES = {"DEBUG": 7, "INFO": 6, "WARNING": 4, "ERROR": 3, "CRITICAL": 2}
 _COLOURS = {"DEBUG": "2", "INFO": "32", "WARNING": "33", "ERROR": "31", "CRITICAL": "31"}
 
 
-def set_up(
+def configure_logging(
     *, level: str = "info", json_lines: bool | None = None, stream: TextIO | None = None, quiet: bool = False
 ) -> None:
-    """Configure logging of this process to one stream; may be repeated.
+    """Configure this process's logging to one stream; may be repeated.
 
     Args:
         level: ``debug``, ``info``, ``warning`` or ``error``.
@@ -131,7 +131,7 @@ def describe_exception(error: BaseException) -> dict[str, Any]:
 
 
 class JSONFormatter(logging.Formatter):
-    """Formats a record as one line of JSON: ASCII, time in UTC."""
+    """Formatter of log records as one line of JSON: ASCII, time in UTC."""
 
     def format(self, record: logging.LogRecord) -> str:
         head = {"time": _time(record), "level": record.levelname.lower(), "logger": record.name}
@@ -142,7 +142,7 @@ class JSONFormatter(logging.Formatter):
 
 
 class HumanFormatter(logging.Formatter):
-    """Formats a record as text: time, level, event and ``field=value``.
+    """Formatter of log records as time, level, event and ``field=value``.
 
     Control characters are escaped.
     """

@@ -308,7 +308,7 @@ class Settings(BaseSettings):
         return value
 
 
-def load(config: Path | None = None) -> Settings:
+def load_settings(config: Path | None = None) -> Settings:
     """Read the settings from the environment and the TOML file.
 
     Args:
@@ -328,12 +328,12 @@ def load(config: Path | None = None) -> Settings:
         raise SettingsError(_explain(error, path, PREFIX, Settings.model_fields)) from None
     base = path.parent if path is not None and "PREREAD_ROOTS" not in {name.upper() for name in os.environ} else Path()
     roots = tuple(replace(root, path=base / root.path.expanduser()) for root in settings.roots)
-    refuse_overlapping(roots)
+    refuse_overlapping_roots(roots)
     return settings.model_copy(update={"roots": roots})
 
 
-def refuse_overlapping(roots: Iterable[RootSpec]) -> None:
-    """Raise an error if a watched folder is named twice or is in another.
+def refuse_overlapping_roots(roots: Iterable[RootSpec]) -> None:
+    """Raise an error if watched folders are equal or lie in each other.
 
     Two declarations would apply to one file.
 
@@ -345,12 +345,14 @@ def refuse_overlapping(roots: Iterable[RootSpec]) -> None:
     for first, second in itertools.pairwise(ordered):
         if second.startswith(first):
             raise SettingsError(
-                f"the root {second!r} is named twice" if first == second else f"the root {second!r} is in {first!r}"
+                f"the watched folder {second!r} is given twice"
+                if first == second
+                else f"the watched folder {second!r} lies in the watched folder {first!r}"
             )
 
 
-def refuse_within(root: RootSpec, own: Path | None, what: str, setting: str) -> None:
-    """Raise an error if a file or folder of Preread is in a watched folder.
+def refuse_inside_root(root: RootSpec, own: Path | None, what: str, setting: str) -> None:
+    """Raise an error if a file of Preread lies in a watched folder.
 
     Args:
         root: the watched folder.
@@ -384,9 +386,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise SettingsError(f"the file of settings {str(path)!r} cannot be read: {error.strerror}") from None
+        raise SettingsError(f"the settings file {str(path)!r} cannot be read: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        message = f"the file of settings {str(path)!r} is not TOML: {error}"
+        message = f"the settings file {str(path)!r} is not TOML: {error}"
         if isinstance(error, tomllib.TOMLDecodeError) and ("'\\'" in str(error) or "hex" in str(error)):
             message += "; write a path with backslashes in single quotes: 'D:\\images'"
         raise SettingsError(message) from None

@@ -28,12 +28,12 @@ class WakePipe:
         os.close(self._writer)
 
     def set(self) -> None:
-        """Wake the main thread."""
+        """Wake the main thread through its pipe."""
         with contextlib.suppress(OSError):  # full: it wakes anyway; closed: the run has ended
             os.write(self._writer, b"!")
 
     def clear(self) -> bool:
-        """Return whether ``set`` was called since the last call."""
+        """Return whether the main thread was woken since the last call."""
         woken = False
         with contextlib.suppress(BlockingIOError):
             while os.read(self.fd, 4096):
@@ -42,7 +42,7 @@ class WakePipe:
 
 
 class Signals:
-    """Handles SIGTERM, SIGINT and, if it is not ignored (nohup), SIGHUP.
+    """Handler of SIGTERM, SIGINT and, if not ignored (nohup), SIGHUP.
 
     The first signal requests an orderly end, the second an immediate one.
 
@@ -77,7 +77,7 @@ class Signals:
 
 
 class Timer:
-    """Interval timer.
+    """Interval timer of the main loop.
 
     Args:
         period_s: seconds between two times at which it is due; the first is at once.
@@ -88,7 +88,7 @@ class Timer:
         self._at = float("-inf")
 
     def due(self, now: float) -> bool:
-        """Return whether the period has elapsed, and start the next one.
+        """Return whether the timer's period has elapsed; start the next one.
 
         Args:
             now: monotonic time in seconds.

@@ -18,7 +18,7 @@ _SOCKET, _PERIOD, _PID = "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"
 
 
 class Notifier:
-    """Sends notifications to systemd.
+    """Sender of notifications to systemd.
 
     Args:
         address: of systemd's datagram socket; ``None`` sends nothing.
@@ -47,20 +47,20 @@ class Notifier:
         return cls(address or None, int(period) / 1e6 if expected else None)
 
     def ready(self) -> None:
-        """Notify that the program is ready; sent once, however often called."""
+        """Notify systemd that the program is ready; sent once."""
         if not self._is_ready:
             self._is_ready = True
             self._send("READY=1")
 
     def beat(self) -> None:
-        """Notify the watchdog; sent at most four times in its period."""
+        """Notify systemd's watchdog; sent at most four times in its period."""
         now = time.monotonic()
         if self.beat_s is not None and now >= self._next_beat_at:
             self._next_beat_at = now + self.beat_s
             self._send("WATCHDOG=1")
 
     def stopping(self) -> None:
-        """Notify that the program is stopping."""
+        """Notify systemd that the program is stopping."""
         self._send("STOPPING=1")
 
     def _send(self, message: str) -> None:

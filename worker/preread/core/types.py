@@ -144,7 +144,7 @@ class StatedTags:
 
 
 class Stage(StrEnum):
-    """Stages of the work of an inference process on one file, in order."""
+    """Stages of an inference process's work on one file, in order."""
 
     READ = "read"
     HEADER = "header"

@@ -25,14 +25,14 @@ from preread.db.schema import RowId, UtcDateTime, metadata
 
 
 class Part(StrEnum):
-    """What a bundle is chosen for."""
+    """Part that a bundle was selected for: active or shadow."""
 
     ACTIVE = "active"
     SHADOW = "shadow"
 
 
 class ActivationColumns(TypedColumns):
-    """One selection of a bundle; the last of each part holds.
+    """Table ``activation``: selections of bundles; the last of a part holds.
 
     ``bundle_id`` ``None``: the default bundle, or no shadow.
     """
@@ -50,7 +50,7 @@ activation = Table(
 
 
 class ShadowColumns(TypedColumns):
-    """Outcome of a shadow bundle for one instance.
+    """Table ``shadow``: outcomes of a shadow bundle by content.
 
     ``outcome``: assessed, refused or unreadable; ``code``: the reason.
     """
@@ -67,7 +67,7 @@ shadow = Table("shadow", metadata, ShadowColumns, UniqueConstraint("instance_id"
 
 
 class ShadowFindingColumns(TypedColumns):
-    """One finding of a shadow."""
+    """Table ``shadow_finding``: findings of shadow outcomes."""
 
     shadow_id = Column(RowId, ForeignKey("shadow.id"), primary_key=True)
     finding = Column(String(64), primary_key=True)
@@ -82,7 +82,7 @@ shadow_finding = Table("shadow_finding", metadata, ShadowFindingColumns)
 
 
 class TombstoneColumns(TypedColumns):
-    """One purged content: the keyed hash of its SHA-256."""
+    """Table ``tombstone``: keyed hashes of purged contents."""
 
     digest = Column(String(64), primary_key=True)
     at = Column(UtcDateTime, nullable=False)
@@ -92,7 +92,7 @@ tombstone = Table("tombstone", metadata, TombstoneColumns)
 
 
 class ForgettingColumns(TypedColumns):
-    """Files whose reviews the running transaction may delete.
+    """Table ``forgetting``: files whose reviews a purge may delete.
 
     Empty outside of a transaction.
     """
@@ -104,7 +104,7 @@ forgetting = Table("forgetting", metadata, ForgettingColumns)
 
 
 class AlarmColumns(TypedColumns):
-    """Last alarm of one channel (``mail``, ``webhook``).
+    """Table ``alarm``: last alarm of each channel (``mail``, ``webhook``).
 
     ``codes``: of the problems, separated by blanks.
     """

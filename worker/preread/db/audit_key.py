@@ -36,14 +36,14 @@ _ID_CHARS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Key:
-    """One key of 32 bytes."""
+class AuditKey:
+    """One key of the audit trail, of 32 bytes."""
 
     value: bytes = field(repr=False)
 
     @property
     def key_id(self) -> str:
-        """First 16 hex characters of its SHA-256, stored in the database."""
+        """Identifier of the key: first 16 hex characters of its SHA-256."""
         return hashlib.sha256(self.value).hexdigest()[:_ID_CHARS]
 
     def digest(self, kind: str, content: Any) -> str:
@@ -57,8 +57,8 @@ class Key:
         return hmac.new(self.value, written.encode(), hashlib.sha256).hexdigest()
 
 
-def present(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the columns that are not ``None``.
+def columns_with_values(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the columns of a row that are not ``None``.
 
     A column that is added later then changes no digest.
     """
@@ -66,7 +66,7 @@ def present(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class Keyring:
-    """The keys of one database.
+    """Keys of one database's audit trail, in a file outside it.
 
     Attributes:
         path: the file; ``None`` if none is set, as for Postgres by default.
@@ -76,12 +76,12 @@ class Keyring:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.told: int | None = None
-        self._read: tuple[tuple[int, int], dict[str, Key]] | None = None
-        self._in_use: Key | None = None
+        self._read: tuple[tuple[int, int], dict[str, AuditKey]] | None = None
+        self._in_use: AuditKey | None = None
         self._warned = False
 
-    def keys(self) -> dict[str, Key]:
-        """Return the keys by identifier, the newest last.
+    def keys(self) -> dict[str, AuditKey]:
+        """Return the audit keys by identifier, the newest last.
 
         Empty if the file is missing or unusable.
         """
@@ -92,25 +92,25 @@ class Keyring:
             stamp = (status.st_mtime_ns, status.st_size)
             if self._read is None or self._read[0] != stamp:
                 values = [bytes.fromhex(line) for line in self.path.read_text(encoding="ascii").split()]
-                found = {key.key_id: key for key in map(Key, values) if len(key.value) == _KEY_BYTES}
+                found = {key.key_id: key for key in map(AuditKey, values) if len(key.value) == _KEY_BYTES}
                 self._read, self._in_use = (stamp, found), None
         except (OSError, ValueError):
             self._read = self._in_use = None
             return {}
         return self._read[1]
 
-    def for_seals(self, connection: Connection) -> Key | None:
-        """Return the key for seals, or ``None``.
+    def for_seals(self, connection: Connection) -> AuditKey | None:
+        """Return the audit key for seals on results; ``None`` if there is none.
 
         ``None`` if the database has no key, or it is not in the file.
         """
         keys = self.keys()
-        if keys and self._in_use is None and in_use(connection) in keys:
+        if keys and self._in_use is None and current_audit_key_id(connection) in keys:
             self._in_use = list(keys.values())[-1]
         return self._in_use if keys else None
 
-    def current(self, connection: Connection) -> Key | None:
-        """Return the key for new entries, or ``None`` if none is usable.
+    def current(self, connection: Connection) -> AuditKey | None:
+        """Return the audit key for new entries; ``None`` if none is usable.
 
         A key is created if the database has none yet.
 
@@ -118,7 +118,7 @@ class Keyring:
         """
         if self.path is None:
             return None
-        keys, named = self.keys(), in_use(connection)
+        keys, named = self.keys(), current_audit_key_id(connection)
         if not keys and named is None and not os.path.lexists(self.path):
             with contextlib.suppress(SettingsError):  # reported below; signing in must stay possible
                 keys = {key.key_id: key for key in [self.add(connection)]}
@@ -135,8 +135,8 @@ class Keyring:
         self._warned = False
         return key
 
-    def add(self, connection: Connection) -> Key:
-        """Append a new key to the file, and return it.
+    def add(self, connection: Connection) -> AuditKey:
+        """Append a new audit key to the file, and return it.
 
         A missing file is created with mode 0600.
 
@@ -144,8 +144,10 @@ class Keyring:
             SettingsError: no file is set, or it cannot be written.
         """
         if self.path is None:
-            raise SettingsError("no file for the key of the audit trail is named (PREREAD_AUDIT_KEY_FILE)")
-        key = Key(secrets.token_bytes(_KEY_BYTES))
+            raise SettingsError(
+                "the audit trail has no key file: set PREREAD_AUDIT_KEY_FILE to a path outside the database"
+            )
+        key = AuditKey(secrets.token_bytes(_KEY_BYTES))
         try:
             descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             with open(descriptor, "r+b", buffering=0) as stream:
@@ -159,7 +161,7 @@ class Keyring:
         return key
 
     def hand_on(self, path: Path | None) -> Path | None:
-        """Copy the keys for a copy of the database.
+        """Copy the audit keys for a copy of the database.
 
         Args:
             path: the file in which the copy looks for its keys; ``None`` if it has none.
@@ -185,44 +187,44 @@ class Keyring:
         return path
 
     def fault(self, connection: Connection) -> str | None:
-        """Return why entries are written without a key, or ``None``."""
+        """Return why audit entries are written without a key, or ``None``."""
         if self.path is None:
-            return "no file for the key of the audit trail is named (PREREAD_AUDIT_KEY_FILE)"
-        keys, named = self.keys(), in_use(connection)
+            return "the audit trail has no key file: set PREREAD_AUDIT_KEY_FILE to a path outside the database"
+        keys, named = self.keys(), current_audit_key_id(connection)
         if named is None:
             return None if keys or not os.path.lexists(self.path) else f"{self.path} holds no key, or cannot be read"
         if not keys:
-            return f"{self.path}, the key of the audit trail, is missing or cannot be read"
-        return None if named in keys else f"{self.path} holds no key of this database's"
+            return f"the key file of the audit trail, {self.path}, is missing or cannot be read"
+        return None if named in keys else f"{self.path} holds no key of this database"
 
 
-def attach(engine: Engine, path: Path | None) -> None:
-    """Attach a keyring to an engine and its connections."""
+def attach_keyring(engine: Engine, path: Path | None) -> None:
+    """Attach the audit keys to a database engine and its connections."""
     engine.update_execution_options(**{_OPTION: Keyring(path)})
 
 
-def of(database: Connection | Engine) -> Keyring:
-    """Return the keyring attached to an engine; an empty one if there is none."""
+def keyring_of(database: Connection | Engine) -> Keyring:
+    """Return the audit keys attached to a database engine; none by default."""
     found = database.get_execution_options().get(_OPTION)
     return found if isinstance(found, Keyring) else Keyring(None)
 
 
-def renew(connection: Connection) -> None:
-    """Append a new key to the file, and use it for new entries.
+def renew_audit_key(connection: Connection) -> None:
+    """Append a new key of the audit trail to its file, and use it from now on.
 
     Raises:
         SettingsError: no file is set, or it cannot be written.
     """
-    keyring = of(connection)
+    keyring = keyring_of(connection)
     key = keyring.add(connection)
-    if in_use(connection) is None:
+    if current_audit_key_id(connection) is None:
         connection.execute(insert(secret), {"name": _NAME, "value": key.key_id})
     else:
         connection.execute(update(secret).where(secret.c.name == _NAME).values(value=key.key_id))
 
 
-def default_path(database: Path | None) -> Path | None:
-    """Return the default path of the key file.
+def default_audit_key_path(database: Path | None) -> Path | None:
+    """Return the default path of the file with the audit trail's keys.
 
     Args:
         database: the SQLite file, beside which it lies; ``None`` for Postgres.
@@ -236,8 +238,8 @@ def default_path(database: Path | None) -> Path | None:
     return Path(state) / "audit-key" if state else None
 
 
-def in_use(connection: Connection) -> str | None:
-    """Return the identifier of the key in use, or ``None``.
+def current_audit_key_id(connection: Connection) -> str | None:
+    """Return the identifier of the audit key in use, as the database holds it.
 
     As the database holds it; ``None`` if there never was a key.
     """
@@ -255,4 +257,4 @@ def _hand_over(descriptor: int, connection: Connection) -> None:
 def _plain(value: object) -> str:
     if isinstance(value, datetime):
         return value.isoformat(timespec="microseconds")
-    raise TypeError(f"no digest covers {type(value).__name__}")
+    raise TypeError(f"a {type(value).__name__} cannot be part of a digest")

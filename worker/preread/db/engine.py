@@ -62,17 +62,19 @@ _NAMED: dict[int | str, type[DatabaseAway]] = {
 }
 _SESSION_ENDED = "25P03"  # the server ended a transaction that idled: this process was stopped for a while
 _OTHER_FILE = "Restore it from a backup, or name another database (PREREAD_DATABASE_URL)."
-_MAKE_UTF8 = "Make one that keeps it as UTF-8: `createdb --template template0 --encoding UTF8 --owner preread preread`."
+_MAKE_UTF8 = (
+    "Create one that stores it as UTF-8: `createdb --template template0 --encoding UTF8 --owner preread preread`."
+)
 _NAME_A_FILE = "Name a file in that folder, such as preread.db (PREREAD_DATABASE_URL)."
 GIVE_RIGHTS = "Give the worker's user the right to write it, or name another database (PREREAD_DATABASE_URL)."
 
 
 def open_engine(database_url: str, audit_key_file: Path | None = None) -> Engine:
-    """Return an engine for the database, without connecting.
+    """Return an engine for a database URL, without connecting.
 
     Args:
         database_url: ``sqlite:///relative.db``, ``sqlite:////absolute.db`` or ``postgresql://user@host/name``.
-        audit_key_file: file of the audit trail's key; ``None`` for ``audit_key.default_path``.
+        audit_key_file: file of the audit trail's key; ``None`` for ``audit_key.default_audit_key_path``.
 
     Raises:
         DatabaseUnsuitable: SQLite in memory or on a network file system.
@@ -90,13 +92,13 @@ def open_engine(database_url: str, audit_key_file: Path | None = None) -> Engine
         engine = _open_postgres(url)
     else:
         raise SettingsError(f"PREREAD_DATABASE_URL names {backend}; Preread keeps its results in SQLite or Postgres")
-    audit_key.attach(engine, audit_key_file or audit_key.default_path(sqlite_path(engine)))
+    audit_key.attach_keyring(engine, audit_key_file or audit_key.default_audit_key_path(sqlite_path(engine)))
     return engine
 
 
 def _open_sqlite(url: URL) -> Engine:
     if url.database in {None, "", ":memory:"} or str(url.database).startswith("file:"):
-        raise DatabaseUnsuitable("an SQLite database must be a file: sqlite:////srv/preread.db")
+        raise DatabaseUnsuitable("PREREAD_DATABASE_URL names no SQLite file: write it as sqlite:////srv/preread.db")
     path = os.path.abspath(str(url.database))
     fs_type = file_system_type(Path(path))
     if is_network(fs_type):
@@ -131,7 +133,7 @@ def _open_sqlite(url: URL) -> Engine:
     def _check_file(_dbapi_connection: object, record: Any, _proxy: object) -> None:
         # rows written to a file that was deleted or replaced would be lost
         if record.info["file"] != _identity(path):
-            raise DisconnectionError("the database's file went away")
+            raise DisconnectionError("the database file was removed or replaced")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
@@ -161,7 +163,9 @@ def _open_postgres(url: URL) -> Engine:
         encoding = dbapi_connection.info.parameter_status("server_encoding")
         if encoding != "UTF8":
             # the choice of initdb on a host without a locale
-            raise DatabaseUnsuitable(f"the database keeps text as {encoding}: not every name fits", _MAKE_UTF8)
+            raise DatabaseUnsuitable(
+                f"the database stores text as {encoding}, which lacks characters of some names", _MAKE_UTF8
+            )
         dbapi_connection.autocommit = True
         with dbapi_connection.cursor() as cursor:
             cursor.execute("SET synchronous_commit = on")
@@ -187,7 +191,7 @@ def sqlite_path(engine: Engine) -> Path | None:
     return Path(unquote(str(engine.url.database).removeprefix("file:")))
 
 
-def compact(engine: Engine, *, sleep: Callable[[float], None] = time.sleep) -> bool:
+def compact_sqlite(engine: Engine, *, sleep: Callable[[float], None] = time.sleep) -> bool:
     """Rewrite an SQLite file and truncate its log, without deleted content.
 
     ``secure_delete`` alone leaves copies of rows that SQLite moved from page to page. Postgres is left as it is.
@@ -223,14 +227,14 @@ def _run_outside_transaction(engine: Engine, statement: str, sleep: Callable[[fl
             if kind == sqlite3.SQLITE_FULL:
                 return False
             if kind not in _WAITING:
-                raise DatabaseAway(f"the database cannot be written anew: {error}") from error
+                raise DatabaseAway(f"the database file cannot be rewritten: {error}") from error
         if not last:
             sleep(random.uniform(0.5, 1.5))  # each try has waited for BUSY_TIMEOUT_S already
     return False
 
 
-def check_place(path: Path) -> None:
-    """Check that an SQLite file can be kept at a path.
+def check_sqlite_place(path: Path) -> None:
+    """Raise an error if no SQLite file can be kept at a path.
 
     A missing file or folder is accepted.
 
@@ -238,15 +242,15 @@ def check_place(path: Path) -> None:
         DatabaseUnsuitable: the path is a folder, or this user may not write the file or its folder.
     """
     if os.path.isdir(path):
-        raise DatabaseUnsuitable(f"{path} is a folder, no database file", _NAME_A_FILE)
+        raise DatabaseUnsuitable(f"{path} is a folder, not a database file", _NAME_A_FILE)
     # the write-ahead log lies beside the file, so the folder must be writable as well
     for needed, rights in ((path.parent, os.W_OK | os.X_OK), (path, os.R_OK | os.W_OK)):
         if os.path.exists(needed) and not os.access(needed, rights):
-            raise DatabaseUnsuitable(f"{needed} may not be written", GIVE_RIGHTS)
+            raise DatabaseUnsuitable(f"{needed} cannot be written", GIVE_RIGHTS)
 
 
-def describe_missing(path: Path) -> str:
-    """Return a sentence about a missing SQLite file, with the probable cause."""
+def describe_missing_sqlite(path: Path) -> str:
+    """Return a sentence on a missing SQLite file and the probable cause."""
     if point := missing_mount(path):
         return f"there is no database at {path}: /etc/fstab names {point}, and nothing is mounted there"
     return f"there is no database at {path}: is its disk mounted?"
@@ -286,7 +290,7 @@ def write(engine: Engine, body: Callable[[Connection, bool], T], *, sleep: Calla
 
 
 def read(engine: Engine, body: Callable[[Connection], T]) -> T:
-    """Run a function in a reading transaction.
+    """Run a function in a reading transaction of the database.
 
     Tried twice, as an idle pooled connection may be dead.
 
@@ -319,7 +323,7 @@ def _away(engine: Engine, error: DBAPIError) -> DatabaseAway:
     # the low byte of SQLite's extended result code is its kind
     kind = getattr(error.orig, "sqlite_errorcode", 0) & 0xFF if path is not None else 0
     if kind in _NO_DATABASE:
-        raise DatabaseUnsuitable(f"{path} is no SQLite database, or is damaged", _OTHER_FILE) from error
+        raise DatabaseUnsuitable(f"{path} is not an SQLite database, or is damaged", _OTHER_FILE) from error
     sqlstate = getattr(error.orig, "sqlstate", None) or ""
     message = str(error.orig)
     missing = "no such table" in message or "no such column" in message
@@ -335,7 +339,7 @@ def _away(engine: Engine, error: DBAPIError) -> DatabaseAway:
         engine.dispose()  # a file that was opened while its disk was read-only stays so
     lines = message.splitlines() or [""]
     if path is not None and not os.path.exists(path):
-        return DatabaseAway(describe_missing(path))
+        return DatabaseAway(describe_missing_sqlite(path))
     if named is not None:
         return named(f"{(named.__doc__ or '').rstrip('.')}: {lines[0]}")
     return DatabaseAway(f"the database does not answer: {lines[0]}")

@@ -1,4 +1,4 @@
-"""Migrations of the schema, and its check before any work.
+"""Migrations of the database schema, and its check before any work.
 
 A migration is one transaction on both databases, checked before it is committed: if it fails, the database is as it
 was, with all that workers wrote meanwhile.
@@ -18,7 +18,7 @@ from sqlalchemy import Connection, Engine, inspect, text
 
 from preread.core.errors import DatabaseAway, DatabaseUnsuitable, SchemaOutdated, SchemaTooNew, UpgradeFailed
 from preread.core.filesystems import missing_mount
-from preread.db.engine import GIVE_RIGHTS, check_place, describe_missing, read, sqlite_path, write
+from preread.db.engine import GIVE_RIGHTS, check_sqlite_place, describe_missing_sqlite, read, sqlite_path, write
 
 # Alembic is loaded if a schema is changed or newer; every command checks the schema, which is nearly always current.
 if TYPE_CHECKING:
@@ -29,17 +29,15 @@ LOCK_TIMEOUT_S = 5
 _UPGRADE_LOCK = 0x7072_6561_6421  # any number that no other program locks: "pread!"
 _REVISION_FILE = re.compile(r"(\d{4})_\w+\.py")
 UNFINISHED = "preread_unfinished"
-_BEGIN_ANEW = "Wait for it; where it was broken off, make an empty database and begin anew."
+_BEGIN_ANEW = "Wait for its end; if it was interrupted, create an empty database and start again."
 _MOUNT_OR_MAKE = "Mount its disk, or correct PREREAD_DATABASE_URL; only a new installation runs `preread db upgrade`."
-_ANEW = (
-    "Mount its disk or restore its backup (`preread db restore`); an empty one is made by `preread db upgrade --new`."
-)
-_MOVE_ASIDE = "Bring the database back to which it belongs, or move it aside."
-_MAKE_FOLDER = "Make that folder, or name another database (PREREAD_DATABASE_URL)."
+_ANEW = "Mount its disk or restore its backup (`preread db restore`); `preread db upgrade --new` creates an empty one."
+_MOVE_ASIDE = "Restore the database to which it belongs, or move the file to another folder."
+_MAKE_FOLDER = "Create that folder, or name another database (PREREAD_DATABASE_URL)."
 
 
 def migrations_folder() -> Path:
-    """Return the folder of the migrations.
+    """Return the folder of the database migrations.
 
     Inside the installed package, or beside it in a checkout.
     """
@@ -58,8 +56,8 @@ def _config() -> Config:
     return config
 
 
-def upgrade(engine: Engine) -> None:
-    """Upgrade the schema to this program's, in a new database if need be.
+def upgrade_schema(engine: Engine) -> None:
+    """Upgrade the database schema to this program's revision.
 
     One transaction, safe to run twice at once. The schema of the next program is left as it is.
 
@@ -72,19 +70,21 @@ def upgrade(engine: Engine) -> None:
     """
     path = sqlite_path(engine)
     if path is not None:
-        check_place(path)
+        check_sqlite_place(path)
         try:
             # patient data: nobody but the owner reads it (the log and its index inherit these rights)
             os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
         except FileNotFoundError as error:
-            raise DatabaseUnsuitable(f"there is no folder {path.parent} for the database", _MAKE_FOLDER) from error
+            raise DatabaseUnsuitable(
+                f"the folder {path.parent} for the database does not exist", _MAKE_FOLDER
+            ) from error
         except OSError as error:
             raise DatabaseUnsuitable(f"{path} cannot be written: {error.strerror}", GIVE_RIGHTS) from error
     _migrate(engine)
 
 
-def check_remains(engine: Engine, kept: Iterable[Path] = (), *, anew: bool = False) -> None:
-    """Refuse to create a database beside remains of another.
+def refuse_remains(engine: Engine, kept: Iterable[Path] = (), *, anew: bool = False) -> None:
+    """Raise an error if remains of another database lie beside a new one.
 
     The disk of the other one is probably not mounted.
 
@@ -98,23 +98,23 @@ def check_remains(engine: Engine, kept: Iterable[Path] = (), *, anew: bool = Fal
         DatabaseAway: the database does not answer.
         DatabaseUnsuitable: something of another database was found.
     """
-    if revision_of(engine) is not None:
+    if schema_revision(engine) is not None:
         return
     path = sqlite_path(engine)
     found = [path for path in kept if _holds_something(path)]
     if path is not None:
         for log in (Path(f"{path}-wal"), Path(f"{path}-journal")):
             if _holds_something(log):
-                raise DatabaseUnsuitable(f"{log} lies there without its database: it holds committed rows", _MOVE_ASIDE)
+                raise DatabaseUnsuitable(f"{log} exists without its database, and holds committed rows", _MOVE_ASIDE)
         found += [Path(f"{path}-shm")] if os.path.lexists(f"{path}-shm") else []
         found += sorted(path.parent.glob(f"{glob.escape(path.name)}.*.backup"))
     if anew:
         return
     if found:
-        where = "the database that is named" if path is None else f"{path}"
-        raise DatabaseUnsuitable(f"{where} is not there or empty, and {found[0]} of an earlier one lies here", _ANEW)
+        where = "the database" if path is None else f"{path}"
+        raise DatabaseUnsuitable(f"{where} is missing or empty, but {found[0]} of an earlier database exists", _ANEW)
     if path is not None and missing_mount(path):
-        raise DatabaseUnsuitable(describe_missing(path), _ANEW)
+        raise DatabaseUnsuitable(describe_missing_sqlite(path), _ANEW)
 
 
 def _holds_something(path: Path) -> bool:
@@ -127,15 +127,13 @@ def _holds_something(path: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise DatabaseUnsuitable(f"{path} cannot be looked at: {error.strerror}", GIVE_RIGHTS) from error
+        raise DatabaseUnsuitable(f"{path} cannot be read: {error.strerror}", GIVE_RIGHTS) from error
 
 
-def downgrade(engine: Engine) -> str:
-    """Downgrade the schema by one revision; return that revision.
+def downgrade_schema(engine: Engine) -> str:
+    """Downgrade the database schema by one revision; return that revision.
 
-    For the program before this one.
-
-    Rows of tables that stay are kept; what only the newer revision can hold is lost.
+    For the release before this one. Rows of tables that stay are kept; what only the newer revision can hold is lost.
 
     Raises:
         DatabaseAway: the database does not answer.
@@ -161,20 +159,20 @@ def _migrate(engine: Engine, down_to: str | None = None) -> None:
             return
         from preread.db import schema_diff
 
-        kept = schema_diff.rows_kept(connection)
+        kept = schema_diff.count_kept_rows(connection)
         if down_to is None:
-            create(connection)
+            create_schema(connection)
         else:
             from alembic import command
 
             config = _config()
             config.attributes["connection"] = connection
             command.downgrade(config, down_to)
-        faults = schema_diff.losses(connection, kept)
+        faults = schema_diff.find_losses(connection, kept)
         if down_to is None:
-            faults += schema_diff.differences(connection)
+            faults += schema_diff.schema_differences(connection)
         if faults:
-            raise UpgradeFailed(f"after the change of schema {'; '.join(faults)}: it was taken back")
+            raise UpgradeFailed(f"the changed schema is not correct and was rolled back: {'; '.join(faults)}")
 
     try:
         write(engine, body)
@@ -182,10 +180,10 @@ def _migrate(engine: Engine, down_to: str | None = None) -> None:
         raise
     except Exception as error:
         _LOG.exception("migration_failed")
-        raise UpgradeFailed(f"a migration failed ({type(error).__name__}): it was taken back") from error
+        raise UpgradeFailed(f"a migration failed ({type(error).__name__}) and was rolled back") from error
 
 
-def set_unfinished(engine: Engine, what: str | None) -> None:
+def mark_unfinished(engine: Engine, what: str | None) -> None:
     """Mark a Postgres database as being filled; ``None`` removes the mark.
 
     ``check_schema`` refuses a marked database.
@@ -206,11 +204,11 @@ def _refuse_unfinished(connection: Connection) -> None:
     if connection.dialect.name == "sqlite" or not inspect(connection).has_table(UNFINISHED):
         return
     what = connection.execute(text(f"SELECT what FROM {UNFINISHED}")).scalar()  # noqa: S608
-    raise DatabaseUnsuitable(f"{what or 'a change'} of this database has not come to its end", _BEGIN_ANEW)
+    raise DatabaseUnsuitable(f"{what or 'a change'} of this database is not complete", _BEGIN_ANEW)
 
 
-def create(connection: Connection) -> None:
-    """Upgrade the schema to this program's in the caller's transaction."""
+def create_schema(connection: Connection) -> None:
+    """Upgrade the database schema in the caller's transaction."""
     from alembic import command
 
     config = _config()
@@ -219,7 +217,7 @@ def create(connection: Connection) -> None:
 
 
 def check_schema(engine: Engine, *, exactly: bool = False) -> None:
-    """Check that this program can work with the schema.
+    """Raise an error if this program cannot work with the database schema.
 
     It must be its own, or the next one if that only adds to it.
 
@@ -235,15 +233,15 @@ def check_schema(engine: Engine, *, exactly: bool = False) -> None:
     """
     path = sqlite_path(engine)
     if path is not None and not os.path.exists(path):
-        check_place(path)
-        missing = SchemaOutdated(describe_missing(path))
+        check_sqlite_place(path)
+        missing = SchemaOutdated(describe_missing_sqlite(path))
         missing.hint = _MOUNT_OR_MAKE
         raise missing
     try:
         ahead, revision = read(engine, _look)
     except DatabaseAway:
         if path is not None:
-            check_place(path)  # a permanent fault is raised as such at the start of a program
+            check_sqlite_place(path)  # a permanent fault is raised as such at the start of a program
         raise
     if ahead and exactly:
         raise SchemaTooNew
@@ -251,8 +249,8 @@ def check_schema(engine: Engine, *, exactly: bool = False) -> None:
         raise SchemaOutdated
 
 
-def revision_of(engine: Engine) -> str | None:
-    """Return the revision of the schema; ``None`` without one.
+def schema_revision(engine: Engine) -> str | None:
+    """Return the revision of the database schema; ``None`` if it has none.
 
     Raises:
         DatabaseAway: the database does not answer.
@@ -260,14 +258,14 @@ def revision_of(engine: Engine) -> str | None:
     """
     path = sqlite_path(engine)
     if path is not None:
-        check_place(path)
+        check_sqlite_place(path)
         if not os.path.exists(path):
             return None
     return read(engine, _revision)
 
 
 def older_revisions() -> list[str]:
-    """Return the revisions from which this program can upgrade, newest first."""
+    """Return the schema revisions that can be upgraded, newest first."""
     return _revisions()[1:]
 
 
@@ -294,10 +292,14 @@ def _ahead(connection: Connection) -> bool:
         return False
     from preread.db import schema_diff
 
-    if not schema_diff.is_next(revision, known[0]):
-        raise SchemaTooNew(f"the schema is {revision}, and this program's is {known[0]}: too far ahead of it")
-    if found := schema_diff.hindrances(connection):
-        raise SchemaTooNew(f"the schema is {revision}, with which this program cannot work: {'; '.join(found)}")
+    if not schema_diff.is_next_revision(revision, known[0]):
+        raise SchemaTooNew(
+            f"the schema has revision {revision}; this program works with {known[0]} and the one after it"
+        )
+    if found := schema_diff.newer_schema_obstacles(connection):
+        raise SchemaTooNew(
+            f"the schema has revision {revision}, with which this program cannot work: {'; '.join(found)}"
+        )
     _LOG.warning("schema_newer", extra={"schema_revision": revision})
     return True
 

@@ -34,7 +34,7 @@ def _one_of(name: str, values: type[StrEnum]) -> CheckConstraint:
 
 
 class AccountColumns(TypedColumns):
-    """One person, or (role ``service``) one program.
+    """Table ``account``: a person, or (role ``service``) a program.
 
     ``name`` is lower case. A person has a ``password_hash`` (argon2id), a program a ``token_hash`` (SHA-256 of 32
     random bytes), which is valid until ``token_expires_at``. ``failures`` and ``not_before`` are what counted failed
@@ -61,7 +61,7 @@ account = Table(
 
 
 class SessionColumns(TypedColumns):
-    """One signed-in browser.
+    """Table ``session``: signed-in browsers.
 
     ``token_hash``: SHA-256 of its cookie. ``search``: what it looks for, kept out of URLs. ``address``: from where it
     signed in.
@@ -81,7 +81,7 @@ session = Table("session", metadata, SessionColumns, UniqueConstraint("token_has
 
 
 class DeviceColumns(TypedColumns):
-    """One browser with which an account signed in.
+    """Table ``device``: browsers with which an account signed in.
 
     ``token_hash``: SHA-256 of the browser's token.
     """
@@ -98,7 +98,7 @@ device = Table(
 
 
 class BrakeColumns(TypedColumns):
-    """One count of failed sign-ins; see ``rate_limits``.
+    """Table ``brake``: counts of failed sign-ins; see ``rate_limits``.
 
     ``key``: SHA-256 of what is counted, such as a name and an address.
 
@@ -116,7 +116,7 @@ brake = Table("brake", metadata, BrakeColumns)
 
 
 class ViewingColumns(TypedColumns):
-    """One opened image: by whom, its outcome, and whether it was visible."""
+    """Table ``viewing``: opened images, and the result shown to whom."""
 
     id = Column(RowId, primary_key=True)
     account_id = Column(RowId, ForeignKey("account.id"), nullable=False)
@@ -139,7 +139,7 @@ viewing = Table(
 
 
 class ListingColumns(TypedColumns):
-    """That a list showed a result of one film to somebody, the first time.
+    """Table ``listing``: first time a list showed a result to an account.
 
     ``actor``: as in the audit trail. ``committed_at``: of that result, in ``file`` or in ``past_outcome``.
     """
@@ -154,7 +154,7 @@ listing = Table("listing", metadata, ListingColumns, sqlite_with_rowid=False)
 
 
 class ReadingColumns(TypedColumns):
-    """One signed review of one image.
+    """Table ``reading``: signed reviews of images.
 
     A correction is a successor that names what it ``supersedes``.
 
@@ -193,7 +193,7 @@ reading = Table(
 
 
 class ReadingFindingColumns(TypedColumns):
-    """What the reader says of one finding."""
+    """Table ``reading_finding``: findings as stated by a review."""
 
     reading_id = Column(RowId, ForeignKey("reading.id"), primary_key=True)
     finding = Column(String(64), primary_key=True)
@@ -204,7 +204,7 @@ reading_finding = Table("reading_finding", metadata, ReadingFindingColumns, _one
 
 
 class TallyColumns(TypedColumns):
-    """Sums of the reviews of one ``block`` of numbers.
+    """Table ``tally``: sums of the reviews of one ``block`` of numbers.
 
     A cache of ``agreement``, which may be deleted.
     """
@@ -219,7 +219,7 @@ TALLY_LOCK = "tally"
 
 
 class AuditColumns(TypedColumns):
-    """One audit entry, chained by hashes.
+    """Table ``audit``: entries of the audit trail, chained by hashes.
 
     ``hash`` covers this row and ``previous_hash``. Ids only, no name of a patient or a file.
 
@@ -242,7 +242,7 @@ audit = Table("audit", metadata, AuditColumns)
 
 
 class SecretColumns(TypedColumns):
-    """Secrets of this database, such as the key of pseudonyms in exports."""
+    """Table ``secret``: secrets of this database."""
 
     name = Column(String(32), primary_key=True)
     value = Column(String(64), nullable=False)

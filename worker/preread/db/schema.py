@@ -61,7 +61,7 @@ SearchText = Text().with_variant(Text(collation="C"), "postgresql")
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """Column type of aware UTC datetimes.
+    """Database column type of aware UTC datetimes.
 
     TIMESTAMP WITH TIME ZONE on Postgres, sortable UTC text on SQLite.
     """
@@ -70,7 +70,7 @@ class UtcDateTime(TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Convert an aware time to UTC; raise ``ValueError`` for a naive one."""
+        """Convert an aware time to UTC for the database."""
         if value is None:
             return None
         if value.tzinfo is None:
@@ -79,14 +79,14 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=None) if dialect.name == "sqlite" else value
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Return the time with its offset, UTC."""
+        """Return a time of the database as an aware UTC datetime."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
 
 
-def among(database: Connection | Engine, column: ColumnElement[T], values: Sequence[T]) -> ColumnElement[bool]:
-    """Return the condition that a column holds one of these values.
+def column_in(database: Connection | Engine, column: ColumnElement[T], values: Sequence[T]) -> ColumnElement[bool]:
+    """Return the SQL condition that a column holds one of these values.
 
     On Postgres the values are one array, so that the statement is the same for any number of them and is prepared once.
     """

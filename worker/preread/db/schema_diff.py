@@ -1,4 +1,4 @@
-"""Differences between the tables of a database and those of this program.
+"""Differences between a database's tables and those of this program.
 
 Revisions are numbered, and one that only adds (tables, indexes, columns that may stay empty or have a default) takes
 the next number: a program goes on with the schema that is one number ahead of its own. A revision that an older
@@ -22,8 +22,8 @@ _PASSING = frozenset({"session"})
 assert {review_schema.account.metadata, admin_schema.activation.metadata} == {_own}, "all tables belong to one schema"
 
 
-def differences(connection: Connection) -> list[str]:
-    """Return descriptions of what is missing or incompatible in the database.
+def schema_differences(connection: Connection) -> list[str]:
+    """Return what the database schema lacks or has in incompatible form.
 
     Additions that hinder nothing (an index, a nullable column, other tables) are left out.
     """
@@ -32,8 +32,8 @@ def differences(connection: Connection) -> list[str]:
     ]
 
 
-def hindrances(connection: Connection, tables: MetaData = _own) -> list[str]:
-    """Return what prevents a program from using a newer database.
+def newer_schema_obstacles(connection: Connection, tables: MetaData = _own) -> list[str]:
+    """Return what prevents a program from using a newer database schema.
 
     Args:
         connection: to the newer database.
@@ -42,14 +42,14 @@ def hindrances(connection: Connection, tables: MetaData = _own) -> list[str]:
     return [_describe(change) for change in _changes(connection, tables) if _hinders(change, tables)]
 
 
-def rows_kept(connection: Connection) -> dict[str, int]:
+def count_kept_rows(connection: Connection) -> dict[str, int]:
     """Return the number of rows of each table that a migration must keep."""
     names = inspect(connection).get_table_names()
     counted = [name for name in names if name in _own.tables and name not in _PASSING]
     return {name: connection.execute(select(func.count()).select_from(table(name))).scalar_one() for name in counted}
 
 
-def losses(connection: Connection, kept: dict[str, int]) -> list[str]:
+def find_losses(connection: Connection, kept: dict[str, int]) -> list[str]:
     """Return descriptions of rows and references lost by a migration.
 
     Args:
@@ -57,7 +57,7 @@ def losses(connection: Connection, kept: dict[str, int]) -> list[str]:
         kept: ``rows_kept`` before it.
     """
     names = set(inspect(connection).get_table_names())
-    now = rows_kept(connection)
+    now = count_kept_rows(connection)
     found = [
         f"{name} has {now[name]} of {count} rows" for name, count in kept.items() if name in names and now[name] < count
     ]
@@ -66,8 +66,8 @@ def losses(connection: Connection, kept: dict[str, int]) -> list[str]:
     return found
 
 
-def is_next(revision: str, own: str) -> bool:
-    """Return whether a revision has the number after this program's own."""
+def is_next_revision(revision: str, own: str) -> bool:
+    """Return whether a schema revision directly follows this program's own."""
     return revision.isdecimal() and own.isdecimal() and int(revision) == int(own) + 1
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from preread.core.types import Identity
-from preread.db.audit_key import Key, present
+from preread.db.audit_key import AuditKey, columns_with_values
 
 _SHOWN_CHARS = 32
 RESULT_COLUMNS = (
@@ -27,8 +27,8 @@ HEADER_COLUMNS = ("file_id", "header", "left_out")
 FINDING_COLUMNS = ("finding", "position", "logit", "probability", "prevalence", "answer")
 
 
-def of_result(key: Key | None, file_id: int, row: Mapping[str, Any]) -> str | None:
-    """Return the seal of a file's result, or ``None`` without a key.
+def seal_result(key: AuditKey | None, file_id: int, row: Mapping[str, Any]) -> str | None:
+    """Return the seal (keyed digest) of a result; ``None`` without a key.
 
     It covers result, identity and assessment.
 
@@ -37,11 +37,13 @@ def of_result(key: Key | None, file_id: int, row: Mapping[str, Any]) -> str | No
         file_id: the file version.
         row: its columns, at least ``RESULT_COLUMNS``.
     """
-    return _seal(key, "result", [file_id, present({name: row[name] for name in RESULT_COLUMNS})])
+    return _seal(key, "result", [file_id, columns_with_values({name: row[name] for name in RESULT_COLUMNS})])
 
 
-def of_answers(key: Key | None, instance_id: int, bundle_id: int, findings: Iterable[Mapping[str, Any]]) -> str | None:
-    """Return the seal of an assessment's findings; ``None`` without a key.
+def seal_answers(
+    key: AuditKey | None, instance_id: int, bundle_id: int, findings: Iterable[Mapping[str, Any]]
+) -> str | None:
+    """Return the seal (keyed digest) of an assessment's findings.
 
     Args:
         key: the key of the audit trail.
@@ -53,8 +55,8 @@ def of_answers(key: Key | None, instance_id: int, bundle_id: int, findings: Iter
     return _seal(key, "answers", [instance_id, bundle_id, rows])
 
 
-def of_header(key: Key | None, row: Mapping[str, Any]) -> str | None:
-    """Return the seal of a study header, or ``None`` without a key.
+def seal_header(key: AuditKey | None, row: Mapping[str, Any]) -> str | None:
+    """Return the seal (keyed digest) of a study header; ``None`` without key.
 
     It is no part of the result's seal: the version before would take such a result for a changed one.
 
@@ -65,10 +67,10 @@ def of_header(key: Key | None, row: Mapping[str, Any]) -> str | None:
     return _seal(key, "header", [row[name] for name in HEADER_COLUMNS])
 
 
-def key_of(seal: str) -> str:
-    """Return the identifier of the key of a seal."""
+def key_id_of_seal(seal: str) -> str:
+    """Return the identifier of the key with which a result's seal was made."""
     return seal.partition(":")[0]
 
 
-def _seal(key: Key | None, kind: str, content: list[Any]) -> str | None:
+def _seal(key: AuditKey | None, kind: str, content: list[Any]) -> str | None:
     return None if key is None else f"{key.key_id}:{key.digest(kind, content)[:_SHOWN_CHARS]}"

@@ -1,4 +1,4 @@
-"""Building blocks of statements: chunks, keyset pages, inserts."""
+"""Building blocks of SQL statements: chunks, keyset pages, inserts."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ CHUNK = 500
 
 
 def chunks(items: Sequence[T], size: int = CHUNK) -> Iterator[Sequence[T]]:
-    """Yield consecutive slices of at most ``size`` items."""
+    """Yield consecutive slices of values for SQL statements of bounded size."""
     for start in range(0, len(items), size):
         yield items[start : start + size]
 
 
-def pages(query: Callable[[K], Sequence[T]], key: Callable[[T], K], after: K) -> Iterator[Sequence[T]]:
+def keyset_pages(query: Callable[[K], Sequence[T]], key: Callable[[T], K], after: K) -> Iterator[Sequence[T]]:
     """Yield the pages of a keyset query until one is empty.
 
     Args:
@@ -52,11 +52,11 @@ def read_pages(
     def page(after: K) -> Sequence[T]:
         return read(engine, lambda connection: query(connection, after))
 
-    return pages(page, key, after)
+    return keyset_pages(page, key, after)
 
 
 def insert_new(connection: Connection, table: Any) -> Any:
-    """Return an insert that skips rows which violate a unique constraint."""
+    """Return an SQL insert that skips rows which violate a unique constraint."""
     return _insert(connection, table).on_conflict_do_nothing()
 
 

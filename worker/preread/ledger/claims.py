@@ -189,7 +189,7 @@ def _take(tx: Transaction, file_ids: Sequence[int]) -> list[Claim]:
         return []
     taken = (
         update(schema.file)
-        .where(schema.among(tx.connection, _f.id, file_ids), _f.state == FileState.READY)
+        .where(schema.column_in(tx.connection, _f.id, file_ids), _f.state == FileState.READY)
         .values(
             state=FileState.CLAIMED,
             changed_at=tx.now,

@@ -154,7 +154,7 @@ def commit(tx: Transaction, bundle_id: int, endings: Sequence[Ending]) -> list[b
     _forget(tx, endings)
     ids = [ending.claim.file_id for ending in endings]
     c = schema.file.c
-    these = schema.among(tx.connection, c.id, ids)
+    these = schema.column_in(tx.connection, c.id, ids)
     claimed = select(c.id, c.epoch, c.owner, c.outcome).where(these, c.state == FileState.CLAIMED)
     rows = {(row.id, row.epoch): row for row in tx.connection.execute(claimed.order_by(c.id).with_for_update())}
     kept = [ending for ending in endings if _key(ending) in rows]
@@ -163,13 +163,13 @@ def commit(tx: Transaction, bundle_id: int, endings: Sequence[Ending]) -> list[b
         tx, bundle_id, [ending for ending in kept if ending.outcome is Outcome.ASSESSED], instances
     )
     keep_outcomes(tx, [ending.claim.file_id for ending in kept if rows[_key(ending)].outcome is not None])
-    key = audit_key.of(tx.connection).for_seals(tx.connection)
+    key = audit_key.keyring_of(tx.connection).for_seals(tx.connection)
     moves: dict[tuple[FileState, str, str | None], list[tuple[int, int]]] = {}
     changes: dict[tuple[FileState, bool], list[dict[str, Any]]] = {}
     for ending in kept:
         state, why, values = _ended(ending, tx.now, bundle_id, instances, assessments)
         if ending.facts is not None and ending.outcome is not Outcome.UNREADABLE:
-            values["seal"] = seals.of_result(key, ending.claim.file_id, values)
+            values["seal"] = seals.seal_result(key, ending.claim.file_id, values)
         values |= {"state": state, "changed_at": tx.now, **SET_FREE}
         if rows[_key(ending)].outcome is not None:
             values["read_at"] = first_review_time(values)
@@ -308,7 +308,7 @@ def _assessments(
     contents = {
         instances[ending.read.sha256]: ending.content for ending in reversed(endings) if ending.content is not None
     }
-    key = audit_key.of(tx.connection).for_seals(tx.connection)
+    key = audit_key.keyring_of(tx.connection).for_seals(tx.connection)
     rows: list[schema.Row] = []
     for instance_id, content in contents.items():
         activation_map = np.ascontiguousarray(content.activation_map, dtype="<f4")
@@ -321,7 +321,7 @@ def _assessments(
                 "activation_map": activation_map.tobytes(),
                 "activation_map_shape": ",".join(str(length) for length in activation_map.shape),
                 "assessed_at": tx.now,
-                "seal": seals.of_answers(key, instance_id, bundle_id, finding_rows(content.findings)),
+                "seal": seals.seal_answers(key, instance_id, bundle_id, finding_rows(content.findings)),
                 **_statistics_values(content.statistics),
             }
         )
@@ -390,7 +390,7 @@ def _most_urgent(said: Container[str]) -> Answer | None:
 
 def _store_headers(connection: Connection, endings: Sequence[Ending], read_before: Container[tuple[int, int]]) -> None:
     """Store the study headers of files, in place of earlier ones."""
-    key = audit_key.of(connection).for_seals(connection)
+    key = audit_key.keyring_of(connection).for_seals(connection)
     rows: list[schema.Row] = []
     for ending in endings:
         if ending.facts is not None and ending.facts.study_header is not None:
@@ -400,7 +400,7 @@ def _store_headers(connection: Connection, endings: Sequence[Ending], read_befor
                 "header": header.elements,
                 "left_out": json.dumps(header.left_out),
             }
-            rows.append({**row, "seal": seals.of_header(key, row)})
+            rows.append({**row, "seal": seals.seal_header(key, row)})
     insert_or_replace(connection, schema.study_header, rows)
     with_header = {row["file_id"] for row in rows}
     stale = [
@@ -430,7 +430,7 @@ def _mark_uid_conflicts(connection: Connection, uids: Collection[str]) -> None:
     if not uids:
         return
     c = schema.file.c
-    these = schema.among(connection, c.sop_instance_uid, sorted(uids))
+    these = schema.column_in(connection, c.sop_instance_uid, sorted(uids))
     carriers = select(c.sop_instance_uid).where(these).group_by(c.sop_instance_uid)
     several = carriers.having(func.min(c.instance_id) != func.max(c.instance_id))
     shared = connection.execute(several).scalars().all()

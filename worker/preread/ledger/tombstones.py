@@ -110,7 +110,7 @@ def find_purged(connection: Connection, sha256s: Iterable[str]) -> set[str]:
         return set()
     by_digest = {key.content(sha256): sha256 for sha256 in sha256s}
     found = connection.execute(
-        select(tombstone.c.digest).where(schema.among(connection, tombstone.c.digest, list(by_digest)))
+        select(tombstone.c.digest).where(schema.column_in(connection, tombstone.c.digest, list(by_digest)))
     ).scalars()
     return {by_digest[digest] for digest in found}
 

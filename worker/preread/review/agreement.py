@@ -36,7 +36,7 @@ from preread.db import review_schema, schema
 from preread.db.engine import database_now, read, write
 from preread.db.review_schema import reading, reading_finding, tally
 from preread.ledger.tombstones import lock_contents
-from preread.review.reviews import implied
+from preread.review.reviews import implied_presence
 
 BY = ("bundle", "device", "month")
 # Longer than any transaction: earlier reviews are all committed, in the order of their ids.
@@ -53,7 +53,7 @@ Counts = dict[str, Counter[tuple[Any, ...]]]
 
 @dataclass(slots=True)
 class Agreement:
-    """Counts of one group of reviews.
+    """Counts of reviews that agree or disagree with a bundle, of one group.
 
     Attributes:
         group: values of bundle, device and month as requested, by name.
@@ -96,7 +96,7 @@ class Agreement:
 
     @property
     def median_waited_s(self) -> float | None:
-        """Median time to the first review in seconds; ``None`` without images."""
+        """Median time to an image's first review, in seconds; ``None`` if none."""
         remaining = self.waited.total() / 2
         for seconds, films in sorted(self.waited.items()):
             remaining -= films
@@ -106,13 +106,13 @@ class Agreement:
 
     @property
     def mean_overtook(self) -> float | None:
-        """Mean number of earlier unread images; ``None`` without images."""
+        """Mean number of earlier unreviewed images; ``None`` without images."""
         films = self.waited.total()
         return self.overtook / films if films else None
 
 
-def stats(engine: Engine, by: tuple[str, ...] = BY) -> list[Agreement]:
-    """Count the current reviews by group.
+def count_agreement(engine: Engine, by: tuple[str, ...] = BY) -> list[Agreement]:
+    """Count the current reviews and their agreement with bundles, by group.
 
     A review of a newer result does not correct one of an older result.
 
@@ -128,11 +128,11 @@ def stats(engine: Engine, by: tuple[str, ...] = BY) -> list[Agreement]:
     """
     with suppress(DatabaseAway):  # a read-only database can be counted all the same; one that is away fails below
         store_tallies(engine)
-    return aggregate(read(engine, lambda connection: _groups(connection, _counted(connection))), by)
+    return sum_agreements(read(engine, lambda connection: _groups(connection, _counted(connection))), by)
 
 
-def aggregate(groups: Iterable[Agreement], by: tuple[str, ...]) -> list[Agreement]:
-    """Add up groups with the same values of ``by``."""
+def sum_agreements(groups: Iterable[Agreement], by: tuple[str, ...]) -> list[Agreement]:
+    """Add up counts of reviews with the same bundle, device or month."""
     by_values: dict[tuple[str, ...], Agreement] = {}
     for part in groups:
         group = {name: part.group[name] for name in by}
@@ -165,7 +165,7 @@ def _groups(connection: Connection, counts: Counts) -> Iterable[Agreement]:
         group.before_answer += 0 if answer_visible else count
     for key, count in counts["said"].items():
         verdict, answer, presence = Verdict(key[3]), Answer(key[4]), key[5]
-        meant = Presence(presence) if presence else implied(verdict, answer)
+        meant = Presence(presence) if presence else implied_presence(verdict, answer)
         if meant is not None:
             group_of(key).table[answer, meant] += count
     for key, count in counts["waited"].items():
@@ -192,7 +192,7 @@ def _counted(connection: Connection) -> Counts:
 
 
 def store_tallies(engine: Engine) -> None:
-    """Store the tallies of blocks that no further review will enter.
+    """Store the sums of reviews for blocks that no review will enter any more.
 
     Raises:
         DatabaseAway: the database does not answer or is read-only.
@@ -284,8 +284,8 @@ def _month(connection: Connection) -> ColumnElement[str]:
     return func.to_char(func.timezone("UTC", _reading.signed_at), "YYYY-MM", type_=String)
 
 
-def to_json(agreement: Agreement) -> JSONObject:
-    """Return the counts as a JSON object."""
+def agreement_to_json(agreement: Agreement) -> JSONObject:
+    """Return counts of reviews and their agreement as a JSON object."""
     return {
         **agreement.group,
         "readings": agreement.readings,

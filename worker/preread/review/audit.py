@@ -25,7 +25,7 @@ from sqlalchemy import Connection, Engine, Row, func, insert, select
 
 from preread.core.errors import AuditBroken, AuditKeyMissing
 from preread.db import audit_key
-from preread.db.audit_key import Key, Keyring, present
+from preread.db.audit_key import AuditKey, Keyring, columns_with_values
 from preread.db.engine import database_now, read
 from preread.db.review_schema import account, audit
 from preread.db.statements import read_pages
@@ -44,7 +44,7 @@ _VOLATILE = frozenset({"failures", "not_before"})
 
 
 class Action(StrEnum):
-    """Recorded actions; the values are stored."""
+    """Actions that the audit trail records; the values are stored."""
 
     SIGN_IN = "sign_in"
     SIGN_IN_FAILED = "sign_in_failed"
@@ -71,8 +71,8 @@ class Action(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
-    """End of the chain.
+class AuditHead:
+    """Number and hash of the last entry of the audit trail.
 
     Attributes:
         rows: number of entries, which is the id of the last one.
@@ -89,8 +89,8 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One entry as shown to people."""
+class AuditEntry:
+    """One entry of the audit trail, as shown to people."""
 
     number: int
     at: datetime
@@ -100,8 +100,8 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Content:
-    """Row that an entry is about, as it is in the database at that time.
+class AuditedContent:
+    """Row that an audit entry is about, as it was in the database then.
 
     Attributes:
         kind: its table.
@@ -111,19 +111,21 @@ class Content:
     kind: str
     row: Mapping[str, Any]
 
-    def digest(self, key: Key) -> str:
-        """Return the keyed digest of all its columns."""
-        return key.digest(self.kind, present(self.row))
+    def digest(self, key: AuditKey) -> str:
+        """Return the keyed digest of all columns of the row."""
+        return key.digest(self.kind, columns_with_values(self.row))
 
 
-def of_account(row: Row[Any]) -> Content:
-    """Return the covered content of an account: all but the sign-in state."""
+def account_content(row: Row[Any]) -> AuditedContent:
+    """Return the columns of an account that the audit trail protects."""
     kept = {name: value for name, value in row._asdict().items() if name not in _VOLATILE}
-    return Content(account.name, kept)
+    return AuditedContent(account.name, kept)
 
 
-def append(connection: Connection, actor: str, action: Action, subject: str, content: Content | None = None) -> None:
-    """Append an entry in the transaction of the action it records.
+def append_entry(
+    connection: Connection, actor: str, action: Action, subject: str, content: AuditedContent | None = None
+) -> None:
+    """Append an audit entry in the transaction of the action it records.
 
     Args:
         connection: transaction.
@@ -135,18 +137,18 @@ def append(connection: Connection, actor: str, action: Action, subject: str, con
     if connection.dialect.name == "postgresql":
         # two transactions must not chain to the same row; SQLite's writers are one at a time anyway
         connection.execute(select(func.pg_advisory_xact_lock(_CHAIN_LOCK)))
-    last = head_of(connection)
+    last = select_audit_head(connection)
     _log_head_periodically(connection, last)
-    key = audit_key.of(connection).current(connection)
+    key = audit_key.keyring_of(connection).current(connection)
     if key is not None and last.key_id != key.key_id:
-        last = begin_key(connection, actor, key, last)
+        last = begin_audit_key(connection, actor, key, last)
     _put(connection, key, last, _Event(actor, action, subject, content))
 
 
-def append_all(
-    connection: Connection, actor: str, action: Action, entries: Iterable[tuple[str, Content | None]]
+def append_entries(
+    connection: Connection, actor: str, action: Action, entries: Iterable[tuple[str, AuditedContent | None]]
 ) -> None:
-    """Append entries of one action; see ``append``.
+    """Append entries of one action to the audit trail.
 
     Args:
         connection: transaction.
@@ -155,11 +157,13 @@ def append_all(
         entries: (subject, content) of each entry.
     """
     for subject, content in entries:
-        append(connection, actor, action, subject, content)
+        append_entry(connection, actor, action, subject, content)
 
 
-def begin_key(connection: Connection, actor: str, key: Key, last: Head, *, anew: bool = False) -> Head:
-    """Append the first entry of a key and return the new head.
+def begin_audit_key(
+    connection: Connection, actor: str, key: AuditKey, last: AuditHead, *, anew: bool = False
+) -> AuditHead:
+    """Append the first audit entry made with a new key; return the new head.
 
     With the first key, existing accounts are recorded as they are.
 
@@ -174,7 +178,7 @@ def begin_key(connection: Connection, actor: str, key: Key, last: Head, *, anew:
     subject = f"key:{key.key_id}" + (f"{ACCEPTS}{last.rows}" if anew else "")
     last = _put(connection, key, last, _Event(actor, Action.KEY, subject))
     for row in connection.execute(select(account).order_by(account.c.id)).all() if first or anew else ():
-        event = _Event(actor, Action.USER_KNOWN, f"account:{row.id}", of_account(row))
+        event = _Event(actor, Action.USER_KNOWN, f"account:{row.id}", account_content(row))
         last = _put(connection, key, last, event)
     return last
 
@@ -186,10 +190,10 @@ class _Event:
     actor: str
     action: Action
     object: str
-    content: Content | None = None
+    content: AuditedContent | None = None
 
 
-def _put(connection: Connection, key: Key | None, last: Head, event: _Event) -> Head:
+def _put(connection: Connection, key: AuditKey | None, last: AuditHead, event: _Event) -> AuditHead:
     """Insert the entry that follows ``last``, and return the new head."""
     row: dict[str, Any] = {
         "id": last.rows + 1,
@@ -203,17 +207,17 @@ def _put(connection: Connection, key: Key | None, last: Head, event: _Event) -> 
     }
     row["hash"] = _hash(key, row)
     connection.execute(insert(audit), row)
-    return Head(row["id"], row["hash"], row["key_id"])
+    return AuditHead(row["id"], row["hash"], row["key_id"])
 
 
-def head(engine: Engine) -> Head:
-    """Return the head of the chain."""
-    return read(engine, head_of)
+def read_audit_head(engine: Engine) -> AuditHead:
+    """Return number and hash of the last entry of the audit trail."""
+    return read(engine, select_audit_head)
 
 
 @dataclass(slots=True)
-class Chain:
-    """Result of a verification.
+class VerifiedChain:
+    """Result of a verification of the audit trail's chain of hashes.
 
     Attributes:
         head: end of the chain.
@@ -222,19 +226,19 @@ class Chain:
             not accepted since.
     """
 
-    head: Head
+    head: AuditHead
     keyed: int
     unproven: list[tuple[int, int]]
 
 
-def verify(
+def verify_audit_chain(
     engine: Engine,
-    known: Iterable[Head] = (),
+    known: Iterable[AuditHead] = (),
     on_entry: Callable[[Row[Any]], None] = lambda _: None,
     *,
     keys: Keyring | None = None,
-) -> Chain:
-    """Verify the whole chain.
+) -> VerifiedChain:
+    """Verify the chain of hashes of the whole audit trail.
 
     Args:
         engine: database.
@@ -250,23 +254,23 @@ def verify(
         AuditKeyMissing: there are keyed entries, and no key.
     """
     heads = {head_.rows: head_.hash for head_ in known}
-    keys_by_id = (keys or audit_key.of(engine)).keys()
-    last, chain = Head(0, _START), Chain(Head(0, _START), 0, [])
+    keys_by_id = (keys or audit_key.keyring_of(engine)).keys()
+    last, chain = AuditHead(0, _START), VerifiedChain(AuditHead(0, _START), 0, [])
     accepted = 0
     for rows in read_pages(engine, _after, attrgetter("id"), 0):
         for row in rows:
             if row.id != last.rows + 1:
-                raise AuditBroken(f"after row {last.rows} of the audit trail comes row {row.id}")
+                raise AuditBroken(f"entry {last.rows + 1} of the audit trail is missing: the next one is {row.id}")
             key = None if row.key_id is None else keys_by_id.get(row.key_id)
             if row.key_id is not None and not keys_by_id:
                 raise AuditKeyMissing
             proven = key is not None or (row.key_id is None and chain.keyed == 0)
             verifiable = proven or row.key_id is None
             if row.previous_hash != last.hash or (verifiable and row.hash != _hash(key, row._asdict())):
-                raise AuditBroken(f"row {row.id} of the audit trail is not what was written")
-            last = Head(row.id, row.hash, row.key_id)
+                raise AuditBroken(f"entry {row.id} of the audit trail was changed after it was written")
+            last = AuditHead(row.id, row.hash, row.key_id)
             if heads.get(row.id, row.hash) != row.hash:
-                raise AuditBroken(f"row {row.id} of the audit trail has not the hash that was written down")
+                raise AuditBroken(f"entry {row.id} of the audit trail differs from the hash that was recorded earlier")
             chain.keyed += row.key_id is not None
             if not proven:
                 _add_to_ranges(chain.unproven, row.id)
@@ -275,9 +279,11 @@ def verify(
             on_entry(row)
     last_known = max(heads, default=0)
     if last_known > last.rows:
-        raise AuditBroken(f"the audit trail ends at row {last.rows}, and a head of row {last_known} was written down")
-    if keys_by_id and not chain.keyed and read(engine, audit_key.in_use) is not None:
-        raise AuditBroken("there is a key of the audit trail, and no row that was made with one")
+        raise AuditBroken(
+            f"the audit trail ends at entry {last.rows}, but the hash of entry {last_known} was recorded earlier"
+        )
+    if keys_by_id and not chain.keyed and read(engine, audit_key.current_audit_key_id) is not None:
+        raise AuditBroken("the database has a key of the audit trail, but no entry was made with it")
     chain.head = last
     chain.unproven = [(max(start, accepted + 1), end) for start, end in chain.unproven if end > accepted]
     return chain
@@ -290,8 +296,8 @@ def _add_to_ranges(ranges: list[tuple[int, int]], number: int) -> None:
         ranges.append((number, number))
 
 
-def latest(engine: Engine, limit: int, before: int | None = None) -> list[Entry]:
-    """Return entries in descending order.
+def latest_audit_entries(engine: Engine, limit: int, before: int | None = None) -> list[AuditEntry]:
+    """Return entries of the audit trail, the last first.
 
     Args:
         engine: database.
@@ -303,11 +309,11 @@ def latest(engine: Engine, limit: int, before: int | None = None) -> list[Entry]
     if before is not None:
         statement = statement.where(c.id < before)
     rows = read(engine, lambda connection: connection.execute(statement).all())
-    return [Entry(row.id, row.at, row.actor, row.action, row.object) for row in rows]
+    return [AuditEntry(row.id, row.at, row.actor, row.action, row.object) for row in rows]
 
 
-def log_head(engine: Engine, system_log: str = SYSTEM_LOG) -> Head:
-    """Write the head to the system log, which a database user cannot change.
+def log_audit_head(engine: Engine, system_log: str = SYSTEM_LOG) -> AuditHead:
+    """Write the audit trail's head to the system log, outside the database.
 
     Args:
         engine: database.
@@ -319,12 +325,12 @@ def log_head(engine: Engine, system_log: str = SYSTEM_LOG) -> Head:
     Raises:
         OSError: the socket does not exist or does not accept the message.
     """
-    last = head(engine)
+    last = read_audit_head(engine)
     _send_to_system_log(last, system_log)
     return last
 
 
-def _send_to_system_log(last: Head, system_log: str) -> None:
+def _send_to_system_log(last: AuditHead, system_log: str) -> None:
     """Send a head to the system log."""
     with closing(_SystemLog(system_log, SysLogHandler.LOG_AUTH)) as log:
         if log.socket.fileno() >= 0:  # else there is no socket, and sending fails
@@ -333,12 +339,12 @@ def _send_to_system_log(last: Head, system_log: str) -> None:
         log.handle(logging.makeLogRecord({"levelname": "NOTICE", "msg": f"audit head {last}{key}"}))
 
 
-def _log_head_periodically(connection: Connection, last: Head) -> None:
+def _log_head_periodically(connection: Connection, last: AuditHead) -> None:
     """Write the committed head to the system log every ``TOLD_EVERY`` entries."""
     transaction = connection.get_transaction()
     began = connection.info.get(_TRANSACTION) is not transaction
     connection.info[_TRANSACTION] = transaction
-    keyring = audit_key.of(connection)
+    keyring = audit_key.keyring_of(connection)
     told = last.rows - 1 if keyring.told is None else keyring.told
     if not began or last.rows // TOLD_EVERY == told // TOLD_EVERY:
         return
@@ -362,11 +368,11 @@ class _SystemLog(SysLogHandler):
         return levelName.lower()
 
 
-def head_of(connection: Connection) -> Head:
-    """Return the head of the chain in this transaction."""
+def select_audit_head(connection: Connection) -> AuditHead:
+    """Return the audit trail's last number and hash, in a transaction."""
     c = audit.c
     row = connection.execute(select(c.id, c.hash, c.key_id).order_by(c.id.desc()).limit(1)).one_or_none()
-    return Head(0, _START) if row is None else Head(row.id, row.hash, row.key_id)
+    return AuditHead(0, _START) if row is None else AuditHead(row.id, row.hash, row.key_id)
 
 
 def _after(connection: Connection, number: int) -> list[Row[Any]]:
@@ -374,7 +380,7 @@ def _after(connection: Connection, number: int) -> list[Row[Any]]:
     return list(connection.execute(select(audit).where(c.id > number).order_by(c.id).limit(_PAGE)))
 
 
-def _hash(key: Key | None, row: Mapping[str, Any]) -> str:
+def _hash(key: AuditKey | None, row: Mapping[str, Any]) -> str:
     at = row["at"].isoformat(timespec="microseconds")
     written = [row["id"], at, row["actor"], row["action"], row["object"], row["previous_hash"]]
     if key is None:

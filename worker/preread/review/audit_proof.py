@@ -1,6 +1,6 @@
 """Proof that reviews, viewings, accounts and results are as recorded.
 
-Audit entries carry keyed digests of reviews, viewings and accounts (``audit.Content``); results carry seals of their
+Audit entries carry keyed digests of reviews, viewings and accounts (``AuditedContent``); results carry seals of their
 own (``db.seals``), since workers write no entries. A purge legitimately removes rows: its entries name the images.
 """
 
@@ -14,14 +14,14 @@ from sqlalchemy import Connection, Engine, Row, select, update
 
 from preread.core.types import Outcome
 from preread.db import audit_key, seals
-from preread.db.audit_key import Key
+from preread.db.audit_key import AuditKey
 from preread.db.engine import read, write
 from preread.db.review_schema import account, reading, reading_finding, viewing
 from preread.db.review_schema import audit as audit_table
-from preread.db.schema import among, assessment, file, finding, study_header
+from preread.db.schema import assessment, column_in, file, finding, study_header
 from preread.db.statements import read_pages
 from preread.review import audit
-from preread.review.audit import Action, Chain, Content, Head
+from preread.review.audit import Action, AuditedContent, AuditHead, VerifiedChain
 
 _PAGE = 2_000
 _SEALED = (Outcome.ASSESSED, Outcome.REFUSED)
@@ -35,7 +35,7 @@ _OF_READINGS = frozenset({Action.READING, Action.READING_KNOWN})
 
 @dataclass(slots=True)
 class Proof:
-    """Result of a verification.
+    """Result of a verification of the audit trail and the rows it protects.
 
     Attributes:
         chain: verified chain of entries.
@@ -43,35 +43,37 @@ class Proof:
         unsealed: number of results and study headers without a seal of an available key.
     """
 
-    chain: Chain
+    chain: VerifiedChain
     faults: list[str] = field(default_factory=list)
     unsealed: int = 0
 
 
-def of_reading(connection: Connection, reading_id: int) -> Content:
-    """Return the covered content of a review: its row and its findings."""
+def review_content(connection: Connection, reading_id: int) -> AuditedContent:
+    """Return the columns and findings of a review that the audit protects."""
     row = connection.execute(select(reading).where(reading.c.id == reading_id)).one()
     return _with_findings(row, _findings_of(connection, [reading_id]).get(reading_id, []))
 
 
-def of_viewing(connection: Connection, viewing_id: int) -> Content:
-    """Return the covered content of a viewing."""
-    return Content(viewing.name, connection.execute(select(viewing).where(viewing.c.id == viewing_id)).one()._asdict())
+def viewing_content(connection: Connection, viewing_id: int) -> AuditedContent:
+    """Return the columns of a viewing that the audit trail protects."""
+    return AuditedContent(
+        viewing.name, connection.execute(select(viewing).where(viewing.c.id == viewing_id)).one()._asdict()
+    )
 
 
-def of_account(connection: Connection, account_id: int) -> Content:
-    """Return the covered content of an account."""
-    return audit.of_account(connection.execute(select(account).where(account.c.id == account_id)).one())
+def stored_account_content(connection: Connection, account_id: int) -> AuditedContent:
+    """Return the columns of a stored account that the audit trail protects."""
+    return audit.account_content(connection.execute(select(account).where(account.c.id == account_id)).one())
 
 
-def append_forgotten(connection: Connection, actor: str, file_ids: Sequence[int], *, readings: bool) -> None:
-    """Record which images lose viewings, and reviews, by a purge.
+def record_purge(connection: Connection, actor: str, file_ids: Sequence[int], *, readings: bool) -> None:
+    """Record in the audit trail which images lose viewings or reviews.
 
     Call it before the purge, in its transaction.
 
     Args:
         connection: transaction.
-        actor: see ``audit.append``.
+        actor: see ``audit.append_entry``.
         file_ids: file versions to purge.
         readings: reviews are deleted, too.
     """
@@ -80,14 +82,14 @@ def append_forgotten(connection: Connection, actor: str, file_ids: Sequence[int]
         affected.update(connection.execute(select(table.c.file_id).where(table.c.file_id.in_(file_ids))).scalars())
     ending = ":readings" if readings else ""
     objects = ((f"{_FILMS}{file_id}{ending}", None) for file_id in sorted(affected))
-    audit.append_all(connection, actor, Action.FORGOTTEN, objects)
+    audit.append_entries(connection, actor, Action.FORGOTTEN, objects)
 
 
 # ---------------------------------------------------------------------- verifying
 
 
-def verify(engine: Engine, known: Iterable[Head] = ()) -> Proof:
-    """Verify the chain and everything its entries cover.
+def verify_audited_rows(engine: Engine, known: Iterable[AuditHead] = ()) -> Proof:
+    """Verify the audit trail, and the rows of which it has digests.
 
     Args:
         engine: database.
@@ -97,14 +99,14 @@ def verify(engine: Engine, known: Iterable[Head] = ()) -> Proof:
         The proof; ``faults`` is empty if everything is as recorded.
 
     Raises:
-        AuditBroken, AuditKeyMissing: see ``audit.verify``.
+        AuditBroken, AuditKeyMissing: see ``audit.verify_audit_chain``.
     """
-    keys = audit_key.of(engine).keys()
+    keys = audit_key.keyring_of(engine).keys()
     expected = _Expected(keys)
-    proof = Proof(audit.verify(engine, known, expected.process))
+    proof = Proof(audit.verify_audit_chain(engine, known, expected.process))
     if proof.chain.keyed:
         _compare_accounts(engine, expected, proof)
-        _compare(engine, "reading", expected.readings, expected.loose, _readings(engine), proof)
+        _compare(engine, "review", expected.readings, expected.loose, _readings(engine), proof)
         _compare(engine, "viewing", expected.viewings, None, _viewings(engine), proof)
         _compare_results(engine, keys, proof)
     return proof
@@ -113,12 +115,12 @@ def verify(engine: Engine, known: Iterable[Head] = ()) -> Proof:
 class _Expected:
     """Digests that must exist according to the entries, by image."""
 
-    def __init__(self, keys: dict[str, Key]) -> None:
+    def __init__(self, keys: dict[str, AuditKey]) -> None:
         self.keys = keys
-        self.accounts: dict[int, tuple[Key, str] | None] = {}
+        self.accounts: dict[int, tuple[AuditKey, str] | None] = {}
         self.readings: dict[int, dict[tuple[str, str], int]] = {}
         self.viewings: dict[int, dict[tuple[str, str], int]] = {}
-        self.loose: set[int] = set()  # films with readings of which no entry has a digest
+        self.loose: set[int] = set()  # images with reviews of which no entry has a digest
 
     def process(self, row: Row[Any]) -> None:
         """Process one entry."""
@@ -153,13 +155,15 @@ def _compare_accounts(engine: Engine, expected: _Expected, proof: Proof) -> None
     by_id = {row.id: row for row in rows}
     for account_id, row in by_id.items():
         if account_id not in expected.accounts:
-            proof.faults.append(f"account {account_id} was added by no entry")
+            proof.faults.append(f"account {account_id} has no entry in the audit trail: it was inserted")
             continue
         proven = expected.accounts[account_id]
-        if proven is not None and audit.of_account(row).digest(proven[0]) != proven[1]:
-            proof.faults.append(f"account {account_id} is not what it was: its role, secret, name or state was changed")
+        if proven is not None and audit.account_content(row).digest(proven[0]) != proven[1]:
+            proof.faults.append(
+                f"account {account_id} differs from the audit trail: its role, secret, name or state was changed"
+            )
     missing = sorted(expected.accounts.keys() - by_id.keys())
-    proof.faults += [f"account {account_id} is not there any more" for account_id in missing]
+    proof.faults += [f"account {account_id} was deleted" for account_id in missing]
 
 
 def _compare(
@@ -167,7 +171,7 @@ def _compare(
     what: str,
     expected: dict[int, dict[tuple[str, str], int]],
     loose: set[int] | None,
-    rows: Iterator[tuple[int, int, Content]],
+    rows: Iterator[tuple[int, int, AuditedContent]],
     proof: Proof,
 ) -> None:
     """Compare rows with entries in both directions.
@@ -180,7 +184,7 @@ def _compare(
         rows: row id, image and content of each row.
         proof: receives the faults.
     """
-    keys = audit_key.of(engine).keys()
+    keys = audit_key.keyring_of(engine).keys()
     for row_id, film, content in rows:
         entries = expected.get(film, {})
         key_ids = {key_id for key_id, _ in entries}
@@ -188,58 +192,64 @@ def _compare(
         for pair in same:
             del entries[pair]
         if not same and loose is not None and film not in loose:
-            proof.faults.append(f"{what} {row_id} of film {film} is not what any entry says: it was changed or put in")
+            proof.faults.append(
+                f"{what} {row_id} of image {film} differs from the audit trail: it was changed or inserted"
+            )
     for film, entries in sorted(expected.items()):
         for number in sorted(entries.values()):
-            proof.faults.append(f"the {what} of film {film} in row {number} is not there any more as it was")
+            proof.faults.append(
+                f"the {what} of image {film} in entry {number} of the audit trail was changed or deleted"
+            )
 
 
-def _readings(engine: Engine) -> Iterator[tuple[int, int, Content]]:
+def _readings(engine: Engine) -> Iterator[tuple[int, int, AuditedContent]]:
     for rows in _pages(engine, reading):
         findings = read(engine, lambda connection, rows_=rows: _findings_of(connection, [row.id for row in rows_]))  # type: ignore[misc]
         for row in rows:
             yield row.id, row.file_id, _with_findings(row, findings.get(row.id, []))
 
 
-def _viewings(engine: Engine) -> Iterator[tuple[int, int, Content]]:
+def _viewings(engine: Engine) -> Iterator[tuple[int, int, AuditedContent]]:
     for rows in _pages(engine, viewing):
         for row in rows:
-            yield row.id, row.file_id, Content(viewing.name, row._asdict())
+            yield row.id, row.file_id, AuditedContent(viewing.name, row._asdict())
 
 
-def _compare_results(engine: Engine, keys: dict[str, Key], proof: Proof) -> None:
+def _compare_results(engine: Engine, keys: dict[str, AuditKey], proof: Proof) -> None:
     for rows in _pages(engine, file, file.c.outcome.in_(_SEALED), file.c.committed_at.is_not(None)):
         for row in rows:
-            key = keys.get(seals.key_of(row.seal or ""))
+            key = keys.get(seals.key_id_of_seal(row.seal or ""))
             if key is None:
                 proof.unsealed += 1
-            elif seals.of_result(key, row.id, row._asdict()) != row.seal:
+            elif seals.seal_result(key, row.id, row._asdict()) != row.seal:
                 proof.faults.append(f"the result of image {row.id} was changed: its content, or its patient")
     for rows in _pages(engine, assessment):
         for row, findings in _with_answers(engine, rows):
-            key = keys.get(seals.key_of(row.seal or ""))
-            if key is not None and seals.of_answers(key, row.instance_id, row.bundle_id, findings) != row.seal:
-                proof.faults.append(f"the answers of assessment {row.id} are not what was written")
+            key = keys.get(seals.key_id_of_seal(row.seal or ""))
+            if key is not None and seals.seal_answers(key, row.instance_id, row.bundle_id, findings) != row.seal:
+                proof.faults.append(f"the findings of assessment {row.id} were changed")
     for rows in _pages(engine, study_header):
         for row in rows:
-            key = keys.get(seals.key_of(row.seal or ""))
+            key = keys.get(seals.key_id_of_seal(row.seal or ""))
             if key is None:
                 proof.unsealed += 1
-            elif seals.of_header(key, row._asdict()) != row.seal:
+            elif seals.seal_header(key, row._asdict()) != row.seal:
                 proof.faults.append(f"the study header of image {row.file_id} was changed")
 
 
 # ---------------------------------------------------------------------- vouching
 
 
-def accept(engine: Engine, actor: str, *, anew: bool = False, on_batch: Callable[[], None] = lambda: None) -> int:
-    """Accept the current state by new entries and seals.
+def accept_unproven_rows(
+    engine: Engine, actor: str, *, anew: bool = False, on_batch: Callable[[], None] = lambda: None
+) -> int:
+    """Accept the database's state by new audit entries and seals.
 
     Reviews and accounts are recorded by entries, results by seals.
 
     Args:
         engine: database.
-        actor: see ``audit.append``.
+        actor: see ``audit.append_entry``.
         anew: with a new key and whatever was recorded before; else only if this was never completed.
         on_batch: called after each transaction.
 
@@ -251,17 +261,17 @@ def accept(engine: Engine, actor: str, *, anew: bool = False, on_batch: Callable
     """
 
     def begin(connection: Connection, is_retry: bool) -> bool:
-        keyring = audit_key.of(connection)
+        keyring = audit_key.keyring_of(connection)
         completed = select(audit_table.c.id).where(
             audit_table.c.action == Action.VOUCHED, audit_table.c.key_id.is_not(None)
         )
         first = connection.execute(completed.limit(1)).first() is None
         if anew and not is_retry:
-            audit_key.renew(connection)
+            audit_key.renew_audit_key(connection)
         key = keyring.current(connection)
-        last = audit.head_of(connection)
+        last = audit.select_audit_head(connection)
         if key is not None and last.key_id != key.key_id:
-            audit.begin_key(connection, actor, key, last, anew=anew)
+            audit.begin_audit_key(connection, actor, key, last, anew=anew)
         return key is not None and (first or anew)
 
     if not write(engine, begin):
@@ -279,31 +289,33 @@ def accept(engine: Engine, actor: str, *, anew: bool = False, on_batch: Callable
     for rows in _pages(engine, study_header):
         write(engine, lambda connection, _, of=rows: _seal_headers(connection, of))  # type: ignore[misc]
         on_batch()
-    write(engine, lambda connection, _: audit.append(connection, actor, Action.VOUCHED, f"results:{sealed}"))
+    write(engine, lambda connection, _: audit.append_entry(connection, actor, Action.VOUCHED, f"results:{sealed}"))
     return sealed
 
 
 def _record_readings(connection: Connection, actor: str, rows: Sequence[Row[Any]]) -> None:
     """Append an entry for each of these reviews."""
-    current = connection.execute(select(reading).where(among(connection, reading.c.id, [row.id for row in rows]))).all()
+    current = connection.execute(
+        select(reading).where(column_in(connection, reading.c.id, [row.id for row in rows]))
+    ).all()
     findings = _findings_of(connection, [row.id for row in current])
     objects = ((f"{_FILMS}{row.file_id}", _with_findings(row, findings.get(row.id, []))) for row in current)
-    audit.append_all(connection, actor, Action.READING_KNOWN, objects)
+    audit.append_entries(connection, actor, Action.READING_KNOWN, objects)
 
 
 def _seal_answers(engine: Engine, connection: Connection, rows: Sequence[Row[Any]]) -> None:
-    key = audit_key.of(connection).for_seals(connection)
+    key = audit_key.keyring_of(connection).for_seals(connection)
     for row, findings in _with_answers(engine, rows):
-        seal = seals.of_answers(key, row.instance_id, row.bundle_id, findings)
+        seal = seals.seal_answers(key, row.instance_id, row.bundle_id, findings)
         connection.execute(update(assessment).where(assessment.c.id == row.id).values(seal=seal))
 
 
 def _seal_results(connection: Connection, rows: Sequence[Row[Any]]) -> int:
-    key = audit_key.of(connection).for_seals(connection)
+    key = audit_key.keyring_of(connection).for_seals(connection)
     c = file.c
     sealed = 0
     for row in rows:
-        seal = seals.of_result(key, row.id, row._asdict())
+        seal = seals.seal_result(key, row.id, row._asdict())
         # a worker may have committed another result meanwhile, and sealed it
         same = (c.id == row.id) & (c.committed_at == row.committed_at) & c.seal.is_not_distinct_from(row.seal)
         sealed += connection.execute(update(file).where(same).values(seal=seal)).rowcount
@@ -311,12 +323,12 @@ def _seal_results(connection: Connection, rows: Sequence[Row[Any]]) -> int:
 
 
 def _seal_headers(connection: Connection, rows: Sequence[Row[Any]]) -> None:
-    key = audit_key.of(connection).for_seals(connection)
+    key = audit_key.keyring_of(connection).for_seals(connection)
     c = study_header.c
     for row in rows:
         # a worker may have replaced it meanwhile, and sealed it
         same = (c.file_id == row.file_id) & (c.header == row.header) & c.seal.is_not_distinct_from(row.seal)
-        connection.execute(update(study_header).where(same).values(seal=seals.of_header(key, row._asdict())))
+        connection.execute(update(study_header).where(same).values(seal=seals.seal_header(key, row._asdict())))
 
 
 # ---------------------------------------------------------------------- rows
@@ -334,13 +346,13 @@ def _pages(engine: Engine, table: Any, *conditions: Any) -> Iterator[Sequence[Ro
     return read_pages(engine, lambda c, after: c.execute(statement.where(key > after)).all(), key_of, 0)
 
 
-def _with_findings(row: Row[Any], findings: list[list[str]]) -> Content:
-    return Content(reading.name, {**row._asdict(), "findings": findings})
+def _with_findings(row: Row[Any], findings: list[list[str]]) -> AuditedContent:
+    return AuditedContent(reading.name, {**row._asdict(), "findings": findings})
 
 
 def _findings_of(connection: Connection, reading_ids: Sequence[int]) -> dict[int, list[list[str]]]:
     c = reading_finding.c
-    rows = connection.execute(select(reading_finding).where(among(connection, c.reading_id, reading_ids)))
+    rows = connection.execute(select(reading_finding).where(column_in(connection, c.reading_id, reading_ids)))
     findings_: dict[int, list[list[str]]] = {}
     for row in rows:
         findings_.setdefault(row.reading_id, []).append([row.finding, row.presence])
@@ -349,7 +361,9 @@ def _findings_of(connection: Connection, reading_ids: Sequence[int]) -> dict[int
 
 def _with_answers(engine: Engine, rows: Sequence[Row[Any]]) -> Iterator[tuple[Row[Any], list[Any]]]:
     ids = [row.id for row in rows]
-    findings = read(engine, lambda c: c.execute(select(finding).where(among(c, finding.c.assessment_id, ids))).all())
+    findings = read(
+        engine, lambda c: c.execute(select(finding).where(column_in(c, finding.c.assessment_id, ids))).all()
+    )
     answers: dict[int, list[Any]] = {}
     for finding_ in findings:
         answers.setdefault(finding_.assessment_id, []).append(finding_._asdict())

@@ -25,22 +25,22 @@ _PAGE = 500
 _c = listing.c
 
 
-def record(engine: Engine, actor: str, shown: Iterable[ResultRow]) -> None:
-    """Record that a list is about to show results.
+def record_list_view(engine: Engine, actor: str, shown: Iterable[ResultRow]) -> None:
+    """Record in the database to whom a list shows results.
 
     Writes nothing if everything is recorded already. If the database is full or read-only, the list is shown
     nevertheless and a warning is logged.
 
     Args:
         engine: database.
-        actor: see ``audit.append``.
+        actor: see ``audit.append_entry``.
         shown: results that the list shows.
     """
     pairs = {(row.result_id, row.committed_at) for row in shown}
 
     def known(connection: Connection) -> set[tuple[int, datetime]]:
         films = [film for film, _ in pairs]
-        condition = schema.among(connection, _c.file_id, films)
+        condition = schema.column_in(connection, _c.file_id, films)
         rows = connection.execute(select(_c.file_id, _c.committed_at).where(condition, _c.actor == actor)).all()
         return {(row.file_id, row.committed_at) for row in rows}
 
@@ -63,22 +63,22 @@ def record(engine: Engine, actor: str, shown: Iterable[ResultRow]) -> None:
         _LOG.warning("listing_not_kept", extra={"code": error.code, "count": len(new)})
 
 
-def record_all(engine: Engine, actor: str, shown: Iterable[ResultRow]) -> Iterator[ResultRow]:
-    """Yield results of any number, each recorded before."""
+def record_while_listing(engine: Engine, actor: str, shown: Iterable[ResultRow]) -> Iterator[ResultRow]:
+    """Yield results of any number, recording to whom each is shown."""
     page: list[ResultRow] = []
     for row in shown:
         page.append(row)
         if len(page) == _PAGE:
-            record(engine, actor, page)
+            record_list_view(engine, actor, page)
             yield from page
             page = []
-    record(engine, actor, page)
+    record_list_view(engine, actor, page)
     yield from page
 
 
 @query
-def of_image(tx: Transaction, file_id: int) -> dict[datetime, list[str]]:
-    """Return the accounts to which lists showed an image.
+def list_views_of_image(tx: Transaction, file_id: int) -> dict[datetime, list[str]]:
+    """Return when lists showed an image, and to which accounts.
 
     Returns:
         Full names in order of time, by commit time of the result shown.
@@ -92,6 +92,6 @@ def of_image(tx: Transaction, file_id: int) -> dict[datetime, list[str]]:
     return by_result
 
 
-def since(connection: Connection) -> datetime | None:
-    """Return the time of the first recorded list view, or ``None``."""
+def first_list_view(connection: Connection) -> datetime | None:
+    """Return the time of the first recorded list view; ``None`` if none."""
     return connection.execute(select(func.min(_c.at))).scalar()

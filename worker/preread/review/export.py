@@ -19,16 +19,16 @@ from pathlib import Path
 from sqlalchemy import Connection, Engine, insert, select
 
 from preread.core.errors import UsageError
-from preread.core.text.csv_cells import cell
+from preread.core.text.csv_cells import csv_cell
 from preread.core.types import Identity, JSONObject, Presence
 from preread.db.engine import read
 from preread.db.review_schema import secret
 from preread.db.schema import file
-from preread.db.statements import pages
+from preread.db.statements import keyset_pages
 from preread.imaging import previews
 from preread.ledger.transaction import Transaction, transaction
 from preread.review import reviews
-from preread.review.results import ResultRow, iso, selected, typed
+from preread.review.results import ResultRow, format_utc, results_from_rows, select_results
 from preread.review.reviews import Review
 
 ABSENT = "ABSENT"
@@ -42,7 +42,7 @@ _PSEUDONYM_CHARS = 24
 
 @dataclass(frozen=True, slots=True)
 class ReviewedImage:
-    """An image with its current reviews.
+    """An image with its current reviews, to export.
 
     Attributes:
         result: its result.
@@ -62,7 +62,7 @@ class ReviewedImage:
     image: str
 
     def cells(self, path: str) -> tuple[str | int | bool | None, ...]:
-        """Return its CSV line; see ``COLUMNS``.
+        """Return the cells of the image's row in the exported CSV.
 
         Args:
             path: path of the image file in the data set.
@@ -86,20 +86,20 @@ class ReviewedImage:
 def _json_cell(records: list[JSONObject]) -> str:
     """Return records as JSON in which no cell would start a formula."""
     written = json.dumps(records)
-    if cell(written) == written:
+    if csv_cell(written) == written:
         return written
     return _JSON_STRING.sub(lambda string: _FORMULA_SIGN.sub(lambda sign: f"\\u{ord(sign[0]):04x}", string[0]), written)
 
 
 def reviewed_images(engine: Engine) -> Iterator[ReviewedImage]:
-    """Yield the reviewed images by rising file id.
+    """Yield the reviewed images to export, by rising file id.
 
     Raises:
         DatabaseAway, SchemaOutdated: the database cannot be read.
     """
     key = _pseudonym_key(engine)
-    for ids in pages(lambda after: reviews.reviewed_after(engine, after, _PAGE), int, 0):
-        signed = reviews.of_images(engine, ids)
+    for ids in keyset_pages(lambda after: reviews.list_reviewed_images(engine, after, _PAGE), int, 0):
+        signed = reviews.list_reviews(engine, ids)
         for result in read(engine, partial(_results, ids=ids)):
             current = tuple(review for review in signed[result.result_id] if not review.superseded)
             label, open_reason = _label(result, current)
@@ -107,8 +107,8 @@ def reviewed_images(engine: Engine) -> Iterator[ReviewedImage]:
             yield ReviewedImage(result, current, label, open_reason, _patient(key, result.identity) or image, image)
 
 
-def save_image(folder: Path, image: ReviewedImage, preview_dir: Path | None) -> Path | None:
-    """Write the image's preview under its pseudonym.
+def save_reviewed_image(folder: Path, image: ReviewedImage, preview_dir: Path | None) -> Path | None:
+    """Write a reviewed image's preview under its pseudonym.
 
     Args:
         folder: target folder.
@@ -161,7 +161,7 @@ def review_to_json(review: Review) -> JSONObject:
         "sha256": review.sha256,
         "comment": review.comment,
         "answer_visible": review.answer_visible,
-        "signed_at": iso(review.signed_at),
+        "signed_at": format_utc(review.signed_at),
         "waited_s": review.waited_s,
         "overtook": review.overtook,
         "supersedes": review.supersedes_id,
@@ -170,8 +170,10 @@ def review_to_json(review: Review) -> JSONObject:
 
 
 def _results(connection: Connection, ids: Sequence[int]) -> list[ResultRow]:
-    rows = connection.execute(selected().where(file.c.id.in_(ids), file.c.outcome.is_not(None)).order_by(file.c.id))
-    return typed(connection, rows.all())
+    rows = connection.execute(
+        select_results().where(file.c.id.in_(ids), file.c.outcome.is_not(None)).order_by(file.c.id)
+    )
+    return results_from_rows(connection, rows.all())
 
 
 def _label(result: ResultRow, current: Sequence[Review]) -> tuple[str | None, str | None]:

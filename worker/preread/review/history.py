@@ -18,7 +18,14 @@ from preread.db import schema
 from preread.db.engine import read
 from preread.ledger.tombstones import load_tombstone_key
 from preread.ledger.transitions import normalise_root_path, path_key
-from preread.review.results import ResultRow, findings_of, iso, result_to_json, selected, typed
+from preread.review.results import (
+    ResultRow,
+    format_utc,
+    load_findings,
+    result_to_json,
+    results_from_rows,
+    select_results,
+)
 
 _file, _root, _transition = schema.file.c, schema.root.c, schema.transition.c
 _past, _bundle = schema.past_outcome.c, schema.bundle.c
@@ -35,7 +42,7 @@ _LEDGER_COLUMNS = (  # state in the ledger, not part of lists
 
 @dataclass(frozen=True, slots=True)
 class Transition:
-    """One state transition.
+    """One state transition in the history of a file version.
 
     Attributes:
         from_state: previous state; ``None`` for the first transition.
@@ -56,7 +63,7 @@ class Transition:
 
 @dataclass(frozen=True, slots=True)
 class PastOutcome:
-    """An outcome that a later one replaced.
+    """An outcome of a file version that a later one replaced.
 
     Attributes:
         outcome: its kind.
@@ -81,7 +88,7 @@ class PastOutcome:
 
 @dataclass(frozen=True, slots=True)
 class VersionHistory:
-    """One version of a path.
+    """History of one version of a path.
 
     Attributes:
         locked_since: start of the period in which it cannot be read; ``None`` if it can.
@@ -108,7 +115,7 @@ class VersionHistory:
 
     @property
     def result_id(self) -> int | None:
-        """Id for ``show``; ``None`` if there is no outcome."""
+        """Id for `preread results show`; ``None`` if there is no outcome."""
         return None if self.outcome is None else self.file_id
 
 
@@ -153,8 +160,8 @@ class ResultDetail:
     same_uid: tuple[tuple[int, str, str], ...]
 
 
-def show(engine: Engine, result_id: int) -> ResultDetail | None:
-    """Return one result in full, or ``None`` if there is none with this id.
+def load_result(engine: Engine, result_id: int) -> ResultDetail | None:
+    """Return one result with its history; ``None`` if no result has this id.
 
     Raises:
         DatabaseAway, SchemaOutdated: the database cannot be read.
@@ -162,8 +169,8 @@ def show(engine: Engine, result_id: int) -> ResultDetail | None:
     return read(engine, lambda connection: _show(connection, result_id))
 
 
-def explain(engine: Engine, path: bytes) -> list[Explanation]:
-    """Return why a path has a result or not, for each root that contains it.
+def explain_path(engine: Engine, path: bytes) -> list[Explanation]:
+    """Explain why a path has a result or not, for each folder that holds it.
 
     Args:
         engine: database.
@@ -178,17 +185,17 @@ def explain(engine: Engine, path: bytes) -> list[Explanation]:
     return read(engine, lambda connection: _explain(connection, path))
 
 
-def root_paths(engine: Engine) -> list[bytes]:
+def list_root_paths(engine: Engine) -> list[bytes]:
     """Return the paths of all watched folders in the database, by id."""
     return read(engine, lambda connection: list(connection.execute(select(_root.path).order_by(_root.id)).scalars()))
 
 
 def _show(connection: Connection, result_id: int) -> ResultDetail | None:
-    statement = selected(*_LEDGER_COLUMNS).where(_file.id == result_id, _file.committed_at.is_not(None))
+    statement = select_results(*_LEDGER_COLUMNS).where(_file.id == result_id, _file.committed_at.is_not(None))
     row = connection.execute(statement).one_or_none()
     if row is None:
         return None
-    (result,) = typed(connection, [row])
+    (result,) = results_from_rows(connection, [row])
     activation_map = None
     if row.assessment_id is not None:
         columns = schema.assessment.c
@@ -241,7 +248,9 @@ def _explain(connection: Connection, path: bytes) -> list[Explanation]:
         if rows:
             versions = _histories(connection, rows)
             explanations.append(
-                Explanation(root.id, root.path_text, display_path(relative), describe(versions[-1]), tuple(versions))
+                Explanation(
+                    root.id, root.path_text, display_path(relative), explain_version(versions[-1]), tuple(versions)
+                )
             )
     return explanations
 
@@ -287,7 +296,7 @@ def _past_outcomes(connection: Connection, file_ids: Sequence[int]) -> dict[int,
         .order_by(_past.id)
     )
     rows = connection.execute(statement).all()
-    findings = findings_of(connection, sorted({row.assessment_id for row in rows if row.assessment_id is not None}))
+    findings = load_findings(connection, sorted({row.assessment_id for row in rows if row.assessment_id is not None}))
     past: dict[int, list[PastOutcome]] = {}
     for row in rows:
         outcome = PastOutcome(
@@ -304,8 +313,8 @@ def _past_outcomes(connection: Connection, file_ids: Sequence[int]) -> dict[int,
     return past
 
 
-def describe(version: VersionHistory) -> str:
-    """Return in one or two sentences why a version has a result or not."""
+def explain_version(version: VersionHistory) -> str:
+    """Return sentences that explain why a file version has a result or not."""
     text = _state_sentence(version)
     if version.state in OPEN_STATES and version.outcome is not None:
         return f"{text.replace('no result yet', 'no newer result yet', 1)} Until then: {_outcome_sentence(version)}"
@@ -387,7 +396,7 @@ def history_to_json(version: VersionHistory) -> JSONObject:
         "reason": version.reason,
         "attempts": version.attempts,
         "interruptions": version.interruptions,
-        "locked_since": version.locked_since and iso(version.locked_since),
+        "locked_since": version.locked_since and format_utc(version.locked_since),
         "past": [
             {
                 "outcome": outcome.outcome.value,
@@ -396,14 +405,14 @@ def history_to_json(version: VersionHistory) -> JSONObject:
                 "findings": [finding_to_json(finding) for finding in outcome.findings],
                 "bundle": outcome.bundle,
                 "withdrawn": outcome.withdrawn,
-                "committed_at": iso(outcome.committed_at),
-                "replaced_at": iso(outcome.replaced_at),
+                "committed_at": format_utc(outcome.committed_at),
+                "replaced_at": format_utc(outcome.replaced_at),
             }
             for outcome in version.past
         ],
         "transitions": [
             {
-                "at": iso(transition.at),
+                "at": format_utc(transition.at),
                 "from": transition.from_state and transition.from_state.value,
                 "to": transition.to_state.value,
                 "why": transition.why,

@@ -1,4 +1,4 @@
-"""Images related to one image, findings of its bundle, pending images."""
+"""Related images, findings of an image's bundle, and pending images."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from preread.core.types import OPEN_STATES, FileState
 from preread.db import schema
 from preread.db.engine import read
 from preread.ledger.transaction import Transaction, query
-from preread.review.results import ResultRow, selected, typed
+from preread.review.results import ResultRow, results_from_rows, select_results
 
 _EARLIER_AT_MOST = 20
 _WAITING_AT_MOST = 50
 _file, _bundle = schema.file.c, schema.bundle.c
 
 
-def earlier(engine: Engine, row: ResultRow) -> list[ResultRow]:
-    """Return the patient's earlier images, the newest first.
+def earlier_images(engine: Engine, row: ResultRow) -> list[ResultRow]:
+    """Return results of the same patient's earlier images, newest first.
 
     The patient is the same if Patient ID and birth date are present and equal, and the issuer is equal or absent in
     both.
@@ -31,7 +31,7 @@ def earlier(engine: Engine, row: ResultRow) -> list[ResultRow]:
     if identity.patient_id is None or identity.patient_birth_date is None:
         return []
     statement = (
-        selected()
+        select_results()
         .where(
             _file.patient_id == identity.patient_id,
             _file.patient_birth_date == identity.patient_birth_date,
@@ -43,11 +43,11 @@ def earlier(engine: Engine, row: ResultRow) -> list[ResultRow]:
         .order_by(_file.id.desc())
         .limit(_EARLIER_AT_MOST)
     )
-    return read(engine, lambda connection: typed(connection, connection.execute(statement).all()))
+    return read(engine, lambda connection: results_from_rows(connection, connection.execute(statement).all()))
 
 
-def content_of(engine: Engine, result_id: int) -> str | None:
-    """Return the SHA-256 of the image's bytes, or ``None``.
+def content_digest(engine: Engine, result_id: int) -> str | None:
+    """Return the SHA-256 of the bytes of an image; ``None`` if unknown.
 
     ``None`` means that there is no such image, or that it could not be read.
     """
@@ -55,8 +55,8 @@ def content_of(engine: Engine, result_id: int) -> str | None:
     return read(engine, lambda c: c.execute(statement.where(_file.id == result_id)).scalar_one_or_none())
 
 
-def newest_version(engine: Engine, result_id: int) -> int | None:
-    """Return the id of the newer version that has a result, or ``None``."""
+def find_newer_result(engine: Engine, result_id: int) -> int | None:
+    """Return the id of a path's newer file version that has a result."""
     own = select(_file.root_id, _file.path_key).where(_file.id == result_id).subquery()
     statement = (
         select(_file.id)
@@ -66,8 +66,8 @@ def newest_version(engine: Engine, result_id: int) -> int | None:
     return read(engine, lambda connection: connection.execute(statement).scalar_one_or_none())
 
 
-def findings_of(engine: Engine, bundle_digest: str | None) -> tuple[str, ...]:
-    """Return the names of a bundle's findings.
+def bundle_findings(engine: Engine, bundle_digest: str | None) -> tuple[str, ...]:
+    """Return the names of the findings of a bundle.
 
     Args:
         engine: database.
@@ -77,8 +77,8 @@ def findings_of(engine: Engine, bundle_digest: str | None) -> tuple[str, ...]:
     return read(engine, lambda connection: _findings(connection, of_bundle))
 
 
-def refuse_unknown(connection: Connection, row: Row[Any], findings: Collection[str]) -> None:
-    """Raise an error if a finding is none of the image's.
+def refuse_unknown_findings(connection: Connection, row: Row[Any], findings: Collection[str]) -> None:
+    """Raise an error if a review names a finding that its image lacks.
 
     Exports use the names as labels.
 
@@ -108,7 +108,7 @@ def _findings(connection: Connection, of_bundle: ColumnElement[bool] | None) -> 
 
 @dataclass(frozen=True, slots=True)
 class PendingImage:
-    """An image without a result.
+    """An image without a result yet.
 
     Attributes:
         file_id: id of the file version.
@@ -126,8 +126,8 @@ class PendingImage:
 
 
 @query
-def pending(tx: Transaction, limit: int = _WAITING_AT_MOST) -> list[PendingImage]:
-    """Return the images without a result, the earliest first."""
+def list_pending_images(tx: Transaction, limit: int = _WAITING_AT_MOST) -> list[PendingImage]:
+    """Return the images without a result yet, the earliest first."""
     statement = (
         select(_file.id, _file.path_text, _file.state, _file.first_seen_at, schema.root.c.path_text.label("root_text"))
         .join(schema.root, schema.root.c.id == _file.root_id)

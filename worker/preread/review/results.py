@@ -43,7 +43,7 @@ _IDENTITY = tuple(schema.file.c[field.name] for field in dataclasses.fields(Iden
 
 @dataclass(frozen=True, slots=True)
 class ResultFilter:
-    """Conditions on results; all that are set must hold.
+    """Conditions on results, which must all hold.
 
     Attributes:
         since: committed at or after this aware time.
@@ -83,10 +83,10 @@ class ResultFilter:
 
 @dataclass(frozen=True, slots=True)
 class ResultRow:
-    """One file version with its outcome.
+    """Result of one file version.
 
     Attributes:
-        result_id: id for ``history.show``.
+        result_id: id for ``history.load_result``.
         path_text: relative to ``root_text``; both are safe to print.
         code: code of the refusal or of the unreadable file; ``None`` if assessed.
         reason: the same in words.
@@ -143,7 +143,7 @@ class ResultRow:
 
     @property
     def position(self) -> tuple[datetime, int]:
-        """Position in a list; see ``ResultFilter.before``."""
+        """Position of a result in a list; see ``ResultFilter.before``."""
         return (self.committed_at, self.result_id)
 
 
@@ -181,8 +181,8 @@ def _tag_state(result: ResultRow, name: str) -> TagState | None:
     return TagState.ABSENT if stored is None or standard().is_absent(str(stored)) else TagState.UNDERSTOOD
 
 
-def query(engine: Engine, conditions: ResultFilter = ResultFilter()) -> list[ResultRow]:
-    """Return matching results in descending order of commit time.
+def query_results(engine: Engine, conditions: ResultFilter = ResultFilter()) -> list[ResultRow]:
+    """Return one page of matching results, the last committed first.
 
     Raises:
         DatabaseAway, SchemaOutdated: the database cannot be read.
@@ -190,8 +190,8 @@ def query(engine: Engine, conditions: ResultFilter = ResultFilter()) -> list[Res
     return read(engine, lambda connection: _page(connection, conditions))
 
 
-def stream(engine: Engine, conditions: ResultFilter = ResultFilter(limit=None)) -> Iterator[ResultRow]:
-    """Yield matching results page by page, for exports of any size.
+def stream_results(engine: Engine, conditions: ResultFilter = ResultFilter(limit=None)) -> Iterator[ResultRow]:
+    """Yield all matching results, page by page, for exports of any size.
 
     Raises:
         DatabaseAway, SchemaOutdated: the database cannot be read.
@@ -200,7 +200,7 @@ def stream(engine: Engine, conditions: ResultFilter = ResultFilter(limit=None)) 
     before = conditions.before
     while remaining is None or remaining > 0:
         size = _PAGE if remaining is None else min(_PAGE, remaining)
-        rows = query(engine, dataclasses.replace(conditions, limit=size, before=before))
+        rows = query_results(engine, dataclasses.replace(conditions, limit=size, before=before))
         yield from rows
         if len(rows) < size:
             return
@@ -211,8 +211,8 @@ def stream(engine: Engine, conditions: ResultFilter = ResultFilter(limit=None)) 
 # ---------------------------------------------------------------------- rows
 
 
-def selected(*more: ColumnElement[Any]) -> Select[Any]:
-    """Return the query whose rows ``typed`` converts.
+def select_results(*more: ColumnElement[Any]) -> Select[Any]:
+    """Return the SQL query whose rows ``results_from_rows`` converts.
 
     Args:
         more: further columns.
@@ -264,16 +264,16 @@ def selected(*more: ColumnElement[Any]) -> Select[Any]:
     )
 
 
-def typed(connection: Connection, rows: Sequence[Row[Any]]) -> list[ResultRow]:
-    """Return rows of ``selected`` as results, with findings.
+def results_from_rows(connection: Connection, rows: Sequence[Row[Any]]) -> list[ResultRow]:
+    """Return rows of ``select_results`` as results, with their findings.
 
     Findings get the predictive values that the bundle's manifest states.
     """
-    findings = findings_of(connection, sorted({row.assessment_id for row in rows if row.assessment_id is not None}))
+    findings = load_findings(connection, sorted({row.assessment_id for row in rows if row.assessment_id is not None}))
     digests = sorted({row.bundle_digest for row in rows if row.assessment_id is not None})
     stated = {}
     if digests:
-        bundles = select(_bundle.digest, _bundle.manifest).where(schema.among(connection, _bundle.digest, digests))
+        bundles = select(_bundle.digest, _bundle.manifest).where(schema.column_in(connection, _bundle.digest, digests))
         stated = {row.digest: stated_predictive_values(row.manifest) for row in connection.execute(bundles).all()}
     return [
         _result(
@@ -288,11 +288,11 @@ def typed(connection: Connection, rows: Sequence[Row[Any]]) -> list[ResultRow]:
 
 
 def _page(connection: Connection, conditions: ResultFilter) -> list[ResultRow]:
-    statement = selected().where(*_conditions(conditions))
+    statement = select_results().where(*_conditions(conditions))
     statement = statement.order_by(_file.committed_at.desc(), _file.id.desc())
     if conditions.limit is not None:
         statement = statement.limit(conditions.limit)
-    return typed(connection, connection.execute(statement).all())
+    return results_from_rows(connection, connection.execute(statement).all())
 
 
 def _conditions(conditions: ResultFilter) -> Iterator[ColumnElement[bool]]:
@@ -332,11 +332,11 @@ def _conditions(conditions: ResultFilter) -> Iterator[ColumnElement[bool]]:
         yield (_file.committed_at < at) | ((_file.committed_at == at) & (_file.id < file_id))
 
 
-def findings_of(connection: Connection, assessment_ids: Sequence[int]) -> dict[int, tuple[Finding, ...]]:
-    """Return the findings by assessment id, in the bundle's order."""
+def load_findings(connection: Connection, assessment_ids: Sequence[int]) -> dict[int, tuple[Finding, ...]]:
+    """Return findings by assessment id, in the bundle's order."""
     by_assessment: dict[int, tuple[Finding, ...]] = {}
     for batch in chunks(assessment_ids):
-        statement = select(schema.finding).where(schema.among(connection, _finding.assessment_id, batch))
+        statement = select(schema.finding).where(schema.column_in(connection, _finding.assessment_id, batch))
         for row in connection.execute(statement.order_by(_finding.assessment_id, _finding.position)).all():
             finding = Finding(row.finding, row.logit, row.probability, row.prevalence, Answer(row.answer))
             by_assessment[row.assessment_id] = (*by_assessment.get(row.assessment_id, ()), finding)
@@ -409,12 +409,12 @@ def result_to_json(result: ResultRow) -> JSONObject:
         "bundle_digest": result.bundle_digest,
         "withdrawn": None
         if result.withdrawn_at is None
-        else {"at": iso(result.withdrawn_at), "reason": result.withdrawn},
+        else {"at": format_utc(result.withdrawn_at), "reason": result.withdrawn},
         "population": result.population.value,
         "research": result.research,
         "state": result.state.value,
-        "committed_at": iso(result.committed_at),
-        "first_seen_at": iso(result.first_seen_at),
+        "committed_at": format_utc(result.committed_at),
+        "first_seen_at": format_utc(result.first_seen_at),
         "acquired_local": result.acquired_local,
         "acquired_from": result.acquired_from,
         "identity": dataclasses.asdict(result.identity),
@@ -428,7 +428,7 @@ def result_to_json(result: ResultRow) -> JSONObject:
     }
 
 
-def iso(at: datetime) -> str:
+def format_utc(at: datetime) -> str:
     """Return a time as an ISO 8601 string: UTC, milliseconds, ``Z``."""
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 

@@ -23,7 +23,7 @@ from preread.ledger.transaction import Transaction, transaction
 from preread.review import audit, audit_proof, related_images
 from preread.review.audit import Action
 from preread.review.auth.accounts import Account
-from preread.review.results import findings_of
+from preread.review.results import load_findings
 
 MAX_COMMENT_CHARS = 10_000
 _OVERTAKEN_AT_MOST = 1_000
@@ -32,8 +32,8 @@ _file, _reading, _viewing = schema.file.c, reading.c, viewing.c
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
-    """Identifies the result of an image that a page showed."""
+class ShownResult:
+    """Result of an image that a page showed, by its outcome."""
 
     outcome: Outcome
     code: str | None
@@ -41,7 +41,7 @@ class Shown:
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class ReviewDraft:
     """A review to be signed.
 
     Attributes:
@@ -55,7 +55,7 @@ class Draft:
     """
 
     file_id: int
-    shown: Shown
+    shown: ShownResult
     verdict: Verdict
     form_token: str
     findings: Mapping[str, Presence] = field(default_factory=dict)
@@ -84,7 +84,7 @@ class Review:
     file_id: int
     account_id: int
     reader: str
-    shown: Shown
+    shown: ShownResult
     verdict: Verdict
     findings: dict[str, Presence]
     answers: dict[str, Answer]
@@ -102,12 +102,12 @@ class Review:
 
     def presences(self) -> dict[str, Presence]:
         """Return the presence of each finding, stated or implied by the verdict."""
-        implied_ = {name: implied(self.verdict, answer) for name, answer in self.answers.items()}
+        implied_ = {name: implied_presence(self.verdict, answer) for name, answer in self.answers.items()}
         return {name: presence for name, presence in implied_.items() if presence is not None} | self.findings
 
 
-def implied(verdict: Verdict, answer: Answer) -> Presence | None:
-    """Return the presence implied by a verdict on an answer.
+def implied_presence(verdict: Verdict, answer: Answer) -> Presence | None:
+    """Return a finding's presence that a reviewer's verdict implies.
 
     Returns:
         ``None`` if the answer is uncertain or the verdict supplements it.
@@ -120,8 +120,8 @@ def implied(verdict: Verdict, answer: Answer) -> Presence | None:
     }.get((verdict, answer))
 
 
-def sign(engine: Engine, who: Account, draft: Draft) -> int:
-    """Sign a review and return its id.
+def sign_review(engine: Engine, who: Account, draft: ReviewDraft) -> int:
+    """Sign a review of an image's result, and return the review's id.
 
     Each reviewer has one current review of an image: the last one of a chain of corrections.
 
@@ -145,7 +145,7 @@ def sign(engine: Engine, who: Account, draft: Draft) -> int:
 
 
 def clean_comment(comment: str) -> str:
-    """Return a comment with unsafe characters escaped, its lines kept.
+    """Return a review's comment with unsafe characters escaped.
 
     Raises:
         UsageError: it has more than ``MAX_COMMENT_CHARS`` characters.
@@ -155,19 +155,19 @@ def clean_comment(comment: str) -> str:
     return "\n".join(escape(line) for line in comment.strip().splitlines())
 
 
-def _sign(connection: Connection, who: Account, draft: Draft, comment: str) -> int:
+def _sign(connection: Connection, who: Account, draft: ReviewDraft, comment: str) -> int:
     """Insert a review in this transaction and return its id."""
     statement = select(schema.file).where(_file.id == draft.file_id, _file.committed_at.is_not(None))
     film = connection.execute(statement.with_for_update()).one_or_none()
     if film is None:
-        raise UsageError(f"there is no image {draft.file_id}")
+        raise UsageError(f"there is no result for image {draft.file_id}")
     # searched under the lock: a form that was sent twice at once is one review
     known = connection.execute(select(reading).where(_reading.form_token == draft.form_token)).one_or_none()
     if known is not None:
         return _same(connection, known, who, draft, comment)
-    if film.state == FileState.SUPERSEDED or shown_of(film) != draft.shown:
+    if film.state == FileState.SUPERSEDED or shown_result(film) != draft.shown:
         raise ReadingOutdated
-    related_images.refuse_unknown(connection, film, draft.findings)
+    related_images.refuse_unknown_findings(connection, film, draft.findings)
     columns = (_reading.id, _reading.account_id, _reading.supersedes_id)
     before = connection.execute(select(*columns).where(_reading.file_id == film.id).order_by(_reading.id)).all()
     _refuse_second(before, who, draft)
@@ -204,13 +204,13 @@ def _sign(connection: Connection, who: Account, draft: Draft, comment: str) -> i
         connection.execute(insert(reading_finding), rows)
     if film.read_at is None:
         connection.execute(update(schema.file).where(_file.id == film.id).values(read_at=now))
-    audit.append(
-        connection, who.actor, Action.READING, f"film:{film.id}", audit_proof.of_reading(connection, reading_id)
+    audit.append_entry(
+        connection, who.actor, Action.READING, f"film:{film.id}", audit_proof.review_content(connection, reading_id)
     )
     return reading_id
 
 
-def _same(connection: Connection, known: Row[Any], who: Account, draft: Draft, comment: str) -> int:
+def _same(connection: Connection, known: Row[Any], who: Account, draft: ReviewDraft, comment: str) -> int:
     """Return the id of the review that this form signed before.
 
     Raises:
@@ -221,12 +221,12 @@ def _same(connection: Connection, known: Row[Any], who: Account, draft: Draft, c
     findings = {row.finding: Presence(row.presence) for row in rows}
     content = (who.account_id, draft.file_id, draft.verdict, comment, draft.supersedes_id, dict(draft.findings))
     if content != (known.account_id, known.file_id, known.verdict, known.comment, known.supersedes_id, findings):
-        raise ReadingOutdated("this form was signed before with other content: correct the review instead")
+        raise ReadingOutdated("this form was already signed with other content: correct that review instead")
     known_id: int = known.id
     return known_id
 
 
-def _refuse_second(before: Sequence[Row[*tuple[Any, ...]]], who: Account, draft: Draft) -> None:
+def _refuse_second(before: Sequence[Row[*tuple[Any, ...]]], who: Account, draft: ReviewDraft) -> None:
     """Raise an error if the draft would be a second current review.
 
     The same if it corrects a review that cannot be corrected.
@@ -235,7 +235,10 @@ def _refuse_second(before: Sequence[Row[*tuple[Any, ...]]], who: Account, draft:
     current = [review.id for review in before if review.account_id == who.account_id and review.id not in replaced]
     if draft.supersedes_id is None:
         if current:
-            raise ReadingOutdated(f"{who.name} has signed image {draft.file_id} before: correct review {current[-1]}")
+            raise ReadingOutdated(
+                f"{who.name} has already signed review {current[-1]} of image "
+                f"{draft.file_id}: correct it (`--corrects`)"
+            )
         return
     corrected = [review for review in before if review.id == draft.supersedes_id]
     if not corrected:
@@ -243,17 +246,17 @@ def _refuse_second(before: Sequence[Row[*tuple[Any, ...]]], who: Account, draft:
     if corrected[0].account_id != who.account_id:
         raise NotAllowed("a review can only be corrected by its own reviewer")
     if draft.supersedes_id not in current:
-        raise ReadingOutdated("this review was corrected before: correct the newer one")
+        raise ReadingOutdated(f"review {draft.supersedes_id} was corrected already: correct the newer review")
 
 
 def _overtaken(connection: Connection, file_id: int) -> int:
     """Count unread images that had arrived before, up to a limit."""
-    earlier = select(_file.id).where(*unread(), _file.id < file_id).limit(_OVERTAKEN_AT_MOST).subquery()
+    earlier = select(_file.id).where(*unread_conditions(), _file.id < file_id).limit(_OVERTAKEN_AT_MOST).subquery()
     return connection.execute(select(func.count()).select_from(earlier)).scalar_one()
 
 
-def unread(columns: Any = _file) -> tuple[Any, ...]:
-    """Return the conditions of unread images of the work list.
+def unread_conditions(columns: Any = _file) -> tuple[Any, ...]:
+    """Return the SQL conditions of images without a review.
 
     Args:
         columns: columns of ``file`` or of an alias.
@@ -270,14 +273,14 @@ def unread(columns: Any = _file) -> tuple[Any, ...]:
 # ---------------------------------------------------------------------- viewings
 
 
-def shown_of(film: Row[Any]) -> Shown:
-    """Return the result named by a row of ``file``, ``viewing``, ``reading``."""
-    return Shown(Outcome(film.outcome), film.code, film.assessment_id)
+def shown_result(film: Row[Any]) -> ShownResult:
+    """Return the result that a row of ``file`` or ``viewing`` names."""
+    return ShownResult(Outcome(film.outcome), film.code, film.assessment_id)
 
 
 @transaction
-def record_viewing(tx: Transaction, who: Account, file_id: int, shown: Shown, *, answer_visible: bool) -> None:
-    """Record that an account opened an image.
+def record_viewing(tx: Transaction, who: Account, file_id: int, shown: ShownResult, *, answer_visible: bool) -> None:
+    """Record in the database that an account opened an image's page.
 
     Args:
         tx: database, or transaction to take part in.
@@ -299,11 +302,13 @@ def record_viewing(tx: Transaction, who: Account, file_id: int, shown: Shown, *,
     }
     viewing_id = tx.connection.execute(insert(viewing).returning(_viewing.id), row).scalar_one()
     action = Action.REVEAL if answer_visible and before is not None and not before.answer_visible else Action.VIEW
-    audit.append(tx.connection, who.actor, action, f"film:{file_id}", audit_proof.of_viewing(tx.connection, viewing_id))
+    audit.append_entry(
+        tx.connection, who.actor, action, f"film:{file_id}", audit_proof.viewing_content(tx.connection, viewing_id)
+    )
 
 
-def viewed_before(engine: Engine, who: Account, file_id: int, shown: Shown) -> datetime | None:
-    """Return when the account last viewed the image with another result.
+def last_viewing_of_other_result(engine: Engine, who: Account, file_id: int, shown: ShownResult) -> datetime | None:
+    """Return when an account last viewed another result of an image.
 
     Returns:
         ``None`` if it did not, or if it has signed the current result.
@@ -314,11 +319,11 @@ def viewed_before(engine: Engine, who: Account, file_id: int, shown: Shown) -> d
     return read(engine, lambda connection: connection.execute(query.where(~_signed(who, file_id, shown))).scalar())
 
 
-def _signed(who: Account, file_id: int, shown: Shown) -> ColumnElement[bool]:
+def _signed(who: Account, file_id: int, shown: ShownResult) -> ColumnElement[bool]:
     return exists().where(_reading.account_id == who.account_id, _reading.file_id == file_id, _is(_reading, shown))
 
 
-def _is(columns: Any, shown: Shown) -> ColumnElement[bool]:
+def _is(columns: Any, shown: ShownResult) -> ColumnElement[bool]:
     return and_(
         columns.outcome == shown.outcome,
         columns.code.is_not_distinct_from(shown.code),
@@ -326,8 +331,8 @@ def _is(columns: Any, shown: Shown) -> ColumnElement[bool]:
     )
 
 
-def viewers(engine: Engine, file_id: int) -> list[tuple[str, datetime]]:
-    """Return full name and time of each viewing of an image, by time."""
+def list_viewings(engine: Engine, file_id: int) -> list[tuple[str, datetime]]:
+    """Return the accounts that viewed an image and when, by time."""
     statement = (
         select(account.c.full_name, _viewing.at)
         .join(account, account.c.id == _viewing.account_id)
@@ -338,8 +343,8 @@ def viewers(engine: Engine, file_id: int) -> list[tuple[str, datetime]]:
     return [(row.full_name, row.at) for row in read(engine, lambda connection: connection.execute(statement).all())]
 
 
-def may_see_answer(engine: Engine, who: Account, file_id: int, shown: Shown) -> bool:
-    """Return whether the account has seen or signed this answer before."""
+def may_see_answer(engine: Engine, who: Account, file_id: int, shown: ShownResult) -> bool:
+    """Return whether a reviewer has seen or signed an image's result before."""
     was_visible = exists().where(
         _viewing.account_id == who.account_id,
         _viewing.file_id == file_id,
@@ -350,29 +355,29 @@ def may_see_answer(engine: Engine, who: Account, file_id: int, shown: Shown) -> 
     return bool(read(engine, lambda connection: connection.execute(query).scalar_one()))
 
 
-def read_before() -> ColumnElement[bool]:
-    """Return the condition of images to review again after a change."""
+def review_outdated_condition() -> ColumnElement[bool]:
+    """Return the SQL condition of images whose result changed after review."""
     return and_(_file.read_at.is_(None), exists().where(_reading.file_id == _file.id))
 
 
 # ---------------------------------------------------------------------- looking up
 
 
-def of_images(engine: Engine, file_ids: Sequence[int]) -> dict[int, list[Review]]:
-    """Return all reviews of these images, by image and in order of signature."""
+def list_reviews(engine: Engine, file_ids: Sequence[int]) -> dict[int, list[Review]]:
+    """Return all reviews of images, by image and in order of signature."""
     by_image: dict[int, list[Review]] = {file_id: [] for file_id in file_ids}
-    for review in _typed(engine, schema.among(engine, _reading.file_id, file_ids)) if file_ids else ():
+    for review in _typed(engine, schema.column_in(engine, _reading.file_id, file_ids)) if file_ids else ():
         by_image[review.file_id].append(review)
     return by_image
 
 
-def page(engine: Engine, after: int, limit: int) -> list[Review]:
-    """Return reviews with ids above ``after``, in ascending order."""
+def list_review_page(engine: Engine, after: int, limit: int) -> list[Review]:
+    """Return a page of reviews with ids above ``after``, ascending."""
     return _typed(engine, _reading.id > after, limit=limit)
 
 
-def reviewed_after(engine: Engine, file_id: int, limit: int) -> list[int]:
-    """Return ids of reviewed images above ``file_id``, in ascending order."""
+def list_reviewed_images(engine: Engine, file_id: int, limit: int) -> list[int]:
+    """Return a page of ids of reviewed images above ``file_id``."""
     statement = select(_reading.file_id).where(_reading.file_id > file_id).distinct().order_by(_reading.file_id)
     return list(read(engine, lambda connection: connection.execute(statement.limit(limit)).scalars().all()))
 
@@ -406,17 +411,18 @@ def _typed(engine: Engine, condition: ColumnElement[bool], limit: int | None = N
             return []
         findings_by_review: dict[int, dict[str, Presence]] = {}
         c = reading_finding.c
-        of_these = schema.among(connection, c.reading_id, [row.id for row in rows])
+        of_these = schema.column_in(connection, c.reading_id, [row.id for row in rows])
         for row_ in connection.execute(select(reading_finding).where(of_these)).all():
             findings_by_review.setdefault(row_.reading_id, {})[row_.finding] = Presence(row_.presence)
-        answers = findings_of(connection, sorted({row.assessment_id for row in rows if row.assessment_id is not None}))
+        assessed = sorted({row.assessment_id for row in rows if row.assessment_id is not None})
+        answers = load_findings(connection, assessed)
         return [
             Review(
                 reading_id=row.id,
                 file_id=row.file_id,
                 account_id=row.account_id,
                 reader=row.full_name,
-                shown=shown_of(row),
+                shown=shown_result(row),
                 verdict=Verdict(row.verdict),
                 findings=findings_by_review.get(row.id, {}),
                 answers={row_.finding: row_.answer for row_ in answers.get(row.assessment_id, ())},

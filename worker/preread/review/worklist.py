@@ -38,8 +38,8 @@ from preread.core.text.search_keys import name_key
 from preread.core.types import Answer, FileState, Outcome
 from preread.db import schema
 from preread.db.engine import database_now, read
-from preread.review.results import ResultRow, selected, typed
-from preread.review.reviews import Shown, read_before, shown_of, unread
+from preread.review.results import ResultRow, results_from_rows, select_results
+from preread.review.reviews import ShownResult, review_outdated_condition, shown_result, unread_conditions
 
 RISE_AFTER_S = 1800.0
 PAGE = 50
@@ -62,7 +62,7 @@ class Order(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WorklistFilter:
-    """Conditions on images; all that are set must hold.
+    """Conditions on images of the work list, which must all hold.
 
     Attributes:
         order: order of the list.
@@ -96,8 +96,8 @@ class WorklistFilter:
 
 
 @dataclass(frozen=True, slots=True)
-class WorklistFilm:
-    """One image of the list.
+class WorklistImage:
+    """One image of the work list.
 
     Attributes:
         result: its result.
@@ -110,7 +110,7 @@ class WorklistFilm:
     """
 
     result: ResultRow
-    shown: Shown
+    shown: ShownResult
     read_at: datetime | None
     read_before: bool
     changed_at: datetime | None
@@ -120,7 +120,7 @@ class WorklistFilm:
 
 @dataclass(frozen=True, slots=True)
 class WorklistPage:
-    """One page.
+    """One page of the work list.
 
     Attributes:
         studies: groups of images of one study, in order.
@@ -129,15 +129,15 @@ class WorklistPage:
         cut: more images match the search than its pages hold.
     """
 
-    studies: tuple[tuple[WorklistFilm, ...], ...]
+    studies: tuple[tuple[WorklistImage, ...], ...]
     next: tuple[int, int] | None
     at: datetime
     cut: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Displaced:
-    """Current effect of priority order on images it moves back.
+class DisplacedImages:
+    """Images of the work list that priority order moves back, and how long.
 
     Attributes:
         films: number of unread images that come after later ones, at most ``_COUNTED_AT_MOST``.
@@ -157,8 +157,8 @@ class _Leader(NamedTuple):
     patient_id: str | None
 
 
-def page(engine: Engine, conditions: WorklistFilter) -> WorklistPage:
-    """Return one page of the work list.
+def list_worklist_page(engine: Engine, conditions: WorklistFilter) -> WorklistPage:
+    """Return one page of the work list: images grouped by study.
 
     Raises:
         DatabaseAway, SchemaOutdated: the database cannot be read.
@@ -166,13 +166,13 @@ def page(engine: Engine, conditions: WorklistFilter) -> WorklistPage:
     return read(engine, lambda connection: _page(connection, conditions))
 
 
-def displaced(engine: Engine) -> Displaced:
-    """Return the current effect of priority order."""
+def count_displaced(engine: Engine) -> DisplacedImages:
+    """Count the images of the work list that priority order moves back."""
     return read(engine, _displaced)
 
 
-def devices(engine: Engine) -> list[str]:
-    """Return device labels in order, by one index step each."""
+def list_devices(engine: Engine) -> list[str]:
+    """Return the device labels of images on the work list, sorted."""
     nearest = select(func.min(_file.device).label("device"), literal(1).label("number")).cte(recursive=True)
     beyond = select(func.min(_file.device)).where(_file.device > nearest.c.device).scalar_subquery()
     further = select(beyond, nearest.c.number + 1).where(
@@ -198,7 +198,7 @@ def _page(connection: Connection, conditions: WorklistFilter) -> WorklistPage:
         beyond = here < start if newest else here > start
 
     def holds(c: Any, leading_: str | None = None) -> ColumnElement[bool]:
-        in_search = schema.among(connection, c.id, searched) if conditions.search else true()
+        in_search = schema.column_in(connection, c.id, searched) if conditions.search else true()
         return and_(in_search, *_conditions(c, conditions, leading_))
 
     for bucket in (0, 1) if conditions.order is Order.PRIORITY else (0,):
@@ -298,13 +298,15 @@ def _behind(c: Any, risen: int) -> ColumnElement[bool]:
 def _risen(connection: Connection, now: datetime) -> int:
     """Return the id up to which unread images are back at their arrival place."""
     cut = now - timedelta(seconds=RISE_AFTER_S)
-    statement = select(_file.id).where(*unread(), _file.first_seen_at <= cut).order_by(_file.id.desc()).limit(1)
+    statement = (
+        select(_file.id).where(*unread_conditions(), _file.first_seen_at <= cut).order_by(_file.id.desc()).limit(1)
+    )
     return connection.execute(statement).scalar() or 0
 
 
 def _conditions(c: Any, conditions: WorklistFilter, leading: str | None) -> Iterator[ColumnElement[bool]]:
     if conditions.unread and not conditions.search:
-        yield from unread(c)
+        yield from unread_conditions(c)
     else:
         yield c.committed_at.is_not(None)
         yield c.state != FileState.SUPERSEDED
@@ -351,13 +353,13 @@ def _groups(
     now: datetime,
     risen: int,
     order: Order,
-) -> Iterator[tuple[WorklistFilm, ...]]:
+) -> Iterator[tuple[WorklistImage, ...]]:
     """Yield the matching images of each leader's study."""
     members = {leader.file_id: [leader.file_id] for leader in leaders}
     leads = {(leader.study_instance_uid, leader.patient_id): leader.file_id for leader in leaders}
     studies = sorted({leader.study_instance_uid for leader in leaders if leader.study_instance_uid is not None})
     if studies:
-        of_these = schema.among(connection, _file.study_instance_uid, studies)
+        of_these = schema.column_in(connection, _file.study_instance_uid, studies)
         statement = select(_file.id, _file.study_instance_uid, _file.patient_id).where(of_these, holds(_file))
         for row in connection.execute(statement.order_by(_file.id).limit(len(leaders) * _GROUP_AT_MOST)).all():
             lead = leads.get((row.study_instance_uid, row.patient_id))
@@ -368,19 +370,24 @@ def _groups(
         return
     changed_at = select(func.max(_past.replaced_at)).where(_past.file_id == _file.id).scalar_subquery()
     behind = _behind(_file, risen) if order is Order.PRIORITY else false()
-    further = (_file.read_at, changed_at.label("changed_at"), read_before().label("again"), behind.label("behind"))
-    rows = connection.execute(selected(*further).where(schema.among(connection, _file.id, every))).all()
+    further = (
+        _file.read_at,
+        changed_at.label("changed_at"),
+        review_outdated_condition().label("again"),
+        behind.label("behind"),
+    )
+    rows = connection.execute(select_results(*further).where(schema.column_in(connection, _file.id, every))).all()
     films = {
-        row.id: WorklistFilm(
+        row.id: WorklistImage(
             result=result,
-            shown=shown_of(row),
+            shown=shown_result(row),
             read_at=row.read_at,
             read_before=row.again,
             changed_at=row.changed_at,
             waited_s=max(0.0, ((row.read_at or now) - since).total_seconds()),
             behind=row.behind,
         )
-        for row, result in zip(rows, typed(connection, rows), strict=True)
+        for row, result in zip(rows, results_from_rows(connection, rows), strict=True)
         for since in [(row.again and row.changed_at) or row.first_seen_at]
     }
     for group in members.values():
@@ -388,17 +395,17 @@ def _groups(
             yield tuple(films[leader] for leader in group if leader in films)
 
 
-def _displaced(connection: Connection) -> Displaced:
+def _displaced(connection: Connection) -> DisplacedImages:
     now = database_now(connection)
     risen = _risen(connection, now)
     behind = _behind(_file, risen)
-    last = select(func.max(_file.id)).where(*unread(), _file.id > risen, ~behind).scalar_subquery()
+    last = select(func.max(_file.id)).where(*unread_conditions(), _file.id > risen, ~behind).scalar_subquery()
     waiting = (
         select(_file.id, _file.first_seen_at)
-        .where(*unread(), behind, _file.id < last)
+        .where(*unread_conditions(), behind, _file.id < last)
         .order_by(_file.id)
         .limit(_COUNTED_AT_MOST)
         .subquery()
     )
     count, first = connection.execute(select(func.count(), func.min(waiting.c.first_seen_at))).one()
-    return Displaced(count, 0.0 if first is None else (now - first).total_seconds())
+    return DisplacedImages(count, 0.0 if first is None else (now - first).total_seconds())

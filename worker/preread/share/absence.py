@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from operator import itemgetter
 
-from preread.db.statements import chunks, pages
+from preread.db.statements import chunks, keyset_pages
 from preread.share.scanner import GONE_ERRNOS, ScannedRoot
 
 _LOG = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ class AbsenceTracker:
         """Record absent files in the ledger after a complete scan, in steps."""
         missing: set[bytes] = set()
         ledger, root_id = self._root.ledger, self._root.root_id
-        live = pages(lambda after: ledger.expected_paths(root_id, after_file_id=after), itemgetter(0), 0)
+        live = keyset_pages(lambda after: ledger.expected_paths(root_id, after_file_id=after), itemgetter(0), 0)
         for page in live:
             missing.update(path for _, path in page if hash(path) not in self._met)
             yield

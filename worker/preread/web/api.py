@@ -26,7 +26,7 @@ from preread.review.audit import Action
 from preread.review.auth.accounts import Account
 from preread.review.export import review_to_json
 from preread.review.history import detail_to_json
-from preread.review.results import ResultFilter, iso, result_to_json
+from preread.review.results import ResultFilter, format_utc, result_to_json
 from preread.review.worklist import Order, WorklistFilter
 from preread.web.context import Site, site_of
 from preread.web.limits.admission import visitor_of
@@ -211,7 +211,7 @@ Program = Annotated[Account, Depends(_program)]
 
 
 def _note(here: Site, who: Account, action: Action, of_what: str) -> None:
-    write(here.engine, lambda connection, _: audit.append(connection, who.actor, action, of_what))
+    write(here.engine, lambda connection, _: audit.append_entry(connection, who.actor, action, of_what))
 
 
 _router = APIRouter()
@@ -241,8 +241,8 @@ def search_results(request: Request, who: Program, search: ResultSearch) -> Resu
     _note(site, who, Action.SEARCH, "results")
     values = search.model_dump(exclude={"before"})
     before = None if search.before is None else (search.before.committed_at, search.before.id)
-    rows = results.query(site.engine, ResultFilter(**values, before=before))
-    disclosures.record(site.engine, who.actor, rows)
+    rows = results.query_results(site.engine, ResultFilter(**values, before=before))
+    disclosures.record_list_view(site.engine, who.actor, rows)
     last = rows[-1] if len(rows) == search.limit else None
     next_position = None if last is None else Position(committed_at=last.committed_at, id=last.result_id)
     return Results(results=[result_to_json(row) for row in rows], next=next_position)
@@ -252,7 +252,7 @@ def search_results(request: Request, who: Program, search: ResultSearch) -> Resu
 def result(request: Request, who: Program, result_id: ResultId) -> dict[str, Any]:
     """Return one result in full, as ``preread results show --json`` prints it."""
     here = site_of(request)
-    detail = history.show(here.engine, result_id)
+    detail = history.load_result(here.engine, result_id)
     if detail is None:
         raise HTTPException(404)
     _note(here, who, Action.VIEW, f"film:{result_id}")
@@ -264,7 +264,7 @@ def result_readings(request: Request, who: Program, result_id: ResultId) -> Read
     """Return the reviews of one image, the first signed first."""
     here = site_of(request)
     _note(here, who, Action.VIEW, f"film:{result_id}")
-    signed = reviews.of_images(here.engine, [result_id])[result_id]
+    signed = reviews.list_reviews(here.engine, [result_id])[result_id]
     return Readings(readings=[review_to_json(review) for review in signed])
 
 
@@ -272,7 +272,7 @@ def result_readings(request: Request, who: Program, result_id: ResultId) -> Read
 def result_preview(request: Request, who: Program, result_id: ResultId) -> Response:
     """Return the preview of one image; it is not for diagnosis."""
     here = site_of(request)
-    content = previews.load_preview(here.options.preview_dir, related_images.content_of(here.engine, result_id))
+    content = previews.load_preview(here.options.preview_dir, related_images.content_digest(here.engine, result_id))
     if content is None:
         raise HTTPException(404)
     _note(here, who, Action.VIEW, f"film:{result_id}")
@@ -285,8 +285,8 @@ def search_worklist(request: Request, who: Program, search: WorklistSearch) -> W
     """Search the work list."""
     here = site_of(request)
     _note(here, who, Action.SEARCH, "worklist")
-    page = worklist.page(here.engine, WorklistFilter(**search.model_dump()))
-    disclosures.record(here.engine, who.actor, (film.result for study in page.studies for film in study))
+    page = worklist.list_worklist_page(here.engine, WorklistFilter(**search.model_dump()))
+    disclosures.record_list_view(here.engine, who.actor, (film.result for study in page.studies for film in study))
     studies = [[_film(film) for film in study] for study in page.studies]
     return WorklistAnswer(at=page.at, cut=page.cut, studies=studies, next=page.next)
 
@@ -297,22 +297,24 @@ def search_readings(request: Request, who: Program, search: ReadingSearch) -> Re
     """Return all reviews, page by page."""
     here = site_of(request)
     _note(here, who, Action.EXPORT, f"readings:{search.after}")
-    page = reviews.page(here.engine, search.after, search.limit)
+    page = reviews.list_review_page(here.engine, search.after, search.limit)
     return Readings(readings=[review_to_json(review) for review in page])
 
 
 @_router.get("/statistics")
 def statistics(request: Request) -> Agreements:
     """Return the agreement of reviewers and bundles."""
-    return Agreements(groups=[agreement.to_json(group) for group in agreement.stats(site_of(request).engine)])
+    return Agreements(
+        groups=[agreement.agreement_to_json(group) for group in agreement.count_agreement(site_of(request).engine)]
+    )
 
 
-def _film(film: worklist.WorklistFilm) -> JSONObject:
+def _film(film: worklist.WorklistImage) -> JSONObject:
     return {
         **result_to_json(film.result),
-        "read_at": None if film.read_at is None else iso(film.read_at),
+        "read_at": None if film.read_at is None else format_utc(film.read_at),
         "read_before": film.read_before,
-        "changed_at": None if film.changed_at is None else iso(film.changed_at),
+        "changed_at": None if film.changed_at is None else format_utc(film.changed_at),
         "waited_s": film.waited_s,
         "behind": film.behind,
     }

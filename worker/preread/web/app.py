@@ -94,7 +94,7 @@ async def _daily(here: Site) -> None:
     while True:
         try:
             await asyncio.to_thread(agreement.store_tallies, here.engine)
-            await asyncio.to_thread(audit.log_head, here.engine)
+            await asyncio.to_thread(audit.log_audit_head, here.engine)
         except DatabaseAway as error:
             _LOG.warning("database_away", extra={"code": error.code})
             await asyncio.sleep(_RETRY_S)

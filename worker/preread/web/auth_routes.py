@@ -103,13 +103,15 @@ async def sign_in(request: Request, form: Form) -> Response:
 def _signed_in(request: Request, who: Account, address: str, to: str, draft: FormData | None) -> Response:
     """Replace the session of the browser, and remember the browser."""
     here = context.site_of(request)
-    token = sessions.begin(here.engine, who, address=address or None, replaces=request.cookies.get(here.options.cookie))
-    device = devices.remember(here.engine, who, request.cookies.get(here.options.device_cookie))
+    token = sessions.start_session(
+        here.engine, who, address=address or None, replaces=request.cookies.get(here.options.cookie)
+    )
+    device = devices.record_browser(here.engine, who, request.cookies.get(here.options.device_cookie))
     here.known.record(token, valid=True)
     here.known.record(device, valid=True)
     response: Response = RedirectResponse(to, 303)
     if draft is not None and who.role is Role.READER:
-        session = sessions.find(here.engine, token, here.options.idle_s, touch=False)
+        session = sessions.find_session(here.engine, token, here.options.idle_s, touch=False)
         if session is not None:
             response = image_view.show_again(here, session, draft, message="film.signed_in_again")
     response.set_cookie(here.options.cookie, token, httponly=True, samesite="lax", secure=here.options.https, path="/")
@@ -130,7 +132,7 @@ def sign_out(request: Request, form: Form, session: Person) -> RedirectResponse:
     """End the session."""
     security.refuse_foreign_form(session, form)
     here = context.site_of(request)
-    sessions.end(here.engine, session)
+    sessions.end_session(here.engine, session)
     response = RedirectResponse("/sign-in", 303)
     response.delete_cookie(here.options.cookie, path="/", secure=here.options.https, httponly=True, samesite="lax")
     return response
@@ -144,7 +146,7 @@ def account_page(request: Request, session: Person) -> Response:
 
 def _account(request: Request, session: Session, *, status: int = 200, wrong: str | None = None) -> Response:
     here = context.site_of(request)
-    signed_in = sessions.of_account(here.engine, session.account.account_id, here.options.idle_s)
+    signed_in = sessions.list_sessions(here.engine, session.account.account_id, here.options.idle_s)
     return here.page("account.html", session, status=status, wrong=wrong, signed_in=signed_in)
 
 

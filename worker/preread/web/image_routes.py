@@ -52,7 +52,7 @@ def sign(request: Request, film_id: FilmId, form: Form) -> Response:
             return sign_in_form(request, to=f"/films/{film_id}", status=401, message="sign_in.ended", draft=form)
         security.refuse_foreign_form(session, form)
         try:
-            reviews.sign(here.engine, session.account, image_view.parse_draft(film_id, form))
+            reviews.sign_review(here.engine, session.account, image_view.parse_draft(film_id, form))
         except ReadingOutdated:
             # with a new token: the next signature is another review than the one this form may have signed
             form = FormData([(name, value) for name, value in form.multi_items() if name != "form_token"])
@@ -77,7 +77,7 @@ def sign(request: Request, film_id: FilmId, form: Form) -> Response:
 def preview(request: Request, session: Reader, film_id: FilmId) -> Response:
     """Return the preview as PNG."""
     here = context.site_of(request)
-    sha256 = related_images.content_of(here.engine, film_id)
+    sha256 = related_images.content_digest(here.engine, film_id)
     content = previews.load_preview(here.options.preview_dir, sha256)
     if content is None:
         raise HTTPException(404)

@@ -22,7 +22,7 @@ from preread.review.auth.accounts import Account
 from preread.review.auth.sessions import Session
 from preread.review.history import PastOutcome, ResultDetail
 from preread.review.results import ResultRow
-from preread.review.reviews import Draft, Review, Shown
+from preread.review.reviews import Review, ReviewDraft, ShownResult
 from preread.web.context import Site
 from preread.web.security import form_text
 
@@ -106,7 +106,7 @@ class ImageView:
     """
 
     detail: ResultDetail
-    shown: Shown
+    shown: ShownResult
     hidden: bool
     viewed_at: datetime | None
     signed: list[Review]
@@ -149,11 +149,11 @@ def load_image_view(here: Site, who: Account, film_id: int, *, reveal: bool) -> 
     Raises:
         HTTPException: 404, there is no such image.
     """
-    detail = history.show(here.engine, film_id) if 0 < film_id < 2**63 else None
+    detail = history.load_result(here.engine, film_id) if 0 < film_id < 2**63 else None
     if detail is None:
         raise HTTPException(404)
     row = detail.row
-    shown = Shown(row.outcome, row.code, detail.assessment_id)
+    shown = ShownResult(row.outcome, row.code, detail.assessment_id)
     hidden = (
         who.role is Role.READER
         and who.read_before_reveal
@@ -161,26 +161,26 @@ def load_image_view(here: Site, who: Account, film_id: int, *, reveal: bool) -> 
         and not reveal
         and not reviews.may_see_answer(here.engine, who, film_id, shown)
     )
-    signed = reviews.of_images(here.engine, [film_id])[film_id]
+    signed = reviews.list_reviews(here.engine, [film_id])[film_id]
     return ImageView(
         detail=detail,
         shown=shown,
         hidden=hidden,
-        viewed_at=reviews.viewed_before(here.engine, who, film_id, shown),
+        viewed_at=reviews.last_viewing_of_other_result(here.engine, who, film_id, shown),
         signed=signed,
         own=next(
             (review for review in reversed(signed) if review.account_id == who.account_id and not review.superseded),
             None,
         ),
         earlier_results=[] if hidden else _earlier_results(here, detail),
-        earlier=related_images.earlier(here.engine, row),
+        earlier=related_images.earlier_images(here.engine, row),
     )
 
 
 def record_viewing(here: Site, who: Account, view: ImageView) -> None:
     """Record the viewing of an image and of the earlier images listed."""
     reviews.record_viewing(here.engine, who, view.detail.row.result_id, view.shown, answer_visible=not view.hidden)
-    disclosures.record(here.engine, who.actor, () if who.read_before_reveal else view.earlier)
+    disclosures.record_list_view(here.engine, who.actor, () if who.read_before_reveal else view.earlier)
 
 
 def _template_values(here: Site, view: ImageView) -> dict[str, Any]:
@@ -197,12 +197,12 @@ def _template_values(here: Site, view: ImageView) -> dict[str, Any]:
         and previews.has_preview(here.options.preview_dir, row.sha256),
         "readings": [] if view.hidden else view.signed,
         "read_before": bool(view.signed) and not any(item.shown == view.shown for item in view.signed),
-        "findings": related_images.findings_of(here.engine, row.bundle_digest),
+        "findings": related_images.bundle_findings(here.engine, row.bundle_digest),
         "own": view.own,
         "looked_at": viewed_at,
         "then": next(then, None),
         "earlier_results": view.earlier_results,
-        "newer": related_images.newest_version(here.engine, row.result_id),
+        "newer": related_images.find_newer_result(here.engine, row.result_id),
         "earlier": view.earlier,
         "pacs": _pacs(here.options.pacs_url, row.identity.study_instance_uid),
         "Verdict": Verdict,
@@ -210,7 +210,7 @@ def _template_values(here: Site, view: ImageView) -> dict[str, Any]:
     }
 
 
-def parse_draft(film_id: int, form: FormData) -> Draft:
+def parse_draft(film_id: int, form: FormData) -> ReviewDraft:
     """Return the review in a form.
 
     Raises:
@@ -223,7 +223,7 @@ def parse_draft(film_id: int, form: FormData) -> Draft:
             for name, value in form.items()
             if name.startswith(_PRESENCE) and value
         }
-        shown = Shown(
+        shown = ShownResult(
             Outcome(form_text(form, "shown_outcome")),
             form_text(form, "shown_code") or None,
             int(form_text(form, "shown_assessment")) if form_text(form, "shown_assessment") else None,
@@ -234,7 +234,7 @@ def parse_draft(film_id: int, form: FormData) -> Draft:
     token = form_text(form, "form_token")
     if not 16 <= len(token) <= 64 or any(len(name) > 64 for name in presences):
         raise UsageError("the form is invalid: load the page again")
-    return Draft(film_id, shown, verdict, token, presences, form_text(form, "comment"), supersedes)
+    return ReviewDraft(film_id, shown, verdict, token, presences, form_text(form, "comment"), supersedes)
 
 
 def form_values(form: FormData) -> FormValues:
@@ -268,8 +268,8 @@ def show_again(here: Site, session: Session, form: FormData, *, message: str, st
 def _earlier_results(here: Site, detail: ResultDetail) -> list[EarlierResult]:
     """Return the replaced results with the accounts that saw them."""
     past = [EarlierResult(earlier, (), ()) for earlier in detail.history.past]
-    viewings = reviews.viewers(here.engine, detail.row.result_id) if past else []
-    listed = disclosures.of_image(here.engine, detail.row.result_id) if past else {}
+    viewings = reviews.list_viewings(here.engine, detail.row.result_id) if past else []
+    listed = disclosures.list_views_of_image(here.engine, detail.row.result_id) if past else {}
     results = []
     for earlier in past:
         viewers = tuple(dict.fromkeys(name for name, at in viewings if earlier.was_current_at(at)))
@@ -278,7 +278,7 @@ def _earlier_results(here: Site, detail: ResultDetail) -> list[EarlierResult]:
     return results
 
 
-def _form(own: Review | None, shown: Shown, correct: int | None) -> FormValues | None:
+def _form(own: Review | None, shown: ShownResult, correct: int | None) -> FormValues | None:
     """Return initial values of a form; ``None`` if nothing is to be signed."""
     token = secrets.token_urlsafe(24)
     if own is None:

@@ -20,12 +20,12 @@ _AUDIT_PAGE = 100
 def statistics(request: Request, session: Person) -> Response:
     """Return the agreement of reviewers and bundles."""
     here = context.site_of(request)
-    groups = agreement.stats(here.engine)
+    groups = agreement.count_agreement(here.engine)
     return here.page(
         "statistics.html",
         session,
         groups=groups,
-        total=agreement.aggregate(groups, ("bundle",)),
+        total=agreement.sum_agreements(groups, ("bundle",)),
         Answer=Answer,
         Presence=Presence,
         Verdict=Verdict,
@@ -38,5 +38,5 @@ def audit_trail(
 ) -> Response:
     """Return a page of the audit trail, the last entry first."""
     here = context.site_of(request)
-    entries = audit.latest(here.engine, _AUDIT_PAGE, before)
+    entries = audit.latest_audit_entries(here.engine, _AUDIT_PAGE, before)
     return here.page("audit.html", session, entries=entries, more=len(entries) == _AUDIT_PAGE)

@@ -35,9 +35,11 @@ def show(request: Request, session: Reader) -> Response:
         news=False,
         wanted=conditions,
         show=request.query_params.get("show") or "unread",
-        devices=worklist.devices(here.engine),
-        displaced=worklist.displaced(here.engine) if conditions.order is Order.PRIORITY else None,
-        waiting=related_images.pending(here.engine) if request.query_params.get("show") == "waiting" else None,
+        devices=worklist.list_devices(here.engine),
+        displaced=worklist.count_displaced(here.engine) if conditions.order is Order.PRIORITY else None,
+        waiting=related_images.list_pending_images(here.engine)
+        if request.query_params.get("show") == "waiting"
+        else None,
         **_rows(here, session, conditions, request),
     )
 
@@ -66,17 +68,17 @@ def next_film(request: Request, session: Reader) -> RedirectResponse:
     """Redirect to the next image to review."""
     here = context.site_of(request)
     order = _enum_value(Order, request.query_params.get("order", "")) or Order.ARRIVAL
-    page = worklist.page(here.engine, WorklistFilter(order=_permitted_order(order, session), limit=1))
+    page = worklist.list_worklist_page(here.engine, WorklistFilter(order=_permitted_order(order, session), limit=1))
     if not page.studies:
         return RedirectResponse("/worklist", 303)
     return RedirectResponse(f"/films/{page.studies[0][0].result.result_id}?{urlencode({'order': order.value})}", 303)
 
 
 def _rows(here: context.Site, session: Session, conditions: WorklistFilter, request: Request) -> dict[str, Any]:
-    page = worklist.page(here.engine, conditions)
+    page = worklist.list_worklist_page(here.engine, conditions)
     images = [film for study in page.studies for film in study]
     ids = [film.result.result_id for film in images]
-    signed = reviews.of_images(here.engine, ids)
+    signed = reviews.list_reviews(here.engine, ids)
     account_id = session.account.account_id
     own = {
         film.result.result_id
@@ -90,7 +92,7 @@ def _rows(here: context.Site, session: Session, conditions: WorklistFilter, requ
         for item in images
         if item.result.result_id not in hidden or item.result.outcome is not Outcome.ASSESSED
     ]
-    disclosures.record(here.engine, session.account.actor, shown)
+    disclosures.record_list_view(here.engine, session.account.actor, shown)
     parameters = {name: request.query_params.get(name, "") for name in _PARAMETERS}
     next_position = "" if page.next is None else "{}-{}".format(*page.next)
     return {

@@ -33,11 +33,11 @@ def write_rows(stream: _Stream, columns: Sequence[str], rows: Iterable[Sequence[
     writer = csv.writer(stream, quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(columns)
     for row in rows:
-        writer.writerow([cell(value) for value in row])
+        writer.writerow([csv_cell(value) for value in row])
 
 
-def cell(value: Any) -> str | bool | int | float:
-    """Return the content of a cell: a number, or text without formulas.
+def csv_cell(value: Any) -> str | bool | int | float:
+    """Return the content of a CSV cell: a number, or text without formulas.
 
     Args:
         value: ``None`` becomes the empty text; anything but a number is converted with ``str``.
@@ -58,8 +58,8 @@ def cell(value: Any) -> str | bool | int | float:
     return "".join(written) + "'" * (begins and not _SEPARATORS.isdisjoint(text))
 
 
-def plain(text: str) -> str:
-    """Return the original text of a cell written by ``cell``."""
+def unescape_csv_cell(text: str) -> str:
+    """Return the original text of a cell written by ``csv_cell``."""
     read: list[str] = []
     begins = True
     for character in text:

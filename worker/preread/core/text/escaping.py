@@ -14,7 +14,7 @@ _UNPRINTABLE_CATEGORIES = frozenset({"Cc", "Cs", "Zl", "Zp"})
 
 
 def escape(text: str) -> str:
-    r"""Return text with control, surrogate and reordering characters escaped.
+    r"""Escape control, surrogate and reordering characters of a text.
 
     They become ``\x1b`` or ``\u202e``.
     Postgres TEXT cannot hold U+0000, neither database can hold a lone surrogate, and a
@@ -42,7 +42,7 @@ def _escaped(character: str) -> str:
 
 
 def display_path(path: bytes) -> str:
-    r"""Return a path as text for display.
+    r"""Return a path as text that is safe to print.
 
     Args:
         path: bytes of the operating system; those that are not UTF-8 become ``\xff``, a backslash is doubled.
@@ -51,7 +51,7 @@ def display_path(path: bytes) -> str:
 
 
 def clean_text(value: str | None) -> str | None:
-    """Return a tag's text, escaped and shortened to 1024 characters.
+    """Return the text of a DICOM tag, escaped and cut to 1024 characters.
 
     Args:
         value: text of the tag, or ``None``.
@@ -68,7 +68,7 @@ def clean_text(value: str | None) -> str | None:
 
 
 def clean_identifier(value: str | None) -> str | None:
-    """Return an identifier, escaped, for storage and comparison.
+    """Return a DICOM identifier, escaped to be stored and compared.
 
     DICOM allows 64 characters (PS3.5 section 6.2: LO and UI). A long identifier is not shortened, since two patients
     could become one.

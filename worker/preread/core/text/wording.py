@@ -28,7 +28,7 @@ IDENTIFIER_WARNING_TEXT: dict[IdentifierWarning, str] = {
 
 
 def format_answer(answer: Answer, finding: str) -> str:
-    """Return a result in words.
+    """Return the result for a finding in words.
 
     For example ``pneumonia not flagged; this excludes no disease``.
     """
@@ -36,7 +36,7 @@ def format_answer(answer: Answer, finding: str) -> str:
 
 
 def format_withdrawn(result: str, reason: str | None) -> str:
-    """Return a result in words, preceded by the withdrawal of its bundle.
+    """Return a result in words, after a note that its bundle was withdrawn.
 
     Args:
         result: the result in words.

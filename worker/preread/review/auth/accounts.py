@@ -38,7 +38,7 @@ _c = account.c
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """An account without its password or token.
+    """A user account without its password or token.
 
     Attributes:
         disabled_at: time since which it is disabled, or ``None``.
@@ -57,13 +57,13 @@ class Account:
 
     @property
     def actor(self) -> str:
-        """Name in the audit trail."""
+        """Name of the account in the audit trail."""
         return f"account:{self.account_id}"
 
 
 @dataclass(frozen=True, slots=True)
 class NewAccount:
-    """An account to be added.
+    """A user account to be added.
 
     Attributes:
         name: user name.
@@ -78,12 +78,12 @@ class NewAccount:
     password: str | None = field(repr=False)
 
 
-def add(engine: Engine, actor: str, new: NewAccount, *, token_days: float = TOKEN_DAYS) -> str | None:
-    """Add an account.
+def add_account(engine: Engine, actor: str, new: NewAccount, *, token_days: float = TOKEN_DAYS) -> str | None:
+    """Add a user account; return the token of a program's account.
 
     Args:
         engine: database.
-        actor: who adds it, see ``audit.append``.
+        actor: who adds it, see ``audit.append_entry``.
         new: the account.
         token_days: validity of a program's token in days.
 
@@ -95,7 +95,9 @@ def add(engine: Engine, actor: str, new: NewAccount, *, token_days: float = TOKE
     """
     name = new.name.strip().lower()
     if not _NAME.fullmatch(name):
-        raise UsageError(f"{name!r} is no user name: a to z, then letters, digits, dots, dashes and underscores")
+        raise UsageError(
+            f"invalid user name {name!r}: write a to z, then letters, digits, dots, dashes and underscores"
+        )
     values: dict[str, Any] = {
         "name": name,
         "full_name": clean_text(new.full_name) or name,
@@ -115,7 +117,7 @@ def add(engine: Engine, actor: str, new: NewAccount, *, token_days: float = TOKE
                 secret["token_hash"],
             ):
                 return
-            raise UsageError(f"there is a user {name} already")
+            raise UsageError(f"the user {name} exists already: take another name")
         now = database_now(connection)
         row = values | secret | {"created_at": now, "token_expires_at": _expiry(now, token, token_days)}
         account_id = connection.execute(insert(account).returning(_c.id), row).scalar_one()
@@ -128,11 +130,11 @@ def add(engine: Engine, actor: str, new: NewAccount, *, token_days: float = TOKE
 def renew_secret(
     engine: Engine, actor: str, name: str, password: str | None, *, token_days: float = TOKEN_DAYS
 ) -> str | None:
-    """Set a new password, or create a new token; end all sessions.
+    """Set an account's password or create its token; end all its sessions.
 
     Args:
         engine: database.
-        actor: who does it, see ``audit.append``.
+        actor: who does it, see ``audit.append_entry``.
         name: user name.
         password: new password of a person; ``None`` for a program.
         token_days: validity of a program's token in days.
@@ -143,13 +145,13 @@ def renew_secret(
     Raises:
         UsageError: there is no such user, or the password is too short, too long, easily guessed or the current one.
     """
-    target = by_name(engine, name)
+    target = find_account(engine, name)
     token, secret = _new_secret(target.name, target.full_name, target.role, password)
     if password is not None:
         present = select(_c.password_hash).where(_c.id == target.account_id)
         stored: str | None = read(engine, lambda connection: connection.execute(present).scalar_one())
         if stored is not None and _matches(stored, password):
-            raise UsageError("the new password is the present one")
+            raise UsageError("the new password equals the present one: take another")
 
     def body(connection: Connection, _again: bool) -> None:
         expires = _expiry(database_now(connection), token, token_days)
@@ -160,13 +162,13 @@ def renew_secret(
     return token
 
 
-def disable(engine: Engine, actor: str, name: str) -> None:
-    """Disable an account; its reviews stay.
+def disable_account(engine: Engine, actor: str, name: str) -> None:
+    """Disable a user account; its reviews stay.
 
     Raises:
         UsageError: there is no such user.
     """
-    target = by_name(engine, name)
+    target = find_account(engine, name)
 
     def body(connection: Connection, _again: bool) -> None:
         _set(connection, target.account_id, {"disabled_at": database_now(connection)})
@@ -177,26 +179,26 @@ def disable(engine: Engine, actor: str, name: str) -> None:
 
 @transaction
 def set_read_before_reveal(tx: Transaction, actor: str, target: Account, value: bool) -> None:
-    """Set whether a reviewer sees answers only after signing.
+    """Set whether a reviewer sees results only after signing a review.
 
     Raises:
         UsageError: the account is not a reviewer's.
     """
     if target.role is not Role.READER:
-        raise UsageError(f"{target.name} signs no reviews: the option needs the role reader")
+        raise UsageError(f"{target.name} has the role {target.role}: the option needs the role reader")
 
     tx.connection.execute(update(account).where(_c.id == target.account_id).values(read_before_reveal=value))
     _record(tx.connection, actor, Action.USER_OPTIONS, target.account_id)
 
 
-def all_accounts(engine: Engine) -> list[Account]:
-    """Return all accounts by name."""
+def list_accounts(engine: Engine) -> list[Account]:
+    """Return all user accounts by name."""
     rows = read(engine, lambda connection: connection.execute(select(account).order_by(_c.name)).all())
-    return [typed(row) for row in rows]
+    return [account_from_row(row) for row in rows]
 
 
-def by_name(engine: Engine, name: str) -> Account:
-    """Return the account of this name.
+def find_account(engine: Engine, name: str) -> Account:
+    """Return the user account of this name.
 
     Raises:
         UsageError: there is none.
@@ -204,26 +206,26 @@ def by_name(engine: Engine, name: str) -> Account:
     row = read(engine, lambda c: c.execute(select(account).where(_c.name == name.strip().lower())).one_or_none())
     if row is None:
         raise UsageError(f"there is no user {name}: `preread users list` shows them")
-    return typed(row)
+    return account_from_row(row)
 
 
-def by_token(engine: Engine, token: str) -> Account | None:
-    """Return the program with this token.
+def find_account_by_token(engine: Engine, token: str) -> Account | None:
+    """Return the program's account with this token; ``None`` if none has it.
 
     Returns:
         ``None`` if there is none, it is disabled, or the token has expired.
     """
-    statement = select(account).where(_c.token_hash == digest(token), _c.disabled_at.is_(None))
+    statement = select(account).where(_c.token_hash == hash_token(token), _c.disabled_at.is_(None))
     row, now = read(engine, lambda connection: (connection.execute(statement).one_or_none(), database_now(connection)))
     if row is None or (row.token_expires_at is not None and row.token_expires_at <= now):
         return None
-    return typed(row)
+    return account_from_row(row)
 
 
 def check_password(
     engine: Engine, name: str, password: str, *, source: str = HERE, device_token: str | None = None
 ) -> Account:
-    """Return the account with this name and password.
+    """Check name and password of a sign-in; return the account.
 
     Args:
         engine: database.
@@ -238,14 +240,16 @@ def check_password(
     """
     name = name.strip().lower()
     row, known = read(engine, lambda connection: _looked_up(connection, name, device_token))
-    reserved = rate_limits.reserve(engine, name, source, digest(device_token) if known and device_token else None)
+    reserved = rate_limits.reserve_sign_in(
+        engine, name, source, hash_token(device_token) if known and device_token else None
+    )
     # an unknown name takes as long as a known one
     right = _matches(row.password_hash if row is not None else _nobodys_hash(), password)
     if row is not None and right and row.disabled_at is None:
-        write(engine, lambda connection, _: rate_limits.release(connection, reserved))
-        return typed(row)
+        write(engine, lambda connection, _: rate_limits.release_sign_in(connection, reserved))
+        return account_from_row(row)
     of_whom = "account:?" if row is None else f"account:{row.id}"
-    write(engine, lambda c, _: audit.append(c, f"nobody@{source}"[:64], Action.SIGN_IN_FAILED, of_whom))
+    write(engine, lambda c, _: audit.append_entry(c, f"nobody@{source}"[:64], Action.SIGN_IN_FAILED, of_whom))
     raise NotAllowed("the name or the password is wrong, or the account is disabled")
 
 
@@ -254,13 +258,15 @@ def _looked_up(connection: Connection, name: str, token: str | None) -> tuple[Ro
     row = connection.execute(select(account).where(_c.name == name, _c.password_hash.is_not(None))).one_or_none()
     # queried also for an unknown name, which must take as long
     account_id = -1 if row is None else row.id
-    conditions = (device.c.account_id == account_id, device.c.token_hash == digest(token or ""))
+    conditions = (device.c.account_id == account_id, device.c.token_hash == hash_token(token or ""))
     return row, connection.execute(select(device.c.id).where(*conditions)).one_or_none() is not None
 
 
 def _record(connection: Connection, actor: str, action: Action, account_id: int) -> None:
     """Append an audit entry with the account's new content."""
-    audit.append(connection, actor, action, f"account:{account_id}", audit_proof.of_account(connection, account_id))
+    audit.append_entry(
+        connection, actor, action, f"account:{account_id}", audit_proof.stored_account_content(connection, account_id)
+    )
 
 
 def _set(connection: Connection, account_id: int, values: dict[str, Any]) -> None:
@@ -273,7 +279,7 @@ def _expiry(now: datetime, token: str | None, days: float) -> datetime | None:
     return None if token is None else now + timedelta(days=days)
 
 
-def typed(row: Row[Any]) -> Account:
+def account_from_row(row: Row[Any]) -> Account:
     """Return a row of ``account`` as an account."""
     return Account(
         row.id,
@@ -290,7 +296,7 @@ def typed(row: Row[Any]) -> Account:
 # ---------------------------------------------------------------------- secrets
 
 
-def digest(token: str) -> str:
+def hash_token(token: str) -> str:
     """Return the hash under which a random token is stored."""
     return hashlib.sha256(token.encode("utf-8", "surrogatepass")).hexdigest()
 
@@ -301,15 +307,17 @@ def _new_secret(
     """Return the token to show (programs only) and the columns to store."""
     if role is Role.SERVICE:
         if password is not None:
-            raise UsageError("a program (role service) has a token, which is made for it, and no password")
+            raise UsageError("a program (role service) has no password: its token is created with the account")
         token = f"preread_{secrets.token_urlsafe(32)}"
-        return token, {"password_hash": None, "token_hash": digest(token)}
+        return token, {"password_hash": None, "token_hash": hash_token(token)}
     if password is None:
-        raise UsageError("a person needs a password")
+        raise UsageError(f"an account with the role {role} needs a password")
     if len(password) not in PASSWORD_CHARS or password.strip().lower() == name:
         low, high = PASSWORD_CHARS.start, PASSWORD_CHARS.stop - 1
-        raise UsageError(f"a password has {low} to {high} characters and is not the name")
-    weak = passwords.weakness(password, (name, full_name, "preread", socket.gethostname()))
+        raise UsageError(
+            f"the password has {len(password)} characters or equals the name: take {low} to {high} characters"
+        )
+    weak = passwords.find_password_weakness(password, (name, full_name, "preread", socket.gethostname()))
     if weak is not None:
         raise UsageError(f"this password is too easily guessed: {weak}; take a longer one, or words of your own")
     return None, {"password_hash": _hasher().hash(_encoded(password)), "token_hash": None}

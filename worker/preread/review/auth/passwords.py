@@ -54,8 +54,8 @@ _YEAR = re.compile(r"(?:19|20)\d\d")
 _APART = re.compile(r"[\s._\-+/,;:]+")
 
 
-def weakness(password: str, own: Iterable[str] = ()) -> str | None:
-    """Return why a password is too easily guessed, or ``None`` if it is not.
+def find_password_weakness(password: str, own: Iterable[str] = ()) -> str | None:
+    """Return why a password is too easily guessed; ``None`` if it is not.
 
     Args:
         password: password to check.

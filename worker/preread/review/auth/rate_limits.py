@@ -42,8 +42,8 @@ _c = brake.c
 
 
 @dataclass(frozen=True, slots=True)
-class Brake:
-    """One limit.
+class SignInLimit:
+    """One limit of failed sign-ins: of a name, an address or a browser.
 
     Attributes:
         key: key of its row.
@@ -56,8 +56,8 @@ class Brake:
     window_s: float | None = None
 
 
-def reserve(engine: Engine, name: str, source: str, device: str | None = None) -> tuple[Brake, ...]:
-    """Count an attempt before its password is checked.
+def reserve_sign_in(engine: Engine, name: str, source: str, device: str | None = None) -> tuple[SignInLimit, ...]:
+    """Count a sign-in attempt against its limits before the password check.
 
     Args:
         engine: database.
@@ -97,8 +97,8 @@ def reserve(engine: Engine, name: str, source: str, device: str | None = None) -
     return brakes
 
 
-def release(connection: Connection, brakes: tuple[Brake, ...]) -> None:
-    """Release a reservation after a successful sign-in."""
+def release_sign_in(connection: Connection, brakes: tuple[SignInLimit, ...]) -> None:
+    """Take back the count of a sign-in attempt that succeeded."""
     for limit in brakes:
         if limit.window_s is None:
             connection.execute(delete(brake).where(_c.key == limit.key))
@@ -107,15 +107,15 @@ def release(connection: Connection, brakes: tuple[Brake, ...]) -> None:
             connection.execute(decrement.values(failures=_c.failures - 1))
 
 
-def _brakes(name: str, source: str, device: str | None) -> tuple[Brake, ...]:
+def _brakes(name: str, source: str, device: str | None) -> tuple[SignInLimit, ...]:
     if device is not None:
-        return (Brake(_key("device", name, device), FREE_FAILURES),)
+        return (SignInLimit(_key("device", name, device), FREE_FAILURES),)
     counted_by = client_network(source)
     # always in the same order, so that two attempts cannot deadlock
     return (
-        Brake(_key("source", counted_by), SOURCE_FAILURES, SOURCE_WINDOW_S),
-        Brake(_key("name", name), NAME_FAILURES, NAME_WINDOW_S),
-        Brake(_key("pair", name, counted_by), FREE_FAILURES),
+        SignInLimit(_key("source", counted_by), SOURCE_FAILURES, SOURCE_WINDOW_S),
+        SignInLimit(_key("name", name), NAME_FAILURES, NAME_WINDOW_S),
+        SignInLimit(_key("pair", name, counted_by), FREE_FAILURES),
     )
 
 
@@ -123,13 +123,13 @@ def _key(*parts: str) -> str:
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _lock(connection: Connection, limit: Brake, now: datetime) -> None:
+def _lock(connection: Connection, limit: SignInLimit, now: datetime) -> None:
     empty = {"key": limit.key, "failures": 0, "since": now, "not_before": None, "at": now}
     connection.execute(insert_new(connection, brake), empty)
     connection.execute(select(_c.key).where(_c.key == limit.key).with_for_update()).one()
 
 
-def _longest(connection: Connection, brakes: tuple[Brake, ...], now: datetime) -> float:
+def _longest(connection: Connection, brakes: tuple[SignInLimit, ...], now: datetime) -> float:
     """Return the seconds until the next attempt; 0 or less if none."""
     rows = {
         row.key: row for row in connection.execute(select(brake).where(_c.key.in_([limit.key for limit in brakes])))
@@ -137,14 +137,14 @@ def _longest(connection: Connection, brakes: tuple[Brake, ...], now: datetime) -
     return max(_wait_s(limit, rows[limit.key], now) if limit.key in rows else 0.0 for limit in brakes)
 
 
-def _wait_s(limit: Brake, row: Any, now: datetime) -> float:
+def _wait_s(limit: SignInLimit, row: Any, now: datetime) -> float:
     if limit.window_s is None:
         return 0.0 if row.not_before is None else float((row.not_before - now).total_seconds())
     ends = row.since + timedelta(seconds=limit.window_s)
     return float((ends - now).total_seconds()) if row.failures >= limit.failures else 0.0
 
 
-def _one_more(limit: Brake, row: Any, now: datetime) -> dict[str, Any]:
+def _one_more(limit: SignInLimit, row: Any, now: datetime) -> dict[str, Any]:
     if limit.window_s is not None:
         expired = row.since <= now - timedelta(seconds=limit.window_s)
         return {"failures": 1, "since": now, "at": now} if expired else {"failures": row.failures + 1, "at": now}

@@ -1,4 +1,4 @@
-"""Sessions of signed-in browsers.
+"""Web sessions of signed-in browsers.
 
 The cookie holds a random token, the database its hash. A search text stays in the session.
 """
@@ -16,7 +16,7 @@ from preread.db.review_schema import account, session
 from preread.ledger.transaction import Transaction, query, transaction
 from preread.review import audit
 from preread.review.audit import Action
-from preread.review.auth.accounts import Account, digest, typed
+from preread.review.auth.accounts import Account, account_from_row, hash_token
 
 LONGEST_S = 12 * 3600.0
 _TOUCH_S = 30.0
@@ -25,7 +25,7 @@ _c = session.c
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One session.
+    """One web session.
 
     Attributes:
         session_id: its id.
@@ -42,7 +42,7 @@ class Session:
 
 @dataclass(frozen=True, slots=True)
 class Browser:
-    """A session as shown to its owner and to administrators.
+    """A web session as shown to its owner and to administrators.
 
     Attributes:
         session_id: its id.
@@ -57,8 +57,8 @@ class Browser:
     address: str | None
 
 
-def begin(engine: Engine, who: Account, *, address: str | None = None, replaces: str | None = None) -> str:
-    """Start a session and return the cookie's token.
+def start_session(engine: Engine, who: Account, *, address: str | None = None, replaces: str | None = None) -> str:
+    """Start a web session and return the token for its cookie.
 
     Args:
         engine: database.
@@ -69,14 +69,14 @@ def begin(engine: Engine, who: Account, *, address: str | None = None, replaces:
     token = secrets.token_urlsafe(32)
 
     def body(connection: Connection, is_retry: bool) -> None:
-        if is_retry and connection.execute(select(_c.id).where(_c.token_hash == digest(token))).first():
+        if is_retry and connection.execute(select(_c.id).where(_c.token_hash == hash_token(token))).first():
             return
         now = database_now(connection)
         connection.execute(delete(session).where(_c.created_at < now - timedelta(seconds=LONGEST_S)))
         if replaces is not None:
-            connection.execute(delete(session).where(_c.token_hash == digest(replaces)))
+            connection.execute(delete(session).where(_c.token_hash == hash_token(replaces)))
         row = {
-            "token_hash": digest(token),
+            "token_hash": hash_token(token),
             "account_id": who.account_id,
             "csrf": secrets.token_urlsafe(32),
             "created_at": now,
@@ -85,14 +85,14 @@ def begin(engine: Engine, who: Account, *, address: str | None = None, replaces:
             "address": None if address is None else address[:64],
         }
         connection.execute(insert(session), row)
-        audit.append(connection, who.actor, Action.SIGN_IN, who.actor)
+        audit.append_entry(connection, who.actor, Action.SIGN_IN, who.actor)
 
     write(engine, body)
     return token
 
 
-def find(engine: Engine, token: str, idle_s: float, *, touch: bool) -> Session | None:
-    """Return the session of a token.
+def find_session(engine: Engine, token: str, idle_s: float, *, touch: bool) -> Session | None:
+    """Return the web session of a cookie's token; ``None`` if it has ended.
 
     Args:
         engine: database.
@@ -106,7 +106,7 @@ def find(engine: Engine, token: str, idle_s: float, *, touch: bool) -> Session |
     statement = (
         select(account, _c.id.label("session_id"), _c.csrf, _c.search, _c.seen_at, _c.created_at.label("begun_at"))
         .join(account, account.c.id == _c.account_id)
-        .where(_c.token_hash == digest(token), account.c.disabled_at.is_(None))
+        .where(_c.token_hash == hash_token(token), account.c.disabled_at.is_(None))
     )
     row, now = read(engine, lambda connection: (connection.execute(statement).one_or_none(), database_now(connection)))
     if row is None or row.seen_at < now - timedelta(seconds=idle_s):
@@ -116,19 +116,19 @@ def find(engine: Engine, token: str, idle_s: float, *, touch: bool) -> Session |
     if touch and row.seen_at < now - timedelta(seconds=_TOUCH_S):
         # at intervals, so that most requests write nothing
         write(engine, lambda c, _: c.execute(update(session).where(_c.id == row.session_id).values(seen_at=now)))
-    return Session(row.session_id, typed(row), row.csrf, row.search or "")
+    return Session(row.session_id, account_from_row(row), row.csrf, row.search or "")
 
 
 @transaction
-def end(tx: Transaction, session_: Session) -> None:
-    """End a session."""
+def end_session(tx: Transaction, session_: Session) -> None:
+    """End a web session."""
     tx.connection.execute(delete(session).where(_c.id == session_.session_id))
-    audit.append(tx.connection, session_.account.actor, Action.SIGN_OUT, session_.account.actor)
+    audit.append_entry(tx.connection, session_.account.actor, Action.SIGN_OUT, session_.account.actor)
 
 
 @query
-def of_account(tx: Transaction, account_id: int, idle_s: float) -> list[Browser]:
-    """Return the active sessions of an account, the last used first."""
+def list_sessions(tx: Transaction, account_id: int, idle_s: float) -> list[Browser]:
+    """Return an account's active web sessions, the last used first."""
     active = (_c.seen_at >= tx.now - timedelta(seconds=idle_s), _c.created_at >= tx.now - timedelta(seconds=LONGEST_S))
     columns = select(_c.id, _c.created_at, _c.seen_at, _c.address)
     statement = columns.where(_c.account_id == account_id, *active).order_by(_c.seen_at.desc(), _c.id.desc())
@@ -137,11 +137,11 @@ def of_account(tx: Transaction, account_id: int, idle_s: float) -> list[Browser]
 
 @transaction
 def end_sessions(tx: Transaction, actor: str, of: Account, *, only: int | None = None, but: int | None = None) -> int:
-    """End sessions of an account and return their number.
+    """End web sessions of an account and return their number.
 
     Args:
         tx: database, or transaction to take part in.
-        actor: who ends them, see ``audit.append``.
+        actor: who ends them, see ``audit.append_entry``.
         of: the account.
         only: end this session alone; another account's is left unchanged.
         but: end all sessions except this one.
@@ -151,13 +151,13 @@ def end_sessions(tx: Transaction, actor: str, of: Account, *, only: int | None =
     conditions += [] if but is None else [_c.id != but]
     ended = tx.connection.execute(delete(session).where(*conditions)).rowcount
     if ended:
-        audit.append(tx.connection, actor, Action.SESSIONS_ENDED, of.actor)
+        audit.append_entry(tx.connection, actor, Action.SESSIONS_ENDED, of.actor)
     return ended
 
 
 @transaction
 def set_search(tx: Transaction, session_: Session, text: str) -> None:
-    """Store the search text of a session; an empty text ends the search."""
+    """Store the search text of a web session; an empty text ends the search."""
     tx.connection.execute(update(session).where(_c.id == session_.session_id).values(search=text or None))
     if text:
-        audit.append(tx.connection, session_.account.actor, Action.SEARCH, "worklist")
+        audit.append_entry(tx.connection, session_.account.actor, Action.SEARCH, "worklist")

@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from preread.core.addresses import client_network
 from preread.core.errors import DatabaseAway, PrereadError
 from preread.review.auth import accounts, devices, sessions
-from preread.review.auth.accounts import Account, digest
+from preread.review.auth.accounts import Account, hash_token
 from preread.review.auth.sessions import Session
 from preread.web.context import Site
 from preread.web.limits.work_slots import NoSlotError, RequestRate, WorkSlots
@@ -157,7 +157,7 @@ class Admission:
         if visitor.known:
             return self._people, _name(visitor)
         if _is_sign_in(scope):
-            return self._sign_ins, source if visitor.device is None else digest(visitor.device)
+            return self._sign_ins, source if visitor.device is None else hash_token(visitor.device)
         return self._strangers, source
 
     def _may_send(self, scope: Scope, visitor: Visitor) -> bool:
@@ -197,19 +197,21 @@ class Admission:
 
     def _is_known(self, token: str) -> bool:
         try:
-            return devices.is_known(self._here.engine, token)
+            return devices.is_known_browser(self._here.engine, token)
         except DatabaseAway:
             return False  # looking at the password will say so
 
     def _program(self, token: str) -> Visitor:
         try:
-            return Visitor(program=accounts.by_token(self._here.engine, token))
+            return Visitor(program=accounts.find_account_by_token(self._here.engine, token))
         except PrereadError as error:
             return Visitor(failure=error)
 
     def _session(self, token: str, *, touch: bool) -> Visitor:
         try:
-            return Visitor(session=sessions.find(self._here.engine, token, self._here.options.idle_s, touch=touch))
+            return Visitor(
+                session=sessions.find_session(self._here.engine, token, self._here.options.idle_s, touch=touch)
+            )
         except PrereadError as error:
             return Visitor(failure=error)
 

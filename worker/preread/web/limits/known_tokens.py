@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 
-from preread.review.auth.accounts import digest
+from preread.review.auth.accounts import hash_token
 
 _AT_MOST = 10_000
 
@@ -17,11 +17,11 @@ class KnownTokens:
         self._digests: OrderedDict[str, None] = OrderedDict()
 
     def __contains__(self, token: str) -> bool:
-        return digest(token) in self._digests
+        return hash_token(token) in self._digests
 
     def record(self, token: str, valid: bool) -> None:
         """Add a valid token, or remove an invalid one."""
-        key = digest(token)
+        key = hash_token(token)
         self._digests.pop(key, None)
         if valid:
             self._digests[key] = None
