@@ -217,7 +217,7 @@ def test_sqlite_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
     engine = open_engine(f"sqlite:///{tmp_path / 'no' / 'preread.db'}")
     with pytest.raises(DatabaseUnsuitable, match=r"there is no folder .*/no ") as caught:
         migrate.upgrade_schema(engine)
-    assert "Make that folder" in caught.value.hint
+    assert "Create that folder" in caught.value.hint
 
 
 @pytest.mark.parametrize("kept_bytes", [None, 50, 4096, 20_000, -4096])
