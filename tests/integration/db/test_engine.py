@@ -215,7 +215,7 @@ def test_sqlite_on_a_network_file_system_is_refused(tmp_path: Path, monkeypatch:
 
 def test_sqlite_in_a_folder_that_is_not_there(tmp_path: Path) -> None:
     engine = open_engine(f"sqlite:///{tmp_path / 'no' / 'preread.db'}")
-    with pytest.raises(DatabaseUnsuitable, match=r"there is no folder .*/no ") as caught:
+    with pytest.raises(DatabaseUnsuitable, match=r"the folder .*/no for the database does not exist") as caught:
         migrate.upgrade_schema(engine)
     assert "Create that folder" in caught.value.hint
 
@@ -229,7 +229,7 @@ def test_a_foreign_or_truncated_sqlite_file_is_named_and_left_as_it_is(
     content = b"# A readme, no database\n" * 100 if kept_bytes is None else migrated_sqlite.read_bytes()[:kept_bytes]
     path.write_bytes(content)
     engine = open_engine(f"sqlite:///{path}")
-    with pytest.raises(DatabaseUnsuitable, match=r"preread\.db is no SQLite database, or is damaged") as caught:
+    with pytest.raises(DatabaseUnsuitable, match=r"preread\.db is not an SQLite database, or is damaged") as caught:
         action(engine)
     engine.dispose()
     assert "backup" in caught.value.hint
@@ -261,7 +261,7 @@ def test_a_database_that_is_damaged_further_in_is_named_by_reads_and_writes(
 @pytest.mark.parametrize("action", [migrate.check_schema, migrate.upgrade_schema])
 def test_a_folder_in_place_of_the_sqlite_file(tmp_path: Path, action: Callable[[Engine], None]) -> None:
     engine = open_engine(f"sqlite:///{tmp_path}")
-    with pytest.raises(DatabaseUnsuitable, match="is a folder, no database file") as caught:
+    with pytest.raises(DatabaseUnsuitable, match="is a folder, not a database file") as caught:
         action(engine)
     engine.dispose()
     assert str(tmp_path) in str(caught.value)
@@ -269,7 +269,7 @@ def test_a_folder_in_place_of_the_sqlite_file(tmp_path: Path, action: Callable[[
 
 
 @pytest.mark.parametrize("there", [True, False])
-@pytest.mark.parametrize("action", ["check_schema", "upgrade"])
+@pytest.mark.parametrize("action", ["check_schema", "upgrade_schema"])
 def test_an_sqlite_file_in_a_folder_that_may_not_be_written(
     tmp_path: Path, migrated_sqlite: Path, there: bool, action: str
 ) -> None:

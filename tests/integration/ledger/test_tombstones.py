@@ -247,7 +247,7 @@ def test_a_file_that_another_program_reads_is_told_and_cleaned_later(
 ) -> None:
     monkeypatch.setattr("preread.db.engine.BUSY_TIMEOUT_S", 0.01)
     pauses: list[float] = []
-    monkeypatch.setattr(purge, "compact", partial(compact_sqlite, sleep=pauses.append))
+    monkeypatch.setattr(purge, "compact_sqlite", partial(compact_sqlite, sleep=pauses.append))
     filled.engine.dispose()
     log = Path(f"{database_url.removeprefix('sqlite:///')}-wal")
     other = open_engine(database_url)

@@ -62,7 +62,7 @@ def test_a_form_that_is_sent_twice_is_one_reading(films: Films) -> None:
     # a form that somebody went back to and wrote on: not signed as it is now, and not passed over in silence either
     changes: list[dict[str, Any]] = [{"comment": "right"}, {"findings": {}}, {"verdict": Verdict.REJECTED}]
     for changed in changes:
-        with pytest.raises(ReadingOutdated, match="signed before"):
+        with pytest.raises(ReadingOutdated, match="already signed"):
             sign(films, ada, film, **{**said, **changed})
     assert len(reviews.list_reviews(films.engine, [film])[film]) == 1
 

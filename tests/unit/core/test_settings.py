@@ -222,7 +222,7 @@ def test_paths_with_another_separator_are_not_taken_for_one(monkeypatch: pytest.
 
 def test_settings_do_not_change() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        load().slots = 9  # type: ignore[misc]  # the assignment that must fail
+        load_settings().slots = 9  # type: ignore[misc]  # the assignment that must fail
 
 
 def test_every_setting_is_explained_and_has_its_unit_in_its_name() -> None:
@@ -249,7 +249,7 @@ def test_a_setting_says_its_unit_and_range() -> None:
 )
 def test_an_address_to_listen_on(monkeypatch: pytest.MonkeyPatch, text: Any, address: Any) -> None:
     monkeypatch.setenv("PREREAD_HEALTH_LISTEN", text)
-    listen = load().health_listen
+    listen = load_settings().health_listen
     assert listen is not None
     assert parse_listen_address(listen) == address
 
