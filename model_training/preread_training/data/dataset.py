@@ -142,7 +142,7 @@ def _read_csv(source: Path, absent: str) -> list[LabelledImage]:
     if short := [number for number, row in enumerate(rows, 2) if not (row["path"] and row["label"])]:
         raise UsageError(f"{source}: line {short[0]} lacks its path or label: complete or remove it")
     # `review export` and `preread-train index` put apostrophes before what a spreadsheet would run
-    texts = [{name: plain(row[name]) for name in ("path", "label", "patient") if row.get(name)} for row in rows]
+    texts = [{name: unescape_csv_cell(row[name]) for name in ("path", "label", "patient") if row.get(name)} for row in rows]
     return [_labelled_image(source.parent / row["path"], row["label"], row.get("patient"), absent) for row in texts]
 
 
