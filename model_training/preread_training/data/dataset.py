@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from preread.core.errors import UsageError
-from preread.core.text.csv_cells import write_rows
+from preread.core.text.csv_cells import unescape_csv_cell, write_rows
 from preread.core.types import Identity, JSONObject, PixelArray
 from preread.runner.assess_files import Processes
 from preread_training.data.decoding import decode_files
@@ -142,7 +142,9 @@ def _read_csv(source: Path, absent: str) -> list[LabelledImage]:
     if short := [number for number, row in enumerate(rows, 2) if not (row["path"] and row["label"])]:
         raise UsageError(f"{source}: line {short[0]} lacks its path or label: complete or remove it")
     # `review export` and `preread-train index` put apostrophes before what a spreadsheet would run
-    texts = [{name: unescape_csv_cell(row[name]) for name in ("path", "label", "patient") if row.get(name)} for row in rows]
+    texts = [
+        {name: unescape_csv_cell(row[name]) for name in ("path", "label", "patient") if row.get(name)} for row in rows
+    ]
     return [_labelled_image(source.parent / row["path"], row["label"], row.get("patient"), absent) for row in texts]
 
 
