@@ -451,6 +451,22 @@ def test_padding_beyond_the_stored_bits_covers_nothing_else(value: int, limit: i
     shown(native(twelve_bits(), **elements))
 
 
+@pytest.mark.parametrize("signed", [False, True])
+@pytest.mark.parametrize("word", [0xFFFF, 0x8000, 0x1FFF])
+def test_words_of_padding_beyond_the_stored_bits_are_black(word: int, *, signed: bool) -> None:
+    if signed and word == 0xFFFF:
+        word = 0x7FFF  # otherwise it is -1, which the stored bits hold
+    values = np.clip(twelve_bits(), 4, 4000)
+    if signed:
+        values = (values.astype(np.int16) - 2048).view(np.uint16) & 0xFFF
+    values[:, :10] = word
+    window = {"WindowCenter": "0"} if signed else {}
+    elements = {**TWELVE, **window, "PixelRepresentation": int(signed), "PhotometricInterpretation": "MONOCHROME1"}
+    pixels = decode_radiograph(read_image_header(native(values, **elements, PixelPaddingValue=word))).pixels
+    assert not pixels[:, :10].any()
+    assert int(np.abs(pixels[:, 10:] - (255.0 - FILM[:, 10:])).max()) <= 7
+
+
 def test_a_range_that_ends_beyond_the_stored_bits_begins_where_it_says() -> None:
     values = twelve_bits()
     values[:, :10] = 4090

@@ -257,7 +257,7 @@ def _decode_dicom(header: ImageHeader, file: DicomFile, limits: ImageLimits, sho
     module = decoders.read_pixel_module(file, limits.max_pixels)
     stored = decoders.decode_stored_values(file, module, _halvings(module, shorter_side_px))
     found = replace(module, bits_stored=stored.field.bits, high_bit=stored.field.end - 1, signed=stored.field.signed)
-    rendered = rendering.render_grey_levels(stored.values, found, file, module.bits_stored)
+    rendered = rendering.render_grey_levels(stored.values, found, file, module.bits_stored, stored.padding)
     distinct: dict[Caveat, None] = dict.fromkeys((*stored.caveats, *rendered.caveats))
     return Radiograph(
         rendered.pixels,

@@ -103,7 +103,11 @@ class _Mapped:
 
 
 def render_grey_levels(
-    values: Stored, module: PixelModule, file: DicomFile, stated_bits: int | None = None
+    values: Stored,
+    module: PixelModule,
+    file: DicomFile,
+    stated_bits: int | None = None,
+    padding_beyond: int | None = None,
 ) -> Rendered:
     """Render stored values of a DICOM image to grey levels for display.
 
@@ -112,6 +116,7 @@ def render_grey_levels(
         module: checked Image Pixel Module of the image, with the stored bits and sign that were found.
         file: the parsed DICOM file.
         stated_bits: BitsStored of the header if other stored bits were found.
+        padding_beyond: value of padding whose words reach beyond the stored bits, if there is any.
 
     Raises:
         ColourNotGrey: the channels of a colour image differ.
@@ -126,6 +131,8 @@ def render_grey_levels(
     dataset = file.dataset
     entries = _entries(values.dtype)
     padding = _padding(dataset, module, entries)
+    if padding_beyond is not None:
+        padding |= entries == padding_beyond
     mapped = _modality(dataset, file.little_endian, entries, caveats)
     display = _Display(_Histogram(values, padding), entries, mapped, module, stated_bits or module.bits_stored)
     grey, fault = _voi(file, display, caveats)

@@ -113,6 +113,8 @@ class StoredValues:
         caveats: assumptions made while decoding.
         contradiction: sentence that names elements and found range if header and pixels contradict each other and
             neither can be right; empty otherwise.
+        padding: value of pixels whose words are PixelPaddingValue and reach beyond the stored bits; ``None`` if there
+            are none.
     """
 
     values: Stored
@@ -120,6 +122,7 @@ class StoredValues:
     field: BitField
     caveats: tuple[Caveat, ...] = ()
     contradiction: str = ""
+    padding: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,7 +266,23 @@ def _extract_values(decoded: _Decoded, module: PixelModule, file: DicomFile) -> 
     if found.contradiction:
         contradiction = f"BitsStored is {module.bits_stored} and HighBit {module.high_bit}, but {found.contradiction}"
     caveats = (*decoded.caveats, *_lossy(file), *((Caveat.DEPTH_CORRECTED,) if is_corrected else ()))
-    return StoredValues(extract_bits(words, found.field), decoded.decoder, found.field, caveats, contradiction)
+    values, padding = extract_bits(words, found.field), _padding_beyond(words, found.field, file)
+    return StoredValues(values, decoded.decoder, found.field, caveats, contradiction, padding)
+
+
+def _padding_beyond(words: Stored, field: BitField, file: DicomFile) -> int | None:
+    """Return the value of padding whose words reach beyond the stored bits.
+
+    The stored bits alone do not tell such a pixel from one of the image (PS3.3 C.7.5.1.1.2).
+    """
+    stated = elements.read_integer(file.dataset, "PixelPaddingValue")
+    width = 8 * words.dtype.itemsize
+    if stated is None or words.ndim != 2 or field.bits == width:
+        return None
+    word = np.array([stated & ((1 << width) - 1)], words.dtype)
+    value = int(extract_bits(word, field)[0])
+    whole = int((word.view(f"i{words.dtype.itemsize}") if field.signed else word)[0]) >> field.low
+    return value if value != whole and bool((words == word).any()) else None
 
 
 def _overlay_bits(file: DicomFile, module: PixelModule) -> int:
