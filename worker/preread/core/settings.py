@@ -64,8 +64,7 @@ class Settings(BaseSettings):
     bundle: str | None = Field(
         default=None,
         description="bundle to use: a name, `name/version` or a folder; unset: the one chosen with `preread bundle "
-        "activate`, "
-        "else the newest that ships with Preread",
+        "activate`, else the newest that ships with Preread",
     )
     bundle_dir: Path | None = Field(
         default=None,
@@ -128,8 +127,7 @@ class Settings(BaseSettings):
         default=500 * _MIB,
         ge=0,
         description="free bytes on the database's disk below which `preread check` reports a problem, and on the "
-        "previews' "
-        "disk below which no preview is stored",
+        "previews' disk below which no preview is stored",
     )
     preview_dir: Path | None = Field(
         default=None,
@@ -138,14 +136,12 @@ class Settings(BaseSettings):
     forgotten_file: Path | None = Field(
         default=None,
         description="file in which `preread purge` records keyed hashes of what was purged, to purge it again when a "
-        "backup is "
-        "restored; unset: beside the SQLite file; with Postgres purge is refused without it",
+        "backup is restored; unset: beside the SQLite file; with Postgres purge is refused without it",
     )
     require_confinement: bool = Field(
         default=False,
         description="refuse to run if the kernel lacks seccomp or Landlock, which confine the inference processes; "
-        "else "
-        "`preread check` and `preread status` report it",
+        "else `preread check` and `preread status` report it",
     )
     vocabulary_file: Path | None = Field(
         default=None,
@@ -155,8 +151,8 @@ class Settings(BaseSettings):
     audit_key_file: Path | None = Field(
         default=None,
         description="file with the key of the audit trail, which accounts that may write to the database should not "
-        "be able "
-        "to read; unset: beside the SQLite file, with Postgres in the unit's state folder, and none elsewhere",
+        "be able to read; unset: beside the SQLite file, with "
+        "Postgres in the unit's state folder, and none elsewhere",
     )
     web_host: str = Field(
         default="127.0.0.1",
@@ -170,8 +166,7 @@ class Settings(BaseSettings):
         default=None,
         min_length=1,
         description="addresses or networks, separated by `,`, of the proxy that terminates TLS: its `X-Forwarded-*` "
-        "headers are "
-        "trusted, and plain HTTP is accepted from it only; `*` trusts any client",
+        "headers are trusted, and plain HTTP is accepted from it only; `*` trusts any client",
     )
     web_idle_minutes: float = Field(
         default=30.0,
@@ -282,8 +277,8 @@ class Settings(BaseSettings):
                 paths = [path for path in text.split(os.pathsep) if path]
                 if several := next((found for path in paths if (found := _OTHER_SEPARATOR.search(path))), None):
                     raise ValueError(
-                        f"paths are separated by {os.pathsep!r}, not {several[1]!r}; write a path that contains it "
-                        f"in a JSON "
+                        f"paths are separated by {os.pathsep!r}, not "
+                        f"{several[1]!r}; write a path that contains it in a JSON "
                         'list: [{"path": "/srv/a,/b"}]'
                     )
                 return [{"path": path} for path in paths]

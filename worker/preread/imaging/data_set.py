@@ -222,8 +222,8 @@ class _Walk:
         self.pieces += 1
         if self.pieces > PIECES_MAX:
             raise BrokenHeader(
-                f"The sequences (SQ) of the DICOM header hold more than {PIECES_MAX} elements and items, which is the "
-                "limit."
+                "The sequences (SQ) of the DICOM header hold more "
+                f"than {PIECES_MAX} elements and items, which is the limit."
             )
 
     def sequence_end(self, position: int, end: int | None, *, implicit: bool) -> int:

@@ -88,8 +88,8 @@ def parse_dicom_file(data: bytes, max_bytes: int) -> DicomFile:
             raise UnknownFormat
         if guess is None:
             raise BrokenHeader(
-                "The file lacks TransferSyntaxUID (0002,0010), and its first element has none of the encodings of "
-                "DICOM."
+                "The file lacks TransferSyntaxUID (0002,0010), and "
+                "its first element has none of the encodings of DICOM."
             )
         implicit, little = guess
         syntax = IMPLICIT_LITTLE if implicit else EXPLICIT_LITTLE if little else EXPLICIT_BIG
@@ -148,8 +148,8 @@ def _read_meta(data: bytes, offset: int) -> tuple[dict[int, str], int]:
             break
         if count == _META_ELEMENTS_MAX:
             raise BrokenHeader(
-                f"The File Meta Information (group 0002) has more than {_META_ELEMENTS_MAX} elements, which is the "
-                "limit."
+                "The File Meta Information (group 0002) has more "
+                f"than {_META_ELEMENTS_MAX} elements, which is the limit."
             )
         vr = data[offset + 4 : offset + 6]
         if vr.isalpha() and vr.isupper():

@@ -153,8 +153,8 @@ def compile_path_pattern(pattern: str) -> re.Pattern[str]:
         if written == "**/":
             if match.start() != 0:
                 raise SettingsError(
-                    f"The path pattern {pattern!r} has `**/` at character {match.start()}: use it only at the "
-                    "beginning."
+                    f"The path pattern {pattern!r} has `**/` at "
+                    f"character {match.start()}: use it only at the beginning."
                 )
             parts.append("(?:[^/]+/)*+" if "/" not in pattern[position:] else "(?:[^/]+/)*?")
             continue
@@ -170,8 +170,7 @@ def compile_path_pattern(pattern: str) -> re.Pattern[str]:
         if not behind and not last:
             raise SettingsError(
                 f"The path pattern has no text between {written} and {wildcards[index + 1][0]}: put a character there "
-                "that "
-                "separates them."
+                "that separates them."
             )
         taken = f"(?P<{field}>[^/]+?)" if field else "[^/]*?"
         parts.append(taken if last else f"(?>{taken}{re.escape(behind)})")

@@ -40,8 +40,7 @@ class PreprocessingSpec:
         if not (0 < self.rows <= 1024 and 0 < self.columns <= 1024 and self.divide > 0):
             raise ValueError(
                 f"rows is {self.rows}, columns {self.columns} and divide {self.divide}; rows and columns must be 1 to "
-                "1024, "
-                "and divide above 0"
+                "1024, and divide above 0"
             )
 
     @property

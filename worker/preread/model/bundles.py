@@ -312,9 +312,8 @@ def add_bundle(source: Path, folder: Path, check: Callable[[Bundle], object]) ->
             raise
     except OSError as error:
         raise UsageError(
-            f"the bundle cannot be copied to {folder} ({error.strerror}): give this user write permission there, or "
-            "free "
-            "space"
+            f"the bundle cannot be copied to {folder} "
+            f"({error.strerror}): give this user write permission there, or free space"
         ) from error
     return load_bundle(target)
 

@@ -34,8 +34,7 @@ class Calibration:
         if not (self.slope > 0 and math.isfinite(self.intercept) and 0 < self.prevalence < 1):
             raise ValueError(
                 f"slope is {self.slope}, intercept {self.intercept} and prevalence {self.prevalence}; slope must be "
-                "above "
-                "0, intercept finite and prevalence between 0 and 1"
+                "above 0, intercept finite and prevalence between 0 and 1"
             )
 
     def compute_probability(self, logit: float) -> float:

@@ -59,21 +59,21 @@ class Classifier:
         outputs = self._run.get_output_details()
         if missing := {"logit", "activation_map", "embedding"} - outputs.keys():
             raise BundleDamaged(
-                f"{bundle.label}: the network lacks the output {', '.join(sorted(missing))} of the three that it must "
-                "have"
+                f"{bundle.label}: the network lacks the output "
+                f"{', '.join(sorted(missing))} of the three that it must have"
             )
         spec = bundle.manifest.preprocessing
         shape = self._run.get_input_details()[self._input]["shape"].tolist()
         if shape != (expected := [1, spec.rows, spec.columns, 1]):
             raise BundleDamaged(
-                f"{bundle.label}: the network's input has the shape {shape}; the manifest's preprocessing requires "
-                f"{expected}"
+                f"{bundle.label}: the network's input has the shape "
+                f"{shape}; the manifest's preprocessing requires {expected}"
             )
         logits, findings = int(outputs["logit"]["shape"][-1]), len(bundle.manifest.findings)
         if logits != findings:
             raise BundleDamaged(
-                f"{bundle.label}: the network has {logits} logits; the {findings} findings of the manifest require "
-                f"{findings}"
+                f"{bundle.label}: the network has {logits} logits; the "
+                f"{findings} findings of the manifest require {findings}"
             )
         self.detector = Detector.from_npz((bundle.path / DETECTOR_FILE).read_bytes(), bundle.manifest.scope)
         expected_features, features = len(self.detector.embedding.mean), int(outputs["embedding"]["shape"][-1])

@@ -102,8 +102,8 @@ def compute_stability_index(expected: Distribution, observed: Distribution) -> f
     """
     if expected.edges != observed.edges:
         raise ValueError(
-            f"the histograms have different edges, {list(expected.edges)} and {list(observed.edges)}; they must be "
-            "equal"
+            "the histograms have different edges, "
+            f"{list(expected.edges)} and {list(observed.edges)}; they must be equal"
         )
     bins = len(expected.films)
     total = 0.0

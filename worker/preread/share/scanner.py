@@ -121,8 +121,8 @@ class ScanCounts:
             return None
         why = os.strerror(self.first_errno) if self.first_errno else "another folder took the root's place"
         return ScanIncomplete(
-            f"{self.failed_folders} folders and {self.failed_entries} files in the watched folder cannot be read "
-            f"({why})"
+            f"{self.failed_folders} folders and "
+            f"{self.failed_entries} files in the watched folder cannot be read ({why})"
         )
 
 

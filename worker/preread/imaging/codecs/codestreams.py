@@ -149,8 +149,8 @@ def join_frame_fragments(body: bytes, start: int) -> bytes:
             )
         if position + length > len(body):
             raise TruncatedPixels(
-                f"A fragment of the encapsulated pixel data has a length of {length} bytes; {len(body) - position} "
-                "follow."
+                "A fragment of the encapsulated pixel data has a "
+                f"length of {length} bytes; {len(body) - position} follow."
             )
         if table is None:
             table = position, position + length // 4 * 4

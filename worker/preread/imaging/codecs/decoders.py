@@ -189,8 +189,7 @@ def read_pixel_module(file: DicomFile, max_pixels: int) -> PixelModule:
     if not (0 < stored <= allocated and stored - 1 <= high < allocated):
         raise BrokenHeader(
             f"BitsStored {stored} and HighBit {high} contradict BitsAllocated {allocated}: the stored bits must lie "
-            "within "
-            "the allocated ones."
+            "within the allocated ones."
         )
     planar = elements.read_integer(file.dataset, "PlanarConfiguration") or 0
     representation = need("PixelRepresentation")

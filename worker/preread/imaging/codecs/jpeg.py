@@ -237,8 +237,7 @@ def _read_frame(marker: int, content: bytes) -> tuple[Codestream, list[int]]:
     if len(content) < 6 or len(content) != 6 + 3 * content[5] or not 1 <= content[5] <= 4:
         raise DecodeFailed(
             f"The frame header (SOF) of the JPEG codestream has {len(content)} bytes; it must have 6, and 3 for each "
-            "of "
-            "1 to 4 components."
+            "of 1 to 4 components."
         )
     precision, rows, columns, samples = struct.unpack_from(">BHHB", content)
     identifiers = list(content[6::3])
@@ -248,9 +247,8 @@ def _read_frame(marker: int, content: bytes) -> tuple[Codestream, list[int]]:
         raise DecodeFailed(f"The frame header of the JPEG codestream states {rows} x {columns} pixels, fewer than 1.")
     if not all(1 <= factor <= 4 for factor in factors) or max(content[8::3]) > 3:
         raise DecodeFailed(
-            "The frame header of the JPEG codestream has a sampling factor beyond 1 to 4, or a quantisation table "
-            "beyond "
-            "0 to 3."
+            "The frame header of the JPEG codestream has a sampling "
+            "factor beyond 1 to 4, or a quantisation table beyond 0 to 3."
         )
     if len(set(identifiers)) < samples:
         raise DecodeFailed(
@@ -277,8 +275,7 @@ def _checked_scan(content: bytes, frame: Codestream, components: list[int], scan
     if not is_valid or set(chosen) - set(components):
         raise DecodeFailed(
             f"A scan header (SOS) of the JPEG codestream has {count} components in {len(content)} bytes; it must have "
-            "1 "
-            f"to {len(components)} of the frame header, each once."
+            f"1 to {len(components)} of the frame header, each once."
         )
     if frame.process != PROGRESSIVE and set(chosen) & set(scanned):
         raise DecodeFailed("The JPEG codestream has 2 scans of one component; only progressive coding allows that.")
@@ -295,9 +292,8 @@ def _checked_scan(content: bytes, frame: Codestream, components: list[int], scan
         content = content[:-3] + b"\x00\x3f\x00"
     if not is_valid or (frame.process != LOSSLESS_LS and any(table & 0xCC for table in tables)):
         raise DecodeFailed(
-            f"A scan header (SOS) of the JPEG codestream has parameters ({start}, {end}, {high}, {low}) or tables that "
-            "its "
-            f"coding process FF{frame.process:02X} does not allow."
+            f"A scan header (SOS) of the JPEG codestream has parameters ({start}, {end}, {high}, {low}) or tables "
+            f"that its coding process FF{frame.process:02X} does not allow."
         )
     return content
 
@@ -328,8 +324,7 @@ def _check_table(marker: int, content: bytes, *, jpeg_ls: bool) -> None:
     if not is_valid or position != len(content):
         raise DecodeFailed(
             f"A table of the JPEG codestream (marker FF{marker:02X}, {len(content)} bytes) is damaged: its values or "
-            "its "
-            "length are invalid."
+            "its length are invalid."
         )
 
 

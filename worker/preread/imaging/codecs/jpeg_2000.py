@@ -171,8 +171,8 @@ def _boxes(view: memoryview) -> Iterator[tuple[bytes, memoryview]]:
             )
         if position + length > len(view):
             raise TruncatedPixels(
-                f"A box of the JPEG 2000 file (JP2) in the pixel data states {length} bytes; {len(view) - position} "
-                "follow."
+                "A box of the JPEG 2000 file (JP2) in the pixel data "
+                f"states {length} bytes; {len(view) - position} follow."
             )
         yield kind, view[position + head : position + length]
         position += length
@@ -244,8 +244,7 @@ def _read_size(content: bytes) -> Codestream:
     if len(depths) != 1 or steps != {1} or right <= left or bottom <= top:
         raise DecodeFailed(
             f"The {samples} components of the JPEG 2000 codestream differ in size or bit depth, or have 0 pixels, "
-            "which is "
-            "not supported."
+            "which is not supported."
         )
     depth = components[0]
     return Codestream(bottom - top, right - left, samples, (depth & 0x7F) + 1, signed=bool(depth & 0x80))
@@ -313,9 +312,8 @@ def _read_coding(segments: list[tuple[int, bytes]], grid: _Grid, inherited: _Cod
         steps = steps if _EVERYWHERE in steps else inherited.steps | steps
     if _EVERYWHERE not in styles or _EVERYWHERE not in steps or layers == 0:
         raise DecodeFailed(
-            "The main header of the JPEG 2000 codestream lacks its coding style (COD) or quantisation (QCD), or states "
-            "0 "
-            "layers."
+            "The main header of the JPEG 2000 codestream lacks its coding style (COD) or quantisation (QCD), or "
+            "states 0 layers."
         )
     for component in range(grid.components):
         style = styles.get(component, styles[_EVERYWHERE])
@@ -323,8 +321,7 @@ def _read_coding(segments: list[tuple[int, bytes]], grid: _Grid, inherited: _Cod
         if count < required:
             raise DecodeFailed(
                 f"The JPEG 2000 codestream has {count} quantisation steps; its {style.levels} decomposition levels "
-                "require "
-                f"{required}."
+                f"require {required}."
             )
     return _Coding(layers, styles, steps)
 
@@ -415,8 +412,7 @@ def _tiles(view: memoryview, position: int, tiles: int) -> list[tuple[list[tuple
         if length != 10 or tile >= tiles or part != len(bodies[tile]):
             raise DecodeFailed(
                 f"A tile-part header of the JPEG 2000 codestream (length {length}, tile {tile} of {tiles}, part "
-                f"{part}) is "
-                "damaged or out of order."
+                f"{part}) is damaged or out of order."
             )
         end = position + size if size else _end(view, position)
         if end > len(view):

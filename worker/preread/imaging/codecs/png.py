@@ -62,9 +62,8 @@ def rebuild_png_file(data: bytes) -> tuple[bytes, RasterMetadata]:
         if order >= 0:
             if order < last or (order == last and kind != b"IDAT") or (last < 0) != (kind == b"IHDR"):
                 raise DecodeFailed(
-                    f"The PNG chunk {kind.decode()} is out of order or repeated; IHDR, PLTE, IDAT and IEND must follow "
-                    "in "
-                    "this order."
+                    f"The PNG chunk {kind.decode()} is out of order or repeated; IHDR, PLTE, IDAT and IEND must "
+                    "follow in this order."
                 )
             last = order
         if kind == b"IHDR":
@@ -73,8 +72,8 @@ def rebuild_png_file(data: bytes) -> tuple[bytes, RasterMetadata]:
         elif kind == b"PLTE":
             if not content or len(content) % 3 or len(content) > 768:
                 raise DecodeFailed(
-                    f"The palette (PLTE) of the PNG has {len(content)} bytes; it must have 3 for each of 1 to 256 "
-                    "colours."
+                    f"The palette (PLTE) of the PNG has {len(content)} "
+                    "bytes; it must have 3 for each of 1 to 256 colours."
                 )
             if colour == _PALETTE:
                 written.append(chunk)
@@ -136,8 +135,7 @@ def _read_header(content: bytes) -> tuple[Codestream, int]:
     if not is_valid or depth not in depths:
         raise DecodeFailed(
             f"The header (IHDR) of the PNG states {columns} x {rows} pixels, colour type {colour}, bit depth {depth} "
-            "and "
-            f"methods {compression}, {filtering} and {interlace}, which the format does not allow."
+            f"and methods {compression}, {filtering} and {interlace}, which the format does not allow."
         )
     return Codestream(rows, columns, samples, depth), colour
 
