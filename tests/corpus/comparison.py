@@ -24,6 +24,8 @@ _JPEG_LS = {"1.2.840.10008.1.2.4.80", "1.2.840.10008.1.2.4.81"}
 _NOT_DCMTK = ("1.2.840.10008.1.2.4.9", "1.2.840.10008.1.2.4.2")
 _DCMTK_LIMIT_S = 120.0
 _MAX_LEVELS = 1
+# DCMTK takes the header at its word, or stretches in its own way.
+_OTHER_SCALE = {Caveat.NO_WINDOW, Caveat.WINDOW_CLIPS, Caveat.WINDOW_REPLACED, Caveat.DEPTH_CORRECTED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +92,8 @@ def compare(path: Path) -> Comparison:
         return Comparison("neither", radiograph) if isinstance(shown, str) else Comparison("dcmtk alone", radiograph)
     if isinstance(shown, str):
         return Comparison("preread alone", shown)
-    if Caveat.NO_WINDOW in radiograph.caveats:
-        return Comparison("not comparable", "no window: stretched by its own values")
+    if _OTHER_SCALE & set(radiograph.caveats):
+        return Comparison("not comparable", "not shown with the window of its header")
     if shown.ndim != 2:
         return Comparison("not comparable", "colour")
     if shown.shape != radiograph.pixels.shape:
