@@ -157,7 +157,7 @@ def test_a_place_that_is_not_empty_is_left_alone(tmp_path: Path, engine: Engine)
     ledger_rows.fill(engine)
     rows = read(engine, backup.count_rows)
     backup.back_up(engine, tmp_path / "kept.backup")
-    with pytest.raises(DatabaseUnsuitable, match=r"not empty|there already"):
+    with pytest.raises(DatabaseUnsuitable, match=r"not empty|exists"):
         backup.restore(engine, tmp_path / "kept.backup")
     assert read(engine, backup.count_rows) == rows
     with pytest.raises(UsageError, match="--replace"):

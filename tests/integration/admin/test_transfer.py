@@ -259,7 +259,7 @@ def moving(engine: Engine, url: str, opened: Callable[[str], Engine] = open_engi
 def test_a_worker_at_work_is_not_moved_from_under(engine: Engine, elsewhere: str) -> None:
     ledger = Ledger(engine, worker_id="one", lease_s=60)
     ledger.heartbeat()
-    with pytest.raises(UsageError, match="at work on this database"):
+    with pytest.raises(UsageError, match="run on this database"):
         moving(engine, elsewhere)
     assert nothing_in(elsewhere)
     worker = schema.worker
@@ -269,7 +269,7 @@ def test_a_worker_at_work_is_not_moved_from_under(engine: Engine, elsewhere: str
             beat = database_now(connection) - timedelta(seconds=silent_s)
             connection.execute(update(worker).values(host="elsewhere boot pid", heartbeat_at=beat))
         if lives:
-            with pytest.raises(UsageError, match="one on elsewhere with process number"):
+            with pytest.raises(UsageError, match="one on elsewhere with process id"):
                 moving(engine, elsewhere)
         else:
             moving(engine, elsewhere)

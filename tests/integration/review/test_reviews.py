@@ -111,13 +111,13 @@ def test_of_each_reader_one_reading_of_a_film_stands(films: Films) -> None:
     ada, ben, film = films.person(), films.person("ben"), films.add("a.dcm", Answer.FLAGGED)
     first = sign(films, ada, film)
     sign(films, ben, film)
-    with pytest.raises(ReadingOutdated, match=f"correct review {first}"):
+    with pytest.raises(ReadingOutdated, match=f"already signed review {first} of"):
         sign(films, ada, film, Verdict.REJECTED)
     films.again(film, "a.dcm", Answer.NOT_FLAGGED)
-    with pytest.raises(ReadingOutdated, match=f"correct review {first}"):
+    with pytest.raises(ReadingOutdated, match=f"already signed review {first} of"):
         sign(films, ada, film, Verdict.REJECTED)
     second = sign(films, ada, film, Verdict.REJECTED, supersedes_id=first)
-    with pytest.raises(ReadingOutdated, match=f"correct review {second}"):
+    with pytest.raises(ReadingOutdated, match=f"already signed review {second} of"):
         sign(films, ada, film, Verdict.SUPPLEMENTED)
     other = films.add("b.dcm", Answer.FLAGGED)
     with pytest.raises(UsageError, match="has no review"):
@@ -231,7 +231,7 @@ def test_only_readers_sign_and_only_films_that_are_there(films: Films) -> None:
     film = films.add("a.dcm")
     with pytest.raises(NotAllowed):
         sign(films, films.person("root", Role.ADMIN), film)
-    with pytest.raises(UsageError, match="no image 99"):
+    with pytest.raises(UsageError, match="no result for image 99"):
         reviews.sign_review(
             films.engine, films.person(), ReviewDraft(99, ShownResult(Outcome.ASSESSED, None, 1), Verdict.ACCEPTED, "t")
         )
