@@ -461,8 +461,8 @@ def test_settings_of_the_release_are_understood(program_of: Callable[[Release], 
     )
     environment = {f"PREREAD_{name.upper()}": value for name, value in values.items()}
     url = {"PREREAD_DATABASE_URL": f"sqlite:///{tmp_path / 'preread.db'}"}
-    Preread(program_of(release), tmp_path, url).call("db", "upgrade")
     for program in (program_of(release), Preread.of_this_tree(tmp_path, {}).command):
+        Preread(program, tmp_path, url).call("db", "upgrade")
         Preread(program, tmp_path, {}).call("--config", "all.toml", "db", "check")
         Preread(program, tmp_path, environment).call("db", "check")
         broken = Preread(program, tmp_path, {**environment, "PREREAD_SLOTS": "0"}).call("db", "check", ends=(2,))

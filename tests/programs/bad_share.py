@@ -29,16 +29,16 @@ class BadFileSystem(scanner.FileSystem):
 
     roots: tuple[bytes, ...] = ()
 
-    def status(self, path: bytes) -> os.stat_result:
+    def read_status(self, path: bytes) -> os.stat_result:
         return self._ask(partial(self._when_it_answers, path, super().read_status, path))
 
-    def status_of_link(self, path: bytes) -> os.stat_result:
+    def read_link_status(self, path: bytes) -> os.stat_result:
         return self._ask(partial(self._when_it_answers, path, super().read_link_status, path))
 
-    def status_of_entry(self, entry: os.DirEntry[bytes]) -> os.stat_result:
+    def read_listed_status(self, entry: os.DirEntry[bytes]) -> os.stat_result:
         return self._ask(partial(self._when_it_answers, entry.path, super().read_listed_status, entry))
 
-    def entries(self, path: bytes) -> Iterator[os.DirEntry[bytes]]:
+    def list_entries(self, path: bytes) -> Iterator[os.DirEntry[bytes]]:
         self._ask(partial(self._when_it_answers, path, int))
         yield from super().list_entries(path)
 

@@ -206,7 +206,7 @@ def test_a_backup_of_the_other_kind_of_database(
     other.dispose()
     if database_kind == "postgres":
         empty = open_engine(elsewhere)
-        with pytest.raises(BackupDamaged, match="of sqlite, and PREREAD_DATABASE_URL names postgresql"):
+        with pytest.raises(BackupDamaged, match="of sqlite, but PREREAD_DATABASE_URL names postgresql"):
             backup.restore(empty, kept)
         empty.dispose()
     else:

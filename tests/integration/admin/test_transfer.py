@@ -282,7 +282,7 @@ def test_a_place_that_is_not_empty_is_left_alone(
         with pytest.raises(UsageError, match="same database"):
             moving(ended, same)
     moving(ended, elsewhere)
-    with pytest.raises(DatabaseUnsuitable, match=r"not empty|there already"):
+    with pytest.raises(DatabaseUnsuitable, match=r"not empty|exists"):
         moving(ended, elsewhere)
     target = open_engine(elsewhere)
     assert contents(target) == contents(ended)

@@ -40,7 +40,7 @@ def jpeg() -> Any:
     """Return the bytes of a small grey JPEG of a given mean brightness: no film, and no tags."""
 
     def make(brightness: Any = 200, rows: Any = 300, columns: Any = 240) -> Any:
-        pixels = np.linspace(-20, 20, rows * columns).reshape(rows, columns) + brightness
+        pixels = np.linspace(-70, 70, rows * columns).reshape(rows, columns) + brightness
         stream = io.BytesIO()
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(stream, "JPEG", quality=95)
         return stream.getvalue()

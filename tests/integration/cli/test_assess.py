@@ -268,7 +268,7 @@ def test_check_says_what_to_do_on_a_new_machine_and_then_that_the_worker_can_sta
     assert "the worker can start" in able("check", "--root", "inbox").err
 
 
-@pytest.mark.parametrize("what, found", [("README.md", "no SQLite database"), ("inbox", "is a folder")])
+@pytest.mark.parametrize("what, found", [("README.md", "is not an SQLite database"), ("inbox", "is a folder")])
 def test_what_is_no_database_is_a_row_of_check_and_ends_the_others_with_2(
     able: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, what: Any, found: Any
 ) -> None:
@@ -422,7 +422,7 @@ def test_run_makes_no_database_that_was_named(
 def test_run_takes_no_root_in_another(preread: CommandRunner, started: Any) -> None:
     ran = preread("run", "--root", "inbox", "--root", "inbox/today")
     assert ran.exit_code == 2
-    assert "is in" in ran.err
+    assert "lies in" in ran.err
     assert started == []
 
 
@@ -447,7 +447,7 @@ def test_an_unforeseen_failure_is_named_without_its_values(
     def fail(config: Any) -> None:
         raise ZeroDivisionError("Mustermann^Erika")
 
-    monkeypatch.setattr("preread.cli.context.load", fail)
+    monkeypatch.setattr("preread.cli.context.load_settings", fail)
     ran = preread("results")
     assert ran.exit_code == 70
     assert "ZeroDivisionError" in ran.err

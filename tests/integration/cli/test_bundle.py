@@ -92,7 +92,7 @@ def test_an_upgrade_that_no_longer_ships_the_chosen_bundle_says_so_everywhere_an
         ran = here(*command)
         assert ran.exit_code == exit_code
         assert "stub/1.0.0 was chosen" in ran.err
-        assert f"installed: {shipped}" in ran.err
+        assert f"choose one of {shipped}" in ran.err
         assert "preread bundle activate" in ran.err
     ran = here("bundle", "list", "--json")
     assert ran.exit_code == 4

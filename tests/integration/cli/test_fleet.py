@@ -76,7 +76,7 @@ def test_an_archive_touches_no_other_root_and_must_be_there(
     Ledger(engine, worker_id="one", lease_s=60).register_root(bytes(archive))
     for folder in (archive / "1", archive.parent):
         done = preread("backfill", str(folder))
-        assert (done.exit_code, "is in" in done.err) == (2, True)
+        assert (done.exit_code, "lies in" in done.err) == (2, True)
     assert preread("backfill", str(archive.parent / "away")).exit_code == 3
     assert preread("backfill", str(archive), "--bundle", "unknown").exit_code == 4
     assert preread("fleet", "status", "--json").out == ""

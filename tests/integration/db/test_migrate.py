@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import shutil
 from collections.abc import Callable
@@ -88,6 +89,7 @@ def test_alembic_itself_finds_the_models_equal_to_the_migrations(engine: Engine)
     with engine.begin() as connection:
         config = migrate._config()
         config.attributes["connection"] = connection
+        config.stdout = io.StringIO()
         command.check(config)
         assert schema_diff.schema_differences(connection) == []
 

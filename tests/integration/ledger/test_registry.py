@@ -120,7 +120,7 @@ def test_activating_is_on_record_and_queues_no_film_again(bench: LedgerBench, tw
 def test_rolling_back_goes_to_the_one_before_and_past_what_was_withdrawn(
     bench: LedgerBench, two: tuple[Bundle, Bundle]
 ) -> None:
-    with pytest.raises(UsageError, match="ever activated"):
+    with pytest.raises(UsageError, match="no bundle was activated before"):
         bundle_registry.activate_previous_bundle(bench.engine, ACTOR)
     bundle_registry.activate_bundle(bench.engine, ACTOR, two[0])
     assert bundle_registry.activate_previous_bundle(bench.engine, ACTOR) is None

@@ -650,7 +650,7 @@ def test_an_unforeseen_failure_tells_nothing_of_a_film(
     def fail(*_arguments: object, **_options: Any) -> None:
         raise ValueError("PATIENT^NAME")
 
-    monkeypatch.setattr("preread.web.image_view.related_images.earlier", fail)
+    monkeypatch.setattr("preread.web.image_view.related_images.earlier_images", fail)
     app: Any = ada.client.app
     quiet = TestClient(app, raise_server_exceptions=False, base_url="http://here", cookies=ada.client.cookies)
     answer = quiet.get(f"/films/{film}")

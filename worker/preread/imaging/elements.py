@@ -193,8 +193,9 @@ def read_written(dataset: Dataset, keyword: str) -> str | None:
         ``None`` if the element is absent or empty; ``UNREADABLE`` if it has a value that is not text. At most 1024
         characters.
     """
+    extended = _read_extended_text(dataset, keyword)
     try:
-        content = dataset[keyword].value if keyword in dataset else None
+        content = extended if extended is not None else dataset[keyword].value if keyword in dataset else None
     except PARSE_ERRORS:
         return UNREADABLE
     if content is None or (isinstance(content, str | bytes | list) and not content):

@@ -302,7 +302,7 @@ def test_a_run_is_published_by_tensorflow_alone(data: Path, run: Path, tmp_path:
         check=False,
     )
     assert ended.returncode == UsageError.exit_code
-    assert "unset KERAS_BACKEND" in ended.stderr
+    assert "KERAS_BACKEND is jax" in ended.stderr
 
 
 def test_a_full_disk_at_a_checkpoint_is_named_and_the_fit_goes_on_once_there_is_room(tmp_path: Path) -> None:

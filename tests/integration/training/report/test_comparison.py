@@ -127,8 +127,8 @@ def test_the_table_needs_no_films(runs: Path, tmp_path: Path) -> None:
 def test_the_page_is_written_without_tensorflow(runs: Path, tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path\n"
-        "from preread_training.report import comparison as comparing, comparison_page\n"
-        "comparison_page.write(comparing.gather(Path(sys.argv[1])), Path(sys.argv[2]))\n"
+        "from preread_training.report import comparison, comparison_page\n"
+        "comparison_page.write_comparison(comparison.read_rows(Path(sys.argv[1])), Path(sys.argv[2]))\n"
         "print({'keras', 'tensorflow'} & {*sys.modules})"
     )
     command: list[str | Path] = [sys.executable, "-c", program, runs, tmp_path]
