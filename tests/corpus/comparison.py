@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from pydicom.dataset import Dataset
 
 from preread.core.errors import ColourNotGrey, UnreadableError
 from preread.core.types import Caveat, Radiograph
-from preread.imaging.radiograph import decode_radiograph, read_image_header
+from preread.imaging.radiograph import ImageHeader, decode_radiograph, read_image_header
 
 # Programs of DCMTK by what they decode; the first also reads what is not compressed, and RLE.
 PROGRAMS = ("dcmj2pnm", "dcml2pnm")
@@ -42,18 +43,19 @@ class Comparison:
     remark: str = ""
 
 
-def by_dcmtk(path: Path, syntax: str | None, options: list[str]) -> np.ndarray | str:
-    """Render the first frame of a file with DCMTK.
+def by_dcmtk(path: Path, header: ImageHeader | None) -> np.ndarray | str:
+    """Render the first frame of a file with DCMTK: with its first VOI LUT or window, without overlays.
 
     Args:
         path: a DICOM file.
-        syntax: Transfer Syntax UID.
-        options: of DCMTK's program, for the window.
+        header: its header; ``None`` if Preread cannot read it.
 
     Returns:
         uint8 [rows, columns], or [rows, columns, 3] for colour; the message of DCMTK if it renders nothing.
     """
-    program = PROGRAMS[syntax in _JPEG_LS]
+    dataset = Dataset() if header is None or header.file is None else header.file.dataset
+    options = ["+Wl", "1"] if "VOILUTSequence" in dataset else ["+Wi", "1"] if "WindowCenter" in dataset else []
+    program = PROGRAMS[header is not None and header.transfer_syntax_uid in _JPEG_LS]
     with tempfile.TemporaryDirectory(prefix="preread-corpus-") as folder:
         target = Path(folder) / "image.pnm"
         command = [program, "-O", *options, str(path), str(target)]
@@ -61,7 +63,7 @@ def by_dcmtk(path: Path, syntax: str | None, options: list[str]) -> np.ndarray |
             done = subprocess.run(command, check=False, capture_output=True, timeout=_DCMTK_LIMIT_S)
         except subprocess.TimeoutExpired:
             return f"{program} took longer than {_DCMTK_LIMIT_S:.0f} s"
-        if not target.is_file():
+        if done.returncode or not target.is_file():
             return done.stderr.decode("utf-8", "replace").strip().splitlines()[-1] if done.stderr else "no message"
         with Image.open(target) as image:
             return np.array(image)
@@ -69,8 +71,7 @@ def by_dcmtk(path: Path, syntax: str | None, options: list[str]) -> np.ndarray |
 
 def compare(path: Path) -> Comparison:
     """Render a file with Preread and with DCMTK, and compare the grey levels."""
-    syntax: str | None = None
-    options: list[str] = []
+    header: ImageHeader | None = None
     radiograph: Radiograph | str
     try:
         header = read_image_header(path.read_bytes())
@@ -78,16 +79,14 @@ def compare(path: Path) -> Comparison:
             return Comparison("not comparable", "not DICOM")
         if header.number_of_frames > 1 or not header.has_pixels or not header.is_image:
             return Comparison("not comparable", "no image of one frame")
-        syntax, dataset = header.transfer_syntax_uid, header.file.dataset
-        if syntax is not None and syntax.startswith(_NOT_DCMTK):
+        if (header.transfer_syntax_uid or "").startswith(_NOT_DCMTK):
             return Comparison("not comparable", "DCMTK has no decoder for JPEG 2000")
-        options = ["+Wl", "1"] if "VOILUTSequence" in dataset else ["+Wi", "1"] if "WindowCenter" in dataset else []
         radiograph = decode_radiograph(header)
     except ColourNotGrey:
         return Comparison("not comparable", "colour")
     except UnreadableError as error:
         radiograph = error.code
-    shown = by_dcmtk(path, syntax, options)
+    shown = by_dcmtk(path, header)
     if isinstance(radiograph, str):
         return Comparison("neither", radiograph) if isinstance(shown, str) else Comparison("dcmtk alone", radiograph)
     if isinstance(shown, str):

@@ -2,43 +2,33 @@
 
 from __future__ import annotations
 
-import subprocess
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
 from pydicom.data import get_testdata_file
 
 from preread.core.types import Caveat
 from preread.imaging.radiograph import decode_radiograph, read_image_header
 from preread_training.data import phantoms
 from preread_training.data.phantoms import Encoding
+from tests.corpus.comparison import by_dcmtk
 
 pytestmark = pytest.mark.dcmtk
 
-# Which of DCMTK's programs reads a transfer syntax; none of them reads JPEG 2000.
-PROGRAMS = {"jpeg-baseline": "dcmj2pnm", "jpeg-extended": "dcmj2pnm", "jpeg-lossless": "dcmj2pnm"}
-PROGRAMS |= {"jpeg-lossless-sv1": "dcmj2pnm", "jpeg-ls": "dcml2pnm", "jpeg-ls-near": "dcml2pnm"}
 READ_BY_DCMTK = [name for name in phantoms.TRANSFER_SYNTAXES if "2000" not in name and "htj2k" not in name]
 
 
-def as_dcmtk_shows(path: Path, folder: Path, program: str = "dcm2pnm") -> np.ndarray:
-    """Render with the film's first VOI LUT or window and without overlays."""
-    header = read_image_header(path.read_bytes())
-    assert header.file is not None
-    dataset = header.file.dataset
-    option = ["+Wl", "1"] if "VOILUTSequence" in dataset else ["+Wi", "1"] if "WindowCenter" in dataset else []
-    target = folder / "shown.pgm"
-    subprocess.run([program, "-O", *option, path, target], check=True, capture_output=True, timeout=60)
-    with Image.open(target) as picture:
-        return np.array(picture)
+def as_dcmtk_shows(path: Path) -> np.ndarray:
+    shown = by_dcmtk(path, read_image_header(path.read_bytes()))
+    assert isinstance(shown, np.ndarray), shown
+    return shown
 
 
-def apart(path: Path, folder: Path, program: str = "dcm2pnm") -> int:
-    shown = as_dcmtk_shows(path, folder, program)
+def apart(path: Path) -> int:
+    shown = as_dcmtk_shows(path)
     radiograph = decode_radiograph(read_image_header(path.read_bytes()))
     assert Caveat.NO_WINDOW not in radiograph.caveats  # DCMTK knows no such stretch
     assert shown.shape == radiograph.pixels.shape
@@ -55,7 +45,7 @@ def test_phantoms(syntax: str, photometric: str, voi: str, tmp_path: Path) -> No
     bits = 8 if syntax == "jpeg-baseline" else 12
     path = tmp_path / "film.dcm"
     path.write_bytes(phantoms.to_dicom(film, Encoding(syntax, photometric, bits, voi=voi)))
-    assert apart(path, tmp_path, PROGRAMS.get(syntax, "dcm2pnm")) <= 1
+    assert apart(path) <= 1
 
 
 @pytest.mark.parametrize("bits", [8, 10, 12, 15, 16])
@@ -66,7 +56,7 @@ def test_bits_signs_and_rescales(bits: int, signed: bool, rescale: tuple[float, 
     path = tmp_path / "film.dcm"
     encoding = Encoding(bits=bits, signed=signed, slope=rescale[0], intercept=rescale[1])
     path.write_bytes(phantoms.to_dicom(phantoms.draw_chest(6, rows=120, columns=130), encoding))
-    assert apart(path, tmp_path) <= 1
+    assert apart(path) <= 1
 
 
 @pytest.mark.parametrize("function", ["LINEAR", "SIGMOID"])
@@ -76,29 +66,29 @@ def test_windows_that_cut(function: str, window: tuple[str, str], tmp_path: Path
     elements: dict[str, Any] = {"WindowCenter": window[0], "WindowWidth": window[1], "VOILUTFunction": function}
     film = phantoms.draw_chest(7, rows=120, columns=130)
     path.write_bytes(phantoms.to_dicom(film, replace(Encoding(), voi="none"), **elements))
-    assert apart(path, tmp_path) <= 1
+    assert apart(path) <= 1
 
 
 @pytest.mark.parametrize("name", ["RG1_UNCR.dcm", "RG1_UNCI.dcm", "RG3_UNCR.dcm", "RG3_UNCI.dcm", "vlut_04.dcm"])
-def test_real_films(name: str, tmp_path: Path) -> None:
+def test_real_films(name: str) -> None:
     path = get_testdata_file(name, download=False)
     assert isinstance(path, str)
-    assert apart(Path(path), tmp_path) <= 1
+    assert apart(Path(path)) <= 1
 
 
 @pytest.mark.parametrize("name", ["RG1_J2KR.dcm", "RG3_J2KR.dcm"])
-def test_lossless_jpeg_2000_is_what_dcmtk_shows_of_the_uncompressed_film(name: str, tmp_path: Path) -> None:
+def test_lossless_jpeg_2000_is_what_dcmtk_shows_of_the_uncompressed_film(name: str) -> None:
     compressed, plain = (get_testdata_file(n, download=False) for n in (name, name.replace("J2KR", "UNCR")))
     assert isinstance(compressed, str)
     assert isinstance(plain, str)
-    shown = as_dcmtk_shows(Path(plain), tmp_path)
+    shown = as_dcmtk_shows(Path(plain))
     pixels = decode_radiograph(read_image_header(Path(compressed).read_bytes())).pixels
     assert np.abs(shown.astype(int) - pixels).max() <= 1
 
 
 @pytest.mark.parametrize("folder", ["CR1/6154", "CR2/6247", "CR3/6278"])
-def test_old_films_with_broken_rescale(folder: str, tmp_path: Path) -> None:
+def test_old_films_with_broken_rescale(folder: str) -> None:
     """Agfa CR with a rescale of 0.684 and 200, MONOCHROME1."""
     path = get_testdata_file("CT_small.dcm", download=False)
     assert isinstance(path, str)
-    assert apart(Path(path).parent / "dicomdirtests" / "77654033" / folder, tmp_path) <= 1
+    assert apart(Path(path).parent / "dicomdirtests" / "77654033" / folder) <= 1

@@ -166,9 +166,9 @@ def _read_extended_text(dataset: Dataset, keyword: str) -> str | None:
         if not isinstance(raw, RawDataElement) or not raw.value or ESCAPE not in raw.value:
             return None
         vr = raw.VR or dictionary_VR(raw.tag)
-        encodings = dataset.original_character_set
-        first = encodings if isinstance(encodings, str) else encodings[0]
-        return decode_extended_text(raw.value, first, is_name=vr == "PN") if vr in IN_CHARACTER_SET else None
+        if vr not in IN_CHARACTER_SET:
+            return None
+        return decode_extended_text(raw.value, dataset.original_character_set, is_name=vr == "PN")
     except PARSE_ERRORS:
         return None
 

@@ -91,8 +91,7 @@ def _decoded(value: bytes, vr: str, encodings: str | Sequence[str]) -> str | Non
     try:
         if vr not in IN_CHARACTER_SET:
             return value.decode("ascii")
-        first = encodings if isinstance(encodings, str) else encodings[0]
-        text = decode_extended_text(value, first, is_name=vr == "PN")
+        text = decode_extended_text(value, encodings, is_name=vr == "PN")
     except PARSE_ERRORS:
         return None
     return None if _REPLACEMENT in text else text

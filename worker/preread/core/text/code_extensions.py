@@ -6,7 +6,7 @@ pydicom leaves escape sequences of GB 2312 (ISO 2022 IR 58) and of undeclared ch
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 ESCAPE = b"\x1b"
 IN_CHARACTER_SET = frozenset({"LO", "LT", "PN", "SH", "ST", "UC", "UT"})
@@ -54,19 +54,20 @@ _KINDS = re.compile(rb"([\x80-\xff]+)|([!-~]+)|([\x00-\x20\x7f]+)")
 _WITHOUT_EXTENSIONS = frozenset({"UTF8", "GB18030", "GBK"})
 
 
-def decode_extended_text(value: bytes, first: str, *, is_name: bool) -> str:
+def decode_extended_text(value: bytes, codecs: str | Sequence[str], *, is_name: bool) -> str:
     """Decode text with escape sequences.
 
     The escape sequences themselves decide, whether or not the Specific Character Set declares them.
 
     Args:
         value: bytes of an element, with all its values.
-        first: Python's codec for the first term of the Specific Character Set.
+        codecs: Python's codecs for the terms of the Specific Character Set; the first one counts.
         is_name: the element is a PN, whose ``^`` and ``=`` end a character set, too.
 
     Returns:
         The text without escape sequences. Bytes without meaning become U+FFFD.
     """
+    first = codecs if isinstance(codecs, str) else codecs[0]
     if first in _WITHOUT_EXTENSIONS:
         return _LEFT_OVER.sub("", value.decode(first, "replace"))
     ends = _ENDS_IN_NAME if is_name else _ENDS
